@@ -1,0 +1,28 @@
+/* problems.h - how everything in sim/ reports what went wrong: messages for the user, collected, printed by main alone.
+ *
+ * A function that can fail takes a `problems *` and returns an exit_code; on failure it has added at least one message that says
+ * what was wrong, where (file, line, key) and what would be right. Several messages may be added before giving up, so that a
+ * user sees all of them at once. */
+#ifndef COHORT_PROBLEMS_H
+#define COHORT_PROBLEMS_H
+
+typedef enum {
+    EXIT_OK = 0,
+    EXIT_INPUT = 2,       /* usage, configuration or input data */
+    EXIT_ENVIRONMENT = 3, /* no GPU, no memory, a missing library */
+    EXIT_RUN = 4          /* a failure while running */
+} exit_code;
+
+typedef struct problems problems;
+
+problems *problems_create(void); /* aborts the process only if a few hundred bytes cannot be had */
+void problems_destroy(problems *list);
+
+/* Adds a message (printf) and returns `code`, so that `return problem(list, EXIT_INPUT, ...)` reads well. */
+exit_code problem(problems *list, exit_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+int problems_count(const problems *list);
+const char *problems_message(const problems *list, int index);
+exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */
+
+#endif

@@ -1,0 +1,40 @@
+/* rng.h - counter-based random numbers (Philox4x32-10, Random123): a value is a pure function of who asks for what.
+ * Keyed by (seed, device, purpose, step), never by position, so results do not depend on wave size, thread count, process
+ * count or neighbours. */
+#ifndef COHORT_RNG_H
+#define COHORT_RNG_H
+
+#include <stdint.h>
+
+typedef enum {
+    RNG_BASE_INIT = 1,   /* step = tensor index */
+    RNG_ADAPTER_INIT,    /* step = layer * 64 + tensor */
+    RNG_ROUTER_INIT,     /* step = layer */
+    RNG_TRAIN_WINDOWS,   /* step = expert step */
+    RNG_ROUTER_WINDOWS,  /* step = router step */
+    RNG_PRETRAIN_WINDOWS,/* step = pre-training step */
+    RNG_TEST_WINDOWS,    /* step = 0 */
+    RNG_VALID_WINDOWS,   /* step = 0 */
+    RNG_CORPUS,          /* synthetic text; step = topic or split */
+    RNG_PARTITION        /* which part of a source a device holds */
+} rng_purpose;
+
+enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */
+
+typedef struct {
+    uint64_t seed;
+    int64_t device; /* index within its population, or RNG_SHARED */
+    rng_purpose purpose;
+    uint64_t step;
+} rng_key;
+
+/* Draw number `index` of the key's stream. */
+uint32_t rng_u32(const rng_key *key, uint64_t index);
+/* Uniform on [0, bound), bound <= 2^53, unbiased to 2^-64. */
+uint64_t rng_below(const rng_key *key, uint64_t index, uint64_t bound);
+float rng_uniform(const rng_key *key, uint64_t index); /* [0, 1), 24 bits */
+/* Fill n floats, uniform on [-bound, bound) / normal(0, sigma) by Box-Muller. */
+void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n);
+void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n);
+
+#endif

@@ -1,0 +1,110 @@
+/* trace.h - what a run leaves behind: trace.h5 (readable while the run goes on), checkpoint.h5, summary.csv.
+ *
+ * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
+ *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
+ *   /populations      one row each: name, method, seed, devices, generalists, specialists, rank, ...
+ *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
+ *   /rounds           [row] round of each row of the tables below (a row per evaluated round)
+ *   /loss/train       [row, device] nats per token, mean over the round's expert steps
+ *   /loss/valid       [row, device] after the round's last local step, on fixed windows
+ *   /loss/test        [row, device] likewise, before aggregation; NaN where the round was not evaluated
+ *   /loss/test_after  [row, device] after aggregation
+ *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows, NaN where there is no such expert
+ *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer, expert] of the sampled windows
+ *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
+ *   /time/{train, evaluate, aggregate, total}  [row] seconds
+ * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so. */
+#ifndef COHORT_TRACE_H
+#define COHORT_TRACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "problems.h"
+
+typedef struct {
+    const char *name, *method;
+    uint64_t seed;
+    int devices, generalists, specialists, rank, top_k; /* generalists, specialists: largest over devices */
+    int64_t tokens_per_device;                          /* training tokens, as configured */
+    bool out_of_distribution;
+} trace_population;
+
+typedef struct {
+    int population, index, source, experts;
+    int64_t train_tokens, valid_tokens, test_tokens;
+    int64_t parameters_shared, parameters_private; /* adapter parameters by owner */
+    double entropy;                                /* nats per token, NaN if unknown */
+} trace_device;
+
+typedef struct {
+    const char *git_revision, *config_yaml, *backend, *hardware, *created_utc;
+    uint64_t seed;
+    int n_populations, n_devices, n_layers, max_experts, sequence;
+    const trace_population *populations;
+    const trace_device *devices;
+    int routing_windows;        /* windows recorded at each evaluation */
+    const int *routing_devices; /* [routing_windows] whose window it is */
+} trace_header;
+
+/* One round; arrays are the caller's, copied by trace_append(). NULL where the round was not evaluated. */
+typedef struct {
+    int round; /* from 1 */
+    const double *train_loss;             /* [devices] */
+    const double *valid_loss, *test_loss, *test_after; /* [devices] */
+    const float *gate_mean, *token_share; /* [devices, layers, max_experts] */
+    const int32_t *routing_ids;           /* [windows, sequence] */
+    const float *routing_gates;           /* [windows, sequence, layers, max_experts] */
+    const int64_t *bytes_up, *bytes_down; /* [devices] */
+    double seconds_train, seconds_evaluate, seconds_aggregate, seconds_total;
+} trace_row;
+
+/* One writer on its own thread: append copies and returns; rows are flushed in order. */
+typedef struct trace trace;
+exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
+/* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into a new file, renames. */
+exit_code trace_resume(const char *path, const trace_header *header, int rounds, trace **out, problems *list);
+/* Also reports an earlier row's failure (full disk ...). After a failure nothing more is written or closed. */
+exit_code trace_append(trace *t, const trace_row *row, problems *list);
+/* Waits until all rows so far are flushed: call before replacing the checkpoint. */
+exit_code trace_flush(trace *t, problems *list);
+exit_code trace_close(trace *t, problems *list);
+
+/* checkpoint.h5: everything a run needs to go on, replaced atomically (write, fsync, rename). */
+typedef struct {
+    char config_hash[65];
+    int round;           /* rounds completed */
+    int64_t expert_step; /* expert steps each device has taken, over all rounds */
+    int64_t router_step;
+    int64_t n_parameters;
+    float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
+    int n_devices;
+    int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
+    int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
+    uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
+} checkpoint;
+exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
+/* The caller has set n_parameters, n_devices and the arrays to sizes it expects; a file that differs is refused. */
+exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
+/* Only config_hash and round. */
+exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
+
+/* summary.csv, written last, by rename: name,method,devices,test_ppl_mean,... */
+typedef struct {
+    const char *population, *method;
+    int devices;
+    double test_ppl_mean, test_ppl_std;
+    int64_t bytes_up, bytes_down;
+    double test_ppl_after;
+    uint64_t seed;
+    int generalists, specialists, rank;
+    int64_t tokens_per_device;
+    const char *split;
+    double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
+} summary_row;
+exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
+
+/* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */
+exit_code trace_print_info(const char *folder, problems *list);
+
+#endif

@@ -1,0 +1,26 @@
+/* run.h - a run from start to end: rounds of two-level training over all populations at once, evaluation, aggregation, trace. */
+#ifndef COHORT_RUN_H
+#define COHORT_RUN_H
+
+#include <stdbool.h>
+
+#include "base/base.h"
+#include "config/settings.h"
+#include "problems.h"
+
+typedef struct {
+    const char *out;   /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
+    bool resume, quiet;
+} run_options;
+
+exit_code run_execute(const settings *s, const run_options *options, problems *list);
+
+/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan. */
+exit_code run_check(const settings *s, problems *list);
+
+/* `cohort pretrain`, and what run does first where the config describes a base: loads the checkpoint, or finds the base in the cache
+ * ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort) under the hash of its settings, or pre-trains and stores it. out: NULL, or
+ * a folder that gets a copy. */
+exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list);
+
+#endif
