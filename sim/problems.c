@@ -1,0 +1,69 @@
+/* problems.c - the collected messages of a command. */
+#include "problems.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    exit_code code;
+    char *text; /* owned */
+} entry;
+
+struct problems {
+    int count, capacity;
+    entry *entries;
+};
+
+/* Without memory for a message there is no way left to report anything: the only place in sim/ that gives up. */
+static void *must_have(void *memory) {
+    if (!memory) abort();
+    return memory;
+}
+
+problems *problems_create(void) {
+    return must_have(calloc(1, sizeof(problems)));
+}
+
+void problems_destroy(problems *list) {
+    if (!list) return;
+    for (int i = 0; i < list->count; i++) free(list->entries[i].text);
+    free(list->entries);
+    free(list);
+}
+
+static char *format_text(const char *format, va_list arguments) {
+    va_list again;
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    char *text = must_have(malloc((size_t)(length < 0 ? 0 : length) + 1));
+    text[0] = '\0';
+    if (length > 0) vsnprintf(text, (size_t)length + 1, format, arguments);
+    return text;
+}
+
+exit_code problem(problems *list, exit_code code, const char *format, ...) {
+    if (list->count == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 8;
+        list->entries = must_have(realloc(list->entries, (size_t)list->capacity * sizeof *list->entries));
+    }
+    va_list arguments;
+    va_start(arguments, format);
+    list->entries[list->count++] = (entry){.code = code, .text = format_text(format, arguments)};
+    va_end(arguments);
+    return code;
+}
+
+int problems_count(const problems *list) {
+    return list->count;
+}
+
+const char *problems_message(const problems *list, int index) {
+    return list->entries[index].text;
+}
+
+exit_code problems_code(const problems *list) {
+    return list->count ? list->entries[0].code : EXIT_OK;
+}
