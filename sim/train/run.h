@@ -9,7 +9,7 @@
 #include "problems.h"
 
 typedef struct {
-    const char *out;   /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
+    const char *out; /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
     bool resume, quiet;
 } run_options;
 
@@ -19,8 +19,8 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
 exit_code run_check(const settings *s, problems *list);
 
 /* `cohort pretrain`, and what run does first where the config describes a base: loads the checkpoint, or finds the base in the cache
- * ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort) under the hash of its settings, or pre-trains and stores it. out: NULL, or
- * a folder that gets a copy. */
+ * ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort) under the hash of its settings, or pre-trains and stores it. out:
+ * NULL, or a folder that gets a copy. */
 exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list);
 
 #endif
