@@ -8,9 +8,9 @@
 #include "kernels.h"
 
 typedef enum {
-    ROUTER_ABSENT,           /* gates: mean */
-    ROUTER_FROM_VALIDATION,  /* bursts on validation batches, own AdamW and constant learning rate (DESIGN: two levels) */
-    ROUTER_WITH_EXPERTS      /* same train batch, same AdamW step and cosine as the experts */
+    ROUTER_ABSENT,          /* gates: mean */
+    ROUTER_FROM_VALIDATION, /* bursts on validation batches, own AdamW and constant learning rate (DESIGN: two levels) */
+    ROUTER_WITH_EXPERTS     /* same train batch, same AdamW step and cosine as the experts */
 } router_learning;
 
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     int default_generalists, default_specialists;
     ck_gates gates;
     router_learning router;
-    bool pooled;         /* one device that holds all devices' data, batch times the number of devices */
+    bool pooled; /* one device that holds all devices' data, batch times the number of devices */
     sharing (*shares)(int generalists, int specialists);
 } method;
 

@@ -1,0 +1,22 @@
+/* Centralized: one model sees the text of all devices, with a batch as large as all of theirs together. There is nobody to average
+ * with; experts are mixed by their mean.
+ *
+ *   theta <- AdamW(theta; sum_i L(train_i))              y = (1/E) sum_e MLP_e(x) */
+#include "methods/all.h"
+
+static sharing shares(int generalists, int specialists) {
+    (void)generalists, (void)specialists;
+    return (sharing){0};
+}
+
+const method method_centralized = {
+    .name = "centralized",
+    .summary = "one device that holds the text of all, with their summed batch",
+    .source = "baseline of Fan et al., ICML 2025 (arXiv 2409.13931), released code",
+    .default_generalists = 2,
+    .default_specialists = 0,
+    .gates = CK_GATES_MEAN,
+    .router = ROUTER_ABSENT,
+    .pooled = true,
+    .shares = shares,
+};

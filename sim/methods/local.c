@@ -1,0 +1,22 @@
+/* Local: every device trains alone and nothing is ever averaged; its experts are mixed by their mean.
+ *
+ *   theta_i <- AdamW(theta_i; L(train_i))                y = (1/E) sum_e MLP_e(x)
+ *
+ * The mean keeps the number of parameters equal to that of the routed methods. */
+#include "methods/all.h"
+
+static sharing shares(int generalists, int specialists) {
+    (void)generalists, (void)specialists;
+    return (sharing){0};
+}
+
+const method method_local = {
+    .name = "local",
+    .summary = "every device alone; experts mixed by their mean",
+    .source = "baseline of Fan et al., ICML 2025 (arXiv 2409.13931), released code",
+    .default_generalists = 0,
+    .default_specialists = 2,
+    .gates = CK_GATES_MEAN,
+    .router = ROUTER_ABSENT,
+    .shares = shares,
+};
