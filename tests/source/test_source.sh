@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Checks of the source text itself.
+# shellcheck source=../harness.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
+
+root=$COHORT_SOURCE_DIR
+include_flags=(-I"$root/kernels" -I"$root/sim" -I"$root/tests")
+
+c_files() { find "$root"/kernels "$root"/sim "$root"/tests "$root"/bench -name '*.[ch]' -print0; }
+
+test_formatted_as_clang_format_says() {
+    require clang-format clang-format
+    local file wrong=''
+    while IFS= read -r -d '' file; do
+        clang-format "$file" | cmp -s - "$file" || wrong+=" ${file#"$root"/}"
+    done < <(c_files)
+    [[ -z $wrong ]] || fail "clang-format -i would change:$wrong"
+}
+
+test_headers_compile_alone() {
+    local header
+    local -a flags
+    read -ra flags < <(pkg-config --cflags openblas hdf5-serial)
+    while IFS= read -r -d '' header; do
+        gcc -std=gnu11 -fsyntax-only -fopenmp -Wall -Wextra -Werror -Wno-unused-function "${include_flags[@]}" "${flags[@]}" \
+            -include "$header" -x c /dev/null || fail "$header does not compile alone"
+    done < <(find "$root"/kernels "$root"/sim "$root"/tests -name '*.h' -print0)
+}
+
+# kernels <- sim <- main: what a file may include is decided by its folder.
+test_dependencies_point_one_way() {
+    local wrong
+    wrong=$(grep -rnE '#include "(adapters|base|calibration|config|data|methods|population|problems|progress|rng|trace|train)[./]' \
+        "$root/kernels" --include='*.[ch]' || true)
+    [[ -z $wrong ]] || fail "kernels/ includes sim/: $wrong"
+    wrong=$(grep -rnE '#include [<"](cblas|openblas|cuda|nccl|mpi)|#include "cpu/' "$root/sim" --include='*.[ch]' || true)
+    [[ -z $wrong ]] || fail "sim/ includes what only a backend may: $wrong"
+    wrong=$(grep -rnE '#include [<"](cuda|nccl|mpi)' "$root/kernels" "$root/tests" --include='*.[ch]' |
+        grep -vE '^[^:]*/(kernels/(cuda|collective)|tests/simt)/' || true)
+    [[ -z $wrong ]] || fail "a CUDA, NCCL or MPI header outside the folder that implements it: $wrong"
+}
+
+test_libraries_neither_print_nor_exit() {
+    local wrong
+    wrong=$(grep -rnE '(^|[^a-z_])(printf|puts|exit|abort)\(' "$root/kernels" "$root/sim" --include='*.c' |
+        grep -vE '^[^:]*/sim/(main|progress|problems)\.c:|^[^:]*info[a-z_]*\.c:' || true)
+    [[ -z $wrong ]] || fail "$wrong"
+}
+
+test_shell_scripts_pass_shellcheck() {
+    require shellcheck shellcheck
+    cd "$root" || fail "no folder $root"
+    shellcheck -x -P SCRIPTDIR cohort .ci/run cmake/revision.sh tests/*.sh tests/*/*.sh
+}
+
+run_tests source "$@"
