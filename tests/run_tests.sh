@@ -25,14 +25,18 @@ passed=0 failed=0 skipped=0
 failures=$work/failures skips=$work/skips
 touch "$failures" "$skips"
 
-# Prints "passed failed skipped planned" of a TAP file; planned is -1 where there is no plan.
+# Prints "passed failed skipped results planned" of a TAP file; planned is -1 where there is no plan. Criterion also lists the tests that a
+# filter left out, with a text of its own: these are results, but nobody skipped them.
 count_tap() {
-    awk 'BEGIN { plan = -1 }
-         /^1\.\./ { plan = substr($0, 4) + 0 }
-         /^ok .*# SKIP/ { skip++; next }
-         /^ok / { pass++ }
-         /^not ok / { fail++ }
-         END { print pass + 0, fail + 0, skip + 0, plan }' "$1"
+    awk -v filtered="${filter:+1}" '
+        BEGIN { planned = -1 }
+        /^1\.\./ { planned = substr($0, 4) + 0 }
+        /^(ok|not ok) / { results++ }
+        /^ok .*# SKIP test was skipped$/ && filtered { next }
+        /^ok .*# SKIP/ { skipped++; next }
+        /^ok / { passed++ }
+        /^not ok / { failed++ }
+        END { print passed + 0, failed + 0, skipped + 0, results + 0, planned }' "$1"
 }
 
 # What is wrong with a program as a whole, on one line; nothing if nothing is.
@@ -54,31 +58,38 @@ program_problem() { # exit status, failed, results, planned, log
 }
 
 report_failure() { # program, tap, log, problem
-    {
-        printf '%s\n' "$1${4:+: $4}"
-        awk '/^not ok / { show = 1 } /^(ok |#)/ { show = 0 } show { print "    " $0 }' "$2"
-        [[ -z $4 ]] || tail -n 30 "$3" | sed 's/^/    | /'
-    } | tee -a "$failures"
+    awk '/^not ok / { show = 1 } /^(ok |#)/ { show = 0 } show { print "    " $0 }' "$2"
+    [[ -z $4 ]] || printf '    %s\n' "$4"
+    case $4 in
+    '') ;;
+    sanitizer:*) grep -aE -A 30 -m 1 "$sanitizer_text" "$3" | sed 's/^/    | /' ;;
+    *) tail -n 30 "$3" | sed 's/^/    | /' ;;
+    esac
+    sed -n "s|^not ok - \([^ ]*\).*|$1: \1|p" "$2" >>"$failures"
+    [[ -z $4 ]] || printf '%s: %s\n' "$1" "$4" >>"$failures"
 }
 
 run_program() { # name, command...
-    local name=$1 tap=$work/tap log=$work/log status=0 begin=$EPOCHREALTIME problem p f s planned
+    local name=$1 tap=$work/tap log=$work/log status=0 begin=$EPOCHREALTIME problem p f s results planned
     shift
     : >"$tap"
     timeout -k 10 "$limit_seconds" "$@" >"$log" 2>&1 || status=$?
-    read -r p f s planned < <(count_tap "$tap")
-    problem=$(program_problem "$status" "$f" $((p + f + s)) "$planned" "$log")
+    read -r p f s results planned < <(count_tap "$tap")
+    problem=$(program_problem "$status" "$f" "$results" "$planned" "$log")
     [[ -z $problem ]] || f=$((f + 1))
     awk -v name="$name" -v p="$p" -v f="$f" -v s="$s" -v from="$begin" -v to="$EPOCHREALTIME" \
         'BEGIN { printf "%-44s %4d passed %3d failed %3d skipped %8.2f s\n", name, p, f, s, to - from }'
     ((f == 0)) || report_failure "$name" "$tap" "$log" "$problem"
-    sed -n "s|^ok - \(.*[^ ]\)  *# SKIP *|$name: \1: |p" "$tap" >>"$skips"
+    sed -n "${filter:+/# SKIP test was skipped\$/d;}s|^ok - \(.*[^ ]\)  *# SKIP *|$name: \1: |p" "$tap" >>"$skips"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
+# The text may also be part of a program's name: then all of its tests are meant.
+selects_by_name() { [[ $1 == *"$filter"* ]]; }
+
 run_criterion() { # folder/name [VARIABLE=value]
     local -a options=(--tap="$work/tap" --jobs 2 --short-filename --timeout 300)
-    [[ -z $filter ]] || options+=(--filter "*$filter*")
+    selects_by_name "$1" || options+=(--filter "*${filter//:://}*")
     run_program "$1${2:+ $2}" env "${@:2}" "$build/tests/$1" "${options[@]}"
 }
 
@@ -101,7 +112,9 @@ run_environments
 for script in "$tests"/source/test_*.sh "$tests"/cli/test_*.sh; do
     [[ -f $script ]] || continue
     name=${script#"$tests"/}
-    run_program "${name%.sh}" bash "$script" "$work/tap" "$filter"
+    text=$filter
+    ! selects_by_name "$name" || text=''
+    run_program "${name%.sh}" bash "$script" "$work/tap" "$text"
 done
 
 [[ ! -s $skips ]] || printf '\nSkipped:\n%s\n' "$(sed 's/^/  /' "$skips")"
