@@ -18,15 +18,15 @@
 #include "problems.h"
 
 typedef struct {
-    int population, index;  /* index within the population */
-    int shape;              /* index into fleet.shapes */
-    int64_t pack;           /* offset in floats into fleet.parameters, moment1, moment2 */
+    int population, index; /* index within the population */
+    int shape;             /* index into fleet.shapes */
+    int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2 */
     device_data *data;
     int generalists, specialists;
     int64_t parameters_shared, parameters_private;
-    int64_t bytes_a_round;  /* sent and received each round (4 B a value); 0 where nothing is shared */
+    int64_t bytes_a_round;              /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t expert_steps, router_steps; /* AdamW counts */
-    bool stopped;           /* diverged: takes no further part */
+    bool stopped;                       /* diverged: takes no further part */
 } device;
 
 typedef struct {
@@ -34,33 +34,49 @@ typedef struct {
     const method *method;
     sharing shares;
     int first_device, n_devices;
+    const corpus *text;
 } population;
 
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
+    const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;
     ck_shape *shapes;
-    int64_t n_parameters;   /* floats of all packs */
+    int64_t n_parameters;                  /* floats of all packs */
     float *parameters, *moment1, *moment2; /* backend memory [n_parameters]; NULL until fleet_allocate() */
     int n_groups;
-    ck_group *groups;       /* one per population that shares anything and has more than one device */
-    int64_t n_packed;       /* floats of all groups' packed buffers */
-    float *packed;          /* backend memory [n_packed] */
-    int n_corpora; corpus **corpora; /* one per distinct data section, shared by populations */
+    ck_group *groups;      /* one per population that shares anything, has more than one device, and has not stopped */
+    int *group_population; /* [n_groups] */
+    int64_t n_packed;      /* floats of all groups' packed buffers */
+    float *packed;         /* backend memory [n_packed] */
+    int n_corpora;
+    corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;
 
 /* Builds populations, devices, shapes and groups and opens their data; allocates no parameters (so `check` is cheap). */
 exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list);
-/* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Shared tensors are keyed by
- * (seed, tensor), private ones by (seed, device, tensor): populations of equal seed start from the same tensors. */
+/* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
+ * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
+ * seed start from the same tensors, and what is averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
 
-/* One aggregation: packed sum over each population's devices (fixed order), then spread. Populations of which all devices stopped, and
- * stopped devices, take no part. */
+/* One aggregation: packed mean over each population's devices (fixed order), then spread. Stopped populations take no part. */
 exit_code fleet_aggregate(fleet *f, problems *list);
+/* Stops all devices of a population (one of them diverged). */
+void fleet_stop(fleet *f, int which);
+
+/* Windows of a device's expert step and router step. */
+int fleet_expert_batch(const population *p);
+int fleet_router_batch(const population *p);
+
+/* The ranges of a pack that `shares` averages, in floats; at most FLEET_RANGES_A_LAYER a layer. Returns their number. */
+enum { FLEET_RANGES_A_LAYER = 9 };
+int fleet_shared_ranges(const ck_shape *shape, sharing shares, int generalists, int64_t *offset, int64_t *count);
+/* Writes a new device's pack [shape->total], from random numbers. */
+void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);
 
 #endif

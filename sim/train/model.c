@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-#include "train/kernel_problem.h"
+#include "kernel_problem.h"
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *hq, *o, *lse, *ho, *x2, *stats2, *n2, *zh, *gates, *u, *g;
@@ -26,7 +26,7 @@ typedef struct {
     bool any_mlp_mix;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
     ck_tensor *m, *nf, *statsf;
-    ck_tensor *d, *dn, *dm, *q, *p, *dw, *d_o, *dqkv; /* backward only */
+    ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
 
 static const float *at(const recorder *r, int64_t layer0_offset, int layer) {
@@ -83,6 +83,7 @@ static void create_tensors(recorder *r, bool backward) {
     r->d = ck_activation(r->program, s->width, "gradient stream");
     r->dn = ck_activation(r->program, s->width, "gradient of a norm");
     r->dm = ck_activation(r->program, s->ffn, "gradient of the mixed activation");
+    r->du = ck_activation(r->program, s->ffn, "gradient of fc");
     r->q = ck_activation(r->program, r->rank_columns, "gradient of the second shrink");
     r->p = ck_activation(r->program, r->rank_columns, "gradient of the shrink");
     r->dw = ck_activation(r->program, CK_MAX_EXPERTS, "gradient of the gates");
@@ -216,7 +217,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                                   .gates = t->gates,
                                                                                   .dm = r->dm,
                                                                                   .q = r->q,
-                                                                                  .du = r->dm,
+                                                                                  .du = r->du,
                                                                                   .p = r->p,
                                                                                   .dw = r->dw,
                                                                                   .ffn = s->ffn,
@@ -231,7 +232,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
     if (!input_wanted) return;
-    linear_backward(r, r->dm, r->dn, at(r, w->fc_w, l), s->width, s->ffn, true);
+    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
 }
 

@@ -6,7 +6,7 @@
  * written by the head and added to by the embedding, which comes last. */
 #include <stdlib.h>
 
-#include "train/kernel_problem.h"
+#include "kernel_problem.h"
 #include "train/model.h"
 
 typedef struct {

@@ -1,4 +1,4 @@
-#include "train/kernel_problem.h"
+#include "kernel_problem.h"
 
 exit_code kernel_problem(problems *list, const ck_backend *backend, ck_status status, const char *doing) {
     if (status == CK_OK) return EXIT_OK;

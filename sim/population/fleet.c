@@ -1,0 +1,205 @@
+/* fleet.c - from settings to populations, devices and their packs. */
+#include "population/fleet.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel_problem.h"
+#include "population/parts.h"
+
+int fleet_expert_batch(const population *p) {
+    return p->settings->train.batch * (p->method->pooled ? p->settings->devices : 1);
+}
+
+int fleet_router_batch(const population *p) {
+    int batch = p->settings->train.router.batch > 0 ? p->settings->train.router.batch : p->settings->train.batch;
+    return batch * (p->method->pooled ? p->settings->devices : 1);
+}
+
+static int generalists_of(const population *p) {
+    return p->settings->generalists >= 0 ? p->settings->generalists : p->method->default_generalists;
+}
+
+static int specialists_of(const population *p, int index) {
+    const population_settings *s = p->settings;
+    if (s->n_specialists_list > 0) return s->specialists_list[index < s->n_specialists_list ? index : s->n_specialists_list - 1];
+    return s->specialists >= 0 ? s->specialists : p->method->default_specialists;
+}
+
+/* What the devices must have in common where a tensor is averaged. */
+static exit_code check_population(const settings *s, const population *p, problems *list) {
+    const population_settings *ps = p->settings;
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
+        if (generalists_of(p) + specialists_of(p, i) < 1)
+            code =
+                problem(list, EXIT_INPUT, "%s:%d: population '%s': device %d has no expert; generalists + specialists must be at least 1",
+                        s->file, ps->line, ps->name, i);
+        else if ((p->shares.specialists || p->shares.router) && specialists_of(p, i) != specialists_of(p, 0))
+            code = problem(list, EXIT_INPUT,
+                           "%s:%d: population '%s': method %s averages all experts, so every device must have as many; device 0 has %d "
+                           "specialists, device %d has %d",
+                           s->file, ps->line, ps->name, p->method->name, specialists_of(p, 0), i, specialists_of(p, i));
+    }
+    return code;
+}
+
+static exit_code make_populations(const settings *s, fleet *f, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < s->n_populations; i++) {
+        population *p = &f->populations[i];
+        p->settings = &s->populations[i];
+        p->method = method_find(p->settings->method);
+        if (!p->method) {
+            code = problem(list, EXIT_INPUT, "%s:%d: population '%s': there is no method '%s'; see `cohort help methods`", s->file,
+                           p->settings->line, p->settings->name, p->settings->method);
+            continue;
+        }
+        p->first_device = f->n_devices;
+        p->n_devices = p->method->pooled ? 1 : p->settings->devices;
+        f->n_devices += p->n_devices;
+        p->shares = p->method->shares(generalists_of(p), specialists_of(p, 0));
+        exit_code checked = check_population(s, p, list);
+        if (checked != EXIT_OK) code = checked;
+    }
+    return code;
+}
+
+static exit_code make_device(fleet *f, const settings *s, const base_shape *base, int population_index, int index, problems *list) {
+    population *p = &f->populations[population_index];
+    device *d = &f->devices[p->first_device + index];
+    d->population = population_index;
+    d->index = index;
+    d->generalists = generalists_of(p);
+    d->specialists = specialists_of(p, index);
+    exit_code code = shape_of_device(f, s, base, p, d, &d->shape, list);
+    if (code != EXIT_OK) return code;
+    const ck_shape *shape = &f->shapes[d->shape];
+    d->pack = f->n_parameters;
+    f->n_parameters += shape->total;
+    shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
+    d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
+    return EXIT_OK;
+}
+
+/* A shape error is the same for all devices of a population: said once. */
+static exit_code make_devices(fleet *f, const settings *s, const base_shape *base, problems *list) {
+    exit_code code = EXIT_OK;
+    f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
+    f->shapes = calloc((size_t)f->n_devices, sizeof *f->shapes);
+    if (!f->devices || !f->shapes) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
+    for (int i = 0; i < f->n_populations; i++) {
+        exit_code one = EXIT_OK;
+        for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, s, base, i, j, list);
+        if (one != EXIT_OK) code = one;
+    }
+    return code;
+}
+
+static bool same_text(const data_settings *a, const data_settings *b) {
+    return strcmp(a->corpus, b->corpus) == 0 && a->split == b->split && a->tokens_per_device == b->tokens_per_device &&
+           a->valid_tokens_per_device == b->valid_tokens_per_device && a->test_tokens_per_device == b->test_tokens_per_device &&
+           a->synthetic.topics == b->synthetic.topics && a->synthetic.vocabulary == b->synthetic.vocabulary &&
+           a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
+           a->synthetic.seed == b->synthetic.seed;
+}
+
+static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, int vocabulary, corpus **out, problems *list) {
+    const data_settings *data = &f->populations[population_index].settings->data;
+    for (int i = 0; i < f->n_corpora; i++)
+        if (same_text(sections[i], data)) {
+            *out = f->corpora[i];
+            return EXIT_OK;
+        }
+    exit_code code = corpus_open(data, vocabulary, out, list);
+    if (code != EXIT_OK) return code;
+    sections[f->n_corpora] = data;
+    f->corpora[f->n_corpora++] = *out;
+    return EXIT_OK;
+}
+
+static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
+    exit_code code = EXIT_OK;
+    p->text = c;
+    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
+        code = device_data_open(c, &p->settings->data, p->settings->seed, i, p->settings->devices, p->method->pooled,
+                                &f->devices[p->first_device + i].data, list);
+    return code;
+}
+
+static exit_code open_data(fleet *f, int vocabulary, problems *list) {
+    exit_code code = EXIT_OK;
+    f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
+    const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
+    if (!f->corpora || !sections) code = problem(list, EXIT_ENVIRONMENT, "out of memory for the data");
+    for (int i = 0; i < f->n_populations && code == EXIT_OK; i++) {
+        corpus *c = NULL;
+        code = corpus_of(f, i, sections, vocabulary, &c, list);
+        if (code == EXIT_OK) code = open_population_data(f, &f->populations[i], c, list);
+    }
+    free(sections);
+    return code;
+}
+
+exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list) {
+    *out = NULL;
+    fleet *f = calloc(1, sizeof *f);
+    if (!f) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    f->n_populations = s->n_populations;
+    f->adapters = s->adapters;
+    f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
+    exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    if (code == EXIT_OK) code = make_populations(s, f, list);
+    if (code == EXIT_OK) code = make_devices(f, s, base, list);
+    if (code == EXIT_OK) code = groups_create(f, list);
+    if (code == EXIT_OK) code = open_data(f, base->vocabulary, list);
+    if (code != EXIT_OK) {
+        fleet_destroy(f);
+        return code;
+    }
+    *out = f;
+    return EXIT_OK;
+}
+
+exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list) {
+    f->backend = backend;
+    f->stream = stream;
+    size_t bytes = (size_t)f->n_parameters * sizeof(float);
+    ck_status status = ck_alloc(backend, bytes, "adapters", (void **)&f->parameters);
+    if (status == CK_OK) status = ck_alloc(backend, bytes, "first moments of AdamW", (void **)&f->moment1);
+    if (status == CK_OK) status = ck_alloc(backend, bytes, "second moments of AdamW", (void **)&f->moment2);
+    if (status == CK_OK && f->n_packed > 0)
+        status = ck_alloc(backend, (size_t)f->n_packed * sizeof(float), "averaged adapters", (void **)&f->packed);
+    exit_code code = kernel_problem(list, backend, status, "allocating the devices");
+    return code != EXIT_OK ? code : packs_init(f, list);
+}
+
+static void free_buffers(fleet *f) {
+    if (!f->backend) return;
+    ck_free(f->backend, f->parameters);
+    ck_free(f->backend, f->moment1);
+    ck_free(f->backend, f->moment2);
+    ck_free(f->backend, f->packed);
+}
+
+void fleet_destroy(fleet *f) {
+    if (!f) return;
+    free_buffers(f);
+    groups_destroy(f);
+    for (int i = 0; f->devices && i < f->n_devices; i++)
+        if (f->devices[i].data) device_data_close(f->devices[i].data);
+    for (int i = 0; i < f->n_corpora; i++) corpus_close(f->corpora[i]);
+    free(f->corpora);
+    free(f->devices);
+    free(f->shapes);
+    free(f->populations);
+    free(f);
+}
+
+exit_code fleet_aggregate(fleet *f, problems *list) {
+    if (f->n_groups == 0) return EXIT_OK;
+    ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    if (status == CK_OK) status = ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    if (status == CK_OK) status = ck_wait(f->stream);
+    return kernel_problem(list, f->backend, status, "averaging the shared adapters");
+}

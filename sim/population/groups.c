@@ -1,0 +1,126 @@
+/* What is averaged: per population the ranges of its devices' packs that its method shares, as one ck_group.
+ *
+ * Devices of a population may differ in their number of private experts, so each distinct shape among them is a layout: the same
+ * tensors at other offsets. Experts stand generalists first, so the shared ones of a tensor are one range. */
+#include <stdlib.h>
+
+#include "population/parts.h"
+
+typedef struct {
+    int n;
+    int64_t *offset, *count;
+} range_list;
+
+static void add_range(range_list *r, int64_t offset, int64_t count) {
+    if (count == 0) return;
+    r->offset[r->n] = offset;
+    r->count[r->n++] = count;
+}
+
+static void add_layer(range_list *r, const ck_shape *s, sharing shares, int generalists, int64_t base) {
+    int64_t d = s->width, f = s->ffn, ra = shares.attention ? s->attention_rank : 0;
+    add_range(r, base + s->qkv_a, ra * d);
+    add_range(r, base + s->qkv_b, ra * 3 * d);
+    add_range(r, base + s->out_a, ra * d);
+    add_range(r, base + s->out_b, ra * d);
+    add_range(r, base + s->route, shares.router ? s->router_rows * d : 0);
+    int first = s->rank_first[shares.generalists ? 0 : generalists];
+    int rows = s->rank_first[shares.specialists ? s->n_experts : generalists] - first;
+    if (!shares.generalists && !shares.specialists) rows = 0;
+    add_range(r, base + s->route + (s->router_rows + first) * d, rows * d);
+    add_range(r, base + s->b1 + first * f, rows * f);
+    add_range(r, base + s->a2 + first * f, rows * f);
+    add_range(r, base + s->b2 + first * d, rows * d);
+}
+
+int fleet_shared_ranges(const ck_shape *shape, sharing shares, int generalists, int64_t *offset, int64_t *count) {
+    range_list r = {.offset = offset, .count = count};
+    for (int l = 0; l < shape->n_layers; l++) add_layer(&r, shape, shares, generalists, l * shape->layer_stride);
+    return r.n;
+}
+
+static int distinct_layouts(const fleet *f, const population *p, int *shape_of_layout, int32_t *layout_of_member) {
+    int n = 0;
+    for (int i = 0; i < p->n_devices; i++) {
+        int shape = f->devices[p->first_device + i].shape, j = 0;
+        while (j < n && shape_of_layout[j] != shape) j++;
+        if (j == n) shape_of_layout[n++] = shape;
+        layout_of_member[i] = j;
+    }
+    return n;
+}
+
+static void group_free(ck_group *g) {
+    free((void *)g->members);
+    free((void *)g->layout);
+    free((void *)g->weights);
+    free((void *)g->count);
+    free((void *)g->offset);
+}
+
+static bool group_fill(fleet *f, const population *p, ck_group *g) {
+    int max_ranges = FLEET_RANGES_A_LAYER * f->shapes[0].n_layers, n_layouts = 0;
+    size_t members = (size_t)p->n_devices;
+    int64_t *packs = malloc(members * sizeof *packs);
+    int32_t *layout = malloc(members * sizeof *layout);
+    float *weights = malloc(members * sizeof *weights);
+    int *shape_of_layout = malloc((size_t)f->n_shapes * sizeof *shape_of_layout);
+    int64_t *count = malloc((size_t)max_ranges * sizeof *count);
+    int64_t *offset = malloc((size_t)max_ranges * (size_t)f->n_shapes * sizeof *offset);
+    *g = (ck_group){.n_members = p->n_devices, .members = packs, .layout = layout, .weights = weights, .count = count, .offset = offset};
+    bool ok = packs && layout && weights && shape_of_layout && count && offset;
+    if (ok) n_layouts = distinct_layouts(f, p, shape_of_layout, layout);
+    for (int i = 0; ok && i < p->n_devices; i++) {
+        packs[i] = f->devices[p->first_device + i].pack;
+        weights[i] = 1.0F / (float)p->n_devices;
+    }
+    int generalists = f->devices[p->first_device].generalists;
+    for (int j = 0; ok && j < n_layouts; j++)
+        g->n_ranges = fleet_shared_ranges(&f->shapes[shape_of_layout[j]], p->shares, generalists, offset + (int64_t)j * g->n_ranges, count);
+    free(shape_of_layout);
+    return ok;
+}
+
+static void place(fleet *f, ck_group *g) {
+    g->packed = f->n_packed;
+    for (int j = 0; j < g->n_ranges; j++) f->n_packed += g->count[j];
+    f->n_packed = (f->n_packed + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
+}
+
+exit_code groups_create(fleet *f, problems *list) {
+    f->groups = calloc((size_t)f->n_populations, sizeof *f->groups);
+    f->group_population = calloc((size_t)f->n_populations, sizeof *f->group_population);
+    if (!f->groups || !f->group_population) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        if (p->n_devices < 2 || f->devices[p->first_device].parameters_shared == 0) continue;
+        ck_group *g = &f->groups[f->n_groups];
+        bool ok = group_fill(f, p, g);
+        f->group_population[f->n_groups++] = i;
+        if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+        place(f, g);
+    }
+    return EXIT_OK;
+}
+
+void groups_destroy(fleet *f) {
+    for (int i = 0; i < f->n_groups; i++) group_free(&f->groups[i]);
+    free(f->groups);
+    free(f->group_population);
+}
+
+static void remove_group(fleet *f, int which) {
+    group_free(&f->groups[which]);
+    f->n_groups--;
+    for (int j = which; j < f->n_groups; j++) {
+        f->groups[j] = f->groups[j + 1];
+        f->group_population[j] = f->group_population[j + 1];
+    }
+}
+
+void fleet_stop(fleet *f, int which) {
+    const population *p = &f->populations[which];
+    for (int i = 0; i < p->n_devices; i++) f->devices[p->first_device + i].stopped = true;
+    for (int i = 0; i < f->n_groups; i++)
+        if (f->group_population[i] == which) remove_group(f, i);
+}

@@ -1,0 +1,89 @@
+/* Initial adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt 5), B = 0, R ~ N(0, 0.02^2).
+ *
+ * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's attention LoRA. So a
+ * further expert, another rank or another population changes no other tensor. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapters/adapters.h"
+#include "kernel_problem.h"
+#include "population/parts.h"
+#include "rng.h"
+
+enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64 };
+
+static const float ROUTER_SIGMA = 0.02F;
+
+static void init_a(uint64_t seed, int64_t owner, int layer, int tensor, int rank, int in, float *a) {
+    rng_key key = {.seed = seed, .device = owner, .purpose = RNG_ADAPTER_INIT, .step = (uint64_t)(layer * TENSORS_A_LAYER + tensor)};
+    rng_fill_uniform(&key, 1.0F / sqrtf((float)in), a, (int64_t)rank * in);
+}
+
+static void init_experts(const population *p, const device *d, const ck_shape *s, int layer, float *pack) {
+    uint64_t seed = p->settings->seed;
+    for (int e = 0; e < s->n_experts; e++) {
+        bool private_ = e >= d->generalists && !p->shares.specialists;
+        int tensor = TENSOR_EXPERTS + 2 * (private_ ? e - d->generalists : e);
+        int64_t owner = private_ ? d->index : RNG_SHARED, row = s->rank_first[e];
+        init_a(seed, owner, layer, tensor, s->rank[e], s->width, pack + s->route + (s->router_rows + row) * s->width);
+        init_a(seed, owner, layer, tensor + 1, s->rank[e], s->ffn, pack + s->a2 + row * s->ffn);
+    }
+}
+
+void fleet_init_pack(const population *p, const device *d, const ck_shape *s, float *pack) {
+    uint64_t seed = p->settings->seed;
+    memset(pack, 0, (size_t)s->total * sizeof *pack);
+    for (int l = 0; l < s->n_layers; l++) {
+        float *layer = pack + l * s->layer_stride;
+        init_a(seed, RNG_SHARED, l, TENSOR_QKV, s->attention_rank, s->width, layer + s->qkv_a);
+        init_a(seed, RNG_SHARED, l, TENSOR_OUT, s->attention_rank, s->width, layer + s->out_a);
+        rng_key router = {
+            .seed = seed, .device = p->shares.router ? RNG_SHARED : d->index, .purpose = RNG_ROUTER_INIT, .step = (uint64_t)l};
+        rng_fill_normal(&router, ROUTER_SIGMA, layer + s->route, (int64_t)s->router_rows * s->width);
+        init_experts(p, d, s, l, layer);
+    }
+}
+
+static exit_code read_pack(const fleet *f, const device *d, float *pack, problems *list) {
+    char *path = adapters_path(f->adapters, d->population, d->index);
+    if (!path) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
+    exit_code code = adapters_read(path, &f->shapes[d->shape], pack, list);
+    free(path);
+    return code;
+}
+
+/* Packs of neighbouring devices are neighbours in memory, so a chunk of devices is one upload. */
+static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
+    int64_t origin = f->devices[first].pack;
+    exit_code code = EXIT_OK;
+    for (int i = first; f->adapters && i < end; i++) {
+        exit_code one = read_pack(f, &f->devices[i], host + f->devices[i].pack - origin, list);
+        if (one != EXIT_OK) code = one;
+    }
+    if (code != EXIT_OK) return code;
+#pragma omp parallel for
+    for (int i = first; i < end; i++) {
+        const device *d = &f->devices[i];
+        if (!f->adapters) fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
+    }
+    const device *last = &f->devices[end - 1];
+    size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;
+    ck_status status = ck_upload(f->stream, f->parameters + origin, host, bytes);
+    if (status == CK_OK) status = ck_wait(f->stream);
+    return kernel_problem(list, f->backend, status, "initial adapters");
+}
+
+exit_code packs_init(fleet *f, problems *list) {
+    int64_t largest = 0;
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].total > largest) largest = f->shapes[i].total;
+    int chunk = f->n_devices < UPLOAD_DEVICES ? f->n_devices : UPLOAD_DEVICES;
+    float *host = calloc((size_t)largest * (size_t)chunk, sizeof *host);
+    if (!host) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < f->n_devices && code == EXIT_OK; i += chunk)
+        code = init_chunk(f, i, i + chunk < f->n_devices ? i + chunk : f->n_devices, host, list);
+    free(host);
+    return code;
+}

@@ -1,0 +1,20 @@
+/* parts.h - what the files of this folder share. */
+#ifndef COHORT_POPULATION_PARTS_H
+#define COHORT_POPULATION_PARTS_H
+
+#include "population/fleet.h"
+
+/* shapes.c: the layout of a device's pack, found among or added to fleet.shapes (room for one more is the caller's). */
+exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, const population *p, const device *d, int *shape,
+                          problems *list);
+/* Adapter values of a device, without padding, and how many of them are averaged. */
+void shape_count_parameters(const ck_shape *shape, sharing shares, int generalists, int64_t *shared, int64_t *private_);
+
+/* groups.c: fleet.groups and n_packed. */
+exit_code groups_create(fleet *f, problems *list);
+void groups_destroy(fleet *f);
+
+/* init.c: fills the packs of all devices, from random numbers or from fleet.adapters. */
+exit_code packs_init(fleet *f, problems *list);
+
+#endif

@@ -1,0 +1,73 @@
+/* The ck_shape of a device: its experts, their ranks and scales, and the coefficients of its load-balance term
+ *
+ *   balance_e = lambda E c_e / L      c_g = G / (pi E), c_s = S / ((1 - pi) E); c = 1 where G or S is 0 */
+#include <math.h>
+#include <string.h>
+
+#include "population/parts.h"
+
+static float lora_scale(const experts_settings *x, int rank) {
+    return (float)(x->scaling == SCALING_RSLORA ? x->alpha / sqrt(rank) : x->alpha / rank);
+}
+
+static double balance_share(const experts_settings *x, int generalists, int specialists, bool generalist) {
+    if (generalists == 0 || specialists == 0) return 1.0;
+    double experts = generalists + specialists;
+    return generalist ? generalists / (x->balance_importance * experts) : specialists / ((1.0 - x->balance_importance) * experts);
+}
+
+static void fill_given(ck_shape *shape, const base_shape *base, const population *p, const device *d) {
+    const population_settings *ps = p->settings;
+    memset(shape, 0, sizeof *shape);
+    shape->n_layers = base->layers;
+    shape->width = base->width;
+    shape->ffn = base->ffn;
+    shape->n_experts = d->generalists + d->specialists;
+    shape->top_k = ps->experts.top_k;
+    shape->gates = p->method->gates;
+    shape->mix = ps->experts.mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
+    shape->attention_rank = ps->attention_rank;
+    shape->attention_scale = ps->attention_rank > 0 ? lora_scale(&ps->experts, ps->attention_rank) : 0.0F;
+    bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
+    for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {
+        double share = balance_share(&ps->experts, d->generalists, d->specialists, e < d->generalists);
+        shape->rank[e] = ps->rank;
+        shape->scale[e] = lora_scale(&ps->experts, ps->rank);
+        shape->balance[e] = routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;
+    }
+}
+
+static bool same_shape(const ck_shape *a, const ck_shape *b) {
+    return a->n_experts == b->n_experts && memcmp(a->rank, b->rank, sizeof a->rank) == 0 &&
+           memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates && a->mix == b->mix &&
+           a->attention_rank == b->attention_rank && a->attention_scale == b->attention_scale &&
+           memcmp(a->balance, b->balance, sizeof a->balance) == 0;
+}
+
+exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, const population *p, const device *d, int *shape,
+                          problems *list) {
+    ck_shape made;
+    fill_given(&made, base, p, d);
+    if (made.n_experts > CK_MAX_EXPERTS)
+        return problem(list, EXIT_INPUT, "%s:%d: population '%s': device %d has %d experts; at most %d are possible", s->file,
+                       p->settings->line, p->settings->name, d->index, made.n_experts, CK_MAX_EXPERTS);
+    for (*shape = 0; *shape < f->n_shapes; ++*shape)
+        if (same_shape(&f->shapes[*shape], &made)) return EXIT_OK;
+    const char *why = NULL;
+    if (ck_shape_init(&made, &why) != CK_OK)
+        return problem(list, EXIT_INPUT, "%s:%d: population '%s': %s", s->file, p->settings->line, p->settings->name, why);
+    f->shapes[f->n_shapes++] = made;
+    return EXIT_OK;
+}
+
+void shape_count_parameters(const ck_shape *shape, sharing shares, int generalists, int64_t *shared, int64_t *private_) {
+    int64_t d = shape->width, f = shape->ffn, rank = shape->rank_sum;
+    int64_t total = shape->n_layers * (shape->router_rows * d + rank * (2 * d + 2 * f) + shape->attention_rank * 6 * d);
+    int64_t offset[FLEET_RANGES_A_LAYER], count[FLEET_RANGES_A_LAYER];
+    ck_shape layer = *shape;
+    layer.n_layers = 1;
+    int n = fleet_shared_ranges(&layer, shares, generalists, offset, count);
+    *shared = 0;
+    for (int i = 0; i < n; i++) *shared += count[i] * shape->n_layers;
+    *private_ = total - *shared;
+}
