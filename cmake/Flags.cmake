@@ -6,6 +6,8 @@ target_compile_options(cohort_flags INTERFACE
   -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 target_link_libraries(cohort_flags INTERFACE OpenMP::OpenMP_C)
 
+target_compile_definitions(cohort_flags INTERFACE _GNU_SOURCE=1) # asprintf, renameat2, processor affinity
+
 if(COHORT_NATIVE)
   target_compile_options(cohort_flags INTERFACE -march=native)
 endif()

@@ -34,8 +34,9 @@ expect_text() { # file, fixed string
 }
 
 expect_same() { # file, file, what
-    cmp -s "$1" "$2" && return
-    diff "$1" "$2" | head -n 10 >&2
+    local difference
+    difference=$(diff -- "$1" "$2") && return
+    head -n 10 <<<"$difference" >&2
     fail "$3 differ"
 }
 

@@ -1,0 +1,50 @@
+# result.sh - running Cohort and comparing results.
+# shellcheck shell=bash
+# shellcheck source=../harness.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
+
+cli=$COHORT_SOURCE_DIR/tests/cli
+tiny=$cli/tiny.yaml
+export COHORT_CACHE=${TMPDIR:-/tmp}/cohort-test-cache # pre-trained once for all tests, except where a test has its own
+
+cohort() { "$COHORT_BINARY" "$@"; }
+
+# An uninterrupted run of the tiny configuration, made once for all tests that only look at it.
+reference_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-reference
+    if [[ ! -e $folder ]]; then
+        cohort run "$tiny" --out "$folder" --quiet >&2 || fail "the tiny configuration does not run"
+    fi
+    printf '%s\n' "$folder"
+}
+
+# The content of a trace that must not depend on the clock: everything but /time and the attribute created_utc.
+trace_text() { # result folder
+    local object
+    local -a options=()
+    require h5dump hdf5-tools
+    for object in $(h5ls "$1/trace.h5" | awk '$1 != "time" { print "/" $1 }'); do
+        if h5ls "$1/trace.h5" | grep -qE "^${object#/} +Group"; then options+=(-g "$object"); else options+=(-d "$object"); fi
+    done
+    for object in schema_version cohort_version git_revision config backend hardware seed; do options+=(-a "/$object"); done
+    (cd "$1" && h5dump -m '%.17g' "${options[@]}" trace.h5)
+}
+
+expect_same_results() { # folder, folder
+    expect_same "$1/summary.csv" "$2/summary.csv" "the summaries of $1 and $2"
+    trace_text "$1" >left.txt
+    trace_text "$2" >right.txt
+    [[ $(wc -l <left.txt) -gt 100 ]] || fail "h5dump shows hardly anything of $1/trace.h5"
+    expect_same left.txt right.txt "the traces of $1 and $2"
+}
+
+# Waits until a condition holds; fails if it does not within a minute, or if the process ends before.
+wait_until() { # process id, command...
+    local pid=$1 deadline=$((SECONDS + 60))
+    shift
+    until "$@"; do
+        kill -0 "$pid" 2>/dev/null || fail "the process ended before: $*"
+        ((SECONDS < deadline)) || fail "waited a minute for: $*"
+        sleep 0.01
+    done
+}

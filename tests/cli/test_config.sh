@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Configurations, good and bad, as `check` and `run` take them.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+# The tiny configuration with one line changed by a sed command.
+changed() { sed "$1" "$tiny" >changed.yaml; }
+
+expect_refused() { # expected text...
+    local text
+    mkdir elsewhere
+    (cd elsewhere && expect_status 2 cohort run ../changed.yaml --out result && mv out err ..)
+    for text in "$@"; do expect_text err "$text"; done
+    expect_empty_folder elsewhere
+}
+
+test_five_errors_are_all_reported_with_their_lines() {
+    cat >changed.yaml <<'YAML'
+seed: 7
+base: {layers: none, width: 32, heads: 2}
+data: {corpus: synthetic, sequnce: 32}
+train:
+  rounds: 0
+  learning_rate: 2.0e-3x
+populations:
+  - {name: a, method: comig, devices: 4}
+YAML
+    expect_refused changed.yaml:2: base.layers changed.yaml:3: sequnce changed.yaml:5: train.rounds changed.yaml:6: train.learning_rate \
+        changed.yaml:8: comig
+}
+
+test_unknown_key_names_the_nearest() {
+    changed 's/tokens_per_device: 4000/tokens_per_devise: 4000/'
+    expect_refused tokens_per_devise tokens_per_device
+}
+
+test_duplicate_key_is_refused() {
+    changed 's/^seed: 7/seed: 7\nseed: 8/'
+    expect_refused changed.yaml:4 seed
+}
+
+test_not_a_number_is_refused() {
+    changed 's/batch: 2$/learning_rate: .nan/'
+    expect_refused train.learning_rate
+}
+
+test_number_followed_by_something_is_refused() {
+    changed 's/rounds: 6/rounds: 6 rounds/'
+    expect_refused train.rounds
+}
+
+test_broken_yaml_names_the_line() {
+    changed 's/^train:/train: [/'
+    expect_refused changed.yaml:
+}
+
+test_more_experts_than_the_limit_are_refused() {
+    changed 's/name: both, method: comigs,/name: both, method: comigs, specialists: 99,/'
+    expect_refused specialists 99
+}
+
+test_zero_devices_are_refused() {
+    changed 's/name: alone, method: local, devices: 4/name: alone, method: local, devices: 0/'
+    expect_refused devices
+}
+
+test_corpus_that_is_not_there_is_refused() {
+    changed 's/^  sequence: 32/  sequence: 32\n  corpus: no-such-folder/'
+    expect_refused no-such-folder
+}
+
+test_set_of_an_unknown_key_is_refused() {
+    expect_status 2 cohort check "$tiny" --set train.round=3
+    expect_text err train.round
+    expect_text err train.rounds
+}
+
+test_set_of_a_bad_value_is_refused() {
+    expect_status 2 cohort check "$tiny" --set train.rounds=many
+    expect_text err train.rounds
+    expect_text err many
+}
+
+test_missing_file_is_named() {
+    expect_status 2 cohort run missing.yaml
+    expect_text err missing.yaml
+}
+
+test_check_describes_the_run_and_writes_nothing() {
+    local name
+    mkdir elsewhere
+    (cd elsewhere && expect_status 0 cohort check "$tiny" && mv out err ..)
+    for name in alone averaged pooled mixture both uneven; do expect_text out "$name"; done
+    grep -qi memory out || fail 'no memory plan'
+    expect_empty_folder elsewhere
+}
+
+# A configuration whose text or weights are not on this machine must say so, and how to get them; any other must pass.
+test_check_of_every_configuration_in_the_repository() {
+    local config checked=0 output=$PWD
+    cd "$COHORT_SOURCE_DIR" || fail 'no source folder'
+    for config in configs/*.yaml; do
+        if cohort check "$config" >"$output/out" 2>"$output/err"; then
+            checked=$((checked + 1))
+        elif grep -qiE 'no such file|not found|does not exist|cannot open|missing' "$output/err"; then
+            printf '%s: its data is not on this machine\n' "$config"
+        else
+            cat "$output/err" >&2
+            fail "$config is refused"
+        fi
+    done
+    ((checked > 0)) || fail 'not one configuration could be checked'
+}
+
+run_tests config "$@"

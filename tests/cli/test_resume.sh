@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs that are killed, and go on.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+# The tiny configuration, long enough to be killed in the middle.
+long=(--set train.rounds=60 --quiet)
+
+reference_long_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-reference-long
+    [[ -e $folder ]] || cohort run "$tiny" --out "$folder" "${long[@]}" >&2 || fail 'the reference run failed'
+    printf '%s\n' "$folder"
+}
+
+start() { # options; the process id is in $run
+    "$COHORT_BINARY" run "$tiny" --out result "$@" >started.log 2>&1 &
+    run=$!
+}
+
+kill_run() {
+    kill -KILL "$run"
+    wait "$run" 2>/dev/null || true
+    [[ ! -e result/summary.csv ]] || fail 'the run was over before it was killed'
+}
+
+file_is_newer() { [[ $1 -nt $2 ]]; }
+
+test_killed_after_checkpoints_and_resumed_equals_uninterrupted() {
+    start "${long[@]}"
+    wait_until "$run" test -e result/checkpoint.h5
+    kill_run
+    for _ in 1 2 3; do
+        touch mark
+        start "${long[@]}" --resume
+        wait_until "$run" file_is_newer result/checkpoint.h5 mark
+        kill_run
+    done
+    expect_status 0 cohort run "$tiny" --out result "${long[@]}" --resume
+    expect_same_results "$(reference_long_result)" result
+}
+
+test_killed_before_the_first_checkpoint_starts_over() {
+    start "${long[@]}" --set checkpoint.every=1000
+    wait_until "$run" test -e result/trace.h5
+    kill_run
+    [[ ! -e result/checkpoint.h5 ]] || fail 'there is a checkpoint already'
+    expect_status 0 cohort run "$tiny" --out result "${long[@]}" --set checkpoint.every=1000 --resume
+    expect_same "$(reference_long_result)/summary.csv" result/summary.csv 'the summaries'
+}
+
+test_killed_while_pretraining_starts_over() {
+    local -x COHORT_CACHE=$PWD/cache
+    local options=(--set base.pretrain.tokens=200000)
+    start "${options[@]}"
+    wait_until "$run" grep -q . started.log
+    kill_run
+    [[ ! -e result/checkpoint.h5 ]] || fail 'pre-training was over already'
+    expect_status 0 cohort run "$tiny" --out result "${options[@]}" --quiet --resume
+    expect_status 0 cohort run "$tiny" --out fresh "${options[@]}" --quiet
+    expect_same_results fresh result
+}
+
+test_resume_of_nothing_is_a_fresh_run() {
+    expect_status 0 cohort run "$tiny" --out result --quiet --resume
+    expect_same_results "$(reference_result)" result
+}
+
+test_resume_of_a_finished_run_says_so_and_changes_nothing() {
+    cp -r "$(reference_result)" result
+    (cd result && sha256sum ./* >../before)
+    expect_status 0 cohort run "$tiny" --out result --resume
+    [[ -s out || -s err ]] || fail 'nothing was said'
+    (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
+}
+
+test_resume_of_another_configuration_is_refused() {
+    cp -r "$(reference_result)" result
+    (cd result && sha256sum ./* >../before)
+    expect_status 2 cohort run "$tiny" --out result --resume --set train.batch=3
+    (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
+}
+
+test_info_reads_a_running_result_and_a_killed_one() {
+    start "${long[@]}"
+    wait_until "$run" test -e result/checkpoint.h5
+    expect_status 0 cohort info result
+    kill_run
+    expect_status 0 cohort info result
+    expect_text out uneven
+}
+
+run_tests resume "$@"

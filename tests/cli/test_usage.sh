@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What a user can type: commands, options, help.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+test_help_lists_the_commands() {
+    local command
+    expect_status 0 cohort help
+    for command in run check pretrain data info; do expect_text out "$command"; done
+    [[ ! -s err ]] || fail "help was asked for, and yet: $(<err)"
+}
+
+test_help_of_settings_is_made_from_their_table() {
+    local key
+    expect_status 0 cohort help settings
+    for key in train.local_steps experts.rank data.tokens_per_device base.pretrain.tokens; do expect_text out "$key"; done
+}
+
+test_help_of_methods_names_each() {
+    local method
+    expect_status 0 cohort help methods
+    for method in local fedavg centralized pfedmoe comigs; do expect_text out "$method"; done
+}
+
+test_unknown_command_names_the_nearest() {
+    expect_status 2 cohort chekc "$tiny"
+    expect_text err chekc
+    expect_text err check
+}
+
+test_unknown_option_is_refused_and_nothing_written() {
+    expect_status 2 cohort run "$tiny" --outt result
+    expect_text err --outt
+    [[ ! -e result && ! -e results ]] || fail 'something was written'
+}
+
+test_option_without_its_value_is_refused() {
+    expect_status 2 cohort run "$tiny" --out
+    expect_text err --out
+}
+
+test_run_without_a_configuration_is_refused() {
+    expect_status 2 cohort run
+}
+
+test_info_on_something_that_is_no_result_is_refused() {
+    expect_status 2 cohort info .
+    expect_status 2 cohort info nowhere
+    expect_text err nowhere
+}
+
+run_tests usage "$@"
