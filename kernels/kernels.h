@@ -102,25 +102,25 @@ typedef enum {
  * layer * layer_stride. Devices with equal shapes share one ck_shape. Filled by ck_shape_init(). */
 typedef struct {
     /* given */
-    int32_t n_layers, width, ffn;               /* L, D, F */
-    int32_t n_experts;                          /* E >= 1; generalists first */
-    int32_t rank[CK_MAX_EXPERTS];               /* r_e >= 1 */
-    float scale[CK_MAX_EXPERTS];                /* s_e: alpha/sqrt(r) or alpha/r */
-    int32_t top_k;                              /* k; K = min(k, E) */
+    int32_t n_layers, width, ffn; /* L, D, F */
+    int32_t n_experts;            /* E >= 1; generalists first */
+    int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
+    float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
+    int32_t top_k;                /* k; K = min(k, E) */
     ck_gates gates;
     ck_mix mix;
-    int32_t attention_rank;                     /* LoRA on qkv and on the output projection; 0 = none */
+    int32_t attention_rank; /* LoRA on qkv and on the output projection; 0 = none */
     float attention_scale;
-    float balance[CK_MAX_EXPERTS];              /* lambda * E * c_e / L; all 0 = no load-balance term */
+    float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
     /* derived */
-    int32_t rank_sum;                           /* sum of r_e */
-    int32_t rank_first[CK_MAX_EXPERTS + 1];     /* prefix sums of rank */
-    int32_t router_rows;                        /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;                              /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
-    int64_t qkv_a, qkv_b, out_a, out_b;         /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
-    int64_t route;                              /* [router_rows + rank_sum, D]: R, then every A1_e */
-    int64_t b1, a2, b2;                         /* [rank_sum, F], [rank_sum, F], [rank_sum, D]: B1 transposed, A2, B2 transposed */
-    int64_t layer_stride, total;                /* floats; both multiples of CK_ALIGN_FLOATS */
+    int32_t rank_sum;                       /* sum of r_e */
+    int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
+    int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
+    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
+    int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
+    int64_t route;                          /* [router_rows + rank_sum, D]: R, then every A1_e */
+    int64_t b1, a2, b2;                     /* [rank_sum, F], [rank_sum, F], [rank_sum, D]: B1 transposed, A2, B2 transposed */
+    int64_t layer_stride, total;            /* floats; both multiples of CK_ALIGN_FLOATS */
 } ck_shape;
 
 /* Fills the derived fields; CK_BAD_ARGUMENT (with *why set to a sentence) on impossible given ones. */
@@ -139,17 +139,17 @@ typedef struct {
 
 /* Host arrays, copied by ck_run() to where the backend needs them; caller keeps ownership. */
 typedef struct {
-    int32_t n_devices, n_sequences;
-    const int64_t *first_token;        /* [n_sequences + 1] */
-    const int32_t *first_sequence;     /* [n_devices + 1]; no device without a sequence */
-    const ck_wave_device *devices;     /* [n_devices] */
+    int32_t n_devices, n_sequences; /* n_devices = 0: no adapters (pre-training) */
+    const int64_t *first_token;     /* [n_sequences + 1] */
+    const int32_t *first_sequence;  /* [n_devices + 1]; no device without a sequence */
+    const ck_wave_device *devices;  /* [n_devices] */
     int32_t n_shapes;
-    const ck_shape *shapes;            /* [n_shapes] */
-    const int32_t *tokens, *targets;   /* [n_tokens] ids; target < 0: not counted */
-    const float *parameters;           /* backend memory: packs of all devices */
-    float *gradients;                  /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
-    float *base_gradients;             /* backend memory, only for programs that train the base; overwritten */
-    int32_t *fault;                    /* host, [n_devices], out: first layer with a NaN or Inf logit, or -1 */
+    const ck_shape *shapes;          /* [n_shapes] */
+    const int32_t *tokens, *targets; /* [n_tokens] ids; target < 0: not counted */
+    const float *parameters;         /* backend memory: packs of all devices */
+    float *gradients;                /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
+    float *base_gradients;           /* backend memory, only for programs that train the base; overwritten */
+    int32_t *fault;                  /* host, [n_devices], out: first layer with a NaN or Inf logit, or -1 */
 } ck_wave;
 
 /* ---- Programs ------------------------------------------------------------------------------------------------------- */
@@ -158,18 +158,18 @@ typedef struct ck_program ck_program;
 typedef struct ck_tensor ck_tensor; /* an activation [tokens of the wave, columns], owned by its program */
 
 typedef struct {
-    int32_t max_sequences, max_tokens;   /* capacity of a wave */
-    int32_t max_sequence_tokens;         /* longest sequence */
-    int64_t max_pack;                    /* floats of the largest device pack whose gradients are wanted; 0 = none */
-    int64_t base_pack;                   /* floats of the base's gradient pack (pre-training); 0 = none */
+    int32_t max_sequences, max_tokens; /* capacity of a wave */
+    int32_t max_sequence_tokens;       /* longest sequence */
+    int64_t max_pack;                  /* floats of the largest device pack whose gradients are wanted; 0 = none */
+    int64_t base_pack;                 /* floats of the base's gradient pack (pre-training); 0 = none */
 } ck_capacity;
 
 ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out);
 /* Ends recording: allocates activations and returns the first error of any op. */
 ck_status ck_program_finish(ck_program *program);
 ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave); /* the wave must live until ck_wait() */
-void ck_program_destroy(ck_program *program);               /* NULL is fine */
-size_t ck_program_bytes(const ck_program *program);         /* activations and workspaces, known after finish */
+void ck_program_destroy(ck_program *program);                                  /* NULL is fine */
+size_t ck_program_bytes(const ck_program *program);                            /* activations and workspaces, known after finish */
 
 /* A new activation; lives as long as the program. Never NULL: errors are sticky (ck_program_finish). */
 ck_tensor *ck_activation(ck_program *program, int32_t columns, const char *name);
@@ -183,47 +183,89 @@ ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_token
  * tensors give input gradients; the *_gradient offsets (floats into the base's gradient pack, -1 = frozen) serve pre-training. */
 
 /* x_t = wte[token_t] + wpe[t - first token of its sequence]. */
-typedef struct { ck_tensor *x; const float *wte, *wpe; int32_t width; } ck_embed;
+typedef struct {
+    ck_tensor *x;
+    const float *wte, *wpe;
+    int32_t width;
+} ck_embed;
 void ck_op_embed(ck_program *, const ck_embed *);
 
 /* dwte, dwpe from dx. The tied head writes dwte first (ck_op_head), so this op adds to it. */
-typedef struct { const ck_tensor *dx; int64_t wte_gradient, wpe_gradient; int32_t width, vocabulary, positions; } ck_embed_backward;
+typedef struct {
+    const ck_tensor *dx;
+    int64_t wte_gradient, wpe_gradient;
+    int32_t width, vocabulary, positions;
+} ck_embed_backward;
 void ck_op_embed_backward(ck_program *, const ck_embed_backward *);
 
 /* LayerNorm: y = (x - mean) rstd gain + bias; stats [tokens, 2] keeps mean, rstd. */
-typedef struct { const ck_tensor *x; ck_tensor *y, *stats; const float *gain, *bias; int32_t width; float epsilon; } ck_norm;
+typedef struct {
+    const ck_tensor *x;
+    ck_tensor *y, *stats;
+    const float *gain, *bias;
+    int32_t width;
+    float epsilon;
+} ck_norm;
 void ck_op_norm(ck_program *, const ck_norm *);
 
-/* dx += LayerNorm backward of dy. */
+/* dx = LayerNorm backward of dy (accumulate: dx +=). */
 typedef struct {
-    const ck_tensor *x, *stats, *dy; ck_tensor *dx; const float *gain; int32_t width;
+    const ck_tensor *x, *stats, *dy;
+    ck_tensor *dx;
+    const float *gain;
+    int32_t width;
     int64_t gain_gradient, bias_gradient;
+    bool accumulate;
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
 /* y = x W^T + c b (+ residual where given); c = sum_e w_e of the token where gates are given (b_pr of the expert layer), else 1. */
 typedef struct {
-    const ck_tensor *x; ck_tensor *y; const ck_tensor *residual, *gates; const float *weight, *bias; int32_t in, out;
+    const ck_tensor *x;
+    ck_tensor *y;
+    const ck_tensor *residual, *gates;
+    const float *weight, *bias;
+    int32_t in, out;
 } ck_linear;
 void ck_op_linear(ck_program *, const ck_linear *);
 
 /* dx = dy W (accumulate: dx +=; dx NULL: not wanted); dW = dy^T x, db = column sums of dy where wanted. */
 typedef struct {
-    const ck_tensor *x, *dy; ck_tensor *dx; const float *weight; int32_t in, out; bool accumulate;
+    const ck_tensor *x, *dy;
+    ck_tensor *dx;
+    const float *weight;
+    int32_t in, out;
+    bool accumulate;
     int64_t weight_gradient, bias_gradient;
 } ck_linear_backward;
 void ck_op_linear_backward(ck_program *, const ck_linear_backward *);
 
 /* Causal multi-head attention. qkv [tokens, 3D], o [tokens, D], lse [tokens, heads] the log-sum-exp of each score row. */
-typedef struct { const ck_tensor *qkv; ck_tensor *o, *lse; int32_t heads, width; } ck_attention;
+typedef struct {
+    const ck_tensor *qkv;
+    ck_tensor *o, *lse;
+    int32_t heads, width;
+} ck_attention;
 void ck_op_attention(ck_program *, const ck_attention *);
-typedef struct { const ck_tensor *qkv, *o, *lse, *d_o; ck_tensor *dqkv; int32_t heads, width; } ck_attention_backward;
+typedef struct {
+    const ck_tensor *qkv, *o, *lse, *d_o;
+    ck_tensor *dqkv;
+    int32_t heads, width;
+} ck_attention_backward;
 void ck_op_attention_backward(ck_program *, const ck_attention_backward *);
 
 /* The dense MLP of pre-training: m = gelu(u); du = dm gelu'(u). */
-typedef struct { const ck_tensor *u; ck_tensor *m; int32_t ffn; } ck_gelu;
+typedef struct {
+    const ck_tensor *u;
+    ck_tensor *m;
+    int32_t ffn;
+} ck_gelu;
 void ck_op_gelu(ck_program *, const ck_gelu *);
-typedef struct { const ck_tensor *u, *dm; ck_tensor *du; int32_t ffn; } ck_gelu_backward;
+typedef struct {
+    const ck_tensor *u, *dm;
+    ck_tensor *du;
+    int32_t ffn;
+} ck_gelu_backward;
 void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
 
 /* Tied head and cross-entropy, fused: logits = x wte^T exist for a few rows at a time only.
@@ -231,9 +273,14 @@ void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
  * dx (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens);
  * with wte_gradient >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
 typedef struct {
-    const ck_tensor *x; ck_tensor *dx; const float *wte; float *loss; int32_t *correct; /* [max_sequences] backend memory; correct may be NULL */
-    float *logits;                                          /* NULL, or [max_tokens, V] backend memory: tests only */
-    int32_t width, vocabulary; int64_t wte_gradient;
+    const ck_tensor *x;
+    ck_tensor *dx;
+    const float *wte;
+    float *loss;
+    int32_t *correct; /* [max_sequences] backend memory; correct may be NULL */
+    float *logits;    /* NULL, or [max_tokens, V] backend memory: tests only */
+    int32_t width, vocabulary;
+    int64_t wte_gradient;
 } ck_head;
 void ck_op_head(ck_program *, const ck_head *);
 
@@ -242,22 +289,34 @@ void ck_op_head(ck_program *, const ck_head *);
 typedef enum { CK_LORA_QKV, CK_LORA_OUT } ck_attention_lora;
 
 /* h = x A^T, y += s h B. h [tokens, max ra]. */
-typedef struct { const ck_tensor *x; ck_tensor *h, *y; ck_attention_lora which; int32_t layer; } ck_lora;
+typedef struct {
+    const ck_tensor *x;
+    ck_tensor *h, *y;
+    ck_attention_lora which;
+    int32_t layer;
+} ck_lora;
 void ck_op_lora(ck_program *, const ck_lora *);
 /* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. */
-typedef struct { const ck_tensor *x, *h, *dy; ck_tensor *dx; ck_attention_lora which; int32_t layer; } ck_lora_backward;
+typedef struct {
+    const ck_tensor *x, *h, *dy;
+    ck_tensor *dx;
+    ck_attention_lora which;
+    int32_t layer;
+} ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (README, The mathematics).
- * zh [tokens, E + S]: raw logits then h = A1 x (E = the device's router rows, S its rank sum); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if not
- * chosen, columns >= E are 0. Ties: the lower index wins. */
+ * zh [tokens, E + S]: raw logits then h = A1 x (E = the device's router rows, S its rank sum); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
+ * not chosen, columns >= E are 0. Ties: the lower index wins. */
 typedef struct {
-    const ck_tensor *x; ck_tensor *zh, *gates; int32_t layer;
+    const ck_tensor *x;
+    ck_tensor *zh, *gates;
+    int32_t layer;
     /* Optional statistics, backend memory, [max_sequences, n_layers, CK_MAX_EXPERTS], NULL = not wanted: */
-    float *gate_sum;  /* sum over the sequence's tokens of w_e */
-    float *top1_count;/* tokens whose largest gate is e (the chosen expert with the largest logit) */
+    float *gate_sum;    /* sum over the sequence's tokens of w_e */
+    float *top1_count;  /* tokens whose largest gate is e (the chosen expert with the largest logit) */
     float *top_k_count; /* tokens that chose e: f_e of the load balance before normalisation */
-    float *p_sum;     /* sum over tokens of P_e (README, The mathematics, load balance) */
+    float *p_sum;       /* sum over tokens of P_e (README, The mathematics, load balance) */
     int32_t n_layers;
     /* Optional per-token record [max_tokens, n_layers, CK_MAX_EXPERTS] of the gates. */
     float *gate_record;
@@ -267,29 +326,47 @@ void ck_op_route(ck_program *, const ck_route *);
 /* U [tokens, F], zh, gates -> m [tokens, F], g [tokens, S].
  * CK_MIX_MLP:    u_e = U + s_e B1_e h_e, a_e = gelu(u_e), m = sum_e w_e a_e, g_e = A2_e a_e
  * CK_MIX_LINEAR: u = U + sum_e w_e s_e B1_e h_e, m = gelu(u), g_e = A2_e m */
-typedef struct { const ck_tensor *u, *zh, *gates; ck_tensor *m, *g; int32_t ffn, layer; } ck_expert_activation;
+typedef struct {
+    const ck_tensor *u, *zh, *gates;
+    ck_tensor *m, *g;
+    int32_t ffn, layer;
+} ck_expert_activation;
 void ck_op_expert_activation(ck_program *, const ck_expert_activation *);
 
 /* y += sum_e s_e w_e g_e B2_e. */
-typedef struct { const ck_tensor *g, *gates; ck_tensor *y; int32_t layer; } ck_expert_expand;
+typedef struct {
+    const ck_tensor *g, *gates;
+    ck_tensor *y;
+    int32_t layer;
+} ck_expert_expand;
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
 /* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e w_e g_e^T dy.
  * q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. */
-typedef struct { const ck_tensor *dy, *g, *gates; ck_tensor *q, *dw; const float *bias; int32_t layer; } ck_expert_expand_backward;
+typedef struct {
+    const ck_tensor *dy, *g, *gates;
+    ck_tensor *q, *dw;
+    const float *bias;
+    int32_t layer;
+} ck_expert_expand_backward;
 void ck_op_expert_expand_backward(ck_program *, const ck_expert_expand_backward *);
 
 /* dm = W_pr^T dy comes in (ck_op_linear_backward). Recomputes u_e, a_e. Out: du = sum_e du_e [tokens, F];
- * p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, S]; dw += <a_e, dm> (linear mix: <s B1 h_e, du>); dB1, dA2. du may alias dm. */
+ * p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, S]; dw += <a_e, dm> (linear mix: <s B1 h_e, du>); dB1, dA2. du is not dm. */
 typedef struct {
-    const ck_tensor *u, *zh, *gates, *dm, *q; ck_tensor *du, *p, *dw; int32_t ffn, layer;
+    const ck_tensor *u, *zh, *gates, *dm, *q;
+    ck_tensor *du, *p, *dw;
+    int32_t ffn, layer;
 } ck_expert_activation_backward;
 void ck_op_expert_activation_backward(ck_program *, const ck_expert_activation_backward *);
 
 /* dz = softmax/top-k backward of dw (+ load balance); dx = dz R + p A1 (accumulate: +=); dR = dz^T x; dA1 = p^T x.
  * K = 1 < E: dz_j = dw_i w_i ([j = i] - softmax(z)_j). */
 typedef struct {
-    const ck_tensor *x, *zh, *gates, *dw, *p; ck_tensor *dx; int32_t layer; bool accumulate;
+    const ck_tensor *x, *zh, *gates, *dw, *p;
+    ck_tensor *dx;
+    int32_t layer;
+    bool accumulate;
     const float *balance; /* NULL, or the coefficients made by ck_op_balance */
     int32_t n_layers;
 } ck_route_backward;
@@ -310,27 +387,42 @@ void ck_op_balance(ck_program *, const ck_balance *);
 
 /* ---- Parameter updates (outside programs) --------------------------------------------------------------------------- */
 
-typedef struct { float learning_rate, weight_decay, beta1, beta2, epsilon; int32_t step; } ck_adamw_hyper; /* step counts from 1 */
-
-/* A device's step: AdamW (decoupled decay, bias-corrected) on the groups in learn. The pack's router rows use hyper[1], all else hyper[0]. */
 typedef struct {
-    int64_t parameters, gradients; int32_t shape; uint32_t learn; ck_adamw_hyper hyper[2];
+    float learning_rate, weight_decay, beta1, beta2, epsilon;
+    int32_t step;
+} ck_adamw_hyper; /* step counts from 1 */
+
+/* A device's step: AdamW (decoupled decay, bias-corrected) on the groups in learn. The pack's router rows use hyper[1], all else hyper[0].
+ */
+typedef struct {
+    int64_t parameters, gradients;
+    int32_t shape;
+    uint32_t learn;
+    ck_adamw_hyper hyper[2];
 } ck_adamw_device;
-ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients,
-                           const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices);
+ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_shape *shapes,
+                           const ck_adamw_device *devices, int32_t n_devices);
 
 /* AdamW on plain ranges of one packed buffer (pre-training). */
-typedef struct { int64_t offset, count; float weight_decay; } ck_range;
-ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients,
-                          const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper);
+typedef struct {
+    int64_t offset, count;
+    float weight_decay;
+} ck_range;
+ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_range *ranges,
+                          int32_t n_ranges, const ck_adamw_hyper *hyper);
 
 /* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of range j in its
- * layout]; spread writes the packed values back to every member. Between the two a collective may add the packed buffers of several processes. */
+ * layout]; spread writes the packed values back to every member. Between the two a collective may add the packed buffers of several
+ * processes. */
 typedef struct {
-    int32_t n_members; const int64_t *members; const int32_t *layout; const float *weights; /* [n_members] host */
-    int32_t n_ranges; const int64_t *count;      /* [n_ranges] floats */
-    const int64_t *offset;                       /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
-    int64_t packed;                              /* first float of this group in the packed buffer */
+    int32_t n_members;
+    const int64_t *members;
+    const int32_t *layout;
+    const float *weights; /* [n_members] host */
+    int32_t n_ranges;
+    const int64_t *count;  /* [n_ranges] floats */
+    const int64_t *offset; /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
+    int64_t packed;        /* first float of this group in the packed buffer */
 } ck_group;
 ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed);
 ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed);

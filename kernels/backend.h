@@ -1,0 +1,125 @@
+/* backend.h - what a backend implements and what it gets: internal to kernels/.
+ *
+ * Recording (program.c) is the same for every backend: it validates descriptors, keeps them by value, and knows which activations
+ * cross a global op. A backend then places the activations and executes the list. One list of ops (CK_OPS) drives the enum, the union,
+ * and every backend's table, so an op that a backend forgot does not link. Gradients are written after the last global op only. */
+#ifndef COHORT_KERNELS_BACKEND_H
+#define COHORT_KERNELS_BACKEND_H
+
+#include "kernels.h"
+
+#define CK_LOCAL_OPS(X)                                                                                                                    \
+    X(embed)                                                                                                                               \
+    X(embed_backward)                                                                                                                      \
+    X(norm)                                                                                                                                \
+    X(norm_backward)                                                                                                                       \
+    X(linear)                                                                                                                              \
+    X(linear_backward)                                                                                                                     \
+    X(attention)                                                                                                                           \
+    X(attention_backward)                                                                                                                  \
+    X(gelu)                                                                                                                                \
+    X(gelu_backward)                                                                                                                       \
+    X(head)                                                                                                                                \
+    X(lora)                                                                                                                                \
+    X(lora_backward)                                                                                                                       \
+    X(route)                                                                                                                               \
+    X(route_backward)                                                                                                                      \
+    X(expert_activation)                                                                                                                   \
+    X(expert_activation_backward)                                                                                                          \
+    X(expert_expand)                                                                                                                       \
+    X(expert_expand_backward)
+#define CK_GLOBAL_OPS(X) X(balance)
+#define CK_OPS(X)        CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
+
+typedef enum {
+#define X(op) CK_OP_##op,
+    CK_OPS(X)
+#undef X
+        CK_OP_COUNT
+} ck_op_kind;
+
+typedef struct {
+    ck_op_kind kind;
+    union {
+#define X(op) ck_##op op;
+        CK_OPS(X)
+#undef X
+    } as;
+} ck_op;
+
+static inline bool ck_is_global(ck_op_kind kind) {
+    return kind == CK_OP_balance;
+}
+
+struct ck_tensor {
+    const char *name;
+    int32_t columns;
+    bool keep;                       /* stored for every sequence of the wave, not per worker */
+    int first_segment, last_segment; /* of its uses; segments are cut by global ops; -1: unused */
+    ck_program *program;
+    /* Set by the backend. Kept: [max_tokens, columns]. Else the backend's own placement, slot_stride floats a worker on the CPU. */
+    float *data;
+    int64_t slot_stride;
+    ck_tensor *next;
+};
+
+typedef struct ck_driver ck_driver;
+
+struct ck_backend {
+    const ck_driver *driver;
+    int threads;
+    size_t allocated_bytes;
+    char hardware[160];
+    char error[512];
+};
+
+struct ck_stream {
+    ck_backend *backend;
+};
+
+struct ck_program {
+    ck_backend *backend;
+    ck_capacity capacity;
+    ck_op *ops;
+    int n_ops, ops_capacity;
+    int segment; /* of the op being recorded */
+    ck_tensor *tensors;
+    bool finished;
+    ck_status status;
+    char error[256];
+    size_t bytes;
+    void *private_data; /* the backend's */
+};
+
+/* One backend. Functions report through ck_fail(). */
+struct ck_driver {
+    const char *name;
+    const char *(*unavailable)(void); /* NULL, or why not */
+    ck_status (*open)(int threads, ck_backend **out);
+    void (*close)(ck_backend *);
+    ck_status (*alloc)(ck_backend *, size_t bytes, void **out);
+    void (*free)(ck_backend *, void *);
+    ck_status (*copy)(ck_stream *, void *to, const void *from, size_t bytes); /* either side may be host memory */
+    ck_status (*zero)(ck_stream *, void *, size_t bytes);
+    ck_status (*wait)(ck_stream *);
+    size_t (*program_bytes)(const ck_program *); /* what program_place() will allocate */
+    ck_status (*program_place)(ck_program *);
+    void (*program_release)(ck_program *);
+    ck_status (*run)(ck_program *, ck_stream *, const ck_wave *);
+    ck_status (*adamw_devices)(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
+    ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
+    ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
+    ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
+    double (*sgemm_rate)(ck_backend *);
+};
+
+extern const ck_driver ck_cpu_driver;
+
+/* Records the message and returns the status; backend NULL: for ck_open(). */
+ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static inline int64_t ck_align(int64_t floats) {
+    return (floats + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
+}
+
+#endif

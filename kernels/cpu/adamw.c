@@ -1,0 +1,57 @@
+/* adamw.c - AdamW on packed parameters, decoupled decay (Loshchilov & Hutter, ICLR 2019, Algorithm 2):
+ *
+ *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = p - lr (decay p + (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps))
+ *
+ * 28 bytes a parameter: reads p, m, v, g, writes p, m, v.
+ */
+#include "cpu.h"
+
+#include <math.h>
+
+typedef struct {
+    float *parameters, *moment1, *moment2;
+    const float *gradients;
+} pack_view;
+
+static void update(pack_view view, int64_t at, int64_t gradient_at, int64_t count, const ck_adamw_hyper *hyper, float weight_decay) {
+    float *restrict p = view.parameters + at, *restrict m = view.moment1 + at, *restrict v = view.moment2 + at;
+    const float *restrict g = view.gradients + gradient_at;
+    float b1 = hyper->beta1, b2 = hyper->beta2, epsilon = hyper->epsilon, keep = 1.0f - hyper->learning_rate * weight_decay;
+    float rate = (float)(hyper->learning_rate / (1.0 - pow(hyper->beta1, hyper->step)));
+    float correction = (float)(1.0 / sqrt(1.0 - pow(hyper->beta2, hyper->step)));
+    for (int64_t i = 0; i < count; i++) {
+        float m_new = b1 * m[i] + (1.0f - b1) * g[i];
+        float v_new = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
+        m[i] = m_new;
+        v[i] = v_new;
+        p[i] = keep * p[i] - rate * m_new / (sqrtf(v_new) * correction + epsilon);
+    }
+}
+
+static void update_layer(pack_view view, const ck_shape *shape, const ck_adamw_device *device, int layer) {
+    int64_t start = layer * shape->layer_stride + shape->route, router = (int64_t)shape->router_rows * shape->width;
+    int64_t at = device->parameters + start, gradient_at = device->gradients + start;
+    if (device->learn & CK_LEARN_ROUTER) update(view, at, gradient_at, router, &device->hyper[1], device->hyper[1].weight_decay);
+    if (device->learn & CK_LEARN_EXPERTS) {
+        update(view, at + router, gradient_at + router, shape->layer_stride - router, &device->hyper[0], device->hyper[0].weight_decay);
+    }
+}
+
+ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
+                            const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices) {
+    pack_view view = {parameters, moment1, moment2, gradients};
+#pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
+    for (int d = 0; d < n_devices; d++) {
+        const ck_shape *shape = &shapes[devices[d].shape];
+        for (int layer = 0; layer < shape->n_layers; layer++) update_layer(view, shape, &devices[d], layer);
+    }
+    return CK_OK;
+}
+
+ck_status cpu_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
+                           const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
+    pack_view view = {parameters, moment1, moment2, gradients};
+#pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
+    for (int r = 0; r < n_ranges; r++) update(view, ranges[r].offset, ranges[r].offset, ranges[r].count, hyper, ranges[r].weight_decay);
+    return CK_OK;
+}

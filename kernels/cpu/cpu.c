@@ -1,0 +1,136 @@
+/* cpu.c - the CPU backend: OpenBLAS on one thread for products, OpenMP over sequences. */
+#include "cpu.h"
+#include "gemm.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* The size is kept in front of the block, so that freeing can account for it. */
+enum { HEADER_BYTES = 64 };
+
+static const char *cpu_unavailable(void) {
+    return NULL;
+}
+
+static void cpu_model(char *out, size_t size) {
+    snprintf(out, size, "unknown CPU");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (!file) return;
+    char line[256];
+    while (fgets(line, sizeof line, file)) {
+        if (strncmp(line, "model name", 10) != 0) continue;
+        const char *value = strchr(line, ':');
+        if (value) snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        break;
+    }
+    fclose(file);
+}
+
+static ck_status cpu_open(int threads, ck_backend **out) {
+    ck_backend *backend = calloc(1, sizeof *backend);
+    if (!backend) return ck_fail(NULL, CK_NO_MEMORY, "cannot allocate the CPU backend");
+    backend->driver = &ck_cpu_driver;
+    backend->threads = threads > 0 ? threads : omp_get_num_procs();
+    openblas_set_num_threads(1);
+    char model[64];
+    cpu_model(model, sizeof model);
+    snprintf(backend->hardware, sizeof backend->hardware, "%s, %d threads, %s", model, backend->threads, openblas_get_corename());
+    *out = backend;
+    return CK_OK;
+}
+
+static void cpu_close(ck_backend *backend) {
+    free(backend);
+}
+
+static ck_status cpu_alloc(ck_backend *backend, size_t bytes, void **out) {
+    size_t total = (bytes + HEADER_BYTES + 63) / 64 * 64;
+    char *block = total > bytes ? aligned_alloc(64, total) : NULL;
+    *out = NULL;
+    if (!block) return CK_NO_MEMORY;
+    memset(block, 0, total);
+    memcpy(block, &total, sizeof total);
+#pragma omp atomic
+    backend->allocated_bytes += total;
+    *out = block + HEADER_BYTES;
+    return CK_OK;
+}
+
+static void cpu_free(ck_backend *backend, void *memory) {
+    char *block = (char *)memory - HEADER_BYTES;
+    size_t total;
+    memcpy(&total, block, sizeof total);
+#pragma omp atomic
+    backend->allocated_bytes -= total;
+    free(block);
+}
+
+static ck_status cpu_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
+    (void)stream;
+    if (bytes) memcpy(to, from, bytes);
+    return CK_OK;
+}
+
+static ck_status cpu_zero(ck_stream *stream, void *memory, size_t bytes) {
+    (void)stream;
+    if (bytes) memset(memory, 0, bytes);
+    return CK_OK;
+}
+
+static ck_status cpu_wait(ck_stream *stream) {
+    (void)stream;
+    return CK_OK;
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Every worker multiplies its own 1024 x 1024 matrices; the best of several repetitions counts. */
+static double cpu_sgemm_rate(ck_backend *backend) {
+    enum { SIZE = 1024, REPETITIONS = 4 };
+    double best = 0;
+    size_t floats = 3 * (size_t)SIZE * SIZE;
+    float *memory = aligned_alloc(64, (size_t)backend->threads * floats * sizeof(float));
+    if (!memory) return 0;
+    for (size_t i = 0; i < (size_t)backend->threads * floats; i++) memory[i] = (float)(i % 13) * 0.1f;
+    for (int repetition = 0; repetition < REPETITIONS; repetition++) {
+        double start = seconds();
+#pragma omp parallel num_threads(backend->threads)
+        {
+            float *a = memory + (size_t)omp_get_thread_num() * floats;
+            gemm_nn(SIZE, SIZE, SIZE, 1, a, SIZE, a + SIZE * SIZE, SIZE, 0, a + 2 * SIZE * SIZE, SIZE);
+        }
+        double rate = 2.0 * SIZE * SIZE * SIZE * backend->threads / (seconds() - start);
+        if (rate > best) best = rate;
+    }
+    free(memory);
+    return best;
+}
+
+const ck_driver ck_cpu_driver = {
+    .name = "cpu",
+    .unavailable = cpu_unavailable,
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .copy = cpu_copy,
+    .zero = cpu_zero,
+    .wait = cpu_wait,
+    .program_bytes = cpu_program_bytes,
+    .program_place = cpu_program_place,
+    .program_release = cpu_program_release,
+    .run = cpu_run,
+    .adamw_devices = cpu_adamw_devices,
+    .adamw_ranges = cpu_adamw_ranges,
+    .group_sum = cpu_group_sum,
+    .group_spread = cpu_group_spread,
+    .sgemm_rate = cpu_sgemm_rate,
+};

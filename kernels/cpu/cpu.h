@@ -1,0 +1,72 @@
+/* cpu.h - what the ops of the CPU backend share.
+ *
+ * A local op is a function of (descriptor, block): one sequence, seen from one worker thread. All ops of a segment run on a sequence
+ * before the next one is touched, so activations live in the worker's L2 cache and exist once per worker.
+ *
+ * Gradients. The block's `gradients` is a pack of the device's shape: for a device's first sequence of the wave the device's own pack, for
+ * the others the worker's spare pack, which run.c adds in sequence order. Ops therefore *write* every range they own (never add to it),
+ * once per sequence. */
+#ifndef COHORT_KERNELS_CPU_H
+#define COHORT_KERNELS_CPU_H
+
+#include "backend.h"
+
+typedef struct {
+    const ck_wave *wave;
+    int sequence, worker;
+    int64_t first_token;
+    int32_t n_tokens;
+    int32_t counted; /* targets >= 0 of the loss mean this sequence belongs to: its device's, or the wave's without devices */
+    int device;      /* -1: the wave has no devices */
+    uint32_t learn;
+    const ck_shape *shape; /* NULL without devices, like the next two */
+    const float *pack;
+    float *gradients;      /* NULL if nothing is learned */
+    float *base_gradients; /* NULL unless pre-training */
+    float *scratch;        /* the worker's, scratch_floats of the program */
+    int32_t *fault_layer;  /* of this sequence; -1 = none */
+} cpu_block;
+
+typedef void (*cpu_local_op)(const void *descriptor, const cpu_block *block);
+
+#define X(op) void cpu_##op(const void *descriptor, const cpu_block *block);
+CK_LOCAL_OPS(X)
+#undef X
+void cpu_balance(const ck_balance *d, const ck_wave *wave);
+
+/* Rows of this block's sequence. */
+static inline float *cpu_rows(const ck_tensor *tensor, const cpu_block *block) {
+    return tensor->data + (tensor->keep ? block->first_token * tensor->columns : block->worker * tensor->slot_stride);
+}
+
+static inline const float *cpu_layer(const cpu_block *block, int layer) {
+    return block->pack + layer * block->shape->layer_stride;
+}
+
+static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
+    return block->gradients + layer * block->shape->layer_stride;
+}
+
+/* Rows of the MLP activation handled at once: the tile and its companions stay in L2. */
+static inline int cpu_tile_rows(int columns) {
+    int rows = 32768 / columns / 16 * 16;
+    return rows < 16 ? 16 : rows > 128 ? 128 : rows;
+}
+
+/* Scratch an op needs, floats a worker. */
+int64_t cpu_head_scratch(const ck_head *d);
+int64_t cpu_attention_scratch(int max_sequence_tokens);
+int64_t cpu_rank_space_scratch(int max_sequence_tokens); /* lora, route, expert_expand and their backward */
+int64_t cpu_expert_activation_scratch(int ffn);          /* forward and backward */
+
+ck_status cpu_program_place(ck_program *program);
+size_t cpu_program_bytes(const ck_program *program);
+void cpu_program_release(ck_program *program);
+ck_status cpu_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
+
+ck_status cpu_adamw_devices(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
+ck_status cpu_adamw_ranges(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
+ck_status cpu_group_sum(ck_stream *, const float *, const ck_group *, int32_t, float *);
+ck_status cpu_group_spread(ck_stream *, float *, const ck_group *, int32_t, const float *);
+
+#endif

@@ -1,0 +1,61 @@
+/* linear.c - frozen linears: 2 in out FLOPs a token forward, as many for dx and for dW. */
+#include "cpu.h"
+#include "gemm.h"
+
+#include <string.h>
+
+static void fill_row(float *restrict y, const float *restrict bias, const float *restrict residual, float scale, int out) {
+    if (residual) {
+        for (int i = 0; i < out; i++) y[i] = residual[i] + scale * bias[i];
+    } else {
+        for (int i = 0; i < out; i++) y[i] = scale * bias[i];
+    }
+}
+
+static float gate_sum(const float *gates) {
+    float sum = 0;
+    for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += gates[e];
+    return sum;
+}
+
+/* y starts as residual + c b; the product accumulates onto it. */
+void cpu_linear(const void *descriptor, const cpu_block *block) {
+    const ck_linear *d = descriptor;
+    const float *x = cpu_rows(d->x, block);
+    float *y = cpu_rows(d->y, block);
+    const float *residual = d->residual ? cpu_rows(d->residual, block) : NULL;
+    const float *gates = d->gates ? cpu_rows(d->gates, block) : NULL;
+    bool linear_mix = block->shape && block->shape->mix == CK_MIX_LINEAR;
+    for (int t = 0; t < block->n_tokens && d->bias; t++) {
+        const float *residual_row = residual ? residual + (int64_t)t * d->residual->columns : NULL;
+        float scale = gates && !linear_mix ? gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS) : 1.0f;
+        fill_row(y + (int64_t)t * d->y->columns, d->bias, residual_row, scale, d->out);
+    }
+    for (int t = 0; t < block->n_tokens && !d->bias && residual && residual != y; t++) {
+        memcpy(y + (int64_t)t * d->y->columns, residual + (int64_t)t * d->residual->columns, (size_t)d->out * sizeof(float));
+    }
+    float beta = d->bias || residual ? 1.0f : 0.0f;
+    gemm_nt(block->n_tokens, d->out, d->in, 1, x, d->x->columns, d->weight, d->in, beta, y, d->y->columns);
+}
+
+static void column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
+    memset(sums, 0, (size_t)out * sizeof(float));
+    for (int t = 0; t < n_tokens; t++) {
+        for (int i = 0; i < out; i++) sums[i] += dy[(int64_t)t * columns + i];
+    }
+}
+
+void cpu_linear_backward(const void *descriptor, const cpu_block *block) {
+    const ck_linear_backward *d = descriptor;
+    const float *dy = cpu_rows(d->dy, block);
+    if (d->dx) {
+        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, d->weight, d->in, d->accumulate ? 1.0f : 0.0f,
+                cpu_rows(d->dx, block), d->dx->columns);
+    }
+    if (!block->base_gradients) return;
+    if (d->weight_gradient >= 0) {
+        gemm_tn(d->out, d->in, block->n_tokens, 1, dy, d->dy->columns, cpu_rows(d->x, block), d->x->columns, 0,
+                block->base_gradients + d->weight_gradient, d->in);
+    }
+    if (d->bias_gradient >= 0) column_sums(dy, d->dy->columns, block->n_tokens, d->out, block->base_gradients + d->bias_gradient);
+}

@@ -1,0 +1,48 @@
+/* lora.c - unrouted LoRA of the attention linears, rank ra, per device:  h = x A^T,  y += s h B
+ * backward:  q = s dy B^T,  dx += q A,  dA = q^T x,  dB = s h^T dy.        4 ra (in + out) FLOPs a token forward. */
+#include "cpu.h"
+#include "gemm.h"
+
+typedef struct {
+    int rank, in, out;
+    float scale;
+    int64_t a, b;
+} factors;
+
+static factors factors_of(const ck_shape *shape, ck_attention_lora which, int layer) {
+    int64_t start = layer * shape->layer_stride;
+    bool qkv = which == CK_LORA_QKV;
+    return (factors){shape->attention_rank,
+                     shape->width,
+                     qkv ? 3 * shape->width : shape->width,
+                     shape->attention_scale,
+                     start + (qkv ? shape->qkv_a : shape->out_a),
+                     start + (qkv ? shape->qkv_b : shape->out_b)};
+}
+
+void cpu_lora(const void *descriptor, const cpu_block *block) {
+    const ck_lora *d = descriptor;
+    if (!block->shape || block->shape->attention_rank == 0) return;
+    factors f = factors_of(block->shape, d->which, d->layer);
+    float *h = cpu_rows(d->h, block);
+    gemm_nt(block->n_tokens, f.rank, f.in, 1, cpu_rows(d->x, block), d->x->columns, block->pack + f.a, f.in, 0, h, d->h->columns);
+    gemm_nn(block->n_tokens, f.out, f.rank, f.scale, h, d->h->columns, block->pack + f.b, f.out, 1, cpu_rows(d->y, block), d->y->columns);
+}
+
+void cpu_lora_backward(const void *descriptor, const cpu_block *block) {
+    const ck_lora_backward *d = descriptor;
+    if (!block->shape || block->shape->attention_rank == 0) return;
+    factors f = factors_of(block->shape, d->which, d->layer);
+    const float *dy = cpu_rows(d->dy, block);
+    float *q = block->scratch;
+    gemm_nt(block->n_tokens, f.rank, f.out, f.scale, dy, d->dy->columns, block->pack + f.b, f.out, 0, q, f.rank);
+    if (d->dx) gemm_nn(block->n_tokens, f.in, f.rank, 1, q, f.rank, block->pack + f.a, f.in, 1, cpu_rows(d->dx, block), d->dx->columns);
+    if (!(block->learn & CK_LEARN_EXPERTS)) return;
+    gemm_tn(f.rank, f.in, block->n_tokens, 1, q, f.rank, cpu_rows(d->x, block), d->x->columns, 0, block->gradients + f.a, f.in);
+    gemm_tn(f.rank, f.out, block->n_tokens, f.scale, cpu_rows(d->h, block), d->h->columns, dy, d->dy->columns, 0, block->gradients + f.b,
+            f.out);
+}
+
+int64_t cpu_rank_space_scratch(int max_sequence_tokens) {
+    return (int64_t)max_sequence_tokens * (CK_MAX_RANK_SUM + CK_MAX_EXPERTS);
+}

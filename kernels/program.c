@@ -1,0 +1,416 @@
+/* program.c - recording: checks descriptors, keeps them in order, and finds the activations that cross a global op. */
+#include "backend.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Life of a program ---- */
+
+ck_status ck_stream_create(ck_backend *backend, ck_stream **out) {
+    *out = malloc(sizeof **out);
+    if (!*out) return ck_fail(backend, CK_NO_MEMORY, "cannot allocate a stream");
+    (*out)->backend = backend;
+    return CK_OK;
+}
+
+void ck_stream_destroy(ck_stream *stream) {
+    free(stream);
+}
+
+ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out) {
+    *out = NULL;
+    if (capacity->max_sequences < 1 || capacity->max_sequence_tokens < 1 || capacity->max_tokens < capacity->max_sequence_tokens) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a program needs room for at least one sequence (%d sequences, %d tokens, longest %d)",
+                       capacity->max_sequences, capacity->max_tokens, capacity->max_sequence_tokens);
+    }
+    ck_program *program = calloc(1, sizeof *program);
+    if (!program) return ck_fail(backend, CK_NO_MEMORY, "cannot allocate a program");
+    program->backend = backend;
+    program->capacity = *capacity;
+    *out = program;
+    return CK_OK;
+}
+
+void ck_program_destroy(ck_program *program) {
+    if (!program) return;
+    if (program->finished) program->backend->driver->program_release(program);
+    for (ck_tensor *tensor = program->tensors, *next; tensor; tensor = next) {
+        next = tensor->next;
+        free(tensor);
+    }
+    free(program->ops);
+    free(program);
+}
+
+static void __attribute__((format(printf, 2, 3))) refuse(ck_program *program, const char *format, ...) {
+    if (program->status) return; /* the first error is the one that explains */
+    program->status = CK_BAD_ARGUMENT;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(program->error, sizeof program->error, format, arguments);
+    va_end(arguments);
+}
+
+static void settle_keeping(ck_program *program) {
+    for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
+        if (tensor->first_segment != tensor->last_segment) tensor->keep = true;
+    }
+}
+
+size_t ck_program_bytes(const ck_program *program) {
+    settle_keeping((ck_program *)program);
+    return program->finished ? program->bytes : program->backend->driver->program_bytes(program);
+}
+
+ck_status ck_program_finish(ck_program *program) {
+    if (program->status) return ck_fail(program->backend, program->status, "%s", program->error);
+    if (program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is finished already");
+    settle_keeping(program);
+    ck_status status = program->backend->driver->program_place(program);
+    program->finished = status == CK_OK;
+    return status;
+}
+
+/* ---- Activations ---- */
+
+static ck_tensor nowhere = {.name = "no memory", .columns = 1 << 30};
+
+ck_tensor *ck_activation(ck_program *program, int32_t columns, const char *name) {
+    if (columns < 0) refuse(program, "activation %s cannot have %d columns", name, columns);
+    ck_tensor *tensor = calloc(1, sizeof *tensor);
+    if (!tensor) {
+        refuse(program, "no memory for activation %s", name);
+        return &nowhere;
+    }
+    *tensor = (ck_tensor){.name = name,
+                          .columns = columns < 1 ? 1 : columns,
+                          .first_segment = -1,
+                          .last_segment = -1,
+                          .program = program,
+                          .next = program->tensors};
+    program->tensors = tensor;
+    return tensor;
+}
+
+void ck_keep(ck_program *program, ck_tensor *tensor) {
+    if (program->finished) refuse(program, "activation %s can only be kept before the program is finished", tensor->name);
+    tensor->keep = true;
+}
+
+/* ---- Recording ---- */
+
+static ck_op *append(ck_program *program, ck_op_kind kind) {
+    static ck_op discarded;
+    if (program->finished) refuse(program, "an op was recorded after the program was finished");
+    if (program->n_ops == program->ops_capacity) {
+        int capacity = program->ops_capacity ? 2 * program->ops_capacity : 64;
+        ck_op *grown = realloc(program->ops, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            refuse(program, "no memory for %d ops", capacity);
+            return &discarded;
+        }
+        program->ops = grown;
+        program->ops_capacity = capacity;
+    }
+    ck_op *op = &program->ops[program->n_ops++];
+    memset(op, 0, sizeof *op);
+    op->kind = kind;
+    if (ck_is_global(kind)) program->segment++;
+    return op;
+}
+
+/* Notes a use of the activation and checks its width. */
+static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, int64_t columns) {
+    if (!tensor) {
+        refuse(program, "%s: %s is missing", op, field);
+        return;
+    }
+    if (tensor != &nowhere && tensor->program != program)
+        refuse(program, "%s: %s (%s) belongs to another program", op, field, tensor->name);
+    if (tensor->columns < columns)
+        refuse(program, "%s: %s (%s) has %d columns, needs %lld", op, field, tensor->name, tensor->columns, (long long)columns);
+    ck_tensor *used = (ck_tensor *)tensor;
+    if (used->first_segment < 0) used->first_segment = program->segment;
+    used->last_segment = program->segment;
+}
+
+static void use_optional(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, int64_t columns) {
+    if (tensor) use(program, op, tensor, field, columns);
+}
+
+static void positive(ck_program *program, const char *op, const char *field, int64_t value) {
+    if (value < 1) refuse(program, "%s: %s must be at least 1, not %lld", op, field, (long long)value);
+}
+
+static void present(ck_program *program, const char *op, const char *field, const void *pointer) {
+    if (!pointer) refuse(program, "%s: %s is missing", op, field);
+}
+
+static void gradient_range(ck_program *program, const char *op, int64_t offset, int64_t count) {
+    if (offset >= 0 && offset + count > program->capacity.base_pack) {
+        refuse(program, "%s: a gradient of %lld floats at %lld does not fit the base pack of %lld", op, (long long)count, (long long)offset,
+               (long long)program->capacity.base_pack);
+    }
+}
+
+#define RECORD(op)                                                                                                                         \
+    static void check_##op(ck_program *program, const ck_##op *d);                                                                         \
+    void ck_op_##op(ck_program *program, const ck_##op *d) {                                                                               \
+        append(program, CK_OP_##op)->as.op = *d;                                                                                           \
+        check_##op(program, d);                                                                                                            \
+    }                                                                                                                                      \
+    static void check_##op(ck_program *program, const ck_##op *d)
+
+#define USE(op, field, columns)          use(program, #op, d->field, #field, columns)
+#define USE_OPTIONAL(op, field, columns) use_optional(program, #op, d->field, #field, columns)
+#define POSITIVE(op, field)              positive(program, #op, #field, d->field)
+#define PRESENT(op, field)               present(program, #op, #field, d->field)
+
+RECORD(embed) {
+    POSITIVE(embed, width);
+    PRESENT(embed, wte);
+    PRESENT(embed, wpe);
+    USE(embed, x, d->width);
+}
+
+RECORD(embed_backward) {
+    POSITIVE(embed_backward, width);
+    POSITIVE(embed_backward, vocabulary);
+    if (program->capacity.max_sequence_tokens > d->positions)
+        refuse(program, "embed_backward: sequences are longer than %d positions", d->positions);
+    gradient_range(program, "embed_backward", d->wte_gradient, (int64_t)d->vocabulary * d->width);
+    gradient_range(program, "embed_backward", d->wpe_gradient, (int64_t)d->positions * d->width);
+    if (d->wte_gradient < 0 || d->wpe_gradient < 0) refuse(program, "embed_backward: both gradients are needed");
+    USE(embed_backward, dx, d->width);
+}
+
+RECORD(norm) {
+    POSITIVE(norm, width);
+    PRESENT(norm, gain);
+    PRESENT(norm, bias);
+    USE(norm, x, d->width);
+    USE(norm, y, d->width);
+    USE(norm, stats, 2);
+}
+
+RECORD(norm_backward) {
+    POSITIVE(norm_backward, width);
+    PRESENT(norm_backward, gain);
+    USE(norm_backward, x, d->width);
+    USE(norm_backward, stats, 2);
+    USE(norm_backward, dy, d->width);
+    USE(norm_backward, dx, d->width);
+    gradient_range(program, "norm_backward", d->gain_gradient, d->width);
+    gradient_range(program, "norm_backward", d->bias_gradient, d->width);
+}
+
+RECORD(linear) {
+    POSITIVE(linear, in);
+    POSITIVE(linear, out);
+    PRESENT(linear, weight);
+    USE(linear, x, d->in);
+    USE(linear, y, d->out);
+    USE_OPTIONAL(linear, residual, d->out);
+    USE_OPTIONAL(linear, gates, CK_MAX_EXPERTS);
+    if (d->x == d->y) refuse(program, "linear: x and y are the same activation");
+}
+
+RECORD(linear_backward) {
+    POSITIVE(linear_backward, in);
+    POSITIVE(linear_backward, out);
+    USE(linear_backward, dy, d->out);
+    USE_OPTIONAL(linear_backward, dx, d->in);
+    if (d->dx) PRESENT(linear_backward, weight);
+    if (d->weight_gradient >= 0) USE(linear_backward, x, d->in);
+    gradient_range(program, "linear_backward", d->weight_gradient, (int64_t)d->in * d->out);
+    gradient_range(program, "linear_backward", d->bias_gradient, d->out);
+}
+
+static void check_heads(ck_program *program, const char *op, int32_t heads, int32_t width) {
+    if (heads < 1 || width < 1 || width % heads != 0) refuse(program, "%s: %d heads do not divide width %d", op, heads, width);
+}
+
+RECORD(attention) {
+    check_heads(program, "attention", d->heads, d->width);
+    USE(attention, qkv, 3 * (int64_t)d->width);
+    USE(attention, o, d->width);
+    USE(attention, lse, d->heads);
+}
+
+RECORD(attention_backward) {
+    check_heads(program, "attention_backward", d->heads, d->width);
+    USE(attention_backward, qkv, 3 * (int64_t)d->width);
+    USE(attention_backward, o, d->width);
+    USE(attention_backward, lse, d->heads);
+    USE(attention_backward, d_o, d->width);
+    USE(attention_backward, dqkv, 3 * (int64_t)d->width);
+}
+
+RECORD(gelu) {
+    POSITIVE(gelu, ffn);
+    USE(gelu, u, d->ffn);
+    USE(gelu, m, d->ffn);
+}
+
+RECORD(gelu_backward) {
+    POSITIVE(gelu_backward, ffn);
+    USE(gelu_backward, u, d->ffn);
+    USE(gelu_backward, dm, d->ffn);
+    USE(gelu_backward, du, d->ffn);
+}
+
+RECORD(head) {
+    POSITIVE(head, width);
+    POSITIVE(head, vocabulary);
+    PRESENT(head, wte);
+    PRESENT(head, loss);
+    USE(head, x, d->width);
+    USE_OPTIONAL(head, dx, d->width);
+    gradient_range(program, "head", d->wte_gradient, (int64_t)d->vocabulary * d->width);
+}
+
+RECORD(lora) {
+    USE(lora, x, 1);
+    USE(lora, h, 1);
+    USE(lora, y, 1);
+}
+
+RECORD(lora_backward) {
+    USE(lora_backward, x, 1);
+    USE(lora_backward, h, 1);
+    USE(lora_backward, dy, 1);
+    USE_OPTIONAL(lora_backward, dx, 1);
+}
+
+RECORD(route) {
+    USE(route, x, 1);
+    USE(route, zh, 1);
+    USE(route, gates, CK_MAX_EXPERTS);
+    if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) && d->layer >= d->n_layers)) {
+        refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
+    }
+}
+
+RECORD(route_backward) {
+    USE(route_backward, x, 1);
+    USE(route_backward, zh, 1);
+    USE(route_backward, gates, CK_MAX_EXPERTS);
+    USE(route_backward, dw, CK_MAX_EXPERTS);
+    USE(route_backward, p, 1);
+    USE_OPTIONAL(route_backward, dx, 1);
+}
+
+RECORD(expert_activation) {
+    POSITIVE(expert_activation, ffn);
+    USE(expert_activation, u, d->ffn);
+    USE(expert_activation, zh, 1);
+    USE(expert_activation, gates, CK_MAX_EXPERTS);
+    USE(expert_activation, m, d->ffn);
+    USE(expert_activation, g, 1);
+    if (d->u == d->m) refuse(program, "expert_activation: u and m are the same activation");
+}
+
+RECORD(expert_activation_backward) {
+    POSITIVE(expert_activation_backward, ffn);
+    USE(expert_activation_backward, u, d->ffn);
+    USE(expert_activation_backward, zh, 1);
+    USE(expert_activation_backward, gates, CK_MAX_EXPERTS);
+    USE(expert_activation_backward, dm, d->ffn);
+    USE(expert_activation_backward, q, 1);
+    USE(expert_activation_backward, du, d->ffn);
+    USE(expert_activation_backward, p, 1);
+    USE(expert_activation_backward, dw, CK_MAX_EXPERTS);
+    if (d->du == d->dm || d->du == d->u) refuse(program, "expert_activation_backward: du must be an activation of its own");
+}
+
+RECORD(expert_expand) {
+    USE(expert_expand, g, 1);
+    USE(expert_expand, gates, CK_MAX_EXPERTS);
+    USE(expert_expand, y, 1);
+}
+
+RECORD(expert_expand_backward) {
+    USE(expert_expand_backward, dy, 1);
+    USE(expert_expand_backward, g, 1);
+    USE(expert_expand_backward, gates, CK_MAX_EXPERTS);
+    USE(expert_expand_backward, q, 1);
+    USE(expert_expand_backward, dw, CK_MAX_EXPERTS);
+}
+
+RECORD(balance) {
+    POSITIVE(balance, n_layers);
+    PRESENT(balance, top_k_count);
+    PRESENT(balance, p_sum);
+    PRESENT(balance, coefficient);
+    PRESENT(balance, value);
+}
+
+/* ---- Access from the host ---- */
+
+static ck_status readable(const ck_tensor *tensor, int64_t n_tokens) {
+    ck_program *program = tensor->program;
+    if (!program->finished || !tensor->keep) {
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "activation %s is not kept: call ck_keep() before ck_program_finish()",
+                       tensor->name);
+    }
+    if (n_tokens > program->capacity.max_tokens)
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "%lld tokens exceed the program's capacity", (long long)n_tokens);
+    return CK_OK;
+}
+
+ck_status ck_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
+    ck_status status = readable(tensor, n_tokens);
+    if (status) return status;
+    return ck_download(stream, host, tensor->data, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+}
+
+ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
+    ck_status status = readable(tensor, n_tokens);
+    if (status) return status;
+    return ck_upload(stream, tensor->data, host, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+}
+
+/* ---- Running ---- */
+
+static ck_status wave_problem(const ck_program *program, const ck_wave *wave) {
+    ck_backend *backend = program->backend;
+    const ck_capacity *capacity = &program->capacity;
+    if (!program->finished) return ck_fail(backend, CK_BAD_ARGUMENT, "the program is not finished");
+    if (wave->n_sequences > capacity->max_sequences) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %d sequences exceeds the program's %d", wave->n_sequences,
+                       capacity->max_sequences);
+    }
+    if (wave->first_token[wave->n_sequences] > capacity->max_tokens) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %lld tokens exceeds the program's %d",
+                       (long long)wave->first_token[wave->n_sequences], capacity->max_tokens);
+    }
+    for (int s = 0; s < wave->n_sequences; s++) {
+        int64_t tokens = wave->first_token[s + 1] - wave->first_token[s];
+        if (tokens < 1 || tokens > capacity->max_sequence_tokens) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "sequence %d has %lld tokens; 1 to %d are possible", s, (long long)tokens,
+                           capacity->max_sequence_tokens);
+        }
+    }
+    for (int i = 0; i < wave->n_devices; i++) {
+        const ck_wave_device *device = &wave->devices[i];
+        if (device->shape < 0 || device->shape >= wave->n_shapes)
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no shape", i);
+        if (wave->first_sequence[i + 1] <= wave->first_sequence[i])
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
+        if (device->learn && (!wave->gradients || wave->shapes[device->shape].total > capacity->max_pack)) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d", i);
+        }
+    }
+    if (wave->n_devices && wave->first_sequence[wave->n_devices] != wave->n_sequences) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "the devices' sequences do not cover the wave");
+    }
+    return CK_OK;
+}
+
+ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
+    if (wave->n_sequences == 0) return CK_OK;
+    ck_status status = wave_problem(program, wave);
+    return status ? status : program->backend->driver->run(program, stream, wave);
+}

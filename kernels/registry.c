@@ -1,0 +1,121 @@
+/* registry.c - the list of backends, and the calls that only forward to one. */
+#include "backend.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const ck_driver *const drivers[] = {&ck_cpu_driver};
+enum { N_DRIVERS = sizeof drivers / sizeof drivers[0] };
+
+/* A backend that this build lacks still explains itself. */
+static ck_backend_info infos[N_DRIVERS + 1];
+static _Thread_local char open_error[512] = "";
+
+ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(backend ? backend->error : open_error, sizeof open_error, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+const ck_backend_info *ck_backends(int *count) {
+    for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
+    infos[N_DRIVERS] = (ck_backend_info){"cuda", "this build has no CUDA backend"};
+    *count = N_DRIVERS + 1;
+    return infos;
+}
+
+ck_status ck_open(const char *name, int threads, ck_backend **out) {
+    *out = NULL;
+    if (threads < 0 || threads > 1024)
+        return ck_fail(NULL, CK_BAD_ARGUMENT, "threads must be between 0 (one per core) and 1024, not %d", threads);
+    for (int i = 0; i < N_DRIVERS; i++) {
+        const char *reason = drivers[i]->unavailable();
+        bool automatic = strcmp(name, "auto") == 0;
+        if (automatic && !reason) return drivers[i]->open(threads, out);
+        if (strcmp(name, drivers[i]->name) != 0) continue;
+        if (reason) return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", name, reason);
+        return drivers[i]->open(threads, out);
+    }
+    int count;
+    const ck_backend_info *known = ck_backends(&count);
+    for (int i = 0; i < count; i++) {
+        if (strcmp(name, known[i].name) == 0)
+            return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", name, known[i].unavailable);
+    }
+    return ck_fail(NULL, CK_UNAVAILABLE, "there is no backend '%s'; use auto, cpu or cuda", name);
+}
+
+void ck_close(ck_backend *backend) {
+    if (backend) backend->driver->close(backend);
+}
+
+const char *ck_name(const ck_backend *backend) {
+    return backend->driver->name;
+}
+
+const char *ck_hardware(const ck_backend *backend) {
+    return backend->hardware;
+}
+
+int ck_threads(const ck_backend *backend) {
+    return backend->threads;
+}
+
+const char *ck_last_error(const ck_backend *backend) {
+    return backend ? backend->error : open_error;
+}
+
+size_t ck_allocated_bytes(const ck_backend *backend) {
+    return backend->allocated_bytes;
+}
+
+ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out) {
+    ck_status status = backend->driver->alloc(backend, bytes, out);
+    if (status) return ck_fail(backend, status, "cannot allocate %.1f MiB for %s", (double)bytes / 1048576.0, what);
+    return CK_OK;
+}
+
+void ck_free(ck_backend *backend, void *memory) {
+    if (memory) backend->driver->free(backend, memory);
+}
+
+ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
+    return stream->backend->driver->copy(stream, to, host, bytes);
+}
+
+ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
+    return stream->backend->driver->copy(stream, host, from, bytes);
+}
+
+ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes) {
+    return stream->backend->driver->zero(stream, memory, bytes);
+}
+
+ck_status ck_wait(ck_stream *stream) {
+    return stream->backend->driver->wait(stream);
+}
+
+ck_status ck_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
+                           const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices) {
+    return stream->backend->driver->adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices);
+}
+
+ck_status ck_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
+                          const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
+    return stream->backend->driver->adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper);
+}
+
+ck_status ck_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed) {
+    return stream->backend->driver->group_sum(stream, parameters, groups, n_groups, packed);
+}
+
+ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed) {
+    return stream->backend->driver->group_spread(stream, parameters, groups, n_groups, packed);
+}
+
+double ck_sgemm_rate(ck_backend *backend) {
+    return backend->driver->sgemm_rate(backend);
+}
