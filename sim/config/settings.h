@@ -1,5 +1,5 @@
 /* settings.h - what a configuration says, resolved: defaults applied, populations expanded over their seeds.
- * Produced by settings_load() from one table of keys (settings.c); see `cohort help settings` for the reference page. */
+ * Produced by settings_load() from one table of keys (table.c); see `cohort help settings` for the reference page. */
 #ifndef COHORT_SETTINGS_H
 #define COHORT_SETTINGS_H
 
@@ -19,12 +19,12 @@ typedef struct {
     char *checkpoint; /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
-        char *text;      /* folder of shards, or "synthetic": all topics in equal parts */
-        int64_t tokens;  /* training tokens seen in total; 0: random weights, no pre-training */
-        int batch;       /* sequences a step */
-        int sequence;    /* 0: data.sequence */
+        char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
+        int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */
+        int batch;      /* sequences a step */
+        int sequence;   /* 0: data.sequence */
         double learning_rate, weight_decay;
-        int warmup;      /* steps */
+        int warmup; /* steps */
         uint64_t seed;
     } pretrain;
 } base_settings;
@@ -34,21 +34,24 @@ typedef struct {
     data_split split;          /* out_of_distribution: valid and test are a uniform mixture of all sources */
     int64_t tokens_per_device; /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
-    int sequence;              /* tokens of a window (targets are shifted by one) */
-    char *windows;             /* NULL, or a file of window offsets that replaces sampling */
+    int sequence;                                            /* tokens of a window (targets are shifted by one) */
+    char *windows;                                           /* NULL, or a file of window offsets that replaces sampling */
     struct {
         int topics, vocabulary;
-        int branching;         /* successors each state can reach: entropy <= ln(branching) */
-        double purity;         /* share of a device's text that comes from its own topic, the rest uniform over topics */
+        int branching; /* successors each state can reach: entropy <= ln(branching) */
+        double purity; /* share of a device's text that comes from its own topic, the rest uniform over topics */
         uint64_t seed;
     } synthetic;
 } data_settings;
 
 typedef struct {
-    int batch;              /* windows a device and step */
+    int batch;                                       /* windows a device and step */
     double learning_rate, final_learning_rate_ratio; /* cosine from lr to ratio * lr over rounds * local_steps */
     double weight_decay, beta1, beta2, epsilon;
-    struct { int every, steps, batch; double learning_rate, weight_decay; } router; /* batch 0: train.batch; lr 0: train.learning_rate */
+    struct {
+        int every, steps, batch;
+        double learning_rate, weight_decay;
+    } router; /* batch 0: train.batch; lr 0: train.learning_rate */
 } train_settings;
 
 typedef struct {
@@ -61,32 +64,37 @@ typedef struct {
 
 /* One population after expansion: one method, one seed. */
 typedef struct {
-    char *name;        /* as written; populations of several seeds share it */
-    char *method;      /* a name of methods/method.h, validated by the caller */
+    char *name;   /* as written; populations of several seeds share it */
+    char *method; /* a name of methods/method.h, validated by the caller */
     uint64_t seed;
     int devices;
-    int generalists, specialists;      /* per device, where the list below is empty; -1: the method's default */
-    int n_specialists_list; int *specialists_list; /* [devices], or 0 entries */
+    int generalists, specialists; /* per device, where the list below is empty; -1: the method's default */
+    int n_specialists_list;
+    int *specialists_list; /* [devices], or 0 entries */
     int rank, attention_rank;
     experts_settings experts;
     train_settings train;
     data_settings data;
-    int line;          /* where the configuration declares it */
+    int line; /* where the configuration declares it */
 } population_settings;
 
 typedef struct {
-    char *file;        /* the configuration's path, for messages */
+    char *file; /* the configuration's path, for messages */
     uint64_t seed;
-    char *backend;     /* auto, cpu, cuda */
-    int threads;       /* 0: one per core */
-    int wave_tokens;   /* most tokens processed together; 0: chosen from the memory plan */
-    char *adapters;    /* NULL, or a folder that replaces random initialisation */
+    char *backend;           /* auto, cpu, cuda */
+    int threads;             /* 0: one per core */
+    int wave_tokens;         /* most tokens processed together; 0: chosen from the memory plan */
+    char *adapters;          /* NULL, or a folder that replaces random initialisation */
     int rounds, local_steps; /* the same for all populations: they share waves */
-    struct { int every, windows; } evaluate; /* rounds between evaluations (the last round always is one), test windows a device */
-    struct { int routing_windows; } trace;   /* windows whose tokens and gates are recorded at each evaluation */
-    int checkpoint_every;                    /* rounds between checkpoints */
+    struct {
+        int every, windows;
+    } evaluate; /* rounds between evaluations (the last round always is one), test windows a device */
+    struct {
+        int routing_windows;
+    } trace;              /* windows whose tokens and gates are recorded at each evaluation */
+    int checkpoint_every; /* rounds between checkpoints */
     base_settings base;
-    data_settings data;      /* defaults of the populations */
+    data_settings data; /* defaults of the populations */
     int n_populations;
     population_settings *populations;
 } settings;
@@ -98,9 +106,11 @@ void settings_destroy(settings *s);
 
 /* The resolved configuration as YAML (malloc'd): settings_load() of it gives equal settings. */
 char *settings_to_yaml(const settings *s);
-/* A 64-hex-digit hash of what determines the base's weights (cache key), and of everything that determines a run's numbers. */
-void settings_base_hash(const settings *s, char out[65]);
-void settings_hash(const settings *s, char out[65]);
+/* 32 hex digits (XXH3-128) of what determines the base's weights (cache key), and of everything that determines a run's numbers (not
+ * the file's name, threads, backend, wave_tokens or checkpoint.every). Paths count by what lies there, not by their names. */
+enum { SETTINGS_HASH_BYTES = 33 };
+void settings_base_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);
+void settings_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);
 /* Reference page of all keys as Markdown, generated from the table (malloc'd). */
 char *settings_reference(void);
 

@@ -1,0 +1,221 @@
+/* check.c - what keys must satisfy together. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/nearest.h"
+#include "config/populations.h"
+#include "kernels.h"
+#include "methods/method.h"
+
+/* ---- A population ---- */
+
+static void report(const level *of, const char *path, const char *message) {
+    char label[MAX_KEY];
+    snprintf(label, sizeof label, "%s%s", of->label, path);
+    problem_at(of->list, level_place(of, path), label, "%s", message);
+}
+
+static void check_name(const level *of) {
+    const char *name = of->defaults->name;
+    char message[256];
+    if (!name) return;
+    size_t good = 0;
+    while (isalnum((unsigned char)name[good]) || (name[good] && strchr("._-", name[good]))) good++;
+    if (name[good] == '\0' && good <= 64) return;
+    snprintf(message, sizeof message, "'%.80s' is no name; use at most 64 letters, digits, dots, dashes and underscores", name);
+    report(of, "name", message);
+}
+
+static void check_method(const level *of) {
+    const char *name = of->defaults->method;
+    const char *names[64];
+    char message[512];
+    int count = 0;
+    if (!name || method_find(name)) return;
+    const method *const *methods = method_list(&count);
+    if (count > 64) count = 64;
+    for (int i = 0; i < count; i++) names[i] = methods[i]->name;
+    const char *near = nearest_word(name, names, count);
+    int used = snprintf(message, sizeof message, "'%.80s' is no method; ", name);
+    if (near) used += snprintf(message + used, sizeof message - (size_t)used, "did you mean %s? ", near);
+    snprintf(message + used, sizeof message - (size_t)used, "`cohort help methods` lists them");
+    report(of, "method", message);
+}
+
+static void check_experts(const level *of, int specialists, int device) {
+    const population_settings *p = of->defaults;
+    char message[256], who[48] = "a device";
+    int experts = p->generalists + specialists;
+    if (device >= 0) snprintf(who, sizeof who, "device %d", device);
+    if (experts < 1 || experts > CK_MAX_EXPERTS) {
+        snprintf(message, sizeof message, "%s has %d experts (%d generalists + %d specialists); it must have 1 to %d", who, experts,
+                 p->generalists, specialists, CK_MAX_EXPERTS);
+        report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
+    } else if (experts * p->rank > CK_MAX_RANK_SUM) {
+        snprintf(message, sizeof message, "the ranks of the %d experts of %s sum to %d; the sum must be at most %d", experts, who,
+                 experts * p->rank, CK_MAX_RANK_SUM);
+        report(of, level_has(of, "rank") ? "rank" : "experts.rank", message);
+    }
+}
+
+static void check_specialists(const level *of) {
+    const population_settings *p = of->defaults;
+    char message[256];
+    if (p->generalists < 0 || p->specialists < 0) return; /* without a method there is no default */
+    if (p->n_specialists_list == 0) {
+        check_experts(of, p->specialists, -1);
+        return;
+    }
+    if (p->devices > 0 && p->n_specialists_list != p->devices) {
+        snprintf(message, sizeof message, "the list has %d entries for %d devices; write one for each device, or a single number",
+                 p->n_specialists_list, p->devices);
+        report(of, "specialists", message);
+    }
+    for (int i = 0; i < p->n_specialists_list; i++) check_experts(of, p->specialists_list[i], i);
+}
+
+static void check_tokens(const level *of, const char *path, int64_t tokens) {
+    char message[256];
+    int sequence = of->defaults->data.sequence;
+    if (tokens == 0 || tokens > sequence) return;
+    snprintf(message, sizeof message, "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
+             (long long)tokens, sequence, sequence + 1);
+    report(of, path, message);
+}
+
+static void check_data(const level *of) {
+    const data_settings *d = &of->defaults->data;
+    char message[256];
+    check_tokens(of, "data.tokens_per_device", d->tokens_per_device);
+    check_tokens(of, "data.valid_tokens_per_device", d->valid_tokens_per_device);
+    check_tokens(of, "data.test_tokens_per_device", d->test_tokens_per_device);
+    if (d->synthetic.branching <= d->synthetic.vocabulary) return;
+    snprintf(message, sizeof message, "%d ids cannot follow a state of a corpus with %d ids; it must be at most data.synthetic.vocabulary",
+             d->synthetic.branching, d->synthetic.vocabulary);
+    report(of, "data.synthetic.branching", message);
+}
+
+/* Keys a population did not write itself were checked once, at the top level. */
+static bool wrote_data(const level *of) {
+    static const char *const paths[] = {"data.tokens_per_device", "data.valid_tokens_per_device", "data.test_tokens_per_device",
+                                        "data.synthetic.vocabulary", "data.synthetic.branching"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (level_has(of, paths[i])) return true;
+    return false;
+}
+
+static bool is_synthetic(const char *corpus) {
+    return strcmp(corpus, "synthetic") == 0;
+}
+
+/* Every id of the corpus must be an id of the base. */
+static void check_vocabulary(const settings *s, const level *of) {
+    const data_settings *d = &of->defaults->data;
+    char message[256];
+    if (s->base.checkpoint || !is_synthetic(d->corpus) || d->synthetic.vocabulary <= s->base.vocabulary) return;
+    snprintf(message, sizeof message, "the corpus has %d ids, the base only %d; give base.vocabulary at least %d", d->synthetic.vocabulary,
+             s->base.vocabulary, d->synthetic.vocabulary);
+    report(of, "data.synthetic.vocabulary", message);
+}
+
+static void check_alias(const level *of) {
+    if (level_has(of, "rank") && level_has(of, "experts.rank"))
+        report(of, "rank", "is short for experts.rank, and both are written; keep one");
+}
+
+void check_population(const settings *s, const level *of) {
+    check_name(of);
+    check_method(of);
+    check_specialists(of);
+    check_alias(of);
+    if (wrote_data(of)) check_data(of);
+    check_vocabulary(s, of);
+}
+
+/* ---- The run ---- */
+
+static void check_shape(const settings *s, const level *top) {
+    char message[256];
+    if (s->base.width % s->base.heads != 0) {
+        snprintf(message, sizeof message,
+                 "%d heads do not divide the width %d; choose heads so that every head has width / heads dimensions", s->base.heads,
+                 s->base.width);
+        report(top, level_has(top, "base.heads") ? "base.heads" : "base.width", message);
+    }
+    if (top->defaults->data.sequence > s->base.context) {
+        snprintf(message, sizeof message, "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
+                 top->defaults->data.sequence, s->base.context);
+        report(top, level_has(top, "data.sequence") ? "data.sequence" : "base.context", message);
+    }
+    if (s->base.pretrain.sequence > s->base.context) {
+        snprintf(message, sizeof message, "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
+                 s->base.pretrain.sequence, s->base.context);
+        report(top, level_has(top, "base.pretrain.sequence") ? "base.pretrain.sequence" : "base.context", message);
+    }
+}
+
+static void check_pretraining_text(const settings *s, const level *top) {
+    const data_settings *d = &top->defaults->data;
+    char message[256];
+    bool needed = s->base.pretrain.tokens > 0 && is_synthetic(s->base.pretrain.text);
+    if (needed && !is_synthetic(d->corpus) && !level_has(top, "base.pretrain.text"))
+        report(top, "base.pretrain.text", "is missing, and data.corpus is real text; name the folder of shards the base is pre-trained on");
+    if (!needed || d->synthetic.vocabulary <= s->base.vocabulary) return;
+    snprintf(message, sizeof message, "%d ids are fewer than the %d of the synthetic text it is pre-trained on; give at least %d",
+             s->base.vocabulary, d->synthetic.vocabulary, d->synthetic.vocabulary);
+    report(top, "base.vocabulary", message);
+}
+
+static void check_checkpoint(const level *top) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++)
+        if (strncmp(rows[i].path, "base.", 5) == 0 && strcmp(rows[i].path, "base.checkpoint") != 0 && top->given[i].source)
+            report(top, rows[i].path, "the base comes from base.checkpoint, which says this itself; remove one of the two");
+}
+
+static int compare_populations(const void *a, const void *b) {
+    const population_settings *p = *(const population_settings *const *)a, *q = *(const population_settings *const *)b;
+    int names = strcmp(p->name ? p->name : "", q->name ? q->name : "");
+    if (names) return names;
+    if (p->seed != q->seed) return p->seed < q->seed ? -1 : 1;
+    return p < q ? -1 : 1;
+}
+
+/* A name and a seed are how results tell populations apart. */
+static void check_distinct(const settings *s, const level *top) {
+    if (s->n_populations < 2) return;
+    const population_settings **sorted = config_memory(calloc((size_t)s->n_populations, sizeof(population_settings *)));
+    for (int i = 0; i < s->n_populations; i++) sorted[i] = &s->populations[i];
+    qsort(sorted, (size_t)s->n_populations, sizeof *sorted, compare_populations);
+    for (int i = 1; i < s->n_populations; i++) {
+        const population_settings *p = sorted[i - 1], *q = sorted[i];
+        if (!p->name || !q->name || strcmp(p->name, q->name) != 0 || p->seed != q->seed) continue;
+        place where = {.source = top->where.source, .line = q->line};
+        problem_at(top->list, where, "populations", "'%s' with seed %llu is already in line %d; give one another name or seed", q->name,
+                   (unsigned long long)q->seed, p->line);
+    }
+    free(sorted);
+}
+
+static void check_devices(const settings *s, const level *top) {
+    int64_t devices = 0;
+    for (int i = 0; i < s->n_populations; i++) devices += s->populations[i].devices;
+    if (devices > INT32_MAX)
+        problem_at(top->list, top->where, "populations", "they have %lld devices together; there can be at most %d", (long long)devices,
+                   INT32_MAX);
+}
+
+void check_run(const settings *s, const level *top) {
+    check_data(top);
+    if (s->base.checkpoint)
+        check_checkpoint(top);
+    else {
+        check_shape(s, top);
+        check_pretraining_text(s, top);
+    }
+    check_distinct(s, top);
+    check_devices(s, top);
+}

@@ -1,0 +1,16 @@
+/* populations.h - the list `populations`: each entry starts from the run's defaults, and becomes one population for each seed. */
+#ifndef COHORT_POPULATIONS_H
+#define COHORT_POPULATIONS_H
+
+#include "config/walk.h"
+
+/* Appends to s->populations; top: the run's level, already walked. */
+void populations_read(settings *s, const level *top, const node *entries, problems *list);
+
+/* Checks of one population before expansion (check.c). */
+void check_population(const settings *s, const level *of);
+
+/* Checks of the run, and of populations against each other (check.c). */
+void check_run(const settings *s, const level *top);
+
+#endif

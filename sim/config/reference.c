@@ -1,0 +1,80 @@
+/* reference.c - the reference page of all settings, from the table. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/table.h"
+
+static const char PREFACE[] =
+    "# Settings\n\n"
+    "A configuration is one YAML file, a map of the keys below. Keys not written have the default; unknown and repeated keys are\n"
+    "refused. Whole numbers are digits (`1_000_000` is fine); paths are relative to the current directory. Any key can be set on\n"
+    "the command line: `--set train.rounds=5`, `--set populations.0.rank=4`.\n\n"
+    "    seed: 42\n"
+    "    base: {layers: 4, width: 128, heads: 4, pretrain: {text: synthetic, tokens: 5_000_000}}   # or {checkpoint: FOLDER}\n"
+    "    data: {corpus: synthetic, tokens_per_device: 40_000, sequence: 128}\n"
+    "    train: {rounds: 20, local_steps: 10, batch: 8, learning_rate: 2e-3, router: {every: 30, steps: 10}}\n"
+    "    populations:\n"
+    "      - {name: comigs-1g1s, method: comigs, generalists: 1, specialists: 1, rank: 8, devices: 4, seeds: [42, 45, 47]}\n";
+
+static void write_default(FILE *out, const setting_row *row) {
+    if (row->required)
+        fputs("required", out);
+    else if (row->initial)
+        fprintf(out, "`%s`", row->initial);
+    else
+        fputs(row->otherwise, out);
+}
+
+static const char *type_in_words(value_type type) {
+    switch (type) {
+    case VALUE_INT:
+    case VALUE_INT64:
+        return "whole number";
+    case VALUE_SEED:
+        return "seed";
+    case VALUE_DOUBLE:
+        return "number";
+    case VALUE_TEXT:
+        return "text";
+    case VALUE_WORD:
+    case VALUE_CHOICE:
+        return "word";
+    case VALUE_COUNTS:
+        return "whole number, or a list";
+    case VALUE_SEEDS:
+        break;
+    }
+    return "list of seeds";
+}
+
+static void write_line(FILE *out, const setting_row *row) {
+    char *limits = value_limits(row);
+    fprintf(out, "| `%s` | %s | ", row->path, type_in_words(row->type));
+    write_default(out, row);
+    fprintf(out, " | %s | %s | %s |\n", limits, row->unit ? row->unit : "", row->help);
+    free(limits);
+}
+
+static void write_table(FILE *out, row_scope scope) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    fputs("\n| key | type | default | limits | unit | meaning |\n|---|---|---|---|---|---|\n", out);
+    for (int i = 0; i < count; i++)
+        if (rows[i].scope == scope) write_line(out, &rows[i]);
+}
+
+char *settings_reference(void) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    fputs(PREFACE, out);
+    fputs("\n## Of the run: at the top level only\n", out);
+    write_table(out, SCOPE_RUN);
+    fputs("\n## Of the run or of one population\n\nAt the top level: the default of all populations. In an entry of `populations`: its "
+          "own.\n",
+          out);
+    write_table(out, SCOPE_BOTH);
+    fputs("\n## Of an entry of `populations`\n", out);
+    write_table(out, SCOPE_POPULATION);
+    return fclose(out) == 0 ? config_memory(text) : NULL;
+}

@@ -1,0 +1,86 @@
+/* settings.c - from a file and overrides to resolved settings. */
+#include "config/settings.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/populations.h"
+#include "config/table.h"
+#include "config/tree.h"
+#include "config/walk.h"
+
+static void set_defaults(settings *s, population_settings *defaults) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) value_set_default(&rows[i], rows[i].in_population ? (void *)defaults : (void *)s);
+}
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+/* A base that is loaded brings its own shape. */
+static void forget_shape(base_settings *b) {
+    char *checkpoint = b->checkpoint;
+    free(b->pretrain.text);
+    *b = (base_settings){.checkpoint = checkpoint};
+}
+
+/* What follows from other keys, where it is not written. */
+static void resolve_base(settings *s, const level *top) {
+    base_settings *b = &s->base;
+    const data_settings *d = &top->defaults->data;
+    bool synthetic = strcmp(d->corpus, "synthetic") == 0 || (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
+    if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
+    if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;
+    if (b->context == 0) b->context = larger(d->sequence, b->pretrain.sequence);
+    if (b->vocabulary == 0) b->vocabulary = synthetic ? d->synthetic.vocabulary : 256;
+}
+
+static void read_tree(settings *s, const node *tree, const char *path, problems *list) {
+    static const char *const not_rows[] = {"populations", NULL};
+    population_settings defaults = {0};
+    level top = {.run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
+    set_defaults(s, &defaults);
+    walk_level(&top, tree, not_rows);
+    resolve_base(s, &top);
+    populations_read(s, &top, tree_get(tree, "populations"), list);
+    check_run(s, &top);
+    if (s->base.checkpoint) forget_shape(&s->base);
+    s->data = defaults.data;
+    defaults.data = (data_settings){0};
+    population_free(&defaults);
+}
+
+exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list) {
+    int before = problems_count(list);
+    *out = NULL;
+    node *tree = tree_read(path, list);
+    if (!tree) return EXIT_INPUT;
+    for (int i = 0; i < n_overrides; i++) tree_override(tree, overrides[i], list);
+    settings *s = config_memory(calloc(1, sizeof *s));
+    s->file = config_text(path);
+    read_tree(s, tree, path, list);
+    tree_destroy(tree);
+    if (problems_count(list) > before) {
+        settings_destroy(s);
+        return EXIT_INPUT;
+    }
+    *out = s;
+    return EXIT_OK;
+}
+
+void settings_destroy(settings *s) {
+    if (!s) return;
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++)
+        if (!rows[i].in_population && (rows[i].type == VALUE_TEXT || rows[i].type == VALUE_WORD))
+            free(*(char **)((char *)s + rows[i].offset));
+    for (int i = 0; i < s->n_populations; i++) population_free(&s->populations[i]);
+    free(s->populations);
+    free(s->data.corpus);
+    free(s->data.windows);
+    free(s->file);
+    free(s);
+}

@@ -1,0 +1,119 @@
+/* source.c - where a configuration comes from: a file, and the --set overrides that are applied to its tree. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/tree.h"
+#include "config/yaml.h"
+
+enum { MAX_FILE_BYTES = 16 << 20 };
+
+/* The whole file; NULL after reporting. */
+static char *read_text(const char *path, size_t *bytes, problems *list) {
+    FILE *file = fopen(path, "rb");
+    char *text = NULL;
+    if (!file) {
+        problem(list, EXIT_INPUT, "%s: cannot open the configuration: %s; give the path of a YAML file", path, strerror(errno));
+        return NULL;
+    }
+    text = config_memory(malloc(MAX_FILE_BYTES + 1));
+    *bytes = fread(text, 1, MAX_FILE_BYTES + 1, file);
+    if (ferror(file))
+        problem(list, EXIT_INPUT, "%s: cannot read the configuration: %s; give the path of a YAML file", path, strerror(errno));
+    else if (*bytes > MAX_FILE_BYTES)
+        problem(list, EXIT_INPUT, "%s: larger than 16 MiB; a configuration is a small YAML file", path);
+    else
+        goto cleanup;
+    free(text);
+    text = NULL;
+cleanup:
+    fclose(file);
+    return text;
+}
+
+node *tree_read(const char *path, problems *list) {
+    size_t bytes = 0;
+    char *text = read_text(path, &bytes, list);
+    if (!text) return NULL;
+    node *tree = yaml_parse(text, bytes, path, true, "configuration", list);
+    free(text);
+    if (tree && tree->kind != NODE_MAP) {
+        problem_at(list, tree->where, "configuration",
+                   "starts with a %s; it must be a map of keys (seed, base, data, train, populations, ...)",
+                   tree->kind == NODE_LIST ? "list" : "single value");
+        tree_destroy(tree);
+        return NULL;
+    }
+    return tree;
+}
+
+static node_entry *entry_of(node *map, const char *key) {
+    for (int i = 0; i < map->count; i++)
+        if (strcmp(map->entries[i].key, key) == 0) return &map->entries[i];
+    return NULL;
+}
+
+static node_entry *add_entry(node *map, const char *key, place where) {
+    map->entries = config_memory(realloc(map->entries, (size_t)(map->count + 1) * sizeof *map->entries));
+    node_entry *entry = &map->entries[map->count++];
+    *entry = (node_entry){.key = config_text(key), .where = where};
+    return entry;
+}
+
+/* The entry that one step of the path names, made if a map lacks it. NULL after reporting. */
+static node_entry *step_into(node *from, const char *step, const char *path, place where, problems *list) {
+    if (from->kind == NODE_MAP) {
+        node_entry *entry = entry_of(from, step);
+        return entry ? entry : add_entry(from, step, where);
+    }
+    if (from->kind == NODE_SCALAR) {
+        problem_at(list, where, path, "'%s' is looked for inside a single value; only maps and lists have parts", step);
+        return NULL;
+    }
+    char *end = NULL;
+    long index = strtol(step, &end, 10);
+    bool is_index = step[0] >= '0' && step[0] <= '9' && *end == '\0';
+    if (is_index && index < from->count) return &from->entries[index];
+    problem_at(list, where, path, "'%s' does not name an entry of the list; it has %d (count from 0)", step, from->count);
+    return NULL;
+}
+
+static void assign(node *tree, char *path, const char *full_path, node *value, problems *list) {
+    place where = {.source = "--set"};
+    node_entry *entry = NULL;
+    char *rest = path;
+    for (char *step; (step = strsep(&rest, "."));) {
+        node *from = entry ? entry->value : tree;
+        entry = step_into(from, step, full_path, where, list);
+        if (!entry) goto failed;
+        if (!entry->value && rest) {
+            entry->value = config_memory(calloc(1, sizeof *entry->value));
+            *entry->value = (node){.kind = NODE_MAP, .where = where};
+        }
+    }
+    tree_destroy(entry->value);
+    entry->value = value;
+    entry->where = where;
+    return;
+failed:
+    tree_destroy(value);
+}
+
+void tree_override(node *tree, const char *assignment, problems *list) {
+    const char *equals = strchr(assignment, '=');
+    if (!equals || equals == assignment || assignment[0] == '.' || equals[-1] == '.' || strstr(assignment, "..")) {
+        problem(list, EXIT_INPUT, "--set %s: not of the form key.path=value; write for example --set train.rounds=5", assignment);
+        return;
+    }
+    char *path = config_memory(strndup(assignment, (size_t)(equals - assignment)));
+    char *steps = config_text(path);
+    if (equals[1] == '\0')
+        problem(list, EXIT_INPUT, "--set %s: there is no value after the equals sign; write for example --set train.rounds=5", path);
+    else {
+        node *value = yaml_parse(equals + 1, strlen(equals + 1), "--set", false, path, list);
+        if (value) assign(tree, steps, path, value, list);
+    }
+    free(steps);
+    free(path);
+}

@@ -1,0 +1,282 @@
+/* values.c - reading one value within its limits, and the limits in words. */
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/table.h"
+
+/* ---- Numbers ---- */
+
+/* Digits, with underscores between them ("1_000_000"); the digits alone go to `digits`. */
+static bool is_whole_number(const char *text, char *digits, size_t bytes) {
+    size_t n = 0;
+    const char *p = text;
+    if (*p == '-' || *p == '+') digits[n++] = *p++;
+    if (*p == '0' && p[1] != '\0') return false;
+    for (; *p; p++) {
+        bool joins = *p == '_' && p > text && isdigit((unsigned char)p[-1]) && isdigit((unsigned char)p[1]);
+        if (!isdigit((unsigned char)*p) && !joins) return false;
+        if (*p != '_' && n + 1 < bytes) digits[n++] = *p;
+    }
+    digits[n] = '\0';
+    return n > 0 && isdigit((unsigned char)digits[n - 1]);
+}
+
+static bool read_int64(const char *text, int64_t *out) {
+    char digits[32];
+    if (!is_whole_number(text, digits, sizeof digits)) return false;
+    errno = 0;
+    *out = strtoll(digits, NULL, 10);
+    return true; /* out of range saturates, and the limits refuse it */
+}
+
+bool value_read_seed(const node *value, uint64_t *out) {
+    char digits[32];
+    if (value->kind != NODE_SCALAR || value->quoted || value->text[0] == '-') return false;
+    if (!is_whole_number(value->text, digits, sizeof digits)) return false;
+    errno = 0;
+    *out = strtoull(digits, NULL, 10);
+    return errno == 0;
+}
+
+/* [sign] digits [. digits] [e [sign] digits]: what strtod reads less hexadecimals, infinities and NaN. */
+static bool read_double(const char *text, double *out) {
+    const char *p = text;
+    int digits = 0;
+    if (*p == '-' || *p == '+') p++;
+    for (; isdigit((unsigned char)*p); p++) digits++;
+    if (*p == '.') p++;
+    for (; isdigit((unsigned char)*p); p++) digits++;
+    if (digits == 0) return false;
+    if (*p == 'e' || *p == 'E') {
+        p++;
+        if (*p == '-' || *p == '+') p++;
+        if (!isdigit((unsigned char)*p)) return false;
+        while (isdigit((unsigned char)*p)) p++;
+    }
+    if (*p != '\0') return false;
+    *out = strtod(text, NULL);
+    return isfinite(*out);
+}
+
+/* ---- Limits in words ---- */
+
+/* "16777216" as "16,777,216". */
+static void write_limit(FILE *out, double value) {
+    char digits[64];
+    snprintf(digits, sizeof digits, value == floor(value) ? "%.0f" : "%g", value);
+    if (value != floor(value)) {
+        fputs(digits, out);
+        return;
+    }
+    size_t n = strlen(digits);
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && (n - i) % 3 == 0) fputc(',', out);
+        fputc(digits[i], out);
+    }
+}
+
+static void write_choices(FILE *out, const char *choices) {
+    for (const char *p = choices; *p; p++) {
+        if (*p != '|')
+            fputc(*p, out);
+        else
+            fputs(strchr(p + 1, '|') ? ", " : " or ", out);
+    }
+}
+
+static void write_range(FILE *out, const setting_row *row) {
+    if (row->above_least || row->below_most) {
+        fputs(row->above_least ? "above " : "at least ", out);
+        write_limit(out, row->least);
+        fputs(row->below_most ? ", below " : ", at most ", out);
+    } else {
+        write_limit(out, row->least);
+        fputs(" to ", out);
+    }
+    write_limit(out, row->most);
+    if (row->unit) fprintf(out, " %s", row->unit);
+}
+
+char *value_limits(const setting_row *row) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    switch (row->type) {
+    case VALUE_INT:
+    case VALUE_INT64:
+    case VALUE_DOUBLE:
+    case VALUE_COUNTS:
+        write_range(out, row);
+        break;
+    case VALUE_SEED:
+    case VALUE_SEEDS:
+        fputs("0 to 2^64 - 1", out);
+        break;
+    case VALUE_WORD:
+    case VALUE_CHOICE:
+        write_choices(out, row->choices);
+        break;
+    case VALUE_TEXT:
+        break;
+    }
+    fclose(out);
+    return config_memory(text);
+}
+
+static bool is_within(const setting_row *row, double value) {
+    bool low = row->above_least ? value > row->least : value >= row->least;
+    bool high = row->below_most ? value < row->most : value <= row->most;
+    return low && high;
+}
+
+/* ---- Reading ---- */
+
+static bool refuse(const setting_row *row, const node *value, const char *key, const char *what, problems *list) {
+    char *limits = value_limits(row);
+    problem_at(list, value->where, key, "'%s' %s; it must be %s", value->text, what, limits);
+    free(limits);
+    return false;
+}
+
+static int choice_index(const char *choices, const char *word) {
+    size_t length = strlen(word);
+    int index = 0;
+    for (const char *p = choices; p; p = strchr(p, '|'), index++) {
+        if (*p == '|') p++;
+        if (strncmp(p, word, length) == 0 && (p[length] == '|' || p[length] == '\0')) return index;
+    }
+    return -1;
+}
+
+static bool read_whole(const setting_row *row, const node *value, int64_t *out, const char *key, problems *list) {
+    if (!read_int64(value->text, out)) return refuse(row, value, key, "is not a whole number in digits (1_000_000 is fine)", list);
+    return is_within(row, (double)*out) || refuse(row, value, key, "is out of range", list);
+}
+
+static bool read_number(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
+    int64_t whole = 0;
+    double real = 0;
+    if (value->quoted) return refuse(row, value, key, "is text because of its quotes, not a number", list);
+    if (row->type == VALUE_DOUBLE) {
+        if (!read_double(value->text, &real)) return refuse(row, value, key, "is not a finite number", list);
+        if (!is_within(row, real)) return refuse(row, value, key, "is out of range", list);
+        *(double *)at = real;
+        return true;
+    }
+    if (!read_whole(row, value, &whole, key, list)) return false;
+    if (row->type == VALUE_INT64)
+        *(int64_t *)at = whole;
+    else
+        *(int *)at = (int)whole;
+    return true;
+}
+
+static bool read_word(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
+    int index = choice_index(row->choices, value->text);
+    if (index < 0) return refuse(row, value, key, "is not one of the choices", list);
+    if (row->type == VALUE_CHOICE) {
+        *(int *)at = index;
+        return true;
+    }
+    free(*(char **)at);
+    *(char **)at = config_text(value->text);
+    return true;
+}
+
+static bool read_counts(const setting_row *row, const node *value, population_settings *p, const char *key, problems *list) {
+    int64_t count = 0;
+    bool good = true;
+    if (value->kind == NODE_SCALAR) {
+        setting_row one = *row;
+        one.type = VALUE_INT;
+        return read_number(&one, value, &p->specialists, key, list);
+    }
+    if (value->count == 0 || value->count > SETTINGS_MAX_SPECIALISTS_LIST) {
+        problem_at(list, value->where, key, "the list has %d entries; write one for each device (at most %d), or a single number for all",
+                   value->count, SETTINGS_MAX_SPECIALISTS_LIST);
+        return false;
+    }
+    p->specialists_list = config_memory(calloc((size_t)value->count, sizeof *p->specialists_list));
+    p->n_specialists_list = value->count;
+    for (int i = 0; i < value->count; i++) {
+        const node *entry = value->entries[i].value;
+        if (entry->kind != NODE_SCALAR) {
+            problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device", i);
+            good = false;
+            continue;
+        }
+        good = read_whole(row, entry, &count, key, list) && good;
+        p->specialists_list[i] = (int)count;
+        if (count > p->specialists) p->specialists = (int)count;
+    }
+    return good;
+}
+
+static const char *kind_in_words(const setting_row *row) {
+    switch (row->type) {
+    case VALUE_INT:
+    case VALUE_INT64:
+    case VALUE_SEED:
+        return "one whole number";
+    case VALUE_DOUBLE:
+        return "one number";
+    case VALUE_COUNTS:
+        return "a number, or a list of numbers";
+    case VALUE_SEEDS:
+        return "a list of seeds";
+    case VALUE_TEXT:
+    case VALUE_WORD:
+    case VALUE_CHOICE:
+        break;
+    }
+    return "one word or text";
+}
+
+bool value_read(const setting_row *row, const node *value, void *base, const char *key, problems *list) {
+    void *at = (char *)base + row->offset;
+    bool list_is_fine = row->type == VALUE_COUNTS && value->kind == NODE_LIST;
+    if (value->kind != NODE_SCALAR && !list_is_fine) {
+        problem_at(list, value->where, key, "a %s is written where %s is expected", value->kind == NODE_LIST ? "list" : "map",
+                   kind_in_words(row));
+        return false;
+    }
+    if (node_is_null(value)) {
+        problem_at(list, value->where, key, "has no value; give %s, or remove the key", kind_in_words(row));
+        return false;
+    }
+    switch (row->type) {
+    case VALUE_INT:
+    case VALUE_INT64:
+    case VALUE_DOUBLE:
+        return read_number(row, value, at, key, list);
+    case VALUE_SEED:
+        return value_read_seed(value, at) || refuse(row, value, key, "is not a seed", list);
+    case VALUE_WORD:
+    case VALUE_CHOICE:
+        return read_word(row, value, at, key, list);
+    case VALUE_COUNTS:
+        return read_counts(row, value, base, key, list);
+    case VALUE_TEXT:
+        break;
+    case VALUE_SEEDS:
+        return false; /* read where populations are expanded */
+    }
+    if (value->text[0] == '\0') {
+        problem_at(list, value->where, key, "is empty; give a text, or remove the key");
+        return false;
+    }
+    free(*(char **)at);
+    *(char **)at = config_text(value->text);
+    return true;
+}
+
+void value_set_default(const setting_row *row, void *base) {
+    if (!row->initial) return;
+    node value = {.kind = NODE_SCALAR, .text = (char *)row->initial};
+    problems *none = problems_create();
+    value_read(row, &value, base, row->path, none);
+    problems_destroy(none);
+}

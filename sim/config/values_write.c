@@ -1,0 +1,108 @@
+/* values_write.c - one value as YAML: what values.c reads back to the same bits. */
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/table.h"
+
+static void write_double(FILE *out, double value) {
+    char text[40];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
+    fputs(text, out);
+}
+
+static bool needs_quotes(const char *text) {
+    node plain = {.kind = NODE_SCALAR, .text = (char *)text};
+    if (node_is_null(&plain) || !(isalpha((unsigned char)text[0]) || text[0] == '/' || text[0] == '.')) return true;
+    for (const char *p = text; *p; p++)
+        if (!isalnum((unsigned char)*p) && !strchr("._-/", *p)) return true;
+    return false;
+}
+
+static void write_text(FILE *out, const char *text) {
+    if (!needs_quotes(text)) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == '"' || *p == '\\')
+            fprintf(out, "\\%c", *p);
+        else if (*p < 0x20 || *p == 0x7f)
+            fprintf(out, "\\x%02x", *p);
+        else
+            fputc(*p, out);
+    }
+    fputc('"', out);
+}
+
+static void write_choice(FILE *out, const char *choices, int index) {
+    const char *p = choices;
+    for (; index > 0; index--) p = strchr(p, '|') + 1;
+    fprintf(out, "%.*s", (int)strcspn(p, "|"), p);
+}
+
+static void write_counts(FILE *out, const population_settings *p) {
+    if (p->n_specialists_list == 0) {
+        fprintf(out, "%d", p->specialists);
+        return;
+    }
+    for (int i = 0; i < p->n_specialists_list; i++) fprintf(out, "%s%d", i ? ", " : "[", p->specialists_list[i]);
+    fputc(']', out);
+}
+
+void value_write(const setting_row *row, const void *base, FILE *out) {
+    const void *at = (const char *)base + row->offset;
+    switch (row->type) {
+    case VALUE_INT:
+        fprintf(out, "%d", *(const int *)at);
+        break;
+    case VALUE_INT64:
+        fprintf(out, "%" PRId64, *(const int64_t *)at);
+        break;
+    case VALUE_SEED:
+        fprintf(out, "%" PRIu64, *(const uint64_t *)at);
+        break;
+    case VALUE_DOUBLE:
+        write_double(out, *(const double *)at);
+        break;
+    case VALUE_TEXT:
+    case VALUE_WORD:
+        write_text(out, *(char *const *)at);
+        break;
+    case VALUE_CHOICE:
+        write_choice(out, row->choices, *(const int *)at);
+        break;
+    case VALUE_COUNTS:
+        write_counts(out, base);
+        break;
+    case VALUE_SEEDS:
+        break; /* expanded */
+    }
+}
+
+bool value_is_absent(const setting_row *row, const void *base) {
+    const void *at = (const char *)base + row->offset;
+    return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
+}
+
+static char *written(const setting_row *row, const void *base) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    if (!value_is_absent(row, base)) value_write(row, base, out);
+    fclose(out);
+    return config_memory(text);
+}
+
+bool value_equal(const setting_row *row, const void *a, const void *b) {
+    char *first = written(row, a), *second = written(row, b);
+    bool equal = strcmp(first, second) == 0;
+    free(first);
+    free(second);
+    return equal;
+}

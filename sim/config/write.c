@@ -1,0 +1,115 @@
+/* write.c - settings as YAML, in the table's order. At the top level stand the first population's values; a population writes only
+ * what differs from there. */
+#include "config/write.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/tree.h"
+
+typedef struct {
+    FILE *out;
+    const write_options *options;
+    int indent;
+    bool first;       /* the next line opens a list entry */
+    char section[96]; /* "base.pretrain.": of the line before */
+} writer;
+
+static void write_margin(writer *w, int depth) {
+    int columns = w->indent + 2 * depth;
+    if (w->first) {
+        fprintf(w->out, "%*s- ", columns - 2, "");
+        w->first = false;
+    } else
+        fprintf(w->out, "%*s", columns, "");
+}
+
+/* Opens the sections of `path` that the line before was not in; returns the depth, and the key's own name. */
+static int open_sections(writer *w, const char *path, const char **name) {
+    int depth = 0;
+    const char *part = path;
+    for (const char *dot; (dot = strchr(part, '.')); part = dot + 1, depth++) {
+        size_t length = (size_t)(dot + 1 - path);
+        if (strncmp(w->section, path, length) == 0) continue;
+        write_margin(w, depth);
+        fprintf(w->out, "%.*s:\n", (int)(dot - part), part);
+        snprintf(w->section, sizeof w->section, "%.*s", (int)length, path);
+    }
+    snprintf(w->section, sizeof w->section, "%.*s", (int)(part - path), path);
+    *name = part;
+    return depth;
+}
+
+static void write_row(writer *w, const setting_row *row, const void *base) {
+    const char *name = NULL;
+    int depth = open_sections(w, row->path, &name);
+    write_margin(w, depth);
+    fprintf(w->out, "%s: ", name);
+    const char *text = row->names_a_path ? *(char *const *)((const char *)base + row->offset) : NULL;
+    if (text && w->options->contents && strcmp(text, "synthetic") != 0) {
+        char hash[FINGERPRINT_BYTES];
+        write_fingerprint(text, hash);
+        fputs(hash, w->out);
+    } else
+        value_write(row, base, w->out);
+    fputc('\n', w->out);
+}
+
+static bool is_wanted(const writer *w, const setting_row *row, const settings *s) {
+    const char *only = w->options->only;
+    bool of_base = strncmp(row->path, "base.", 5) == 0;
+    if (row->type == VALUE_SEEDS || row->alias_of) return false;
+    if (w->options->numbers_only && row->matter == MATTERS_NOT) return false;
+    if (only && (strncmp(row->path, only, strlen(only)) != 0 || row->path[strlen(only)] != '.')) return false;
+    return !(of_base && s->base.checkpoint && strcmp(row->path, "base.checkpoint") != 0);
+}
+
+/* What stands at the top level for the rows of populations. */
+static population_settings top_values(const settings *s) {
+    population_settings top = s->populations[0];
+    top.data = s->data;
+    return top;
+}
+
+static void write_top(writer *w, const settings *s, const population_settings *top) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) {
+        const void *base = rows[i].in_population ? (const void *)top : (const void *)s;
+        if (rows[i].scope == SCOPE_POPULATION || !is_wanted(w, &rows[i], s) || value_is_absent(&rows[i], base)) continue;
+        write_row(w, &rows[i], base);
+    }
+}
+
+static void write_population(writer *w, const settings *s, const population_settings *p, const population_settings *top) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    w->first = true;
+    for (int i = 0; i < count; i++) {
+        if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s)) continue;
+        if (rows[i].scope == SCOPE_BOTH && value_equal(&rows[i], p, top)) continue;
+        write_row(w, &rows[i], p);
+    }
+    w->section[0] = '\0';
+}
+
+void write_settings(const settings *s, const write_options *options, FILE *out) {
+    writer w = {.out = out, .options = options};
+    population_settings top = top_values(s);
+    write_top(&w, s, &top);
+    if (options->only) return;
+    fputs("populations:\n", out);
+    w.indent = 4;
+    w.section[0] = '\0';
+    for (int i = 0; i < s->n_populations; i++) write_population(&w, s, &s->populations[i], &top);
+}
+
+char *settings_to_yaml(const settings *s) {
+    char *text = NULL;
+    size_t bytes = 0;
+    write_options everything = {0};
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    write_settings(s, &everything, out);
+    fclose(out);
+    return config_memory(text);
+}
