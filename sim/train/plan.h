@@ -1,0 +1,34 @@
+/* plan.h - how large waves are and what a run takes in memory, decided before anything large is allocated. */
+#ifndef COHORT_PLAN_H
+#define COHORT_PLAN_H
+
+#include <stddef.h>
+
+#include "base/base.h"
+#include "config/settings.h"
+#include "kernels.h"
+#include "population/fleet.h"
+#include "problems.h"
+#include "train/waves.h"
+
+typedef struct {
+    wave_limits limits;
+    ck_capacity step, evaluation, record;
+    int n_routing_windows; /* of settings.trace, 0 where no device has a router */
+    /* bytes */
+    size_t base;        /* frozen weights */
+    size_t packs;       /* parameters and both AdamW moments of all devices, and the averages */
+    size_t checkpoint;  /* their copy on the host while a checkpoint is written */
+    size_t gradients;   /* of one wave */
+    size_t activations; /* and workspaces of the programs */
+    size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
+    size_t resident;    /* taken when the plan was made: libraries, text */
+    size_t total, limit;
+} run_plan;
+
+/* Picks the largest wave (settings.wave_tokens, else a default) that fits. loaded_base: bytes of a host copy of the base that goes away
+ * when it is on the backend. Refuses what cannot fit and says how many devices can. */
+exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
+                    problems *list);
+
+#endif

@@ -1,0 +1,200 @@
+#include "train/session.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernel_problem.h"
+
+/* Takes backend memory until one allocation fails; the first failure is kept. */
+typedef struct {
+    ck_backend *backend;
+    ck_status status;
+} allocator;
+
+static void *take(allocator *a, size_t bytes, const char *what) {
+    void *memory = NULL;
+    if (a->status == CK_OK && bytes > 0) a->status = ck_alloc(a->backend, bytes, what, &memory);
+    return memory;
+}
+
+static exit_code upload_base(session *s, base_model *base, problems *list) {
+    size_t bytes = (size_t)base->layout.total * sizeof(float);
+    allocator a = {.backend = s->backend};
+    s->base_weights = take(&a, bytes, "base weights");
+    if (a.status == CK_OK) a.status = ck_upload(s->stream, s->base_weights, base->weights, bytes);
+    if (a.status == CK_OK) a.status = ck_wait(s->stream);
+    s->base = (model_base){.shape = base->shape, .layout = base->layout, .weights = s->base_weights};
+    return kernel_problem(list, s->backend, a.status, "placing the base");
+}
+
+static bool any_balanced(const fleet *f) {
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].balanced) return true;
+    return false;
+}
+
+static exit_code allocate_outputs(session *s, problems *list) {
+    allocator a = {.backend = s->backend};
+    size_t sequences = (size_t)s->plan.limits.max_sequences, row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
+    s->step_outputs.loss = s->evaluation_outputs.loss = take(&a, sequences * sizeof(float), "losses");
+    s->record_outputs.loss = s->step_outputs.loss;
+    s->evaluation_outputs.gate_sum = take(&a, sequences * row, "gate sums");
+    s->evaluation_outputs.top1_count = take(&a, sequences * row, "first choices");
+    if (any_balanced(s->fleet)) {
+        s->step_outputs.top_k_count = take(&a, sequences * row, "choices");
+        s->step_outputs.p_sum = take(&a, sequences * row, "router probabilities");
+        s->step_outputs.balance_coefficient = take(&a, sequences * row, "load-balance coefficients");
+        s->step_outputs.balance_value = take(&a, sequences * sizeof(float), "load balance");
+    }
+    if (s->n_routing_windows > 0)
+        s->record_outputs.gate_record = take(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
+    s->gradients = take(&a, (size_t)s->plan.limits.max_gradients * sizeof(float), "gradients of a wave");
+    return kernel_problem(list, s->backend, a.status, "allocating a wave");
+}
+
+static exit_code record_programs(session *s, problems *list) {
+    const fleet *f = s->fleet;
+    exit_code code = model_record_step(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.step, &s->step_outputs, &s->step, list);
+    if (code == EXIT_OK)
+        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.evaluation, &s->evaluation_outputs,
+                                       &s->evaluation, list);
+    if (code == EXIT_OK && s->n_routing_windows > 0)
+        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.record, &s->record_outputs, &s->record, list);
+    return code;
+}
+
+static bool allocate_numbers(session *s) {
+    round_numbers *n = &s->numbers;
+    size_t devices = (size_t)s->fleet->n_devices, table = devices * (size_t)s->base.shape.layers * (size_t)s->max_experts;
+    size_t recorded = (size_t)s->n_routing_windows * (size_t)s->sequence, per_token = (size_t)s->base.shape.layers * (size_t)s->max_experts;
+    n->train = calloc(devices, sizeof *n->train);
+    n->valid = calloc(devices, sizeof *n->valid);
+    n->test = calloc(devices, sizeof *n->test);
+    n->test_after = calloc(devices, sizeof *n->test_after);
+    n->gate_mean = calloc(table, sizeof *n->gate_mean);
+    n->token_share = calloc(table, sizeof *n->token_share);
+    n->routing_ids = calloc(recorded + 1, sizeof *n->routing_ids);
+    n->routing_gates = calloc(recorded * per_token + 1, sizeof *n->routing_gates);
+    n->bytes_up = calloc(devices, sizeof *n->bytes_up);
+    n->bytes_down = calloc(devices, sizeof *n->bytes_down);
+    s->bytes_up = calloc(devices, sizeof *s->bytes_up);
+    s->bytes_down = calloc(devices, sizeof *s->bytes_down);
+    return n->train && n->valid && n->test && n->test_after && n->gate_mean && n->token_share && n->routing_ids && n->routing_gates &&
+           n->bytes_up && n->bytes_down && s->bytes_up && s->bytes_down;
+}
+
+static exit_code allocate_host(session *s, problems *list) {
+    size_t sequences = (size_t)s->plan.limits.max_sequences, row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS;
+    size_t record = s->n_routing_windows > 0 ? (size_t)s->plan.record.max_tokens * row : 1;
+    s->updates = malloc(sequences * sizeof *s->updates);
+    s->host.gate_sum = malloc(sequences * row * sizeof(float));
+    s->host.top1_count = malloc(sequences * row * sizeof(float));
+    s->host.gate_record = malloc(record * sizeof(float));
+    bool ok = s->updates && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
+    if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
+    return wave_create(&s->plan.limits, &s->wave, list);
+}
+
+/* Spread evenly over the devices that have a router; where there are more windows than such devices, they take turns. */
+static exit_code choose_routing_devices(session *s, problems *list) {
+    const fleet *f = s->fleet;
+    s->routing_devices = calloc((size_t)s->n_routing_windows + 1, sizeof *s->routing_devices);
+    int *routed = malloc((size_t)f->n_devices * sizeof *routed), n = 0;
+    if (!s->routing_devices || !routed) {
+        free(routed);
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for the recorded windows");
+    }
+    for (int i = 0; i < f->n_devices; i++)
+        if (f->shapes[f->devices[i].shape].router_rows > 0) routed[n++] = i;
+    for (int w = 0; w < s->n_routing_windows; w++)
+        s->routing_devices[w] = routed[s->n_routing_windows < n ? (int64_t)w * n / s->n_routing_windows : w % n];
+    free(routed);
+    return EXIT_OK;
+}
+
+static int most_experts(const fleet *f) {
+    int most = 1;
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].n_experts > most) most = f->shapes[i].n_experts;
+    return most;
+}
+
+exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out, problems *list) {
+    *out = NULL;
+    session *s = calloc(1, sizeof *s);
+    if (!s) {
+        base_destroy(base);
+        return problem(list, EXIT_ENVIRONMENT, "out of memory");
+    }
+    s->settings = config;
+    s->backend = backend;
+    s->sequence = config->data.sequence;
+    size_t base_bytes = (size_t)base->layout.total * sizeof(float);
+    exit_code code = kernel_problem(list, backend, ck_stream_create(backend, &s->stream), "opening a stream");
+    if (code == EXIT_OK) code = fleet_create(config, &base->shape, &s->fleet, list);
+    if (code == EXIT_OK) code = plan_make(config, backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
+    if (code == EXIT_OK) code = upload_base(s, base, list);
+    base_destroy(base);
+    if (code == EXIT_OK) {
+        s->max_experts = most_experts(s->fleet);
+        s->n_routing_windows = s->plan.n_routing_windows;
+        code = choose_routing_devices(s, list);
+    }
+    if (code == EXIT_OK) code = fleet_allocate(s->fleet, backend, s->stream, list);
+    if (code == EXIT_OK) code = allocate_outputs(s, list);
+    if (code == EXIT_OK) code = record_programs(s, list);
+    if (code == EXIT_OK) code = allocate_host(s, list);
+    if (code != EXIT_OK) {
+        session_destroy(s);
+        return code;
+    }
+    *out = s;
+    return EXIT_OK;
+}
+
+static void free_outputs(session *s) {
+    ck_free(s->backend, s->step_outputs.loss);
+    ck_free(s->backend, s->step_outputs.top_k_count);
+    ck_free(s->backend, s->step_outputs.p_sum);
+    ck_free(s->backend, s->step_outputs.balance_coefficient);
+    ck_free(s->backend, s->step_outputs.balance_value);
+    ck_free(s->backend, s->evaluation_outputs.gate_sum);
+    ck_free(s->backend, s->evaluation_outputs.top1_count);
+    ck_free(s->backend, s->record_outputs.gate_record);
+    ck_free(s->backend, s->gradients);
+    ck_free(s->backend, s->base_weights);
+}
+
+static void free_numbers(session *s) {
+    round_numbers *n = &s->numbers;
+    free(n->train);
+    free(n->valid);
+    free(n->test);
+    free(n->test_after);
+    free(n->gate_mean);
+    free(n->token_share);
+    free(n->routing_ids);
+    free(n->routing_gates);
+    free(n->bytes_up);
+    free(n->bytes_down);
+    free(s->bytes_up);
+    free(s->bytes_down);
+}
+
+void session_destroy(session *s) {
+    if (!s) return;
+    ck_program_destroy(s->step);
+    ck_program_destroy(s->evaluation);
+    ck_program_destroy(s->record);
+    free_outputs(s);
+    free_numbers(s);
+    fleet_destroy(s->fleet);
+    wave_destroy(s->wave);
+    free(s->updates);
+    free(s->host.gate_sum);
+    free(s->host.top1_count);
+    free(s->host.gate_record);
+    free(s->routing_devices);
+    ck_stream_destroy(s->stream);
+    free(s);
+}

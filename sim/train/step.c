@@ -1,0 +1,187 @@
+/* step.c - one step of two-level training (DESIGN: learning), for all populations at once.
+ *
+ *   experts, every step      theta_i <- AdamW(theta_i; grad of mean loss on a train batch)      cosine learning rate
+ *   routers, every tau       phi_i   <- AdamW(phi_i; grad of mean loss on a validation batch)   constant rate, s times
+ *
+ * Each step computes and applies only the gradients of its own level; a method whose router learns with the experts takes both at the
+ * expert step. A device's windows of a step are never split over waves, and its update follows its wave at once, so gradients exist
+ * for one wave only. */
+#include <math.h>
+#include <time.h>
+
+#include "kernel_problem.h"
+#include "train/session.h"
+
+typedef enum { STEP_EXPERTS, STEP_ROUTERS } step_kind;
+
+double cosine_rate(double first, double last, int64_t step, int64_t steps) {
+    return last + 0.5 * (first - last) * (1.0 + cos(M_PI * (double)step / (double)steps));
+}
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static const population *population_of(const session *s, const device *d) {
+    return &s->fleet->populations[d->population];
+}
+
+static bool has_router(const session *s, const device *d) {
+    return s->fleet->shapes[d->shape].router_rows > 0;
+}
+
+static uint32_t learns(const session *s, const device *d, step_kind kind) {
+    if (kind == STEP_ROUTERS) return CK_LEARN_ROUTER;
+    bool both = population_of(s, d)->method->router == ROUTER_WITH_EXPERTS && has_router(s, d);
+    return both ? CK_LEARN_EXPERTS | CK_LEARN_ROUTER : CK_LEARN_EXPERTS;
+}
+
+/* hyper[0] experts, hyper[1] router; step counts the updates of the parameters that this step changes. */
+static void set_hyper(const session *s, const device *d, step_kind kind, ck_adamw_device *update) {
+    const train_settings *t = &population_of(s, d)->settings->train;
+    int64_t steps = (int64_t)s->settings->rounds * s->settings->local_steps;
+    double rate = cosine_rate(t->learning_rate, t->learning_rate * t->final_learning_rate_ratio, d->expert_steps, steps);
+    ck_adamw_hyper hyper = {.learning_rate = (float)rate,
+                            .weight_decay = (float)t->weight_decay,
+                            .beta1 = (float)t->beta1,
+                            .beta2 = (float)t->beta2,
+                            .epsilon = (float)t->epsilon,
+                            .step = (int32_t)(d->expert_steps + 1)};
+    update->hyper[0] = update->hyper[1] = hyper;
+    if (kind == STEP_EXPERTS) return;
+    update->hyper[1].learning_rate = (float)(t->router.learning_rate > 0.0 ? t->router.learning_rate : t->learning_rate);
+    update->hyper[1].weight_decay = (float)t->router.weight_decay;
+    update->hyper[1].step = (int32_t)(d->router_steps + 1);
+}
+
+void session_diverged(session *s, int device_index, int layer, const char *what, problems *list) {
+    const device *d = &s->fleet->devices[device_index];
+    const population *p = population_of(s, d);
+    if (d->stopped) return;
+    const char *advice = "the population stops, the others go on; a lower learning rate may help";
+    if (layer >= 0)
+        problem(list, EXIT_RUN, "population '%s' (seed %llu): %s of device %d is not finite in round %d, layer %d; %s", p->settings->name,
+                (unsigned long long)p->settings->seed, what, d->index, s->round, layer, advice);
+    else
+        problem(list, EXIT_RUN, "population '%s' (seed %llu): %s of device %d is not finite in round %d, at the output; %s",
+                p->settings->name, (unsigned long long)p->settings->seed, what, d->index, s->round, advice);
+    fleet_stop(s->fleet, d->population);
+}
+
+static void fill_windows(session *s, const device *d, step_kind kind, int batch) {
+    for (int i = 0; i < batch; i++) {
+        int32_t *tokens, *targets;
+        wave_add_window(s->wave, s->sequence, &tokens, &targets);
+        if (kind == STEP_EXPERTS)
+            device_data_sample(d->data, DATA_TRAIN, (uint64_t)d->expert_steps, i, s->sequence, tokens, targets, NULL);
+        else
+            device_data_sample(d->data, DATA_VALID, (uint64_t)d->router_steps, i, s->sequence, tokens, targets, NULL);
+    }
+}
+
+/* Mean loss of the wave's device i; a value that is not finite stops its population. */
+static double check_loss(session *s, int i, const char *what, problems *list) {
+    const wave_buffer *w = s->wave;
+    double sum = 0.0;
+    for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
+    if (w->fault[i] >= 0 || !isfinite(sum)) session_diverged(s, w->device_index[i], w->fault[i], what, list);
+    return sum / (double)(w->first_token[w->first_sequence[i + 1]] - w->first_token[w->first_sequence[i]]);
+}
+
+static void count_expert_step(session *s, device *d, int device_index, double loss, int sequences) {
+    double tokens = (double)sequences * s->sequence;
+    s->numbers.train[device_index] += loss / s->settings->local_steps;
+    s->expert_tokens += tokens;
+    s->expert_flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
+}
+
+static int collect_updates(session *s, step_kind kind, problems *list) {
+    const wave_buffer *w = s->wave;
+    const char *what = kind == STEP_EXPERTS ? "the training loss" : "the validation loss of a router step";
+    int n = 0;
+    for (int i = 0; i < w->n_devices; i++) {
+        device *d = &s->fleet->devices[w->device_index[i]];
+        double loss = check_loss(s, i, what, list);
+        if (d->stopped) continue;
+        ck_adamw_device *update = &s->updates[n++];
+        update->parameters = d->pack;
+        update->gradients = w->devices[i].gradients;
+        update->shape = d->shape;
+        update->learn = w->devices[i].learn;
+        set_hyper(s, d, kind, update);
+        if (kind == STEP_EXPERTS) count_expert_step(s, d, w->device_index[i], loss, w->first_sequence[i + 1] - w->first_sequence[i]);
+        if (kind == STEP_EXPERTS)
+            d->expert_steps++;
+        else
+            d->router_steps++;
+    }
+    return n;
+}
+
+static exit_code run_wave(session *s, step_kind kind, problems *list) {
+    fleet *f = s->fleet;
+    if (s->wave->n_devices == 0) return EXIT_OK;
+    ck_wave wave = wave_view(s->wave, f, s->gradients);
+    ck_status status = ck_run(s->step, s->stream, &wave);
+    size_t bytes = (size_t)s->wave->n_sequences * sizeof(float);
+    if (status == CK_OK) status = ck_download(s->stream, s->wave->loss, s->step_outputs.loss, bytes);
+    if (status == CK_OK) status = ck_wait(s->stream);
+    if (status == CK_OK) {
+        int n = collect_updates(s, kind, list);
+        if (n > 0) status = ck_adamw_devices(s->stream, f->parameters, f->moment1, f->moment2, s->gradients, f->shapes, s->updates, n);
+    }
+    if (status == CK_OK) status = ck_wait(s->stream);
+    wave_clear(s->wave);
+    return kernel_problem(list, s->backend, status, kind == STEP_EXPERTS ? "expert step" : "router step");
+}
+
+static int batch_of(const session *s, const device *d, step_kind kind) {
+    const population *p = population_of(s, d);
+    return kind == STEP_EXPERTS ? fleet_expert_batch(p) : fleet_router_batch(p);
+}
+
+/* Adds a device's step to the wave, after running the wave if it is full. */
+static exit_code add_device(session *s, int device_index, step_kind kind, problems *list) {
+    const device *d = &s->fleet->devices[device_index];
+    int batch = batch_of(s, d, kind);
+    exit_code code = EXIT_OK;
+    if (!wave_fits(s->wave, batch, (int64_t)batch * s->sequence, s->fleet->shapes[d->shape].total)) code = run_wave(s, kind, list);
+    if (code != EXIT_OK || d->stopped) return code;
+    wave_add_device(s->wave, s->fleet, device_index, learns(s, d, kind));
+    fill_windows(s, d, kind, batch);
+    return EXIT_OK;
+}
+
+exit_code session_expert_step(session *s, problems *list) {
+    double start = seconds_now();
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++)
+        if (!s->fleet->devices[i].stopped) code = add_device(s, i, STEP_EXPERTS, list);
+    if (code == EXIT_OK) code = run_wave(s, STEP_EXPERTS, list);
+    s->expert_step++;
+    s->expert_seconds += seconds_now() - start;
+    return code;
+}
+
+static bool wants_router_step(const session *s, const device *d, int step) {
+    const population *p = population_of(s, d);
+    return !d->stopped && p->method->router == ROUTER_FROM_VALIDATION && has_router(s, d) &&
+           s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
+}
+
+exit_code session_router_bursts(session *s, problems *list) {
+    exit_code code = EXIT_OK;
+    bool any = true;
+    for (int step = 0; any && code == EXIT_OK; step++) {
+        any = false;
+        for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++) {
+            if (!wants_router_step(s, &s->fleet->devices[i], step)) continue;
+            any = true;
+            code = add_device(s, i, STEP_ROUTERS, list);
+        }
+        if (code == EXIT_OK) code = run_wave(s, STEP_ROUTERS, list);
+    }
+    return code;
+}

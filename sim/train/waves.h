@@ -1,0 +1,46 @@
+/* waves.h - the host side of a wave: devices and their windows are added until it is full, then a program runs over it. */
+#ifndef COHORT_WAVES_H
+#define COHORT_WAVES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels.h"
+#include "population/fleet.h"
+#include "problems.h"
+
+/* What a wave can hold. A device of a step needs room for all its windows and its gradients. */
+typedef struct {
+    int32_t max_sequences;
+    int64_t max_tokens, max_gradients; /* floats of the gradient packs */
+} wave_limits;
+
+typedef struct {
+    wave_limits limits;
+    int32_t n_devices, n_sequences;
+    int64_t n_gradients;
+    int64_t *first_token;      /* [max_sequences + 1] */
+    int32_t *first_sequence;   /* [max_sequences + 1] */
+    ck_wave_device *devices;   /* [max_sequences] */
+    int *device_index;         /* [max_sequences] into fleet.devices */
+    int32_t *fault;            /* [max_sequences] */
+    int32_t *tokens, *targets; /* [max_tokens] */
+    float *loss;               /* [max_sequences] host copy */
+} wave_buffer;
+
+exit_code wave_create(const wave_limits *limits, wave_buffer **out, problems *list);
+void wave_destroy(wave_buffer *w); /* NULL is fine */
+size_t wave_bytes(const wave_limits *limits);
+
+void wave_clear(wave_buffer *w);
+/* Whether a device's further windows, and gradients of so many floats, still fit. An empty wave that cannot take them never will. */
+bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t gradients);
+/* Starts a device; learn = 0: no gradients. The windows that follow are its own. */
+void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t learn);
+/* Makes room for one window; tokens and targets [n_tokens] are the caller's to fill. */
+void wave_add_window(wave_buffer *w, int n_tokens, int32_t **tokens, int32_t **targets);
+
+/* What ck_run() takes; valid until the wave changes. */
+ck_wave wave_view(const wave_buffer *w, const fleet *f, float *gradients);
+
+#endif
