@@ -1,0 +1,262 @@
+/* cli.c - commands and options. */
+#include "cli.h"
+
+#include <ctype.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/nearest.h"
+#include "config/tree.h"
+
+#ifndef COHORT_GIT_REVISION
+#define COHORT_GIT_REVISION "unknown"
+#endif
+
+const char *cli_version(void) {
+    return "cohort 0.1.0 (" COHORT_GIT_REVISION ")";
+}
+
+/* ---- The tables ---- */
+
+enum { ON_RUN = 1 << COMMAND_RUN, ON_CHECK = 1 << COMMAND_CHECK, ON_PRETRAIN = 1 << COMMAND_PRETRAIN, ON_DATA = 1 << COMMAND_DATA };
+enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
+
+typedef struct {
+    const char *name, *value; /* value: what it is called in help; NULL: takes none */
+    unsigned commands;
+    char letter; /* what getopt_long returns */
+    const char *help;
+} option_row;
+
+static const option_row OPTIONS[] = {
+    {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
+    {"out", "DIR", ON_RUN | ON_PRETRAIN | ON_DATA, 'o', "folder to write (must not hold anything yet)"},
+    {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out"},
+    {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
+    {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
+    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
+    {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
+    {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
+    {"help", NULL, ON_ALL, 'h', "describe the command"},
+};
+enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
+
+typedef struct {
+    const char *name, *words;
+    int least_words, most_words;
+    const char *summary, *help;
+} command_row;
+
+static const command_row COMMANDS[] = {
+    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment",
+                     "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
+                     "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
+                       "Reports every problem of a configuration, or prints its populations, parameters, traffic and memory plan.\n"
+                       "Runs nothing and writes nothing.\n\n"
+                       "  cohort check configs/quickstart.yaml\n"},
+    [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
+                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else ~/.cache/cohort); run does this by itself.\n"
+                          "With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
+                          "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
+    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
+                      "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
+                      "Bytes are tokens; whole files go to one split. --out defaults to data.\n\n"
+                      "  cohort data --out data/languages german=text/de french=text/fr\n"},
+    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
+                      "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
+                      "  cohort info results/quickstart-1a2b3c4d\n"},
+    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
+                      "Topics: any command, settings (all keys of a configuration), methods (how devices learn together).\n\n"
+                      "  cohort help settings\n"},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", "Prints the version and the revision it was built from.\n"},
+};
+enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
+
+int cli_find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(COMMANDS[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* ---- Help ---- */
+
+static bool takes(cli_command command, const option_row *option) {
+    return option->commands >> command & 1;
+}
+
+void cli_describe(cli_command command, FILE *out) {
+    const command_row *c = &COMMANDS[command];
+    fprintf(out, "cohort %s %s - %s\n\n%s\n", c->name, c->words, c->summary, c->help);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char typed[40];
+        if (!takes(command, &OPTIONS[i])) continue;
+        snprintf(typed, sizeof typed, "--%s %s", OPTIONS[i].name, OPTIONS[i].value ? OPTIONS[i].value : "");
+        fprintf(out, "  %-20s %s\n", typed, OPTIONS[i].help);
+    }
+}
+
+void cli_describe_all(FILE *out) {
+    fputs("cohort - populations of on-device language models that learn together\n\n", out);
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char typed[64];
+        snprintf(typed, sizeof typed, "cohort %s %s", COMMANDS[i].name, COMMANDS[i].words);
+        fprintf(out, "  %-26s %s\n", typed, COMMANDS[i].summary);
+    }
+    fputs("\nEvery command takes --help. Exit codes: 0 done, 2 usage or input, 3 environment, 4 failed while running.\n\n"
+          "  cohort run configs/quickstart.yaml\n",
+          out);
+}
+
+/* ---- Parsing ---- */
+
+static exit_code unknown_command(const char *name, problems *list) {
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++) names[i] = COMMANDS[i].name;
+    const char *near = nearest_word(name, names, N_COMMANDS);
+    if (near) return problem(list, EXIT_INPUT, "unknown command '%s'; did you mean %s?", name, near);
+    return problem(list, EXIT_INPUT, "unknown command '%s'; `cohort help` lists them", name);
+}
+
+/* The first word is the command; --help and --version work in its place. */
+static exit_code find_command(int argc, char **argv, cli_arguments *out, problems *list) {
+    const char *first = argc > 1 ? argv[1] : "help";
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) first = "help";
+    if (strcmp(first, "--version") == 0) first = "version";
+    int command = cli_find(first);
+    if (command < 0) return unknown_command(first, list);
+    out->command = (cli_command)command;
+    return EXIT_OK;
+}
+
+static void unknown_option(cli_command command, const char *typed, problems *list) {
+    const char *names[N_OPTIONS];
+    char name[64];
+    int n = 0;
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(command, &OPTIONS[i])) names[n++] = OPTIONS[i].name;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(typed, "="), typed);
+    const char *near = nearest_word(name + strspn(name, "-"), names, n);
+    if (near)
+        problem(list, EXIT_INPUT, "%s: unknown option %s; did you mean --%s?", COMMANDS[command].name, name, near);
+    else
+        problem(list, EXIT_INPUT, "%s: unknown option %s; `cohort %s --help` lists them", COMMANDS[command].name, name,
+                COMMANDS[command].name);
+}
+
+/* What getopt_long did not take: a letter, a flag with a value, or a name it does not know. */
+static void refuse_option(cli_command command, const char *typed, problems *list) {
+    char letter[3] = {'-', (char)optopt, '\0'};
+    if (optopt != 0 && strncmp(typed, "--", 2) == 0)
+        problem(list, EXIT_INPUT, "%s: %.*s takes no value; write it alone", COMMANDS[command].name, (int)strcspn(typed, "="), typed);
+    else
+        unknown_option(command, optopt != 0 ? letter : typed, list);
+}
+
+static void missing_value(cli_command command, char letter, problems *list) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (OPTIONS[i].letter == letter)
+            problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name, OPTIONS[i].name, OPTIONS[i].name,
+                    OPTIONS[i].value);
+}
+
+static void add_override(cli_arguments *a, const char *key, const char *value, problems *list) {
+    if (a->n_overrides == CLI_MAX_WORDS) {
+        problem(list, EXIT_INPUT, "more than %d overrides on the command line; write them into the configuration", CLI_MAX_WORDS);
+        return;
+    }
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    fprintf(out, "%s%s", key, value);
+    fclose(out);
+    a->overrides[a->n_overrides++] = config_memory(text);
+}
+
+static double read_share(const char *option, const char *text, problems *list) {
+    char *end = NULL;
+    double share = strtod(text, &end);
+    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
+    if (!whole || *end != '\0' || !(share > 0 && share < 1))
+        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option, text);
+    return share;
+}
+
+static void take_option(cli_arguments *a, int letter, problems *list) {
+    switch (letter) {
+    case 's':
+        add_override(a, "", optarg, list);
+        break;
+    case 'b':
+        add_override(a, "backend=", optarg, list);
+        break;
+    case 't':
+        add_override(a, "threads=", optarg, list);
+        break;
+    case 'o':
+        a->out = optarg;
+        break;
+    case 'r':
+        a->resume = true;
+        break;
+    case 'q':
+        a->quiet = true;
+        break;
+    case 'h':
+        a->help = true;
+        break;
+    case 'v':
+        a->valid_share = read_share("valid-share", optarg, list);
+        break;
+    case 'e':
+        a->test_share = read_share("test-share", optarg, list);
+        break;
+    default:
+        break;
+    }
+}
+
+static void take_options(int argc, char **argv, cli_arguments *a, problems *list) {
+    struct option allowed[N_OPTIONS + 1] = {0};
+    int n = 0;
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(a->command, &OPTIONS[i]))
+            allowed[n++] = (struct option){OPTIONS[i].name, OPTIONS[i].value ? required_argument : no_argument, NULL, OPTIONS[i].letter};
+    opterr = 0;
+    optind = 0; /* GNU: start afresh */
+    for (int letter; (letter = getopt_long(argc, argv, ":h", allowed, NULL)) != -1;) {
+        if (letter == '?')
+            refuse_option(a->command, argv[optind - 1], list);
+        else if (letter == ':')
+            missing_value(a->command, (char)optopt, list);
+        else
+            take_option(a, letter, list);
+    }
+    for (int i = optind; i < argc && a->n_words < CLI_MAX_WORDS; i++) a->words[a->n_words++] = argv[i];
+}
+
+static void check_words(const cli_arguments *a, problems *list) {
+    const command_row *c = &COMMANDS[a->command];
+    if (a->n_words < c->least_words)
+        problem(list, EXIT_INPUT, "%s: %s is missing; `cohort %s --help` shows an example", c->name, c->words, c->name);
+    if (a->n_words > c->most_words)
+        problem(list, EXIT_INPUT, "%s: '%s' is one word too many; `cohort %s --help` shows an example", c->name, a->words[c->most_words],
+                c->name);
+    if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
+}
+
+exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
+    int before = problems_count(list);
+    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1};
+    exit_code code = find_command(argc, argv, out, list);
+    if (code != EXIT_OK) return code;
+    if (argc > 1) take_options(argc - 1, argv + 1, out, list);
+    if (!out->help && problems_count(list) == before) check_words(out, list);
+    return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
+}
+
+void cli_free(cli_arguments *arguments) {
+    for (int i = 0; i < arguments->n_overrides; i++) free(arguments->overrides[i]);
+    arguments->n_overrides = 0;
+}
