@@ -1,0 +1,217 @@
+/* build.c - `cohort data`: text files -> train_<i>.bin, valid_<i>.bin, test_<i>.bin (bytes as uint16 tokens) and sources.json.
+ *
+ * Whole files are dealt in the order of their content's hash, so that a page is never in two splits and neither names nor the
+ * file system decide: a file goes to test while that brings test nearer its share, else to valid likewise, else to train; small files
+ * first. A source that is one file is cut instead, at ends of lines: its beginning is train, then valid, then test. Everything is written
+ * beside the target and renamed onto it, so that a folder of shards is always whole. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "data/data.h"
+#include "data/folders.h"
+#include "data/parts.h"
+#include "data/text_files.h"
+
+enum { SEPARATOR = '\n' };
+
+static exit_code check_options(const data_build *o, problems *list) {
+    exit_code code = EXIT_OK;
+    if (o->n_sources < 1) code = problem(list, EXIT_INPUT, "no source is given; write NAME=PATH, PATH a text file or a folder");
+    if (!(o->valid_share > 0 && o->test_share > 0 && o->valid_share + o->test_share < 1))
+        code =
+            problem(list, EXIT_INPUT, "shares of %g (valid) and %g (test) leave a split empty; both must be above 0 and sum to less than 1",
+                    o->valid_share, o->test_share);
+    for (int i = 0; i < o->n_sources; i++) {
+        if (o->names[i][0] == '\0') code = problem(list, EXIT_INPUT, "the source %s has no name; write NAME=%s", o->paths[i], o->paths[i]);
+        for (int j = 0; j < i; j++)
+            if (strcmp(o->names[i], o->names[j]) == 0)
+                code = problem(list, EXIT_INPUT, "the name %s is given to both %s and %s; names must differ", o->names[i], o->paths[j],
+                               o->paths[i]);
+    }
+    if (!folder_is_free(o->out))
+        code = problem(list, EXIT_INPUT, "%s: exists and is not an empty folder; remove it or write to another with --out", o->out);
+    return code;
+}
+
+/* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the bytes still missing. */
+static double deal_files(text_files *t, data_part part, double missing, double most) {
+    for (int i = 0; i < t->count; i++) {
+        text_file *file = &t->files[i];
+        double bytes = (double)file->bytes;
+        if (file->part != DATA_TRAIN || bytes > most || bytes >= 2 * missing) continue;
+        file->part = part;
+        missing -= bytes;
+    }
+    return missing;
+}
+
+/* Small files first, so that no single page makes up a split; where all files are large, the smallest one. */
+static void deal_part(text_files *t, data_part part, double share) {
+    double wanted = share * (double)t->bytes;
+    double missing = deal_files(t, part, wanted, wanted / 4);
+    if (deal_files(t, part, missing, wanted) < wanted) return;
+    text_file *smallest = NULL;
+    for (int i = 0; i < t->count; i++)
+        if (t->files[i].part == DATA_TRAIN && (!smallest || t->files[i].bytes < smallest->bytes)) smallest = &t->files[i];
+    if (smallest) smallest->part = part;
+}
+
+static exit_code write_text(FILE *to, const unsigned char *text, int64_t bytes, const char *path, problems *list) {
+    enum { CHUNK = 4096 };
+    uint16_t tokens[CHUNK];
+    for (int64_t first = 0; first < bytes; first += CHUNK) {
+        size_t n = (size_t)(bytes - first < CHUNK ? bytes - first : CHUNK);
+        for (size_t i = 0; i < n; i++) tokens[i] = text[first + (int64_t)i];
+        if (fwrite(tokens, sizeof *tokens, n, to) != n)
+            return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
+    }
+    return EXIT_OK;
+}
+
+/* The ranges [first, last) of a single file's splits, in the order of data_part. */
+static void cut_file(const unsigned char *text, int64_t bytes, const data_build *o, int64_t ends[DATA_SPLITS]) {
+    double shares[DATA_SPLITS] = {1 - o->valid_share - o->test_share, 1 - o->test_share, 1};
+    for (int part = 0; part < DATA_SPLITS; part++) {
+        int64_t end = (int64_t)(shares[part] * (double)bytes);
+        while (end < bytes && end > 0 && text[end - 1] != SEPARATOR) end++;
+        ends[part] = part == DATA_TEST ? bytes : end;
+    }
+}
+
+static exit_code write_file(FILE *const to[DATA_SPLITS], const text_file *file, bool cut, const data_build *o, int64_t tokens[DATA_SPLITS],
+                            problems *list) {
+    unsigned char *text = NULL;
+    int64_t bytes = 0, ends[DATA_SPLITS], first = 0;
+    exit_code code = text_file_read(file->path, &text, &bytes, list);
+    if (code != EXIT_OK) return code;
+    if (cut) cut_file(text, bytes, o, ends);
+    for (int part = 0; part < DATA_SPLITS && code == EXIT_OK; part++) {
+        if (!cut && part != (int)file->part) continue;
+        int64_t last = cut ? ends[part] : bytes;
+        code = write_text(to[part], text + first, last - first, file->path, list);
+        tokens[part] += last - first;
+        first = last;
+    }
+    free(text);
+    return code;
+}
+
+static exit_code write_separator(FILE *to, int64_t *tokens, problems *list) {
+    const unsigned char separator = SEPARATOR;
+    (*tokens)++;
+    return write_text(to, &separator, 1, "a shard", list);
+}
+
+static exit_code write_splits(const text_files *t, FILE *const to[DATA_SPLITS], const data_build *o, int64_t tokens[DATA_SPLITS],
+                              int files[DATA_SPLITS], problems *list) {
+    bool cut = t->count == 1;
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < t->count && code == EXIT_OK; i++) {
+        data_part part = t->files[i].part;
+        if (files[part] > 0) code = write_separator(to[part], &tokens[part], list);
+        if (code == EXIT_OK) code = write_file(to, &t->files[i], cut, o, tokens, list);
+        files[part]++;
+    }
+    for (int part = 0; part < DATA_SPLITS && cut; part++) files[part] = 1;
+    return code;
+}
+
+static exit_code check_splits(const data_build *o, int source, const int64_t tokens[DATA_SPLITS], int files, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int part = 0; part < DATA_SPLITS; part++)
+        if (tokens[part] == 0)
+            code = problem(list, EXIT_INPUT, "%s: too little text in %d file(s) for three splits, %s stays empty; give more files",
+                           o->paths[source], files, part_name(part));
+    return code;
+}
+
+static int open_shards(const char *folder, int source, FILE *to[DATA_SPLITS]) {
+    for (int part = 0; part < DATA_SPLITS; part++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s_%d.bin", folder, part_name(part), source);
+        to[part] = fopen(path, "wb");
+        if (!to[part]) return -1;
+    }
+    return 0;
+}
+
+static int close_shards(FILE *to[DATA_SPLITS]) {
+    int failed = 0;
+    for (int part = 0; part < DATA_SPLITS; part++)
+        if (to[part] && fclose(to[part]) != 0) failed = -1;
+    return failed;
+}
+
+static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS]) {
+    json_t *f = json_object(), *t = json_object();
+    for (int part = 0; part < DATA_SPLITS; part++) {
+        json_object_set_new(f, part_name(part), json_integer(files[part]));
+        json_object_set_new(t, part_name(part), json_integer(tokens[part]));
+    }
+    return json_pack("{s:s, s:o, s:o}", "name", name, "files", f, "tokens", t);
+}
+
+static exit_code build_source(const data_build *o, int source, const char *folder, json_t *sources, problems *list) {
+    text_files t = {0};
+    FILE *to[DATA_SPLITS] = {0};
+    int64_t tokens[DATA_SPLITS] = {0};
+    int files[DATA_SPLITS] = {0};
+    exit_code code = text_files_find(o->paths[source], &t, list);
+    if (code != EXIT_OK) goto cleanup;
+    if (t.count > 1) {
+        deal_part(&t, DATA_TEST, o->test_share);
+        deal_part(&t, DATA_VALID, o->valid_share);
+    }
+    if (open_shards(folder, source, to) != 0) {
+        code = problem(list, EXIT_ENVIRONMENT, "%s: a shard cannot be created: %s", folder, strerror(errno));
+        goto cleanup;
+    }
+    code = write_splits(&t, to, o, tokens, files, list);
+    if (code == EXIT_OK) code = check_splits(o, source, tokens, t.count, list);
+    json_t *described = describe(o->names[source], files, tokens);
+    if (!described && code == EXIT_OK)
+        code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name", o->names[source]);
+    if (described) json_array_append_new(sources, described);
+cleanup:
+    if (close_shards(to) != 0 && code == EXIT_OK)
+        code = problem(list, EXIT_ENVIRONMENT, "%s: a shard cannot be written: %s", folder, strerror(errno));
+    text_files_free(&t);
+    return code;
+}
+
+static exit_code write_sources(const char *folder, const json_t *sources, problems *list) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/sources.json", folder);
+    json_t *root = json_pack("{s:i, s:O}", "vocabulary", 256, "sources", sources);
+    exit_code code = EXIT_OK;
+    if (!root || json_dump_file(root, path, JSON_INDENT(2)) != 0)
+        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
+    json_decref(root);
+    return code;
+}
+
+exit_code data_build_shards(const data_build *o, problems *list) {
+    char beside[4096] = "";
+    json_t *sources = NULL;
+    exit_code code = check_options(o, list);
+    if (code != EXIT_OK) return code;
+    code = folder_create_beside(o->out, sizeof beside, beside, list);
+    if (code != EXIT_OK) return code;
+    sources = json_array();
+    for (int i = 0; i < o->n_sources; i++) {
+        exit_code of_source = build_source(o, i, beside, sources, list);
+        if (code == EXIT_OK) code = of_source;
+    }
+    if (code == EXIT_OK) code = write_sources(beside, sources, list);
+    if (code == EXIT_OK && rename(beside, o->out) != 0)
+        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be renamed to %s: %s", beside, o->out, strerror(errno));
+    if (code != EXIT_OK) folder_remove(beside);
+    json_decref(sources);
+    return code;
+}

@@ -1,0 +1,21 @@
+/* corpus.h - the text behind a corpus, for device_data.c. */
+#ifndef COHORT_CORPUS_H
+#define COHORT_CORPUS_H
+
+#include "data/data.h"
+
+/* A stretch of a source's text. */
+typedef struct {
+    const shard *text;
+    int64_t first, count; /* tokens of `text` */
+    shard *owned;         /* NULL, or `text`: made for this stretch, its holder closes it */
+} text_range;
+
+/* Where a corpus comes from, for messages. */
+const char *corpus_path(const corpus *c);
+/* How much text a source can deal to devices that ask for a number of tokens: its shard, or the endless synthetic text. */
+int64_t corpus_text_tokens(const corpus *c, int source, data_part part);
+/* Tokens [first, first + count) of that text. */
+exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count, text_range *out, problems *list);
+
+#endif

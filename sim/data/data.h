@@ -1,0 +1,73 @@
+/* data.h - token shards, per-device views of them, window sampling, and the synthetic corpus. */
+#ifndef COHORT_DATA_H
+#define COHORT_DATA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "config/settings.h"
+#include "problems.h"
+#include "rng.h"
+
+typedef enum { DATA_TRAIN, DATA_VALID, DATA_TEST, DATA_SPLITS } data_part;
+
+/* A file of token ids, memory-mapped, or for the synthetic corpus ids in memory. All ids are checked once, at open. An llm.c shard (256 x
+ * int32 header; magic 20240520: uint16, 20240801: uint32) is known by its header. A flat little-endian file says nothing about itself, so
+ * the vocabulary decides: up to 65536 its ids are uint16, above uint32. */
+typedef struct shard shard;
+/* vocabulary: every id must be below it; the message names the first that is not. */
+exit_code shard_open(const char *path, int vocabulary, shard **out, problems *list);
+void shard_close(shard *s);
+int64_t shard_tokens(const shard *s);
+void shard_read(const shard *s, int64_t first, int64_t count, int32_t *out);
+
+/* All text a run can draw from: `sources` (languages, topics), each with three shards: train_<i>.bin, valid_<i>.bin, test_<i>.bin in the
+ * folder data.corpus, or data/<corpus> below the current one; sources.json may name the sources. Or the synthetic topics (synthetic.h). */
+typedef struct corpus corpus;
+exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list);
+void corpus_close(corpus *c);
+int corpus_sources(const corpus *c);
+const char *corpus_source_name(const corpus *c, int source);
+const shard *corpus_shard(const corpus *c, int source, data_part part);
+/* Entropy of a synthetic source in nats per token, the topics of its segments known: a lower bound on any model's expected loss on it,
+ * tight where data.synthetic.purity is 1. NaN for real text. */
+double corpus_entropy(const corpus *c, int source);
+
+/* What one device sees. Training text: one contiguous range of its source (device i of a population has source i mod sources;
+ * devices of one source hold disjoint ranges while the text lasts, see device_data_overlaps). The seed decides which ranges, so populations
+ * of equal seed hold the same. In distribution, valid and test ranges come from its source; out of distribution they are all sources'
+ * splits in equal parts. Test text depends on no seed. */
+typedef struct device_data device_data;
+/* pooled: the device of the centralized method, which sees the text of all `devices`. */
+exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
+                           problems *list);
+void device_data_close(device_data *data);
+int device_data_source(const device_data *data); /* -1: pooled */
+int64_t device_data_tokens(const device_data *data, data_part part);
+/* True if the device's source has too little text for disjoint training ranges, so that devices share some of it. */
+bool device_data_overlaps(const device_data *data);
+
+/* Fills one window: tokens and targets [sequence] ids (target = next token); sequence <= data.sequence. Training and router windows are
+ * random offsets with replacement, a function of (seed, device, part, step, index) alone; *offset (may be NULL) receives the position in
+ * the device's text of that part, for the trace. Windows listed in the file data.windows (CSV: device,part,step,index,offset; see
+ * windows.h) are taken from there, all others are drawn. */
+void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,
+                        int64_t *offset);
+/* Evaluation window `index` of `count`: fixed, evenly spread over the part, the same at every evaluation. */
+void device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets);
+
+/* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16). Source i is names[i] with the text at paths[i].
+ * Its files are dealt to train, valid and test whole, by a hash of their content, so that no page is in two splits (a source of one file is
+ * cut in three). `out` must be new or empty; it appears whole or not at all, with sources.json: name, files and tokens of every source. */
+typedef struct {
+    int n_sources;
+    const char *const *names, *const *paths;
+    const char *out;
+    double valid_share, test_share; /* of the bytes; both above 0 */
+} data_build;
+exit_code data_build_shards(const data_build *options, problems *list);
+/* Writes the table of tokens per source and split of a folder that data_build_shards() made. */
+exit_code data_print_table(const char *folder, FILE *to, problems *list);
+
+#endif

@@ -1,0 +1,29 @@
+/* table.c - the closing table of `cohort data`. */
+#include <string.h>
+
+#include "data/corpus.h"
+#include "data/parts.h"
+#include "data/sources.h"
+
+exit_code data_print_table(const char *folder, FILE *to, problems *list) {
+    source_notes notes;
+    int64_t sums[DATA_SPLITS] = {0};
+    exit_code code = sources_read(folder, &notes, list);
+    if (code != EXIT_OK) return code;
+    if (notes.count == 0) return problem(list, EXIT_INPUT, "%s/sources.json: is missing; `cohort data` writes it", folder);
+    fprintf(to, "%-14s %8s %12s %12s %12s\n", "source", "files", "train", "valid", "test");
+    for (int i = 0; i < notes.count; i++) {
+        const source_note *n = &notes.notes[i];
+        int64_t files = n->files[DATA_TRAIN] + n->files[DATA_VALID] + n->files[DATA_TEST];
+        fprintf(to, "%-14s %8lld", n->name, (long long)files);
+        for (int part = 0; part < DATA_SPLITS; part++) {
+            fprintf(to, " %12lld", (long long)n->tokens[part]);
+            sums[part] += n->tokens[part];
+        }
+        fputc('\n', to);
+    }
+    fprintf(to, "%-23s %12lld %12lld %12lld  tokens\n", "all", (long long)sums[DATA_TRAIN], (long long)sums[DATA_VALID],
+            (long long)sums[DATA_TEST]);
+    sources_free(&notes);
+    return EXIT_OK;
+}
