@@ -1,0 +1,137 @@
+/* The case tables: both sides of every boundary that a backend may have a fast path for. */
+#include "waves.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "oracle/oracle.h"
+
+const shape_spec shape_specs[SHAPE_SPECS] = {
+    [SHAPE_SINGLE] = {.experts = 1, .rank = {8}, .top_k = 2},
+    [SHAPE_SINGLE_ATTEND] = {.experts = 1, .rank = {4}, .top_k = 1, .attention_rank = 8},
+    [SHAPE_PAIR_TOP1] = {.experts = 2, .rank = {4, 4}, .top_k = 1, .attention_rank = 8, .balance = 0.5f},
+    [SHAPE_PAIR_BOTH] = {.experts = 2, .rank = {8, 8}, .top_k = 2, .balance = 0.5f},
+    [SHAPE_RAGGED] = {.experts = 3, .rank = {4, 8, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
+    [SHAPE_ALL] = {.experts = 4, .rank = {2, 5, 1, 8}, .top_k = 4, .attention_rank = 3, .balance = 0.5f},
+    [SHAPE_MEAN] = {.experts = 4, .rank = {3, 3, 4, 1}, .top_k = 2, .gates = CK_GATES_MEAN, .attention_rank = 8},
+    [SHAPE_LINEAR] = {.experts = 3, .rank = {4, 8, 3}, .top_k = 2, .mix = CK_MIX_LINEAR, .balance = 0.5f},
+    [SHAPE_LINEAR_TOP1] = {.experts = 4, .rank = {8, 8, 8, 8}, .top_k = 1, .mix = CK_MIX_LINEAR, .attention_rank = 4, .balance = 0.5f},
+    [SHAPE_LINEAR_MEAN] = {.experts = 2, .rank = {5, 4}, .top_k = 1, .gates = CK_GATES_MEAN, .mix = CK_MIX_LINEAR},
+    [SHAPE_MANY] =
+        {.experts = 16, .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
+    [SHAPE_MANY_ALL] = {.experts = 16, .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}, .top_k = 16, .balance = 0.5f},
+    [SHAPE_HEAVY] = {.experts = 5, .rank = {64, 32, 33, 30, 1}, .top_k = 3, .attention_rank = 33, .balance = 0.5f},
+};
+
+const wave_spec wave_specs[] = {
+    {"ragged",
+     24,
+     96,
+     3,
+     13,
+     {{SHAPE_RAGGED, {1, 33, 32}},
+      {SHAPE_SINGLE, {31}},
+      {SHAPE_PAIR_TOP1, {129, 1}},
+      {SHAPE_MANY, {128}},
+      {SHAPE_MEAN, {32, 31, 1}},
+      {SHAPE_PAIR_BOTH, {33}},
+      {SHAPE_LINEAR_TOP1, {31, 33}},
+      {SHAPE_ALL, {1}},
+      {SHAPE_LINEAR, {65}},
+      {SHAPE_SINGLE_ATTEND, {5, 6}},
+      {SHAPE_LINEAR_MEAN, {17}},
+      {SHAPE_MANY_ALL, {20}},
+      {SHAPE_HEAVY, {40, 2}}}},
+    {"aligned",
+     32,
+     128,
+     4,
+     5,
+     {{SHAPE_PAIR_BOTH, {32, 32}}, {SHAPE_PAIR_TOP1, {32}}, {SHAPE_RAGGED, {64}}, {SHAPE_LINEAR, {16, 16}}, {SHAPE_SINGLE_ATTEND, {32}}}},
+    {"wide", 48, 192, 3, 4, {{SHAPE_MEAN, {15}}, {SHAPE_ALL, {33}}, {SHAPE_LINEAR_TOP1, {16}}, {SHAPE_MANY, {47}}}},
+    {"odd",
+     21,
+     50,
+     3,
+     5,
+     {{SHAPE_RAGGED, {2, 3}}, {SHAPE_PAIR_TOP1, {1, 1, 1}}, {SHAPE_LINEAR, {7}}, {SHAPE_SINGLE, {1}}, {SHAPE_HEAVY, {9}}}},
+    {"one token", 24, 96, 3, 1, {{SHAPE_RAGGED, {1}}}},
+    {"no adapter in attention", 24, 96, 3, 2, {{SHAPE_SINGLE, {4}}, {SHAPE_PAIR_BOTH, {3}}}},
+    {"crowd", 24, 96, 3, 24, {{SHAPE_PAIR_BOTH, {1}}, {SHAPE_PAIR_BOTH, {2}}, {SHAPE_PAIR_BOTH, {3}}, {SHAPE_PAIR_BOTH, {1}},
+                              {SHAPE_PAIR_BOTH, {5}}, {SHAPE_PAIR_BOTH, {4}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {1}},
+                              {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {2}}, {SHAPE_PAIR_TOP1, {9}}, {SHAPE_PAIR_TOP1, {1}},
+                              {SHAPE_SINGLE, {1}},    {SHAPE_SINGLE, {2}},    {SHAPE_SINGLE, {1}},    {SHAPE_MEAN, {1}},
+                              {SHAPE_MEAN, {3}},      {SHAPE_RAGGED, {1}},    {SHAPE_RAGGED, {2}},    {SHAPE_RAGGED, {3}},
+                              {SHAPE_MANY, {1}},      {SHAPE_MANY, {2}},      {SHAPE_LINEAR, {1}},    {SHAPE_LINEAR, {2}}}},
+};
+const int n_wave_specs = sizeof wave_specs / sizeof *wave_specs;
+
+ck_shape wave_shape(int spec, int width, int ffn, int layers) {
+    const shape_spec *s = &shape_specs[spec];
+    ck_shape shape = {.n_layers = layers,
+                      .width = width,
+                      .ffn = ffn,
+                      .n_experts = s->experts,
+                      .top_k = s->top_k,
+                      .gates = s->gates,
+                      .mix = s->mix,
+                      .attention_rank = s->attention_rank,
+                      .attention_scale = 0.75f};
+    for (int e = 0; e < s->experts; e++) {
+        shape.rank[e] = s->rank[e];
+        shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);
+        shape.balance[e] = s->balance * (float)s->experts * (e % 2 == 0 ? 1.5f : 0.75f) / (float)layers;
+    }
+    const char *why;
+    if (ck_shape_init(&shape, &why) != CK_OK) abort();
+    return shape;
+}
+
+static uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+double wave_draw(uint64_t *state, double scale) {
+    *state += 0x9e3779b97f4a7c15u;
+    double unit = (double)(mix(*state) >> 11) * 0x1p-53;
+    return (2 * unit - 1) * sqrt(3) * scale;
+}
+
+void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack) {
+    for (int l = 0; l < shape->n_layers; l++)
+        for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
+            oracle_range range = oracle_part_range(shape, l, part);
+            for (int64_t i = 0; i < range.count; i++) pack[range.offset + i] = (float)wave_draw(&seed, 0.2);
+        }
+}
+
+static void fill(float *values, int64_t count, double mean, double scale, uint64_t *seed) {
+    for (int64_t i = 0; i < count; i++) values[i] = (float)(mean + wave_draw(seed, scale));
+}
+
+void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights) {
+    base_layout at = base_layout_of(shape);
+    int64_t width = shape->width, ffn = shape->ffn;
+    fill(weights + at.wte, shape->vocabulary * width, 0, 0.5, &seed);
+    fill(weights + at.wpe, shape->context * width, 0, 0.5, &seed);
+    fill(weights + at.lnf_gain, width, 1, 0.2, &seed);
+    fill(weights + at.lnf_bias, width, 0, 0.2, &seed);
+    for (int l = 0; l < shape->layers; l++) {
+        float *layer = weights + l * at.layer_stride;
+        const base_layer *w = &at.layer0;
+        fill(layer + w->ln1_gain, width, 1, 0.2, &seed);
+        fill(layer + w->ln1_bias, width, 0, 0.2, &seed);
+        fill(layer + w->qkv_w, 3 * width * width, 0, 0.2, &seed);
+        fill(layer + w->qkv_b, 3 * width, 0, 0.2, &seed);
+        fill(layer + w->out_w, width * width, 0, 0.2, &seed);
+        fill(layer + w->out_b, width, 0, 0.2, &seed);
+        fill(layer + w->ln2_gain, width, 1, 0.2, &seed);
+        fill(layer + w->ln2_bias, width, 0, 0.2, &seed);
+        fill(layer + w->fc_w, ffn * width, 0, 0.2, &seed);
+        fill(layer + w->fc_b, ffn, 0, 0.2, &seed);
+        fill(layer + w->pr_w, width * ffn, 0, 0.1, &seed);
+        fill(layer + w->pr_b, width, 0, 0.2, &seed);
+    }
+}

@@ -1,0 +1,60 @@
+/* waves.h - the devices and waves that every op is tried on. */
+#ifndef COHORT_CONFORMANCE_WAVES_H
+#define COHORT_CONFORMANCE_WAVES_H
+
+#include "base/base.h"
+#include "kernels.h"
+
+typedef struct {
+    int experts, rank[CK_MAX_EXPERTS], top_k;
+    ck_gates gates;
+    ck_mix mix;
+    int attention_rank;
+    float balance; /* lambda; balance_e = lambda E c_e / L with unequal c_e */
+} shape_spec;
+
+enum {
+    SHAPE_SINGLE,        /* E = 1 */
+    SHAPE_SINGLE_ATTEND, /* E = 1, attention LoRA */
+    SHAPE_PAIR_TOP1,     /* E = 2, k = 1: K = 1 < E */
+    SHAPE_PAIR_BOTH,     /* E = K = 2: the balance has no gradient */
+    SHAPE_RAGGED,        /* E = 3, ranks 4, 8, 3, k = 2 */
+    SHAPE_ALL,           /* E = k = 4, ranks 2, 5, 1, 8 */
+    SHAPE_MEAN,          /* E = 4, gates mean, whatever k */
+    SHAPE_LINEAR,        /* E = 3, k = 2, mix linear */
+    SHAPE_LINEAR_TOP1,   /* E = 4, k = 1, mix linear */
+    SHAPE_LINEAR_MEAN,   /* E = 2, gates mean, mix linear */
+    SHAPE_MANY,          /* E = 16, k = 2 */
+    SHAPE_MANY_ALL,      /* E = k = 16 */
+    SHAPE_HEAVY,         /* ranks sum to 160, past any limit of "few ranks" */
+    SHAPE_SPECS
+};
+
+enum { WAVE_MAX_DEVICES = 64, WAVE_MAX_LENGTHS = 3, WAVE_LAYERS = 2 };
+
+typedef struct {
+    int shape;
+    int lengths[WAVE_MAX_LENGTHS]; /* 0 ends the list */
+} device_spec;
+
+typedef struct {
+    const char *name;
+    int width, ffn, heads, n_devices;
+    device_spec devices[WAVE_MAX_DEVICES];
+} wave_spec;
+
+extern const shape_spec shape_specs[SHAPE_SPECS];
+extern const wave_spec wave_specs[];
+extern const int n_wave_specs;
+
+/* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. */
+ck_shape wave_shape(int spec, int width, int ffn, int layers);
+
+/* Parameters of a device's pack and weights of a base, large enough that every term of the model counts; padding stays 0. */
+void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);
+void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights);
+
+/* Numbers for inputs: uniform with mean 0 and standard deviation `scale`, from a counter that the caller keeps. */
+double wave_draw(uint64_t *state, double scale);
+
+#endif

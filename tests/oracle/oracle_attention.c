@@ -1,0 +1,72 @@
+/* Causal multi-head attention over one sequence; head h uses columns [h d, (h + 1) d) of q, k, v, with d = D / heads.
+ *
+ *   s_tj = <q_t, k_j> / sqrt(d)  (j <= t)     p_t = softmax(s_t)     o_t = sum_j p_tj v_j     lse_t = log sum_j exp(s_tj)
+ *   dv_j = sum_t p_tj do_t     dp_tj = <do_t, v_j>     ds_tj = p_tj (dp_tj - sum_i p_ti dp_ti)
+ *   dq_t = sum_j ds_tj k_j / sqrt(d)     dk_j = sum_t ds_tj q_t / sqrt(d) */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oracle.h"
+
+/* p [t + 1] of row t; returns the row's log-sum-exp. q and k point at the head's columns of token 0. */
+static double probabilities(int64_t t, int64_t stride, int depth, const double *q, const double *k, double *p) {
+    double largest = -INFINITY, sum = 0;
+    for (int64_t j = 0; j <= t; j++) {
+        p[j] = oracle_dot(q + t * stride, k + j * stride, depth) / sqrt(depth);
+        if (p[j] > largest) largest = p[j];
+    }
+    for (int64_t j = 0; j <= t; j++) sum += p[j] = exp(p[j] - largest);
+    for (int64_t j = 0; j <= t; j++) p[j] /= sum;
+    return largest + log(sum);
+}
+
+void oracle_attention(oracle_attention_size size, const double *qkv, double *o, double *lse) {
+    int depth = size.width / size.heads;
+    int64_t stride = 3 * (int64_t)size.width;
+    double *p = oracle_zeros(size.n);
+    for (int64_t t = 0; t < size.n; t++)
+        for (int head = 0; head < size.heads; head++) {
+            const double *q = qkv + head * depth, *k = q + size.width, *v = k + size.width;
+            double log_sum = probabilities(t, stride, depth, q, k, p);
+            if (lse != NULL) lse[t * size.heads + head] = log_sum;
+            for (int d = 0; d < depth; d++) {
+                double sum = 0;
+                for (int64_t j = 0; j <= t; j++) sum += p[j] * v[j * stride + d];
+                o[t * size.width + head * depth + d] = sum;
+            }
+        }
+    free(p);
+}
+
+/* One row of one head; q, k, v and their gradients point at the head's columns of token 0, d_o at the row's. */
+static void attention_backward_row(int64_t t, int width, int depth, const double *q, const double *d_o, double *dq, double *p, double *dp) {
+    int64_t stride = 3 * (int64_t)width;
+    const double *k = q + width, *v = k + width;
+    double *dk = dq + width, *dv = dk + width, mean = 0;
+    probabilities(t, stride, depth, q, k, p);
+    for (int64_t j = 0; j <= t; j++) {
+        dp[j] = oracle_dot(d_o, v + j * stride, depth);
+        mean += p[j] * dp[j];
+    }
+    for (int64_t j = 0; j <= t; j++) {
+        double ds = p[j] * (dp[j] - mean) / sqrt(depth);
+        for (int d = 0; d < depth; d++) {
+            dv[j * stride + d] += p[j] * d_o[d];
+            dq[t * stride + d] += ds * k[j * stride + d];
+            dk[j * stride + d] += ds * q[t * stride + d];
+        }
+    }
+}
+
+void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o, double *dqkv) {
+    int depth = size.width / size.heads;
+    double *p = oracle_zeros(2 * size.n), *dp = p + size.n;
+    memset(dqkv, 0, (size_t)(size.n * 3 * size.width) * sizeof *dqkv);
+    for (int64_t t = 0; t < size.n; t++)
+        for (int head = 0; head < size.heads; head++) {
+            int column = head * depth;
+            attention_backward_row(t, size.width, depth, qkv + column, d_o + t * size.width + column, dqkv + column, p, dp);
+        }
+    free(p);
+}
