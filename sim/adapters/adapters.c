@@ -1,5 +1,4 @@
 /* A device's pack <-> named tensors. */
-#define _GNU_SOURCE 1 /* asprintf */
 #include "adapters/adapters.h"
 
 #include <stdarg.h>

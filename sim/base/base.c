@@ -17,7 +17,7 @@ static int64_t place(int64_t *end, int64_t count) {
 
 base_layout base_layout_of(const base_shape *shape) {
     int64_t d = shape->width, f = shape->ffn, end = 0;
-    base_layout layout;
+    base_layout layout = {0};
     base_layer *l = &layout.layer0;
     layout.wte = place(&end, shape->vocabulary * d);
     layout.wpe = place(&end, shape->context * d);

@@ -1,5 +1,4 @@
 /* A Hugging Face GPT-2 folder -> base_model. */
-#define _GNU_SOURCE 1 /* asprintf */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

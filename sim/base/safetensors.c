@@ -46,7 +46,7 @@ static const struct {
 
 const char *safetensors_shown(const char *name, char out[SAFETENSORS_SHOWN_BYTES]) {
     size_t n = 0;
-    for (; name[n] && n < SAFETENSORS_SHOWN_BYTES - 4; n++) {
+    for (; n < SAFETENSORS_SHOWN_BYTES - 4 && name[n]; n++) {
         unsigned char c = (unsigned char)name[n];
         out[n] = c < 0x20 || c >= 0x7f ? '?' : name[n];
     }

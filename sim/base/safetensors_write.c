@@ -1,5 +1,4 @@
 /* A pack of f32 -> a safetensors file. Tensors in the order of their names, header padded to 8 bytes, as the reference writer does. */
-#define _GNU_SOURCE 1 /* asprintf */
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>

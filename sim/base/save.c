@@ -1,10 +1,8 @@
 /* base_model -> a Hugging Face GPT-2 folder. It is written under another name, then put in place by one rename, so that the folder
  * is at every moment absent, the old one, or the new one. */
-#define _GNU_SOURCE 1 /* asprintf, renameat2 */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +27,11 @@ static void free_paths(save_paths *p) {
     free(p->config);
 }
 
+static char *in_folder(const char *folder, const char *name) {
+    char *path;
+    return asprintf(&path, "%s/%s", folder, name) < 0 ? NULL : path;
+}
+
 static bool make_paths(save_paths *p, const char *folder) {
     *p = (save_paths){.folder = strdup(folder)};
     if (!p->folder) return false;
@@ -37,10 +40,10 @@ static bool make_paths(save_paths *p, const char *folder) {
     const char *slash = strrchr(p->folder, '/');
     p->parent = !slash ? strdup(".") : slash == p->folder ? strdup("/") : strndup(p->folder, (size_t)(slash - p->folder));
     if (!p->parent) return false;
-    if (asprintf(&p->partial, "%s.partial.%ld", p->folder, (long)getpid()) < 0) return p->partial = NULL, false;
-    if (asprintf(&p->weights, "%s/%s", p->partial, files[0]) < 0) return p->weights = NULL, false;
-    if (asprintf(&p->config, "%s/%s", p->partial, files[1]) < 0) return p->config = NULL, false;
-    return true;
+    if (asprintf(&p->partial, "%s.partial.%ld", p->folder, (long)getpid()) < 0) p->partial = NULL;
+    p->weights = p->partial ? in_folder(p->partial, files[0]) : NULL;
+    p->config = p->partial ? in_folder(p->partial, files[1]) : NULL;
+    return p->weights && p->config;
 }
 
 /* mkdir -p */

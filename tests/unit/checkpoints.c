@@ -1,4 +1,3 @@
-#define _GNU_SOURCE 1 /* asprintf */
 #include "unit/checkpoints.h"
 
 #include <dirent.h>
