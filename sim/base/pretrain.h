@@ -1,0 +1,17 @@
+/* pretrain.h - makes a base from text: the plain transformer, all weights trained. */
+#ifndef COHORT_PRETRAIN_H
+#define COHORT_PRETRAIN_H
+
+#include <stdbool.h>
+
+#include "base/base.h"
+#include "config/settings.h"
+#include "kernels.h"
+#include "problems.h"
+
+/* The shape that settings.base describes (no checkpoint). */
+base_shape pretrain_shape(const settings *s);
+/* Random weights where base.pretrain.tokens is 0; else trains, with a progress bar that ends with the validation loss in nats per token. */
+exit_code pretrain_base(const settings *s, ck_backend *backend, bool quiet, base_model **out, problems *list);
+
+#endif

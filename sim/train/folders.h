@@ -1,0 +1,31 @@
+/* folders.h - the files of a result, and the cache of pre-trained bases. */
+#ifndef COHORT_FOLDERS_H
+#define COHORT_FOLDERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/settings.h"
+#include "problems.h"
+#include "train/run.h"
+
+enum { FOLDER_PATH_BYTES = 4096 };
+
+typedef struct {
+    char path[FOLDER_PATH_BYTES];
+    bool finished; /* with --resume: its summary is there */
+    bool resumes;  /* with --resume: it has a checkpoint */
+} result_folder;
+
+/* Picks and makes the folder, refuses one that holds something unless it is to be resumed, and with --resume one of another
+ * configuration. Writes config.yaml where there is none. */
+exit_code result_open(const settings *s, const run_options *options, result_folder *out, problems *list);
+/* FOLDER/NAME. */
+void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);
+
+/* mkdir -p. */
+exit_code make_folder(const char *path, problems *list);
+/* Where pre-trained bases are kept ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort); false: nowhere. */
+bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]);
+
+#endif

@@ -1,0 +1,53 @@
+/* The base of a run: a checkpoint, a base that was made before, or one made now. */
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "base/pretrain.h"
+#include "train/folders.h"
+#include "train/report.h"
+#include "train/run.h"
+
+static bool is_folder(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static exit_code load_cached(const char *path, base_model **model, problems *list) {
+    exit_code code = base_load(path, model, list);
+    return code == EXIT_OK ? code
+                           : problem(list, code, "%s is a base that was made before and cannot be read; remove it to make it anew", path);
+}
+
+/* A base that cannot be kept is no reason to stop: the run has it in memory. */
+static void keep(const base_model *model, const char *folder, const char *path, bool quiet) {
+    problems *list = problems_create();
+    exit_code code = make_folder(folder, list);
+    if (code == EXIT_OK) code = base_save(model, path, list);
+    if (code != EXIT_OK && problems_count(list) > 0)
+        report_note(quiet, "the base is not kept for the next run: %s", problems_message(list, 0));
+    problems_destroy(list);
+}
+
+static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
+    char hash[SETTINGS_HASH_BYTES], name[64], folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    settings_base_hash(s, hash);
+    snprintf(name, sizeof name, "bases/%s", hash);
+    bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cache_path(name, path);
+    if (cached && is_folder(path)) return load_cached(path, model, list);
+    exit_code code = pretrain_base(s, backend, quiet, model, list);
+    if (code == EXIT_OK && cached) keep(*model, folder, path, quiet);
+    return code;
+}
+
+exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list) {
+    *model = NULL;
+    exit_code code = s->base.checkpoint ? base_load(s->base.checkpoint, model, list) : from_settings(s, backend, quiet, model, list);
+    if (code == EXIT_OK && (*model)->shape.context < s->data.sequence)
+        code = problem(list, EXIT_INPUT, "%s: data.sequence is %d, but the base knows only %d positions", s->file, s->data.sequence,
+                       (*model)->shape.context);
+    if (code == EXIT_OK && out) code = base_save(*model, out, list);
+    if (code == EXIT_OK) return EXIT_OK;
+    base_destroy(*model);
+    *model = NULL;
+    return code;
+}

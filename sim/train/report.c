@@ -1,0 +1,80 @@
+#include "train/report.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void report_note(bool quiet, const char *format, ...) {
+    if (quiet) return;
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("cohort: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+}
+
+static void number(char out[32], double value, const char *format) {
+    if (isnan(value))
+        snprintf(out, 32, "-");
+    else
+        snprintf(out, 32, format, value);
+}
+
+void report_table(const summary_row *rows, int n) {
+    int widest = (int)strlen("population");
+    for (int i = 0; i < n; i++)
+        if ((int)strlen(rows[i].population) > widest) widest = (int)strlen(rows[i].population);
+    printf("\n%-*s  %-11s %6s %8s  %18s  %10s  %9s  %9s\n", widest, "population", "method", "seed", "devices", "test perplexity",
+           "averaged", "MB up", "MB down");
+    for (int i = 0; i < n; i++) {
+        char mean[32], std[32], after[32];
+        number(mean, rows[i].test_ppl_mean, "%.3f");
+        number(std, rows[i].test_ppl_std, "%.3f");
+        number(after, rows[i].test_ppl_after, "%.3f");
+        printf("%-*s  %-11s %6llu %8d  %9s ± %6s  %10s  %9.2f  %9.2f\n", widest, rows[i].population, rows[i].method,
+               (unsigned long long)rows[i].seed, rows[i].devices, mean, std, after, 1e-6 * (double)rows[i].bytes_up,
+               1e-6 * (double)rows[i].bytes_down);
+    }
+}
+
+void report_speed(const session *s) {
+    if (s->expert_seconds <= 0.0) return;
+    double rate = s->expert_flops / s->expert_seconds, peak = ck_sgemm_rate(s->backend);
+    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: %.0f %% of the measured sgemm rate (%.1f GFLOP/s, %s)\n",
+           1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate, peak > 0.0 ? 100.0 * rate / peak : 0.0, 1e-9 * peak,
+           ck_hardware(s->backend));
+}
+
+static void print_file(const char *folder, const char *name) {
+    char path[2 * FOLDER_PATH_BYTES];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (stat(path, &info) != 0) return;
+    double bytes = (double)info.st_size;
+    if (bytes < 10e3)
+        printf("  %8.0f B   %s\n", bytes, path);
+    else if (bytes < 10e6)
+        printf("  %8.1f kB  %s\n", 1e-3 * bytes, path);
+    else
+        printf("  %8.1f MB  %s\n", 1e-6 * bytes, path);
+}
+
+static int visible(const struct dirent *entry) {
+    return entry->d_name[0] != '.';
+}
+
+void report_files(const result_folder *folder) {
+    struct dirent **entries = NULL;
+    int n = scandir(folder->path, &entries, visible, alphasort);
+    putchar('\n');
+    for (int i = 0; i < n; i++) {
+        print_file(folder->path, entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
+}

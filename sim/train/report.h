@@ -1,0 +1,20 @@
+/* report.h - what a run says on the terminal besides its progress: the closing table, the files, notes. */
+#ifndef COHORT_REPORT_H
+#define COHORT_REPORT_H
+
+#include <stdbool.h>
+
+#include "trace/trace.h"
+#include "train/folders.h"
+#include "train/session.h"
+
+/* One line on stderr. */
+void report_note(bool quiet, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole run. */
+void report_table(const summary_row *rows, int n);
+/* Tokens a second of the expert steps, and their FLOPs as a share of the machine's measured sgemm rate. */
+void report_speed(const session *s);
+/* The result's files with their sizes. */
+void report_files(const result_folder *folder);
+
+#endif
