@@ -20,7 +20,7 @@ typedef struct {
 } base_layer;
 typedef struct {
     int64_t wte, wpe, lnf_gain, lnf_bias;
-    base_layer layer0;      /* of layer 0; layer l adds l * layer_stride */
+    base_layer layer0; /* of layer 0; layer l adds l * layer_stride */
     int64_t layer_stride, total;
 } base_layout;
 
