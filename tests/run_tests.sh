@@ -77,6 +77,7 @@ run_program() { # name, command...
     read -r p f s results planned < <(count_tap "$tap")
     problem=$(program_problem "$status" "$f" "$results" "$planned" "$log")
     [[ -z $problem ]] || f=$((f + 1))
+    [[ -n $filter ]] && ((p + f + s == 0)) && return
     awk -v name="$name" -v p="$p" -v f="$f" -v s="$s" -v from="$begin" -v to="$EPOCHREALTIME" \
         'BEGIN { printf "%-44s %4d passed %3d failed %3d skipped %8.2f s\n", name, p, f, s, to - from }'
     ((f == 0)) || report_failure "$name" "$tap" "$log" "$problem"
