@@ -10,13 +10,15 @@
 
 #include "trace/durable.h"
 
+enum { LONGEST_NAME = 64 };
+
 static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *name) {
     int n = snprintf(out, FOLDER_PATH_BYTES, "%s/%s", folder, name);
     return n > 0 && n < FOLDER_PATH_BYTES;
 }
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
-    join(out, folder->path, name); /* result_open() left room for the longest name */
+    join(out, folder->path, name); /* result_choose() left room for the longest name */
 }
 
 static bool is_folder(const char *path) {
@@ -100,18 +102,18 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
 
 /* The first line in which two texts differ, to name what differs between two configurations. */
 static exit_code report_difference(const char *path, const char *old, const char *new, problems *list) {
+    const char *old_line = old, *new_line = new;
     int line = 1;
-    while (*old && *old == *new) {
-        line += *old == '\n';
-        old++, new ++;
+    for (; *old && *old == *new; old++, new ++) {
+        if (*old != '\n') continue;
+        old_line = old + 1, new_line = new + 1;
+        line++;
     }
-    while (old[-1] != '\n' && line > 1) old--, new --;
-    while (*old == ' ') old++;
-    while (*new == ' ') new ++;
+    old_line += strspn(old_line, " "), new_line += strspn(new_line, " ");
     return problem(list, EXIT_INPUT,
                    "%s:%d: the result is of another configuration: it has '%.*s', this one '%.*s'; resume with the same configuration or "
                    "choose another --out",
-                   path, line, (int)strcspn(old, "\n"), old, (int)strcspn(new, "\n"), new);
+                   path, line, (int)strcspn(old_line, "\n"), old_line, (int)strcspn(new_line, "\n"), new_line);
 }
 
 /* Settings that change no number (threads, waves) may differ: the hashes decide, the texts explain. */
@@ -133,34 +135,55 @@ static exit_code check_config(const settings *s, const char *path, const char *y
     return code;
 }
 
-static exit_code settle_config(const settings *s, const char *path, bool resume, problems *list) {
+static exit_code compare_config(const settings *s, const char *path, problems *list) {
     char *yaml = settings_to_yaml(s);
     if (!yaml) return problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
-    exit_code code = EXIT_OK;
-    if (resume && access(path, F_OK) == 0)
-        code = check_config(s, path, yaml, list);
-    else
-        code = write_config(path, yaml, list);
+    exit_code code = check_config(s, path, yaml, list);
     free(yaml);
     return code;
 }
 
-exit_code result_open(const settings *s, const run_options *options, result_folder *out, problems *list) {
+/* The nearest folder above `path` that exists must be writable. */
+static exit_code check_writable(const char *path, problems *list) {
+    char part[FOLDER_PATH_BYTES];
+    struct stat info;
+    snprintf(part, sizeof part, "%s", path);
+    while (stat(part, &info) != 0) {
+        char *slash = strrchr(part, '/');
+        if (!slash) snprintf(part, sizeof part, ".");
+        if (slash) slash[slash == part ? 1 : 0] = '\0';
+    }
+    if (!S_ISDIR(info.st_mode)) return problem(list, EXIT_INPUT, "%s: the result cannot be written there: %s is no folder", path, part);
+    if (access(part, W_OK | X_OK) == 0) return EXIT_OK;
+    return problem(list, EXIT_INPUT, "%s: the result cannot be written there: %s: %s", path, part, strerror(errno));
+}
+
+exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
     char path[FOLDER_PATH_BYTES];
     bool fits =
         options->out ? snprintf(out->path, sizeof out->path, "%s", options->out) < (int)sizeof out->path : default_path(s, out->path);
-    if (!fits || strlen(out->path) + 32 > sizeof out->path)
+    if (!fits || strlen(out->path) + LONGEST_NAME > sizeof out->path)
         return problem(list, EXIT_INPUT, "the result's path is too long: %.60s...", out->path);
     if (is_folder(out->path) && !is_empty(out->path) && !options->resume)
         return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
                        out->path);
-    exit_code code = make_folder(out->path, list);
-    if (code != EXIT_OK) return code;
+    exit_code code = check_writable(out->path, list);
     result_path(out, "config.yaml", path);
-    code = settle_config(s, path, options->resume, list);
+    if (code == EXIT_OK && options->resume && access(path, F_OK) == 0) code = compare_config(s, path, list);
     result_path(out, "summary.csv", path);
     out->finished = options->resume && access(path, F_OK) == 0;
     result_path(out, "checkpoint.h5", path);
     out->resumes = options->resume && access(path, F_OK) == 0;
+    return code;
+}
+
+exit_code result_begin(const settings *s, const result_folder *folder, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    exit_code code = make_folder(folder->path, list);
+    result_path(folder, "config.yaml", path);
+    if (code != EXIT_OK || folder->resumes) return code;
+    char *yaml = settings_to_yaml(s);
+    code = yaml ? write_config(path, yaml, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
+    free(yaml);
     return code;
 }

@@ -17,9 +17,11 @@ typedef struct {
     bool resumes;  /* with --resume: it has a checkpoint */
 } result_folder;
 
-/* Picks and makes the folder, refuses one that holds something unless it is to be resumed, and with --resume one of another
- * configuration. Writes config.yaml where there is none. */
-exit_code result_open(const settings *s, const run_options *options, result_folder *out, problems *list);
+/* Picks the folder; refuses one that holds something unless it is to be resumed, with --resume one of another configuration, and
+ * one that cannot be written. Writes nothing, so that a run that cannot start leaves nothing. */
+exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list);
+/* Makes the folder and config.yaml. */
+exit_code result_begin(const settings *s, const result_folder *folder, problems *list);
 /* FOLDER/NAME. */
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);
 

@@ -53,8 +53,10 @@ typedef struct {
     int *routing_devices; /* [n_routing_windows] whose window it is */
     int64_t expert_step;  /* taken by each device, over all rounds */
     round_numbers numbers;
-    int64_t *bytes_up, *bytes_down; /* [devices] totals */
-    double expert_seconds, expert_tokens, expert_flops;
+    int64_t *bytes_up, *bytes_down;                     /* [devices] totals */
+    double expert_seconds, expert_tokens, expert_flops; /* of the expert steps of this process */
+    double step_loss;                                   /* mean over devices of the last expert step */
+    int step_devices;
 } session;
 
 /* Takes the base over: its host copy is freed once it is on the backend. */
@@ -65,6 +67,7 @@ void session_destroy(session *s); /* NULL is fine */
 exit_code session_expert_step(session *s, problems *list);
 /* Router bursts of the populations that are due after the expert steps taken so far. */
 exit_code session_router_bursts(session *s, problems *list);
+double run_clock(void); /* seconds, monotonic */
 double cosine_rate(double first, double last, int64_t step, int64_t steps);
 
 /* Stops a device's population, because `what` is not a finite number; layer -1: not known. */

@@ -18,7 +18,7 @@ double cosine_rate(double first, double last, int64_t step, int64_t steps) {
     return last + 0.5 * (first - last) * (1.0 + cos(M_PI * (double)step / (double)steps));
 }
 
-static double seconds_now(void) {
+double run_clock(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -93,6 +93,7 @@ static double check_loss(session *s, int i, const char *what, problems *list) {
 static void count_expert_step(session *s, device *d, int device_index, double loss, int sequences) {
     double tokens = (double)sequences * s->sequence;
     s->numbers.train[device_index] += loss / s->settings->local_steps;
+    s->step_loss += (loss - s->step_loss) / ++s->step_devices;
     s->expert_tokens += tokens;
     s->expert_flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
 }
@@ -155,13 +156,15 @@ static exit_code add_device(session *s, int device_index, step_kind kind, proble
 }
 
 exit_code session_expert_step(session *s, problems *list) {
-    double start = seconds_now();
+    double start = run_clock();
     exit_code code = EXIT_OK;
+    s->step_loss = 0.0;
+    s->step_devices = 0;
     for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++)
         if (!s->fleet->devices[i].stopped) code = add_device(s, i, STEP_EXPERTS, list);
     if (code == EXIT_OK) code = run_wave(s, STEP_EXPERTS, list);
     s->expert_step++;
-    s->expert_seconds += seconds_now() - start;
+    s->expert_seconds += run_clock() - start;
     return code;
 }
 

@@ -1,0 +1,17 @@
+/* checkpoints.h - a session into checkpoint.h5 and back. */
+#ifndef COHORT_CHECKPOINTS_H
+#define COHORT_CHECKPOINTS_H
+
+#include "problems.h"
+#include "trace/trace.h"
+#include "train/session.h"
+
+/* Host arrays of the session's sizes, allocated once. */
+exit_code checkpoints_create(const session *s, checkpoint *out, problems *list);
+void checkpoints_destroy(checkpoint *c);
+/* After round `round`. */
+exit_code checkpoints_save(const session *s, int round, checkpoint *c, const char *path, problems *list);
+/* The session goes on after c->round. */
+exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list);
+
+#endif

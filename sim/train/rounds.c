@@ -1,0 +1,147 @@
+/* rounds.c - the order of a round:
+ *
+ *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
+ *
+ * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in; a
+ * round that was not finished leaves nothing. */
+#include "train/rounds.h"
+
+#include <math.h>
+#include <signal.h>
+
+#include "progress.h"
+#include "train/checkpoints.h"
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+/* A second signal ends the process at once. */
+static void catch_signals(struct sigaction old[2]) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    interrupted = 0;
+    sigaction(SIGINT, &action, &old[0]);
+    sigaction(SIGTERM, &action, &old[1]);
+}
+
+static void release_signals(const struct sigaction old[2]) {
+    sigaction(SIGINT, &old[0], NULL);
+    sigaction(SIGTERM, &old[1], NULL);
+}
+
+static exit_code check_interrupt(const rounds *r, problems *list) {
+    if (!interrupted) return EXIT_OK;
+    return problem(list, EXIT_RUN, "interrupted in round %d of %d; go on with: cohort run %s --out %s --resume", r->session->round,
+                   r->session->settings->rounds, r->session->settings->file, r->folder->path);
+}
+
+static void show(progress *bar, const session *s) {
+    double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
+    progress_update(bar, s->expert_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round, s->settings->rounds, 1e-3 * rate,
+                    s->step_loss);
+}
+
+static exit_code local_steps(rounds *r, progress *bar, problems *list) {
+    session *s = r->session;
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
+    for (int step = 0; step < s->settings->local_steps && code == EXIT_OK; step++) {
+        code = session_expert_step(s, list);
+        if (code == EXIT_OK) code = session_router_bursts(s, list);
+        if (code == EXIT_OK) code = check_interrupt(r, list);
+        if (code == EXIT_OK) show(bar, s);
+    }
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        if (s->fleet->devices[i].stopped) s->numbers.train[i] = NAN;
+    return code;
+}
+
+static exit_code evaluate_before(session *s, problems *list) {
+    exit_code code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, s->numbers.test, list);
+    if (code == EXIT_OK) code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, s->numbers.valid, list);
+    return code == EXIT_OK ? session_record_routing(s, list) : code;
+}
+
+/* Devices that average nothing are what they were. */
+static exit_code evaluate_after(session *s, problems *list) {
+    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.test_after[i] = s->numbers.test[i];
+    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true}, s->numbers.test_after, list);
+}
+
+static exit_code aggregate(session *s, problems *list) {
+    for (int i = 0; i < s->fleet->n_devices; i++) {
+        const device *d = &s->fleet->devices[i];
+        int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
+        s->numbers.bytes_up[i] = s->numbers.bytes_down[i] = bytes;
+        s->bytes_up[i] += bytes;
+        s->bytes_down[i] += bytes;
+    }
+    return fleet_aggregate(s->fleet, list);
+}
+
+static exit_code append_row(rounds *r, bool evaluated, const double seconds[4], problems *list) {
+    const round_numbers *n = &r->session->numbers;
+    trace_row row = {.round = r->session->round,
+                     .train_loss = n->train,
+                     .bytes_up = n->bytes_up,
+                     .bytes_down = n->bytes_down,
+                     .seconds_train = seconds[0],
+                     .seconds_evaluate = seconds[1],
+                     .seconds_aggregate = seconds[2],
+                     .seconds_total = seconds[3]};
+    if (evaluated) {
+        row.valid_loss = n->valid;
+        row.test_loss = n->test;
+        row.test_after = n->test_after;
+        row.gate_mean = n->gate_mean;
+        row.token_share = n->token_share;
+        row.routing_ids = r->session->n_routing_windows > 0 ? n->routing_ids : NULL;
+        row.routing_gates = r->session->n_routing_windows > 0 ? n->routing_gates : NULL;
+    }
+    return trace_append(r->trace, &row, list);
+}
+
+static exit_code one_round(rounds *r, progress *bar, problems *list) {
+    session *s = r->session;
+    bool evaluated = s->round % s->settings->evaluate.every == 0 || s->round == s->settings->rounds;
+    double start = run_clock();
+    exit_code code = local_steps(r, bar, list);
+    double trained = run_clock();
+    if (code == EXIT_OK && evaluated) code = evaluate_before(s, list);
+    double before = run_clock();
+    if (code == EXIT_OK) code = aggregate(s, list);
+    double aggregated = run_clock();
+    if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
+    double end = run_clock();
+    double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before, end - start};
+    return code == EXIT_OK ? append_row(r, evaluated, seconds, list) : code;
+}
+
+/* Rows first: a checkpoint must never be ahead of the trace. */
+static exit_code save(rounds *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    result_path(r->folder, "checkpoint.h5", path);
+    exit_code code = trace_flush(r->trace, list);
+    return code == EXIT_OK ? checkpoints_save(r->session, r->session->round, r->checkpoint, path, list) : code;
+}
+
+exit_code rounds_run(rounds *r, problems *list) {
+    session *s = r->session;
+    const settings *config = s->settings;
+    struct sigaction old[2];
+    exit_code code = EXIT_OK;
+    progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
+    catch_signals(old);
+    for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
+        code = one_round(r, bar, list);
+        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
+        if (code == EXIT_OK && due) code = save(r, list);
+    }
+    release_signals(old);
+    progress_finish(bar);
+    return code;
+}

@@ -1,0 +1,137 @@
+/* run.c - a run from start to end.
+ *
+ *   folder chosen -> text checked -> base -> session -> folder begun -> [checkpoint] -> trace -> rounds
+ *   -> summary (under a name of its own) -> last checkpoint -> trace closed -> summary renamed to summary.csv
+ *
+ * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint and that rename finds
+ * its summary waiting. */
+#include "train/run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/pretrain.h"
+#include "kernel_problem.h"
+#include "trace/durable.h"
+#include "train/checkpoints.h"
+#include "train/folders.h"
+#include "train/report.h"
+#include "train/rounds.h"
+#include "train/session.h"
+#include "train/summary.h"
+#include "train/trace_open.h"
+
+typedef struct {
+    const settings *settings;
+    bool quiet;
+    result_folder folder;
+    ck_backend *backend;
+    session *session;
+    checkpoint checkpoint;
+    trace *trace;
+    summary_row *summary;
+} run;
+
+static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
+
+/* Mistakes in the populations and their text are found before a base is pre-trained for minutes. */
+static exit_code check_populations(const settings *s, problems *list) {
+    fleet *f = NULL;
+    base_shape shape = pretrain_shape(s);
+    if (s->base.checkpoint) return EXIT_OK;
+    exit_code code = fleet_create(s, &shape, &f, list);
+    fleet_destroy(f);
+    return code;
+}
+
+static exit_code open_session(run *r, problems *list) {
+    base_model *base = NULL;
+    exit_code code = check_populations(r->settings, list);
+    if (code == EXIT_OK)
+        code = kernel_problem(list, NULL, ck_open(r->settings->backend, r->settings->threads, &r->backend), "opening the backend");
+    if (code == EXIT_OK) code = run_obtain_base(r->settings, r->backend, r->quiet, NULL, &base, list);
+    if (code == EXIT_OK) code = session_create(r->settings, r->backend, base, &r->session, list);
+    return code == EXIT_OK ? checkpoints_create(r->session, &r->checkpoint, list) : code;
+}
+
+/* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over. */
+static exit_code open_result(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    exit_code code = result_begin(r->settings, &r->folder, list);
+    result_path(&r->folder, "checkpoint.h5", path);
+    if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
+    result_path(&r->folder, "trace.h5", path);
+    if (code == EXIT_OK && !r->folder.resumes) unlink(path);
+    return code == EXIT_OK ? session_open_trace(r->session, path, r->checkpoint.round, &r->trace, list) : code;
+}
+
+static exit_code close_trace(run *r, problems *list) {
+    exit_code code = r->trace ? trace_close(r->trace, list) : EXIT_OK;
+    r->trace = NULL;
+    return code;
+}
+
+static exit_code publish_summary(const run *r, problems *list) {
+    char waiting[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    result_path(&r->folder, WAITING_SUMMARY, waiting);
+    result_path(&r->folder, SUMMARY, path);
+    int failure = durable_replace(waiting, path);
+    return failure == 0 ? EXIT_OK : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
+}
+
+static exit_code save_result(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    int n = r->session->fleet->n_populations;
+    r->summary = calloc((size_t)n, sizeof *r->summary);
+    if (!r->summary) return problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
+    summarise(r->session, r->summary);
+    exit_code code = trace_flush(r->trace, list);
+    result_path(&r->folder, WAITING_SUMMARY, path);
+    if (code == EXIT_OK) code = summary_write(path, r->summary, n, list);
+    result_path(&r->folder, "checkpoint.h5", path);
+    if (code == EXIT_OK) code = checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list);
+    return code;
+}
+
+static exit_code train(run *r, problems *list) {
+    rounds all = {.session = r->session, .trace = r->trace, .checkpoint = &r->checkpoint, .folder = &r->folder, .quiet = r->quiet};
+    if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
+    exit_code code = rounds_run(&all, list);
+    return code == EXIT_OK ? save_result(r, list) : code;
+}
+
+static void report(const run *r) {
+    if (r->quiet) return;
+    if (r->summary) {
+        report_table(r->summary, r->session->fleet->n_populations);
+        report_speed(r->session);
+    }
+    report_files(&r->folder);
+}
+
+static void close_run(run *r) {
+    checkpoints_destroy(&r->checkpoint);
+    session_destroy(r->session);
+    free(r->summary);
+    ck_close(r->backend);
+}
+
+exit_code run_execute(const settings *s, const run_options *options, problems *list) {
+    run r = {.settings = s, .quiet = options->quiet};
+    exit_code code = result_choose(s, options, &r.folder, list);
+    if (code == EXIT_OK && r.folder.finished) {
+        report_note(r.quiet, "%s is complete: nothing to do", r.folder.path);
+        return EXIT_OK;
+    }
+    if (code == EXIT_OK) code = open_session(&r, list);
+    if (code == EXIT_OK) code = open_result(&r, list);
+    if (code == EXIT_OK) code = train(&r, list);
+    exit_code closed = close_trace(&r, list);
+    if (code == EXIT_OK) code = closed;
+    if (code == EXIT_OK) code = publish_summary(&r, list);
+    if (code == EXIT_OK) report(&r);
+    close_run(&r);
+    return code == EXIT_OK ? problems_code(list) : code;
+}

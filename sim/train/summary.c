@@ -1,0 +1,55 @@
+#include "train/summary.h"
+
+#include <math.h>
+
+double device_entropy(const session *s, int device_index) {
+    const device *d = &s->fleet->devices[device_index];
+    const population *p = &s->fleet->populations[d->population];
+    int source = device_data_source(d->data), sources = corpus_sources(p->text);
+    if (source >= 0 && p->settings->data.split == SPLIT_IN_DISTRIBUTION) return corpus_entropy(p->text, source);
+    double sum = 0.0;
+    for (int i = 0; i < sources; i++) sum += corpus_entropy(p->text, i);
+    return sum / sources;
+}
+
+static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
+    double sum = 0.0, squares = 0.0;
+    for (int i = 0; i < p->n_devices; i++) sum += exp(loss[p->first_device + i]);
+    *mean = sum / p->n_devices;
+    for (int i = 0; i < p->n_devices; i++) squares += pow(exp(loss[p->first_device + i]) - *mean, 2.0);
+    *std = sqrt(squares / p->n_devices);
+}
+
+static void largest_mix(const session *s, const population *p, summary_row *row) {
+    for (int i = 0; i < p->n_devices; i++) {
+        const device *d = &s->fleet->devices[p->first_device + i];
+        if (d->generalists > row->generalists) row->generalists = d->generalists;
+        if (d->specialists > row->specialists) row->specialists = d->specialists;
+    }
+}
+
+static summary_row row_of(const session *s, const population *p) {
+    const population_settings *ps = p->settings;
+    summary_row row = {.population = ps->name,
+                       .method = p->method->name,
+                       .devices = p->n_devices,
+                       .seed = ps->seed,
+                       .rank = ps->rank,
+                       .tokens_per_device = ps->data.tokens_per_device,
+                       .split = ps->data.split == SPLIT_IN_DISTRIBUTION ? "in_distribution" : "out_of_distribution"};
+    double unused;
+    mean_and_std(p, s->numbers.test, &row.test_ppl_mean, &row.test_ppl_std);
+    mean_and_std(p, s->numbers.test_after, &row.test_ppl_after, &unused);
+    largest_mix(s, p, &row);
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        row.bytes_up += s->bytes_up[i];
+        row.bytes_down += s->bytes_down[i];
+        row.test_loss_mean += s->numbers.test[i] / p->n_devices;
+        row.entropy_mean += device_entropy(s, i) / p->n_devices;
+    }
+    return row;
+}
+
+void summarise(const session *s, summary_row *rows) {
+    for (int i = 0; i < s->fleet->n_populations; i++) rows[i] = row_of(s, &s->fleet->populations[i]);
+}

@@ -1,0 +1,80 @@
+#include "train/trace_open.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#include "train/summary.h"
+
+#ifndef COHORT_GIT_REVISION
+#define COHORT_GIT_REVISION "unknown"
+#endif
+
+static void fill_population(const session *s, int index, trace_population *out) {
+    const population *p = &s->fleet->populations[index];
+    const population_settings *ps = p->settings;
+    *out = (trace_population){.name = ps->name,
+                              .method = p->method->name,
+                              .seed = ps->seed,
+                              .devices = p->n_devices,
+                              .rank = ps->rank,
+                              .top_k = ps->experts.top_k,
+                              .tokens_per_device = ps->data.tokens_per_device,
+                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION};
+    for (int i = 0; i < p->n_devices; i++) {
+        const device *d = &s->fleet->devices[p->first_device + i];
+        if (d->generalists > out->generalists) out->generalists = d->generalists;
+        if (d->specialists > out->specialists) out->specialists = d->specialists;
+    }
+}
+
+static void fill_device(const session *s, int index, trace_device *out) {
+    const device *d = &s->fleet->devices[index];
+    *out = (trace_device){.population = d->population,
+                          .index = d->index,
+                          .source = device_data_source(d->data),
+                          .experts = s->fleet->shapes[d->shape].n_experts,
+                          .train_tokens = device_data_tokens(d->data, DATA_TRAIN),
+                          .valid_tokens = device_data_tokens(d->data, DATA_VALID),
+                          .test_tokens = device_data_tokens(d->data, DATA_TEST),
+                          .parameters_shared = d->parameters_shared,
+                          .parameters_private = d->parameters_private,
+                          .entropy = device_entropy(s, index)};
+}
+
+exit_code session_open_trace(const session *s, const char *path, int rounds, trace **out, problems *list) {
+    const fleet *f = s->fleet;
+    char created[32];
+    time_t now = time(NULL);
+    strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    char *yaml = settings_to_yaml(s->settings);
+    trace_population *populations = calloc((size_t)f->n_populations, sizeof *populations);
+    trace_device *devices = calloc((size_t)f->n_devices, sizeof *devices);
+    exit_code code = EXIT_OK;
+    if (!yaml || !populations || !devices) {
+        code = problem(list, EXIT_ENVIRONMENT, "out of memory for the trace");
+        goto cleanup;
+    }
+    for (int i = 0; i < f->n_populations; i++) fill_population(s, i, &populations[i]);
+    for (int i = 0; i < f->n_devices; i++) fill_device(s, i, &devices[i]);
+    trace_header header = {.git_revision = COHORT_GIT_REVISION,
+                           .config_yaml = yaml,
+                           .backend = ck_name(s->backend),
+                           .hardware = ck_hardware(s->backend),
+                           .created_utc = created,
+                           .seed = s->settings->seed,
+                           .n_populations = f->n_populations,
+                           .n_devices = f->n_devices,
+                           .n_layers = s->base.shape.layers,
+                           .max_experts = s->max_experts,
+                           .sequence = s->sequence,
+                           .populations = populations,
+                           .devices = devices,
+                           .routing_windows = s->n_routing_windows,
+                           .routing_devices = s->routing_devices};
+    code = rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);
+cleanup:
+    free(yaml);
+    free(populations);
+    free(devices);
+    return code;
+}
