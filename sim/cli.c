@@ -156,7 +156,7 @@ static void refuse_option(cli_command command, const char *typed, problems *list
 
 static void missing_value(cli_command command, char letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
-        if (OPTIONS[i].letter == letter)
+        if (OPTIONS[i].letter == letter && OPTIONS[i].value)
             problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name, OPTIONS[i].name, OPTIONS[i].name,
                     OPTIONS[i].value);
 }

@@ -73,7 +73,8 @@ static void check_specialists(const level *of) {
                  p->n_specialists_list, p->devices);
         report(of, "specialists", message);
     }
-    for (int i = 0; i < p->n_specialists_list; i++) check_experts(of, p->specialists_list[i], i);
+    for (int i = 0; i < p->n_specialists_list; i++)
+        if (p->specialists_list[i] >= 0) check_experts(of, p->specialists_list[i], i);
 }
 
 static void check_tokens(const level *of, const char *path, int64_t tokens) {

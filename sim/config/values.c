@@ -203,12 +203,16 @@ static bool read_counts(const setting_row *row, const node *value, population_se
     p->n_specialists_list = value->count;
     for (int i = 0; i < value->count; i++) {
         const node *entry = value->entries[i].value;
+        p->specialists_list[i] = -1; /* until it is found good: not to be judged further */
         if (entry->kind != NODE_SCALAR) {
             problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device", i);
             good = false;
             continue;
         }
-        good = read_whole(row, entry, &count, key, list) && good;
+        if (!read_whole(row, entry, &count, key, list)) {
+            good = false;
+            continue;
+        }
         p->specialists_list[i] = (int)count;
         if (count > p->specialists) p->specialists = (int)count;
     }

@@ -2,6 +2,7 @@
  * place only. What the settings cannot mean is refused here: tags, a second document, a node inside itself. */
 #include "config/yaml.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
@@ -94,9 +95,10 @@ static void report_syntax(const yaml_parser_t *parser, const copier *c) {
                 parser->problem_offset);
         return;
     }
-    const char *context = parser->context ? parser->context : "";
-    problem(c->list, EXIT_INPUT, "%s:%zu:%zu: not valid YAML: %s%s%s; correct the line (or the one before it)", c->source,
-            parser->problem_mark.line + 1, parser->problem_mark.column + 1, what, *context ? " " : "", context);
+    char context[160] = "";
+    if (parser->context) snprintf(context, sizeof context, " %s that begins in line %zu", parser->context, parser->context_mark.line + 1);
+    problem(c->list, EXIT_INPUT, "%s:%zu:%zu: not valid YAML: %s%s; correct it there or in the line before", c->source,
+            parser->problem_mark.line + 1, parser->problem_mark.column + 1, what, context);
 }
 
 static node *copy_document(copier *c) {

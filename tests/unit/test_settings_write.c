@@ -1,0 +1,214 @@
+/* Settings written back load to the same settings; hashes change with what matters and with nothing else. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "config/settings.h"
+#include "config/table.h"
+#include "unit/configuration.h"
+
+static const char RICH[] = "seed: 18446744073709551615\n"
+                           "threads: 3\n"
+                           "adapters: \"a \\\"b\\\" \\\\ \\x01 é: #\"\n"
+                           "base: {layers: 2, width: 48, heads: 3, pretrain: {tokens: 0, seed: 5, learning_rate: 0.333333333333333314}}\n"
+                           "data: {sequence: 17, split: out_of_distribution, synthetic: {purity: 0.123456789}}\n"
+                           "train: {router: {learning_rate: 1e-3}}\n"
+                           "populations:\n"
+                           "  - {name: one, method: comigs, devices: 3, specialists: [1, 2, 3], seeds: [1, 2]}\n"
+                           "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', split: in_distribution}}\n"
+                           "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: 0}}\n";
+
+static void expect_round_trip(const char *text) {
+    char first_hash[SETTINGS_HASH_BYTES], second_hash[SETTINGS_HASH_BYTES];
+    settings *first = configuration_must_load(text);
+    char *yaml = settings_to_yaml(first);
+    settings *second = configuration_must_load(yaml);
+    char *again = settings_to_yaml(second);
+    cr_assert_str_eq(again, yaml);
+    settings_hash(first, first_hash);
+    settings_hash(second, second_hash);
+    cr_assert_str_eq(second_hash, first_hash);
+    settings_base_hash(first, first_hash);
+    settings_base_hash(second, second_hash);
+    cr_assert_str_eq(second_hash, first_hash);
+    cr_assert_eq(second->n_populations, first->n_populations);
+    free(yaml);
+    free(again);
+    settings_destroy(first);
+    settings_destroy(second);
+}
+
+Test(settings_write, written_settings_load_to_the_same) {
+    expect_round_trip("populations: [{name: a, method: local, devices: 2}]");
+    expect_round_trip("base: {checkpoint: gpt2}\npopulations: [{name: a, method: local, devices: 2}]");
+    expect_round_trip(RICH);
+}
+
+/* Not only to equal hashes: every row of every population, and of the run. */
+Test(settings_write, every_row_survives) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    settings *first = configuration_must_load(RICH);
+    char *yaml = settings_to_yaml(first);
+    settings *second = configuration_must_load(yaml);
+    for (int i = 0; i < count; i++) {
+        if (rows[i].type == VALUE_SEEDS) continue;
+        if (!rows[i].in_population)
+            cr_assert(value_equal(&rows[i], first, second), "%s in\n%s", rows[i].path, yaml);
+        else
+            for (int p = 0; p < first->n_populations; p++)
+                cr_assert(value_equal(&rows[i], &first->populations[p], &second->populations[p]), "%s of %d in\n%s", rows[i].path, p, yaml);
+    }
+    cr_assert_eq(second->data.split, SPLIT_OUT_OF_DISTRIBUTION);
+    cr_assert_str_eq(second->populations[2].data.corpus, "null");
+    cr_assert_str_eq(second->adapters, "a \"b\" \\ \x01 é: #");
+    free(yaml);
+    settings_destroy(first);
+    settings_destroy(second);
+}
+
+static void hashes_with(const char *override, char run[SETTINGS_HASH_BYTES], char base[SETTINGS_HASH_BYTES]) {
+    const char *const overrides[] = {override, NULL};
+    settings *s = NULL;
+    problems *list = configuration_load_with(
+        "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n", overrides, &s);
+    cr_assert_not_null(s, "%s", configuration_messages(list));
+    settings_hash(s, run);
+    settings_base_hash(s, base);
+    settings_destroy(s);
+    problems_destroy(list);
+}
+
+/* A value other than the default for every key of the run and of populations; 'b': the base changes too. */
+static const struct {
+    const char *override;
+    bool run, base;
+} CHANGES[] = {
+    {"seed=43", true, true},
+    {"backend=cpu", false, false},
+    {"threads=2", false, false},
+    {"wave_tokens=4096", false, false},
+    {"checkpoint.every=1", false, false},
+    {"adapters=elsewhere", true, false},
+    {"base.checkpoint=gpt2", true, true},
+    {"base.layers=3", true, true},
+    {"base.width=64", true, true},
+    {"base.heads=2", true, true},
+    {"base.vocabulary=300", true, true},
+    {"base.context=256", true, true},
+    {"base.pretrain.text=english", true, true},
+    {"base.pretrain.tokens=1", true, true},
+    {"base.pretrain.batch=3", true, true},
+    {"base.pretrain.sequence=64", true, true},
+    {"base.pretrain.learning_rate=1e-3", true, true},
+    {"base.pretrain.weight_decay=0", true, true},
+    {"base.pretrain.warmup=5", true, true},
+    {"base.pretrain.seed=43", true, true},
+    {"data.split=out_of_distribution", true, false},
+    {"data.tokens_per_device=1000", true, false},
+    {"data.valid_tokens_per_device=1000", true, false},
+    {"data.test_tokens_per_device=1000", true, false},
+    {"data.sequence=64", true, true},
+    {"data.windows=file", true, false},
+    {"data.synthetic.topics=5", true, true},
+    {"data.synthetic.vocabulary=200", true, true},
+    {"data.synthetic.branching=4", true, true},
+    {"data.synthetic.purity=0.5", true, true},
+    {"data.synthetic.seed=1", true, true},
+    {"train.rounds=3", true, false},
+    {"train.local_steps=3", true, false},
+    {"train.batch=3", true, false},
+    {"train.learning_rate=1e-3", true, false},
+    {"train.final_learning_rate_ratio=0.2", true, false},
+    {"train.weight_decay=0", true, false},
+    {"train.beta1=0.8", true, false},
+    {"train.beta2=0.9", true, false},
+    {"train.epsilon=1e-7", true, false},
+    {"train.router.every=20", true, false},
+    {"train.router.steps=5", true, false},
+    {"train.router.batch=3", true, false},
+    {"train.router.learning_rate=1e-3", true, false},
+    {"train.router.weight_decay=0", true, false},
+    {"experts.rank=4", true, false},
+    {"experts.alpha=8", true, false},
+    {"experts.scaling=lora", true, false},
+    {"experts.top_k=1", true, false},
+    {"experts.mix=linear", true, false},
+    {"experts.balance=0", true, false},
+    {"experts.balance_importance=0.4", true, false},
+    {"attention.rank=4", true, false},
+    {"evaluate.every=3", true, false},
+    {"evaluate.windows=3", true, false},
+    {"trace.routing_windows=3", true, false},
+    {"populations.0.name=c", true, false},
+    {"populations.0.method=pfedmoe", true, false},
+    {"populations.0.devices=3", true, false},
+    {"populations.0.seed=3", true, false},
+    {"populations.0.generalists=2", true, false},
+    {"populations.0.specialists=2", true, false},
+    {"populations.1.rank=4", true, false},
+    {"populations.1.seeds=[42, 43]", true, false},
+    {"train.rounds=20", false, false},
+    {"data.corpus=synthetic", false, false},
+    {"populations.0.specialists=1", false, false},
+};
+enum { N_CHANGES = sizeof CHANGES / sizeof *CHANGES };
+
+Test(settings_write, hashes_change_with_what_matters) {
+    char run[SETTINGS_HASH_BYTES], base[SETTINGS_HASH_BYTES], other_run[SETTINGS_HASH_BYTES], other_base[SETTINGS_HASH_BYTES];
+    hashes_with("seed=42", run, base);
+    cr_assert_eq(strlen(run), 32);
+    cr_assert_eq(strspn(run, "0123456789abcdef"), 32);
+    for (int i = 0; i < N_CHANGES; i++) {
+        hashes_with(CHANGES[i].override, other_run, other_base);
+        cr_assert_eq(strcmp(run, other_run) != 0, CHANGES[i].run, "%s", CHANGES[i].override);
+        cr_assert_eq(strcmp(base, other_base) != 0, CHANGES[i].base, "%s and the base", CHANGES[i].override);
+    }
+}
+
+/* A new setting must be put into the list above. */
+Test(settings_write, every_key_is_among_the_changes) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) {
+        bool found = false;
+        for (int j = 0; j < N_CHANGES && !found; j++) {
+            const char *key = CHANGES[j].override;
+            if (rows[i].scope == SCOPE_POPULATION) key += strncmp(key, "populations.", 12) == 0 ? 14 : 0;
+            size_t length = strlen(rows[i].path);
+            found = strncmp(key, rows[i].path, length) == 0 && key[length] == '=';
+        }
+        cr_assert(found, "%s", rows[i].path);
+    }
+}
+
+/* Where text lies does not matter, what it says does. */
+Test(settings_write, paths_count_by_their_content) {
+    static const char contents[3][6] = {"words", "words", "other"};
+    char folder[] = "/tmp/cohort-XXXXXX", path[3][64], file[256], override[256];
+    char run[3][SETTINGS_HASH_BYTES], base[3][SETTINGS_HASH_BYTES];
+    cr_assert_not_null(mkdtemp(folder));
+    for (int i = 0; i < 3; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%d", folder, i);
+        cr_assert_eq(mkdir(path[i], 0700), 0);
+        snprintf(file, sizeof file, "%s/train_0.bin", path[i]);
+        FILE *out = fopen(file, "wb");
+        fputs(contents[i], out);
+        fclose(out);
+        snprintf(override, sizeof override, "base.pretrain.text=%s", path[i]);
+        hashes_with(override, run[i], base[i]);
+    }
+    cr_assert_str_eq(base[0], base[1]);
+    cr_assert_str_eq(run[0], run[1]);
+    cr_assert_str_neq(base[0], base[2]);
+    cr_assert_str_neq(run[0], run[2]);
+    for (int i = 0; i < 3; i++) {
+        snprintf(file, sizeof file, "%s/train_0.bin", path[i]);
+        unlink(file);
+        rmdir(path[i]);
+    }
+    rmdir(folder);
+}
