@@ -13,8 +13,12 @@
 enum { LONGEST_NAME = 64 };
 
 static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *name) {
-    int n = snprintf(out, FOLDER_PATH_BYTES, "%s/%s", folder, name);
-    return n > 0 && n < FOLDER_PATH_BYTES;
+    size_t n = strlen(folder), m = strlen(name);
+    if (n + 1 + m >= FOLDER_PATH_BYTES) return false;
+    memcpy(out, folder, n);
+    out[n] = '/';
+    memcpy(out + n + 1, name, m + 1);
+    return true;
 }
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {

@@ -1,0 +1,93 @@
+/* check.c - `cohort check`: what a run would be, without running it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/pretrain.h"
+#include "kernel_problem.h"
+#include "train/plan.h"
+#include "train/run.h"
+
+static double mib(size_t bytes) {
+    return (double)bytes / (1024.0 * 1024.0);
+}
+
+/* "2", or "1-3" where devices differ. */
+static void experts_text(const fleet *f, const population *p, char out[32]) {
+    int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
+    for (int i = 0; i < p->n_devices; i++) {
+        int n = f->devices[p->first_device + i].specialists;
+        least = n < least ? n : least;
+        most = n > most ? n : most;
+    }
+    if (least == most)
+        snprintf(out, 32, "%dG%dS", generalists, least);
+    else
+        snprintf(out, 32, "%dG%d-%dS", generalists, least, most);
+}
+
+static void print_population(const fleet *f, const population *p, int width) {
+    char experts[32];
+    double shared = 0.0, private_ = 0.0, bytes = 0.0, train = 0.0;
+    experts_text(f, p, experts);
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        shared += (double)f->devices[i].parameters_shared / p->n_devices;
+        private_ += (double)f->devices[i].parameters_private / p->n_devices;
+        bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
+        train += (double)device_data_tokens(f->devices[i].data, DATA_TRAIN) / p->n_devices;
+    }
+    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f\n", width, p->settings->name, p->method->name,
+           (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train);
+}
+
+static void print_populations(const fleet *f) {
+    int width = (int)strlen("population");
+    for (int i = 0; i < f->n_populations; i++)
+        if ((int)strlen(f->populations[i].settings->name) > width) width = (int)strlen(f->populations[i].settings->name);
+    printf("Per device (means over a population's devices); bytes are sent up and received each round\n\n");
+    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s\n", width, "population", "method", "seed", "devices", "experts", "shared par.",
+           "private par.", "bytes a round", "train tokens");
+    for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+}
+
+static void print_plan(const run_plan *plan) {
+    printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
+    printf("  %12.1f MiB  base\n", mib(plan->base));
+    printf("  %12.1f MiB  adapters and AdamW moments of all devices\n", mib(plan->packs));
+    printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
+    printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
+    printf("  %12.1f MiB  activations\n", mib(plan->activations));
+    printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
+    printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
+    printf("  %12.1f MiB  in total", mib(plan->total));
+    if (plan->limit < SIZE_MAX)
+        printf(" of %.1f MiB that can be had\n", mib(plan->limit));
+    else
+        printf("\n");
+}
+
+/* A described base is not made: its shape is enough. */
+static exit_code find_shape(const settings *s, base_shape *shape, problems *list) {
+    base_model *model = NULL;
+    *shape = pretrain_shape(s);
+    if (!s->base.checkpoint) return EXIT_OK;
+    exit_code code = base_load(s->base.checkpoint, &model, list);
+    if (code == EXIT_OK) *shape = model->shape;
+    base_destroy(model);
+    return code;
+}
+
+exit_code run_check(const settings *s, problems *list) {
+    ck_backend *backend = NULL;
+    fleet *f = NULL;
+    base_shape shape;
+    run_plan plan;
+    exit_code code = find_shape(s, &shape, list);
+    if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
+    if (code == EXIT_OK) print_populations(f);
+    if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    if (code == EXIT_OK) code = plan_make(s, backend, &shape, 0, f, &plan, list);
+    if (code == EXIT_OK) print_plan(&plan);
+    fleet_destroy(f);
+    ck_close(backend);
+    return code;
+}
