@@ -161,8 +161,11 @@ static void check_pretraining_text(const settings *s, const level *top) {
     const data_settings *d = &top->defaults->data;
     char message[256];
     bool needed = s->base.pretrain.tokens > 0 && is_synthetic(s->base.pretrain.text);
-    if (needed && !is_synthetic(d->corpus) && !level_has(top, "base.pretrain.text"))
-        report(top, "base.pretrain.text", "is missing, and data.corpus is real text; name the folder of shards the base is pre-trained on");
+    if (needed && !is_synthetic(d->corpus) && !level_has(top, "base.pretrain.text")) {
+        snprintf(message, sizeof message, "is missing, and the corpus '%.100s' is real text; name the folder of shards to pre-train on",
+                 d->corpus);
+        report(top, "base.pretrain.text", message);
+    }
     if (!needed || d->synthetic.vocabulary <= s->base.vocabulary) return;
     snprintf(message, sizeof message, "%d ids are fewer than the %d of the synthetic text it is pre-trained on; give at least %d",
              s->base.vocabulary, d->synthetic.vocabulary, d->synthetic.vocabulary);

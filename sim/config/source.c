@@ -1,4 +1,5 @@
 /* source.c - where a configuration comes from: a file, and the --set overrides that are applied to its tree. */
+#define _GNU_SOURCE 1 /* memmem */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,15 +84,15 @@ static void assign(node *tree, char *path, const char *full_path, node *value, p
     place where = {.source = "--set"};
     node_entry *entry = NULL;
     char *rest = path;
-    for (char *step; (step = strsep(&rest, "."));) {
+    do {
         node *from = entry ? entry->value : tree;
-        entry = step_into(from, step, full_path, where, list);
+        entry = step_into(from, strsep(&rest, "."), full_path, where, list);
         if (!entry) goto failed;
         if (!entry->value && rest) {
             entry->value = config_memory(calloc(1, sizeof *entry->value));
             *entry->value = (node){.kind = NODE_MAP, .where = where};
         }
-    }
+    } while (rest);
     tree_destroy(entry->value);
     entry->value = value;
     entry->where = where;
@@ -102,11 +103,12 @@ failed:
 
 void tree_override(node *tree, const char *assignment, problems *list) {
     const char *equals = strchr(assignment, '=');
-    if (!equals || equals == assignment || assignment[0] == '.' || equals[-1] == '.' || strstr(assignment, "..")) {
+    size_t length = equals ? (size_t)(equals - assignment) : 0;
+    if (length == 0 || assignment[0] == '.' || equals[-1] == '.' || memmem(assignment, length, "..", 2)) {
         problem(list, EXIT_INPUT, "--set %s: not of the form key.path=value; write for example --set train.rounds=5", assignment);
         return;
     }
-    char *path = config_memory(strndup(assignment, (size_t)(equals - assignment)));
+    char *path = config_memory(strndup(assignment, length));
     char *steps = config_text(path);
     if (equals[1] == '\0')
         problem(list, EXIT_INPUT, "--set %s: there is no value after the equals sign; write for example --set train.rounds=5", path);

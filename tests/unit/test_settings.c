@@ -141,6 +141,7 @@ Test(settings, overrides_reach_every_place) {
                                             "evaluate.every=7",
                                             "train.router={every: 4, steps: 1}",
                                             "populations.1.name=c",
+                                            "adapters=../a=b",
                                             NULL};
     settings *s = NULL;
     problems *list = configuration_load_with("train: {rounds: 9, batch: 2}\n"
@@ -157,6 +158,7 @@ Test(settings, overrides_reach_every_place) {
     cr_assert_eq(s->populations[0].train.router.every, 4);
     cr_assert_eq(s->populations[0].train.batch, 2, "a section is not replaced by another's override");
     cr_assert_str_eq(s->populations[1].name, "c");
+    cr_assert_str_eq(s->adapters, "../a=b");
     settings_destroy(s);
     problems_destroy(list);
 }
@@ -277,7 +279,7 @@ Test(settings, each_mistake_has_its_one_message) {
         {"base:\n  width: 130\n" POPULATION, "c.yaml:2: base.width: 4 heads do not divide the width 130"},
         {"base: {checkpoint: x, layers: 3}\n" POPULATION, "base.layers: the base comes from base.checkpoint"},
         {"base: {vocabulary: 255, pretrain: {tokens: 0}}\n" POPULATION, "the corpus has 256 ids, the base only 255"},
-        {"data: {corpus: shards}\n" POPULATION, "base.pretrain.text: is missing, and data.corpus is real text"},
+        {"data: {corpus: shards}\n" POPULATION, "base.pretrain.text: is missing, and the corpus 'shards' is real text"},
         {"data: {tokens_per_device: 128}\n" POPULATION, "data.tokens_per_device: 128 tokens hold no window of 128"},
         {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
     };
