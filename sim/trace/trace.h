@@ -4,16 +4,18 @@
  *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
  *   /populations      one row each: name, method, seed, devices, generalists, specialists, rank, ...
  *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
- *   /rounds           [row] round of each row of the tables below (a row per evaluated round)
+ *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
  *   /loss/valid       [row, device] after the round's last local step, on fixed windows
  *   /loss/test        [row, device] likewise, before aggregation; NaN where the round was not evaluated
  *   /loss/test_after  [row, device] after aggregation
  *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows, NaN where there is no such expert
  *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer, expert] of the sampled windows
+ *   /routing/tokens/devices                    [window] whose window it is
  *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
  *   /time/{train, evaluate, aggregate, total}  [row] seconds
- * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so. */
+ * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so (elsewhere NaN, ids -1).
+ * Compound tables carry `units` as a comma list, a unit per column; the growing ones also carry `axes`. */
 #ifndef COHORT_TRACE_H
 #define COHORT_TRACE_H
 
@@ -49,13 +51,13 @@ typedef struct {
 
 /* One round; arrays are the caller's, copied by trace_append(). NULL where the round was not evaluated. */
 typedef struct {
-    int round; /* from 1 */
-    const double *train_loss;             /* [devices] */
+    int round;                                         /* from 1 */
+    const double *train_loss;                          /* [devices] */
     const double *valid_loss, *test_loss, *test_after; /* [devices] */
-    const float *gate_mean, *token_share; /* [devices, layers, max_experts] */
-    const int32_t *routing_ids;           /* [windows, sequence] */
-    const float *routing_gates;           /* [windows, sequence, layers, max_experts] */
-    const int64_t *bytes_up, *bytes_down; /* [devices] */
+    const float *gate_mean, *token_share;              /* [devices, layers, max_experts] */
+    const int32_t *routing_ids;                        /* [windows, sequence] */
+    const float *routing_gates;                        /* [windows, sequence, layers, max_experts] */
+    const int64_t *bytes_up, *bytes_down;              /* [devices] */
     double seconds_train, seconds_evaluate, seconds_aggregate, seconds_total;
 } trace_row;
 
@@ -64,10 +66,12 @@ typedef struct trace trace;
 exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
 /* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into a new file, renames. */
 exit_code trace_resume(const char *path, const trace_header *header, int rounds, trace **out, problems *list);
-/* Also reports an earlier row's failure (full disk ...). After a failure nothing more is written or closed. */
+/* Also reports an earlier row's failure (full disk ...), once: later calls return its code without another message. After a failure
+ * nothing more is written or closed; rounds must increase. */
 exit_code trace_append(trace *t, const trace_row *row, problems *list);
-/* Waits until all rows so far are flushed: call before replacing the checkpoint. */
+/* Waits until all rows so far are on the disk: call before replacing the checkpoint. */
 exit_code trace_flush(trace *t, problems *list);
+/* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
 
 /* checkpoint.h5: everything a run needs to go on, replaced atomically (write, fsync, rename). */
@@ -84,7 +88,8 @@ typedef struct {
     uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
-/* The caller has set n_parameters, n_devices and the arrays to sizes it expects; a file that differs is refused. */
+/* The caller has set n_parameters, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a file
+ * that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);

@@ -1,0 +1,206 @@
+/* checkpoint.c - everything a run needs to go on, in one HDF5 file that is whole or absent.
+ *
+ *   content_hash = XXH3-128(config_hash, round, steps, sizes, arrays in the order of arrays_of())
+ *
+ * HDF5 1.10 protects its own metadata by checksums, but not the values: a file that was torn or changed behind its back fails
+ * the content hash, and is refused. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "trace/durable.h"
+#include "trace/h5.h"
+#include "trace/trace.h"
+
+enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 8, HASH_TEXT_BYTES = 33 };
+
+typedef struct {
+    const char *path, *what;
+    hid_t type;
+    void *values;
+    size_t value_bytes;
+    int64_t count;
+} array;
+
+static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
+    const array all[N_ARRAYS] = {
+        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters},
+        {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters},
+        {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters},
+        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices},
+        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices},
+        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices},
+        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices},
+        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices},
+    };
+    memcpy(list, all, sizeof all);
+}
+
+static void content_hash(const checkpoint *c, char text[HASH_TEXT_BYTES]) {
+    const int64_t scalars[] = {CHECKPOINT_VERSION, c->round, c->expert_step, c->router_step, c->n_parameters, c->n_devices};
+    array list[N_ARRAYS];
+    XXH3_state_t state;
+    arrays_of(c, list);
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, c->config_hash, strlen(c->config_hash));
+    XXH3_128bits_update(&state, scalars, sizeof scalars);
+    for (int i = 0; i < N_ARRAYS; i++)
+        if (list[i].count) XXH3_128bits_update(&state, list[i].values, (size_t)list[i].count * list[i].value_bytes);
+    XXH128_hash_t hash = XXH3_128bits_digest(&state);
+    snprintf(text, HASH_TEXT_BYTES, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
+}
+
+/* ---- writing ---- */
+
+static int write_attributes(hid_t file, const checkpoint *c, h5_error *error) {
+    const int64_t version = CHECKPOINT_VERSION, round = c->round;
+    char hash[HASH_TEXT_BYTES];
+    content_hash(c, hash);
+    if (h5_write_scalar(file, "version", H5T_NATIVE_INT64, &version, error) ||
+        h5_write_scalar(file, "round", H5T_NATIVE_INT64, &round, error) ||
+        h5_write_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, error) ||
+        h5_write_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, error) ||
+        h5_write_text(file, "config_hash", c->config_hash, error))
+        return -1;
+    return h5_write_text(file, "content_hash", hash, error);
+}
+
+static int write_file(const char *path, const checkpoint *c, h5_error *error) {
+    hid_t file = h5_create_file(path, error);
+    if (file < 0 || write_attributes(file, c, error)) return -1;
+    array list[N_ARRAYS];
+    arrays_of(c, list);
+    for (int i = 0; i < N_ARRAYS; i++)
+        if (h5_write_array(file, list[i].path, list[i].type, list[i].values, (hsize_t)list[i].count, error)) return -1;
+    if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fclose(file) < 0) return h5_failed(error, "cannot write %s", path);
+    return 0;
+}
+
+exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list) {
+    char *temporary = durable_temporary(path);
+    if (!temporary) return problem(list, EXIT_ENVIRONMENT, "%s: not enough memory to write it", path);
+    h5_error error = {0};
+    unlink(temporary);
+    h5_enter();
+    int status = write_file(temporary, c, &error);
+    h5_leave();
+    if (!status) {
+        status = durable_replace(temporary, path);
+        if (status) snprintf(error.text, sizeof error.text, "cannot put it in its place (%s)", strerror(status));
+    }
+    if (status) unlink(temporary);
+    free(temporary);
+    if (!status) return EXIT_OK;
+    return problem(list, EXIT_RUN,
+                   "%s: %s; the checkpoint before it, if any, is untouched: make room or repair the disk, then go on with --resume", path,
+                   error.text);
+}
+
+/* ---- reading ---- */
+
+static exit_code refuse(const char *path, const char *why, problems *list) {
+    return problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, why);
+}
+
+static hid_t open_checkpoint(const char *path, problems *list) {
+    h5_error error = {0};
+    int64_t version = 0;
+    if (access(path, R_OK)) {
+        problem(list, EXIT_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
+        return -1;
+    }
+    hid_t file = h5_open_file(path, false, &error);
+    if (file >= 0 && !h5_read_scalar(file, "version", H5T_NATIVE_INT64, &version, &error) && version == CHECKPOINT_VERSION) return file;
+    if (file >= 0) H5Fclose(file);
+    if (error.text[0])
+        refuse(path, error.text, list);
+    else
+        problem(list, EXIT_INPUT, "%s: is of format version %lld, this program reads version %d", path, (long long)version,
+                CHECKPOINT_VERSION);
+    return -1;
+}
+
+static exit_code read_identity(hid_t file, const char *path, checkpoint *c, problems *list) {
+    h5_error error = {0};
+    int64_t round = 0;
+    char *hash = h5_read_text(file, "config_hash", &error);
+    if (!hash || strlen(hash) >= sizeof c->config_hash || h5_read_scalar(file, "round", H5T_NATIVE_INT64, &round, &error)) {
+        free(hash);
+        return refuse(path, error.text[0] ? error.text : "the configuration's hash is too long", list);
+    }
+    snprintf(c->config_hash, sizeof c->config_hash, "%s", hash);
+    c->round = (int)round;
+    free(hash);
+    return EXIT_OK;
+}
+
+static exit_code read_array(hid_t file, const char *path, const array *a, problems *list) {
+    exit_code code = EXIT_OK;
+    h5_error error = {0};
+    hid_t space = -1, dataset = H5Dopen2(file, a->path, H5P_DEFAULT);
+    int64_t count = -1;
+    if (dataset >= 0 && (space = H5Dget_space(dataset)) >= 0) count = (int64_t)H5Sget_simple_extent_npoints(space);
+    if (count >= 0 && count != a->count)
+        code = problem(list, EXIT_INPUT, "%s: %s holds %lld %s, this run has %lld: it belongs to another configuration", path, a->path,
+                       (long long)count, a->what, (long long)a->count);
+    else if (count < 0 || (count && H5Dread(dataset, a->type, H5S_ALL, H5S_ALL, H5P_DEFAULT, a->values) < 0)) {
+        h5_failed(&error, "cannot read %s", a->path);
+        code = refuse(path, error.text, list);
+    }
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    return code;
+}
+
+static exit_code read_content(hid_t file, const char *path, checkpoint *c, problems *list) {
+    array arrays[N_ARRAYS];
+    arrays_of(c, arrays);
+    for (int i = 0; i < N_ARRAYS; i++) {
+        exit_code code = read_array(file, path, &arrays[i], list);
+        if (code != EXIT_OK) return code;
+    }
+    h5_error error = {0};
+    if (h5_read_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, &error) ||
+        h5_read_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, &error))
+        return refuse(path, error.text, list);
+    char found[HASH_TEXT_BYTES], *stored = h5_read_text(file, "content_hash", &error);
+    content_hash(c, found);
+    bool same = stored && strcmp(stored, found) == 0;
+    free(stored);
+    return same ? EXIT_OK : refuse(path, error.text[0] ? error.text : "its content does not match its hash", list);
+}
+
+exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
+    h5_enter();
+    hid_t file = open_checkpoint(path, list);
+    exit_code code = file < 0 ? EXIT_INPUT : read_identity(file, path, c, list);
+    if (file >= 0) H5Fclose(file);
+    h5_leave();
+    return code;
+}
+
+static exit_code read_all(hid_t file, const char *path, checkpoint *c, problems *list) {
+    char expected[sizeof c->config_hash];
+    memcpy(expected, c->config_hash, sizeof expected);
+    exit_code code = read_identity(file, path, c, list);
+    if (code != EXIT_OK) return code;
+    if (expected[0] && strcmp(expected, c->config_hash) != 0)
+        return problem(list, EXIT_INPUT, "%s: was written by a run of another configuration (hash %.12s..., this run's is %.12s...)", path,
+                       c->config_hash, expected);
+    return read_content(file, path, c, list);
+}
+
+exit_code checkpoint_read(const char *path, checkpoint *c, problems *list) {
+    h5_enter();
+    hid_t file = open_checkpoint(path, list);
+    exit_code code = file < 0 ? EXIT_INPUT : read_all(file, path, c, list);
+    if (file >= 0) H5Fclose(file);
+    h5_leave();
+    return code;
+}

@@ -1,0 +1,162 @@
+/* create.c - an empty trace.h5: attributes, /populations, /devices and the tables that rows will be appended to.
+ *
+ * Chunks hold up to 64 rounds or 64 KiB, so that a device's curve is a few reads and a round of thousands of devices is a few
+ * writes; a single row beyond 1 MiB (HDF5's chunk cache) is cut along its second axis. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trace/tables.h"
+
+enum { CHUNK_ROWS = 64, CHUNK_BYTES = 64 * 1024, CHUNK_MOST_BYTES = 1024 * 1024 };
+
+static void choose_chunk(const table_spec *spec, const trace_shape *shape, int rank, hsize_t chunk[TRACE_MAX_RANK]) {
+    size_t row_bytes = table_row_bytes(spec, shape);
+    size_t rows = CHUNK_BYTES / row_bytes;
+    chunk[0] = rows < 1 ? 1 : rows > CHUNK_ROWS ? CHUNK_ROWS : rows;
+    if (rank > 1 && row_bytes > CHUNK_MOST_BYTES) {
+        size_t part_bytes = row_bytes / chunk[1];
+        size_t parts = CHUNK_MOST_BYTES / part_bytes;
+        chunk[1] = parts < 1 ? 1 : parts;
+    }
+}
+
+static hid_t table_properties(const table_spec *spec, const trace_shape *shape, int rank, const hsize_t *dims, h5_error *error) {
+    hsize_t chunk[TRACE_MAX_RANK];
+    memcpy(chunk, dims, sizeof chunk);
+    choose_chunk(spec, shape, rank, chunk);
+    hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
+    if (properties < 0) return -1;
+    /* Chunks come into being when something is written: rounds without an evaluation take no space. */
+    if (H5Pset_chunk(properties, rank, chunk) < 0 || H5Pset_fill_value(properties, table_memory_type(spec), table_fill(spec)) < 0 ||
+        H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR) < 0)
+        return h5_failed(error, "cannot prepare %s", spec->path);
+    return properties;
+}
+
+static const char *axes_text(table_axes axes) {
+    switch (axes) {
+    case AXES_ROW:
+        return "row";
+    case AXES_DEVICE:
+        return "row,device";
+    case AXES_EXPERT:
+        return "row,device,layer,expert";
+    case AXES_TOKEN:
+        return "row,window,token";
+    case AXES_TOKEN_EXPERT:
+        return "row,window,token,layer,expert";
+    }
+    return "";
+}
+
+static hid_t create_table(hid_t file, const table_spec *spec, const trace_shape *shape, h5_error *error) {
+    hsize_t dims[TRACE_MAX_RANK] = {0}, most[TRACE_MAX_RANK];
+    int rank = table_dimensions(spec, shape, dims);
+    hid_t properties = table_properties(spec, shape, rank, dims, error);
+    if (properties < 0) return -1;
+    memcpy(most, dims, sizeof most);
+    dims[0] = 0;
+    most[0] = H5S_UNLIMITED;
+    hid_t space = H5Screate_simple(rank, dims, most);
+    hid_t dataset = h5_create_dataset(file, spec->path, table_memory_type(spec), space, properties, error);
+    if (dataset < 0 || h5_write_text(dataset, "units", spec->units, error) || h5_write_text(dataset, "axes", axes_text(spec->axes), error))
+        return -1;
+    H5Sclose(space);
+    H5Pclose(properties);
+    return dataset;
+}
+
+static int create_tables(trace_file *file, h5_error *error) {
+    static const char *const groups[] = {"/loss", "/routing", "/traffic", "/time", "/routing/tokens"};
+    int n_groups = file->shape.windows > 0 ? 5 : 4;
+    for (int i = 0; i < n_groups; i++) {
+        hid_t group = h5_create_group(file->file, groups[i], error);
+        if (group < 0 || H5Gclose(group) < 0) return h5_failed(error, "cannot create %s", groups[i]);
+    }
+    for (int id = 0; id < TABLE_COUNT; id++) {
+        file->datasets[id] = -1;
+        if (!table_recorded(&table_specs[id], &file->shape)) continue;
+        file->datasets[id] = create_table(file->file, &table_specs[id], &file->shape, error);
+        if (file->datasets[id] < 0) return -1;
+    }
+    return 0;
+}
+
+/* A table that never grows. `type` is the records' layout in memory; the file holds them packed. Closes `type`. */
+static int write_records(hid_t file, const char *path, hid_t type, const void *records, int n, const char *units, h5_error *error) {
+    hsize_t count = (hsize_t)n;
+    hid_t packed = H5Tcopy(type), space = H5Screate_simple(1, &count, NULL);
+    hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
+    if (packed < 0 || space < 0 || properties < 0) return h5_failed(error, "cannot prepare %s", path);
+    if (H5Tget_class(packed) == H5T_COMPOUND && H5Tpack(packed) < 0) return h5_failed(error, "cannot prepare %s", path);
+    hid_t dataset = h5_create_dataset(file, path, packed, space, properties, error);
+    if (dataset < 0 || h5_write_text(dataset, "units", units, error)) return -1;
+    if (H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0 || H5Dclose(dataset) < 0)
+        return h5_failed(error, "cannot write %s", path);
+    H5Pclose(properties);
+    H5Sclose(space);
+    H5Tclose(packed);
+    H5Tclose(type);
+    return 0;
+}
+
+static population_record record_of(const trace_population *p) {
+    population_record record = {.seed = p->seed,
+                                .tokens_per_device = p->tokens_per_device,
+                                .devices = p->devices,
+                                .generalists = p->generalists,
+                                .specialists = p->specialists,
+                                .rank = p->rank,
+                                .top_k = p->top_k};
+    strncpy(record.name, p->name, sizeof record.name - 1);
+    strncpy(record.method, p->method, sizeof record.method - 1);
+    strncpy(record.split, p->out_of_distribution ? "out_of_distribution" : "in_distribution", sizeof record.split - 1);
+    return record;
+}
+
+static int write_populations(hid_t file, const trace_header *header, h5_error *error) {
+    population_record *records = calloc((size_t)header->n_populations, sizeof *records);
+    hid_t type = population_type(error);
+    if (!records) return h5_failed(error, "not enough memory for %d populations", header->n_populations);
+    for (int i = 0; i < header->n_populations; i++) records[i] = record_of(&header->populations[i]);
+    int status = type < 0 ? -1
+                          : write_records(file, "/populations", type, records, header->n_populations,
+                                          "text,text,text,1,tokens,devices,experts,experts,1,experts", error);
+    free(records);
+    return status;
+}
+
+static int write_devices(hid_t file, const trace_header *header, h5_error *error) {
+    hid_t type = device_type(error);
+    if (type < 0) return -1;
+    return write_records(file, "/devices", type, header->devices, header->n_devices,
+                         "1,1,1,experts,tokens,tokens,tokens,parameters,parameters,nats/token", error);
+}
+
+static int write_windows(hid_t file, const trace_header *header, h5_error *error) {
+    if (header->routing_windows == 0) return 0;
+    hid_t type = H5Tcopy(H5T_NATIVE_INT);
+    return write_records(file, "/routing/tokens/devices", type, header->routing_devices, header->routing_windows, "device", error);
+}
+
+static int write_attributes(hid_t file, const trace_header *header, const char *created_utc, h5_error *error) {
+    const int32_t schema = TRACE_SCHEMA_VERSION;
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"cohort_version", TRACE_COHORT_VERSION}, {"git_revision", header->git_revision},
+                 {"config", header->config_yaml},          {"backend", header->backend},
+                 {"hardware", header->hardware},           {"created_utc", created_utc}};
+    if (h5_write_scalar(file, "schema_version", H5T_NATIVE_INT32, &schema, error)) return -1;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (h5_write_text(file, texts[i].name, texts[i].text ? texts[i].text : "", error)) return -1;
+    return h5_write_scalar(file, "seed", H5T_NATIVE_UINT64, &header->seed, error);
+}
+
+int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc, h5_error *error) {
+    *file = (trace_file){.file = h5_create_file(path, error), .shape = trace_shape_of(header)};
+    if (file->file < 0 || write_attributes(file->file, header, created_utc, error) || create_tables(file, error) ||
+        write_populations(file->file, header, error) || write_devices(file->file, header, error))
+        return -1;
+    return write_windows(file->file, header, error);
+}

@@ -1,0 +1,40 @@
+/* h5.h - the rules that every HDF5 call of Cohort follows, and the few calls that several files share.
+ *
+ * - One thread at a time is inside HDF5: h5_enter() ... h5_leave() around every group of calls.
+ * - H5dont_atexit() comes before the first call: after a failed write HDF5's own exit handler would crash.
+ * - A file of which a write failed is never touched again, not even closed: H5Fclose() would write, and fail, again. So functions
+ *   that write return at the first error and leave their identifiers to the end of the process.
+ * - Objects carry no time stamps: the same run gives the same file. */
+#ifndef COHORT_TRACE_H5_H
+#define COHORT_TRACE_H5_H
+
+#include <hdf5.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    char text[400]; /* of the first failure; empty: none */
+} h5_error;
+
+void h5_enter(void);
+void h5_leave(void);
+
+/* Notes "<what was tried> (<why, from HDF5's error stack>)", unless an earlier failure is noted. Returns -1. */
+int h5_failed(h5_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+hid_t h5_create_file(const char *path, h5_error *error); /* format 1.10: SWMR, and checksums over all metadata */
+hid_t h5_open_file(const char *path, bool swmr, h5_error *error);
+hid_t h5_create_group(hid_t file, const char *path, h5_error *error);
+hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties, h5_error *error);
+hid_t h5_object_properties(hid_t list_class, h5_error *error);
+
+/* Attributes: text is stored with a fixed length. */
+int h5_write_text(hid_t object, const char *name, const char *text, h5_error *error);
+int h5_write_scalar(hid_t object, const char *name, hid_t type, const void *value, h5_error *error);
+char *h5_read_text(hid_t object, const char *name, h5_error *error); /* malloc'd, NULL on failure */
+int h5_read_scalar(hid_t object, const char *name, hid_t type, void *value, h5_error *error);
+
+/* A new one-dimensional dataset with all its values. */
+int h5_write_array(hid_t file, const char *path, hid_t type, const void *values, hsize_t count, h5_error *error);
+
+#endif

@@ -1,0 +1,87 @@
+/* test_summary.c - summary.csv, to the letter: scripts read it. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "unit/trace_fixture.h"
+
+#define HEADER                                                                                                                             \
+    "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                                                            \
+    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean\n"
+
+static char *written(const summary_row *rows, int n) {
+    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"), *text = calloc(1, 8192);
+    problems *list = problems_create();
+    cr_assert_eq(summary_write(path, rows, n, list), EXIT_OK);
+    FILE *in = fopen(path, "r");
+    cr_assert_not_null(in);
+    text[fread(text, 1, 8191, in)] = '\0';
+    fclose(in);
+    cr_assert_eq(access(fixture_path(folder, "summary.csv.tmp"), F_OK), -1);
+    return text;
+}
+
+static summary_row plain(void) {
+    return (summary_row){.population = "comigs-1g1s",
+                         .method = "comigs",
+                         .devices = 4,
+                         .test_ppl_mean = 9.25,
+                         .test_ppl_std = 1.0 / 3.0,
+                         .bytes_up = INT64_C(6000000000),
+                         .bytes_down = 12,
+                         .test_ppl_after = 9.5,
+                         .seed = UINT64_MAX,
+                         .generalists = 1,
+                         .specialists = 1,
+                         .rank = 8,
+                         .tokens_per_device = 40000,
+                         .split = "in_distribution",
+                         .test_loss_mean = 2.2246235515243336,
+                         .entropy_mean = 1.125};
+}
+
+Test(summary, a_row_per_population) {
+    summary_row rows[2] = {plain(), plain()};
+    rows[1].population = "local";
+    rows[1].test_ppl_mean = 123456789.25;
+    rows[1].test_ppl_std = 0;
+    const char *expected = HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
+                                  "in_distribution,2.22462355,1.125\n"
+                                  "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
+                                  "in_distribution,2.22462355,1.125\n";
+    cr_assert_str_eq(written(rows, 2), expected);
+}
+
+Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
+    summary_row row = plain();
+    row.entropy_mean = NAN;
+    row.test_ppl_std = NAN;
+    row.test_ppl_after = INFINITY;
+    cr_assert_str_eq(written(&row, 1), HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
+                                              "in_distribution,2.22462355,\n");
+}
+
+Test(summary, names_with_commas_and_quotes_are_quoted) {
+    summary_row row = plain();
+    row.population = "a \"b\", c";
+    cr_assert(strstr(written(&row, 1), "\n\"a \"\"b\"\", c\",comigs,4,"));
+}
+
+Test(summary, the_same_rows_give_the_same_bytes) {
+    summary_row row = plain();
+    cr_assert_str_eq(written(&row, 1), written(&row, 1));
+}
+
+Test(summary, no_population_is_a_header_alone) {
+    cr_assert_str_eq(written(NULL, 0), HEADER);
+}
+
+Test(summary, a_folder_that_is_not_there_is_named) {
+    summary_row row = plain();
+    problems *list = problems_create();
+    cr_assert_eq(summary_write("/nowhere/summary.csv", &row, 1, list), EXIT_RUN);
+    cr_assert(strstr(problems_message(list, 0), "/nowhere/summary.csv"));
+}

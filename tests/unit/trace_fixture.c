@@ -1,0 +1,230 @@
+/* trace_fixture.c - builds the made-up run and reads traces back. */
+#define _GNU_SOURCE /* nftw */
+#include "unit/trace_fixture.h"
+
+#include <criterion/criterion.h>
+#include <ftw.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "trace/h5.h"
+
+static void *array(int64_t n, size_t bytes) {
+    void *values = calloc((size_t)n + 1, bytes);
+    cr_assert_not_null(values);
+    return values;
+}
+
+void fixture_create(fixture *f, int devices, int windows) {
+    *f = (fixture){0};
+    f->populations[0] = (trace_population){.name = "comigs-1g1s",
+                                           .method = "comigs",
+                                           .seed = 42,
+                                           .devices = devices / 2,
+                                           .generalists = 1,
+                                           .specialists = 1,
+                                           .rank = 8,
+                                           .top_k = 2,
+                                           .tokens_per_device = 40000};
+    f->populations[1] = (trace_population){.name = "local, poor",
+                                           .method = "local",
+                                           .seed = UINT64_MAX,
+                                           .devices = devices - devices / 2,
+                                           .generalists = 2,
+                                           .rank = 4,
+                                           .top_k = 2,
+                                           .tokens_per_device = 15000,
+                                           .out_of_distribution = true};
+    f->devices = array(devices, sizeof *f->devices);
+    for (int i = 0; i < devices; i++) {
+        int population = i >= devices / 2;
+        f->devices[i] = (trace_device){.population = population,
+                                       .index = population ? i - devices / 2 : i,
+                                       .source = i % 3,
+                                       .experts = 2,
+                                       .train_tokens = 1000 + i,
+                                       .valid_tokens = 100 + i,
+                                       .test_tokens = 200 + i,
+                                       .parameters_shared = population ? 0 : 4096,
+                                       .parameters_private = 8192,
+                                       .entropy = i == 0 ? NAN : 1.25 * i};
+    }
+    for (int i = 0; i < windows; i++) f->windows_of[i] = i % devices;
+    f->header = (trace_header){.git_revision = "0123abc",
+                               .config_yaml = "seed: 42\n",
+                               .backend = "cpu",
+                               .hardware = "a machine",
+                               .created_utc = "2024-01-02T03:04:05Z",
+                               .seed = 42,
+                               .n_populations = 2,
+                               .n_devices = devices,
+                               .n_layers = FIXTURE_LAYERS,
+                               .max_experts = FIXTURE_EXPERTS,
+                               .sequence = FIXTURE_SEQUENCE,
+                               .populations = f->populations,
+                               .devices = f->devices,
+                               .routing_windows = windows,
+                               .routing_devices = f->windows_of};
+    int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)windows * FIXTURE_SEQUENCE;
+    for (int i = 0; i < 4; i++) f->losses[i] = array(devices, sizeof(double));
+    f->gate_mean = array(devices * gates, sizeof(float));
+    f->token_share = array(devices * gates, sizeof(float));
+    f->routing_gates = array(tokens * gates, sizeof(float));
+    f->routing_ids = array(tokens, sizeof(int32_t));
+    f->bytes_up = array(devices, sizeof(int64_t));
+    f->bytes_down = array(devices, sizeof(int64_t));
+}
+
+void fixture_destroy(fixture *f) {
+    for (int i = 0; i < 4; i++) free(f->losses[i]);
+    free(f->devices);
+    free(f->gate_mean);
+    free(f->token_share);
+    free(f->routing_gates);
+    free(f->routing_ids);
+    free(f->bytes_up);
+    free(f->bytes_down);
+}
+
+double fixture_loss(int loss, int round, int device) {
+    return 1.0 + loss + round / 1024.0 + device / 1048576.0; /* exact, however it is compiled */
+}
+
+float fixture_gate(int round, int64_t place) {
+    return (float)round + (float)(place % 997) / 1024.0f;
+}
+
+trace_row fixture_row(fixture *f, int round) {
+    int devices = f->header.n_devices;
+    int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)f->header.routing_windows * FIXTURE_SEQUENCE;
+    for (int d = 0; d < devices; d++) {
+        for (int i = 0; i < 4; i++) f->losses[i][d] = fixture_loss(i, round, d);
+        f->bytes_up[d] = (int64_t)round << 33;
+        f->bytes_down[d] = d;
+    }
+    for (int64_t i = 0; i < devices * gates; i++) {
+        f->gate_mean[i] = fixture_gate(round, i);
+        f->token_share[i] = -fixture_gate(round, i);
+    }
+    for (int64_t i = 0; i < tokens * gates; i++) f->routing_gates[i] = fixture_gate(round, i);
+    for (int64_t i = 0; i < tokens; i++) f->routing_ids[i] = (int32_t)(round * 1000 + i);
+    trace_row row = {.round = round,
+                     .train_loss = f->losses[0],
+                     .bytes_up = f->bytes_up,
+                     .bytes_down = f->bytes_down,
+                     .seconds_train = 0.5,
+                     .seconds_evaluate = 0.25,
+                     .seconds_aggregate = 0.125,
+                     .seconds_total = 0.875};
+    if (round % 2) return row;
+    row.valid_loss = f->losses[1];
+    row.test_loss = f->losses[2];
+    row.test_after = f->losses[3];
+    row.gate_mean = f->gate_mean;
+    row.token_share = f->token_share;
+    row.routing_ids = f->routing_ids;
+    row.routing_gates = f->routing_gates;
+    return row;
+}
+
+static char *made[64];
+static int n_made;
+static pid_t maker;
+
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at) {
+    (void)status, (void)type, (void)at;
+    return remove(path);
+}
+
+/* Children that leave by exit() must not take the folders of the test with them. */
+static void remove_folders(void) {
+    for (int i = 0; i < n_made && getpid() == maker; i++) nftw(made[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+char *fixture_folder(void) {
+    const char *parent = getenv("TMPDIR");
+    char *folder = malloc(4096);
+    snprintf(folder, 4096, "%s/cohort-trace-XXXXXX", parent ? parent : "/tmp");
+    cr_assert_not_null(mkdtemp(folder));
+    cr_assert_lt(n_made, 64);
+    if (n_made == 0) atexit(remove_folders);
+    maker = getpid();
+    made[n_made++] = strdup(folder);
+    return folder;
+}
+
+char *fixture_path(const char *folder, const char *name) {
+    size_t size = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(size);
+    snprintf(path, size, "%s/%s", folder, name);
+    return path;
+}
+
+void fixture_append(trace *t, fixture *f, int first_round, int last_round) {
+    problems *list = problems_create();
+    for (int round = first_round; round <= last_round; round++) {
+        trace_row row = fixture_row(f, round);
+        exit_code code = trace_append(t, &row, list);
+        cr_assert_eq(code, EXIT_OK, "round %d: %s", round, code == EXIT_OK ? "" : problems_message(list, 0));
+    }
+    problems_destroy(list);
+}
+
+void *fixture_read(const char *path, const char *dataset, hid_t type, hsize_t dims[5]) {
+    void *values = NULL;
+    hsize_t own[5] = {0};
+    if (!dims) dims = own;
+    h5_error error = {0};
+    h5_enter();
+    hid_t file = h5_open_file(path, true, &error);
+    hid_t table = file < 0 ? -1 : H5Dopen2(file, dataset, H5P_DEFAULT);
+    if (table >= 0) {
+        hid_t space = H5Dget_space(table);
+        int rank = H5Sget_simple_extent_dims(space, dims, NULL);
+        size_t bytes = H5Tget_size(type);
+        for (int i = 0; i < rank; i++) bytes *= dims[i];
+        values = calloc(1, bytes + 8);
+        if (H5Dread(table, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
+            free(values);
+            values = NULL;
+        }
+        H5Sclose(space);
+        H5Dclose(table);
+    }
+    if (file >= 0) H5Fclose(file);
+    h5_leave();
+    return values;
+}
+
+bool fixture_holds(const char *path, int devices, int rounds) {
+    hsize_t dims[5] = {0}, loss_dims[5] = {0};
+    int32_t *found = fixture_read(path, "/rounds", H5T_NATIVE_INT32, dims);
+    double *loss = fixture_read(path, "/loss/train", H5T_NATIVE_DOUBLE, loss_dims);
+    bool holds = found && loss && dims[0] >= (hsize_t)rounds && loss_dims[0] >= (hsize_t)rounds && loss_dims[1] == (hsize_t)devices;
+    for (int r = 0; r < rounds && holds; r++) {
+        holds = found[r] == r + 1;
+        for (int d = 0; d < devices && holds; d++) holds = loss[(int64_t)r * devices + d] == fixture_loss(0, r + 1, d);
+    }
+    free(found);
+    free(loss);
+    return holds;
+}
+
+int fixture_fork(void) {
+    int child = fork();
+    cr_assert_geq(child, 0);
+    if (!child) prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return child;
+}
+
+int fixture_wait(int child) {
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}

@@ -1,0 +1,42 @@
+/* trace_fixture.h - a small made-up run, so that every value of a trace is known from its place. */
+#ifndef COHORT_TRACE_FIXTURE_H
+#define COHORT_TRACE_FIXTURE_H
+
+#include <hdf5.h>
+
+#include "trace/trace.h"
+
+enum { FIXTURE_LAYERS = 2, FIXTURE_EXPERTS = 2, FIXTURE_SEQUENCE = 8, FIXTURE_MOST_WINDOWS = 4 };
+
+typedef struct {
+    trace_header header;
+    trace_population populations[2];
+    trace_device *devices;
+    int windows_of[FIXTURE_MOST_WINDOWS];
+    double *losses[4];
+    float *gate_mean, *token_share, *routing_gates;
+    int32_t *routing_ids;
+    int64_t *bytes_up, *bytes_down;
+} fixture;
+
+void fixture_create(fixture *f, int devices, int windows);
+void fixture_destroy(fixture *f);
+
+/* The row of a round; every second round is evaluated. */
+trace_row fixture_row(fixture *f, int round);
+/* loss: 0 train, 1 valid, 2 test, 3 after. */
+double fixture_loss(int loss, int round, int device);
+float fixture_gate(int round, int64_t place);
+
+char *fixture_folder(void);                               /* a new one, malloc'd, removed when the test ends */
+char *fixture_path(const char *folder, const char *name); /* malloc'd */
+void fixture_append(trace *t, fixture *f, int first_round, int last_round);
+
+/* Reads a whole dataset by plain HDF5 calls (malloc'd); dims may be NULL. NULL if it cannot be read. */
+void *fixture_read(const char *path, const char *dataset, hid_t type, hsize_t dims[5]);
+/* True if /rounds of `path` is 1..rounds and /loss/train holds those rows' values. */
+bool fixture_holds(const char *path, int devices, int rounds);
+int fixture_fork(void);      /* the child dies with the test */
+int fixture_wait(int child); /* exit status, or 1000 + signal */
+
+#endif
