@@ -1,0 +1,29 @@
+/* cases.h - the conformance cases: every op of kernels.h, forward and backward, on every wave of the table, against the oracle.
+ *
+ * A runner (Criterion on the CPU, a plain loop on a GPU, where a process per test would cost a context each) goes over the groups,
+ * calls conformance_run() and prints check.message. */
+#ifndef COHORT_CONFORMANCE_CASES_H
+#define COHORT_CONFORMANCE_CASES_H
+
+#include "conformance/rig.h"
+
+typedef struct {
+    const char *name;
+    void (*run)(rig *r);
+    bool trains_base, learns;                         /* learns: also tried with devices that learn one group, or none */
+    void (*run_alone)(ck_backend *backend, check *c); /* instead of run: a case that is not about a wave of the table */
+} conformance_case;
+
+typedef struct {
+    const char *name;
+    const conformance_case *cases;
+    int n_cases;
+} conformance_group;
+
+extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group, update_group, model_group;
+
+/* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails). */
+void conformance_run(const conformance_case *which, ck_backend *backend, check *c);
+void conformance_run_everywhere(const conformance_case *which, check *c);
+
+#endif

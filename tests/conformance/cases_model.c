@@ -1,0 +1,233 @@
+/* The whole model through sim/train/model.h: a step, an evaluation and a pre-training step of every wave of the table, against the
+ * oracle's whole model.
+ *
+ * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry the f32 rounding of all
+ * ops before it (two layers forward and back are about forty), and gradients of small tensors (the router's) are differences of
+ * larger numbers. So 1e-4 per tensor for gradients; losses and logits, which are means of many terms, still keep 1e-5. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conformance/cases.h"
+#include "train/model.h"
+
+enum { VOCABULARY = 37, CONTEXT = 129 };
+static const double gradient_tolerance = 1e-4, least_margin = 1e-5;
+
+/* A recorded model on a rig: the base in both worlds, and what the program writes. */
+typedef struct {
+    rig *r;
+    model_base base;
+    oracle_base reference;
+    rig_buffer *weights, *loss, *correct, *logits, *gate_sum, *top1, *top_k, *p_sum, *coefficient, *value;
+    model_outputs outputs;
+} world;
+
+static void draw_text(rig *r) {
+    for (int64_t t = 0; t < r->n_tokens; t++) {
+        r->tokens[t] = (int32_t)(fabs(wave_draw(&r->random, 1)) * 1e6) % VOCABULARY;
+        r->targets[t] = t % 11 == 7 ? -1 : (int32_t)(fabs(wave_draw(&r->random, 1)) * 1e6) % VOCABULARY;
+    }
+}
+
+static void make_base(world *w) {
+    base_shape shape = {.layers = WAVE_LAYERS,
+                        .width = w->r->spec->width,
+                        .heads = w->r->spec->heads,
+                        .ffn = w->r->spec->ffn,
+                        .vocabulary = VOCABULARY,
+                        .context = CONTEXT,
+                        .epsilon = 1e-5f};
+    base_layout layout = base_layout_of(&shape);
+    w->weights = rig_weights(w->r, layout.total, 0, "base");
+    wave_fill_base(&shape, 9, w->weights->host);
+    for (int64_t i = 0; i < layout.total; i++) w->weights->ref[i] = w->weights->host[i];
+    w->base = (model_base){.shape = shape, .layout = layout, .weights = w->weights->memory};
+    w->reference = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
+}
+
+static void make_outputs(world *w, bool balance) {
+    rig *r = w->r;
+    int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
+    w->loss = rig_results(r, r->wave.n_sequences, "loss"), w->correct = rig_results(r, r->wave.n_sequences, "correct");
+    w->logits = rig_results(r, r->n_tokens * VOCABULARY, "logits");
+    w->gate_sum = rig_results(r, entries, "gate_sum"), w->top1 = rig_results(r, entries, "top1_count");
+    w->top_k = rig_results(r, entries, "top_k_count"), w->p_sum = rig_results(r, entries, "p_sum");
+    w->coefficient = rig_results(r, entries, "balance coefficient"), w->value = rig_results(r, r->wave.n_sequences, "balance value");
+    w->outputs = (model_outputs){.loss = w->loss->memory,
+                                 .correct = w->correct->memory,
+                                 .gate_sum = w->gate_sum->memory,
+                                 .top1_count = w->top1->memory,
+                                 .top_k_count = w->top_k->memory,
+                                 .p_sum = w->p_sum->memory,
+                                 .balance_coefficient = balance ? w->coefficient->memory : NULL,
+                                 .balance_value = balance ? w->value->memory : NULL,
+                                 .logits = w->logits->memory};
+}
+
+typedef enum { STEP, EVALUATION, PRETRAINING } program_kind;
+
+/* Replaces the rig's empty program by the model's. */
+static void record_model(world *w, program_kind kind) {
+    rig *r = w->r;
+    problems *list = problems_create();
+    exit_code code;
+    ck_program_destroy(r->program);
+    r->program = NULL;
+    if (kind == STEP)
+        code = model_record_step(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs, &r->program, list);
+    else if (kind == EVALUATION)
+        code = model_record_evaluation(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs, &r->program, list);
+    else
+        code = model_record_pretraining(r->backend, &w->base, &r->capacity, &w->outputs, &r->program, list);
+    if (code != EXIT_OK) check_fail(r->check, "%s: %s", r->case_name, problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+    r->broken = code != EXIT_OK;
+    r->finished = true; /* the recorders finish their programs */
+    problems_destroy(list);
+}
+
+static world *world_open(rig *r, program_kind kind, bool balance) {
+    world *w = calloc(1, sizeof *w);
+    if (w == NULL) abort();
+    w->r = r;
+    draw_text(r);
+    make_base(w);
+    make_outputs(w, balance);
+    record_model(w, kind);
+    return w;
+}
+
+static oracle_batch batch_of(const rig *r, int device) {
+    int first = r->first_sequence[device];
+    int64_t token = r->first_token[first];
+    return (oracle_batch){r->first_sequence[device + 1] - first, r->first_token + first, r->tokens + token, r->targets + token};
+}
+
+/* Losses, logits, gates and, where wanted, gradients of one device. balance: the program has the load balance's gradient. */
+static void device_reference(world *w, int device, bool gradients, bool balance) {
+    rig *r = w->r;
+    int first = r->first_sequence[device];
+    int64_t token = rig_first(r, device), rows = rig_rows(r, device);
+    ck_shape shape = *rig_shape(r, device);
+    oracle_batch batch = batch_of(r, device);
+    double *gates = oracle_zeros(WAVE_LAYERS * rows * CK_MAX_EXPERTS);
+    oracle_pass pass = {.loss = w->loss->ref + first,
+                        .logits = w->logits->ref + token * VOCABULARY,
+                        .gates = gates,
+                        .gradients = gradients ? r->gradients.ref + r->devices[device].gradients : NULL};
+    shape.balanced &= balance;
+    oracle_model(&w->reference, &shape, r->parameters.ref + r->devices[device].parameters, &batch, &pass);
+    w->value->ref[device] = pass.balance;
+    if (pass.margin < least_margin) check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
+    for (int s = first; s < r->first_sequence[device + 1]; s++)
+        for (int l = 0; l < WAVE_LAYERS; l++)
+            for (int64_t t = r->first_token[s]; t < r->first_token[s + 1]; t++)
+                for (int e = 0; e < shape.n_experts; e++) {
+                    int64_t at = ((int64_t)s * WAVE_LAYERS + l) * CK_MAX_EXPERTS + e;
+                    double gate = gates[(l * rows + t - token) * CK_MAX_EXPERTS + e];
+                    w->gate_sum->ref[at] += gate;
+                    w->top_k->ref[at] += gate > 0;
+                }
+    free(gates);
+}
+
+static void compare_forward(world *w) {
+    rig *r = w->r;
+    rig_compare_buffer(r, w->loss, 0, w->loss->count);
+    rig_compare_buffer(r, w->logits, 0, w->logits->count);
+    for (int d = 0; d < r->spec->n_devices; d++) {
+        const ck_shape *s = rig_shape(r, d);
+        r->check->comparisons++;
+        if (r->fault[d] != -1) check_fail(r->check, "%s on wave '%s': fault of device %d: %d", r->case_name, r->spec->name, d, r->fault[d]);
+        for (int i = r->first_sequence[d]; i < r->first_sequence[d + 1]; i++)
+            for (int l = 0; l < WAVE_LAYERS; l++) {
+                int64_t at = ((int64_t)i * WAVE_LAYERS + l) * CK_MAX_EXPERTS;
+                rig_compare_buffer(r, w->gate_sum, at, s->n_experts);
+                if (s->router_rows > 0) rig_compare_buffer(r, w->top_k, at, s->n_experts);
+            }
+    }
+}
+
+static void step_with(rig *r, bool balance) {
+    world *w = world_open(r, STEP, balance);
+    if (rig_run(r)) {
+        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
+        compare_forward(w);
+        for (int d = 0; d < r->spec->n_devices && balance; d++)
+            if (rig_shape(r, d)->balanced) rig_compare_buffer(r, w->value, d, 1);
+        r->tolerance = gradient_tolerance;
+        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
+    }
+    free(w);
+}
+
+static void step(rig *r) {
+    step_with(r, true);
+}
+
+static void step_without_balance(rig *r) {
+    step_with(r, false);
+}
+
+static void evaluation(rig *r) {
+    world *w = world_open(r, EVALUATION, false);
+    if (rig_run(r)) {
+        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
+        compare_forward(w);
+    }
+    free(w);
+}
+
+static void compare_tensor(world *w, const char *name, int64_t offset, int64_t count) {
+    rig_buffer named = w->r->base_gradients;
+    named.name = name;
+    rig_compare_buffer(w->r, &named, offset, count);
+}
+
+static void compare_base_gradients(world *w) {
+    const base_layout *at = &w->reference.layout;
+    int64_t width = w->reference.shape.width, ffn = w->reference.shape.ffn;
+    compare_tensor(w, "d wte", at->wte, VOCABULARY * width);
+    compare_tensor(w, "d wpe", at->wpe, CONTEXT * width);
+    compare_tensor(w, "d lnf gain", at->lnf_gain, width);
+    compare_tensor(w, "d lnf bias", at->lnf_bias, width);
+    for (int l = 0; l < WAVE_LAYERS; l++) {
+        int64_t base = l * at->layer_stride;
+        const base_layer *t = &at->layer0;
+        compare_tensor(w, "d ln1 gain", base + t->ln1_gain, width);
+        compare_tensor(w, "d ln1 bias", base + t->ln1_bias, width);
+        compare_tensor(w, "d qkv weight", base + t->qkv_w, 3 * width * width);
+        compare_tensor(w, "d qkv bias", base + t->qkv_b, 3 * width);
+        compare_tensor(w, "d out weight", base + t->out_w, width * width);
+        compare_tensor(w, "d out bias", base + t->out_b, width);
+        compare_tensor(w, "d ln2 gain", base + t->ln2_gain, width);
+        compare_tensor(w, "d ln2 bias", base + t->ln2_bias, width);
+        compare_tensor(w, "d fc weight", base + t->fc_w, ffn * width);
+        compare_tensor(w, "d fc bias", base + t->fc_b, ffn);
+        compare_tensor(w, "d pr weight", base + t->pr_w, width * ffn);
+        compare_tensor(w, "d pr bias", base + t->pr_b, width);
+    }
+}
+
+static void pretraining(rig *r) {
+    world *w = world_open(r, PRETRAINING, false);
+    if (rig_run(r)) {
+        oracle_batch batch = {r->wave.n_sequences, r->first_token, r->tokens, r->targets};
+        oracle_pass pass = {.loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
+        oracle_pretraining(&w->reference, &batch, &pass);
+        rig_compare_buffer(r, w->loss, 0, w->loss->count);
+        rig_compare_buffer(r, w->logits, 0, w->logits->count);
+        r->tolerance = gradient_tolerance;
+        compare_base_gradients(w);
+    }
+    free(w);
+}
+
+static const conformance_case cases[] = {
+    {.name = "model step", .run = step, .learns = true},
+    {.name = "model step without load balance", .run = step_without_balance},
+    {.name = "model evaluation", .run = evaluation},
+    {.name = "model pre-training", .run = pretraining, .trains_base = true},
+};
+const conformance_group model_group = {"model", cases, sizeof cases / sizeof *cases};

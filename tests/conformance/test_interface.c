@@ -1,0 +1,175 @@
+/* What kernels.h promises beside numbers: the registry, memory, shapes, and refusals that explain themselves. */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conformance/waves.h"
+#include "kernels.h"
+#include "oracle/oracle.h"
+
+static ck_backend *open_auto(void) {
+    ck_backend *backend;
+    cr_assert(eq(int, ck_open("auto", 1, &backend), CK_OK), "%s", ck_last_error(NULL));
+    return backend;
+}
+
+Test(registry, names_every_backend_and_why_one_is_missing) {
+    int count, usable = 0;
+    const ck_backend_info *list = ck_backends(&count);
+    for (int i = 0; i < count; i++) {
+        ck_backend *backend = NULL;
+        ck_status status = ck_open(list[i].name, 1, &backend);
+        usable += list[i].unavailable == NULL;
+        bool expected = list[i].unavailable == NULL;
+        cr_expect(eq(int, status == CK_OK, expected), "%s: status %d", list[i].name, (int)status);
+        if (status != CK_OK) cr_expect(strlen(ck_last_error(NULL)) > 10, "%s does not say why it is missing", list[i].name);
+        if (status == CK_OK) cr_expect(eq(str, (char *)ck_name(backend), (char *)list[i].name));
+        ck_close(backend);
+    }
+    cr_expect(usable >= 1, "no backend is usable");
+}
+
+Test(registry, refuses_a_name_it_does_not_know) {
+    ck_backend *backend = NULL;
+    cr_expect(ck_open("abacus", 0, &backend) != CK_OK);
+    cr_expect(backend == NULL);
+    cr_expect(strstr(ck_last_error(NULL), "abacus") != NULL, "the message does not name it: %s", ck_last_error(NULL));
+}
+
+Test(registry, says_what_it_runs_on) {
+    ck_backend *backend = open_auto();
+    cr_expect(strlen(ck_hardware(backend)) > 0);
+    cr_expect(ck_threads(backend) >= 1);
+    cr_expect(ck_sgemm_rate(backend) > 1e8, "a rate of %g FLOP/s", ck_sgemm_rate(backend));
+    ck_close(backend);
+}
+
+Test(memory, is_zero_aligned_counted_and_copied) {
+    ck_backend *backend = open_auto();
+    ck_stream *stream;
+    void *memory;
+    size_t before = ck_allocated_bytes(backend);
+    char out[1000], in[1000];
+    memset(in, 7, sizeof in);
+    memset(out, 1, sizeof out);
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, ck_alloc(backend, sizeof out, "test", &memory), CK_OK));
+    cr_expect(eq(sz, (uintptr_t)memory % 64, 0));
+    cr_expect(ck_allocated_bytes(backend) >= before + sizeof out);
+    cr_assert(eq(int, ck_download(stream, out, memory, sizeof out), CK_OK));
+    cr_assert(eq(int, ck_wait(stream), CK_OK));
+    for (size_t i = 0; i < sizeof out; i++) cr_assert(out[i] == 0, "byte %zu is not zero", i);
+    cr_assert(eq(int, ck_upload(stream, memory, in, sizeof in), CK_OK));
+    cr_assert(eq(int, ck_zero(stream, (char *)memory + 512, 64), CK_OK));
+    cr_assert(eq(int, ck_download(stream, out, memory, sizeof out), CK_OK));
+    cr_assert(eq(int, ck_wait(stream), CK_OK));
+    for (size_t i = 0; i < sizeof out; i++) cr_assert(out[i] == (i >= 512 && i < 576 ? 0 : 7), "byte %zu", i);
+    ck_free(backend, memory);
+    cr_expect(eq(sz, ck_allocated_bytes(backend), before));
+    ck_stream_destroy(stream);
+    ck_close(backend);
+}
+
+Test(shape, parts_do_not_overlap_and_are_aligned) {
+    for (int spec = 0; spec < SHAPE_SPECS; spec++) {
+        ck_shape s = wave_shape(spec, 21, 50, 3);
+        char *owner = calloc((size_t)s.total, 1);
+        cr_assert(s.layer_stride % CK_ALIGN_FLOATS == 0 && s.total == 3 * s.layer_stride);
+        for (int l = 0; l < 3; l++)
+            for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
+                oracle_range range = oracle_part_range(&s, l, part);
+                cr_assert(range.offset >= 0 && range.offset + range.count <= s.total, "shape %d: %s", spec, oracle_part_name(part));
+                for (int64_t i = 0; i < range.count; i++)
+                    cr_assert(owner[range.offset + i]++ == 0, "shape %d: %s overlaps another tensor", spec, oracle_part_name(part));
+            }
+        free(owner);
+    }
+}
+
+Test(shape, derived_fields) {
+    ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2), single = wave_shape(SHAPE_SINGLE, 24, 96, 2);
+    cr_expect(eq(int, ragged.rank_sum, 15));
+    cr_expect(eq(int, ragged.rank_first[2], 12));
+    cr_expect(eq(int, ragged.router_rows, 3));
+    cr_expect(ragged.balanced);
+    cr_expect(eq(int, single.router_rows, 0), "one expert needs no router");
+    cr_expect(eq(int, wave_shape(SHAPE_MEAN, 24, 96, 2).router_rows, 0));
+    cr_expect(not(wave_shape(SHAPE_PAIR_BOTH, 24, 96, 2).balanced), "E = K = 2 has no gradient");
+    cr_expect(wave_shape(SHAPE_PAIR_TOP1, 24, 96, 2).balanced);
+}
+
+Test(shape, refuses_what_cannot_be) {
+    const ck_shape good = {.n_layers = 1, .width = 8, .ffn = 32, .n_experts = 2, .rank = {4, 4}, .top_k = 1};
+    ck_shape bad[7];
+    const char *why;
+    for (int i = 0; i < 7; i++) bad[i] = good;
+    bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1, bad[4].rank[1] = 0;
+    bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
+    for (int i = 0; i < 7; i++) {
+        why = NULL;
+        cr_expect(eq(int, ck_shape_init(&bad[i], &why), CK_BAD_ARGUMENT), "shape %d", i);
+        cr_expect(why != NULL && strlen(why) > 10, "shape %d is refused without a reason", i);
+    }
+    ck_shape fine = good;
+    cr_expect(eq(int, ck_shape_init(&fine, &why), CK_OK));
+}
+
+/* A program of one LayerNorm over [tokens, columns]. */
+static ck_status norm_program(ck_backend *backend, int columns, int width, const float *weights, ck_program **out) {
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    ck_status status = ck_program_create(backend, &capacity, out);
+    if (status != CK_OK) return status;
+    ck_tensor *x = ck_activation(*out, columns, "x"), *stats = ck_activation(*out, 2, "stats");
+    ck_op_norm(*out, &(ck_norm){.x = x, .y = x, .stats = stats, .gain = weights, .bias = weights, .width = width, .epsilon = 1e-5f});
+    return ck_program_finish(*out);
+}
+
+Test(program, refuses_a_contradiction_when_it_is_finished) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    void *weights;
+    cr_assert(eq(int, ck_alloc(backend, 64 * sizeof(float), "weights", &weights), CK_OK));
+    cr_expect(eq(int, norm_program(backend, 8, 12, weights, &program), CK_BAD_ARGUMENT), "8 columns for a width of 12");
+    cr_expect(strlen(ck_last_error(backend)) > 10);
+    ck_program_destroy(program);
+    cr_expect(eq(int, norm_program(backend, 12, 12, weights, &program), CK_OK), "%s", ck_last_error(backend));
+    cr_expect(ck_program_bytes(program) > 0);
+    ck_program_destroy(program);
+    ck_free(backend, weights);
+    ck_close(backend);
+}
+
+Test(program, refuses_a_wave_past_its_capacity) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    ck_stream *stream;
+    void *weights;
+    int32_t tokens[5] = {0}, fault[1];
+    cr_assert(eq(int, ck_alloc(backend, 64 * sizeof(float), "weights", &weights), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, norm_program(backend, 12, 12, weights, &program), CK_OK), "%s", ck_last_error(backend));
+    ck_wave wave = {.n_sequences = 1,
+                    .first_token = (int64_t[]){0, 5},
+                    .first_sequence = (int32_t[]){0, 1},
+                    .tokens = tokens,
+                    .targets = tokens,
+                    .fault = fault};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT), "5 tokens where 4 fit");
+    cr_expect(strlen(ck_last_error(backend)) > 10);
+    wave.first_token = (int64_t[]){0, 4};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
+    cr_expect(eq(int, ck_wait(stream), CK_OK));
+    ck_program_destroy(program);
+    ck_stream_destroy(stream);
+    ck_free(backend, weights);
+    ck_close(backend);
+}
+
+Test(destroy, takes_null) {
+    ck_close(NULL);
+    ck_stream_destroy(NULL);
+    ck_program_destroy(NULL);
+    cr_expect(ck_last_error(NULL) != NULL);
+}
