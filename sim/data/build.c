@@ -133,8 +133,8 @@ static exit_code check_splits(const data_build *o, int source, const int64_t tok
 
 static int open_shards(const char *folder, int source, FILE *to[DATA_SPLITS]) {
     for (int part = 0; part < DATA_SPLITS; part++) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/%s_%d.bin", folder, part_name(part), source);
+        char path[PATH_ROOM];
+        if (shard_path(folder, part, source, path) != 0) return -1;
         to[part] = fopen(path, "wb");
         if (!to[part]) return -1;
     }
@@ -186,8 +186,8 @@ cleanup:
 }
 
 static exit_code write_sources(const char *folder, const json_t *sources, problems *list) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/sources.json", folder);
+    char path[PATH_ROOM];
+    if (sources_path(folder, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", folder);
     json_t *root = json_pack("{s:i, s:O}", "vocabulary", 256, "sources", sources);
     exit_code code = EXIT_OK;
     if (!root || json_dump_file(root, path, JSON_INDENT(2)) != 0)
@@ -197,7 +197,7 @@ static exit_code write_sources(const char *folder, const json_t *sources, proble
 }
 
 exit_code data_build_shards(const data_build *o, problems *list) {
-    char beside[4096] = "";
+    char beside[PATH_ROOM] = "";
     json_t *sources = NULL;
     exit_code code = check_options(o, list);
     if (code != EXIT_OK) return code;

@@ -54,7 +54,7 @@ static int is_folder(const char *path) {
 
 /* `name` itself, or data/<name> below the current folder. */
 static exit_code resolve(const char *name, char **path, problems *list) {
-    char below[4096];
+    char below[PATH_ROOM];
     struct stat status;
     snprintf(below, sizeof below, "data/%s", name);
     const char *found = is_folder(name) ? name : name[0] != '/' && is_folder(below) ? below : NULL;
@@ -90,19 +90,20 @@ static int count_sources(const char *path) {
     return n;
 }
 
+static exit_code open_one(const corpus *c, int source, int part, int vocabulary, shard **out, problems *list) {
+    char path[PATH_ROOM];
+    struct stat status;
+    if (shard_path(c->path, part, source, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", c->path);
+    if (stat(path, &status) == 0) return shard_open(path, vocabulary, out, list);
+    return problem(list, EXIT_INPUT, "%s: is missing; a corpus of %d source(s) has train, valid and test shards numbered 0 to %d", path,
+                   c->n_sources, c->n_sources - 1);
+}
+
 static exit_code open_shards(corpus *c, int vocabulary, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < c->n_sources; i++)
         for (int part = 0; part < DATA_SPLITS; part++) {
-            char path[4096];
-            struct stat status;
-            snprintf(path, sizeof path, "%s/%s_%d.bin", c->path, part_name(part), i);
-            exit_code of_shard = stat(path, &status) == 0
-                                     ? shard_open(path, vocabulary, &c->shards[i][part], list)
-                                     : problem(list, EXIT_INPUT,
-                                               "%s: is missing; a corpus of %d source(s) has train, valid and test shards "
-                                               "numbered 0 to %d",
-                                               path, c->n_sources, c->n_sources - 1);
+            exit_code of_shard = open_one(c, i, part, vocabulary, &c->shards[i][part], list);
             if (code == EXIT_OK) code = of_shard;
         }
     return code;

@@ -38,10 +38,10 @@ static exit_code read_notes(const char *path, const json_t *root, source_notes *
 }
 
 exit_code sources_read(const char *folder, source_notes *out, problems *list) {
-    char path[4096];
+    char path[PATH_ROOM];
     json_error_t error;
     *out = (source_notes){0};
-    snprintf(path, sizeof path, "%s/sources.json", folder);
+    if (sources_path(folder, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", folder);
     if (access(path, F_OK) != 0) return EXIT_OK;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     if (!root) return problem(list, EXIT_INPUT, "%s:%d: %s; repair or remove the file", path, error.line, error.text);
