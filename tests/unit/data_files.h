@@ -1,0 +1,26 @@
+/* data_files.h - files in a temporary folder, and data settings, for the tests of sim/data. */
+#ifndef COHORT_TEST_DATA_FILES_H
+#define COHORT_TEST_DATA_FILES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "data/data.h"
+
+/* A new folder under $TMPDIR or /tmp (malloc'd), and its removal with everything in it. */
+char *data_folder(void);
+void data_folder_remove(char *folder);
+
+/* FOLDER/NAME in a static buffer; valid until the call after the next three. */
+const char *data_path(const char *folder, const char *name);
+void data_write(const char *folder, const char *name, const void *bytes, size_t size);
+/* n uint16 ids: first, first + 1, .. modulo 256. */
+void data_write_shard(const char *folder, const char *name, int first, int n);
+
+/* The folder as corpus, in distribution, sequence 8. */
+data_settings data_settings_of(const char *folder);
+
+/* True if one of the messages contains `part`. */
+int data_says(const problems *list, const char *part);
+
+#endif
