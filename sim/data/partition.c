@@ -48,7 +48,7 @@ static exit_code check_window(const partition *p, int device, int source, data_p
     return problem(
         list, EXIT_INPUT,
         "device %d of %d: holds %lld %s token(s) of source %s, fewer than a window (data.sequence: %d) and the token after it need; "
-        "give each device at least %d by %s, or less devices, or more text",
+        "give each device at least %d by %s, or fewer devices, or more text",
         device, p->devices, (long long)count, part_name(part), corpus_source_name(p->corpus, source), sequence, sequence + 1, KEYS[part]);
 }
 

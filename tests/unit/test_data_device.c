@@ -284,7 +284,7 @@ Test(data_device, refuses_too_much_and_too_little) {
     d.test_tokens_per_device = 5;
     expect_refused(&d, 0, 2, "holds 5 test token(s)");
     d = settings_used;
-    expect_refused(&d, 0, 2 * TRAIN, "or less devices");
+    expect_refused(&d, 0, 2 * TRAIN, "or fewer devices");
     d.split = SPLIT_OUT_OF_DISTRIBUTION;
     d.valid_tokens_per_device = 1;
     expect_refused(&d, 0, 2, "holds 1 valid token(s) of source 0");

@@ -105,7 +105,7 @@ Test(data_synthetic, topics_share_half_of_their_rows) {
     markov_destroy(&b);
 }
 
-/* Mean of -ln p of the text under the chains that made it; runs of a topic are told apart by where p is 0 only at purity 1. */
+/* Mean of -ln p of a pure text under the chain that made it. */
 Test(data_synthetic, text_has_the_analytic_entropy) {
     enum { TOKENS = 1 << 20 };
     data_settings d = settings_of(3, 128, 12, 1, 17);
