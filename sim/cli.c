@@ -2,7 +2,9 @@
 #include "cli.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +22,7 @@ const char *cli_version(void) {
 /* ---- The tables ---- */
 
 enum { ON_RUN = 1 << COMMAND_RUN, ON_CHECK = 1 << COMMAND_CHECK, ON_PRETRAIN = 1 << COMMAND_PRETRAIN, ON_DATA = 1 << COMMAND_DATA };
+enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT };
 enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
 
 typedef struct {
@@ -32,6 +35,13 @@ typedef struct {
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN | ON_DATA, 'o', "folder to write (must not hold anything yet)"},
+    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, time, or all"},
+    {"out", "PATH", ON_EXPORT, 'o', "file for the table (default: standard output); folder for --table all"},
+    {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders (must not hold anything yet)"},
+    {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
+    {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
+    {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
+    {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
     {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
@@ -67,6 +77,22 @@ static const command_row COMMANDS[] = {
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
                       "  cohort info results/quickstart-1a2b3c4d\n"},
+    [COMMAND_EXPORT] =
+        {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
+         "Tables have an observation a line and share the columns population, seed, device and round. Losses are nats per token,\n"
+         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the round. What was not\n"
+         "measured has no line. Works on a run that is still going.\n\n"
+         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the last checkpoint.\n"
+         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain RESULT/config.yaml --out DIR\n\n"
+         "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
+         "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
+         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 --device 0\n"},
+    [COMMAND_PLOT] =
+        {"plot", "RESULT", 1, 1, "a result's figures",
+         "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and text coloured by expert,\n"
+         "each as PNG and SVG. Works on a run that is still going. Needs a Python with matplotlib and h5py: the first of\n"
+         "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
+         "  cohort plot results/quickstart-1a2b3c4d\n"},
     [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
                       "Topics: any command, settings (all keys of a configuration), methods (how devices learn together).\n\n"
                       "  cohort help settings\n"},
@@ -156,7 +182,7 @@ static void refuse_option(cli_command command, const char *typed, problems *list
 
 static void missing_value(cli_command command, char letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
-        if (OPTIONS[i].letter == letter && OPTIONS[i].value)
+        if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
             problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name, OPTIONS[i].name, OPTIONS[i].name,
                     OPTIONS[i].value);
 }
@@ -183,6 +209,16 @@ static double read_share(const char *option, const char *text, problems *list) {
     return share;
 }
 
+/* A whole number from 0 to `most`, every character of it. */
+static uint64_t read_whole(const char *option, const char *text, uint64_t most, problems *list) {
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value > most)
+        problem(list, EXIT_INPUT, "export: --%s '%s' must be a whole number from 0 to %llu", option, text, (unsigned long long)most);
+    return value;
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
     switch (letter) {
     case 's':
@@ -196,6 +232,22 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'o':
         a->out = optarg;
+        break;
+    case 'T':
+        a->table = optarg;
+        break;
+    case 'a':
+        a->adapters = optarg;
+        break;
+    case 'p':
+        a->population = optarg;
+        break;
+    case 'S':
+        a->one_seed = true;
+        a->seed = read_whole("seed", optarg, UINT64_MAX, list);
+        break;
+    case 'd':
+        a->device = (int)read_whole("device", optarg, INT_MAX, list);
         break;
     case 'r':
         a->resume = true;
@@ -246,13 +298,26 @@ static void check_words(const cli_arguments *a, problems *list) {
     if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
 }
 
+static void check_export(const cli_arguments *a, problems *list) {
+    bool selects = a->population || a->one_seed || a->device >= 0;
+    if (!a->table && !a->adapters)
+        problem(list, EXIT_INPUT, "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
+    if (selects && !a->adapters)
+        problem(list, EXIT_INPUT, "export: --population, --seed and --device choose adapters; write --adapters DIR too");
+    if (a->out && !a->table) problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
+    if (a->table && strcmp(a->table, "all") == 0 && !a->out)
+        problem(list, EXIT_INPUT, "export: all tables need a folder; write --out DIR too");
+    if (a->adapters && a->adapters[0] == '\0') problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
+}
+
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
-    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1};
+    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
+    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before) check_export(out, list);
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

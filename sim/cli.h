@@ -3,13 +3,24 @@
 #define COHORT_CLI_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "problems.h"
 
 enum { CLI_MAX_WORDS = 1024 };
 
-typedef enum { COMMAND_RUN, COMMAND_CHECK, COMMAND_PRETRAIN, COMMAND_DATA, COMMAND_INFO, COMMAND_HELP, COMMAND_VERSION } cli_command;
+typedef enum {
+    COMMAND_RUN,
+    COMMAND_CHECK,
+    COMMAND_PRETRAIN,
+    COMMAND_DATA,
+    COMMAND_INFO,
+    COMMAND_EXPORT,
+    COMMAND_PLOT,
+    COMMAND_HELP,
+    COMMAND_VERSION
+} cli_command;
 
 /* All strings are borrowed from argv, but for the overrides that options stand for. */
 typedef struct {
@@ -19,8 +30,10 @@ typedef struct {
     const char *words[CLI_MAX_WORDS];
     int n_overrides;                /* --set, --backend and --threads in the order typed: "a.b=c" */
     char *overrides[CLI_MAX_WORDS]; /* owned */
-    const char *out;
-    bool resume, quiet;
+    const char *out, *table, *adapters, *population;
+    bool resume, quiet, one_seed;
+    uint64_t seed; /* where one_seed says that it was given */
+    int device;    /* -1: not given */
     double valid_share, test_share;
 } cli_arguments;
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapters/peft.h"
 #include "base/base.h"
 #include "cli.h"
 #include "config/settings.h"
@@ -10,7 +11,9 @@
 #include "kernel_problem.h"
 #include "kernels.h"
 #include "methods/method.h"
+#include "plot.h"
 #include "problems.h"
+#include "trace/export.h"
 #include "trace/trace.h"
 #include "train/run.h"
 
@@ -80,6 +83,26 @@ static exit_code build_data(const cli_arguments *a, problems *list) {
     return code;
 }
 
+static exit_code export_tables(const cli_arguments *a, problems *list) {
+    if (strcmp(a->table, "all") == 0) return trace_export_all(a->words[0], a->out, list);
+    return trace_export(a->words[0], a->table, stdout, a->out, list);
+}
+
+static exit_code export_adapters(const cli_arguments *a, problems *list) {
+    peft_selection wanted = {.population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
+    peft_written written;
+    exit_code code = peft_export(a->words[0], a->adapters, &wanted, &written, list);
+    if (code == EXIT_OK && !a->table)
+        printf("%s: %d expert%s of %d device%s, after round %d\n", a->adapters, written.folders, written.folders == 1 ? "" : "s",
+               written.devices, written.devices == 1 ? "" : "s", written.round);
+    return code;
+}
+
+static exit_code export(const cli_arguments *a, problems *list) {
+    exit_code code = a->table ? export_tables(a, list) : EXIT_OK;
+    return code == EXIT_OK && a->adapters ? export_adapters(a, list) : code;
+}
+
 static void print_methods(void) {
     int count = 0;
     const method *const *methods = method_list(&count);
@@ -120,6 +143,10 @@ static exit_code execute(const cli_arguments *a, problems *list) {
         return build_data(a, list);
     case COMMAND_INFO:
         return trace_print_info(a->words[0], list);
+    case COMMAND_EXPORT:
+        return export(a, list);
+    case COMMAND_PLOT:
+        return plot_result(a->words[0], a->out, list);
     case COMMAND_HELP:
         return help(a, list);
     case COMMAND_VERSION:

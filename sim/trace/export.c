@@ -1,0 +1,227 @@
+/* export.c - opens a result, reads a table row by row and hands the rows to export_rows.c. Works on a trace that is still growing:
+ * only the rows that /rounds counts are read. */
+#include "trace/export.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "trace/export_tables.h"
+
+/* ---- An open result ---- */
+
+/* All records of a table that never grows, malloc'd; closes `type`. */
+static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n, h5_error *error) {
+    void *records = NULL;
+    hid_t space = -1, dataset = type < 0 ? -1 : H5Dopen2(file, path, H5P_DEFAULT);
+    if (dataset < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
+    *n = (int)H5Sget_simple_extent_npoints(space);
+    records = calloc((size_t)*n + 1, record_bytes);
+    if (records && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0) {
+        free(records);
+        records = NULL;
+    }
+cleanup:
+    if (!records) h5_failed(error, "cannot read %s", path);
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    if (type >= 0) H5Tclose(type);
+    return records;
+}
+
+static int read_dimensions(hid_t file, table_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
+    hid_t space = -1, dataset = H5Dopen2(file, table_specs[id].path, H5P_DEFAULT);
+    int status = 0;
+    if (dataset < 0 || (space = H5Dget_space(dataset)) < 0 || H5Sget_simple_extent_ndims(space) != rank ||
+        H5Sget_simple_extent_dims(space, dims, NULL) != rank)
+        status = h5_failed(error, "cannot read the size of %s", table_specs[id].path);
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    return status;
+}
+
+static int read_shape(export_source *s, h5_error *error) {
+    hsize_t dims[TRACE_MAX_RANK];
+    if (read_dimensions(s->file, TABLE_GATE_MEAN, 4, dims, error)) return -1;
+    s->shape = (trace_shape){.devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
+    if (H5Lexists(s->file, "/routing/tokens", H5P_DEFAULT) <= 0) return 0;
+    if (read_dimensions(s->file, TABLE_ROUTING_IDS, 3, dims, error)) return -1;
+    s->shape.windows = (int)dims[1];
+    s->shape.sequence = (int)dims[2];
+    s->window_devices =
+        read_records(s->file, "/routing/tokens/devices", H5Tcopy(H5T_NATIVE_INT32), sizeof *s->window_devices, &s->n_windows, error);
+    return s->window_devices ? 0 : -1;
+}
+
+/* What the tables point at must be there, or a damaged file would send us out of bounds. */
+static int check_source(const export_source *s, h5_error *error) {
+    bool fits = s->n_devices == s->shape.devices && s->n_windows == s->shape.windows;
+    for (int i = 0; i < s->n_devices; i++) fits = fits && s->devices[i].population >= 0 && s->devices[i].population < s->n_populations;
+    for (int i = 0; i < s->n_windows; i++) fits = fits && s->window_devices[i] >= 0 && s->window_devices[i] < s->n_devices;
+    return fits ? 0 : h5_failed(error, "its tables contradict each other");
+}
+
+static int source_open(export_source *s, h5_error *error) {
+    s->file = h5_open_file(s->path, true, error);
+    if (s->file < 0) return -1;
+    s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations, &s->n_populations, error);
+    s->devices = read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
+    s->rounds = trace_read_rounds(s->file, &s->rows, error);
+    if (!s->populations || !s->devices || !s->rounds || read_shape(s, error)) return -1;
+    return check_source(s, error);
+}
+
+static void source_close(export_source *s) {
+    free(s->populations);
+    free(s->devices);
+    free(s->window_devices);
+    free(s->rounds);
+    if (s->file >= 0) H5Fclose(s->file);
+}
+
+/* ---- A table ---- */
+
+typedef struct {
+    hid_t datasets[EXPORT_MOST_COLUMNS];
+    void *values[EXPORT_MOST_COLUMNS]; /* of one row, owned */
+} columns;
+
+static int columns_open(columns *c, const export_source *s, const export_table *table, h5_error *error) {
+    int status = 0;
+    *c = (columns){{-1, -1, -1, -1}, {NULL}};
+    for (int i = 0; i < table->n_columns && !status; i++) {
+        const table_spec *spec = &table_specs[table->columns[i]];
+        c->datasets[i] = H5Dopen2(s->file, spec->path, H5P_DEFAULT);
+        c->values[i] = malloc(table_row_bytes(spec, &s->shape));
+        if (c->datasets[i] < 0 || !c->values[i]) status = h5_failed(error, "cannot read %s", spec->path);
+    }
+    return status;
+}
+
+static void columns_close(columns *c) {
+    for (int i = 0; i < EXPORT_MOST_COLUMNS; i++) {
+        free(c->values[i]);
+        if (c->datasets[i] >= 0) H5Dclose(c->datasets[i]);
+    }
+}
+
+static int write_rows(const export_source *s, const export_table *table, FILE *out, h5_error *error) {
+    columns c;
+    int status = columns_open(&c, s, table, error);
+    for (int64_t row = 0; row < s->rows && !status; row++) {
+        for (int i = 0; i < table->n_columns && !status; i++) {
+            const table_spec *spec = &table_specs[table->columns[i]];
+            if (table_read_rows(c.datasets[i], spec, &s->shape, row, 1, c.values[i]))
+                status = h5_failed(error, "cannot read %s", spec->path);
+        }
+        if (!status) table->write(s, row, (const void *const *)c.values, out);
+    }
+    columns_close(&c);
+    return status;
+}
+
+static int write_table(const export_source *s, const export_table *table, FILE *out, h5_error *error) {
+    fprintf(out, "%s\n", table->header);
+    if (table->n_columns > 0) return write_rows(s, table, out, error);
+    table->write(s, 0, NULL, out);
+    return 0;
+}
+
+static bool is_recorded(const export_source *s, const export_table *table) {
+    return table->n_columns == 0 || table_recorded(&table_specs[table->columns[0]], &s->shape);
+}
+
+/* ---- Names and files ---- */
+
+static void list_names(char *text, size_t size) {
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < export_n_tables && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%s", i ? ", " : "", export_tables[i].name);
+}
+
+static exit_code find_table(const char *name, const export_table **out, problems *list) {
+    char names[512];
+    for (int i = 0; i < export_n_tables; i++)
+        if (strcmp(export_tables[i].name, name) == 0) {
+            *out = &export_tables[i];
+            return EXIT_OK;
+        }
+    list_names(names, sizeof names);
+    return problem(list, EXIT_INPUT, "there is no table '%.80s'; a result has %s (or all of them: all)", name, names);
+}
+
+static exit_code open_result(const char *folder, export_source *s, problems *list) {
+    h5_error error = {0};
+    *s = (export_source){.file = -1};
+    if (snprintf(s->path, sizeof s->path, "%s/trace.h5", folder) >= (int)sizeof s->path)
+        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+    if (access(s->path, R_OK))
+        return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
+    if (source_open(s, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", s->path, error.text);
+    return EXIT_OK;
+}
+
+static exit_code export_to(const export_source *s, const export_table *table, FILE *out, problems *list) {
+    h5_error error = {0};
+    if (!is_recorded(s, table))
+        return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (trace.routing_windows)", s->path,
+                       table->name);
+    if (write_table(s, table, out, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is damaged", s->path, error.text);
+    return EXIT_OK;
+}
+
+/* Through PATH.partial and a rename. */
+static exit_code export_to_file(const export_source *s, const export_table *table, const char *path, problems *list) {
+    char partial[EXPORT_PATH_BYTES];
+    if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
+        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", path);
+    FILE *out = fopen(partial, "w");
+    if (!out) return problem(list, EXIT_INPUT, "%s: cannot be written: %s", path, strerror(errno));
+    exit_code code = export_to(s, table, out, list);
+    bool written = fflush(out) == 0 && !ferror(out);
+    if (fclose(out) != 0) written = false;
+    if (code == EXIT_OK && (!written || rename(partial, path) != 0))
+        code = problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(errno));
+    if (code != EXIT_OK) unlink(partial);
+    return code;
+}
+
+static exit_code export_every(const export_source *s, const char *folder, problems *list) {
+    exit_code code = EXIT_OK;
+    char path[EXPORT_PATH_BYTES];
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", folder, strerror(errno));
+    for (int i = 0; i < export_n_tables && code == EXIT_OK; i++) {
+        if (!is_recorded(s, &export_tables[i])) continue;
+        if (snprintf(path, sizeof path, "%s/%s.csv", folder, export_tables[i].name) >= (int)sizeof path)
+            return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+        code = export_to_file(s, &export_tables[i], path, list);
+    }
+    return code;
+}
+
+exit_code trace_export(const char *folder, const char *table, FILE *out, const char *path, problems *list) {
+    const export_table *found = NULL;
+    export_source s;
+    exit_code code = find_table(table, &found, list);
+    if (code != EXIT_OK) return code;
+    h5_enter();
+    code = open_result(folder, &s, list);
+    if (code == EXIT_OK) code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
+    source_close(&s);
+    h5_leave();
+    return code;
+}
+
+exit_code trace_export_all(const char *folder, const char *out, problems *list) {
+    export_source s;
+    h5_enter();
+    exit_code code = open_result(folder, &s, list);
+    if (code == EXIT_OK) code = export_every(&s, out, list);
+    source_close(&s);
+    h5_leave();
+    return code;
+}

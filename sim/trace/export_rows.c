@@ -1,0 +1,183 @@
+/* export_rows.c - the tables that can be exported: their headers and how a row of the trace becomes lines.
+ *
+ * Numbers are written with as many digits as it takes to read the same bits back. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trace/export_tables.h"
+
+static void put_text(FILE *out, const char *text) {
+    if (!text[strcspn(text, ",\"\r\n")]) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', out);
+        fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+static void put_double(FILE *out, double value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.15g", value);
+    if (strtod(text, NULL) != value) snprintf(text, sizeof text, "%.17g", value);
+    fputs(text, out);
+}
+
+static void put_float(FILE *out, float value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", (double)value);
+    if (strtof(text, NULL) != value) snprintf(text, sizeof text, "%.9g", (double)value);
+    fputs(text, out);
+}
+
+/* population,seed,device of a device of the run. */
+static void put_device(const export_source *s, int device, FILE *out) {
+    const trace_device *d = &s->devices[device];
+    put_text(out, s->populations[d->population].name);
+    fprintf(out, ",%" PRIu64 ",%d", s->populations[d->population].seed, d->index);
+}
+
+static const char *kind_of(const export_source *s, int device, int expert) {
+    return expert < s->populations[s->devices[device].population].generalists ? "generalist" : "specialist";
+}
+
+static void write_populations(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    (void)row, (void)values;
+    for (int i = 0; i < s->n_populations; i++) {
+        const population_record *p = &s->populations[i];
+        put_text(out, p->name);
+        fprintf(out, ",%" PRIu64 ",", p->seed);
+        put_text(out, p->method);
+        fprintf(out, ",%d,%d,%d,%d,%d,%" PRId64 ",", p->devices, p->generalists, p->specialists, p->rank, p->top_k, p->tokens_per_device);
+        put_text(out, p->split);
+        fputc('\n', out);
+    }
+}
+
+static void write_devices(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    (void)row, (void)values;
+    for (int i = 0; i < s->n_devices; i++) {
+        const trace_device *d = &s->devices[i];
+        put_device(s, i, out);
+        fprintf(out, ",%d,%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->source, d->experts, d->train_tokens,
+                d->valid_tokens, d->test_tokens, d->parameters_shared, d->parameters_private);
+        if (!isnan(d->entropy)) put_double(out, d->entropy);
+        fputc('\n', out);
+    }
+}
+
+static void write_loss(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    static const char *const splits[] = {"train", "valid", "test", "test_after"};
+    for (int i = 0; i < s->n_devices; i++)
+        for (int split = 0; split < 4; split++) {
+            double loss = ((const double *)values[split])[i];
+            if (isnan(loss)) continue;
+            fprintf(out, "%d,", s->rounds[row]);
+            put_device(s, i, out);
+            fprintf(out, ",%s,", splits[split]);
+            put_double(out, loss);
+            fputc('\n', out);
+        }
+}
+
+static void write_routing(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    const float *gate_mean = values[0], *token_share = values[1];
+    int64_t at = 0;
+    for (int i = 0; i < s->n_devices; i++)
+        for (int layer = 0; layer < s->shape.layers; layer++)
+            for (int e = 0; e < s->shape.experts; e++, at++) {
+                if (isnan(gate_mean[at])) continue;
+                fprintf(out, "%d,", s->rounds[row]);
+                put_device(s, i, out);
+                fprintf(out, ",%d,%d,%s,", layer, e, kind_of(s, i, e));
+                put_float(out, gate_mean[at]);
+                fputc(',', out);
+                put_float(out, token_share[at]);
+                fputc('\n', out);
+            }
+}
+
+/* One line for each expert that exists of one token's layers. */
+static void put_token(const export_source *s, int64_t row, int window, int position, int32_t token, const float *gates, FILE *out) {
+    int device = s->window_devices[window];
+    for (int layer = 0; layer < s->shape.layers; layer++)
+        for (int e = 0; e < s->shape.experts; e++) {
+            float gate = gates[layer * s->shape.experts + e];
+            if (isnan(gate)) continue;
+            fprintf(out, "%d,%d,", s->rounds[row], window);
+            put_device(s, device, out);
+            fprintf(out, ",%d,%d,%d,%d,%s,", position, (int)token, layer, e, kind_of(s, device, e));
+            put_float(out, gate);
+            fputc('\n', out);
+        }
+}
+
+static void write_tokens(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    const int32_t *ids = values[0];
+    const float *gates = values[1];
+    int64_t per_token = (int64_t)s->shape.layers * s->shape.experts;
+    for (int64_t w = 0; w < s->shape.windows; w++)
+        for (int64_t t = 0; t < s->shape.sequence; t++) {
+            int64_t at = w * s->shape.sequence + t;
+            if (ids[at] >= 0) put_token(s, row, (int)w, (int)t, ids[at], gates + at * per_token, out);
+        }
+}
+
+static void write_traffic(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    const int64_t *up = values[0], *down = values[1];
+    for (int i = 0; i < s->n_devices; i++) {
+        fprintf(out, "%d,", s->rounds[row]);
+        put_device(s, i, out);
+        fprintf(out, ",%" PRId64 ",%" PRId64 "\n", up[i], down[i]);
+    }
+}
+
+static void write_time(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+    static const char *const phases[] = {"train", "evaluate", "aggregate", "total"};
+    for (int i = 0; i < 4; i++) {
+        fprintf(out, "%d,%s,", s->rounds[row], phases[i]);
+        put_double(out, *(const double *)values[i]);
+        fputc('\n', out);
+    }
+}
+
+const export_table export_tables[] = {
+    {.name = "populations",
+     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split",
+     .write = write_populations},
+    {.name = "devices",
+     .header = "population,seed,device,source,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,parameters_private,"
+               "entropy_nats_per_token",
+     .write = write_devices},
+    {.name = "loss",
+     .header = "round,population,seed,device,split,loss",
+     .n_columns = 4,
+     .columns = {TABLE_TRAIN_LOSS, TABLE_VALID_LOSS, TABLE_TEST_LOSS, TABLE_TEST_AFTER},
+     .write = write_loss},
+    {.name = "routing",
+     .header = "round,population,seed,device,layer,expert,kind,gate_mean,token_share",
+     .n_columns = 2,
+     .columns = {TABLE_GATE_MEAN, TABLE_TOKEN_SHARE},
+     .write = write_routing},
+    {.name = "tokens",
+     .header = "round,window,population,seed,device,position,token,layer,expert,kind,gate",
+     .n_columns = 2,
+     .columns = {TABLE_ROUTING_IDS, TABLE_ROUTING_GATES},
+     .write = write_tokens},
+    {.name = "traffic",
+     .header = "round,population,seed,device,bytes_up,bytes_down",
+     .n_columns = 2,
+     .columns = {TABLE_BYTES_UP, TABLE_BYTES_DOWN},
+     .write = write_traffic},
+    {.name = "time",
+     .header = "round,phase,seconds",
+     .n_columns = 4,
+     .columns = {TABLE_TIME_TRAIN, TABLE_TIME_EVALUATE, TABLE_TIME_AGGREGATE, TABLE_TIME_TOTAL},
+     .write = write_time},
+};
+const int export_n_tables = sizeof export_tables / sizeof *export_tables;

@@ -1,0 +1,36 @@
+/* export_tables.h - what export.c reads and export_rows.c writes: the tables by name, and an open result. */
+#ifndef COHORT_TRACE_EXPORT_TABLES_H
+#define COHORT_TRACE_EXPORT_TABLES_H
+
+#include <stdio.h>
+
+#include "trace/tables.h"
+
+enum { EXPORT_PATH_BYTES = 4096 };
+
+typedef struct {
+    char path[EXPORT_PATH_BYTES]; /* of trace.h5 */
+    hid_t file;
+    trace_shape shape;
+    int n_populations, n_devices, n_windows;
+    population_record *populations; /* owned */
+    trace_device *devices;          /* owned */
+    int32_t *window_devices;        /* [n_windows], owned */
+    int32_t *rounds;                /* [rows], owned */
+    int64_t rows;
+} export_source;
+
+enum { EXPORT_MOST_COLUMNS = 4 };
+
+/* values[i] is the row's value of columns[i]. A table without columns is written once, from the source alone. */
+typedef struct {
+    const char *name, *header;
+    int n_columns;
+    table_id columns[EXPORT_MOST_COLUMNS];
+    void (*write)(const export_source *source, int64_t row, const void *const *values, FILE *out);
+} export_table;
+
+extern const export_table export_tables[];
+extern const int export_n_tables;
+
+#endif
