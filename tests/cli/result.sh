@@ -38,13 +38,13 @@ expect_same_results() { # folder, folder
     expect_same left.txt right.txt "the traces of $1 and $2"
 }
 
-# Waits until a condition holds; fails if it does not within a minute, or if the process ends before.
+# Waits until a condition holds; fails if it does not within five minutes, or if the process ends before.
 wait_until() { # process id, command...
-    local pid=$1 deadline=$((SECONDS + 60))
+    local pid=$1 deadline=$((SECONDS + 300))
     shift
     until "$@"; do
         kill -0 "$pid" 2>/dev/null || fail "the process ended before: $*"
-        ((SECONDS < deadline)) || fail "waited a minute for: $*"
+        ((SECONDS < deadline)) || fail "waited five minutes for: $*"
         sleep 0.01
     done
 }

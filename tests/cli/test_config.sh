@@ -65,7 +65,7 @@ test_zero_devices_are_refused() {
 }
 
 test_corpus_that_is_not_there_is_refused() {
-    changed 's/^  sequence: 32/  sequence: 32\n  corpus: no-such-folder/'
+    changed 's/^  sequence: 32/  sequence: 32\n  corpus: no-such-folder/; s/{tokens: 20000/{text: no-such-text, tokens: 20000/'
     expect_refused no-such-folder
 }
 

@@ -43,7 +43,7 @@ test_time_that_the_launcher_adds() {
     local begin=$EPOCHREALTIME
     expect_status 0 "$launcher" help methods
     awk -v from="$begin" -v to="$EPOCHREALTIME" \
-        'BEGIN { printf "%s%.2f s for a command through the launcher\n", to - from > 0.3 ? "warning: " : "", to - from }'
+        'BEGIN { printf "%s%.2f s for a command through the launcher\n", (to - from > 0.3) ? "warning: " : "", to - from }'
 }
 
 run_tests launcher "$@"

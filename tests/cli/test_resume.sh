@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
 
 # The tiny configuration, long enough to be killed in the middle.
-long=(--set train.rounds=60 --quiet)
+long=(--set train.rounds=40 --quiet)
 
 reference_long_result() {
     local folder=${TMPDIR:-/tmp}/cohort-test-reference-long

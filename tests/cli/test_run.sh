@@ -116,6 +116,16 @@ test_trace_has_the_promised_tables() {
     done
 }
 
+test_trace_and_program_name_the_same_revision() {
+    local revision
+    require h5dump hdf5-tools
+    git -C "$COHORT_SOURCE_DIR" rev-parse --quiet --verify HEAD >/dev/null || skip 'the sources are not a git repository'
+    revision=$(cohort version | sed -n 's/.*(\(.*\))$/\1/p')
+    [[ -n $revision && $revision != unknown ]] || fail "$(cohort version)"
+    h5dump -a /git_revision "$(reference_result)/trace.h5" >attribute
+    expect_text attribute "\"$revision\""
+}
+
 test_unknown_backend_is_refused() {
     expect_status 2 cohort run "$tiny" --out result --backend gpu
     expect_text err gpu

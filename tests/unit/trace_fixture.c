@@ -1,5 +1,4 @@
 /* trace_fixture.c - builds the made-up run and reads traces back. */
-#define _GNU_SOURCE /* nftw */
 #include "unit/trace_fixture.h"
 
 #include <criterion/criterion.h>

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Text into shards, and runs on shards.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+# Two languages of 40 pages each; every page differs.
+make_text() {
+    local page
+    mkdir -p text/up text/down
+    for ((page = 0; page < 40; page++)); do
+        seq "$((page * 100))" "$((page * 100 + 99))" >"text/up/page$page.txt"
+        seq "$((page * 100 + 99))" -1 "$((page * 100))" | tr 0-9 a-j >"text/down/page$page.txt"
+    done
+}
+
+bytes_of() { cat "$@" | wc -c; }
+
+run_on() { # shards, options
+    cohort run "$tiny" --set data.corpus="$1" --set base.pretrain.text="$1" --set base.vocabulary=256 --set train.rounds=2 --quiet "${@:2}"
+}
+
+expect_run_refused() { # shards, expected text...
+    local text
+    expect_status 2 run_on "$1" --out result
+    for text in "${@:2}"; do expect_text err "$text"; done
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+test_shards_hold_every_byte_once() {
+    make_text
+    expect_status 0 cohort data --out shards up=text/up down=text/down
+    expect_same <(cd shards && printf '%s\n' *.bin) - 'the shards' <<'NAMES'
+test_0.bin
+test_1.bin
+train_0.bin
+train_1.bin
+valid_0.bin
+valid_1.bin
+NAMES
+    expect_text shards/sources.json up
+    # A token is a byte, stored in two: whole pages, in any order, with at most a separator between them.
+    local tokens=$(($(bytes_of shards/*_0.bin) / 2)) bytes
+    bytes=$(bytes_of text/up/*)
+    ((tokens >= bytes && tokens <= bytes + 40)) || fail "$bytes bytes of text, but $tokens tokens"
+    od -An -v -tu2 -w2 shards/train_1.bin | awk '$1 > 255 || ($1 >= 48 && $1 <= 57) { exit 1 }' || fail 'not the text that went in'
+}
+
+test_same_text_gives_the_same_shards() {
+    make_text
+    cohort data --out one up=text/up down=text/down
+    cohort data --out two up=text/up down=text/down
+    diff -r one two
+}
+
+test_a_folder_with_content_is_refused() {
+    make_text
+    mkdir shards
+    echo mine >shards/train_0.bin
+    expect_status 2 cohort data --out shards up=text/up
+    expect_text err shards
+    [[ $(<shards/train_0.bin) == mine ]] || fail 'a file was overwritten'
+}
+
+test_missing_and_empty_sources_are_refused() {
+    mkdir empty
+    expect_status 2 cohort data --out shards a=nowhere b=empty
+    expect_text err nowhere
+    expect_text err empty
+    [[ ! -e shards ]] || fail 'something was written'
+}
+
+test_a_run_on_real_text() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    run_on shards --out result --set data.split=out_of_distribution
+    [[ $(wc -l <result/summary.csv) == 8 ]] || fail "$(<result/summary.csv)"
+}
+
+test_shard_shorter_than_a_window_is_refused() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    truncate -s 20 shards/valid_1.bin
+    expect_run_refused shards down valid # asks for more than there is
+    expect_status 2 run_on shards --out result --set data.valid_tokens_per_device=0
+    expect_text err valid
+    expect_text err 33 # a window of 32 tokens and the one after it
+}
+
+test_token_beyond_the_vocabulary_is_refused() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    printf '\0\1' | dd of=shards/train_0.bin bs=2 seek=100 conv=notrunc status=none
+    expect_run_refused shards train_0.bin 256
+}
+
+test_half_a_token_is_refused() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    printf 'x' >>shards/test_0.bin
+    expect_run_refused shards test_0.bin
+}
+
+run_tests data "$@"
