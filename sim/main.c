@@ -78,7 +78,7 @@ static exit_code build_data(const cli_arguments *a, problems *list) {
                         .valid_share = a->valid_share,
                         .test_share = a->test_share};
     if (code == EXIT_OK) code = data_build_shards(&build, list);
-    if (code == EXIT_OK && !a->quiet) printf("%s: shards of %d source%s\n", build.out, a->n_words, a->n_words == 1 ? "" : "s");
+    if (code == EXIT_OK && !a->quiet) code = data_print_table(build.out, stdout, list);
     for (int i = 0; i < a->n_words; i++) free(names[i]);
     return code;
 }
