@@ -86,8 +86,7 @@ static exit_code make_device(fleet *f, const settings *s, const base_shape *base
 static exit_code make_devices(fleet *f, const settings *s, const base_shape *base, problems *list) {
     exit_code code = EXIT_OK;
     f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
-    f->shapes = calloc((size_t)f->n_devices, sizeof *f->shapes);
-    if (!f->devices || !f->shapes) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
+    if (!f->devices) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
     for (int i = 0; i < f->n_populations; i++) {
         exit_code one = EXIT_OK;
         for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, s, base, i, j, list);
@@ -104,14 +103,14 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.seed == b->synthetic.seed;
 }
 
-static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, int vocabulary, corpus **out, problems *list) {
+static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, corpus **out, problems *list) {
     const data_settings *data = &f->populations[population_index].settings->data;
     for (int i = 0; i < f->n_corpora; i++)
         if (same_text(sections[i], data)) {
             *out = f->corpora[i];
             return EXIT_OK;
         }
-    exit_code code = corpus_open(data, vocabulary, out, list);
+    exit_code code = corpus_open(data, f->vocabulary, out, list);
     if (code != EXIT_OK) return code;
     sections[f->n_corpora] = data;
     f->corpora[f->n_corpora++] = *out;
@@ -127,14 +126,14 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     return code;
 }
 
-static exit_code open_data(fleet *f, int vocabulary, problems *list) {
+exit_code fleet_open_data(fleet *f, problems *list) {
     exit_code code = EXIT_OK;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
     if (!f->corpora || !sections) code = problem(list, EXIT_ENVIRONMENT, "out of memory for the data");
     for (int i = 0; i < f->n_populations && code == EXIT_OK; i++) {
         corpus *c = NULL;
-        code = corpus_of(f, i, sections, vocabulary, &c, list);
+        code = corpus_of(f, i, sections, &c, list);
         if (code == EXIT_OK) code = open_population_data(f, &f->populations[i], c, list);
     }
     free(sections);
@@ -147,12 +146,12 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     if (!f) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     f->n_populations = s->n_populations;
     f->adapters = s->adapters;
+    f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
     exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     if (code == EXIT_OK) code = make_populations(s, f, list);
     if (code == EXIT_OK) code = make_devices(f, s, base, list);
     if (code == EXIT_OK) code = groups_create(f, list);
-    if (code == EXIT_OK) code = open_data(f, base->vocabulary, list);
     if (code != EXIT_OK) {
         fleet_destroy(f);
         return code;

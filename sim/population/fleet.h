@@ -41,6 +41,7 @@ typedef struct {
     ck_backend *backend;
     ck_stream *stream;
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
+    int vocabulary;       /* of the base */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;
@@ -56,8 +57,10 @@ typedef struct {
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;
 
-/* Builds populations, devices, shapes and groups and opens their data; allocates no parameters (so `check` is cheap). */
+/* Builds populations, devices, shapes and groups: enough for the memory plan. */
 exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list);
+/* Opens the text of all devices. */
+exit_code fleet_open_data(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
  * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
  * seed start from the same tensors, and what is averaged starts equal on all devices. */

@@ -4,7 +4,7 @@
 
 #include "population/fleet.h"
 
-/* shapes.c: the layout of a device's pack, found among or added to fleet.shapes (room for one more is the caller's). */
+/* shapes.c: the layout of a device's pack, found among or added to fleet.shapes. */
 exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, const population *p, const device *d, int *shape,
                           problems *list);
 /* Adapter values of a device, without padding, and how many of them are averaged. */

@@ -2,6 +2,7 @@
  *
  *   balance_e = lambda E c_e / L      c_g = G / (pi E), c_s = S / ((1 - pi) E); c = 1 where G or S is 0 */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "population/parts.h"
@@ -56,6 +57,9 @@ exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, c
     const char *why = NULL;
     if (ck_shape_init(&made, &why) != CK_OK)
         return problem(list, EXIT_INPUT, "%s:%d: population '%s': %s", s->file, p->settings->line, p->settings->name, why);
+    ck_shape *grown = realloc(f->shapes, (size_t)(f->n_shapes + 1) * sizeof *grown);
+    if (!grown) return problem(list, EXIT_ENVIRONMENT, "out of memory for the devices' shapes");
+    f->shapes = grown;
     f->shapes[f->n_shapes++] = made;
     return EXIT_OK;
 }

@@ -83,10 +83,12 @@ exit_code run_check(const settings *s, problems *list) {
     run_plan plan;
     exit_code code = find_shape(s, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
-    if (code == EXIT_OK) print_populations(f);
     if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = plan_make(s, backend, &shape, 0, f, &plan, list);
-    if (code == EXIT_OK) print_plan(&plan);
+    if (code == EXIT_OK) code = plan_with_text(s, backend, &shape, 0, f, &plan, list);
+    if (code == EXIT_OK) {
+        print_populations(f);
+        print_plan(&plan);
+    }
     fleet_destroy(f);
     ck_close(backend);
     return code;

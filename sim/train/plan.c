@@ -128,3 +128,10 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
         windows = larger(windows / 2, d.largest_step);
     }
 }
+
+exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
+                         problems *list) {
+    exit_code code = plan_make(s, backend, base, loaded_base, f, out, list);
+    if (code == EXIT_OK) code = fleet_open_data(f, list);
+    return code == EXIT_OK ? plan_make(s, backend, base, loaded_base, f, out, list) : code;
+}

@@ -31,4 +31,8 @@ typedef struct {
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
                     problems *list);
 
+/* Opens the text of a fleet that fits without it, then plans with what the text takes. */
+exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
+                         problems *list);
+
 #endif

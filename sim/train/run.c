@@ -36,21 +36,22 @@ typedef struct {
 
 static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
 
-/* Mistakes in the populations and their text are found before a base is pre-trained for minutes. */
-static exit_code check_populations(const settings *s, problems *list) {
+/* What the populations lack (memory, text) is found before a base is pre-trained for minutes. */
+static exit_code check_populations(const settings *s, ck_backend *backend, problems *list) {
     fleet *f = NULL;
     base_shape shape = pretrain_shape(s);
+    run_plan plan;
     if (s->base.checkpoint) return EXIT_OK;
     exit_code code = fleet_create(s, &shape, &f, list);
+    if (code == EXIT_OK) code = plan_with_text(s, backend, &shape, 0, f, &plan, list);
     fleet_destroy(f);
     return code;
 }
 
 static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
-    exit_code code = check_populations(r->settings, list);
-    if (code == EXIT_OK)
-        code = kernel_problem(list, NULL, ck_open(r->settings->backend, r->settings->threads, &r->backend), "opening the backend");
+    exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, r->settings->threads, &r->backend), "opening the backend");
+    if (code == EXIT_OK) code = check_populations(r->settings, r->backend, list);
     if (code == EXIT_OK) code = run_obtain_base(r->settings, r->backend, r->quiet, NULL, &base, list);
     if (code == EXIT_OK) code = session_create(r->settings, r->backend, base, &r->session, list);
     return code == EXIT_OK ? checkpoints_create(r->session, &r->checkpoint, list) : code;

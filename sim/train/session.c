@@ -132,7 +132,7 @@ exit_code session_create(const settings *config, ck_backend *backend, base_model
     size_t base_bytes = (size_t)base->layout.total * sizeof(float);
     exit_code code = kernel_problem(list, backend, ck_stream_create(backend, &s->stream), "opening a stream");
     if (code == EXIT_OK) code = fleet_create(config, &base->shape, &s->fleet, list);
-    if (code == EXIT_OK) code = plan_make(config, backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
+    if (code == EXIT_OK) code = plan_with_text(config, backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
     if (code == EXIT_OK) code = upload_base(s, base, list);
     base_destroy(base);
     if (code == EXIT_OK) {
