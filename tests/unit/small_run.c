@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "small_run.h"
 
 #include <criterion/criterion.h>
