@@ -1,14 +1,14 @@
 /* create.c - an empty trace.h5: attributes, /populations, /devices and the tables that rows will be appended to.
  *
  * Chunks hold up to 64 rounds or 64 KiB, so that a device's curve is a few reads and a round of thousands of devices is a few
- * writes; a single row beyond 1 MiB (HDF5's chunk cache) is cut along its second axis. */
+ * writes; a single row beyond 1 MiB is cut along its second axis. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "trace/tables.h"
 
-enum { CHUNK_ROWS = 64, CHUNK_BYTES = 64 * 1024, CHUNK_MOST_BYTES = 1024 * 1024 };
+enum { CHUNK_ROWS = 64, CHUNK_BYTES = H5_CHUNK_BYTES, CHUNK_MOST_BYTES = 1024 * 1024 };
 
 static void choose_chunk(const table_spec *spec, const trace_shape *shape, int rank, hsize_t chunk[TRACE_MAX_RANK]) {
     size_t row_bytes = table_row_bytes(spec, shape);
@@ -21,10 +21,7 @@ static void choose_chunk(const table_spec *spec, const trace_shape *shape, int r
     }
 }
 
-static hid_t table_properties(const table_spec *spec, const trace_shape *shape, int rank, const hsize_t *dims, h5_error *error) {
-    hsize_t chunk[TRACE_MAX_RANK];
-    memcpy(chunk, dims, sizeof chunk);
-    choose_chunk(spec, shape, rank, chunk);
+static hid_t table_properties(const table_spec *spec, int rank, const hsize_t *chunk, h5_error *error) {
     hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
     if (properties < 0) return -1;
     /* Chunks come into being when something is written: rounds without an evaluation take no space. */
@@ -51,17 +48,19 @@ static const char *axes_text(table_axes axes) {
 }
 
 static hid_t create_table(hid_t file, const table_spec *spec, const trace_shape *shape, h5_error *error) {
-    hsize_t dims[TRACE_MAX_RANK] = {0}, most[TRACE_MAX_RANK];
+    hsize_t dims[TRACE_MAX_RANK] = {0}, most[TRACE_MAX_RANK], chunk[TRACE_MAX_RANK];
     int rank = table_dimensions(spec, shape, dims);
-    hid_t properties = table_properties(spec, shape, rank, dims, error);
-    if (properties < 0) return -1;
     memcpy(most, dims, sizeof most);
+    memcpy(chunk, dims, sizeof chunk);
+    choose_chunk(spec, shape, rank, chunk);
     dims[0] = 0;
     most[0] = H5S_UNLIMITED;
+    hid_t properties = table_properties(spec, rank, chunk, error);
     hid_t space = H5Screate_simple(rank, dims, most);
+    if (properties < 0 || space < 0) return -1;
     hid_t dataset = h5_create_dataset(file, spec->path, table_memory_type(spec), space, properties, error);
-    if (dataset < 0 || h5_write_text(dataset, "units", spec->units, error) || h5_write_text(dataset, "axes", axes_text(spec->axes), error))
-        return -1;
+    if (dataset < 0) return -1;
+    if (h5_write_text(dataset, "units", spec->units, error) || h5_write_text(dataset, "axes", axes_text(spec->axes), error)) return -1;
     H5Sclose(space);
     H5Pclose(properties);
     return dataset;

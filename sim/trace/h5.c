@@ -68,6 +68,8 @@ static hid_t file_access(h5_error *error) {
 hid_t h5_create_file(const char *path, h5_error *error) {
     hid_t access = file_access(error), creation = h5_object_properties(H5P_FILE_CREATE, error);
     if (access < 0 || creation < 0) return -1;
+    /* For the whole file, because H5Fstart_swmr_write() forgets what single datasets asked for. */
+    H5Pset_cache(access, 0, 1, H5_CHUNK_BYTES, 1.0);
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     if (file < 0) h5_failed(error, "cannot create %s", path);
     H5Pclose(access);

@@ -12,6 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Of each dataset that is being written, one chunk of at most this size stays in memory; larger ones are written at once. */
+enum { H5_CHUNK_BYTES = 64 * 1024 };
+
 typedef struct {
     char text[400]; /* of the first failure; empty: none */
 } h5_error;

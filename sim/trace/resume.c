@@ -75,9 +75,21 @@ static exit_code open_old(const char *path, const trace_header *header, int want
 }
 
 /* Nothing but fill values: left unwritten, so that rounds without an evaluation take no space in the new file either. */
-static bool only_fill(const table_spec *spec, const uint8_t *values, size_t bytes) {
+static bool only_fill(const table_spec *spec, const uint8_t *row, size_t bytes) {
     size_t size = table_value_bytes(spec);
-    return memcmp(values, table_fill(spec), size) == 0 && memcmp(values, values + size, bytes - size) == 0;
+    return memcmp(row, table_fill(spec), size) == 0 && memcmp(row, row + size, bytes - size) == 0;
+}
+
+/* Writes the runs of rows that hold anything. */
+static int write_block(const trace_file *file, table_id id, int64_t first, int64_t count, const uint8_t *values, h5_error *error) {
+    const table_spec *spec = &table_specs[id];
+    size_t row_bytes = table_row_bytes(spec, &file->shape);
+    for (int64_t row = 0, run = 0; row < count; row += run ? run : 1) {
+        run = 0;
+        while (row + run < count && !only_fill(spec, values + (size_t)(row + run) * row_bytes, row_bytes)) run++;
+        if (run && table_write_rows(file, id, first + row, run, values + (size_t)row * row_bytes, error)) return -1;
+    }
+    return 0;
 }
 
 static int copy_table(const old_trace *old, const trace_file *file, table_id id, h5_error *error) {
@@ -91,8 +103,8 @@ static int copy_table(const old_trace *old, const trace_file *file, table_id id,
         int64_t count = old->rows - first < block ? old->rows - first : block;
         if (table_read_rows(dataset, spec, &file->shape, first, count, values))
             status = h5_failed(error, "cannot read the rows of %s", spec->path);
-        else if (!only_fill(spec, values, (size_t)count * row_bytes))
-            status = table_write_rows(file, id, first, count, values, error);
+        else
+            status = write_block(file, id, first, count, values, error);
     }
     if (dataset >= 0) H5Dclose(dataset);
     free(values);

@@ -162,6 +162,15 @@ static int start_thread(trace *t) {
     return status;
 }
 
+/* Touched at once, so that the run's memory does not grow with its first evaluation. */
+static int allocate_slots(trace *t, size_t bytes) {
+    for (int i = 0; i < QUEUE_ROWS; i++) {
+        if (!(t->slots[i].bytes = malloc(bytes))) return -1;
+        memset(t->slots[i].bytes, 0, bytes);
+    }
+    return 0;
+}
+
 exit_code trace_start(const trace_file *file, const char *path, trace **out, problems *list) {
     trace *t = calloc(1, sizeof *t);
     if (!t) return problem(list, EXIT_ENVIRONMENT, "%s: not enough memory for its writer", path);
@@ -171,9 +180,7 @@ exit_code trace_start(const trace_file *file, const char *path, trace **out, pro
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->changed, NULL);
     size_t bytes = slot_bytes(&file->shape);
-    bool memory = t->path != NULL;
-    for (int i = 0; i < QUEUE_ROWS; i++) memory = (t->slots[i].bytes = malloc(bytes)) != NULL && memory;
-    if (!memory || start_thread(t)) {
+    if (!t->path || allocate_slots(t, bytes) || start_thread(t)) {
         destroy(t);
         return problem(list, EXIT_ENVIRONMENT, "%s: no memory or no thread for its writer (%zu bytes a round)", path, bytes);
     }

@@ -317,3 +317,34 @@ Test(trace, many_rounds_fill_many_chunks) {
     cr_assert_eq(trace_close(t, list), EXIT_OK);
     cr_assert(fixture_holds(path, 4, MANY));
 }
+
+static long resident_kib(void) {
+    long pages = 0;
+    FILE *in = fopen("/proc/self/statm", "r");
+    cr_assert_not_null(in);
+    cr_assert_eq(fscanf(in, "%*d %ld", &pages), 1);
+    fclose(in);
+    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+/* HDF5's default caches would keep some 8 MB of old chunks here. */
+Test(trace, memory_does_not_creep_with_the_rounds) {
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip_test("AddressSanitizer keeps freed memory");
+#endif
+    enum { MANY = 4096 };
+    fixture f;
+    fixture_create(&f, MANY, 0);
+    char *path = fixture_path(fixture_folder(), "trace.h5");
+    problems *list = problems_create();
+    trace *t = NULL;
+    cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
+    fixture_append(t, &f, 1, 2);
+    cr_assert_eq(trace_flush(t, list), EXIT_OK);
+    long before = resident_kib();
+    fixture_append(t, &f, 3, 100);
+    cr_assert_eq(trace_flush(t, list), EXIT_OK);
+    long grown = resident_kib() - before;
+    cr_assert_eq(trace_close(t, list), EXIT_OK);
+    cr_assert_lt(grown, 1024, "%ld KiB over 98 rounds", grown);
+}
