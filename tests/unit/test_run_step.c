@@ -95,6 +95,7 @@ Test(step, pfedmoe_learns_both_at_once) {
 static snapshot after_steps(const char *const *overrides, int n) {
     small_run r = small_open("  - {name: c, method: comigs, devices: 1}\n", n, overrides);
     for (int i = 0; i < 2; i++) small_check(session_expert_step(r.session, r.problems), r.problems, "expert step");
+    small_check(session_router_bursts(r.session, r.problems), r.problems, "burst");
     snapshot s = take(&r);
     small_close(&r);
     return s;
@@ -106,6 +107,7 @@ Test(step, validation_text_does_not_reach_the_experts) {
     snapshot a = after_steps(NULL, 0), b = after_steps(other_valid, 1), c = after_steps(other_train, 1);
     changes valid = compare(shape_of.session->fleet, 0, &a, &b), train = compare(shape_of.session->fleet, 0, &a, &c);
     cr_expect_eq(valid.others, 0, "other validation text changed %d expert values", valid.others);
+    cr_expect_gt(valid.router, 32, "other validation text changed only %d router values", valid.router);
     cr_expect_gt(train.others, 1000, "other training text changed only %d expert values", train.others);
     drop(&a);
     drop(&b);
