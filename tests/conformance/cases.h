@@ -20,7 +20,7 @@ typedef struct {
     int n_cases;
 } conformance_group;
 
-extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group, update_group, model_group;
+extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group, update_group, carry_group, model_group;
 
 /* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails). */
 void conformance_run(const conformance_case *which, ck_backend *backend, check *c);

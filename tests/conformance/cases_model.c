@@ -3,7 +3,8 @@
  *
  * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry the f32 rounding of all
  * ops before it (two layers forward and back are about forty), and gradients of small tensors (the router's) are differences of
- * larger numbers. So 1e-4 per tensor for gradients; losses and logits, which are means of many terms, still keep 1e-5. */
+ * larger numbers. So 3e-5 per tensor for gradients, six times what was seen; losses and logits, which are means of many terms,
+ * still keep 1e-5. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 #include "train/model.h"
 
 enum { VOCABULARY = 37, CONTEXT = 129 };
-static const double gradient_tolerance = 1e-4, least_margin = 1e-5;
+static const double gradient_tolerance = 3e-5, least_margin = 1e-5;
 
 /* A recorded model on a rig: the base in both worlds, and what the program writes. */
 typedef struct {

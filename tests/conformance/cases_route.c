@@ -320,6 +320,28 @@ static void fault_of_one_token(rig *r) {
     rig_compare(r, t.gates, COLUMNS_ALL);
 }
 
+static void spoil_first_token(rig *r, rig_tensor *x, int sequence) {
+    x->host[r->first_token[sequence] * x->columns] = NAN;
+}
+
+/* The last sequence faults in layer 0, the first one in layer 1: the device's first such layer is 0, whichever sequence ran first. A device
+ * of one sequence faults in layer 1 alone. */
+static void faults_of_two_sequences(rig *r) {
+    route_tensors lower = make_route(r, false), upper = make_route(r, false);
+    record_route(r, lower, 0);
+    record_route(r, upper, 1);
+    for (int d = 0; d < r->spec->n_devices; d++) {
+        int first = r->first_sequence[d], last = r->first_sequence[d + 1] - 1;
+        spoil_first_token(r, upper.x, first);
+        if (last > first) spoil_first_token(r, lower.x, last);
+    }
+    if (!rig_run(r)) return;
+    for (int d = 0; d < r->spec->n_devices; d++) {
+        bool several = r->first_sequence[d + 1] - r->first_sequence[d] > 1, routed = rig_shape(r, d)->router_rows > 0;
+        compare_fault(r, d, !routed ? -1 : several ? 0 : 1);
+    }
+}
+
 static const conformance_case cases[] = {
     {.name = "route", .run = route},
     {.name = "route with ties", .run = route_ties},
@@ -329,5 +351,6 @@ static const conformance_case cases[] = {
     {.name = "load balance", .run = balance, .learns = true},
     {.name = "faults", .run = faults},
     {.name = "fault of one token", .run = fault_of_one_token},
+    {.name = "faults of two sequences", .run = faults_of_two_sequences},
 };
 const conformance_group route_group = {"route", cases, sizeof cases / sizeof *cases};

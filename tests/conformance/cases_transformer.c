@@ -3,7 +3,7 @@
 
 #include "conformance/cases.h"
 
-enum { VOCABULARY = 37, MAX_POSITIONS = 160, GAIN_AT = 32, BIAS_AT = 512, WEIGHT_AT = 1024, WPE_AT = 4096 };
+enum { VOCABULARY = 37, MAX_POSITIONS = 160, GAIN_AT = 32, BIAS_AT = 512, WEIGHT_AT = 2048, WPE_AT = 4096 };
 
 static void draw_tokens(rig *r, int vocabulary) {
     for (int64_t t = 0; t < r->n_tokens; t++) r->tokens[t] = (int32_t)(fabs(wave_draw(&r->random, 1)) * 1e6) % vocabulary;

@@ -96,7 +96,7 @@ typedef struct {
 
 static void set_hyper(adamw_world *w, int step) {
     for (int d = 0; d < SHAPE_SPECS; d++) {
-        ck_adamw_hyper experts = {.learning_rate = 1e-2f / (float)(d + 1),
+        ck_adamw_hyper experts = {.learning_rate = 1e-2f / (float)(d % 3 + 1),
                                   .weight_decay = 0.1f,
                                   .beta1 = 0.9f,
                                   .beta2 = 0.99f,

@@ -27,6 +27,7 @@ enum {
     SHAPE_MANY,          /* E = 16, k = 2 */
     SHAPE_MANY_ALL,      /* E = k = 16 */
     SHAPE_HEAVY,         /* ranks sum to 160, past any limit of "few ranks" */
+    SHAPE_LIMIT,         /* CK_MAX_EXPERTS and CK_MAX_RANK_SUM */
     SHAPE_SPECS
 };
 
