@@ -1,0 +1,123 @@
+"""Clients batched by hand on one shared base: one product a base matrix for all devices, bmm for what each device has of its own.
+
+The factorised layer of shared_base.py with one more dimension in front, the device. A group of devices goes through the model at a
+time, so that its activations stay in cache; the loss of a group is the sum of its devices' mean losses, whose gradient is each device's
+own. The forward and backward of a group are compiled with torch.compile where a C++ compiler is at hand.
+
+Options: compile=0 leaves it eager, group=N sets the devices of a group.
+"""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+import inputs
+import measure
+from shared_base import gates_of
+
+GROUP_TOKENS = 1024
+
+
+def stack(job, devices):
+    """Parameters of a group, [devices, in, out]: already as bmm wants them, LoRA scales applied where they are used."""
+    layers = []
+    for tensors in zip(*(inputs.read_adapters(job, device) for device in devices)):
+        experts = range(job.experts)
+
+        def take(name, tensors=tensors):
+            return torch.stack([of_device[name].t() for of_device in tensors]).contiguous()
+
+        trained = {
+            "qkv_a": take("attention.qkv.A"),
+            "qkv_b": take("attention.qkv.B"),
+            "out_a": take("attention.out.A"),
+            "out_b": take("attention.out.B"),
+            "a1": torch.cat([take(f"expert.{e}.fc.A") for e in experts], dim=2),
+            "b2": torch.cat([take(f"expert.{e}.proj.B") for e in experts], dim=1),
+        }
+        for e in experts:
+            trained[f"b1_{e}"] = take(f"expert.{e}.fc.B")
+            trained[f"a2_{e}"] = take(f"expert.{e}.proj.A")
+        for tensor in trained.values():
+            tensor.requires_grad_()
+        layers.append(SimpleNamespace(trained=trained, router=take("router")))
+    return layers
+
+
+def shared(x, weight, bias):
+    """All devices through one frozen matrix."""
+    return F.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
+
+
+def attention(job, base, lora, x):
+    qkv = torch.baddbmm(shared(x, *base.qkv), torch.bmm(x, lora["qkv_a"]), lora["qkv_b"], alpha=job.attention_scale)
+    parts = qkv.view(-1, job.sequence, 3, job.heads, job.width // job.heads).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True).transpose(1, 2).reshape(x.shape)
+    return torch.baddbmm(shared(y, *base.out), torch.bmm(y, lora["out_a"]), lora["out_b"], alpha=job.attention_scale)
+
+
+def mixture(job, base, lora, router, x):
+    u = shared(x, *base.fc)
+    shrunk = torch.bmm(x, torch.cat([router, lora["a1"]], dim=2))
+    gates = gates_of(shrunk[..., : job.experts], job.top_k)
+    m, weighted = 0, []
+    for e in range(job.experts):
+        h = shrunk[..., job.experts + e * job.rank : job.experts + (e + 1) * job.rank]
+        a = F.gelu(torch.baddbmm(u, h, lora[f"b1_{e}"], alpha=job.scale), approximate="tanh")
+        m = m + gates[..., e, None] * a
+        weighted.append(gates[..., e, None] * torch.bmm(a, lora[f"a2_{e}"]))
+    return torch.baddbmm(shared(m, *base.proj), torch.cat(weighted, dim=2), lora["b2"], alpha=job.scale)
+
+
+def block(job, frozen, lora, router, x):
+    x = x + attention(job, frozen, lora, F.layer_norm(x, (job.width,), *frozen.ln_1, job.norm_epsilon))
+    return x + mixture(job, frozen, lora, router, F.layer_norm(x, (job.width,), *frozen.ln_2, job.norm_epsilon))
+
+
+def head(job, base, x, targets):
+    """Mean loss of each device."""
+    logits = F.linear(F.layer_norm(x, (job.width,), *base.ln_f, job.norm_epsilon).flatten(0, 1), base.wte)
+    return F.cross_entropy(logits, targets.flatten(), reduction="none").view(len(x), -1).mean(dim=1)
+
+
+def losses_of(parts, job, base, group, windows):
+    """windows [devices, batch, sequence + 1]; parts: block and head, compiled or not. All layers and groups share their code."""
+    run_block, run_head = parts
+    ids, targets = windows[..., :-1], windows[..., 1:]
+    x = (F.embedding(ids, base.wte) + base.wpe[: job.sequence]).flatten(1, 2)
+    for frozen, layer in zip(base.layers, group):
+        x = run_block(job, frozen, layer.trained, layer.router, x)
+    return run_head(job, base, x, targets)
+
+
+def group_size(job, options):
+    """The largest divisor of the number of devices whose tokens are few enough."""
+    wanted = int(options.get("group", max(1, GROUP_TOKENS // (job.batch * job.sequence))))
+    return max(size for size in range(1, job.devices + 1) if job.devices % size == 0 and size <= max(wanted, 1))
+
+
+def build(job, options):
+    base = inputs.read_base(job)
+    size = group_size(job, options)
+    groups = [stack(job, range(first, first + size)) for first in range(0, job.devices, size)]
+    optimizer = measure.adamw(job, [p for group in groups for layer in group for p in layer.trained.values()], fused=True)
+    compiled = options.get("compile", "1") != "0"
+    parts = [torch.compile(part, dynamic=False) if compiled else part for part in (block, head)]
+
+    def step(windows, learning_rate):
+        measure.set_rate(optimizer, learning_rate)
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for group, own in zip(groups, windows.split(size)):
+            of_devices = losses_of(parts, job, base, group, own)
+            of_devices.sum().backward()
+            losses.append(of_devices.detach())
+        optimizer.step()
+        return torch.cat(losses).tolist()
+
+    return step
+
+
+if __name__ == "__main__":
+    measure.main(__doc__, build)

@@ -1,0 +1,77 @@
+"""What all programs of a side-by-side read: job.json, base/, adapters/, tokens/, windows.csv (bench/job.h describes them).
+
+Tensors come out with PyTorch's orientation: a linear is [out, in], a LoRA factor A is [rank, in], B is [out, rank].
+"""
+
+import csv
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+
+def read_safetensors(path):
+    """A file is 8 bytes of header length, a JSON header, and the bytes of the tensors; all of ours are float32."""
+    data = bytearray(Path(path).read_bytes())
+    end = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(data[8:end]).items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] != "F32":
+            raise ValueError(f"{path}: {name} is {entry['dtype']}; only F32 is read here")
+        first, last = entry["data_offsets"]
+        values = torch.frombuffer(data, dtype=torch.float32, count=(last - first) // 4, offset=end + first)
+        tensors[name] = values.reshape(entry["shape"]).clone()
+    return tensors
+
+
+def read_job(folder):
+    job = SimpleNamespace(**json.loads(Path(folder, "job.json").read_text()))
+    job.folder = Path(folder)
+    job.scale = job.alpha / math.sqrt(job.rank)
+    job.attention_scale = job.alpha / math.sqrt(job.attention_rank)
+    job.tokens_a_step = job.devices * job.batch * job.sequence
+    return job
+
+
+def read_base(job):
+    """wte, wpe, ln_f_*, and per layer what is in LAYER; Hugging Face's Conv1D matrices are [in, out] and get transposed."""
+    tensors = read_safetensors(job.folder / "base" / "model.safetensors")
+
+    def take(name):
+        tensor = tensors.pop("transformer." + name)
+        return tensor.t().contiguous() if name.startswith("h.") and tensor.dim() == 2 else tensor
+
+    base = SimpleNamespace(wte=take("wte.weight"), wpe=take("wpe.weight"), ln_f=(take("ln_f.weight"), take("ln_f.bias")), layers=[])
+    for layer in range(job.layers):
+        pairs = {}
+        for ours, theirs in (("ln_1", "ln_1"), ("qkv", "attn.c_attn"), ("out", "attn.c_proj"), ("ln_2", "ln_2"), ("fc", "mlp.c_fc"), ("proj", "mlp.c_proj")):
+            pairs[ours] = (take(f"h.{layer}.{theirs}.weight"), take(f"h.{layer}.{theirs}.bias"))
+        base.layers.append(SimpleNamespace(**pairs))
+    return base
+
+
+def read_adapters(job, device):
+    """One dictionary a layer: attention.qkv.A, attention.out.B, router, expert.0.fc.A, expert.1.proj.B, ..."""
+    layers = [{} for _ in range(job.layers)]
+    for name, tensor in read_safetensors(job.folder / "adapters" / f"adapters_0_{device}.safetensors").items():
+        _, layer, rest = name.split(".", 2)
+        layers[int(layer)][rest] = tensor
+    return layers
+
+
+def read_windows(job):
+    """Token ids [steps, devices, batch, sequence + 1]: inputs are all but the last, targets all but the first."""
+    windows = torch.empty(job.steps, job.devices, job.batch, job.sequence + 1, dtype=torch.long)
+    texts = []
+    for device in range(job.devices):
+        data = bytearray((job.folder / "tokens" / f"train_{device}.bin").read_bytes())
+        texts.append(torch.frombuffer(data, dtype=torch.uint16).long())
+    with open(job.folder / "windows.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            device, step, index, offset = (int(row[key]) for key in ("device", "step", "index", "offset"))
+            windows[step, device, index] = texts[device][offset : offset + job.sequence + 1]
+    return windows
