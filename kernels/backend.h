@@ -107,6 +107,7 @@ struct ck_driver {
     void (*program_release)(ck_program *);
     ck_status (*run)(ck_program *, ck_stream *, const ck_wave *);
     ck_status (*adamw_devices)(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
+    ck_status (*carry_devices)(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *, int32_t);
     ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
     ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);

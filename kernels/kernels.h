@@ -149,7 +149,7 @@ typedef struct {
     const float *parameters;         /* backend memory: packs of all devices */
     float *gradients;                /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *base_gradients;           /* backend memory, only for programs that train the base; overwritten */
-    int32_t *fault;                  /* host, [n_devices], out: first layer with a NaN or Inf logit, or -1 */
+    int32_t *fault;                  /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or A1 x, or -1 */
 } ck_wave;
 
 /* ---- Programs ------------------------------------------------------------------------------------------------------- */
@@ -402,6 +402,16 @@ typedef struct {
 } ck_adamw_device;
 ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_shape *shapes,
                            const ck_adamw_device *devices, int32_t n_devices);
+
+/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own group. For the groups in learn
+ *     gradients += carried, carried = 0          and for the others          carried += gradients. */
+typedef struct {
+    int64_t carried, gradients; /* offsets in floats of two packs of the device's layout */
+    int32_t shape;
+    uint32_t learn;
+} ck_carry_device;
+ck_status ck_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
+                           int32_t n_devices);
 
 /* AdamW on plain ranges of one packed buffer (pre-training). */
 typedef struct {

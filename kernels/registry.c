@@ -103,6 +103,11 @@ ck_status ck_adamw_devices(ck_stream *stream, float *parameters, float *moment1,
     return stream->backend->driver->adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices);
 }
 
+ck_status ck_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
+                           int32_t n_devices) {
+    return stream->backend->driver->carry_devices(stream, carried, gradients, shapes, devices, n_devices);
+}
+
 ck_status ck_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
                           const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
     return stream->backend->driver->adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper);

@@ -129,6 +129,7 @@ const ck_driver ck_cpu_driver = {
     .program_release = cpu_program_release,
     .run = cpu_run,
     .adamw_devices = cpu_adamw_devices,
+    .carry_devices = cpu_carry_devices,
     .adamw_ranges = cpu_adamw_ranges,
     .group_sum = cpu_group_sum,
     .group_spread = cpu_group_spread,

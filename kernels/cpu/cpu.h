@@ -65,6 +65,7 @@ void cpu_program_release(ck_program *program);
 ck_status cpu_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
 
 ck_status cpu_adamw_devices(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
+ck_status cpu_carry_devices(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *, int32_t);
 ck_status cpu_adamw_ranges(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
 ck_status cpu_group_sum(ck_stream *, const float *, const ck_group *, int32_t, float *);
 ck_status cpu_group_spread(ck_stream *, float *, const ck_group *, int32_t, const float *);

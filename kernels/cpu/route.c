@@ -104,7 +104,7 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
             cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        if (!finite_row(z, shape->router_rows)) {
+        if (!finite_row(z, shape->router_rows + shape->rank_sum)) {
             if (*block->fault_layer < 0) *block->fault_layer = d->layer;
             memset(z, 0, (size_t)shape->router_rows * sizeof(float)); /* the run goes on; the fault is what the caller acts on */
         }
