@@ -44,18 +44,19 @@ static bool allocate(checkpoint *c) {
     c->parameters = malloc(floats * sizeof *c->parameters);
     c->moment1 = malloc(floats * sizeof *c->moment1);
     c->moment2 = malloc(floats * sizeof *c->moment2);
+    c->carried = malloc((size_t)c->n_carried * sizeof *c->carried + 1);
     c->device_expert_steps = malloc(devices * sizeof *c->device_expert_steps);
     c->device_router_steps = malloc(devices * sizeof *c->device_router_steps);
     c->bytes_up = malloc(devices * sizeof *c->bytes_up);
     c->bytes_down = malloc(devices * sizeof *c->bytes_down);
     c->stopped = malloc(devices * sizeof *c->stopped);
-    return c->parameters && c->moment1 && c->moment2 && c->device_expert_steps && c->device_router_steps && c->bytes_up && c->bytes_down &&
-           c->stopped;
+    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps && c->device_router_steps && c->bytes_up &&
+           c->bytes_down && c->stopped;
 }
 
 static void source_close(source *s) {
     checkpoint *c = &s->checkpoint;
-    void *owned[] = {c->parameters,          c->moment1,  c->moment2,    c->device_expert_steps,
+    void *owned[] = {c->parameters,          c->moment1,  c->moment2,    c->carried, c->device_expert_steps,
                      c->device_router_steps, c->bytes_up, c->bytes_down, c->stopped};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     fleet_destroy(s->fleet);
@@ -71,7 +72,8 @@ static exit_code source_open(source *s, const char *result, problems *list) {
     if (code == EXIT_OK) code = shape_of_base(s->settings, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s->settings, &shape, &s->fleet, list);
     if (code != EXIT_OK) return code;
-    s->checkpoint = (checkpoint){.n_parameters = s->fleet->n_parameters, .n_devices = s->fleet->n_devices};
+    s->checkpoint =
+        (checkpoint){.n_parameters = s->fleet->n_parameters, .n_carried = s->fleet->n_carried, .n_devices = s->fleet->n_devices};
     if (!allocate(&s->checkpoint)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
     return checkpoint_read(path, &s->checkpoint, list);
 }

@@ -72,6 +72,7 @@ typedef struct {
     int n_specialists_list;
     int *specialists_list; /* [devices], or 0 entries */
     int rank, attention_rank;
+    int as_released; /* 0 or 1: differ from the paper as the released CoMiGS code does */
     experts_settings experts;
     train_settings train;
     data_settings data;

@@ -98,6 +98,13 @@ static const setting_row ROWS[] = {
      .otherwise = "none",
      .help = "folder of safetensors that replace the random initial adapters"},
 
+    {.path = "as_released",
+     .type = VALUE_CHOICE,
+     BOTH(as_released),
+     .initial = "false",
+     .choices = "false|true",
+     .help = "true: differ from the paper as the released CoMiGS code does (README, As released)"},
+
     {.path = "base.checkpoint",
      .type = VALUE_TEXT,
      .names_a_path = true,

@@ -65,6 +65,10 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     return code;
 }
 
+bool fleet_carries_gradients(const population *p, const ck_shape *shape) {
+    return p->settings->as_released && p->method->router == ROUTER_FROM_VALIDATION && shape->router_rows > 0;
+}
+
 static exit_code make_device(fleet *f, const settings *s, const base_shape *base, int population_index, int index, problems *list) {
     population *p = &f->populations[population_index];
     device *d = &f->devices[p->first_device + index];
@@ -77,6 +81,9 @@ static exit_code make_device(fleet *f, const settings *s, const base_shape *base
     const ck_shape *shape = &f->shapes[d->shape];
     d->pack = f->n_parameters;
     f->n_parameters += shape->total;
+    bool carries = fleet_carries_gradients(p, shape);
+    d->carried = carries ? f->n_carried : -1;
+    f->n_carried += carries ? shape->total : 0;
     shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
     return EXIT_OK;
@@ -167,6 +174,8 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
     ck_status status = ck_alloc(backend, bytes, "adapters", (void **)&f->parameters);
     if (status == CK_OK) status = ck_alloc(backend, bytes, "first moments of AdamW", (void **)&f->moment1);
     if (status == CK_OK) status = ck_alloc(backend, bytes, "second moments of AdamW", (void **)&f->moment2);
+    if (status == CK_OK && f->n_carried > 0)
+        status = ck_alloc(backend, (size_t)f->n_carried * sizeof(float), "carried gradients", (void **)&f->carried);
     if (status == CK_OK && f->n_packed > 0)
         status = ck_alloc(backend, (size_t)f->n_packed * sizeof(float), "averaged adapters", (void **)&f->packed);
     exit_code code = kernel_problem(list, backend, status, "allocating the devices");
@@ -178,6 +187,7 @@ static void free_buffers(fleet *f) {
     ck_free(f->backend, f->parameters);
     ck_free(f->backend, f->moment1);
     ck_free(f->backend, f->moment2);
+    ck_free(f->backend, f->carried);
     ck_free(f->backend, f->packed);
 }
 

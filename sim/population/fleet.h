@@ -21,6 +21,7 @@ typedef struct {
     int population, index; /* index within the population */
     int shape;             /* index into fleet.shapes */
     int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2 */
+    int64_t carried;       /* offset in floats into fleet.carried; -1: its gradients end with their step */
     device_data *data;
     int generalists, specialists;
     int64_t parameters_shared, parameters_private;
@@ -48,6 +49,8 @@ typedef struct {
     ck_shape *shapes;
     int64_t n_parameters;                  /* floats of all packs */
     float *parameters, *moment1, *moment2; /* backend memory [n_parameters]; NULL until fleet_allocate() */
+    int64_t n_carried;                     /* floats of the packs of devices that carry gradients from step to step */
+    float *carried;                        /* backend memory [n_carried]; NULL without any */
     int n_groups;
     ck_group *groups;      /* one per population that shares anything, has more than one device, and has not stopped */
     int *group_population; /* [n_groups] */
@@ -71,6 +74,10 @@ void fleet_destroy(fleet *f);
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
+
+/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
+ * passes leave behind is added to its next step. */
+bool fleet_carries_gradients(const population *p, const ck_shape *shape);
 
 /* Windows of a device's expert step and router step. */
 int fleet_expert_batch(const population *p);

@@ -1,7 +1,10 @@
 /* Initial adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt 5), B = 0, R ~ N(0, 0.02^2).
  *
  * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's attention LoRA. So a
- * further expert, another rank or another population changes no other tensor. */
+ * further expert, another rank or another population changes no other tensor.
+ *
+ * As released, a device's first act is to copy what its run's strategy lists from the server: in `local` all experts, in a CoMiGS run of
+ * specialists alone the first of them. These start equal on all devices, and part from there. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +23,14 @@ static void init_a(uint64_t seed, int64_t owner, int layer, int tensor, int rank
     rng_fill_uniform(&key, 1.0F / sqrtf((float)in), a, (int64_t)rank * in);
 }
 
+static bool starts_as_the_servers(const population *p, int e) {
+    return p->settings->as_released && (p->method->router == ROUTER_ABSENT || e == 0);
+}
+
 static void init_experts(const population *p, const device *d, const ck_shape *s, int layer, float *pack) {
     uint64_t seed = p->settings->seed;
     for (int e = 0; e < s->n_experts; e++) {
-        bool private_ = e >= d->generalists && !p->shares.specialists;
+        bool private_ = e >= d->generalists && !p->shares.specialists && !starts_as_the_servers(p, e);
         int tensor = TENSOR_EXPERTS + 2 * (private_ ? e - d->generalists : e);
         int64_t owner = private_ ? d->index : RNG_SHARED, row = s->rank_first[e];
         init_a(seed, owner, layer, tensor, s->rank[e], s->width, pack + s->route + (s->router_rows + row) * s->width);

@@ -18,7 +18,7 @@
 #include "trace/h5.h"
 #include "trace/trace.h"
 
-enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 8, HASH_TEXT_BYTES = 33 };
+enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 9, HASH_TEXT_BYTES = 33 };
 
 typedef struct {
     const char *path, *what;
@@ -38,8 +38,14 @@ static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
         {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices},
         {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices},
         {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices},
+        {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried},
     };
     memcpy(list, all, sizeof all);
+}
+
+/* Only some configurations carry gradients: the array is in the file where there are any. */
+static bool is_absent(const array *a) {
+    return a->count == 0 && strcmp(a->path, "/carried") == 0;
 }
 
 static void content_hash(const checkpoint *c, char text[HASH_TEXT_BYTES]) {
@@ -77,7 +83,8 @@ static int write_file(const char *path, const checkpoint *c, h5_error *error) {
     array list[N_ARRAYS];
     arrays_of(c, list);
     for (int i = 0; i < N_ARRAYS; i++)
-        if (h5_write_array(file, list[i].path, list[i].type, list[i].values, (hsize_t)list[i].count, error)) return -1;
+        if (!is_absent(&list[i]) && h5_write_array(file, list[i].path, list[i].type, list[i].values, (hsize_t)list[i].count, error))
+            return -1;
     if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fclose(file) < 0) return h5_failed(error, "cannot write %s", path);
     return 0;
 }
@@ -162,7 +169,7 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
     array arrays[N_ARRAYS];
     arrays_of(c, arrays);
     for (int i = 0; i < N_ARRAYS; i++) {
-        exit_code code = read_array(file, path, &arrays[i], list);
+        exit_code code = is_absent(&arrays[i]) ? EXIT_OK : read_array(file, path, &arrays[i], list);
         if (code != EXIT_OK) return code;
     }
     h5_error error = {0};

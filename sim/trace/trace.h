@@ -82,13 +82,15 @@ typedef struct {
     int64_t router_step;
     int64_t n_parameters;
     float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
+    int64_t n_carried;
+    float *carried; /* [n_carried] gradients that wait for a later step; in the file only where there are any */
     int n_devices;
     int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
     uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
-/* The caller has set n_parameters, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a file
+/* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a file
  * that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */

@@ -126,7 +126,9 @@ static exit_code save(rounds *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     result_path(r->folder, "checkpoint.h5", path);
     exit_code code = trace_flush(r->trace, list);
-    return code == EXIT_OK ? checkpoints_save(r->session, r->session->round, r->checkpoint, path, list) : code;
+    if (code == EXIT_OK) code = checkpoints_save(r->session, r->session->round, r->checkpoint, path, list);
+    if (code == EXIT_OK) r->session->saved_round = r->session->round;
+    return code;
 }
 
 exit_code rounds_run(rounds *r, problems *list) {

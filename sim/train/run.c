@@ -61,6 +61,7 @@ static exit_code open_session(run *r, problems *list) {
 static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = result_begin(r->settings, &r->folder, list);
+    r->session->result = r->folder.path;
     result_path(&r->folder, "checkpoint.h5", path);
     if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
     result_path(&r->folder, "trace.h5", path);

@@ -87,10 +87,11 @@ static exit_code allocate_host(session *s, problems *list) {
     size_t sequences = (size_t)s->plan.limits.max_sequences, row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS;
     size_t record = s->n_routing_windows > 0 ? (size_t)s->plan.record.max_tokens * row : 1;
     s->updates = malloc(sequences * sizeof *s->updates);
+    s->carries = malloc(sequences * sizeof *s->carries);
     s->host.gate_sum = malloc(sequences * row * sizeof(float));
     s->host.top1_count = malloc(sequences * row * sizeof(float));
     s->host.gate_record = malloc(record * sizeof(float));
-    bool ok = s->updates && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
+    bool ok = s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
     return wave_create(&s->plan.limits, &s->wave, list);
 }
@@ -191,6 +192,7 @@ void session_destroy(session *s) {
     fleet_destroy(s->fleet);
     wave_destroy(s->wave);
     free(s->updates);
+    free(s->carries);
     free(s->host.gate_sum);
     free(s->host.top1_count);
     free(s->host.gate_record);

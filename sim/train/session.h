@@ -46,9 +46,12 @@ typedef struct {
     model_outputs step_outputs, evaluation_outputs, record_outputs; /* backend memory */
     float *gradients;                                               /* backend memory [plan.limits.max_gradients] */
     ck_adamw_device *updates;                                       /* [max_sequences] */
+    ck_carry_device *carries;                                       /* [max_sequences] */
     wave_buffer *wave;
     host_statistics host;
     int sequence, max_experts, round; /* round: the current one, from 1 */
+    const char *result;               /* its folder, borrowed; NULL: none */
+    int saved_round;                  /* of the last checkpoint there; 0: none yet */
     int n_routing_windows;
     int *routing_devices; /* [n_routing_windows] whose window it is */
     int64_t expert_step;  /* taken by each device, over all rounds */
@@ -70,7 +73,7 @@ exit_code session_router_bursts(session *s, problems *list);
 double run_clock(void); /* seconds, monotonic */
 double cosine_rate(double first, double last, int64_t step, int64_t steps);
 
-/* Stops a device's population, because `what` is not a finite number; layer -1: not known. */
+/* Stops a device's population, because `what` is not a finite number; layer: the first that saw it, -1: the output alone. */
 void session_diverged(session *s, int device_index, int layer, const char *what, problems *list);
 
 /* evaluate.c. Mean loss of each device on fixed windows of `part`, into loss [devices]; NaN for stopped ones. */

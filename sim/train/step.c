@@ -4,9 +4,15 @@
  *   routers, every tau       phi_i   <- AdamW(phi_i; grad of mean loss on a validation batch)   constant rate, s times
  *
  * Each step computes and applies only the gradients of its own level; a method whose router learns with the experts takes both at the
- * expert step. A device's windows of a step are never split over waves, and its update follows its wave at once, so gradients exist
- * for one wave only. */
+ * expert step. As released, the levels leak: every backward pass adds to the gradients G of both, and an optimiser clears only its own,
+ *
+ *   G^own <- G^own + g^own, AdamW on G^own, G^own <- 0        G^other <- G^other + g^other
+ *
+ * so a burst's first router step takes the training gradients since the burst before, and the expert step after a burst all of its
+ * validation gradients. What waits is fleet.carried. A device's windows of a step are never split over waves, and its update follows its
+ * wave at once, so gradients exist for one wave only. */
 #include <math.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "kernel_problem.h"
@@ -32,10 +38,16 @@ static bool has_router(const session *s, const device *d) {
     return s->fleet->shapes[d->shape].router_rows > 0;
 }
 
+/* The groups that this step's optimiser updates. */
 static uint32_t learns(const session *s, const device *d, step_kind kind) {
     if (kind == STEP_ROUTERS) return CK_LEARN_ROUTER;
     bool both = population_of(s, d)->method->router == ROUTER_WITH_EXPERTS && has_router(s, d);
     return both ? CK_LEARN_EXPERTS | CK_LEARN_ROUTER : CK_LEARN_EXPERTS;
+}
+
+/* The groups whose gradients its backward pass leaves. */
+static uint32_t differentiates(const session *s, const device *d, step_kind kind) {
+    return d->carried >= 0 ? CK_LEARN_EXPERTS | CK_LEARN_ROUTER : learns(s, d, kind);
 }
 
 /* hyper[0] experts, hyper[1] router; step counts the updates of the parameters that this step changes. */
@@ -56,17 +68,32 @@ static void set_hyper(const session *s, const device *d, step_kind kind, ck_adam
     update->hyper[1].step = (int32_t)(d->router_steps + 1);
 }
 
+static void describe_layer(int layer, char out[32]) {
+    if (layer >= 0)
+        snprintf(out, 32, "layer %d", layer);
+    else
+        snprintf(out, 32, "the output");
+}
+
+static void describe_checkpoint(const session *s, char *out, size_t bytes) {
+    if (s->saved_round > 0)
+        snprintf(out, bytes, "%s/checkpoint.h5 keeps its adapters as they were after round %d, its last good checkpoint", s->result,
+                 s->saved_round);
+    else
+        snprintf(out, bytes, "there was no checkpoint of it yet");
+}
+
 void session_diverged(session *s, int device_index, int layer, const char *what, problems *list) {
     const device *d = &s->fleet->devices[device_index];
     const population *p = population_of(s, d);
     if (d->stopped) return;
-    const char *advice = "the population stops, the others go on; a lower learning rate may help";
-    if (layer >= 0)
-        problem(list, EXIT_RUN, "population '%s' (seed %llu): %s of device %d is not finite in round %d, layer %d; %s", p->settings->name,
-                (unsigned long long)p->settings->seed, what, d->index, s->round, layer, advice);
-    else
-        problem(list, EXIT_RUN, "population '%s' (seed %llu): %s of device %d is not finite in round %d, at the output; %s",
-                p->settings->name, (unsigned long long)p->settings->seed, what, d->index, s->round, advice);
+    char where[32], saved[4200];
+    describe_layer(layer, where);
+    describe_checkpoint(s, saved, sizeof saved);
+    problem(list, EXIT_RUN,
+            "population '%s' (seed %llu): %s of device %d is not finite in round %d, first seen in %s; the population stops, the others go "
+            "on; %s; a lower learning rate may help",
+            p->settings->name, (unsigned long long)p->settings->seed, what, d->index, s->round, where, saved);
     fleet_stop(s->fleet, d->population);
 }
 
@@ -98,20 +125,27 @@ static void count_expert_step(session *s, device *d, int device_index, double lo
     s->expert_flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
 }
 
-static int collect_updates(session *s, step_kind kind, problems *list) {
+typedef struct {
+    int updates, carries; /* entries of session.updates and session.carries */
+} step_counts;
+
+static step_counts collect_updates(session *s, step_kind kind, problems *list) {
     const wave_buffer *w = s->wave;
     const char *what = kind == STEP_EXPERTS ? "the training loss" : "the validation loss of a router step";
-    int n = 0;
+    step_counts n = {0, 0};
     for (int i = 0; i < w->n_devices; i++) {
         device *d = &s->fleet->devices[w->device_index[i]];
         double loss = check_loss(s, i, what, list);
         if (d->stopped) continue;
-        ck_adamw_device *update = &s->updates[n++];
+        ck_adamw_device *update = &s->updates[n.updates++];
         update->parameters = d->pack;
         update->gradients = w->devices[i].gradients;
         update->shape = d->shape;
-        update->learn = w->devices[i].learn;
+        update->learn = learns(s, d, kind);
         set_hyper(s, d, kind, update);
+        if (d->carried >= 0)
+            s->carries[n.carries++] =
+                (ck_carry_device){.carried = d->carried, .gradients = update->gradients, .shape = d->shape, .learn = update->learn};
         if (kind == STEP_EXPERTS) count_expert_step(s, d, w->device_index[i], loss, w->first_sequence[i + 1] - w->first_sequence[i]);
         if (kind == STEP_EXPERTS)
             d->expert_steps++;
@@ -119,6 +153,15 @@ static int collect_updates(session *s, step_kind kind, problems *list) {
             d->router_steps++;
     }
     return n;
+}
+
+static ck_status update_devices(session *s, step_counts n) {
+    fleet *f = s->fleet;
+    ck_status status = CK_OK;
+    if (n.carries > 0) status = ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
+    if (status == CK_OK && n.updates > 0)
+        status = ck_adamw_devices(s->stream, f->parameters, f->moment1, f->moment2, s->gradients, f->shapes, s->updates, n.updates);
+    return status;
 }
 
 static exit_code run_wave(session *s, step_kind kind, problems *list) {
@@ -129,10 +172,7 @@ static exit_code run_wave(session *s, step_kind kind, problems *list) {
     size_t bytes = (size_t)s->wave->n_sequences * sizeof(float);
     if (status == CK_OK) status = ck_download(s->stream, s->wave->loss, s->step_outputs.loss, bytes);
     if (status == CK_OK) status = ck_wait(s->stream);
-    if (status == CK_OK) {
-        int n = collect_updates(s, kind, list);
-        if (n > 0) status = ck_adamw_devices(s->stream, f->parameters, f->moment1, f->moment2, s->gradients, f->shapes, s->updates, n);
-    }
+    if (status == CK_OK) status = update_devices(s, collect_updates(s, kind, list));
     if (status == CK_OK) status = ck_wait(s->stream);
     wave_clear(s->wave);
     return kernel_problem(list, s->backend, status, kind == STEP_EXPERTS ? "expert step" : "router step");
@@ -150,7 +190,7 @@ static exit_code add_device(session *s, int device_index, step_kind kind, proble
     exit_code code = EXIT_OK;
     if (!wave_fits(s->wave, batch, (int64_t)batch * s->sequence, s->fleet->shapes[d->shape].total)) code = run_wave(s, kind, list);
     if (code != EXIT_OK || d->stopped) return code;
-    wave_add_device(s->wave, s->fleet, device_index, learns(s, d, kind));
+    wave_add_device(s->wave, s->fleet, device_index, differentiates(s, d, kind));
     fill_windows(s, d, kind, batch);
     return EXIT_OK;
 }

@@ -12,11 +12,16 @@ double device_entropy(const session *s, int device_index) {
     return sum / sources;
 }
 
+/* The released CoMiGS code writes e as 2.71828. */
+static double perplexity(const population *p, double loss) {
+    return p->settings->as_released ? pow(2.71828, loss) : exp(loss);
+}
+
 static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
     double sum = 0.0, squares = 0.0;
-    for (int i = 0; i < p->n_devices; i++) sum += exp(loss[p->first_device + i]);
+    for (int i = 0; i < p->n_devices; i++) sum += perplexity(p, loss[p->first_device + i]);
     *mean = sum / p->n_devices;
-    for (int i = 0; i < p->n_devices; i++) squares += pow(exp(loss[p->first_device + i]) - *mean, 2.0);
+    for (int i = 0; i < p->n_devices; i++) squares += pow(perplexity(p, loss[p->first_device + i]) - *mean, 2.0);
     *std = sqrt(squares / p->n_devices);
 }
 

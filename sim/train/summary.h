@@ -5,8 +5,8 @@
 #include "trace/trace.h"
 #include "train/session.h"
 
-/* test_ppl_mean: mean over devices of exp(test loss) before the last aggregation; after: after it. NaN for populations that stopped.
- * rows [n_populations]; pointers into the session's settings. */
+/* test_ppl_mean: mean over devices of exp(test loss) (as released: 2.71828^(test loss)) before the last aggregation; after: after it. NaN
+ * for populations that stopped. rows [n_populations]; pointers into the session's settings. */
 void summarise(const session *s, summary_row *rows);
 
 /* Entropy rate of a device's test text, NaN if unknown. */
