@@ -22,6 +22,7 @@ void h5_enter(void) {
 }
 
 void h5_leave(void) {
+    H5Eclear2(H5E_DEFAULT); /* a thread that ends does not free its stack's texts */
     pthread_mutex_unlock(&inside);
 }
 

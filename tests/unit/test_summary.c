@@ -13,8 +13,8 @@
     "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean\n"
 
 static char *written(const summary_row *rows, int n) {
-    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"), *text = calloc(1, 8192);
-    problems *list = problems_create();
+    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"), *text = fixture_array(8192, 1);
+    problems *list = fixture_problems();
     cr_assert_eq(summary_write(path, rows, n, list), EXIT_OK);
     FILE *in = fopen(path, "r");
     cr_assert_not_null(in);
@@ -81,7 +81,7 @@ Test(summary, no_population_is_a_header_alone) {
 
 Test(summary, a_folder_that_is_not_there_is_named) {
     summary_row row = plain();
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     cr_assert_eq(summary_write("/nowhere/summary.csv", &row, 1, list), EXIT_RUN);
     cr_assert(strstr(problems_message(list, 0), "/nowhere/summary.csv"));
 }

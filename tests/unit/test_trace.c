@@ -14,15 +14,13 @@ enum { DEVICES = 6, WINDOWS = 3, ROUNDS = 5 };
 
 static char *write_trace(const char *name, fixture *f) {
     char *folder = fixture_folder(), *path = fixture_path(folder, name);
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create(path, &f->header, &t, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
     fixture_append(t, f, 1, ROUNDS);
     cr_assert_eq(trace_flush(t, list), EXIT_OK);
     cr_assert_eq(trace_close(t, list), EXIT_OK);
     cr_assert_eq(problems_count(list), 0);
-    problems_destroy(list);
-    free(folder);
     return path;
 }
 
@@ -35,7 +33,7 @@ static char *attribute(const char *path, const char *object, const char *name) {
     if (opened >= 0) H5Oclose(opened);
     if (file >= 0) H5Fclose(file);
     h5_leave();
-    return text;
+    return fixture_keep(text);
 }
 
 Test(trace, losses_come_back_and_rounds_without_an_evaluation_are_nan) {
@@ -58,7 +56,6 @@ Test(trace, losses_come_back_and_rounds_without_an_evaluation_are_nan) {
                 else
                     cr_assert_eq(found, fixture_loss(i, r, d), "%s round %d device %d", tables[i], r, d);
             }
-        free(loss);
     }
 }
 
@@ -221,7 +218,7 @@ Test(trace, every_table_has_units) {
 Test(trace, a_configuration_beyond_64_kib_is_kept_whole) {
     fixture f;
     fixture_create(&f, DEVICES, 0);
-    char *config = malloc(200001);
+    char *config = fixture_array(200000, 1);
     for (int i = 0; i < 200000; i++) config[i] = (char)('a' + i % 26);
     config[200000] = '\0';
     f.header.config_yaml = config;
@@ -243,7 +240,7 @@ static char *file_bytes(const char *path, size_t *size) {
     cr_assert_not_null(in);
     stat(path, &status);
     *size = (size_t)status.st_size;
-    char *bytes = malloc(*size);
+    char *bytes = fixture_array((int64_t)*size, 1);
     cr_assert_eq(fread(bytes, 1, *size, in), *size);
     fclose(in);
     return bytes;
@@ -265,7 +262,7 @@ Test(trace, a_round_may_not_come_twice) {
     fixture f;
     fixture_create(&f, DEVICES, 0);
     char *path = fixture_path(fixture_folder(), "trace.h5");
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
     fixture_append(t, &f, 1, 3);
@@ -279,7 +276,7 @@ Test(trace, a_round_may_not_come_twice) {
 Test(trace, a_folder_that_is_not_there_is_named) {
     fixture f;
     fixture_create(&f, DEVICES, 0);
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create("/nowhere/at/all/trace.h5", &f.header, &t, list), EXIT_INPUT);
     cr_assert_null(t);
@@ -292,7 +289,7 @@ Test(trace, thousands_of_devices_and_rows_beyond_a_chunk) {
     fixture f;
     fixture_create(&f, MANY, 0);
     char *path = fixture_path(fixture_folder(), "trace.h5");
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     f.header.n_layers = FIXTURE_LAYERS;
     cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
@@ -302,7 +299,6 @@ Test(trace, thousands_of_devices_and_rows_beyond_a_chunk) {
     float *mean = fixture_read(path, "/routing/gate_mean", H5T_NATIVE_FLOAT, NULL);
     const int64_t places = (int64_t)MANY * FIXTURE_LAYERS * FIXTURE_EXPERTS;
     for (int64_t i = 0; i < places; i++) cr_assert_eq(mean[places + i], fixture_gate(2, i));
-    unlink(path);
 }
 
 Test(trace, many_rounds_fill_many_chunks) {
@@ -310,7 +306,7 @@ Test(trace, many_rounds_fill_many_chunks) {
     fixture f;
     fixture_create(&f, 4, 0);
     char *path = fixture_path(fixture_folder(), "trace.h5");
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
     fixture_append(t, &f, 1, MANY);
@@ -336,7 +332,7 @@ Test(trace, memory_does_not_creep_with_the_rounds) {
     fixture f;
     fixture_create(&f, MANY, 0);
     char *path = fixture_path(fixture_folder(), "trace.h5");
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
     fixture_append(t, &f, 1, 2);

@@ -12,10 +12,10 @@ enum { DEVICES = 4 };
 
 /* What trace_print_info prints, from a child of its own. */
 static char *info_of(const char *folder, int *code) {
-    char *path = fixture_path(fixture_folder(), "stdout"), *text = calloc(1, 8192);
+    char *path = fixture_path(fixture_folder(), "stdout"), *text = fixture_array(8192, 1);
     int child = fixture_fork();
     if (!child) {
-        problems *list = problems_create();
+        problems *list = fixture_problems();
         if (!freopen(path, "w", stdout)) _exit(1);
         exit_code status = trace_print_info(folder, list);
         if (problems_count(list)) printf("%s", problems_message(list, 0));
@@ -31,7 +31,7 @@ static char *info_of(const char *folder, int *code) {
 }
 
 static trace *start(const char *folder, fixture *f, int rounds) {
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     trace *t = NULL;
     cr_assert_eq(trace_create(fixture_path(folder, "trace.h5"), &f->header, &t, list), EXIT_OK);
     fixture_append(t, f, 1, rounds);
@@ -47,7 +47,7 @@ static void expect(const char *text, const char *part) {
 Test(trace_info, a_finished_result) {
     int code;
     char *folder = fixture_folder(), row[200];
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     fixture f;
     fixture_create(&f, DEVICES, 1);
     cr_assert_eq(trace_close(start(folder, &f, 5), list), EXIT_OK);

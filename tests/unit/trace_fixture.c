@@ -14,10 +14,41 @@
 
 #include "trace/h5.h"
 
-static void *array(int64_t n, size_t bytes) {
+enum { MOST_KEPT = 4096, MOST_FOLDERS = 64 };
+static void *kept[MOST_KEPT];
+static problems *lists[MOST_FOLDERS];
+static char *folders[MOST_FOLDERS];
+static int n_kept, n_lists, n_folders;
+static pid_t owner;
+
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at) {
+    (void)status, (void)type, (void)at;
+    return remove(path);
+}
+
+/* Children that leave by exit() must not take the folders of the test with them. */
+static void clean_up(void) {
+    for (int i = 0; i < n_folders && getpid() == owner; i++) nftw(folders[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    for (int i = 0; i < n_lists; i++) problems_destroy(lists[i]);
+    for (int i = 0; i < n_kept; i++) free(kept[i]);
+}
+
+void *fixture_keep(void *memory) {
+    cr_assert_lt(n_kept, MOST_KEPT);
+    if (n_kept == 0) atexit(clean_up);
+    return kept[n_kept++] = memory;
+}
+
+void *fixture_array(int64_t n, size_t bytes) {
     void *values = calloc((size_t)n + 1, bytes);
     cr_assert_not_null(values);
-    return values;
+    return fixture_keep(values);
+}
+
+problems *fixture_problems(void) {
+    cr_assert_lt(n_lists, MOST_FOLDERS);
+    fixture_keep(NULL);
+    return lists[n_lists++] = problems_create();
 }
 
 void fixture_create(fixture *f, int devices, int windows) {
@@ -40,7 +71,7 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .top_k = 2,
                                            .tokens_per_device = 15000,
                                            .out_of_distribution = true};
-    f->devices = array(devices, sizeof *f->devices);
+    f->devices = fixture_array(devices, sizeof *f->devices);
     for (int i = 0; i < devices; i++) {
         int population = i >= devices / 2;
         f->devices[i] = (trace_device){.population = population,
@@ -71,24 +102,13 @@ void fixture_create(fixture *f, int devices, int windows) {
                                .routing_windows = windows,
                                .routing_devices = f->windows_of};
     int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)windows * FIXTURE_SEQUENCE;
-    for (int i = 0; i < 4; i++) f->losses[i] = array(devices, sizeof(double));
-    f->gate_mean = array(devices * gates, sizeof(float));
-    f->token_share = array(devices * gates, sizeof(float));
-    f->routing_gates = array(tokens * gates, sizeof(float));
-    f->routing_ids = array(tokens, sizeof(int32_t));
-    f->bytes_up = array(devices, sizeof(int64_t));
-    f->bytes_down = array(devices, sizeof(int64_t));
-}
-
-void fixture_destroy(fixture *f) {
-    for (int i = 0; i < 4; i++) free(f->losses[i]);
-    free(f->devices);
-    free(f->gate_mean);
-    free(f->token_share);
-    free(f->routing_gates);
-    free(f->routing_ids);
-    free(f->bytes_up);
-    free(f->bytes_down);
+    for (int i = 0; i < 4; i++) f->losses[i] = fixture_array(devices, sizeof(double));
+    f->gate_mean = fixture_array(devices * gates, sizeof(float));
+    f->token_share = fixture_array(devices * gates, sizeof(float));
+    f->routing_gates = fixture_array(tokens * gates, sizeof(float));
+    f->routing_ids = fixture_array(tokens, sizeof(int32_t));
+    f->bytes_up = fixture_array(devices, sizeof(int64_t));
+    f->bytes_down = fixture_array(devices, sizeof(int64_t));
 }
 
 double fixture_loss(int loss, int round, int device) {
@@ -132,35 +152,20 @@ trace_row fixture_row(fixture *f, int round) {
     return row;
 }
 
-static char *made[64];
-static int n_made;
-static pid_t maker;
-
-static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at) {
-    (void)status, (void)type, (void)at;
-    return remove(path);
-}
-
-/* Children that leave by exit() must not take the folders of the test with them. */
-static void remove_folders(void) {
-    for (int i = 0; i < n_made && getpid() == maker; i++) nftw(made[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-}
-
 char *fixture_folder(void) {
     const char *parent = getenv("TMPDIR");
-    char *folder = malloc(4096);
+    char *folder = fixture_array(4096, 1);
     snprintf(folder, 4096, "%s/cohort-trace-XXXXXX", parent ? parent : "/tmp");
     cr_assert_not_null(mkdtemp(folder));
-    cr_assert_lt(n_made, 64);
-    if (n_made == 0) atexit(remove_folders);
-    maker = getpid();
-    made[n_made++] = strdup(folder);
+    cr_assert_lt(n_folders, MOST_FOLDERS);
+    owner = getpid();
+    folders[n_folders++] = folder;
     return folder;
 }
 
 char *fixture_path(const char *folder, const char *name) {
     size_t size = strlen(folder) + strlen(name) + 2;
-    char *path = malloc(size);
+    char *path = fixture_array((int64_t)size, 1);
     snprintf(path, size, "%s/%s", folder, name);
     return path;
 }
@@ -175,7 +180,7 @@ void fixture_append(trace *t, fixture *f, int first_round, int last_round) {
     problems_destroy(list);
 }
 
-void *fixture_read(const char *path, const char *dataset, hid_t type, hsize_t dims[5]) {
+static void *read_dataset(const char *path, const char *dataset, hid_t type, hsize_t dims[5]) {
     void *values = NULL;
     hsize_t own[5] = {0};
     if (!dims) dims = own;
@@ -201,10 +206,14 @@ void *fixture_read(const char *path, const char *dataset, hid_t type, hsize_t di
     return values;
 }
 
+void *fixture_read(const char *path, const char *dataset, hid_t type, hsize_t dims[5]) {
+    return fixture_keep(read_dataset(path, dataset, type, dims));
+}
+
 bool fixture_holds(const char *path, int devices, int rounds) {
     hsize_t dims[5] = {0}, loss_dims[5] = {0};
-    int32_t *found = fixture_read(path, "/rounds", H5T_NATIVE_INT32, dims);
-    double *loss = fixture_read(path, "/loss/train", H5T_NATIVE_DOUBLE, loss_dims);
+    int32_t *found = read_dataset(path, "/rounds", H5T_NATIVE_INT32, dims);
+    double *loss = read_dataset(path, "/loss/train", H5T_NATIVE_DOUBLE, loss_dims);
     bool holds = found && loss && dims[0] >= (hsize_t)rounds && loss_dims[0] >= (hsize_t)rounds && loss_dims[1] == (hsize_t)devices;
     for (int r = 0; r < rounds && holds; r++) {
         holds = found[r] == r + 1;
