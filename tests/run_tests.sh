@@ -14,6 +14,7 @@ sanitizer_text='ERROR: AddressSanitizer|ERROR: LeakSanitizer|runtime error:'
 export COHORT_BINARY=$build/cohort COHORT_SOURCE_DIR=${tests%/*}
 # Tests run two at a time, each with its own OpenMP threads: waiting threads must not spin.
 export OMP_WAIT_POLICY=passive
+export LSAN_OPTIONS=${LSAN_OPTIONS:-suppressions=$tests/leaks.txt:print_suppressions=0}
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}
 
 work=$(mktemp -d)
