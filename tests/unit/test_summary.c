@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "unit/trace_fixture.h"
@@ -84,4 +85,14 @@ Test(summary, a_folder_that_is_not_there_is_named) {
     problems *list = fixture_problems();
     cr_assert_eq(summary_write("/nowhere/summary.csv", &row, 1, list), EXIT_RUN);
     cr_assert(strstr(problems_message(list, 0), "/nowhere/summary.csv"));
+}
+
+Test(summary, a_place_that_is_taken_by_a_folder_is_a_failure) {
+    summary_row row = plain();
+    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv");
+    problems *list = fixture_problems();
+    cr_assert_eq(mkdir(path, 0755), 0);
+    cr_assert_eq(summary_write(path, &row, 1, list), EXIT_RUN);
+    cr_assert(strstr(problems_message(list, 0), "Is a directory"), "%s", problems_message(list, 0));
+    cr_assert_eq(access(fixture_path(folder, "summary.csv.tmp"), F_OK), -1);
 }
