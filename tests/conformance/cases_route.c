@@ -265,15 +265,16 @@ static void compare_fault(rig *r, int device, int expected) {
                    r->fault[device]);
 }
 
-static void spoil_router(rig *r, int device, int layer, float value) {
-    oracle_range range = oracle_part_range(rig_shape(r, device), layer, ORACLE_ROUTER);
-    if (range.count > 0) r->parameters.host[r->devices[device].parameters + range.offset + 3] = value;
+/* One weight of the router where there is one and the device's number is even, else of A1. */
+static void spoil_weight(rig *r, int device, int layer, float value) {
+    bool router = rig_shape(r, device)->router_rows > 0 && device % 2 == 0;
+    oracle_range range = oracle_part_range(rig_shape(r, device), layer, router ? ORACLE_ROUTER : ORACLE_A1);
+    r->parameters.host[r->devices[device].parameters + range.offset + 3] = value;
 }
 
-/* Every third device has an infinite router weight in layer 0, every third plus one a NaN in layer 1, the others none. */
-static int spoiled_layer(const rig *r, int device) {
-    bool routed = rig_shape(r, device)->router_rows > 0;
-    return routed && device % 3 < 2 ? device % 3 : -1;
+/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others none. */
+static int spoiled_layer(int device) {
+    return device % 3 < 2 ? device % 3 : -1;
 }
 
 static void faults(rig *r) {
@@ -283,15 +284,15 @@ static void faults(rig *r) {
     if (r->parameters.host == NULL) abort();
     memcpy(r->parameters.host, before.host, (size_t)before.count * sizeof(float));
     for (int d = 0; d < r->spec->n_devices; d++)
-        if (spoiled_layer(r, d) >= 0) spoil_router(r, d, spoiled_layer(r, d), d % 3 == 0 ? INFINITY : NAN);
+        if (spoiled_layer(d) >= 0) spoil_weight(r, d, spoiled_layer(d), d % 3 == 0 ? INFINITY : NAN);
     record_route(r, lower, 0);
     record_route(r, upper, 1);
     if (rig_run(r)) {
         route_reference(r, lower, 0);
         route_reference(r, upper, 1);
         for (int d = 0; d < r->spec->n_devices; d++) {
-            compare_fault(r, d, spoiled_layer(r, d));
-            if (spoiled_layer(r, d) < 0) continue;
+            compare_fault(r, d, spoiled_layer(d));
+            if (spoiled_layer(d) < 0) continue;
             for (int64_t i = rig_first(r, d) * CK_MAX_EXPERTS; i < (rig_first(r, d) + rig_rows(r, d)) * CK_MAX_EXPERTS; i++)
                 lower.gates->host[i] = upper.gates->host[i] = 0, lower.gates->ref[i] = upper.gates->ref[i] = 0;
         }
@@ -313,7 +314,7 @@ static void fault_of_one_token(rig *r) {
     t.x->host[token * t.x->columns] = NAN;
     if (!rig_run(r)) return;
     route_reference(r, t, RIG_LAYER);
-    for (int d = 0; d < r->spec->n_devices; d++) compare_fault(r, d, d == sick && rig_shape(r, d)->router_rows > 0 ? RIG_LAYER : -1);
+    for (int d = 0; d < r->spec->n_devices; d++) compare_fault(r, d, d == sick ? RIG_LAYER : -1);
     for (int i = 0; i < t.zh->columns; i++) t.zh->host[token * t.zh->columns + i] = (float)(rig_row(t.zh, token)[i] = 0);
     for (int i = 0; i < CK_MAX_EXPERTS; i++) t.gates->host[token * CK_MAX_EXPERTS + i] = (float)(rig_row(t.gates, token)[i] = 0);
     rig_compare(r, t.zh, COLUMNS_ROUTED);
@@ -337,8 +338,8 @@ static void faults_of_two_sequences(rig *r) {
     }
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
-        bool several = r->first_sequence[d + 1] - r->first_sequence[d] > 1, routed = rig_shape(r, d)->router_rows > 0;
-        compare_fault(r, d, !routed ? -1 : several ? 0 : 1);
+        bool several = r->first_sequence[d + 1] - r->first_sequence[d] > 1;
+        compare_fault(r, d, several ? 0 : 1);
     }
 }
 
