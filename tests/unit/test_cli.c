@@ -55,6 +55,22 @@ Test(cli, data_takes_sources_and_shares) {
     cr_assert_eq(arguments.test_share, 0.1);
 }
 
+Test(cli, export_takes_a_table_or_adapters) {
+    must_parse("export r --table loss");
+    cr_assert_eq(arguments.command, COMMAND_EXPORT);
+    cr_assert_str_eq(arguments.table, "loss");
+    cr_assert(!arguments.out && !arguments.adapters && !arguments.one_seed);
+    cr_assert_eq(arguments.device, -1);
+    must_parse("export --adapters dir r --population p --seed 18446744073709551615 --device 0");
+    cr_assert_str_eq(arguments.adapters, "dir");
+    cr_assert_str_eq(arguments.population, "p");
+    cr_assert(arguments.one_seed && arguments.seed == UINT64_MAX);
+    cr_assert_eq(arguments.device, 0);
+    must_parse("plot r --out figures");
+    cr_assert_eq(arguments.command, COMMAND_PLOT);
+    cr_assert_str_eq(arguments.out, "figures");
+}
+
 Test(cli, help_and_version_need_nothing) {
     static const struct {
         const char *line;
@@ -88,6 +104,14 @@ Test(cli, every_slip_has_its_message) {
         {"run a --out=", "run: --out is empty"},
         {"info a --quiet", "info: unknown option --quiet"},
         {"check a --out b", "check: unknown option --out"},
+        {"export r", "export: say what: --table NAME or --adapters DIR"},
+        {"export r --table all", "export: all tables need a folder"},
+        {"export r --table loss --seed 4", "export: --population, --seed and --device choose adapters"},
+        {"export r --adapters a --out b", "export: --out is for a table"},
+        {"export r --adapters a --device -1", "export: --device '-1' must be a whole number from 0"},
+        {"export r --adapters a --seed 18446744073709551616", "export: --seed '18446744073709551616' must be a whole number"},
+        {"export r --out", "export: --out has no value; write --out PATH"},
+        {"plot r --table loss", "plot: unknown option --table"},
         {"data", "data: NAME=PATH... is missing"},
         {"data a=b --valid-share 1", "data: --valid-share '1' is no share"},
         {"data a=b --test-share nan", "data: --test-share 'nan' is no share"},
@@ -117,7 +141,7 @@ Test(cli, several_slips_are_reported_together) {
 
 /* Every command's page has an example and lists its options. */
 Test(cli, every_command_describes_itself) {
-    static const char *const names[] = {"run", "check", "pretrain", "data", "info", "help"};
+    static const char *const names[] = {"run", "check", "pretrain", "data", "info", "export", "plot", "help"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *text = NULL, example[32];
         size_t bytes = 0;

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""Figures of a result, each as PNG and SVG, one column (3.3 in) wide:
+
+    plot.py RESULT [--out DIR]          loss, perplexity, gates, tokens (and crossover) into DIR (default RESULT/figures)
+    plot.py --crossover SUMMARY.csv... --out FILE [--unit bytes]
+                                        perplexity over training text per device, and FILE.md, its table
+
+`cohort plot RESULT` runs the first form. Needs matplotlib and h5py (Debian: python3-matplotlib, python3-h5py).
+"""
+import argparse
+import os
+import sys
+import textwrap
+
+try:
+    import numpy as np
+
+    import style
+    from crossover import crossover, short
+    from result import Result, Unreadable
+    from style import plt
+    from token_map import token_map
+except ImportError as missing:
+    sys.exit(f"plot.py: {missing}; apt-get install python3-h5py python3-matplotlib")
+
+MOST_BANDS, MOST_LAYERS = 4, 4
+
+
+def facet_names(all_series):
+    """What sets the facets apart, in few words; empty where there is one."""
+    facets = list(dict.fromkeys(s.facet for s in all_series))
+    sizes, splits = {f[0] for f in facets}, {f[1] for f in facets}
+
+    def name(tokens, split):
+        parts = [f"{short(tokens)} tokens" if tokens else "all text"] * (len(sizes) > 1) + [split.replace("_", " ")] * (len(splits) > 1)
+        return ", ".join(parts)
+    return {facet: name(*facet) for facet in facets}
+
+
+def losses(result, series, rows):
+    """[row, population, device], NaN where a population has fewer devices."""
+    members = [result.members(p) for p in series.populations]
+    out = np.full((len(rows), len(members), max(map(len, members))), np.nan)
+    for i, m in enumerate(members):
+        out[:, i, :len(m)] = result.test[np.ix_(rows, m)]
+    return out
+
+
+def styles_of(all_series):
+    labels = list(dict.fromkeys(s.label for s in all_series))
+    return {label: i for i, label in enumerate(labels)}
+
+
+# ---- Loss over rounds
+
+
+def loss_panel(axes, result, members, index, rows):
+    x = result.rounds[rows]
+    for s in members:
+        loss = losses(result, s, rows)
+        seeds = np.nanmean(loss, axis=2)  # [row, population]
+        mean, look = np.nanmean(seeds, axis=1), style.line_style(index[s.label])
+        axes.plot(x, mean, label=s.label, marker="o" if len(x) < 3 else None, **look)
+        if len(members) <= MOST_BANDS and loss.shape[2] > 1:
+            spread = np.nanmean(np.nanstd(loss, axis=2), axis=1)
+            axes.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.10, linewidth=0)
+        if len(s.populations) > 1:
+            axes.fill_between(x, np.nanmin(seeds, axis=1), np.nanmax(seeds, axis=1), color=look["color"], alpha=0.30, linewidth=0)
+    entropy = entropies(result, members)
+    if np.isfinite(entropy).any():
+        entropy_line(axes, np.nanmean(entropy))
+
+
+def entropy_line(axes, entropy):
+    """What no model can go below; said in words where a line would squeeze the curves."""
+    low, high = axes.get_ylim()
+    look = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 6, "color": "#555555"}
+    if low - entropy > 2.5 * (high - low):
+        axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 0), (-2, 3), xycoords="axes fraction", **look)
+        return
+    axes.axhline(entropy, color="#555555", linewidth=0.8, linestyle=(0, (1, 1.5)))
+    axes.annotate("entropy of the text", (1, entropy), (-2, 2), xycoords=("axes fraction", "data"), **look)
+
+
+def entropies(result, members):
+    return np.concatenate([result.devices["entropy"][result.members(p)] for s in members for p in s.populations])
+
+
+def bands_text(result, all_series):
+    seeds = max(len(s.populations) for s in all_series)
+    devices = max(len(result.members(p)) for s in all_series for p in s.populations)
+    few = all(sum(t.facet == s.facet for t in all_series) <= MOST_BANDS for s in all_series)
+    parts = ["lines: mean over devices" + (f" and {seeds} seeds" if seeds > 1 else "")]
+    if few and devices > 1:
+        parts.append("pale: \u00b11 s.d. over devices" if seeds > 1 else "bands: \u00b11 s.d. over devices")
+    if seeds > 1:
+        parts.append("bands: range of seeds")
+    return ";\n".join(("; ".join(parts[:-1]), parts[-1])) if len(parts) > 2 else "; ".join(parts)
+
+
+def add_legend(figure, axes, note, columns=3):
+    handles, labels = axes.get_legend_handles_labels()
+    lines = -(-len(labels) // columns)
+    height, note_lines = figure.get_size_inches()[1], 1 + note.count("\n")
+    figure.legend(handles, labels, loc="lower center", ncol=columns, columnspacing=1, handlelength=2.2, borderaxespad=0.1,
+                  bbox_to_anchor=(0.5, (0.04 + 0.09 * note_lines) / height))
+    figure.text(0.5, 0.03 / height, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
+    below = (0.08 + 0.09 * note_lines + 0.135 * lines) / height
+    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
+
+
+def loss_figure(result, all_series, stem):
+    rows, index = result.evaluated(), styles_of(all_series)
+    facets = facet_names(all_series)
+    across = 1 if len(facets) == 1 else 2
+    down = -(-len(facets) // across)
+    lines = -(-len(index) // 3)
+    figure, grid = plt.subplots(down, across, figsize=(style.COLUMN, 0.35 + 0.135 * lines + (1.9 if across == 1 else 1.3 * down)),
+                                sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(facets):]:
+        axes.set_visible(False)
+    for axes, (facet, name) in zip(grid.flat, facets.items()):
+        loss_panel(axes, result, [s for s in all_series if s.facet == facet], index, rows)
+        axes.set_title(name)
+        if axes in grid[:, -1]:
+            right = axes.secondary_yaxis("right", functions=(np.exp, lambda perplexity: np.log(np.maximum(perplexity, 1e-300))))
+            right.set_ylabel("perplexity")
+            right.spines["right"].set_visible(True)
+        if axes in grid[:, 0]:
+            axes.set_ylabel("test loss (nats per token)" if across == 1 else "test loss\n(nats per token)")
+        if axes in grid[-1]:
+            axes.set_xlabel("round")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    add_legend(figure, grid[0, 0], bands_text(result, all_series))
+    style.save(figure, stem)
+
+
+# ---- Final perplexity
+
+
+def perplexity_figure(result, all_series, stem):
+    row, index = result.evaluated()[-1], styles_of(all_series)
+    facets = facet_names(all_series)
+    figure, axes = plt.subplots(figsize=(style.COLUMN, 0.75 + 0.19 * len(all_series)))
+    for y, s in enumerate(all_series):
+        perplexity = np.exp(losses(result, s, [row])[0])  # [population, device]
+        seeds, colour = np.nanmean(perplexity, axis=1), style.colour(index[s.label])
+        axes.plot(perplexity.ravel(), np.full(perplexity.size, y), "|", color=colour, alpha=0.35, markersize=5)
+        if len(seeds) > 1:
+            axes.plot([np.mean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
+        axes.plot(seeds, np.full(len(seeds), y), "o", color=colour, markersize=3.2, markeredgewidth=0.3, markeredgecolor="white")
+    axes.set_yticks(range(len(all_series)), [f"{s.label}, {facets[s.facet]}" if facets[s.facet] else s.label for s in all_series])
+    axes.set_ylim(len(all_series) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"test perplexity after round {result.rounds[row]}")
+    seeds = max(len(s.populations) for s in all_series) > 1
+    note = "dots: seeds (mean over devices); black: mean of seeds; pale: devices" if seeds else "dots: mean over devices; pale: devices"
+    height = figure.get_size_inches()[1]
+    figure.text(0.5, 0.03 / height, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
+    figure.get_layout_engine().set(rect=(0, 0.14 / height, 1, 1 - 0.14 / height))
+    style.save(figure, stem)
+
+
+# ---- Gates over rounds
+
+
+def shares(result, series, rows, layer):
+    """{name: [row, device]}: the weight of each kind of expert, or of each expert where there is only one kind."""
+    members = np.concatenate([result.members(p) for p in series.populations])
+    generalists = int(result.populations[series.populations[0]]["generalists"])
+    gates = result.gates[np.ix_(rows, members)][:, :, layer, :]
+    experts = gates.shape[2] - int(np.isnan(gates).all(axis=(0, 1)).sum())
+    if 0 < generalists < experts:
+        return {"generalist": np.nansum(gates[:, :, :generalists], axis=2), "specialist": np.nansum(gates[:, :, generalists:], axis=2)}
+    kind = "generalist" if generalists else "specialist"
+    return {f"{kind} {e + 1}" if e else kind: gates[:, :, e] for e in range(experts)}
+
+
+def gate_panel(axes, x, values):
+    for name, share in values.items():
+        mean, spread = np.nanmean(share, axis=1), np.nanstd(share, axis=1)
+        kind, _, number = name.partition(" ")
+        colour = style.KIND[kind]
+        axes.plot(x, mean, color=colour, linestyle=style.DASHES[(2 * int(number or 1) - (kind == "generalist") - 1) % 7], marker="o" if len(x) < 3 else None, label=name)
+        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+
+
+def gates_figure(result, all_series, stem):
+    routed = [s for s in all_series if result.is_routed(s.populations[0])]
+    rows = [r for r in result.evaluated() if np.isfinite(result.gates[r]).any()]
+    if not routed or not rows:
+        return
+    layers, facets = result.gates.shape[2], facet_names(all_series)
+    shown = np.unique(np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int))
+    figure, grid = plt.subplots(len(routed), len(shown), figsize=(style.COLUMN, 0.55 + 0.85 * len(routed)), sharex=True, sharey=True,
+                                squeeze=False)
+    for s, line in zip(routed, grid):
+        for layer, axes in zip(shown, line):
+            gate_panel(axes, result.rounds[rows], shares(result, s, rows, layer))
+            axes.set_ylim(0, 1)
+            axes.set_yticks([0, 0.5, 1])
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+            if axes in grid[0]:
+                axes.set_title(f"layer {layer + 1} of {layers}")
+            if axes in grid[-1]:
+                axes.set_xlabel("round")
+        name = textwrap.fill(s.label, 16) + ("\n" + facets[s.facet] if facets[s.facet] else "")
+        line[-1].annotate(name, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", ha="left", fontsize=6.5)
+        line[0].set_ylabel("mean gate")
+    legend_of_gates(figure, grid)
+    style.save(figure, stem)
+
+
+def legend_of_gates(figure, grid):
+    found = {}
+    for axes in grid[:, 0]:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    height = figure.get_size_inches()[1]
+    lines = -(-len(found) // 3)
+    figure.legend(found.values(), found.keys(), loc="upper center", ncol=3, borderaxespad=0.1)
+    figure.get_layout_engine().set(rect=(0, 0.12 / height, 1, 1 - (0.12 + 0.04 + 0.135 * lines) / height))
+    figure.text(0.5, 0.03 / height, "mean and \u00b11 s.d. over devices and seeds, fixed test windows", ha="center", va="bottom", fontsize=5.5,
+                color="#555555")
+
+
+# ---- The command line
+
+
+def has_sizes(result):
+    return len({f for f in (int(p["tokens_per_device"]) for p in result.populations) if f > 0}) > 1
+
+
+def draw_result(folder, out):
+    result = Result(folder)
+    if len(result.evaluated()) == 0:
+        raise Unreadable(f"{result.path}: no round has been evaluated yet; try again later")
+    out = out or os.path.join(folder, "figures")
+    os.makedirs(out, exist_ok=True)
+    all_series = result.series()
+    loss_figure(result, all_series, os.path.join(out, "loss"))
+    perplexity_figure(result, all_series, os.path.join(out, "perplexity"))
+    gates_figure(result, all_series, os.path.join(out, "gates"))
+    token_map(result, os.path.join(out, "tokens"))
+    summary = os.path.join(folder, "summary.csv")
+    if has_sizes(result) and os.path.exists(summary):
+        crossover([summary], os.path.join(out, "crossover"), "bytes" if result.is_bytes() else "tokens")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", nargs="?")
+    parser.add_argument("--out")
+    parser.add_argument("--crossover", nargs="+", metavar="SUMMARY.csv")
+    parser.add_argument("--unit", choices=("tokens", "bytes"), default="tokens", help="of the training text (default: tokens)")
+    options = parser.parse_args()
+    if bool(options.result) == bool(options.crossover) or (options.crossover and not options.out):
+        parser.error("give a RESULT, or --crossover SUMMARY.csv... --out FILE")
+    try:
+        if options.result:
+            draw_result(options.result, options.out)
+        else:
+            crossover(options.crossover, os.path.splitext(options.out)[0], options.unit)
+    except (Unreadable, OSError) as error:
+        print(f"plot.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Tables, adapters and figures out of a result.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+gpt2_tiny=$COHORT_SOURCE_DIR/tests/reference/gpt2_tiny
+check_peft=$COHORT_SOURCE_DIR/tests/reference/check_peft.py
+
+# The first Python that has all of these modules, as $python; without one the test is skipped.
+require_python() { # modules...
+    local candidate modules=$*
+    for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
+        command -v "${candidate:-none}" >/dev/null || continue
+        python=$candidate
+        "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
+    done
+    skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
+}
+
+columns_of() { head -n 1 "$1" | tr , '\n'; }
+
+test_every_table_has_a_header_and_as_many_columns_in_each_line() {
+    local table
+    for table in populations devices loss routing tokens traffic time; do
+        expect_status 0 cohort export "$(reference_result)" --table "$table"
+        awk -F, -v table="$table" 'NR == 1 { columns = NF } NF != columns { exit 1 } END { if (NR < 2) exit 1 }' out ||
+            fail "the table $table is empty or ragged"
+    done
+}
+
+test_table_all_writes_what_single_tables_print() {
+    local table
+    expect_status 0 cohort export "$(reference_result)" --table all --out tables
+    [[ ! -s out ]] || fail 'something was printed'
+    for table in populations devices loss routing tokens traffic time; do
+        expect_status 0 cohort export "$(reference_result)" --table "$table" --out one.csv
+        cohort export "$(reference_result)" --table "$table" >printed.csv
+        expect_same one.csv printed.csv "the file and the output of $table"
+        expect_same one.csv "tables/$table.csv" "two exports of $table"
+    done
+}
+
+# exp(loss) of the last test losses, averaged over devices, is what the summary says.
+test_summary_follows_from_the_table_of_losses() {
+    cohort export "$(reference_result)" --table loss --out loss.csv
+    awk -F, 'FNR == NR { if ($5 == "test" && $1 == 6) { sum[$2 "," $3] += exp($6); n[$2 "," $3]++ } next }
+        FNR > 1 { mean = sum[$1 "," $9] / n[$1 "," $9]; if (mean - $4 > 1e-6 || $4 - mean > 1e-6) exit 1; seen++ }
+        END { if (seen < 7) exit 1 }' loss.csv "$(reference_result)/summary.csv" || fail 'the summary does not follow from the losses'
+}
+
+test_gates_of_a_device_and_layer_sum_to_one() {
+    cohort export "$(reference_result)" --table routing --out routing.csv
+    awk -F, 'NR > 1 { gate[$1 "," $2 "," $3 "," $4 "," $5] += $8; share[$1 "," $2 "," $3 "," $4 "," $5] += $9 }
+        END { for (k in gate) { if (gate[k] < 0.9999 || gate[k] > 1.0001 || share[k] < 0.9999 || share[k] > 1.0001) exit 1; n++ }
+            if (n < 100) exit 1 }' routing.csv || fail 'gates or shares do not sum to 1'
+}
+
+test_unknown_table_is_refused_with_the_list_of_tables() {
+    expect_status 2 cohort export "$(reference_result)" --table losses
+    expect_text err losses
+    expect_text err 'populations, devices, loss, routing, tokens, traffic, time'
+    expect_status 2 cohort export "$(reference_result)"
+    expect_text err --table
+    expect_status 2 cohort export "$(reference_result)" --table all
+    expect_text err --out
+    expect_status 2 cohort export "$(reference_result)" --table loss --device 0
+    expect_text err --adapters
+    expect_status 2 cohort export "$(reference_result)" --adapters a --device 1x
+    expect_text err 1x
+    expect_status 2 cohort export nowhere --table loss
+    expect_text err nowhere
+}
+
+test_adapters_of_a_device_are_a_folder_for_each_expert() {
+    expect_status 0 cohort export "$(reference_result)" --adapters adapters --population uneven --device 3
+    expect_text out '4 experts of 1 device'
+    expect_same <(cd adapters && find . -type f | LC_ALL=C sort) - 'the files' <<'FILES'
+./uneven-seed7/device3/generalist0/adapter_config.json
+./uneven-seed7/device3/generalist0/adapter_model.safetensors
+./uneven-seed7/device3/router.safetensors
+./uneven-seed7/device3/specialist0/adapter_config.json
+./uneven-seed7/device3/specialist0/adapter_model.safetensors
+./uneven-seed7/device3/specialist1/adapter_config.json
+./uneven-seed7/device3/specialist1/adapter_model.safetensors
+./uneven-seed7/device3/specialist2/adapter_config.json
+./uneven-seed7/device3/specialist2/adapter_model.safetensors
+FILES
+}
+
+# Averaged after every round: equal on all devices. Private ones differ.
+test_adapters_show_what_is_shared() {
+    local a=adapters/both-seed8/device0 b=adapters/both-seed8/device1
+    expect_status 0 cohort export "$(reference_result)" --adapters adapters --population both
+    [[ $(find adapters -name adapter_model.safetensors | wc -l) == 16 ]] || fail 'both has 2 seeds, 4 devices, 2 experts'
+    cmp "$a/generalist0/adapter_model.safetensors" "$b/generalist0/adapter_model.safetensors" || fail 'the generalists differ'
+    ! cmp -s "$a/specialist0/adapter_model.safetensors" "$b/specialist0/adapter_model.safetensors" || fail 'the specialists are equal'
+    ! cmp -s "$a/router.safetensors" "$b/router.safetensors" || fail 'the routers are equal'
+    ! cmp -s "$a/generalist0/adapter_model.safetensors" adapters/both-seed7/device0/generalist0/adapter_model.safetensors ||
+        fail 'two seeds are equal'
+}
+
+test_adapters_of_nobody_and_onto_files_are_refused() {
+    expect_status 2 cohort export "$(reference_result)" --adapters adapters --population nobody
+    expect_text err 'alone (seed 7, devices 0 to 3)'
+    [[ ! -e adapters ]] || fail 'something was written'
+    mkdir adapters
+    touch adapters/mine
+    expect_status 2 cohort export "$(reference_result)" --adapters adapters
+    expect_text err 'not empty'
+}
+
+test_peft_computes_the_logits_of_a_device_with_one_expert() {
+    local python
+    require_python torch transformers peft safetensors
+    mkdir given
+    COHORT_PEFT_FOLDER=$PWD/given "${COHORT_BINARY%/*}/tests/unit/test_peft" --filter 'peft/device_with_one_expert*' >log 2>&1 ||
+        fail "test_peft: $(<log)"
+    "$python" "$check_peft" logits "$gpt2_tiny" given
+}
+
+# The whole way: a run on the tiny base, its last checkpoint as a PEFT folder, and the test loss that the trace holds.
+test_peft_computes_the_test_loss_of_a_run() {
+    local python loss token
+    require_python torch transformers peft safetensors
+    mkdir shards
+    for token in {0..1999}; do printf '%b' "\\x$(printf %x $((token * token * 7 % 61)))\\0"; done >shards/train_0.bin
+    cp shards/train_0.bin shards/valid_0.bin
+    head -c 66 shards/train_0.bin >shards/test_0.bin
+    cat >one.yaml <<YAML
+base: {checkpoint: $gpt2_tiny}
+data: {corpus: shards, tokens_per_device: 0, sequence: 32}
+train: {rounds: 3, local_steps: 5, batch: 4, learning_rate: 1.0e-2}
+experts: {rank: 4, alpha: 8}
+attention: {rank: 3}
+evaluate: {every: 3, windows: 1}
+populations:
+  - {name: one, method: local, generalists: 0, specialists: 1, devices: 1}
+YAML
+    expect_status 0 cohort run one.yaml --out result --quiet
+    expect_status 0 cohort export result --adapters adapters
+    loss=$(cohort export result --table loss | sed -n 's/^3,one,42,0,test,//p')
+    "$python" "$check_peft" loss "$gpt2_tiny" adapters/one-seed42/device0/specialist0 shards/test_0.bin 32 "$loss"
+}
+
+test_plot_draws_every_figure_as_png_and_svg() {
+    local python figure
+    require_python h5py matplotlib
+    expect_status 0 cohort plot "$(reference_result)" --out figures
+    for figure in loss perplexity gates tokens; do
+        [[ $(head -c 8 "figures/$figure.png" | od -An -tx1) == ' 89 50 4e 47 0d 0a 1a 0a' ]] || fail "$figure.png is no PNG"
+        grep -q '</svg>' "figures/$figure.svg" || fail "$figure.svg is no SVG"
+        expect_text out "figures/$figure.png"
+    done
+    [[ ! -s err ]] || fail "$(<err)"
+}
+
+test_plot_of_a_sweep_over_text_draws_the_crossover() {
+    local python
+    require_python h5py matplotlib
+    sed '/name: [^a]/d; s/{name: alone, \(.*\)}/{name: a1, \1}\n  - {name: a2, \1, data: {tokens_per_device: 2000}}/' "$tiny" >sweep.yaml
+    expect_status 0 cohort run sweep.yaml --out result --quiet --set populations.2.method=pfedmoe
+    expect_status 0 cohort plot result
+    expect_text out result/figures/crossover.png
+    grep -q '^| 2,000 | \*\*' result/figures/crossover.md || fail "$(<result/figures/crossover.md)"
+}
+
+# A Python that starts with this module cannot find h5py.
+test_plot_without_a_python_says_what_is_missing() {
+    mkdir hidden
+    echo 'import sys; sys.modules["h5py"] = None' >hidden/sitecustomize.py
+    expect_status 3 env PYTHONPATH="$PWD/hidden" COHORT_PYTHON=/nowhere/python "$COHORT_BINARY" plot "$(reference_result)"
+    expect_text err '/nowhere/python: No such file or directory'
+    expect_text err '/usr/bin/python3: '
+    expect_text err 'apt-get install python3-h5py python3-matplotlib'
+}
+
+test_plot_of_something_that_is_no_result_is_refused() {
+    expect_status 2 cohort plot nowhere
+    expect_text err nowhere
+}
+
+run_tests export "$@"

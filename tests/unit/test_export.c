@@ -1,0 +1,199 @@
+/* test_export.c - tables of a made-up run as CSV: every value from its place, to the last bit, under the right names. */
+#include "trace/export.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "unit/trace_fixture.h"
+
+enum { DEVICES = 4, WINDOWS = 3, ROUNDS = 5 };
+
+typedef struct {
+    fixture run;
+    char *folder;
+    trace *trace;
+    problems *list;
+} result;
+
+/* A run that is still going: closed by the caller, or not. */
+static result start(int windows) {
+    result r = {.folder = fixture_folder(), .list = problems_create()};
+    fixture_create(&r.run, DEVICES, windows);
+    cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
+    fixture_append(r.trace, &r.run, 1, ROUNDS);
+    cr_assert_eq(trace_flush(r.trace, r.list), EXIT_OK);
+    return r;
+}
+
+static result finished(int windows) {
+    result r = start(windows);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    return r;
+}
+
+static char *table_of(const result *r, const char *name) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    exit_code code = trace_export(r->folder, name, out, NULL, r->list);
+    fclose(out);
+    cr_assert_eq(code, EXIT_OK, "%s: %s", name, problems_count(r->list) ? problems_message(r->list, 0) : "no message");
+    return text;
+}
+
+static int count_lines(const char *text) {
+    int n = 0;
+    for (; *text; text++) n += *text == '\n';
+    return n;
+}
+
+/* The number that ends the line that begins with these words. */
+static double number_after(const char *text, const char *begin) {
+    char wanted[256];
+    snprintf(wanted, sizeof wanted, "\n%s", begin);
+    const char *line = strstr(text, wanted);
+    cr_assert_not_null(line, "no line begins with %s in\n%.2000s", begin, text);
+    return strtod(line + strlen(wanted), NULL);
+}
+
+static const char *const name_of[] = {"comigs-1g1s,42", "\"local, poor\",18446744073709551615"};
+
+static void device_words(char words[96], int device) {
+    int population = device >= DEVICES / 2;
+    snprintf(words, 96, "%s,%d", name_of[population], population ? device - DEVICES / 2 : device);
+}
+
+Test(export, populations_and_devices_are_as_they_were_declared) {
+    result r = finished(WINDOWS);
+    cr_expect_str_eq(table_of(&r, "populations"),
+                     "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split\n"
+                     "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution\n"
+                     "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution\n");
+    cr_expect_str_eq(table_of(&r, "devices"),
+                     "population,seed,device,source,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,"
+                     "parameters_private,entropy_nats_per_token\n"
+                     "comigs-1g1s,42,0,0,2,1000,100,200,4096,8192,\n"
+                     "comigs-1g1s,42,1,1,2,1001,101,201,4096,8192,1.25\n"
+                     "\"local, poor\",18446744073709551615,0,2,2,1002,102,202,0,8192,2.5\n"
+                     "\"local, poor\",18446744073709551615,1,0,2,1003,103,203,0,8192,3.75\n");
+}
+
+Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {
+    static const char *const splits[] = {"train", "valid", "test", "test_after"};
+    result r = finished(WINDOWS);
+    char *text = table_of(&r, "loss"), begin[160], words[96];
+    cr_expect_eq(count_lines(text), 1 + DEVICES * (ROUNDS + 3 * (ROUNDS / 2)));
+    for (int round = 1; round <= ROUNDS; round++)
+        for (int d = 0; d < DEVICES; d++)
+            for (int split = 0; split < (round % 2 ? 1 : 4); split++) {
+                device_words(words, d);
+                snprintf(begin, sizeof begin, "%d,%s,%s,", round, words, splits[split]);
+                cr_expect_eq(number_after(text, begin), fixture_loss(split, round, d), "%s", begin);
+            }
+}
+
+Test(export, routing_names_the_kind_of_every_expert) {
+    result r = finished(WINDOWS);
+    char *text = table_of(&r, "routing"), begin[160], words[96];
+    cr_expect_eq(count_lines(text), 1 + ROUNDS / 2 * DEVICES * FIXTURE_LAYERS * FIXTURE_EXPERTS);
+    for (int64_t at = 0; at < DEVICES * FIXTURE_LAYERS * FIXTURE_EXPERTS; at++) {
+        int device = (int)(at / 4), layer = (int)(at / 2 % 2), expert = (int)(at % 2);
+        const char *kind =
+            device >= DEVICES / 2 || expert == 0 ? "generalist" : "specialist"; /* the second population has two generalists */
+        device_words(words, device);
+        snprintf(begin, sizeof begin, "4,%s,%d,%d,%s,", words, layer, expert, kind);
+        cr_expect_eq((float)number_after(text, begin), fixture_gate(4, at));
+    }
+}
+
+Test(export, experts_that_do_not_exist_have_no_line) {
+    result r = start(WINDOWS);
+    trace_row row = fixture_row(&r.run, 6);
+    r.run.gate_mean[3] = r.run.token_share[3] = NAN; /* device 0, layer 1, expert 1 */
+    cr_assert_eq(trace_append(r.trace, &row, r.list), EXIT_OK);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    char *text = table_of(&r, "routing");
+    cr_expect_not_null(strstr(text, "\n6,comigs-1g1s,42,0,1,0,"));
+    cr_expect_null(strstr(text, "\n6,comigs-1g1s,42,0,1,1,"));
+    cr_expect_null(strstr(text, "nan"));
+}
+
+Test(export, tokens_belong_to_the_device_of_their_window) {
+    result r = finished(WINDOWS);
+    char *text = table_of(&r, "tokens"), begin[160], words[96];
+    cr_expect_eq(count_lines(text), 1 + ROUNDS / 2 * WINDOWS * FIXTURE_SEQUENCE * FIXTURE_LAYERS * FIXTURE_EXPERTS);
+    for (int w = 0; w < WINDOWS; w++)
+        for (int t = 0; t < FIXTURE_SEQUENCE; t++) {
+            int64_t token = w * FIXTURE_SEQUENCE + t;
+            device_words(words, w);
+            snprintf(begin, sizeof begin, "2,%d,%s,%d,%lld,1,0,generalist,", w, words, t, 2000 + (long long)token);
+            cr_expect_eq((float)number_after(text, begin), fixture_gate(2, token * 4 + 2));
+        }
+}
+
+static void expect_begin(const char *text, const char *begin) {
+    cr_expect_eq(strncmp(text, begin, strlen(begin)), 0, "%.200s", text);
+}
+
+Test(export, traffic_and_time_have_their_units_in_the_header) {
+    result r = finished(WINDOWS);
+    char *traffic = table_of(&r, "traffic"), *seconds = table_of(&r, "time");
+    expect_begin(traffic, "round,population,seed,device,bytes_up,bytes_down\n1,comigs-1g1s,42,0,8589934592,0\n");
+    cr_expect_eq(count_lines(traffic), 1 + ROUNDS * DEVICES);
+    cr_expect_eq(strncmp(seconds, "round,phase,seconds\n1,train,0.5\n1,evaluate,0.25\n1,aggregate,0.125\n1,total,0.875\n2,", 76), 0,
+                 "%.200s", seconds);
+}
+
+Test(export, a_run_that_is_still_going_can_be_read) {
+    result r = start(WINDOWS);
+    cr_expect_eq(count_lines(table_of(&r, "traffic")), 1 + ROUNDS * DEVICES);
+    fixture_append(r.trace, &r.run, ROUNDS + 1, ROUNDS + 2);
+    cr_assert_eq(trace_flush(r.trace, r.list), EXIT_OK);
+    cr_expect_eq(count_lines(table_of(&r, "traffic")), 1 + (ROUNDS + 2) * DEVICES);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+}
+
+Test(export, all_tables_become_files) {
+    static const char *const names[] = {"populations.csv", "devices.csv", "loss.csv", "routing.csv", "traffic.csv", "time.csv"};
+    result r = finished(0);
+    char *out = fixture_path(r.folder, "tables");
+    struct stat info;
+    cr_assert_eq(trace_export_all(r.folder, out, r.list), EXIT_OK);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cr_expect_eq(stat(fixture_path(out, names[i]), &info), 0, "%s is missing", names[i]);
+        cr_expect_gt(info.st_size, 0);
+    }
+    cr_expect_neq(stat(fixture_path(out, "tokens.csv"), &info), 0, "no window was recorded");
+    cr_expect_eq(trace_export_all(r.folder, out, r.list), EXIT_OK, "the tables of a longer run replace those of a shorter one");
+}
+
+static void expect_refused(const char *folder, const char *table, const char *path, const char *expected) {
+    problems *list = problems_create();
+    cr_expect_eq(trace_export(folder, table, stdout, path, list), EXIT_INPUT);
+    cr_assert_eq(problems_count(list), 1);
+    cr_expect_not_null(strstr(problems_message(list, 0), expected), "%s", problems_message(list, 0));
+    problems_destroy(list);
+}
+
+Test(export, refusals_say_what_would_be_right) {
+    result r = finished(0);
+    char *file = fixture_path(r.folder, "t.csv");
+    expect_refused(r.folder, "losses", file, "there is no table 'losses'; a result has populations, devices, loss, routing,");
+    expect_refused(r.folder, "tokens", file, "the run recorded no tokens; ask for them in its configuration (trace.routing_windows)");
+    expect_refused("/nowhere", "loss", file, "/nowhere: holds no readable trace.h5");
+    expect_refused(r.folder, "loss", "/nowhere/t.csv", "/nowhere/t.csv: cannot be written");
+    cr_expect_neq(access(file, F_OK), 0, "a refused export left a file");
+}
+
+Test(export, a_trace_that_contradicts_itself_is_refused) {
+    result r = {.folder = fixture_folder(), .list = problems_create()};
+    fixture_create(&r.run, DEVICES, WINDOWS);
+    r.run.devices[1].population = 7;
+    cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    expect_refused(r.folder, "loss", NULL, "its tables contradict each other");
+}
