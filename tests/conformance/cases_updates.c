@@ -230,54 +230,6 @@ static void adamw_ranges(ck_backend *backend, check *c) {
     ck_stream_destroy(b.stream);
 }
 
-/* ---- Carried gradients ----------------------------------------------------------------------------------------------------------- */
-
-static void carry_reference(adamw_world *w, const ck_carry_device *d, oracle_part part, int64_t first, int64_t count) {
-    bool mine = (d->learn & (part == ORACLE_ROUTER ? CK_LEARN_ROUTER : CK_LEARN_EXPERTS)) != 0;
-    for (int64_t i = first; i < first + count; i++) {
-        double *gradient = &w->gradients.ref[i], *carried = &w->moment1.ref[i];
-        if (mine) {
-            *gradient += *carried;
-            *carried = 0;
-        } else {
-            *carried += *gradient;
-        }
-    }
-}
-
-static void carry_compare(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
-    char what[96];
-    snprintf(what, sizeof what, "carried gradients, device %d, %s", d->shape, oracle_part_name(part));
-    compare(b, what, &w->gradients, first, count);
-    compare(b, what, &w->moment1, first, count);
-}
-
-/* gradients += carried, carried = 0 for what is learned; carried += gradients for the rest. `moment1` serves as the carried packs. */
-static void carry_devices(ck_backend *backend, check *c) {
-    bench b = bench_open(backend, c);
-    adamw_world w = adamw_create(&b);
-    ck_carry_device devices[SHAPE_SPECS];
-    array_up(&b, &w.gradients);
-    array_up(&b, &w.moment1);
-    for (int d = 0; d < SHAPE_SPECS; d++) {
-        devices[d] = (ck_carry_device){
-            .carried = w.devices[d].parameters, .gradients = w.devices[d].gradients, .shape = d, .learn = w.devices[d].learn};
-        for (int l = 0; l < WAVE_LAYERS; l++)
-            for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
-                oracle_range range = oracle_part_range(&w.shapes[d], l, part);
-                carry_reference(&w, &devices[d], part, w.devices[d].gradients + range.offset, range.count);
-            }
-    }
-    if (!b.broken)
-        worked(&b, ck_carry_devices(b.stream, w.moment1.memory, w.gradients.memory, w.shapes, devices, SHAPE_SPECS), "ck_carry_devices");
-    array_down(&b, &w.gradients);
-    array_down(&b, &w.moment1);
-    adamw_each(&b, &w, carry_compare);
-    array *all[] = {&w.parameters, &w.moment1, &w.moment2, &w.gradients};
-    for (int i = 0; i < 4; i++) array_destroy(&b, all[i]);
-    ck_stream_destroy(b.stream);
-}
-
 /* ---- Aggregation ------------------------------------------------------------------------------------------------------------------- */
 
 /* Two groups: three members in two layouts, and one member alone. */
@@ -336,7 +288,6 @@ static void group_sum_and_spread(ck_backend *backend, check *c) {
 static const conformance_case cases[] = {
     {.name = "AdamW on devices", .run_alone = adamw_devices},
     {.name = "AdamW on ranges", .run_alone = adamw_ranges},
-    {.name = "carried gradients", .run_alone = carry_devices},
     {.name = "group sum and spread", .run_alone = group_sum_and_spread},
 };
 const conformance_group update_group = {"updates", cases, sizeof cases / sizeof *cases};
