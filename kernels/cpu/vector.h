@@ -25,12 +25,11 @@ static inline float vec_exp(float x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    int32_t result;
-    memcpy(&result, &p, sizeof result);
-    result += bits << 23; /* the shifter's own bits fall off the top */
-    memcpy(&p, &result, sizeof p);
+    uint32_t exponent, bits;
+    memcpy(&exponent, &shifted, sizeof exponent);
+    memcpy(&bits, &p, sizeof bits);
+    bits += exponent << 23; /* the shifter's own bits fall off the top */
+    memcpy(&p, &bits, sizeof p);
     return p;
 }
 
