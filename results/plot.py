@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import textwrap
+import warnings
 
 try:
     import numpy as np
@@ -24,6 +25,8 @@ except ImportError as missing:
     sys.exit(f"plot.py: {missing}; apt-get install python3-h5py python3-matplotlib")
 
 MOST_BANDS, MOST_LAYERS = 4, 4
+# Where all devices of a population have stopped there is nothing to average.
+warnings.filterwarnings("ignore", "Mean of empty slice|Degrees of freedom|All-NaN", RuntimeWarning)
 
 
 def facet_names(all_series):
@@ -146,12 +149,15 @@ def perplexity_figure(result, all_series, stem):
         perplexity = np.exp(losses(result, s, [row])[0])  # [population, device]
         seeds, colour = np.nanmean(perplexity, axis=1), style.colour(index[s.label])
         axes.plot(perplexity.ravel(), np.full(perplexity.size, y), "|", color=colour, alpha=0.35, markersize=5)
+        if not np.isfinite(seeds).any():
+            axes.annotate("diverged", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6, color="#555555")
         if len(seeds) > 1:
-            axes.plot([np.mean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
+            axes.plot([np.nanmean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
         axes.plot(seeds, np.full(len(seeds), y), "o", color=colour, markersize=3.2, markeredgewidth=0.3, markeredgecolor="white")
     axes.set_yticks(range(len(all_series)), [f"{s.label}, {facets[s.facet]}" if facets[s.facet] else s.label for s in all_series])
     axes.set_ylim(len(all_series) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
+    axes.xaxis.get_major_locator().set_params(nbins=6)
     axes.set_xlabel(f"test perplexity after round {result.rounds[row]}")
     seeds = max(len(s.populations) for s in all_series) > 1
     note = "dots: seeds (mean over devices); black: mean of seeds; pale: devices" if seeds else "dots: mean over devices; pale: devices"
@@ -171,7 +177,9 @@ def shares(result, series, rows, layer):
     gates = result.gates[np.ix_(rows, members)][:, :, layer, :]
     experts = gates.shape[2] - int(np.isnan(gates).all(axis=(0, 1)).sum())
     if 0 < generalists < experts:
-        return {"generalist": np.nansum(gates[:, :, :generalists], axis=2), "specialist": np.nansum(gates[:, :, generalists:], axis=2)}
+        alive = np.where(np.isnan(gates).all(axis=2), np.nan, 1)
+        return {"generalist": alive * np.nansum(gates[:, :, :generalists], axis=2),
+                "specialist": alive * np.nansum(gates[:, :, generalists:], axis=2)}
     kind = "generalist" if generalists else "specialist"
     return {f"{kind} {e + 1}" if e else kind: gates[:, :, e] for e in range(experts)}
 

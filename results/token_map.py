@@ -70,12 +70,13 @@ def draw(axes, lines, choice, generalists):
     axes.set_axis_off()
 
 
-def choose_windows(result):
-    """Those of devices with generalists and specialists first: their choice is what the map is about."""
+def choose_windows(result, row):
+    """Those of devices with generalists and specialists first: their choice is what the map is about. A device that diverged has none."""
     def mixed(window):
         device = result.devices[result.windows[window]]
         return 0 < result.populations[device["population"]]["generalists"] < device["experts"]
-    return sorted(sorted(range(len(result.windows)), key=lambda w: not mixed(w))[:MOST_WINDOWS])
+    alive = [w for w in range(len(result.windows)) if np.isfinite(result.token_gates[row, w, :, :, 0]).all()]
+    return sorted(sorted(alive, key=lambda w: not mixed(w))[:MOST_WINDOWS])
 
 
 def title_of(result, device):
@@ -93,7 +94,7 @@ def token_map(result, stem):
         return
     row, layers, width = rows[-1], result.token_gates.shape[3], 34
     shown = sorted({0, layers - 1})
-    windows, texts = choose_windows(result), []
+    windows, texts = choose_windows(result, row), []
     for w in windows:
         cells = cells_of_bytes(result.ids[row, w]) if result.is_bytes() else cells_of_ids(result.ids[row, w])
         texts.append(wrap(cells, width, not result.is_bytes()))
