@@ -102,7 +102,7 @@ test_check_of_every_configuration_in_the_repository() {
     for config in configs/*.yaml; do
         if cohort check "$config" >"$output/out" 2>"$output/err"; then
             checked=$((checked + 1))
-        elif grep -qiE 'no such file|not found|does not exist|cannot open|missing' "$output/err"; then
+        elif grep -qiE 'there is no|no such file|not found|does not exist|cannot open|missing' "$output/err"; then
             printf '%s: its data is not on this machine\n' "$config"
         else
             cat "$output/err" >&2
