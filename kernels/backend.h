@@ -51,6 +51,23 @@ static inline bool ck_is_global(ck_op_kind kind) {
     return kind == CK_OP_balance;
 }
 
+static inline bool ck_is_backward(ck_op_kind kind) {
+    switch (kind) {
+    case CK_OP_embed_backward:
+    case CK_OP_norm_backward:
+    case CK_OP_linear_backward:
+    case CK_OP_attention_backward:
+    case CK_OP_gelu_backward:
+    case CK_OP_lora_backward:
+    case CK_OP_route_backward:
+    case CK_OP_expert_activation_backward:
+    case CK_OP_expert_expand_backward:
+        return true;
+    default:
+        return false;
+    }
+}
+
 struct ck_tensor {
     const char *name;
     int32_t columns;
@@ -82,7 +99,8 @@ struct ck_program {
     ck_capacity capacity;
     ck_op *ops;
     int n_ops, ops_capacity;
-    int segment; /* of the op being recorded */
+    int segment;   /* of the op being recorded */
+    bool backward; /* an op that may write gradients was recorded: no global op may follow */
     ck_tensor *tensors;
     bool finished;
     ck_status status;
@@ -118,6 +136,9 @@ extern const ck_driver ck_cpu_driver;
 
 /* Records the message and returns the status; backend NULL: for ck_open(). */
 ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* CK_BAD_ARGUMENT, with a message, where the wave contradicts itself or does not fit the program. */
+ck_status ck_wave_check(const ck_program *program, const ck_wave *wave);
 
 static inline int64_t ck_align(int64_t floats) {
     return (floats + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;

@@ -219,7 +219,8 @@ typedef struct {
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
-/* y = x W^T + c b (+ residual where given); c = sum_e w_e of the token where gates are given (b_pr of the expert layer), else 1. */
+/* y = x W^T + c b (+ residual where given); c = sum_e w_e of the token where gates are given and the device's
+ * mix is MLP (b_pr of the expert layer), else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y;

@@ -117,7 +117,9 @@ static ck_op *append(ck_program *program, ck_op_kind kind) {
     ck_op *op = &program->ops[program->n_ops++];
     memset(op, 0, sizeof *op);
     op->kind = kind;
+    if (ck_is_global(kind) && program->backward) refuse(program, "a backward op was recorded before a global op");
     if (ck_is_global(kind)) program->segment++;
+    program->backward |= ck_is_backward(kind);
     return op;
 }
 
@@ -374,43 +376,8 @@ ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_token
 
 /* ---- Running ---- */
 
-static ck_status wave_problem(const ck_program *program, const ck_wave *wave) {
-    ck_backend *backend = program->backend;
-    const ck_capacity *capacity = &program->capacity;
-    if (!program->finished) return ck_fail(backend, CK_BAD_ARGUMENT, "the program is not finished");
-    if (wave->n_sequences > capacity->max_sequences) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %d sequences exceeds the program's %d", wave->n_sequences,
-                       capacity->max_sequences);
-    }
-    if (wave->first_token[wave->n_sequences] > capacity->max_tokens) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %lld tokens exceeds the program's %d",
-                       (long long)wave->first_token[wave->n_sequences], capacity->max_tokens);
-    }
-    for (int s = 0; s < wave->n_sequences; s++) {
-        int64_t tokens = wave->first_token[s + 1] - wave->first_token[s];
-        if (tokens < 1 || tokens > capacity->max_sequence_tokens) {
-            return ck_fail(backend, CK_BAD_ARGUMENT, "sequence %d has %lld tokens; 1 to %d are possible", s, (long long)tokens,
-                           capacity->max_sequence_tokens);
-        }
-    }
-    for (int i = 0; i < wave->n_devices; i++) {
-        const ck_wave_device *device = &wave->devices[i];
-        if (device->shape < 0 || device->shape >= wave->n_shapes)
-            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no shape", i);
-        if (wave->first_sequence[i + 1] <= wave->first_sequence[i])
-            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
-        if (device->learn && (!wave->gradients || wave->shapes[device->shape].total > capacity->max_pack)) {
-            return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d", i);
-        }
-    }
-    if (wave->n_devices && wave->first_sequence[wave->n_devices] != wave->n_sequences) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "the devices' sequences do not cover the wave");
-    }
-    return CK_OK;
-}
-
 ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
     if (wave->n_sequences == 0) return CK_OK;
-    ck_status status = wave_problem(program, wave);
+    ck_status status = ck_wave_check(program, wave);
     return status ? status : program->backend->driver->run(program, stream, wave);
 }

@@ -1,0 +1,96 @@
+/* wave.c - what ck_run() refuses: a wave that contradicts itself, or that the program has no room for. */
+#include "backend.h"
+
+static ck_status sequences_problem(const ck_program *program, const ck_wave *wave) {
+    ck_backend *backend = program->backend;
+    const ck_capacity *capacity = &program->capacity;
+    if (wave->n_sequences > capacity->max_sequences) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %d sequences exceeds the program's %d", wave->n_sequences,
+                       capacity->max_sequences);
+    }
+    if (!wave->tokens || !wave->targets) return ck_fail(backend, CK_BAD_ARGUMENT, "the wave has no tokens or no targets");
+    if (wave->first_token[0] != 0) return ck_fail(backend, CK_BAD_ARGUMENT, "the wave's first sequence does not begin at token 0");
+    for (int s = 0; s < wave->n_sequences; s++) {
+        int64_t tokens = wave->first_token[s + 1] - wave->first_token[s];
+        if (tokens < 1 || tokens > capacity->max_sequence_tokens) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "sequence %d has %lld tokens; 1 to %d are possible", s, (long long)tokens,
+                           capacity->max_sequence_tokens);
+        }
+    }
+    int64_t tokens = wave->first_token[wave->n_sequences];
+    if (tokens > capacity->max_tokens) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %lld tokens exceeds the program's %d", (long long)tokens, capacity->max_tokens);
+    }
+    return CK_OK;
+}
+
+static bool lora_fits(const ck_tensor *h, int32_t layer, const ck_shape *shape) {
+    return shape->attention_rank == 0 || (h->columns >= shape->attention_rank && layer < shape->n_layers);
+}
+
+/* Rank-space activations are as wide as the shapes the program was recorded for. */
+static bool op_fits(const ck_op *op, const ck_shape *s) {
+    switch (op->kind) {
+    case CK_OP_lora:
+        return lora_fits(op->as.lora.h, op->as.lora.layer, s);
+    case CK_OP_lora_backward:
+        return lora_fits(op->as.lora_backward.h, op->as.lora_backward.layer, s);
+    case CK_OP_route:
+        return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
+               op->as.route.zh->columns >= s->router_rows + s->rank_sum;
+    case CK_OP_route_backward:
+        return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->rank_sum;
+    case CK_OP_expert_activation:
+        return op->as.expert_activation.ffn == s->ffn && op->as.expert_activation.layer < s->n_layers &&
+               op->as.expert_activation.g->columns >= s->rank_sum;
+    case CK_OP_expert_activation_backward:
+        return op->as.expert_activation_backward.ffn == s->ffn && op->as.expert_activation_backward.layer < s->n_layers &&
+               op->as.expert_activation_backward.q->columns >= s->rank_sum && op->as.expert_activation_backward.p->columns >= s->rank_sum;
+    case CK_OP_expert_expand:
+        return op->as.expert_expand.layer < s->n_layers && op->as.expert_expand.y->columns >= s->width;
+    case CK_OP_expert_expand_backward:
+        return op->as.expert_expand_backward.layer < s->n_layers && op->as.expert_expand_backward.q->columns >= s->rank_sum;
+    default:
+        return true;
+    }
+}
+
+static ck_status shape_problem(const ck_program *program, const ck_wave *wave, int device) {
+    int32_t shape = wave->devices[device].shape;
+    if (device > 0 && wave->devices[device - 1].shape == shape) return CK_OK; /* neighbours mostly share one */
+    for (int o = 0; o < program->n_ops; o++) {
+        if (op_fits(&program->ops[o], &wave->shapes[shape])) continue;
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "device %d of the wave has a larger shape than the program was recorded for",
+                       device);
+    }
+    return CK_OK;
+}
+
+static ck_status devices_problem(const ck_program *program, const ck_wave *wave) {
+    ck_backend *backend = program->backend;
+    if (wave->n_devices == 0) return CK_OK;
+    if (wave->first_sequence[0] != 0 || wave->first_sequence[wave->n_devices] != wave->n_sequences) {
+        return ck_fail(backend, CK_BAD_ARGUMENT, "the devices' sequences do not cover the wave");
+    }
+    for (int i = 0; i < wave->n_devices; i++) {
+        const ck_wave_device *device = &wave->devices[i];
+        if (device->shape < 0 || device->shape >= wave->n_shapes) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no shape", i);
+        }
+        if (wave->first_sequence[i + 1] <= wave->first_sequence[i]) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
+        }
+        if (device->learn && (!wave->gradients || wave->shapes[device->shape].total > program->capacity.max_pack)) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d", i);
+        }
+        ck_status status = shape_problem(program, wave, i);
+        if (status) return status;
+    }
+    return CK_OK;
+}
+
+ck_status ck_wave_check(const ck_program *program, const ck_wave *wave) {
+    if (!program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is not finished");
+    ck_status status = sequences_problem(program, wave);
+    return status ? status : devices_problem(program, wave);
+}
