@@ -167,6 +167,58 @@ Test(program, refuses_a_wave_past_its_capacity) {
     ck_close(backend);
 }
 
+Test(program, refuses_gradients_before_a_global_op) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    float table[1];
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_tensor *u = ck_activation(program, 8, "u"), *dm = ck_activation(program, 8, "dm"), *du = ck_activation(program, 8, "du");
+    ck_op_gelu_backward(program, &(ck_gelu_backward){.u = u, .dm = dm, .du = du, .ffn = 8});
+    ck_op_balance(program, &(ck_balance){.top_k_count = table, .p_sum = table, .coefficient = table, .value = table, .n_layers = 1});
+    cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "global") != NULL, "%s", ck_last_error(backend));
+    ck_program_destroy(program);
+    ck_close(backend);
+}
+
+/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond them. */
+Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    ck_stream *stream;
+    ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1), wide = wave_shape(SHAPE_ALL, 12, 16, 1);
+    int columns = narrow.router_rows + narrow.rank_sum;
+    int32_t tokens[4] = {0}, fault[1];
+    void *pack;
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_alloc(backend, (size_t)wide.total * sizeof(float), "pack", &pack), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_tensor *x = ck_activation(program, 12, "x"), *zh = ck_activation(program, columns, "zh");
+    ck_op_route(program, &(ck_route){.x = x, .zh = zh, .gates = ck_activation(program, CK_MAX_EXPERTS, "gates"), .n_layers = 1});
+    cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
+    ck_wave wave = {.n_devices = 1,
+                    .n_sequences = 1,
+                    .first_token = (int64_t[]){0, 4},
+                    .first_sequence = (int32_t[]){0, 1},
+                    .devices = &(ck_wave_device){0},
+                    .n_shapes = 1,
+                    .shapes = &wide,
+                    .tokens = tokens,
+                    .targets = tokens,
+                    .parameters = pack,
+                    .fault = fault};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "shape") != NULL, "%s", ck_last_error(backend));
+    wave.shapes = &narrow;
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
+    ck_program_destroy(program);
+    ck_stream_destroy(stream);
+    ck_free(backend, pack);
+    ck_close(backend);
+}
+
 Test(destroy, takes_null) {
     ck_close(NULL);
     ck_stream_destroy(NULL);
