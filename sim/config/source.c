@@ -10,16 +10,30 @@
 
 enum { MAX_FILE_BYTES = 16 << 20 };
 
+/* Everything up to MAX_FILE_BYTES + 1 bytes, of a file or a pipe (owned). */
+static char *read_all(FILE *file, size_t *bytes) {
+    size_t room = 65536, wanted;
+    char *text = NULL;
+    *bytes = 0;
+    do {
+        text = config_memory(realloc(text, room));
+        wanted = (room > MAX_FILE_BYTES ? MAX_FILE_BYTES + 1 : room) - *bytes;
+        size_t got = fread(text + *bytes, 1, wanted, file);
+        *bytes += got;
+        if (got < wanted) break;
+        room *= 2;
+    } while (*bytes <= MAX_FILE_BYTES);
+    return text;
+}
+
 /* The whole file; NULL after reporting. */
 static char *read_text(const char *path, size_t *bytes, problems *list) {
     FILE *file = fopen(path, "rb");
-    char *text = NULL;
     if (!file) {
         problem(list, EXIT_INPUT, "%s: cannot open the configuration: %s; give the path of a YAML file", path, strerror(errno));
         return NULL;
     }
-    text = config_memory(malloc(MAX_FILE_BYTES + 1));
-    *bytes = fread(text, 1, MAX_FILE_BYTES + 1, file);
+    char *text = read_all(file, bytes);
     if (ferror(file))
         problem(list, EXIT_INPUT, "%s: cannot read the configuration: %s; give the path of a YAML file", path, strerror(errno));
     else if (*bytes > MAX_FILE_BYTES)
