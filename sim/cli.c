@@ -35,7 +35,7 @@ typedef struct {
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN | ON_DATA, 'o', "folder to write (must not hold anything yet)"},
-    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, time, or all"},
+    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, time, or all"},
     {"out", "PATH", ON_EXPORT, 'o', "file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders (must not hold anything yet)"},
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
@@ -81,7 +81,8 @@ static const command_row COMMANDS[] = {
         {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
          "Tables have an observation a line and share the columns population, seed, device and round. Losses are nats per token,\n"
          "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the round. What was not\n"
-         "measured has no line. Works on a run that is still going.\n\n"
+         "measured has no line. Works on a run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
+         "the columns that data.windows reads: device,part,step,index,offset.\n\n"
          "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the last checkpoint.\n"
          "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain RESULT/config.yaml --out DIR\n\n"
          "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"

@@ -91,8 +91,9 @@ typedef struct {
         int every, windows;
     } evaluate; /* rounds between evaluations (the last round always is one), test windows a device */
     struct {
-        int routing_windows;
-    } trace;              /* windows whose tokens and gates are recorded at each evaluation */
+        int routing_windows;  /* windows whose tokens and gates are recorded at each evaluation */
+        int sampling_windows; /* 0 or 1: record the offset of every window that a step drew */
+    } trace;
     int checkpoint_every; /* rounds between checkpoints */
     base_settings base;
     data_settings data; /* defaults of the populations */

@@ -43,6 +43,9 @@ static const char *axes_text(table_axes axes) {
         return "row,window,token";
     case AXES_TOKEN_EXPERT:
         return "row,window,token,layer,expert";
+    case AXES_TRAIN_WINDOW:
+    case AXES_VALID_WINDOW:
+        return "row,device,step,index";
     }
     return "";
 }
@@ -67,11 +70,20 @@ static hid_t create_table(hid_t file, const table_spec *spec, const trace_shape 
 }
 
 static int create_tables(trace_file *file, h5_error *error) {
-    static const char *const groups[] = {"/loss", "/routing", "/traffic", "/time", "/routing/tokens"};
-    int n_groups = file->shape.windows > 0 ? 5 : 4;
-    for (int i = 0; i < n_groups; i++) {
-        hid_t group = h5_create_group(file->file, groups[i], error);
-        if (group < 0 || H5Gclose(group) < 0) return h5_failed(error, "cannot create %s", groups[i]);
+    bool tokens = file->shape.windows > 0, sampling = file->shape.sampling.train_steps > 0;
+    const struct {
+        const char *path;
+        bool wanted;
+    } groups[] = {{"/loss", true},
+                  {"/routing", true},
+                  {"/traffic", true},
+                  {"/time", true},
+                  {"/routing/tokens", tokens},
+                  {"/sampling", sampling},
+                  {"/sampling/windows", sampling}};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        hid_t group = groups[i].wanted ? h5_create_group(file->file, groups[i].path, error) : 0;
+        if (group < 0 || (group > 0 && H5Gclose(group) < 0)) return h5_failed(error, "cannot create %s", groups[i].path);
     }
     for (int id = 0; id < TABLE_COUNT; id++) {
         file->datasets[id] = -1;

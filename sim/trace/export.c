@@ -42,10 +42,25 @@ static int read_dimensions(hid_t file, table_id id, int rank, hsize_t dims[TRACE
     return status;
 }
 
+static int read_sampling(export_source *s, h5_error *error) {
+    trace_sampling *size = &s->shape.sampling;
+    hsize_t dims[TRACE_MAX_RANK];
+    if (H5Lexists(s->file, "/sampling", H5P_DEFAULT) <= 0) return 0;
+    if (read_dimensions(s->file, TABLE_TRAIN_WINDOWS, 4, dims, error)) return -1;
+    size->train_steps = (int)dims[2];
+    size->train_batch = (int)dims[3];
+    if (H5Lexists(s->file, table_specs[TABLE_VALID_WINDOWS].path, H5P_DEFAULT) <= 0) return 0;
+    if (read_dimensions(s->file, TABLE_VALID_WINDOWS, 4, dims, error)) return -1;
+    size->valid_steps = (int)dims[2];
+    size->valid_batch = (int)dims[3];
+    return 0;
+}
+
 static int read_shape(export_source *s, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK];
     if (read_dimensions(s->file, TABLE_GATE_MEAN, 4, dims, error)) return -1;
     s->shape = (trace_shape){.devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
+    if (read_sampling(s, error)) return -1;
     if (H5Lexists(s->file, "/routing/tokens", H5P_DEFAULT) <= 0) return 0;
     if (read_dimensions(s->file, TABLE_ROUTING_IDS, 3, dims, error)) return -1;
     s->shape.windows = (int)dims[1];
@@ -69,8 +84,10 @@ static int source_open(export_source *s, h5_error *error) {
     s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations, &s->n_populations, error);
     s->devices = read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->populations || !s->devices || !s->rounds || read_shape(s, error)) return -1;
-    return check_source(s, error);
+    if (!s->populations || !s->devices || !s->rounds || read_shape(s, error) || check_source(s, error)) return -1;
+    s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
+    s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
+    return s->train_steps && s->valid_steps ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
 
 static void source_close(export_source *s) {
@@ -78,6 +95,8 @@ static void source_close(export_source *s) {
     free(s->devices);
     free(s->window_devices);
     free(s->rounds);
+    free(s->train_steps);
+    free(s->valid_steps);
     if (s->file >= 0) H5Fclose(s->file);
 }
 
@@ -93,6 +112,7 @@ static int columns_open(columns *c, const export_source *s, const export_table *
     *c = (columns){{-1, -1, -1, -1}, {NULL}};
     for (int i = 0; i < table->n_columns && !status; i++) {
         const table_spec *spec = &table_specs[table->columns[i]];
+        if (!table_recorded(spec, &s->shape)) continue;
         c->datasets[i] = H5Dopen2(s->file, spec->path, H5P_DEFAULT);
         c->values[i] = malloc(table_row_bytes(spec, &s->shape));
         if (c->datasets[i] < 0 || !c->values[i]) status = h5_failed(error, "cannot read %s", spec->path);
@@ -107,13 +127,13 @@ static void columns_close(columns *c) {
     }
 }
 
-static int write_rows(const export_source *s, const export_table *table, FILE *out, h5_error *error) {
+static int write_rows(export_source *s, const export_table *table, FILE *out, h5_error *error) {
     columns c;
     int status = columns_open(&c, s, table, error);
     for (int64_t row = 0; row < s->rows && !status; row++) {
         for (int i = 0; i < table->n_columns && !status; i++) {
             const table_spec *spec = &table_specs[table->columns[i]];
-            if (table_read_rows(c.datasets[i], spec, &s->shape, row, 1, c.values[i]))
+            if (c.values[i] && table_read_rows(c.datasets[i], spec, &s->shape, row, 1, c.values[i]))
                 status = h5_failed(error, "cannot read %s", spec->path);
         }
         if (!status) table->write(s, row, (const void *const *)c.values, out);
@@ -122,7 +142,7 @@ static int write_rows(const export_source *s, const export_table *table, FILE *o
     return status;
 }
 
-static int write_table(const export_source *s, const export_table *table, FILE *out, h5_error *error) {
+static int write_table(export_source *s, const export_table *table, FILE *out, h5_error *error) {
     fprintf(out, "%s\n", table->header);
     if (table->n_columns > 0) return write_rows(s, table, out, error);
     table->write(s, 0, NULL, out);
@@ -164,17 +184,17 @@ static exit_code open_result(const char *folder, export_source *s, problems *lis
     return EXIT_OK;
 }
 
-static exit_code export_to(const export_source *s, const export_table *table, FILE *out, problems *list) {
+static exit_code export_to(export_source *s, const export_table *table, FILE *out, problems *list) {
     h5_error error = {0};
     if (!is_recorded(s, table))
-        return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (trace.routing_windows)", s->path,
-                       table->name);
+        return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)", s->path, table->name,
+                       table->wish ? table->wish : "");
     if (write_table(s, table, out, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is damaged", s->path, error.text);
     return EXIT_OK;
 }
 
 /* Through PATH.partial and a rename. */
-static exit_code export_to_file(const export_source *s, const export_table *table, const char *path, problems *list) {
+static exit_code export_to_file(export_source *s, const export_table *table, const char *path, problems *list) {
     char partial[EXPORT_PATH_BYTES];
     if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
         return problem(list, EXIT_INPUT, "%.80s...: the path is too long", path);
@@ -189,7 +209,7 @@ static exit_code export_to_file(const export_source *s, const export_table *tabl
     return code;
 }
 
-static exit_code export_every(const export_source *s, const char *folder, problems *list) {
+static exit_code export_every(export_source *s, const char *folder, problems *list) {
     exit_code code = EXIT_OK;
     char path[EXPORT_PATH_BYTES];
     if (mkdir(folder, 0777) != 0 && errno != EEXIST)

@@ -46,7 +46,7 @@ static const char *kind_of(const export_source *s, int device, int expert) {
     return expert < s->populations[s->devices[device].population].generalists ? "generalist" : "specialist";
 }
 
-static void write_populations(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_populations(export_source *s, int64_t row, const void *const *values, FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_populations; i++) {
         const population_record *p = &s->populations[i];
@@ -59,7 +59,7 @@ static void write_populations(const export_source *s, int64_t row, const void *c
     }
 }
 
-static void write_devices(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_devices(export_source *s, int64_t row, const void *const *values, FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_devices; i++) {
         const trace_device *d = &s->devices[i];
@@ -71,7 +71,7 @@ static void write_devices(const export_source *s, int64_t row, const void *const
     }
 }
 
-static void write_loss(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_loss(export_source *s, int64_t row, const void *const *values, FILE *out) {
     static const char *const splits[] = {"train", "valid", "test", "test_after"};
     for (int i = 0; i < s->n_devices; i++)
         for (int split = 0; split < 4; split++) {
@@ -85,7 +85,7 @@ static void write_loss(const export_source *s, int64_t row, const void *const *v
         }
 }
 
-static void write_routing(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_routing(export_source *s, int64_t row, const void *const *values, FILE *out) {
     const float *gate_mean = values[0], *token_share = values[1];
     int64_t at = 0;
     for (int i = 0; i < s->n_devices; i++)
@@ -117,7 +117,7 @@ static void put_token(const export_source *s, int64_t row, int window, int posit
         }
 }
 
-static void write_tokens(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_tokens(export_source *s, int64_t row, const void *const *values, FILE *out) {
     const int32_t *ids = values[0];
     const float *gates = values[1];
     int64_t per_token = (int64_t)s->shape.layers * s->shape.experts;
@@ -128,7 +128,7 @@ static void write_tokens(const export_source *s, int64_t row, const void *const 
         }
 }
 
-static void write_traffic(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_traffic(export_source *s, int64_t row, const void *const *values, FILE *out) {
     const int64_t *up = values[0], *down = values[1];
     for (int i = 0; i < s->n_devices; i++) {
         fprintf(out, "%d,", s->rounds[row]);
@@ -137,13 +137,34 @@ static void write_traffic(const export_source *s, int64_t row, const void *const
     }
 }
 
-static void write_time(const export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_time(export_source *s, int64_t row, const void *const *values, FILE *out) {
     static const char *const phases[] = {"train", "evaluate", "aggregate", "total"};
     for (int i = 0; i < 4; i++) {
         fprintf(out, "%d,%s,", s->rounds[row], phases[i]);
         put_double(out, *(const double *)values[i]);
         fputc('\n', out);
     }
+}
+
+/* The windows of one part; a step's number counts the device's steps of that kind over all rounds, as data.windows does. */
+static void put_windows(const export_source *s, int64_t row, const char *part, int steps, int batch, const int64_t *offsets, int64_t *taken,
+                        FILE *out) {
+    for (int i = 0; i < s->n_devices; i++)
+        for (int step = 0; step < steps; step++, offsets += batch) {
+            if (offsets[0] < 0) continue;
+            for (int index = 0; index < batch && offsets[index] >= 0; index++) {
+                fprintf(out, "%d,", s->rounds[row]);
+                put_device(s, i, out);
+                fprintf(out, ",%s,%" PRId64 ",%d,%" PRId64 "\n", part, taken[i], index, offsets[index]);
+            }
+            taken[i]++;
+        }
+}
+
+static void write_windows(export_source *s, int64_t row, const void *const *values, FILE *out) {
+    const trace_sampling *size = &s->shape.sampling;
+    put_windows(s, row, "train", size->train_steps, size->train_batch, values[0], s->train_steps, out);
+    put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[1], s->valid_steps, out);
 }
 
 const export_table export_tables[] = {
@@ -166,6 +187,7 @@ const export_table export_tables[] = {
      .write = write_routing},
     {.name = "tokens",
      .header = "round,window,population,seed,device,position,token,layer,expert,kind,gate",
+     .wish = "trace.routing_windows: 2",
      .n_columns = 2,
      .columns = {TABLE_ROUTING_IDS, TABLE_ROUTING_GATES},
      .write = write_tokens},
@@ -174,6 +196,12 @@ const export_table export_tables[] = {
      .n_columns = 2,
      .columns = {TABLE_BYTES_UP, TABLE_BYTES_DOWN},
      .write = write_traffic},
+    {.name = "windows",
+     .header = "round,population,seed,device,part,step,index,offset",
+     .wish = "trace.sampling_windows: true",
+     .n_columns = 2,
+     .columns = {TABLE_TRAIN_WINDOWS, TABLE_VALID_WINDOWS},
+     .write = write_windows},
     {.name = "time",
      .header = "round,phase,seconds",
      .n_columns = 4,

@@ -13,10 +13,11 @@ typedef struct {
     hid_t file;
     trace_shape shape;
     int n_populations, n_devices, n_windows;
-    population_record *populations; /* owned */
-    trace_device *devices;          /* owned */
-    int32_t *window_devices;        /* [n_windows], owned */
-    int32_t *rounds;                /* [rows], owned */
+    population_record *populations;     /* owned */
+    trace_device *devices;              /* owned */
+    int32_t *window_devices;            /* [n_windows], owned */
+    int32_t *rounds;                    /* [rows], owned */
+    int64_t *train_steps, *valid_steps; /* [n_devices] taken in the rows written so far, owned */
     int64_t rows;
 } export_source;
 
@@ -24,10 +25,10 @@ enum { EXPORT_MOST_COLUMNS = 4 };
 
 /* values[i] is the row's value of columns[i]. A table without columns is written once, from the source alone. */
 typedef struct {
-    const char *name, *header;
+    const char *name, *header, *wish; /* wish: the setting that asks for it; NULL: always there */
     int n_columns;
     table_id columns[EXPORT_MOST_COLUMNS];
-    void (*write)(const export_source *source, int64_t row, const void *const *values, FILE *out);
+    void (*write)(export_source *source, int64_t row, const void *const *values, FILE *out);
 } export_table;
 
 extern const export_table export_tables[];

@@ -15,6 +15,8 @@ const table_spec table_specs[TABLE_COUNT] = {
     [TABLE_ROUTING_GATES] = {"/routing/tokens/gates", "1", TABLE_F32, AXES_TOKEN_EXPERT},
     [TABLE_BYTES_UP] = {"/traffic/bytes_up", "bytes", TABLE_I64, AXES_DEVICE},
     [TABLE_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", TABLE_I64, AXES_DEVICE},
+    [TABLE_TRAIN_WINDOWS] = {"/sampling/windows/train", "token", TABLE_I64, AXES_TRAIN_WINDOW},
+    [TABLE_VALID_WINDOWS] = {"/sampling/windows/valid", "token", TABLE_I64, AXES_VALID_WINDOW},
     [TABLE_TIME_TRAIN] = {"/time/train", "s", TABLE_F64, AXES_ROW},
     [TABLE_TIME_EVALUATE] = {"/time/evaluate", "s", TABLE_F64, AXES_ROW},
     [TABLE_TIME_AGGREGATE] = {"/time/aggregate", "s", TABLE_F64, AXES_ROW},
@@ -27,18 +29,33 @@ trace_shape trace_shape_of(const trace_header *header) {
                          .layers = header->n_layers,
                          .experts = header->max_experts,
                          .windows = header->routing_windows,
-                         .sequence = header->sequence};
+                         .sequence = header->sequence,
+                         .sampling = header->sampling};
 }
 
 bool table_recorded(const table_spec *spec, const trace_shape *shape) {
-    bool of_windows = spec->axes == AXES_TOKEN || spec->axes == AXES_TOKEN_EXPERT;
-    return !of_windows || shape->windows > 0;
+    switch (spec->axes) {
+    case AXES_TOKEN:
+    case AXES_TOKEN_EXPERT:
+        return shape->windows > 0;
+    case AXES_TRAIN_WINDOW:
+        return shape->sampling.train_steps > 0;
+    case AXES_VALID_WINDOW:
+        return shape->sampling.valid_steps > 0;
+    default:
+        return true;
+    }
 }
 
 int table_dimensions(const table_spec *spec, const trace_shape *shape, hsize_t dims[TRACE_MAX_RANK]) {
     int rank = 0;
+    bool of_train = spec->axes == AXES_TRAIN_WINDOW, sampled = of_train || spec->axes == AXES_VALID_WINDOW;
     dims[rank++] = 1;
-    if (spec->axes == AXES_DEVICE || spec->axes == AXES_EXPERT) dims[rank++] = (hsize_t)shape->devices;
+    if (spec->axes == AXES_DEVICE || spec->axes == AXES_EXPERT || sampled) dims[rank++] = (hsize_t)shape->devices;
+    if (sampled) {
+        dims[rank++] = (hsize_t)(of_train ? shape->sampling.train_steps : shape->sampling.valid_steps);
+        dims[rank++] = (hsize_t)(of_train ? shape->sampling.train_batch : shape->sampling.valid_batch);
+    }
     if (spec->axes == AXES_TOKEN || spec->axes == AXES_TOKEN_EXPERT) {
         dims[rank++] = (hsize_t)shape->windows;
         dims[rank++] = (hsize_t)shape->sequence;

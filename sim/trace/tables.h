@@ -25,6 +25,8 @@ typedef enum {
     TABLE_ROUTING_GATES,
     TABLE_BYTES_UP,
     TABLE_BYTES_DOWN,
+    TABLE_TRAIN_WINDOWS,
+    TABLE_VALID_WINDOWS,
     TABLE_TIME_TRAIN,
     TABLE_TIME_EVALUATE,
     TABLE_TIME_AGGREGATE,
@@ -34,7 +36,7 @@ typedef enum {
 } table_id;
 
 typedef enum { TABLE_F64, TABLE_F32, TABLE_I64, TABLE_I32 } table_type;
-typedef enum { AXES_ROW, AXES_DEVICE, AXES_EXPERT, AXES_TOKEN, AXES_TOKEN_EXPERT } table_axes;
+typedef enum { AXES_ROW, AXES_DEVICE, AXES_EXPERT, AXES_TOKEN, AXES_TOKEN_EXPERT, AXES_TRAIN_WINDOW, AXES_VALID_WINDOW } table_axes;
 
 typedef struct {
     const char *path, *units;
@@ -45,6 +47,7 @@ extern const table_spec table_specs[TABLE_COUNT];
 
 typedef struct {
     int devices, layers, experts, windows, sequence;
+    trace_sampling sampling;
 } trace_shape;
 
 typedef struct {
@@ -56,7 +59,7 @@ typedef struct {
 } trace_file;
 
 trace_shape trace_shape_of(const trace_header *header);
-/* False for the routing of sampled windows where no window is sampled. */
+/* False where nothing of the kind was asked for: no window's routing, no offsets. */
 bool table_recorded(const table_spec *spec, const trace_shape *shape);
 int table_dimensions(const table_spec *spec, const trace_shape *shape, hsize_t dims[TRACE_MAX_RANK]); /* dims[0] = 1; returns the rank */
 size_t table_value_bytes(const table_spec *spec);

@@ -12,6 +12,8 @@
  *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows, NaN where there is no such expert
  *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer, expert] of the sampled windows
  *   /routing/tokens/devices                    [window] whose window it is
+ *   /sampling/windows/{train, valid}           [row, device, step, index] offset of each window that an expert or a router step of
+ *                                              this round drew, in the device's text of that part; -1 where none; only on request
  *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
  *   /time/{train, evaluate, aggregate, total}  [row] seconds
  * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so (elsewhere NaN, ids -1).
@@ -39,6 +41,11 @@ typedef struct {
     double entropy;                                /* nats per token, NaN if unknown */
 } trace_device;
 
+/* Steps of a round and windows of a step, the largest over devices; all 0: not recorded. */
+typedef struct {
+    int train_steps, train_batch, valid_steps, valid_batch;
+} trace_sampling;
+
 typedef struct {
     const char *git_revision, *config_yaml, *backend, *hardware, *created_utc;
     uint64_t seed;
@@ -47,6 +54,7 @@ typedef struct {
     const trace_device *devices;
     int routing_windows;        /* windows recorded at each evaluation */
     const int *routing_devices; /* [routing_windows] whose window it is */
+    trace_sampling sampling;
 } trace_header;
 
 /* One round; arrays are the caller's, copied by trace_append(). NULL where the round was not evaluated. */
@@ -58,6 +66,7 @@ typedef struct {
     const int32_t *routing_ids;                        /* [windows, sequence] */
     const float *routing_gates;                        /* [windows, sequence, layers, max_experts] */
     const int64_t *bytes_up, *bytes_down;              /* [devices] */
+    const int64_t *train_windows, *valid_windows;      /* [devices, steps, batch] of the header's sampling */
     double seconds_train, seconds_evaluate, seconds_aggregate, seconds_total;
 } trace_row;
 
@@ -90,8 +99,8 @@ typedef struct {
     uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
-/* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a file
- * that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). */
+/* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a
+ * file that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);

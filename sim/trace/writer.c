@@ -59,6 +59,8 @@ static void row_cells(const trace_row *row, const void *cells[TABLE_COUNT]) {
     cells[TABLE_ROUTING_GATES] = row->routing_gates;
     cells[TABLE_BYTES_UP] = row->bytes_up;
     cells[TABLE_BYTES_DOWN] = row->bytes_down;
+    cells[TABLE_TRAIN_WINDOWS] = row->train_windows;
+    cells[TABLE_VALID_WINDOWS] = row->valid_windows;
     cells[TABLE_TIME_TRAIN] = &row->seconds_train;
     cells[TABLE_TIME_EVALUATE] = &row->seconds_evaluate;
     cells[TABLE_TIME_AGGREGATE] = &row->seconds_aggregate;

@@ -49,6 +49,7 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
     for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
+    sampling_clear(&s->sampled, s->fleet);
     for (int step = 0; step < s->settings->local_steps && code == EXIT_OK; step++) {
         code = session_expert_step(s, list);
         if (code == EXIT_OK) code = session_router_bursts(s, list);
@@ -89,6 +90,8 @@ static exit_code append_row(rounds *r, bool evaluated, const double seconds[4], 
                      .train_loss = n->train,
                      .bytes_up = n->bytes_up,
                      .bytes_down = n->bytes_down,
+                     .train_windows = r->session->sampled.train,
+                     .valid_windows = r->session->sampled.valid,
                      .seconds_train = seconds[0],
                      .seconds_evaluate = seconds[1],
                      .seconds_aggregate = seconds[2],

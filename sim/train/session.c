@@ -93,7 +93,8 @@ static exit_code allocate_host(session *s, problems *list) {
     s->host.gate_record = malloc(record * sizeof(float));
     bool ok = s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
-    return wave_create(&s->plan.limits, &s->wave, list);
+    exit_code code = sampling_create(&s->sampled, s->settings, s->fleet, list);
+    return code == EXIT_OK ? wave_create(&s->plan.limits, &s->wave, list) : code;
 }
 
 /* Spread evenly over the devices that have a router; where there are more windows than such devices, they take turns. */
@@ -189,6 +190,7 @@ void session_destroy(session *s) {
     ck_program_destroy(s->record);
     free_outputs(s);
     free_numbers(s);
+    sampling_destroy(&s->sampled);
     fleet_destroy(s->fleet);
     wave_destroy(s->wave);
     free(s->updates);

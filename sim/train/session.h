@@ -17,6 +17,7 @@
 #include "problems.h"
 #include "train/model.h"
 #include "train/plan.h"
+#include "train/sampling.h"
 #include "train/waves.h"
 
 /* What programs write and the host reads; one set serves all programs. */
@@ -56,6 +57,7 @@ typedef struct {
     int *routing_devices; /* [n_routing_windows] whose window it is */
     int64_t expert_step;  /* taken by each device, over all rounds */
     round_numbers numbers;
+    sampled_windows sampled;
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals */
     double expert_seconds, expert_tokens, expert_flops; /* of the expert steps of this process */
     double step_loss;                                   /* mean over devices of the last expert step */

@@ -101,10 +101,10 @@ static void fill_windows(session *s, const device *d, step_kind kind, int batch)
     for (int i = 0; i < batch; i++) {
         int32_t *tokens, *targets;
         wave_add_window(s->wave, s->sequence, &tokens, &targets);
-        if (kind == STEP_EXPERTS)
-            device_data_sample(d->data, DATA_TRAIN, (uint64_t)d->expert_steps, i, s->sequence, tokens, targets, NULL);
-        else
-            device_data_sample(d->data, DATA_VALID, (uint64_t)d->router_steps, i, s->sequence, tokens, targets, NULL);
+        data_part part = kind == STEP_EXPERTS ? DATA_TRAIN : DATA_VALID;
+        int64_t step = kind == STEP_EXPERTS ? d->expert_steps : d->router_steps,
+                *offset = sampling_place(&s->sampled, s->fleet, d, part, i);
+        device_data_sample(d->data, part, (uint64_t)step, i, s->sequence, tokens, targets, offset);
     }
 }
 

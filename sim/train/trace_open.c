@@ -70,7 +70,8 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
                            .populations = populations,
                            .devices = devices,
                            .routing_windows = s->n_routing_windows,
-                           .routing_devices = s->routing_devices};
+                           .routing_devices = s->routing_devices,
+                           .sampling = s->sampled.size};
     code = rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);
 cleanup:
     free(yaml);

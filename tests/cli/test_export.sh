@@ -55,10 +55,32 @@ test_gates_of_a_device_and_layer_sum_to_one() {
             if (n < 100) exit 1 }' routing.csv || fail 'gates or shares do not sum to 1'
 }
 
+# What seed 8 drew, given to seed 7 as its windows: it reports the same offsets at the same steps, router bursts included, and learns
+# something else than from its own.
+test_windows_of_one_run_can_be_given_to_another() {
+    sed '/name: [^b]/d; s/seeds: \[7, 8\]/seeds: [8]/' "$tiny" >eight.yaml
+    sed '/name: [^b]/d; s/seeds: \[7, 8\]/seeds: [7]/' "$tiny" >seven.yaml
+    expect_status 0 cohort run eight.yaml --out eight --quiet --set trace.sampling_windows=true
+    expect_status 0 cohort export eight --table windows --out eight.csv
+    cut -d, -f4- eight.csv >windows.csv
+    [[ $(grep -c ,train, windows.csv) == $((4 * 6 * 4 * 2)) ]] || fail 'not every train window is there'
+    [[ $(grep -c ,valid, windows.csv) == $((4 * 8 * 2 * 2)) ]] || fail 'not every router window is there'
+    expect_status 0 cohort run seven.yaml --out seven --quiet --set trace.sampling_windows=true --set data.windows=windows.csv
+    cohort export seven --table windows | cut -d, -f4- >again.csv
+    expect_same windows.csv again.csv 'the windows given and the windows drawn'
+    expect_status 0 cohort run seven.yaml --out own --quiet
+    ! cmp -s own/summary.csv seven/summary.csv || fail 'the windows changed nothing'
+}
+
+test_windows_that_were_not_recorded_name_the_setting() {
+    expect_status 2 cohort export "$(reference_result)" --table windows
+    expect_text err 'trace.sampling_windows: true'
+}
+
 test_unknown_table_is_refused_with_the_list_of_tables() {
     expect_status 2 cohort export "$(reference_result)" --table losses
     expect_text err losses
-    expect_text err 'populations, devices, loss, routing, tokens, traffic, time'
+    expect_text err 'populations, devices, loss, routing, tokens, traffic, windows, time'
     expect_status 2 cohort export "$(reference_result)"
     expect_text err --table
     expect_status 2 cohort export "$(reference_result)" --table all

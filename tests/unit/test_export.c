@@ -171,6 +171,32 @@ Test(export, all_tables_become_files) {
     cr_expect_eq(trace_export_all(r.folder, out, r.list), EXIT_OK, "the tables of a longer run replace those of a shorter one");
 }
 
+/* Devices 0 and 2 take two expert steps a round; device 2 one router step in even rounds, of one window; the others stopped before. */
+Test(export, windows_are_numbered_over_all_rounds) {
+    enum { STEPS = 2, BATCH = 3 };
+    int64_t train[DEVICES * STEPS * BATCH], valid[DEVICES * 1 * 2];
+    result r = {.folder = fixture_folder(), .list = problems_create()};
+    fixture_create(&r.run, DEVICES, 0);
+    r.run.header.sampling = (trace_sampling){STEPS, BATCH, 1, 2};
+    cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
+    for (int round = 1; round <= 4; round++) {
+        trace_row row = fixture_row(&r.run, round);
+        for (int i = 0; i < DEVICES * STEPS * BATCH; i++) train[i] = i / (STEPS * BATCH) % 2 ? -1 : 1000 * round + i;
+        for (int i = 0; i < DEVICES * 2; i++) valid[i] = i == 4 && round % 2 == 0 ? 7000 + round : -1;
+        row.train_windows = train;
+        row.valid_windows = valid;
+        cr_assert_eq(trace_append(r.trace, &row, r.list), EXIT_OK);
+    }
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    char *text = table_of(&r, "windows");
+    cr_expect_eq(count_lines(text), 1 + 4 * 2 * STEPS * BATCH + 2);
+    cr_expect_eq(number_after(text, "1,comigs-1g1s,42,0,train,0,0,"), 1000);
+    cr_expect_eq(number_after(text, "1,comigs-1g1s,42,0,train,1,2,"), 1005);
+    cr_expect_eq(number_after(text, "4,\"local, poor\",18446744073709551615,0,train,7,1,"), 4000 + 12 + 4);
+    cr_expect_eq(number_after(text, "2,\"local, poor\",18446744073709551615,0,valid,0,0,"), 7002);
+    cr_expect_eq(number_after(text, "4,\"local, poor\",18446744073709551615,0,valid,1,0,"), 7004);
+}
+
 static void expect_refused(const char *folder, const char *table, const char *path, const char *expected) {
     problems *list = problems_create();
     cr_expect_eq(trace_export(folder, table, stdout, path, list), EXIT_INPUT);
@@ -183,7 +209,7 @@ Test(export, refusals_say_what_would_be_right) {
     result r = finished(0);
     char *file = fixture_path(r.folder, "t.csv");
     expect_refused(r.folder, "losses", file, "there is no table 'losses'; a result has populations, devices, loss, routing,");
-    expect_refused(r.folder, "tokens", file, "the run recorded no tokens; ask for them in its configuration (trace.routing_windows)");
+    expect_refused(r.folder, "tokens", file, "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");
     expect_refused("/nowhere", "loss", file, "/nowhere: holds no readable trace.h5");
     expect_refused(r.folder, "loss", "/nowhere/t.csv", "/nowhere/t.csv: cannot be written");
     cr_expect_neq(access(file, F_OK), 0, "a refused export left a file");

@@ -143,6 +143,7 @@ static const struct {
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},
     {"trace.routing_windows=3", true, false},
+    {"trace.sampling_windows=true", true, false},
     {"populations.0.name=c", true, false},
     {"populations.0.method=pfedmoe", true, false},
     {"populations.0.devices=3", true, false},

@@ -1,0 +1,81 @@
+#include "train/sampling.h"
+
+#include <stdlib.h>
+
+static int larger(int a, int b) {
+    return a > b ? a : b;
+}
+
+static bool learns_from_validation(const fleet *f, const population *p) {
+    return p->method->router == ROUTER_FROM_VALIDATION && f->shapes[f->devices[p->first_device].shape].router_rows > 0;
+}
+
+/* A round has at most ceil(local_steps / every) router bursts, wherever it starts. */
+static int most_router_steps(const settings *s, const population *p) {
+    int every = p->settings->train.router.every;
+    return (s->local_steps + every - 1) / every * p->settings->train.router.steps;
+}
+
+static trace_sampling size_of(const settings *s, const fleet *f) {
+    trace_sampling size = {0};
+    if (!s->trace.sampling_windows) return size;
+    size.train_steps = s->local_steps;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        size.train_batch = larger(size.train_batch, fleet_expert_batch(p));
+        if (!learns_from_validation(f, p)) continue;
+        size.valid_steps = larger(size.valid_steps, most_router_steps(s, p));
+        size.valid_batch = larger(size.valid_batch, fleet_router_batch(p));
+    }
+    return size;
+}
+
+static size_t train_count(const trace_sampling *size, int devices) {
+    return (size_t)devices * (size_t)size->train_steps * (size_t)size->train_batch;
+}
+
+static size_t valid_count(const trace_sampling *size, int devices) {
+    return (size_t)devices * (size_t)size->valid_steps * (size_t)size->valid_batch;
+}
+
+size_t sampling_bytes(const settings *s, const fleet *f) {
+    trace_sampling size = size_of(s, f);
+    if (size.train_steps == 0) return 0;
+    return (train_count(&size, f->n_devices) + valid_count(&size, f->n_devices) + 2 * (size_t)f->n_devices) * sizeof(int64_t);
+}
+
+exit_code sampling_create(sampled_windows *w, const settings *s, const fleet *f, problems *list) {
+    *w = (sampled_windows){.size = size_of(s, f), .n_devices = f->n_devices};
+    if (w->size.train_steps == 0) return EXIT_OK;
+    w->train = malloc(train_count(&w->size, f->n_devices) * sizeof *w->train);
+    w->valid = malloc((valid_count(&w->size, f->n_devices) + 1) * sizeof *w->valid);
+    w->first_train = calloc((size_t)f->n_devices, sizeof *w->first_train);
+    w->first_valid = calloc((size_t)f->n_devices, sizeof *w->first_valid);
+    if (w->train && w->valid && w->first_train && w->first_valid) return EXIT_OK;
+    return problem(list, EXIT_ENVIRONMENT, "out of memory for the sampled windows of a round; trace.sampling_windows: false does without");
+}
+
+void sampling_destroy(sampled_windows *w) {
+    free(w->train);
+    free(w->valid);
+    free(w->first_train);
+    free(w->first_valid);
+}
+
+void sampling_clear(sampled_windows *w, const fleet *f) {
+    if (w->size.train_steps == 0) return;
+    size_t trained = train_count(&w->size, w->n_devices), validated = valid_count(&w->size, w->n_devices);
+    for (size_t i = 0; i < trained; i++) w->train[i] = -1;
+    for (size_t i = 0; i < validated; i++) w->valid[i] = -1;
+    for (int i = 0; i < w->n_devices; i++) {
+        w->first_train[i] = f->devices[i].expert_steps;
+        w->first_valid[i] = f->devices[i].router_steps;
+    }
+}
+
+int64_t *sampling_place(const sampled_windows *w, const fleet *f, const device *d, data_part part, int index) {
+    if (w->size.train_steps == 0) return NULL;
+    int64_t i = d - f->devices;
+    if (part == DATA_TRAIN) return w->train + (i * w->size.train_steps + d->expert_steps - w->first_train[i]) * w->size.train_batch + index;
+    return w->valid + (i * w->size.valid_steps + d->router_steps - w->first_valid[i]) * w->size.valid_batch + index;
+}
