@@ -7,16 +7,16 @@
 #include <stdint.h>
 
 typedef enum {
-    RNG_BASE_INIT = 1,   /* step = tensor index */
-    RNG_ADAPTER_INIT,    /* step = layer * 64 + tensor */
-    RNG_ROUTER_INIT,     /* step = layer */
-    RNG_TRAIN_WINDOWS,   /* step = expert step */
-    RNG_ROUTER_WINDOWS,  /* step = router step */
-    RNG_PRETRAIN_WINDOWS,/* step = pre-training step */
-    RNG_TEST_WINDOWS,    /* step = 0 */
-    RNG_VALID_WINDOWS,   /* step = 0 */
-    RNG_CORPUS,          /* synthetic text; step = topic or split */
-    RNG_PARTITION        /* which part of a source a device holds */
+    RNG_BASE_INIT = 1,    /* step = tensor index */
+    RNG_ADAPTER_INIT,     /* step = layer * 64 + tensor */
+    RNG_ROUTER_INIT,      /* step = layer */
+    RNG_TRAIN_WINDOWS,    /* step = expert step */
+    RNG_ROUTER_WINDOWS,   /* step = router step */
+    RNG_PRETRAIN_WINDOWS, /* step = pre-training step */
+    RNG_TEST_WINDOWS,     /* step = 0 */
+    RNG_VALID_WINDOWS,    /* step = 0 */
+    RNG_CORPUS,           /* synthetic text; step = topic or split */
+    RNG_PARTITION         /* which part of a source a device holds */
 } rng_purpose;
 
 enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */
