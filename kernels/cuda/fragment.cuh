@@ -1,0 +1,102 @@
+/* fragment.cuh - parts of matrices in the registers of a warp, as mma_f32 wants them (portable.cuh), read from ragged rows.
+ *
+ * Lane 4 g + t of the warp. Whatever lies outside the given rows or columns reads as 0 and is not written. `pairs` says that rows begin at
+ * even offsets, so that two neighbours are one load. */
+#ifndef COHORT_KERNELS_CUDA_FRAGMENT_CUH
+#define COHORT_KERNELS_CUDA_FRAGMENT_CUH
+
+#include "portable.cuh"
+
+__device__ __forceinline__ int fragment_g() {
+    return (int)(threadIdx.x % 32) / 4;
+}
+__device__ __forceinline__ int fragment_t() {
+    return (int)(threadIdx.x % 4);
+}
+
+template <bool pairs> __device__ __forceinline__ float2 load_pair(global<const float> p, int valid) {
+    if (pairs && valid >= 2) return load_as<float2>(p);
+    return make_float2(valid > 0 ? (float)p[0] : 0.0f, valid > 1 ? (float)p[1] : 0.0f);
+}
+
+template <bool pairs> __device__ __forceinline__ void store_pair(global<float> p, int valid, float x, float y) {
+    if (pairs && valid >= 2) {
+        store_as(p, make_float2(x, y));
+        return;
+    }
+    if (valid > 0) p[0] = x;
+    if (valid > 1) p[1] = y;
+}
+
+/* d[n] = columns [8 n, 8 n + 8) of 16 rows that begin at p. */
+template <int N, bool pairs>
+__device__ __forceinline__ void load_tile(float d[N][4], global<const float> p, int64_t stride, int rows, int columns) {
+    int g = fragment_g(), column = 2 * fragment_t();
+    CK_UNROLL
+    for (int n = 0; n < N; n++) {
+        CK_UNROLL
+        for (int half = 0; half < 2; half++) {
+            int row = g + 8 * half, valid = row < rows ? columns - (8 * n + column) : 0;
+            float2 pair = load_pair<pairs>(p + (row * stride + 8 * n + column), valid);
+            d[n][2 * half] = pair.x;
+            d[n][2 * half + 1] = pair.y;
+        }
+    }
+}
+
+template <int N, bool pairs>
+__device__ __forceinline__ void store_tile(const float d[N][4], global<float> p, int64_t stride, int rows, int columns) {
+    int g = fragment_g(), column = 2 * fragment_t();
+    CK_UNROLL
+    for (int n = 0; n < N; n++) {
+        CK_UNROLL
+        for (int half = 0; half < 2; half++) {
+            int row = g + 8 * half, valid = row < rows ? columns - (8 * n + column) : 0;
+            store_pair<pairs>(p + (row * stride + 8 * n + column), valid, d[n][2 * half], d[n][2 * half + 1]);
+        }
+    }
+}
+
+/* a = rows x columns [16, 16] at p; row g is multiplied by factor[0], row g + 8 by factor[1]. */
+__device__ __forceinline__ void load_a(float a[8], global<const float> p, int64_t stride, int rows, int columns, const float factor[2]) {
+    int g = fragment_g(), t = fragment_t();
+    CK_UNROLL
+    for (int i = 0; i < 8; i++) {
+        int row = g + i / 2 % 2 * 8, column = 2 * t + i % 2 + i / 4 * 8;
+        a[i] = row < rows && column < columns ? factor[i / 2 % 2] * p[row * stride + column] : 0.0f;
+    }
+}
+
+/* b[k, n] = element (row k, column n) at p: the summed index runs down the rows. */
+__device__ __forceinline__ void load_b(float b[4], global<const float> p, int64_t stride, int rows, int columns) {
+    int g = fragment_g(), t = fragment_t();
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) {
+        int row = 2 * t + i % 2 + i / 2 * 8;
+        b[i] = row < rows && g < columns ? (float)p[row * stride + g] : 0.0f;
+    }
+}
+
+/* b[k, n] = element (row n, column k) at p: the summed index runs along the rows. */
+template <bool pairs>
+__device__ __forceinline__ void load_b_turned(float b[4], global<const float> p, int64_t stride, int rows, int columns) {
+    int g = fragment_g(), t = fragment_t();
+    CK_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int column = 2 * t + 8 * half, valid = g < rows ? columns - column : 0;
+        float2 pair = load_pair<pairs>(p + (g * stride + column), valid);
+        b[2 * half] = pair.x;
+        b[2 * half + 1] = pair.y;
+    }
+}
+
+/* Two neighbouring results are the left factor of the next product. */
+__device__ __forceinline__ void a_from_tiles(float a[8], const float left[4], const float right[4]) {
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) {
+        a[i] = left[i];
+        a[4 + i] = right[i];
+    }
+}
+
+#endif

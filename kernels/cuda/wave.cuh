@@ -1,0 +1,86 @@
+/* wave.cuh - what kernels read of a wave: tables in global memory, made on the host from ck_wave.
+ *
+ * A tile is up to CUDA_TILE consecutive tokens of one simulated device, the rows of one matrix instruction. Tiles are listed device by
+ * device, so their number is known on the host and a grid over them needs no sorting. A graph that is replayed with fewer tiles than it was
+ * captured with finds entries without rows behind the last. */
+#ifndef COHORT_KERNELS_CUDA_WAVE_CUH
+#define COHORT_KERNELS_CUDA_WAVE_CUH
+
+#include "../kernels.h"
+#include "portable.cuh"
+
+enum { CUDA_TILE = 16 };
+
+typedef struct {
+    int64_t first_token;
+    int64_t parameters, gradients; /* offsets in floats, as in ck_wave_device */
+    int32_t n_tokens, shape;
+    uint32_t learn;
+} cuda_device;
+
+typedef struct {
+    int64_t first_token;
+    int32_t rows, device;
+} cuda_tile;
+
+typedef struct {
+    global<const cuda_device> devices; /* [n_devices] */
+    global<const cuda_tile> tiles;     /* [n_tiles] */
+    global<const ck_shape> shapes;
+    global<const float> parameters;
+    global<float> gradients;
+    int32_t n_devices, n_tiles;
+} cuda_wave;
+
+/* Rows of an activation, one per token of the wave. */
+template <typename T> struct cuda_rows {
+    global<T> data;
+    int64_t columns; /* from a row to the next */
+};
+
+/* The largest of each over the wave's shapes: what shared memory and workspaces are planned for. */
+typedef struct {
+    int32_t experts, rank_sum, rank_tiles; /* rank_tiles: sum over experts of ceil(r_e / 8) */
+} cuda_wave_limits;
+
+static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
+    int32_t tiles = 0;
+    for (int e = 0; e < shape->n_experts; e++) tiles += (shape->rank[e] + 7) / 8;
+    return tiles;
+}
+
+static inline cuda_wave_limits cuda_limits_of(const ck_shape *shapes, int32_t n_shapes) {
+    cuda_wave_limits limits = {0, 0, 0};
+    for (int32_t s = 0; s < n_shapes; s++) {
+        int32_t tiles = cuda_rank_tiles(&shapes[s]);
+        if (shapes[s].n_experts > limits.experts) limits.experts = shapes[s].n_experts;
+        if (shapes[s].rank_sum > limits.rank_sum) limits.rank_sum = shapes[s].rank_sum;
+        if (tiles > limits.rank_tiles) limits.rank_tiles = tiles;
+    }
+    return limits;
+}
+
+/* Fills the table of devices, in host memory, to be copied to the GPU. */
+static inline void cuda_list_devices(const ck_wave *wave, cuda_device *devices) {
+    for (int32_t d = 0; d < wave->n_devices; d++) {
+        const ck_wave_device *from = &wave->devices[d];
+        int64_t first = wave->first_token[wave->first_sequence[d]], end = wave->first_token[wave->first_sequence[d + 1]];
+        cuda_device device = {first, from->parameters, from->gradients, (int32_t)(end - first), from->shape, from->learn};
+        devices[d] = device;
+    }
+}
+
+/* Fills the table of tiles (NULL: only counts them); returns how many there are. */
+static inline int32_t cuda_list_tiles(const cuda_device *devices, int32_t n_devices, cuda_tile *tiles) {
+    int32_t n = 0;
+    for (int32_t d = 0; d < n_devices; d++) {
+        for (int32_t first = 0; first < devices[d].n_tokens; first += CUDA_TILE, n++) {
+            int32_t left = devices[d].n_tokens - first;
+            cuda_tile tile = {devices[d].first_token + first, left < CUDA_TILE ? left : (int32_t)CUDA_TILE, d};
+            if (tiles) tiles[n] = tile;
+        }
+    }
+    return n;
+}
+
+#endif

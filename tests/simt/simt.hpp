@@ -1,0 +1,44 @@
+/* simt.hpp - what kernels/cuda/portable.cuh includes where there is no CUDA compiler: the same names, with bodies that run on the CPU.
+ *
+ *   machine.hpp   blocks over threads, lanes as fibers, barriers, launches, failures
+ *   memory.hpp    checked pointers, races, shared memory, asynchronous copies
+ *   warp.hpp      shuffles, votes, mma, ldmatrix
+ *   types.hpp     vector types, bfloat16
+ *
+ * What it does not show: anything about speed, memory order weaker than barriers, and the PTX in portable.cuh itself. */
+#ifndef COHORT_SIMT_HPP
+#define COHORT_SIMT_HPP
+
+#include <math.h>
+
+#include "machine.hpp"
+#include "memory.hpp"
+#include "types.hpp"
+#include "warp.hpp"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+#define threadIdx (simt_self->thread)
+#define blockIdx  (simt_self->block->index)
+#define blockDim  (simt_self->block->launch->block)
+#define gridDim   (simt_self->block->launch->grid)
+
+#define CK_UNROLL
+
+typedef void *gpu_stream;
+
+static inline float fast_exp(float x) {
+    return expf(x);
+}
+static inline float fast_divide(float a, float b) {
+    return a / b;
+}
+
+#define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
+    ((void)(stream), simt_launch_body(#kernel, grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }))
+
+#endif
