@@ -121,6 +121,13 @@ test_adapters_show_what_is_shared() {
         fail 'two seeds are equal'
 }
 
+# Such a checkpoint holds gradients too.
+test_adapters_of_a_run_as_released() {
+    expect_status 0 cohort run "$tiny" --out result --quiet --set as_released=true --set train.rounds=2
+    expect_status 0 cohort export result --adapters adapters --population both --seed 7 --device 1
+    expect_text out '2 experts of 1 device, after round 2'
+}
+
 test_adapters_of_nobody_and_onto_files_are_refused() {
     expect_status 2 cohort export "$(reference_result)" --adapters adapters --population nobody
     expect_text err 'alone (seed 7, devices 0 to 3)'
