@@ -38,6 +38,8 @@ exit_code base_random(const base_shape *shape, uint64_t seed, base_model **out, 
 /* A Hugging Face GPT-2 folder: config.json + model.safetensors (f32, f16 or bf16; with or without the "transformer." prefix). Everything
  * the header says is checked before a byte is used: bounds, overlaps, dtypes, shapes, missing and duplicate tensors, NaN and Inf. */
 exit_code base_load(const char *folder, base_model **out, problems *list);
+/* What its config.json says, without the weights. */
+exit_code base_load_shape(const char *folder, base_shape *out, problems *list);
 /* Writes such a folder, atomically (a temporary folder, fsync, rename); transformers can load it. */
 exit_code base_save(const base_model *model, const char *folder, problems *list);
 

@@ -54,6 +54,14 @@ static exit_code open_weights(const char *folder, const char *path, safetensors 
         folder);
 }
 
+exit_code base_load_shape(const char *folder, base_shape *out, problems *list) {
+    char *path = NULL;
+    if (asprintf(&path, "%s/config.json", folder) < 0) return problem(list, EXIT_ENVIRONMENT, "%s: no memory", folder);
+    exit_code code = base_config_read(path, out, list);
+    free(path);
+    return code;
+}
+
 exit_code base_load(const char *folder, base_model **out, problems *list) {
     base_shape shape;
     char *config_path = NULL, *weights_path = NULL;

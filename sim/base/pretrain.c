@@ -116,11 +116,19 @@ static exit_code allocate_host(trainer *t, problems *list) {
     return EXIT_OK;
 }
 
+static int sequence_of(const settings *s) {
+    return s->base.pretrain.sequence > 0 ? s->base.pretrain.sequence : s->data.sequence;
+}
+
+static ck_capacity capacity_of(const settings *s, int64_t n_floats) {
+    int batch = s->base.pretrain.batch, sequence = sequence_of(s);
+    return (ck_capacity){.max_sequences = batch, .max_tokens = batch * sequence, .max_sequence_tokens = sequence, .base_pack = n_floats};
+}
+
 static exit_code record(trainer *t, problems *list) {
     model_base base = {.shape = t->model->shape, .layout = t->model->layout, .weights = t->weights};
     model_outputs outputs = {.loss = t->loss};
-    ck_capacity capacity = {
-        .max_sequences = t->batch, .max_tokens = t->batch * t->sequence, .max_sequence_tokens = t->sequence, .base_pack = t->n_floats};
+    ck_capacity capacity = capacity_of(t->settings, t->n_floats);
     return model_record_pretraining(t->backend, &base, &capacity, &outputs, &t->program, list);
 }
 
@@ -259,7 +267,7 @@ static void free_trainer(trainer *t) {
 static exit_code train_model(const settings *s, ck_backend *backend, bool quiet, base_model *model, problems *list) {
     const base_settings *b = &s->base;
     trainer t = {.settings = s, .backend = backend, .model = model, .batch = b->pretrain.batch, .n_floats = model->layout.total};
-    t.sequence = b->pretrain.sequence > 0 ? b->pretrain.sequence : s->data.sequence;
+    t.sequence = sequence_of(s);
     int64_t a_step = (int64_t)t.batch * t.sequence;
     t.steps = (b->pretrain.tokens + a_step - 1) / a_step;
     exit_code code = open_text(&t, list);
@@ -275,6 +283,18 @@ static exit_code train_model(const settings *s, ck_backend *backend, bool quiet,
         code = kernel_problem(list, backend, status, "reading the base back");
     }
     free_trainer(&t);
+    return code;
+}
+
+/* Recorded only to be measured: nothing is read through these pointers. */
+exit_code pretrain_bytes(const settings *s, ck_backend *backend, size_t *bytes, problems *list) {
+    static float unread[1];
+    base_shape shape = pretrain_shape(s);
+    model_base base = {.shape = shape, .layout = base_layout_of(&shape), .weights = unread};
+    model_outputs outputs = {.loss = unread};
+    ck_capacity capacity = capacity_of(s, base.layout.total);
+    exit_code code = model_pretraining_bytes(backend, &base, &capacity, &outputs, bytes, list);
+    *bytes += 4 * (size_t)base.layout.total * sizeof(float) + 2 * (size_t)capacity.max_tokens * sizeof(int32_t);
     return code;
 }
 

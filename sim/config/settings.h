@@ -85,6 +85,7 @@ typedef struct {
     char *backend;           /* auto, cpu, cuda */
     int threads;             /* 0: one per core */
     int wave_tokens;         /* most tokens processed together; 0: chosen from the memory plan */
+    int64_t memory_limit;    /* MiB; 0: what is free */
     char *adapters;          /* NULL, or a folder that replaces random initialisation */
     int rounds, local_steps; /* the same for all populations: they share waves */
     struct {

@@ -141,6 +141,27 @@ static exit_code open_folder(const char *name, int vocabulary, corpus *c, proble
     return code;
 }
 
+static int64_t shards_bytes(const char *path) {
+    DIR *folder = opendir(path);
+    int64_t bytes = 0;
+    for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
+        struct stat status;
+        const char *end = strrchr(entry->d_name, '.');
+        if (end && strcmp(end, ".bin") == 0 && fstatat(dirfd(folder), entry->d_name, &status, 0) == 0) bytes += status.st_size;
+    }
+    if (folder) closedir(folder);
+    return bytes;
+}
+
+int64_t corpus_bytes(const data_settings *d) {
+    char below[PATH_ROOM];
+    int64_t tokens = 0;
+    snprintf(below, sizeof below, "data/%s", d->corpus);
+    if (strcmp(d->corpus, "synthetic") != 0) return shards_bytes(is_folder(d->corpus) ? d->corpus : below);
+    for (int part = 0; part < DATA_SPLITS; part++) tokens += SYNTHETIC_SHARD[part];
+    return d->synthetic.topics * tokens * (int64_t)sizeof(uint16_t);
+}
+
 exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list) {
     *out = NULL;
     corpus *c = calloc(1, sizeof *c);

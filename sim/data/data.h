@@ -27,6 +27,8 @@ void shard_read(const shard *s, int64_t first, int64_t count, int32_t *out);
 typedef struct corpus corpus;
 exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list);
 void corpus_close(corpus *c);
+/* About what it takes in memory once it is open: the whole of a folder's shards (their ids are all checked), or the synthetic text. */
+int64_t corpus_bytes(const data_settings *d);
 int corpus_sources(const corpus *c);
 const char *corpus_source_name(const corpus *c, int source);
 const shard *corpus_shard(const corpus *c, int source, data_part part);

@@ -4,7 +4,7 @@
 
 #include "data/shard.h"
 
-enum { SEGMENTS = SYNTHETIC_BLOCK / SYNTHETIC_SEGMENT, MOST_TOKENS = 65536 };
+enum { SEGMENTS = SYNTHETIC_BLOCK / SYNTHETIC_SEGMENT, MOST_TOKENS = 65536, BLOCKS_WORTH_THREADS = 8 };
 
 static exit_code check_settings(const data_settings *d, int vocabulary, problems *list) {
     exit_code code = EXIT_OK;
@@ -83,9 +83,10 @@ exit_code synthetic_range(const synthetic_text *s, int source, data_part part, i
     uint16_t *tokens = malloc((size_t)count * sizeof *tokens);
     *out = NULL;
     if (!tokens) return problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for %lld tokens of text", (long long)count);
-    int64_t last = first + count;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t block = first / SYNTHETIC_BLOCK; block < (last + SYNTHETIC_BLOCK - 1) / SYNTHETIC_BLOCK; block++) {
+    int64_t last = first + count, first_block = first / SYNTHETIC_BLOCK, end_block = (last + SYNTHETIC_BLOCK - 1) / SYNTHETIC_BLOCK;
+/* A device's text is a block or two: waking the threads for it would take longer. */
+#pragma omp parallel for schedule(dynamic) if (end_block - first_block >= BLOCKS_WORTH_THREADS)
+    for (int64_t block = first_block; block < end_block; block++) {
         uint16_t text[SYNTHETIC_BLOCK];
         int64_t start = block * SYNTHETIC_BLOCK;
         write_block(s, source, part, block, text);

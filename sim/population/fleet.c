@@ -7,6 +7,8 @@
 #include "kernel_problem.h"
 #include "population/parts.h"
 
+enum { LIST_BYTES = 640 };
+
 int fleet_expert_batch(const population *p) {
     return p->settings->train.batch * (p->method->pooled ? p->settings->devices : 1);
 }
@@ -108,6 +110,26 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.topics == b->synthetic.topics && a->synthetic.vocabulary == b->synthetic.vocabulary &&
            a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
            a->synthetic.seed == b->synthetic.seed;
+}
+
+/* Synthetic text is held for each device; shards are mapped once. A device's lists of stretches come with either. */
+static size_t own_text_bytes(const population *p) {
+    const data_settings *d = &p->settings->data;
+    bool synthetic = strcmp(d->corpus, "synthetic") == 0;
+    int64_t tokens = synthetic ? d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device : 0;
+    return (size_t)p->settings->devices * ((size_t)tokens * sizeof(uint16_t) + LIST_BYTES);
+}
+
+fleet_text_bytes fleet_measure_text(const fleet *f) {
+    fleet_text_bytes bytes = {0, 0};
+    for (int i = 0; i < f->n_populations; i++) {
+        const data_settings *d = &f->populations[i].settings->data;
+        bool known = false;
+        for (int j = 0; j < i && !known; j++) known = same_text(&f->populations[j].settings->data, d);
+        bytes.devices += own_text_bytes(&f->populations[i]);
+        if (!known) bytes.corpora += (size_t)corpus_bytes(d);
+    }
+    return bytes;
 }
 
 static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, corpus **out, problems *list) {

@@ -62,6 +62,11 @@ typedef struct {
 
 /* Builds populations, devices, shapes and groups: enough for the memory plan. */
 exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list);
+/* About what the text of all devices takes once it is open: the devices' own parts, and what they share. */
+typedef struct {
+    size_t devices, corpora; /* bytes */
+} fleet_text_bytes;
+fleet_text_bytes fleet_measure_text(const fleet *f);
 /* Opens the text of all devices. */
 exit_code fleet_open_data(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/pretrain.h"
 #include "kernel_problem.h"
 #include "train/plan.h"
 #include "train/run.h"
@@ -58,6 +57,7 @@ static void print_plan(const run_plan *plan) {
     printf("  %12.1f MiB  activations\n", mib(plan->activations));
     printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
     printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
+    if (plan->start > plan->training) printf("  %12.1f MiB  more at the start: %s\n", mib(plan->start - plan->training), plan->why_start);
     printf("  %12.1f MiB  in total", mib(plan->total));
     if (plan->limit < SIZE_MAX)
         printf(" of %.1f MiB that can be had\n", mib(plan->limit));
@@ -65,13 +65,10 @@ static void print_plan(const run_plan *plan) {
         printf("\n");
 }
 
-/* A described base is not made: its shape is enough. */
-static exit_code find_shape(const settings *s, base_shape *shape, problems *list) {
+/* A described base is not made; one that is given is read for what may be wrong with it. */
+static exit_code check_base(const settings *s, problems *list) {
     base_model *model = NULL;
-    *shape = pretrain_shape(s);
-    if (!s->base.checkpoint) return EXIT_OK;
-    exit_code code = base_load(s->base.checkpoint, &model, list);
-    if (code == EXIT_OK) *shape = model->shape;
+    exit_code code = s->base.checkpoint ? base_load(s->base.checkpoint, &model, list) : EXIT_OK;
     base_destroy(model);
     return code;
 }
@@ -81,10 +78,11 @@ exit_code run_check(const settings *s, problems *list) {
     fleet *f = NULL;
     base_shape shape;
     run_plan plan;
-    exit_code code = find_shape(s, &shape, list);
+    exit_code code = run_base_shape(s, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
     if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
     if (code == EXIT_OK) code = plan_with_text(s, backend, &shape, 0, f, &plan, list);
+    if (code == EXIT_OK) code = check_base(s, list);
     if (code == EXIT_OK) {
         print_populations(f);
         print_plan(&plan);

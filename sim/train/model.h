@@ -38,6 +38,8 @@ exit_code model_record_pretraining(ck_backend *backend, const model_base *base, 
 /* Bytes of activations and workspaces that such a step (train) or evaluation needs, without allocating them. */
 exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
                               const ck_capacity *capacity, const model_outputs *outputs, bool train, size_t *bytes, problems *list);
+exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
+                                  size_t *bytes, problems *list);
 
 /* FLOPs a token of an expert step costs (forward, input gradients, adapter gradients; sequence tokens long): the numerator of
  * "percent of sgemm". Base GEMMs once forward and once backward, attention as computed by its definition over the causal half. */

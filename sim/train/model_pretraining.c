@@ -155,26 +155,42 @@ static void backward(recorder *r) {
                                                           .positions = s->context});
 }
 
-exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                                   ck_program **out, problems *list) {
-    *out = NULL;
+/* Records without finishing, so that the size can be asked before anything is allocated. */
+static exit_code record(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
+                        ck_program **out, problems *list) {
     recorder r = {.base = base, .out = outputs};
     exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program), "recording the base");
     if (code != EXIT_OK) return code;
     r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
-        code = problem(list, EXIT_ENVIRONMENT, "recording the base: out of memory");
-        goto cleanup;
+        ck_program_destroy(r.program);
+        return problem(list, EXIT_ENVIRONMENT, "recording the base: out of memory");
     }
     create_tensors(&r);
     forward(&r);
     backward(&r);
-    code = kernel_problem(list, backend, ck_program_finish(r.program), "preparing the base's training");
-    if (code != EXIT_OK) goto cleanup;
-    *out = r.program;
-    r.program = NULL;
-cleanup:
     free(r.layers);
-    ck_program_destroy(r.program);
+    *out = r.program;
+    return EXIT_OK;
+}
+
+exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
+                                   ck_program **out, problems *list) {
+    *out = NULL;
+    exit_code code = record(backend, base, capacity, outputs, out, list);
+    if (code != EXIT_OK) return code;
+    code = kernel_problem(list, backend, ck_program_finish(*out), "preparing the base's training");
+    if (code == EXIT_OK) return EXIT_OK;
+    ck_program_destroy(*out);
+    *out = NULL;
+    return code;
+}
+
+exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
+                                  size_t *bytes, problems *list) {
+    ck_program *program = NULL;
+    exit_code code = record(backend, base, capacity, outputs, &program, list);
+    if (code == EXIT_OK) *bytes = ck_program_bytes(program);
+    ck_program_destroy(program);
     return code;
 }

@@ -28,11 +28,28 @@ static void keep(const base_model *model, const char *folder, const char *path, 
     problems_destroy(list);
 }
 
-static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
-    char hash[SETTINGS_HASH_BYTES], name[64], folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+/* Where a base that was made before is kept, under the hash of its settings. */
+static bool cached_base(const settings *s, char path[FOLDER_PATH_BYTES]) {
+    char hash[SETTINGS_HASH_BYTES], name[64];
     settings_base_hash(s, hash);
     snprintf(name, sizeof name, "bases/%s", hash);
-    bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cache_path(name, path);
+    return cache_path(name, path);
+}
+
+bool run_trains_base(const settings *s) {
+    char path[FOLDER_PATH_BYTES];
+    return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && is_folder(path));
+}
+
+exit_code run_base_shape(const settings *s, base_shape *out, problems *list) {
+    if (s->base.checkpoint) return base_load_shape(s->base.checkpoint, out, list);
+    *out = pretrain_shape(s);
+    return EXIT_OK;
+}
+
+static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
+    char folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cached_base(s, path);
     if (cached && is_folder(path)) return load_cached(path, model, list);
     exit_code code = pretrain_base(s, backend, quiet, model, list);
     if (code == EXIT_OK && cached) keep(*model, folder, path, quiet);

@@ -1,13 +1,21 @@
 #include "train/plan.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
+#include "base/pretrain.h"
 #include "train/memory.h"
 #include "train/model.h"
+#include "train/run.h"
 
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
+
+/* What the libraries touch only once a run is on its way: HDF5's caches and its writer, and a worker's stack and OpenBLAS buffers. */
+static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19;
+/* The same program finds the machine a little different each time. */
+static const double UNCERTAIN_MIB = 1.0, MIB = 1048576.0;
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -74,15 +82,20 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     return code;
 }
 
+/* A device's share of the round's tables, and of the writer's copies of a row or two. */
+static size_t number_bytes(const base_shape *base) {
+    size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
+    return 3 * (2 * row + 8 * sizeof(double));
+}
+
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
- * one a token on both; the round's tables are one row a device, and the trace's writer holds a copy of a row or two. */
+ * one a token on both. */
 static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const fleet *f, bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
     size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     size_t routing = (size_t)plan->n_routing_windows * (size_t)plan->record.max_sequence_tokens * row;
-    size_t numbers = (size_t)f->n_devices * (2 * row + 8 * sizeof(double));
-    return statistics + record + 3 * (numbers + routing) + wave_bytes(&plan->limits);
+    return statistics + record + 3 * routing + (size_t)f->n_devices * number_bytes(base) + wave_bytes(&plan->limits);
 }
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
@@ -91,42 +104,79 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
-    plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_packed) * sizeof(float);
-    plan->checkpoint = 3 * (size_t)f->n_parameters * sizeof(float);
+    plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
+    plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
     plan->gradients = (size_t)plan->limits.max_gradients * sizeof(float);
     plan->buffers = buffer_bytes(plan, base, f, d->balanced);
-    plan->total = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
+    plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
+    plan->total = plan->training > plan->start ? plan->training : plan->start;
     return EXIT_OK;
 }
 
-static exit_code refuse(const run_plan *plan, const fleet *f, problems *list) {
-    double gib = 1.0 / (1024.0 * 1024.0 * 1024.0);
-    size_t a_device = (plan->packs + plan->checkpoint) / (size_t)f->n_devices;
-    size_t others = plan->total - a_device * (size_t)f->n_devices;
-    long long fit = plan->limit > others ? (long long)((plan->limit - others) / a_device) : 0;
+/* What another device adds, on average over the fleet; the averages are there once, whatever their number. */
+static double device_bytes(const base_shape *base, const fleet *f) {
+    double packs = 2.0 * (3.0 * (double)f->n_parameters + (double)f->n_carried) * sizeof(float);
+    return (packs + (double)fleet_measure_text(f).devices) / f->n_devices + (double)number_bytes(base);
+}
+
+static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
+    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(base, f) / MIB;
+    double others = (double)plan->training / MIB - a_device * f->n_devices;
+    const char *source = plan->limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";
+    if (plan->start > plan->limit || others + a_device > limit)
+        return problem(list, EXIT_ENVIRONMENT,
+                       "the run needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
+                       "take a smaller base, batch or sequence",
+                       need, limit, source, plan->start > plan->limit ? (double)plan->start / MIB : others,
+                       plan->start > plan->limit ? plan->why_start : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
-                   "the run needs %.2f GiB of memory and %.2f GiB can be had; of its %d devices at most %lld fit: lower `devices`, the "
-                   "number of populations, or `rank`",
-                   (double)plan->total * gib, (double)plan->limit * gib, f->n_devices, fit);
+                   "the run needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit; lower `devices`, the number "
+                   "of populations, or `rank`",
+                   need, limit, source, f->n_devices, floor((limit - others - UNCERTAIN_MIB) / a_device));
+}
+
+/* Before the devices are there: a host copy of the base beside the backend's, or its training. */
+static exit_code start_bytes(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, run_plan *plan,
+                             problems *list) {
+    size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0;
+    exit_code code = EXIT_OK;
+    if (loaded_base == 0 && run_trains_base(s)) code = pretrain_bytes(s, backend, &trained, list);
+    plan->start = plan->resident + weights + (trained > weights ? trained : weights);
+    plan->why_start = trained > weights ? "pre-training the base" : "loading the base";
+    return code;
+}
+
+/* What is taken already, and what is sure to follow. */
+static size_t resident_bytes(const ck_backend *backend, size_t now, size_t loaded_base, const fleet *f) {
+    fleet_text_bytes closed = f->n_corpora > 0 ? (fleet_text_bytes){0, 0} : fleet_measure_text(f);
+    size_t text = closed.devices + closed.corpora;
+    return (now > loaded_base ? now - loaded_base : now) + text + RUNNING_BYTES + (size_t)ck_threads(backend) * THREAD_BYTES;
+}
+
+static size_t limit_bytes(const settings *s, size_t now) {
+    size_t available = memory_available(), wanted = (size_t)s->memory_limit << 20;
+    size_t free_ = available > SIZE_MAX - now ? SIZE_MAX : available + now;
+    return s->memory_limit > 0 && wanted < free_ ? wanted : free_;
 }
 
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
                     problems *list) {
     demand d = measure(s, f);
+    size_t now = memory_resident();
     memset(out, 0, sizeof *out);
-    size_t resident = memory_resident(), available = memory_available();
-    out->resident = resident > loaded_base ? resident - loaded_base : resident;
-    out->limit = available > SIZE_MAX - resident ? SIZE_MAX : available + resident;
+    out->resident = resident_bytes(backend, now, loaded_base, f);
+    out->limit = limit_bytes(s, now);
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
     int64_t preferred = s->wave_tokens > 0 ? s->wave_tokens : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS : GPU_WAVE_TOKENS;
     int64_t windows = smaller(larger(preferred / s->data.sequence, d.largest_step), larger(d.whole_step, d.evaluation));
-    for (;;) {
-        exit_code code = fill_plan(s, backend, base, f, &d, windows, out, list);
-        if (code != EXIT_OK) return code;
-        if (out->total <= out->limit) return EXIT_OK;
-        if (windows == d.largest_step) return refuse(out, f, list);
+    exit_code code = start_bytes(s, backend, base, loaded_base, out, list);
+    while (code == EXIT_OK) {
+        code = fill_plan(s, backend, base, f, &d, windows, out, list);
+        if (code != EXIT_OK || out->total <= out->limit) break;
+        if (windows == d.largest_step || out->start > out->limit) return refuse(s, base, out, f, list);
         windows = larger(windows / 2, d.largest_step);
     }
+    return code;
 }
 
 exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,

@@ -17,17 +17,21 @@ typedef struct {
     int n_routing_windows; /* of settings.trace, 0 where no device has a router */
     /* bytes */
     size_t base;        /* frozen weights */
-    size_t packs;       /* parameters and both AdamW moments of all devices, and the averages */
+    size_t packs;       /* parameters, both AdamW moments and carried gradients of all devices, and the averages */
     size_t checkpoint;  /* their copy on the host while a checkpoint is written */
     size_t gradients;   /* of one wave */
     size_t activations; /* and workspaces of the programs */
     size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
-    size_t resident;    /* taken when the plan was made: libraries, text */
-    size_t total, limit;
+    size_t resident;    /* libraries and text: what is taken already, and what they will take */
+    size_t training;    /* sum of all these */
+    size_t start;       /* resident, and what making or loading the base takes before the devices are there */
+    const char *why_start;
+    size_t total, limit; /* total: the larger of training and start */
 } run_plan;
 
-/* Picks the largest wave (settings.wave_tokens, else a default) that fits. loaded_base: bytes of a host copy of the base that goes away
- * when it is on the backend. Refuses what cannot fit and says how many devices can. */
+/* Picks the largest wave (settings.wave_tokens, else a default) that fits settings.memory_limit and what is free. loaded_base: bytes of a
+ * host copy of the base that goes away when it is on the backend; 0: the base is not there yet. Refuses what cannot fit and says how many
+ * devices can. The text of a fleet counts as resident where it is open, else as what it will take. */
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
                     problems *list);
 

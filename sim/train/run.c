@@ -12,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/pretrain.h"
 #include "kernel_problem.h"
 #include "trace/durable.h"
 #include "train/checkpoints.h"
@@ -36,13 +35,13 @@ typedef struct {
 
 static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
 
-/* What the populations lack (memory, text) is found before a base is pre-trained for minutes. */
+/* What the populations lack (memory, text) is found before a base is loaded, or pre-trained for minutes. */
 static exit_code check_populations(const settings *s, ck_backend *backend, problems *list) {
     fleet *f = NULL;
-    base_shape shape = pretrain_shape(s);
+    base_shape shape;
     run_plan plan;
-    if (s->base.checkpoint) return EXIT_OK;
-    exit_code code = fleet_create(s, &shape, &f, list);
+    exit_code code = run_base_shape(s, &shape, list);
+    if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
     if (code == EXIT_OK) code = plan_with_text(s, backend, &shape, 0, f, &plan, list);
     fleet_destroy(f);
     return code;

@@ -18,6 +18,11 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
 /* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan. */
 exit_code run_check(const settings *s, problems *list);
 
+/* The base's shape, before there is a base. */
+exit_code run_base_shape(const settings *s, base_shape *out, problems *list);
+/* Whether run_obtain_base() will have to train it. */
+bool run_trains_base(const settings *s);
+
 /* `cohort pretrain`, and what run does first where the config describes a base: loads the checkpoint, or finds the base in the cache
  * ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort) under the hash of its settings, or pre-trains and stores it. out:
  * NULL, or a folder that gets a copy. */
