@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run_tests.sh BUILD_FOLDER [TEXT]: runs every test program (or, of each, the tests whose name contains TEXT) and adds up the results.
 #
-# Programs are Criterion binaries and shell scripts. Both write TAP, and only TAP is counted: Criterion's own closing line forgets skipped
+# Programs are Criterion binaries, the CUDA kernels on the CPU, and shell scripts. All write TAP, and only TAP is counted: Criterion's own closing line forgets skipped
 # tests, and a binary without a matching test exits 0. The last line is exactly "N passed, M failed, K skipped".
 set -euo pipefail
 
@@ -95,6 +95,13 @@ run_criterion() { # folder/name [VARIABLE=value]
     run_program "$1${2:+ $2}" env "${@:2}" "$build/tests/$1" "${options[@]}"
 }
 
+# A program that takes a TAP file and a text.
+run_tap_writer() { # folder/name, command...
+    local text=$filter
+    ! selects_by_name "$1" || text=''
+    run_program "$@" "$work/tap" "$text"
+}
+
 # Lines "test_name VARIABLE=value": that program once more in another environment.
 run_environments() {
     local test variable
@@ -111,12 +118,13 @@ for source in "$tests"/conformance/test_*.c "$tests"/unit/test_*.c; do
     run_criterion "${name%.c}"
 done
 run_environments
-for script in "$tests"/source/test_*.sh "$tests"/cli/test_*.sh; do
-    [[ -f $script ]] || continue
+for source in "$tests"/simt/test_*.c[cu]; do
+    name=${source#"$tests"/}
+    run_tap_writer "${name%.c?}" "$build/tests/${name%.c?}"
+done
+for script in "$tests"/source/test_*.sh "$tests"/simt/test_*.sh "$tests"/cli/test_*.sh; do
     name=${script#"$tests"/}
-    text=$filter
-    ! selects_by_name "$name" || text=''
-    run_program "${name%.sh}" bash "$script" "$work/tap" "$text"
+    run_tap_writer "${name%.sh}" bash "$script"
 done
 
 [[ ! -s $skips ]] || printf '\nSkipped:\n%s\n' "$(sed 's/^/  /' "$skips")"

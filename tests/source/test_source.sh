@@ -6,12 +6,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 root=$COHORT_SOURCE_DIR
 include_flags=(-I"$root/kernels" -I"$root/sim" -I"$root/tests")
 
+cuda_files() { find "$root"/kernels/cuda "$root"/tests/simt \( -name '*.cu' -o -name '*.cuh' -o -name '*.cc' -o -name '*.hpp' \) -print0; }
 c_files() { find "$root"/kernels "$root"/sim "$root"/tests "$root"/bench -name '*.[ch]' -print0; }
 
 test_formatted_as_clang_format_says() {
     require clang-format clang-format
     local wrong
-    wrong=$(c_files | xargs -0 clang-format --dry-run 2>&1 | sed -n "s|^$root/\([^:]*\):[0-9]*:[0-9]*: .*|\1|p" | sort -u)
+    wrong=$({ c_files; cuda_files; } | xargs -0 clang-format --dry-run 2>&1 | sed -n "s|^$root/\([^:]*\):[0-9]*:[0-9]*: .*|\1|p" | sort -u)
     [[ -z $wrong ]] || fail "clang-format -i would change:" "$wrong"
 }
 
