@@ -21,7 +21,7 @@ test_headers_compile_alone() {
     local -a flags
     read -ra flags < <(pkg-config --cflags openblas hdf5-serial)
     while IFS= read -r -d '' header; do
-        gcc -std=gnu11 -fsyntax-only -fopenmp -Wall -Wextra -Werror -Wno-unused-function "${include_flags[@]}" "${flags[@]}" \
+        gcc -std=gnu11 -D_GNU_SOURCE=1 -fsyntax-only -fopenmp -Wall -Wextra -Werror -Wno-unused-function "${include_flags[@]}" "${flags[@]}" \
             -include "$header" -x c /dev/null || fail "$header does not compile alone"
     done < <(find "$root"/kernels "$root"/sim "$root"/tests -name '*.h' -print0)
 }
