@@ -66,6 +66,7 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
 void value_set_default(const setting_row *row, void *base);
 /* Writes the value as YAML that value_read() reads back to the same bits. */
 void value_write(const setting_row *row, const void *base, FILE *out);
+char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
 bool value_equal(const setting_row *row, const void *a, const void *b);
 bool value_is_absent(const setting_row *row, const void *base); /* a text that is NULL */
 /* "1 to 4,096 tokens", "above 0, at most 1", "auto, cpu or cuda"; malloc'd. */

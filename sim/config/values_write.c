@@ -90,7 +90,7 @@ bool value_is_absent(const setting_row *row, const void *base) {
     return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
 }
 
-static char *written(const setting_row *row, const void *base) {
+char *value_text(const setting_row *row, const void *base) {
     char *text = NULL;
     size_t bytes = 0;
     FILE *out = config_memory(open_memstream(&text, &bytes));
@@ -100,7 +100,7 @@ static char *written(const setting_row *row, const void *base) {
 }
 
 bool value_equal(const setting_row *row, const void *a, const void *b) {
-    char *first = written(row, a), *second = written(row, b);
+    char *first = value_text(row, a), *second = value_text(row, b);
     bool equal = strcmp(first, second) == 0;
     free(first);
     free(second);

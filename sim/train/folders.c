@@ -8,7 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/compare.h"
 #include "trace/durable.h"
+#include "trace/trace.h"
 
 enum { LONGEST_NAME = 64 };
 
@@ -60,11 +62,14 @@ bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]) {
 
 /* ---- The result's folder ---- */
 
+/* Nothing but what a run leaves that was killed before it had written its configuration. */
 static bool is_empty(const char *path) {
     DIR *folder = opendir(path);
     bool empty = true;
     for (struct dirent *e = folder ? readdir(folder) : NULL; e; e = readdir(folder))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = false;
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, LOCK_NAME) != 0 &&
+            strcmp(e->d_name, "config.yaml.tmp") != 0)
+            empty = false;
     if (folder) closedir(folder);
     return empty;
 }
@@ -81,19 +86,6 @@ static bool default_path(const settings *s, char out[FOLDER_PATH_BYTES]) {
     return n > 0 && n < FOLDER_PATH_BYTES;
 }
 
-static char *read_text(const char *path) {
-    FILE *file = fopen(path, "r");
-    if (!file) return NULL;
-    char *text = NULL;
-    size_t size = 0;
-    if (getdelim(&text, &size, '\0', file) < 0) {
-        free(text);
-        text = NULL;
-    }
-    fclose(file);
-    return text;
-}
-
 static exit_code write_config(const char *path, const char *yaml, problems *list) {
     char *temporary = durable_temporary(path);
     FILE *file = temporary ? fopen(temporary, "w") : NULL;
@@ -104,47 +96,50 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
     return failure == 0 ? EXIT_OK : problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(failure));
 }
 
-/* The first line in which two texts differ, to name what differs between two configurations. */
-static exit_code report_difference(const char *path, const char *old, const char *new, problems *list) {
-    const char *old_line = old, *new_line = new;
-    int line = 1;
-    for (; *old && *old == *new; old++, new ++) {
-        if (*old != '\n') continue;
-        old_line = old + 1, new_line = new + 1;
-        line++;
-    }
-    old_line += strspn(old_line, " "), new_line += strspn(new_line, " ");
-    return problem(list, EXIT_INPUT,
-                   "%s:%d: the result is of another configuration: it has '%.*s', this one '%.*s'; resume with the same configuration or "
-                   "choose another --out",
-                   path, line, (int)strcspn(old_line, "\n"), old_line, (int)strcspn(new_line, "\n"), new_line);
-}
-
-/* Settings that change no number (threads, waves) may differ: the hashes decide, the texts explain. */
-static exit_code check_config(const settings *s, const char *path, const char *yaml, problems *list) {
+/* Settings that change no number (threads, waves) may differ: the hashes decide, the keys explain. */
+static exit_code compare_settings(const settings *s, const char *path, problems *list) {
     char ours[SETTINGS_HASH_BYTES], theirs[SETTINGS_HASH_BYTES];
     settings *old = NULL;
     exit_code code = settings_load(path, 0, NULL, &old, list);
     if (code != EXIT_OK) return code;
     settings_hash(s, ours);
     settings_hash(old, theirs);
+    if (strcmp(ours, theirs) != 0) {
+        char *keys = settings_differences(old, s);
+        code =
+            problem(list, EXIT_INPUT,
+                    "%s: the result is of another configuration; what differs: %s; resume with the same settings or choose another --out",
+                    path, keys);
+        free(keys);
+    }
     settings_destroy(old);
-    if (strcmp(ours, theirs) == 0) return EXIT_OK;
-    char *text = read_text(path);
-    if (text && strcmp(text, yaml) != 0)
-        code = report_difference(path, text, yaml, list);
-    else
-        code = problem(list, EXIT_INPUT, "%s: the files that the configuration names have changed since the result was begun", path);
-    free(text);
     return code;
 }
 
-static exit_code compare_config(const settings *s, const char *path, problems *list) {
-    char *yaml = settings_to_yaml(s);
-    if (!yaml) return problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
-    exit_code code = check_config(s, path, yaml, list);
-    free(yaml);
-    return code;
+/* The checkpoint knows what lay at the configuration's paths when the result was begun. */
+static exit_code compare_checkpoint(const settings *s, const char *path, problems *list) {
+    char ours[SETTINGS_HASH_BYTES];
+    checkpoint c;
+    exit_code code = checkpoint_peek(path, &c, list);
+    if (code != EXIT_OK) return code;
+    settings_hash(s, ours);
+    if (strcmp(ours, c.config_hash) == 0) return EXIT_OK;
+    return problem(list, EXIT_INPUT,
+                   "%s: was written with the same settings but other contents: the files that the configuration names (data, base, "
+                   "adapters), or the program, have changed since; restore them or choose another --out",
+                   path);
+}
+
+static exit_code compare_result(const settings *s, const result_folder *folder, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    result_path(folder, "config.yaml", path);
+    if (access(path, F_OK) != 0)
+        return problem(list, EXIT_INPUT, "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
+                       folder->path);
+    exit_code code = compare_settings(s, path, list);
+    result_path(folder, "checkpoint.h5", path);
+    return code == EXIT_OK && access(path, F_OK) == 0 ? compare_checkpoint(s, path, list) : code;
 }
 
 /* The nearest folder above `path` that exists must be writable. */
@@ -162,32 +157,56 @@ static exit_code check_writable(const char *path, problems *list) {
     return problem(list, EXIT_INPUT, "%s: the result cannot be written there: %s: %s", path, part, strerror(errno));
 }
 
-exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
+static bool has(const result_folder *folder, const char *name) {
     char path[FOLDER_PATH_BYTES];
+    result_path(folder, name, path);
+    return access(path, F_OK) == 0;
+}
+
+static exit_code check_content(const settings *s, result_folder *folder, bool resume, problems *list) {
+    folder->fresh = !resume;
+    if (resume) {
+        exit_code code = compare_result(s, folder, list);
+        folder->finished = has(folder, "summary.csv");
+        folder->resumes = has(folder, "checkpoint.h5");
+        return code;
+    }
+    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
+                   folder->path);
+}
+
+exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
+    *out = (result_folder){0};
     bool fits =
         options->out ? snprintf(out->path, sizeof out->path, "%s", options->out) < (int)sizeof out->path : default_path(s, out->path);
     if (!fits || strlen(out->path) + LONGEST_NAME > sizeof out->path)
         return problem(list, EXIT_INPUT, "the result's path is too long: %.60s...", out->path);
-    if (is_folder(out->path) && !is_empty(out->path) && !options->resume)
-        return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
-                       out->path);
-    exit_code code = check_writable(out->path, list);
-    result_path(out, "config.yaml", path);
-    if (code == EXIT_OK && options->resume && access(path, F_OK) == 0) code = compare_config(s, path, list);
-    result_path(out, "summary.csv", path);
-    out->finished = options->resume && access(path, F_OK) == 0;
-    result_path(out, "checkpoint.h5", path);
-    out->resumes = options->resume && access(path, F_OK) == 0;
-    return code;
+    exit_code code = lock_look(out->path, list);
+    if (code == EXIT_OK) code = check_content(s, out, options->resume, list);
+    return code == EXIT_OK && !out->finished ? check_writable(out->path, list) : code;
 }
 
-exit_code result_begin(const settings *s, const result_folder *folder, problems *list) {
+/* Between choosing and beginning a base may have been trained: time enough for another run. */
+static exit_code check_unchanged(const result_folder *folder, problems *list) {
+    bool same = folder->fresh ? is_empty(folder->path)
+                              : has(folder, "summary.csv") == folder->finished && has(folder, "checkpoint.h5") == folder->resumes;
+    return same ? EXIT_OK : problem(list, EXIT_INPUT, "%s: another run has written to it since this one started", folder->path);
+}
+
+exit_code result_begin(const settings *s, result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = make_folder(folder->path, list);
+    if (code == EXIT_OK) code = lock_take(folder->path, &folder->lock, list);
+    if (code == EXIT_OK) code = check_unchanged(folder, list);
     result_path(folder, "config.yaml", path);
     if (code != EXIT_OK || folder->resumes) return code;
     char *yaml = settings_to_yaml(s);
     code = yaml ? write_config(path, yaml, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
     free(yaml);
     return code;
+}
+
+void result_end(result_folder *folder) {
+    lock_release(&folder->lock);
 }

@@ -7,21 +7,25 @@
 
 #include "config/settings.h"
 #include "problems.h"
+#include "train/lock.h"
 #include "train/run.h"
 
 enum { FOLDER_PATH_BYTES = 4096 };
 
 typedef struct {
     char path[FOLDER_PATH_BYTES];
+    bool fresh;    /* without --resume: nothing may be in it */
     bool finished; /* with --resume: its summary is there */
     bool resumes;  /* with --resume: it has a checkpoint */
+    run_lock lock; /* from result_begin() to result_end() */
 } result_folder;
 
-/* Picks the folder; refuses one that holds something unless it is to be resumed, with --resume one of another configuration, and
- * one that cannot be written. Writes nothing, so that a run that cannot start leaves nothing. */
+/* Picks the folder; refuses one that holds something unless it is to be resumed, with --resume one of another configuration, one that
+ * another run writes to, and one that cannot be written. Writes nothing, so that a run that cannot start leaves nothing. */
 exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list);
-/* Makes the folder and config.yaml. */
-exit_code result_begin(const settings *s, const result_folder *folder, problems *list);
+/* Makes the folder, locks it, and writes config.yaml. */
+exit_code result_begin(const settings *s, result_folder *folder, problems *list);
+void result_end(result_folder *folder);
 /* FOLDER/NAME. */
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);
 

@@ -117,6 +117,7 @@ static void close_run(run *r) {
     session_destroy(r->session);
     free(r->summary);
     ck_close(r->backend);
+    result_end(&r->folder);
 }
 
 exit_code run_execute(const settings *s, const run_options *options, problems *list) {

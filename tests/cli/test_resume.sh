@@ -73,11 +73,42 @@ test_resume_of_a_finished_run_says_so_and_changes_nothing() {
     (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
 }
 
-test_resume_of_another_configuration_is_refused() {
+test_resume_of_another_configuration_names_what_differs() {
     cp -r "$(reference_result)" result
     (cd result && sha256sum ./* >../before)
-    expect_status 2 cohort run "$tiny" --out result --resume --set train.batch=3
+    expect_status 2 cohort run "$tiny" --out result --resume --set train.batch=3 --set populations.1.devices=5
+    expect_text err 'train.batch (2 there, 3 here)'
+    expect_text err 'populations.1.devices (4 there, 5 here)'
     (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
+}
+
+test_resume_on_another_base_of_the_same_name_is_refused() {
+    cohort pretrain "$tiny" --out base --quiet
+    cohort run "$tiny" --set 'base={checkpoint: base}' --set train.rounds=1 --out result --quiet
+    sed -i 's/1e-5/2e-5/' base/config.json
+    expect_status 2 cohort run "$tiny" --set 'base={checkpoint: base}' --set train.rounds=1 --out result --resume
+    expect_text err 'have changed since'
+}
+
+test_resume_in_a_folder_of_something_else_is_refused() {
+    mkdir result
+    echo mine >result/summary.csv
+    expect_status 2 cohort run "$tiny" --out result --resume
+    expect_text err 'no config.yaml'
+    [[ $(ls -A result) == summary.csv && $(<result/summary.csv) == mine ]] || fail 'the folder was changed'
+}
+
+test_two_runs_cannot_share_a_folder() {
+    start "${long[@]}"
+    wait_until "$run" test -s result/.lock
+    expect_status 2 cohort run "$tiny" --out result "${long[@]}" --resume
+    expect_text err "process $run"
+    expect_status 2 cohort run "$tiny" --out result "${long[@]}"
+    expect_text err "process $run"
+    kill_run
+    [[ -e result/.lock ]] || fail 'a killed run leaves its lock file, and nobody holds it'
+    expect_status 0 cohort run "$tiny" --out result "${long[@]}" --resume
+    [[ ! -e result/.lock ]] || fail 'the lock file outlives its run'
 }
 
 test_info_reads_a_running_result_and_a_killed_one() {
