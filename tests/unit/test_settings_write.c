@@ -91,6 +91,8 @@ static const struct {
     {"backend=cpu", false, false},
     {"threads=2", false, false},
     {"wave_tokens=4096", false, false},
+    {"memory_limit=100000", false, false},
+    {"as_released=true", true, false},
     {"checkpoint.every=1", false, false},
     {"adapters=elsewhere", true, false},
     {"base.checkpoint=gpt2", true, true},

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# A population whose numbers stop being numbers stops; the others do not notice.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+# Steps of 10 with a decay of 10 multiply every value by -99: f32 overflows within a few rounds.
+absurd='train: {learning_rate: 10, weight_decay: 10}'
+
+with_absurd() {
+    sed "/^populations:/a\\  - {name: absurd, method: comigs, devices: 4, $absurd}\n  - {name: absurd-local, method: local, devices: 2, $absurd}" \
+        "$tiny"
+}
+
+# Made once: the run and what it said.
+diverged_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-diverged
+    if [[ ! -e $folder ]]; then
+        mkdir "$folder"
+        with_absurd >"$folder/absurd.yaml"
+        (cd "$folder" && expect_status 4 cohort run absurd.yaml --out result --quiet)
+    fi
+    printf '%s\n' "$folder"
+}
+
+test_message_names_device_round_layer_and_the_last_good_checkpoint() {
+    local err
+    err=$(diverged_result)/err
+    [[ $(wc -l <"$err") == 2 ]] || fail "expected a message for each population: $(cat "$err")"
+    grep -qE "population 'absurd' \(seed 7\): .* of device [0-3] is not finite in round [2-6], first seen in layer [01]; " "$err" ||
+        fail "$(cat "$err")"
+    grep -qE "population 'absurd-local' \(seed 7\): .* of device [01] is not finite in round [2-6], first seen in " "$err" ||
+        fail "$(cat "$err")"
+    [[ $(grep -cE 'result/checkpoint\.h5 keeps its adapters as they were after round [1-5], its last good checkpoint' "$err") == 2 ]] ||
+        fail "$(cat "$err")"
+}
+
+test_others_go_on_bit_for_bit() {
+    local result table
+    result=$(diverged_result)/result
+    expect_same <(grep -v '^absurd' "$result/summary.csv") "$(reference_result)/summary.csv" 'the summaries of the others'
+    for table in loss routing traffic; do
+        expect_same <(cohort export "$result" --table "$table" | grep -v ',absurd') <(cohort export "$(reference_result)" --table "$table") \
+            "the tables $table of the others"
+    done
+}
+
+test_row_of_the_stopped_is_empty() {
+    grep '^absurd' "$(diverged_result)/result/summary.csv" | awk -F, '
+        $4 != "" || $5 != "" || $8 != "" || $15 != "" { print; wrong = 1 }
+        END { exit wrong || NR != 2 }' || fail 'see above'
+}
+
+test_stopped_population_leaves_its_last_good_adapters() {
+    local result
+    require h5dump hdf5-tools
+    result=$(diverged_result)/result
+    expect_status 0 cohort export "$result" --adapters adapters --population absurd
+    h5dump -d /parameters "$result/checkpoint.h5" >values
+    ! grep -qiE '[^a-z](nan|inf)' values || fail 'the checkpoint holds values that are not finite'
+}
+
+test_resumed_run_says_it_again() {
+    local folder
+    folder=$(diverged_result)
+    cp -r "$folder/result" result
+    mv result/summary.csv result/summary.csv.waiting
+    expect_status 4 cohort run "$folder/absurd.yaml" --out result --quiet --resume
+    expect_text err "population 'absurd' (seed 7) stopped"
+    expect_same "$folder/result/summary.csv" result/summary.csv 'the summaries'
+}
+
+run_tests divergence "$@"
