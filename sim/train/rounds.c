@@ -2,8 +2,8 @@
  *
  *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
  *
- * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in; a
- * round that was not finished leaves nothing. */
+ * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the round it is in, with a
+ * checkpoint. */
 #include "train/rounds.h"
 
 #include <math.h>
@@ -11,6 +11,7 @@
 
 #include "progress.h"
 #include "train/checkpoints.h"
+#include "train/report.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -33,10 +34,16 @@ static void release_signals(const struct sigaction old[2]) {
     sigaction(SIGTERM, &old[1], NULL);
 }
 
-static exit_code check_interrupt(const rounds *r, problems *list) {
-    if (!interrupted) return EXIT_OK;
-    return problem(list, EXIT_RUN, "interrupted in round %d of %d; go on with: cohort run %s --out %s --resume", r->session->round,
-                   r->session->settings->rounds, r->session->settings->file, r->folder->path);
+/* Steps cannot be taken back or half recorded, so the round is finished; who cannot wait for that asks again. */
+static void acknowledge(const rounds *r, bool *announced) {
+    if (!interrupted || *announced) return;
+    *announced = true;
+    report_note(r->quiet, "stopping after round %d (the same signal again stops at once)", r->session->round);
+}
+
+static exit_code stop(const rounds *r, problems *list) {
+    return problem(list, EXIT_RUN, "interrupted after round %d of %d; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume",
+                   r->session->round, r->session->settings->rounds, r->folder->path, r->folder->path);
 }
 
 static void show(progress *bar, const session *s) {
@@ -48,12 +55,13 @@ static void show(progress *bar, const session *s) {
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
+    bool announced = false;
     for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
     sampling_clear(&s->sampled, s->fleet);
     for (int step = 0; step < s->settings->local_steps && code == EXIT_OK; step++) {
         code = session_expert_step(s, list);
         if (code == EXIT_OK) code = session_router_bursts(s, list);
-        if (code == EXIT_OK) code = check_interrupt(r, list);
+        acknowledge(r, &announced);
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
@@ -143,8 +151,9 @@ exit_code rounds_run(rounds *r, problems *list) {
     catch_signals(old);
     for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
         code = one_round(r, bar, list);
-        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
-        if (code == EXIT_OK && due) code = save(r, list);
+        if (code != EXIT_OK || s->round == config->rounds) continue; /* the last checkpoint follows the summary */
+        if (interrupted || s->round % config->checkpoint_every == 0) code = save(r, list);
+        if (code == EXIT_OK && interrupted) code = stop(r, list);
     }
     release_signals(old);
     progress_finish(bar);

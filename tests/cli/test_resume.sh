@@ -39,6 +39,25 @@ test_killed_after_checkpoints_and_resumed_equals_uninterrupted() {
     expect_same_results "$(reference_long_result)" result
 }
 
+# The advice of an interrupted run is taken word for word, with a path that needs quotes.
+test_interrupted_run_keeps_its_rounds_and_says_how_to_go_on() {
+    local signal advice
+    for signal in INT TERM; do
+        "$COHORT_BINARY" run "$tiny" --out "a $signal" "${long[@]}" --set checkpoint.every=1000 2>said &
+        run=$!
+        wait_until "$run" test -e "a $signal/trace.h5"
+        kill "-$signal" "$run"
+        local status=0
+        wait "$run" || status=$?
+        [[ $status == 4 ]] || fail "SIG$signal: exit status $status, expected 4: $(cat said)"
+        [[ -e "a $signal/checkpoint.h5" && ! -e "a $signal/summary.csv" ]] || fail "SIG$signal: $(ls "a $signal")"
+        advice=$(sed -n 's|.*go on with: \./cohort ||p' said)
+        [[ -n $advice ]] || fail "no advice: $(cat said)"
+        eval "cohort $advice --quiet" || fail "the advice does not work: $advice"
+        expect_same "$(reference_long_result)/summary.csv" "a $signal/summary.csv" "the summaries"
+    done
+}
+
 test_killed_before_the_first_checkpoint_starts_over() {
     start "${long[@]}" --set checkpoint.every=1000
     wait_until "$run" test -e result/trace.h5
