@@ -68,7 +68,8 @@ def loss_panel(axes, result, members, index, rows):
             spread = np.nanmean(np.nanstd(loss, axis=2), axis=1)
             axes.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.10, linewidth=0)
         if len(s.populations) > 1:
-            axes.fill_between(x, np.nanmin(seeds, axis=1), np.nanmax(seeds, axis=1), color=look["color"], alpha=0.30, linewidth=0)
+            axes.fill_between(x, np.nanmin(seeds, axis=1), np.nanmax(seeds, axis=1), color=look["color"],
+                              alpha=0.30 if len(members) <= MOST_BANDS else 0.18, linewidth=0)
     entropy = entropies(result, members)
     if np.isfinite(entropy).any():
         entropy_line(axes, np.nanmean(entropy))

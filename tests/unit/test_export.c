@@ -21,7 +21,7 @@ typedef struct {
 
 /* A run that is still going: closed by the caller, or not. */
 static result start(int windows) {
-    result r = {.folder = fixture_folder(), .list = problems_create()};
+    result r = {.folder = fixture_folder(), .list = fixture_problems()};
     fixture_create(&r.run, DEVICES, windows);
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
     fixture_append(r.trace, &r.run, 1, ROUNDS);
@@ -42,7 +42,7 @@ static char *table_of(const result *r, const char *name) {
     exit_code code = trace_export(r->folder, name, out, NULL, r->list);
     fclose(out);
     cr_assert_eq(code, EXIT_OK, "%s: %s", name, problems_count(r->list) ? problems_message(r->list, 0) : "no message");
-    return text;
+    return fixture_keep(text);
 }
 
 static int count_lines(const char *text) {
@@ -175,7 +175,7 @@ Test(export, all_tables_become_files) {
 Test(export, windows_are_numbered_over_all_rounds) {
     enum { STEPS = 2, BATCH = 3 };
     int64_t train[DEVICES * STEPS * BATCH], valid[DEVICES * 1 * 2];
-    result r = {.folder = fixture_folder(), .list = problems_create()};
+    result r = {.folder = fixture_folder(), .list = fixture_problems()};
     fixture_create(&r.run, DEVICES, 0);
     r.run.header.sampling = (trace_sampling){STEPS, BATCH, 1, 2};
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
@@ -198,11 +198,10 @@ Test(export, windows_are_numbered_over_all_rounds) {
 }
 
 static void expect_refused(const char *folder, const char *table, const char *path, const char *expected) {
-    problems *list = problems_create();
+    problems *list = fixture_problems();
     cr_expect_eq(trace_export(folder, table, stdout, path, list), EXIT_INPUT);
     cr_assert_eq(problems_count(list), 1);
     cr_expect_not_null(strstr(problems_message(list, 0), expected), "%s", problems_message(list, 0));
-    problems_destroy(list);
 }
 
 Test(export, refusals_say_what_would_be_right) {
@@ -216,7 +215,7 @@ Test(export, refusals_say_what_would_be_right) {
 }
 
 Test(export, a_trace_that_contradicts_itself_is_refused) {
-    result r = {.folder = fixture_folder(), .list = problems_create()};
+    result r = {.folder = fixture_folder(), .list = fixture_problems()};
     fixture_create(&r.run, DEVICES, WINDOWS);
     r.run.devices[1].population = 7;
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
