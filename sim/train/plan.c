@@ -8,6 +8,7 @@
 #include "train/memory.h"
 #include "train/model.h"
 #include "train/run.h"
+#include "train/sampling.h"
 
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
@@ -107,7 +108,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
     plan->gradients = (size_t)plan->limits.max_gradients * sizeof(float);
-    plan->buffers = buffer_bytes(plan, base, f, d->balanced);
+    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + 3 * sampling_bytes(s, f); /* the trace's writer has two copies */
     plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
     plan->total = plan->training > plan->start ? plan->training : plan->start;
     return EXIT_OK;
