@@ -56,6 +56,22 @@ exit_code problem(problems *list, exit_code code, const char *format, ...) {
     return code;
 }
 
+void problems_prefix(problems *list, int first, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *prefix = format_text(format, arguments);
+    va_end(arguments);
+    size_t length = strlen(prefix);
+    for (int i = first; i < list->count; i++) {
+        size_t bytes = strlen(list->entries[i].text) + 1;
+        char *text = must_have(realloc(list->entries[i].text, length + bytes));
+        memmove(text + length, text, bytes);
+        memcpy(text, prefix, length);
+        list->entries[i].text = text;
+    }
+    free(prefix);
+}
+
 int problems_count(const problems *list) {
     return list->count;
 }

@@ -21,6 +21,9 @@ void problems_destroy(problems *list);
 /* Adds a message (printf) and returns `code`, so that `return problem(list, EXIT_INPUT, ...)` reads well. */
 exit_code problem(problems *list, exit_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/* Puts where they arose (printf) before all messages from index `first` on: a caller knows the line of what a callee refused. */
+void problems_prefix(problems *list, int first, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
 int problems_count(const problems *list);
 const char *problems_message(const problems *list, int index);
 exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */

@@ -136,7 +136,13 @@ static exit_code open_text(trainer *t, problems *list) {
     data_settings text = t->settings->data;
     text.corpus = t->settings->base.pretrain.text;
     text.sequence = t->sequence;
-    return corpus_open(&text, t->model->shape.vocabulary, &t->text, list);
+    int before = problems_count(list), line = t->settings->base.pretrain.text_line;
+    exit_code code = corpus_open(&text, t->settings->base.vocabulary, &t->text, list);
+    if (line > 0)
+        problems_prefix(list, before, "%s:%d: base.pretrain.text: ", t->settings->file, line);
+    else
+        problems_prefix(list, before, "--set base.pretrain.text: ");
+    return code;
 }
 
 /* ---- Windows ---- */
@@ -245,6 +251,14 @@ static exit_code check_text(const trainer *t, problems *list) {
     if (all_positions(t, DATA_TRAIN) > 0) return EXIT_OK;
     return problem(list, EXIT_INPUT, "base.pretrain.text: '%s' has no training shard of more than %d tokens (base.pretrain.sequence)",
                    t->settings->base.pretrain.text, t->sequence);
+}
+
+exit_code pretrain_check_text(const settings *s, problems *list) {
+    trainer t = {.settings = s, .sequence = sequence_of(s)};
+    exit_code code = open_text(&t, list);
+    if (code == EXIT_OK) code = check_text(&t, list);
+    corpus_close(t.text);
+    return code;
 }
 
 static void free_trainer(trainer *t) {

@@ -31,6 +31,7 @@ static void resolve_base(settings *s, const level *top) {
     base_settings *b = &s->base;
     const data_settings *d = &top->defaults->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0 || (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
+    b->pretrain.text_line = level_place(top, "base.pretrain.text").line;
     if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
     if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;
     if (b->context == 0) b->context = larger(d->sequence, b->pretrain.sequence);
@@ -44,6 +45,7 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     set_defaults(s, &defaults);
     walk_level(&top, tree, not_rows);
     resolve_base(s, &top);
+    defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);
     if (s->base.checkpoint) forget_shape(&s->base);

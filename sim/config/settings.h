@@ -20,6 +20,7 @@ typedef struct {
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
+        int text_line;  /* where the configuration says which; 0: --set */
         int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */
         int batch;      /* sequences a step */
         int sequence;   /* 0: data.sequence */
@@ -31,6 +32,7 @@ typedef struct {
 
 typedef struct {
     char *corpus;              /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
+    int corpus_line;           /* where the configuration says which; 0: --set */
     data_split split;          /* out_of_distribution: valid and test are a uniform mixture of all sources */
     int64_t tokens_per_device; /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */

@@ -139,31 +139,47 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
             *out = f->corpora[i];
             return EXIT_OK;
         }
+    for (int i = 0; i < f->n_corpora; i++)
+        if (!f->corpora[i] && strcmp(sections[i]->corpus, data->corpus) == 0) return problems_code(list);
+    int before = problems_count(list);
     exit_code code = corpus_open(data, f->vocabulary, out, list);
-    if (code != EXIT_OK) return code;
+    if (data->corpus_line > 0)
+        problems_prefix(list, before, "%s:%d: data.corpus: ", f->file, data->corpus_line);
+    else
+        problems_prefix(list, before, "--set data.corpus: ");
     sections[f->n_corpora] = data;
     f->corpora[f->n_corpora++] = *out;
-    return EXIT_OK;
+    return code;
 }
 
 static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
     exit_code code = EXIT_OK;
+    int before = problems_count(list);
     p->text = c;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
         code = device_data_open(c, &p->settings->data, p->settings->seed, i, p->settings->devices, p->method->pooled,
                                 &f->devices[p->first_device + i].data, list);
+    problems_prefix(list, before, "%s:%d: population '%s', seed %llu: ", f->file, p->settings->line, p->settings->name,
+                    (unsigned long long)p->settings->seed);
     return code;
 }
 
+/* All that is refused is reported, but a corpus once and a population once for all its seeds. */
 exit_code fleet_open_data(fleet *f, problems *list) {
     exit_code code = EXIT_OK;
+    const population_settings *refused = NULL;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
     if (!f->corpora || !sections) code = problem(list, EXIT_ENVIRONMENT, "out of memory for the data");
-    for (int i = 0; i < f->n_populations && code == EXIT_OK; i++) {
+    for (int i = 0; i < f->n_populations && f->corpora && sections; i++) {
         corpus *c = NULL;
-        code = corpus_of(f, i, sections, &c, list);
-        if (code == EXIT_OK) code = open_population_data(f, &f->populations[i], c, list);
+        exit_code one = corpus_of(f, i, sections, &c, list);
+        const population_settings *p = f->populations[i].settings;
+        bool again = refused && refused->line == p->line && strcmp(refused->name, p->name) == 0; /* another seed of it */
+        if (c && !again) one = open_population_data(f, &f->populations[i], c, list);
+        if (one == EXIT_OK) continue;
+        refused = p;
+        if (code == EXIT_OK) code = one;
     }
     free(sections);
     return code;
@@ -174,6 +190,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     fleet *f = calloc(1, sizeof *f);
     if (!f) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     f->n_populations = s->n_populations;
+    f->file = s->file;
     f->adapters = s->adapters;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);

@@ -41,6 +41,7 @@ typedef struct {
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
+    const char *file;     /* the configuration's path, for messages */
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int vocabulary;       /* of the base */
     int n_populations, n_devices, n_shapes;
@@ -69,6 +70,8 @@ typedef struct {
 fleet_text_bytes fleet_measure_text(const fleet *f);
 /* Opens the text of all devices. */
 exit_code fleet_open_data(fleet *f, problems *list);
+/* Where devices of a source share training text because there is too little of it: which (out[bytes]); false where none do. */
+bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
  * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
  * seed start from the same tensors, and what is averaged starts equal on all devices. */

@@ -4,6 +4,7 @@
 
 #include "kernel_problem.h"
 #include "train/plan.h"
+#include "train/report.h"
 #include "train/run.h"
 
 static double mib(size_t bytes) {
@@ -86,6 +87,7 @@ exit_code run_check(const settings *s, problems *list) {
     if (code == EXIT_OK) {
         print_populations(f);
         print_plan(&plan);
+        report_overlaps(false, f);
     }
     fleet_destroy(f);
     ck_close(backend);

@@ -183,6 +183,9 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
 exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
                          problems *list) {
     exit_code code = plan_make(s, backend, base, loaded_base, f, out, list);
-    if (code == EXIT_OK) code = fleet_open_data(f, list);
+    if (code != EXIT_OK) return code;
+    code = fleet_open_data(f, list);
+    exit_code text = loaded_base == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+    if (code == EXIT_OK) code = text;
     return code == EXIT_OK ? plan_make(s, backend, base, loaded_base, f, out, list) : code;
 }

@@ -35,7 +35,8 @@ typedef struct {
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
                     problems *list);
 
-/* Opens the text of a fleet that fits without it, then plans with what the text takes. */
+/* Opens the text of a fleet that fits without it, then plans with what the text takes. Text that the base still has to be trained on is
+ * looked at too, so that all that is missing is reported together. */
 exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
                          problems *list);
 

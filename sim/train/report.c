@@ -18,6 +18,12 @@ void report_note(bool quiet, const char *format, ...) {
     va_end(arguments);
 }
 
+void report_overlaps(bool quiet, const fleet *f) {
+    char text[512];
+    for (int i = 0; i < f->n_populations && !quiet; i++)
+        if (fleet_describe_overlap(f, &f->populations[i], sizeof text, text)) report_note(quiet, "%s", text);
+}
+
 static void number(char out[32], double value, const char *format) {
     if (isnan(value))
         snprintf(out, 32, "-");

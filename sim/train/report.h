@@ -10,6 +10,8 @@
 
 /* One line on stderr. */
 void report_note(bool quiet, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A note per population whose devices share training text for want of it. */
+void report_overlaps(bool quiet, const fleet *f);
 /* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole run. */
 void report_table(const summary_row *rows, int n);
 /* Tokens a second of the expert steps, and their FLOPs as a share of the machine's measured sgemm rate. */

@@ -53,6 +53,7 @@ static exit_code open_session(run *r, problems *list) {
     if (code == EXIT_OK) code = check_populations(r->settings, r->backend, list);
     if (code == EXIT_OK) code = run_obtain_base(r->settings, r->backend, r->quiet, NULL, &base, list);
     if (code == EXIT_OK) code = session_create(r->settings, r->backend, base, &r->session, list);
+    if (code == EXIT_OK) report_overlaps(r->quiet, r->session->fleet);
     return code == EXIT_OK ? checkpoints_create(r->session, &r->checkpoint, list) : code;
 }
 

@@ -66,7 +66,22 @@ test_zero_devices_are_refused() {
 
 test_corpus_that_is_not_there_is_refused() {
     changed 's/^  sequence: 32/  sequence: 32\n  corpus: no-such-folder/; s/{tokens: 20000/{text: no-such-text, tokens: 20000/'
-    expect_refused no-such-folder
+    expect_refused 'changed.yaml:14: data.corpus: there is no corpus no-such-folder' \
+        'changed.yaml:8: base.pretrain.text: there is no corpus no-such-text'
+}
+
+test_check_finds_that_the_text_of_the_base_is_missing() {
+    expect_status 2 cohort check "$tiny" --set base.pretrain.text=no-such
+    expect_text err '--set base.pretrain.text: there is no corpus no-such'
+    [[ ! -s out ]] || fail 'a plan is printed'
+}
+
+test_check_names_both_missing_corpora_once() {
+    mkdir elsewhere
+    (cd elsewhere && expect_status 2 cohort check "$COHORT_SOURCE_DIR/configs/multilingual.yaml" && mv out err ..)
+    expect_text err 'multilingual.yaml:16: data.corpus: there is no corpus multilingual yet'
+    expect_text err 'multilingual.yaml:13: base.pretrain.text: there is no corpus english yet'
+    [[ $(wc -l <err) == 2 ]] || fail "$(<err)"
 }
 
 test_set_of_an_unknown_key_is_refused() {

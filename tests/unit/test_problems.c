@@ -23,6 +23,20 @@ Test(problems, adding_returns_the_code_and_the_first_code_stays) {
     problems_destroy(list);
 }
 
+Test(problems, a_prefix_goes_before_messages_from_there_on) {
+    problems *list = problems_create();
+    problem(list, EXIT_INPUT, "first");
+    problem(list, EXIT_INPUT, "second");
+    problem(list, EXIT_INPUT, "third");
+    problems_prefix(list, 1, "%s:%d: ", "a.yaml", 7);
+    problems_prefix(list, 3, "none");
+    cr_assert_eq(problems_count(list), 3);
+    cr_assert_str_eq(problems_message(list, 0), "first");
+    cr_assert_str_eq(problems_message(list, 1), "a.yaml:7: second");
+    cr_assert_str_eq(problems_message(list, 2), "a.yaml:7: third");
+    problems_destroy(list);
+}
+
 Test(problems, many_and_long_messages_are_kept_whole) {
     static char text[5000];
     problems *list = problems_create();

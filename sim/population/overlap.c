@@ -1,0 +1,39 @@
+/* What a user is told about devices that share training text. */
+#include <stdio.h>
+#include <string.h>
+
+#include "population/fleet.h"
+
+typedef struct {
+    int devices;
+    int64_t tokens; /* that all of them ask for */
+} holders;
+
+static holders holders_of(const fleet *f, const population *p, int source) {
+    holders h = {0, 0};
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        if (device_data_source(f->devices[i].data) == source) {
+            h.devices++;
+            h.tokens += device_data_tokens(f->devices[i].data, DATA_TRAIN);
+        }
+    return h;
+}
+
+/* The first source that runs short is described, and how many others do. */
+bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out) {
+    int sources = corpus_sources(p->text), short_sources = 0, first = 0;
+    for (int source = sources - 1; source >= 0; source--)
+        if (source < p->n_devices && device_data_overlaps(f->devices[p->first_device + source].data)) {
+            short_sources++;
+            first = source;
+        }
+    if (short_sources == 0) return false;
+    holders h = holders_of(f, p, first);
+    int end = snprintf(out, bytes, "population '%s', seed %llu: its %d devices of source %s share text: %d x %lld tokens are asked of %lld",
+                       p->settings->name, (unsigned long long)p->settings->seed, h.devices, corpus_source_name(p->text, first), h.devices,
+                       (long long)(h.tokens / h.devices), (long long)shard_tokens(corpus_shard(p->text, first, DATA_TRAIN)));
+    if (short_sources > 1 && end > 0 && (size_t)end < bytes)
+        snprintf(out + end, bytes - (size_t)end, "; %d more source%s", short_sources - 1,
+                 short_sources > 2 ? "s run short" : " runs short");
+    return true;
+}
