@@ -90,7 +90,7 @@ exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t see
         exit_code of_part = fill_part(&p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
-    if (code == EXIT_OK && d->windows) code = windows_read(d->windows, device, &data->windows, list);
+    if (code == EXIT_OK && d->windows) code = windows_read(d->windows, device, devices, &data->windows, list);
     if (code == EXIT_OK) code = check_windows(data, d, list);
     if (code == EXIT_OK)
         *out = data;

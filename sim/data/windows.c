@@ -1,7 +1,7 @@
 #include "data/windows.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +19,16 @@ static int by_place(const void *a, const void *b) {
 static int parse_line(const char *line, int *device, window_row *row) {
     char part[6];
     int end = 0;
-    if (sscanf(line, "%d,%5[a-z],%" SCNu64 ",%d,%" SCNd64 " %n", device, part, &row->step, &row->index, &row->offset, &end) != 5) return 0;
-    if (line[end] != '\0' || *device < 0 || row->index < 0 || row->offset < 0) return 0;
+    char numbers[4][20];
+    if (sscanf(line, "%19[0-9],%5[a-z],%19[0-9],%19[0-9],%19[0-9] %n", numbers[0], part, numbers[1], numbers[2], numbers[3], &end) != 5)
+        return 0;
+    int64_t device_number = strtoll(numbers[0], NULL, 10), index = strtoll(numbers[2], NULL, 10);
+    if (line[end] != '\0' || device_number > INT_MAX || index > INT_MAX) return 0;
+    *device = (int)device_number;
+    row->step = strtoull(numbers[1], NULL, 10);
+    row->index = (int)index;
+    row->offset = strtoll(numbers[3], NULL, 10);
+    if (row->offset == INT64_MAX) return 0;
     row->part = strcmp(part, "valid") == 0 ? DATA_VALID : DATA_TRAIN;
     return strcmp(part, "valid") == 0 || strcmp(part, "train") == 0;
 }
@@ -36,7 +44,7 @@ static exit_code append(const char *path, const window_row *row, window_table *t
     return EXIT_OK;
 }
 
-static exit_code read_lines(FILE *file, const char *path, int device, window_table *t, problems *list) {
+static exit_code read_lines(FILE *file, const char *path, int device, int devices, window_table *t, problems *list) {
     char line[256];
     int64_t room = 0;
     exit_code code = EXIT_OK;
@@ -49,6 +57,9 @@ static exit_code read_lines(FILE *file, const char *path, int device, window_tab
         } else if (!parse_line(line, &of_device, &row)) {
             code = problem(list, EXIT_INPUT, "%s:%d: is not a window; write %s, with part train or valid and numbers from 0", path, number,
                            FIRST_LINE);
+        } else if (of_device >= devices) {
+            code = problem(list, EXIT_INPUT, "%s:%d: device %d is not there; the population has %d, numbered from 0", path, number,
+                           of_device, devices);
         } else if (of_device == device) {
             code = append(path, &row, t, &room, list);
         }
@@ -56,11 +67,11 @@ static exit_code read_lines(FILE *file, const char *path, int device, window_tab
     return code;
 }
 
-exit_code windows_read(const char *path, int device, window_table *out, problems *list) {
+exit_code windows_read(const char *path, int device, int devices, window_table *out, problems *list) {
     *out = (window_table){0};
     FILE *file = fopen(path, "r");
     if (!file) return problem(list, EXIT_INPUT, "data.windows: %s cannot be opened: %s", path, strerror(errno));
-    exit_code code = read_lines(file, path, device, out, list);
+    exit_code code = read_lines(file, path, device, devices, out, list);
     fclose(file);
     if (out->count > 0) qsort(out->rows, (size_t)out->count, sizeof *out->rows, by_place);
     for (int64_t i = 1; i < out->count && code == EXIT_OK; i++)

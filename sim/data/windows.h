@@ -24,8 +24,8 @@ typedef struct {
     int64_t count;
 } window_table;
 
-/* Reads the rows of one device. */
-exit_code windows_read(const char *path, int device, window_table *out, problems *list);
+/* Reads the rows of one device of a population of `devices`. */
+exit_code windows_read(const char *path, int device, int devices, window_table *out, problems *list);
 void windows_free(window_table *t);
 /* NULL: the file does not say. */
 const window_row *windows_find(const window_table *t, data_part part, uint64_t step, int index);

@@ -344,6 +344,17 @@ Test(data_device, refuses_bad_window_files) {
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
     write_windows("device,part,step,index,offset\n0,train,1,0,-1\n");
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
+    static const char *const numbers[] = {"0,train,-1,0,7",         "0,train,1,-1,7",        "-1,train,1,0,7",
+                                          "0,train,1,0,1e23",       "0,train,1,0,+7",        "0,train,99999999999999999999,0,7",
+                                          "4294967296,train,1,0,7", "0,train,1,4294967296,7"};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        char lines[128];
+        snprintf(lines, sizeof lines, "device,part,step,index,offset\n%s\n", numbers[i]);
+        write_windows(lines);
+        expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
+    }
+    write_windows("device,part,step,index,offset\n1,train,1,0,7\n2,train,1,0,7\n");
+    expect_refused(&settings_used, 0, 2, "windows.csv:3: device 2 is not there; the population has 2");
     write_windows("device,part,step,index,offset\n0,train,1,0,7 x\n");
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
     write_windows("device,part,step,index,offset\n0,train,1,0,7\n0,train,2,0,7\n0,train,1,0,8\n");
