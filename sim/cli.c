@@ -34,7 +34,8 @@ typedef struct {
 
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
-    {"out", "DIR", ON_RUN | ON_PRETRAIN | ON_DATA, 'o', "folder to write (must not hold anything yet)"},
+    {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write (must not hold anything yet)"},
+    {"out", "DIR", ON_DATA, 'o', "folder to write, which data.corpus names (required; must not hold anything yet)"},
     {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, time, or all"},
     {"out", "PATH", ON_EXPORT, 'o', "file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders (must not hold anything yet)"},
@@ -72,7 +73,7 @@ static const command_row COMMANDS[] = {
                           "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
     [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
                       "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
-                      "Bytes are tokens; whole files go to one split. --out defaults to data.\n\n"
+                      "Bytes are tokens; whole files go to one split.\n\n"
                       "  cohort data --out data/languages german=text/de french=text/fr\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
@@ -311,6 +312,10 @@ static void check_export(const cli_arguments *a, problems *list) {
     if (a->adapters && a->adapters[0] == '\0') problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
 }
 
+static void check_data(const cli_arguments *a, problems *list) {
+    if (!a->out) problem(list, EXIT_INPUT, "data: --out is missing; name the folder to write, for example --out data/NAME");
+}
+
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
     *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1};
@@ -319,6 +324,7 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
     if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before) check_export(out, list);
+    if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

@@ -74,7 +74,7 @@ static exit_code build_data(const cli_arguments *a, problems *list) {
     data_build build = {.n_sources = a->n_words,
                         .names = (const char *const *)names,
                         .paths = paths,
-                        .out = a->out ? a->out : "data",
+                        .out = a->out,
                         .valid_share = a->valid_share,
                         .test_share = a->test_share};
     if (code == EXIT_OK) code = data_build_shards(&build, list);

@@ -93,6 +93,38 @@ test_token_beyond_the_vocabulary_is_refused() {
     expect_run_refused shards train_0.bin 256
 }
 
+test_too_little_text_names_line_population_and_seed() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    expect_status 2 run_on shards --out result --set data.tokens_per_device=5000000
+    expect_text err "tiny.yaml:30: population 'both', seed 7: device 0 of 4: data.tokens_per_device asks for 5000000 tokens"
+    [[ $(grep -c "'both'" err) == 1 ]] || fail "$(<err)"
+    [[ $(wc -l <err) == 6 ]] || fail "not every population once: $(<err)"
+}
+
+# Each source has 15 kB of training text, for two devices of a population.
+test_shared_text_is_noted_by_check_and_run() {
+    local options=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256 --set data.tokens_per_device=9000)
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    expect_status 0 cohort check "$tiny" "${options[@]}"
+    expect_text err "population 'alone', seed 7: its 2 devices of source up share text: 2 x 9000 tokens are asked of"
+    [[ $(grep -c 'share text' err) == 6 ]] || fail "$(<err)"
+    expect_status 0 cohort run "$tiny" "${options[@]}" --set train.rounds=1 --out result
+    expect_text err "population 'alone', seed 7: its 2 devices of source up share text"
+    expect_status 0 cohort run "$tiny" "${options[@]}" --set train.rounds=1 --out quiet --quiet
+    [[ ! -s err ]] || fail "$(<err)"
+    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.tokens_per_device=1000
+    [[ ! -s err ]] || fail "$(<err)"
+}
+
+test_the_folder_to_write_must_be_named() {
+    make_text
+    expect_status 2 cohort data up=text/up
+    expect_text err '--out is missing'
+    [[ ! -e data ]] || fail 'something was written'
+}
+
 test_half_a_token_is_refused() {
     make_text
     cohort data --out shards up=text/up down=text/down

@@ -45,12 +45,12 @@ Test(cli, run_takes_its_options_in_any_order) {
 }
 
 Test(cli, data_takes_sources_and_shares) {
-    must_parse("data --valid-share 0.2 de=x fr=y --test-share .05");
+    must_parse("data --out d --valid-share 0.2 de=x fr=y --test-share .05");
     cr_assert_eq(arguments.command, COMMAND_DATA);
     cr_assert_eq(arguments.n_words, 2);
     cr_assert_eq(arguments.valid_share, 0.2);
     cr_assert_eq(arguments.test_share, 0.05);
-    must_parse("data de=x");
+    must_parse("data de=x --out d");
     cr_assert_eq(arguments.valid_share, 0.1);
     cr_assert_eq(arguments.test_share, 0.1);
 }
@@ -113,6 +113,7 @@ Test(cli, every_slip_has_its_message) {
         {"export r --out", "export: --out has no value; write --out PATH"},
         {"plot r --table loss", "plot: unknown option --table"},
         {"data", "data: NAME=PATH... is missing"},
+        {"data a=b", "data: --out is missing"},
         {"data a=b --valid-share 1", "data: --valid-share '1' is no share"},
         {"data a=b --test-share nan", "data: --test-share 'nan' is no share"},
         {"data a=b --test-share 0.1x", "data: --test-share '0.1x' is no share"},
