@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
 root=$COHORT_SOURCE_DIR
-include_flags=(-I"$root/kernels" -I"$root/sim" -I"$root/tests")
+include_flags=(-I"$root/kernels" -I"$root/sim" -I"$root/bench" -I"$root/tests")
 
 cuda_files() { find "$root"/kernels/cuda "$root"/tests/simt \( -name '*.cu' -o -name '*.cuh' -o -name '*.cc' -o -name '*.hpp' \) -print0; }
 c_files() { find "$root"/kernels "$root"/sim "$root"/tests "$root"/bench -name '*.[ch]' -print0; }
@@ -23,7 +23,7 @@ test_headers_compile_alone() {
     while IFS= read -r -d '' header; do
         gcc -std=gnu11 -D_GNU_SOURCE=1 -fsyntax-only -fopenmp -Wall -Wextra -Werror -Wno-unused-function "${include_flags[@]}" "${flags[@]}" \
             -include "$header" -x c /dev/null || fail "$header does not compile alone"
-    done < <(find "$root"/kernels "$root"/sim "$root"/tests -name '*.h' -print0)
+    done < <(find "$root"/kernels "$root"/sim "$root"/bench "$root"/tests -name '*.h' -print0)
 }
 
 # kernels <- sim <- main: what a file may include is decided by its folder.
@@ -50,7 +50,7 @@ test_libraries_neither_print_nor_exit() {
 test_shell_scripts_pass_shellcheck() {
     require shellcheck shellcheck
     cd "$root" || fail "no folder $root"
-    shellcheck -x -P SCRIPTDIR cohort .ci/run cmake/revision.sh tests/*.sh tests/*/*.sh
+    shellcheck -x -P SCRIPTDIR cohort .ci/run cmake/revision.sh configs/data/*.sh tests/*.sh tests/*/*.sh
 }
 
 run_tests source "$@"
