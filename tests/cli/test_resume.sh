@@ -43,9 +43,9 @@ test_killed_after_checkpoints_and_resumed_equals_uninterrupted() {
 test_interrupted_run_keeps_its_rounds_and_says_how_to_go_on() {
     local signal advice
     for signal in INT TERM; do
-        "$COHORT_BINARY" run "$tiny" --out "a $signal" "${long[@]}" --set checkpoint.every=1000 2>said &
+        "$COHORT_BINARY" run "$tiny" --out "a $signal" "${long[@]}" --set checkpoint.every=3 2>said &
         run=$!
-        wait_until "$run" test -e "a $signal/trace.h5"
+        wait_until "$run" test -e "a $signal/checkpoint.h5" # so the rounds have begun
         kill "-$signal" "$run"
         local status=0
         wait "$run" || status=$?
