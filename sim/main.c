@@ -1,4 +1,5 @@
 /* main.c - the command line: the only place that prints problems and decides the exit code. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,7 @@ static exit_code execute(const cli_arguments *a, problems *list) {
 int main(int argc, char **argv) {
     static cli_arguments arguments;
     problems *list = problems_create();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
     exit_code code = cli_parse(argc, argv, &arguments, list);
     if (code == EXIT_OK) code = execute(&arguments, list);
     if (fflush(stdout) != 0) code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");

@@ -18,7 +18,8 @@
 #include "trace/h5.h"
 #include "trace/trace.h"
 
-enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 9, HASH_TEXT_BYTES = 33 };
+enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 10, HASH_TEXT_BYTES = 33 };
+static const int64_t MOST_UNFINISHED = INT64_C(1) << 40;
 
 typedef struct {
     const char *path, *what;
@@ -26,26 +27,27 @@ typedef struct {
     void *values;
     size_t value_bytes;
     int64_t count;
+    bool optional; /* in the file only where it has values */
 } array;
 
 static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
     const array all[N_ARRAYS] = {
-        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters},
-        {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters},
-        {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters},
-        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices},
-        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices},
-        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices},
-        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices},
-        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices},
-        {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried},
+        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false},
+        {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters, false},
+        {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters, false},
+        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false},
+        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false},
+        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices, false},
+        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices, false},
+        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices, false},
+        {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true},
+        {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished, true},
     };
     memcpy(list, all, sizeof all);
 }
 
-/* Only some configurations carry gradients: the array is in the file where there are any. */
 static bool is_absent(const array *a) {
-    return a->count == 0 && strcmp(a->path, "/carried") == 0;
+    return a->optional && a->count == 0;
 }
 
 static void content_hash(const checkpoint *c, char text[HASH_TEXT_BYTES]) {
@@ -147,31 +149,49 @@ static exit_code read_identity(hid_t file, const char *path, checkpoint *c, prob
     return EXIT_OK;
 }
 
-static exit_code read_array(hid_t file, const char *path, const array *a, problems *list) {
-    exit_code code = EXIT_OK;
-    h5_error error = {0};
-    hid_t space = -1, dataset = H5Dopen2(file, a->path, H5P_DEFAULT);
-    int64_t count = -1;
-    if (dataset >= 0 && (space = H5Dget_space(dataset)) >= 0) count = (int64_t)H5Sget_simple_extent_npoints(space);
-    if (count >= 0 && count != a->count)
-        code = problem(list, EXIT_INPUT, "%s: %s holds %lld %s, this run has %lld: it belongs to another configuration", path, a->path,
-                       (long long)count, a->what, (long long)a->count);
-    else if (count < 0 || (count && H5Dread(dataset, a->type, H5S_ALL, H5S_ALL, H5P_DEFAULT, a->values) < 0)) {
-        h5_failed(&error, "cannot read %s", a->path);
-        code = refuse(path, error.text, list);
-    }
+/* The number of values in the file: 0 where an optional array is not there, -1 after a failure. */
+static int64_t count_values(hid_t file, const array *a) {
+    if (a->optional && H5Lexists(file, a->path, H5P_DEFAULT) == 0) return 0;
+    hid_t dataset = H5Dopen2(file, a->path, H5P_DEFAULT), space = dataset < 0 ? -1 : H5Dget_space(dataset);
+    int64_t count = space < 0 ? -1 : (int64_t)H5Sget_simple_extent_npoints(space);
     if (space >= 0) H5Sclose(space);
     if (dataset >= 0) H5Dclose(dataset);
-    return code;
+    return count;
+}
+
+static exit_code read_array(hid_t file, const char *path, const array *a, problems *list) {
+    h5_error error = {0};
+    int64_t count = count_values(file, a);
+    if (count >= 0 && count != a->count)
+        return problem(list, EXIT_INPUT, "%s: %s holds %lld %s, this run has %lld: it belongs to another configuration", path, a->path,
+                       (long long)count, a->what, (long long)a->count);
+    if (count == 0) return EXIT_OK;
+    hid_t dataset = count < 0 ? -1 : H5Dopen2(file, a->path, H5P_DEFAULT);
+    bool read = dataset >= 0 && H5Dread(dataset, a->type, H5S_ALL, H5S_ALL, H5P_DEFAULT, a->values) >= 0;
+    if (!read) h5_failed(&error, "cannot read %s", a->path);
+    if (dataset >= 0) H5Dclose(dataset);
+    return read ? EXIT_OK : refuse(path, error.text, list);
+}
+
+/* Its size is known to the file alone. */
+static exit_code allocate_unfinished(hid_t file, const char *path, checkpoint *c, problems *list) {
+    const array wanted = {.path = "/unfinished", .optional = true};
+    int64_t count = count_values(file, &wanted);
+    c->unfinished = NULL;
+    c->n_unfinished = 0;
+    if (count < 0 || count > MOST_UNFINISHED) return refuse(path, "cannot read /unfinished", list);
+    if (count > 0 && !(c->unfinished = malloc((size_t)count)))
+        return problem(list, EXIT_ENVIRONMENT, "%s: not enough memory to read it", path);
+    c->n_unfinished = count;
+    return EXIT_OK;
 }
 
 static exit_code read_content(hid_t file, const char *path, checkpoint *c, problems *list) {
     array arrays[N_ARRAYS];
+    exit_code code = allocate_unfinished(file, path, c, list);
     arrays_of(c, arrays);
-    for (int i = 0; i < N_ARRAYS; i++) {
-        exit_code code = is_absent(&arrays[i]) ? EXIT_OK : read_array(file, path, &arrays[i], list);
-        if (code != EXIT_OK) return code;
-    }
+    for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++) code = read_array(file, path, &arrays[i], list);
+    if (code != EXIT_OK) return code;
     h5_error error = {0};
     if (h5_read_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, &error) ||
         h5_read_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, &error))

@@ -97,10 +97,13 @@ typedef struct {
     int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
     uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
+    int64_t n_unfinished;
+    uint8_t *unfinished; /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else none */
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
 /* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a
- * file that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). */
+ * file that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). `unfinished` is
+ * allocated here, and the caller's to free. */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);

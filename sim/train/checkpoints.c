@@ -38,12 +38,13 @@ void checkpoints_destroy(checkpoint *c) {
     free(c->bytes_up);
     free(c->bytes_down);
     free(c->stopped);
+    free(c->unfinished);
     memset(c, 0, sizeof *c);
 }
 
 /* A population that stopped keeps what the checkpoint before held of it: what it is now is of no use. */
 static bool keeps_the_last(const session *s, const checkpoint *c, const population *p) {
-    return c->round > 0 && s->fleet->devices[p->first_device].stopped;
+    return c->expert_step > 0 && s->fleet->devices[p->first_device].stopped;
 }
 
 /* ---- Packs: those of a population are neighbours ---- */
@@ -102,6 +103,38 @@ static void take_devices(const session *s, const population *p, bool keep_steps,
     }
 }
 
+/* ---- A round that is not over: its losses so far, its windows so far ---- */
+
+static size_t losses_bytes(const session *s) {
+    return (size_t)s->fleet->n_devices * sizeof *s->numbers.train;
+}
+
+static exit_code take_unfinished(const session *s, int round, checkpoint *c, problems *list) {
+    free(c->unfinished);
+    c->unfinished = NULL;
+    c->n_unfinished = 0;
+    if (s->expert_step == (int64_t)round * s->settings->local_steps) return EXIT_OK;
+    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(s->settings, s->fleet);
+    c->unfinished = malloc(bytes);
+    if (!c->unfinished) return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
+    c->n_unfinished = (int64_t)bytes;
+    memcpy(c->unfinished, s->numbers.train, losses);
+    sampling_pack(&s->sampled, c->unfinished + losses);
+    return EXIT_OK;
+}
+
+static exit_code give_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
+    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(s->settings, s->fleet);
+    bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
+    if ((size_t)c->n_unfinished != (within ? bytes : 0))
+        return problem(list, EXIT_INPUT, "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
+                       path, (long long)c->expert_step, c->round);
+    if (!within) return EXIT_OK;
+    memcpy(s->numbers.train, c->unfinished, losses);
+    sampling_unpack(&s->sampled, c->unfinished + losses);
+    return EXIT_OK;
+}
+
 exit_code checkpoints_save(const session *s, int round, checkpoint *c, const char *path, problems *list) {
     const fleet *f = s->fleet;
     ck_status status = CK_OK;
@@ -114,6 +147,7 @@ exit_code checkpoints_save(const session *s, int round, checkpoint *c, const cha
     }
     if (status == CK_OK) status = ck_wait(s->stream);
     exit_code code = kernel_problem(list, s->backend, status, "reading the adapters back");
+    if (code == EXIT_OK) code = take_unfinished(s, round, c, list);
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->expert_step;
@@ -140,6 +174,7 @@ static void give_devices(session *s, const checkpoint *c, problems *list) {
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     const fleet *f = s->fleet;
     exit_code code = checkpoint_read(path, c, list);
+    if (code == EXIT_OK) code = give_unfinished(s, c, path, list);
     if (code != EXIT_OK) return code;
     ck_status status = give(s, f->parameters, c->parameters, f->n_parameters);
     if (status == CK_OK) status = give(s, f->moment1, c->moment1, f->n_parameters);

@@ -9,9 +9,9 @@
 /* Host arrays of the session's sizes, allocated once. */
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list);
 void checkpoints_destroy(checkpoint *c);
-/* After round `round`. */
+/* `round`: the last that is complete; the session may be within the next. */
 exit_code checkpoints_save(const session *s, int round, checkpoint *c, const char *path, problems *list);
-/* The session goes on after c->round. */
+/* The session goes on where it was. */
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list);
 
 #endif

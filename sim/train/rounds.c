@@ -2,8 +2,8 @@
  *
  *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
  *
- * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the round it is in, with a
- * checkpoint. */
+ * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in, with
+ * a checkpoint: the run that resumes goes on with the next step. */
 #include "train/rounds.h"
 
 #include <math.h>
@@ -11,7 +11,6 @@
 
 #include "progress.h"
 #include "train/checkpoints.h"
-#include "train/report.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -34,16 +33,25 @@ static void release_signals(const struct sigaction old[2]) {
     sigaction(SIGTERM, &old[1], NULL);
 }
 
-/* Steps cannot be taken back or half recorded, so the round is finished; who cannot wait for that asks again. */
-static void acknowledge(const rounds *r, bool *announced) {
-    if (!interrupted || *announced) return;
-    *announced = true;
-    report_note(r->quiet, "stopping after round %d (the same signal again stops at once)", r->session->round);
+/* Rows first: a checkpoint must never be ahead of the trace. `round`: the last that is complete. */
+static exit_code save(rounds *r, int round, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    result_path(r->folder, "checkpoint.h5", path);
+    exit_code code = trace_flush(r->trace, list);
+    if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
+    if (code == EXIT_OK) r->session->saved_round = round;
+    return code;
 }
 
-static exit_code stop(const rounds *r, problems *list) {
-    return problem(list, EXIT_RUN, "interrupted after round %d of %d; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume",
-                   r->session->round, r->session->settings->rounds, r->folder->path, r->folder->path);
+/* The result's own config.yaml has all that was set on the command line. */
+static exit_code check_interrupt(rounds *r, int step, problems *list) {
+    const settings *s = r->session->settings;
+    const char *folder = r->folder->path;
+    if (!interrupted) return EXIT_OK;
+    exit_code code = save(r, r->session->round - 1, list);
+    return problem(list, code == EXIT_OK ? EXIT_RUN : code,
+                   "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume",
+                   r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", folder, folder);
 }
 
 static void show(progress *bar, const session *s) {
@@ -52,16 +60,21 @@ static void show(progress *bar, const session *s) {
                     s->step_loss);
 }
 
+static void begin_row(session *s) {
+    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
+    sampling_clear(&s->sampled, s->fleet);
+}
+
+/* All that are left: a resumed run may be within the round. */
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
-    bool announced = false;
-    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
-    sampling_clear(&s->sampled, s->fleet);
-    for (int step = 0; step < s->settings->local_steps && code == EXIT_OK; step++) {
+    int taken = (int)(s->expert_step - (int64_t)(s->round - 1) * s->settings->local_steps);
+    if (taken == 0) begin_row(s);
+    while (taken < s->settings->local_steps && code == EXIT_OK) {
         code = session_expert_step(s, list);
         if (code == EXIT_OK) code = session_router_bursts(s, list);
-        acknowledge(r, &announced);
+        if (code == EXIT_OK) code = check_interrupt(r, ++taken, list);
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
@@ -132,16 +145,6 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     return code == EXIT_OK ? append_row(r, evaluated, seconds, list) : code;
 }
 
-/* Rows first: a checkpoint must never be ahead of the trace. */
-static exit_code save(rounds *r, problems *list) {
-    char path[FOLDER_PATH_BYTES];
-    result_path(r->folder, "checkpoint.h5", path);
-    exit_code code = trace_flush(r->trace, list);
-    if (code == EXIT_OK) code = checkpoints_save(r->session, r->session->round, r->checkpoint, path, list);
-    if (code == EXIT_OK) r->session->saved_round = r->session->round;
-    return code;
-}
-
 exit_code rounds_run(rounds *r, problems *list) {
     session *s = r->session;
     const settings *config = s->settings;
@@ -151,9 +154,8 @@ exit_code rounds_run(rounds *r, problems *list) {
     catch_signals(old);
     for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
         code = one_round(r, bar, list);
-        if (code != EXIT_OK || s->round == config->rounds) continue; /* the last checkpoint follows the summary */
-        if (interrupted || s->round % config->checkpoint_every == 0) code = save(r, list);
-        if (code == EXIT_OK && interrupted) code = stop(r, list);
+        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
+        if (code == EXIT_OK && due) code = save(r, s->round, list);
     }
     release_signals(old);
     progress_finish(bar);

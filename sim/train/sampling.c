@@ -1,13 +1,16 @@
 #include "train/sampling.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
 static bool learns_from_validation(const fleet *f, const population *p) {
-    return p->method->router == ROUTER_FROM_VALIDATION && f->shapes[f->devices[p->first_device].shape].router_rows > 0;
+    bool routed = false;
+    for (int i = 0; i < p->n_devices; i++) routed = routed || f->shapes[f->devices[p->first_device + i].shape].router_rows > 0;
+    return routed && p->method->router == ROUTER_FROM_VALIDATION;
 }
 
 /* A round has at most ceil(local_steps / every) router bursts, wherever it starts. */
@@ -60,6 +63,30 @@ void sampling_destroy(sampled_windows *w) {
     free(w->valid);
     free(w->first_train);
     free(w->first_valid);
+}
+
+/* The four arrays, in order, and their sizes in bytes. */
+static void arrays_of(const sampled_windows *w, int64_t *arrays[4], size_t sizes[4]) {
+    arrays[0] = w->train, arrays[1] = w->valid, arrays[2] = w->first_train, arrays[3] = w->first_valid;
+    sizes[0] = train_count(&w->size, w->n_devices) * sizeof(int64_t);
+    sizes[1] = valid_count(&w->size, w->n_devices) * sizeof(int64_t);
+    sizes[2] = sizes[3] = (size_t)w->n_devices * sizeof(int64_t);
+}
+
+void sampling_pack(const sampled_windows *w, uint8_t *out) {
+    int64_t *arrays[4];
+    size_t sizes[4];
+    if (w->size.train_steps == 0) return;
+    arrays_of(w, arrays, sizes);
+    for (int i = 0; i < 4; out += sizes[i++]) memcpy(out, arrays[i], sizes[i]);
+}
+
+void sampling_unpack(sampled_windows *w, const uint8_t *bytes) {
+    int64_t *arrays[4];
+    size_t sizes[4];
+    if (w->size.train_steps == 0) return;
+    arrays_of(w, arrays, sizes);
+    for (int i = 0; i < 4; bytes += sizes[i++]) memcpy(arrays[i], bytes, sizes[i]);
 }
 
 void sampling_clear(sampled_windows *w, const fleet *f) {

@@ -22,6 +22,10 @@ exit_code sampling_create(sampled_windows *w, const settings *s, const fleet *f,
 void sampling_destroy(sampled_windows *w);
 size_t sampling_bytes(const settings *s, const fleet *f);
 
+/* What a round has so far, as sampling_bytes() bytes, for a checkpoint within the round. */
+void sampling_pack(const sampled_windows *w, uint8_t *out);
+void sampling_unpack(sampled_windows *w, const uint8_t *bytes);
+
 /* A round starts. */
 void sampling_clear(sampled_windows *w, const fleet *f);
 /* Where the offset of window `index` of the step that the device is about to take belongs; NULL: it is not recorded. */

@@ -147,6 +147,41 @@ Test(checkpoint, another_configuration_is_refused) {
     cr_assert(strstr(message, "0123456789ab") && strstr(message, "ffff"), "%s", message);
 }
 
+/* Gradients that wait are in the file only where a configuration has any. */
+Test(checkpoint, carried_gradients_of_another_configuration_are_refused) {
+    char message[1000];
+    float carried[4] = {1, 2, 3, 4}, found[4];
+    state *with = state_filled(), *expecting = state_create(PARAMETERS, DEVICES);
+    char *without = write_checkpoint(with);
+    with->c.n_carried = expecting->c.n_carried = 4;
+    with->c.carried = carried;
+    expecting->c.carried = found;
+    char *path = write_checkpoint(with);
+    cr_assert_eq(read_checkpoint(path, expecting, message), EXIT_OK, "%s", message);
+    cr_assert_arr_eq(found, carried, sizeof carried);
+    cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES), message), EXIT_INPUT);
+    cr_assert(strstr(message, "4 carried gradients") && strstr(message, "another configuration"), "%s", message);
+    cr_assert_eq(read_checkpoint(without, expecting, message), EXIT_INPUT);
+    cr_assert(strstr(message, "0 carried gradients") && strstr(message, "another configuration"), "%s", message);
+}
+
+Test(checkpoint, an_unfinished_row_comes_back_and_only_where_there_is_one) {
+    char message[1000];
+    uint8_t row[5] = {1, 2, 3, 254, 255};
+    state *written = state_filled(), *found = state_create(PARAMETERS, DEVICES);
+    written->c.unfinished = row;
+    written->c.n_unfinished = 5;
+    cr_assert_eq(read_checkpoint(write_checkpoint(written), found, message), EXIT_OK, "%s", message);
+    cr_assert_eq(found->c.n_unfinished, 5);
+    cr_assert_arr_eq(found->c.unfinished, row, sizeof row);
+    cr_assert(same(written, found));
+    free(found->c.unfinished);
+    written->c.n_unfinished = 0;
+    cr_assert_eq(read_checkpoint(write_checkpoint(written), found, message), EXIT_OK, "%s", message);
+    cr_assert_eq(found->c.n_unfinished, 0);
+    cr_assert_null(found->c.unfinished);
+}
+
 Test(checkpoint, a_missing_one_is_named) {
     char message[1000];
     cr_assert_eq(read_checkpoint("/nowhere/checkpoint.h5", state_create(1, 1), message), EXIT_INPUT);
