@@ -30,12 +30,20 @@ trace_text() { # result folder
     (cd "$1" && h5dump -m '%.17g' "${options[@]}" trace.h5)
 }
 
+# Its hash is taken over all of its content.
+checkpoint_text() { # result folder
+    (cd "$1" && h5dump -a /round -a /expert_step -a /router_step -a /config_hash -a /content_hash checkpoint.h5)
+}
+
 expect_same_results() { # folder, folder
     expect_same "$1/summary.csv" "$2/summary.csv" "the summaries of $1 and $2"
     trace_text "$1" >left.txt
     trace_text "$2" >right.txt
     [[ $(wc -l <left.txt) -gt 100 ]] || fail "h5dump shows hardly anything of $1/trace.h5"
     expect_same left.txt right.txt "the traces of $1 and $2"
+    checkpoint_text "$1" >left.txt
+    checkpoint_text "$2" >right.txt
+    expect_same left.txt right.txt "the checkpoints of $1 and $2"
 }
 
 # Waits until a condition holds; fails if it does not within five minutes, or if the process ends before.

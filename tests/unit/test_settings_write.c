@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/compare.h"
 #include "config/settings.h"
 #include "config/table.h"
 #include "unit/configuration.h"
@@ -70,16 +71,21 @@ Test(settings_write, every_row_survives) {
     settings_destroy(second);
 }
 
-static void hashes_with(const char *override, char run[SETTINGS_HASH_BYTES], char base[SETTINGS_HASH_BYTES]) {
+static settings *load_with(const char *override) {
     const char *const overrides[] = {override, NULL};
     settings *s = NULL;
     problems *list = configuration_load_with(
         "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n", overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
+    problems_destroy(list);
+    return s;
+}
+
+static void hashes_with(const char *override, char run[SETTINGS_HASH_BYTES], char base[SETTINGS_HASH_BYTES]) {
+    settings *s = load_with(override);
     settings_hash(s, run);
     settings_base_hash(s, base);
     settings_destroy(s);
-    problems_destroy(list);
 }
 
 /* A value other than the default for every key of the run and of populations; 'b': the base changes too. */
@@ -185,6 +191,51 @@ Test(settings_write, every_key_is_among_the_changes) {
             found = strncmp(key, rows[i].path, length) == 0 && key[length] == '=';
         }
         cr_assert(found, "%s", rows[i].path);
+    }
+}
+
+/* What differs between the default (there) and an override (here). */
+static char *differences_of(const char *override) {
+    settings *there = load_with("seed=42"), *here = load_with(override);
+    char *text = settings_differences(there, here);
+    settings_destroy(there);
+    settings_destroy(here);
+    return text;
+}
+
+Test(settings_write, every_key_that_matters_is_named_where_it_differs) {
+    for (int i = 0; i < N_CHANGES; i++) {
+        char key[64], *text = differences_of(CHANGES[i].override);
+        const char *start = strncmp(CHANGES[i].override, "populations.", 12) == 0 ? CHANGES[i].override + 14 : CHANGES[i].override;
+        snprintf(key, sizeof key, "%.*s", (int)strcspn(start, "="), start);
+        bool identity = strcmp(key, "name") == 0 || (strcmp(key, "seed") == 0 && start != CHANGES[i].override) || strcmp(key, "seeds") == 0;
+        const char *named = identity ? "populations." : strcmp(key, "rank") == 0 ? "experts.rank" : key;
+        if (CHANGES[i].run)
+            cr_assert(strstr(text, named), "%s is not named in: %s", CHANGES[i].override, text);
+        else
+            cr_assert_str_eq(text, "", "%s", CHANGES[i].override);
+        free(text);
+    }
+}
+
+Test(settings_write, differences_show_both_values_and_where_they_stand) {
+    static const struct {
+        const char *override, *expected;
+    } cases[] = {
+        {"train.batch=3", "train.batch (8 there, 3 here), train.router.batch (8 there, 3 here)"}, /* follows it */
+        {"adapters=elsewhere", "adapters (none there, elsewhere here)"},
+        {"populations.1.experts.rank=4", "populations.1.experts.rank (8 there, 4 here)"},
+        {"populations.0.devices=3", "populations.0.devices (2 there, 3 here)"},
+        {"populations.1.name=c", "populations.1 (b of seed 42 there, c of seed 42 here)"},
+        {"populations=[{name: a, method: comigs, devices: 2}]", "populations.1 (b of seed 42 there, none here)"},
+        {"populations.1.seeds=[42, 43]", "populations.2 (none there, b of seed 43 here)"},
+        {"train={rounds: 3, beta1: 0.5}", "train.rounds (20 there, 3 here), train.beta1 (0.9 there, 0.5 here)"},
+        {"base.checkpoint=gpt2", "base.checkpoint (none there, gpt2 here)"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = differences_of(cases[i].override);
+        cr_expect_str_eq(text, cases[i].expected, "%s: %s", cases[i].override, text);
+        free(text);
     }
 }
 

@@ -1,0 +1,97 @@
+/* die_at.c - preloaded into a program, kills it (SIGKILL) at a chosen one of its calls that change files.
+ *
+ *   DIE_MATCH=TEXT   only calls on files whose path contains TEXT count
+ *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at one of them, as the kernel may cut it
+ *   DIE_COUNT=FILE   a program that ends in peace writes there how many there were
+ */
+#define _GNU_SOURCE 1
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PAGE_BYTES = 4096 };
+
+static atomic_long calls;
+
+static bool matches(const char *path) {
+    const char *text = getenv("DIE_MATCH");
+    return strstr(path, text ? text : "") != NULL;
+}
+
+static bool file_matches(int file) {
+    char link[40], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n < 0 ? 0 : n] = '\0';
+    return path[0] == '/' && matches(path);
+}
+
+static bool is_the_one(void) {
+    const char *at = getenv("DIE_AT");
+    long call = atomic_fetch_add(&calls, 1) + 1;
+    return at && call == atol(at);
+}
+
+static void die(void) {
+    kill(getpid(), SIGKILL);
+    for (;;) pause();
+}
+
+typedef ssize_t (*pwrite_call)(int, const void *, size_t, off_t);
+typedef ssize_t (*write_call)(int, const void *, size_t);
+
+ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset) {
+    pwrite_call next = (pwrite_call)dlsym(RTLD_NEXT, "pwrite");
+    if (file_matches(file) && is_the_one()) {
+        size_t whole = (size_t)((offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset);
+        if (whole > 0 && whole < size && next(file, bytes, whole, offset) < 0) perror("die_at");
+        die();
+    }
+    return next(file, bytes, size, offset);
+}
+
+ssize_t pwrite64(int file, const void *bytes, size_t size, off_t offset) {
+    return pwrite(file, bytes, size, offset);
+}
+
+ssize_t write(int file, const void *bytes, size_t size) {
+    if (file_matches(file) && is_the_one()) die();
+    return ((write_call)dlsym(RTLD_NEXT, "write"))(file, bytes, size);
+}
+
+int fsync(int file) {
+    if (file_matches(file) && is_the_one()) die();
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
+}
+
+int ftruncate(int file, off_t size) {
+    if (file_matches(file) && is_the_one()) die();
+    return ((int (*)(int, off_t))dlsym(RTLD_NEXT, "ftruncate"))(file, size);
+}
+
+int ftruncate64(int file, off_t size) {
+    return ftruncate(file, size);
+}
+
+int rename(const char *from, const char *to) {
+    if (matches(from) && is_the_one()) die();
+    return ((int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename"))(from, to);
+}
+
+int unlink(const char *path) {
+    if (matches(path) && is_the_one()) die();
+    return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
+}
+
+__attribute__((destructor)) static void tell(void) {
+    const char *path = getenv("DIE_COUNT");
+    FILE *out = path ? fopen(path, "w") : NULL;
+    if (!out) return;
+    fprintf(out, "%ld\n", atomic_load(&calls));
+    fclose(out);
+}

@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# Runs that end before their time - killed, interrupted, on a full disk - and go on: the result is that of a run that nobody disturbed.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+small=(--set train.rounds=8 --set threads=1 --quiet)
+
+# The uninterrupted run that everything here is compared with.
+small_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-reference-small
+    [[ -e $folder ]] || cohort run "$tiny" --out "$folder" "${small[@]}" >&2 || fail 'the reference run failed'
+    printf '%s\n' "$folder"
+}
+
+# ---- SIGKILL at a chosen call that changes a file (die_at.c)
+
+build_killer() {
+    require cc gcc
+    cc -shared -fPIC -o die_at.so "$cli/die_at.c" -ldl
+    # It comes before a sanitizer's runtime, which would complain.
+    export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
+}
+
+count_calls() { # text in the file's path
+    env LD_PRELOAD="$PWD/die_at.so" DIE_MATCH="$1" DIE_COUNT="$PWD/count" "$COHORT_BINARY" run "$tiny" --out "$PWD/counted" "${small[@]}" >&2 ||
+        fail 'the run fails with die_at.so'
+    cat count
+}
+
+die_at() { # text in the file's path, number of the call, folder
+    local status=0
+    {
+        env LD_PRELOAD="$PWD/die_at.so" DIE_MATCH="$1" DIE_AT="$2" "$COHORT_BINARY" run "$tiny" --out "$PWD/$3" "${small[@]}" --resume \
+            >>died.log 2>&1
+    } 2>/dev/null || status=$?
+    ((status == 137)) || fail "call $2 on $1: expected to be killed, got status $status: $(tail -n 3 died.log)"
+}
+
+# Prints so many different numbers from 1 to the most, in random order.
+draw() { # how many, most
+    local seed=$RANDOM
+    printf 'drawn with seed %d\n' "$seed" >&2
+    shuf -i "1-$2" -n "$1" --random-source=<(awk -v seed="$seed" 'BEGIN { srand(seed); for (i = 0; i < 9999; i++) print rand() }')
+}
+
+finish_and_compare() { # folder
+    expect_status 0 cohort run "$tiny" --out "$1" "${small[@]}" --resume
+    expect_same_results "$(small_result)" "$1"
+    expect_same <(ls -A "$1") <(ls -A "$(small_result)") 'the files'
+}
+
+test_killed_at_ten_random_moments() {
+    local calls call
+    build_killer
+    calls=$(count_calls /counted/)
+    # Each of the ten gets a little further: none may reach the end.
+    for call in $(draw 10 $((calls / 12))); do die_at /result/ "$call" result; done
+    finish_and_compare result
+}
+
+test_killed_inside_a_checkpoint() {
+    local calls call
+    build_killer
+    calls=$(count_calls counted/checkpoint.h5.tmp)
+    for call in $(draw 4 $((calls / 4))); do die_at result/checkpoint.h5.tmp "$call" result; done
+    finish_and_compare result
+}
+
+test_killed_inside_a_flush_of_the_trace() {
+    local calls call
+    build_killer
+    calls=$(count_calls counted/trace.h5)
+    for call in $(draw 4 $((calls / 4))); do die_at result/trace.h5 "$call" result; done
+    finish_and_compare result
+}
+
+# The last calls of a run: the checkpoint in its place, the trace closed, the summary renamed; the very last gives the folder free.
+test_killed_at_the_end() {
+    local calls call
+    build_killer
+    calls=$(count_calls /counted/)
+    for call in $((calls - 6)) $((calls - 4)) $((calls - 2)); do
+        rm -rf result
+        die_at /result/ "$call" result
+        [[ ! -e result/summary.csv ]] || fail "call $call of $calls: there is a summary already"
+        finish_and_compare result
+    done
+}
+
+# ---- SIGINT, SIGTERM
+
+start() { # options; the process id is in $run
+    "$COHORT_BINARY" run "$tiny" --out result "$@" >out 2>err &
+    run=$!
+}
+
+catches_signals() { (((0x$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$run/status") >> 14) & 1)); } # SIGTERM is 15
+
+interrupt() { # signal
+    local status=0
+    kill "-$1" "$run"
+    wait "$run" || status=$?
+    ((status == 4)) || fail "expected exit status 4 after SIG$1, got $status: $(<err)"
+    expect_text err 'which is saved'
+    expect_text err '--resume'
+    [[ ! -e result/summary.csv && ! -e result/.lock ]] || fail "left after SIG$1: $(ls -A result)"
+}
+
+# What the message says to type.
+go_on() { eval "cohort $(sed -n 's|.*go on with: \./cohort ||p' err) --quiet"; }
+
+long=(--set train.rounds=3 --set train.local_steps=200 --set trace.sampling_windows=true --set threads=1)
+
+test_interrupted_within_a_round_it_goes_on_with_the_next_step() {
+    local step
+    cohort run "$tiny" --out whole "${long[@]}" --quiet
+    start "${long[@]}"
+    wait_until "$run" catches_signals
+    interrupt TERM
+    step=$(sed -n 's/.*in round 1 of 3, after step \([0-9]*\) of 200.*/\1/p' err)
+    ((step > 0 && step < 200)) || fail "not within a round: $(<err)"
+    go_on
+    expect_same_results whole result
+}
+
+test_interrupted_again_and_again() {
+    local signal
+    cohort run "$tiny" --out whole "${long[@]}" --quiet
+    start "${long[@]}"
+    wait_until "$run" catches_signals
+    interrupt INT
+    for signal in TERM INT; do
+        start "${long[@]}" --resume
+        wait_until "$run" catches_signals
+        sleep 0.1
+        interrupt "$signal"
+    done
+    go_on
+    expect_same_results whole result
+}
+
+# ---- A full disk
+
+expect_full() {
+    expect_text err 'File too large'
+    expect_text err '--resume'
+    [[ ! -e result/summary.csv ]] || fail 'there is a summary all the same'
+}
+
+# A limit on the size of files stands for the disk; bash counts it in KiB.
+limited() ( # KiB, options...
+    ulimit -f "$1"
+    exec "$COHORT_BINARY" run "$tiny" --out result "${small[@]}" "${@:2}"
+)
+
+test_no_room_for_a_checkpoint() {
+    expect_status 4 limited 1000
+    expect_full
+    expect_text err checkpoint.h5
+    finish_and_compare result
+}
+
+test_no_room_for_the_trace() {
+    local wide=(--set trace.routing_windows=320 --set evaluate.every=1)
+    cohort run "$tiny" --out whole "${small[@]}" "${wide[@]}"
+    local limit=$(($(stat -c %s whole/trace.h5) / 1024 - 64))
+    ((limit > $(stat -c %s whole/checkpoint.h5) / 1024)) || fail 'the trace is smaller than the checkpoint'
+    expect_status 4 limited "$limit" "${wide[@]}"
+    expect_full
+    expect_text err trace.h5
+    expect_status 0 cohort run "$tiny" --out result "${small[@]}" "${wide[@]}" --resume
+    expect_same_results whole result
+}
+
+test_a_small_disk_that_is_made_larger() {
+    mkdir disk
+    mount -t tmpfs -o size=2500k tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    trap 'umount disk' EXIT
+    expect_status 4 cohort run "$tiny" --out disk/result "${small[@]}"
+    expect_text err 'No space left on device'
+    expect_text err '--resume'
+    [[ ! -e disk/result/summary.csv ]] || fail 'there is a summary all the same'
+    mount -o remount,size=20m disk
+    expect_status 0 cohort run "$tiny" --out disk/result "${small[@]}" --resume
+    expect_same_results "$(small_result)" disk/result
+}
+
+run_tests kill "$@"
