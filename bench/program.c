@@ -11,7 +11,6 @@
 
 #include "statistics.h"
 
-enum { MOST_VARIABLES = 16 };
 extern char **environ;
 
 /* ---- Running */
@@ -116,6 +115,12 @@ static exit_code read_result(const char *name, const char *out, program_result *
     return code;
 }
 
+/* What messages call it: the last part of OUT. */
+static const char *name_of(const char *out) {
+    const char *slash = strrchr(out, '/');
+    return slash ? slash + 1 : out;
+}
+
 exit_code program_run(const char *const *arguments, const char *const *environment, const char *out, int steps, int devices,
                       program_result *result, problems *list) {
     int status = 0;
@@ -126,9 +131,9 @@ exit_code program_run(const char *const *arguments, const char *const *environme
     if (!result->loss || !result->seconds) return problem(list, EXIT_ENVIRONMENT, "out of memory for losses");
     exit_code code = program_start(arguments, environment, out, &status, list);
     if (code != EXIT_OK) return code;
-    if (status == 0) return read_result(arguments[1], out, result, list);
+    if (status == 0) return read_result(name_of(out), out, result, list);
     last_words(out, words, sizeof words);
-    return problem(list, EXIT_RUN, "%s: ended with %s %d: %s", arguments[1], WIFSIGNALED(status) ? "signal" : "code",
+    return problem(list, EXIT_RUN, "%s: ended with %s %d: %s", name_of(out), WIFSIGNALED(status) ? "signal" : "code",
                    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), words);
 }
 

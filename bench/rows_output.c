@@ -34,10 +34,10 @@ static void print_ratio(const rows *all, int peer) {
     if (!best) return;
     statistics ratio = rows_ratio(best);
     bool settled = statistics_settled(&ratio, &all->rule, 0) == STATISTICS_SETTLED;
-    printf("  %-20s x%-6.2f spread %.1f%%, %.2f to %.2f in %d pairs (%d torch, %d BLAS threads)%s; "
-           "%.1f times the peak memory, %.1f times beyond start\n",
-           best->program, ratio.median, 100 * ratio.spread, ratio.min, ratio.max, ratio.count, best->torch_threads, best->blas_threads,
-           settled ? "" : ", DID NOT SETTLE", best->peak_bytes / cohort->peak_bytes,
+    printf("  %-20s %6.2f  spread %.1f%%, %.2f to %.2f in %d pairs%s; %d torch and %d BLAS threads\n", best->program, ratio.median,
+           100 * ratio.spread, ratio.min, ratio.max, ratio.count, settled ? "" : ", DID NOT SETTLE", best->torch_threads,
+           best->blas_threads);
+    printf("  %-20s %6.2f  times Cohort's peak memory, %.1f times beyond the start\n", "", best->peak_bytes / cohort->peak_bytes,
            (best->peak_bytes - best->start_bytes) / (cohort->peak_bytes - cohort->start_bytes));
 }
 
@@ -75,12 +75,13 @@ static json_t *json_of_row(const rows *all, const row *r) {
     bool timed = r->state == ROW_RIGHT;
     statistics rate = statistics_of(r->rate, timed ? r->samples : 0),
                ratio = statistics_of_ratio(r->cohort, r->rate, timed ? r->samples : 0);
-    json_t *threads = json_object_get(r->end, "threads");
-    json_t *out = json_pack("{s:s, s:i, s:i, s:s, s:b, s:s, s:o, s:o, s:o, s:f, s:f, s:o}", "program", r->program, "torch_threads",
-                            r->torch_threads, "blas_threads", r->blas_threads, "state", STATES[r->state], "dropped", r->dropped, "version",
-                            version_of(r), "threads", threads ? json_incref(threads) : json_null(), "tokens_per_second", summary(&rate),
-                            "samples", numbers(r->rate, timed ? r->samples : 0), "start_bytes", r->start_bytes, "peak_bytes", r->peak_bytes,
-                            "loss_difference", isfinite(r->loss.largest) ? json_real(r->loss.largest) : json_null());
+    json_t *threads = json_object_get(r->end, "threads"), *form = json_object_get(r->end, "form");
+    json_t *out =
+        json_pack("{s:s, s:i, s:i, s:s, s:b, s:s, s:o, s:o, s:o, s:o, s:f, s:f, s:o}", "program", r->program, "torch_threads",
+                  r->torch_threads, "blas_threads", r->blas_threads, "state", STATES[r->state], "dropped", r->dropped, "version",
+                  version_of(r), "threads", threads ? json_incref(threads) : json_null(), "form", form ? json_incref(form) : json_null(),
+                  "tokens_per_second", summary(&rate), "samples", numbers(r->rate, timed ? r->samples : 0), "start_bytes", r->start_bytes,
+                  "peak_bytes", r->peak_bytes, "loss_difference", isfinite(r->loss.largest) ? json_real(r->loss.largest) : json_null());
     if (out && r != &all->rows[0]) json_object_set_new(out, "cohort_ratio", summary(&ratio));
     return out;
 }

@@ -9,7 +9,6 @@ import ctypes
 import json
 import math
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def main(description, build):
         "start_bytes": start_bytes,
         "peak_bytes": resident_peak(),
         "threads": {"torch": torch.get_num_threads(), "blas": arguments.blas_threads, "blas_set_apart": blas_set},
+        "form": getattr(step, "form", "one device at a time"),
         "version": f"Python {platform.python_version()}, PyTorch {torch.__version__}",
     }
     print(json.dumps(end), flush=True)
-    sys.stdout.flush()

@@ -53,12 +53,13 @@ def mixture(job, base, lora, x):
     u = F.linear(x, *base.fc)
     shrunk = F.linear(x, torch.cat([lora.router, lora.a1]))
     gates = gates_of(shrunk[:, : job.experts], job.top_k)
-    m, weighted = 0, []
+    m, weighted = None, []
     for e in range(job.experts):
         h = shrunk[:, job.experts + e * job.rank : job.experts + (e + 1) * job.rank]
         a = F.gelu(torch.addmm(u, h, lora.b1[e].t(), alpha=job.scale), approximate="tanh")
-        m = m + gates[:, e, None] * a
-        weighted.append(gates[:, e, None] * F.linear(a, lora.a2[e]))
+        gate = gates[:, e, None]
+        m = gate * a if m is None else torch.addcmul(m, gate, a)
+        weighted.append(gate * F.linear(a, lora.a2[e]))
     return torch.addmm(F.linear(m, *base.proj), torch.cat(weighted, dim=1), lora.b2.t(), alpha=job.scale)
 
 
