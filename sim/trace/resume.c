@@ -46,18 +46,24 @@ static int same_shape(hid_t dataset, const table_spec *spec, const trace_shape *
     return same;
 }
 
+static exit_code check_shape(const char *path, const old_trace *old, const table_spec *spec, const trace_shape *shape, problems *list) {
+    h5_error error = {0};
+    bool there = H5Lexists(old->file, spec->path, H5P_DEFAULT) > 0;
+    hid_t dataset = there ? H5Dopen2(old->file, spec->path, H5P_DEFAULT) : -1;
+    bool same = dataset >= 0 && same_shape(dataset, spec, shape);
+    if (there && dataset < 0) h5_failed(&error, "%s cannot be read", spec->path);
+    if (dataset >= 0) H5Dclose(dataset);
+    if (same) return EXIT_OK;
+    if (error.text[0]) return problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, error.text);
+    return problem(list, EXIT_INPUT, "%s: %s is missing or has another shape than this run's: it belongs to another configuration", path,
+                   spec->path);
+}
+
 static exit_code check_shapes(const char *path, const old_trace *old, const trace_shape *shape, problems *list) {
-    for (int id = 0; id < TABLE_COUNT; id++) {
-        const table_spec *spec = &table_specs[id];
-        if (!table_recorded(spec, shape)) continue;
-        hid_t dataset = H5Dopen2(old->file, spec->path, H5P_DEFAULT);
-        bool same = dataset >= 0 && same_shape(dataset, spec, shape);
-        if (dataset >= 0) H5Dclose(dataset);
-        if (!same)
-            return problem(list, EXIT_INPUT, "%s: %s is missing or has another shape than this run's: it belongs to another configuration",
-                           path, spec->path);
-    }
-    return EXIT_OK;
+    exit_code code = EXIT_OK;
+    for (int id = 0; id < TABLE_COUNT && code == EXIT_OK; id++)
+        if (table_recorded(&table_specs[id], shape)) code = check_shape(path, old, &table_specs[id], shape, list);
+    return code;
 }
 
 static exit_code open_old(const char *path, const trace_header *header, int wanted, old_trace *old, problems *list) {
