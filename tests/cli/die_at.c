@@ -1,7 +1,8 @@
 /* die_at.c - preloaded into a program, kills it (SIGKILL) at a chosen one of its calls that change files.
  *
  *   DIE_MATCH=TEXT   only calls on files whose path contains TEXT count
- *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at one of them, as the kernel may cut it
+ *   DIE_CUT=1        only writes that cross pages count
+ *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at the last, as the kernel may cut it
  *   DIE_COUNT=FILE   a program that ends in peace writes there how many there were
  */
 #define _GNU_SOURCE 1
@@ -31,6 +32,11 @@ static bool file_matches(int file) {
     return path[0] == '/' && matches(path);
 }
 
+/* A call that changes a file, but is no write across pages. */
+static bool counts(bool matching) {
+    return matching && !getenv("DIE_CUT");
+}
+
 static bool is_the_one(void) {
     const char *at = getenv("DIE_AT");
     long call = atomic_fetch_add(&calls, 1) + 1;
@@ -47,9 +53,10 @@ typedef ssize_t (*write_call)(int, const void *, size_t);
 
 ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset) {
     pwrite_call next = (pwrite_call)dlsym(RTLD_NEXT, "pwrite");
-    if (file_matches(file) && is_the_one()) {
-        size_t whole = (size_t)((offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset);
-        if (whole > 0 && whole < size && next(file, bytes, whole, offset) < 0) perror("die_at");
+    off_t whole = (offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset; /* up to the last page that it touches */
+    bool crosses = whole > 0 && whole < (off_t)size, matching = file_matches(file);
+    if ((counts(matching) || (matching && crosses)) && is_the_one()) {
+        if (crosses && next(file, bytes, (size_t)whole, offset) < 0) perror("die_at");
         die();
     }
     return next(file, bytes, size, offset);
@@ -60,17 +67,17 @@ ssize_t pwrite64(int file, const void *bytes, size_t size, off_t offset) {
 }
 
 ssize_t write(int file, const void *bytes, size_t size) {
-    if (file_matches(file) && is_the_one()) die();
+    if (counts(file_matches(file)) && is_the_one()) die();
     return ((write_call)dlsym(RTLD_NEXT, "write"))(file, bytes, size);
 }
 
 int fsync(int file) {
-    if (file_matches(file) && is_the_one()) die();
+    if (counts(file_matches(file)) && is_the_one()) die();
     return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
 }
 
 int ftruncate(int file, off_t size) {
-    if (file_matches(file) && is_the_one()) die();
+    if (counts(file_matches(file)) && is_the_one()) die();
     return ((int (*)(int, off_t))dlsym(RTLD_NEXT, "ftruncate"))(file, size);
 }
 
@@ -79,12 +86,12 @@ int ftruncate64(int file, off_t size) {
 }
 
 int rename(const char *from, const char *to) {
-    if (matches(from) && is_the_one()) die();
+    if (counts(matches(from)) && is_the_one()) die();
     return ((int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename"))(from, to);
 }
 
 int unlink(const char *path) {
-    if (matches(path) && is_the_one()) die();
+    if (counts(matches(path)) && is_the_one()) die();
     return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
 }
 

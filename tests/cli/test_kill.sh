@@ -74,6 +74,17 @@ test_killed_inside_a_flush_of_the_trace() {
     finish_and_compare result
 }
 
+# Half of a write is on the disk: not one of HDF5's own structures may be cut by it.
+test_killed_inside_a_write_to_the_trace() {
+    local calls call
+    build_killer
+    export DIE_CUT=1
+    calls=$(count_calls counted/trace.h5)
+    ((calls >= 16)) || fail "only $calls writes to the trace cross a page"
+    for call in $(draw 4 $((calls / 4))); do die_at result/trace.h5 "$call" result; done
+    finish_and_compare result
+}
+
 # The last calls of a run: the checkpoint in its place, the trace closed, the summary renamed; the very last gives the folder free.
 test_killed_at_the_end() {
     local calls call
