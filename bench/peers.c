@@ -20,7 +20,7 @@
 #include "rows.h"
 
 static const char *const PROGRAMS[ROWS_PEERS] = {"sequential_clients", "shared_base", "batched_clients"};
-static const double SLOW_SHARE = 0.75, SETTLED_SPREAD = 0.03;
+static const double SLOW_SHARE = 0.5, SETTLED_SPREAD = 0.03;
 enum { LEAST_ROUNDS = 3, MOST_ARGUMENTS = 8, NAME_BYTES = 64 };
 
 typedef struct {
@@ -38,6 +38,7 @@ static volatile sig_atomic_t interrupted;
 static void interrupt(int signal_number) {
     (void)signal_number;
     interrupted = 1;
+    program_stop();
 }
 
 static double elapsed(const bench *b) {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +13,15 @@
 #include "statistics.h"
 
 extern char **environ;
+static volatile pid_t running; /* 0: none */
+static volatile sig_atomic_t stopped;
 
 /* ---- Running */
+
+void program_stop(void) {
+    stopped = 1;
+    if (running > 0) kill(running, SIGTERM);
+}
 
 /* `added` before what is there: the first of two equal names is the one that programs see. */
 static char **join_environment(const char *const *added) {
@@ -50,9 +58,12 @@ exit_code program_start(const char *const *arguments, const char *const *environ
     int error = spawn(arguments, joined, out, &process);
     free(joined);
     if (error) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", arguments[0], strerror(error));
-    while (waitpid(process, status, 0) < 0)
-        if (errno != EINTR) return problem(list, EXIT_ENVIRONMENT, "%s: %s", arguments[0], strerror(errno));
-    return EXIT_OK;
+    running = process;
+    if (stopped) program_stop(); /* asked for between two programs, when there was none to end */
+    do error = waitpid(process, status, 0) < 0 ? errno : 0;
+    while (error == EINTR);
+    running = 0;
+    return error ? problem(list, EXIT_ENVIRONMENT, "%s: %s", arguments[0], strerror(error)) : EXIT_OK;
 }
 
 /* ---- Reading */

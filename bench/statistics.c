@@ -9,40 +9,38 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median_of_sorted(const double *x, int count) {
-    return count % 2 ? x[count / 2] : 0.5 * (x[count / 2 - 1] + x[count / 2]);
+/* The value below which a share of the sorted samples lies, linear between neighbours. */
+static double quantile(const double *x, int count, double share) {
+    double place = share * (count - 1);
+    int below = (int)place;
+    return below + 1 < count ? x[below] + (place - below) * (x[below + 1] - x[below]) : x[count - 1];
 }
 
-double statistics_median(const double *x, int count) {
-    double median = NAN;
+/* NULL if there is nothing to sort: no samples, or a NaN, which has no place in an order. */
+static double *sorted_copy(const double *x, int count) {
+    for (int i = 0; i < count; i++)
+        if (isnan(x[i])) return NULL;
     double *sorted = count > 0 ? malloc((size_t)count * sizeof *sorted) : NULL;
-    if (!sorted) return NAN;
+    if (!sorted) return NULL;
     memcpy(sorted, x, (size_t)count * sizeof *sorted);
     qsort(sorted, (size_t)count, sizeof *sorted, ascending);
-    int ordered = 1; /* a NaN compares equal to everything, so no order can be trusted */
-    for (int i = 0; i < count; i++) ordered &= !isnan(x[i]);
-    if (ordered) median = median_of_sorted(sorted, count);
-    free(sorted);
-    return median;
-}
-
-static double spread_of(const double *x, int count, double median) {
-    double *distance = count > 0 ? malloc((size_t)count * sizeof *distance) : NULL;
-    if (!distance) return NAN;
-    for (int i = 0; i < count; i++) distance[i] = fabs(x[i] - median);
-    double spread = statistics_median(distance, count) / fabs(median);
-    free(distance);
-    return spread;
+    return sorted;
 }
 
 statistics statistics_of(const double *x, int count) {
-    statistics s = {.count = count, .median = statistics_median(x, count), .min = NAN, .max = NAN};
-    s.spread = spread_of(x, count, s.median);
-    for (int i = 0; i < count; i++) {
-        s.min = fmin(s.min, x[i]); /* fmin and fmax pass over the NaN they begin with */
-        s.max = fmax(s.max, x[i]);
-    }
+    statistics s = {.count = count, .median = NAN, .min = NAN, .max = NAN, .spread = NAN};
+    double *sorted = sorted_copy(x, count);
+    if (!sorted) return s;
+    s.median = quantile(sorted, count, 0.5);
+    s.min = sorted[0];
+    s.max = sorted[count - 1];
+    s.spread = 0.5 * (quantile(sorted, count, 0.75) - quantile(sorted, count, 0.25)) / fabs(s.median);
+    free(sorted);
     return s;
+}
+
+double statistics_median(const double *x, int count) {
+    return statistics_of(x, count).median;
 }
 
 statistics statistics_of_ratio(const double *a, const double *b, int count) {

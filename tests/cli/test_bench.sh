@@ -63,6 +63,25 @@ test_a_program_that_stops_early_is_no_result() {
     expect_text err 'printed 5 of 20 steps'
 }
 
+test_interrupted_it_ends_what_runs_and_cleans_up() {
+    local pid status=0
+    [[ -x $bench ]] || skip 'cohort-bench is not part of this build'
+    # shellcheck disable=SC2016 # the stand-in's own argument
+    printf '#!/bin/sh\n[ "$1" = -c ] && exit 0\nexec sleep 100\n' >python
+    chmod +x python
+    mkdir scratch
+    TMPDIR=$PWD/scratch "$bench" peers --shape tiny --threads 1 --python ./python >out 2>err &
+    pid=$!
+    wait_until "$pid" grep -qs 'round 1: cohort' err
+    local begin=$SECONDS
+    kill -TERM "$pid"
+    wait "$pid" || status=$?
+    ((status == 4)) || fail "expected exit status 4, got $status"
+    ((SECONDS - begin < 50)) || fail 'it waited for the program'
+    expect_text err interrupted
+    expect_empty_folder scratch
+}
+
 test_without_pytorch_it_is_skipped_and_says_how_to_get_it() {
     [[ -x $bench ]] || skip 'cohort-bench is not part of this build'
     mkdir path

@@ -31,25 +31,27 @@ Test(statistics, nothing_and_nan_have_no_median) {
     cr_assert(none.count == 0 && isnan(none.median) && isnan(none.min) && isnan(none.max) && isnan(none.spread));
 }
 
-/* {10, 12, 11, 19}: median 11.5; distances 1.5, 0.5, 0.5, 7.5 with median 1; 1 / 11.5. */
-Test(statistics, spread_is_the_median_distance_from_the_median) {
+/* Sorted 10, 11, 12, 19: quartiles at places 0.75 and 2.25 are 10.75 and 13.75, the median is 11.5. */
+Test(statistics, spread_is_half_the_distance_of_the_quartiles) {
     statistics s = statistics_of((double[]){10, 12, 11, 19}, 4);
     cr_assert_eq(s.count, 4);
     expect(s.median, 11.5);
     expect(s.min, 10);
     expect(s.max, 19);
-    expect(s.spread, 1 / 11.5);
+    expect(s.spread, 1.5 / 11.5);
 }
 
 Test(statistics, spread_has_no_sign_and_no_unit) {
-    expect(statistics_of((double[]){-1, -2, -3}, 3).spread, 0.5);
-    expect(statistics_of((double[]){1e-9, 2e-9, 3e-9}, 3).spread, 0.5);
+    expect(statistics_of((double[]){-1, -2, -3}, 3).spread, 0.25);
+    expect(statistics_of((double[]){1e-9, 2e-9, 3e-9}, 3).spread, 0.25);
     expect(statistics_of((double[]){7}, 1).spread, 0);
+    expect(statistics_of((double[]){7, 9}, 2).spread, 0.0625);
 }
 
-/* One disturbed sample of five: the mean would move by 180 %, the spread stays at 1 %. */
-Test(statistics, one_outlier_does_not_widen_the_spread) {
-    expect(statistics_of((double[]){99, 100, 101, 100, 1000}, 5).spread, 0.01);
+/* Of five samples one may be disturbed: the mean would move by 180 %. Of three, two that agree may do so by chance. */
+Test(statistics, one_outlier_of_five_does_not_widen_the_spread_but_one_of_three_does) {
+    expect(statistics_of((double[]){99, 100, 101, 100, 1000}, 5).spread, 0.005);
+    expect(statistics_of((double[]){180, 120, 182}, 3).spread, 31.0 / 360);
 }
 
 /* The machine is slow in two of three turns, in the last one only for b: the ratio of the medians would be 2.4. */
@@ -58,7 +60,7 @@ Test(statistics, ratio_is_taken_pair_by_pair) {
     expect(s.median, 4);
     expect(s.min, 2);
     expect(s.max, 4);
-    expect(s.spread, 0);
+    expect(s.spread, 0.125);
     cr_assert_eq(statistics_of_ratio(NULL, NULL, 0).count, 0);
 }
 
