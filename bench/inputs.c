@@ -62,7 +62,7 @@ static exit_code write_config(const job *j, const char *folder, const char *name
             j->sequence);
     fprintf(file, "train: {rounds: 1, local_steps: %d, batch: %d, learning_rate: %g, final_learning_rate_ratio: %g, weight_decay: %g,\n",
             j->steps, j->batch, j->learning_rate, j->final_learning_rate_ratio, j->weight_decay);
-    fprintf(file, "  beta1: %g, beta2: %g, epsilon: %g}\n", j->beta1, j->beta2, j->epsilon);
+    fprintf(file, "  beta1: %g, beta2: %g, epsilon: %g, router: {steps: 0}}\n", j->beta1, j->beta2, j->epsilon);
     fprintf(file, "experts: {rank: %d, alpha: %g, scaling: rslora, top_k: %d}\nattention: {rank: %d}\n", j->rank, j->alpha, j->top_k,
             j->attention_rank);
     fprintf(file, "evaluate: {windows: 1}\ntrace: {routing_windows: 0}\n");

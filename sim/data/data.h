@@ -50,10 +50,13 @@ int64_t device_data_tokens(const device_data *data, data_part part);
 /* True if the device's source has too little text for disjoint training ranges, so that devices share some of it. */
 bool device_data_overlaps(const device_data *data);
 
+/* Refuses a file data.windows that does not list windows 0 .. batch - 1 of all steps 0 .. steps - 1; without a file there is nothing to
+ * require. */
+exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch, problems *list);
 /* Fills one window: tokens and targets [sequence] ids (target = next token); sequence <= data.sequence. Training and router windows are
  * random offsets with replacement, a function of (seed, device, part, step, index) alone; *offset (may be NULL) receives the position in
  * the device's text of that part, for the trace. Windows listed in the file data.windows (CSV: device,part,step,index,offset; see
- * windows.h) are taken from there, all others are drawn. */
+ * windows.h) are taken from there, and a run requires that all its windows are. */
 void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,
                         int64_t *offset);
 /* Evaluation window `index` of `count`: fixed, evenly spread over the part, the same at every evaluation. */

@@ -21,6 +21,7 @@ struct device_data {
     int device, source;
     bool overlaps;
     part_text parts[DATA_SPLITS];
+    const char *windows_file; /* borrowed; NULL: all windows are drawn */
     window_table windows;
 };
 
@@ -84,6 +85,7 @@ exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t see
     if (!data) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory for its data", device);
     data->seed = seed;
     data->device = device;
+    data->windows_file = d->windows;
     data->source = pooled ? -1 : device % corpus_sources(c);
     data->overlaps = !pooled && partition_overlaps(&p, data->source);
     for (int part = 0; part < DATA_SPLITS; part++) {
@@ -136,6 +138,18 @@ static int64_t draw_window(const device_data *data, data_part part, uint64_t ste
     int64_t before = 0;
     for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
     return before + (int64_t)rng_below(&key, 2 * (uint64_t)index + 1, (uint64_t)(text->ranges[chosen].count - sequence));
+}
+
+exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch, problems *list) {
+    if (!data->windows_file) return EXIT_OK;
+    for (int64_t step = 0; step < steps; step++)
+        for (int index = 0; index < batch; index++)
+            if (!windows_find(&data->windows, part, (uint64_t)step, index))
+                return problem(
+                    list, EXIT_INPUT,
+                    "%s: has no line for device %d, %s, step %lld, index %d; the run takes steps 0 to %lld there, with index 0 to %d",
+                    data->windows_file, data->device, part_name(part), (long long)step, index, (long long)steps - 1, batch - 1);
+    return EXIT_OK;
 }
 
 void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,

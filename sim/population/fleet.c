@@ -152,13 +152,27 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
     return code;
 }
 
+/* All windows that the device will need are in data.windows, if there is one. */
+static exit_code require_windows(const fleet *f, const population *p, const device *d, problems *list) {
+    const train_settings *t = &p->settings->train;
+    bool bursts = p->method->router == ROUTER_FROM_VALIDATION && f->shapes[d->shape].router_rows > 0;
+    int64_t router_steps = bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
+    exit_code code = device_data_require(d->data, DATA_TRAIN, f->expert_steps, fleet_expert_batch(p), list);
+    return code == EXIT_OK ? device_data_require(d->data, DATA_VALID, router_steps, fleet_router_batch(p), list) : code;
+}
+
+static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, problems *list) {
+    const population_settings *s = p->settings;
+    device *d = &f->devices[p->first_device + device_index];
+    exit_code code = device_data_open(c, &s->data, s->seed, device_index, s->devices, p->method->pooled, &d->data, list);
+    return code == EXIT_OK ? require_windows(f, p, d, list) : code;
+}
+
 static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
     exit_code code = EXIT_OK;
     int before = problems_count(list);
     p->text = c;
-    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
-        code = device_data_open(c, &p->settings->data, p->settings->seed, i, p->settings->devices, p->method->pooled,
-                                &f->devices[p->first_device + i].data, list);
+    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) code = open_device_data(f, p, c, i, list);
     problems_prefix(list, before, "%s:%d: population '%s', seed %llu: ", f->file, p->settings->line, p->settings->name,
                     (unsigned long long)p->settings->seed);
     return code;
@@ -191,6 +205,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     if (!f) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     f->n_populations = s->n_populations;
     f->file = s->file;
+    f->expert_steps = (int64_t)s->rounds * s->local_steps;
     f->adapters = s->adapters;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);

@@ -44,6 +44,7 @@ typedef struct {
     const char *file;     /* the configuration's path, for messages */
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int vocabulary;       /* of the base */
+    int64_t expert_steps; /* of a device in the whole run */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;

@@ -320,6 +320,30 @@ static void write_windows(const char *lines) {
     settings_used.windows = path;
 }
 
+/* Two steps of two windows of device 0, each in turn left out. */
+Test(data_device, a_file_must_list_all_windows_that_are_required) {
+    static const char *const lines[] = {"0,train,0,0,5\n", "0,train,0,1,6\n", "0,train,1,0,7\n", "0,train,1,1,8\n"};
+    static const char *const expected[] = {"train, step 0, index 0;", "train, step 0, index 1;", "train, step 1, index 0;",
+                                           "train, step 1, index 1;", NULL};
+    for (int left_out = 0; left_out <= 4; left_out++) {
+        char csv[256] = "device,part,step,index,offset\n1,train,0,0,1\n";
+        for (int i = 0; i < 4; i++)
+            if (i != left_out) strcat(csv, lines[i]);
+        write_windows(csv);
+        device_data *data = device_of(&settings_used, 1, 0, 2, false);
+        exit_code code = device_data_require(data, DATA_TRAIN, 2, 2, list);
+        cr_expect_eq(code, left_out < 4 ? EXIT_INPUT : EXIT_OK, "line %d left out", left_out);
+        if (left_out < 4) cr_expect(data_says(list, expected[left_out]), "line %d left out", left_out);
+        cr_expect_eq(device_data_require(data, DATA_VALID, 0, 2, list), EXIT_OK, "nothing is required of valid");
+        cr_expect_eq(device_data_require(data, DATA_VALID, 1, 1, list), EXIT_INPUT);
+        device_data_close(data);
+    }
+    settings_used.windows = NULL;
+    device_data *data = device_of(&settings_used, 1, 0, 2, false);
+    cr_expect_eq(device_data_require(data, DATA_TRAIN, 1000, 1000, list), EXIT_OK, "without a file all windows are drawn");
+    device_data_close(data);
+}
+
 Test(data_device, a_file_replaces_the_windows_it_lists) {
     device_data *drawn = device_of(&settings_used, 1, 1, 2, false);
     write_windows("device,part,step,index,offset\n1,train,4,0,77\n0,train,4,0,5\n1,valid,0,1,9\n1,train,0,3,3991\n");
