@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "kernel_problem.h"
 #include "population/parts.h"
@@ -179,8 +180,16 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
 }
 
 /* All that is refused is reported, but a corpus once and a population once for all its seeds. */
+/* What is in the files is found when they are read. */
+static exit_code check_adapters(const fleet *f, problems *list) {
+    struct stat info;
+    if (!f->adapters || (stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode))) return EXIT_OK;
+    return problem(list, EXIT_INPUT, "%s: adapters: there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
+                   f->file, f->adapters);
+}
+
 exit_code fleet_open_data(fleet *f, problems *list) {
-    exit_code code = EXIT_OK;
+    exit_code code = check_adapters(f, list);
     const population_settings *refused = NULL;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);

@@ -69,7 +69,7 @@ typedef struct {
     size_t devices, corpora; /* bytes */
 } fleet_text_bytes;
 fleet_text_bytes fleet_measure_text(const fleet *f);
-/* Opens the text of all devices. */
+/* Opens the text of all devices, and looks for the adapters' folder: before a base is trained for minutes. */
 exit_code fleet_open_data(fleet *f, problems *list);
 /* Where devices of a source share training text because there is too little of it: which (out[bytes]); false where none do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out);

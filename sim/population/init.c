@@ -14,7 +14,7 @@
 #include "population/parts.h"
 #include "rng.h"
 
-enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64 };
+enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };
 
 static const float ROUTER_SIGMA = 0.02F;
 
@@ -60,14 +60,21 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
     return code;
 }
 
+/* After a few bad files the rest would say the same. */
+static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = first, bad = 0; i < end && bad < MOST_BAD_FILES; i++) {
+        exit_code one = read_pack(f, &f->devices[i], host + f->devices[i].pack - f->devices[first].pack, list);
+        if (one != EXIT_OK) code = one;
+        bad += one != EXIT_OK;
+    }
+    return code;
+}
+
 /* Packs of neighbouring devices are neighbours in memory, so a chunk of devices is one upload. */
 static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
     int64_t origin = f->devices[first].pack;
-    exit_code code = EXIT_OK;
-    for (int i = first; f->adapters && i < end; i++) {
-        exit_code one = read_pack(f, &f->devices[i], host + f->devices[i].pack - origin, list);
-        if (one != EXIT_OK) code = one;
-    }
+    exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
     if (code != EXIT_OK) return code;
 #pragma omp parallel for
     for (int i = first; i < end; i++) {
