@@ -1,0 +1,248 @@
+#!/usr/bin/env bash
+# Bad input as a user meets it: exit code 2, a message that says what is wrong and where, and nothing written.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+# Refused by `run`, in a folder that stays empty; every text is in the messages, of which there are as many as said.
+expect_refused() { # messages, options, --, expected text...
+    local messages=$1 text
+    local -a options=()
+    shift
+    while [[ $1 != -- ]]; do options+=("$1") && shift; done
+    mkdir elsewhere
+    (cd elsewhere && expect_status 2 cohort run "${options[@]}" --out result && mv out err ..)
+    for text in "${@:2}"; do expect_text err "$text"; done
+    [[ $(wc -l <err) == "$messages" ]] || fail "expected $messages message(s): $(<err)"
+    expect_empty_folder elsewhere
+    rmdir elsewhere
+}
+
+# ---- Missing and truncated files
+
+test_missing_configuration() { expect_refused 1 ../nowhere.yaml -- nowhere.yaml 'No such file'; }
+
+test_configuration_that_is_cut_off() {
+    head -c 300 "$tiny" >cut.yaml
+    expect_refused 1 ../cut.yaml -- cut.yaml
+}
+
+test_configuration_that_is_binary() {
+    head -c 3000 "$COHORT_BINARY" >binary.yaml
+    expect_refused 1 ../binary.yaml -- binary.yaml UTF-8
+}
+
+test_missing_base() {
+    expect_refused 1 "$tiny" --set 'base={checkpoint: nowhere}' -- nowhere/config.json 'No such file'
+    cohort pretrain "$tiny" --out base --quiet
+    rm base/model.safetensors
+    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" -- "$PWD/base" 'no model.safetensors'
+}
+
+# Files of a good base, damaged one at a time.
+test_damaged_base() {
+    local base="base={checkpoint: $PWD/base}" n
+    cohort pretrain "$tiny" --out base --quiet
+    cp -r base good
+    truncate -s -1 base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- model.safetensors truncated
+    truncate -s 7 base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- model.safetensors 'too short'
+    n=$(stat -c %s good/model.safetensors)
+    cp good/model.safetensors base
+    printf 'x' >>base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- 'has something appended'
+    cp good/model.safetensors base
+    printf '\xff\xff\xff\xff' | dd of=base/model.safetensors conv=notrunc status=none
+    expect_refused 1 "$tiny" --set "$base" -- 'header length 4294967295'
+    cp good/model.safetensors base
+    printf '\x00\x00\xc0\x7f' | dd of=base/model.safetensors bs=1 seek=$((n - 8)) conv=notrunc status=none
+    expect_refused 1 "$tiny" --set "$base" -- 'is NaN'
+    cp good/model.safetensors base
+    printf '\x00\x00\x80\x7f' | dd of=base/model.safetensors bs=1 seek=$((n - 8)) conv=notrunc status=none
+    expect_refused 1 "$tiny" --set "$base" -- 'is Inf'
+    sed 's/"dtype":"F32"/"dtype":"I32"/' good/model.safetensors >base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- 'must be F32, F16 or BF16'
+    cp good/model.safetensors base
+    head -c 100 good/config.json >base/config.json
+    expect_refused 1 "$tiny" --set "$base" -- config.json 'not valid JSON'
+    sed 's/"n_embd": 32/"n_embd": 64/' good/config.json >base/config.json
+    expect_status 2 cohort run "$tiny" --set "$base" --out result
+    expect_text err '"transformer.wte.weight" has shape [64, 32]; it must be [64, 64]'
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+test_base_of_too_few_positions() {
+    cohort pretrain "$tiny" --out base --quiet
+    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" --set data.sequence=64 -- 'data.sequence is 64' '32 positions'
+}
+
+test_bad_adapters() {
+    local one='populations=[{name: a, method: local, devices: 1}]' many='populations=[{name: a, method: local, devices: 50}]'
+    expect_refused 1 "$tiny" --set adapters=nowhere -- adapters 'no folder nowhere'
+    mkdir adapters
+    expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- adapters_0_0.safetensors 'No such file'
+    expect_refused 8 "$tiny" --set adapters="$PWD/adapters" --set "$many" -- adapters_0_7.safetensors 'No such file'
+    printf '\x10\x00\x00\x00\x00\x00\x00\x00{"a":{}' >adapters/adapters_0_0.safetensors
+    expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- adapters_0_0.safetensors 'does not fit into the file'
+}
+
+# ---- Text
+
+on_text() { printf '%s\n' "$tiny" --set data.corpus="$1" --set base.pretrain.tokens=0 --set base.vocabulary=256; }
+
+make_shards() {
+    mkdir text
+    seq 1 20000 >text/numbers
+    cohort data --out "$1" numbers=text/numbers --quiet
+}
+
+expect_text_refused() { # expected text...
+    local -a options
+    mapfile -t options < <(on_text "$PWD/shards")
+    expect_refused 1 "${options[@]}" -- "$@"
+}
+
+test_corpus_that_is_missing_or_empty() {
+    local -a options
+    mapfile -t options < <(on_text nowhere)
+    expect_refused 1 "${options[@]}" -- 'no corpus nowhere' 'cohort data'
+    mkdir shards
+    expect_text_refused "$PWD/shards" 'holds no shards'
+    touch shards/{train,valid,test}_0.bin
+    mapfile -t options < <(on_text "$PWD/shards")
+    expect_refused 3 "${options[@]}" -- 'train_0.bin: is empty' 'valid_0.bin: is empty' 'test_0.bin: is empty'
+}
+
+test_damaged_shards() {
+    local -a options
+    make_shards good
+    cp -r good shards
+    rm shards/valid_0.bin
+    expect_text_refused valid_0.bin 'is missing'
+    cp good/valid_0.bin shards
+    truncate -s 60 shards/valid_0.bin # 30 tokens; a window has 32
+    mapfile -t options < <(on_text "$PWD/shards")
+    expect_refused 1 "${options[@]}" --set data.valid_tokens_per_device=0 --set 'populations=[{name: a, method: local, devices: 1}]' -- \
+        '30 valid token' 'data.sequence: 32'
+    truncate -s 61 shards/valid_0.bin
+    expect_text_refused valid_0.bin '61 bytes are no multiple of 2'
+    cp good/valid_0.bin shards
+    printf '\xff\xff' | dd of=shards/train_0.bin bs=2 seek=77 conv=notrunc status=none
+    expect_text_refused train_0.bin 'token 77 is 65535' 'below the vocabulary of 256'
+}
+
+test_windows_file_that_lacks_a_window() {
+    printf 'device,part,step,index,offset\n0,train,0,0,5\n' >windows.csv
+    expect_refused 1 "$tiny" --set data.windows="$PWD/windows.csv" --set 'populations=[{name: a, method: local, devices: 1}]' -- \
+        windows.csv 'device 0, train, step 0, index 1' 'steps 0 to 23'
+    expect_refused 1 "$tiny" --set data.windows=nowhere.csv --set 'populations=[{name: a, method: local, devices: 1}]' -- \
+        'nowhere.csv cannot be opened'
+}
+
+# ---- Settings
+
+test_zero_devices() {
+    expect_refused 1 "$tiny" --set populations.0.devices=0 -- '--set populations.0.devices' 'must be 1 to'
+    expect_refused 1 "$tiny" --set populations.0.devices=-3 -- '--set populations.0.devices' 'must be 1 to'
+}
+
+test_more_experts_than_the_limits() {
+    expect_refused 1 "$tiny" --set populations.4.specialists=99 -- populations.4.specialists '0 to 16 experts'
+    expect_refused 1 "$tiny" --set populations.4.generalists=9 --set populations.4.specialists=8 -- '17 experts' 'must have 1 to 16'
+    expect_refused 1 "$tiny" --set populations.4.experts.rank=300 -- 'sum to 600' 'at most 512'
+}
+
+test_five_errors_with_their_lines() {
+    cat >five.yaml <<'YAML'
+seed: 7
+base: {layers: none, width: 32, heads: 2}
+data: {corpus: synthetic, sequnce: 32}
+train:
+  rounds: 0
+  learning_rate: 2.0e-3x
+populations:
+  - {name: a, method: comig, devices: 4}
+YAML
+    expect_refused 5 ../five.yaml -- five.yaml:2: base.layers five.yaml:3: data.sequence five.yaml:5: train.rounds five.yaml:6: \
+        train.learning_rate five.yaml:8: comigs
+}
+
+test_set_of_an_unknown_key() {
+    expect_refused 1 "$tiny" --set train.round=3 -- '--set train.round' 'did you mean train.rounds?'
+    expect_refused 1 "$tiny" --set populations.9.rank=3 -- '--set populations.9.rank' "'9' does not name an entry"
+    expect_refused 1 "$tiny" --set train.rounds -- '--set train.rounds' 'key.path=value'
+}
+
+# ---- Output that cannot be written
+
+expect_output_refused() { # path, expected text...
+    expect_status 2 cohort run "$tiny" --out "$1"
+    for text in "${@:2}"; do expect_text err "$text"; done
+    [[ $(wc -l <err) == 1 ]] || fail "expected one message: $(<err)"
+}
+
+test_output_below_a_file() {
+    echo mine >occupied
+    expect_output_refused occupied/result 'occupied is no folder'
+    expect_output_refused occupied 'occupied is no folder'
+    [[ $(<occupied) == mine ]] || fail 'the file was changed'
+}
+
+test_output_where_nothing_can_be_made() {
+    [[ -d /proc/self ]] || skip 'no /proc here'
+    expect_output_refused /proc/result /proc
+    expect_output_refused "/tmp/$(printf 'x%.0s' {1..5000})" 'too long'
+}
+
+test_output_on_a_read_only_disk() {
+    mkdir disk
+    mount -t tmpfs -o ro tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    trap 'umount disk' EXIT
+    expect_output_refused disk/result disk 'Read-only file system'
+}
+
+# ---- Results that are damaged
+
+expect_resume_refused() { # expected text...
+    local text
+    (cd result && sha256sum ./* >../before)
+    expect_status 2 cohort run "$tiny" --out result --resume --quiet
+    for text in "$@"; do expect_text err "$text"; done
+    [[ $(wc -l <err) == 1 ]] || fail "expected one message: $(<err)"
+    (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
+    [[ ! -e result/summary.csv ]] || fail 'there is a summary'
+}
+
+test_result_with_damaged_files() {
+    local good file
+    good=$(reference_result)
+    cp -r "$good" result
+    rm result/summary.csv
+    for file in trace.h5 checkpoint.h5; do
+        truncate -s 5000 "result/$file"
+        expect_resume_refused "result/$file" damaged
+        truncate -s 0 "result/$file"
+        expect_resume_refused "result/$file" damaged
+        cp "$good/$file" result
+    done
+    rm result/trace.h5
+    expect_resume_refused result/trace.h5 'no trace to resume'
+    cp "$good/trace.h5" result
+    head -c 200 "$good/config.yaml" >result/config.yaml
+    expect_status 2 cohort run "$tiny" --out result --resume --quiet
+    expect_text err result/config.yaml
+    rm result/config.yaml
+    expect_resume_refused 'no config.yaml'
+}
+
+test_export_and_info_of_damaged_results() {
+    cp -r "$(reference_result)" result
+    truncate -s 5000 result/trace.h5
+    expect_status 2 cohort info result
+    expect_text err result/trace.h5
+    expect_status 2 cohort export result --table loss --out loss.csv
+    expect_text err result/trace.h5
+    [[ ! -e loss.csv ]] || fail 'a table was written'
+}
+
+run_tests bad_input "$@"
