@@ -35,6 +35,7 @@ static void take_rounds(small_run *r, char path[FOLDER_PATH_BYTES]) {
     small_check(rounds_run(&all, r->problems), r->problems, "rounds");
     small_check(trace_close(t, r->problems), r->problems, "trace");
     checkpoints_destroy(&state);
+    result_end(&folder);
 }
 
 static void take_local_steps(small_run *r) {
