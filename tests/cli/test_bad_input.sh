@@ -31,6 +31,11 @@ test_configuration_that_is_binary() {
     expect_refused 1 ../binary.yaml -- binary.yaml UTF-8
 }
 
+test_configuration_that_is_far_too_large() {
+    head -c 17000000 /dev/zero | tr '\0' '#' >large.yaml
+    expect_refused 1 ../large.yaml -- large.yaml 'larger than 16 MiB'
+}
+
 test_missing_base() {
     expect_refused 1 "$tiny" --set 'base={checkpoint: nowhere}' -- nowhere/config.json 'No such file'
     cohort pretrain "$tiny" --out base --quiet
@@ -62,6 +67,10 @@ test_damaged_base() {
     expect_refused 1 "$tiny" --set "$base" -- 'is Inf'
     sed 's/"dtype":"F32"/"dtype":"I32"/' good/model.safetensors >base/model.safetensors
     expect_refused 1 "$tiny" --set "$base" -- 'must be F32, F16 or BF16'
+    sed 's/\[384,12672\]/[380,12668]/' good/model.safetensors >base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- 'overlaps another'
+    sed 's/"shape":\[96\]/"shape":[95]/' good/model.safetensors >base/model.safetensors
+    expect_refused 1 "$tiny" --set "$base" -- 'a different number of bytes'
     cp good/model.safetensors base
     head -c 100 good/config.json >base/config.json
     expect_refused 1 "$tiny" --set "$base" -- config.json 'not valid JSON'
