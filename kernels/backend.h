@@ -71,11 +71,12 @@ static inline bool ck_is_backward(ck_op_kind kind) {
 struct ck_tensor {
     const char *name;
     int32_t columns;
+    bool wide, exact;                /* used as an activation proper (bf16 in a bf16 program), as f32 whatever the program */
     bool keep;                       /* stored for every sequence of the wave, not per worker */
     int first_segment, last_segment; /* of its uses; segments are cut by global ops; -1: unused */
     ck_program *program;
     /* Set by the backend. Kept: [max_tokens, columns]. Else the backend's own placement, slot_stride floats a worker on the CPU. */
-    float *data;
+    void *data;
     int64_t slot_stride;
     ck_tensor *next;
 };
@@ -90,7 +91,14 @@ struct ck_backend {
     char error[512];
 };
 
+/* A driver's own stream, event or graph begins with one of these. */
 struct ck_stream {
+    ck_backend *backend;
+};
+struct ck_event {
+    ck_backend *backend;
+};
+struct ck_graph {
     ck_backend *backend;
 };
 
@@ -117,9 +125,25 @@ struct ck_driver {
     void (*close)(ck_backend *);
     ck_status (*alloc)(ck_backend *, size_t bytes, void **out);
     void (*free)(ck_backend *, void *);
-    ck_status (*copy)(ck_stream *, void *to, const void *from, size_t bytes); /* either side may be host memory */
+    ck_status (*stream_create)(ck_backend *, ck_stream **out);
+    void (*stream_destroy)(ck_stream *);
+    ck_status (*upload)(ck_stream *, void *to, const void *host, size_t bytes);
+    ck_status (*download)(ck_stream *, void *host, const void *from, size_t bytes);
     ck_status (*zero)(ck_stream *, void *, size_t bytes);
     ck_status (*wait)(ck_stream *);
+    ck_status (*event_create)(ck_backend *, ck_event **out);
+    void (*event_destroy)(ck_event *);
+    ck_status (*event_record)(ck_stream *, ck_event *);
+    double (*event_seconds)(const ck_event *, const ck_event *);
+    ck_status (*capture_begin)(ck_stream *); /* NULL, like the next three: no graphs */
+    ck_status (*capture_end)(ck_stream *, ck_graph **out);
+    ck_status (*graph_launch)(ck_stream *, ck_graph *);
+    void (*graph_destroy)(ck_graph *);
+    size_t (*cache_bytes)(const ck_backend *);
+    bool (*supports)(const ck_backend *, ck_precision);
+    /* The host's side of a kept activation, f32. */
+    ck_status (*tensor_upload)(ck_stream *, ck_tensor *, int64_t n_tokens, const float *host);
+    ck_status (*tensor_download)(ck_stream *, const ck_tensor *, int64_t n_tokens, float *host);
     size_t (*program_bytes)(const ck_program *); /* what program_place() will allocate */
     ck_status (*program_place)(ck_program *);
     void (*program_release)(ck_program *);
@@ -129,10 +153,12 @@ struct ck_driver {
     ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
     ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
-    double (*sgemm_rate)(ck_backend *);
+    double (*gemm_rate)(ck_backend *, ck_precision);
+    double (*copy_rate)(ck_backend *);
 };
 
-extern const ck_driver ck_cpu_driver;
+/* Those that this build has: COHORT_CPU, COHORT_CUDA. */
+extern const ck_driver ck_cpu_driver, ck_cuda_driver;
 
 /* Records the message and returns the status; backend NULL: for ck_open(). */
 ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));

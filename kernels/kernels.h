@@ -21,8 +21,8 @@
  * Determinism (CPU). A device's results depend on its own sequences and parameters only: same bits for every wave, thread
  * count and neighbour. Gradients of a device are summed in sequence order.
  *
- * All matrices are row-major f32. W of a linear is [out, in]; a LoRA factor is stored with one row per rank: A is [r, in] and
- * B, transposed, is [r, out].
+ * All matrices are row-major f32 (activations of a bf16 program: ck_precision). W of a linear is [out, in]; a LoRA factor is stored with
+ * one row per rank: A is [r, in] and B, transposed, is [r, out].
  */
 #ifndef COHORT_KERNELS_H
 #define COHORT_KERNELS_H
@@ -85,6 +85,26 @@ ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes)
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
 size_t ck_allocated_bytes(const ck_backend *backend); /* live bytes: buffers, activations, workspaces */
+
+/* ---- Measuring ------------------------------------------------------------------------------------------------------ */
+
+/* A moment in a stream's work. Seconds between two of them are the backend's own clock (a GPU's events), valid after ck_wait(). */
+typedef struct ck_event ck_event;
+ck_status ck_event_create(ck_backend *backend, ck_event **out);
+void ck_event_destroy(ck_event *event); /* NULL is fine */
+ck_status ck_event_record(ck_stream *stream, ck_event *event);
+double ck_event_seconds(const ck_event *from, const ck_event *to);
+
+/* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end nothing runs. A backend
+ * without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues the work itself. */
+typedef struct ck_graph ck_graph;
+ck_status ck_capture_begin(ck_stream *stream);
+ck_status ck_capture_end(ck_stream *stream, ck_graph **out);
+ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph);
+void ck_graph_destroy(ck_graph *graph); /* NULL is fine */
+
+/* Bytes of the last cache before memory: a measurement that goes round buffers of four times as much finds them cold. */
+size_t ck_cache_bytes(const ck_backend *backend);
 
 /* ---- Adapter parameters --------------------------------------------------------------------------------------------- */
 
@@ -157,11 +177,17 @@ typedef struct {
 typedef struct ck_program ck_program;
 typedef struct ck_tensor ck_tensor; /* an activation [tokens of the wave, columns], owned by its program */
 
+/* Of a program: bf16 keeps activations and copies of the frozen weights in bf16 (router, gates, rank space, statistics, adapters and
+ * their gradients stay f32, and so do all sums); whatever the host reads or writes is f32. The CPU backend has f32 only. */
+typedef enum { CK_F32, CK_BF16 } ck_precision;
+bool ck_supports(const ck_backend *backend, ck_precision precision);
+
 typedef struct {
     int32_t max_sequences, max_tokens; /* capacity of a wave */
     int32_t max_sequence_tokens;       /* longest sequence */
     int64_t max_pack;                  /* floats of the largest device pack whose gradients are wanted; 0 = none */
-    int64_t base_pack;                 /* floats of the base's gradient pack (pre-training); 0 = none */
+    int64_t base_pack;                 /* floats of the base's gradient pack (pre-training, f32 only); 0 = none */
+    ck_precision precision;
 } ck_capacity;
 
 ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out);
@@ -438,8 +464,10 @@ typedef struct {
 ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed);
 ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed);
 
-/* Measured rate of a large sgemm on all threads, FLOP/s: the ceiling that "percent of sgemm" refers to. About 0.3 s. */
-double ck_sgemm_rate(ck_backend *);
+/* Ceilings, measured when asked (about 0.3 s each): a large matrix product, FLOP/s (f32: what "percent of sgemm" refers to), and a large
+ * copy, bytes read and written a second. */
+double ck_gemm_rate(ck_backend *, ck_precision);
+double ck_copy_rate(ck_backend *);
 
 #ifdef __cplusplus
 }

@@ -8,23 +8,15 @@
 
 /* ---- Life of a program ---- */
 
-ck_status ck_stream_create(ck_backend *backend, ck_stream **out) {
-    *out = malloc(sizeof **out);
-    if (!*out) return ck_fail(backend, CK_NO_MEMORY, "cannot allocate a stream");
-    (*out)->backend = backend;
-    return CK_OK;
-}
-
-void ck_stream_destroy(ck_stream *stream) {
-    free(stream);
-}
-
 ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out) {
     *out = NULL;
     if (capacity->max_sequences < 1 || capacity->max_sequence_tokens < 1 || capacity->max_tokens < capacity->max_sequence_tokens) {
         return ck_fail(backend, CK_BAD_ARGUMENT, "a program needs room for at least one sequence (%d sequences, %d tokens, longest %d)",
                        capacity->max_sequences, capacity->max_tokens, capacity->max_sequence_tokens);
     }
+    if (!ck_supports(backend, capacity->precision))
+        return ck_fail(backend, CK_UNAVAILABLE, "the %s backend computes in f32 only", backend->driver->name);
+    if (capacity->precision != CK_F32 && capacity->base_pack > 0) return ck_fail(backend, CK_BAD_ARGUMENT, "a base is trained in f32 only");
     ck_program *program = calloc(1, sizeof *program);
     if (!program) return ck_fail(backend, CK_NO_MEMORY, "cannot allocate a program");
     program->backend = backend;
@@ -123,8 +115,10 @@ static ck_op *append(ck_program *program, ck_op_kind kind) {
     return op;
 }
 
+typedef enum { EXACT, WIDE } use_kind; /* f32 whatever the program; bf16 in a bf16 program */
+
 /* Notes a use of the activation and checks its width. */
-static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, int64_t columns) {
+static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, use_kind kind, int64_t columns) {
     if (!tensor) {
         refuse(program, "%s: %s is missing", op, field);
         return;
@@ -133,13 +127,18 @@ static void use(ck_program *program, const char *op, const ck_tensor *tensor, co
         refuse(program, "%s: %s (%s) belongs to another program", op, field, tensor->name);
     if (tensor->columns < columns)
         refuse(program, "%s: %s (%s) has %d columns, needs %lld", op, field, tensor->name, tensor->columns, (long long)columns);
+    if (tensor == &nowhere) return;
     ck_tensor *used = (ck_tensor *)tensor;
+    *(kind == WIDE ? &used->wide : &used->exact) = true;
+    if (used->wide && used->exact)
+        refuse(program, "%s: %s (%s) is %s here and was %s before", op, field, tensor->name, kind == WIDE ? "an activation" : "exact",
+               kind == WIDE ? "exact" : "an activation");
     if (used->first_segment < 0) used->first_segment = program->segment;
     used->last_segment = program->segment;
 }
 
-static void use_optional(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, int64_t columns) {
-    if (tensor) use(program, op, tensor, field, columns);
+static void use_optional(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, use_kind kind, int64_t columns) {
+    if (tensor) use(program, op, tensor, field, kind, columns);
 }
 
 static void positive(ck_program *program, const char *op, const char *field, int64_t value) {
@@ -165,8 +164,8 @@ static void gradient_range(ck_program *program, const char *op, int64_t offset, 
     }                                                                                                                                      \
     static void check_##op(ck_program *program, const ck_##op *d)
 
-#define USE(op, field, columns)          use(program, #op, d->field, #field, columns)
-#define USE_OPTIONAL(op, field, columns) use_optional(program, #op, d->field, #field, columns)
+#define USE(op, field, kind, columns)    use(program, #op, d->field, #field, kind, columns)
+#define USE_IF(op, field, kind, columns) use_optional(program, #op, d->field, #field, kind, columns)
 #define POSITIVE(op, field)              positive(program, #op, #field, d->field)
 #define PRESENT(op, field)               present(program, #op, #field, d->field)
 
@@ -174,7 +173,7 @@ RECORD(embed) {
     POSITIVE(embed, width);
     PRESENT(embed, wte);
     PRESENT(embed, wpe);
-    USE(embed, x, d->width);
+    USE(embed, x, WIDE, d->width);
 }
 
 RECORD(embed_backward) {
@@ -185,25 +184,25 @@ RECORD(embed_backward) {
     gradient_range(program, "embed_backward", d->wte_gradient, (int64_t)d->vocabulary * d->width);
     gradient_range(program, "embed_backward", d->wpe_gradient, (int64_t)d->positions * d->width);
     if (d->wte_gradient < 0 || d->wpe_gradient < 0) refuse(program, "embed_backward: both gradients are needed");
-    USE(embed_backward, dx, d->width);
+    USE(embed_backward, dx, WIDE, d->width);
 }
 
 RECORD(norm) {
     POSITIVE(norm, width);
     PRESENT(norm, gain);
     PRESENT(norm, bias);
-    USE(norm, x, d->width);
-    USE(norm, y, d->width);
-    USE(norm, stats, 2);
+    USE(norm, x, WIDE, d->width);
+    USE(norm, y, WIDE, d->width);
+    USE(norm, stats, EXACT, 2);
 }
 
 RECORD(norm_backward) {
     POSITIVE(norm_backward, width);
     PRESENT(norm_backward, gain);
-    USE(norm_backward, x, d->width);
-    USE(norm_backward, stats, 2);
-    USE(norm_backward, dy, d->width);
-    USE(norm_backward, dx, d->width);
+    USE(norm_backward, x, WIDE, d->width);
+    USE(norm_backward, stats, EXACT, 2);
+    USE(norm_backward, dy, WIDE, d->width);
+    USE(norm_backward, dx, WIDE, d->width);
     gradient_range(program, "norm_backward", d->gain_gradient, d->width);
     gradient_range(program, "norm_backward", d->bias_gradient, d->width);
 }
@@ -212,20 +211,20 @@ RECORD(linear) {
     POSITIVE(linear, in);
     POSITIVE(linear, out);
     PRESENT(linear, weight);
-    USE(linear, x, d->in);
-    USE(linear, y, d->out);
-    USE_OPTIONAL(linear, residual, d->out);
-    USE_OPTIONAL(linear, gates, CK_MAX_EXPERTS);
+    USE(linear, x, WIDE, d->in);
+    USE(linear, y, WIDE, d->out);
+    USE_IF(linear, residual, WIDE, d->out);
+    USE_IF(linear, gates, EXACT, CK_MAX_EXPERTS);
     if (d->x == d->y) refuse(program, "linear: x and y are the same activation");
 }
 
 RECORD(linear_backward) {
     POSITIVE(linear_backward, in);
     POSITIVE(linear_backward, out);
-    USE(linear_backward, dy, d->out);
-    USE_OPTIONAL(linear_backward, dx, d->in);
+    USE(linear_backward, dy, WIDE, d->out);
+    USE_IF(linear_backward, dx, WIDE, d->in);
     if (d->dx) PRESENT(linear_backward, weight);
-    if (d->weight_gradient >= 0) USE(linear_backward, x, d->in);
+    if (d->weight_gradient >= 0) USE(linear_backward, x, WIDE, d->in);
     gradient_range(program, "linear_backward", d->weight_gradient, (int64_t)d->in * d->out);
     gradient_range(program, "linear_backward", d->bias_gradient, d->out);
 }
@@ -236,31 +235,31 @@ static void check_heads(ck_program *program, const char *op, int32_t heads, int3
 
 RECORD(attention) {
     check_heads(program, "attention", d->heads, d->width);
-    USE(attention, qkv, 3 * (int64_t)d->width);
-    USE(attention, o, d->width);
-    USE(attention, lse, d->heads);
+    USE(attention, qkv, WIDE, 3 * (int64_t)d->width);
+    USE(attention, o, WIDE, d->width);
+    USE(attention, lse, EXACT, d->heads);
 }
 
 RECORD(attention_backward) {
     check_heads(program, "attention_backward", d->heads, d->width);
-    USE(attention_backward, qkv, 3 * (int64_t)d->width);
-    USE(attention_backward, o, d->width);
-    USE(attention_backward, lse, d->heads);
-    USE(attention_backward, d_o, d->width);
-    USE(attention_backward, dqkv, 3 * (int64_t)d->width);
+    USE(attention_backward, qkv, WIDE, 3 * (int64_t)d->width);
+    USE(attention_backward, o, WIDE, d->width);
+    USE(attention_backward, lse, EXACT, d->heads);
+    USE(attention_backward, d_o, WIDE, d->width);
+    USE(attention_backward, dqkv, WIDE, 3 * (int64_t)d->width);
 }
 
 RECORD(gelu) {
     POSITIVE(gelu, ffn);
-    USE(gelu, u, d->ffn);
-    USE(gelu, m, d->ffn);
+    USE(gelu, u, WIDE, d->ffn);
+    USE(gelu, m, WIDE, d->ffn);
 }
 
 RECORD(gelu_backward) {
     POSITIVE(gelu_backward, ffn);
-    USE(gelu_backward, u, d->ffn);
-    USE(gelu_backward, dm, d->ffn);
-    USE(gelu_backward, du, d->ffn);
+    USE(gelu_backward, u, WIDE, d->ffn);
+    USE(gelu_backward, dm, WIDE, d->ffn);
+    USE(gelu_backward, du, WIDE, d->ffn);
 }
 
 RECORD(head) {
@@ -268,77 +267,77 @@ RECORD(head) {
     POSITIVE(head, vocabulary);
     PRESENT(head, wte);
     PRESENT(head, loss);
-    USE(head, x, d->width);
-    USE_OPTIONAL(head, dx, d->width);
+    USE(head, x, WIDE, d->width);
+    USE_IF(head, dx, WIDE, d->width);
     gradient_range(program, "head", d->wte_gradient, (int64_t)d->vocabulary * d->width);
 }
 
 RECORD(lora) {
-    USE(lora, x, 1);
-    USE(lora, h, 1);
-    USE(lora, y, 1);
+    USE(lora, x, WIDE, 1);
+    USE(lora, h, EXACT, 1);
+    USE(lora, y, WIDE, 1);
 }
 
 RECORD(lora_backward) {
-    USE(lora_backward, x, 1);
-    USE(lora_backward, h, 1);
-    USE(lora_backward, dy, 1);
-    USE_OPTIONAL(lora_backward, dx, 1);
+    USE(lora_backward, x, WIDE, 1);
+    USE(lora_backward, h, EXACT, 1);
+    USE(lora_backward, dy, WIDE, 1);
+    USE_IF(lora_backward, dx, WIDE, 1);
 }
 
 RECORD(route) {
-    USE(route, x, 1);
-    USE(route, zh, 1);
-    USE(route, gates, CK_MAX_EXPERTS);
+    USE(route, x, WIDE, 1);
+    USE(route, zh, EXACT, 1);
+    USE(route, gates, EXACT, CK_MAX_EXPERTS);
     if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) && d->layer >= d->n_layers)) {
         refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
     }
 }
 
 RECORD(route_backward) {
-    USE(route_backward, x, 1);
-    USE(route_backward, zh, 1);
-    USE(route_backward, gates, CK_MAX_EXPERTS);
-    USE(route_backward, dw, CK_MAX_EXPERTS);
-    USE(route_backward, p, 1);
-    USE_OPTIONAL(route_backward, dx, 1);
+    USE(route_backward, x, WIDE, 1);
+    USE(route_backward, zh, EXACT, 1);
+    USE(route_backward, gates, EXACT, CK_MAX_EXPERTS);
+    USE(route_backward, dw, EXACT, CK_MAX_EXPERTS);
+    USE(route_backward, p, EXACT, 1);
+    USE_IF(route_backward, dx, WIDE, 1);
 }
 
 RECORD(expert_activation) {
     POSITIVE(expert_activation, ffn);
-    USE(expert_activation, u, d->ffn);
-    USE(expert_activation, zh, 1);
-    USE(expert_activation, gates, CK_MAX_EXPERTS);
-    USE(expert_activation, m, d->ffn);
-    USE(expert_activation, g, 1);
+    USE(expert_activation, u, WIDE, d->ffn);
+    USE(expert_activation, zh, EXACT, 1);
+    USE(expert_activation, gates, EXACT, CK_MAX_EXPERTS);
+    USE(expert_activation, m, WIDE, d->ffn);
+    USE(expert_activation, g, EXACT, 1);
     if (d->u == d->m) refuse(program, "expert_activation: u and m are the same activation");
 }
 
 RECORD(expert_activation_backward) {
     POSITIVE(expert_activation_backward, ffn);
-    USE(expert_activation_backward, u, d->ffn);
-    USE(expert_activation_backward, zh, 1);
-    USE(expert_activation_backward, gates, CK_MAX_EXPERTS);
-    USE(expert_activation_backward, dm, d->ffn);
-    USE(expert_activation_backward, q, 1);
-    USE(expert_activation_backward, du, d->ffn);
-    USE(expert_activation_backward, p, 1);
-    USE(expert_activation_backward, dw, CK_MAX_EXPERTS);
+    USE(expert_activation_backward, u, WIDE, d->ffn);
+    USE(expert_activation_backward, zh, EXACT, 1);
+    USE(expert_activation_backward, gates, EXACT, CK_MAX_EXPERTS);
+    USE(expert_activation_backward, dm, WIDE, d->ffn);
+    USE(expert_activation_backward, q, EXACT, 1);
+    USE(expert_activation_backward, du, WIDE, d->ffn);
+    USE(expert_activation_backward, p, EXACT, 1);
+    USE(expert_activation_backward, dw, EXACT, CK_MAX_EXPERTS);
     if (d->du == d->dm || d->du == d->u) refuse(program, "expert_activation_backward: du must be an activation of its own");
 }
 
 RECORD(expert_expand) {
-    USE(expert_expand, g, 1);
-    USE(expert_expand, gates, CK_MAX_EXPERTS);
-    USE(expert_expand, y, 1);
+    USE(expert_expand, g, EXACT, 1);
+    USE(expert_expand, gates, EXACT, CK_MAX_EXPERTS);
+    USE(expert_expand, y, WIDE, 1);
 }
 
 RECORD(expert_expand_backward) {
-    USE(expert_expand_backward, dy, 1);
-    USE(expert_expand_backward, g, 1);
-    USE(expert_expand_backward, gates, CK_MAX_EXPERTS);
-    USE(expert_expand_backward, q, 1);
-    USE(expert_expand_backward, dw, CK_MAX_EXPERTS);
+    USE(expert_expand_backward, dy, WIDE, 1);
+    USE(expert_expand_backward, g, EXACT, 1);
+    USE(expert_expand_backward, gates, EXACT, CK_MAX_EXPERTS);
+    USE(expert_expand_backward, q, EXACT, 1);
+    USE(expert_expand_backward, dw, EXACT, CK_MAX_EXPERTS);
 }
 
 RECORD(balance) {
@@ -365,13 +364,13 @@ static ck_status readable(const ck_tensor *tensor, int64_t n_tokens) {
 ck_status ck_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
     ck_status status = readable(tensor, n_tokens);
     if (status) return status;
-    return ck_download(stream, host, tensor->data, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+    return tensor->program->backend->driver->tensor_download(stream, tensor, n_tokens, host);
 }
 
 ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
     ck_status status = readable(tensor, n_tokens);
     if (status) return status;
-    return ck_upload(stream, tensor->data, host, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+    return tensor->program->backend->driver->tensor_upload(stream, tensor, n_tokens, host);
 }
 
 /* ---- Running ---- */

@@ -5,8 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
-static const ck_driver *const drivers[] = {&ck_cpu_driver};
-enum { N_DRIVERS = sizeof drivers / sizeof drivers[0] };
+/* In order of preference. NULL ends the list. */
+static const ck_driver *const drivers[] = {
+#ifdef COHORT_CUDA
+    &ck_cuda_driver,
+#endif
+#ifdef COHORT_CPU
+    &ck_cpu_driver,
+#endif
+    NULL};
+enum { N_DRIVERS = sizeof drivers / sizeof drivers[0] - 1 };
 
 /* A backend that this build lacks still explains itself. */
 static ck_backend_info infos[N_DRIVERS + 1];
@@ -22,8 +30,10 @@ ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...
 
 const ck_backend_info *ck_backends(int *count) {
     for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
-    infos[N_DRIVERS] = (ck_backend_info){"cuda", "this build has no CUDA backend"};
-    *count = N_DRIVERS + 1;
+    *count = N_DRIVERS;
+#ifndef COHORT_CUDA
+    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend: nvcc was not found when it was built"};
+#endif
     return infos;
 }
 
@@ -82,12 +92,21 @@ void ck_free(ck_backend *backend, void *memory) {
     if (memory) backend->driver->free(backend, memory);
 }
 
+ck_status ck_stream_create(ck_backend *backend, ck_stream **out) {
+    ck_status status = backend->driver->stream_create(backend, out);
+    return status ? ck_fail(backend, status, "cannot create a stream") : CK_OK;
+}
+
+void ck_stream_destroy(ck_stream *stream) {
+    if (stream) stream->backend->driver->stream_destroy(stream);
+}
+
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
-    return stream->backend->driver->copy(stream, to, host, bytes);
+    return stream->backend->driver->upload(stream, to, host, bytes);
 }
 
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
-    return stream->backend->driver->copy(stream, host, from, bytes);
+    return stream->backend->driver->download(stream, host, from, bytes);
 }
 
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes) {
@@ -121,6 +140,56 @@ ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *
     return stream->backend->driver->group_spread(stream, parameters, groups, n_groups, packed);
 }
 
-double ck_sgemm_rate(ck_backend *backend) {
-    return backend->driver->sgemm_rate(backend);
+bool ck_supports(const ck_backend *backend, ck_precision precision) {
+    return backend->driver->supports(backend, precision);
+}
+
+/* ---- Measuring ---- */
+
+ck_status ck_event_create(ck_backend *backend, ck_event **out) {
+    ck_status status = backend->driver->event_create(backend, out);
+    return status ? ck_fail(backend, status, "cannot create an event") : CK_OK;
+}
+
+void ck_event_destroy(ck_event *event) {
+    if (event) event->backend->driver->event_destroy(event);
+}
+
+ck_status ck_event_record(ck_stream *stream, ck_event *event) {
+    return stream->backend->driver->event_record(stream, event);
+}
+
+double ck_event_seconds(const ck_event *from, const ck_event *to) {
+    return from->backend->driver->event_seconds(from, to);
+}
+
+ck_status ck_capture_begin(ck_stream *stream) {
+    const ck_driver *driver = stream->backend->driver;
+    if (!driver->capture_begin) return ck_fail(stream->backend, CK_UNAVAILABLE, "the %s backend has no graphs", driver->name);
+    return driver->capture_begin(stream);
+}
+
+ck_status ck_capture_end(ck_stream *stream, ck_graph **out) {
+    *out = NULL;
+    return stream->backend->driver->capture_end(stream, out);
+}
+
+ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph) {
+    return stream->backend->driver->graph_launch(stream, graph);
+}
+
+void ck_graph_destroy(ck_graph *graph) {
+    if (graph) graph->backend->driver->graph_destroy(graph);
+}
+
+size_t ck_cache_bytes(const ck_backend *backend) {
+    return backend->driver->cache_bytes(backend);
+}
+
+double ck_gemm_rate(ck_backend *backend, ck_precision precision) {
+    return backend->driver->gemm_rate(backend, precision);
+}
+
+double ck_copy_rate(ck_backend *backend) {
+    return backend->driver->copy_rate(backend);
 }

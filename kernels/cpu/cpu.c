@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The size is kept in front of the block, so that freeing can account for it. */
 enum { HEADER_BYTES = 64 };
@@ -69,6 +70,17 @@ static void cpu_free(ck_backend *backend, void *memory) {
     free(block);
 }
 
+static ck_status cpu_stream_create(ck_backend *backend, ck_stream **out) {
+    *out = malloc(sizeof **out);
+    if (!*out) return CK_NO_MEMORY;
+    (*out)->backend = backend;
+    return CK_OK;
+}
+
+static void cpu_stream_destroy(ck_stream *stream) {
+    free(stream);
+}
+
 static ck_status cpu_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
     (void)stream;
     if (bytes) memcpy(to, from, bytes);
@@ -86,15 +98,64 @@ static ck_status cpu_wait(ck_stream *stream) {
     return CK_OK;
 }
 
+static ck_status cpu_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
+    return cpu_copy(stream, tensor->data, host, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+}
+
+static ck_status cpu_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
+    return cpu_copy(stream, host, tensor->data, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
+}
+
+static bool cpu_supports(const ck_backend *backend, ck_precision precision) {
+    (void)backend;
+    return precision == CK_F32;
+}
+
+/* ---- Measuring ---- */
+
 static double seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+typedef struct {
+    ck_event base;
+    double at;
+} cpu_event;
+
+static ck_status cpu_event_create(ck_backend *backend, ck_event **out) {
+    cpu_event *event = calloc(1, sizeof *event);
+    *out = event ? &event->base : NULL;
+    if (!event) return CK_NO_MEMORY;
+    event->base.backend = backend;
+    return CK_OK;
+}
+
+static void cpu_event_destroy(ck_event *event) {
+    free(event);
+}
+
+static ck_status cpu_event_record(ck_stream *stream, ck_event *event) {
+    (void)stream;
+    ((cpu_event *)event)->at = seconds();
+    return CK_OK;
+}
+
+static double cpu_event_seconds(const ck_event *from, const ck_event *to) {
+    return ((const cpu_event *)to)->at - ((const cpu_event *)from)->at;
+}
+
+static size_t cpu_cache_bytes(const ck_backend *backend) {
+    (void)backend;
+    long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return level3 > 0 ? (size_t)level3 : level2 > 0 ? (size_t)level2 : (size_t)32 << 20;
+}
+
 /* Every worker multiplies its own 1024 x 1024 matrices; the best of several repetitions counts. */
-static double cpu_sgemm_rate(ck_backend *backend) {
+static double cpu_gemm_rate(ck_backend *backend, ck_precision precision) {
     enum { SIZE = 1024, REPETITIONS = 4 };
+    if (precision != CK_F32) return 0;
     double best = 0;
     size_t floats = 3 * (size_t)SIZE * SIZE;
     float *memory = aligned_alloc(64, (size_t)backend->threads * floats * sizeof(float));
@@ -114,6 +175,28 @@ static double cpu_sgemm_rate(ck_backend *backend) {
     return best;
 }
 
+/* Every worker copies its own part of a buffer beyond the caches; the best of several repetitions counts. */
+static double cpu_copy_rate(ck_backend *backend) {
+    enum { REPETITIONS = 5 };
+    size_t part = (4 * cpu_cache_bytes(backend) / (size_t)backend->threads + 63) / 64 * 64;
+    char *memory = aligned_alloc(64, 2 * part * (size_t)backend->threads);
+    double best = 0;
+    if (!memory) return 0;
+    memset(memory, 1, 2 * part * (size_t)backend->threads);
+    for (int repetition = 0; repetition < REPETITIONS; repetition++) {
+        double start = seconds();
+#pragma omp parallel num_threads(backend->threads)
+        {
+            char *from = memory + 2 * part * (size_t)omp_get_thread_num();
+            memcpy(from + part, from, part);
+        }
+        double rate = 2.0 * (double)part * backend->threads / (seconds() - start);
+        if (rate > best) best = rate;
+    }
+    free(memory);
+    return best;
+}
+
 const ck_driver ck_cpu_driver = {
     .name = "cpu",
     .unavailable = cpu_unavailable,
@@ -121,9 +204,20 @@ const ck_driver ck_cpu_driver = {
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
-    .copy = cpu_copy,
+    .stream_create = cpu_stream_create,
+    .stream_destroy = cpu_stream_destroy,
+    .upload = cpu_copy,
+    .download = cpu_copy,
     .zero = cpu_zero,
     .wait = cpu_wait,
+    .event_create = cpu_event_create,
+    .event_destroy = cpu_event_destroy,
+    .event_record = cpu_event_record,
+    .event_seconds = cpu_event_seconds,
+    .cache_bytes = cpu_cache_bytes,
+    .supports = cpu_supports,
+    .tensor_upload = cpu_tensor_upload,
+    .tensor_download = cpu_tensor_download,
     .program_bytes = cpu_program_bytes,
     .program_place = cpu_program_place,
     .program_release = cpu_program_release,
@@ -133,5 +227,6 @@ const ck_driver ck_cpu_driver = {
     .adamw_ranges = cpu_adamw_ranges,
     .group_sum = cpu_group_sum,
     .group_spread = cpu_group_spread,
-    .sgemm_rate = cpu_sgemm_rate,
+    .gemm_rate = cpu_gemm_rate,
+    .copy_rate = cpu_copy_rate,
 };

@@ -36,7 +36,7 @@ void cpu_balance(const ck_balance *d, const ck_wave *wave);
 
 /* Rows of this block's sequence. */
 static inline float *cpu_rows(const ck_tensor *tensor, const cpu_block *block) {
-    return tensor->data + (tensor->keep ? block->first_token * tensor->columns : block->worker * tensor->slot_stride);
+    return (float *)tensor->data + (tensor->keep ? block->first_token * tensor->columns : block->worker * tensor->slot_stride);
 }
 
 static inline const float *cpu_layer(const cpu_block *block, int layer) {

@@ -50,7 +50,7 @@ void report_table(const summary_row *rows, int n) {
 
 void report_speed(const session *s) {
     if (s->expert_seconds <= 0.0) return;
-    double rate = s->expert_flops / s->expert_seconds, peak = ck_sgemm_rate(s->backend);
+    double rate = s->expert_flops / s->expert_seconds, peak = ck_gemm_rate(s->backend, CK_F32);
     printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: %.0f %% of the measured sgemm rate (%.1f GFLOP/s, %s)\n",
            1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate, peak > 0.0 ? 100.0 * rate / peak : 0.0, 1e-9 * peak,
            ck_hardware(s->backend));
