@@ -8,6 +8,10 @@
 
 #include "kernels.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define CK_LOCAL_OPS(X)                                                                                                                    \
     X(embed)                                                                                                                               \
     X(embed_backward)                                                                                                                      \
@@ -170,4 +174,7 @@ static inline int64_t ck_align(int64_t floats) {
     return (floats + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

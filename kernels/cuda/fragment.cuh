@@ -1,7 +1,8 @@
 /* fragment.cuh - parts of matrices in the registers of a warp, as mma_f32 wants them (portable.cuh), read from ragged rows.
  *
- * Lane 4 g + t of the warp. Whatever lies outside the given rows or columns reads as 0 and is not written. `pairs` says that rows begin at
- * even offsets, so that two neighbours are one load. */
+ * T is float or bf16, of the matrices in memory; fragments hold floats, and mma<T> multiplies them as T. Lane 4 g + t of the warp. Whatever
+ * lies outside the given rows or columns reads as 0 and is not written. `pairs` says that rows begin at even offsets, so that two
+ * neighbours are one load. */
 #ifndef COHORT_KERNELS_CUDA_FRAGMENT_CUH
 #define COHORT_KERNELS_CUDA_FRAGMENT_CUH
 
@@ -14,23 +15,64 @@ __device__ __forceinline__ int fragment_t() {
     return (int)(threadIdx.x % 4);
 }
 
-template <bool pairs> __device__ __forceinline__ float2 load_pair(global<const float> p, int valid) {
-    if (pairs && valid >= 2) return load_as<float2>(p);
-    return make_float2(valid > 0 ? (float)p[0] : 0.0f, valid > 1 ? (float)p[1] : 0.0f);
+/* ---- One element, or two neighbours in one access */
+
+__device__ __forceinline__ float load_one(global<const float> p) {
+    return p[0];
+}
+__device__ __forceinline__ float load_one(global<const bf16> p) {
+    return to_float(p[0]);
+}
+__device__ __forceinline__ void store_one(global<float> p, float x) {
+    p[0] = x;
+}
+__device__ __forceinline__ void store_one(global<bf16> p, float x) {
+    p[0] = to_bf16(x);
+}
+__device__ __forceinline__ float2 load_two(global<const float> p) {
+    return load_as<float2>(p);
+}
+__device__ __forceinline__ float2 load_two(global<const bf16> p) {
+    return unpack_bf16(load_as<uint32_t>(p));
+}
+__device__ __forceinline__ void store_two(global<float> p, float x, float y) {
+    store_as(p, make_float2(x, y));
+}
+__device__ __forceinline__ void store_two(global<bf16> p, float x, float y) {
+    store_as(p, pack_bf16(x, y));
 }
 
-template <bool pairs> __device__ __forceinline__ void store_pair(global<float> p, int valid, float x, float y) {
+template <bool pairs, typename P> __device__ __forceinline__ float2 load_pair(P p, int valid) {
+    if (pairs && valid >= 2) return load_two(p);
+    return make_float2(valid > 0 ? load_one(p) : 0.0f, valid > 1 ? load_one(p + 1) : 0.0f);
+}
+
+template <bool pairs, typename P> __device__ __forceinline__ void store_pair(P p, int valid, float x, float y) {
     if (pairs && valid >= 2) {
-        store_as(p, make_float2(x, y));
+        store_two(p, x, y);
         return;
     }
-    if (valid > 0) p[0] = x;
-    if (valid > 1) p[1] = y;
+    if (valid > 0) store_one(p, x);
+    if (valid > 1) store_one(p + 1, y);
 }
 
+/* ---- d [16, 8] += a [16, 16] b [16, 8], factors rounded to T (f32: three tf32 products) */
+
+template <typename T> __device__ __forceinline__ void mma(float d[4], const float a[8], const float b[4]);
+template <> __device__ __forceinline__ void mma<float>(float d[4], const float a[8], const float b[4]) {
+    mma_f32(d, a, b);
+}
+template <> __device__ __forceinline__ void mma<bf16>(float d[4], const float a[8], const float b[4]) {
+    const uint32_t left[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(a[4], a[5]), pack_bf16(a[6], a[7])};
+    const uint32_t right[2] = {pack_bf16(b[0], b[1]), pack_bf16(b[2], b[3])};
+    mma_bf16(d, left, right);
+}
+
+/* ---- Tiles and factors */
+
 /* d[n] = columns [8 n, 8 n + 8) of 16 rows that begin at p. */
-template <int N, bool pairs>
-__device__ __forceinline__ void load_tile(float d[N][4], global<const float> p, int64_t stride, int rows, int columns) {
+template <int N, bool pairs, typename P>
+__device__ __forceinline__ void load_tile(float d[N][4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), column = 2 * fragment_t();
     CK_UNROLL
     for (int n = 0; n < N; n++) {
@@ -44,8 +86,8 @@ __device__ __forceinline__ void load_tile(float d[N][4], global<const float> p, 
     }
 }
 
-template <int N, bool pairs>
-__device__ __forceinline__ void store_tile(const float d[N][4], global<float> p, int64_t stride, int rows, int columns) {
+template <int N, bool pairs, typename P>
+__device__ __forceinline__ void store_tile(const float d[N][4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), column = 2 * fragment_t();
     CK_UNROLL
     for (int n = 0; n < N; n++) {
@@ -58,28 +100,28 @@ __device__ __forceinline__ void store_tile(const float d[N][4], global<float> p,
 }
 
 /* a = rows x columns [16, 16] at p; row g is multiplied by factor[0], row g + 8 by factor[1]. */
-__device__ __forceinline__ void load_a(float a[8], global<const float> p, int64_t stride, int rows, int columns, const float factor[2]) {
+template <typename P>
+__device__ __forceinline__ void load_a(float a[8], P p, int64_t stride, int rows, int columns, const float factor[2]) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int i = 0; i < 8; i++) {
         int row = g + i / 2 % 2 * 8, column = 2 * t + i % 2 + i / 4 * 8;
-        a[i] = row < rows && column < columns ? factor[i / 2 % 2] * p[row * stride + column] : 0.0f;
+        a[i] = row < rows && column < columns ? factor[i / 2 % 2] * load_one(p + (row * stride + column)) : 0.0f;
     }
 }
 
 /* b[k, n] = element (row k, column n) at p: the summed index runs down the rows. */
-__device__ __forceinline__ void load_b(float b[4], global<const float> p, int64_t stride, int rows, int columns) {
+template <typename P> __device__ __forceinline__ void load_b(float b[4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
         int row = 2 * t + i % 2 + i / 2 * 8;
-        b[i] = row < rows && g < columns ? (float)p[row * stride + g] : 0.0f;
+        b[i] = row < rows && g < columns ? load_one(p + (row * stride + g)) : 0.0f;
     }
 }
 
 /* b[k, n] = element (row n, column k) at p: the summed index runs along the rows. */
-template <bool pairs>
-__device__ __forceinline__ void load_b_turned(float b[4], global<const float> p, int64_t stride, int rows, int columns) {
+template <bool pairs, typename P> __device__ __forceinline__ void load_b_turned(float b[4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int half = 0; half < 2; half++) {

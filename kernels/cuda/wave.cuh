@@ -24,13 +24,25 @@ typedef struct {
 } cuda_tile;
 
 typedef struct {
-    global<const cuda_device> devices; /* [n_devices] */
-    global<const cuda_tile> tiles;     /* [n_tiles] */
+    int64_t first_token;
+    int32_t n_tokens, device; /* device: -1 without devices */
+    int32_t counted;          /* targets >= 0 of the loss mean it belongs to: its device's, or the wave's without devices */
+} cuda_sequence;
+
+typedef struct {
+    global<const cuda_device> devices;     /* [n_devices] */
+    global<const cuda_tile> tiles;         /* [n_tiles] */
+    global<const cuda_sequence> sequences; /* [n_sequences] */
+    global<const int32_t> sequence_of;     /* [n_tokens] */
+    global<const int32_t> tokens, targets; /* [n_tokens] */
     global<const ck_shape> shapes;
     global<const float> parameters;
-    global<float> gradients;
-    int32_t n_devices, n_tiles;
+    global<float> gradients, base_gradients; /* base_gradients: NULL unless pre-training */
+    global<int32_t> faults;                  /* [n_devices]: the smallest layer with a fault; begins as CUDA_NO_FAULT */
+    int32_t n_devices, n_tiles, n_sequences, n_tokens;
 } cuda_wave;
+
+enum { CUDA_NO_FAULT = 0x7fffffff };
 
 /* Rows of an activation, one per token of the wave. */
 template <typename T> struct cuda_rows {

@@ -113,13 +113,15 @@ struct test_wave {
     }
 
     cuda_wave view() const {
-        return cuda_wave{device_table.device,
-                         tile_table.device,
-                         shape_table.device,
-                         parameters.device,
-                         gradients.device,
-                         (int32_t)devices.size(),
-                         (int32_t)tile_table.host.size()};
+        cuda_wave wave = {};
+        wave.devices = device_table.device;
+        wave.tiles = tile_table.device;
+        wave.shapes = shape_table.device;
+        wave.parameters = parameters.device;
+        wave.gradients = gradients.device;
+        wave.n_devices = (int32_t)devices.size();
+        wave.n_tiles = (int32_t)tile_table.host.size();
+        return wave;
     }
     const char *forward() {
         m.poison(), g.poison();
