@@ -42,5 +42,7 @@ exit_code base_load(const char *folder, base_model **out, problems *list);
 exit_code base_load_shape(const char *folder, base_shape *out, problems *list);
 /* Writes such a folder, atomically (a temporary folder, fsync, rename); transformers can load it. */
 exit_code base_save(const base_model *model, const char *folder, problems *list);
+/* Whether base_save() would take the folder: before a base is trained for it. */
+exit_code base_check_place(const char *folder, problems *list);
 
 #endif

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/tensors.h"
+#include "writable.h"
 
 static const char *const files[] = {"model.safetensors", "config.json"};
 enum { FILES = 2 };
@@ -78,6 +79,11 @@ static exit_code check_replaceable(const char *folder, problems *list) {
     }
     closedir(entries);
     return code;
+}
+
+exit_code base_check_place(const char *folder, problems *list) {
+    exit_code code = writable_check(folder, "a base", list);
+    return code == EXIT_OK ? check_replaceable(folder, list) : code;
 }
 
 static void remove_partial(const save_paths *p) {

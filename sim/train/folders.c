@@ -11,6 +11,7 @@
 #include "config/compare.h"
 #include "trace/durable.h"
 #include "trace/trace.h"
+#include "writable.h"
 
 enum { LONGEST_NAME = 64 };
 
@@ -142,21 +143,6 @@ static exit_code compare_result(const settings *s, const result_folder *folder, 
     return code == EXIT_OK && access(path, F_OK) == 0 ? compare_checkpoint(s, path, list) : code;
 }
 
-/* The nearest folder above `path` that exists must be writable. */
-static exit_code check_writable(const char *path, problems *list) {
-    char part[FOLDER_PATH_BYTES];
-    struct stat info;
-    snprintf(part, sizeof part, "%s", path);
-    while (stat(part, &info) != 0) {
-        char *slash = strrchr(part, '/');
-        if (!slash) snprintf(part, sizeof part, ".");
-        if (slash) slash[slash == part ? 1 : 0] = '\0';
-    }
-    if (!S_ISDIR(info.st_mode)) return problem(list, EXIT_INPUT, "%s: the result cannot be written there: %s is no folder", path, part);
-    if (access(part, W_OK | X_OK) == 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "%s: the result cannot be written there: %s: %s", path, part, strerror(errno));
-}
-
 static bool has(const result_folder *folder, const char *name) {
     char path[FOLDER_PATH_BYTES];
     result_path(folder, name, path);
@@ -184,7 +170,7 @@ exit_code result_choose(const settings *s, const run_options *options, result_fo
         return problem(list, EXIT_INPUT, "the result's path is too long: %.60s...", out->path);
     exit_code code = lock_look(out->path, list);
     if (code == EXIT_OK) code = check_content(s, out, options->resume, list);
-    return code == EXIT_OK && !out->finished ? check_writable(out->path, list) : code;
+    return code == EXIT_OK && !out->finished ? writable_check(out->path, "the result", list) : code;
 }
 
 /* Between choosing and beginning a base may have been trained: time enough for another run. */

@@ -58,7 +58,9 @@ static exit_code from_settings(const settings *s, ck_backend *backend, bool quie
 
 exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list) {
     *model = NULL;
-    exit_code code = s->base.checkpoint ? base_load(s->base.checkpoint, model, list) : from_settings(s, backend, quiet, model, list);
+    exit_code code = out ? base_check_place(out, list) : EXIT_OK;
+    if (code == EXIT_OK)
+        code = s->base.checkpoint ? base_load(s->base.checkpoint, model, list) : from_settings(s, backend, quiet, model, list);
     if (code == EXIT_OK && (*model)->shape.context < s->data.sequence)
         code = problem(list, EXIT_INPUT, "%s: data.sequence is %d, but the base knows only %d positions", s->file, s->data.sequence,
                        (*model)->shape.context);

@@ -184,10 +184,16 @@ test_set_of_an_unknown_key() {
 
 # ---- Output that cannot be written
 
+# Said before a base is trained for it: the cache stays empty.
 expect_output_refused() { # path, expected text...
-    expect_status 2 cohort run "$tiny" --out "$1"
-    for text in "${@:2}"; do expect_text err "$text"; done
-    [[ $(wc -l <err) == 1 ]] || fail "expected one message: $(<err)"
+    local -x COHORT_CACHE=$PWD/cache
+    local command
+    for command in run pretrain; do
+        expect_status 2 cohort "$command" "$tiny" --out "$1"
+        for text in "${@:2}"; do expect_text err "$text"; done
+        [[ $(wc -l <err) == 1 ]] || fail "expected one message: $(<err)"
+        [[ ! -e cache ]] || fail "$command --out $1: a base was trained first"
+    done
 }
 
 test_output_below_a_file() {
@@ -199,8 +205,11 @@ test_output_below_a_file() {
 
 test_output_where_nothing_can_be_made() {
     [[ -d /proc/self ]] || skip 'no /proc here'
-    expect_output_refused /proc/result /proc
+    expect_output_refused /proc/result 'cannot be written there: /proc: '
     expect_output_refused "/tmp/$(printf 'x%.0s' {1..5000})" 'too long'
+    expect_output_refused "$(printf 'x%.0s' {1..300})" 'too long'
+    ln -s nowhere dangling
+    expect_output_refused dangling/result 'dangling is no folder'
 }
 
 test_output_on_a_read_only_disk() {
@@ -208,6 +217,14 @@ test_output_on_a_read_only_disk() {
     mount -t tmpfs -o ro tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
     trap 'umount disk' EXIT
     expect_output_refused disk/result disk 'Read-only file system'
+    expect_output_refused disk disk 'Read-only file system'
+}
+
+test_output_that_holds_something_else() {
+    mkdir full
+    echo mine >full/notes
+    expect_output_refused full full
+    [[ $(ls -A full) == notes && $(<full/notes) == mine ]] || fail 'the folder was changed'
 }
 
 # ---- Results that are damaged
