@@ -31,3 +31,27 @@ int table_read_rows(hid_t dataset, const table_spec *spec, const trace_shape *sh
     if (space >= 0) H5Sclose(space);
     return done ? 0 : -1;
 }
+
+static int read_losses(hid_t file, table_id id, int64_t row, int n_devices, double *values, h5_error *error) {
+    const trace_shape shape = {.devices = n_devices};
+    hid_t dataset = H5Dopen2(file, table_specs[id].path, H5P_DEFAULT);
+    int status = dataset < 0 ? -1 : table_read_rows(dataset, &table_specs[id], &shape, row, 1, values);
+    if (dataset >= 0) H5Dclose(dataset);
+    return status ? h5_failed(error, "cannot read %s", table_specs[id].path) : 0;
+}
+
+exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list) {
+    h5_error error = {0};
+    int64_t rows = 0, row = 0;
+    h5_enter();
+    hid_t file = h5_open_file(path, true, &error);
+    int32_t *rounds = file < 0 ? NULL : trace_read_rounds(file, &rows, &error);
+    while (rounds && row < rows && rounds[row] != round) row++;
+    if (rounds && row == rows) h5_failed(&error, "it has no round %d", round);
+    int status = !rounds || row == rows || read_losses(file, TABLE_TEST_LOSS, row, n_devices, test, &error) ||
+                 read_losses(file, TABLE_TEST_AFTER, row, n_devices, test_after, &error);
+    free(rounds);
+    if (file >= 0) H5Fclose(file);
+    h5_leave();
+    return status ? problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, error.text) : EXIT_OK;
+}

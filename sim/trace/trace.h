@@ -82,6 +82,8 @@ exit_code trace_append(trace *t, const trace_row *row, problems *list);
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
+/* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test, test_after [n_devices]. */
+exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list);
 
 /* checkpoint.h5: everything a run needs to go on, replaced atomically (write, fsync, rename). */
 typedef struct {

@@ -75,23 +75,20 @@ static exit_code close_trace(run *r, problems *list) {
     return code;
 }
 
-static exit_code publish_summary(const run *r, problems *list) {
-    char waiting[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
-    result_path(&r->folder, WAITING_SUMMARY, waiting);
-    result_path(&r->folder, SUMMARY, path);
-    int failure = durable_replace(waiting, path);
-    return failure == 0 ? EXIT_OK : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
-}
-
-static exit_code save_result(run *r, problems *list) {
+static exit_code write_summary(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     int n = r->session->fleet->n_populations;
     r->summary = calloc((size_t)n, sizeof *r->summary);
     if (!r->summary) return problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
     summarise(r->session, r->summary);
-    exit_code code = trace_flush(r->trace, list);
     result_path(&r->folder, WAITING_SUMMARY, path);
-    if (code == EXIT_OK) code = summary_write(path, r->summary, n, list);
+    return summary_write(path, r->summary, n, list);
+}
+
+static exit_code save_result(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    exit_code code = trace_flush(r->trace, list);
+    if (code == EXIT_OK) code = write_summary(r, list);
     result_path(&r->folder, "checkpoint.h5", path);
     if (code == EXIT_OK) code = checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list);
     return code;
@@ -102,6 +99,24 @@ static exit_code train(run *r, problems *list) {
     if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
     exit_code code = rounds_run(&all, list);
     return code == EXIT_OK ? save_result(r, list) : code;
+}
+
+/* Somebody removed the summary of a complete run: the trace still has the losses that it is made of. */
+static exit_code restore_summary(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    round_numbers *n = &r->session->numbers;
+    result_path(&r->folder, "trace.h5", path);
+    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices, n->test, n->test_after, list);
+    return code == EXIT_OK ? write_summary(r, list) : code;
+}
+
+static exit_code publish_summary(run *r, problems *list) {
+    char waiting[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    result_path(&r->folder, WAITING_SUMMARY, waiting);
+    result_path(&r->folder, SUMMARY, path);
+    exit_code code = access(waiting, F_OK) != 0 ? restore_summary(r, list) : EXIT_OK;
+    int failure = code == EXIT_OK ? durable_replace(waiting, path) : 0;
+    return failure == 0 ? code : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
 }
 
 static void report(const run *r) {

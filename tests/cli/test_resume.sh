@@ -92,6 +92,16 @@ test_resume_of_a_finished_run_says_so_and_changes_nothing() {
     (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
 }
 
+# All that the summary is made of is still there.
+test_resume_of_a_finished_run_without_its_summary_makes_it_again() {
+    cp -r "$(reference_result)" result
+    rm result/summary.csv
+    expect_status 0 cohort run "$tiny" --out result --resume
+    expect_text out 'test perplexity'
+    expect_same_results "$(reference_result)" result
+    expect_same <(ls -A result) <(ls -A "$(reference_result)") 'the files'
+}
+
 test_resume_of_another_configuration_names_what_differs() {
     cp -r "$(reference_result)" result
     (cd result && sha256sum ./* >../before)
