@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 static const double REDRAW_SECONDS = 0.1, LINE_SECONDS = 5.0;
-enum { BAR_CELLS = 24, LINE_BYTES = 512 };
+enum { BAR_CELLS = 24, LEAST_CELLS = 4, LINE_BYTES = 512 };
 
 struct progress {
     char label[32], detail[256];
@@ -55,13 +55,27 @@ static int terminal_columns(void) {
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
+/* "[###...] " in at most `room` columns, "" where that is too little to see anything. */
+static void bar_text(const progress *p, int room, char out[BAR_CELLS + 4]) {
+    int cells = room - 3 < BAR_CELLS ? room - 3 : BAR_CELLS;
+    if (cells < LEAST_CELLS) cells = 0;
+    int64_t full = p->done >= p->total ? cells : cells * p->done / p->total;
+    char *at = out;
+    if (cells > 0) *at++ = '[';
+    for (int i = 0; i < cells; i++) *at++ = i < full ? '#' : '.';
+    strcpy(at, cells > 0 ? "] " : "");
+}
+
+/* On a narrow terminal the bar gives way first, then the details; the time left stays. */
 static void draw_bar(const progress *p, const char *left) {
-    char cells[BAR_CELLS + 1], line[LINE_BYTES];
-    int64_t full = p->done >= p->total ? BAR_CELLS : BAR_CELLS * p->done / p->total;
-    for (int i = 0; i < BAR_CELLS; i++) cells[i] = i < full ? '#' : '.';
-    cells[BAR_CELLS] = '\0';
-    snprintf(line, sizeof line, "%s [%s] %lld/%lld  %s%s", p->label, cells, (long long)p->done, (long long)p->total, p->detail, left);
-    fprintf(stderr, "\r\033[K%.*s", terminal_columns() - 1, line);
+    char cells[BAR_CELLS + 4], state[LINE_BYTES], line[2 * LINE_BYTES];
+    int columns = terminal_columns() - 1;
+    snprintf(state, sizeof state, "%lld/%lld  %s", (long long)p->done, (long long)p->total, p->detail);
+    int room = columns - (int)(strlen(p->label) + 1 + strlen(left));
+    bar_text(p, room - (int)strlen(state), cells);
+    room -= (int)strlen(cells);
+    snprintf(line, sizeof line, "%s %s%.*s%s", p->label, cells, room > 0 ? room : 0, state, left);
+    fprintf(stderr, "\r\033[K%.*s", columns, line);
     fflush(stderr);
 }
 
