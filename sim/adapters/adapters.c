@@ -58,16 +58,35 @@ char *adapters_path(const char *folder, int population, int device) {
     return asprintf(&path, "%s/adapters_%d_%d.safetensors", folder, population, device) < 0 ? NULL : path;
 }
 
-exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, problems *list) {
-    safetensors *file = NULL;
+/* On success the caller closes the file and frees the tensors; on failure there is nothing to free. */
+static exit_code open_checked(const char *path, const ck_shape *shape, safetensors **file, tensor_list *tensors, problems *list) {
+    *file = NULL;
+    if (!list_tensors(shape, tensors)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
+    exit_code code = safetensors_open(path, file, list);
+    if (!code) code = safetensors_check(*file, tensors->tensors, tensors->count, NULL, list);
+    if (!code) return EXIT_OK;
+    safetensors_close(*file);
+    free(tensors->tensors);
+    return code;
+}
+
+exit_code adapters_check(const char *path, const ck_shape *shape, problems *list) {
+    safetensors *file;
     tensor_list tensors;
-    if (!list_tensors(shape, &tensors)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
-    exit_code code = safetensors_open(path, &file, list);
-    if (!code) code = safetensors_check(file, tensors.tensors, tensors.count, NULL, list);
-    if (!code) {
-        memset(pack, 0, (size_t)shape->total * sizeof *pack);
-        code = safetensors_read(file, tensors.tensors, tensors.count, pack, list);
-    }
+    exit_code code = open_checked(path, shape, &file, &tensors, list);
+    if (code) return code;
+    safetensors_close(file);
+    free(tensors.tensors);
+    return EXIT_OK;
+}
+
+exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, problems *list) {
+    safetensors *file;
+    tensor_list tensors;
+    exit_code code = open_checked(path, shape, &file, &tensors, list);
+    if (code) return code;
+    memset(pack, 0, (size_t)shape->total * sizeof *pack);
+    code = safetensors_read(file, tensors.tensors, tensors.count, pack, list);
     safetensors_close(file);
     free(tensors.tensors);
     return code;

@@ -179,15 +179,15 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     return code;
 }
 
-/* All that is refused is reported, but a corpus once and a population once for all its seeds. */
-/* What is in the files is found when they are read. */
 static exit_code check_adapters(const fleet *f, problems *list) {
     struct stat info;
-    if (!f->adapters || (stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode))) return EXIT_OK;
+    if (!f->adapters) return EXIT_OK;
+    if (stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)) return packs_check(f, list);
     return problem(list, EXIT_INPUT, "%s: adapters: there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
                    f->file, f->adapters);
 }
 
+/* All that is refused is reported, but a corpus once and a population once for all its seeds. */
 exit_code fleet_open_data(fleet *f, problems *list) {
     exit_code code = check_adapters(f, list);
     const population_settings *refused = NULL;

@@ -52,10 +52,12 @@ void fleet_init_pack(const population *p, const device *d, const ck_shape *s, fl
     }
 }
 
+/* Into `pack`; NULL: only looks at the file. */
 static exit_code read_pack(const fleet *f, const device *d, float *pack, problems *list) {
+    const ck_shape *shape = &f->shapes[d->shape];
     char *path = adapters_path(f->adapters, d->population, d->index);
     if (!path) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
-    exit_code code = adapters_read(path, &f->shapes[d->shape], pack, list);
+    exit_code code = pack ? adapters_read(path, shape, pack, list) : adapters_check(path, shape, list);
     free(path);
     return code;
 }
@@ -64,11 +66,15 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
 static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = first, bad = 0; i < end && bad < MOST_BAD_FILES; i++) {
-        exit_code one = read_pack(f, &f->devices[i], host + f->devices[i].pack - f->devices[first].pack, list);
+        exit_code one = read_pack(f, &f->devices[i], host ? host + f->devices[i].pack - f->devices[first].pack : NULL, list);
         if (one != EXIT_OK) code = one;
         bad += one != EXIT_OK;
     }
     return code;
+}
+
+exit_code packs_check(const fleet *f, problems *list) {
+    return read_chunk(f, 0, f->n_devices, NULL, list);
 }
 
 /* Packs of neighbouring devices are neighbours in memory, so a chunk of devices is one upload. */

@@ -16,5 +16,7 @@ void groups_destroy(fleet *f);
 
 /* init.c: fills the packs of all devices, from random numbers or from fleet.adapters. */
 exit_code packs_init(fleet *f, problems *list);
+/* What is wrong with the files of fleet.adapters, apart from their values: before a base is trained. */
+exit_code packs_check(const fleet *f, problems *list);
 
 #endif
