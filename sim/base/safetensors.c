@@ -235,7 +235,7 @@ static exit_code map_file(const char *path, void **mapping, size_t *bytes, probl
     struct stat status;
     exit_code code = EXIT_OK;
     *mapping = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe is refused, not waited for */
     if (fd < 0 || fstat(fd, &status)) {
         code = problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
         goto cleanup;

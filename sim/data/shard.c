@@ -36,7 +36,7 @@ static const llmc_format LLMC[] = {{20240520, 1, 2}, {20240801, 7, 4}};
 static exit_code map_file(const char *path, shard *s, problems *list) {
     struct stat status;
     exit_code code = EXIT_OK;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe is refused, not waited for */
     if (file < 0 || fstat(file, &status) != 0) {
         code = problem(list, EXIT_INPUT, "%s: cannot be opened: %s", path, strerror(errno));
         goto cleanup;

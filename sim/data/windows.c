@@ -72,6 +72,7 @@ exit_code windows_read(const char *path, int device, int devices, window_table *
     FILE *file = fopen(path, "r");
     if (!file) return problem(list, EXIT_INPUT, "data.windows: %s cannot be opened: %s", path, strerror(errno));
     exit_code code = read_lines(file, path, device, devices, out, list);
+    if (ferror(file)) code = problem(list, EXIT_INPUT, "data.windows: %s cannot be read: %s", path, strerror(errno));
     fclose(file);
     if (out->count > 0) qsort(out->rows, (size_t)out->count, sizeof *out->rows, by_place);
     for (int64_t i = 1; i < out->count && code == EXIT_OK; i++)

@@ -85,14 +85,33 @@ test_base_of_too_few_positions() {
     expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" --set data.sequence=64 -- 'data.sequence is 64' '32 positions'
 }
 
+# Found before a base is trained for them: the cache stays empty.
 test_bad_adapters() {
+    local -x COHORT_CACHE=$PWD/cache
     local one='populations=[{name: a, method: local, devices: 1}]' many='populations=[{name: a, method: local, devices: 50}]'
     expect_refused 1 "$tiny" --set adapters=nowhere -- adapters 'no folder nowhere'
     mkdir adapters
     expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- adapters_0_0.safetensors 'No such file'
     expect_refused 8 "$tiny" --set adapters="$PWD/adapters" --set "$many" -- adapters_0_7.safetensors 'No such file'
+    expect_status 2 cohort check "$tiny" --set adapters="$PWD/adapters" --set "$one"
+    expect_text err adapters_0_0.safetensors
     printf '\x10\x00\x00\x00\x00\x00\x00\x00{"a":{}' >adapters/adapters_0_0.safetensors
     expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- adapters_0_0.safetensors 'does not fit into the file'
+    printf '\x02\x00\x00\x00\x00\x00\x00\x00{}' >adapters/adapters_0_0.safetensors
+    expect_refused 24 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- 'tensor "layer.0.expert.0.fc.A" is missing; it must be there with shape [4, 32]'
+    [[ ! -e cache ]] || fail 'a base was trained first'
+}
+
+# They would be waited for.
+test_pipes_in_place_of_files() {
+    local -a options
+    mkfifo pipe
+    cohort pretrain "$tiny" --out base --quiet
+    mv pipe base/model.safetensors
+    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" -- 'model.safetensors: is not a regular file'
+    make_shards shards
+    mv base/model.safetensors shards/valid_0.bin
+    expect_text_refused 'valid_0.bin: is not a file'
 }
 
 # ---- Text
@@ -138,6 +157,10 @@ test_damaged_shards() {
     cp good/valid_0.bin shards
     printf '\xff\xff' | dd of=shards/train_0.bin bs=2 seek=77 conv=notrunc status=none
     expect_text_refused train_0.bin 'token 77 is 65535' 'below the vocabulary of 256'
+}
+
+test_windows_file_that_is_a_folder() {
+    expect_refused 1 "$tiny" --set data.windows="$PWD" --set 'populations=[{name: a, method: local, devices: 1}]' -- 'Is a directory'
 }
 
 test_windows_file_that_lacks_a_window() {
