@@ -158,7 +158,8 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
         return code;
     }
     if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
+    return problem(list, EXIT_INPUT,
+                   "%s holds files already: add --resume to go on with the run that left them, or give another folder with --out",
                    folder->path);
 }
 

@@ -88,7 +88,7 @@ test_resume_of_a_finished_run_says_so_and_changes_nothing() {
     cp -r "$(reference_result)" result
     (cd result && sha256sum ./* >../before)
     expect_status 0 cohort run "$tiny" --out result --resume
-    [[ -s out || -s err ]] || fail 'nothing was said'
+    expect_text err 'result is complete: nothing to do'
     (cd result && sha256sum --quiet --check ../before) || fail 'the result was changed'
 }
 
