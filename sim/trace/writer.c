@@ -258,6 +258,6 @@ exit_code trace_create(const char *path, const trace_header *header, trace **out
     h5_leave();
     if (status) unlink(temporary);
     free(temporary);
-    if (status) return problem(list, file.file < 0 ? EXIT_INPUT : EXIT_RUN, "%s: %s; is the folder writable?", path, error.text);
+    if (status) return problem(list, EXIT_RUN, "%s: %s; make room or repair the disk, then try again with --resume", path, error.text);
     return trace_start(&file, path, out, list);
 }

@@ -94,7 +94,9 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
     if (file && fclose(file) != 0) written = false;
     int failure = !written ? errno : durable_replace(temporary, path);
     free(temporary);
-    return failure == 0 ? EXIT_OK : problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(failure));
+    if (failure == 0) return EXIT_OK;
+    return problem(list, EXIT_RUN, "%s: cannot be written: %s; make room or repair the disk, then try again with --resume", path,
+                   strerror(failure));
 }
 
 /* Settings that change no number (threads, waves) may differ: the hashes decide, the keys explain. */

@@ -183,17 +183,26 @@ test_no_room_for_the_trace() {
     expect_same_results whole result
 }
 
+# Full at the configuration, at the trace's start, in its first row, in a checkpoint, in a later row.
 test_a_small_disk_that_is_made_larger() {
+    local size
     mkdir disk
-    mount -t tmpfs -o size=2500k tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    mount -t tmpfs tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    umount disk
     trap 'umount disk' EXIT
-    expect_status 4 cohort run "$tiny" --out disk/result "${small[@]}"
-    expect_text err 'No space left on device'
-    expect_text err '--resume'
-    [[ ! -e disk/result/summary.csv ]] || fail 'there is a summary all the same'
-    mount -o remount,size=20m disk
-    expect_status 0 cohort run "$tiny" --out disk/result "${small[@]}" --resume
-    expect_same_results "$(small_result)" disk/result
+    for size in 4 8 24 64 1000 2000 2500; do
+        mount -t tmpfs -o "size=${size}k" tmpfs disk
+        expect_status 4 cohort run "$tiny" --out disk/result "${small[@]}"
+        expect_text err 'No space left on device'
+        expect_text err '--resume'
+        [[ $(wc -l <err) == 1 ]] || fail "$size kB: expected one message: $(<err)"
+        [[ ! -e disk/result/summary.csv ]] || fail "$size kB: there is a summary all the same"
+        mount -o remount,size=20m disk
+        expect_status 0 cohort run "$tiny" --out disk/result "${small[@]}" --resume
+        expect_same_results "$(small_result)" disk/result
+        umount disk
+    done
+    trap - EXIT
 }
 
 run_tests kill "$@"
