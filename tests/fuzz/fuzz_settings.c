@@ -1,10 +1,11 @@
 /* fuzz_settings.c - any text as a configuration: refused with a message, or loaded; and what was loaded is written so that it loads
- * again to the same text.
+ * again to the same text, and differs from itself in no key.
  *
  *   input = YAML [ \0 --set override ]... */
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/compare.h"
 #include "config/settings.h"
 #include "memory_file.h"
 
@@ -35,10 +36,19 @@ static void expect_round_trip(const settings *s) {
     settings *again = load(text, strlen(text), 0, NULL);
     if (!again) abort();
     char *second = settings_to_yaml(again);
-    if (strcmp(text, second) != 0) abort();
+    char *differences = settings_differences(s, again);
+    if (strcmp(text, second) != 0 || differences[0] != '\0') abort();
+    free(differences);
     settings_destroy(again);
     free(second);
     free(text);
+}
+
+/* What --resume would say if the overrides were new. */
+static void name_overrides(const settings *s, const char *text) {
+    settings *plain = load(text, strlen(text), 0, NULL);
+    if (plain) free(settings_differences(plain, s));
+    settings_destroy(plain);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -49,6 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int n = split(text, size, overrides);
     settings *s = load(text, strlen(text), n, overrides);
     if (s) expect_round_trip(s);
+    if (s && n > 0) name_overrides(s, text);
     settings_destroy(s);
     free(text);
     return 0;
