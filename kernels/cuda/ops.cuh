@@ -21,8 +21,10 @@ typedef struct {
     cuda_wave wave;
     cuda_wave_limits limits; /* over the shapes of this wave */
     bool half;               /* activations are bf16 */
+    float *base_gradients;   /* wave.base_gradients, for the host */
     void *workspace;         /* what the op's cuda_*_workspace() asked for, in GPU memory, aligned to 256 bytes; nothing survives an op */
-    const cuda_start *start; /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
+    const struct cuda_copies *copies; /* what cuda_weight() looks in */
+    const cuda_start *start;          /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
     gpu_stream stream;
 } cuda_call;
 
@@ -61,17 +63,18 @@ template <typename T> static inline cuda_rows<T> cuda_rows_of(const ck_tensor *t
     return rows;
 }
 
-/* The weight as this program's products read it: itself in f32, its copy in a bf16 program. */
+/* The frozen weight or bias as this program's products read it: itself in f32, its copy in a bf16 program. */
 const void *cuda_weight(const cuda_call *call, const float *weight);
 
-/* C = alpha A B + beta C (+ bias of n, added to every row, where given); row-major, m x n x k. turn_a: A is stored [k, m]; turn_b: B is
- * stored [n, k]. half_*: bf16. Sums are f32; f32 products are not rounded to tf32. */
+/* out = alpha a b + beta add, plus a bias [n] added to every row where given; row-major, out is m x n, the summed index has k values.
+ * turn_a: a is stored [k, m]; turn_b: b is stored [n, k]. half_in: a and b are bf16; half_out: out, add and bias are. Sums are f32, and f32
+ * factors are not rounded to tf32. add may be out; it is not read where beta is 0. */
 typedef struct {
     int64_t m, n, k;
-    const void *a, *b;
-    void *c;
-    int64_t lda, ldb, ldc;
-    bool turn_a, turn_b, half_ab, half_c;
+    const void *a, *b, *add, *bias;
+    void *out;
+    int64_t lda, ldb, ld_add, ld_out;
+    bool turn_a, turn_b, half_in, half_out;
     float alpha, beta;
 } cuda_product;
 const char *cuda_multiply(const cuda_product *product, gpu_stream stream);

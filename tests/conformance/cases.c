@@ -3,21 +3,31 @@
 
 #include <stdlib.h>
 
-static void run_on(const conformance_case *which, ck_backend *backend, const wave_spec *spec, learn_pattern learn, check *c) {
+const conformance_group *const conformance_groups[] = {&transformer_group, &head_group,   &lora_group,  &route_group,
+                                                       &expert_group,      &update_group, &carry_group, &model_group};
+const int n_conformance_groups = sizeof conformance_groups / sizeof *conformance_groups;
+
+static void run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, const wave_spec *spec, learn_pattern learn,
+                   check *c) {
     rig *r = malloc(sizeof *r);
     if (r == NULL) abort();
     rig_open(r, c, backend, which->name, spec,
-             (rig_options){.learn = learn, .trains_base = which->trains_base, .skip_evaluated = which->learns});
+             (rig_options){.learn = learn, .trains_base = which->trains_base, .skip_evaluated = which->learns, .precision = precision});
     if (!r->broken) which->run(r);
     rig_close(r);
     free(r);
 }
 
-void conformance_run(const conformance_case *which, ck_backend *backend, check *c) {
+bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_precision precision) {
+    if (precision == CK_F32) return true;
+    return ck_supports(backend, precision) && which->run != NULL && !which->exact && !which->trains_base;
+}
+
+void conformance_run(const conformance_case *which, ck_backend *backend, ck_precision precision, check *c) {
     if (which->run_alone != NULL) which->run_alone(backend, c);
     for (int w = 0; w < n_wave_specs && which->run != NULL; w++) {
-        run_on(which, backend, &wave_specs[w], LEARN_ALL, c);
-        if (which->learns) run_on(which, backend, &wave_specs[w], LEARN_MIXED, c);
+        run_on(which, backend, precision, &wave_specs[w], LEARN_ALL, c);
+        if (which->learns) run_on(which, backend, precision, &wave_specs[w], LEARN_MIXED, c);
     }
 }
 
@@ -32,7 +42,8 @@ void conformance_run_everywhere(const conformance_case *which, check *c) {
             check_fail(c, "%s: %s", backends[b].name, ck_last_error(NULL));
             continue;
         }
-        conformance_run(which, backend, c);
+        for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
+            if (conformance_applies(which, backend, precision)) conformance_run(which, backend, precision, c);
         ck_close(backend);
     }
     if (usable == 0) check_fail(c, "no backend is usable");

@@ -12,6 +12,7 @@ typedef struct {
     void (*run)(rig *r);
     bool trains_base, learns;                         /* learns: also tried with devices that learn one group, or none */
     void (*run_alone)(ck_backend *backend, check *c); /* instead of run: a case that is not about a wave of the table */
+    bool exact;                                       /* f32 only: what is compared would not survive the rounding of bf16 */
 } conformance_case;
 
 typedef struct {
@@ -22,8 +23,14 @@ typedef struct {
 
 extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group, update_group, carry_group, model_group;
 
-/* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails). */
-void conformance_run(const conformance_case *which, ck_backend *backend, check *c);
+extern const conformance_group *const conformance_groups[];
+extern const int n_conformance_groups;
+
+/* Whether the case exists in this precision on this backend. */
+bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_precision precision);
+/* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails) in
+ * every precision. */
+void conformance_run(const conformance_case *which, ck_backend *backend, ck_precision precision, check *c);
 void conformance_run_everywhere(const conformance_case *which, check *c);
 
 #endif

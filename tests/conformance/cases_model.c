@@ -226,9 +226,9 @@ static void pretraining(rig *r) {
 }
 
 static const conformance_case cases[] = {
-    {.name = "model step", .run = step, .learns = true},
-    {.name = "model step without load balance", .run = step_without_balance},
-    {.name = "model evaluation", .run = evaluation},
+    {.name = "model step", .run = step, .learns = true, .exact = true},
+    {.name = "model step without load balance", .run = step_without_balance, .exact = true},
+    {.name = "model evaluation", .run = evaluation, .exact = true},
     {.name = "model pre-training", .run = pretraining, .trains_base = true},
 };
 const conformance_group model_group = {"model", cases, sizeof cases / sizeof *cases};

@@ -22,8 +22,21 @@ static void allocate_sides(int64_t count, float **host, double **ref) {
     if (*host == NULL) abort();
 }
 
+/* The nearest number that bf16 has, ties to even. */
+static float to_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+static float drawn(const rig *r, double value) {
+    return r->capacity.precision == CK_BF16 ? to_half((float)value) : (float)value;
+}
+
 static void fill_random(rig *r, int64_t count, double scale, float *host, double *ref) {
-    for (int64_t i = 0; i < count; i++) ref[i] = host[i] = (float)wave_draw(&r->random, scale);
+    for (int64_t i = 0; i < count; i++) ref[i] = host[i] = drawn(r, wave_draw(&r->random, scale));
 }
 
 static void fill_nan(int64_t count, float *host) {
@@ -131,7 +144,7 @@ static void lay_packs(rig *r, learn_pattern pattern) {
     fill_nan(end, r->gradients.host);
     for (int d = 0; d < r->spec->n_devices; d++)
         wave_fill_pack(rig_shape(r, d), 1000 + (uint64_t)d, r->parameters.host + r->devices[d].parameters);
-    for (int64_t i = 0; i < end; i++) r->parameters.ref[i] = r->parameters.host[i];
+    for (int64_t i = 0; i < end; i++) r->parameters.ref[i] = r->parameters.host[i] = drawn(r, r->parameters.host[i]);
 }
 
 static void lay_wave(rig *r, rig_options options) {
@@ -153,8 +166,10 @@ static void lay_wave(rig *r, rig_options options) {
 }
 
 static ck_capacity capacity_of(const rig *r, rig_options options) {
-    ck_capacity capacity = {
-        .max_sequences = r->wave.n_sequences, .max_tokens = (int32_t)r->n_tokens, .base_pack = options.trains_base ? RIG_BASE_PACK : 0};
+    ck_capacity capacity = {.max_sequences = r->wave.n_sequences,
+                            .max_tokens = (int32_t)r->n_tokens,
+                            .base_pack = options.trains_base ? RIG_BASE_PACK : 0,
+                            .precision = options.precision};
     for (int s = 0; s < r->wave.n_sequences; s++)
         capacity.max_sequence_tokens = larger(capacity.max_sequence_tokens, (int)(r->first_token[s + 1] - r->first_token[s]));
     for (int d = 0; d < r->spec->n_devices && !options.trains_base; d++)
@@ -170,7 +185,8 @@ void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, cons
     r->backend = backend;
     r->skip_evaluated = options.skip_evaluated;
     r->random = 77;
-    r->tolerance = rig_tolerance;
+    r->capacity.precision = options.precision; /* what is drawn from here on depends on it */
+    r->tolerance = options.precision == CK_BF16 ? rig_tolerance_half : rig_tolerance;
     lay_sequences(r);
     lay_packs(r, options.learn);
     lay_wave(r, options);

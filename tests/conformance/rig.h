@@ -2,6 +2,8 @@
  * gets and gives (float), `ref` arrays what the oracle gets and gives (double). A case makes tensors, records ops, runs, lets the
  * oracle write the same `ref` arrays, and compares. Outputs are filled with NaN beforehand, so that what is not written shows.
  *
+ * In bf16 all inputs and parameters are numbers that bf16 has, so that both worlds choose the same experts.
+ *
  * Errors of the backend become failures of the check; after the first one the remaining calls do nothing. */
 #ifndef COHORT_CONFORMANCE_RIG_H
 #define COHORT_CONFORMANCE_RIG_H
@@ -64,6 +66,7 @@ typedef struct {
     learn_pattern learn;
     bool trains_base;    /* base gradients, no adapter gradients */
     bool skip_evaluated; /* see rig */
+    ck_precision precision;
 } rig_options;
 
 void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, const wave_spec *spec, rig_options options);
@@ -107,7 +110,7 @@ void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_t
 
 /* ---- Comparison: per device, so that a large device cannot hide a small one -------------------------------------------------- */
 
-extern const double rig_tolerance; /* DESIGN 6: 1e-5 in f32 */
+extern const double rig_tolerance, rig_tolerance_half; /* 1e-5 in f32, 1e-2 in bf16 */
 void rig_compare(rig *r, const rig_tensor *t, rig_columns columns);
 void rig_compare_buffer(rig *r, const rig_buffer *b, int64_t first, int64_t count);
 /* Gradients of the given parts (bits 1 << part) of a layer, for the devices that learn them. */

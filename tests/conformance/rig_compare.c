@@ -5,7 +5,7 @@
 
 #include "conformance/rig.h"
 
-const double rig_tolerance = 1e-5;
+const double rig_tolerance = 1e-5, rig_tolerance_half = 1e-2;
 
 const ck_shape *rig_shape(const rig *r, int device) {
     return &r->shapes[r->spec->devices[device].shape];
@@ -73,7 +73,8 @@ void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_t
 }
 
 static void describe(const rig *r, char *where, size_t size, const char *name, int device) {
-    int length = snprintf(where, size, "%s: %s on wave '%s': %s", ck_name(r->backend), r->case_name, r->spec->name, name);
+    int length = snprintf(where, size, "%s %s: %s on wave '%s': %s", ck_name(r->backend), r->capacity.precision == CK_BF16 ? "bf16" : "f32",
+                          r->case_name, r->spec->name, name);
     if (device >= 0 && length > 0 && (size_t)length < size)
         snprintf(where + length, size - (size_t)length, " of device %d (shape %d, %lld tokens, learns %u)", device,
                  r->spec->devices[device].shape, (long long)rig_rows(r, device), r->devices[device].learn);

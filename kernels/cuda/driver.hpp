@@ -1,0 +1,134 @@
+/* driver.hpp - the host side of the CUDA backend, shared by its files.
+ *
+ *   driver.cu   backend, memory, streams, events, graphs; the table of calls (backend.h)
+ *   stage.cu    host tables on their way to the GPU
+ *   plan.cu     a recorded program: order of its ops, placement of its activations
+ *   run.cu      a wave's tables, and the ops over it, as a graph where there are graphs
+ *   linear.cu   the base's products */
+#ifndef COHORT_KERNELS_CUDA_DRIVER_HPP
+#define COHORT_KERNELS_CUDA_DRIVER_HPP
+
+#include "ops.cuh"
+#include "runtime.hpp"
+
+/* ---- Backend */
+
+/* A live allocation: freeing must know its size, and a bf16 copy of a weight whole arrays. */
+typedef struct cuda_block {
+    char *memory;
+    size_t bytes;
+    struct cuda_block *next;
+} cuda_block;
+
+typedef struct {
+    ck_backend base;
+    gpu_description gpu;
+    cuda_block *blocks;
+} cuda_backend;
+
+/* NULL where the address belongs to none. */
+const cuda_block *cuda_block_of(const ck_backend *backend, const void *address);
+
+/* CK_OK for NULL; else records "what: problem" and returns the status. */
+ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, const char *problem);
+
+/* ---- Streams */
+
+/* Host memory (pinned) and its image on the GPU, filled from the front by the calls between two uses of it. */
+typedef struct cuda_arena {
+    char *host, *gpu;
+    size_t bytes, used;
+    gpu_event *done;         /* the GPU has read it, and those behind it */
+    struct cuda_arena *next; /* taken into use when this one was full */
+} cuda_arena;
+
+enum { CUDA_ARENAS = 4 };
+
+typedef struct cuda_stream {
+    ck_stream base;
+    gpu_stream stream;
+    cuda_arena arenas[CUDA_ARENAS];
+    int arena;
+    bool capturing;
+    cuda_arena *captured; /* arenas of a graph under way: the graph reads them at every launch */
+    struct cuda_faults *faults;
+} cuda_stream;
+
+/* Faults of a run that the host has yet to be told. */
+typedef struct cuda_faults {
+    int32_t *host, *out; /* pinned copy; ck_wave.fault */
+    int32_t n_devices;
+    struct cuda_faults *next;
+} cuda_faults;
+
+/* A call that stages begins and ends: then its arena belongs to the GPU until it has read it. NULL, or what was wrong. */
+const char *cuda_stage_begin(cuda_stream *stream);
+/* Pinned memory that the caller fills, and its image, which cuda_stage_send() brings up to date. NULL: no memory. */
+void *cuda_stage_take(cuda_stream *stream, size_t bytes, void **image);
+const char *cuda_stage_send(cuda_stream *stream, void *host, void *image, size_t bytes);
+const char *cuda_stage_end(cuda_stream *stream);
+void cuda_stage_release(cuda_stream *stream);
+void cuda_arenas_free(cuda_arena *list);
+
+/* ---- Programs */
+
+typedef struct {
+    ck_op op;
+    bool starts; /* the op begins y or dx, with `start` */
+    cuda_start start;
+} cuda_step;
+
+/* The bf16 image of an array that holds frozen weights. */
+typedef struct cuda_copies {
+    const float *from;
+    int64_t count;
+    bf16 *to;
+    struct cuda_copies *next;
+} cuda_copies;
+
+/* Where a wave's tables lie: one block on the GPU, filled by one copy. */
+typedef struct {
+    size_t devices, tiles, sequences, sequence_of, tokens, targets, faults, shapes, end;
+} cuda_tables;
+
+typedef struct {
+    int32_t n_tokens, n_sequences, n_devices, n_tiles;
+    cuda_wave_limits limits;
+    const float *parameters;
+    float *gradients, *base_gradients;
+} cuda_graph_key;
+
+enum { CUDA_GRAPHS = 16 };
+
+typedef struct {
+    cuda_step *steps;
+    int n_steps;
+    cuda_bounds bounds;
+    void *memory, *workspace;
+    char *tables;
+    cuda_tables layout;
+    int32_t max_shapes;
+    int32_t *faults_host; /* pinned, [max_sequences] */
+    cuda_copies *copies;
+    struct {
+        cuda_graph_key key;
+        gpu_graph *graph;
+        uint64_t used;
+    } graphs[CUDA_GRAPHS];
+    uint64_t clock;
+} cuda_program;
+
+size_t cuda_program_bytes(const ck_program *program);
+ck_status cuda_program_place(ck_program *program);
+void cuda_program_release(ck_program *program);
+ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
+const char *cuda_deliver_faults(cuda_stream *stream); /* after a wait */
+
+/* ---- linear.cu */
+
+/* y += x W^T of a linear whose y another op has begun. */
+const char *cuda_linear_onto(const ck_linear *d, const cuda_call *call);
+const char *cuda_to_half(const float *from, bf16 *to, int64_t count, gpu_stream stream);
+const char *cuda_to_float(const bf16 *from, float *to, int64_t count, gpu_stream stream);
+
+#endif

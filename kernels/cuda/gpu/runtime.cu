@@ -1,0 +1,139 @@
+/* runtime.cu - the runtime that the driver asks for (runtime.hpp), by CUDA. */
+#include "../runtime.hpp"
+
+#include <stdio.h>
+
+struct gpu_event {
+    cudaEvent_t event;
+};
+
+struct gpu_graph {
+    cudaGraphExec_t executable;
+};
+
+static const char *said(cudaError_t error) {
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+const char *gpu_unavailable() {
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError(); /* else the next launch would report it */
+        return cudaGetErrorString(error);
+    }
+    return count > 0 ? nullptr : "no CUDA device was found";
+}
+
+const char *gpu_describe(gpu_description *out) {
+    int device = 0;
+    cudaDeviceProp properties;
+    if (const char *problem = said(cudaGetDevice(&device))) return problem;
+    if (const char *problem = said(cudaGetDeviceProperties(&properties, device))) return problem;
+    snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name, properties.major, properties.minor,
+             properties.multiProcessorCount);
+    out->cache_bytes = (size_t)properties.l2CacheSize;
+    out->memory_bytes = properties.totalGlobalMem;
+    out->graphs = true;
+    return nullptr;
+}
+
+const char *gpu_alloc(size_t bytes, const char *, void **out) {
+    return said(cudaMalloc(out, bytes));
+}
+
+void gpu_free(void *memory) {
+    cudaFree(memory);
+}
+
+const char *gpu_alloc_host(size_t bytes, void **out) {
+    return said(cudaMallocHost(out, bytes));
+}
+
+void gpu_free_host(void *memory) {
+    cudaFreeHost(memory);
+}
+
+const char *gpu_stream_create(gpu_stream *out) {
+    return said(cudaStreamCreateWithFlags(out, cudaStreamNonBlocking));
+}
+
+void gpu_stream_destroy(gpu_stream stream) {
+    cudaStreamDestroy(stream);
+}
+
+const char *gpu_upload(gpu_stream stream, void *to, const void *host, size_t bytes) {
+    return said(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, stream));
+}
+
+const char *gpu_download(gpu_stream stream, void *host, const void *from, size_t bytes) {
+    return said(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream));
+}
+
+const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes) {
+    return said(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
+}
+
+const char *gpu_zero(gpu_stream stream, void *memory, size_t bytes) {
+    return said(cudaMemsetAsync(memory, 0, bytes, stream));
+}
+
+const char *gpu_wait(gpu_stream stream) {
+    return said(cudaStreamSynchronize(stream));
+}
+
+const char *gpu_event_create(gpu_event **out) {
+    gpu_event *event = new gpu_event;
+    *out = nullptr;
+    const char *problem = said(cudaEventCreate(&event->event));
+    if (problem)
+        delete event;
+    else
+        *out = event;
+    return problem;
+}
+
+void gpu_event_destroy(gpu_event *event) {
+    if (!event) return;
+    cudaEventDestroy(event->event);
+    delete event;
+}
+
+const char *gpu_event_record(gpu_stream stream, gpu_event *event) {
+    return said(cudaEventRecord(event->event, stream));
+}
+
+const char *gpu_event_wait(gpu_event *event) {
+    return said(cudaEventSynchronize(event->event));
+}
+
+double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
+    float milliseconds = 0;
+    cudaEventElapsedTime(&milliseconds, from->event, to->event);
+    return 1e-3 * milliseconds;
+}
+
+const char *gpu_capture_begin(gpu_stream stream) {
+    return said(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+}
+
+const char *gpu_capture_end(gpu_stream stream, gpu_graph **out) {
+    cudaGraph_t recorded;
+    *out = nullptr;
+    if (const char *problem = said(cudaStreamEndCapture(stream, &recorded))) return problem;
+    cudaGraphExec_t executable;
+    const char *problem = said(cudaGraphInstantiate(&executable, recorded, 0));
+    cudaGraphDestroy(recorded);
+    if (!problem) *out = new gpu_graph{executable};
+    return problem;
+}
+
+const char *gpu_graph_launch(gpu_stream stream, gpu_graph *graph) {
+    return said(cudaGraphLaunch(graph->executable, stream));
+}
+
+void gpu_graph_destroy(gpu_graph *graph) {
+    if (!graph) return;
+    cudaGraphExecDestroy(graph->executable);
+    delete graph;
+}

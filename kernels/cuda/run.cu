@@ -1,0 +1,207 @@
+/* run.cu - a wave: its tables go to the GPU in one copy, then the ops follow, replayed as a graph where this wave's sizes were seen before.
+ *
+ * A graph holds sizes and addresses, never content: which devices, tokens, packs and gradients a wave has lies in the tables. */
+#include "driver.hpp"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Tables ---- */
+
+static int32_t count_targets(const ck_wave *wave, int64_t first, int64_t last) {
+    int32_t counted = 0;
+    for (int64_t t = first; t < last; t++) counted += wave->targets[t] >= 0;
+    return counted;
+}
+
+static void list_sequences(const ck_wave *wave, cuda_sequence *sequences, int32_t *sequence_of) {
+    int32_t whole = wave->n_devices ? 0 : count_targets(wave, 0, wave->first_token[wave->n_sequences]);
+    for (int32_t s = 0; s < wave->n_sequences; s++) {
+        int64_t first = wave->first_token[s], end = wave->first_token[s + 1];
+        sequences[s] = cuda_sequence{first, (int32_t)(end - first), -1, whole};
+        for (int64_t t = first; t < end; t++) sequence_of[t] = s;
+    }
+    for (int32_t d = 0; d < wave->n_devices; d++) {
+        int32_t first = wave->first_sequence[d], end = wave->first_sequence[d + 1];
+        int32_t counted = count_targets(wave, wave->first_token[first], wave->first_token[end]);
+        for (int32_t s = first; s < end; s++) sequences[s].device = d, sequences[s].counted = counted;
+    }
+}
+
+/* Writes the image of the tables; returns the number of tiles. */
+static int32_t fill_tables(const cuda_program *p, const ck_wave *wave, char *image) {
+    const cuda_tables *at = &p->layout;
+    cuda_device *devices = reinterpret_cast<cuda_device *>(image + at->devices);
+    size_t n_tokens = (size_t)wave->first_token[wave->n_sequences];
+    cuda_list_devices(wave, devices);
+    list_sequences(wave, reinterpret_cast<cuda_sequence *>(image + at->sequences), reinterpret_cast<int32_t *>(image + at->sequence_of));
+    memcpy(image + at->tokens, wave->tokens, n_tokens * sizeof(int32_t));
+    memcpy(image + at->targets, wave->targets, n_tokens * sizeof(int32_t));
+    int32_t *faults = reinterpret_cast<int32_t *>(image + at->faults);
+    for (int32_t d = 0; d < wave->n_devices; d++) faults[d] = CUDA_NO_FAULT;
+    memcpy(image + at->shapes, wave->shapes, (size_t)wave->n_shapes * sizeof(ck_shape));
+    return cuda_list_tiles(devices, wave->n_devices, reinterpret_cast<cuda_tile *>(image + at->tiles));
+}
+
+static cuda_wave view_of(const cuda_program *p, const cuda_graph_key *key) {
+    const cuda_tables *at = &p->layout;
+    cuda_wave w = {};
+    w.devices = reinterpret_cast<const cuda_device *>(p->tables + at->devices);
+    w.tiles = reinterpret_cast<const cuda_tile *>(p->tables + at->tiles);
+    w.sequences = reinterpret_cast<const cuda_sequence *>(p->tables + at->sequences);
+    w.sequence_of = reinterpret_cast<const int32_t *>(p->tables + at->sequence_of);
+    w.tokens = reinterpret_cast<const int32_t *>(p->tables + at->tokens);
+    w.targets = reinterpret_cast<const int32_t *>(p->tables + at->targets);
+    w.faults = reinterpret_cast<int32_t *>(p->tables + at->faults);
+    w.shapes = reinterpret_cast<const ck_shape *>(p->tables + at->shapes);
+    w.parameters = key->parameters;
+    w.gradients = key->gradients;
+    w.base_gradients = key->base_gradients;
+    w.n_devices = key->n_devices;
+    w.n_tiles = key->n_tiles;
+    w.n_sequences = key->n_sequences;
+    w.n_tokens = key->n_tokens;
+    return w;
+}
+
+/* ---- Ops ---- */
+
+static const char *issue_step(const cuda_step *step, const cuda_call *call) {
+    if (step->starts && step->op.kind == CK_OP_linear) return cuda_linear_onto(&step->op.as.linear, call);
+    switch (step->op.kind) {
+#define X(name)                                                                                                                            \
+    case CK_OP_##name:                                                                                                                     \
+        return cuda_##name(&step->op.as.name, call);
+        CK_OPS(X)
+#undef X
+    default:
+        return "an op that this backend does not know";
+    }
+}
+
+static bool base_product(ck_op_kind kind) {
+    return kind == CK_OP_linear || kind == CK_OP_linear_backward;
+}
+
+static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream) {
+    cuda_call call = {};
+    const char *problem = nullptr;
+    call.wave = view_of(p, key);
+    call.limits = key->limits;
+    call.half = p->bounds.half;
+    call.base_gradients = key->base_gradients;
+    call.workspace = p->workspace;
+    call.copies = p->copies;
+    call.stream = stream;
+    for (const cuda_copies *c = p->copies; c && !problem; c = c->next) problem = cuda_to_half(c->from, c->to, c->count, stream);
+    for (int i = 0; i < p->n_steps && !problem; i++) {
+        const cuda_step *step = &p->steps[i];
+        call.start = step->starts && !base_product(step->op.kind) ? &step->start : nullptr;
+        problem = issue_step(step, &call);
+    }
+    return problem;
+}
+
+/* ---- Graphs ---- */
+
+static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
+    return a->n_tokens == b->n_tokens && a->n_sequences == b->n_sequences && a->n_devices == b->n_devices && a->n_tiles == b->n_tiles &&
+           a->limits.experts == b->limits.experts && a->limits.rank_sum == b->limits.rank_sum &&
+           a->limits.rank_tiles == b->limits.rank_tiles && a->parameters == b->parameters && a->gradients == b->gradients &&
+           a->base_gradients == b->base_gradients;
+}
+
+/* The entry with the key, or else the one that was not used for the longest time, emptied. */
+static int find_graph(cuda_program *p, const cuda_graph_key *key) {
+    int oldest = 0;
+    for (int i = 0; i < CUDA_GRAPHS; i++) {
+        if (p->graphs[i].graph && same_key(&p->graphs[i].key, key)) return i;
+        if (p->graphs[i].used < p->graphs[oldest].used) oldest = i;
+    }
+    gpu_graph_destroy(p->graphs[oldest].graph);
+    p->graphs[oldest].graph = nullptr;
+    p->graphs[oldest].key = *key;
+    return oldest;
+}
+
+static const char *replay(cuda_program *p, const cuda_graph_key *key, gpu_stream stream) {
+    int i = find_graph(p, key);
+    p->graphs[i].used = ++p->clock;
+    if (!p->graphs[i].graph) {
+        const char *problem = gpu_capture_begin(stream);
+        if (problem) return problem;
+        problem = issue(p, key, stream);
+        const char *ended = gpu_capture_end(stream, &p->graphs[i].graph);
+        if (problem || ended) {
+            gpu_graph_destroy(p->graphs[i].graph);
+            p->graphs[i].graph = nullptr;
+            return problem ? problem : ended;
+        }
+    }
+    return gpu_graph_launch(stream, p->graphs[i].graph);
+}
+
+/* ---- Faults ---- */
+
+const char *cuda_deliver_faults(cuda_stream *stream) {
+    while (stream->faults) {
+        cuda_faults *f = stream->faults;
+        for (int32_t d = 0; d < f->n_devices; d++) f->out[d] = f->host[d] == CUDA_NO_FAULT ? -1 : f->host[d];
+        stream->faults = f->next;
+        free(f);
+    }
+    return nullptr;
+}
+
+/* The program has one copy of the faults: an earlier run's are delivered before they are overwritten. */
+static const char *expect_faults(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
+    if (!wave->fault || wave->n_devices == 0 || stream->capturing) return nullptr;
+    for (const cuda_faults *f = stream->faults; f; f = f->next) {
+        if (f->host != p->faults_host) continue;
+        const char *problem = gpu_wait(stream->stream);
+        if (problem) return problem;
+        cuda_deliver_faults(stream);
+        break;
+    }
+    cuda_faults *f = static_cast<cuda_faults *>(calloc(1, sizeof *f));
+    if (!f) return "no memory";
+    *f = cuda_faults{p->faults_host, wave->fault, wave->n_devices, stream->faults};
+    stream->faults = f;
+    return gpu_download(stream->stream, p->faults_host, p->tables + p->layout.faults, (size_t)wave->n_devices * sizeof(int32_t));
+}
+
+/* ---- A run ---- */
+
+static cuda_graph_key key_of(const ck_wave *wave, int32_t n_tiles) {
+    cuda_graph_key key = {};
+    key.n_tokens = (int32_t)wave->first_token[wave->n_sequences];
+    key.n_sequences = wave->n_sequences;
+    key.n_devices = wave->n_devices;
+    key.n_tiles = n_tiles;
+    key.limits = cuda_limits_of(wave->shapes, wave->n_devices ? wave->n_shapes : 0);
+    key.parameters = wave->parameters;
+    key.gradients = wave->gradients;
+    key.base_gradients = wave->base_gradients;
+    return key;
+}
+
+static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
+    void *image = nullptr;
+    const char *problem = cuda_stage_begin(stream);
+    if (problem) return problem;
+    char *host = static_cast<char *>(cuda_stage_take(stream, p->layout.end, &image));
+    if (!host) return "no memory for the tables of a wave";
+    cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
+    problem = gpu_upload(stream->stream, p->tables, host, p->layout.end);
+    if (!problem) problem = cuda_stage_end(stream);
+    bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing;
+    if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream);
+    return problem ? problem : expect_faults(p, stream, wave);
+}
+
+ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
+    cuda_program *p = static_cast<cuda_program *>(program->private_data);
+    if (wave->n_shapes > p->max_shapes)
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "a wave can name %d shapes, not %d", p->max_shapes, wave->n_shapes);
+    return cuda_status(program->backend, CK_FAILED, "a wave", run(p, reinterpret_cast<cuda_stream *>(stream), wave));
+}

@@ -1,0 +1,190 @@
+/* runtime.cc - the runtime that the CUDA driver asks for (kernels/cuda/runtime.hpp), on the CPU: memory of the SIMT machine, a stream that
+ * does its work at once, and products as plain loops. What comes back from the GPU comes when it is waited for, and not before, so that
+ * a caller that does not wait sees it. */
+#include "cuda/runtime.hpp"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <vector>
+
+#include "cuda/ops.cuh"
+
+struct gpu_event {
+    double at;
+};
+
+struct download {
+    void *to;
+    std::vector<char> bytes;
+};
+
+struct stream {
+    std::vector<download> downloads;
+};
+
+const char *gpu_unavailable() {
+    return nullptr;
+}
+
+const char *gpu_describe(gpu_description *out) {
+    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 30, false};
+    return nullptr;
+}
+
+const char *gpu_alloc(size_t bytes, const char *what, void **out) {
+    *out = simt_alloc(bytes > 0 ? bytes : 1, what);
+    return nullptr;
+}
+
+void gpu_free(void *memory) {
+    simt_free(memory);
+}
+
+const char *gpu_alloc_host(size_t bytes, void **out) {
+    *out = malloc(bytes > 0 ? bytes : 1);
+    return *out ? nullptr : "out of memory";
+}
+
+void gpu_free_host(void *memory) {
+    free(memory);
+}
+
+const char *gpu_stream_create(gpu_stream *out) {
+    *out = new stream;
+    return nullptr;
+}
+
+void gpu_stream_destroy(gpu_stream s) {
+    delete static_cast<stream *>(s);
+}
+
+/* Both sides of a copy between memories: the GPU's must be one allocation. */
+static const char *wrong_side(const void *gpu, size_t bytes) {
+    const simt_region *region = simt_find(gpu);
+    if (!region) return "a copy from or to memory that is not the GPU's";
+    const char *at = static_cast<const char *>(gpu);
+    return at + bytes <= region->base + region->bytes ? nullptr : "a copy beyond the end of an allocation";
+}
+
+const char *gpu_upload(gpu_stream, void *to, const void *host, size_t bytes) {
+    if (const char *problem = wrong_side(to, bytes)) return problem;
+    if (simt_find(host)) return "an upload from the GPU's memory";
+    memcpy(to, host, bytes);
+    return nullptr;
+}
+
+const char *gpu_download(gpu_stream s, void *host, const void *from, size_t bytes) {
+    if (const char *problem = wrong_side(from, bytes)) return problem;
+    const char *at = static_cast<const char *>(from);
+    static_cast<stream *>(s)->downloads.push_back(download{host, std::vector<char>(at, at + bytes)});
+    memset(host, 0xff, bytes);
+    return nullptr;
+}
+
+const char *gpu_copy(gpu_stream, void *to, const void *from, size_t bytes) {
+    const char *problem = wrong_side(to, bytes);
+    if (!problem) problem = wrong_side(from, bytes);
+    if (!problem) memmove(to, from, bytes);
+    return problem;
+}
+
+const char *gpu_zero(gpu_stream, void *memory, size_t bytes) {
+    if (const char *problem = wrong_side(memory, bytes)) return problem;
+    memset(memory, 0, bytes);
+    return nullptr;
+}
+
+const char *gpu_wait(gpu_stream s) {
+    for (const download &d : static_cast<stream *>(s)->downloads) memcpy(d.to, d.bytes.data(), d.bytes.size());
+    static_cast<stream *>(s)->downloads.clear();
+    return nullptr;
+}
+
+const char *gpu_event_create(gpu_event **out) {
+    *out = new gpu_event{0};
+    return nullptr;
+}
+
+void gpu_event_destroy(gpu_event *event) {
+    delete event;
+}
+
+const char *gpu_event_record(gpu_stream, gpu_event *event) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    event->at = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    return nullptr;
+}
+
+const char *gpu_event_wait(gpu_event *) {
+    return nullptr;
+}
+
+double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
+    return to->at - from->at;
+}
+
+const char *gpu_capture_begin(gpu_stream) {
+    return "no graphs here";
+}
+
+const char *gpu_capture_end(gpu_stream, gpu_graph **) {
+    return "no graphs here";
+}
+
+const char *gpu_graph_launch(gpu_stream, gpu_graph *) {
+    return "no graphs here";
+}
+
+void gpu_graph_destroy(gpu_graph *) {}
+
+/* ---- Products ---- */
+
+static float element(const void *matrix, int64_t index, bool half) {
+    return half ? to_float(static_cast<const bf16 *>(matrix)[index]) : static_cast<const float *>(matrix)[index];
+}
+
+/* The last byte of a matrix must belong to the allocation that it begins in. */
+static const char *outside(const void *matrix, int64_t rows, int64_t columns, int64_t stride, bool half) {
+    int64_t elements = rows > 0 ? (rows - 1) * stride + columns : 0;
+    return wrong_side(matrix, (size_t)elements * (half ? 2 : 4));
+}
+
+static const char *outside(const cuda_product *p) {
+    const char *problem = outside(p->a, p->turn_a ? p->k : p->m, p->turn_a ? p->m : p->k, p->lda, p->half_in);
+    if (!problem) problem = outside(p->b, p->turn_b ? p->n : p->k, p->turn_b ? p->k : p->n, p->ldb, p->half_in);
+    if (!problem) problem = outside(p->out, p->m, p->n, p->ld_out, p->half_out);
+    if (!problem && p->beta != 0) problem = outside(p->add, p->m, p->n, p->ld_add, p->half_out);
+    if (!problem && p->bias) problem = outside(p->bias, 1, p->n, p->n, p->half_out);
+    return problem;
+}
+
+/* One row of the product, before alpha. */
+static void multiply_row(const cuda_product *p, int64_t i, std::vector<float> &row) {
+    row.assign((size_t)p->n, 0.0f);
+    for (int64_t k = 0; k < p->k; k++) {
+        float a = element(p->a, p->turn_a ? k * p->lda + i : i * p->lda + k, p->half_in);
+        for (int64_t j = 0; j < p->n; j++) row[(size_t)j] += a * element(p->b, p->turn_b ? j * p->ldb + k : k * p->ldb + j, p->half_in);
+    }
+}
+
+const char *cuda_multiply(const cuda_product *p, gpu_stream) {
+    std::vector<float> row;
+    if (p->m == 0 || p->n == 0) return nullptr;
+    if (const char *problem = outside(p)) return problem;
+    for (int64_t i = 0; i < p->m; i++) {
+        multiply_row(p, i, row);
+        for (int64_t j = 0; j < p->n; j++) {
+            float value = p->alpha * row[(size_t)j];
+            if (p->beta != 0) value += p->beta * element(p->add, i * p->ld_add + j, p->half_out);
+            if (p->bias) value += element(p->bias, j, p->half_out);
+            if (p->half_out)
+                static_cast<bf16 *>(p->out)[i * p->ld_out + j] = to_bf16(value);
+            else
+                static_cast<float *>(p->out)[i * p->ld_out + j] = value;
+        }
+    }
+    return nullptr;
+}
