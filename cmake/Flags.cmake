@@ -1,7 +1,7 @@
 # Flags of every target, as one interface library.
 add_library(cohort_flags INTERFACE)
 target_compile_options(cohort_flags INTERFACE
-  -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes
+  -Wall -Wextra -Werror -Wshadow -Wpointer-arith $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
   # Faster arithmetic that changes no value a program can rely on. Never -ffast-math: NaN, Inf and the order of sums keep their meaning.
   -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 target_link_libraries(cohort_flags INTERFACE OpenMP::OpenMP_C)
