@@ -1,0 +1,248 @@
+/* segmented.cuh - low-rank products over the tokens of a wave's devices, each device with weights of its own.
+ *
+ *   shrink  out [t, S] = x [t, D] W^T        expand  y [t, D] (+)= a [t, S] W        gram  dW [S, D] = a^T x
+ *
+ * W [S, D] f32, one row per rank; x, y [tokens, D] of type T; a, out f32. Products are of factors rounded to T (f32: split tf32), sums f32.
+ *
+ * A block is four warps and works on a segment: up to 16 M tokens of one device, consecutive tiles of the wave's list.
+ *   shrink  The warps deal the columns of x among them, 16 bytes of a row to a lane, and hold [16 M, 8 N] sums each; these are added
+ *           through shared memory, in the order of the warps. x and W go straight from memory to registers: x is read once per 8 N ranks.
+ *   expand  a lies in shared memory; a warp makes 32 columns of y at a time. y is read and written once, W read once per 16 M tokens.
+ *   gram    A block owns 16 R ranks and 4 warps' columns of a chunk of tiles. A device that lies in one chunk is written at once; the parts
+ * of one that lies in several go to the workspace, and a second kernel adds them in the order of the chunks.
+ *
+ * The summed index of a matrix instruction may be permuted as long as both factors are, and so may the columns of its result. So a lane's
+ * share of every row is one access of 16 bytes: the four values that it owes an instruction are neighbours in memory (quad), and where the
+ * summed index runs down the rows, its W columns are those of W instructions.
+ *
+ * Bytes a token: shrink sizeof(T) D + 4 S, expand 2 sizeof(T) D + 4 S (1 where y begins here and has no residual), gram sizeof(T) D + 4 S,
+ * and 4 S D a device each. Rows of W are read from L2 once per segment: 4 S D / (16 M) bytes a token, half of x's at S = 16, M = 4, bf16.
+ *
+ * wide: every row begins at a multiple of 16 bytes and D at a multiple of 8, so that a lane's share lies in the row or outside as a whole.
+ * Packs of parameters and gradients begin at multiples of CK_ALIGN_FLOATS. */
+#ifndef COHORT_KERNELS_CUDA_SEGMENTED_CUH
+#define COHORT_KERNELS_CUDA_SEGMENTED_CUH
+
+#include "ops.cuh"
+#include "wide.cuh"
+
+enum { SEGMENT_WARPS = 4, SEGMENT_LANES = 32 * SEGMENT_WARPS };
+
+/* ---- Segments */
+
+typedef struct {
+    int64_t token; /* its first */
+    int rows, device, tiles;
+} segment;
+
+/* The tiles from `tile` on, before `end`, that belong to one device; none at the padding behind the last. */
+static __device__ __forceinline__ segment segment_at(const cuda_wave *wave, int tile, int end) {
+    segment s = {0, 0, -1, 0};
+    for (; tile + s.tiles < end; s.tiles++) {
+        const cuda_tile *entry = record(wave->tiles + (tile + s.tiles));
+        if (entry->rows == 0 || (s.tiles > 0 && entry->device != s.device)) break;
+        if (s.tiles == 0) s.token = entry->first_token, s.device = entry->device;
+        s.rows += entry->rows;
+    }
+    return s;
+}
+
+/* ---- Quads: four neighbouring values of the summed index, a lane's share of one row in a matrix instruction */
+
+template <typename T> struct quad;
+template <> struct quad<float> { float v[4]; };
+template <> struct quad<bf16> { uint32_t v[2]; };
+
+/* In 16 bytes of T. */
+template <typename T> struct access {
+    enum : int { COUNT = 16 / (int)sizeof(T), QUADS = COUNT / 4 };
+};
+
+static __device__ __forceinline__ void make_quad(quad<float> *q, float a, float b, float c, float d) {
+    q->v[0] = a, q->v[1] = b, q->v[2] = c, q->v[3] = d;
+}
+static __device__ __forceinline__ void make_quad(quad<bf16> *q, float a, float b, float c, float d) {
+    q->v[0] = pack_bf16(a, b), q->v[1] = pack_bf16(c, d);
+}
+
+/* d [16, 8] += a b; low and high: rows g and g + 8 of a. */
+static __device__ __forceinline__ void mma_quads(float d[4], const quad<float> &low, const quad<float> &high, const quad<float> &b) {
+    const float a[8] = {low.v[0], low.v[1], high.v[0], high.v[1], low.v[2], low.v[3], high.v[2], high.v[3]};
+    mma_f32(d, a, b.v);
+}
+static __device__ __forceinline__ void mma_quads(float d[4], const quad<bf16> &low, const quad<bf16> &high, const quad<bf16> &b) {
+    const uint32_t a[4] = {low.v[0], high.v[0], low.v[1], high.v[1]};
+    mma_bf16(d, a, b.v);
+}
+
+/* v = the first `valid` of W elements at p, then 0; wide: all or none. */
+template <bool wide, int W, typename P> __device__ __forceinline__ void load_some(float v[W], P p, int valid) {
+    if constexpr (wide) {
+        CK_UNROLL
+        for (int i = 0; i < W; i++) v[i] = 0.0f;
+        if (valid > 0) load_wide<W>(v, p);
+    } else {
+        CK_UNROLL
+        for (int i = 0; i < W; i++) v[i] = i < valid ? load_one(p + i) : 0.0f;
+    }
+}
+
+template <bool wide, int W, typename P> __device__ __forceinline__ void store_some(P p, const float v[W], int valid) {
+    if constexpr (wide) {
+        if (valid > 0) store_wide<W>(p, v);
+    } else {
+        CK_UNROLL
+        for (int i = 0; i < W; i++) {
+            if (i < valid) store_one(p + i, v[i]);
+        }
+    }
+}
+
+/* The quads of 16 bytes of T at p, from memory of type T or from f32. */
+template <bool wide, typename T, typename P> __device__ __forceinline__ void load_quads(quad<T> q[access<T>::QUADS], P p, int valid) {
+    float v[access<T>::COUNT];
+    load_some<wide, access<T>::COUNT>(v, p, valid);
+    CK_UNROLL
+    for (int i = 0; i < access<T>::QUADS; i++) make_quad(&q[i], v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+}
+template <> __device__ __forceinline__ void load_quads<true, bf16, global<const bf16>>(quad<bf16> q[2], global<const bf16> p, int valid) {
+    uint4 x = {0, 0, 0, 0};
+    if (valid > 0) x = load_as<uint4>(p);
+    q[0].v[0] = x.x, q[0].v[1] = x.y, q[1].v[0] = x.z, q[1].v[1] = x.w;
+}
+
+/* ---- Shrink */
+
+typedef struct {
+    global<const float> weight; /* [ranks, columns] */
+    global<const float> extra;  /* [columns]: one more row behind them, or NULL */
+    int ranks, columns;
+} rank_rows;
+
+static __device__ __forceinline__ int count_rows(const rank_rows *w) {
+    return w->ranks + (w->extra ? 1 : 0);
+}
+
+/* From a row of factors in shared memory to the next, where a row is read four values a lane: lanes meet different banks. */
+static inline __device__ __host__ int rank_stride(int ranks) {
+    int whole = (ranks + 15) / 16 * 16;
+    return whole % 32 == 0 ? whole + 16 : whole;
+}
+
+/* d += x W^T over this warp's columns, for the ranks from `first` on. */
+template <typename T, int M, int N, bool wide>
+static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const segment *s, const cuda_rows<const T> &x, const rank_rows *w,
+                                                      int first) {
+    const int Q = access<T>::QUADS;
+    int g = fragment_g(), ranks = count_rows(w) - first, begin = (int)(threadIdx.x / 32) * 16 * Q;
+    for (; begin < w->columns; begin += SEGMENT_WARPS * 16 * Q) {
+        int column = begin + 4 * Q * fragment_t(), valid = w->columns - column;
+        quad<T> low[M][Q], high[M][Q], b[N][Q];
+        CK_UNROLL
+        for (int m = 0; m < M; m++) {
+            int row = 16 * m + g;
+            global<const T> at = x.data + ((s->token + row) * x.columns + column);
+            load_quads<wide, T>(low[m], at, row < s->rows ? valid : 0);
+            load_quads<wide, T>(high[m], at + 8 * x.columns, row + 8 < s->rows ? valid : 0);
+        }
+        CK_UNROLL
+        for (int n = 0; n < N; n++) {
+            int rank = first + 8 * n + g;
+            global<const float> row = rank < w->ranks ? w->weight + (int64_t)rank * w->columns : w->extra;
+            load_quads<wide, T>(b[n], row + column, 8 * n + g < ranks ? valid : 0);
+        }
+        CK_UNROLL
+        for (int n = 0; n < N; n++) {
+            if (8 * n >= ranks) continue;
+            CK_UNROLL
+            for (int i = 0; i < M * Q; i++) mma_quads(d[i / Q][n], low[i / Q][i % Q], high[i / Q][i % Q], b[n][i % Q]);
+        }
+    }
+}
+
+/* Floats of shared memory that shrink() adds through. */
+static inline __device__ __host__ int shrink_floats(int m, int n) {
+    return SEGMENT_WARPS * m * n * 128;
+}
+
+/* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end. Columns from `limit` on are not
+ * written. Begins and ends in step with all lanes of the block. */
+template <typename T, int M, int N, bool wide>
+static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums, const segment *s,
+                                              const cuda_rows<const T> &x, const rank_rows *w, int first) {
+    float d[M][N][4] = {};
+    shrink_columns<T, M, N, wide>(d, s, x, w, first);
+    CK_UNROLL
+    for (int i = 0; i < M * N; i++) {
+        const float *c = d[i / N][i % N];
+        store_as(sums + 4 * ((int)(threadIdx.x / 32 * M * N + i) * 32 + (int)(threadIdx.x % 32)), make_float4(c[0], c[1], c[2], c[3]));
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < M * N * 32; i += SEGMENT_LANES) {
+        float4 sum = load_as<float4>(sums + 4 * i);
+        for (int warp = 1; warp < SEGMENT_WARPS; warp++) {
+            float4 part = load_as<float4>(sums + 4 * (warp * M * N * 32 + i));
+            sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+        }
+        int row = i / 32 / N * 16 + i % 32 / 4, rank = i / 32 % N * 8 + i % 4 * 2;
+        if (rank >= limit) continue;
+        store_as(result + (row * stride + rank), make_float2(sum.x, sum.y));
+        store_as(result + ((row + 8) * stride + rank), make_float2(sum.z, sum.w));
+    }
+    __syncthreads();
+}
+
+/* ---- Products whose summed index runs down the rows of a matrix in memory */
+
+/* d += a b: a [16 M, depth] in shared memory, 0 up to the next multiple of 16; b the rows [depth, columns] of type V. d[m][j] holds
+ * columns W n + j of n = 0 .. 7, W = 16 / sizeof(V). */
+template <typename T, int M, bool wide, typename V>
+static __device__ __forceinline__ void add_product(float d[M][access<V>::COUNT][4], shared<const float> a, int stride, int depth,
+                                                   global<const V> b, int64_t b_stride, int columns) {
+    const int W = access<V>::COUNT;
+    int g = fragment_g(), t = fragment_t();
+    for (int k = 0; k < depth; k += 16) {
+        float rows[4][W];
+        quad<T> low[M], high[M];
+        CK_UNROLL
+        for (int i = 0; i < 4; i++) {
+            int row = k + 4 * t + i;
+            load_some<wide, W>(rows[i], b + (row * b_stride + W * g), row < depth ? columns - W * g : 0);
+        }
+        CK_UNROLL
+        for (int m = 0; m < M; m++) {
+            float4 x = load_as<float4>(a + ((16 * m + g) * stride + k + 4 * t));
+            float4 y = load_as<float4>(a + ((16 * m + g + 8) * stride + k + 4 * t));
+            make_quad(&low[m], x.x, x.y, x.z, x.w);
+            make_quad(&high[m], y.x, y.y, y.z, y.w);
+        }
+        CK_UNROLL
+        for (int j = 0; j < W; j++) {
+            quad<T> column;
+            make_quad(&column, rows[0][j], rows[1][j], rows[2][j], rows[3][j]);
+            CK_UNROLL
+            for (int m = 0; m < M; m++) mma_quads(d[m][j], low[m], high[m], column);
+        }
+    }
+}
+
+/* The lane's neighbouring columns of row g (half 0) or g + 8 of such a result: 2 W of them, from column 2 W t on. */
+template <int W> static __device__ __forceinline__ void neighbours(float v[2 * W], const float d[W][4], int half) {
+    CK_UNROLL
+    for (int i = 0; i < 2 * W; i++) v[i] = d[i % W][2 * half + i / W];
+}
+
+/* a[token, rank] of a segment in shared memory, at a[token token_step + rank rank_step]; 0 beyond its ends, up to whole 16s. Source: what
+ * rank_value() takes. */
+template <typename Source>
+static __device__ __forceinline__ void stage_ranks(shared<float> a, int token_step, int rank_step, const Source &source,
+                                                   const ck_shape *shape, int64_t token, int tokens, int first, int ranks, int all_tokens,
+                                                   int all_ranks) {
+    for (int i = (int)threadIdx.x; i < all_tokens * all_ranks; i += SEGMENT_LANES) {
+        int row = i / all_ranks, rank = i % all_ranks;
+        float value = row < tokens && rank < ranks ? rank_value(source, shape, token + row, first + rank) : 0.0f;
+        a[row * token_step + rank * rank_step] = value;
+    }
+}
+
+#endif
