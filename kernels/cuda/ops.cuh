@@ -41,7 +41,6 @@ CK_OPS(X)
 
 /* Ops that need a workspace: size_t cuda_OP_workspace(descriptor, bounds), bytes. */
 #define CUDA_WORKSPACES(X)                                                                                                                 \
-    X(embed_backward)                                                                                                                      \
     X(norm_backward)                                                                                                                       \
     X(linear_backward)                                                                                                                     \
     X(attention_backward)                                                                                                                  \

@@ -1,0 +1,307 @@
+/* head.cu - tied head and cross-entropy; logits exist for a chunk of tokens at a time.
+ *
+ *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,  dx = dz wte,  dwte = sum over chunks of dz^T
+ * x
+ *
+ * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply(). counted: of the device, in
+ * pre-training of the wave.
+ *
+ * Between the products: a block a row. It reads z once for the maximum and the sum of exponentials, kept together (a sum is scaled when its
+ * maximum moves), then once more, now mostly from L2 (132 rows of 200 KB), to write dz over it, in the type that the next products read: a
+ * bf16 row lies in the first half of its f32 row, and is written a step behind what has been read. Losses of tokens go to the workspace,
+ * and one warp a sequence sums them in a fixed order, as doubles.
+ *
+ * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read, 16
+ * V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768).
+ */
+#include <math.h>
+
+#include "ops.cuh"
+#include "wide.cuh"
+
+enum { HEAD_LANES = 512, HEAD_WARPS = HEAD_LANES / 32, HEAD_ALIGN = 32, HEAD_ROWS = 128 };
+
+/* Logits that exist at a time. On a GPU as many as fill it with tiles of the product dz wte, whose result is narrow; where kernels are
+ * tested on the CPU, so few that small waves have several chunks. */
+#ifdef __CUDACC__
+enum : int64_t { HEAD_CHUNK_BYTES = (int64_t)512 << 20 };
+#else
+enum : int64_t { HEAD_CHUNK_BYTES = (int64_t)256 << 10 };
+#endif
+
+typedef struct {
+    global<float> z;      /* [rows, stride] */
+    global<float> losses; /* [max_tokens] */
+    global<int32_t> hits; /* [max_tokens] 1 where the target is the arg max */
+    float *logits;        /* z, as the products take it */
+    int64_t stride, rows;
+} head_workspace;
+
+static int64_t row_stride(int vocabulary) {
+    return ((int64_t)vocabulary + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
+}
+
+static int64_t chunk_rows(int vocabulary, int64_t max_tokens) {
+    int64_t rows = HEAD_CHUNK_BYTES / (row_stride(vocabulary) * (int64_t)sizeof(float));
+    rows = rows > HEAD_ROWS ? rows / HEAD_ROWS * HEAD_ROWS : rows < 1 ? 1 : rows;
+    return rows < max_tokens ? rows : max_tokens;
+}
+
+/* ---- A row */
+
+/* Of some logits: the largest, its first index, and the sum of exp(z - largest). */
+typedef struct {
+    float largest, sum;
+    int32_t at;
+} row_state;
+
+/* What holds no logit has the sum 0, and adds nothing; NaN stays. */
+static __device__ __forceinline__ row_state row_join(row_state a, row_state b) {
+    bool first = a.largest > b.largest || (a.largest == b.largest && a.at < b.at);
+    row_state top = first ? a : b, other = first ? b : a;
+    if (other.sum != 0.0f) top.sum += other.sum * fast_exp(other.largest - top.largest);
+    return top;
+}
+
+static __device__ __forceinline__ row_state row_join_lanes(row_state a) {
+    CK_UNROLL
+    for (int step = 16; step > 0; step /= 2) {
+        row_state b = {__shfl_xor_sync(0xffffffffu, a.largest, step), __shfl_xor_sync(0xffffffffu, a.sum, step),
+                       __shfl_xor_sync(0xffffffffu, a.at, step)};
+        a = row_join(a, b);
+    }
+    return a;
+}
+
+enum { ROW_PARTS = 4, ROW_ELEMENTS = 4 * ROW_PARTS }; /* a lane's logits of one step: accesses of 16 bytes, a block's width apart */
+
+/* v[4 p + j] = z[first + 4 blockDim p + j]; -inf behind the last. */
+static __device__ __forceinline__ void load_logits(float v[ROW_ELEMENTS], global<const float> z, int first, int vocabulary) {
+    CK_UNROLL
+    for (int p = 0; p < ROW_PARTS; p++) {
+        int i = first + 4 * (int)blockDim.x * p;
+        if (i + 4 <= vocabulary) {
+            load_wide<4>(v + 4 * p, z + i);
+            continue;
+        }
+        CK_UNROLL
+        for (int j = 0; j < 4; j++) v[4 * p + j] = i + j < vocabulary ? (float)z[i + j] : -INFINITY;
+    }
+}
+
+static __device__ __forceinline__ void row_add(row_state *state, const float v[ROW_ELEMENTS], int first) {
+    float largest = v[0], sum = 0;
+    CK_UNROLL
+    for (int j = 1; j < ROW_ELEMENTS; j++) largest = fmaxf(largest, v[j]);
+    if (largest > state->largest) { /* seldom, after the first steps */
+        state->sum = state->sum != 0.0f ? state->sum * fast_exp(state->largest - largest) : 0.0f;
+        state->largest = largest;
+        for (int j = ROW_ELEMENTS - 1; j >= 0; j--) {
+            if (v[j] == largest) state->at = first + 4 * (int)blockDim.x * (j / 4) + j % 4;
+        }
+    }
+    CK_UNROLL
+    for (int j = 0; j < ROW_ELEMENTS; j++) sum += fast_exp(v[j] - state->largest);
+    state->sum += sum;
+}
+
+static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary) {
+    CK_SHARED(row_state, warps, HEAD_WARPS);
+    row_state state = {-INFINITY, 0.0f, 0};
+    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x) {
+        float v[ROW_ELEMENTS];
+        load_logits(v, z, first, vocabulary);
+        row_add(&state, v, first);
+    }
+    state = row_join_lanes(state);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = state;
+    __syncthreads();
+    state = warps[0];
+    for (int w = 1; w < (int)blockDim.x / 32; w++) state = row_join(state, warps[w]);
+    return state;
+}
+
+static __device__ __forceinline__ void store_four(global<float> p, const float v[4]) {
+    store_as(p, make_float4(v[0], v[1], v[2], v[3]));
+}
+static __device__ __forceinline__ void store_four(global<bf16> p, const float v[4]) {
+    uint2 pairs = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])};
+    store_as(p, pairs);
+}
+
+/* dz over z. Of a bf16 row, what a step writes lies before all that later steps read; its own has been read once all lanes have come. */
+template <typename T>
+static __device__ __forceinline__ void write_gradient(global<const float> z, global<T> dz, int vocabulary, row_state state, int32_t target,
+                                                      float inverse_count) {
+    const int step = ROW_ELEMENTS * (int)blockDim.x;
+    float scale = target < 0 ? 0.0f : inverse_count / state.sum;
+    for (int begin = 0; begin < vocabulary; begin += step) {
+        int first = begin + 4 * (int)threadIdx.x;
+        float v[ROW_ELEMENTS];
+        load_logits(v, z, first, vocabulary);
+        if (sizeof(T) < sizeof(float)) __syncthreads();
+        CK_UNROLL
+        for (int p = 0; p < ROW_PARTS; p++) {
+            int i = first + 4 * (int)blockDim.x * p;
+            CK_UNROLL
+            for (int j = 0; j < 4; j++) {
+                float probability = scale * fast_exp(v[4 * p + j] - state.largest);
+                v[4 * p + j] = i + j == target ? probability - inverse_count : probability;
+            }
+            if (i + 4 <= vocabulary) {
+                store_four(dz + i, v + 4 * p);
+                continue;
+            }
+            CK_UNROLL
+            for (int j = 0; j < 4; j++) {
+                if (i + j < vocabulary) store_one(dz + (i + j), v[4 * p + j]);
+            }
+        }
+    }
+}
+
+/* Grid: the chunk's rows. */
+template <typename T, bool gradient>
+static __global__ void __launch_bounds__(HEAD_LANES) head_row_kernel(cuda_wave wave, head_workspace work, int64_t first, int vocabulary) {
+    int64_t token = first + blockIdx.x;
+    global<float> z = work.z + blockIdx.x * work.stride;
+    int32_t target = wave.targets[token];
+    float chosen = target < 0 ? 0.0f : (float)z[target]; /* before it is overwritten */
+    row_state state = row_reduce(z, vocabulary);
+    if (threadIdx.x == 0) {
+        work.losses[token] = target < 0 ? 0.0f : logf(state.sum) + (state.largest - chosen);
+        work.hits[token] = state.at == target;
+    }
+    if (!gradient) return;
+    int32_t counted = record(wave.sequences + wave.sequence_of[token])->counted;
+    write_gradient<T>(z, retype<T>(z), vocabulary, state, target, counted > 0 ? 1.0f / (float)counted : 0.0f);
+}
+
+/* Grid: the chunk's rows. */
+static __global__ void __launch_bounds__(256) copy_logits_kernel(head_workspace work, global<float> logits, int64_t first, int vocabulary) {
+    for (int i = (int)threadIdx.x; i < vocabulary; i += (int)blockDim.x)
+        logits[(first + blockIdx.x) * vocabulary + i] = work.z[blockIdx.x * work.stride + i];
+}
+
+/* A warp a sequence. */
+static __global__ void __launch_bounds__(32)
+    head_sum_kernel(cuda_wave wave, head_workspace work, global<float> loss, global<int32_t> correct) {
+    const cuda_sequence *sequence = record(wave.sequences + blockIdx.x);
+    double sum = 0;
+    int32_t hits = 0;
+    for (int i = (int)threadIdx.x; i < sequence->n_tokens; i += 32) {
+        sum += (double)work.losses[sequence->first_token + i];
+        hits += work.hits[sequence->first_token + i];
+    }
+    CK_UNROLL
+    for (int step = 16; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        hits += __shfl_xor_sync(0xffffffffu, hits, step);
+    }
+    if (threadIdx.x != 0) return;
+    loss[blockIdx.x] = (float)sum;
+    if (correct) correct[blockIdx.x] = hits;
+}
+
+/* ---- Chunks */
+
+static head_workspace workspace_of(const ck_head *d, void *memory, int64_t rows, int64_t max_tokens) {
+    head_workspace work = {};
+    char *at = static_cast<char *>(memory);
+    work.stride = row_stride(d->vocabulary);
+    work.rows = rows;
+    work.logits = reinterpret_cast<float *>(at);
+    at += rows * work.stride * (int64_t)sizeof(float);
+    work.z = work.logits;
+    work.losses = reinterpret_cast<float *>(at);
+    work.hits = reinterpret_cast<int32_t *>(at + max_tokens * (int64_t)sizeof(float));
+    return work;
+}
+
+size_t cuda_head_workspace(const ck_head *d, const cuda_bounds *bounds) {
+    int64_t rows = chunk_rows(d->vocabulary, bounds->max_tokens);
+    return (size_t)(rows * row_stride(d->vocabulary) + 2 * bounds->max_tokens) * sizeof(float);
+}
+
+/* One row's block: lanes for about 64 logits each. */
+static unsigned row_lanes(int vocabulary) {
+    int lanes = (vocabulary / 64 + 31) / 32 * 32;
+    return (unsigned)(lanes < 32 ? 32 : lanes > HEAD_LANES ? (int)HEAD_LANES : lanes);
+}
+
+template <typename T>
+static const char *rows_of_chunk(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows,
+                                 bool gradient) {
+    dim3 grid((unsigned)rows);
+    global<float> logits = d->logits;
+    const char *problem = nullptr;
+    if (d->logits) problem = CK_LAUNCH(copy_logits_kernel, grid, 256, 0, call->stream, *work, logits, first, d->vocabulary);
+    if (problem) return problem;
+    unsigned lanes = row_lanes(d->vocabulary);
+    if (gradient) return CK_LAUNCH((head_row_kernel<T, true>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
+    return CK_LAUNCH((head_row_kernel<T, false>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
+}
+
+template <typename T>
+static const char *multiply_logits(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+    cuda_product z = {};
+    z.m = rows, z.n = d->vocabulary, z.k = d->width;
+    z.a = static_cast<const T *>(d->x->data) + first * d->x->columns, z.lda = d->x->columns;
+    z.b = cuda_weight(call, d->wte), z.ldb = d->width, z.turn_b = true;
+    z.out = work->logits, z.ld_out = work->stride;
+    z.half_in = call->half;
+    z.alpha = 1;
+    return cuda_multiply(&z, call->stream);
+}
+
+/* dz as the products read it: rows of T in the place of rows of f32. */
+template <typename T> static int64_t gradient_stride(const head_workspace *work) {
+    return work->stride * (int64_t)(sizeof(float) / sizeof(T));
+}
+
+template <typename T>
+static const char *multiply_dx(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+    cuda_product dx = {};
+    dx.m = rows, dx.n = d->width, dx.k = d->vocabulary;
+    dx.a = work->logits, dx.lda = gradient_stride<T>(work);
+    dx.b = cuda_weight(call, d->wte), dx.ldb = d->width;
+    dx.out = static_cast<T *>(d->dx->data) + first * d->dx->columns, dx.ld_out = d->dx->columns;
+    dx.half_in = dx.half_out = call->half;
+    dx.alpha = 1;
+    return cuda_multiply(&dx, call->stream);
+}
+
+/* A base is trained in f32 only. */
+static const char *multiply_dwte(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+    cuda_product dwte = {};
+    dwte.m = d->vocabulary, dwte.n = d->width, dwte.k = rows;
+    dwte.a = work->logits, dwte.lda = work->stride, dwte.turn_a = true;
+    dwte.b = static_cast<const float *>(d->x->data) + first * d->x->columns, dwte.ldb = d->x->columns;
+    dwte.out = call->base_gradients + d->wte_gradient, dwte.ld_out = d->width;
+    dwte.add = dwte.out, dwte.ld_add = d->width;
+    dwte.alpha = 1, dwte.beta = first == 0 ? 0.0f : 1.0f;
+    return cuda_multiply(&dwte, call->stream);
+}
+
+template <typename T> static const char *head_as(const ck_head *d, const cuda_call *call, head_workspace work) {
+    bool train = d->wte_gradient >= 0 && call->base_gradients;
+    const char *problem = nullptr;
+    for (int64_t first = 0; first < call->wave.n_tokens && !problem; first += work.rows) {
+        int64_t left = call->wave.n_tokens - first, rows = left < work.rows ? left : work.rows;
+        problem = multiply_logits<T>(d, call, &work, first, rows);
+        if (!problem) problem = rows_of_chunk<T>(d, call, &work, first, rows, d->dx || train);
+        if (!problem && d->dx) problem = multiply_dx<T>(d, call, &work, first, rows);
+        if (!problem && train) problem = multiply_dwte(d, call, &work, first, rows);
+    }
+    return problem;
+}
+
+const char *cuda_head(const ck_head *d, const cuda_call *call) {
+    int64_t max_tokens = call->wave.n_tokens; /* at most those that the workspace was planned for */
+    head_workspace work = workspace_of(d, call->workspace, chunk_rows(d->vocabulary, max_tokens), max_tokens);
+    global<float> loss = d->loss;
+    global<int32_t> correct = d->correct;
+    const char *problem = call->half ? head_as<bf16>(d, call, work) : head_as<float>(d, call, work);
+    if (problem) return problem;
+    return CK_LAUNCH(head_sum_kernel, (unsigned)call->wave.n_sequences, 32, 0, call->stream, call->wave, work, loss, correct);
+}
