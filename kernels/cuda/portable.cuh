@@ -9,6 +9,7 @@
  *   CK_SHARED(type, name, count)    an array in shared memory, known size
  *   CK_DYNAMIC_SHARED(type, name)   the launch's shared_bytes; retype and part cut it up
  *   cp_async<bytes>(to, from, valid), cp_async_commit(), cp_async_wait<pending>()
+ *   atomic_min(p, value)            of int32_t in global memory: any order of lanes leaves the same
  *   mma_f32, mma_bf16               d [16, 8] += a [16, 16] b [16, 8], one call per warp. Fragments: lane 4 g + t holds
  *                                     a: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1) (g, 2t+8) (g, 2t+9) (g+8, 2t+8) (g+8, 2t+9)
  *                                     b: (2t, g) (2t+1, g) (2t+8, g) (2t+9, g)      d: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
@@ -84,6 +85,12 @@ __device__ __forceinline__ void cp_async_commit() {
 }
 template <int pending> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+/* ---- Atomics */
+
+__device__ __forceinline__ void atomic_min(int32_t *p, int32_t value) {
+    atomicMin(p, value);
 }
 
 /* ---- Numbers */

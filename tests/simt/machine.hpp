@@ -18,7 +18,7 @@
 #include "fiber.hpp"
 
 enum { SIMT_WARP = 32, SIMT_MAX_LANES = 1024, SIMT_MAX_WARPS = SIMT_MAX_LANES / SIMT_WARP };
-enum { SIMT_MAX_COPIES = 64 };
+enum { SIMT_MAX_COPIES = 256 };
 
 struct dim3 {
     unsigned x, y, z;

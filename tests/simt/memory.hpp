@@ -169,6 +169,16 @@ template <typename V, typename T, typename S> void store_as(simt_view<T, S> view
     view.template store<V>(v);
 }
 
+/* Whatever the order of lanes and blocks, the same is left: no race. */
+static inline void atomic_min(global<int32_t> view, int32_t value) {
+    char *bytes = reinterpret_cast<char *>(view.at);
+    if (bytes < view.low || view.high - bytes < 4 || reinterpret_cast<uintptr_t>(bytes) % 4 != 0)
+        simt_bad_address(view.name, view.low, view.high, bytes, 4, 4, true);
+    int32_t old = __atomic_load_n(view.at, __ATOMIC_RELAXED);
+    while (value < old && !__atomic_compare_exchange_n(view.at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
 /* A structure in global memory, read field by field. */
 template <typename T> const T *record(global<const T> view) {
     return view.template checked<const T>(false);
