@@ -1,0 +1,134 @@
+/* attention.cuh - what attention forward and backward share: which block does what, and one head's columns of the activations.
+ *
+ * A tile is up to 64 rows of one head of one sequence, 16 a warp. Sequences of a wave differ in length, so that blocks beyond a sequence's
+ * last tile have nothing to do. Blocks go by groups of (sequence, head) pairs, whose keys and values (at most 32 MiB) stay in the L2 cache,
+ * and in a group the tiles with most work begin first. */
+#ifndef COHORT_KERNELS_CUDA_ATTENTION_CUH
+#define COHORT_KERNELS_CUDA_ATTENTION_CUH
+
+#include <math.h>
+
+#include "ops.cuh"
+#include "row_tile.cuh"
+
+enum { ATTENTION_TILE = 64, ATTENTION_WARPS = ATTENTION_TILE / 16, ATTENTION_GROUP = 128 };
+enum { ATTENTION_SHARED = 166912 }; /* bytes a block may have on sm_80; later ones have more */
+
+/* Rows that pass through shared memory at a time, twice: the next come in while these are used. */
+template <typename T, int DIM> constexpr int passing_rows = (int)sizeof(T) * DIM > 256 ? 32 : 64;
+
+/* Blocks that a multiprocessor should have room for: what registers are rationed by. */
+template <typename T, int DIM> constexpr int attention_blocks = sizeof(T) == 2 && DIM <= 64 ? 3 : 2;
+
+/* What both directions know of a wave. */
+typedef struct {
+    global<const cuda_sequence> sequences;
+    int pairs, tiles; /* sequences x heads; most tiles of a sequence */
+    int heads, dim;
+    float scale; /* 1 / sqrt(dim) */
+    bool wide;
+} attention_size;
+
+typedef struct {
+    int64_t token; /* the sequence's first */
+    int n_tokens, head;
+    int first; /* row of the sequence, of the block's tile */
+} attention_place;
+
+/* first_tile_longest: the tile of the first rows has most work (rows are keys), else that of the last (rows are queries). */
+static __device__ __forceinline__ attention_place find_place(const attention_size *size, bool first_tile_longest) {
+    int block = (int)blockIdx.x, first = block / (ATTENTION_GROUP * size->tiles) * ATTENTION_GROUP;
+    int group = size->pairs - first < ATTENTION_GROUP ? size->pairs - first : (int)ATTENTION_GROUP;
+    int rest = block - first * size->tiles, pair = first + rest % group, tile = rest / group;
+    if (!first_tile_longest) tile = size->tiles - 1 - tile;
+    const cuda_sequence *sequence = record(size->sequences + pair / size->heads);
+    attention_place place = {sequence->first_token, sequence->n_tokens, pair % size->heads, tile * (int)(blockDim.x / 2)};
+    return place;
+}
+
+/* The head's columns of an activation, from the sequence's first row; `part`: which of several [tokens, width] lie side by side. */
+template <typename T>
+static __device__ __forceinline__ head_rows<T> head_of(const cuda_rows<T> &rows, const attention_size *size, const attention_place *place,
+                                                       int part) {
+    int64_t column = ((int64_t)part * size->heads + place->head) * size->dim;
+    head_rows<T> head = {rows.data + (place->token * rows.columns + column), rows.columns, size->dim, size->wide};
+    return head;
+}
+
+static __device__ __forceinline__ int whole_units(int rows) {
+    return (rows + 15) / 16;
+}
+
+/* Rows [row, row + passing_rows) of two matrices, those before `end`, to two tiles side by side; one group of copies. */
+template <typename T, int DIM>
+static __device__ __forceinline__ void bring_two(shared<T> tiles, const head_rows<const T> &a, const head_rows<const T> &b, int row,
+                                                 int end) {
+    constexpr int ROWS = passing_rows<T, DIM>;
+    int count = end - row < ROWS ? 16 * whole_units(end - row) : ROWS;
+    load_rows<T, DIM>(tiles, a, row, count, end);
+    load_rows<T, DIM>(tiles + ROWS * tile_stride<DIM>, b, row, count, end);
+    cp_async_commit();
+}
+
+/* The least that a lane's quad of neighbours must know of a row: sums and maxima over its columns. */
+static __device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+static __device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+/* A warp's 16 rows as the left factor: kept in registers where there is room, else read again for every product. */
+template <typename T, int DIM> struct row_factor {
+    static constexpr bool held = sizeof(T) == 2 && DIM <= 64;
+    shared<const T> rows;
+    left_factor<T> parts[held ? DIM / 16 : 1];
+};
+
+template <typename T, int DIM> static __device__ __forceinline__ row_factor<T, DIM> hold_rows(shared<const T> rows) {
+    row_factor<T, DIM> factor;
+    factor.rows = rows;
+    if constexpr (row_factor<T, DIM>::held) {
+        CK_UNROLL
+        for (int k = 0; k < DIM / 16; k++) factor.parts[k] = load_left<tile_stride<DIM>>(rows + 16 * k);
+    }
+    return factor;
+}
+
+template <typename T, int DIM> static __device__ __forceinline__ left_factor<T> factor_part(const row_factor<T, DIM> &factor, int k) {
+    if constexpr (row_factor<T, DIM>::held) {
+        return factor.parts[k];
+    } else {
+        return load_left<tile_stride<DIM>>(factor.rows + 16 * k);
+    }
+}
+
+/* d [16, DIM] += a b: b the 16 rows at p. */
+template <typename T, int DIM>
+static __device__ __forceinline__ void add_rows(float d[DIM / 8][4], const left_factor<T> &a, shared<const T> p) {
+    CK_UNROLL
+    for (int n = 0; n < DIM / 16; n++) multiply_two(d + 2 * n, a, load_right_turned<tile_stride<DIM>>(p + 16 * n));
+}
+
+/* ---- Host */
+
+static inline bool attention_is_wide(const ck_tensor *tensor, int dim, size_t bytes) {
+    int width = 16 / (int)bytes;
+    return dim % width == 0 && tensor->columns % width == 0 && (uintptr_t)tensor->data % 16 == 0;
+}
+
+static inline attention_size attention_size_of(const cuda_call *call, const ck_tensor *qkv, int32_t heads, int32_t width, int rows) {
+    int tiles = (qkv->program->capacity.max_sequence_tokens + rows - 1) / rows, dim = width / heads;
+    attention_size size = {call->wave.sequences, call->wave.n_sequences * heads, tiles, heads, dim, 1.0f / sqrtf((float)dim), false};
+    return size;
+}
+
+/* Warps of a block that has a row for every token of short sequences. */
+static inline int attention_warps(int max_sequence_tokens, int most) {
+    int warps = (max_sequence_tokens + 15) / 16;
+    return warps < most ? warps : most;
+}
+
+#endif
