@@ -21,9 +21,9 @@ static int larger(int a, int b) {
 
 /* A base that is loaded brings its own shape. */
 static void forget_shape(base_settings *b) {
-    char *checkpoint = b->checkpoint;
+    base_settings loaded = {.checkpoint = b->checkpoint, .checkpoint_line = b->checkpoint_line};
     free(b->pretrain.text);
-    *b = (base_settings){.checkpoint = checkpoint};
+    *b = loaded;
 }
 
 /* What follows from other keys, where it is not written. */
@@ -31,6 +31,7 @@ static void resolve_base(settings *s, const level *top) {
     base_settings *b = &s->base;
     const data_settings *d = &top->defaults->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0 || (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
+    b->checkpoint_line = level_place(top, "base.checkpoint").line;
     b->pretrain.text_line = level_place(top, "base.pretrain.text").line;
     if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
     if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;

@@ -16,7 +16,8 @@ typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
-    char *checkpoint; /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
+    char *checkpoint;    /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
+    int checkpoint_line; /* where the configuration says which; 0: --set */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */

@@ -69,7 +69,7 @@ static void print_plan(const run_plan *plan) {
 /* A described base is not made; one that is given is read for what may be wrong with it. */
 static exit_code check_base(const settings *s, problems *list) {
     base_model *model = NULL;
-    exit_code code = s->base.checkpoint ? base_load(s->base.checkpoint, &model, list) : EXIT_OK;
+    exit_code code = s->base.checkpoint ? run_load_checkpoint(s, &model, list) : EXIT_OK;
     base_destroy(model);
     return code;
 }

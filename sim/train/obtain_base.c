@@ -41,10 +41,37 @@ bool run_trains_base(const settings *s) {
     return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && is_folder(path));
 }
 
+/* Before what was found in a checkpoint: which key names it, and where. */
+static void name_checkpoint(const settings *s, int first, problems *list) {
+    if (s->base.checkpoint_line > 0)
+        problems_prefix(list, first, "%s:%d: base.checkpoint: ", s->file, s->base.checkpoint_line);
+    else
+        problems_prefix(list, first, "--set base.checkpoint: ");
+}
+
+static exit_code check_checkpoint(const settings *s, problems *list) {
+    if (is_folder(s->base.checkpoint)) return EXIT_OK;
+    return problem(list, EXIT_INPUT,
+                   "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json and model.safetensors",
+                   s->base.checkpoint);
+}
+
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list) {
-    if (s->base.checkpoint) return base_load_shape(s->base.checkpoint, out, list);
+    int before = problems_count(list);
     *out = pretrain_shape(s);
-    return EXIT_OK;
+    if (!s->base.checkpoint) return EXIT_OK;
+    exit_code code = check_checkpoint(s, list);
+    if (code == EXIT_OK) code = base_load_shape(s->base.checkpoint, out, list);
+    name_checkpoint(s, before, list);
+    return code;
+}
+
+exit_code run_load_checkpoint(const settings *s, base_model **model, problems *list) {
+    int before = problems_count(list);
+    exit_code code = check_checkpoint(s, list);
+    if (code == EXIT_OK) code = base_load(s->base.checkpoint, model, list);
+    name_checkpoint(s, before, list);
+    return code;
 }
 
 static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
@@ -59,8 +86,7 @@ static exit_code from_settings(const settings *s, ck_backend *backend, bool quie
 exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list) {
     *model = NULL;
     exit_code code = out ? base_check_place(out, list) : EXIT_OK;
-    if (code == EXIT_OK)
-        code = s->base.checkpoint ? base_load(s->base.checkpoint, model, list) : from_settings(s, backend, quiet, model, list);
+    if (code == EXIT_OK) code = s->base.checkpoint ? run_load_checkpoint(s, model, list) : from_settings(s, backend, quiet, model, list);
     if (code == EXIT_OK && (*model)->shape.context < s->data.sequence)
         code = problem(list, EXIT_INPUT, "%s: data.sequence is %d, but the base knows only %d positions", s->file, s->data.sequence,
                        (*model)->shape.context);

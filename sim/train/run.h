@@ -20,6 +20,8 @@ exit_code run_check(const settings *s, problems *list);
 
 /* The base's shape, before there is a base. */
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list);
+/* The base at base.checkpoint. */
+exit_code run_load_checkpoint(const settings *s, base_model **model, problems *list);
 /* Whether run_obtain_base() will have to train it. */
 bool run_trains_base(const settings *s);
 

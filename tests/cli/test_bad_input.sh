@@ -37,10 +37,13 @@ test_configuration_that_is_far_too_large() {
 }
 
 test_missing_base() {
-    expect_refused 1 "$tiny" --set 'base={checkpoint: nowhere}' -- nowhere/config.json 'No such file'
+    expect_refused 1 "$tiny" --set 'base={checkpoint: nowhere}' -- '--set base.checkpoint: there is no folder nowhere' config.json model.safetensors
+    expect_refused 1 "$COHORT_SOURCE_DIR/configs/gpt2.yaml" -- gpt2.yaml:6: 'base.checkpoint: there is no folder gpt2'
     cohort pretrain "$tiny" --out base --quiet
     rm base/model.safetensors
     expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" -- "$PWD/base" 'no model.safetensors'
+    rm base/config.json
+    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" -- base/config.json 'No such file'
 }
 
 # Files of a good base, damaged one at a time.
