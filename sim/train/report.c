@@ -46,6 +46,7 @@ void report_table(const summary_row *rows, int n) {
                (unsigned long long)rows[i].seed, rows[i].devices, mean, std, after, 1e-6 * (double)rows[i].bytes_up,
                1e-6 * (double)rows[i].bytes_down);
     }
+    printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the mean after it\n");
 }
 
 void report_speed(const session *s) {
