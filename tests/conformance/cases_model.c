@@ -180,6 +180,51 @@ static void evaluation(rig *r) {
     free(w);
 }
 
+/* Losses alone, of devices that keep their margins: what of a whole model survives bf16. */
+static void losses(rig *r) {
+    world *w = world_open(r, EVALUATION, false);
+    if (rig_run(r)) {
+        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
+        rig_compare_buffer(r, w->loss, 0, w->loss->count);
+    }
+    free(w);
+}
+
+typedef struct {
+    const rig_buffer *buffer;
+    float *before;
+} snapshot;
+
+static snapshot take_snapshot(const rig_buffer *buffer) {
+    snapshot s = {buffer, malloc((size_t)buffer->count * sizeof(float))};
+    if (s.before == NULL) abort();
+    memcpy(s.before, buffer->host, (size_t)buffer->count * sizeof(float));
+    return s;
+}
+
+static void compare_snapshot(rig *r, snapshot s) {
+    r->check->comparisons++;
+    if (memcmp(s.before, s.buffer->host, (size_t)s.buffer->count * sizeof(float)) != 0)
+        check_fail(r->check, "%s on wave '%s': the second run gave other bits in %s", r->case_name, r->spec->name, s.buffer->name);
+    free(s.before);
+}
+
+/* The same program over the same wave gives the same bits, also where the second run is the replay of a graph. */
+static void step_twice(rig *r) {
+    world *w = world_open(r, STEP, true);
+    if (rig_run(r)) {
+        snapshot all[] = {take_snapshot(w->loss),        take_snapshot(w->logits), take_snapshot(w->gate_sum),
+                          take_snapshot(w->coefficient), take_snapshot(w->value),  take_snapshot(&r->gradients)};
+        bool again = rig_run(r);
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (again)
+                compare_snapshot(r, all[i]);
+            else
+                free(all[i].before);
+    }
+    free(w);
+}
+
 static void compare_tensor(world *w, const char *name, int64_t offset, int64_t count) {
     rig_buffer named = w->r->base_gradients;
     named.name = name;
@@ -229,6 +274,8 @@ static const conformance_case cases[] = {
     {.name = "model step", .run = step, .learns = true, .exact = true},
     {.name = "model step without load balance", .run = step_without_balance, .exact = true},
     {.name = "model evaluation", .run = evaluation, .exact = true},
+    {.name = "model losses", .run = losses},
+    {.name = "model step, twice", .run = step_twice},
     {.name = "model pre-training", .run = pretraining, .trains_base = true},
 };
 const conformance_group model_group = {"model", cases, sizeof cases / sizeof *cases};

@@ -1,5 +1,6 @@
-/* The conformance cases without a test framework: PROGRAM [TAP_FILE|- [TEXT]] runs the cases whose "group::name" contains TEXT on every
- * usable backend, in every precision that it has, one line each. For machines that have no more than a compiler, and for tests/simt. */
+/* The conformance cases without a test framework: PROGRAM [TAP_FILE|- [TEXT [WAVE]]] runs the cases whose "group::name" contains TEXT on
+ * every usable backend, in every precision that it has, one line each; on the waves of the table whose name contains WAVE. For machines
+ * that have no more than a compiler, and for tests/simt. */
 #include <stdio.h>
 #include <string.h>
 
@@ -45,6 +46,7 @@ int main(int argc, char **argv) {
     runner r = {.out = to_file ? fopen(argv[1], "w") : stdout, .filter = argc > 2 ? argv[2] : ""};
     int count, usable = 0;
     const ck_backend_info *backends = ck_backends(&count);
+    if (argc > 3) conformance_wave_text = argv[3];
     if (r.out == NULL) {
         fprintf(stderr, "cannot write %s\n", argv[1]);
         return 2;
