@@ -47,6 +47,13 @@ static __device__ __forceinline__ segment segment_at(const cuda_wave *wave, int 
     return s;
 }
 
+/* Tiles that a block takes, the M of the kernels: 4 where that leaves blocks enough to fill a large GPU and devices have several tiles
+ * each, else 1. */
+enum { SEGMENT_MANY = 1024 };
+static inline int segment_tiles(const cuda_wave *wave) {
+    return wave->n_tiles >= SEGMENT_MANY && wave->n_tiles / 2 >= wave->n_devices ? 4 : 1;
+}
+
 /* ---- Quads: four neighbouring values of the summed index, a lane's share of one row in a matrix instruction */
 
 template <typename T> struct quad;
@@ -109,6 +116,41 @@ template <> __device__ __forceinline__ void load_quads<true, bf16, global<const 
     uint4 x = {0, 0, 0, 0};
     if (valid > 0) x = load_as<uint4>(p);
     q[0].v[0] = x.x, q[0].v[1] = x.y, q[1].v[0] = x.z, q[1].v[1] = x.w;
+}
+
+/* ---- The weights of a device that have one row per rank */
+
+typedef enum { WEIGHT_ROUTE, WEIGHT_B2, WEIGHT_QKV_A, WEIGHT_QKV_B, WEIGHT_OUT_A, WEIGHT_OUT_B } weight_kind;
+
+typedef struct {
+    int64_t offset; /* in a pack, of this layer */
+    int ranks, columns;
+    int router_rows; /* the first of them are the router's */
+} rank_weight;
+
+static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, weight_kind kind, int layer) {
+    rank_weight w = {layer * s->layer_stride, s->attention_rank, s->width, 0};
+    switch (kind) {
+    case WEIGHT_ROUTE:
+        w.offset += s->route, w.ranks = s->router_rows + s->rank_sum, w.router_rows = s->router_rows;
+        break;
+    case WEIGHT_B2:
+        w.offset += s->b2, w.ranks = s->rank_sum;
+        break;
+    case WEIGHT_QKV_A:
+        w.offset += s->qkv_a;
+        break;
+    case WEIGHT_QKV_B:
+        w.offset += s->qkv_b, w.columns = 3 * s->width;
+        break;
+    case WEIGHT_OUT_A:
+        w.offset += s->out_a;
+        break;
+    case WEIGHT_OUT_B:
+        w.offset += s->out_b;
+        break;
+    }
+    return w;
 }
 
 /* ---- Shrink */
@@ -232,16 +274,128 @@ template <int W> static __device__ __forceinline__ void neighbours(float v[2 * W
     for (int i = 0; i < 2 * W; i++) v[i] = d[i % W][2 * half + i / W];
 }
 
-/* a[token, rank] of a segment in shared memory, at a[token token_step + rank rank_step]; 0 beyond its ends, up to whole 16s. Source: what
- * rank_value() takes. */
+/* ---- Factors in rank space, [tokens, ranks] f32 in memory */
+
+/* Every value times the device's attention scale, or as it is. */
+typedef struct {
+    cuda_rows<const float> rows;
+    bool scaled;
+} plain_ranks;
+
+/* s_e w_e g, 0 where w_e is 0. */
+typedef struct {
+    cuda_rows<const float> g, gates;
+} gated_ranks;
+
+static __device__ __forceinline__ float rank_value(const plain_ranks &from, const ck_shape *shape, int64_t token, int rank) {
+    float value = from.rows.data[token * from.rows.columns + rank];
+    return from.scaled ? shape->attention_scale * value : value;
+}
+static __device__ __forceinline__ int expert_of(const ck_shape *shape, int rank) {
+    int e = 0;
+    while (rank >= shape->rank_first[e + 1]) e++;
+    return e;
+}
+static __device__ __forceinline__ float rank_value(const gated_ranks &from, const ck_shape *shape, int64_t token, int rank) {
+    int e = expert_of(shape, rank);
+    float w = from.gates.data[token * from.gates.columns + e];
+    return w != 0.0f ? shape->scale[e] * w * from.g.data[token * from.g.columns + rank] : 0.0f;
+}
+
+/* Puts them into shared memory, value (i, j) at a[i token_step + j rank_step], for `tokens` x `ranks` from (token, first) on; 0 up to
+ * whole 16s. */
 template <typename Source>
 static __device__ __forceinline__ void stage_ranks(shared<float> a, int token_step, int rank_step, const Source &source,
-                                                   const ck_shape *shape, int64_t token, int tokens, int first, int ranks, int all_tokens,
-                                                   int all_ranks) {
-    for (int i = (int)threadIdx.x; i < all_tokens * all_ranks; i += SEGMENT_LANES) {
+                                                   const ck_shape *shape, int64_t token, int tokens, int first, int ranks) {
+    int all_ranks = (ranks + 15) / 16 * 16, all = (tokens + 15) / 16 * 16 * all_ranks;
+    for (int i = (int)threadIdx.x; i < all; i += SEGMENT_LANES) {
         int row = i / all_ranks, rank = i % all_ranks;
         float value = row < tokens && rank < ranks ? rank_value(source, shape, token + row, first + rank) : 0.0f;
         a[row * token_step + rank * rank_step] = value;
+    }
+}
+
+/* ---- Expand */
+
+/* What y begins with: itself, or y0 = residual + c bias (cuda_start). */
+template <typename T> struct expand_target {
+    cuda_rows<T> y;
+    bool starts;
+    cuda_rows<const T> residual;
+    cuda_rows<const float> gates;
+    global<const float> bias;
+};
+
+template <typename T> static expand_target<T> expand_target_of(const ck_tensor *y, const cuda_start *start) {
+    expand_target<T> to = {};
+    to.y = cuda_rows_of<T>(y);
+    to.starts = start != nullptr;
+    if (start && start->residual) to.residual = cuda_rows<const T>{static_cast<const T *>(start->residual->data), start->residual->columns};
+    if (start && start->gates) to.gates = cuda_rows<const float>{static_cast<const float *>(start->gates->data), start->gates->columns};
+    if (start) to.bias = start->bias;
+    return to;
+}
+
+template <typename T> static bool is_wide_target(const ck_tensor *y, const cuda_start *start) {
+    if (start && start->residual && !cuda_is_wide<T>(start->residual)) return false;
+    return cuda_is_wide<T>(y) && (!start || cuda_is_wide(start->bias, 0));
+}
+
+/* c of each of the segment's rows. */
+template <typename T>
+static __device__ __forceinline__ void stage_bias_factors(shared<float> factors, const expand_target<T> &to, const segment *s,
+                                                          const ck_shape *shape) {
+    if (!to.bias) return;
+    for (int row = (int)threadIdx.x; row < s->rows; row += SEGMENT_LANES) {
+        float c = 1.0f;
+        if (to.gates.data && shape->mix == CK_MIX_MLP) {
+            c = 0.0f;
+            for (int e = 0; e < shape->n_experts; e++) c += to.gates.data[(s->token + row) * to.gates.columns + e];
+        }
+        factors[row] = c;
+    }
+}
+
+/* y += v for 8 columns of a token. */
+template <bool wide, typename T>
+static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, int64_t token, int column, int valid, float v[8], float c) {
+    global<T> at = to.y.data + (token * to.y.columns + column);
+    float before[8];
+    if (!to.starts) {
+        load_some<wide, 8>(before, global<const T>(at), valid);
+        CK_UNROLL
+        for (int i = 0; i < 8; i++) v[i] += before[i];
+    }
+    if (to.starts && to.residual.data) {
+        load_some<wide, 8>(before, to.residual.data + (token * to.residual.columns + column), valid);
+        CK_UNROLL
+        for (int i = 0; i < 8; i++) v[i] += before[i];
+    }
+    if (to.starts && to.bias) {
+        load_some<wide, 8>(before, to.bias + column, valid);
+        CK_UNROLL
+        for (int i = 0; i < 8; i++) v[i] += c * before[i];
+    }
+    store_some<wide, 8>(at, v, valid);
+}
+
+/* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are dealt to the warps of all
+ * blocks along y of the grid. */
+template <typename T, int M, bool wide>
+static __device__ __forceinline__ void expand(const expand_target<T> &to, const segment *s, shared<const float> a, int stride, int ranks,
+                                              global<const float> w, int columns, shared<const float> factors) {
+    int g = fragment_g(), begin = 32 * ((int)(threadIdx.x / 32) + SEGMENT_WARPS * (int)blockIdx.y);
+    for (; begin < columns; begin += 32 * SEGMENT_WARPS * (int)gridDim.y) {
+        float d[M][4][4] = {};
+        add_product<T, M, wide>(d, a, stride, ranks, w + begin, columns, columns - begin);
+        int column = begin + 8 * fragment_t();
+        CK_UNROLL
+        for (int i = 0; i < 2 * M; i++) {
+            int row = 8 * i + g;
+            float v[8];
+            neighbours<4>(v, d[i / 2], i % 2);
+            if (row < s->rows) add_to_row<wide>(to, s->token + row, column, columns - column, v, to.bias ? (float)factors[row] : 1.0f);
+        }
     }
 }
 

@@ -53,6 +53,7 @@ template <typename T> struct cuda_rows {
 /* The largest of each over the wave's shapes: what shared memory and workspaces are planned for. */
 typedef struct {
     int32_t experts, rank_sum, rank_tiles; /* rank_tiles: sum over experts of ceil(r_e / 8) */
+    int32_t width;
 } cuda_wave_limits;
 
 static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
@@ -62,12 +63,13 @@ static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
 }
 
 static inline cuda_wave_limits cuda_limits_of(const ck_shape *shapes, int32_t n_shapes) {
-    cuda_wave_limits limits = {0, 0, 0};
+    cuda_wave_limits limits = {0, 0, 0, 0};
     for (int32_t s = 0; s < n_shapes; s++) {
         int32_t tiles = cuda_rank_tiles(&shapes[s]);
         if (shapes[s].n_experts > limits.experts) limits.experts = shapes[s].n_experts;
         if (shapes[s].rank_sum > limits.rank_sum) limits.rank_sum = shapes[s].rank_sum;
         if (tiles > limits.rank_tiles) limits.rank_tiles = tiles;
+        if (shapes[s].width > limits.width) limits.width = shapes[s].width;
     }
     return limits;
 }

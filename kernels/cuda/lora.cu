@@ -1,0 +1,160 @@
+/* lora.cu - the attention linears' LoRA, of each device its own.
+ *
+ *   h = x A^T,  y += s h B        or y = residual + c bias + s h B, where the base product is added afterwards
+ *   backward:  q = s dy B^T,  dx += q A (or dx = q A),  dA = q^T x,  dB = s h^T dy
+ *
+ * x, dx [T, in]; y, dy [T, out], out = 3 D (qkv) or D; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its scale.
+ * A device without attention LoRA has ra = 0: only what begins is written for it.
+ *
+ * Both directions are one kernel: shrink, then expand from shared memory (segmented.cuh). Forward keeps h, backward keeps q in the
+ * workspace for dA and dB, which are grams of their own (gram.cuh).
+ *
+ * Bytes a token in bf16: forward 2 in + 4 out (2 out where y begins here without a residual) + 4 ra; backward 2 out + 4 in + 4 ra, and
+ * where experts learn 2 in + 2 out + 8 ra more; 4 ra (in + out) a device for the factors and for their gradients. FLOPs a token:
+ * 2 ra (in + out), twice that for the gradients. The bound: memory. */
+#include "gram.cuh"
+
+/* One direction: through `down` into rank space, through `up` out of it. */
+template <typename T> struct lora_op {
+    cuda_wave wave;
+    cuda_rows<const T> from;
+    cuda_rows<float> ranked; /* raw, or scaled: h or q */
+    bool keep_scaled, expands;
+    expand_target<T> to;
+    weight_kind down, up;
+    int layer, stride; /* of the ranked rows in shared memory */
+};
+
+static inline int lora_shared_floats(int m, int n, int stride) {
+    return shrink_floats(m, n) + 16 * m * (stride + 1);
+}
+
+/* Keeps the segment's ranked rows, and scales them for what follows. */
+template <typename T>
+static __device__ __forceinline__ void keep_ranked(const lora_op<T> *op, const segment *s, shared<float> rows, int ranks, float scale) {
+    for (int i = (int)threadIdx.x; i < s->rows * ranks; i += SEGMENT_LANES) {
+        int row = i / ranks, j = i % ranks;
+        float raw = rows[row * op->stride + j], scaled = scale * raw;
+        op->ranked.data[(s->token + row) * op->ranked.columns + j] = op->keep_scaled ? scaled : raw;
+        rows[row * op->stride + j] = scaled;
+    }
+}
+
+template <typename T, int M, int N, bool wide>
+static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const segment *s, shared<float> arena) {
+    const cuda_device *device = record(op->wave.devices + s->device);
+    const ck_shape *shape = record(op->wave.shapes + device->shape);
+    rank_weight down = rank_weight_of(shape, op->down, op->layer), up = rank_weight_of(shape, op->up, op->layer);
+    if (down.ranks == 0 && !op->to.starts) return;
+    shared<float> sums = part(arena, shrink_floats(M, N)), rows = part(arena + shrink_floats(M, N), 16 * M * op->stride);
+    shared<float> factors = part(arena + (shrink_floats(M, N) + 16 * M * op->stride), 16 * M);
+    rank_rows weight = {op->wave.parameters + (device->parameters + down.offset), nullptr, down.ranks, down.columns};
+    __syncthreads(); /* the last segment's rows have been read */
+    for (int first = 0; first < down.ranks; first += 8 * N) {
+        shrink<T, M, N, wide>(rows + first, op->stride, op->stride - first, sums, s, op->from, &weight, first);
+    }
+    keep_ranked(op, s, rows, down.ranks, shape->attention_scale);
+    if (!op->expands) return;
+    stage_bias_factors(factors, op->to, s, shape);
+    __syncthreads();
+    expand<T, M, wide>(op->to, s, rows, op->stride, up.ranks, op->wave.parameters + (device->parameters + up.offset), up.columns, factors);
+}
+
+/* Grid: M tiles each. */
+template <typename T, int M, int N, bool wide> static __global__ void __launch_bounds__(SEGMENT_LANES, 2) lora_kernel(lora_op<T> op) {
+    CK_DYNAMIC_SHARED(float, arena);
+    int tile = (int)blockIdx.x * M, end = tile + M < op.wave.n_tiles ? tile + M : op.wave.n_tiles;
+    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) lora_segment<T, M, N, wide>(&op, &s, arena);
+}
+
+template <typename T, int M, int N, bool wide> static const char *launch_form(const lora_op<T> &op, gpu_stream stream) {
+    dim3 grid((unsigned)((op.wave.n_tiles + M - 1) / M)), block(SEGMENT_LANES);
+    return CK_LAUNCH((lora_kernel<T, M, N, wide>), grid, block, (size_t)lora_shared_floats(M, N, op.stride) * sizeof(float), stream, op);
+}
+
+enum { LORA_FEW_RANKS = 16, LORA_MANY_RANKS = 128 }; /* up to both: 4 tiles a block; the first with fewer registers */
+
+template <typename T, bool wide> static const char *launch_lora(const lora_op<T> &op, int ranks, gpu_stream stream) {
+    if constexpr (wide) {
+        bool many = segment_tiles(&op.wave) == 4;
+        if (many && ranks <= LORA_FEW_RANKS) return launch_form<T, 4, 2, true>(op, stream);
+        if (many && ranks <= LORA_MANY_RANKS) return launch_form<T, 4, 4, true>(op, stream);
+    }
+    return launch_form<T, 1, 4, wide>(op, stream);
+}
+
+/* ---- Forward */
+
+template <typename T> static const char *lora_of(const ck_lora *d, const cuda_call *call) {
+    bool qkv = d->which == CK_LORA_QKV;
+    lora_op<T> op = {call->wave,
+                     cuda_rows_of<const T>(d->x),
+                     cuda_rows_of<float>(d->h),
+                     false,
+                     true,
+                     expand_target_of<T>(d->y, call->start),
+                     qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A,
+                     qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B,
+                     d->layer,
+                     rank_stride(d->h->columns)};
+    bool wide = call->limits.width % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
+    return wide ? launch_lora<T, true>(op, d->h->columns, call->stream) : launch_lora<T, false>(op, d->h->columns, call->stream);
+}
+
+size_t cuda_lora_workspace(const ck_lora *, const cuda_bounds *) {
+    return 0;
+}
+
+const char *cuda_lora(const ck_lora *d, const cuda_call *call) {
+    if (call->wave.n_tiles == 0) return call->start ? "lora: the wave has no devices" : nullptr;
+    return call->half ? lora_of<bf16>(d, call) : lora_of<float>(d, call);
+}
+
+/* ---- Backward */
+
+/* q [tokens, columns of h] lies at the workspace's beginning, the grams' parts behind it. */
+static size_t q_bytes(const ck_tensor *h, int64_t n_tokens) {
+    return ((size_t)n_tokens * (size_t)h->columns * sizeof(float) + 255) / 256 * 256;
+}
+
+template <typename T, bool wide> static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
+    bool qkv = d->which == CK_LORA_QKV;
+    int ranks = d->h->columns, in = call->limits.width, out = qkv ? 3 * in : in;
+    cuda_rows<float> q = {static_cast<float *>(call->workspace), ranks};
+    lora_op<T> op = {call->wave,
+                     cuda_rows_of<const T>(d->dy),
+                     q,
+                     true,
+                     d->dx != nullptr,
+                     {},
+                     qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B,
+                     qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A,
+                     d->layer,
+                     rank_stride(ranks)};
+    if (d->dx) op.to = expand_target_of<T>(d->dx, call->start);
+    const char *problem = launch_lora<T, wide>(op, ranks, call->stream);
+    if (problem) return problem;
+    float *parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
+    gram<T, plain_ranks> of_a = {call->wave, {{q.data, q.columns}, false}, cuda_rows_of<const T>(d->x), op.up, d->layer, 0, parts};
+    problem = launch_gram<wide>(of_a, ranks, in, call->stream);
+    if (problem) return problem;
+    gram<T, plain_ranks> of_b = {call->wave, {cuda_rows_of<const float>(d->h), true}, op.from, op.down, d->layer, 0, parts};
+    return launch_gram<wide>(of_b, ranks, out, call->stream);
+}
+
+template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {
+    return call->limits.width % 8 == 0 && cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) &&
+           (!d->dx || is_wide_target<T>(d->dx, call->start));
+}
+
+size_t cuda_lora_backward_workspace(const ck_lora_backward *d, const cuda_bounds *bounds) {
+    size_t element = bounds->half ? sizeof(bf16) : sizeof(float);
+    int64_t columns = d->dy->columns > d->x->columns ? d->dy->columns : d->x->columns;
+    return q_bytes(d->h, bounds->max_tokens) + gram_workspace(bounds->max_tiles, d->h->columns, columns, element);
+}
+
+const char *cuda_lora_backward(const ck_lora_backward *d, const cuda_call *call) {
+    if (call->wave.n_tiles == 0) return call->start ? "lora_backward: the wave has no devices" : nullptr;
+    if (call->half) return is_wide_backward<bf16>(d, call) ? lora_backward_of<bf16, true>(d, call) : lora_backward_of<bf16, false>(d, call);
+    return is_wide_backward<float>(d, call) ? lora_backward_of<float, true>(d, call) : lora_backward_of<float, false>(d, call);
+}
