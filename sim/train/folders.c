@@ -160,8 +160,9 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
         return code;
     }
     if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
-    return problem(list, EXIT_INPUT,
-                   "%s holds files already: add --resume to go on with the run that left them, or give another folder with --out",
+    if (!has(folder, "config.yaml"))
+        return problem(list, EXIT_INPUT, "%s: holds files that are no result; give a new or an empty folder with --out", folder->path);
+    return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
                    folder->path);
 }
 

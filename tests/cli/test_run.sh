@@ -83,9 +83,11 @@ test_output_folder_with_content_is_refused_and_left_alone() {
     mkdir result
     echo mine >result/summary.csv
     expect_status 2 cohort run "$tiny" --out result
-    expect_text err result
-    expect_text err --resume
+    expect_text err 'result: holds files that are no result'
     [[ $(ls -A result) == summary.csv && $(<result/summary.csv) == mine ]] || fail 'the folder was changed'
+    cp "$tiny" result/config.yaml
+    expect_status 2 cohort run "$tiny" --out result
+    expect_text err 'holds a result already: add --resume'
 }
 
 test_empty_output_folder_is_taken() {
