@@ -86,6 +86,7 @@ typedef struct {
     char *file; /* the configuration's path, for messages */
     uint64_t seed;
     char *backend;           /* auto, cpu, cuda */
+    int precision;           /* ck_precision of activations and frozen weights in training and evaluation */
     int threads;             /* 0: one per core */
     int wave_tokens;         /* most tokens processed together; 0: chosen from the memory plan */
     int64_t memory_limit;    /* MiB; 0: what is free */

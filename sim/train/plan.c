@@ -49,7 +49,7 @@ static demand measure(const settings *s, const fleet *f) {
     return d;
 }
 
-static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence, int64_t all_packs) {
+static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence, int64_t all_packs, ck_precision precision) {
     int64_t devices = larger(windows / d->least_step, 1);
     plan->limits.max_sequences = (int32_t)windows;
     plan->limits.max_tokens = windows * sequence;
@@ -57,7 +57,8 @@ static void set_limits(run_plan *plan, const demand *d, int64_t windows, int seq
     plan->step = (ck_capacity){.max_sequences = (int32_t)windows,
                                .max_tokens = (int32_t)(windows * sequence),
                                .max_sequence_tokens = sequence,
-                               .max_pack = d->largest_pack};
+                               .max_pack = d->largest_pack,
+                               .precision = precision};
     plan->evaluation = plan->step;
     plan->evaluation.max_pack = 0;
     plan->record = plan->evaluation;
@@ -101,7 +102,7 @@ static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const f
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
                            run_plan *plan, problems *list) {
-    set_limits(plan, d, windows, s->data.sequence, f->n_parameters);
+    set_limits(plan, d, windows, s->data.sequence, f->n_parameters, (ck_precision)s->precision);
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
@@ -162,6 +163,9 @@ static size_t limit_bytes(const settings *s, size_t now) {
 
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
                     problems *list) {
+    if (!ck_supports(backend, (ck_precision)s->precision))
+        return problem(list, EXIT_INPUT, "precision: bf16 needs a GPU, and this run computes on the %s backend; set precision: f32",
+                       ck_name(backend));
     demand d = measure(s, f);
     size_t now = memory_resident();
     memset(out, 0, sizeof *out);

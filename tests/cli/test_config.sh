@@ -127,4 +127,9 @@ test_check_of_every_configuration_in_the_repository() {
     ((checked > 0)) || fail 'not one configuration could be checked'
 }
 
+test_bf16_is_refused_where_nothing_computes_in_it() {
+    changed '1i backend: cpu\nprecision: bf16'
+    expect_refused 'precision: bf16 needs a GPU' 'set precision: f32'
+}
+
 run_tests config "$@"
