@@ -1,0 +1,382 @@
+/* route.cu - router and all experts' first factors in one product, then top-k and softmax per token, nothing sorted or moved.
+ *
+ *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + S <= 528;  w by route.cuh;  sums of w, P and choices over each sequence
+ *
+ * x [T, D] f32 or bf16, everything else f32. Products of factors rounded to T (f32: split tf32), sums f32. In a bf16 program a logit is
+ * therefore that of a bf16 linear without its final rounding: off by about 2^-9 |z| / sqrt(D), so a token whose kept and dropped logits lie
+ * closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
+ * A row with a NaN or Inf anywhere in z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
+ *
+ * Two regimes, by the mean tokens of a device (FEW_TOKENS), each right for every wave:
+ *   many  Block: 8 / WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it.
+ * x comes by asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of
+ * [R | A1] pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one
+ * barrier for 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2). few   Block: one tile. [R | A1] is the bulk of the
+ * bytes and used once: it goes straight from memory to registers, 16 bytes a lane. 8 warps deal out D and, where C is large, columns; their
+ * sums are added in order through shared memory.
+ *
+ * Floor, bytes: many 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device; few the same with the weights ahead. 2 C D FLOPs a token: memory
+ * bound up to C of about 140 in bf16. Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a token. */
+#include "route.cuh"
+
+/* A step: 64 bytes of each row of x, 16 a lane. */
+template <typename T> struct one_step {
+    enum : int { COLUMNS = 16 * access<T>::QUADS };
+};
+
+enum { FEW_TOKENS = 48, FEW_TILES = 4 /* of 8 columns that a warp makes at a time */, FEW_STEPS = 2 };
+
+template <typename T> struct route_op {
+    cuda_wave wave;
+    cuda_rows<const T> x;
+    cuda_rows<float> zh, gates;
+    global<float> gate_record; /* NULL: not wanted */
+    int layer, n_layers;
+    int slices, stride; /* of the few-token form: of D; from a row of sums to the next */
+    bool wide;
+};
+
+/* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */
+
+template <typename T>
+static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape, int64_t token, bool inside, float z) {
+    int e = (int)threadIdx.x % HALF;
+    float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
+    if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
+    if (!inside) return;
+    op->gates.data[token * op->gates.columns + e] = w;
+    if (op->gate_record) op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
+}
+
+template <typename T>
+static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const router_rows *r, const segment *s, shared<const float> sums,
+                                                   int stride) {
+    int e = (int)threadIdx.x % HALF, half = (int)threadIdx.x % 32 / HALF, experts = r->shape->router_rows;
+    for (int pair = (int)threadIdx.x / 32; 2 * pair < s->rows; pair += ROUTE_WARPS) {
+        int row = 2 * pair + half;
+        bool inside = row < s->rows, finite = true;
+        for (int c = e; c < r->columns && inside; c += HALF) {
+            float v = sums[row * stride + c];
+            finite &= v - v == 0.0f;
+        }
+        bool fault = (__ballot_sync(0xffffffffu, !finite) >> (HALF * half) & 0xffffu) != 0;
+        if (fault && e == 0) atomic_min(op->wave.faults + s->device, op->layer);
+        for (int c = e; c < r->columns && inside; c += HALF) {
+            op->zh.data[(s->token + row) * op->zh.columns + c] = fault && c < experts ? 0.0f : (float)sums[row * stride + c];
+        }
+        float z = inside && !fault && e < experts ? (float)sums[row * stride + e] : 0.0f;
+        write_gates(op, r->shape, s->token + row, inside, z);
+    }
+}
+
+/* ---- Many tokens a device */
+
+/* N tiles of 8 columns a warp, WN warps beside each other. */
+template <typename T, int N, int WN> struct many_form {
+    static constexpr int ROWS = CUDA_TILE * ROUTE_WARPS / WN, COLUMNS = 8 * N * WN;
+    static constexpr int STEPS = N == 18 && WN == 1 ? 2 : 1; /* that the weights in shared memory reach */
+    static constexpr int RING = N == 18 ? 8 : 4;             /* steps of x under way, plus one; few warps have room for more */
+    static constexpr int BLOCKS = N == 18 ? 1 : 2;           /* a multiprocessor */
+    /* Each lane fetches fours of the same columns, LINES rows apart. */
+    static constexpr int FOURS = STEPS * one_step<T>::COLUMNS / 4, LINES = ROUTE_LANES / FOURS, LOADS = (COLUMNS + LINES - 1) / LINES;
+    static constexpr int WEIGHT_BYTES = N * WN * STEPS * 512, RING_BYTES = RING * 2 * 512; /* a buffer; a warp */
+    static constexpr int STRIDE = COLUMNS % 16 == 8 ? COLUMNS : COLUMNS + 8;
+    static constexpr int SUM_BYTES = ROWS * STRIDE * 4, COPY_BYTES = 2 * WEIGHT_BYTES + ROUTE_WARPS * RING_BYTES;
+    static constexpr int BYTES = SUM_BYTES > COPY_BYTES ? SUM_BYTES : COPY_BYTES;
+};
+
+/* This lane's fours of the rows, from `column` on. */
+template <typename Form> static __device__ __forceinline__ void fetch_weights(float4 w[Form::LOADS], const router_rows *r, int column) {
+    int row = (int)threadIdx.x / Form::FOURS, from = column + (int)threadIdx.x % Form::FOURS * 4;
+    global<const float> at = r->rows + ((int64_t)row * r->width + from);
+    CK_UNROLL
+    for (int i = 0; i < Form::LOADS; i++, at += Form::LINES * (int64_t)r->width) {
+        w[i] = load_four(at, row + i * Form::LINES < r->columns ? r->width - from : 0, r->wide);
+    }
+}
+
+static __device__ __forceinline__ void put_quad(shared<float> to, float4 v) {
+    store_as(to, v);
+}
+static __device__ __forceinline__ void put_quad(shared<bf16> to, float4 v) {
+    store_as(to, uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)});
+}
+
+/* Laid out so that lane 4 g + t finds its 16 bytes of row g of tile n, step k at 16 bytes times 32 (n STEPS + k) + 4 g + t. */
+template <typename T, typename Form> static __device__ __forceinline__ void put_weights(shared<T> to, const float4 w[Form::LOADS]) {
+    constexpr int Q = access<T>::QUADS;
+    int first = (int)threadIdx.x / Form::FOURS, four = (int)threadIdx.x % Form::FOURS, step = four / (4 * Q), t = four / Q % 4;
+    CK_UNROLL
+    for (int i = 0; i < Form::LOADS; i++) {
+        int row = first + i * Form::LINES, lane = row % 8 * 4 + t;
+        if (row < Form::COLUMNS) put_quad(to + (((row / 8 * Form::STEPS + step) * 32 + lane) * Q + four % Q) * 4, w[i]);
+    }
+}
+
+static __device__ __forceinline__ void take_quads(quad<float> q[1], shared<const float> from) {
+    float4 v = load_as<float4>(from);
+    make_quad(&q[0], v.x, v.y, v.z, v.w);
+}
+static __device__ __forceinline__ void take_quads(quad<bf16> q[2], shared<const bf16> from) {
+    uint4 v = load_as<uint4>(from);
+    q[0].v[0] = v.x, q[0].v[1] = v.y, q[1].v[0] = v.z, q[1].v[1] = v.w;
+}
+
+/* Rows g and g + 8 of the warp's 16, this lane's share of a step. */
+template <typename T>
+static __device__ __forceinline__ void copy_rows(shared<T> slot, const route_op<T> *op, int64_t token, int rows, int width, int step,
+                                                 bool wide) {
+    constexpr int SHARE = 4 * access<T>::QUADS;
+    int column = step * one_step<T>::COLUMNS + SHARE * fragment_t();
+    CK_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int row = fragment_g() + 8 * half;
+        copy_share<SHARE>(slot + half * 32 * SHARE, op->x.data + ((token + row) * op->x.columns + column), op->x.data,
+                          row < rows ? width - column : 0, wide);
+    }
+}
+
+/* d += x [R | A1]^T for the warp's 16 rows (`rows` of them real, none: the warp only helps with the weights) and N tiles from `first` on.
+ */
+template <typename T, typename Form, int N>
+static __device__ __forceinline__ void multiply_rows(float d[N][4], const route_op<T> *op, const router_rows *r, int64_t token, int rows,
+                                                     int first, shared<T> weights, shared<T> ring) {
+    constexpr int RING = Form::RING, Q = access<T>::QUADS, SHARE = 4 * Q, SLOT = 2 * 32 * SHARE,
+                  BUFFER = Form::WEIGHT_BYTES / (int)sizeof(T);
+    int lane = (int)(threadIdx.x % 32), steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS;
+    shared<T> own = ring + SHARE * lane;
+    float4 w[Form::LOADS];
+    fetch_weights<Form>(w, r, 0);
+    for (int step = 0; step < RING - 1; step++) {
+        if (rows > 0 && step < steps) copy_rows(own + step * SLOT, op, token, rows, r->width, step, r->wide);
+        cp_async_commit();
+    }
+    put_weights<T, Form>(weights, w);
+    __syncthreads();
+    for (int chunk = 0; chunk * Form::STEPS < steps; chunk++) {
+        bool more = (chunk + 1) * Form::STEPS < steps;
+        if (more) fetch_weights<Form>(w, r, (chunk + 1) * Form::STEPS * one_step<T>::COLUMNS);
+        shared<T> tiles = weights + (chunk % 2 * BUFFER + SHARE * lane);
+        CK_UNROLL
+        for (int k = 0; k < Form::STEPS; k++) {
+            int step = chunk * Form::STEPS + k, ahead = step + RING - 1;
+            if (rows <= 0 || step >= steps) continue;
+            cp_async_wait<RING - 2>();
+            quad<T> low[Q], high[Q];
+            take_quads(low, own + step % RING * SLOT);
+            take_quads(high, own + (step % RING * SLOT + 32 * SHARE));
+            if (ahead < steps) copy_rows(own + ahead % RING * SLOT, op, token, rows, r->width, ahead, r->wide);
+            cp_async_commit();
+            CK_UNROLL
+            for (int n = 0; n < N; n++) {
+                if (8 * (first + n) >= r->columns) continue;
+                quad<T> b[Q];
+                take_quads(b, tiles + ((first + n) * Form::STEPS + k) * 32 * SHARE);
+                CK_UNROLL
+                for (int q = 0; q < Q; q++) mma_quads(d[n], low[q], high[q], b[q]);
+            }
+        }
+        if (more) put_weights<T, Form>(weights + (chunk + 1) % 2 * BUFFER, w);
+        __syncthreads();
+    }
+    cp_async_wait<0>();
+}
+
+template <typename T, int N, int WN>
+static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOCKS)) route_many(route_op<T> op) {
+    typedef many_form<T, N, WN> form;
+    CK_DYNAMIC_SHARED(unsigned char, arena);
+    const int tiles = form::ROWS / CUDA_TILE;
+    int warp = (int)threadIdx.x / 32, row = CUDA_TILE * (warp % tiles), first = N * (warp / tiles), g = fragment_g(), t = fragment_t();
+    int tile = (int)blockIdx.x * tiles, end = tile + tiles < op.wave.n_tiles ? tile + tiles : op.wave.n_tiles;
+    shared<float> sums = retype<float>(arena);
+    shared<T> ring = retype<T>(arena + (2 * form::WEIGHT_BYTES + warp * form::RING_BYTES));
+    while (tile < end) {
+        segment s = segment_at(&op.wave, tile, end);
+        if (s.tiles == 0) return;
+        router_rows r = router_rows_of(&op.wave, record(op.wave.devices + s.device), op.layer, op.wide);
+        float d[N][4] = {};
+        multiply_rows<T, form, N>(d, &op, &r, s.token + row, s.rows - row, first, retype<T>(arena), ring);
+        __syncthreads(); /* the sums lie where the copies were */
+        CK_UNROLL
+        for (int n = 0; n < N; n++) {
+            shared<float> to = sums + ((row + g) * form::STRIDE + 8 * (first + n) + 2 * t);
+            store_as(to, make_float2(d[n][0], d[n][1]));
+            store_as(to + 8 * form::STRIDE, make_float2(d[n][2], d[n][3]));
+        }
+        __syncthreads();
+        finish_rows(&op, &r, &s, sums, form::STRIDE);
+        __syncthreads();
+        tile += s.tiles;
+    }
+}
+
+/* ---- Few tokens a device */
+
+/* d += x [R | A1]^T over the steps [step, step + FEW_STEPS) before `end`, for FEW_TILES tiles of columns from `first` on: everything is
+ * under way before the first product. */
+template <typename T, bool wide>
+static __device__ __forceinline__ void multiply_steps(float d[FEW_TILES][4], const route_op<T> *op, const router_rows *r,
+                                                      const cuda_tile *tile, int first, int step, int end) {
+    constexpr int Q = access<T>::QUADS;
+    int g = fragment_g();
+    quad<T> low[FEW_STEPS][Q], high[FEW_STEPS][Q], b[FEW_STEPS][FEW_TILES][Q];
+    CK_UNROLL
+    for (int k = 0; k < FEW_STEPS; k++) {
+        int column = (step + k) * one_step<T>::COLUMNS + 4 * Q * fragment_t(), valid = step + k < end ? r->width - column : 0;
+        global<const T> x = op->x.data + ((tile->first_token + g) * op->x.columns + column);
+        load_quads<wide, T>(low[k], x, g < tile->rows ? valid : 0);
+        load_quads<wide, T>(high[k], x + 8 * op->x.columns, g + 8 < tile->rows ? valid : 0);
+        CK_UNROLL
+        for (int n = 0; n < FEW_TILES; n++) {
+            int c = first + 8 * n + g;
+            load_quads<wide, T>(b[k][n], r->rows + ((int64_t)c * r->width + column), c < r->columns ? valid : 0);
+        }
+    }
+    CK_UNROLL
+    for (int n = 0; n < FEW_TILES; n++) {
+        CK_UNROLL
+        for (int i = 0; i < FEW_STEPS * Q; i++) mma_quads(d[n], low[i / Q][i % Q], high[i / Q][i % Q], b[i / Q][n][i % Q]);
+    }
+}
+
+/* The warp's slice of D, and its groups of columns. */
+template <typename T, bool wide>
+static __device__ __forceinline__ void multiply_slices(const route_op<T> *op, const router_rows *r, const cuda_tile *tile,
+                                                       shared<float> sums) {
+    int warp = (int)threadIdx.x / 32, slice = warp % op->slices, g = fragment_g(), t = fragment_t();
+    int steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS, each = (steps + op->slices - 1) / op->slices;
+    int begin = slice * each, end = begin + each < steps ? begin + each : steps, group = 8 * FEW_TILES;
+    for (int first = warp / op->slices * group; first < r->columns; first += ROUTE_WARPS / op->slices * group) {
+        float d[FEW_TILES][4] = {};
+        for (int step = begin; step < end; step += FEW_STEPS) multiply_steps<T, wide>(d, op, r, tile, first, step, end);
+        CK_UNROLL
+        for (int n = 0; n < FEW_TILES; n++) {
+            shared<float> to = sums + ((slice * CUDA_TILE + g) * op->stride + first + 8 * n + 2 * t);
+            store_as(to, make_float2(d[n][0], d[n][1]));
+            store_as(to + 8 * op->stride, make_float2(d[n][2], d[n][3]));
+        }
+    }
+}
+
+template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES, 2) route_few(route_op<T> op) {
+    CK_DYNAMIC_SHARED(float, sums);
+    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
+    if (tile->rows == 0) return;
+    router_rows r = router_rows_of(&op.wave, record(op.wave.devices + tile->device), op.layer, op.wide);
+    if (r.wide)
+        multiply_slices<T, true>(&op, &r, tile, sums);
+    else
+        multiply_slices<T, false>(&op, &r, tile, sums);
+    __syncthreads();
+    int slice_floats = CUDA_TILE * op.stride;
+    for (int i = (int)threadIdx.x; i < tile->rows * r.columns; i += ROUTE_LANES) {
+        int at = i / r.columns * op.stride + i % r.columns;
+        float sum = sums[at];
+        for (int slice = 1; slice < op.slices; slice++) sum += sums[slice * slice_floats + at];
+        sums[at] = sum;
+    }
+    __syncthreads();
+    segment s = {tile->first_token, tile->rows, tile->device, 1};
+    finish_rows(&op, &r, &s, sums, op.stride);
+}
+
+/* ---- Statistics: one sequence a block */
+
+typedef struct {
+    cuda_wave wave;
+    cuda_rows<const float> zh, gates;
+    global<float> gate_sum, top1_count, top_k_count, p_sum; /* NULL: not wanted */
+    int layer, n_layers;
+} statistics_op;
+
+enum { STATISTICS = 4, STATISTICS_ROWS = ROUTE_LANES / HALF };
+
+/* Adds the lane's expert of one token. */
+static __device__ __forceinline__ void count_token(float sums[STATISTICS], const statistics_op *op, const ck_shape *shape, int64_t token,
+                                                   bool inside) {
+    int e = (int)threadIdx.x % HALF;
+    float w = inside && e < shape->n_experts ? (float)op->gates.data[token * op->gates.columns + e] : 0.0f;
+    if (shape->router_rows == 0) { /* equal gates: the lower index */
+        sums[0] += w;
+        sums[1] += inside && e == 0 ? 1.0f : 0.0f;
+        sums[2] += inside && e < shape->n_experts ? 1.0f : 0.0f;
+        return;
+    }
+    float z = inside && e < shape->router_rows ? (float)op->zh.data[token * op->zh.columns + e] : 0.0f;
+    expert_choice c = choose_experts(z, shape);
+    float p = balance_probability(z, c);
+    sums[0] += w;
+    sums[1] += inside && c.best ? 1.0f : 0.0f;
+    sums[2] += inside && c.chosen ? 1.0f : 0.0f;
+    sums[3] += inside ? p : 0.0f;
+}
+
+static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistics_op op) {
+    CK_SHARED(float, parts, STATISTICS *ROUTE_LANES);
+    const cuda_sequence *sequence = record(op.wave.sequences + blockIdx.x);
+    if (sequence->n_tokens == 0 || sequence->device < 0) return;
+    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + sequence->device)->shape);
+    int lane = (int)threadIdx.x;
+    float sums[STATISTICS] = {0, 0, 0, 0};
+    for (int first = 0; first < sequence->n_tokens; first += STATISTICS_ROWS) {
+        int row = first + lane / HALF;
+        count_token(sums, &op, shape, sequence->first_token + row, row < sequence->n_tokens);
+    }
+    CK_UNROLL
+    for (int i = 0; i < STATISTICS; i++) parts[i * ROUTE_LANES + lane] = sums[i];
+    __syncthreads();
+    if (lane >= STATISTICS * HALF) return;
+    int which = lane / HALF;
+    global<float> table = which == 0 ? op.gate_sum : which == 1 ? op.top1_count : which == 2 ? op.top_k_count : op.p_sum;
+    if (!table) return;
+    float sum = 0;
+    for (int row = 0; row < STATISTICS_ROWS; row++) sum += parts[which * ROUTE_LANES + row * HALF + lane % HALF];
+    table[((int64_t)blockIdx.x * op.n_layers + op.layer) * CK_MAX_EXPERTS + lane % HALF] = sum;
+}
+
+/* ---- Host */
+
+template <typename T, int N, int WN> static const char *launch_many(const route_op<T> &op, gpu_stream stream) {
+    typedef many_form<T, N, WN> form;
+    const int tiles = form::ROWS / CUDA_TILE;
+    dim3 grid((unsigned)((op.wave.n_tiles + tiles - 1) / tiles));
+    return CK_LAUNCH((route_many<T, N, WN>), grid, dim3(ROUTE_LANES), form::BYTES, stream, op);
+}
+
+template <typename T> static const char *launch_few(route_op<T> op, int columns, gpu_stream stream) {
+    op.slices = columns <= 144 ? 8 : columns <= 288 ? 4 : 2;
+    op.stride = (columns + 8 * FEW_TILES - 1) / (8 * FEW_TILES) * (8 * FEW_TILES) + 8;
+    size_t bytes = (size_t)(op.slices * CUDA_TILE * op.stride) * sizeof(float);
+    return CK_LAUNCH(route_few<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), bytes, stream, op);
+}
+
+/* The narrowest form that has room for the columns. */
+template <typename T> static const char *launch_route(const ck_route *d, const cuda_call *call) {
+    route_op<T> op = {};
+    op.wave = call->wave;
+    op.x = cuda_rows_of<const T>(d->x), op.zh = cuda_rows_of<float>(d->zh), op.gates = cuda_rows_of<float>(d->gates);
+    op.gate_record = d->gate_record;
+    op.layer = d->layer, op.n_layers = d->n_layers;
+    op.wide = cuda_is_wide<T>(d->x);
+    int columns = call->limits.experts + call->limits.rank_sum;
+    if (columns > d->zh->columns) columns = d->zh->columns;
+    if (call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices) return launch_few(op, columns, call->stream);
+    if (columns <= 24) return launch_many<T, 3, 1>(op, call->stream);
+    if (columns <= 72) return launch_many<T, 9, 1>(op, call->stream);
+    if (columns <= 144) return launch_many<T, 18, 1>(op, call->stream);
+    if (columns <= 288) return launch_many<T, 18, 2>(op, call->stream);
+    return launch_many<T, 18, 4>(op, call->stream);
+}
+
+const char *cuda_route(const ck_route *d, const cuda_call *call) {
+    if (call->wave.n_devices == 0) return nullptr;
+    const char *problem = call->half ? launch_route<bf16>(d, call) : launch_route<float>(d, call);
+    if (problem || !(d->gate_sum || d->top1_count || d->top_k_count || d->p_sum)) return problem;
+    statistics_op op = {};
+    op.wave = call->wave;
+    op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates);
+    op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count, op.p_sum = d->p_sum;
+    op.layer = d->layer, op.n_layers = d->n_layers;
+    return CK_LAUNCH(route_statistics, dim3((unsigned)call->wave.n_sequences), dim3(ROUTE_LANES), 0, call->stream, op);
+}

@@ -1,0 +1,569 @@
+/* route_backward.cu - gradients of the router and of the experts' first factors, and what x gets of them.
+ *
+ *   K >= 2:  dz_e = w_e (dw_e - sum_j w_j dw_j);  K = 1 < E:  dz_j = dw_i w_i ([i = j] - softmax(z)_j)
+ *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e), no gradient to the unchosen where K >= 2
+ *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x      [T, C] with [C, D] and [T, D], C = E + S <= 528
+ *
+ * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. dx += or, with a cuda_start, dx = start +.
+ * Rows of R are written where the router is learned, rows of A1 where the experts are.
+ *
+ * 1. Factors: half a warp a token makes [dz | p] once, of type T, in the workspace, filled up with zeros to whole 16s.
+ * 2. Products. Block: a device's chunk of at most `chunk` tiles, 32 columns a warp. Warps share the factors of a tile (shared memory) and
+ *    nothing else. The columns of the four products that a warp makes side by side are 4 g + j: a lane's share of a row of x is one access
+ *    of 8 bytes (f32: 16), and of a row of dx or of a gradient eight neighbours. Shares of x and dx come by asynchronous copies that each
+ *    lane makes for itself, RING tiles ahead, and a lane's share of [R | A1] is rounded once and kept in shared memory for it alone. The
+ *    gradients' sums lie in registers, 16 M rows of a weight at a time; with more rows the block walks its tiles again (only for x).
+ *    A block takes the chunks that begin in its window of the list of tiles: one window a chunk where devices have many tokens, one a tile
+ *    where they have few and the weights are the bulk of the bytes (FEW_TOKENS).
+ * 3. Where a device has several chunks, their sums lie in the workspace and are added in order. One owner each: no atomics.
+ *
+ * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a device: 4 C D read, 4 C D written.
+ * Beyond it: 2 C ceil(D / 256) from L2 for the factors, 8 C + 64 for making them; 8 C D for each chunk of a device with several.
+ * 4 C D FLOPs a token. Workspace: 2 C T bytes and 8 C D for each window that can be cut. */
+#include "route.cuh"
+
+enum { SLAB = 32 /* columns of a warp */, FEW_TOKENS = 48, LEAST_CHUNK = 4 };
+
+template <typename T> struct backward_op {
+    cuda_wave wave;
+    cuda_rows<const T> x, residual; /* residual, start_gates: NULL data where there is none */
+    cuda_rows<T> dx;                /* NULL data: not wanted */
+    cuda_rows<const float> zh, gates, dw, p, start_gates;
+    global<const float> balance, start_bias;
+    global<T> factors; /* [tokens, 16 depth] */
+    global<float> parts;
+    int64_t part_floats;
+    int depth; /* 16s of columns that the widest device needs */
+    int layer, n_layers, chunk, window;
+    bool accumulate, wide;
+};
+
+/* ---- 1. Factors */
+
+template <typename T>
+static __device__ __forceinline__ float logit_gradient(const backward_op<T> *op, const ck_shape *shape, int device, int64_t token,
+                                                       bool inside) {
+    int e = (int)threadIdx.x % HALF;
+    bool exists = inside && e < shape->router_rows;
+    float z = exists ? (float)op->zh.data[token * op->zh.columns + e] : 0.0f;
+    float w = exists ? (float)op->gates.data[token * op->gates.columns + e] : 0.0f;
+    float dw = exists ? (float)op->dw.data[token * op->dw.columns + e] : 0.0f;
+    expert_choice c = choose_experts(z, shape);
+    bool counts = c.single ? c.best : c.chosen;
+    float mean = half_sum(counts ? w * dw : 0.0f), dz = counts ? w * (dw - mean) : 0.0f;
+    if (c.single) dz = mean * ((c.best ? 1.0f : 0.0f) - softmax_lanes(z, c.exists, c.largest));
+    if (!op->balance || !shape->balanced) return dz;
+    float p = balance_probability(z, c);
+    float slope = c.exists ? (float)op->balance[((int64_t)device * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] : 0.0f;
+    float average = half_sum(slope * p);
+    return c.single || c.chosen ? dz + p * (slope - average) : dz;
+}
+
+template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_factors(backward_op<T> op) {
+    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
+    int row = (int)threadIdx.x / HALF, e = (int)threadIdx.x % HALF;
+    if (tile->rows == 0) return;
+    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
+    int rows = shape->router_rows, columns = rows + shape->rank_sum;
+    int64_t token = tile->first_token + row;
+    bool inside = row < tile->rows;
+    float dz = rows > 0 ? logit_gradient(&op, shape, tile->device, token, inside) : 0.0f;
+    if (!inside) return;
+    global<T> out = op.factors + token * 16 * op.depth;
+    if (e < rows) store_one(out + e, dz);
+    for (int c = rows + e; c < (columns + 15) / 16 * 16; c += HALF) {
+        store_one(out + c, c < columns ? (float)op.p.data[token * op.p.columns + c - rows] : 0.0f);
+    }
+}
+
+/* ---- 2. Products: parts of matrices */
+
+template <typename T> struct left;
+template <> struct left<float> { float v[8]; };
+template <> struct left<bf16> { uint32_t v[4]; };
+/* Of the four products side by side. */
+template <typename T> struct right_four;
+template <> struct right_four<float> { float v[4][4]; };
+template <> struct right_four<bf16> { uint32_t v[4][2]; };
+
+/* 16 tokens x 16 columns of the factors in shared memory, rows `stride` apart. */
+static __device__ __forceinline__ void load_left(left<float> *a, shared<const float> p, int stride) {
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float2 pair = load_as<float2>(p + ((fragment_g() + i % 2 * 8) * stride + 2 * fragment_t() + i / 2 * 8));
+        a->v[2 * i] = pair.x, a->v[2 * i + 1] = pair.y;
+    }
+}
+static __device__ __forceinline__ void load_left(left<bf16> *a, shared<const bf16> p, int stride) {
+    int lane = (int)(threadIdx.x % 32);
+    ldmatrix_x4(a->v, p + (lane % 16 * stride + lane / 16 * 8));
+}
+
+/* The same, turned: 16 columns x 16 tokens. */
+static __device__ __forceinline__ void load_left_turned(left<float> *a, shared<const float> p, int stride) {
+    CK_UNROLL
+    for (int i = 0; i < 8; i++) a->v[i] = p[(2 * fragment_t() + i % 2 + i / 4 * 8) * stride + fragment_g() + i / 2 % 2 * 8];
+}
+static __device__ __forceinline__ void load_left_turned(left<bf16> *a, shared<const bf16> p, int stride) {
+    int lane = (int)(threadIdx.x % 32);
+    ldmatrix_x4_trans(a->v, p + ((lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8));
+}
+
+/* The rows 2t, 2t + 1, 2t + 8, 2t + 9 of the summed index that a lane has of the right factor. */
+static __device__ __forceinline__ int right_row(int i) {
+    return 2 * fragment_t() + i % 2 + i / 2 * 8;
+}
+
+static __device__ __forceinline__ void make_right(right_four<float> *b, const float4 rows[4]) {
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) b->v[0][i] = rows[i].x, b->v[1][i] = rows[i].y, b->v[2][i] = rows[i].z, b->v[3][i] = rows[i].w;
+}
+static __device__ __forceinline__ void make_right(right_four<bf16> *b, const float4 rows[4]) {
+    CK_UNROLL
+    for (int i = 0; i < 2; i++) {
+        const float4 low = rows[2 * i], high = rows[2 * i + 1];
+        b->v[0][i] = pack_bf16(low.x, high.x), b->v[1][i] = pack_bf16(low.y, high.y);
+        b->v[2][i] = pack_bf16(low.z, high.z), b->v[3][i] = pack_bf16(low.w, high.w);
+    }
+}
+
+/* From the lane's shares of the four rows of x, [4][32][4] of T. */
+static __device__ __forceinline__ void take_right(right_four<float> *b, shared<const float> own) {
+    float4 rows[4];
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) rows[i] = load_as<float4>(own + 128 * i);
+    make_right(b, rows);
+}
+static __device__ __forceinline__ void take_right(right_four<bf16> *b, shared<const bf16> own) {
+    CK_UNROLL
+    for (int i = 0; i < 2; i++) {
+        uint2 low = load_as<uint2>(own + 256 * i), high = load_as<uint2>(own + 256 * i + 128);
+        b->v[0][i] = (low.x & 0xffffu) | high.x << 16, b->v[1][i] = low.x >> 16 | (high.x & 0xffff0000u);
+        b->v[2][i] = (low.y & 0xffffu) | high.y << 16, b->v[3][i] = low.y >> 16 | (high.y & 0xffff0000u);
+    }
+}
+
+/* The lane's store of right factors, in 16s of bytes 512 apart. */
+static __device__ __forceinline__ void put_right(shared<float> own, const right_four<float> &b) {
+    CK_UNROLL
+    for (int j = 0; j < 4; j++) store_as(own + 128 * j, make_float4(b.v[j][0], b.v[j][1], b.v[j][2], b.v[j][3]));
+}
+static __device__ __forceinline__ void put_right(shared<bf16> own, const right_four<bf16> &b) {
+    CK_UNROLL
+    for (int j = 0; j < 2; j++) store_as(own + 256 * j, make_uint4(b.v[2 * j][0], b.v[2 * j][1], b.v[2 * j + 1][0], b.v[2 * j + 1][1]));
+}
+static __device__ __forceinline__ void get_right(right_four<float> *b, shared<const float> own) {
+    CK_UNROLL
+    for (int j = 0; j < 4; j++) {
+        float4 v = load_as<float4>(own + 128 * j);
+        b->v[j][0] = v.x, b->v[j][1] = v.y, b->v[j][2] = v.z, b->v[j][3] = v.w;
+    }
+}
+static __device__ __forceinline__ void get_right(right_four<bf16> *b, shared<const bf16> own) {
+    CK_UNROLL
+    for (int j = 0; j < 2; j++) {
+        uint4 v = load_as<uint4>(own + 256 * j);
+        b->v[2 * j][0] = v.x, b->v[2 * j][1] = v.y, b->v[2 * j + 1][0] = v.z, b->v[2 * j + 1][1] = v.w;
+    }
+}
+
+static __device__ __forceinline__ void multiply_four(float d[4][4], const left<float> &a, const right_four<float> &b) {
+    CK_UNROLL
+    for (int j = 0; j < 4; j++) mma_f32(d[j], a.v, b.v[j]);
+}
+static __device__ __forceinline__ void multiply_four(float d[4][4], const left<bf16> &a, const right_four<bf16> &b) {
+    CK_UNROLL
+    for (int j = 0; j < 4; j++) mma_bf16(d[j], a.v, b.v[j]);
+}
+
+/* ---- 2. Products: a block's shared memory */
+
+template <typename T> struct backward_bytes {
+    enum : int {
+        RIGHT = 32 * 16 * (int)sizeof(T), /* of a warp: 16 rows of [R | A1] */
+        X = 32 * 16 * (int)sizeof(T),
+        DX = 32 * 16 * (int)sizeof(T), /* of a warp: a tile's shares */
+        SLOT = X + DX
+    };
+};
+
+template <typename T> static inline __device__ __host__ int factor_stride(int depth) {
+    return 16 * depth + 16 / (int)sizeof(T); /* rows begin in different banks */
+}
+
+template <typename T> static inline __device__ __host__ int warp_bytes(int depth, int ring) {
+    return depth * backward_bytes<T>::RIGHT + ring * backward_bytes<T>::SLOT;
+}
+
+/* ---- 2. Products: a chunk */
+
+typedef struct {
+    router_rows weight;
+    int64_t token;                /* the chunk's first */
+    int tokens, tiles, index, of; /* index: its first tile within the device, of: the device's tiles */
+    int low, high;                /* rows whose gradients are wanted */
+    global<float> gradient;       /* [C, D] */
+    int column;                   /* the warp's first */
+} chunk_view;
+
+/* Where the sums of a chunk go that does not hold all of its device: at most one whole chunk and one last, smaller one begin in any
+ * `chunk` tiles of the list. */
+static __device__ __forceinline__ int64_t part_of(int tile, int index, int tiles, int chunk) {
+    return 2 * (int64_t)(tile / chunk) + (index > 0 && tiles < chunk ? 1 : 0);
+}
+
+/* The tile's place in its device, in tiles. */
+static __device__ __forceinline__ int tile_index(const cuda_device *device, const cuda_tile *tile) {
+    return (int)(tile->first_token - device->first_token) / CUDA_TILE;
+}
+
+/* The chunk that the tile lies in. */
+template <typename T> static __device__ __forceinline__ chunk_view chunk_at(const backward_op<T> *op, int tile) {
+    const cuda_tile *entry = record(op->wave.tiles + tile);
+    const cuda_device *device = record(op->wave.devices + entry->device);
+    chunk_view c;
+    c.weight = router_rows_of(&op->wave, device, op->layer, op->wide && device->gradients % 4 == 0);
+    c.of = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE;
+    c.index = tile_index(device, entry);
+    c.tiles = op->chunk - c.index % op->chunk < c.of - c.index ? op->chunk - c.index % op->chunk : c.of - c.index;
+    c.token = entry->first_token;
+    int left = device->n_tokens - c.index * CUDA_TILE;
+    c.tokens = c.tiles * CUDA_TILE < left ? c.tiles * CUDA_TILE : left;
+    c.low = device->learn & CK_LEARN_ROUTER ? 0 : c.weight.shape->router_rows;
+    c.high = device->learn & CK_LEARN_EXPERTS ? c.weight.columns : c.weight.shape->router_rows;
+    if (c.of > op->chunk)
+        c.gradient = op->parts + part_of(tile, c.index, c.tiles, op->chunk) * op->part_floats;
+    else if (c.low < c.high)
+        c.gradient = op->wave.gradients + (device->gradients + op->layer * c.weight.shape->layer_stride + c.weight.shape->route);
+    c.column = ((int)blockIdx.y * ((int)blockDim.x / 32) + (int)threadIdx.x / 32) * SLAB;
+    return c;
+}
+
+/* Tile i of the chunk: factors by the whole block, x and what dx begins with by each lane for itself. */
+template <typename T>
+static __device__ __forceinline__ void copy_tile(const backward_op<T> *op, const chunk_view *c, int i, bool dx, shared<T> factors,
+                                                 shared<T> own) {
+    constexpr int PIECE = 16 / (int)sizeof(T);
+    int64_t token = c->token + i * CUDA_TILE;
+    int rows = c->tokens - i * CUDA_TILE, pieces = (c->weight.columns + 15) / 16 * 16 / PIECE, stride = factor_stride<T>(op->depth);
+    for (int at = (int)threadIdx.x; at < CUDA_TILE * pieces; at += (int)blockDim.x) {
+        int row = at / pieces, column = at % pieces * PIECE;
+        bool inside = row < rows;
+        cp_async<16>(factors + (row * stride + column), op->factors + (inside ? (token + row) * 16 * op->depth + column : 0),
+                     inside ? 16 : 0);
+    }
+    int g = fragment_g(), lane = (int)(threadIdx.x % 32), column = c->column + 4 * g;
+    if (c->low < c->high) {
+        CK_UNROLL
+        for (int k = 0; k < 4; k++) {
+            int row = right_row(k);
+            copy_share<4>(own + (k * 32 + lane) * 4, op->x.data + ((token + row) * op->x.columns + column), op->x.data,
+                          row < rows ? c->weight.width - column : 0, c->weight.wide);
+        }
+    }
+    cuda_rows<const T> from = op->residual;
+    if (op->accumulate) from.data = op->dx.data, from.columns = op->dx.columns;
+    if (!dx || !from.data) return;
+    column = c->column + 8 * fragment_t();
+    CK_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int row = g + 8 * half;
+        copy_share<8>(own + (512 + (half * 32 + lane) * 8), from.data + ((token + row) * from.columns + column), from.data,
+                      row < rows ? c->weight.width - column : 0, c->weight.wide);
+    }
+}
+
+/* Rounds the lane's share of [R | A1] once for all tiles. */
+template <typename T> static __device__ __forceinline__ void keep_weights(const chunk_view *c, shared<T> own) {
+    int column = c->column + 4 * fragment_g();
+    for (int k = 0; 16 * k < c->weight.columns; k++) {
+        float4 rows[4];
+        right_four<T> b;
+        CK_UNROLL
+        for (int i = 0; i < 4; i++) {
+            int row = 16 * k + right_row(i);
+            rows[i] = load_four(c->weight.rows + ((int64_t)row * c->weight.width + column),
+                                row < c->weight.columns ? c->weight.width - column : 0, c->weight.wide);
+        }
+        make_right(&b, rows);
+        put_right(own + k * 512, b);
+    }
+}
+
+static __device__ __forceinline__ void load_eight(float v[8], shared<const float> p) {
+    float4 low = load_as<float4>(p), high = load_as<float4>(p + 4);
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+}
+static __device__ __forceinline__ void load_eight(float v[8], shared<const bf16> p) {
+    uint4 x = load_as<uint4>(p);
+    float2 a = unpack_bf16(x.x), b = unpack_bf16(x.y), c = unpack_bf16(x.z), d = unpack_bf16(x.w);
+    v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
+}
+
+/* sum_e w_e of the token where gates are given and the device mixes outputs, else 1: what the bias of a start is multiplied by. */
+template <typename T> static __device__ __forceinline__ float bias_factor(const backward_op<T> *op, const ck_shape *shape, int64_t token) {
+    if (!op->start_gates.data || shape->mix != CK_MIX_MLP) return 1.0f;
+    float sum = 0;
+    for (int e = 0; e < shape->n_experts; e++) sum += op->start_gates.data[token * op->start_gates.columns + e];
+    return sum;
+}
+
+/* A tile of dx: what it begins with, plus [dz | p] [R | A1]. */
+template <typename T>
+static __device__ __forceinline__ void write_dx(const backward_op<T> *op, const chunk_view *c, int i, shared<const T> factors,
+                                                shared<const T> kept, shared<const T> begins) {
+    float d[4][4] = {};
+    int stride = factor_stride<T>(op->depth), column = c->column + 8 * fragment_t(), valid = c->weight.width - column;
+    for (int k = 0; 16 * k < c->weight.columns; k++) {
+        left<T> a;
+        right_four<T> b;
+        load_left(&a, factors + 16 * k, stride);
+        get_right(&b, kept + k * 512);
+        multiply_four(d, a, b);
+    }
+    CK_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int row = fragment_g() + 8 * half;
+        int64_t token = c->token + i * CUDA_TILE + row;
+        float v[8] = {};
+        if (row >= c->tokens - i * CUDA_TILE) continue;
+        if (op->accumulate || op->residual.data) load_eight(v, begins + half * 256);
+        if (op->start_bias) {
+            float factor = bias_factor(op, c->weight.shape, token);
+            for (int j = 0; j < 8 && j < valid; j++) v[j] += factor * op->start_bias[column + j];
+        }
+        CK_UNROLL
+        for (int j = 0; j < 8; j++) v[j] += d[j % 4][2 * half + j / 4];
+        global<T> to = op->dx.data + (token * op->dx.columns + column);
+        if (c->weight.wide)
+            store_some<true, 8>(to, v, valid);
+        else
+            store_some<false, 8>(to, v, valid);
+    }
+}
+
+template <int M> static __device__ __forceinline__ void write_gradient(const chunk_view *c, const float d[M][4][4], int first) {
+    int column = c->column + 8 * fragment_t();
+    CK_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        int row = first + 8 * i + fragment_g();
+        float v[8];
+        CK_UNROLL
+        for (int j = 0; j < 8; j++) v[j] = d[i / 2][j % 4][i % 2 * 2 + j / 4];
+        if (row < c->low || row >= c->high) continue;
+        global<float> to = c->gradient + ((int64_t)row * c->weight.width + column);
+        if (c->weight.wide)
+            store_some<true, 8>(to, v, c->weight.width - column);
+        else
+            store_some<false, 8>(to, v, c->weight.width - column);
+    }
+}
+
+/* All tiles of a chunk, for the gradients of rows [first, first + 16 M) and, where wanted, dx. */
+template <typename T, int M, int RING>
+static __device__ __forceinline__ void walk_chunk(const backward_op<T> *op, const chunk_view *c, int first, bool dx, shared<T> factors,
+                                                  shared<T> kept, shared<T> slots) {
+    constexpr int SLOT = backward_bytes<T>::SLOT / (int)sizeof(T);
+    int stride = factor_stride<T>(op->depth), lane = (int)(threadIdx.x % 32);
+    bool learns = c->low < c->high;
+    float d[M][4][4] = {};
+    __syncthreads(); /* the last walk's factors have been read */
+    for (int i = 0; i < RING - 1; i++) {
+        if (i < c->tiles) copy_tile(op, c, i, dx, factors + i * CUDA_TILE * stride, slots + i * SLOT);
+        cp_async_commit();
+    }
+    if (dx) keep_weights(c, kept);
+    for (int i = 0; i < c->tiles; i++) {
+        cp_async_wait<RING - 2>();
+        __syncthreads(); /* the factors are there, and those of the tile before have been read */
+        int ahead = i + RING - 1;
+        if (ahead < c->tiles) copy_tile(op, c, ahead, dx, factors + ahead % RING * CUDA_TILE * stride, slots + ahead % RING * SLOT);
+        cp_async_commit();
+        shared<const T> rows = factors + i % RING * CUDA_TILE * stride, own = slots + i % RING * SLOT;
+        if (dx) write_dx<T>(op, c, i, rows, kept, own + (512 + lane * 8));
+        if (!learns) continue;
+        right_four<T> b;
+        take_right(&b, own + lane * 4);
+        CK_UNROLL
+        for (int m = 0; m < M; m++) {
+            if (first + 16 * m >= c->weight.columns) continue;
+            left<T> a;
+            load_left_turned(&a, rows + (first + 16 * m), stride);
+            multiply_four(d[m], a, b);
+        }
+    }
+    cp_async_wait<0>();
+    if (learns) write_gradient<M>(c, d, first);
+}
+
+template <typename T, int M, int RING> static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(backward_op<T> op) {
+    CK_DYNAMIC_SHARED(unsigned char, arena);
+    int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, lane = (int)(threadIdx.x % 32);
+    int bytes = warp_bytes<T>(op.depth, RING), tile = (int)blockIdx.x * op.window, end = tile + op.window;
+    shared<T> factors = retype<T>(arena + warps * bytes);
+    shared<T> kept = retype<T>(arena + (warp * bytes + 16 * lane)),
+              slots = retype<T>(arena + (warp * bytes + op.depth * backward_bytes<T>::RIGHT));
+    while (tile < end && tile < op.wave.n_tiles && record(op.wave.tiles + tile)->rows > 0) {
+        chunk_view c = chunk_at(&op, tile);
+        tile += c.tiles;
+        if (c.index % op.chunk != 0) continue; /* it began in the window before */
+        bool dx = (bool)op.dx.data;
+        for (int first = 0; first < c.weight.columns && (dx || c.low < c.high); first += 16 * M, dx = false) {
+            walk_chunk<T, M, RING>(&op, &c, first, dx, factors, kept, slots);
+        }
+    }
+}
+
+/* ---- 3. Devices of several chunks. Grid: windows of `chunk` tiles, in each of which at most one such device begins; slices of [C, D]. */
+
+enum { SUM_FLOATS = 8 * ROUTE_LANES };
+
+template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_sum_chunks(backward_op<T> op) {
+    CK_SHARED(int, found, 1);
+    int begin = (int)blockIdx.x * op.chunk, end = begin + op.chunk < op.wave.n_tiles ? begin + op.chunk : op.wave.n_tiles;
+    if (threadIdx.x == 0) found[0] = -1;
+    __syncthreads();
+    for (int tile = begin + (int)threadIdx.x; tile < end; tile += ROUTE_LANES) {
+        const cuda_tile *entry = record(op.wave.tiles + tile);
+        if (entry->rows == 0) break;
+        const cuda_device *device = record(op.wave.devices + entry->device);
+        if (tile_index(device, entry) == 0 && device->n_tokens > op.chunk * CUDA_TILE) found[0] = tile;
+    }
+    __syncthreads();
+    int tile = found[0];
+    if (tile < 0) return;
+    const cuda_device *device = record(op.wave.devices + record(op.wave.tiles + tile)->device);
+    const ck_shape *shape = record(op.wave.shapes + device->shape);
+    int tiles = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, rows = shape->router_rows, width = shape->width;
+    int64_t low = device->learn & CK_LEARN_ROUTER ? 0 : (int64_t)rows * width;
+    int64_t high = (int64_t)(device->learn & CK_LEARN_EXPERTS ? rows + shape->rank_sum : rows) * width;
+    global<float> gradient = op.wave.gradients + (device->gradients + op.layer * shape->layer_stride + shape->route);
+    for (int i = (int)threadIdx.x; i < SUM_FLOATS; i += ROUTE_LANES) {
+        int64_t at = (int64_t)blockIdx.y * SUM_FLOATS + i;
+        if (at < low || at >= high) continue;
+        float sum = 0;
+        for (int index = 0; index < tiles; index += op.chunk) {
+            int left = tiles - index < op.chunk ? tiles - index : op.chunk;
+            sum += op.parts[part_of(tile + index, index, left, op.chunk) * op.part_floats + at];
+        }
+        gradient[at] = sum;
+    }
+}
+
+/* ---- Host */
+
+/* M and RING of the form that has room for the columns, and blocks of it that fill a large GPU. */
+typedef struct {
+    int columns, m, ring, blocks;
+} backward_form;
+static const backward_form forms[] = {{32, 2, 4, 396}, {80, 5, 4, 264}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
+
+typedef struct {
+    const backward_form *form;
+    int columns, depth, warps, blocks; /* blocks over D */
+    size_t shared_bytes;
+} backward_plan;
+
+template <typename T> static backward_plan plan_products(int columns, int width) {
+    backward_plan plan = {};
+    plan.form = forms;
+    while (plan.form->columns < columns) plan.form++;
+    plan.columns = columns;
+    plan.depth = (columns + 15) / 16;
+    int wanted = (width + SLAB - 1) / SLAB;
+    for (plan.warps = wanted < ROUTE_WARPS ? wanted : (int)ROUTE_WARPS;; plan.warps--) {
+        plan.shared_bytes = (size_t)plan.warps * (size_t)warp_bytes<T>(plan.depth, plan.form->ring) +
+                            (size_t)(plan.form->ring * CUDA_TILE * factor_stride<T>(plan.depth)) * sizeof(T);
+        if (plan.shared_bytes <= ROUTE_SHARED || plan.warps == 1) break;
+    }
+    plan.blocks = (wanted + plan.warps - 1) / plan.warps;
+    return plan;
+}
+
+/* Tiles of a chunk: as few as the GPU needs to be full. */
+static int chunk_tiles(const backward_form *form, int tiles, int blocks) {
+    int chunk = (int)(((int64_t)tiles * blocks + form->blocks - 1) / form->blocks);
+    return chunk < LEAST_CHUNK ? (int)LEAST_CHUNK : chunk;
+}
+
+static int64_t part_floats(int columns, int width) {
+    return ((int64_t)columns * width + 3) / 4 * 4;
+}
+
+static size_t factor_bytes(int64_t n_tokens, int columns, bool half) {
+    size_t bytes = (size_t)n_tokens * (size_t)((columns + 15) / 16 * 16) * (half ? sizeof(bf16) : sizeof(float));
+    return (bytes + 255) / 256 * 256;
+}
+
+/* Over the forms that a wave may need; blocks over D are no fewer than with all warps. */
+size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_bounds *bounds) {
+    int64_t floats = 0;
+    int least = (d->x->columns + SLAB * ROUTE_WARPS - 1) / (SLAB * ROUTE_WARPS), before = 0;
+    for (const backward_form &form : forms) {
+        if (before >= d->zh->columns) break;
+        int columns = d->zh->columns < form.columns ? d->zh->columns : form.columns;
+        int64_t windows = form.blocks / least + 1, most = (bounds->max_tiles + LEAST_CHUNK - 1) / LEAST_CHUNK;
+        int64_t need = 2 * (windows < most ? windows : most) * part_floats(columns, d->x->columns);
+        if (need > floats) floats = need;
+        before = form.columns;
+    }
+    return factor_bytes(bounds->max_tokens, d->zh->columns, bounds->half) + (size_t)floats * sizeof(float);
+}
+
+template <typename T> static backward_op<T> describe(const ck_route_backward *d, const cuda_call *call, const backward_plan *plan) {
+    backward_op<T> op = {};
+    op.wave = call->wave;
+    op.x = cuda_rows_of<const T>(d->x);
+    if (d->dx) op.dx = cuda_rows_of<T>(d->dx);
+    op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates);
+    op.dw = cuda_rows_of<const float>(d->dw), op.p = cuda_rows_of<const float>(d->p);
+    op.balance = d->balance;
+    op.factors = static_cast<T *>(call->workspace);
+    op.parts =
+        reinterpret_cast<float *>(static_cast<char *>(call->workspace) + factor_bytes(call->wave.n_tokens, plan->columns, call->half));
+    op.part_floats = part_floats(plan->columns, d->x->columns);
+    op.depth = plan->depth;
+    op.layer = d->layer, op.n_layers = d->n_layers;
+    op.chunk = chunk_tiles(plan->form, call->wave.n_tiles, plan->blocks);
+    op.window = call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices ? 1 : op.chunk;
+    op.accumulate = d->accumulate && !call->start;
+    op.wide = cuda_is_wide<T>(d->x) && (!d->dx || cuda_is_wide<T>(d->dx));
+    if (!call->start) return op;
+    if (call->start->residual) {
+        op.residual = cuda_rows_of<const T>(call->start->residual);
+        op.wide = op.wide && cuda_is_wide<T>(call->start->residual);
+    }
+    if (call->start->gates) op.start_gates = cuda_rows_of<const float>(call->start->gates);
+    op.start_bias = call->start->bias;
+    return op;
+}
+
+template <typename T, int M, int RING>
+static const char *launch_products(const backward_op<T> &op, const backward_plan *plan, gpu_stream stream) {
+    dim3 grid((unsigned)((op.wave.n_tiles + op.window - 1) / op.window), (unsigned)plan->blocks);
+    return CK_LAUNCH((route_products<T, M, RING>), grid, dim3((unsigned)plan->warps * 32), plan->shared_bytes, stream, op);
+}
+
+template <typename T> static const char *launch_backward(const ck_route_backward *d, const cuda_call *call) {
+    int columns = call->limits.experts + call->limits.rank_sum, width = d->x->columns;
+    backward_plan plan = plan_products<T>(columns < d->zh->columns ? columns : d->zh->columns, width);
+    backward_op<T> op = describe<T>(d, call, &plan);
+    const char *problem = CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);
+    if (problem) return problem;
+    if (plan.form->m == 2)
+        problem = launch_products<T, 2, 4>(op, &plan, call->stream);
+    else if (plan.form->m == 5)
+        problem = launch_products<T, 5, 4>(op, &plan, call->stream);
+    else if (plan.form->ring == 4)
+        problem = launch_products<T, 9, 4>(op, &plan, call->stream);
+    else
+        problem = launch_products<T, 9, 2>(op, &plan, call->stream);
+    if (problem || op.wave.n_tiles <= op.chunk) return problem;
+    dim3 grid((unsigned)((op.wave.n_tiles + op.chunk - 1) / op.chunk), (unsigned)((op.part_floats + SUM_FLOATS - 1) / SUM_FLOATS));
+    return CK_LAUNCH(route_sum_chunks<T>, grid, dim3(ROUTE_LANES), 0, call->stream, op);
+}
+
+const char *cuda_route_backward(const ck_route_backward *d, const cuda_call *call) {
+    if (call->wave.n_devices == 0) return nullptr;
+    return call->half ? launch_backward<bf16>(d, call) : launch_backward<float>(d, call);
+}
