@@ -69,7 +69,7 @@ static exit_code write_text(FILE *to, const unsigned char *text, int64_t bytes, 
         size_t n = (size_t)(bytes - first < CHUNK ? bytes - first : CHUNK);
         for (size_t i = 0; i < n; i++) tokens[i] = text[first + (int64_t)i];
         if (fwrite(tokens, sizeof *tokens, n, to) != n)
-            return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
+            return problem(list, EXIT_ENVIRONMENT, "%s: its tokens cannot be written: %s", path, strerror(errno));
     }
     return EXIT_OK;
 }

@@ -132,4 +132,14 @@ test_half_a_token_is_refused() {
     expect_run_refused shards test_0.bin
 }
 
+test_a_full_disk_leaves_no_shards() {
+    make_text
+    mkdir disk
+    mount -t tmpfs -o size=24k tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    trap 'umount disk' EXIT
+    expect_status 3 cohort data --out disk/shards up=text/up
+    expect_text err 'its tokens cannot be written: No space left on device'
+    expect_empty_folder disk
+}
+
 run_tests data "$@"
