@@ -121,14 +121,6 @@ static __device__ __forceinline__ row_state row_reduce(global<const float> z, in
     return state;
 }
 
-static __device__ __forceinline__ void store_four(global<float> p, const float v[4]) {
-    store_as(p, make_float4(v[0], v[1], v[2], v[3]));
-}
-static __device__ __forceinline__ void store_four(global<bf16> p, const float v[4]) {
-    uint2 pairs = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])};
-    store_as(p, pairs);
-}
-
 /* dz over z. Of a bf16 row, what a step writes lies before all that later steps read; its own has been read once all lanes have come. */
 template <typename T>
 static __device__ __forceinline__ void write_gradient(global<const float> z, global<T> dz, int vocabulary, row_state state, int32_t target,
@@ -149,7 +141,7 @@ static __device__ __forceinline__ void write_gradient(global<const float> z, glo
                 v[4 * p + j] = i + j == target ? probability - inverse_count : probability;
             }
             if (i + 4 <= vocabulary) {
-                store_four(dz + i, v + 4 * p);
+                store_wide<4>(dz + i, v + 4 * p);
                 continue;
             }
             CK_UNROLL

@@ -49,7 +49,6 @@ CK_OPS(X)
     X(lora_backward)                                                                                                                       \
     X(route)                                                                                                                               \
     X(route_backward)                                                                                                                      \
-    X(expert_activation)                                                                                                                   \
     X(expert_activation_backward)                                                                                                          \
     X(expert_expand)                                                                                                                       \
     X(expert_expand_backward)

@@ -18,9 +18,10 @@
  *   ldmatrix_x2, _x4, _trans        8 x 8 matrices of bf16 from shared memory
  *   to_bf16, to_float, pack_bf16, unpack_bf16
  *   fast_exp, fast_divide           within 3e-6 relative for |x| <= 16
- *   CK_UNROLL                       before a loop that must be unrolled
+ *   fast_tanh                       within 2^-10.9 relative: for results that are rounded to bf16
+ *   CK_UNROLL, CK_ROLL              before a loop that must be unrolled, or must not (registers)
  *   CK_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   NULL, or what was wrong, a sentence
- * and CUDA's own threadIdx, blockIdx, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync, __all_sync. */
+ * and CUDA's own threadIdx, blockIdx, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync, __all_sync, __popc. */
 #ifndef COHORT_KERNELS_CUDA_PORTABLE_CUH
 #define COHORT_KERNELS_CUDA_PORTABLE_CUH
 
@@ -35,6 +36,7 @@
 #include <stdint.h>
 
 #define CK_UNROLL _Pragma("unroll")
+#define CK_ROLL   _Pragma("unroll 1")
 
 typedef cudaStream_t gpu_stream;
 typedef __nv_bfloat16 bf16;
@@ -114,6 +116,11 @@ __device__ __forceinline__ float fast_exp(float x) {
 }
 __device__ __forceinline__ float fast_divide(float a, float b) {
     return __fdividef(a, b);
+}
+__device__ __forceinline__ float fast_tanh(float x) {
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* ---- Matrix products of a warp */

@@ -17,9 +17,13 @@ template <int W> __device__ __forceinline__ void load_wide(float v[W], global<co
     if constexpr (W == 1) {
         v[0] = p[0];
     } else {
-        static_assert(W % 4 == 0, "whole accesses of 16 bytes");
+        static_assert(W % 4 == 0 || W == 2, "whole accesses");
+        if constexpr (W == 2) {
+            float2 x = load_as<float2>(p);
+            v[0] = x.x, v[1] = x.y;
+        }
         CK_UNROLL
-        for (int i = 0; i < W; i += 4) {
+        for (int i = 0; i + 4 <= W; i += 4) {
             float4 x = load_as<float4>(p + i);
             v[i] = x.x, v[i + 1] = x.y, v[i + 2] = x.z, v[i + 3] = x.w;
         }
@@ -29,8 +33,12 @@ template <int W> __device__ __forceinline__ void load_wide(float v[W], global<co
 template <int W> __device__ __forceinline__ void load_wide(float v[W], global<const bf16> p) {
     if constexpr (W == 1) {
         v[0] = to_float(p[0]);
+    } else if constexpr (W == 4) {
+        uint2 x = load_as<uint2>(p);
+        float2 low = unpack_bf16(x.x), high = unpack_bf16(x.y);
+        v[0] = low.x, v[1] = low.y, v[2] = high.x, v[3] = high.y;
     } else {
-        static_assert(W == 8, "one access of 16 bytes");
+        static_assert(W == 8, "one access of 8 or 16 bytes");
         uint4 x = load_as<uint4>(p);
         const uint32_t pairs[4] = {x.x, x.y, x.z, x.w};
         CK_UNROLL
@@ -53,8 +61,11 @@ template <int W> __device__ __forceinline__ void store_wide(global<float> p, con
 template <int W> __device__ __forceinline__ void store_wide(global<bf16> p, const float v[W]) {
     if constexpr (W == 1) {
         p[0] = to_bf16(v[0]);
+    } else if constexpr (W == 4) {
+        uint2 x = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])};
+        store_as(p, x);
     } else {
-        static_assert(W == 8, "one access of 16 bytes");
+        static_assert(W == 8, "one access of 8 or 16 bytes");
         store_as(p, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])));
     }
 }

@@ -28,6 +28,7 @@
 #define gridDim   (simt_self->block->launch->grid)
 
 #define CK_UNROLL
+#define CK_ROLL
 
 typedef void *gpu_stream;
 
@@ -36,6 +37,12 @@ static inline float fast_exp(float x) {
 }
 static inline float fast_divide(float a, float b) {
     return a / b;
+}
+static inline float fast_tanh(float x) {
+    return tanhf(x);
+}
+static inline int __popc(unsigned bits) {
+    return __builtin_popcount(bits);
 }
 
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
