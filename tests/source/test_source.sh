@@ -16,6 +16,13 @@ test_formatted_as_clang_format_says() {
     [[ -z $wrong ]] || fail "clang-format -i would change:" "$wrong"
 }
 
+test_readme_says_what_ran_on_a_gpu() {
+    require python3 python3
+    sed -n '/^<!-- made by results\/gpu_status.py -->$/,/^<!-- end -->$/p' "$root/README.md" | sed '1d;$d' >said
+    python3 "$root/results/gpu_status.py" >found
+    expect_same said found "the README's table of GPUs and results/gpu"
+}
+
 test_headers_compile_alone() {
     local header
     local -a flags
