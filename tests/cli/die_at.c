@@ -3,6 +3,7 @@
  *   DIE_MATCH=TEXT   only calls on files whose path contains TEXT count
  *   DIE_CUT=1        only writes that cross pages count
  *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at the last, as the kernel may cut it
+ *   DIE_SLOW=TEXT    every write to files whose path contains TEXT takes 20 ms longer
  *   DIE_COUNT=FILE   a program that ends in peace writes there how many there were
  */
 #define _GNU_SOURCE 1
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PAGE_BYTES = 4096 };
+enum { PAGE_BYTES = 4096, SLOW_US = 20000 };
 
 static atomic_long calls;
 
@@ -24,12 +25,25 @@ static bool matches(const char *path) {
     return strstr(path, text ? text : "") != NULL;
 }
 
-static bool file_matches(int file) {
-    char link[40], path[4096];
+static void find_path(int file, char path[4096]) {
+    char link[40];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    ssize_t n = readlink(link, path, sizeof path - 1);
+    ssize_t n = readlink(link, path, 4095);
     path[n < 0 ? 0 : n] = '\0';
+}
+
+static bool file_matches(int file) {
+    char path[4096];
+    find_path(file, path);
     return path[0] == '/' && matches(path);
+}
+
+static void slow_down(int file) {
+    const char *text = getenv("DIE_SLOW");
+    char path[4096];
+    if (!text) return;
+    find_path(file, path);
+    if (strstr(path, text)) usleep(SLOW_US);
 }
 
 /* A call that changes a file, but is no write across pages. */
@@ -54,6 +68,7 @@ typedef ssize_t (*write_call)(int, const void *, size_t);
 ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset) {
     pwrite_call next = (pwrite_call)dlsym(RTLD_NEXT, "pwrite");
     off_t whole = (offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset; /* up to the last page that it touches */
+    slow_down(file);
     bool crosses = whole > 0 && whole < (off_t)size, matching = file_matches(file);
     if ((counts(matching) || (matching && crosses)) && is_the_one()) {
         if (crosses && next(file, bytes, (size_t)whole, offset) < 0) perror("die_at");

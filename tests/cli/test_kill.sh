@@ -85,6 +85,18 @@ test_killed_inside_a_write_to_the_trace() {
     finish_and_compare result
 }
 
+# The disk is slow with the trace alone: no checkpoint may come before the rows that belong to it.
+test_killed_when_a_checkpoint_appears_and_the_trace_is_slow() {
+    build_killer
+    env LD_PRELOAD="$PWD/die_at.so" DIE_SLOW=trace.h5 "$COHORT_BINARY" run "$tiny" --out result "${small[@]}" &
+    run=$!
+    wait_until "$run" test -e result/checkpoint.h5
+    kill -KILL "$run"
+    wait "$run" 2>/dev/null || true
+    [[ ! -e result/summary.csv ]] || fail 'the run was over before it was killed'
+    finish_and_compare result
+}
+
 # The last calls of a run: the checkpoint in its place, the trace closed, the summary renamed; the very last gives the folder free.
 test_killed_at_the_end() {
     local calls call
