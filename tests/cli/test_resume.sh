@@ -58,6 +58,19 @@ test_interrupted_run_keeps_its_rounds_and_says_how_to_go_on() {
     done
 }
 
+# What changes no number may change on the way.
+test_resumed_with_other_threads_and_waves_equals_uninterrupted() {
+    start "${long[@]}" --set threads=2
+    wait_until "$run" test -e result/checkpoint.h5
+    kill_run
+    expect_status 0 cohort run "$tiny" --out result "${long[@]}" --resume --set threads=1 --set wave_tokens=100 --set checkpoint.every=7
+    expect_same "$(reference_long_result)/summary.csv" result/summary.csv 'the summaries'
+    checkpoint_text "$(reference_long_result)" >left.txt
+    checkpoint_text result >right.txt
+    expect_same left.txt right.txt 'the checkpoints'
+    expect_same <(cohort export "$(reference_long_result)" --table loss) <(cohort export result --table loss) 'the losses'
+}
+
 test_killed_before_the_first_checkpoint_starts_over() {
     start "${long[@]}" --set checkpoint.every=1000
     wait_until "$run" test -e result/trace.h5
