@@ -47,7 +47,6 @@ CK_OPS(X)
     X(head)                                                                                                                                \
     X(lora)                                                                                                                                \
     X(lora_backward)                                                                                                                       \
-    X(route)                                                                                                                               \
     X(route_backward)                                                                                                                      \
     X(expert_activation_backward)                                                                                                          \
     X(expert_expand)                                                                                                                       \

@@ -4,8 +4,8 @@
  *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e), no gradient to the unchosen where K >= 2
  *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x      [T, C] with [C, D] and [T, D], C = E + S <= 528
  *
- * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. dx += or, with a cuda_start, dx = start +.
- * Rows of R are written where the router is learned, rows of A1 where the experts are.
+ * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. With a cuda_start, which has no members, dx
+ * =. Rows of R are written where the router is learned, rows of A1 where the experts are.
  *
  * 1. Factors: half a warp a token makes [dz | p] once, of type T, in the workspace, filled up with zeros to whole 16s.
  * 2. Products. Block: a device's chunk of at most `chunk` tiles, 32 columns a warp. Warps share the factors of a tile (shared memory) and
@@ -26,10 +26,10 @@ enum { SLAB = 32 /* columns of a warp */, FEW_TOKENS = 48, LEAST_CHUNK = 4 };
 
 template <typename T> struct backward_op {
     cuda_wave wave;
-    cuda_rows<const T> x, residual; /* residual, start_gates: NULL data where there is none */
-    cuda_rows<T> dx;                /* NULL data: not wanted */
-    cuda_rows<const float> zh, gates, dw, p, start_gates;
-    global<const float> balance, start_bias;
+    cuda_rows<const T> x;
+    cuda_rows<T> dx; /* NULL data: not wanted */
+    cuda_rows<const float> zh, gates, dw, p;
+    global<const float> balance;
     global<T> factors; /* [tokens, 16 depth] */
     global<float> parts;
     int64_t part_floats;
@@ -239,7 +239,7 @@ template <typename T> static __device__ __forceinline__ chunk_view chunk_at(cons
     return c;
 }
 
-/* Tile i of the chunk: factors by the whole block, x and what dx begins with by each lane for itself. */
+/* Tile i of the chunk: factors by the whole block, x and dx by each lane for itself. */
 template <typename T>
 static __device__ __forceinline__ void copy_tile(const backward_op<T> *op, const chunk_view *c, int i, bool dx, shared<T> factors,
                                                  shared<T> own) {
@@ -261,14 +261,13 @@ static __device__ __forceinline__ void copy_tile(const backward_op<T> *op, const
                           row < rows ? c->weight.width - column : 0, c->weight.wide);
         }
     }
-    cuda_rows<const T> from = op->residual;
-    if (op->accumulate) from.data = op->dx.data, from.columns = op->dx.columns;
-    if (!dx || !from.data) return;
+    if (!dx || !op->accumulate) return;
+    global<const T> old = op->dx.data;
     column = c->column + 8 * fragment_t();
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         int row = g + 8 * half;
-        copy_share<8>(own + (512 + (half * 32 + lane) * 8), from.data + ((token + row) * from.columns + column), from.data,
+        copy_share<8>(own + (512 + (half * 32 + lane) * 8), old + ((token + row) * op->dx.columns + column), old,
                       row < rows ? c->weight.width - column : 0, c->weight.wide);
     }
 }
@@ -300,18 +299,10 @@ static __device__ __forceinline__ void load_eight(float v[8], shared<const bf16>
     v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y, v[4] = c.x, v[5] = c.y, v[6] = d.x, v[7] = d.y;
 }
 
-/* sum_e w_e of the token where gates are given and the device mixes outputs, else 1: what the bias of a start is multiplied by. */
-template <typename T> static __device__ __forceinline__ float bias_factor(const backward_op<T> *op, const ck_shape *shape, int64_t token) {
-    if (!op->start_gates.data || shape->mix != CK_MIX_MLP) return 1.0f;
-    float sum = 0;
-    for (int e = 0; e < shape->n_experts; e++) sum += op->start_gates.data[token * op->start_gates.columns + e];
-    return sum;
-}
-
-/* A tile of dx: what it begins with, plus [dz | p] [R | A1]. */
+/* A tile of dx (+)= [dz | p] [R | A1]; old: the lane's share of what dx is. */
 template <typename T>
 static __device__ __forceinline__ void write_dx(const backward_op<T> *op, const chunk_view *c, int i, shared<const T> factors,
-                                                shared<const T> kept, shared<const T> begins) {
+                                                shared<const T> kept, shared<const T> old) {
     float d[4][4] = {};
     int stride = factor_stride<T>(op->depth), column = c->column + 8 * fragment_t(), valid = c->weight.width - column;
     for (int k = 0; 16 * k < c->weight.columns; k++) {
@@ -327,11 +318,7 @@ static __device__ __forceinline__ void write_dx(const backward_op<T> *op, const 
         int64_t token = c->token + i * CUDA_TILE + row;
         float v[8] = {};
         if (row >= c->tokens - i * CUDA_TILE) continue;
-        if (op->accumulate || op->residual.data) load_eight(v, begins + half * 256);
-        if (op->start_bias) {
-            float factor = bias_factor(op, c->weight.shape, token);
-            for (int j = 0; j < 8 && j < valid; j++) v[j] += factor * op->start_bias[column + j];
-        }
+        if (op->accumulate) load_eight(v, old + half * 256);
         CK_UNROLL
         for (int j = 0; j < 8; j++) v[j] += d[j % 4][2 * half + j / 4];
         global<T> to = op->dx.data + (token * op->dx.columns + column);
@@ -528,13 +515,6 @@ template <typename T> static backward_op<T> describe(const ck_route_backward *d,
     op.window = call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices ? 1 : op.chunk;
     op.accumulate = d->accumulate && !call->start;
     op.wide = cuda_is_wide<T>(d->x) && (!d->dx || cuda_is_wide<T>(d->dx));
-    if (!call->start) return op;
-    if (call->start->residual) {
-        op.residual = cuda_rows_of<const T>(call->start->residual);
-        op.wide = op.wide && cuda_is_wide<T>(call->start->residual);
-    }
-    if (call->start->gates) op.start_gates = cuda_rows_of<const float>(call->start->gates);
-    op.start_bias = call->start->bias;
     return op;
 }
 
@@ -564,6 +544,8 @@ template <typename T> static const char *launch_backward(const ck_route_backward
 }
 
 const char *cuda_route_backward(const ck_route_backward *d, const cuda_call *call) {
-    if (call->wave.n_devices == 0) return nullptr;
+    const cuda_start *start = call->start;
+    if (start && (start->residual || start->gates || start->bias)) return "route_backward: dx begins with nothing";
+    if (call->wave.n_devices == 0) return start ? "route_backward: the wave has no devices" : nullptr;
     return call->half ? launch_backward<bf16>(d, call) : launch_backward<float>(d, call);
 }

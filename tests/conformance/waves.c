@@ -20,6 +20,7 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
     [SHAPE_MANY] =
         {.experts = 16, .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
     [SHAPE_MANY_ALL] = {.experts = 16, .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}, .top_k = 16, .balance = 0.5f},
+    [SHAPE_EIGHT] = {.experts = 8, .rank = {16, 16, 16, 8, 8, 8, 16, 8}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
     [SHAPE_HEAVY] = {.experts = 5, .rank = {64, 32, 33, 30, 1}, .top_k = 3, .attention_rank = 33, .balance = 0.5f},
     [SHAPE_LIMIT] = {.experts = 16,
                      .rank = {32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32},

@@ -26,6 +26,7 @@ enum {
     SHAPE_LINEAR_MEAN,   /* E = 2, gates mean, mix linear */
     SHAPE_MANY,          /* E = 16, k = 2 */
     SHAPE_MANY_ALL,      /* E = k = 16 */
+    SHAPE_EIGHT,         /* E = 8, k = 2, ranks sum to 96 */
     SHAPE_HEAVY,         /* ranks sum to 160, past any limit of "few ranks" */
     SHAPE_LIMIT,         /* CK_MAX_EXPERTS and CK_MAX_RANK_SUM */
     SHAPE_SPECS

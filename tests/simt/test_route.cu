@@ -1,0 +1,138 @@
+/* What the waves of the conformance suite leave out of the router: both sides of the border between its two regimes, every form of its
+ * kernels, with rows that can be accessed 16 bytes at a time and with others, more columns than one round of copies or of warps; and the
+ * same bits whatever the order of lanes and blocks. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "device.hpp"
+#include "tap.hpp"
+
+extern "C" {
+#include "conformance/cases.h"
+}
+
+/* A device of 48 tokens on average: many; of 47: few. */
+static const wave_spec border_many = {"48 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {29}}}};
+static const wave_spec border_few = {"47 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {27}}}};
+
+/* E + S at most 24, 72, 144, 528 forward; 32, 80, 144, 528 backward. */
+static const wave_spec odd_many = {"many tokens, odd", 21, 8, 3, 3, {{SHAPE_PAIR_TOP1, {131}}, {SHAPE_SINGLE, {1}}, {SHAPE_ALL, {20}}}};
+static const wave_spec many_60 = {"many tokens, 60 columns", 88, 8, 2, 2, {{SHAPE_MANY, {129}}, {SHAPE_LINEAR_TOP1, {15, 3}}}};
+static const wave_spec many_104 = {"many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}};
+static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}};
+static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}};
+
+static const wave_spec few_104 = {
+    "few tokens, 104 columns", 264, 8, 2, 3, {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}}};
+static const wave_spec few_165 = {"few tokens, 165 columns", 72, 8, 2, 2, {{SHAPE_HEAVY, {15}}, {SHAPE_MEAN, {70}}}};
+static const wave_spec few_528 = {"few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}};
+
+static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which, const wave_spec *spec, ck_precision precision,
+                     learn_pattern learn, check *c) {
+    rig_options options = {};
+    if (ck_open("cuda", 0, backend) != CK_OK) {
+        check_fail(c, "%s", ck_last_error(nullptr));
+        return false;
+    }
+    options.learn = learn, options.skip_evaluated = which->learns, options.precision = precision;
+    rig_open(r, c, *backend, which->name, spec, options);
+    return true;
+}
+
+static void report(const check *c, ck_precision precision) {
+    TAP_CHECK(check_passed(c), "%s: %d of %d comparisons failed\n%s", precision == CK_BF16 ? "bf16" : "f32", c->failures, c->comparisons,
+              c->message);
+}
+
+/* Every case of the router that does not ask for exactness. */
+static void try_wave(const wave_spec *spec) {
+    static rig r;
+    for (int i = 0; i < route_group.n_cases; i++) {
+        const conformance_case *which = &route_group.cases[i];
+        for (int half = 0; half < 2; half++) {
+            ck_backend *backend;
+            ck_precision precision = half ? CK_BF16 : CK_F32;
+            check c = {};
+            if (half && which->exact) continue;
+            if (open_rig(&r, &backend, which, spec, precision, which->learns ? LEARN_MIXED : LEARN_ALL, &c)) {
+                if (!r.broken) which->run(&r);
+                rig_close(&r);
+                ck_close(backend);
+            }
+            report(&c, precision);
+        }
+    }
+}
+
+static void at_the_border() {
+    try_wave(&border_many);
+    try_wave(&border_few);
+}
+static void with_many_tokens() {
+    try_wave(&odd_many);
+    try_wave(&many_60);
+    try_wave(&many_104);
+    try_wave(&many_528);
+    try_wave(&odd_528);
+}
+static void with_few_tokens() {
+    try_wave(&few_104);
+    try_wave(&few_165);
+    try_wave(&few_528);
+}
+
+/* ---- Bits: the whole of "load balance" (two routes, the balance, a backward pass) again in other orders */
+
+static const conformance_case *case_named(const char *name) {
+    for (int i = 0; i < route_group.n_cases; i++)
+        if (strcmp(route_group.cases[i].name, name) == 0) return &route_group.cases[i];
+    abort();
+}
+
+/* Everything that a run leaves, one array after the other. */
+static std::vector<float> outcome_of(const rig *r) {
+    std::vector<float> all(r->gradients.host, r->gradients.host + r->gradients.count);
+    for (int i = 0; i < r->n_tensors; i++)
+        all.insert(all.end(), r->tensors[i].host, r->tensors[i].host + r->n_tokens * r->tensors[i].columns);
+    for (int i = 0; i < r->n_buffers; i++) all.insert(all.end(), r->buffers[i].host, r->buffers[i].host + r->buffers[i].count);
+    return all;
+}
+
+static void repeat(const wave_spec *spec, ck_precision precision) {
+    static rig r;
+    const conformance_case *which = case_named("load balance");
+    ck_backend *backend;
+    check c = {};
+    if (!open_rig(&r, &backend, which, spec, precision, LEARN_ALL, &c)) return report(&c, precision);
+    which->run(&r);
+    std::vector<float> first = outcome_of(&r);
+    for (uint64_t seed = 2; seed < 5; seed++) {
+        device_order(seed);
+        if (!rig_run(&r)) break;
+        std::vector<float> again = outcome_of(&r);
+        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(float)) == 0, "wave '%s': other bits with seed %d", spec->name,
+                  (int)seed);
+    }
+    device_order(1);
+    report(&c, precision);
+    rig_close(&r);
+    ck_close(backend);
+}
+
+static void same_bits_in_any_order() {
+    for (const wave_spec *spec : {&odd_many, &many_60, &few_104}) {
+        repeat(spec, CK_F32);
+        repeat(spec, CK_BF16);
+    }
+}
+
+static const tap_test tests[] = {
+    {"both sides of the border", at_the_border},
+    {"many tokens a device", with_many_tokens},
+    {"few tokens a device", with_few_tokens},
+    {"same bits in any order", same_bits_in_any_order},
+};
+
+int main(int argc, char **argv) {
+    return tap_main(argc, argv, "route", tests, sizeof tests / sizeof *tests);
+}
