@@ -29,6 +29,9 @@ extern const int n_conformance_groups;
 /* Only waves whose name contains it are run; "" at the start. */
 extern const char *conformance_wave_text;
 
+/* Called between the two runs of "model step, twice": what must change no bit. NULL at the start. */
+extern void (*conformance_between_runs)(void);
+
 /* Whether the case exists in this precision on this backend. */
 bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_precision precision);
 /* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails) in

@@ -35,6 +35,9 @@ typedef void *gpu_stream;
 static inline float fast_exp(float x) {
     return expf(x);
 }
+static inline float fast_exp2(float x) {
+    return exp2f(x);
+}
 static inline float fast_divide(float a, float b) {
     return a / b;
 }

@@ -1,0 +1,200 @@
+/* The host side of the CUDA backend on the SIMT machine: what a caller may rely on beyond the conformance cases. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include <vector>
+
+#include "simt.hpp"
+#include "tap.hpp"
+
+extern "C" {
+#include "conformance/cases.h"
+}
+
+/* ---- A backend and a stream, opened for one test */
+
+struct world {
+    ck_backend *backend = nullptr;
+    ck_stream *stream = nullptr;
+
+    world() {
+        TAP_CHECK(ck_open("cuda", 0, &backend) == CK_OK, "%s", ck_last_error(nullptr));
+        if (backend) expect(ck_stream_create(backend, &stream));
+    }
+    ~world() {
+        ck_stream_destroy(stream);
+        ck_close(backend);
+    }
+    void expect(ck_status status) {
+        TAP_CHECK(status == CK_OK, "status %d: %s", (int)status, ck_last_error(backend));
+    }
+    float *allocate(size_t count) {
+        void *memory = nullptr;
+        expect(ck_alloc(backend, count * sizeof(float), "a test", &memory));
+        return static_cast<float *>(memory);
+    }
+};
+
+static const conformance_case *find_case(const char *name) {
+    for (int g = 0; g < n_conformance_groups; g++)
+        for (int i = 0; i < conformance_groups[g]->n_cases; i++)
+            if (strcmp(conformance_groups[g]->cases[i].name, name) == 0) return &conformance_groups[g]->cases[i];
+    tap_fail("there is no case '%s'", name);
+    return nullptr;
+}
+
+/* ---- Bits */
+
+static uint64_t next_seed;
+
+static void shuffle_lanes() {
+    next_seed++;
+    simt_configure(next_seed % 2 ? 2 : 1, next_seed);
+}
+
+static void same_bits_in_any_order(ck_precision precision) {
+    world w;
+    const conformance_case *which = find_case("model step, twice");
+    if (!which) return;
+    conformance_between_runs = shuffle_lanes;
+    for (int round = 0; round < 3; round++) {
+        check c = {};
+        conformance_run(which, w.backend, precision, &c);
+        TAP_CHECK(check_passed(&c), "%s", c.message);
+    }
+    conformance_between_runs = nullptr;
+    simt_configure(2, 1);
+}
+
+static void same_bits_in_any_order_of_lanes() {
+    same_bits_in_any_order(CK_F32);
+}
+
+static void same_bits_in_any_order_of_lanes_bf16() {
+    same_bits_in_any_order(CK_BF16);
+}
+
+/* ---- Streams */
+
+static void a_download_arrives_when_it_is_waited_for() {
+    world w;
+    const float sent[3] = {1, 2, 3};
+    float got[3] = {0, 0, 0};
+    float *memory = w.allocate(3);
+    w.expect(ck_upload(w.stream, memory, sent, sizeof sent));
+    w.expect(ck_download(w.stream, got, memory, sizeof got));
+    TAP_CHECK(isnan(got[0]), "the bytes came before ck_wait()");
+    w.expect(ck_wait(w.stream));
+    TAP_CHECK(memcmp(got, sent, sizeof got) == 0, "got %g %g %g", got[0], got[1], got[2]);
+    ck_free(w.backend, memory);
+}
+
+static void copies_are_kept_inside_an_allocation() {
+    world w;
+    const float sent[4] = {1, 2, 3, 4};
+    float *memory = w.allocate(3);
+    TAP_CHECK(ck_upload(w.stream, memory, sent, sizeof sent) == CK_FAILED, "an upload beyond the end was accepted");
+    TAP_CHECK(strstr(ck_last_error(w.backend), "allocation") != nullptr, "%s", ck_last_error(w.backend));
+    ck_free(w.backend, memory);
+}
+
+static void allocated_bytes_return_to_nothing() {
+    world w;
+    float *a = w.allocate(100), *b = w.allocate(50);
+    TAP_CHECK(ck_allocated_bytes(w.backend) == 600, "%zu bytes", ck_allocated_bytes(w.backend));
+    ck_free(w.backend, a);
+    ck_free(w.backend, b);
+    TAP_CHECK(ck_allocated_bytes(w.backend) == 0, "%zu bytes", ck_allocated_bytes(w.backend));
+}
+
+/* Many calls without a wait, with tables far beyond a staging buffer: each must read its own. */
+static void tables_of_many_calls_do_not_mix() {
+    enum { CALLS = 9, RANGES = 40000 };
+    world w;
+    std::vector<float> got(RANGES);
+    std::vector<ck_range> ranges(RANGES);
+    float *memory[4];
+    for (float *&m : memory) m = w.allocate(RANGES);
+    std::vector<float> ones(RANGES, 1.0f);
+    w.expect(ck_upload(w.stream, memory[0], ones.data(), RANGES * sizeof(float)));
+    for (int call = 0; call < CALLS; call++) {
+        /* Decay alone moves them: p *= 1 - rate decay, for every range that this call names. */
+        int n = 0;
+        for (int i = call; i < RANGES; i += CALLS) ranges[(size_t)n++] = ck_range{i, 1, (float)(call + 1)};
+        ck_adamw_hyper hyper = {0.01f, 0, 0.9f, 0.999f, 1e-8f, 1};
+        w.expect(ck_adamw_ranges(w.stream, memory[0], memory[1], memory[2], memory[3], ranges.data(), n, &hyper));
+        memset(ranges.data(), 0xff, ranges.size() * sizeof ranges[0]); /* the caller's array is its own again */
+    }
+    w.expect(ck_download(w.stream, got.data(), memory[0], RANGES * sizeof(float)));
+    w.expect(ck_wait(w.stream));
+    for (int i = 0; i < RANGES; i++) {
+        float expected = 1.0f - 0.01f * (float)(i % CALLS + 1);
+        TAP_CHECK(fabsf(got[(size_t)i] - expected) < 1e-6f, "element %d is %g, not %g", i, got[(size_t)i], expected);
+    }
+    for (float *m : memory) ck_free(w.backend, m);
+}
+
+/* ---- Programs */
+
+static void a_program_gives_its_memory_back() {
+    world w;
+    ck_program *program = nullptr;
+    ck_capacity capacity = {4, 64, 16, 0, 0, CK_BF16};
+    float *weight = w.allocate(32 * 8);
+    size_t before = ck_allocated_bytes(w.backend);
+    w.expect(ck_program_create(w.backend, &capacity, &program));
+    ck_linear linear = {};
+    linear.x = ck_activation(program, 32, "x");
+    linear.y = ck_activation(program, 8, "y");
+    linear.weight = weight;
+    linear.in = 32, linear.out = 8;
+    ck_op_linear(program, &linear);
+    size_t planned = ck_program_bytes(program);
+    w.expect(ck_program_finish(program));
+    size_t taken = ck_allocated_bytes(w.backend) - before, copy = 32 * 8 * sizeof(bf16);
+    TAP_CHECK(taken == planned + copy, "planned %zu bytes and a bf16 copy of %zu, took %zu", planned, copy, taken);
+    ck_program_destroy(program);
+    TAP_CHECK(ck_allocated_bytes(w.backend) == before, "%zu bytes are left", ck_allocated_bytes(w.backend) - before);
+    ck_free(w.backend, weight);
+}
+
+static void a_tensor_is_wide_or_exact() {
+    world w;
+    ck_program *program = nullptr;
+    ck_capacity capacity = {1, 16, 16, 0, 0, CK_BF16};
+    w.expect(ck_program_create(w.backend, &capacity, &program));
+    ck_tensor *x = ck_activation(program, 32, "x");
+    float *weight = w.allocate(32 * 32);
+    ck_norm norm = {x, ck_activation(program, 32, "y"), x, weight, weight, 32, 1e-5f};
+    ck_op_norm(program, &norm);
+    TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT, "x was taken as an activation and as statistics");
+    TAP_CHECK(strstr(ck_last_error(w.backend), "exact") != nullptr, "%s", ck_last_error(w.backend));
+    ck_program_destroy(program);
+    ck_free(w.backend, weight);
+}
+
+static void a_base_is_trained_in_f32_only() {
+    world w;
+    ck_program *program = nullptr;
+    ck_capacity capacity = {1, 16, 16, 0, 1024, CK_BF16};
+    TAP_CHECK(ck_program_create(w.backend, &capacity, &program) == CK_BAD_ARGUMENT, "a bf16 program for pre-training was accepted");
+    TAP_CHECK(program == nullptr, "a refused program is not NULL");
+}
+
+#define TEST(name)                                                                                                                         \
+    { #name, name }
+static const tap_test tests[] = {
+    TEST(same_bits_in_any_order_of_lanes),
+    TEST(same_bits_in_any_order_of_lanes_bf16),
+    TEST(a_download_arrives_when_it_is_waited_for),
+    TEST(copies_are_kept_inside_an_allocation),
+    TEST(allocated_bytes_return_to_nothing),
+    TEST(tables_of_many_calls_do_not_mix),
+    TEST(a_program_gives_its_memory_back),
+    TEST(a_tensor_is_wide_or_exact),
+    TEST(a_base_is_trained_in_f32_only),
+};
+
+int main(int argc, char **argv) {
+    return tap_main(argc, argv, "cuda_driver", tests, (int)(sizeof tests / sizeof *tests));
+}
