@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "job.h"
+#include "process.h"
 
 typedef struct {
     int steps, devices;
@@ -19,12 +20,6 @@ typedef struct {
     double start_bytes, peak_bytes;
     json_t *end; /* the last line */
 } program_result;
-
-/* Ends the program that runs now and all later ones; may be called by a signal handler. */
-void program_stop(void);
-
-/* Standard output and error go to OUT.out and OUT.err. *status: what waitpid() says; environment: NULL-terminated NAME=VALUE, added. */
-exit_code program_start(const char *const *arguments, const char *const *environment, const char *out, int *status, problems *list);
 
 /* Runs and reads. steps: lines expected; a program that ends badly or prints less is reported with its last words. */
 exit_code program_run(const char *const *arguments, const char *const *environment, const char *out, int steps, int devices,

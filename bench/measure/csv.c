@@ -1,0 +1,46 @@
+/* csv.c - one line a measurement, an axis a column. */
+#include <errno.h>
+#include <string.h>
+
+#include "measure/result.h"
+
+static const double MICRO = 1e6;
+
+static void put_axes(FILE *file, const result *r) {
+    for (int a = 0; a < AXES; a++) {
+        char name[POINT_NAME_BYTES];
+        point_name(&r->at, r->axes & 1u << a, name);
+        /* "/T4096" without its mark; words have none. */
+        const char *value = name[0] ? name + 1 + (a == AXIS_DISTRIBUTION || a == AXIS_PRECISION ? 0 : 1) : "";
+        fprintf(file, ",%s", value);
+    }
+}
+
+static void put_line(FILE *file, const context *c, const result *r, const measured *m) {
+    const verdict *v = m && m->peer ? &m->right : &r->right;
+    fprintf(file, "%s,\"%s\"", r->name, m ? m->label : "");
+    put_axes(file, r);
+    fprintf(file, ",%s,%lld,%lld,%.0f,%.0f", c->backend, (long long)v->wrong, (long long)v->checked, r->bytes, r->flops);
+    if (!m || m->t.count == 0) {
+        fprintf(file, ",,,,,,\n");
+        return;
+    }
+    const statistics *s = &m->t.real;
+    fprintf(file, ",%d,%.6g,%.6g,%.4g,%s,%.6g\n", s->count, MICRO * s->median, MICRO * s->min, s->spread, m->t.settled ? "yes" : "no",
+            MICRO * r->floor_seconds);
+}
+
+exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list) {
+    FILE *file = fopen(path, "w");
+    if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
+    fputs("name,measured", file);
+    for (int a = 0; a < AXES; a++) fprintf(file, ",%s", axis_key((axis)a));
+    fputs(",backend,wrong,checked,bytes,flops,samples,median_us,min_us,spread,settled,floor_us\n", file);
+    for (int i = 0; i < n; i++) {
+        if (all[i].skipped) continue;
+        if (all[i].n_times == 0) put_line(file, c, &all[i], NULL);
+        for (int j = 0; j < all[i].n_times; j++) put_line(file, c, &all[i], &all[i].times[j]);
+    }
+    int failed = ferror(file);
+    return fclose(file) || failed ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno)) : EXIT_OK;
+}

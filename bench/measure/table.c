@@ -1,0 +1,101 @@
+#include "measure/result.h"
+
+#include <math.h>
+#include <string.h>
+
+static const double MICRO = 1e6;
+
+void table_begin(FILE *out, const context *c) {
+    fprintf(out, "%s backend: %s; Cohort %s\n", c->backend, c->hardware, c->revision);
+    fprintf(out, "copy %.1f GB/s, product %.1f GFLOP/s in f32", c->copy_rate * 1e-9, c->gemm_rate[0] * 1e-9);
+    if (c->gemm_rate[1] > 0) fprintf(out, ", %.1f in bf16", c->gemm_rate[1] * 1e-9);
+    fprintf(out, "; cold: beyond 4 x %.0f MiB of cache; settled: spread below %.1f %%\n\n", (double)c->cache_bytes / 1048576.0,
+            100 * c->rule.noise);
+    fprintf(out, "%-70s %12s  %-5s %11s %11s %6s %4s %9s %9s %11s %7s\n", "case", "wrong", "cache", "median us", "min us", "+-", "n",
+            "GB/s", "GFLOP/s", "floor us", "floor %");
+}
+
+static void print_wrong(FILE *out, const verdict *v) {
+    char text[48];
+    snprintf(text, sizeof text, "%lld/%lld", (long long)v->wrong, (long long)v->checked);
+    fprintf(out, " %12s", text);
+}
+
+static void print_time(FILE *out, const result *r, const measured *m) {
+    const statistics *s = &m->t.real;
+    fprintf(out, " %11.2f %11.2f %5.1f%% %4d %9.2f %9.2f", MICRO * s->median, MICRO * s->min, 100 * s->spread, s->count,
+            1e-9 * r->bytes / s->median, 1e-9 * r->flops / s->median);
+    if (r->floor_seconds > 0)
+        fprintf(out, " %11.2f %6.1f%%", MICRO * r->floor_seconds, 100 * r->floor_seconds / s->median);
+    else
+        fprintf(out, " %11s %7s", "-", "-");
+    fprintf(out, "%s\n", m->t.settled ? "" : "  DID NOT SETTLE");
+}
+
+static const measured *own_time(const result *r) {
+    for (int i = 0; i < r->n_times; i++)
+        if (!r->times[i].peer && r->times[i].t.count > 0) return &r->times[i];
+    return NULL;
+}
+
+/* A peer's line says how many times as long it takes, pair by pair. */
+static void print_peer(FILE *out, const result *r, const measured *m) {
+    const measured *own = own_time(r);
+    fprintf(out, "  %-68s", m->label);
+    if (m->t.count == 0 || !own) {
+        if (m->right.wrong)
+            fprintf(out, "  WRONG: %lld of %lld, first in %s, error %.1e\n", (long long)m->right.wrong, (long long)m->right.checked,
+                    m->right.where, m->right.error);
+        else
+            fprintf(out, "  no time: %s\n", m->reason);
+        return;
+    }
+    print_wrong(out, &m->right);
+    fprintf(out, "  %-5s", "warm");
+    int pairs = m->t.count < own->t.count ? m->t.count : own->t.count;
+    statistics ratio = statistics_of_ratio(m->t.seconds, own->t.seconds, pairs);
+    const statistics *s = &m->t.real;
+    fprintf(out, " %11.2f %11.2f %5.1f%% %4d   %.2f x Cohort's time, spread %.1f %%%s\n", MICRO * s->median, MICRO * s->min,
+            100 * s->spread, s->count, ratio.median, 100 * ratio.spread, m->t.settled ? "" : "  DID NOT SETTLE");
+}
+
+void table_row(FILE *out, const result *r) {
+    fprintf(out, "%-70s", r->name);
+    if (r->skipped) {
+        fprintf(out, "  skipped: %s\n", r->note);
+        return;
+    }
+    print_wrong(out, &r->right);
+    if (r->right.wrong) fprintf(out, "  WRONG in %s, error %.1e", r->right.where, r->right.error);
+    int printed = 0;
+    for (int i = 0; i < r->n_times; i++) {
+        const measured *m = &r->times[i];
+        if (m->peer || m->t.count == 0) continue;
+        if (printed++) fprintf(out, "%-70s %12s", "", "");
+        fprintf(out, "  %-5s", m->label);
+        print_time(out, r, m);
+    }
+    if (!printed) fprintf(out, "\n");
+    if (r->note[0]) fprintf(out, "  %s\n", r->note);
+    for (int i = 0; i < r->n_times; i++)
+        if (r->times[i].peer) print_peer(out, r, &r->times[i]);
+    fflush(out);
+}
+
+void table_end(FILE *out, const result *all, int n) {
+    int wrong = 0, timed = 0, unsettled = 0, skipped = 0;
+    for (int i = 0; i < n; i++) {
+        skipped += all[i].skipped;
+        wrong += !all[i].skipped && !verdict_passed(&all[i].right);
+        for (int j = 0; j < all[i].n_times; j++) {
+            timed += all[i].times[j].t.count > 0;
+            unsettled += all[i].times[j].t.count > 0 && !all[i].times[j].t.settled;
+        }
+    }
+    fprintf(out, "\n%d case%s, %d wrong, %d skipped; %d times, %d of them did not settle\n", n, n == 1 ? "" : "s", wrong, skipped, timed,
+            unsettled);
+}
+
+void result_free(result *r) {
+    for (int i = 0; i < r->n_times; i++) timing_free(&r->times[i].t);
+}
