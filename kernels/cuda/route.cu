@@ -74,9 +74,9 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
 /* N tiles of 8 columns a warp, WN warps beside each other. */
 template <typename T, int N, int WN> struct many_form {
     static constexpr int ROWS = CUDA_TILE * ROUTE_WARPS / WN, COLUMNS = 8 * N * WN;
-    static constexpr int STEPS = N == 18 && WN == 1 ? 2 : 1; /* that the weights in shared memory reach */
-    static constexpr int RING = N == 18 ? 8 : 4;             /* steps of x under way, plus one; few warps have room for more */
-    static constexpr int BLOCKS = N == 18 ? 1 : 2;           /* a multiprocessor */
+    static constexpr int STEPS = N != 9 && WN == 1 ? 2 : 1; /* that the weights in shared memory reach */
+    static constexpr int RING = N == 18 ? 8 : 4;            /* steps of x under way, plus one; few warps have room for more */
+    static constexpr int BLOCKS = N == 18 ? 1 : 2;          /* a multiprocessor */
     /* Each lane fetches fours of the same columns, LINES rows apart. */
     static constexpr int FOURS = STEPS * one_step<T>::COLUMNS / 4, LINES = ROUTE_LANES / FOURS, LOADS = (COLUMNS + LINES - 1) / LINES;
     static constexpr int WEIGHT_BYTES = N * WN * STEPS * 512, RING_BYTES = RING * 2 * 512; /* a buffer; a warp */

@@ -20,6 +20,7 @@
  * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a device: 4 C D read, 4 C D written.
  * Beyond it: 2 C ceil(D / 256) from L2 for the factors, 8 C + 64 for making them; 8 C D for each chunk of a device with several.
  * 4 C D FLOPs a token. Workspace: 2 C T bytes and 8 C D for each window that can be cut. */
+#include "four_columns.cuh"
 #include "route.cuh"
 
 enum { SLAB = 32 /* columns of a warp */, FEW_TOKENS = 48, LEAST_CHUNK = 4 };
@@ -74,106 +75,6 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
     for (int c = rows + e; c < (columns + 15) / 16 * 16; c += HALF) {
         store_one(out + c, c < columns ? (float)op.p.data[token * op.p.columns + c - rows] : 0.0f);
     }
-}
-
-/* ---- 2. Products: parts of matrices */
-
-template <typename T> struct left;
-template <> struct left<float> { float v[8]; };
-template <> struct left<bf16> { uint32_t v[4]; };
-/* Of the four products side by side. */
-template <typename T> struct right_four;
-template <> struct right_four<float> { float v[4][4]; };
-template <> struct right_four<bf16> { uint32_t v[4][2]; };
-
-/* 16 tokens x 16 columns of the factors in shared memory, rows `stride` apart. */
-static __device__ __forceinline__ void load_left(left<float> *a, shared<const float> p, int stride) {
-    CK_UNROLL
-    for (int i = 0; i < 4; i++) {
-        float2 pair = load_as<float2>(p + ((fragment_g() + i % 2 * 8) * stride + 2 * fragment_t() + i / 2 * 8));
-        a->v[2 * i] = pair.x, a->v[2 * i + 1] = pair.y;
-    }
-}
-static __device__ __forceinline__ void load_left(left<bf16> *a, shared<const bf16> p, int stride) {
-    int lane = (int)(threadIdx.x % 32);
-    ldmatrix_x4(a->v, p + (lane % 16 * stride + lane / 16 * 8));
-}
-
-/* The same, turned: 16 columns x 16 tokens. */
-static __device__ __forceinline__ void load_left_turned(left<float> *a, shared<const float> p, int stride) {
-    CK_UNROLL
-    for (int i = 0; i < 8; i++) a->v[i] = p[(2 * fragment_t() + i % 2 + i / 4 * 8) * stride + fragment_g() + i / 2 % 2 * 8];
-}
-static __device__ __forceinline__ void load_left_turned(left<bf16> *a, shared<const bf16> p, int stride) {
-    int lane = (int)(threadIdx.x % 32);
-    ldmatrix_x4_trans(a->v, p + ((lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8));
-}
-
-/* The rows 2t, 2t + 1, 2t + 8, 2t + 9 of the summed index that a lane has of the right factor. */
-static __device__ __forceinline__ int right_row(int i) {
-    return 2 * fragment_t() + i % 2 + i / 2 * 8;
-}
-
-static __device__ __forceinline__ void make_right(right_four<float> *b, const float4 rows[4]) {
-    CK_UNROLL
-    for (int i = 0; i < 4; i++) b->v[0][i] = rows[i].x, b->v[1][i] = rows[i].y, b->v[2][i] = rows[i].z, b->v[3][i] = rows[i].w;
-}
-static __device__ __forceinline__ void make_right(right_four<bf16> *b, const float4 rows[4]) {
-    CK_UNROLL
-    for (int i = 0; i < 2; i++) {
-        const float4 low = rows[2 * i], high = rows[2 * i + 1];
-        b->v[0][i] = pack_bf16(low.x, high.x), b->v[1][i] = pack_bf16(low.y, high.y);
-        b->v[2][i] = pack_bf16(low.z, high.z), b->v[3][i] = pack_bf16(low.w, high.w);
-    }
-}
-
-/* From the lane's shares of the four rows of x, [4][32][4] of T. */
-static __device__ __forceinline__ void take_right(right_four<float> *b, shared<const float> own) {
-    float4 rows[4];
-    CK_UNROLL
-    for (int i = 0; i < 4; i++) rows[i] = load_as<float4>(own + 128 * i);
-    make_right(b, rows);
-}
-static __device__ __forceinline__ void take_right(right_four<bf16> *b, shared<const bf16> own) {
-    CK_UNROLL
-    for (int i = 0; i < 2; i++) {
-        uint2 low = load_as<uint2>(own + 256 * i), high = load_as<uint2>(own + 256 * i + 128);
-        b->v[0][i] = (low.x & 0xffffu) | high.x << 16, b->v[1][i] = low.x >> 16 | (high.x & 0xffff0000u);
-        b->v[2][i] = (low.y & 0xffffu) | high.y << 16, b->v[3][i] = low.y >> 16 | (high.y & 0xffff0000u);
-    }
-}
-
-/* The lane's store of right factors, in 16s of bytes 512 apart. */
-static __device__ __forceinline__ void put_right(shared<float> own, const right_four<float> &b) {
-    CK_UNROLL
-    for (int j = 0; j < 4; j++) store_as(own + 128 * j, make_float4(b.v[j][0], b.v[j][1], b.v[j][2], b.v[j][3]));
-}
-static __device__ __forceinline__ void put_right(shared<bf16> own, const right_four<bf16> &b) {
-    CK_UNROLL
-    for (int j = 0; j < 2; j++) store_as(own + 256 * j, make_uint4(b.v[2 * j][0], b.v[2 * j][1], b.v[2 * j + 1][0], b.v[2 * j + 1][1]));
-}
-static __device__ __forceinline__ void get_right(right_four<float> *b, shared<const float> own) {
-    CK_UNROLL
-    for (int j = 0; j < 4; j++) {
-        float4 v = load_as<float4>(own + 128 * j);
-        b->v[j][0] = v.x, b->v[j][1] = v.y, b->v[j][2] = v.z, b->v[j][3] = v.w;
-    }
-}
-static __device__ __forceinline__ void get_right(right_four<bf16> *b, shared<const bf16> own) {
-    CK_UNROLL
-    for (int j = 0; j < 2; j++) {
-        uint4 v = load_as<uint4>(own + 256 * j);
-        b->v[2 * j][0] = v.x, b->v[2 * j][1] = v.y, b->v[2 * j + 1][0] = v.z, b->v[2 * j + 1][1] = v.w;
-    }
-}
-
-static __device__ __forceinline__ void multiply_four(float d[4][4], const left<float> &a, const right_four<float> &b) {
-    CK_UNROLL
-    for (int j = 0; j < 4; j++) mma_f32(d[j], a.v, b.v[j]);
-}
-static __device__ __forceinline__ void multiply_four(float d[4][4], const left<bf16> &a, const right_four<bf16> &b) {
-    CK_UNROLL
-    for (int j = 0; j < 4; j++) mma_bf16(d[j], a.v, b.v[j]);
 }
 
 /* ---- 2. Products: a block's shared memory */
@@ -272,20 +173,23 @@ static __device__ __forceinline__ void copy_tile(const backward_op<T> *op, const
     }
 }
 
-/* Rounds the lane's share of [R | A1] once for all tiles. */
-template <typename T> static __device__ __forceinline__ void keep_weights(const chunk_view *c, shared<T> own) {
+/* Rounds the lane's share of [R | A1] once for all tiles. DEPTH 16s of rows are under way at a time. */
+template <typename T, int DEPTH> static __device__ __forceinline__ void keep_weights(const chunk_view *c, shared<T> own) {
     int column = c->column + 4 * fragment_g();
-    for (int k = 0; 16 * k < c->weight.columns; k++) {
-        float4 rows[4];
-        right_four<T> b;
+    for (int first = 0; 16 * first < c->weight.columns; first += DEPTH) {
+        float4 rows[DEPTH][4];
         CK_UNROLL
-        for (int i = 0; i < 4; i++) {
-            int row = 16 * k + right_row(i);
-            rows[i] = load_four(c->weight.rows + ((int64_t)row * c->weight.width + column),
-                                row < c->weight.columns ? c->weight.width - column : 0, c->weight.wide);
+        for (int i = 0; i < 4 * DEPTH; i++) {
+            int row = 16 * (first + i / 4) + right_row(i % 4);
+            rows[i / 4][i % 4] = load_four(c->weight.rows + ((int64_t)row * c->weight.width + column),
+                                           row < c->weight.columns ? c->weight.width - column : 0, c->weight.wide);
         }
-        make_right(&b, rows);
-        put_right(own + k * 512, b);
+        CK_UNROLL
+        for (int k = 0; k < DEPTH; k++) {
+            right_four<T> b;
+            make_right(&b, rows[k]);
+            if (16 * (first + k) < c->weight.columns) put_right(own + (first + k) * 512, b);
+        }
     }
 }
 
@@ -359,7 +263,7 @@ static __device__ __forceinline__ void walk_chunk(const backward_op<T> *op, cons
         if (i < c->tiles) copy_tile(op, c, i, dx, factors + i * CUDA_TILE * stride, slots + i * SLOT);
         cp_async_commit();
     }
-    if (dx) keep_weights(c, kept);
+    if (dx) keep_weights<T, M == 2 ? 2 : 3>(c, kept);
     for (int i = 0; i < c->tiles; i++) {
         cp_async_wait<RING - 2>();
         __syncthreads(); /* the factors are there, and those of the tile before have been read */
