@@ -121,12 +121,17 @@ static __device__ __forceinline__ void add_to_dw(const expand_backward_op<T> *op
     }
 }
 
+/* dy B2^T of the block's rows for one group of ranks, and dw. */
+static inline __device__ __host__ int backward_shared_floats(int m, int n) {
+    return shrink_floats(m, n) + 16 * m * (rank_stride(8 * n) + CK_MAX_EXPERTS);
+}
+
 template <typename T, int M, int N, bool wide>
 static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_backward_kernel(expand_backward_op<T> op) {
-    CK_SHARED(float, sums, SEGMENT_WARPS *M *N * 128);
-    CK_SHARED(float, raw, 16 * M * (8 * N + 16));
-    CK_SHARED(float, dw, 16 * M * CK_MAX_EXPERTS);
+    CK_DYNAMIC_SHARED(float, arena);
     const int stride = rank_stride(8 * N), limit = 8 * N;
+    shared<float> sums = part(arena, shrink_floats(M, N)), raw = part(arena + shrink_floats(M, N), 16 * M * stride);
+    shared<float> dw = part(arena + (shrink_floats(M, N) + 16 * M * stride), 16 * M * CK_MAX_EXPERTS);
     int tile = (int)blockIdx.x * M, end = tile + M < op.wave.n_tiles ? tile + M : op.wave.n_tiles;
     for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
         const cuda_device *device = record(op.wave.devices + s.device);
@@ -144,14 +149,19 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_backwar
     }
 }
 
+template <typename T, int M, int N, bool wide> static const char *launch_backward_form(const expand_backward_op<T> &op, gpu_stream stream) {
+    dim3 grid((unsigned)((op.wave.n_tiles + M - 1) / M)), block(SEGMENT_LANES);
+    size_t bytes = (size_t)backward_shared_floats(M, N) * sizeof(float);
+    return CK_LAUNCH((expert_expand_backward_kernel<T, M, N, wide>), grid, block, bytes, stream, op);
+}
+
 template <typename T, bool wide> static const char *launch_backward(const expand_backward_op<T> &op, int ranks, gpu_stream stream) {
-    dim3 one((unsigned)op.wave.n_tiles), four((unsigned)(op.wave.n_tiles + 3) / 4), block(SEGMENT_LANES);
     if constexpr (wide) {
         bool many = segment_tiles(&op.wave) == 4;
-        if (many && ranks < 24) return CK_LAUNCH((expert_expand_backward_kernel<T, 4, 3, true>), four, block, 0, stream, op);
-        if (many) return CK_LAUNCH((expert_expand_backward_kernel<T, 4, 5, true>), four, block, 0, stream, op);
+        if (many && ranks < 24) return launch_backward_form<T, 4, 3, true>(op, stream);
+        if (many) return launch_backward_form<T, 4, 5, true>(op, stream);
     }
-    return CK_LAUNCH((expert_expand_backward_kernel<T, 1, 8, wide>), one, block, 0, stream, op);
+    return launch_backward_form<T, 1, 8, wide>(op, stream);
 }
 
 template <typename T, bool wide> static const char *backward_of(const ck_expert_expand_backward *d, const cuda_call *call) {
