@@ -111,34 +111,41 @@ static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
            a->base_gradients == b->base_gradients;
 }
 
-/* The entry with the key, or else the one that was not used for the longest time, emptied. */
+/* The entry with the key; -1: these sizes are new, and the entry that was not used for the longest time is theirs now. */
 static int find_graph(cuda_program *p, const cuda_graph_key *key) {
     int oldest = 0;
     for (int i = 0; i < CUDA_GRAPHS; i++) {
-        if (p->graphs[i].graph && same_key(&p->graphs[i].key, key)) return i;
+        if (p->graphs[i].used > 0 && same_key(&p->graphs[i].key, key)) {
+            p->graphs[i].used = ++p->clock;
+            return i;
+        }
         if (p->graphs[i].used < p->graphs[oldest].used) oldest = i;
     }
     gpu_graph_destroy(p->graphs[oldest].graph);
     p->graphs[oldest].graph = nullptr;
     p->graphs[oldest].key = *key;
-    return oldest;
+    p->graphs[oldest].used = ++p->clock;
+    return -1;
 }
 
+static const char *capture(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream, gpu_graph **out) {
+    const char *problem = gpu_capture_begin(stream);
+    if (problem) return problem;
+    problem = issue(p, key, stream);
+    const char *ended = gpu_capture_end(stream, out);
+    if (!problem) return ended;
+    gpu_graph_destroy(*out);
+    *out = nullptr;
+    return problem;
+}
+
+/* Sizes that are seen for the first time run as they are: kernels are loaded, the library chooses its algorithms, and a wave that never
+ * comes again costs no graph. */
 static const char *replay(cuda_program *p, const cuda_graph_key *key, gpu_stream stream) {
     int i = find_graph(p, key);
-    p->graphs[i].used = ++p->clock;
-    if (!p->graphs[i].graph) {
-        const char *problem = gpu_capture_begin(stream);
-        if (problem) return problem;
-        problem = issue(p, key, stream);
-        const char *ended = gpu_capture_end(stream, &p->graphs[i].graph);
-        if (problem || ended) {
-            gpu_graph_destroy(p->graphs[i].graph);
-            p->graphs[i].graph = nullptr;
-            return problem ? problem : ended;
-        }
-    }
-    return gpu_graph_launch(stream, p->graphs[i].graph);
+    if (i < 0) return issue(p, key, stream);
+    const char *problem = p->graphs[i].graph ? nullptr : capture(p, key, stream, &p->graphs[i].graph);
+    return problem ? problem : gpu_graph_launch(stream, p->graphs[i].graph);
 }
 
 /* ---- Faults ---- */

@@ -114,7 +114,7 @@ double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
 }
 
 const char *gpu_capture_begin(gpu_stream stream) {
-    return said(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    return said(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
 }
 
 const char *gpu_capture_end(gpu_stream stream, gpu_graph **out) {
