@@ -10,7 +10,7 @@ set -euo pipefail
 
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
 output=$root/build-gpu
-minutes=5 peers=() architecture=native
+minutes=10 peers=() architecture=native
 
 say() { printf 'gpu-check: %s\n' "$*" >&2; }
 die() {
@@ -50,7 +50,10 @@ jobs=$(nproc)
 # ---- Build
 
 include=(-I"$root/kernels" -I"$root/sim" -I"$root/tests" -I"$root/tests/simt" -I"$root/bench")
-c_flags=(-std=gnu11 -O2 -g -Wall -DCOHORT_CUDA -D_GNU_SOURCE=1 -fPIC "${include[@]}")
+revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[[ -z $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]] || revision+=-changed
+c_flags=(-std=gnu11 -O2 -g -Wall -DCOHORT_CUDA -D_GNU_SOURCE=1 -fPIC "-DCOHORT_BENCH_PEERS=\"$root/bench/peers\""
+    "-DCOHORT_GIT_REVISION=\"$revision\"" "${include[@]}")
 cuda_flags=(-std=c++17 -O3 -lineinfo -arch="$architecture" -DCOHORT_CUDA "${include[@]}")
 libraries=(-L"$toolkit/lib64" -L"$toolkit/targets/x86_64-linux/lib" -lcublasLt -lpthread -lm -ldl)
 
@@ -94,12 +97,17 @@ reference=("$root"/tests/oracle/*.c "$root"/sim/base/layout.c "$root"/sim/train/
 for source in "$root"/tests/conformance/*.c; do
     [[ $source == */test_*.c || $source == */bits.c ]] || reference+=("$source")
 done
-mapfile -t bench < <("$root/bench/sources.sh")
+bench=("$root"/bench/measure/*.c "$root"/bench/cases/*.c)
+for source in main microbenchmarks options compare compare_files sweep_file statistics process python folder; do bench+=("$root/bench/$source.c"); done
+oracle=()
+for source in "$root"/tests/oracle/*.c; do
+    [[ $source == */oracle_model.c || $source == */oracle_naive.c ]] || oracle+=("$source")
+done
 say "building with $("$nvcc" --version | tail -n 1)"
 compile "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c" "$root/tests/simt/test_portable.cu" "${bench[@]}"
 link conformance "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c"
 link portable "$root/tests/simt/test_portable.cu"
-link cohort-bench "${backend[@]}" "$root"/tests/oracle/*.c "${bench[@]}"
+link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root/sim/problems.c"
 
 # ---- Run
 
@@ -135,15 +143,14 @@ racecheck=$(sanitize racecheck)
 
 say "bench (at most $minutes minutes)"
 bench_file=$output/bench.json
-timeout $((minutes * 60 + 60)) "$output/cohort-bench" --json "$bench_file" --minutes "$minutes" "${peers[@]}" >"$output/bench.log" 2>&1 ||
+rm -f "$bench_file"
+timeout $((minutes * 60)) "$output/cohort-bench" --backend cuda --json "$bench_file" "${peers[@]}" >"$output/bench.log" 2>&1 ||
     say "the bench ended with status $? (see build-gpu/bench.log)"
 cat "$output/bench.log" >&2
 [[ -s $bench_file ]] || printf 'null\n' >"$bench_file"
 
 # ---- Report
 
-revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || cat "$root/REVISION" 2>/dev/null || echo unknown)
-[[ -z $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]] || revision+=-changed
 hardware=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
 file=results/gpu/$(tr -cs 'A-Za-z0-9\n' - <<<"$hardware")-$revision.json
