@@ -4,38 +4,27 @@
 
 #include <string.h>
 
-static void fill_row(float *restrict y, const float *restrict bias, const float *restrict residual, float scale, int out) {
-    if (residual) {
-        for (int i = 0; i < out; i++) y[i] = residual[i] + scale * bias[i];
-    } else {
-        for (int i = 0; i < out; i++) y[i] = scale * bias[i];
-    }
-}
-
 static float gate_sum(const float *gates) {
     float sum = 0;
     for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += gates[e];
     return sum;
 }
 
-/* y starts as residual + c b; the product accumulates onto it. */
 void cpu_linear(const void *descriptor, const cpu_block *block) {
     const ck_linear *d = descriptor;
-    const float *x = cpu_rows(d->x, block);
-    float *y = cpu_rows(d->y, block);
-    const float *residual = d->residual ? cpu_rows(d->residual, block) : NULL;
-    const float *gates = d->gates ? cpu_rows(d->gates, block) : NULL;
-    bool linear_mix = block->shape && block->shape->mix == CK_MIX_LINEAR;
-    for (int t = 0; t < block->n_tokens && d->bias; t++) {
-        const float *residual_row = residual ? residual + (int64_t)t * d->residual->columns : NULL;
-        float scale = gates && !linear_mix ? gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS) : 1.0f;
-        fill_row(y + (int64_t)t * d->y->columns, d->bias, residual_row, scale, d->out);
+    gemm_addend addend = {.bias = d->bias};
+    if (d->residual) {
+        addend.residual = cpu_rows(d->residual, block);
+        addend.residual_stride = d->residual->columns;
     }
-    for (int t = 0; t < block->n_tokens && !d->bias && residual && residual != y; t++) {
-        memcpy(y + (int64_t)t * d->y->columns, residual + (int64_t)t * d->residual->columns, (size_t)d->out * sizeof(float));
+    if (d->bias && d->gates && !(block->shape && block->shape->mix == CK_MIX_LINEAR)) {
+        const float *gates = cpu_rows(d->gates, block);
+        float *scale = block->scratch; /* c of every token */
+        for (int t = 0; t < block->n_tokens; t++) scale[t] = gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS);
+        addend.bias_scale = scale;
     }
-    float beta = d->bias || residual ? 1.0f : 0.0f;
-    gemm_nt(block->n_tokens, d->out, d->in, 1, x, d->x->columns, d->weight, d->in, beta, y, d->y->columns);
+    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in, addend, cpu_rows(d->y, block),
+                d->y->columns);
 }
 
 static void column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
