@@ -1,8 +1,11 @@
 /* vector.h - the one exponential of the CPU backend, and what is made of it: branch-free, so that loops over it vectorise.
  *
- *   exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) by its Taylor polynomial of degree 6 (error < 2e-7 relative).
+ *   2^(n + f), |f| <= 1/2: n goes to the exponent, 2^f is its minimax polynomial of degree 5 with p(0) = 1 (error < 1e-7 relative)
+ *   exp(x):   n = round(x / ln 2), f = (x - n ln 2) / ln 2, the difference in two steps so that nothing cancels
  *   GELU (tanh form):  gelu(u) = u sigma(v),  v = 2 sqrt(2/pi) (u + 0.044715 u^3)      since (1 + tanh(v/2)) / 2 = sigma(v)
  *                      gelu'(u) = sigma + u sigma (1 - sigma) v',  v' = 2 sqrt(2/pi) (1 + 3 0.044715 u^2)
+ *                      sigma(v) = 1 / (1 + 2^-t), t = v / ln 2 in one step: its error counts little where sigma is flat
+ *                      1 - sigma = e^-v sigma, which does not cancel
  */
 #ifndef COHORT_KERNELS_CPU_VECTOR_H
 #define COHORT_KERNELS_CPU_VECTOR_H
@@ -10,21 +13,16 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float vec_exp(float x) {
-    /* Beyond these bounds a float's exp is 0 or close to overflow. NaN stays NaN: both comparisons are false for it. */
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    const float shifter = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits */
-    float shifted = x * 1.44269504f + shifter;
-    float n = shifted - shifter;
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+#define VEC_SHIFTER 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits */
+
+/* 2^(n + f); shifted is n + VEC_SHIFTER, -127 <= n <= 127. */
+static inline float vec_power_of_two(float shifted, float f) {
+    float p = 1.3269406e-3f;
+    p = p * f + 9.67129413e-3f;
+    p = p * f + 5.55071123e-2f;
+    p = p * f + 2.40222469e-1f;
+    p = p * f + 6.93147004e-1f;
+    p = p * f + 1.0f;
     uint32_t exponent, bits;
     memcpy(&exponent, &shifted, sizeof exponent);
     memcpy(&bits, &p, sizeof bits);
@@ -33,21 +31,48 @@ static inline float vec_exp(float x) {
     return p;
 }
 
+static inline float vec_exp(float x) {
+    /* Beyond these bounds a float's exp is 0 or close to overflow. NaN stays NaN: both comparisons are false for it. */
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + VEC_SHIFTER;
+    float n = shifted - VEC_SHIFTER;
+    return vec_power_of_two(shifted, ((x - n * 0.693359375f) + n * 2.12194440e-4f) * 1.44269504f);
+}
+
 #define VEC_GELU_SCALE 1.59576912f /* 2 sqrt(2 / pi) */
 #define VEC_GELU_CUBIC 0.044715f
 
+/* u between -10 and 10, beyond which sigma(v) is 1 or (2^-126 instead of less) 0; by its bits, because compilers make branches, and then
+ * two divisions, of a comparison of floats. */
+static inline float vec_gelu_bounded(float u) {
+    const uint32_t sign = 0x80000000u;
+    const int32_t ten = 0x41200000;
+    uint32_t bits;
+    memcpy(&bits, &u, sizeof bits);
+    int32_t magnitude = (int32_t)(bits & ~sign);
+    magnitude = magnitude < ten ? magnitude : ten;
+    bits = (uint32_t)magnitude | (bits & sign);
+    memcpy(&u, &bits, sizeof u);
+    return u;
+}
+
+/* e^-v of a bounded u. */
+static inline float vec_gelu_decay(float u) {
+    float minus_t = u * (-1.44269504f * VEC_GELU_SCALE + -1.44269504f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (u * u));
+    float shifted = minus_t + VEC_SHIFTER;
+    return vec_power_of_two(shifted, minus_t - (shifted - VEC_SHIFTER));
+}
+
+/* NaN stays NaN: u itself is a factor. */
 static inline float vec_gelu(float u) {
-    float v = VEC_GELU_SCALE * u * (1.0f + VEC_GELU_CUBIC * u * u);
-    return u / (1.0f + vec_exp(-v));
+    return u / (1.0f + vec_gelu_decay(vec_gelu_bounded(u)));
 }
 
 /* Returns gelu(u) and stores gelu'(u). */
 static inline float vec_gelu_slope(float u, float *slope) {
-    float square = u * u;
-    float v = VEC_GELU_SCALE * u * (1.0f + VEC_GELU_CUBIC * square);
-    float sigma = 1.0f / (1.0f + vec_exp(-v));
-    float value = u * sigma;
-    *slope = sigma + value * (1.0f - sigma) * VEC_GELU_SCALE * (1.0f + 3.0f * VEC_GELU_CUBIC * square);
+    float bounded = vec_gelu_bounded(u), decay = vec_gelu_decay(bounded), sigma = 1.0f / (1.0f + decay), value = u * sigma;
+    *slope = sigma + value * (decay * sigma) * (VEC_GELU_SCALE + 3.0f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (bounded * bounded));
     return value;
 }
 
