@@ -16,14 +16,13 @@ template <typename T> constexpr int wide_elements() {
 template <int W> __device__ __forceinline__ void load_wide(float v[W], global<const float> p) {
     if constexpr (W == 1) {
         v[0] = p[0];
+    } else if constexpr (W == 2) {
+        float2 x = load_as<float2>(p);
+        v[0] = x.x, v[1] = x.y;
     } else {
-        static_assert(W % 4 == 0 || W == 2, "whole accesses");
-        if constexpr (W == 2) {
-            float2 x = load_as<float2>(p);
-            v[0] = x.x, v[1] = x.y;
-        }
+        static_assert(W % 4 == 0, "whole accesses of 16 bytes");
         CK_UNROLL
-        for (int i = 0; i + 4 <= W; i += 4) {
+        for (int i = 0; i < W; i += 4) {
             float4 x = load_as<float4>(p + i);
             v[i] = x.x, v[i + 1] = x.y, v[i + 2] = x.z, v[i + 3] = x.w;
         }
@@ -52,6 +51,8 @@ template <int W> __device__ __forceinline__ void load_wide(float v[W], global<co
 template <int W> __device__ __forceinline__ void store_wide(global<float> p, const float v[W]) {
     if constexpr (W == 1) {
         p[0] = v[0];
+    } else if constexpr (W == 2) {
+        store_as(p, make_float2(v[0], v[1]));
     } else {
         CK_UNROLL
         for (int i = 0; i < W; i += 4) store_as(p + i, make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]));

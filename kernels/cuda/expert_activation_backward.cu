@@ -1,0 +1,613 @@
+/* expert_activation_backward.cu - gradients of the experts' activation and gate mix; u_e and a_e are computed again.
+ *
+ *   MLP mix:     v_e = dm + q_e A2_e, du_e = w_e v_e gelu'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e, dm>,
+ *                dB1_e = s_e h_e^T du_e, dA2_e = (w_e q_e)^T a_e
+ *   linear mix:  du = (dm + sum_e w_e q_e A2_e) gelu'(u), p_e = w_e s_e du B1_e^T, dw_e += <h_e, s_e du B1_e^T>,
+ *                dB1_e = (w_e s_e h_e)^T du, dA2_e = (w_e q_e)^T m
+ *
+ * U, dm, dU [T, F] of type T; h, q, p [T, S] and w, dw [T, 16] f32; B1, A2, dB1, dA2 [S, F] f32 of each device and layer. Factors of
+ * products are rounded to T (f32: split tf32), sums are f32. p is 0 where w_e is 0, and dw is left as it was.
+ *
+ * Block: the columns of its warps, 8 N each, of one device, whose tokens it walks in segments, dense or gathered (expert_segment.cuh): so
+ * it owns dB1 and dA2 of its columns, without atomics, the same bits every time. Where that leaves too few blocks, a device's tokens are
+ * split over several, whose sums go to the workspace and are added in order. The sums lie in shared memory, private to each lane. du_e and
+ * a_e pass through shared memory to be transposed. p and dw need all of F: a block's part goes to the workspace, [T, blocks over F, S + E],
+ * and a second kernel adds the parts in order; where those of all
+ * blocks would take much memory, in rounds.
+ *
+ * Bytes a token: 6 F in bf16, 12 F in f32, and 8 (S + E) F / (8 N WARPS) for the parts. FLOPs a token: 10 F S in products (dense), about 20
+ * F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory below.
+ */
+#include "expert_segment.cuh"
+
+enum { BACKWARD_WARPS = 8 };
+
+template <typename T> struct expert_backward {
+    cuda_wave wave;
+    int32_t ffn, layer, tiles, splits;
+    int32_t first_block;              /* of F, in this round */
+    int32_t parts_columns, max_ranks; /* the largest S + E and S of the wave */
+    int32_t own_floats, parts_floats; /* shared memory of a warp: what it keeps, and its parts of p and dw */
+    cuda_rows<const T> u, dm;
+    cuda_rows<const float> zh, gates, q;
+    cuda_rows<T> du;
+    cuda_rows<float> p, dw;
+    global<float> parts; /* [T, blocks over F, parts_columns] */
+    global<float> sums;  /* [devices, splits, dB1 and dA2, max_ranks, F], where there are splits */
+};
+
+/* What a warp works on. */
+typedef struct {
+    global<const float> b1, a2;
+    int column;
+    bool learn;
+    shared<float> turn;       /* [CUDA_TILE, turn_stride] of T */
+    shared<float> d_b1, d_a2; /* [rank tiles of the device, N / 2] sums of this lane */
+} backward_place;
+
+/* ---- Rows that are transposed: token by token in, columns of a left factor out */
+
+template <typename T, int N> struct turn_size {
+    /* Elements from a row to the next: lanes meet different banks both ways. */
+    enum : int { STRIDE = 8 * N + (sizeof(T) == sizeof(float) ? 4 : 8), FLOATS = CUDA_TILE * STRIDE * (int)sizeof(T) / (int)sizeof(float) };
+};
+
+template <int N> static __device__ __forceinline__ void write_turned(shared<float> turn, const float d[N][4], const float *) {
+    CK_UNROLL
+    for (int i = 0; i < 2 * N; i++) {
+        int at = (fragment_g() + i % 2 * 8) * turn_size<float, N>::STRIDE + 8 * (i / 2) + 2 * fragment_t();
+        store_as(turn + at, make_float2(d[i / 2][i % 2 * 2], d[i / 2][i % 2 * 2 + 1]));
+    }
+}
+template <int N> static __device__ __forceinline__ void write_turned(shared<float> turn, const float d[N][4], const bf16 *) {
+    shared<bf16> rows = retype<bf16>(turn);
+    CK_UNROLL
+    for (int i = 0; i < 2 * N; i++) {
+        int at = (fragment_g() + i % 2 * 8) * turn_size<bf16, N>::STRIDE + 8 * (i / 2) + 2 * fragment_t();
+        store_as(rows + at, pack_bf16(d[i / 2][i % 2 * 2], d[i / 2][i % 2 * 2 + 1]));
+    }
+}
+
+/* Columns [16 m, 16 m + 16) as rows of a left factor whose summed index is the token. */
+template <int N> static __device__ __forceinline__ void read_turned(quad<float> *low, quad<float> *high, shared<float> turn, int m) {
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) {
+        int at = (2 * fragment_t() + i % 2 + i / 2 * 8) * turn_size<float, N>::STRIDE + 16 * m + fragment_g();
+        low->v[i] = turn[at];
+        high->v[i] = turn[at + 8];
+    }
+}
+template <int N> static __device__ __forceinline__ void read_turned(quad<bf16> *low, quad<bf16> *high, shared<float> turn, int m) {
+    int lane = (int)(threadIdx.x % 32), matrix = lane / 8;
+    uint32_t a[4];
+    ldmatrix_x4_trans(a, retype<bf16>(turn) + ((matrix / 2 * 8 + lane % 8) * turn_size<bf16, N>::STRIDE + 16 * m + matrix % 2 * 8));
+    low->v[0] = a[0], high->v[0] = a[1], low->v[1] = a[2], high->v[1] = a[3];
+}
+
+/* ---- Products */
+
+/* d += x W: ranks of the lane's rows, x at the segment's first row and the expert's first rank, times factor. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void add_columns(float d[N][4], global<const float> x, int64_t stride, lane_rows rows,
+                                                   const float factor[2], const expert_weight *weight) {
+    CK_ROLL
+    for (int k = 0; k < weight->rank; k += 16) {
+        quad<T> b[N];
+        quad<T> low = rank_quad<T>(x + (rows.row[0] * stride + k), rows.row[0] >= 0 ? weight->rank - k : 0, factor[0]);
+        quad<T> high = rank_quad<T>(x + (rows.row[1] * stride + k), rows.row[1] >= 0 ? weight->rank - k : 0, factor[1]);
+        weight_down<T, N, wide>(b, weight, k);
+        CK_UNROLL
+        for (int n = 0; n < N; n++) mma_quads(d[n], low, high, b[n]);
+    }
+}
+
+/* sums += d^T x for every 16 columns and 8 ranks; row i of x times its gate (gated) and `factor`. */
+template <typename T, int N>
+static __device__ __forceinline__ void add_gradient(shared<float> sums, const float d[N][4], const expert_view *view,
+                                                    const backward_place *place, int fragment, global<const float> x, int64_t stride,
+                                                    int rank, int e, bool gated, float factor) {
+    int row[4];
+    float w[4];
+    __syncwarp(); /* the rows before have been read */
+    write_turned<N>(place->turn, d, static_cast<const T *>(nullptr));
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) {
+        row[i] = view->list[16 * fragment + 2 * fragment_t() + i % 2 + i / 2 * 8];
+        w[i] = row[i] < 0 ? 0.0f : gated ? factor * view->gates[row[i] * GATE_STRIDE + e] : factor;
+    }
+    __syncwarp();
+    CK_ROLL
+    for (int j = 0; 8 * j < rank; j++) {
+        float v[4];
+        quad<T> b;
+        int at = 8 * j + fragment_g();
+        CK_UNROLL
+        for (int i = 0; i < 4; i++) v[i] = row[i] >= 0 && at < rank ? w[i] * x[row[i] * stride + at] : 0.0f;
+        make_quad(&b, v[0], v[1], v[2], v[3]);
+        CK_UNROLL
+        for (int m = 0; m < N / 2; m++) {
+            quad<T> low, high;
+            float c[4];
+            shared<float> sum = lane_sum(sums, j * (N / 2) + m);
+            read_turned<N>(&low, &high, place->turn, m);
+            load_sum(c, sum);
+            mma_quads(c, low, high, b);
+            store_sum(sum, c);
+        }
+    }
+}
+
+/* ---- A fragment's columns */
+
+/* parts[tile ..] = s_e du B1^T. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void write_p_part(shared<float> parts, int tile, const float du[N][4], const expert_weight *b1,
+                                                    float scale) {
+    CK_ROLL
+    for (int j = 0; 8 * j < b1->rank; j++) {
+        float c[4] = {0, 0, 0, 0};
+        add_ranks<T, N, wide>(c, du, b1, j);
+        CK_UNROLL
+        for (int i = 0; i < 4; i++) c[i] *= scale;
+        store_sum(lane_sum(parts, tile + j), c);
+    }
+}
+
+/* Row sums over the warp's columns: [16]. */
+static __device__ __forceinline__ void write_dw_part(shared<float> parts, float dot[2]) {
+    CK_UNROLL
+    for (int half = 0; half < 2; half++) {
+        dot[half] += __shfl_xor_sync(0xffffffffu, dot[half], 1);
+        dot[half] += __shfl_xor_sync(0xffffffffu, dot[half], 2);
+        if (fragment_t() == 0) parts[fragment_g() + 8 * half] = dot[half];
+    }
+}
+
+/* Where an expert's ranks lie. */
+typedef struct {
+    global<const float> h, q; /* the segment's first row, the expert's first rank */
+    expert_weight b1, a2;
+    int tile; /* its first tile of 8 ranks, of the device */
+} expert_place;
+
+template <typename T>
+static __device__ __forceinline__ expert_place expert_at(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
+                                                         int e, int tile) {
+    const ck_shape *shape = view->shape;
+    expert_place at = {op->zh.data + (view->token * op->zh.columns + shape->router_rows + shape->rank_first[e]),
+                       op->q.data + (view->token * op->q.columns + shape->rank_first[e]),
+                       weight_of(place->b1, shape, e, place->column, op->ffn), weight_of(place->a2, shape, e, place->column, op->ffn),
+                       tile};
+    return at;
+}
+
+template <typename T, int N>
+static __device__ __forceinline__ void add_gradients(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
+                                                     const expert_place *at, int fragment, int e, const float du[N][4],
+                                                     const float a[N][4]) {
+    if (!place->learn) return;
+    const int sums = at->tile * (N / 2) * LANE_TILE;
+    bool linear = view->shape->mix == CK_MIX_LINEAR;
+    add_gradient<T, N>(place->d_b1 + sums, du, view, place, fragment, at->h, op->zh.columns, at->b1.rank, e, linear, view->shape->scale[e]);
+    add_gradient<T, N>(place->d_a2 + sums, a, view, place, fragment, at->q, op->q.columns, at->b1.rank, e, true, 1.0f);
+}
+
+/* du += the expert's share; everything else that the expert's du_e and a_e give. parts: of p at tile, of dw. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void expert_gradient(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
+                                                       const expert_place *at, int fragment, lane_rows rows, int e, shared<float> p_part,
+                                                       shared<float> dw_part, const float u[N][4], const float dm[N][4], float du[N][4]) {
+    float a[N][4], v[N][4], w[2], dot[2] = {0, 0};
+    const float one[2] = {1, 1}, scale[2] = {view->shape->scale[e], view->shape->scale[e]};
+    CK_UNROLL
+    for (int i = 0; i < 4 * N; i++) {
+        a[i / 4][i % 4] = u[i / 4][i % 4];
+        v[i / 4][i % 4] = dm[i / 4][i % 4];
+    }
+    add_columns<T, N, wide>(v, at->q, op->q.columns, rows, one, &at->a2);
+    add_columns<T, N, wide>(a, at->h, op->zh.columns, rows, scale, &at->b1);
+    gates_of(w, view, rows, e);
+    CK_UNROLL
+    for (int i = 0; i < 4 * N; i++) {
+        float slope, value = gelu_slope_as<T>(a[i / 4][i % 4], &slope);
+        dot[i % 4 / 2] += value * dm[i / 4][i % 4];
+        a[i / 4][i % 4] = value;
+        v[i / 4][i % 4] *= w[i % 4 / 2] * slope;
+        du[i / 4][i % 4] += v[i / 4][i % 4];
+    }
+    write_dw_part(dw_part, dot);
+    write_p_part<T, N, wide>(p_part, 0, v, &at->b1, view->shape->scale[e]);
+    add_gradients<T, N>(op, view, place, at, fragment, e, v, a);
+}
+
+/* u becomes m, v becomes du, once for all experts. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view,
+                                                           const backward_place *place, int fragment, lane_rows rows, shared<float> parts,
+                                                           float u[N][4], float v[N][4]) {
+    const ck_shape *shape = view->shape;
+    uint32_t mask = view->masks[fragment];
+    CK_ROLL
+    for (int e = 0; e < shape->n_experts; e++) {
+        if (!(mask >> e & 1)) continue;
+        expert_place at = expert_at(op, view, place, e, 0);
+        float w[2];
+        gates_of(w, view, rows, e);
+        add_columns<T, N, wide>(v, at.q, op->q.columns, rows, w, &at.a2);
+        w[0] *= shape->scale[e], w[1] *= shape->scale[e];
+        add_columns<T, N, wide>(u, at.h, op->zh.columns, rows, w, &at.b1);
+    }
+    CK_UNROLL
+    for (int i = 0; i < 4 * N; i++) {
+        float slope;
+        u[i / 4][i % 4] = gelu_slope_as<T>(u[i / 4][i % 4], &slope);
+        v[i / 4][i % 4] *= slope;
+    }
+    CK_ROLL
+    for (int e = 0, tile = 0; e < shape->n_experts; tile += rank_tiles(shape->rank[e]), e++) {
+        if (!(mask >> e & 1)) continue;
+        expert_place at = expert_at(op, view, place, e, tile);
+        write_p_part<T, N, wide>(parts, tile, v, &at.b1, shape->scale[e]);
+        add_gradients<T, N>(op, view, place, &at, fragment, e, v, u);
+    }
+}
+
+/* parts: [rank tiles of the pass] of p, then [experts of the pass, 16] of dw. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void fragment_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
+                                                         const backward_place *place, int fragment, int tiles, shared<float> parts) {
+    const ck_shape *shape = view->shape;
+    int left = op->ffn - place->column;
+    lane_rows rows = rows_of(view, fragment);
+    float u[N][4], dm[N][4], du[N][4] = {};
+    global<T> to = op->du.data + (view->token * op->du.columns + place->column);
+    load_fragment<N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), op->u.columns, rows, left);
+    load_fragment<N, wide>(dm, op->dm.data + (view->token * op->dm.columns + place->column), op->dm.columns, rows, left);
+    if (shape->mix == CK_MIX_LINEAR) {
+        mix_inputs_gradient<T, N, wide>(op, view, place, fragment, rows, parts, u, dm);
+        store_fragment<N, wide>(dm, to, op->du.columns, rows, left);
+        return;
+    }
+    uint32_t mask = view->masks[fragment];
+    int before = 0;
+    for (int e = 0; e < pass->begin; e++) before += rank_tiles(shape->rank[e]);
+    CK_ROLL
+    for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
+        if (!(mask >> e & 1)) continue;
+        expert_place at = expert_at(op, view, place, e, before + tile);
+        expert_gradient<T, N, wide>(op, view, place, &at, fragment, rows, e, parts + tile * LANE_TILE,
+                                    parts + (tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), u, dm, du);
+    }
+    if (pass->gathered) add_earlier<N, wide>(du, view, pass->begin, global<const T>(to), op->du.columns, rows, left);
+    store_fragment<N, wide>(du, to, op->du.columns, rows, left);
+}
+
+/* ---- The block's parts of p and dw: its warps' parts, added in order */
+
+template <typename T>
+static __device__ __forceinline__ void write_parts(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
+                                                   int first, int count, int tiles, shared<const float> parts) {
+    const ck_shape *shape = view->shape;
+    int lane = (int)(threadIdx.x % 32), warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
+    int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
+    for (int j = 0; j < count; j++) {
+        lane_rows rows = rows_of(view, first + j);
+        int row16 = lane < 16 ? (int)view->list[16 * (first + j) + lane] : -1;
+        for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
+            if (!(view->masks[first + j] >> e & 1)) continue;
+            for (int i = 0; 8 * i < shape->rank[e]; i++) {
+                if (turn++ % warps != warp) continue;
+                float c[4] = {0, 0, 0, 0};
+                for (int other = 0; other < warps; other++) {
+                    float more[4];
+                    load_sum(more, parts + (other * op->parts_floats + j * floats + (tile + i) * LANE_TILE + 4 * lane));
+                    CK_UNROLL
+                    for (int k = 0; k < 4; k++) c[k] += more[k];
+                }
+                CK_UNROLL
+                for (int k = 0; k < 4; k++) {
+                    int rank = 8 * i + 2 * fragment_t() + k % 2, row = rows.row[k / 2];
+                    if (row >= 0 && rank < shape->rank[e])
+                        op->parts[((view->token + row) * gridDim.y + blockIdx.y) * op->parts_columns + shape->rank_first[e] + rank] = c[k];
+                }
+            }
+            if (shape->mix == CK_MIX_LINEAR || row16 < 0 || turn % warps != warp) continue;
+            float dot = 0;
+            for (int other = 0; other < warps; other++)
+                dot += parts[other * op->parts_floats + j * floats + tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane];
+            op->parts[((view->token + row16) * gridDim.y + blockIdx.y) * op->parts_columns + shape->rank_sum + e] = dot;
+        }
+    }
+}
+
+/* A pass; its fragments in groups of as many as there is room for parts. */
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void pass_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
+                                                     const backward_place *place, shared<float> parts) {
+    int tiles = 0, warp = (int)threadIdx.x / 32;
+    for (int e = pass->begin; e < pass->end; e++) tiles += rank_tiles(view->shape->rank[e]);
+    int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
+    for (int first = 0; first < pass->fragments; first += group) {
+        int count = pass->fragments - first < group ? pass->fragments - first : group;
+        CK_ROLL
+        for (int j = 0; j < count; j++)
+            fragment_backward<T, N, wide>(op, view, pass, place, first + j, tiles, parts + (warp * op->parts_floats + j * floats));
+        __syncthreads();
+        write_parts<T>(op, view, pass, first, count, tiles, parts);
+        __syncthreads();
+    }
+}
+
+/* ---- Weight gradients */
+
+/* dB1 or dA2 of the warp's columns. */
+template <int N, bool wide>
+static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape, int column,
+                                                      int ffn) {
+    int at = column + N * fragment_g();
+    for (int e = 0, tile = 0; e < shape->n_experts; e++) {
+        for (int j = 0; 8 * j < shape->rank[e]; j++, tile++) {
+            float v[2][N];
+            CK_UNROLL
+            for (int m = 0; m < N / 2; m++) {
+                float c[4];
+                load_sum(c, sums + ((tile * (N / 2) + m) * LANE_TILE + 4 * (int)(threadIdx.x % 32)));
+                CK_UNROLL
+                for (int i = 0; i < 4; i++) v[i % 2][2 * m + i / 2] = c[i];
+            }
+            CK_UNROLL
+            for (int i = 0; i < 2; i++) {
+                int rank = 8 * j + 2 * fragment_t() + i;
+                store_some<wide, N>(gradient + ((int64_t)(shape->rank_first[e] + rank) * ffn + at), v[i],
+                                    rank < shape->rank[e] ? ffn - at : 0);
+            }
+        }
+    }
+}
+
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void write_gradients(const expert_backward<T> *op, const ck_shape *shape, const cuda_device *device,
+                                                       const backward_place *place, int index, int split) {
+    if (!place->learn || place->column >= op->ffn) return;
+    global<float> b1 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->b1);
+    global<float> a2 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->a2);
+    if (op->splits > 1) {
+        int64_t one = (int64_t)op->max_ranks * op->ffn;
+        b1 = op->sums + ((int64_t)index * op->splits + split) * 2 * one;
+        a2 = b1 + one;
+    }
+    write_gradient<N, wide>(b1, place->d_b1, shape, place->column, op->ffn);
+    write_gradient<N, wide>(a2, place->d_a2, shape, place->column, op->ffn);
+}
+
+/* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
+template <typename T, int N, bool wide>
+static __global__ void __launch_bounds__(32 * BACKWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1)
+    expert_backward_kernel(expert_backward<T> op) {
+    CK_DYNAMIC_SHARED(float, arena);
+    int index = (int)blockIdx.x / op.splits, split = (int)blockIdx.x % op.splits;
+    int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
+    const cuda_device *device = record(op.wave.devices + index);
+    const ck_shape *shape = record(op.wave.shapes + device->shape);
+    int tiles = 0, sums = 0, all = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, share = (all + op.splits - 1) / op.splits;
+    for (int e = 0; e < shape->n_experts; e++) sums += rank_tiles(shape->rank[e]);
+    shared<float> own = arena + warp * op.own_floats;
+    int64_t layer = device->parameters + op.layer * shape->layer_stride;
+    backward_place place = {op.wave.parameters + (layer + shape->b1),
+                            op.wave.parameters + (layer + shape->a2),
+                            ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N,
+                            (device->learn & CK_LEARN_EXPERTS) != 0,
+                            own,
+                            own + turn_size<T, N>::FLOATS,
+                            own + (turn_size<T, N>::FLOATS + sums * (N / 2) * LANE_TILE)};
+    clear_sums(place.d_b1, 2 * sums * (N / 2));
+    for (int tile = split * share; tile < all && tile < (split + 1) * share; tile += tiles) {
+        tiles = (split + 1) * share - tile < op.tiles ? (split + 1) * share - tile : op.tiles;
+        int rows = device->n_tokens - tile * CUDA_TILE;
+        segment s = {device->first_token + tile * CUDA_TILE, rows < tiles * CUDA_TILE ? rows : tiles * CUDA_TILE, index, tiles};
+        EXPERT_VIEW(view, s, shape);
+        read_choices(&view, &op.gates);
+        bool gathered = is_gathered(&view);
+        CK_ROLL
+        for (int e = 0; e < (gathered ? shape->n_experts : 1); e++) {
+            expert_pass pass = gathered ? list_chosen(&view, e) : list_all(&view);
+            pass_backward<T, N, wide>(&op, &view, &pass, &place, arena + warps * op.own_floats);
+        }
+    }
+    write_gradients<T, N, wide>(&op, shape, device, &place, index, split);
+}
+
+/* ---- Weight gradients of splits, in their order. Grid: devices, chunks of dB1 and dA2 */
+
+template <typename T> static __global__ void __launch_bounds__(256) expert_splits_kernel(expert_backward<T> op) {
+    const cuda_device *device = record(op.wave.devices + blockIdx.x);
+    const ck_shape *shape = record(op.wave.shapes + device->shape);
+    if (!(device->learn & CK_LEARN_EXPERTS)) return;
+    int64_t one = (int64_t)op.max_ranks * op.ffn, count = (int64_t)shape->rank_sum * op.ffn;
+    int64_t layer = device->gradients + op.layer * shape->layer_stride;
+    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.y * blockDim.x) {
+        float b1 = 0, a2 = 0;
+        for (int s = 0; s < op.splits; s++) {
+            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * 2 * one + i;
+            b1 += op.sums[at];
+            a2 += op.sums[at + one];
+        }
+        op.wave.gradients[layer + shape->b1 + i] = b1;
+        op.wave.gradients[layer + shape->a2 + i] = a2;
+    }
+}
+
+/* ---- p and dw from the parts of F; a tile a block, a token a warp at a time */
+
+template <typename T>
+static __device__ __forceinline__ float sum_parts(const expert_backward<T> *op, int64_t token, int blocks, int column) {
+    float sum = 0;
+    for (int b = 0; b < blocks; b++) sum += op->parts[(token * blocks + b) * op->parts_columns + column];
+    return sum;
+}
+
+/* Returns the lane's share of <h_e, part of p_e>, which the linear mix's dw is the sum of. */
+template <typename T>
+static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, const ck_shape *shape, int64_t token, int e, float w,
+                                                 int blocks) {
+    bool linear = shape->mix == CK_MIX_LINEAR;
+    float dot = 0;
+    for (int j = shape->rank_first[e] + (int)(threadIdx.x % 32); j < shape->rank_first[e + 1]; j += 32) {
+        float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
+        global<float> p = op->p.data + (token * op->p.columns + j);
+        p[0] = (op->first_block > 0 ? (float)p[0] : 0.0f) + (linear ? w * raw : raw);
+        if (linear) dot += raw * op->zh.data[token * op->zh.columns + shape->router_rows + j];
+    }
+    return dot;
+}
+
+template <typename T> static __global__ void __launch_bounds__(128) expert_finish_kernel(expert_backward<T> op, int blocks) {
+    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
+    if (tile->rows == 0) return;
+    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
+    int lane = (int)(threadIdx.x % 32);
+    for (int row = (int)threadIdx.x / 32; row < tile->rows; row += (int)blockDim.x / 32) {
+        int64_t token = tile->first_token + row;
+        for (int e = 0; e < shape->n_experts; e++) {
+            float w = op.gates.data[token * op.gates.columns + e], dot = finish_p(&op, shape, token, e, w, blocks);
+            CK_UNROLL
+            for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
+            if (lane != 0 || w == 0.0f) continue;
+            op.dw.data[token * op.dw.columns + e] += shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->rank_sum + e);
+        }
+    }
+}
+
+/* ---- Host: how F and a device's tokens are dealt to blocks */
+
+typedef struct {
+    int n, warps, blocks;         /* tiles of 8 columns a warp, warps a block, blocks over F */
+    int own_floats, parts_floats; /* of a warp */
+    size_t shared_bytes;
+} backward_plan;
+
+enum { BACKWARD_TWO = 80 * 1024 }; /* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
+
+template <typename T> static backward_plan plan_of(int n, int warps, int fragments, int ffn, int tiles, int experts) {
+    backward_plan plan = {n, warps, (ffn + 8 * n * warps - 1) / (8 * n * warps), 0, 0, 0};
+    plan.own_floats = 2 * tiles * (n / 2) * LANE_TILE + (n == 4 ? (int)turn_size<T, 4>::FLOATS : (int)turn_size<T, 2>::FLOATS);
+    plan.parts_floats = fragments * (tiles * LANE_TILE + experts * CUDA_TILE);
+    plan.shared_bytes = (size_t)warps * (size_t)(plan.own_floats + plan.parts_floats) * sizeof(float);
+    return plan;
+}
+
+/* By rank tiles and experts of the largest shape: blocks of 256 columns, two on a multiprocessor, while ranks are few; else one on a
+ * multiprocessor, as wide as its sums leave room for. n, warps, fragments whose parts are kept, bytes. */
+template <typename T> static backward_plan plan_backward(int ffn, int tiles, int experts) {
+    static const int forms[][4] = {{4, 8, 4, BACKWARD_TWO}, {4, 8, 2, BACKWARD_TWO}, {4, 8, 1, SHARED_LIMIT}, {2, 8, 1, SHARED_LIMIT},
+                                   {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}};
+    for (const int *form : forms) {
+        backward_plan plan = plan_of<T>(form[0], form[1], form[2], ffn, tiles, experts);
+        if (plan.shared_bytes <= (size_t)form[3]) return plan;
+    }
+    return plan_of<T>(2, 1, 1, ffn, tiles, experts);
+}
+
+/* ---- Host: workspace. Blocks over F whose parts exist at a time: all, but where they would take more than this a token */
+
+#ifdef __CUDACC__
+enum { PARTS_BYTES = 32768 };
+#else
+enum { PARTS_BYTES = 256 }; /* so few that waves of the tests need several rounds */
+#endif
+enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
+
+typedef struct {
+    int ranks, parts_columns, slots; /* the most of S, of S + E, and of blocks over F at a time */
+    int split_devices;               /* sums of splits that there is room for */
+    int64_t parts_floats;
+} backward_room;
+
+/* How many experts share the ranks is not known here: a guess, from what zh has beside them; more blocks than slots take rounds. */
+template <typename T> static backward_room room_of(const ck_expert_activation_backward *d, int64_t tokens) {
+    backward_room room = {};
+    room.ranks = d->p->columns < CK_MAX_RANK_SUM ? d->p->columns : (int)CK_MAX_RANK_SUM;
+    room.parts_columns = room.ranks + CK_MAX_EXPERTS;
+    int experts = d->zh->columns - d->p->columns;
+    experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
+    int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
+    room.slots = plan_backward<T>(d->ffn, (room.ranks + 7 * experts) / 8, experts).blocks;
+    room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
+    room.parts_floats = (tokens * room.slots * room.parts_columns + 63) / 64 * 64;
+    int64_t devices = SPLITS_BYTES / ((int64_t)2 * room.ranks * d->ffn * (int64_t)sizeof(float));
+    room.split_devices = (int)(devices < SPLIT_DEVICES ? devices : SPLIT_DEVICES);
+    return room;
+}
+
+template <typename T> static size_t workspace_of(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
+    backward_room room = room_of<T>(d, bounds->max_tokens);
+    return (size_t)(room.parts_floats + (int64_t)room.split_devices * 2 * room.ranks * d->ffn) * sizeof(float);
+}
+
+size_t cuda_expert_activation_backward_workspace(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
+    return bounds->half ? workspace_of<bf16>(d, bounds) : workspace_of<float>(d, bounds);
+}
+
+/* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
+static int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
+    int devices = wave->n_devices, wanted = (3 * EXPERT_BLOCKS / 2 + devices * blocks - 1) / (devices * blocks);
+    int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
+    int splits = wanted < most ? wanted : most;
+    splits = splits < tiles ? splits : tiles;
+    return splits < 1 ? 1 : splits;
+}
+
+/* ---- Host: launches */
+
+template <typename T, int N, bool wide>
+static const char *launch_columns(const expert_backward<T> *op, const backward_plan *plan, unsigned blocks, gpu_stream stream) {
+    dim3 grid((unsigned)(op->wave.n_devices * op->splits), blocks), block((unsigned)plan->warps * 32);
+    return CK_LAUNCH((expert_backward_kernel<T, N, wide>), grid, block, plan->shared_bytes, stream, *op);
+}
+
+template <typename T>
+static const char *launch_form(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream) {
+    if (plan->n == 4)
+        return wide ? launch_columns<T, 4, true>(op, plan, blocks, stream) : launch_columns<T, 4, false>(op, plan, blocks, stream);
+    return wide ? launch_columns<T, 2, true>(op, plan, blocks, stream) : launch_columns<T, 2, false>(op, plan, blocks, stream);
+}
+
+/* Rounds of as many blocks over F as there is room for parts. */
+template <typename T>
+static const char *launch_rounds(expert_backward<T> op, const backward_plan *plan, int slots, bool wide, gpu_stream stream) {
+    const char *problem = nullptr;
+    for (op.first_block = 0; op.first_block < plan->blocks && !problem; op.first_block += slots) {
+        int left = plan->blocks - op.first_block, blocks = left < slots ? left : slots;
+        problem = launch_form(&op, plan, wide, (unsigned)blocks, stream);
+        if (!problem) problem = CK_LAUNCH((expert_finish_kernel<T>), (unsigned)op.wave.n_tiles, 128, 0, stream, op, blocks);
+    }
+    if (problem || op.splits == 1) return problem;
+    int64_t chunks = ((int64_t)op.max_ranks * op.ffn + 255) / 256;
+    dim3 grid((unsigned)op.wave.n_devices, (unsigned)(chunks < 1024 ? chunks : 1024));
+    return CK_LAUNCH((expert_splits_kernel<T>), grid, 256, 0, stream, op);
+}
+
+template <typename T> static const char *expert_backward_as(const ck_expert_activation_backward *d, const cuda_call *call) {
+    if (call->wave.n_devices == 0) return nullptr;
+    backward_room room = room_of<T>(d, call->wave.n_tokens);
+    backward_plan plan = plan_backward<T>(d->ffn, call->limits.rank_tiles, call->limits.experts);
+    float *workspace = static_cast<float *>(call->workspace);
+    expert_backward<T> op = {};
+    op.wave = call->wave;
+    op.ffn = d->ffn, op.layer = d->layer;
+    op.tiles = EXPERT_TILES;
+    op.splits = splits_of(&call->wave, &room, plan.blocks < room.slots ? plan.blocks : room.slots);
+    op.parts_columns = room.parts_columns, op.max_ranks = room.ranks;
+    op.own_floats = plan.own_floats, op.parts_floats = plan.parts_floats;
+    op.u = cuda_rows_of<const T>(d->u), op.dm = cuda_rows_of<const T>(d->dm), op.du = cuda_rows_of<T>(d->du);
+    op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates), op.q = cuda_rows_of<const float>(d->q);
+    op.p = cuda_rows_of<float>(d->p), op.dw = cuda_rows_of<float>(d->dw);
+    op.parts = workspace;
+    op.sums = workspace + room.parts_floats;
+    bool wide = d->ffn % 8 == 0 && cuda_is_wide<T>(d->u) && cuda_is_wide<T>(d->dm) && cuda_is_wide<T>(d->du);
+    return launch_rounds(op, &plan, room.slots, wide, call->stream);
+}
+
+const char *cuda_expert_activation_backward(const ck_expert_activation_backward *d, const cuda_call *call) {
+    return call->half ? expert_backward_as<bf16>(d, call) : expert_backward_as<float>(d, call);
+}
