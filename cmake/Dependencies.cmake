@@ -8,6 +8,8 @@ pkg_check_modules(HDF5 REQUIRED IMPORTED_TARGET hdf5-serial)
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(CRITERION IMPORTED_TARGET criterion)
+# Without it a run has one process, and --processes says why.
+pkg_check_modules(OPENMPI IMPORTED_TARGET ompi-c)
 
 # Header-only libraries without a pkg-config file that could be asked for them.
 include(CheckIncludeFile)

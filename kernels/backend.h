@@ -159,6 +159,7 @@ struct ck_driver {
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
     double (*gemm_rate)(ck_backend *, ck_precision);
     double (*copy_rate)(ck_backend *);
+    void *(*device_stream)(ck_stream *); /* what the device's own libraries know it by (a cudaStream_t); NULL: memory is the host's */
 };
 
 /* Those that this build has: COHORT_CPU, COHORT_CUDA. */
