@@ -46,6 +46,7 @@ static const option_row OPTIONS[] = {
     {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
+    {"processes", "N", ON_RUN | ON_CHECK, 'P', "share the devices among N processes of this machine, started by mpirun"},
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
@@ -211,13 +212,14 @@ static double read_share(const char *option, const char *text, problems *list) {
     return share;
 }
 
-/* A whole number from 0 to `most`, every character of it. */
-static uint64_t read_whole(const char *option, const char *text, uint64_t most, problems *list) {
+/* A whole number from `least` to `most`, every character of it. */
+static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least, uint64_t most, problems *list) {
     char *end = NULL;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value > most)
-        problem(list, EXIT_INPUT, "export: --%s '%s' must be a whole number from 0 to %llu", option, text, (unsigned long long)most);
+    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
+        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu", COMMANDS[command].name, option, text,
+                (unsigned long long)least, (unsigned long long)most);
     return value;
 }
 
@@ -246,10 +248,13 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'S':
         a->one_seed = true;
-        a->seed = read_whole("seed", optarg, UINT64_MAX, list);
+        a->seed = read_whole(a->command, "seed", optarg, 0, UINT64_MAX, list);
         break;
     case 'd':
-        a->device = (int)read_whole("device", optarg, INT_MAX, list);
+        a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
+        break;
+    case 'P':
+        a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
         break;
     case 'r':
         a->resume = true;

@@ -8,7 +8,7 @@
 
 #include "problems.h"
 
-enum { CLI_MAX_WORDS = 1024 };
+enum { CLI_MAX_WORDS = 1024, CLI_MAX_PROCESSES = 1024 };
 
 typedef enum {
     COMMAND_RUN,
@@ -34,6 +34,7 @@ typedef struct {
     bool resume, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */
+    int processes; /* 0: not given */
     double valid_share, test_share;
 } cli_arguments;
 

@@ -7,13 +7,16 @@
 #include "adapters/peft.h"
 #include "base/base.h"
 #include "cli.h"
+#include "collective/collective.h"
 #include "config/settings.h"
 #include "data/data.h"
 #include "kernel_problem.h"
 #include "kernels.h"
+#include "launch.h"
 #include "methods/method.h"
 #include "plot.h"
 #include "problems.h"
+#include "processes.h"
 #include "trace/export.h"
 #include "trace/trace.h"
 #include "train/run.h"
@@ -22,11 +25,32 @@ static exit_code load(const cli_arguments *a, settings **out, problems *list) {
     return settings_load(a->words[0], a->n_overrides, (const char *const *)a->overrides, out, list);
 }
 
-static exit_code run(const cli_arguments *a, problems *list) {
+/* What was typed, and the processes that typed it. */
+typedef struct {
+    int argc;
+    char **argv;
+    cli_arguments arguments;
+    ck_collective *collective;
+} command_line;
+
+static exit_code check_processes(const command_line *c, problems *list) {
+    int typed = c->arguments.processes, found = ck_processes(c->collective);
+    if (!ck_under_mpirun() || typed == 0 || typed == found) return EXIT_OK;
+    return problem(list, EXIT_INPUT, "run: --processes %d, but mpirun has started %d; leave --processes away, or mpirun", typed, found);
+}
+
+/* Several processes are started once the configuration is known to be good; each of them comes here again, under mpirun. */
+static exit_code run(const command_line *c, problems *list) {
+    const cli_arguments *a = &c->arguments;
     settings *s = NULL;
-    run_options options = {.out = a->out, .resume = a->resume, .quiet = a->quiet};
-    exit_code code = load(a, &s, list);
-    if (code == EXIT_OK) code = run_execute(s, &options, list);
+    run_options options = {.out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
+    exit_code code = check_processes(c, list);
+    if (code == EXIT_OK) code = load(a, &s, list);
+    code = processes_agree(c->collective, code, list);
+    if (code == EXIT_OK && a->processes > 1 && !ck_under_mpirun())
+        code = launch_processes(c->argc, c->argv, a->processes, list);
+    else if (code == EXIT_OK)
+        code = run_execute(s, &options, list);
     settings_destroy(s);
     return code;
 }
@@ -34,7 +58,7 @@ static exit_code run(const cli_arguments *a, problems *list) {
 static exit_code check(const cli_arguments *a, problems *list) {
     settings *s = NULL;
     exit_code code = load(a, &s, list);
-    if (code == EXIT_OK) code = run_check(s, list);
+    if (code == EXIT_OK) code = run_check(s, a->processes > 0 ? a->processes : 1, list);
     settings_destroy(s);
     return code;
 }
@@ -128,14 +152,15 @@ static exit_code help(const cli_arguments *a, problems *list) {
     return EXIT_OK;
 }
 
-static exit_code execute(const cli_arguments *a, problems *list) {
+static exit_code execute(const command_line *c, problems *list) {
+    const cli_arguments *a = &c->arguments;
     if (a->help) {
         cli_describe(a->command, stdout);
         return EXIT_OK;
     }
     switch (a->command) {
     case COMMAND_RUN:
-        return run(a, list);
+        return run(c, list);
     case COMMAND_CHECK:
         return check(a, list);
     case COMMAND_PRETRAIN:
@@ -157,15 +182,33 @@ static exit_code execute(const cli_arguments *a, problems *list) {
     return EXIT_OK;
 }
 
+/* Under mpirun only a run has work for more than process 0; and only process 0 speaks, unless it cannot be reached. */
+static exit_code execute_here(command_line *c, problems *list) {
+    exit_code code = cli_parse(c->argc, c->argv, &c->arguments, list);
+    bool works = ck_process(c->collective) == 0 || (c->arguments.command == COMMAND_RUN && !c->arguments.help);
+    if (code == EXIT_OK && works) code = execute(c, list);
+    if (fflush(stdout) != 0) code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
+    return code;
+}
+
+static void print_problems(const problems *list) {
+    for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort: %s\n", problems_message(list, i));
+}
+
 int main(int argc, char **argv) {
-    static cli_arguments arguments;
+    static command_line line;
     problems *list = problems_create();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
-    exit_code code = cli_parse(argc, argv, &arguments, list);
-    if (code == EXIT_OK) code = execute(&arguments, list);
-    if (fflush(stdout) != 0) code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
-    for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort: %s\n", problems_message(list, i));
-    cli_free(&arguments);
+    line.argc = argc;
+    line.argv = argv;
+    exit_code code = EXIT_OK;
+    if (ck_collective_open(&line.collective) != CK_OK)
+        code = problem(list, EXIT_ENVIRONMENT, "the processes that mpirun started cannot be joined: %s", ck_collective_error(NULL));
+    if (code == EXIT_OK) code = execute_here(&line, list);
+    if (ck_mpirun_process() == 0 || ck_collective_broken(line.collective)) print_problems(list);
+    if (ck_collective_broken(line.collective)) ck_collective_abort(line.collective, code);
+    ck_collective_close(line.collective);
+    cli_free(&line.arguments);
     problems_destroy(list);
     return code;
 }

@@ -82,11 +82,7 @@ static exit_code make_device(fleet *f, const settings *s, const base_shape *base
     exit_code code = shape_of_device(f, s, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
-    d->pack = f->n_parameters;
-    f->n_parameters += shape->total;
-    bool carries = fleet_carries_gradients(p, shape);
-    d->carried = carries ? f->n_carried : -1;
-    f->n_carried += carries ? shape->total : 0;
+    d->carries = fleet_carries_gradients(p, shape);
     shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
     return EXIT_OK;
@@ -96,7 +92,9 @@ static exit_code make_device(fleet *f, const settings *s, const base_shape *base
 static exit_code make_devices(fleet *f, const settings *s, const base_shape *base, problems *list) {
     exit_code code = EXIT_OK;
     f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
-    if (!f->devices) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
+    f->owner = calloc((size_t)f->n_devices, sizeof *f->owner);
+    f->mine = calloc((size_t)f->n_devices, sizeof *f->mine);
+    if (!f->devices || !f->owner || !f->mine) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
     for (int i = 0; i < f->n_populations; i++) {
         exit_code one = EXIT_OK;
         for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, s, base, i, j, list);
@@ -114,11 +112,14 @@ static bool same_text(const data_settings *a, const data_settings *b) {
 }
 
 /* Synthetic text is held for each device; shards are mapped once. A device's lists of stretches come with either. */
-static size_t own_text_bytes(const population *p) {
+static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;
     int64_t tokens = synthetic ? d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device : 0;
-    return (size_t)p->settings->devices * ((size_t)tokens * sizeof(uint16_t) + LIST_BYTES);
+    size_t holders = 0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) holders += f->owner[i] == f->place.process;
+    if (p->method->pooled) holders *= (size_t)p->settings->devices;
+    return holders * ((size_t)tokens * sizeof(uint16_t) + LIST_BYTES);
 }
 
 fleet_text_bytes fleet_measure_text(const fleet *f) {
@@ -127,7 +128,7 @@ fleet_text_bytes fleet_measure_text(const fleet *f) {
         const data_settings *d = &f->populations[i].settings->data;
         bool known = false;
         for (int j = 0; j < i && !known; j++) known = same_text(&f->populations[j].settings->data, d);
-        bytes.devices += own_text_bytes(&f->populations[i]);
+        bytes.devices += own_text_bytes(f, &f->populations[i]);
         if (!known) bytes.corpora += (size_t)corpus_bytes(d);
     }
     return bytes;
@@ -166,14 +167,18 @@ static exit_code open_device_data(fleet *f, const population *p, const corpus *c
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(c, &s->data, s->seed, device_index, s->devices, p->method->pooled, &d->data, list);
-    return code == EXIT_OK ? require_windows(f, p, d, list) : code;
+    if (code != EXIT_OK) return code;
+    d->text = (device_text){.source = device_data_source(d->data), .overlaps = device_data_overlaps(d->data)};
+    for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
+    return require_windows(f, p, d, list);
 }
 
 static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
     exit_code code = EXIT_OK;
     int before = problems_count(list);
     p->text = c;
-    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) code = open_device_data(f, p, c, i, list);
+    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
+        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, list);
     problems_prefix(list, before, "%s:%d: population '%s', seed %llu: ", f->file, p->settings->line, p->settings->name,
                     (unsigned long long)p->settings->seed);
     return code;
@@ -212,6 +217,8 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     *out = NULL;
     fleet *f = calloc(1, sizeof *f);
     if (!f) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    f->collective = ck_collective_local();
+    f->place = (process_place){.process = 0, .processes = 1, .on_machine = 1};
     f->n_populations = s->n_populations;
     f->file = s->file;
     f->expert_steps = (int64_t)s->rounds * s->local_steps;
@@ -221,6 +228,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     if (code == EXIT_OK) code = make_populations(s, f, list);
     if (code == EXIT_OK) code = make_devices(f, s, base, list);
+    if (code == EXIT_OK) packs_place(f);
     if (code == EXIT_OK) code = groups_create(f, list);
     if (code != EXIT_OK) {
         fleet_destroy(f);
@@ -234,9 +242,9 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
     f->backend = backend;
     f->stream = stream;
     size_t bytes = (size_t)f->n_parameters * sizeof(float);
-    ck_status status = ck_alloc(backend, bytes, "adapters", (void **)&f->parameters);
-    if (status == CK_OK) status = ck_alloc(backend, bytes, "first moments of AdamW", (void **)&f->moment1);
-    if (status == CK_OK) status = ck_alloc(backend, bytes, "second moments of AdamW", (void **)&f->moment2);
+    ck_status status = bytes > 0 ? ck_alloc(backend, bytes, "adapters", (void **)&f->parameters) : CK_OK;
+    if (status == CK_OK && bytes > 0) status = ck_alloc(backend, bytes, "first moments of AdamW", (void **)&f->moment1);
+    if (status == CK_OK && bytes > 0) status = ck_alloc(backend, bytes, "second moments of AdamW", (void **)&f->moment2);
     if (status == CK_OK && f->n_carried > 0)
         status = ck_alloc(backend, (size_t)f->n_carried * sizeof(float), "carried gradients", (void **)&f->carried);
     if (status == CK_OK && f->n_packed > 0)
@@ -263,6 +271,8 @@ void fleet_destroy(fleet *f) {
     for (int i = 0; i < f->n_corpora; i++) corpus_close(f->corpora[i]);
     free(f->corpora);
     free(f->devices);
+    free(f->owner);
+    free(f->mine);
     free(f->shapes);
     free(f->populations);
     free(f);
@@ -271,6 +281,10 @@ void fleet_destroy(fleet *f) {
 exit_code fleet_aggregate(fleet *f, problems *list) {
     if (f->n_groups == 0) return EXIT_OK;
     ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    /* Also after a failure: the other processes are there already. */
+    ck_status summed = ck_collective_sum(f->collective, f->stream, f->packed, f->n_packed);
+    if (summed != CK_OK)
+        return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s", ck_collective_error(f->collective));
     if (status == CK_OK) status = ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
     if (status == CK_OK) status = ck_wait(f->stream);
     return kernel_problem(list, f->backend, status, "averaging the shared adapters");

@@ -2,6 +2,8 @@
  *
  *   settings --expand--> populations --own--> devices --point into--> packs (parameters, moment1, moment2)
  *
+ * Every process of a run knows all devices, but has the packs and the text of its own only (fleet_deal).
+ *
  * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which ranges of a pack are averaged over a
  * population is its list of shared tensors (fleet_groups). */
 #ifndef COHORT_FLEET_H
@@ -11,18 +13,28 @@
 #include <stdint.h>
 
 #include "base/base.h"
+#include "collective/collective.h"
 #include "config/settings.h"
 #include "data/data.h"
 #include "kernels.h"
 #include "methods/method.h"
 #include "problems.h"
 
+/* What of its text concerns others than its steps. */
+typedef struct {
+    int source;                  /* -1: pooled */
+    bool overlaps;               /* with other devices' training text */
+    int64_t tokens[DATA_SPLITS]; /* of its parts */
+} device_text;
+
 typedef struct {
     int population, index; /* index within the population */
     int shape;             /* index into fleet.shapes */
-    int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2 */
-    int64_t carried;       /* offset in floats into fleet.carried; -1: its gradients end with their step */
-    device_data *data;
+    int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
+    int64_t carried;       /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
+    bool carries;          /* gradients from step to step */
+    device_data *data;     /* NULL: another process has it */
+    device_text text;      /* known once its text is open: of all devices to process 0, of its own to any other */
     int generalists, specialists;
     int64_t parameters_shared, parameters_private;
     int64_t bytes_a_round;              /* sent and received each round (4 B a value); 0 where nothing is shared */
@@ -38,9 +50,19 @@ typedef struct {
     const corpus *text;
 } population;
 
+/* Where this process stands among those of its run. */
+typedef struct {
+    int process, processes, on_machine; /* on_machine: how many share this machine, itself included */
+} process_place;
+
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
+    ck_collective *collective; /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
+    process_place place;
+    int *owner; /* [n_devices] the process of each device */
+    int n_mine;
+    int *mine;            /* [n_mine] this process's devices, rising */
     const char *file;     /* the configuration's path, for messages */
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int vocabulary;       /* of the base */
@@ -49,10 +71,11 @@ typedef struct {
     population *populations;
     device *devices;
     ck_shape *shapes;
-    int64_t n_parameters;                  /* floats of all packs */
+    int64_t n_parameters;                  /* floats of this process's packs */
     float *parameters, *moment1, *moment2; /* backend memory [n_parameters]; NULL until fleet_allocate() */
-    int64_t n_carried;                     /* floats of the packs of devices that carry gradients from step to step */
+    int64_t n_carried;                     /* floats of the packs among them that carry gradients from step to step */
     float *carried;                        /* backend memory [n_carried]; NULL without any */
+    int64_t all_parameters, all_carried;   /* of all processes */
     int n_groups;
     ck_group *groups;      /* one per population that shares anything, has more than one device, and has not stopped */
     int *group_population; /* [n_groups] */
@@ -62,8 +85,11 @@ typedef struct {
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;
 
-/* Builds populations, devices, shapes and groups: enough for the memory plan. */
+/* Builds populations, devices, shapes and groups: enough for the memory plan. All devices are this process's. */
 exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list);
+/* Leaves this process the devices that are its own among several: by falling cost (any unit, [n_devices]; equal ones in their order), each
+ * to the process that has the least so far. Before text is opened or memory allocated. */
+exit_code fleet_deal(fleet *f, process_place place, const double *cost, problems *list);
 /* About what the text of all devices takes once it is open: the devices' own parts, and what they share. */
 typedef struct {
     size_t devices, corpora; /* bytes */
@@ -79,7 +105,8 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
 
-/* One aggregation: packed mean over each population's devices (fixed order), then spread. Stopped populations take no part. */
+/* One aggregation: packed mean over each population's devices (in their order, process by process), then spread. Stopped populations take
+ * no part; the same populations must have stopped in all processes. */
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);

@@ -1,5 +1,8 @@
 /* What is averaged: per population the ranges of its devices' packs that its method shares, as one ck_group.
  *
+ * Its members are this process's devices, if any; their weights are those of the whole population, so that the sum over processes is the
+ * mean over its devices.
+ *
  * Devices of a population may differ in their number of private experts, so each distinct shape among them is a layout: the same
  * tensors at other offsets. Experts stand generalists first, so the shared ones of a tensor are one range. */
 #include <stdlib.h>
@@ -39,10 +42,13 @@ int fleet_shared_ranges(const ck_shape *shape, sharing shares, int generalists, 
     return r.n;
 }
 
-static int distinct_layouts(const fleet *f, const population *p, int *shape_of_layout, int32_t *layout_of_member) {
-    int n = 0;
-    for (int i = 0; i < p->n_devices; i++) {
-        int shape = f->devices[p->first_device + i].shape, j = 0;
+/* The population's first device has layout 0, member or not: all processes find the same ranges. */
+static int distinct_layouts(const fleet *f, const population *p, const int *members, int n_members, int *shape_of_layout,
+                            int32_t *layout_of_member) {
+    int n = 1;
+    shape_of_layout[0] = f->devices[p->first_device].shape;
+    for (int i = 0; i < n_members; i++) {
+        int shape = f->devices[members[i]].shape, j = 0;
         while (j < n && shape_of_layout[j] != shape) j++;
         if (j == n) shape_of_layout[n++] = shape;
         layout_of_member[i] = j;
@@ -58,20 +64,30 @@ static void group_free(ck_group *g) {
     free((void *)g->offset);
 }
 
+/* This process's devices of a population: `first` of them, in fleet.mine. */
+static int count_members(const fleet *f, const population *p, int *first) {
+    int n = 0;
+    for (int i = 0; i < f->n_mine; i++) {
+        if (f->mine[i] < p->first_device || f->mine[i] >= p->first_device + p->n_devices) continue;
+        if (n++ == 0) *first = i;
+    }
+    return n;
+}
+
 static bool group_fill(fleet *f, const population *p, ck_group *g) {
-    int max_ranges = FLEET_RANGES_A_LAYER * f->shapes[0].n_layers, n_layouts = 0;
-    size_t members = (size_t)p->n_devices;
+    int max_ranges = FLEET_RANGES_A_LAYER * f->shapes[0].n_layers, n_layouts = 0, first = 0, n_members = count_members(f, p, &first);
+    size_t members = (size_t)n_members + 1;
     int64_t *packs = malloc(members * sizeof *packs);
     int32_t *layout = malloc(members * sizeof *layout);
     float *weights = malloc(members * sizeof *weights);
     int *shape_of_layout = malloc((size_t)f->n_shapes * sizeof *shape_of_layout);
     int64_t *count = malloc((size_t)max_ranges * sizeof *count);
     int64_t *offset = malloc((size_t)max_ranges * (size_t)f->n_shapes * sizeof *offset);
-    *g = (ck_group){.n_members = p->n_devices, .members = packs, .layout = layout, .weights = weights, .count = count, .offset = offset};
+    *g = (ck_group){.n_members = n_members, .members = packs, .layout = layout, .weights = weights, .count = count, .offset = offset};
     bool ok = packs && layout && weights && shape_of_layout && count && offset;
-    if (ok) n_layouts = distinct_layouts(f, p, shape_of_layout, layout);
-    for (int i = 0; ok && i < p->n_devices; i++) {
-        packs[i] = f->devices[p->first_device + i].pack;
+    if (ok) n_layouts = distinct_layouts(f, p, f->mine + first, n_members, shape_of_layout, layout);
+    for (int i = 0; ok && i < n_members; i++) {
+        packs[i] = f->devices[f->mine[first + i]].pack;
         weights[i] = 1.0F / (float)p->n_devices;
     }
     int generalists = f->devices[p->first_device].generalists;
@@ -88,6 +104,7 @@ static void place(fleet *f, ck_group *g) {
 }
 
 exit_code groups_create(fleet *f, problems *list) {
+    f->n_packed = 0;
     f->groups = calloc((size_t)f->n_populations, sizeof *f->groups);
     f->group_population = calloc((size_t)f->n_populations, sizeof *f->group_population);
     if (!f->groups || !f->group_population) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
@@ -107,6 +124,9 @@ void groups_destroy(fleet *f) {
     for (int i = 0; i < f->n_groups; i++) group_free(&f->groups[i]);
     free(f->groups);
     free(f->group_population);
+    f->groups = NULL;
+    f->group_population = NULL;
+    f->n_groups = 0;
 }
 
 static void remove_group(fleet *f, int which) {

@@ -66,7 +66,8 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
 static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = first, bad = 0; i < end && bad < MOST_BAD_FILES; i++) {
-        exit_code one = read_pack(f, &f->devices[i], host ? host + f->devices[i].pack - f->devices[first].pack : NULL, list);
+        const device *d = &f->devices[f->mine[i]];
+        exit_code one = read_pack(f, d, host ? host + d->pack - f->devices[f->mine[first]].pack : NULL, list);
         if (one != EXIT_OK) code = one;
         bad += one != EXIT_OK;
     }
@@ -74,20 +75,20 @@ static exit_code read_chunk(const fleet *f, int first, int end, float *host, pro
 }
 
 exit_code packs_check(const fleet *f, problems *list) {
-    return read_chunk(f, 0, f->n_devices, NULL, list);
+    return read_chunk(f, 0, f->n_mine, NULL, list);
 }
 
-/* Packs of neighbouring devices are neighbours in memory, so a chunk of devices is one upload. */
+/* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload. */
 static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
-    int64_t origin = f->devices[first].pack;
+    int64_t origin = f->devices[f->mine[first]].pack;
     exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
     if (code != EXIT_OK) return code;
 #pragma omp parallel for
     for (int i = first; i < end; i++) {
-        const device *d = &f->devices[i];
+        const device *d = &f->devices[f->mine[i]];
         if (!f->adapters) fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
     }
-    const device *last = &f->devices[end - 1];
+    const device *last = &f->devices[f->mine[end - 1]];
     size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;
     ck_status status = ck_upload(f->stream, f->parameters + origin, host, bytes);
     if (status == CK_OK) status = ck_wait(f->stream);
@@ -98,12 +99,12 @@ exit_code packs_init(fleet *f, problems *list) {
     int64_t largest = 0;
     for (int i = 0; i < f->n_shapes; i++)
         if (f->shapes[i].total > largest) largest = f->shapes[i].total;
-    int chunk = f->n_devices < UPLOAD_DEVICES ? f->n_devices : UPLOAD_DEVICES;
-    float *host = calloc((size_t)largest * (size_t)chunk, sizeof *host);
+    int chunk = f->n_mine < UPLOAD_DEVICES ? f->n_mine : UPLOAD_DEVICES;
+    float *host = calloc((size_t)largest * (size_t)chunk + 1, sizeof *host);
     if (!host) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
     exit_code code = EXIT_OK;
-    for (int i = 0; i < f->n_devices && code == EXIT_OK; i += chunk)
-        code = init_chunk(f, i, i + chunk < f->n_devices ? i + chunk : f->n_devices, host, list);
+    for (int i = 0; i < f->n_mine && code == EXIT_OK; i += chunk)
+        code = init_chunk(f, i, i + chunk < f->n_mine ? i + chunk : f->n_mine, host, list);
     free(host);
     return code;
 }

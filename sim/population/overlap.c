@@ -12,9 +12,9 @@ typedef struct {
 static holders holders_of(const fleet *f, const population *p, int source) {
     holders h = {0, 0};
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        if (device_data_source(f->devices[i].data) == source) {
+        if (f->devices[i].text.source == source) {
             h.devices++;
-            h.tokens += device_data_tokens(f->devices[i].data, DATA_TRAIN);
+            h.tokens += f->devices[i].text.tokens[DATA_TRAIN];
         }
     return h;
 }
@@ -23,7 +23,7 @@ static holders holders_of(const fleet *f, const population *p, int source) {
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out) {
     int sources = corpus_sources(p->text), short_sources = 0, first = 0;
     for (int source = sources - 1; source >= 0; source--)
-        if (source < p->n_devices && device_data_overlaps(f->devices[p->first_device + source].data)) {
+        if (source < p->n_devices && f->devices[p->first_device + source].text.overlaps) {
             short_sources++;
             first = source;
         }

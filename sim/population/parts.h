@@ -10,9 +10,12 @@ exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, c
 /* Adapter values of a device, without padding, and how many of them are averaged. */
 void shape_count_parameters(const ck_shape *shape, sharing shares, int generalists, int64_t *shared, int64_t *private_);
 
-/* groups.c: fleet.groups and n_packed. */
+/* groups.c: fleet.groups, whose members are this process's devices, and n_packed, which is the same in all processes. */
 exit_code groups_create(fleet *f, problems *list);
 void groups_destroy(fleet *f);
+
+/* deal.c: the offsets of this process's packs, and their sums. */
+void packs_place(fleet *f);
 
 /* init.c: fills the packs of all devices, from random numbers or from fleet.adapters. */
 exit_code packs_init(fleet *f, problems *list);

@@ -28,20 +28,21 @@ typedef struct {
     size_t value_bytes;
     int64_t count;
     bool optional; /* in the file only where it has values */
+    int packs;     /* packs_array: may come in pieces; else -1 */
 } array;
 
 static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
     const array all[N_ARRAYS] = {
-        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false},
-        {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters, false},
-        {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters, false},
-        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false},
-        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false},
-        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices, false},
-        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices, false},
-        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices, false},
-        {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true},
-        {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished, true},
+        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false, PACKS_PARAMETERS},
+        {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters, false, PACKS_MOMENT1},
+        {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters, false, PACKS_MOMENT2},
+        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false, -1},
+        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false, -1},
+        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices, false, -1},
+        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices, false, -1},
+        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices, false, -1},
+        {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true, PACKS_CARRIED},
+        {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished, true, -1},
     };
     memcpy(list, all, sizeof all);
 }
@@ -50,43 +51,86 @@ static bool is_absent(const array *a) {
     return a->optional && a->count == 0;
 }
 
-static void content_hash(const checkpoint *c, char text[HASH_TEXT_BYTES]) {
+/* The arrays follow, piece by piece. */
+static void begin_hash(const checkpoint *c, XXH3_state_t *state) {
     const int64_t scalars[] = {CHECKPOINT_VERSION, c->round, c->expert_step, c->router_step, c->n_parameters, c->n_devices};
-    array list[N_ARRAYS];
-    XXH3_state_t state;
-    arrays_of(c, list);
-    XXH3_128bits_reset(&state);
-    XXH3_128bits_update(&state, c->config_hash, strlen(c->config_hash));
-    XXH3_128bits_update(&state, scalars, sizeof scalars);
-    for (int i = 0; i < N_ARRAYS; i++)
-        if (list[i].count) XXH3_128bits_update(&state, list[i].values, (size_t)list[i].count * list[i].value_bytes);
-    XXH128_hash_t hash = XXH3_128bits_digest(&state);
+    XXH3_128bits_reset(state);
+    XXH3_128bits_update(state, c->config_hash, strlen(c->config_hash));
+    XXH3_128bits_update(state, scalars, sizeof scalars);
+}
+
+static void end_hash(const XXH3_state_t *state, char text[HASH_TEXT_BYTES]) {
+    XXH128_hash_t hash = XXH3_128bits_digest(state);
     snprintf(text, HASH_TEXT_BYTES, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
+}
+
+/* The piece of an array that begins at value `first`: all of it, where it is whole. */
+static exit_code next_piece(const checkpoint *c, const array *a, int64_t first, int64_t *count, void **values, problems *list) {
+    float *floats = NULL;
+    *count = a->count - first;
+    *values = a->values;
+    if (!c->pieces || a->packs < 0) return EXIT_OK;
+    exit_code code = c->pieces->next(c->pieces->context, (packs_array)a->packs, first, count, &floats, list);
+    *values = floats;
+    return code;
+}
+
+/* Values [first, first + count) of a dataset, to or from memory. The reason of a failure is noted before HDF5's next call forgets it. */
+static int move_values(hid_t dataset, const array *a, int64_t first, int64_t count, void *values, bool write, h5_error *error) {
+    const hsize_t start = (hsize_t)first, size = (hsize_t)count;
+    hid_t memory = H5Screate_simple(1, &size, NULL), space = H5Dget_space(dataset);
+    bool moved = memory >= 0 && space >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &size, NULL) >= 0 &&
+                 (write ? H5Dwrite(dataset, a->type, memory, space, H5P_DEFAULT, values)
+                        : H5Dread(dataset, a->type, memory, space, H5P_DEFAULT, values)) >= 0;
+    if (!moved) h5_failed(error, "cannot %s %s", write ? "write" : "read", a->path);
+    if (memory >= 0) H5Sclose(memory);
+    if (space >= 0) H5Sclose(space);
+    return moved ? 0 : -1;
 }
 
 /* ---- writing ---- */
 
 static int write_attributes(hid_t file, const checkpoint *c, h5_error *error) {
     const int64_t version = CHECKPOINT_VERSION, round = c->round;
-    char hash[HASH_TEXT_BYTES];
-    content_hash(c, hash);
     if (h5_write_scalar(file, "version", H5T_NATIVE_INT64, &version, error) ||
         h5_write_scalar(file, "round", H5T_NATIVE_INT64, &round, error) ||
         h5_write_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, error) ||
         h5_write_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, error) ||
         h5_write_text(file, "config_hash", c->config_hash, error))
         return -1;
-    return h5_write_text(file, "content_hash", hash, error);
+    return 0;
 }
 
-static int write_file(const char *path, const checkpoint *c, h5_error *error) {
+static int write_pieces(hid_t dataset, const checkpoint *c, const array *a, XXH3_state_t *hash, h5_error *error, problems *list) {
+    int64_t count = 0;
+    for (int64_t first = 0; first < a->count; first += count) {
+        void *values = NULL;
+        if (next_piece(c, a, first, &count, &values, list) != EXIT_OK) return h5_failed(error, "%s is incomplete", a->path);
+        if (move_values(dataset, a, first, count, values, true, error)) return -1;
+        XXH3_128bits_update(hash, values, (size_t)count * a->value_bytes);
+    }
+    return 0;
+}
+
+static int write_array(hid_t file, const checkpoint *c, const array *a, XXH3_state_t *hash, h5_error *error, problems *list) {
+    hid_t dataset = is_absent(a) ? -1 : h5_create_array(file, a->path, a->type, (hsize_t)a->count, error);
+    if (is_absent(a)) return 0;
+    if (dataset < 0 || write_pieces(dataset, c, a, hash, error, list)) return -1;
+    return H5Dclose(dataset) < 0 ? h5_failed(error, "cannot write %s", a->path) : 0;
+}
+
+static int write_file(const char *path, const checkpoint *c, h5_error *error, problems *list) {
     hid_t file = h5_create_file(path, error);
     if (file < 0 || write_attributes(file, c, error)) return -1;
-    array list[N_ARRAYS];
-    arrays_of(c, list);
+    array arrays[N_ARRAYS];
+    XXH3_state_t state;
+    char hash[HASH_TEXT_BYTES];
+    arrays_of(c, arrays);
+    begin_hash(c, &state);
     for (int i = 0; i < N_ARRAYS; i++)
-        if (!is_absent(&list[i]) && h5_write_array(file, list[i].path, list[i].type, list[i].values, (hsize_t)list[i].count, error))
-            return -1;
+        if (write_array(file, c, &arrays[i], &state, error, list)) return -1;
+    end_hash(&state, hash);
+    if (h5_write_text(file, "content_hash", hash, error)) return -1;
     if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fclose(file) < 0) return h5_failed(error, "cannot write %s", path);
     return 0;
 }
@@ -97,7 +141,7 @@ exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list
     h5_error error = {0};
     unlink(temporary);
     h5_enter();
-    int status = write_file(temporary, c, &error);
+    int status = write_file(temporary, c, &error, list);
     h5_leave();
     if (!status) {
         status = durable_replace(temporary, path);
@@ -159,7 +203,22 @@ static int64_t count_values(hid_t file, const array *a) {
     return count;
 }
 
-static exit_code read_array(hid_t file, const char *path, const array *a, problems *list) {
+static exit_code read_pieces(hid_t dataset, const char *path, const checkpoint *c, const array *a, XXH3_state_t *hash, problems *list) {
+    exit_code code = EXIT_OK;
+    int64_t count = 0;
+    for (int64_t first = 0; first < a->count && code == EXIT_OK; first += count) {
+        h5_error error = {0};
+        void *values = NULL;
+        code = next_piece(c, a, first, &count, &values, list);
+        if (code != EXIT_OK) break;
+        if (move_values(dataset, a, first, count, values, false, &error)) return refuse(path, error.text, list);
+        XXH3_128bits_update(hash, values, (size_t)count * a->value_bytes);
+        if (c->pieces && c->pieces->filled && a->packs >= 0) code = c->pieces->filled(c->pieces->context, list);
+    }
+    return code;
+}
+
+static exit_code read_array(hid_t file, const char *path, const checkpoint *c, const array *a, XXH3_state_t *hash, problems *list) {
     h5_error error = {0};
     int64_t count = count_values(file, a);
     if (count >= 0 && count != a->count)
@@ -167,10 +226,13 @@ static exit_code read_array(hid_t file, const char *path, const array *a, proble
                        (long long)count, a->what, (long long)a->count);
     if (count == 0) return EXIT_OK;
     hid_t dataset = count < 0 ? -1 : H5Dopen2(file, a->path, H5P_DEFAULT);
-    bool read = dataset >= 0 && H5Dread(dataset, a->type, H5S_ALL, H5S_ALL, H5P_DEFAULT, a->values) >= 0;
-    if (!read) h5_failed(&error, "cannot read %s", a->path);
-    if (dataset >= 0) H5Dclose(dataset);
-    return read ? EXIT_OK : refuse(path, error.text, list);
+    if (dataset < 0) {
+        h5_failed(&error, "cannot read %s", a->path);
+        return refuse(path, error.text, list);
+    }
+    exit_code code = read_pieces(dataset, path, c, a, hash, list);
+    H5Dclose(dataset);
+    return code;
 }
 
 /* Its size is known to the file alone. */
@@ -188,16 +250,18 @@ static exit_code allocate_unfinished(hid_t file, const char *path, checkpoint *c
 
 static exit_code read_content(hid_t file, const char *path, checkpoint *c, problems *list) {
     array arrays[N_ARRAYS];
-    exit_code code = allocate_unfinished(file, path, c, list);
-    arrays_of(c, arrays);
-    for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++) code = read_array(file, path, &arrays[i], list);
-    if (code != EXIT_OK) return code;
+    XXH3_state_t state;
     h5_error error = {0};
     if (h5_read_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, &error) ||
         h5_read_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, &error))
         return refuse(path, error.text, list);
+    exit_code code = allocate_unfinished(file, path, c, list);
+    arrays_of(c, arrays);
+    begin_hash(c, &state);
+    for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++) code = read_array(file, path, c, &arrays[i], &state, list);
+    if (code != EXIT_OK) return code;
     char found[HASH_TEXT_BYTES], *stored = h5_read_text(file, "content_hash", &error);
-    content_hash(c, found);
+    end_hash(&state, found);
     bool same = stored && strcmp(stored, found) == 0;
     free(stored);
     return same ? EXIT_OK : refuse(path, error.text[0] ? error.text : "its content does not match its hash", list);

@@ -161,14 +161,11 @@ cleanup:
     return text;
 }
 
-int h5_write_array(hid_t file, const char *path, hid_t type, const void *values, hsize_t count, h5_error *error) {
+hid_t h5_create_array(hid_t file, const char *path, hid_t type, hsize_t count, h5_error *error) {
     hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error), space = H5Screate_simple(1, &count, NULL);
     if (properties < 0) return -1;
     hid_t dataset = h5_create_dataset(file, path, type, space, properties, error);
-    if (dataset < 0) return -1;
-    if (count && H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) return h5_failed(error, "cannot write %s", path);
-    if (H5Dclose(dataset) < 0) return h5_failed(error, "cannot write %s", path);
     H5Sclose(space);
     H5Pclose(properties);
-    return 0;
+    return dataset;
 }

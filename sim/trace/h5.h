@@ -37,7 +37,7 @@ int h5_write_scalar(hid_t object, const char *name, hid_t type, const void *valu
 char *h5_read_text(hid_t object, const char *name, h5_error *error); /* malloc'd, NULL on failure */
 int h5_read_scalar(hid_t object, const char *name, hid_t type, void *value, h5_error *error);
 
-/* A new one-dimensional dataset with all its values. */
-int h5_write_array(hid_t file, const char *path, hid_t type, const void *values, hsize_t count, h5_error *error);
+/* A new one-dimensional dataset; values follow. */
+hid_t h5_create_array(hid_t file, const char *path, hid_t type, hsize_t count, h5_error *error);
 
 #endif

@@ -85,12 +85,24 @@ exit_code trace_close(trace *t, problems *list);
 /* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test, test_after [n_devices]. */
 exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list);
 
+/* Arrays of packs that no process has in whole come and go in pieces, in the order of the arrays and of their values. */
+typedef enum { PACKS_PARAMETERS, PACKS_MOMENT1, PACKS_MOMENT2, PACKS_CARRIED, PACKS_ARRAYS } packs_array;
+typedef struct {
+    void *context;
+    /* The piece of an array that begins at value `first`: its length, and where it is (to be written) or has room (to be read), both good
+     * until the next call. */
+    exit_code (*next)(void *context, packs_array which, int64_t first, int64_t *count, float **values, problems *list);
+    /* That piece has been read; NULL: nobody needs to know. */
+    exit_code (*filled)(void *context, problems *list);
+} checkpoint_pieces;
+
 /* checkpoint.h5: everything a run needs to go on, replaced atomically (write, fsync, rename). */
 typedef struct {
     char config_hash[65];
     int round;           /* rounds completed */
     int64_t expert_step; /* expert steps each device has taken, over all rounds */
     int64_t router_step;
+    const checkpoint_pieces *pieces; /* NULL: the next four arrays are whole */
     int64_t n_parameters;
     float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
     int64_t n_carried;

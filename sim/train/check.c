@@ -1,11 +1,19 @@
 /* check.c - `cohort check`: what a run would be, without running it. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/pretrain.h"
 #include "kernel_problem.h"
+#include "train/deal.h"
 #include "train/plan.h"
 #include "train/report.h"
 #include "train/run.h"
+
+typedef struct {
+    run_plan plan;
+    int devices;
+} process_plan;
 
 static double mib(size_t bytes) {
     return (double)bytes / (1024.0 * 1024.0);
@@ -33,7 +41,7 @@ static void print_population(const fleet *f, const population *p, int width) {
         shared += (double)f->devices[i].parameters_shared / p->n_devices;
         private_ += (double)f->devices[i].parameters_private / p->n_devices;
         bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
-        train += (double)device_data_tokens(f->devices[i].data, DATA_TRAIN) / p->n_devices;
+        train += (double)f->devices[i].text.tokens[DATA_TRAIN] / p->n_devices;
     }
     printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f\n", width, p->settings->name, p->method->name,
            (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train);
@@ -74,22 +82,55 @@ static exit_code check_base(const settings *s, problems *list) {
     return code;
 }
 
-exit_code run_check(const settings *s, problems *list) {
+static exit_code plan_process(const settings *s, ck_backend *backend, const base_shape *shape, process_place place, process_plan *out,
+                              problems *list) {
+    fleet *f = NULL;
+    int before = problems_count(list);
+    exit_code code = fleet_create_at(place, s, shape, &f, list);
+    if (code == EXIT_OK) code = plan_make(s, backend, shape, 0, f, &out->plan, list);
+    if (code == EXIT_OK) out->devices = f->n_mine;
+    problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
+    fleet_destroy(f);
+    return code;
+}
+
+/* As if all ran on this machine, with its memory between them. Planned before the text of all devices is open, which no process has. */
+static exit_code plan_processes(const settings *s, ck_backend *backend, const base_shape *shape, int n, process_plan *plans, fleet *f,
+                                problems *list) {
+    exit_code code = EXIT_OK;
+    for (int p = 0; p < n && code == EXIT_OK; p++)
+        code = plan_process(s, backend, shape, (process_place){.process = p, .processes = n, .on_machine = n}, &plans[p], list);
+    if (code == EXIT_OK) code = fleet_open_data(f, list);
+    exit_code text = run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+    return code == EXIT_OK ? text : code;
+}
+
+static void print_plans(const process_plan *plans, int n) {
+    for (int p = 0; p < n; p++) {
+        if (n > 1) printf("\nProcess %d of %d, with %d device%s\n", p, n, plans[p].devices, plans[p].devices == 1 ? "" : "s");
+        print_plan(&plans[p].plan);
+    }
+}
+
+exit_code run_check(const settings *s, int processes, problems *list) {
     ck_backend *backend = NULL;
     fleet *f = NULL;
     base_shape shape;
-    run_plan plan;
-    exit_code code = run_base_shape(s, &shape, list);
+    process_plan *plans = calloc((size_t)processes, sizeof *plans);
+    exit_code code = plans ? run_base_shape(s, &shape, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
     if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
     if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = plan_with_text(s, backend, &shape, 0, f, &plan, list);
+    if (code == EXIT_OK)
+        code = processes > 1 ? plan_processes(s, backend, &shape, processes, plans, f, list)
+                             : plan_with_text(s, backend, &shape, 0, f, &plans[0].plan, list);
     if (code == EXIT_OK) code = check_base(s, list);
     if (code == EXIT_OK) {
         print_populations(f);
-        print_plan(&plan);
+        print_plans(plans, processes);
         report_overlaps(false, f);
     }
     fleet_destroy(f);
     ck_close(backend);
+    free(plans);
     return code;
 }

@@ -4,18 +4,20 @@
 #include <string.h>
 
 #include "kernel_problem.h"
+#include "processes.h"
+#include "train/pack_walk.h"
 
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) {
     size_t floats = (size_t)s->fleet->n_parameters, devices = (size_t)s->fleet->n_devices;
     memset(out, 0, sizeof *out);
     settings_hash(s->settings, out->config_hash);
-    out->n_parameters = s->fleet->n_parameters;
-    out->n_carried = s->fleet->n_carried;
+    out->n_parameters = s->fleet->all_parameters;
+    out->n_carried = s->fleet->all_carried;
     out->n_devices = s->fleet->n_devices;
-    out->parameters = malloc(floats * sizeof *out->parameters);
-    out->moment1 = malloc(floats * sizeof *out->moment1);
-    out->moment2 = malloc(floats * sizeof *out->moment2);
-    out->carried = malloc((size_t)out->n_carried * sizeof *out->carried + 1);
+    out->parameters = malloc(floats * sizeof *out->parameters + 1);
+    out->moment1 = malloc(floats * sizeof *out->moment1 + 1);
+    out->moment2 = malloc(floats * sizeof *out->moment2 + 1);
+    out->carried = malloc((size_t)s->fleet->n_carried * sizeof *out->carried + 1);
     out->device_expert_steps = malloc(devices * sizeof *out->device_expert_steps);
     out->device_router_steps = malloc(devices * sizeof *out->device_router_steps);
     out->bytes_up = malloc(devices * sizeof *out->bytes_up);
@@ -47,16 +49,20 @@ static bool keeps_the_last(const session *s, const checkpoint *c, const populati
     return c->expert_step > 0 && s->fleet->devices[p->first_device].stopped;
 }
 
-/* ---- Packs: those of a population are neighbours ---- */
+/* ---- Packs: those of a population's devices in this process are neighbours ---- */
 
 typedef struct {
     int64_t first, count; /* floats */
 } span;
 
 static span packs_of(const fleet *f, const population *p) {
-    const device *last = &f->devices[p->first_device + p->n_devices - 1];
-    int64_t first = f->devices[p->first_device].pack;
-    return (span){first, last->pack + f->shapes[last->shape].total - first};
+    span all = {0, 0};
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        if (f->devices[i].pack < 0) continue;
+        if (all.count == 0) all.first = f->devices[i].pack;
+        all.count += f->shapes[f->devices[i].shape].total;
+    }
+    return all;
 }
 
 static span carried_of(const fleet *f, const population *p) {
@@ -95,12 +101,21 @@ static void take_devices(const session *s, const population *p, bool keep_steps,
         c->bytes_up[i] = s->bytes_up[i];
         c->bytes_down[i] = s->bytes_down[i];
         c->stopped[i] = d->stopped;
-        if (!keep_steps) {
-            c->device_expert_steps[i] = d->expert_steps;
-            c->device_router_steps[i] = d->router_steps;
-        }
-        if (c->device_router_steps[i] > c->router_step) c->router_step = c->device_router_steps[i];
+        if (keep_steps) continue;
+        c->device_expert_steps[i] = d->expert_steps;
+        c->device_router_steps[i] = d->router_steps;
     }
+}
+
+/* Counts of all devices to process 0, and the largest. */
+static exit_code gather_devices(const session *s, checkpoint *c, problems *list) {
+    const process_rows tables[2] = {{c->device_expert_steps, sizeof *c->device_expert_steps, sizeof *c->device_expert_steps},
+                                    {c->device_router_steps, sizeof *c->device_router_steps, sizeof *c->device_router_steps}};
+    exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, 2, list);
+    c->router_step = 0;
+    for (int i = 0; i < c->n_devices; i++)
+        if (c->device_router_steps[i] > c->router_step) c->router_step = c->device_router_steps[i];
+    return code;
 }
 
 /* ---- A round that is not over: its losses so far, its windows so far ---- */
@@ -109,11 +124,15 @@ static size_t losses_bytes(const session *s) {
     return (size_t)s->fleet->n_devices * sizeof *s->numbers.train;
 }
 
+static bool is_within_a_round(const session *s, int round) {
+    return s->expert_step != (int64_t)round * s->settings->local_steps;
+}
+
 static exit_code take_unfinished(const session *s, int round, checkpoint *c, problems *list) {
     free(c->unfinished);
     c->unfinished = NULL;
     c->n_unfinished = 0;
-    if (s->expert_step == (int64_t)round * s->settings->local_steps) return EXIT_OK;
+    if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
     size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(s->settings, s->fleet);
     c->unfinished = malloc(bytes);
     if (!c->unfinished) return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
@@ -135,10 +154,10 @@ static exit_code give_unfinished(session *s, const checkpoint *c, const char *pa
     return EXIT_OK;
 }
 
-exit_code checkpoints_save(const session *s, int round, checkpoint *c, const char *path, problems *list) {
+/* This process's devices to the host. */
+static exit_code take_all(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
     ck_status status = CK_OK;
-    c->router_step = 0;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         bool keep = keeps_the_last(s, c, p);
@@ -146,12 +165,29 @@ exit_code checkpoints_save(const session *s, int round, checkpoint *c, const cha
         take_devices(s, p, keep, c);
     }
     if (status == CK_OK) status = ck_wait(s->stream);
-    exit_code code = kernel_problem(list, s->backend, status, "reading the adapters back");
-    if (code == EXIT_OK) code = take_unfinished(s, round, c, list);
+    exit_code code = processes_agree(s->collective, kernel_problem(list, s->backend, status, "reading the adapters back"), list);
+    if (code == EXIT_OK) code = gather_devices(s, c, list);
+    if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->expert_step;
-    return checkpoint_write(path, c, list);
+    return processes_agree(s->collective, take_unfinished(s, round, c, list), list);
+}
+
+/* Process 0 writes or reads the file, while the others send or get their packs. */
+static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c, const char *path, problems *list) {
+    pack_walk walk;
+    exit_code code = EXIT_OK;
+    pack_walk_begin(&walk, direction, s, c);
+    if (ck_process(s->collective) == 0)
+        code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list) : checkpoint_read(path, c, list);
+    exit_code walked = pack_walk_end(&walk, list);
+    return processes_agree(s->collective, code == EXIT_OK ? walked : code, list);
+}
+
+exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
+    exit_code code = take_all(s, round, c, list);
+    return code == EXIT_OK ? pass_packs(s, PACKS_TO_PROCESS_0, c, path, list) : code;
 }
 
 /* ---- Going on ---- */
@@ -171,11 +207,34 @@ static void give_devices(session *s, const checkpoint *c, problems *list) {
     }
 }
 
-exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
-    const fleet *f = s->fleet;
-    exit_code code = checkpoint_read(path, c, list);
-    if (code == EXIT_OK) code = give_unfinished(s, c, path, list);
+/* What else a checkpoint holds, to all. */
+static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
+    struct {
+        int64_t round, expert_step, router_step, n_unfinished;
+    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished};
+    size_t devices = (size_t)c->n_devices;
+    ck_collective *all = s->collective;
+    ck_status status = ck_collective_broadcast(all, &counts, sizeof counts);
+    c->round = (int)counts.round;
+    c->expert_step = counts.expert_step;
+    c->router_step = counts.router_step;
+    c->n_unfinished = counts.n_unfinished;
+    if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0) c->unfinished = malloc((size_t)counts.n_unfinished);
+    exit_code code =
+        counts.n_unfinished > 0 && !c->unfinished ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint") : EXIT_OK;
+    code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
+    return processes_problem(all, status, list);
+}
+
+static exit_code place_all(session *s, checkpoint *c, problems *list) {
+    const fleet *f = s->fleet;
     ck_status status = give(s, f->parameters, c->parameters, f->n_parameters);
     if (status == CK_OK) status = give(s, f->moment1, c->moment1, f->n_parameters);
     if (status == CK_OK) status = give(s, f->moment2, c->moment2, f->n_parameters);
@@ -185,4 +244,12 @@ exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, probl
     s->saved_round = c->round;
     give_devices(s, c, list);
     return kernel_problem(list, s->backend, status, "placing the checkpoint's adapters");
+}
+
+exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
+    exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
+    if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
+    if (code == EXIT_OK) code = give_unfinished(s, c, path, list);
+    if (code == EXIT_OK) code = place_all(s, c, list);
+    return processes_agree(s->collective, code, list);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernel_problem.h"
+#include "processes.h"
 #include "train/session.h"
 
 static bool takes_part(const device *d, const evaluation_order *order) {
@@ -25,11 +26,11 @@ static void add_statistics(const session *s, int device_index, int window, const
         for (int e = 0; e < experts; e++) row[l * s->max_experts + e] += from[l * CK_MAX_EXPERTS + e];
 }
 
-static void collect(session *s, const evaluation_order *order, double *loss, problems *list) {
+static void collect(session *s, const evaluation_order *order, double *loss) {
     const wave_buffer *w = s->wave;
     for (int i = 0; i < w->n_devices; i++) {
         int index = w->device_index[i];
-        if (w->fault[i] >= 0) session_diverged(s, index, w->fault[i], "the loss of an evaluation", list);
+        if (w->fault[i] >= 0) session_diverged(s, index, w->fault[i], DIVERGED_IN_EVALUATION);
         for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
             loss[index] += w->loss[q];
             if (!order->routing) continue;
@@ -49,7 +50,7 @@ static exit_code run_wave(session *s, const evaluation_order *order, double *los
     if (status == CK_OK && order->routing) status = ck_download(s->stream, s->host.gate_sum, out->gate_sum, statistics);
     if (status == CK_OK && order->routing) status = ck_download(s->stream, s->host.top1_count, out->top1_count, statistics);
     if (status == CK_OK) status = ck_wait(s->stream);
-    if (status == CK_OK) collect(s, order, loss, list);
+    if (status == CK_OK) collect(s, order, loss);
     wave_clear(s->wave);
     return kernel_problem(list, s->backend, status, "evaluation");
 }
@@ -91,26 +92,33 @@ static void divide_tables(session *s, double tokens) {
     }
 }
 
-exit_code session_evaluate(session *s, evaluation_order order, double *loss, problems *list) {
-    fleet *f = s->fleet;
+/* The devices of this process. */
+static exit_code evaluate_mine(session *s, const evaluation_order *order, double *loss, problems *list) {
+    const fleet *f = s->fleet;
     double tokens = (double)s->settings->evaluate.windows * s->sequence;
     exit_code code = EXIT_OK;
-    if (order.routing) clear_tables(s);
-    for (int i = 0; i < f->n_devices; i++)
-        if (takes_part(&f->devices[i], &order)) loss[i] = 0.0;
-    for (int i = 0; i < f->n_devices && code == EXIT_OK; i++)
-        if (takes_part(&f->devices[i], &order)) code = add_device(s, i, &order, loss, list);
-    if (code == EXIT_OK) code = run_wave(s, &order, loss, list);
+    for (int i = 0; i < f->n_mine; i++)
+        if (takes_part(&f->devices[f->mine[i]], order)) loss[f->mine[i]] = 0.0;
+    for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
+        if (takes_part(&f->devices[f->mine[i]], order)) code = add_device(s, f->mine[i], order, loss, list);
+    if (code == EXIT_OK) code = run_wave(s, order, loss, list);
     if (code != EXIT_OK) return code;
-    if (order.routing) divide_tables(s, tokens);
-    for (int i = 0; i < f->n_devices; i++) {
-        if (!takes_part(&f->devices[i], &order)) continue;
-        loss[i] /= tokens;
-        if (!isfinite(loss[i])) session_diverged(s, i, -1, "the loss of an evaluation", list);
+    if (order->routing) divide_tables(s, tokens);
+    for (int i = 0; i < f->n_mine; i++) {
+        int index = f->mine[i];
+        if (!takes_part(&f->devices[index], order)) continue;
+        loss[index] /= tokens;
+        if (!isfinite(loss[index])) session_diverged(s, index, -1, DIVERGED_IN_EVALUATION);
     }
-    for (int i = 0; i < f->n_devices; i++)
-        if (f->devices[i].stopped) loss[i] = NAN;
     return EXIT_OK;
+}
+
+exit_code session_evaluate(session *s, evaluation_order order, double *loss, problems *list) {
+    if (order.routing) clear_tables(s);
+    exit_code code = session_agree(s, evaluate_mine(s, &order, loss, list), list);
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        if (s->fleet->devices[i].stopped) loss[i] = NAN;
+    return code;
 }
 
 /* A device may own several of the windows: its own first, second ... evaluation window. */
@@ -120,8 +128,10 @@ static int window_of(const session *s, int w) {
     return nth % s->settings->evaluate.windows;
 }
 
+/* first, end: into my_windows. */
 static void add_routing_windows(session *s, int first, int end) {
-    for (int w = first; w < end; w++) {
+    for (int i = first; i < end; i++) {
+        int w = s->my_windows[i];
         const device *d = &s->fleet->devices[s->routing_devices[w]];
         int32_t *tokens, *targets;
         wave_add_device(s->wave, s->fleet, s->routing_devices[w], 0);
@@ -149,7 +159,7 @@ static ck_status record_chunk(session *s, int first, int end) {
     ck_status status = ck_run(s->record, s->stream, &wave);
     if (status == CK_OK) status = ck_download(s->stream, s->host.gate_record, s->record_outputs.gate_record, bytes);
     if (status == CK_OK) status = ck_wait(s->stream);
-    for (int w = first; w < end && status == CK_OK; w++) copy_gates(s, w, s->host.gate_record + (w - first) * window);
+    for (int i = first; i < end && status == CK_OK; i++) copy_gates(s, s->my_windows[i], s->host.gate_record + (i - first) * window);
     wave_clear(s->wave);
     return status;
 }
@@ -157,7 +167,7 @@ static ck_status record_chunk(session *s, int first, int end) {
 exit_code session_record_routing(session *s, problems *list) {
     ck_status status = CK_OK;
     int chunk = s->plan.record.max_sequences;
-    for (int first = 0; first < s->n_routing_windows && status == CK_OK; first += chunk)
-        status = record_chunk(s, first, first + chunk < s->n_routing_windows ? first + chunk : s->n_routing_windows);
-    return kernel_problem(list, s->backend, status, "recording the routing");
+    for (int first = 0; first < s->n_my_windows && status == CK_OK; first += chunk)
+        status = record_chunk(s, first, first + chunk < s->n_my_windows ? first + chunk : s->n_my_windows);
+    return processes_agree(s->collective, kernel_problem(list, s->backend, status, "recording the routing"), list);
 }

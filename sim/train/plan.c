@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/pretrain.h"
@@ -14,7 +15,7 @@
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
 
 /* What the libraries touch only once a run is on its way: HDF5's caches and its writer, and a worker's stack and OpenBLAS buffers. */
-static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19;
+static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19, MPI_BYTES = 12 << 20;
 /* The same program finds the machine a little different each time. */
 static const double UNCERTAIN_MIB = 1.0, MIB = 1048576.0;
 
@@ -32,14 +33,18 @@ typedef struct {
     bool balanced, routed;
 } demand;
 
+/* Windows are of this process's devices; a step of any of them fits. */
 static demand measure(const settings *s, const fleet *f) {
-    demand d = {.least_step = INT64_MAX, .evaluation = (int64_t)f->n_devices * s->evaluate.windows};
+    demand d = {.least_step = INT64_MAX, .evaluation = (int64_t)f->n_mine * s->evaluate.windows};
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         int64_t experts = fleet_expert_batch(p), router = fleet_router_batch(p);
         d.largest_step = larger(d.largest_step, larger(experts, router));
         d.least_step = smaller(d.least_step, smaller(experts, router));
-        d.whole_step += larger(experts, router) * p->n_devices;
+    }
+    for (int i = 0; i < f->n_mine; i++) {
+        const population *p = &f->populations[f->devices[f->mine[i]].population];
+        d.whole_step += larger(fleet_expert_batch(p), fleet_router_batch(p));
     }
     for (int i = 0; i < f->n_shapes; i++) {
         d.largest_pack = larger(d.largest_pack, f->shapes[i].total);
@@ -84,10 +89,22 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     return code;
 }
 
-/* A device's share of the round's tables, and of the writer's copies of a row or two. */
-static size_t number_bytes(const base_shape *base) {
+/* A row of the round's tables is there once, twice more in the trace's writer, and of several processes once more on its way to process 0.
+ */
+static size_t row_copies(const fleet *f) {
+    return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
+}
+
+/* A device's share of the round's tables. */
+static size_t number_bytes(const base_shape *base, const fleet *f) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    return 3 * (2 * row + 8 * sizeof(double));
+    return row_copies(f) * (2 * row + 8 * sizeof(double));
+}
+
+/* What is on its way between processes: averages, and a device's pack at a time. */
+static size_t exchange_bytes(const fleet *f, const demand *d) {
+    size_t packed = (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK), pack = (size_t)d->largest_pack;
+    return f->place.processes > 1 ? (2 * packed + pack) * sizeof(float) : 0;
 }
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
@@ -97,7 +114,7 @@ static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const f
     size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     size_t routing = (size_t)plan->n_routing_windows * (size_t)plan->record.max_sequence_tokens * row;
-    return statistics + record + 3 * routing + (size_t)f->n_devices * number_bytes(base) + wave_bytes(&plan->limits);
+    return statistics + record + row_copies(f) * routing + (size_t)f->n_devices * number_bytes(base, f) + wave_bytes(&plan->limits);
 }
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
@@ -109,7 +126,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
     plan->gradients = (size_t)plan->limits.max_gradients * sizeof(float);
-    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + 3 * sampling_bytes(s, f); /* the trace's writer has two copies */
+    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f, d);
     plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
     plan->total = plan->training > plan->start ? plan->training : plan->start;
     return EXIT_OK;
@@ -118,45 +135,55 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
 /* What another device adds, on average over the fleet; the averages are there once, whatever their number. */
 static double device_bytes(const base_shape *base, const fleet *f) {
     double packs = 2.0 * (3.0 * (double)f->n_parameters + (double)f->n_carried) * sizeof(float);
-    return (packs + (double)fleet_measure_text(f).devices) / f->n_devices + (double)number_bytes(base);
+    double mine = f->n_mine > 0 ? f->n_mine : 1.0;
+    return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(base, f) * f->n_devices / mine;
 }
 
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
     double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(base, f) / MIB;
-    double others = (double)plan->training / MIB - a_device * f->n_devices;
+    double others = (double)plan->training / MIB - a_device * f->n_mine;
+    double fit = floor((limit - others - UNCERTAIN_MIB) / a_device);
     const char *source = plan->limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";
-    if (plan->start > plan->limit || others + a_device > limit)
+    char who[48] = "the run";
+    if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
+    if (plan->start > plan->limit || fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
-                       "the run needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
+                       "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
                        "take a smaller base, batch or sequence",
-                       need, limit, source, plan->start > plan->limit ? (double)plan->start / MIB : others,
+                       who, need, limit, source, plan->start > plan->limit ? (double)plan->start / MIB : others,
                        plan->start > plan->limit ? plan->why_start : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
-                   "the run needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit; lower `devices`, the number "
+                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit; lower `devices`, the number "
                    "of populations, or `rank`",
-                   need, limit, source, f->n_devices, floor((limit - others - UNCERTAIN_MIB) / a_device));
+                   who, need, limit, source, f->n_mine, fit);
 }
 
-/* Before the devices are there: a host copy of the base beside the backend's, or its training. */
-static exit_code start_bytes(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, run_plan *plan,
-                             problems *list) {
+/* Before the devices are there: a host copy of the base beside the backend's, or its training, which is process 0's. */
+static exit_code start_bytes(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f,
+                             run_plan *plan, problems *list) {
     size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0;
     exit_code code = EXIT_OK;
-    if (loaded_base == 0 && run_trains_base(s)) code = pretrain_bytes(s, backend, &trained, list);
+    if (loaded_base == 0 && f->place.process == 0 && run_trains_base(s)) code = pretrain_bytes(s, backend, &trained, list);
     plan->start = plan->resident + weights + (trained > weights ? trained : weights);
     plan->why_start = trained > weights ? "pre-training the base" : "loading the base";
     return code;
+}
+
+/* A plan for a process that this one is not: it will have MPI and its shared memory too. */
+static size_t mpi_bytes(const fleet *f) {
+    return f->place.processes > ck_processes(f->collective) ? MPI_BYTES : 0;
 }
 
 /* What is taken already, and what is sure to follow. */
 static size_t resident_bytes(const ck_backend *backend, size_t now, size_t loaded_base, const fleet *f) {
     fleet_text_bytes closed = f->n_corpora > 0 ? (fleet_text_bytes){0, 0} : fleet_measure_text(f);
     size_t text = closed.devices + closed.corpora;
-    return (now > loaded_base ? now - loaded_base : now) + text + RUNNING_BYTES + (size_t)ck_threads(backend) * THREAD_BYTES;
+    return (now > loaded_base ? now - loaded_base : now) + text + RUNNING_BYTES + (size_t)ck_threads(backend) * THREAD_BYTES + mpi_bytes(f);
 }
 
-static size_t limit_bytes(const settings *s, size_t now) {
-    size_t available = memory_available(), wanted = (size_t)s->memory_limit << 20;
+/* The processes of a machine share what it has. */
+static size_t limit_bytes(const settings *s, const fleet *f, size_t now) {
+    size_t available = memory_available() / (size_t)f->place.on_machine, wanted = (size_t)s->memory_limit << 20;
     size_t free_ = available > SIZE_MAX - now ? SIZE_MAX : available + now;
     return s->memory_limit > 0 && wanted < free_ ? wanted : free_;
 }
@@ -170,11 +197,12 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     size_t now = memory_resident();
     memset(out, 0, sizeof *out);
     out->resident = resident_bytes(backend, now, loaded_base, f);
-    out->limit = limit_bytes(s, now);
+    out->limit = limit_bytes(s, f, now);
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
     int64_t preferred = s->wave_tokens > 0 ? s->wave_tokens : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS : GPU_WAVE_TOKENS;
-    int64_t windows = smaller(larger(preferred / s->data.sequence, d.largest_step), larger(d.whole_step, d.evaluation));
-    exit_code code = start_bytes(s, backend, base, loaded_base, out, list);
+    int64_t all = larger(larger(d.whole_step, d.evaluation), 1); /* a process may have no device */
+    int64_t windows = smaller(larger(preferred / s->data.sequence, d.largest_step), all);
+    exit_code code = start_bytes(s, backend, base, loaded_base, f, out, list);
     while (code == EXIT_OK) {
         code = fill_plan(s, backend, base, f, &d, windows, out, list);
         if (code != EXIT_OK || out->total <= out->limit) break;
@@ -189,7 +217,7 @@ exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shap
     exit_code code = plan_make(s, backend, base, loaded_base, f, out, list);
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);
-    exit_code text = loaded_base == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+    exit_code text = loaded_base == 0 && f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
     if (code == EXIT_OK) code = text;
     return code == EXIT_OK ? plan_make(s, backend, base, loaded_base, f, out, list) : code;
 }

@@ -49,11 +49,13 @@ void report_table(const summary_row *rows, int n) {
     printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the mean after it\n");
 }
 
-void report_speed(const session *s) {
+void report_speed(const session *s, double peak) {
+    char each[48] = "";
     if (s->expert_seconds <= 0.0) return;
-    double rate = s->expert_flops / s->expert_seconds, peak = ck_gemm_rate(s->backend, CK_F32);
-    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: %.0f %% of the measured sgemm rate (%.1f GFLOP/s, %s)\n",
-           1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate, peak > 0.0 ? 100.0 * rate / peak : 0.0, 1e-9 * peak,
+    double rate = s->expert_flops / s->expert_seconds;
+    if (ck_processes(s->collective) > 1) snprintf(each, sizeof each, "%d processes, each ", ck_processes(s->collective));
+    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: %.0f %% of the measured sgemm rate (%.1f GFLOP/s, %s%s)\n",
+           1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate, peak > 0.0 ? 100.0 * rate / peak : 0.0, 1e-9 * peak, each,
            ck_hardware(s->backend));
 }
 

@@ -2,13 +2,17 @@
  *
  *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
  *
+ * Process 0 has the trace and the checkpoint; the others bring it their numbers.
+ *
  * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in, with
  * a checkpoint: the run that resumes goes on with the next step. */
 #include "train/rounds.h"
 
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 
+#include "processes.h"
 #include "progress.h"
 #include "train/checkpoints.h"
 
@@ -20,24 +24,26 @@ static void on_signal(int number) {
 }
 
 /* A second signal ends the process at once. */
-static void catch_signals(struct sigaction old[2]) {
+static void catch_signals(struct sigaction old[3]) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&action.sa_mask);
     interrupted = 0;
     sigaction(SIGINT, &action, &old[0]);
     sigaction(SIGTERM, &action, &old[1]);
+    sigaction(SIGUSR1, &action, &old[2]); /* mpirun hands it on to all processes, which it does not do with the others */
 }
 
-static void release_signals(const struct sigaction old[2]) {
+static void release_signals(const struct sigaction old[3]) {
     sigaction(SIGINT, &old[0], NULL);
     sigaction(SIGTERM, &old[1], NULL);
+    sigaction(SIGUSR1, &old[2], NULL);
 }
 
 /* Rows first: a checkpoint must never be ahead of the trace. `round`: the last that is complete. */
 static exit_code save(rounds *r, int round, problems *list) {
     char path[FOLDER_PATH_BYTES];
     result_path(r->folder, "checkpoint.h5", path);
-    exit_code code = trace_flush(r->trace, list);
+    exit_code code = processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
     if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
     if (code == EXIT_OK) r->session->saved_round = round;
     return code;
@@ -47,11 +53,14 @@ static exit_code save(rounds *r, int round, problems *list) {
 static exit_code check_interrupt(rounds *r, int step, problems *list) {
     const settings *s = r->session->settings;
     const char *folder = r->folder->path;
-    if (!interrupted) return EXIT_OK;
+    int processes = ck_processes(r->session->collective);
+    char again[40] = "";
+    if (!(processes > 1 ? r->session->stop : interrupted)) return EXIT_OK;
+    if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
     exit_code code = save(r, r->session->round - 1, list);
     return problem(list, code == EXIT_OK ? EXIT_RUN : code,
-                   "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume",
-                   r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", folder, folder);
+                   "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume%s",
+                   r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", folder, folder, again);
 }
 
 static void show(progress *bar, const session *s) {
@@ -102,7 +111,7 @@ static exit_code aggregate(session *s, problems *list) {
         s->bytes_up[i] += bytes;
         s->bytes_down[i] += bytes;
     }
-    return fleet_aggregate(s->fleet, list);
+    return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
 }
 
 static exit_code append_row(rounds *r, bool evaluated, const double seconds[4], problems *list) {
@@ -129,6 +138,13 @@ static exit_code append_row(rounds *r, bool evaluated, const double seconds[4], 
     return trace_append(r->trace, &row, list);
 }
 
+static exit_code end_round(rounds *r, bool evaluated, const double seconds[4], problems *list) {
+    session *s = r->session;
+    exit_code code = session_gather_round(s, evaluated, list);
+    if (code == EXIT_OK && r->trace) code = append_row(r, evaluated, seconds, list);
+    return processes_agree(s->collective, code, list);
+}
+
 static exit_code one_round(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     bool evaluated = s->round % s->settings->evaluate.every == 0 || s->round == s->settings->rounds;
@@ -142,21 +158,23 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
     double end = run_clock();
     double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before, end - start};
-    return code == EXIT_OK ? append_row(r, evaluated, seconds, list) : code;
+    return code == EXIT_OK ? end_round(r, evaluated, seconds, list) : code;
 }
 
 exit_code rounds_run(rounds *r, problems *list) {
     session *s = r->session;
     const settings *config = s->settings;
-    struct sigaction old[2];
+    struct sigaction old[3];
     exit_code code = EXIT_OK;
     progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
     catch_signals(old);
+    s->interrupted = &interrupted;
     for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
         code = one_round(r, bar, list);
         bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
         if (code == EXIT_OK && due) code = save(r, s->round, list);
     }
+    s->interrupted = NULL;
     release_signals(old);
     progress_finish(bar);
     return code;

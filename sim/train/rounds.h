@@ -10,7 +10,7 @@
 
 typedef struct {
     session *session;
-    trace *trace;
+    trace *trace;           /* NULL: another process writes it */
     checkpoint *checkpoint; /* its round is where the run stands */
     const result_folder *folder;
     bool quiet;

@@ -5,18 +5,23 @@
 #include <stdbool.h>
 
 #include "base/base.h"
+#include "collective/collective.h"
 #include "config/settings.h"
 #include "problems.h"
 
 typedef struct {
     const char *out; /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
     bool resume, quiet;
+    ck_collective *collective; /* the processes of the run; NULL: this one alone */
 } run_options;
 
+/* Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads, writes and speaks. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
+/* CPU threads of this process: its share of those that the settings, or this machine's cores, give to all. 0: as ck_open() likes. */
+int run_threads(const settings *s, const ck_collective *collective);
 
-/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan. */
-exit_code run_check(const settings *s, problems *list);
+/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of each of so many processes. */
+exit_code run_check(const settings *s, int processes, problems *list);
 
 /* The base's shape, before there is a base. */
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list);

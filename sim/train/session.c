@@ -4,6 +4,8 @@
 #include <stdlib.h>
 
 #include "kernel_problem.h"
+#include "processes.h"
+#include "train/deal.h"
 
 /* Takes backend memory until one allocation fails; the first failure is kept. */
 typedef struct {
@@ -91,7 +93,11 @@ static exit_code allocate_host(session *s, problems *list) {
     s->host.gate_sum = malloc(sequences * row * sizeof(float));
     s->host.top1_count = malloc(sequences * row * sizeof(float));
     s->host.gate_record = malloc(record * sizeof(float));
-    bool ok = s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
+    if (s->fleet->place.processes > 1 && s->fleet->place.process == 0)
+        s->pack = calloc((size_t)s->plan.step.max_pack, sizeof *s->pack);
+    else
+        s->pack = calloc(1, sizeof *s->pack);
+    bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
     exit_code code = sampling_create(&s->sampled, s->settings, s->fleet, list);
     return code == EXIT_OK ? wave_create(&s->plan.limits, &s->wave, list) : code;
@@ -100,16 +106,22 @@ static exit_code allocate_host(session *s, problems *list) {
 /* Spread evenly over the devices that have a router; where there are more windows than such devices, they take turns. */
 static exit_code choose_routing_devices(session *s, problems *list) {
     const fleet *f = s->fleet;
-    s->routing_devices = calloc((size_t)s->n_routing_windows + 1, sizeof *s->routing_devices);
+    size_t windows = (size_t)s->n_routing_windows + 1;
+    s->routing_devices = calloc(windows, sizeof *s->routing_devices);
+    s->routing_owners = calloc(windows, sizeof *s->routing_owners);
+    s->my_windows = calloc(windows, sizeof *s->my_windows);
     int *routed = malloc((size_t)f->n_devices * sizeof *routed), n = 0;
-    if (!s->routing_devices || !routed) {
+    if (!s->routing_devices || !s->routing_owners || !s->my_windows || !routed) {
         free(routed);
         return problem(list, EXIT_ENVIRONMENT, "out of memory for the recorded windows");
     }
     for (int i = 0; i < f->n_devices; i++)
         if (f->shapes[f->devices[i].shape].router_rows > 0) routed[n++] = i;
-    for (int w = 0; w < s->n_routing_windows; w++)
+    for (int w = 0; w < s->n_routing_windows; w++) {
         s->routing_devices[w] = routed[s->n_routing_windows < n ? (int64_t)w * n / s->n_routing_windows : w % n];
+        s->routing_owners[w] = f->owner[s->routing_devices[w]];
+        if (s->routing_owners[w] == f->place.process) s->my_windows[s->n_my_windows++] = w;
+    }
     free(routed);
     return EXIT_OK;
 }
@@ -121,37 +133,59 @@ static int most_experts(const fleet *f) {
     return most;
 }
 
-exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out, problems *list) {
-    *out = NULL;
-    session *s = calloc(1, sizeof *s);
-    if (!s) {
-        base_destroy(base);
-        return problem(list, EXIT_ENVIRONMENT, "out of memory");
-    }
-    s->settings = config;
-    s->backend = backend;
-    s->sequence = config->data.sequence;
+/* What can be refused is refused before anything large is there. */
+static exit_code open_fleet(session *s, const base_model *base, problems *list) {
     size_t base_bytes = (size_t)base->layout.total * sizeof(float);
-    exit_code code = kernel_problem(list, backend, ck_stream_create(backend, &s->stream), "opening a stream");
-    if (code == EXIT_OK) code = fleet_create(config, &base->shape, &s->fleet, list);
-    if (code == EXIT_OK) code = plan_with_text(config, backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
-    if (code == EXIT_OK) code = upload_base(s, base, list);
+    exit_code code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "opening a stream");
+    if (code == EXIT_OK) code = fleet_create_among(s->collective, s->settings, &base->shape, &s->fleet, list);
+    if (code == EXIT_OK) code = plan_with_text(s->settings, s->backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
+    return processes_agree(s->collective, code, list);
+}
+
+static exit_code allocate(session *s, base_model *base, problems *list) {
+    exit_code code = upload_base(s, base, list);
     base_destroy(base);
-    if (code == EXIT_OK) {
-        s->max_experts = most_experts(s->fleet);
-        s->n_routing_windows = s->plan.n_routing_windows;
-        code = choose_routing_devices(s, list);
-    }
-    if (code == EXIT_OK) code = fleet_allocate(s->fleet, backend, s->stream, list);
+    s->max_experts = most_experts(s->fleet);
+    s->n_routing_windows = s->plan.n_routing_windows;
+    if (code == EXIT_OK) code = choose_routing_devices(s, list);
+    if (code == EXIT_OK) code = fleet_allocate(s->fleet, s->backend, s->stream, list);
     if (code == EXIT_OK) code = allocate_outputs(s, list);
     if (code == EXIT_OK) code = record_programs(s, list);
     if (code == EXIT_OK) code = allocate_host(s, list);
+    if (code == EXIT_OK) code = session_create_news(s, list);
+    return processes_agree(s->collective, code, list);
+}
+
+exit_code session_create_among(ck_collective *collective, const settings *config, ck_backend *backend, base_model *base, session **out,
+                               problems *list) {
+    *out = NULL;
+    session *s = calloc(1, sizeof *s);
+    exit_code code = processes_agree(collective, s ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
+    if (code != EXIT_OK) {
+        base_destroy(base);
+        free(s);
+        return code;
+    }
+    s->collective = collective;
+    s->settings = config;
+    s->backend = backend;
+    s->sequence = config->data.sequence;
+    code = open_fleet(s, base, list);
+    if (code == EXIT_OK) code = session_gather_texts(s, list);
+    if (code == EXIT_OK)
+        code = allocate(s, base, list);
+    else
+        base_destroy(base);
     if (code != EXIT_OK) {
         session_destroy(s);
         return code;
     }
     *out = s;
     return EXIT_OK;
+}
+
+exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out, problems *list) {
+    return session_create_among(ck_collective_local(), config, backend, base, out, list);
 }
 
 static void free_outputs(session *s) {
@@ -195,10 +229,14 @@ void session_destroy(session *s) {
     wave_destroy(s->wave);
     free(s->updates);
     free(s->carries);
+    free(s->pack);
     free(s->host.gate_sum);
     free(s->host.top1_count);
     free(s->host.gate_record);
     free(s->routing_devices);
+    free(s->routing_owners);
+    free(s->my_windows);
+    session_destroy_news(s);
     ck_stream_destroy(s->stream);
     free(s);
 }

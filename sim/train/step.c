@@ -12,7 +12,6 @@
  * validation gradients. What waits is fleet.carried. A device's windows of a step are never split over waves, and its update follows its
  * wave at once, so gradients exist for one wave only. */
 #include <math.h>
-#include <stdio.h>
 #include <time.h>
 
 #include "kernel_problem.h"
@@ -68,35 +67,6 @@ static void set_hyper(const session *s, const device *d, step_kind kind, ck_adam
     update->hyper[1].step = (int32_t)(d->router_steps + 1);
 }
 
-static void describe_layer(int layer, char out[32]) {
-    if (layer >= 0)
-        snprintf(out, 32, "layer %d", layer);
-    else
-        snprintf(out, 32, "the output");
-}
-
-static void describe_checkpoint(const session *s, char *out, size_t bytes) {
-    if (s->saved_round > 0)
-        snprintf(out, bytes, "%s/checkpoint.h5 keeps its adapters as they were after round %d, its last good checkpoint", s->result,
-                 s->saved_round);
-    else
-        snprintf(out, bytes, "there was no checkpoint of it yet");
-}
-
-void session_diverged(session *s, int device_index, int layer, const char *what, problems *list) {
-    const device *d = &s->fleet->devices[device_index];
-    const population *p = population_of(s, d);
-    if (d->stopped) return;
-    char where[32], saved[4200];
-    describe_layer(layer, where);
-    describe_checkpoint(s, saved, sizeof saved);
-    problem(list, EXIT_RUN,
-            "population '%s' (seed %llu): %s of device %d is not finite in round %d, first seen in %s; the population stops, the others go "
-            "on; %s; a lower learning rate may help",
-            p->settings->name, (unsigned long long)p->settings->seed, what, d->index, s->round, where, saved);
-    fleet_stop(s->fleet, d->population);
-}
-
 static void fill_windows(session *s, const device *d, step_kind kind, int batch) {
     for (int i = 0; i < batch; i++) {
         int32_t *tokens, *targets;
@@ -109,33 +79,34 @@ static void fill_windows(session *s, const device *d, step_kind kind, int batch)
 }
 
 /* Mean loss of the wave's device i; a value that is not finite stops its population. */
-static double check_loss(session *s, int i, const char *what, problems *list) {
+static double check_loss(session *s, int i, step_kind kind) {
     const wave_buffer *w = s->wave;
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
-    if (w->fault[i] >= 0 || !isfinite(sum)) session_diverged(s, w->device_index[i], w->fault[i], what, list);
+    divergence_kind seen = kind == STEP_EXPERTS ? DIVERGED_IN_TRAINING : DIVERGED_IN_ROUTER_STEP;
+    if (w->fault[i] >= 0 || !isfinite(sum)) session_diverged(s, w->device_index[i], w->fault[i], seen);
     return sum / (double)(w->first_token[w->first_sequence[i + 1]] - w->first_token[w->first_sequence[i]]);
 }
 
 static void count_expert_step(session *s, device *d, int device_index, double loss, int sequences) {
     double tokens = (double)sequences * s->sequence;
     s->numbers.train[device_index] += loss / s->settings->local_steps;
-    s->step_loss += (loss - s->step_loss) / ++s->step_devices;
-    s->expert_tokens += tokens;
-    s->expert_flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
+    s->step_part.loss += loss;
+    s->step_part.devices++;
+    s->step_part.tokens += tokens;
+    s->step_part.flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
 }
 
 typedef struct {
     int updates, carries; /* entries of session.updates and session.carries */
 } step_counts;
 
-static step_counts collect_updates(session *s, step_kind kind, problems *list) {
+static step_counts collect_updates(session *s, step_kind kind) {
     const wave_buffer *w = s->wave;
-    const char *what = kind == STEP_EXPERTS ? "the training loss" : "the validation loss of a router step";
     step_counts n = {0, 0};
     for (int i = 0; i < w->n_devices; i++) {
         device *d = &s->fleet->devices[w->device_index[i]];
-        double loss = check_loss(s, i, what, list);
+        double loss = check_loss(s, i, kind);
         if (d->stopped) continue;
         ck_adamw_device *update = &s->updates[n.updates++];
         update->parameters = d->pack;
@@ -172,7 +143,7 @@ static exit_code run_wave(session *s, step_kind kind, problems *list) {
     size_t bytes = (size_t)s->wave->n_sequences * sizeof(float);
     if (status == CK_OK) status = ck_download(s->stream, s->wave->loss, s->step_outputs.loss, bytes);
     if (status == CK_OK) status = ck_wait(s->stream);
-    if (status == CK_OK) status = update_devices(s, collect_updates(s, kind, list));
+    if (status == CK_OK) status = update_devices(s, collect_updates(s, kind));
     if (status == CK_OK) status = ck_wait(s->stream);
     wave_clear(s->wave);
     return kernel_problem(list, s->backend, status, kind == STEP_EXPERTS ? "expert step" : "router step");
@@ -196,16 +167,15 @@ static exit_code add_device(session *s, int device_index, step_kind kind, proble
 }
 
 exit_code session_expert_step(session *s, problems *list) {
+    const fleet *f = s->fleet;
     double start = run_clock();
     exit_code code = EXIT_OK;
-    s->step_loss = 0.0;
-    s->step_devices = 0;
-    for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++)
-        if (!s->fleet->devices[i].stopped) code = add_device(s, i, STEP_EXPERTS, list);
+    for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
+        if (!f->devices[f->mine[i]].stopped) code = add_device(s, f->mine[i], STEP_EXPERTS, list);
     if (code == EXIT_OK) code = run_wave(s, STEP_EXPERTS, list);
     s->expert_step++;
-    s->expert_seconds += run_clock() - start;
-    return code;
+    s->step_part.seconds = run_clock() - start;
+    return session_agree(s, code, list);
 }
 
 static bool wants_router_step(const session *s, const device *d, int step) {
@@ -214,17 +184,29 @@ static bool wants_router_step(const session *s, const device *d, int step) {
            s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
 }
 
-exit_code session_router_bursts(session *s, problems *list) {
+/* Of any process: all come to the same answer. */
+static bool bursts_are_due(const session *s) {
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        if (wants_router_step(s, &s->fleet->devices[i], 0)) return true;
+    return false;
+}
+
+static exit_code burst(session *s, problems *list) {
+    const fleet *f = s->fleet;
     exit_code code = EXIT_OK;
     bool any = true;
     for (int step = 0; any && code == EXIT_OK; step++) {
         any = false;
-        for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++) {
-            if (!wants_router_step(s, &s->fleet->devices[i], step)) continue;
+        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++) {
+            if (!wants_router_step(s, &f->devices[f->mine[i]], step)) continue;
             any = true;
-            code = add_device(s, i, STEP_ROUTERS, list);
+            code = add_device(s, f->mine[i], STEP_ROUTERS, list);
         }
         if (code == EXIT_OK) code = run_wave(s, STEP_ROUTERS, list);
     }
     return code;
+}
+
+exit_code session_router_bursts(session *s, problems *list) {
+    return bursts_are_due(s) ? session_agree(s, burst(s, list), list) : EXIT_OK;
 }

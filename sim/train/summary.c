@@ -5,7 +5,7 @@
 double device_entropy(const session *s, int device_index) {
     const device *d = &s->fleet->devices[device_index];
     const population *p = &s->fleet->populations[d->population];
-    int source = device_data_source(d->data), sources = corpus_sources(p->text);
+    int source = d->text.source, sources = corpus_sources(p->text);
     if (source >= 0 && p->settings->data.split == SPLIT_IN_DISTRIBUTION) return corpus_entropy(p->text, source);
     double sum = 0.0;
     for (int i = 0; i < sources; i++) sum += corpus_entropy(p->text, i);

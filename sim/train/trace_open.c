@@ -1,5 +1,6 @@
 #include "train/trace_open.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -31,21 +32,31 @@ static void fill_device(const session *s, int index, trace_device *out) {
     const device *d = &s->fleet->devices[index];
     *out = (trace_device){.population = d->population,
                           .index = d->index,
-                          .source = device_data_source(d->data),
+                          .source = d->text.source,
                           .experts = s->fleet->shapes[d->shape].n_experts,
-                          .train_tokens = device_data_tokens(d->data, DATA_TRAIN),
-                          .valid_tokens = device_data_tokens(d->data, DATA_VALID),
-                          .test_tokens = device_data_tokens(d->data, DATA_TEST),
+                          .train_tokens = d->text.tokens[DATA_TRAIN],
+                          .valid_tokens = d->text.tokens[DATA_VALID],
+                          .test_tokens = d->text.tokens[DATA_TEST],
                           .parameters_shared = d->parameters_shared,
                           .parameters_private = d->parameters_private,
                           .entropy = device_entropy(s, index)};
 }
 
+/* Of several processes: how many there are, and what process 0 runs on. */
+static void describe_hardware(const session *s, size_t bytes, char *out) {
+    int processes = ck_processes(s->collective);
+    if (processes > 1)
+        snprintf(out, bytes, "%d processes, each as: %s", processes, ck_hardware(s->backend));
+    else
+        snprintf(out, bytes, "%s", ck_hardware(s->backend));
+}
+
 exit_code session_open_trace(const session *s, const char *path, int rounds, trace **out, problems *list) {
     const fleet *f = s->fleet;
-    char created[32];
+    char created[32], hardware[256];
     time_t now = time(NULL);
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    describe_hardware(s, sizeof hardware, hardware);
     char *yaml = settings_to_yaml(s->settings);
     trace_population *populations = calloc((size_t)f->n_populations, sizeof *populations);
     trace_device *devices = calloc((size_t)f->n_devices, sizeof *devices);
@@ -59,7 +70,7 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     trace_header header = {.git_revision = COHORT_GIT_REVISION,
                            .config_yaml = yaml,
                            .backend = ck_name(s->backend),
-                           .hardware = ck_hardware(s->backend),
+                           .hardware = hardware,
                            .created_utc = created,
                            .seed = s->settings->seed,
                            .n_populations = f->n_populations,
