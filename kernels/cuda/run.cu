@@ -185,7 +185,7 @@ static cuda_graph_key key_of(const ck_wave *wave, int32_t n_tiles) {
     key.n_sequences = wave->n_sequences;
     key.n_devices = wave->n_devices;
     key.n_tiles = n_tiles;
-    key.limits = cuda_limits_of(wave->shapes, wave->n_devices ? wave->n_shapes : 0);
+    key.limits = cuda_limits_of(wave);
     key.parameters = wave->parameters;
     key.gradients = wave->gradients;
     key.base_gradients = wave->base_gradients;

@@ -62,14 +62,17 @@ static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
     return tiles;
 }
 
-static inline cuda_wave_limits cuda_limits_of(const ck_shape *shapes, int32_t n_shapes) {
+/* Over the shapes that devices of the wave have. */
+static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
     cuda_wave_limits limits = {0, 0, 0, 0};
-    for (int32_t s = 0; s < n_shapes; s++) {
-        int32_t tiles = cuda_rank_tiles(&shapes[s]);
-        if (shapes[s].n_experts > limits.experts) limits.experts = shapes[s].n_experts;
-        if (shapes[s].rank_sum > limits.rank_sum) limits.rank_sum = shapes[s].rank_sum;
+    for (int32_t d = 0; d < wave->n_devices; d++) {
+        const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
+        if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;
+        int32_t tiles = cuda_rank_tiles(shape);
+        if (shape->n_experts > limits.experts) limits.experts = shape->n_experts;
+        if (shape->rank_sum > limits.rank_sum) limits.rank_sum = shape->rank_sum;
         if (tiles > limits.rank_tiles) limits.rank_tiles = tiles;
-        if (shapes[s].width > limits.width) limits.width = shapes[s].width;
+        if (shape->width > limits.width) limits.width = shape->width;
     }
     return limits;
 }
