@@ -382,7 +382,7 @@ static __device__ __forceinline__ void write_gradients(const expert_backward<T> 
 
 /* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
 template <typename T, int N, bool wide>
-static __global__ void __launch_bounds__(32 * BACKWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1)
+static __global__ void __launch_bounds__(32 * BACKWARD_WARPS, 1)
     expert_backward_kernel(expert_backward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int index = (int)blockIdx.x / op.splits, split = (int)blockIdx.x % op.splits;
