@@ -3,8 +3,8 @@
  *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + S <= 528;  w by route.cuh;  sums of w, P and choices over each sequence
  *
  * x [T, D] f32 or bf16, everything else f32. Products of factors rounded to T (f32: split tf32), sums f32. In a bf16 program a logit is
- * therefore that of a bf16 linear without its final rounding: off by about 2^-9 |z| / sqrt(D), so a token whose kept and dropped logits lie
- * closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
+ * therefore that of a bf16 linear without its final rounding: off by about 2^-10 |R_e| |x| / sqrt(D), so a token whose kept and dropped
+ * logits lie closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
  * A row with a NaN or Inf anywhere in z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
  *
  * Two regimes, by the mean tokens of a device (FEW_TOKENS), each right for every wave:

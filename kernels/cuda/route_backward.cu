@@ -13,8 +13,8 @@
  *    of 8 bytes (f32: 16), and of a row of dx or of a gradient eight neighbours. Shares of x and dx come by asynchronous copies that each
  *    lane makes for itself, RING tiles ahead, and a lane's share of [R | A1] is rounded once and kept in shared memory for it alone. The
  *    gradients' sums lie in registers, 16 M rows of a weight at a time; with more rows the block walks its tiles again (only for x).
- *    A block takes the chunks that begin in its window of the list of tiles: one window a chunk where devices have many tokens, one a tile
- *    where they have few and the weights are the bulk of the bytes (FEW_TOKENS).
+ *    A block takes the chunks that begin in its window of the list of tiles: several devices or a part of one where they have many tokens,
+ *    one device where they have few and the weights are the bulk of the bytes (FEW_TOKENS).
  * 3. Where a device has several chunks, their sums lie in the workspace and are added in order. One owner each: no atomics.
  *
  * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a device: 4 C D read, 4 C D written.
@@ -343,11 +343,11 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
 
 /* ---- Host */
 
-/* M and RING of the form that has room for the columns, and blocks of it that fill a large GPU. */
+/* M and RING of the form that has room for the columns, and how many of its blocks a large GPU runs at a time. */
 typedef struct {
     int columns, m, ring, blocks;
 } backward_form;
-static const backward_form forms[] = {{32, 2, 4, 396}, {80, 5, 4, 264}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
+static const backward_form forms[] = {{32, 2, 4, 264}, {80, 5, 4, 132}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
 
 typedef struct {
     const backward_form *form;
@@ -371,10 +371,29 @@ template <typename T> static backward_plan plan_products(int columns, int width)
     return plan;
 }
 
-/* Tiles of a chunk: as few as the GPU needs to be full. */
-static int chunk_tiles(const backward_form *form, int tiles, int blocks) {
-    int chunk = (int)(((int64_t)tiles * blocks + form->blocks - 1) / form->blocks);
-    return chunk < LEAST_CHUNK ? (int)LEAST_CHUNK : chunk;
+static int64_t divided(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* More windows of parts than this many are not worth their memory. */
+static int64_t most_windows(const backward_form *form, int tiles, int blocks) {
+    int64_t fill = 2 * form->blocks / blocks + 1, short_ones = divided(tiles, LEAST_CHUNK);
+    return fill < short_ones ? fill : short_ones;
+}
+
+/* Tiles of a chunk. A device of mean length is cut into as many equal ones as end soonest, in rounds of blocks that run at a time; a chunk
+ * of several costs about C / 12 tiles more, for the sums that it leaves. Where that is one, only a device of more than twice the mean is
+ * cut. */
+static int chunk_tiles(const backward_plan *plan, int tiles, int devices) {
+    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * plan->form->blocks), best = 0, cuts = 1;
+    if (least < LEAST_CHUNK) least = LEAST_CHUNK;
+    for (int64_t k = 1; k == 1 || divided(mean, k) >= least; k++) {
+        int64_t rounds = divided(devices * k * plan->blocks, plan->form->blocks);
+        int64_t cost = rounds * (divided(mean, k) + (k > 1 ? plan->columns / 12 : 0));
+        if (k == 1 || cost < best) best = cost, cuts = k;
+    }
+    int64_t chunk = cuts == 1 ? 2 * mean : divided(mean, cuts);
+    return (int)(chunk < least ? least : chunk);
 }
 
 static int64_t part_floats(int columns, int width) {
@@ -393,8 +412,7 @@ size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_boun
     for (const backward_form &form : forms) {
         if (before >= d->zh->columns) break;
         int columns = d->zh->columns < form.columns ? d->zh->columns : form.columns;
-        int64_t windows = form.blocks / least + 1, most = (bounds->max_tiles + LEAST_CHUNK - 1) / LEAST_CHUNK;
-        int64_t need = 2 * (windows < most ? windows : most) * part_floats(columns, d->x->columns);
+        int64_t need = 2 * most_windows(&form, bounds->max_tiles, least) * part_floats(columns, d->x->columns);
         if (need > floats) floats = need;
         before = form.columns;
     }
@@ -415,8 +433,8 @@ template <typename T> static backward_op<T> describe(const ck_route_backward *d,
     op.part_floats = part_floats(plan->columns, d->x->columns);
     op.depth = plan->depth;
     op.layer = d->layer, op.n_layers = d->n_layers;
-    op.chunk = chunk_tiles(plan->form, call->wave.n_tiles, plan->blocks);
-    op.window = call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices ? 1 : op.chunk;
+    op.chunk = chunk_tiles(plan, call->wave.n_tiles, call->wave.n_devices);
+    op.window = call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices || op.chunk < 8 ? 1 : op.chunk / 8;
     op.accumulate = d->accumulate && !call->start;
     op.wide = cuda_is_wide<T>(d->x) && (!d->dx || cuda_is_wide<T>(d->dx));
     return op;
@@ -424,7 +442,7 @@ template <typename T> static backward_op<T> describe(const ck_route_backward *d,
 
 template <typename T, int M, int RING>
 static const char *launch_products(const backward_op<T> &op, const backward_plan *plan, gpu_stream stream) {
-    dim3 grid((unsigned)((op.wave.n_tiles + op.window - 1) / op.window), (unsigned)plan->blocks);
+    dim3 grid((unsigned)divided(op.wave.n_tiles, op.window), (unsigned)plan->blocks);
     return CK_LAUNCH((route_products<T, M, RING>), grid, dim3((unsigned)plan->warps * 32), plan->shared_bytes, stream, op);
 }
 
@@ -443,7 +461,7 @@ template <typename T> static const char *launch_backward(const ck_route_backward
     else
         problem = launch_products<T, 9, 2>(op, &plan, call->stream);
     if (problem || op.wave.n_tiles <= op.chunk) return problem;
-    dim3 grid((unsigned)((op.wave.n_tiles + op.chunk - 1) / op.chunk), (unsigned)((op.part_floats + SUM_FLOATS - 1) / SUM_FLOATS));
+    dim3 grid((unsigned)divided(op.wave.n_tiles, op.chunk), (unsigned)divided(op.part_floats, SUM_FLOATS));
     return CK_LAUNCH(route_sum_chunks<T>, grid, dim3(ROUTE_LANES), 0, call->stream, op);
 }
 

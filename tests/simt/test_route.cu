@@ -1,6 +1,7 @@
 /* What the waves of the conformance suite leave out of the router: both sides of the border between its two regimes, every form of its
  * kernels, with rows that can be accessed 16 bytes at a time and with others, more columns than one round of copies or of warps; and the
  * same bits whatever the order of lanes and blocks. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,12 @@ static const wave_spec many_60 = {"many tokens, 60 columns", 88, 8, 2, 2, {{SHAP
 static const wave_spec many_104 = {"many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}};
 static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}};
 static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}};
+
+/* Devices that are cut into chunks. */
+static const wave_spec cut_18 = {"one device, 18 columns", 40, 8, 2, 1, {{SHAPE_PAIR_BOTH, {131}}}};
+static const wave_spec cut_60 = {
+    "a long device among others", 21, 8, 3, 3, {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}}};
+static const wave_spec cut_104 = {"one device, 104 columns", 40, 8, 2, 1, {{SHAPE_EIGHT, {330}}}};
 
 static const wave_spec few_104 = {
     "few tokens, 104 columns", 264, 8, 2, 3, {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}}};
@@ -75,19 +82,58 @@ static void with_many_tokens() {
     try_wave(&many_528);
     try_wave(&odd_528);
 }
+static void with_cut_devices() {
+    try_wave(&cut_18);
+    try_wave(&cut_60);
+    try_wave(&cut_104);
+}
 static void with_few_tokens() {
     try_wave(&few_104);
     try_wave(&few_165);
     try_wave(&few_528);
 }
 
-/* ---- Bits: the whole of "load balance" (two routes, the balance, a backward pass) again in other orders */
+/* ---- Gradients that nobody asked for */
 
 static const conformance_case *case_named(const char *name) {
     for (int i = 0; i < route_group.n_cases; i++)
         if (strcmp(route_group.cases[i].name, name) == 0) return &route_group.cases[i];
     abort();
 }
+
+static bool is_written(const rig *r, int device, int layer, oracle_part part) {
+    oracle_range range = oracle_part_range(rig_shape(r, device), layer, part);
+    const float *gradient = r->gradients.host + r->devices[device].gradients + range.offset;
+    bool written = false;
+    for (int64_t i = 0; i < range.count; i++) written |= !isnan(gradient[i]);
+    return written;
+}
+
+/* The program's gradients begin as NaN: what is not learned, other layers and other parts stay so. */
+static void writes_what_is_learned() {
+    static rig r;
+    const conformance_case *which = case_named("route backward");
+    for (const wave_spec *spec : {&wave_specs[0], &cut_60, &few_104}) {
+        ck_backend *backend;
+        check c = {};
+        if (!open_rig(&r, &backend, which, spec, CK_F32, LEARN_MIXED, &c)) return report(&c, CK_F32);
+        which->run(&r);
+        for (int d = 0; d < spec->n_devices; d++)
+            for (int layer = 0; layer < WAVE_LAYERS; layer++)
+                for (oracle_part part = ORACLE_QKV_A; part < ORACLE_PARTS; part = (oracle_part)(part + 1)) {
+                    uint32_t learn = layer == RIG_LAYER ? r.devices[d].learn : 0;
+                    bool wanted = part == ORACLE_ROUTER ? learn & CK_LEARN_ROUTER : part == ORACLE_A1 && (learn & CK_LEARN_EXPERTS);
+                    if (oracle_part_range(rig_shape(&r, d), layer, part).count == 0) continue;
+                    TAP_CHECK(is_written(&r, d, layer, part) == wanted, "wave '%s': d%s of device %d, layer %d: expected %s", spec->name,
+                              oracle_part_name(part), d, layer, wanted ? "numbers" : "nothing");
+                }
+        report(&c, CK_F32);
+        rig_close(&r);
+        ck_close(backend);
+    }
+}
+
+/* ---- Bits: the whole of "load balance" (two routes, the balance, a backward pass) again in other orders */
 
 /* Everything that a run leaves, one array after the other. */
 static std::vector<float> outcome_of(const rig *r) {
@@ -120,7 +166,7 @@ static void repeat(const wave_spec *spec, ck_precision precision) {
 }
 
 static void same_bits_in_any_order() {
-    for (const wave_spec *spec : {&odd_many, &many_60, &few_104}) {
+    for (const wave_spec *spec : {&odd_many, &cut_60, &few_104}) {
         repeat(spec, CK_F32);
         repeat(spec, CK_BF16);
     }
@@ -129,7 +175,9 @@ static void same_bits_in_any_order() {
 static const tap_test tests[] = {
     {"both sides of the border", at_the_border},
     {"many tokens a device", with_many_tokens},
+    {"cut devices", with_cut_devices},
     {"few tokens a device", with_few_tokens},
+    {"writes what is learned", writes_what_is_learned},
     {"same bits in any order", same_bits_in_any_order},
 };
 
