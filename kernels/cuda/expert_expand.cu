@@ -5,14 +5,14 @@
  *
  * y, dy [T, D]; g, q [T, S], w, dw [T, 16] f32; B2 [S, D] of each device and layer. Where w_e is 0 its term of y is left out.
  *
- * Forward: expand (segmented.cuh), a in shared memory. Backward: shrink of dy, with b_pr as one more rank, so that dw's bias term comes out
- * of the same pass; the block of a token's rows then has q and makes dw. dB2 is a gram of its own (gram.cuh), a second pass over dy, only
- * where experts learn.
+ * Forward: expand (segmented.cuh), a in shared memory. Backward: b_pr is one more rank, so that dw's bias term comes out of the same pass
+ * over dy as q; the block that has q of a token makes its dw. With many tokens and up to 16 ranks dB2 comes out of that pass too
+ * (one_pass.cuh); else it is a gram of its own (gram.cuh), a second pass over dy, only where experts learn.
  *
- * Bytes a token in bf16: forward 4 D (2 D where y begins here without a residual), backward 2 D, twice where experts learn, and 8 S; 4 S D
+ * Bytes a token in bf16: forward 4 D (2 D where y begins here without a residual), backward 2 D in one pass, 4 D in two, and 8 S; 4 S D
  * a device for B2 and for dB2. FLOPs a token: 2 S D each of y, q and dB2. The bound: memory, in f32 while S is below about 32, in bf16
  * below about 100. */
-#include "gram.cuh"
+#include "one_pass.cuh"
 
 /* The most ranks that a device of the wave has: its shapes may include some that no device uses. */
 static int ranks_of(const ck_tensor *ranked, const cuda_call *call) {
@@ -21,53 +21,15 @@ static int ranks_of(const ck_tensor *ranked, const cuda_call *call) {
 
 /* ---- Forward */
 
-template <typename T> struct expand_op {
-    cuda_wave wave;
-    gated_ranks a;
-    expand_target<T> to;
-    int layer, stride; /* of a in shared memory */
-};
-
-static inline size_t expand_shared_bytes(int m, int stride) {
-    return (size_t)(16 * m * (stride + 1)) * sizeof(float);
-}
-
-/* Grid: M tiles each, parts of the columns. */
-template <typename T, int M, bool wide> static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_kernel(expand_op<T> op) {
-    CK_DYNAMIC_SHARED(float, arena);
-    shared<float> a = part(arena, 16 * M * op.stride), factors = part(arena + 16 * M * op.stride, 16 * M);
-    int tile = (int)blockIdx.x * M, end = tile + M < op.wave.n_tiles ? tile + M : op.wave.n_tiles;
-    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
-        const cuda_device *device = record(op.wave.devices + s.device);
-        const ck_shape *shape = record(op.wave.shapes + device->shape);
-        rank_weight b2 = rank_weight_of(shape, WEIGHT_B2, op.layer);
-        __syncthreads(); /* the last segment's factors have been read */
-        stage_ranks(a, op.stride, 1, op.a, shape, s.token, s.rows, 0, b2.ranks);
-        stage_bias_factors(factors, op.to, &s, shape);
-        __syncthreads();
-        expand<T, M, wide>(op.to, &s, a, op.stride, b2.ranks, op.wave.parameters + (device->parameters + b2.offset), b2.columns, factors);
-    }
-}
-
-template <typename T, int M, bool wide> static const char *launch_expand(const expand_op<T> &op, int width, gpu_stream stream) {
-    int blocks = (op.wave.n_tiles + M - 1) / M, across = (width + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
-    int splits = (SEGMENT_MANY + blocks - 1) / blocks; /* few tokens: the columns are dealt to several blocks */
-    dim3 grid((unsigned)blocks, (unsigned)(splits < across ? splits : across)), block(SEGMENT_LANES);
-    return CK_LAUNCH((expert_expand_kernel<T, M, wide>), grid, block, expand_shared_bytes(M, op.stride), stream, op);
-}
-
 template <typename T> static const char *expand_of(const ck_expert_expand *d, const cuda_call *call) {
-    expand_op<T> op = {call->wave,
-                       {cuda_rows_of<const float>(d->g), cuda_rows_of<const float>(d->gates)},
-                       expand_target_of<T>(d->y, call->start),
-                       d->layer,
-                       rank_stride(ranks_of(d->g, call))};
-    if (op.wave.n_tiles == 0) return call->start ? "expert_expand: the wave has no devices" : nullptr;
-    int width = call->limits.width;
-    bool wide = width % 8 == 0 && is_wide_target<T>(d->y, call->start);
-    if (!wide) return launch_expand<T, 1, false>(op, width, call->stream);
-    return segment_tiles(&op.wave) == 1 ? launch_expand<T, 1, true>(op, width, call->stream)
-                                        : launch_expand<T, 4, true>(op, width, call->stream);
+    expand_op<T, gated_ranks> op = {call->wave,
+                                    {cuda_rows_of<const float>(d->g), cuda_rows_of<const float>(d->gates)},
+                                    expand_target_of<T>(d->y, call->start),
+                                    WEIGHT_B2,
+                                    d->layer,
+                                    0};
+    bool wide = call->limits.width % 8 == 0 && is_wide_target<T>(d->y, call->start);
+    return launch_expand(op, ranks_of(d->g, call), call->limits.width, wide, call->stream);
 }
 
 size_t cuda_expert_expand_workspace(const ck_expert_expand *, const cuda_bounds *) {
@@ -75,51 +37,63 @@ size_t cuda_expert_expand_workspace(const ck_expert_expand *, const cuda_bounds 
 }
 
 const char *cuda_expert_expand(const ck_expert_expand *d, const cuda_call *call) {
+    if (call->wave.n_tiles == 0) return call->start ? "expert_expand: the wave has no devices" : nullptr;
     return call->half ? expand_of<bf16>(d, call) : expand_of<float>(d, call);
 }
 
-/* ---- Backward: q and dw */
+/* ---- Backward */
 
-template <typename T> struct expand_backward_op {
-    cuda_wave wave;
-    cuda_rows<const T> dy;
+/* What is made of dy B2^T. */
+typedef struct {
     cuda_rows<const float> g;
     cuda_rows<float> q, dw;
-    global<const float> bias;
-    int layer;
-};
+} expert_sink;
 
 /* q of the ranks [first, first + count) that `raw` = dy B2^T holds. */
-template <typename T>
-static __device__ __forceinline__ void write_q(const expand_backward_op<T> *op, const ck_shape *shape, const segment *s,
-                                               shared<const float> raw, int stride, int first, int count) {
-    for (int i = (int)threadIdx.x; i < s->rows * count; i += SEGMENT_LANES) {
+static __device__ __forceinline__ void write_q(const expert_sink *to, const ck_shape *shape, const segment *s, shared<const float> raw,
+                                               int stride, int first, int count) {
+    for (int i = (int)threadIdx.x; i < s->rows * count; i += (int)blockDim.x) {
         int row = i / count, j = i % count;
-        op->q.data[(s->token + row) * op->q.columns + first + j] = shape->scale[expert_of(shape, first + j)] * raw[row * stride + j];
+        to->q.data[(s->token + row) * to->q.columns + first + j] = shape->scale[expert_of(shape, first + j)] * raw[row * stride + j];
     }
 }
 
 /* What the ranks [first, first + limit) of `all` add to dw; a lane keeps its (row, expert) through all groups of ranks. A rank behind the
  * experts' is the bias term. */
-template <typename T>
-static __device__ __forceinline__ void add_to_dw(const expand_backward_op<T> *op, const ck_shape *shape, const segment *s,
-                                                 shared<const float> raw, int stride, int first, int limit, int all, shared<float> dw) {
-    for (int i = (int)threadIdx.x; i < s->rows * CK_MAX_EXPERTS; i += SEGMENT_LANES) {
+static __device__ __forceinline__ void add_to_dw(const expert_sink *to, const ck_shape *shape, const segment *s, shared<const float> raw,
+                                                 int stride, int first, int limit, int all, shared<float> dw) {
+    for (int i = (int)threadIdx.x; i < s->rows * CK_MAX_EXPERTS; i += (int)blockDim.x) {
         int row = i / CK_MAX_EXPERTS, e = i % CK_MAX_EXPERTS;
         float sum = first > 0 ? (float)dw[i] : 0.0f;
         if (e < shape->n_experts) {
             int begin = shape->rank_first[e] > first ? shape->rank_first[e] : first;
             int end = shape->rank_first[e + 1] < first + limit ? shape->rank_first[e + 1] : first + limit;
-            global<const float> g = op->g.data + (s->token + row) * op->g.columns;
+            global<const float> g = to->g.data + (s->token + row) * to->g.columns;
             float dot = 0;
             for (int j = begin; j < end; j++) dot += raw[row * stride + j - first] * g[j];
             sum += shape->scale[e] * dot;
             if (all > shape->rank_sum && all <= first + limit) sum += raw[row * stride + shape->rank_sum - first];
         }
         dw[i] = sum;
-        if (all <= first + limit) op->dw.data[(s->token + row) * op->dw.columns + e] = sum;
+        if (all <= first + limit) to->dw.data[(s->token + row) * to->dw.columns + e] = sum;
     }
 }
+
+static __device__ __forceinline__ void finish_ranks(const expert_sink &to, const ck_shape *shape, const segment *s, shared<const float> raw,
+                                                    int stride, int first, int limit, int all, shared<float> dw) {
+    int count = shape->rank_sum - first < limit ? shape->rank_sum - first : limit;
+    if (count > 0) write_q(&to, shape, s, raw, stride, first, count);
+    add_to_dw(&to, shape, s, raw, stride, first, limit, all, dw);
+}
+
+/* q and dw alone. */
+template <typename T> struct expand_backward_op {
+    cuda_wave wave;
+    cuda_rows<const T> dy;
+    global<const float> bias;
+    expert_sink to;
+    int layer;
+};
 
 /* dy B2^T of the block's rows for one group of ranks, and dw. */
 static inline __device__ __host__ int backward_shared_floats(int m, int n) {
@@ -141,10 +115,8 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_backwar
         if (shape->mix == CK_MIX_MLP) rows.extra = op.bias;
         int all = count_rows(&rows);
         for (int first = 0; first < all; first += limit) {
-            int count = b2.ranks - first < limit ? b2.ranks - first : limit;
             shrink<T, M, N, wide>(raw, stride, limit, sums, &s, op.dy, &rows, first);
-            if (count > 0) write_q(&op, shape, &s, raw, stride, first, count);
-            add_to_dw(&op, shape, &s, raw, stride, first, limit, all, dw);
+            finish_ranks(op.to, shape, &s, raw, stride, first, limit, all, dw);
         }
     }
 }
@@ -155,28 +127,26 @@ template <typename T, int M, int N, bool wide> static const char *launch_backwar
     return CK_LAUNCH((expert_expand_backward_kernel<T, M, N, wide>), grid, block, bytes, stream, op);
 }
 
-template <typename T, bool wide> static const char *launch_backward(const expand_backward_op<T> &op, int ranks, gpu_stream stream) {
+template <typename T, bool wide> static const char *launch_backward(const expand_backward_op<T> &op, gpu_stream stream) {
     if constexpr (wide) {
-        bool many = segment_tiles(&op.wave) == 4;
-        if (many && ranks < 24) return launch_backward_form<T, 4, 3, true>(op, stream);
-        if (many) return launch_backward_form<T, 4, 5, true>(op, stream);
+        if (segment_tiles(&op.wave) > 1) return launch_backward_form<T, 4, 5, true>(op, stream);
     }
     return launch_backward_form<T, 1, 8, wide>(op, stream);
 }
 
 template <typename T, bool wide> static const char *backward_of(const ck_expert_expand_backward *d, const cuda_call *call) {
-    expand_backward_op<T> op = {call->wave,
-                                cuda_rows_of<const T>(d->dy),
-                                cuda_rows_of<const float>(d->g),
-                                cuda_rows_of<float>(d->q),
-                                cuda_rows_of<float>(d->dw),
-                                d->bias,
-                                d->layer};
-    const char *problem = launch_backward<T, wide>(op, ranks_of(d->q, call), call->stream);
+    int ranks = ranks_of(d->q, call), width = call->limits.width;
+    expert_sink to = {cuda_rows_of<const float>(d->g), cuda_rows_of<float>(d->q), cuda_rows_of<float>(d->dw)};
+    gated_ranks a = {to.g, cuda_rows_of<const float>(d->gates)};
+    cuda_rows<const T> dy = cuda_rows_of<const T>(d->dy);
+    gram_target gradient = {call->wave, WEIGHT_B2, d->layer, 0, static_cast<float *>(call->workspace)};
+    if constexpr (wide) {
+        one_pass<T, gated_ranks, expert_sink> op = {gradient, a, dy, d->bias, to};
+        if (one_pass_fits(&call->wave, ranks, ranks + 1, width, sizeof(T))) return launch_one_pass(op, ranks + 1, width, call->stream);
+    }
+    const char *problem = launch_backward<T, wide>(expand_backward_op<T>{call->wave, dy, d->bias, to, d->layer}, call->stream);
     if (problem) return problem;
-    gram<T, gated_ranks> weights = {call->wave, {op.g, cuda_rows_of<const float>(d->gates)}, op.dy, WEIGHT_B2, d->layer,
-                                    0,          static_cast<float *>(call->workspace)};
-    return launch_gram<wide>(weights, ranks_of(d->q, call), call->limits.width, call->stream);
+    return launch_gram<wide>(gram<T, gated_ranks>{gradient, a, dy}, ranks, width, call->stream);
 }
 
 template <typename T> static bool is_wide_backward(const ck_expert_expand_backward *d, const cuda_call *call) {
@@ -184,7 +154,10 @@ template <typename T> static bool is_wide_backward(const ck_expert_expand_backwa
 }
 
 size_t cuda_expert_expand_backward_workspace(const ck_expert_expand_backward *d, const cuda_bounds *bounds) {
-    return gram_workspace(bounds->max_tiles, d->q->columns, d->dy->columns, bounds->half ? sizeof(bf16) : sizeof(float));
+    size_t element = bounds->half ? sizeof(bf16) : sizeof(float);
+    size_t separate = gram_workspace(bounds->max_tiles, d->q->columns, d->dy->columns, element);
+    size_t together = one_pass_workspace(bounds->max_tiles, element);
+    return separate > together ? separate : together;
 }
 
 const char *cuda_expert_expand_backward(const ck_expert_expand_backward *d, const cuda_call *call) {

@@ -14,30 +14,26 @@
 
 enum { GRAM_TOKENS = 64, GRAM_STRIDE = 80, GRAM_BLOCKS = 528 /* that fill a large GPU: longer chunks rather than more of them */ };
 
-template <typename T, typename Source> struct gram {
+/* Where it goes. A block holds 16 R ranks and, of each of its warps, G groups of 8 W columns. */
+typedef struct {
     cuda_wave wave;
-    Source a;
-    cuda_rows<const T> x;
     weight_kind weight;
     int layer, chunk; /* tiles */
     global<float> parts;
-};
+} gram_target;
 
-/* What a lane of a block holds: ranks first + 16 m + g (+ 8), columns from `column` on as neighbours() says. */
 typedef struct {
     rank_weight weight;
     global<float> gradient;
-    int first, column;
-    int low, high; /* the weight's rows that this device learns */
+    int first, low, high; /* the block's first rank; its ranks that this device learns */
 } gram_view;
 
-static __device__ __forceinline__ gram_view gram_view_of(const cuda_wave *wave, const cuda_device *device, weight_kind kind, int layer,
-                                                         int ranks, int columns) {
+static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, const cuda_device *device, const ck_shape *shape,
+                                                         int ranks) {
     gram_view v;
-    v.weight = rank_weight_of(record(wave->shapes + device->shape), kind, layer);
-    v.gradient = wave->gradients + (device->gradients + v.weight.offset);
+    v.weight = rank_weight_of(shape, to->weight, to->layer);
+    v.gradient = to->wave.gradients + (device->gradients + v.weight.offset);
     v.first = (int)blockIdx.z * ranks;
-    v.column = ((int)blockIdx.y * SEGMENT_WARPS + (int)(threadIdx.x / 32)) * columns;
     v.low = device->learn & CK_LEARN_ROUTER ? 0 : v.weight.router_rows;
     v.high = device->learn & CK_LEARN_EXPERTS ? v.weight.ranks : v.weight.router_rows;
     if (v.first > v.low) v.low = v.first;
@@ -45,13 +41,19 @@ static __device__ __forceinline__ gram_view gram_view_of(const cuda_wave *wave, 
     return v;
 }
 
-template <int R, int W, bool wide> static __device__ __forceinline__ void write_gradient(const gram_view *v, const float d[R][W][4]) {
-    int first = v->column + 2 * W * fragment_t();
+/* The first column of a warp's group. */
+static __device__ __forceinline__ int gram_column(int group, int groups, int columns) {
+    int warps = (int)blockDim.x / 32;
+    return (((int)blockIdx.y * groups + group) * warps + (int)(threadIdx.x / 32)) * columns;
+}
+
+template <int R, int G, int W, bool wide>
+static __device__ __forceinline__ void write_gradient(const gram_view *v, const float d[G][R][W][4]) {
     CK_UNROLL
-    for (int i = 0; i < 2 * R; i++) {
-        int rank = v->first + 8 * i + fragment_g();
+    for (int i = 0; i < 2 * R * G; i++) {
+        int rank = v->first + 8 * (i / G) + fragment_g(), first = gram_column(i % G, G, 8 * W) + 2 * W * fragment_t();
         float row[2 * W];
-        neighbours<W>(row, d[i / 2], i % 2);
+        neighbours<W>(row, d[i % G][i / G / 2], i / G % 2);
         if (rank < v->low || rank >= v->high) continue;
         CK_UNROLL
         for (int j = 0; j < 2 * W; j += 8) {
@@ -64,77 +66,89 @@ template <int R, int W, bool wide> static __device__ __forceinline__ void write_
 /* A block's part of a device that other chunks hold too, each lane's own values. slot 0: the device began before this chunk; 1: in it. */
 static __device__ __forceinline__ global<float> part_of(global<float> parts, int chunk, int slot, int lane_floats) {
     int64_t block = (((int64_t)chunk * 2 + slot) * gridDim.y + blockIdx.y) * gridDim.z + blockIdx.z;
-    return parts + (block * SEGMENT_LANES * lane_floats + 4 * (int)threadIdx.x);
+    return parts + (block * blockDim.x * lane_floats + 4 * (int)threadIdx.x);
 }
+
+/* What a block has summed over a segment: the gradient, or a part of it. */
+template <int R, int G, int W, bool wide>
+static __device__ __forceinline__ void write_gram(const gram_target *to, const gram_view *v, const cuda_device *device, const segment *s,
+                                                  const float d[G][R][W][4]) {
+    bool begins = s->token == device->first_token, ends = s->token + s->rows == device->first_token + device->n_tokens;
+    if (begins && ends) {
+        write_gradient<R, G, W, wide>(v, d);
+        return;
+    }
+    global<float> part = part_of(to->parts, (int)blockIdx.x, begins, 4 * R * G * W);
+    CK_UNROLL
+    for (int i = 0; i < R * G * W; i++) {
+        const float *c = d[i / W / R][i / W % R][i % W];
+        store_as(part + 4 * (int)blockDim.x * i, make_float4(c[0], c[1], c[2], c[3]));
+    }
+}
+
+/* The grid and the block that left the parts. */
+template <int R, int G, int W, bool wide>
+static __global__ void __launch_bounds__(W *G > 8 ? 384 : SEGMENT_LANES) gram_sum_kernel(gram_target to) {
+    int chunk = (int)blockIdx.x, begin = chunk * to.chunk, end = begin + to.chunk;
+    if (end >= to.wave.n_tiles) return;
+    const cuda_tile *last = record(to.wave.tiles + (end - 1)), *first = record(to.wave.tiles + begin);
+    if (last->rows == 0) return;
+    const cuda_device *device = record(to.wave.devices + last->device);
+    int64_t left = device->first_token + device->n_tokens - (last->first_token + last->rows);
+    if (left == 0 || device->first_token < first->first_token) return;
+    gram_view v = gram_view_of(&to, device, record(to.wave.shapes + device->shape), 16 * R);
+    if (v.low >= v.high) return;
+    int64_t chunk_tokens = (int64_t)to.chunk * CUDA_TILE;
+    int more = (int)((left + chunk_tokens - 1) / chunk_tokens);
+    float d[G][R][W][4] = {};
+    for (int i = 0; i <= more; i++) {
+        global<const float> part = part_of(to.parts, chunk + i, i == 0, 4 * R * G * W);
+        CK_UNROLL
+        for (int j = 0; j < R * G * W; j++) {
+            float4 x = load_as<float4>(part + 4 * (int)blockDim.x * j);
+            float *sum = d[j / W / R][j / W % R][j % W];
+            sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
+        }
+    }
+    write_gradient<R, G, W, wide>(&v, d);
+}
+
+/* ---- The product alone */
+
+template <typename T, typename Source> struct gram {
+    gram_target to;
+    Source a;
+    cuda_rows<const T> x;
+};
 
 template <typename T, int R, bool wide, typename Source>
 static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, shared<float> a, const segment *s) {
     const int W = access<T>::COUNT;
-    const cuda_device *device = record(op->wave.devices + s->device);
-    const ck_shape *shape = record(op->wave.shapes + device->shape);
-    gram_view v = gram_view_of(&op->wave, device, op->weight, op->layer, 16 * R, 8 * W);
+    const cuda_device *device = record(op->to.wave.devices + s->device);
+    const ck_shape *shape = record(op->to.wave.shapes + device->shape);
+    gram_view v = gram_view_of(&op->to, device, shape, 16 * R);
     if (v.low >= v.high) return;
-    float d[R][W][4] = {};
-    int ranks = v.weight.ranks - v.first < 16 * R ? v.weight.ranks - v.first : 16 * R, left = v.weight.columns - v.column;
+    float d[1][R][W][4] = {};
+    int ranks = v.weight.ranks - v.first < 16 * R ? v.weight.ranks - v.first : 16 * R;
+    int column = gram_column(0, 1, 8 * W), left = v.weight.columns - column;
     for (int at = 0; at < s->rows; at += GRAM_TOKENS) {
         int tokens = s->rows - at < GRAM_TOKENS ? s->rows - at : (int)GRAM_TOKENS;
+        int64_t token = s->token + at;
         __syncthreads(); /* the last tokens' a has been read */
-        stage_ranks(a, 1, GRAM_STRIDE, op->a, shape, s->token + at, tokens, v.first, ranks);
+        stage_ranks(a, 1, GRAM_STRIDE, op->a, shape, token, tokens, v.first, ranks);
         __syncthreads();
-        if (left > 0)
-            add_product<T, R, wide>(d, a, GRAM_STRIDE, tokens, op->x.data + ((s->token + at) * op->x.columns + v.column), op->x.columns,
-                                    left);
+        if (left <= 0) continue;
+        add_product<T, R, wide>(d[0], a, GRAM_STRIDE, tokens, op->x.data + (token * op->x.columns + column), op->x.columns, left);
     }
-    bool begins = s->token == device->first_token, ends = s->token + s->rows == device->first_token + device->n_tokens;
-    if (begins && ends) {
-        write_gradient<R, W, wide>(&v, d);
-        return;
-    }
-    global<float> part = part_of(op->parts, (int)blockIdx.x, begins, 4 * R * W);
-    CK_UNROLL
-    for (int i = 0; i < R * W; i++) {
-        const float *c = d[i / W][i % W];
-        store_as(part + 4 * SEGMENT_LANES * i, make_float4(c[0], c[1], c[2], c[3]));
-    }
+    write_gram<R, 1, W, wide>(&op->to, &v, device, s, d);
 }
 
 /* Grid: chunks, blocks over D, groups of 16 R ranks. */
 template <typename T, int R, bool wide, typename Source>
 static __global__ void __launch_bounds__(SEGMENT_LANES) gram_kernel(gram<T, Source> op) {
     CK_SHARED(float, a, 16 * R * GRAM_STRIDE);
-    int tile = (int)blockIdx.x * op.chunk, end = tile + op.chunk < op.wave.n_tiles ? tile + op.chunk : op.wave.n_tiles;
-    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) gram_segment<T, R, wide>(&op, a, &s);
-}
-
-/* The same grid. */
-template <typename T, int R, bool wide, typename Source>
-static __global__ void __launch_bounds__(SEGMENT_LANES) gram_sum_kernel(gram<T, Source> op) {
-    const int W = access<T>::COUNT;
-    int chunk = (int)blockIdx.x, begin = chunk * op.chunk, end = begin + op.chunk;
-    if (end >= op.wave.n_tiles) return;
-    const cuda_tile *last = record(op.wave.tiles + (end - 1)), *first = record(op.wave.tiles + begin);
-    if (last->rows == 0) return;
-    const cuda_device *device = record(op.wave.devices + last->device);
-    int64_t left = device->first_token + device->n_tokens - (last->first_token + last->rows);
-    if (left == 0 || device->first_token < first->first_token) return;
-    gram_view v = gram_view_of(&op.wave, device, op.weight, op.layer, 16 * R, 8 * W);
-    if (v.low >= v.high) return;
-    int64_t tokens_in_chunk = (int64_t)op.chunk * CUDA_TILE;
-    int more = (int)((left + tokens_in_chunk - 1) / tokens_in_chunk);
-    float d[R][W][4];
-    for (int i = 0; i <= more; i++) {
-        global<const float> part = part_of(op.parts, chunk + i, i == 0, 4 * R * W);
-        CK_UNROLL
-        for (int j = 0; j < R * W; j++) {
-            float4 x = load_as<float4>(part + 4 * SEGMENT_LANES * j);
-            float *sum = d[j / W][j % W];
-            if (i == 0)
-                sum[0] = x.x, sum[1] = x.y, sum[2] = x.z, sum[3] = x.w;
-            else
-                sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
-        }
-    }
-    write_gradient<R, W, wide>(&v, d);
+    int tile = (int)blockIdx.x * op.to.chunk, end = tile + op.to.chunk < op.to.wave.n_tiles ? tile + op.to.chunk : op.to.wave.n_tiles;
+    for (segment s; (s = segment_at(&op.to.wave, tile, end)).tiles > 0; tile += s.tiles) gram_segment<T, R, wide>(&op, a, &s);
 }
 
 /* ---- Host */
@@ -168,15 +182,15 @@ static const char *launch_gram_form(const gram<T, Source> &op, const gram_plan &
     dim3 grid((unsigned)p.chunks, (unsigned)p.column_blocks, (unsigned)p.groups), block(SEGMENT_LANES);
     const char *problem = CK_LAUNCH((gram_kernel<T, R, wide, Source>), grid, block, 0, stream, op);
     if (problem || p.chunks < 2) return problem;
-    return CK_LAUNCH((gram_sum_kernel<T, R, wide, Source>), grid, block, 0, stream, op);
+    return CK_LAUNCH((gram_sum_kernel<R, 1, access<T>::COUNT, wide>), grid, block, 0, stream, op.to);
 }
 
-/* op.chunk is filled in. ranks: the most that a device of the wave has; columns: the weight's. */
+/* op.to.chunk is filled in. ranks: the most that a device of the wave has; columns: the weight's. */
 template <bool wide, typename T, typename Source>
 static const char *launch_gram(gram<T, Source> op, int ranks, int64_t columns, gpu_stream stream) {
-    if (ranks == 0 || op.wave.n_tiles == 0 || !op.wave.gradients) return nullptr;
-    gram_plan p = plan_gram(op.wave.n_tiles, ranks, columns, sizeof(T), wide);
-    op.chunk = p.chunk;
+    if (ranks == 0 || op.to.wave.n_tiles == 0 || !op.to.wave.gradients) return nullptr;
+    gram_plan p = plan_gram(op.to.wave.n_tiles, ranks, columns, sizeof(T), wide);
+    op.to.chunk = p.chunk;
     if constexpr (wide) {
         if (p.rank_tiles == 2) return launch_gram_form<T, 2, true>(op, p, stream);
         if (p.rank_tiles == 4) return launch_gram_form<T, 4, true>(op, p, stream);

@@ -6,13 +6,14 @@
  * x, dx [T, in]; y, dy [T, out], out = 3 D (qkv) or D; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its scale.
  * A device without attention LoRA has ra = 0: only what begins is written for it.
  *
- * Both directions are one kernel: shrink, then expand from shared memory (segmented.cuh). Forward keeps h, backward keeps q in the
- * workspace for dA and dB, which are grams of their own (gram.cuh).
+ * Forward: shrink, then expand from shared memory, in one kernel (segmented.cuh). Backward: with many tokens and up to 16 ranks one pass
+ * over dy for q and dB (one_pass.cuh), then dx from q; else the forward's kernel with the factors exchanged, and dB as a gram (gram.cuh), a
+ * second pass over dy. dA is a gram of q, which lies in the workspace, and x.
  *
- * Bytes a token in bf16: forward 2 in + 4 out (2 out where y begins here without a residual) + 4 ra; backward 2 out + 4 in + 4 ra, and
- * where experts learn 2 in + 2 out + 8 ra more; 4 ra (in + out) a device for the factors and for their gradients. FLOPs a token:
- * 2 ra (in + out), twice that for the gradients. The bound: memory. */
-#include "gram.cuh"
+ * Bytes a token in bf16: forward 2 in + 4 out (2 out where y begins here without a residual) + 4 ra; backward 2 out + 4 in + 8 ra, and
+ * where experts learn 2 in + 8 ra more (in two passes 2 out more); 4 ra (in + out) a device for the factors and for their gradients. FLOPs
+ * a token: 2 ra (in + out), twice that for the gradients. The bound: memory. */
+#include "one_pass.cuh"
 
 /* One direction: through `down` into rank space, through `up` out of it. */
 template <typename T> struct lora_op {
@@ -117,29 +118,69 @@ static size_t q_bytes(const ck_tensor *h, int64_t n_tokens) {
     return ((size_t)n_tokens * (size_t)h->columns * sizeof(float) + 255) / 256 * 256;
 }
 
-template <typename T, bool wide> static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
+/* q of dy B^T, where it is made beside dB. */
+typedef struct {
+    cuda_rows<float> q;
+} lora_sink;
+
+static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const ck_shape *shape, const segment *s, shared<const float> raw,
+                                                    int stride, int, int, int ranks, shared<float>) {
+    for (int i = (int)threadIdx.x; i < s->rows * ranks; i += (int)blockDim.x) {
+        int row = i / ranks, j = i % ranks;
+        to.q.data[(s->token + row) * to.q.columns + j] = shape->attention_scale * raw[row * stride + j];
+    }
+}
+
+/* The op's parts as its two regimes put them together. */
+template <typename T> struct lora_backward_parts {
+    cuda_wave wave;
+    cuda_rows<const T> x, dy;
+    cuda_rows<const float> h;
+    cuda_rows<float> q;
+    expand_target<T> dx;
+    weight_kind a, b;
+    int layer, ranks, in, out;
+    gram_target of_a, of_b;
+};
+
+template <typename T> static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const cuda_call *call) {
     bool qkv = d->which == CK_LORA_QKV;
-    int ranks = d->h->columns, in = call->limits.width, out = qkv ? 3 * in : in;
-    cuda_rows<float> q = {static_cast<float *>(call->workspace), ranks};
-    lora_op<T> op = {call->wave,
-                     cuda_rows_of<const T>(d->dy),
-                     q,
-                     true,
-                     d->dx != nullptr,
-                     {},
-                     qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B,
-                     qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A,
-                     d->layer,
-                     rank_stride(ranks)};
-    if (d->dx) op.to = expand_target_of<T>(d->dx, call->start);
-    const char *problem = launch_lora<T, wide>(op, ranks, call->stream);
-    if (problem) return problem;
+    lora_backward_parts<T> p = {};
+    p.wave = call->wave;
+    p.x = cuda_rows_of<const T>(d->x), p.dy = cuda_rows_of<const T>(d->dy), p.h = cuda_rows_of<const float>(d->h);
+    p.q.data = static_cast<float *>(call->workspace), p.q.columns = d->h->columns;
+    if (d->dx) p.dx = expand_target_of<T>(d->dx, call->start);
+    p.a = qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A, p.b = qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B;
+    p.layer = d->layer, p.ranks = d->h->columns, p.in = call->limits.width, p.out = qkv ? 3 * p.in : p.in;
     float *parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
-    gram<T, plain_ranks> of_a = {call->wave, {{q.data, q.columns}, false}, cuda_rows_of<const T>(d->x), op.up, d->layer, 0, parts};
-    problem = launch_gram<wide>(of_a, ranks, in, call->stream);
+    p.of_a = gram_target{call->wave, p.a, d->layer, 0, parts};
+    p.of_b = gram_target{call->wave, p.b, d->layer, 0, parts};
+    return p;
+}
+
+/* q and dx together, then dB. */
+template <typename T, bool wide> static const char *backward_apart(const lora_backward_parts<T> &p, gpu_stream stream) {
+    lora_op<T> op = {p.wave, p.dy, p.q, true, static_cast<bool>(p.dx.y.data), p.dx, p.b, p.a, p.layer, rank_stride(p.ranks)};
+    const char *problem = launch_lora<T, wide>(op, p.ranks, stream);
     if (problem) return problem;
-    gram<T, plain_ranks> of_b = {call->wave, {cuda_rows_of<const float>(d->h), true}, op.from, op.down, d->layer, 0, parts};
-    return launch_gram<wide>(of_b, ranks, out, call->stream);
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, true}, p.dy}, p.ranks, p.out, stream);
+}
+
+/* q and dB together, then dx. */
+template <typename T> static const char *backward_in_one_pass(const lora_backward_parts<T> &p, gpu_stream stream) {
+    one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, true}, p.dy, nullptr, {p.q}};
+    const char *problem = launch_one_pass(op, p.ranks, p.out, stream);
+    if (problem || !p.dx.y.data) return problem;
+    expand_op<T, plain_ranks> dx = {p.wave, {{p.q.data, p.q.columns}, false}, p.dx, p.a, p.layer, 0};
+    return launch_expand(dx, p.ranks, p.in, true, stream);
+}
+
+template <typename T, bool wide> static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
+    lora_backward_parts<T> p = backward_parts_of<T>(d, call);
+    bool together = wide && one_pass_fits(&p.wave, p.ranks, p.ranks, p.out, sizeof(T));
+    const char *problem = together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
+    if (problem) return problem;
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, false}, p.x}, p.ranks, p.in, call->stream);
 }
 
 template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {
@@ -150,7 +191,9 @@ template <typename T> static bool is_wide_backward(const ck_lora_backward *d, co
 size_t cuda_lora_backward_workspace(const ck_lora_backward *d, const cuda_bounds *bounds) {
     size_t element = bounds->half ? sizeof(bf16) : sizeof(float);
     int64_t columns = d->dy->columns > d->x->columns ? d->dy->columns : d->x->columns;
-    return q_bytes(d->h, bounds->max_tokens) + gram_workspace(bounds->max_tiles, d->h->columns, columns, element);
+    size_t separate = gram_workspace(bounds->max_tiles, d->h->columns, columns, element);
+    size_t together = one_pass_workspace(bounds->max_tiles, element);
+    return q_bytes(d->h, bounds->max_tokens) + (separate > together ? separate : together);
 }
 
 const char *cuda_lora_backward(const ck_lora_backward *d, const cuda_call *call) {

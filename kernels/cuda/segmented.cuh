@@ -171,13 +171,13 @@ static inline __device__ __host__ int rank_stride(int ranks) {
     return whole % 32 == 0 ? whole + 16 : whole;
 }
 
-/* d += x W^T over this warp's columns, for the ranks from `first` on. */
+/* d += x W^T over columns [begin, end), or each `step`-th 16 Q of them, for the ranks from `first` on; Q quads in 16 bytes of T. */
 template <typename T, int M, int N, bool wide>
 static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const segment *s, const cuda_rows<const T> &x, const rank_rows *w,
-                                                      int first) {
+                                                      int first, int begin, int end, int step) {
     const int Q = access<T>::QUADS;
-    int g = fragment_g(), ranks = count_rows(w) - first, begin = (int)(threadIdx.x / 32) * 16 * Q;
-    for (; begin < w->columns; begin += SEGMENT_WARPS * 16 * Q) {
+    int g = fragment_g(), ranks = count_rows(w) - first;
+    for (; begin < end; begin += 16 * Q * step) {
         int column = begin + 4 * Q * fragment_t(), valid = w->columns - column;
         quad<T> low[M][Q], high[M][Q], b[N][Q];
         CK_UNROLL
@@ -202,29 +202,26 @@ static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const se
     }
 }
 
-/* Floats of shared memory that shrink() adds through. */
-static inline __device__ __host__ int shrink_floats(int m, int n) {
-    return SEGMENT_WARPS * m * n * 128;
+/* Floats of shared memory that shrink_sum() adds through. */
+static inline __device__ __host__ int shrink_floats(int m, int n, int warps = SEGMENT_WARPS) {
+    return warps * m * n * 128;
 }
 
-/* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end. Columns from `limit` on are not
- * written. Begins and ends in step with all lanes of the block. */
-template <typename T, int M, int N, bool wide>
-static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums, const segment *s,
-                                              const cuda_rows<const T> &x, const rank_rows *w, int first) {
-    float d[M][N][4] = {};
-    shrink_columns<T, M, N, wide>(d, s, x, w, first);
+/* result[row, 0 .. 8 N) = the sum of the warps' d, columns from `limit` on left out. Begins and ends in step with all lanes of the block.
+ */
+template <int M, int N>
+static __device__ __forceinline__ void shrink_sum(shared<float> result, int stride, int limit, shared<float> sums, const float d[M][N][4]) {
     CK_UNROLL
     for (int i = 0; i < M * N; i++) {
         const float *c = d[i / N][i % N];
         store_as(sums + 4 * ((int)(threadIdx.x / 32 * M * N + i) * 32 + (int)(threadIdx.x % 32)), make_float4(c[0], c[1], c[2], c[3]));
     }
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < M * N * 32; i += SEGMENT_LANES) {
+    for (int i = (int)threadIdx.x; i < M * N * 32; i += (int)blockDim.x) {
         float4 sum = load_as<float4>(sums + 4 * i);
-        for (int warp = 1; warp < SEGMENT_WARPS; warp++) {
-            float4 part = load_as<float4>(sums + 4 * (warp * M * N * 32 + i));
-            sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+        for (int warp = 1; warp < (int)blockDim.x / 32; warp++) {
+            float4 more = load_as<float4>(sums + 4 * (warp * M * N * 32 + i));
+            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
         }
         int row = i / 32 / N * 16 + i % 32 / 4, rank = i / 32 % N * 8 + i % 4 * 2;
         if (rank >= limit) continue;
@@ -232,6 +229,15 @@ static __device__ __forceinline__ void shrink(shared<float> result, int stride, 
         store_as(result + ((row + 8) * stride + rank), make_float2(sum.z, sum.w));
     }
     __syncthreads();
+}
+
+/* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end. */
+template <typename T, int M, int N, bool wide>
+static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums, const segment *s,
+                                              const cuda_rows<const T> &x, const rank_rows *w, int first) {
+    float d[M][N][4] = {};
+    shrink_columns<T, M, N, wide>(d, s, x, w, first, (int)(threadIdx.x / 32) * 16 * access<T>::QUADS, w->columns, SEGMENT_WARPS);
+    shrink_sum<M, N>(result, stride, limit, sums, d);
 }
 
 /* ---- Products whose summed index runs down the rows of a matrix in memory */
@@ -308,7 +314,7 @@ template <typename Source>
 static __device__ __forceinline__ void stage_ranks(shared<float> a, int token_step, int rank_step, const Source &source,
                                                    const ck_shape *shape, int64_t token, int tokens, int first, int ranks) {
     int all_ranks = (ranks + 15) / 16 * 16, all = (tokens + 15) / 16 * 16 * all_ranks;
-    for (int i = (int)threadIdx.x; i < all; i += SEGMENT_LANES) {
+    for (int i = (int)threadIdx.x; i < all; i += (int)blockDim.x) {
         int row = i / all_ranks, rank = i % all_ranks;
         float value = row < tokens && rank < ranks ? rank_value(source, shape, token + row, first + rank) : 0.0f;
         a[row * token_step + rank * rank_step] = value;
@@ -346,7 +352,7 @@ template <typename T>
 static __device__ __forceinline__ void stage_bias_factors(shared<float> factors, const expand_target<T> &to, const segment *s,
                                                           const ck_shape *shape) {
     if (!to.bias) return;
-    for (int row = (int)threadIdx.x; row < s->rows; row += SEGMENT_LANES) {
+    for (int row = (int)threadIdx.x; row < s->rows; row += (int)blockDim.x) {
         float c = 1.0f;
         if (to.gates.data && shape->mix == CK_MIX_MLP) {
             c = 0.0f;
@@ -397,6 +403,52 @@ static __device__ __forceinline__ void expand(const expand_target<T> &to, const 
             if (row < s->rows) add_to_row<wide>(to, s->token + row, column, columns - column, v, to.bias ? (float)factors[row] : 1.0f);
         }
     }
+}
+
+/* The product alone, of factors that lie in memory; a and its stride in shared memory. */
+template <typename T, typename Source> struct expand_op {
+    cuda_wave wave;
+    Source a;
+    expand_target<T> to;
+    weight_kind weight;
+    int layer, stride;
+};
+
+/* Grid: M tiles each, parts of the columns. */
+template <typename T, int M, bool wide, typename Source>
+static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expand_kernel(expand_op<T, Source> op) {
+    CK_DYNAMIC_SHARED(float, arena);
+    shared<float> a = part(arena, 16 * M * op.stride), factors = part(arena + 16 * M * op.stride, 16 * M);
+    int tile = (int)blockIdx.x * M, end = tile + M < op.wave.n_tiles ? tile + M : op.wave.n_tiles;
+    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
+        const cuda_device *device = record(op.wave.devices + s.device);
+        const ck_shape *shape = record(op.wave.shapes + device->shape);
+        rank_weight w = rank_weight_of(shape, op.weight, op.layer);
+        if (w.ranks == 0 && !op.to.starts) continue;
+        __syncthreads(); /* the last segment's factors have been read */
+        stage_ranks(a, op.stride, 1, op.a, shape, s.token, s.rows, 0, w.ranks);
+        stage_bias_factors(factors, op.to, &s, shape);
+        __syncthreads();
+        expand<T, M, wide>(op.to, &s, a, op.stride, w.ranks, op.wave.parameters + (device->parameters + w.offset), w.columns, factors);
+    }
+}
+
+template <int M, bool wide, typename T, typename Source>
+static const char *launch_expand_form(const expand_op<T, Source> &op, int columns, gpu_stream stream) {
+    int blocks = (op.wave.n_tiles + M - 1) / M, across = (columns + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
+    int splits = (SEGMENT_MANY + blocks - 1) / blocks; /* few tokens: the columns are dealt to several blocks */
+    dim3 grid((unsigned)blocks, (unsigned)(splits < across ? splits : across)), block(SEGMENT_LANES);
+    size_t bytes = (size_t)(16 * M * (op.stride + 1)) * sizeof(float);
+    return CK_LAUNCH((expand_kernel<T, M, wide, Source>), grid, block, bytes, stream, op);
+}
+
+/* op.stride is filled in. ranks: the most that a device of the wave has. */
+template <typename T, typename Source>
+static const char *launch_expand(expand_op<T, Source> op, int ranks, int columns, bool wide, gpu_stream stream) {
+    op.stride = rank_stride(ranks);
+    if (!wide) return launch_expand_form<1, false>(op, columns, stream);
+    return segment_tiles(&op.wave) == 1 ? launch_expand_form<1, true>(op, columns, stream)
+                                        : launch_expand_form<4, true>(op, columns, stream);
 }
 
 #endif
