@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device.hpp"
 #include "tap.hpp"
 
 extern "C" {
@@ -22,7 +23,9 @@ static const wave_spec many_ranks = {
 static const wave_spec columns = {"many columns", 264, 8, 3, 3, {{SHAPE_RAGGED, {20}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_ALL, {33}}}};
 static const wave_spec odd_columns = {"many odd columns", 265, 8, 5, 2, {{SHAPE_RAGGED, {20}}, {SHAPE_ALL, {3}}}};
 
-static void run_on(const conformance_case *which, const wave_spec *spec, ck_precision precision, learn_pattern learn, check *c) {
+/* bits: where what every tensor and gradient holds in the end goes, or NULL. */
+static void run_on(const conformance_case *which, const wave_spec *spec, ck_precision precision, learn_pattern learn, check *c,
+                   std::vector<float> *bits = nullptr) {
     static rig r;
     ck_backend *backend;
     if (ck_open("cuda", 0, &backend) != CK_OK) {
@@ -33,6 +36,9 @@ static void run_on(const conformance_case *which, const wave_spec *spec, ck_prec
     options.learn = learn, options.skip_evaluated = which->learns, options.precision = precision;
     rig_open(&r, c, backend, which->name, spec, options);
     if (!r.broken) which->run(&r);
+    for (int i = 0; bits && i < r.n_tensors; i++)
+        bits->insert(bits->end(), r.tensors[i].host, r.tensors[i].host + r.n_tokens * r.tensors[i].columns);
+    if (bits && r.gradients.host) bits->insert(bits->end(), r.gradients.host, r.gradients.host + r.gradients.count);
     rig_close(&r);
     ck_close(backend);
 }
@@ -54,6 +60,29 @@ static void try_wave(const wave_spec *spec) {
             if (!strcmp(name, "lora of qkv") || !strcmp(name, "lora of qkv, backward") || strstr(name, "expert expand"))
                 try_case(&group->cases[i], spec);
         }
+}
+
+/* In another order of lanes and blocks; on a GPU, a second time. */
+static void try_bits(const conformance_case *which, const wave_spec *spec, ck_precision precision) {
+    std::vector<float> bits[2];
+    check c = {};
+    for (int i = 0; i < 2; i++) {
+        device_order((uint64_t)(3 + 4 * i));
+        run_on(which, spec, precision, LEARN_ALL, &c, &bits[i]);
+    }
+    device_order(1);
+    TAP_CHECK(check_passed(&c), "%s", c.message);
+    bool same = bits[0].size() == bits[1].size() && memcmp(bits[0].data(), bits[1].data(), bits[0].size() * sizeof(float)) == 0;
+    TAP_CHECK(same && !bits[0].empty(), "%s on wave '%s': other bits in another order of lanes", which->name, spec->name);
+}
+
+static void gives_the_same_bits() {
+    for (int i = 0; i < lora_group.n_cases; i++) try_bits(&lora_group.cases[i], &columns, CK_F32);
+    for (int i = 0; i < expert_group.n_cases; i++) {
+        if (!strstr(expert_group.cases[i].name, "expert expand")) continue;
+        try_bits(&expert_group.cases[i], &columns, CK_F32);
+        try_bits(&expert_group.cases[i], &many_tokens, CK_BF16);
+    }
 }
 
 static void with_many_tokens() {
@@ -151,10 +180,8 @@ static void begins_y() {
 }
 
 static const tap_test tests[] = {
-    {"many tokens", with_many_tokens},
-    {"many ranks", with_many_ranks},
-    {"many columns", with_many_columns},
-    {"begins y", begins_y},
+    {"many tokens", with_many_tokens},  {"many ranks", with_many_ranks}, {"many columns", with_many_columns}, {"begins y", begins_y},
+    {"same bits", gives_the_same_bits},
 };
 
 int main(int argc, char **argv) {
