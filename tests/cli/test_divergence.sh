@@ -72,4 +72,24 @@ test_resumed_run_says_it_again() {
     expect_same "$folder/result/summary.csv" result/summary.csv 'the summaries, of which one was made again'
 }
 
+checkpoint_round() { h5dump -a /round "$1/checkpoint.h5" | sed -n 's/^ *(0): //p'; }
+round_is_reached() { [[ -e $1/checkpoint.h5 ]] && (($(checkpoint_round "$1") >= $2)); }
+
+# By round 10 both have stopped; in the run that resumes they stay so.
+test_killed_after_it_and_resumed_equals_uninterrupted() {
+    local options=(--quiet --set train.rounds=30) run
+    require h5dump hdf5-tools
+    with_absurd >absurd.yaml
+    expect_status 4 cohort run absurd.yaml --out whole "${options[@]}"
+    "$COHORT_BINARY" run absurd.yaml --out result "${options[@]}" 2>said &
+    run=$!
+    wait_until "$run" round_is_reached result 10
+    kill -KILL "$run"
+    wait "$run" 2>/dev/null || true
+    [[ ! -e result/summary.csv ]] || fail 'the run was over before it was killed'
+    expect_status 4 cohort run absurd.yaml --out result "${options[@]}" --resume
+    expect_text err "population 'absurd' (seed 7) stopped"
+    expect_same_results whole result
+}
+
 run_tests divergence "$@"
