@@ -115,11 +115,12 @@ static void mlp_forward(const ck_expert_activation *d, const cpu_block *block, t
     }
 }
 
-/* Row by row: lora <- a = gelu(u + lora), v <- du = w (dm + v) gelu'(u + lora), dU (+)= du; returns <a, dm>. */
-static float activate_backward(const float *restrict u, const float *restrict dm, float *restrict lora, float *restrict v,
-                               float *restrict du_sum, float w, bool add, int ffn) {
+/* Row by row: lora <- a = gelu(u + lora), v <- du = w (dm + v) gelu'(u + lora), dU (+)= du; returns <a, dm>. Inlined for either `add`,
+ * because a store that depends on one keeps a loop scalar. */
+static inline __attribute__((always_inline)) float activate_backward_row(const float *restrict u, const float *restrict dm,
+                                                                         float *restrict lora, float *restrict v, float *restrict du_sum,
+                                                                         float w, const bool add, int ffn) {
     float dot = 0;
-    if (!add) memset(du_sum, 0, (size_t)ffn * sizeof(float));
 #pragma omp simd reduction(+ : dot)
     for (int f = 0; f < ffn; f++) {
         float slope, a = vec_gelu_slope(u[f] + lora[f], &slope);
@@ -127,9 +128,13 @@ static float activate_backward(const float *restrict u, const float *restrict dm
         dot += a * dm[f];
         lora[f] = a;
         v[f] = du;
-        du_sum[f] += du;
+        du_sum[f] = add ? du_sum[f] + du : du;
     }
     return dot;
+}
+
+static float activate_backward(const float *u, const float *dm, float *lora, float *v, float *du_sum, float w, bool add, int ffn) {
+    return add ? activate_backward_row(u, dm, lora, v, du_sum, w, true, ffn) : activate_backward_row(u, dm, lora, v, du_sum, w, false, ffn);
 }
 
 static void mlp_backward(const ck_expert_activation_backward *d, const cpu_block *block, tile *t) {
