@@ -9,8 +9,8 @@
  * memory 64 at a time (32 where they are large), the next while these are used. A warp leaves out the keys that none of its rows may see.
  * Scores, sums and O are f32 in registers; P is rounded to T for P V.
  *
- * Bytes a token: reads 3 D, writes D, in bf16 8 D; K and V once more for every further 64 queries, from L2. FLOPs a token: 2 D (n + 1) in a
- * sequence of n. The bound: memory up to n of about 350, then the products.
+ * Bytes a token: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of the sequence, from L2. FLOPs a token: 2 D (n + 1)
+ * in a sequence of n. The bound at the full rate of products: memory up to n of about 700.
  */
 #include "attention.cuh"
 
@@ -20,6 +20,8 @@ template <typename T> struct attention_op {
     cuda_rows<T> o;
     cuda_rows<float> lse;
 };
+
+template <typename T, int DIM> using query_factor = row_factor<T, DIM, room_to_hold<T, DIM>>;
 
 /* Of a warp's 16 rows: the result so far, its rows' largest score and sum of exponentials (the lane's share). */
 template <int DIM> struct softmax_state { float o[DIM / 8][4], largest[2], sum[2]; };
@@ -36,7 +38,7 @@ template <int DIM> static __device__ __forceinline__ void begin_softmax(softmax_
 
 /* s = Q K^T for the first `units` of 16 keys. */
 template <typename T, int DIM, int N>
-static __device__ __forceinline__ void score(float s[N][4], const row_factor<T, DIM> &q, shared<const T> k, int units) {
+static __device__ __forceinline__ void score(float s[N][4], const query_factor<T, DIM> &q, shared<const T> k, int units) {
     CK_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
         left_factor<T> a = factor_part(q, i);
@@ -47,17 +49,8 @@ static __device__ __forceinline__ void score(float s[N][4], const row_factor<T, 
     }
 }
 
-/* row: of the warp's first; key: of the first column. Keys after the query have no part. */
-template <int N> static __device__ __forceinline__ void mask_scores(float s[N][4], int row, int key) {
-    CK_UNROLL
-    for (int i = 0; i < 4 * N; i++) {
-        int column = key + i / 4 * 8 + 2 * fragment_t() + i % 2, query = row + fragment_g() + i % 4 / 2 * 8;
-        if (column > query) s[i / 4][i % 4] = -INFINITY;
-    }
-}
-
 /* s -> exp(scale s - scale m), and what was summed before, rescaled to the new m. A row's first key is never masked, so m is finite. */
-template <int DIM, int N> static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale) {
+template <int DIM, int N> static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale2) {
     float correction[2], shift[2];
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
@@ -65,31 +58,31 @@ template <int DIM, int N> static __device__ __forceinline__ void softmax_step(so
         CK_UNROLL
         for (int n = 0; n < N; n++) largest = fmaxf(largest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
         largest = quad_max(largest);
-        correction[half] = fast_exp(scale * (state.largest[half] - largest));
-        shift[half] = -scale * largest;
+        correction[half] = fast_exp2(scale2 * (state.largest[half] - largest));
+        shift[half] = -scale2 * largest;
         state.largest[half] = largest;
         state.sum[half] *= correction[half];
     }
     CK_UNROLL
     for (int i = 0; i < 4 * N; i++) {
-        s[i / 4][i % 4] = fast_exp(fmaf(scale, s[i / 4][i % 4], shift[i % 4 / 2]));
+        s[i / 4][i % 4] = fast_exp2(fmaf(scale2, s[i / 4][i % 4], shift[i % 4 / 2]));
         state.sum[i % 4 / 2] += s[i / 4][i % 4];
     }
     CK_UNROLL
     for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] *= correction[i % 4 / 2];
 }
 
-/* A warp's rows against the keys of a tile. */
-template <typename T, int DIM>
-static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const row_factor<T, DIM> &q, shared<const T> k, shared<const T> v,
-                                              int row, int key, float scale) {
+/* A warp's rows against the keys of a tile; whole: all of them are before all of the rows. */
+template <typename T, int DIM, bool whole>
+static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q, shared<const T> k, int row, int key,
+                                              float scale2) {
     constexpr int KEYS = passing_rows<T, DIM>, N = KEYS / 8;
-    int units = (row - key) / 16 + 1; /* of 16 keys that one of the rows sees; both are multiples of 16 */
-    if (key > row) return;
+    int units = whole ? KEYS / 16 : (row - key) / 16 + 1; /* of 16 keys that one of the rows sees; both are multiples of 16 */
+    shared<const T> v = k + KEYS * tile_stride<DIM>;
     float s[N][4] = {};
     score<T, DIM, N>(s, q, k, units);
-    if (key + KEYS > row) mask_scores<N>(s, row, key);
-    softmax_step<DIM, N>(state, s, scale);
+    if (!whole) mask_scores<N>(s, row, key);
+    softmax_step<DIM, N>(state, s, scale2);
     CK_UNROLL
     for (int u = 0; u < KEYS / 16; u++) {
         if (u < units) add_rows<T, DIM>(state.o, left_of<T>(s[2 * u], s[2 * u + 1]), v + 16 * u * tile_stride<DIM>);
@@ -106,7 +99,8 @@ static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op,
         float sum = quad_sum(state.sum[half]);
         factor[half] = 1.0f / sum;
         if (fragment_t() == 0 && query < place->n_tokens) {
-            op->lse.data[(place->token + query) * op->lse.columns + place->head] = op->size.scale * state.largest[half] + logf(sum);
+            op->lse.data[(place->token + query) * op->lse.columns + place->head] =
+                LN_2 * (op->size.scale2 * state.largest[half] + log2f(sum));
         }
     }
     store_rows<T, DIM>(head_of(op->o, &op->size, place, 0), row, place->n_tokens, state.o, factor, own);
@@ -124,7 +118,7 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
                        v = head_of(op.qkv, &op.size, &place, 2);
     shared<T> queries = part(arena, rows * STRIDE), passing = part(arena + rows * STRIDE, 4 * KEYS * STRIDE);
     softmax_state<DIM> state;
-    row_factor<T, DIM> factor;
+    query_factor<T, DIM> factor;
     begin_softmax(state);
     load_rows<T, DIM>(queries, q, place.first, 16 * whole_units(end - place.first), end);
     bring_two<T, DIM>(passing, k, v, 0, end);
@@ -132,10 +126,14 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
         cp_async_wait<0>();
         __syncthreads(); /* these keys are here, and the others have been used by all warps */
         if (key + KEYS < end) bring_two<T, DIM>(passing + 2 * (turn ^ 1) * KEYS * STRIDE, k, v, key + KEYS, end);
-        if (row >= end) continue;
-        if (key == 0) factor = hold_rows<T, DIM>(queries + 16 * warp * STRIDE);
+        if (row >= end || key > row) continue;
+        if (key == 0) factor = factor_of<T, DIM, room_to_hold<T, DIM>>(queries + 16 * warp * STRIDE);
         shared<const T> keys = passing + 2 * turn * KEYS * STRIDE;
-        attend<T, DIM>(state, factor, keys, keys + KEYS * STRIDE, row, key, op.size.scale);
+        if (key + KEYS <= row) {
+            attend<T, DIM, true>(state, factor, keys, row, key, op.size.scale2);
+        } else {
+            attend<T, DIM, false>(state, factor, keys, row, key, op.size.scale2);
+        }
     }
     if (row < end) finish_softmax<T, DIM>(&op, state, &place, row, queries + 16 * warp * STRIDE);
 }

@@ -14,6 +14,8 @@
 enum { ATTENTION_TILE = 64, ATTENTION_WARPS = ATTENTION_TILE / 16, ATTENTION_GROUP = 128 };
 enum { ATTENTION_SHARED = 166912 }; /* bytes a block may have on sm_80; later ones have more */
 
+static constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+
 /* Rows that pass through shared memory at a time, twice: the next come in while these are used. */
 template <typename T, int DIM> constexpr int passing_rows = (int)sizeof(T) * DIM > 256 ? 32 : 64;
 
@@ -25,7 +27,8 @@ typedef struct {
     global<const cuda_sequence> sequences;
     int pairs, tiles; /* sequences x heads; most tiles of a sequence */
     int heads, dim;
-    float scale; /* 1 / sqrt(dim) */
+    float scale;  /* 1 / sqrt(dim) */
+    float scale2; /* scale log2(e): exp(scale s) = 2^(scale2 s) */
     bool wide;
 } attention_size;
 
@@ -51,7 +54,7 @@ template <typename T>
 static __device__ __forceinline__ head_rows<T> head_of(const cuda_rows<T> &rows, const attention_size *size, const attention_place *place,
                                                        int part) {
     int64_t column = ((int64_t)part * size->heads + place->head) * size->dim;
-    head_rows<T> head = {rows.data + (place->token * rows.columns + column), rows.columns, size->dim, size->wide};
+    head_rows<T> head = {rows.data + (place->token * rows.columns + column), (int)rows.columns, size->dim, size->wide};
     return head;
 }
 
@@ -80,25 +83,27 @@ static __device__ __forceinline__ float quad_max(float x) {
     return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-/* A warp's 16 rows as the left factor: kept in registers where there is room, else read again for every product. */
-template <typename T, int DIM> struct row_factor {
-    static constexpr bool held = sizeof(T) == 2 && DIM <= 64;
+/* A warp's 16 rows as the left factor: held in registers, or read again for every product. */
+template <typename T, int DIM> constexpr bool room_to_hold = sizeof(T) == 2 && DIM <= 64;
+
+template <typename T, int DIM, bool held> struct row_factor {
     shared<const T> rows;
     left_factor<T> parts[held ? DIM / 16 : 1];
 };
 
-template <typename T, int DIM> static __device__ __forceinline__ row_factor<T, DIM> hold_rows(shared<const T> rows) {
-    row_factor<T, DIM> factor;
+template <typename T, int DIM, bool held> static __device__ __forceinline__ row_factor<T, DIM, held> factor_of(shared<const T> rows) {
+    row_factor<T, DIM, held> factor;
     factor.rows = rows;
-    if constexpr (row_factor<T, DIM>::held) {
+    if constexpr (held) {
         CK_UNROLL
         for (int k = 0; k < DIM / 16; k++) factor.parts[k] = load_left<tile_stride<DIM>>(rows + 16 * k);
     }
     return factor;
 }
 
-template <typename T, int DIM> static __device__ __forceinline__ left_factor<T> factor_part(const row_factor<T, DIM> &factor, int k) {
-    if constexpr (row_factor<T, DIM>::held) {
+template <typename T, int DIM, bool held>
+static __device__ __forceinline__ left_factor<T> factor_part(const row_factor<T, DIM, held> &factor, int k) {
+    if constexpr (held) {
         return factor.parts[k];
     } else {
         return load_left<tile_stride<DIM>>(factor.rows + 16 * k);
@@ -112,6 +117,15 @@ static __device__ __forceinline__ void add_rows(float d[DIM / 8][4], const left_
     for (int n = 0; n < DIM / 16; n++) multiply_two(d + 2 * n, a, load_right_turned<tile_stride<DIM>>(p + 16 * n));
 }
 
+/* s [16, N]: scores of queries from `row` on and keys from `key` on. Keys after the query have no part. */
+template <int N> static __device__ __forceinline__ void mask_scores(float s[N][4], int row, int key) {
+    CK_UNROLL
+    for (int i = 0; i < 4 * N; i++) {
+        int column = key + i / 4 * 8 + 2 * fragment_t() + i % 2, query = row + fragment_g() + i % 4 / 2 * 8;
+        if (column > query) s[i / 4][i % 4] = -INFINITY;
+    }
+}
+
 /* ---- Host */
 
 static inline bool attention_is_wide(const ck_tensor *tensor, int dim, size_t bytes) {
@@ -121,7 +135,8 @@ static inline bool attention_is_wide(const ck_tensor *tensor, int dim, size_t by
 
 static inline attention_size attention_size_of(const cuda_call *call, const ck_tensor *qkv, int32_t heads, int32_t width, int rows) {
     int tiles = (qkv->program->capacity.max_sequence_tokens + rows - 1) / rows, dim = width / heads;
-    attention_size size = {call->wave.sequences, call->wave.n_sequences * heads, tiles, heads, dim, 1.0f / sqrtf((float)dim), false};
+    float scale = 1.0f / sqrtf((float)dim);
+    attention_size size = {call->wave.sequences, call->wave.n_sequences * heads, tiles, heads, dim, scale, scale * LOG2_E, false};
     return size;
 }
 

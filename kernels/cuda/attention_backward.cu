@@ -5,24 +5,24 @@
  *
  * qkv, dqkv [T, 3 D], o, d_o [T, D] in f32 or bf16, lse [T, heads] f32. Every result has one warp that sums it in a fixed order.
  *
- * A warp owns 16 rows and multiplies them with 32 of the others at a time (16 where rows are large): as queries it sums dQ over the keys
- * before them, as keys it sums dK and dV over the queries after them, with the transposed products K Q^T and V dO^T, so that no matrix
- * changes its layout. P and dS are rounded to T as factors.
+ * A warp owns 16 rows and multiplies them with 16 or 32 of the others at a time: as queries it sums dQ over the keys before them, as keys
+ * it sums dK and dV over the queries after them, with the transposed products K Q^T and V dO^T, so that no matrix changes its layout. P
+ * and dS are rounded to T as factors.
  *
  * Short sequences (up to 128 tokens where shared memory has room): block = one head of one sequence, everything of it in shared memory,
- * each warp is queries and then keys. Longer ones: a kernel of query tiles, which also writes (lse, delta) of every row and head to the
- * workspace, [heads, T], then a kernel of key tiles; the other side's rows pass through shared memory 64 at a time (32 where they are
+ * each warp is queries and then keys. Longer ones: a kernel of query tiles, which also writes (lse log2(e), delta) of every row and head to
+ * the workspace, [heads, T], then a kernel of key tiles; the other side's rows pass through shared memory 64 at a time (32 where they are
  * large), the next while these are used.
  *
- * Bytes a token: short reads 5 D and writes 3 D, in bf16 16 D; long reads 9 D and writes 3 D, 24 D, and 2 D more for every 64 rows further,
- * from L2. FLOPs a token: 7 D (n + 1) in a sequence of n. The bound: memory up to n of about 350 (short) and more (long), then the
- * products.
+ * Bytes a token: short reads 5 D and writes 3 D, in bf16 16 D; long reads 9 D and writes 3 D, 24 D, and 4 D more for every further 64 rows
+ * of the sequence, from L2. FLOPs a token: 7 D (n + 1) in a sequence of n. The bound at the full rate of products: memory up to n of about
+ * 400.
  */
 #include "attention.cuh"
 
 enum { WHOLE_WARPS = 8 }; /* of a block that has all of a sequence */
 
-/* Units of 16 rows that a warp multiplies with at a time. */
+/* Units of 16 keys that a warp's queries are multiplied with at a time. */
 template <typename T, int DIM> constexpr int step_units = (int)sizeof(T) * DIM > 256 ? 1 : 2;
 
 template <typename T> struct backward_op {
@@ -30,25 +30,11 @@ template <typename T> struct backward_op {
     cuda_rows<const T> qkv, o, d_o;
     cuda_rows<const float> lse;
     cuda_rows<T> dqkv;
-    global<float2> rows; /* [heads, n_tokens] (lse, delta); not used by the kernel of short sequences */
+    global<float2> rows; /* [heads, n_tokens] (lse log2(e), delta); not used by the kernel of short sequences */
     int64_t n_tokens;
 };
 
-/* One head of one sequence. */
-template <typename T> struct backward_heads {
-    head_rows<const T> q, k, v, o, d_o;
-    head_rows<T> dq, dk, dv;
-};
-
-template <typename T> static __device__ __forceinline__ backward_heads<T> heads_of(const backward_op<T> *op, const attention_place *place) {
-    backward_heads<T> heads = {head_of(op->qkv, &op->size, place, 0),  head_of(op->qkv, &op->size, place, 1),
-                               head_of(op->qkv, &op->size, place, 2),  head_of(op->o, &op->size, place, 0),
-                               head_of(op->d_o, &op->size, place, 0),  head_of(op->dqkv, &op->size, place, 0),
-                               head_of(op->dqkv, &op->size, place, 1), head_of(op->dqkv, &op->size, place, 2)};
-    return heads;
-}
-
-/* What a query row is known by: x = lse, y = delta, of rows g and g + 8 of the warp's 16. Rows behind the sequence: 0. */
+/* What a query row is known by: x = lse log2(e), y = delta, of rows g and g + 8 of the warp's 16. Rows behind the sequence: 0. */
 template <typename T, int DIM>
 static __device__ __forceinline__ void describe_rows(float2 known[2], const backward_op<T> *op, const attention_place *place, int row,
                                                      shared<const T> o, shared<const T> d_o) {
@@ -63,98 +49,109 @@ static __device__ __forceinline__ void describe_rows(float2 known[2], const back
             float2 x = tile_pair(o + at), y = tile_pair(d_o + at);
             delta += x.x * y.x + x.y * y.y;
         }
-        known[half].x = row + r < place->n_tokens ? (float)op->lse.data[token * op->lse.columns + place->head] : 0.0f;
+        known[half].x = row + r < place->n_tokens ? LOG2_E * op->lse.data[token * op->lse.columns + place->head] : 0.0f;
         known[half].y = quad_sum(delta);
     }
 }
 
-/* s += a b^T, and the same with a second pair: 16 rows against `units`, up to U, of 16 rows at b. */
-template <typename T, int DIM, int U>
-static __device__ __forceinline__ void score_both(float s[2 * U][4], float dp[2 * U][4], const row_factor<T, DIM> &a,
-                                                  const row_factor<T, DIM> &da, shared<const T> b, shared<const T> db, int units) {
+/* s = a b^T and ds = da db^T: 16 rows against U times 16 rows at b and db. */
+template <typename T, int DIM, int U, typename Factor>
+static __device__ __forceinline__ void score_both(float s[2 * U][4], float ds[2 * U][4], const Factor &a, const Factor &da,
+                                                  shared<const T> b, shared<const T> db) {
     constexpr int STRIDE = tile_stride<DIM>;
     CK_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
         left_factor<T> left = factor_part(a, i), d_left = factor_part(da, i);
         CK_UNROLL
         for (int u = 0; u < U; u++) {
-            if (u >= units) continue;
             multiply_two(s + 2 * u, left, load_right<STRIDE>(b + (16 * u * STRIDE + 16 * i)));
-            multiply_two(dp + 2 * u, d_left, load_right<STRIDE>(db + (16 * u * STRIDE + 16 * i)));
+            multiply_two(ds + 2 * u, d_left, load_right<STRIDE>(db + (16 * u * STRIDE + 16 * i)));
         }
     }
 }
 
-/* ---- A warp's rows as queries: dQ sqrt(d) += dS K for `units` of 16 keys, of which the last may be hidden in part */
+/* ---- A warp's rows as queries: dQ sqrt(d) += dS K for U times 16 keys, of which the last may be hidden in part */
 
-template <typename T, int DIM>
-static __device__ __forceinline__ void query_step(float dq[DIM / 8][4], const row_factor<T, DIM> &q, const row_factor<T, DIM> &d_o,
-                                                  const float2 known[2], shared<const T> k, shared<const T> v, int row, int key, int units,
-                                                  float scale) {
-    constexpr int STRIDE = tile_stride<DIM>, U = step_units<T, DIM>;
-    for (int first = 0; first < units; first += U) {
-        float s[2 * U][4] = {}, ds[2 * U][4] = {};
-        shared<const T> keys = k + 16 * first * STRIDE;
-        score_both<T, DIM, U>(s, ds, q, d_o, keys, v + 16 * first * STRIDE, units - first);
+template <typename T, int DIM, int U, typename Factor>
+static __device__ __forceinline__ void query_step(float dq[DIM / 8][4], const Factor &q, const Factor &d_o, const float2 known[2],
+                                                  shared<const T> k, shared<const T> v, int row, int key, float scale2) {
+    float s[2 * U][4] = {}, ds[2 * U][4] = {};
+    score_both<T, DIM, U>(s, ds, q, d_o, k, v);
+    if (key + 16 * U > row) mask_scores<2 * U>(s, row, key);
+    CK_UNROLL
+    for (int i = 0; i < 8 * U; i++) {
+        float2 of_row = known[i % 4 / 2];
+        ds[i / 4][i % 4] = fast_exp2(fmaf(scale2, s[i / 4][i % 4], -of_row.x)) * (ds[i / 4][i % 4] - of_row.y);
+    }
+    CK_UNROLL
+    for (int u = 0; u < U; u++) add_rows<T, DIM>(dq, left_of<T>(ds[2 * u], ds[2 * u + 1]), k + 16 * u * tile_stride<DIM>);
+}
+
+template <typename T, int DIM, int U, typename Factor>
+static __device__ __forceinline__ void query_steps(float dq[DIM / 8][4], const Factor &q, const Factor &d_o, const float2 known[2],
+                                                   shared<const T> k, shared<const T> v, int row, int key, int units, float scale2) {
+    constexpr int STRIDE = 16 * tile_stride<DIM>;
+    int u = 0;
+    for (; u + U <= units; u += U) query_step<T, DIM, U>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
+    if (U > 1 && u < units) query_step<T, DIM, 1>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
+}
+
+/* ---- A warp's rows as keys: dV += P^T dO, dK sqrt(d) += dS^T Q for U times 16 queries, of which the first may not see all */
+
+template <typename T> struct passing_queries {
+    shared<const T> q, d_o;
+    shared<const float2> known;
+};
+
+template <typename T, int DIM, int U, typename Factor>
+static __device__ __forceinline__ void key_step(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k, const Factor &v,
+                                                const passing_queries<T> &from, int first, int row, int query, float scale2) {
+    constexpr int STRIDE = tile_stride<DIM>;
+    float p[2 * U][4] = {}, ds[2 * U][4] = {};
+    shared<const T> q = from.q + first * STRIDE, d_o = from.d_o + first * STRIDE;
+    score_both<T, DIM, U>(p, ds, k, v, q, d_o);
+    CK_UNROLL
+    for (int n = 0; n < 2 * U; n++) {
+        int column = 8 * n + 2 * fragment_t();
+        float4 two = load_as<float4>(from.known + (first + column));
+        const float shift[2] = {two.x, two.z}, delta[2] = {two.y, two.w};
         CK_UNROLL
-        for (int i = 0; i < 8 * U; i++) {
-            int column = key + 16 * first + i / 4 * 8 + 2 * fragment_t() + i % 2, query = row + fragment_g() + i % 4 / 2 * 8;
-            float2 of_row = known[i % 4 / 2];
-            float p = column <= query ? fast_exp(fmaf(scale, s[i / 4][i % 4], -of_row.x)) : 0.0f;
-            ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - of_row.y);
+        for (int i = 0; i < 4; i++) {
+            bool seen = row + fragment_g() + i / 2 * 8 <= query + column + i % 2;
+            p[n][i] = seen ? fast_exp2(fmaf(scale2, p[n][i], -shift[i % 2])) : 0.0f;
+            ds[n][i] = p[n][i] * (ds[n][i] - delta[i % 2]);
         }
-        CK_UNROLL
-        for (int u = 0; u < U; u++) {
-            if (first + u < units) add_rows<T, DIM>(dq, left_of<T>(ds[2 * u], ds[2 * u + 1]), keys + 16 * u * STRIDE);
-        }
+    }
+    CK_UNROLL
+    for (int u = 0; u < U; u++) {
+        add_rows<T, DIM>(dv, left_of<T>(p[2 * u], p[2 * u + 1]), d_o + 16 * u * STRIDE);
+        add_rows<T, DIM>(dk, left_of<T>(ds[2 * u], ds[2 * u + 1]), q + 16 * u * STRIDE);
     }
 }
 
-/* ---- A warp's rows as keys: dV += P^T dO, dK sqrt(d) += dS^T Q for queries [query + 16 from, query + 16 to) */
-
-template <typename T, int DIM>
-static __device__ __forceinline__ void key_step(float dk[DIM / 8][4], float dv[DIM / 8][4], const row_factor<T, DIM> &k,
-                                                const row_factor<T, DIM> &v, shared<const T> q, shared<const T> d_o,
-                                                shared<const float2> known, int row, int query, int from, int to, float scale) {
-    constexpr int STRIDE = tile_stride<DIM>, U = step_units<T, DIM>;
-    for (int first = from; first < to; first += U) {
-        float p[2 * U][4] = {}, ds[2 * U][4] = {};
-        shared<const T> queries = q + 16 * first * STRIDE, d_queries = d_o + 16 * first * STRIDE;
-        score_both<T, DIM, U>(p, ds, k, v, queries, d_queries, to - first);
-        CK_UNROLL
-        for (int n = 0; n < 2 * U; n++) {
-            if (n / 2 >= to - first) continue;
-            int column = 16 * first + 8 * n + 2 * fragment_t();
-            float4 two = load_as<float4>(known + column);
-            const float lse[2] = {two.x, two.z}, delta[2] = {two.y, two.w};
-            CK_UNROLL
-            for (int i = 0; i < 4; i++) {
-                int key = row + fragment_g() + i / 2 * 8;
-                p[n][i] = key <= query + column + i % 2 ? fast_exp(fmaf(scale, p[n][i], -lse[i % 2])) : 0.0f;
-                ds[n][i] = p[n][i] * (ds[n][i] - delta[i % 2]);
-            }
-        }
-        CK_UNROLL
-        for (int u = 0; u < U; u++) {
-            if (first + u >= to) continue;
-            add_rows<T, DIM>(dv, left_of<T>(p[2 * u], p[2 * u + 1]), d_queries + 16 * u * STRIDE);
-            add_rows<T, DIM>(dk, left_of<T>(ds[2 * u], ds[2 * u + 1]), queries + 16 * u * STRIDE);
-        }
-    }
+/* Queries [query + 16 from, query + 16 to), of which the first unit lies at `passing`. */
+template <typename T, int DIM, int U, typename Factor>
+static __device__ __forceinline__ void key_steps(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k, const Factor &v,
+                                                 const passing_queries<T> &passing, int row, int query, int from, int to, float scale2) {
+    int u = from;
+    for (; u + U <= to; u += U) key_step<T, DIM, U>(dk, dv, k, v, passing, 16 * u, row, query + 16 * u, scale2);
+    if (U > 1 && u < to) key_step<T, DIM, 1>(dk, dv, k, v, passing, 16 * u, row, query + 16 * u, scale2);
 }
 
 /* ---- Short sequences: all of one head */
 
 template <typename T, int DIM>
-static __global__ void __launch_bounds__(32 * WHOLE_WARPS) attention_backward_whole_kernel(backward_op<T> op) {
+static __global__ void __launch_bounds__(32 * WHOLE_WARPS, room_to_hold<T, DIM> ? 2 : 1)
+    attention_backward_whole_kernel(backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>;
     int tile = (int)(blockDim.x / 2) * STRIDE, row = (int)threadIdx.x / 32 * 16;
     attention_place place = find_place(&op.size, false);
     int n = place.n_tokens, units = whole_units(n);
     if (n == 0) return;
-    backward_heads<T> heads = heads_of(&op, &place);
-    const head_rows<const T> from[5] = {heads.q, heads.k, heads.v, heads.d_o, heads.o};
+    const head_rows<const T> from[5] = {head_of(op.qkv, &op.size, &place, 0), head_of(op.qkv, &op.size, &place, 1),
+                                        head_of(op.qkv, &op.size, &place, 2), head_of(op.d_o, &op.size, &place, 0),
+                                        head_of(op.o, &op.size, &place, 0)};
     CK_UNROLL
     for (int i = 0; i < 5; i++) load_rows<T, DIM>(arena + i * tile, from[i], 0, 16 * units, n);
     cp_async_commit();
@@ -173,15 +170,15 @@ static __global__ void __launch_bounds__(32 * WHOLE_WARPS) attention_backward_wh
     const float one[2] = {1, 1}, scale[2] = {op.size.scale, op.size.scale};
     {
         float dq[DIM / 8][4] = {};
-        row_factor<T, DIM> a = hold_rows<T, DIM>(q + row * STRIDE), b = hold_rows<T, DIM>(d_o + row * STRIDE);
-        query_step<T, DIM>(dq, a, b, of_rows, k, v, row, 0, row / 16 + 1, op.size.scale);
-        store_rows<T, DIM>(heads.dq, row, n, dq, scale, own);
+        row_factor<T, DIM, false> a = factor_of<T, DIM, false>(q + row * STRIDE), b = factor_of<T, DIM, false>(d_o + row * STRIDE);
+        query_steps<T, DIM, 1>(dq, a, b, of_rows, k, v, row, 0, row / 16 + 1, op.size.scale2);
+        store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 0), row, n, dq, scale, own);
     }
     float dk[DIM / 8][4] = {}, dv[DIM / 8][4] = {};
-    row_factor<T, DIM> a = hold_rows<T, DIM>(k + row * STRIDE), b = hold_rows<T, DIM>(v + row * STRIDE);
-    key_step<T, DIM>(dk, dv, a, b, q, d_o, known, row, 0, row / 16, units, op.size.scale);
-    store_rows<T, DIM>(heads.dk, row, n, dk, scale, own);
-    store_rows<T, DIM>(heads.dv, row, n, dv, one, own);
+    row_factor<T, DIM, false> a = factor_of<T, DIM, false>(k + row * STRIDE), b = factor_of<T, DIM, false>(v + row * STRIDE);
+    key_steps<T, DIM, 1>(dk, dv, a, b, passing_queries<T>{q, d_o, known}, row, 0, row / 16, units, op.size.scale2);
+    store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 1), row, n, dk, scale, own);
+    store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 2), row, n, dv, one, own);
 }
 
 /* ---- Longer sequences: tiles of queries, then tiles of keys */
@@ -196,21 +193,20 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     if (place.first >= place.n_tokens) return;
     int end = place.n_tokens - place.first < ATTENTION_TILE ? place.n_tokens : place.first + ATTENTION_TILE;
     int count = 16 * whole_units(end - place.first);
-    backward_heads<T> heads = heads_of(&op, &place);
     shared<T> q = part(arena, TILE), d_o = part(arena + TILE, TILE), passing = part(arena + 2 * TILE, 4 * KEYS * STRIDE);
     shared<T> o = passing + 2 * KEYS * STRIDE; /* for a moment: the next keys come later */
-    load_rows<T, DIM>(q, heads.q, place.first, count, end);
-    load_rows<T, DIM>(d_o, heads.d_o, place.first, count, end);
-    load_rows<T, DIM>(o, heads.o, place.first, count, end);
-    bring_two<T, DIM>(passing, heads.k, heads.v, 0, end);
+    load_rows<T, DIM>(q, head_of(op.qkv, &op.size, &place, 0), place.first, count, end);
+    load_rows<T, DIM>(d_o, head_of(op.d_o, &op.size, &place, 0), place.first, count, end);
+    load_rows<T, DIM>(o, head_of(op.o, &op.size, &place, 0), place.first, count, end);
+    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 1), head_of(op.qkv, &op.size, &place, 2), 0, end);
     cp_async_wait<0>();
     __syncthreads();
     float dq[DIM / 8][4] = {};
     float2 known[2];
-    row_factor<T, DIM> a, b;
+    row_factor<T, DIM, room_to_hold<T, DIM>> a, b;
     if (row < end) {
-        a = hold_rows<T, DIM>(q + own_row * STRIDE);
-        b = hold_rows<T, DIM>(d_o + own_row * STRIDE);
+        a = factor_of<T, DIM, room_to_hold<T, DIM>>(q + own_row * STRIDE);
+        b = factor_of<T, DIM, room_to_hold<T, DIM>>(d_o + own_row * STRIDE);
         describe_rows<T, DIM>(known, &op, &place, row, o + own_row * STRIDE, d_o + own_row * STRIDE);
         int r = row + fragment_g() + 8 * fragment_t();
         if (fragment_t() < 2 && r < end) op.rows[place.head * op.n_tokens + place.token + r] = fragment_t() == 0 ? known[0] : known[1];
@@ -218,17 +214,20 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     for (int key = 0, turn = 0; key < end; key += KEYS, turn ^= 1) {
         cp_async_wait<0>();
         __syncthreads();
-        if (key + KEYS < end) bring_two<T, DIM>(passing + 2 * (turn ^ 1) * KEYS * STRIDE, heads.k, heads.v, key + KEYS, end);
+        if (key + KEYS < end)
+            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * KEYS * STRIDE, head_of(op.qkv, &op.size, &place, 1),
+                              head_of(op.qkv, &op.size, &place, 2), key + KEYS, end);
         if (row >= end || key > row) continue;
         int units = (row - key) / 16 + 1;
         shared<const T> keys = passing + 2 * turn * KEYS * STRIDE;
-        query_step<T, DIM>(dq, a, b, known, keys, keys + KEYS * STRIDE, row, key, units < KEYS / 16 ? units : KEYS / 16, op.size.scale);
+        query_steps<T, DIM, step_units<T, DIM>>(dq, a, b, known, keys, keys + KEYS * STRIDE, row, key,
+                                                units < KEYS / 16 ? units : KEYS / 16, op.size.scale2);
     }
     const float scale[2] = {op.size.scale, op.size.scale};
-    if (row < end) store_rows<T, DIM>(heads.dq, row, end, dq, scale, q + own_row * STRIDE);
+    if (row < end) store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 0), row, end, dq, scale, q + own_row * STRIDE);
 }
 
-/* (lse, delta) of rows [row, row + passing_rows); those from `end` on become 0. In the caller's next group of copies. */
+/* (lse log2(e), delta) of rows [row, row + passing_rows); those from `end` on become 0. In the caller's next group of copies. */
 template <typename T, int DIM>
 static __device__ __forceinline__ void bring_known(shared<float2> to, global<const float2> from, int row, int end) {
     int i = (int)threadIdx.x;
@@ -236,44 +235,44 @@ static __device__ __forceinline__ void bring_known(shared<float2> to, global<con
 }
 
 template <typename T, int DIM>
-static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM> - 1)
-    attention_backward_key_kernel(backward_op<T> op) {
+static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>) attention_backward_key_kernel(backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, QUERIES = passing_rows<T, DIM>, TILE = ATTENTION_TILE * STRIDE;
     attention_place place = find_place(&op.size, true);
     int own_row = (int)threadIdx.x / 32 * 16, row = place.first + own_row, n = place.n_tokens;
     if (place.first >= n) return;
     int end = n - place.first < ATTENTION_TILE ? n : place.first + ATTENTION_TILE, count = 16 * whole_units(end - place.first);
-    backward_heads<T> heads = heads_of(&op, &place);
     shared<T> k = part(arena, TILE), v = part(arena + TILE, TILE), passing = part(arena + 2 * TILE, 4 * QUERIES * STRIDE);
     shared<float2> known = retype<float2>(arena + (2 * TILE + 4 * QUERIES * STRIDE));
     global<const float2> rows = op.rows + (place.head * op.n_tokens + place.token);
-    load_rows<T, DIM>(k, heads.k, place.first, count, end);
-    load_rows<T, DIM>(v, heads.v, place.first, count, end);
+    load_rows<T, DIM>(k, head_of(op.qkv, &op.size, &place, 1), place.first, count, end);
+    load_rows<T, DIM>(v, head_of(op.qkv, &op.size, &place, 2), place.first, count, end);
     bring_known<T, DIM>(known, rows, place.first, n);
-    bring_two<T, DIM>(passing, heads.q, heads.d_o, place.first, n);
+    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 0), head_of(op.d_o, &op.size, &place, 0), place.first, n);
     float dk[DIM / 8][4] = {}, dv[DIM / 8][4] = {};
-    row_factor<T, DIM> a, b;
+    row_factor<T, DIM, room_to_hold<T, DIM>> a, b;
     for (int query = place.first, turn = 0; query < n; query += QUERIES, turn ^= 1) {
         cp_async_wait<0>();
         __syncthreads();
         if (query + QUERIES < n) {
             bring_known<T, DIM>(known + (turn ^ 1) * QUERIES, rows, query + QUERIES, n);
-            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * QUERIES * STRIDE, heads.q, heads.d_o, query + QUERIES, n);
+            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * QUERIES * STRIDE, head_of(op.qkv, &op.size, &place, 0),
+                              head_of(op.d_o, &op.size, &place, 0), query + QUERIES, n);
         }
         if (row >= end) continue;
         if (query == place.first) {
-            a = hold_rows<T, DIM>(k + own_row * STRIDE);
-            b = hold_rows<T, DIM>(v + own_row * STRIDE);
+            a = factor_of<T, DIM, room_to_hold<T, DIM>>(k + own_row * STRIDE);
+            b = factor_of<T, DIM, room_to_hold<T, DIM>>(v + own_row * STRIDE);
         }
         int from = row > query ? (row - query) / 16 : 0, to = n - query < QUERIES ? whole_units(n - query) : QUERIES / 16;
         shared<const T> queries = passing + 2 * turn * QUERIES * STRIDE;
-        key_step<T, DIM>(dk, dv, a, b, queries, queries + QUERIES * STRIDE, known + turn * QUERIES, row, query, from, to, op.size.scale);
+        passing_queries<T> now = {queries, queries + QUERIES * STRIDE, known + turn * QUERIES};
+        key_steps<T, DIM, 1>(dk, dv, a, b, now, row, query, from, to, op.size.scale2);
     }
     const float one[2] = {1, 1}, scale[2] = {op.size.scale, op.size.scale};
     if (row >= end) return;
-    store_rows<T, DIM>(heads.dk, row, end, dk, scale, k + own_row * STRIDE);
-    store_rows<T, DIM>(heads.dv, row, end, dv, one, v + own_row * STRIDE);
+    store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 1), row, end, dk, scale, k + own_row * STRIDE);
+    store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 2), row, end, dv, one, v + own_row * STRIDE);
 }
 
 /* ---- Host */

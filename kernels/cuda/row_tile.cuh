@@ -17,9 +17,9 @@ template <int DIM> constexpr int tile_stride = DIM + 8;
 /* One head's columns of consecutive rows. */
 template <typename T> struct head_rows {
     global<T> first;
-    int64_t stride; /* elements from a row to the next */
-    int dim;        /* columns */
-    bool wide;      /* rows begin and end at multiples of 16 bytes */
+    int stride; /* elements from a row to the next */
+    int dim;    /* columns */
+    bool wide;  /* rows begin and end at multiples of 16 bytes */
 };
 
 /* Rows [row, row + count) into a tile, by the whole block; rows from `end` on and columns from dim on become 0. The copies may be
@@ -31,7 +31,7 @@ __device__ __forceinline__ void load_rows(shared<T> tile, head_rows<const T> fro
         for (int i = (int)threadIdx.x; i < count * PIECES; i += (int)blockDim.x) {
             int r = i / PIECES, column = i % PIECES * WIDTH;
             bool inside = row + r < end && column < from.dim;
-            cp_async<16>(tile + (r * tile_stride<DIM> + column), from.first + (inside ? (row + r) * from.stride + column : 0),
+            cp_async<16>(tile + (r * tile_stride<DIM> + column), from.first + (inside ? (int64_t)(row + r) * from.stride + column : 0),
                          inside ? 16 : 0);
         }
         return;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void load_rows(shared<T> tile, head_rows<const T> fro
     for (int i = (int)threadIdx.x; i < count * DIM; i += (int)blockDim.x) {
         int r = i / DIM, column = i % DIM;
         bool inside = row + r < end && column < from.dim;
-        tile[r * tile_stride<DIM> + column] = inside ? (T)from.first[(row + r) * from.stride + column] : T{};
+        tile[r * tile_stride<DIM> + column] = inside ? (T)from.first[(int64_t)(row + r) * from.stride + column] : T{};
     }
 }
 
@@ -73,11 +73,11 @@ __device__ __forceinline__ void store_rows(head_rows<T> to, int row, int end, co
     for (int i = lane; i < 16 * PIECES && to.wide; i += 32) {
         int r = i / PIECES, column = i % PIECES * WIDTH;
         if (row + r >= end || column >= to.dim) continue;
-        store_as(to.first + ((row + r) * to.stride + column), load_as<uint4>(own + (r * tile_stride<DIM> + column)));
+        store_as(to.first + ((int64_t)(row + r) * to.stride + column), load_as<uint4>(own + (r * tile_stride<DIM> + column)));
     }
     for (int i = lane; i < 16 * DIM && !to.wide; i += 32) {
         int r = i / DIM, column = i % DIM;
-        if (row + r < end && column < to.dim) to.first[(row + r) * to.stride + column] = (T)own[r * tile_stride<DIM> + column];
+        if (row + r < end && column < to.dim) to.first[(int64_t)(row + r) * to.stride + column] = (T)own[r * tile_stride<DIM> + column];
     }
 }
 
