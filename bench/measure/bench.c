@@ -1,181 +1,16 @@
 #include "measure/bench.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "kernel_problem.h"
-#include "measure/gather.h"
-#include "measure/outputs.h"
 #include "measure/peers.h"
 
 #ifndef COHORT_GIT_REVISION
 #define COHORT_GIT_REVISION "unknown"
 #endif
 
-enum { COLD_FACTOR = 4, MOST_COPIES = 2048 };
-
 const timing_rule BENCH_RULE = {.noise = 0.02, .seconds = 0.6, .sample_seconds = 0.004, .least_samples = 10};
-
-/* ---- A copy, or a round of copies, as something that can be timed */
-
-typedef struct {
-    world *w;
-    int first, count; /* of the copies that are gone round */
-    int64_t turn;
-    ck_event *begin, *end;
-} round_of_copies;
-
-static double cpu_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static ck_status issue_next(round_of_copies *r) {
-    return world_issue(r->w, &r->w->copies[r->first + (int)(r->turn++ % r->count)]);
-}
-
-/* Others may have used the cache since: one iteration before the clock starts. Of cold copies the next one is as cold as any. */
-static bool work(void *who, int64_t n, double *seconds, double *cpu_seconds) {
-    round_of_copies *r = who;
-    ck_status status = r->count == 1 ? issue_next(r) : CK_OK;
-    if (status == CK_OK) status = ck_wait(r->w->stream);
-    double cpu = cpu_now();
-    if (status == CK_OK) status = ck_event_record(r->w->stream, r->begin);
-    for (int64_t i = 0; i < n && status == CK_OK; i++) status = issue_next(r);
-    if (status == CK_OK) status = ck_event_record(r->w->stream, r->end);
-    if (status == CK_OK) status = ck_wait(r->w->stream);
-    *cpu_seconds = cpu_now() - cpu;
-    *seconds = status == CK_OK ? ck_event_seconds(r->begin, r->end) : 0;
-    return status == CK_OK;
-}
-
-static exit_code open_round(round_of_copies *r, world *w, int count, problems *list) {
-    *r = (round_of_copies){.w = w, .first = 0, .count = count};
-    exit_code code = kernel_problem(list, w->backend, ck_event_create(w->backend, &r->begin), "an event");
-    return code == EXIT_OK ? kernel_problem(list, w->backend, ck_event_create(w->backend, &r->end), "an event") : code;
-}
-
-static void close_round(round_of_copies *r) {
-    ck_event_destroy(r->begin);
-    ck_event_destroy(r->end);
-}
-
-/* ---- Verifying */
-
-static exit_code run_copy(world *w, world_copy *c, bool all_kept, problems *list) {
-    exit_code code = world_capture(w, c, list);
-    if (code == EXIT_OK) code = world_reset(w, c, list);
-    if (code == EXIT_OK) code = kernel_problem(list, w->backend, world_issue(w, c), w->which->name);
-    return code == EXIT_OK ? world_download(w, c, all_kept, list) : code;
-}
-
-/* What the verified copy gave, so that the one that is timed, which keeps less, can be held against it. */
-static exit_code verify_timed_copy(world *w, verdict *v, problems *list) {
-    outputs known = outputs_take(w);
-    world_copies_drop(w, 0);
-    exit_code code = world_copy_add(w, false, list);
-    if (code == EXIT_OK) code = run_copy(w, &w->copies[0], false, list);
-    if (code == EXIT_OK) outputs_compare(w, v, &known);
-    outputs_free(&known);
-    return code;
-}
-
-/* Leaves one copy as it is to be timed. */
-static exit_code verify(world *w, verdict *v, problems *list) {
-    bool inner = world_has_inner(w);
-    exit_code code = world_copy_add(w, inner, list);
-    if (code == EXIT_OK) code = run_copy(w, &w->copies[0], inner, list);
-    if (code != EXIT_OK) return code;
-    world_compare_finite(w, v, inner);
-    w->which->verify(w, v);
-    return inner && verdict_passed(v) ? verify_timed_copy(w, v, list) : EXIT_OK;
-}
-
-/* ---- Timing */
-
-static void add_time(result *r, const char *label, subject *s) {
-    measured *m = &r->times[r->n_times++];
-    *m = (measured){.right = r->right, .t = s->t};
-    snprintf(m->label, sizeof m->label, "%s", label);
-}
-
-static exit_code time_warm(world *w, const bench_options *o, bench_peers *peers, result *r, problems *list) {
-    round_of_copies own;
-    subject subjects[RESULT_MOST_TIMES] = {{.who = &own, .work = work}};
-    exit_code code = open_round(&own, w, 1, list);
-    int n_peers = code == EXIT_OK && peers ? peers_begin(peers, w, r, subjects + 1, RESULT_MOST_TIMES - 3) : 0;
-    if (code == EXIT_OK) {
-        timing_measure(subjects, 1 + n_peers, &o->rule);
-        if (subjects[0].t.failed) code = problem(list, EXIT_RUN, "%s: %s", r->name, ck_last_error(w->backend));
-        add_time(r, "warm", &subjects[0]);
-    }
-    if (peers) peers_end(peers, r, subjects + 1);
-    close_round(&own);
-    return code;
-}
-
-/* Copies until a round of them moves four times what the cache holds. */
-static int cold_copies(const world *w, const result *r) {
-    double wanted = ceil((double)COLD_FACTOR * (double)ck_cache_bytes(w->backend) / r->bytes) + 1;
-    return r->bytes <= 0 || wanted > MOST_COPIES ? 0 : (int)wanted;
-}
-
-static exit_code time_cold(world *w, const bench_options *o, result *r, problems *list) {
-    round_of_copies round;
-    int count = cold_copies(w, r);
-    if (count == 0) {
-        snprintf(r->note, sizeof r->note, "no cold time: it would take more than %d copies", MOST_COPIES);
-        return EXIT_OK;
-    }
-    exit_code code = EXIT_OK;
-    while (w->n_copies < count && code == EXIT_OK) {
-        code = world_copy_add(w, false, list);
-        if (code == EXIT_OK) code = world_capture(w, &w->copies[w->n_copies - 1], list);
-    }
-    if (code != EXIT_OK) return code;
-    subject s = {.who = &round, .work = work};
-    code = open_round(&round, w, count, list);
-    if (code == EXIT_OK) {
-        timing_measure(&s, 1, &o->rule);
-        if (s.t.failed) code = problem(list, EXIT_RUN, "%s: %s", r->name, ck_last_error(w->backend));
-        add_time(r, "cold", &s);
-    }
-    close_round(&round);
-    return code;
-}
-
-static void sum_costs(const world *w, const context *c, result *r) {
-    cost parts[CASE_MOST_COSTS];
-    int n = w->which->costs(w, parts);
-    double gemm = c->gemm_rate[w->precision];
-    for (int i = 0; i < n; i++) {
-        r->bytes += parts[i].bytes;
-        r->flops += parts[i].flops;
-        double memory = c->copy_rate > 0 ? parts[i].bytes / c->copy_rate : NAN, product = parts[i].flops / (gemm > 0 ? gemm : INFINITY);
-        r->floor_seconds += memory > product ? memory : product;
-    }
-    if (!(r->floor_seconds > 0)) r->floor_seconds = 0;
-}
-
-exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,
-                      const point *at, result *r, problems *list) {
-    world *w = NULL;
-    exit_code code = world_open(&w, which, at, backend, list);
-    r->right.tolerance = at->value[AXIS_PRECISION] == CK_BF16 ? 1e-2 : 1e-5;
-    if (code == EXIT_OK) sum_costs(w, c, r);
-    if (code == EXIT_OK) code = verify(w, &r->right, list);
-    if (code == EXIT_OK && verdict_passed(&r->right)) {
-        code = time_warm(w, options, peers, r, list);
-        if (code == EXIT_OK && options->cold) code = time_cold(w, options, r, list);
-    }
-    world_close(w);
-    return code;
-}
-
-/* ---- The run */
 
 typedef struct {
     const bench_options *o;
@@ -184,7 +19,7 @@ typedef struct {
     bench_peers *peers;
     FILE *out;
     result *results;
-    int n, room, selected, wrong, failed;
+    int n, room, wrong, failed;
 } run;
 
 static bool selects(const sweep *s, const bench_case *which) {
@@ -238,11 +73,8 @@ static void take_point(run *all, const bench_case *which, const point *at, resul
 }
 
 static exit_code take_sweep(run *all, const sweep *s, const bench_case *const *cases, problems *list) {
-    int selected = 0;
     for (int i = 0; cases[i]; i++) {
-        if (!selects(s, cases[i])) continue;
-        selected++;
-        for (int p = 0; p < sweep_points(s, cases[i]->axes); p++) {
+        for (int p = 0; selects(s, cases[i]) && p < sweep_points(s, cases[i]->axes); p++) {
             point at = sweep_point(s, cases[i]->axes, p);
             result *r = new_result(all, cases[i], &at, list);
             if (!r) return EXIT_ENVIRONMENT;
@@ -250,9 +82,21 @@ static exit_code take_sweep(run *all, const sweep *s, const bench_case *const *c
             table_row(all->out, r);
         }
     }
-    return selected ? EXIT_OK
-                    : problem(list, EXIT_INPUT, "no case contains '%s'%s%s; cohort-bench kernels --list names all", s->filter,
-                              s->direction[0] ? " in direction " : "", s->direction);
+    return EXIT_OK;
+}
+
+/* Before anything is measured. */
+static exit_code check_filters(const bench_options *o, const bench_case *const *cases, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < o->n_sweeps; i++) {
+        const sweep *s = &o->sweeps[i];
+        int selected = 0;
+        for (int c = 0; cases[c]; c++) selected += selects(s, cases[c]);
+        if (!selected)
+            code = problem(list, EXIT_INPUT, "no case contains '%s'%s%s; cohort-bench kernels --list names all", s->filter,
+                           s->direction[0] ? " in direction " : "", s->direction);
+    }
+    return code;
 }
 
 static void measure_ceilings(run *all) {
@@ -289,8 +133,10 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
 
 exit_code bench_run(const bench_options *options, const bench_case *const *cases, problems *list) {
     run all = {.o = options, .out = options->out ? options->out : stdout};
-    exit_code code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &all.backend),
-                                    "opening the backend");
+    exit_code code = check_filters(options, cases, list);
+    if (code != EXIT_OK) return code;
+    code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &all.backend),
+                          "opening the backend");
     if (code != EXIT_OK) return code;
     all.c = (context){.backend = ck_name(all.backend),
                       .hardware = ck_hardware(all.backend),

@@ -102,12 +102,27 @@ static exit_code set_direction(sweep *s, const char *where, const char *text, pr
     return code == EXIT_OK ? set_text(s->direction, sizeof s->direction, where, "direction", text, list) : code;
 }
 
+/* A value given twice is measured once. */
+static void drop_repeated(int *n, int *values) {
+    int kept = 0;
+    for (int i = 0; i < *n; i++) {
+        int first = 0;
+        while (values[first] != values[i]) first++;
+        if (first >= kept) values[kept++] = values[i];
+    }
+    *n = kept;
+}
+
 exit_code sweep_set(sweep *s, const char *where, const char *key, const char *text, problems *list) {
     if (strcmp(key, "filter") == 0) return set_text(s->filter, sizeof s->filter, where, key, text, list);
     if (strcmp(key, "direction") == 0) return set_direction(s, where, text, list);
     if (strcmp(key, "ranks") == 0) return set_ranks(s, where, text, list);
-    for (int a = 0; a < AXES; a++)
-        if (strcmp(key, ROWS[a].key) == 0) return read_list(where, &ROWS[a], text, AXIS_MOST_VALUES, &s->n_values[a], s->values[a], list);
+    for (int a = 0; a < AXES; a++) {
+        if (strcmp(key, ROWS[a].key) != 0) continue;
+        exit_code code = read_list(where, &ROWS[a], text, AXIS_MOST_VALUES, &s->n_values[a], s->values[a], list);
+        drop_repeated(&s->n_values[a], s->values[a]);
+        return code;
+    }
     return problem(list, EXIT_INPUT,
                    "%s'%s' is no axis; axes are tokens, sequence, width, devices, experts, top-k, rank, ranks, "
                    "attention-rank, vocabulary, distribution, precision, direction",

@@ -1,0 +1,260 @@
+#!/usr/bin/env bash
+# cohort-bench kernels and --compare: table, JSON, CSV, sweeps, peers, refusals. Nothing here depends on how long anything takes.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+bench=${COHORT_BINARY%/*}/cohort-bench
+python_of_user=${COHORT_PYTHON:-}
+unset COHORT_PYTHON
+small=(--backend cpu --threads 1 --tokens 24 --width 32 --devices 2 --sequence 8 --vocabulary 40 --seconds 0.001 --samples 3)
+
+require_bench() { [[ -x $bench ]] || skip 'cohort-bench is not part of this build'; }
+
+test_the_table_shows_every_case_with_its_wrong_count() {
+    require_bench
+    expect_status 0 "$bench" kernels "${small[@]}" --warm
+    [[ $(grep -cE '^[a-z_]+/[a-z]+/.* 0/[0-9]+  warm ' out) == $("$bench" kernels --list | grep -cE '^[a-z_]+/[a-z]+$') ]] ||
+        fail "not every case has a line: $(cat out)"
+    expect_text out 'copy '
+    expect_text out ', 0 wrong, 0 skipped'
+}
+
+test_without_the_word_kernels_it_is_the_same() {
+    require_bench
+    expect_status 0 "$bench" norm/forward "${small[@]}" --warm
+    expect_text out 'norm/forward/T24/D32/f32'
+    [[ $(grep -c ' warm ' out) == 1 ]] || fail "more than one case: $(cat out)"
+}
+
+test_json_is_what_google_benchmark_writes() {
+    require_bench
+    require python3
+    expect_status 0 "$bench" kernels norm "${small[@]}" --width 16,32 --warm --json out.json
+    python3 - <<'PYTHON' || fail "not as Google Benchmark writes it: $(head -c 2000 out.json)"
+import json
+content = json.load(open("out.json"), parse_constant=lambda name: exit(f"{name} is no JSON"))
+context, entries = content["context"], content["benchmarks"]
+for key in ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "library_build_type"):
+    assert key in context, key
+for key in ("git_revision", "hardware", "backend", "copy_bytes_per_second", "schema_version"):
+    assert context[key], key
+runs = {e["run_name"] for e in entries}
+assert len(runs) == 4, runs  # 2 directions, 2 widths (32 was given twice)
+for entry in entries:
+    for key in ("name", "family_index", "per_family_instance_index", "run_type", "repetitions", "threads", "iterations"):
+        assert key in entry, key
+    assert entry["time_unit"] == "us" and entry["real_time"] >= 0 and entry["cpu_time"] >= 0
+    assert entry["wrong"] == 0 and entry["checked"] > 0 and entry["floor_us"] > 0
+for run in runs:
+    mine = [e for e in entries if e["run_name"] == run]
+    samples = [e["real_time"] for e in mine if e["run_type"] == "iteration"]
+    median = [e["real_time"] for e in mine if e.get("aggregate_name") == "median"]
+    assert len(samples) >= 3 and len(median) == 1 and min(samples) <= median[0] <= max(samples)
+    assert {e["aggregate_name"] for e in mine if e["run_type"] == "aggregate"} >= {"mean", "median", "stddev", "cv"}
+PYTHON
+}
+
+test_csv_has_a_column_for_every_axis() {
+    require_bench
+    expect_status 0 "$bench" kernels lora "${small[@]}" --attention-rank 2,4 --warm --csv out.csv
+    [[ $(wc -l <out.csv) == 5 ]] || fail "expected a header and 4 lines: $(cat out.csv)"
+    [[ $(awk -F, '{ print NF }' out.csv | sort -u | wc -l) == 1 ]] || fail "lines of unequal length: $(cat out.csv)"
+    expect_text out.csv 'name,measured,tokens,sequence,width,devices,'
+    expect_text out.csv 'lora/forward/T24/D32/N2/a4/uniform/f32,"warm",24,,32,2,,,,4,,uniform,f32,cpu,0,'
+}
+
+test_a_sweep_file_is_several_sweeps() {
+    require_bench
+    printf '%s\n' '- {filter: norm/forward, width: [32, 48], tokens: 16}' '- {filter: route, direction: forward, ranks: [2, 4], tokens: 16, width: 32}' >s.yaml
+    expect_status 0 "$bench" kernels --sweep s.yaml --backend cpu --seconds 0.001 --samples 3 --warm
+    expect_text out 'norm/forward/T16/D48/f32'
+    expect_text out '/r2+4/uniform/f32'
+    [[ $(grep -c ' warm ' out) == 3 ]] || fail "expected 3 times: $(cat out)"
+}
+
+test_the_sweeps_that_come_with_cohort_are_valid() {
+    require_bench
+    local file
+    for file in "$COHORT_SOURCE_DIR"/configs/bench/*.yaml; do
+        expect_status 3 "$bench" kernels --sweep "$file" --backend nowhere
+        expect_text err 'backend'
+    done
+}
+
+test_bad_sweep_files_are_refused_with_file_and_line() {
+    require_bench
+    printf '%s\n' '- {tokens: 16}' '- {filter: norm, tokens: many}' >bad.yaml
+    expect_status 2 "$bench" kernels --sweep bad.yaml
+    expect_text err "bad.yaml:2: tokens: 'many' must be a whole number"
+    printf '%s\n' 'tokens: 16' >bad.yaml
+    expect_status 2 "$bench" kernels --sweep bad.yaml
+    expect_text err 'must be a list of sweeps'
+    printf '%s\n' '- {colour: red}' >bad.yaml
+    expect_status 2 "$bench" kernels --sweep bad.yaml
+    expect_text err "'colour' is no axis"
+    printf '%s\n' '- {tokens: [16' >bad.yaml
+    expect_status 2 "$bench" kernels --sweep bad.yaml
+    expect_text err 'bad.yaml:'
+    expect_status 2 "$bench" kernels --sweep absent.yaml
+    expect_text err 'absent.yaml'
+}
+
+one_message() { [[ $(wc -l <err) == 1 ]] || fail "expected one message: $(cat err)"; }
+
+test_bad_axes_are_refused_before_anything_is_measured() {
+    require_bench
+    local arguments
+    for arguments in '--tokens 4k' '--experts 17' '--rank 0' '--precision f16' '--distribution normal' '--direction up' '--tokens' \
+        '--colour red' '--threads 0' '--noise x' '--peer module' 'no_such_case' 'norm lora' '--sweep a.yaml --tokens 3'; do
+        # shellcheck disable=SC2086 # several words
+        expect_status 2 "$bench" kernels $arguments
+        one_message
+        [[ ! -s out ]] || fail "$arguments: measured something: $(cat out)"
+    done
+}
+
+test_impossible_points_are_skipped_by_name() {
+    require_bench
+    expect_status 0 "$bench" kernels route/forward "${small[@]}" --warm --top-k 2,3 --experts 2 --precision f32,bf16 --devices 100
+    expect_text out 'skipped: there are more devices than tokens'
+    expect_text out 'skipped: a token cannot choose more experts than there are'
+    expect_text out 'skipped: the backend has no such precision'
+}
+
+# NAME FILE TIMES...: a file as --json writes it, of one case.
+made() {
+    local name=$1 file=$2 time separator=''
+    shift 2
+    {
+        printf '{"context": {"hardware": "h"}, "benchmarks": ['
+        for time in "$@"; do
+            printf '%s{"name": "%s", "run_name": "%s", "run_type": "iteration", "real_time": %s, "time_unit": "us"}' "$separator" "$name" "$name" "$time"
+            separator=,
+        done
+        printf ']}\n'
+    } >"$file"
+}
+
+verdict_of() { # expected status, verdict, options...
+    expect_status "$1" "$bench" --compare a.json b.json "${@:3}"
+    grep -qE "^x .* $2\$" out || fail "expected $2: $(cat out)"
+}
+
+test_compare_tells_same_faster_slower_and_unclear() {
+    require_bench
+    made x a.json 100 101 100 99 100
+    made x b.json 100 100 101 100 100
+    verdict_of 0 same --fail-on-slower
+    made x b.json 120 121 120 120 119
+    verdict_of 0 slower
+    verdict_of 4 slower --fail-on-slower
+    verdict_of 0 same --threshold 30 --fail-on-slower
+    made x b.json 80 81 80 80 79
+    verdict_of 0 faster --fail-on-slower
+    made x b.json 60 150 90 170 110
+    verdict_of 0 unclear --fail-on-slower
+    made y b.json 100
+    expect_status 2 "$bench" --compare a.json b.json
+    expect_text out 'only in A'
+    expect_text err 'no case in common'
+}
+
+test_compare_reads_what_json_wrote() {
+    require_bench
+    expect_status 0 "$bench" kernels norm "${small[@]}" --warm --json a.json
+    expect_status 0 "$bench" --compare a.json a.json
+    [[ $(grep -cE ' 1\.000  (same|unclear)$' out) == 2 ]] || fail "$(cat out)"
+}
+
+test_compare_refuses_what_is_no_result() {
+    require_bench
+    made x a.json 1
+    printf '{"benchmarks": 3}\n' >no.json
+    printf 'x' >text.json
+    expect_status 2 "$bench" --compare a.json
+    expect_status 2 "$bench" --compare a.json absent.json
+    expect_status 2 "$bench" --compare a.json no.json
+    expect_status 2 "$bench" --compare text.json a.json
+    expect_text err 'text.json:1'
+}
+
+test_without_pytorch_peers_are_left_out_and_it_says_how_to_get_it() {
+    require_bench
+    mkdir path
+    printf '#!/bin/sh\nexit 1\n' >path/python3
+    chmod +x path/python3
+    PATH=$PWD/path:$PATH expect_status 0 "$bench" kernels norm/forward "${small[@]}" --warm --peers
+    expect_text err 'pip install torch'
+    expect_text out ' warm '
+    expect_status 2 "$bench" kernels norm "${small[@]}" --peers --python /bin/false
+    expect_text err '/bin/false'
+}
+
+python_with_torch() {
+    require_bench
+    python=${python_of_user:-python3}
+    "$python" -c 'import torch' 2>/dev/null || skip 'no PyTorch; COHORT_PYTHON can name a Python that has it'
+}
+
+test_peers_in_pytorch_are_right_and_timed_beside_ours() {
+    local python
+    python_with_torch
+    expect_status 0 "$bench" kernels lora "${small[@]}" --warm --peers --python "$python" --distribution skew --json out.json
+    [[ $(grep -cE "^  torch\.bmm +0/[0-9]+ .* x Cohort's time" out) == 2 ]] || fail "$(cat out err)"
+    expect_text out.json '/torch.bmm"'
+    expect_status 0 "$bench" kernels expert_layer "${small[@]}" --warm --peers --python "$python" --experts 3 --distribution skew
+    [[ $(grep -cE "^  (torch\.bmm|E copies) +0/[0-9]+ .* x Cohort's time" out) == 2 ]] || fail "$(cat out err)"
+}
+
+test_a_kernel_of_the_user_is_verified_like_all_others() {
+    local python
+    python_with_torch
+    cat >mine.py <<'PYTHON'
+import torch
+
+def lora(job, wrong=False):
+    if job.case != "lora/forward":
+        return None
+    x, y, a, b = job.padded(job.inputs["x"]), job.padded(job.inputs["y"]), job.pack("qkv_a"), job.pack("qkv_b")
+
+    def work():
+        h = torch.einsum("ntd,nrd->ntr", x, a)
+        return {"h": job.packed(h), "y": job.packed(y + torch.einsum("ntr,nro->nto", h, b) * (1.001 if wrong else 1))}
+
+    return work
+
+def wrong(job):
+    return lora(job, True)
+
+def broken(job):
+    raise RuntimeError("no luck today")
+PYTHON
+    expect_status 0 "$bench" kernels lora/forward "${small[@]}" --warm --python "$python" --peer mine:lora --peer mine:wrong --peer mine:broken
+    grep -qE "^  mine:lora +0/[0-9]+ .* x Cohort's time" out || fail "mine:lora has no time: $(cat out)"
+    grep -qE '^  mine:wrong +WRONG: [0-9]+ of [0-9]+, first in y' out || fail "mine:wrong is not wrong: $(cat out)"
+    grep -qE '^  mine:broken +no time: RuntimeError: no luck today' out || fail "mine:broken is not named: $(cat out)"
+    expect_status 2 "$bench" kernels lora "${small[@]}" --python "$python" --peer nowhere:lora
+    expect_text err 'nowhere'
+}
+
+# Machines with a GPU often have a C compiler and nothing else.
+test_the_core_builds_with_a_c_compiler_alone() {
+    require_bench
+    local root=$COHORT_SOURCE_DIR
+    local -a oracle
+    mapfile -t oracle < <(find "$root/tests/oracle" -name '*.c' ! -name '*_model.c' ! -name '*_naive.c')
+    gcc -std=gnu11 -D_GNU_SOURCE=1 -O0 -Wall -Wextra -Werror -I"$root/bench" -I"$root/kernels" -I"$root/sim" -I"$root/tests" \
+        -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
+        "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
+        "$root"/sim/{problems,kernel_problem}.c "${oracle[@]}" "$root"/kernels/*.c -lm
+    expect_status 0 ./core kernels --list
+    expect_text out 'route/forward'
+    expect_status 3 ./core kernels norm --sweep "$root/configs/bench/small.yaml"
+    expect_text err 'without libyaml'
+    expect_status 3 ./core --compare a.json b.json
+    expect_text err 'without jansson'
+    expect_status 3 ./core peers
+    expect_text err 'without sim/'
+}
+
+run_tests bench_kernels "$@"

@@ -1,0 +1,266 @@
+/* The microbenchmarks on tiny shapes: every case is right and has times; kernels that are wrong on purpose are found, and have none. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cases/case.h"
+#include "measure/bench.h"
+
+static const timing_rule QUICK = {.noise = 0.02, .seconds = 0.01, .sample_seconds = 1e-4, .least_samples = 3};
+
+static sweep tiny(void) {
+    sweep s = {.n_values = {[AXIS_TOKENS] = 1,
+                            [AXIS_SEQUENCE] = 1,
+                            [AXIS_WIDTH] = 1,
+                            [AXIS_DEVICES] = 1,
+                            [AXIS_EXPERTS] = 1,
+                            [AXIS_TOP_K] = 1,
+                            [AXIS_VOCABULARY] = 1,
+                            [AXIS_DISTRIBUTION] = 1}};
+    s.values[AXIS_TOKENS][0] = 37, s.values[AXIS_SEQUENCE][0] = 9, s.values[AXIS_WIDTH][0] = 32, s.values[AXIS_DEVICES][0] = 3;
+    s.values[AXIS_EXPERTS][0] = 3, s.values[AXIS_TOP_K][0] = 2, s.values[AXIS_VOCABULARY][0] = 50;
+    s.values[AXIS_DISTRIBUTION][0] = TOKENS_SKEW;
+    return s;
+}
+
+typedef struct {
+    exit_code code;
+    char *table;
+} outcome;
+
+static outcome run(const bench_case *const *cases, const char *json, bool cold) {
+    sweep s = tiny();
+    size_t size;
+    outcome out = {0};
+    problems *list = problems_create();
+    bench_options o = {.backend = "cpu", .threads = 2, .rule = QUICK, .n_sweeps = 1, .sweeps = &s, .json = json, .cold = cold};
+    o.out = open_memstream(&out.table, &size);
+    cr_assert_not_null(o.out);
+    out.code = bench_run(&o, cases, list);
+    fclose(o.out);
+    problems_destroy(list);
+    return out;
+}
+
+static const bench_case *last_case(const bench_case *const *cases) {
+    int n = 0;
+    while (cases[n]) n++;
+    return cases[n - 1];
+}
+
+Test(bench_cases, every_case_is_right_and_is_timed) {
+    outcome out = run(BENCH_CASES, NULL, false);
+    cr_assert_eq(out.code, EXIT_OK, "%s", out.table);
+    for (int i = 0; BENCH_CASES[i]; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "\n%s/%s/", BENCH_CASES[i]->name, BENCH_CASES[i]->direction);
+        const char *row = strstr(out.table, name);
+        cr_assert(row && strstr(row, "  warm "), "no time of %s in:\n%s", name, out.table);
+    }
+    cr_assert_null(strstr(out.table, "WRONG"));
+    cr_assert_null(strstr(out.table, "  skipped"));
+    cr_assert(strcmp(last_case(BENCH_CASES)->direction, "step") == 0);
+    free(out.table);
+}
+
+/* ---- Wrong on purpose: each runs the real kernel, then changes what came out */
+
+static bool planted; /* a mistake really was made */
+
+/* Adds to one element of an activation, in its last row. */
+static ck_status spoil(const world *w, world_copy *c, tensor_id id, int column, float by) {
+    float *values = malloc((size_t)(w->n_tokens * w->tensor[id].columns) * sizeof *values);
+    ck_status status = ck_tensor_download(w->stream, c->tensor[id], w->n_tokens, values);
+    if (status == CK_OK) status = ck_wait(w->stream);
+    values[(w->n_tokens - 1) * w->tensor[id].columns + column] += by;
+    if (status == CK_OK) status = ck_tensor_upload(w->stream, c->tensor[id], w->n_tokens, values);
+    if (status == CK_OK) status = ck_wait(w->stream);
+    planted = true;
+    free(values);
+    return status;
+}
+
+static ck_status run_and_spoil(const world *w, world_copy *c, tensor_id id, int column, float by) {
+    ck_status status = ck_run(c->program, w->stream, &c->wave);
+    return status == CK_OK ? spoil(w, c, id, column, by) : status;
+}
+
+static ck_status wrong_logit(const world *w, world_copy *c) {
+    return run_and_spoil(w, c, ZH, 1, 0.01f);
+}
+
+static ck_status wrong_gate(const world *w, world_copy *c) {
+    return run_and_spoil(w, c, GATES, 0, 0.25f);
+}
+
+static ck_status wrong_product(const world *w, world_copy *c) {
+    return run_and_spoil(w, c, Y, 5, 0.01f);
+}
+
+static ck_status nan_in_attention(const world *w, world_copy *c) {
+    return run_and_spoil(w, c, O, 0, NAN);
+}
+
+/* One gradient of the last device loses its sign. */
+static ck_status wrong_gradient(const world *w, world_copy *c) {
+    float value, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + w->shape.b1 + 7;
+    ck_status status = ck_run(c->program, w->stream, &c->wave);
+    if (status == CK_OK) status = ck_download(w->stream, &value, at, sizeof value);
+    value = -value;
+    planted = true;
+    return status == CK_OK ? ck_upload(w->stream, at, &value, sizeof value) : status;
+}
+
+/* The weights of a token's experts change places before the layer mixes them: every term of the sum is there, in the wrong measure. */
+static ck_status wrong_routing(const world *w, world_copy *c) {
+    float *gates = malloc((size_t)w->n_tokens * CK_MAX_EXPERTS * sizeof *gates);
+    for (int64_t t = 0; t < w->n_tokens; t++)
+        for (int e = 0; e < CK_MAX_EXPERTS; e++)
+            gates[t * CK_MAX_EXPERTS + e] =
+                e < w->shape.n_experts ? w->tensor[GATES].before[t * CK_MAX_EXPERTS + (e + 1) % w->shape.n_experts] : 0;
+    ck_status status = ck_tensor_upload(w->stream, c->tensor[GATES], w->n_tokens, gates);
+    planted = true;
+    free(gates);
+    return status == CK_OK ? ck_run(c->program, w->stream, &c->wave) : status;
+}
+
+/* Every AdamW step is taken with the first step's bias correction. */
+static ck_status wrong_step(const world *w, world_copy *c) {
+    ck_adamw_device devices[8];
+    memcpy(devices, w->own, (size_t)w->n_devices * sizeof *devices);
+    for (int d = 0; d < w->n_devices; d++) devices[d].hyper[0].step = 1;
+    planted = true;
+    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1], c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS],
+                            &w->shape, devices, w->n_devices);
+}
+
+/* Right the first two times (warm-up and verification), wrong in the recording that is timed. */
+static ck_status wrong_when_timed(const world *w, world_copy *c) {
+    static int runs;
+    ck_status status = layer_step.issue(w, c);
+    return ++runs <= 2 || status != CK_OK ? status : spoil(w, c, Y, 0, 1);
+}
+
+static void expect_wrong(const bench_case *original, ck_status (*issue)(const world *, world_copy *), const char *where) {
+    char path[] = "/tmp/bench_cases_XXXXXX";
+    bench_case wrong = *original;
+    wrong.issue = issue;
+    close(mkstemp(path));
+    const bench_case *const cases[] = {&wrong, NULL};
+    planted = false;
+    outcome out = run(cases, path, true);
+    cr_assert(planted, "%s: nothing was planted", where);
+    cr_assert_eq(out.code, EXIT_RUN, "%s: exit code %d\n%s", where, out.code, out.table);
+    cr_assert(strstr(out.table, "WRONG"), "%s: not noticed in\n%s", where, out.table);
+    cr_assert(strstr(out.table, where), "%s: not named in\n%s", where, out.table);
+    cr_assert_null(strstr(out.table, "  warm"), "%s: has a time in\n%s", where, out.table);
+    cr_assert_null(strstr(out.table, "  cold"), "%s: has a time in\n%s", where, out.table);
+    json_t *root = json_load_file(path, 0, NULL), *entries = json_object_get(root, "benchmarks");
+    cr_assert_eq(json_array_size(entries), 1);
+    cr_assert(json_is_true(json_object_get(json_array_get(entries, 0), "error_occurred")));
+    cr_assert_null(json_object_get(json_array_get(entries, 0), "real_time"));
+    cr_assert(json_integer_value(json_object_get(json_array_get(entries, 0), "wrong")) > 0);
+    json_decref(root);
+    unlink(path);
+    free(out.table);
+}
+
+Test(bench_cases, wrong_logits_and_gates_have_no_time) {
+    expect_wrong(&route_forward, wrong_logit, "zh");
+    expect_wrong(&route_forward, wrong_gate, "gates");
+}
+
+Test(bench_cases, a_wrong_product_has_no_time) {
+    expect_wrong(&linear_forward, wrong_product, "y");
+}
+
+Test(bench_cases, a_nan_has_no_time) {
+    expect_wrong(&attention_forward, nan_in_attention, "o");
+}
+
+Test(bench_cases, a_wrong_gradient_of_one_device_has_no_time) {
+    expect_wrong(&activation_backward, wrong_gradient, "dB1");
+}
+
+Test(bench_cases, wrong_routing_has_no_time) {
+    expect_wrong(&expand_forward, wrong_routing, "y");
+    expect_wrong(&activation_forward, wrong_routing, "m");
+}
+
+Test(bench_cases, a_wrong_optimiser_has_no_time) {
+    expect_wrong(&adamw_update, wrong_step, "parameters");
+}
+
+Test(bench_cases, what_is_wrong_only_in_the_recording_that_is_timed_has_no_time) {
+    expect_wrong(&layer_step, wrong_when_timed, "y");
+}
+
+/* A kernel that never writes its output leaves the NaN that were there. */
+static void record_nothing(const world *w, world_copy *c) {
+    (void)w;
+    ck_op_norm(c->program, &(ck_norm){.x = c->tensor[X],
+                                      .y = c->tensor[DX],
+                                      .stats = c->tensor[STATS],
+                                      .gain = c->buffer[GAIN],
+                                      .bias = c->buffer[GAIN],
+                                      .width = w->width,
+                                      .epsilon = 1e-5f});
+}
+
+static void prepare_with_scratch(world *w) {
+    norm_forward.prepare(w);
+    world_tensor(w, DX, "elsewhere", OUTPUT, w->width, true, 1);
+}
+
+Test(bench_cases, an_output_that_is_never_written_has_no_time) {
+    bench_case lazy = norm_forward;
+    lazy.prepare = prepare_with_scratch;
+    lazy.record = record_nothing;
+    const bench_case *const cases[] = {&lazy, NULL};
+    outcome out = run(cases, NULL, true);
+    cr_assert_eq(out.code, EXIT_RUN, "%s", out.table);
+    cr_assert(strstr(out.table, "WRONG in y"), "%s", out.table);
+    free(out.table);
+}
+
+/* ---- Floors, by hand: T 37, D 32, F 128, N 3, E 3, S 24, R 3, k 2, f32 */
+
+Test(bench_cases, floors_count_the_bytes_that_must_move) {
+    const struct {
+        const bench_case *which;
+        double bytes, flops;
+    } expected[] = {
+        {&route_forward, 4.0 * 37 * 32 + 4 * 37 * 27 + 64 * 37 + 4 * 3 * 27 * 32, 2.0 * 37 * 32 * 27},
+        {&activation_forward, 8.0 * 37 * 128 + 8 * 37 * 24 + 64 * 37 + 8 * 3 * 24 * 128, 4.0 * 37 * 128 * 16},
+        {&expand_backward, 4.0 * 37 * 32 + 8 * 37 * 24 + 128 * 37 + 8 * 3 * 24 * 32, 4.0 * 37 * 32 * 16},
+        {&linear_forward, 4.0 * (37 * 32 + 37 * 128 + 32 * 128), 2.0 * 37 * 32 * 128},
+        {&adamw_update, 28.0 * 3 * (27 * 32 + 24 * 32 + 2 * 24 * 128), 0},
+        {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0},
+        {&norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0},
+    };
+    const context no_ceilings = {0}, ceilings = {.copy_rate = 1e9, .gemm_rate = {1e9}};
+    ck_backend *backend;
+    cr_assert_eq(ck_open("cpu", 1, &backend), CK_OK);
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        sweep s = tiny();
+        sweep_defaults(&s, false);
+        point at = sweep_point(&s, expected[i].which->axes, 0);
+        problems *list = problems_create();
+        bench_options o = {.rule = QUICK};
+        result r = {0}, with = {0};
+        cr_assert_eq(bench_point(&o, &no_ceilings, backend, NULL, expected[i].which, &at, &r, list), EXIT_OK);
+        cr_assert_eq(bench_point(&o, &ceilings, backend, NULL, expected[i].which, &at, &with, list), EXIT_OK);
+        cr_assert(r.bytes == expected[i].bytes && r.flops == expected[i].flops, "%s/%s: %g bytes, %g FLOPs instead of %g, %g",
+                  expected[i].which->name, expected[i].which->direction, r.bytes, r.flops, expected[i].bytes, expected[i].flops);
+        cr_assert_eq(r.floor_seconds, 0);
+        double floor = 1e-9 * fmax(r.bytes, r.flops);
+        cr_assert(fabs(with.floor_seconds - floor) < 1e-12 * floor + 1e-18);
+        result_free(&r);
+        result_free(&with);
+        problems_destroy(list);
+    }
+    ck_close(backend);
+}
