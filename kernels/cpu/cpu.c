@@ -146,9 +146,25 @@ static double cpu_event_seconds(const ck_event *from, const ck_event *to) {
     return ((const cpu_event *)to)->at - ((const cpu_event *)from)->at;
 }
 
+/* The kernel knows better than sysconf(), which on some virtual machines counts the cache of the whole processor for every core. */
+static size_t cache_of_kernel(void) {
+    size_t kib = 0;
+    for (int level = 3; level >= 2 && kib == 0; level--) {
+        char path[64];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", level);
+        FILE *file = fopen(path, "r");
+        if (!file) continue;
+        if (fscanf(file, "%zuK", &kib) != 1) kib = 0;
+        fclose(file);
+    }
+    return kib << 10;
+}
+
 static size_t cpu_cache_bytes(const ck_backend *backend) {
     (void)backend;
+    size_t known = cache_of_kernel();
     long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (known > 0) return known;
     return level3 > 0 ? (size_t)level3 : level2 > 0 ? (size_t)level2 : (size_t)32 << 20;
 }
 
