@@ -24,7 +24,7 @@ static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SH
 static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}};
 
 /* Devices that are cut into chunks. */
-static const wave_spec cut_18 = {"one device, 18 columns", 40, 8, 2, 1, {{SHAPE_PAIR_BOTH, {131}}}};
+static const wave_spec cut_18 = {"two devices, 18 columns", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {131}}, {SHAPE_PAIR_BOTH, {150}}}};
 static const wave_spec cut_60 = {
     "a long device among others", 21, 8, 3, 3, {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}}};
 static const wave_spec cut_104 = {"one device, 104 columns", 40, 8, 2, 1, {{SHAPE_EIGHT, {330}}}};
