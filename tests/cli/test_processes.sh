@@ -1,0 +1,286 @@
+#!/usr/bin/env bash
+# Runs of several processes, by real MPI: the results of one, whatever their number and whatever happens to them.
+# shellcheck source=result.sh
+source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
+
+build=${COHORT_BINARY%/*}
+config=$cli/processes.yaml
+mpi=(mpirun --oversubscribe --allow-run-as-root --bind-to none)
+
+require_mpi() {
+    require mpirun openmpi-bin
+    ldd "$COHORT_BINARY" | grep -q libmpi || skip 'this build has no MPI (Debian: libopenmpi-dev)'
+}
+
+# Made once: the run that one process makes.
+single_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-processes-1
+    [[ -e $folder ]] || cohort run "$config" --out "$folder" --quiet >&2 || fail 'the configuration does not run'
+    printf '%s\n' "$folder"
+}
+
+# ---- What is the same
+
+# The values of a dataset, one a line.
+values_of() { # file, dataset
+    h5dump -y -m '%.9g' -d "$2" "$1" | sed -n '/DATA {/,$p' | grep -oE -- '-?(nan|[0-9][0-9.e+-]*)'
+}
+
+# ||a - b|| <= 1e-5 ||a||, and no number where the other has none.
+expect_close() { # file, file, dataset
+    paste -d ' ' <(values_of "$1" "$3") <(values_of "$2" "$3") | awk -v what="$3" '
+        NF != 2 { print what ": not equally many values"; exit 1 }
+        ($1 ~ /nan/) != ($2 ~ /nan/) { print what ": value " NR " is " $1 ", " $2; exit 1 }
+        $1 !~ /nan/ { n++; difference += ($1 - $2) ^ 2; norm += $1 ^ 2 }
+        END { if (NR == 0) { print what ": no values"; exit 1 }
+              if (sqrt(difference) > 1e-5 * sqrt(norm)) { print what ": differs by " sqrt(difference / norm); exit 1 } }' >said ||
+        fail "$1, $2: $(<said)"
+}
+
+expect_equal() { # file, file, dataset
+    local kind=-d
+    [[ $3 == / || $3 == /traffic ]] && kind=-g
+    expect_same <(cd "${1%/*}" && h5dump "$kind" "$3" "${1##*/}") <(cd "${2%/*}" && h5dump "$kind" "$3" "${2##*/}") "$3 of $1 and $2"
+}
+
+# Content of a result: numbers of training within 1e-5, all that is counted, drawn or chosen exactly.
+expect_close_results() { # folder, folder
+    local dataset
+    require h5dump hdf5-tools
+    for dataset in loss/train loss/valid loss/test loss/test_after routing/gate_mean routing/tokens/gates; do
+        expect_close "$1/trace.h5" "$2/trace.h5" "/$dataset"
+    done
+    for dataset in populations devices rounds traffic/bytes_up traffic/bytes_down routing/tokens/ids routing/tokens/devices routing/token_share \
+        sampling/windows/train sampling/windows/valid; do
+        expect_equal "$1/trace.h5" "$2/trace.h5" "/$dataset"
+    done
+    for dataset in parameters moment1 moment2 carried; do expect_close "$1/checkpoint.h5" "$2/checkpoint.h5" "/$dataset"; done
+    for dataset in device_expert_steps device_router_steps bytes_up bytes_down stopped; do
+        expect_equal "$1/checkpoint.h5" "$2/checkpoint.h5" "/$dataset"
+    done
+    expect_close_summaries "$1/summary.csv" "$2/summary.csv"
+}
+
+# A deviation is judged as part of its mean, four columns on from the name.
+expect_close_summaries() { # file, file
+    paste -d, "$1" "$2" | awk -F, '
+        { for (i = 1; i <= NF / 2; i++) {
+              a = $i; b = $(i + NF / 2); scale = i == 5 ? $4 : a
+              if (a == b) continue
+              if (a !~ /^[0-9.e+-]+$/ || b !~ /^[0-9.e+-]+$/ || (a - b) ^ 2 > (1e-5 * scale) ^ 2) { print a " is not " b; exit 1 } } }
+        END { if (NR < 2) { print "no rows"; exit 1 } }' >said || fail "$1 and $2: $(<said)"
+}
+
+# ---- Sums
+
+check_collective() { # processes, expected way, argument
+    local p
+    expect_status 0 "${mpi[@]}" -n "$1" "$build/tests/collective/collective-check" "${@:3}"
+    for ((p = 0; p < $1; p++)); do expect_text out "process $p of $1: ok $2"; done
+}
+
+test_collective_calls() {
+    require_mpi
+    expect_status 0 "$build/tests/collective/collective-check"
+    expect_text out 'process 0 of 1: ok local'
+    check_collective 2 mpi
+    check_collective 3 mpi
+}
+
+# The library that it finds stands in for NVIDIA's; the memory is the host's.
+test_sums_of_a_device_s_memory_go_by_nccl_where_all_can() {
+    require_mpi
+    LD_LIBRARY_PATH=$build/tests/collective check_collective 3 nccl device
+    NCCL_STAND_IN=refuse LD_LIBRARY_PATH=$build/tests/collective check_collective 2 mpi device
+}
+
+test_one_process_ends_all() {
+    require_mpi
+    expect_status 5 "${mpi[@]}" -n 2 "$build/tests/collective/collective-check" abort
+}
+
+# ---- Runs
+
+test_two_and_three_processes_agree_with_one() {
+    local n
+    require_mpi
+    for n in 2 3; do
+        expect_status 0 cohort run "$config" --out "result-$n" --processes "$n" --quiet
+        [[ ! -s out && ! -s err ]] || fail "said with --quiet: $(cat out err)"
+        expect_close_results "$(single_result)" "result-$n"
+        expect_same <(ls -A "result-$n") <(ls -A "$(single_result)") 'the files'
+    done
+}
+
+test_the_same_command_twice_gives_the_same_bits() {
+    require_mpi
+    cohort run "$config" --out first --processes 2 --quiet
+    cohort run "$config" --out second --processes 2 --quiet
+    expect_same_results first second
+}
+
+test_more_processes_than_devices() {
+    local few=(--set train.rounds=2 --set 'populations=[{name: two, method: comigs, devices: 2}]' --quiet)
+    require_mpi
+    cohort run "$config" --out one "${few[@]}"
+    expect_status 0 cohort run "$config" --out three "${few[@]}" --processes 3
+    expect_close three/trace.h5 one/trace.h5 /loss/test_after
+    expect_equal three/trace.h5 one/trace.h5 /sampling/windows/train
+    expect_close three/checkpoint.h5 one/checkpoint.h5 /moment2
+    expect_close_summaries one/summary.csv three/summary.csv
+}
+
+test_one_table_and_one_progress() {
+    require_mpi
+    expect_status 0 cohort run "$config" --set train.rounds=2 --out result --processes 2
+    [[ $(grep -c '^population ' out) == 1 && $(grep -c '^uneven ' out) == 1 ]] || fail "$(<out)"
+    expect_text out '2 processes, each'
+    [[ $(grep -c '^train 8/8 ' err) == 1 ]] || fail "$(<err)"
+}
+
+test_check_plans_every_process() {
+    expect_status 0 cohort check "$config" --processes 3
+    [[ $(grep -cE '^Process [012] of 3, with [0-9]+ devices?$' out) == 3 ]] || fail "$(<out)"
+    awk '/^Process/ { devices += $(NF - 1) } END { exit devices != 11 }' out || fail "not 11 devices in all: $(<out)"
+}
+
+# ---- What becomes of a run
+
+long=(--set train.rounds=60 --quiet)
+
+long_result() {
+    local folder=${TMPDIR:-/tmp}/cohort-test-processes-long
+    [[ -e $folder ]] || cohort run "$config" --out "$folder" "${long[@]}" >&2 || fail 'the configuration does not run'
+    printf '%s\n' "$folder"
+}
+
+start() { # processes, options; the id is in $run
+    "$COHORT_BINARY" run "$config" --out result --processes "$@" >out 2>err &
+    run=$!
+}
+
+is_process() { # process id, its number in a run of result
+    grep -qzx "OMPI_COMM_WORLD_RANK=$2" "/proc/$1/environ" 2>/dev/null && [[ $(readlink "/proc/$1/cwd") == "$PWD" ]]
+}
+
+kill_process() { # number
+    local pid status=0
+    for pid in $(pgrep -x cohort); do ! is_process "$pid" "$1" || kill -KILL "$pid"; done
+    wait "$run" || status=$?
+    ((status == 4)) || fail "expected exit status 4 after process $1 was killed, got $status: $(<err)"
+    expect_text err "process $1 of"
+    expect_text err 'signal 9'
+    expect_text err '--resume'
+    [[ $(wc -l <err) == 1 ]] || fail "more than one message: $(<err)"
+    [[ ! -e result/summary.csv ]] || fail 'the run was over before'
+    ! pgrep -x cohort | while read -r pid; do ! is_process "$pid" 0 || echo left; done | grep -q left || fail 'process 0 is still there'
+}
+
+file_is_newer() { [[ $1 -nt $2 ]]; }
+
+test_a_killed_process_is_named_and_any_number_goes_on() {
+    require_mpi
+    start 2 "${long[@]}"
+    wait_until "$run" test -e result/checkpoint.h5
+    kill_process 1
+    touch mark
+    start 3 "${long[@]}" --resume
+    wait_until "$run" file_is_newer result/checkpoint.h5 mark
+    kill_process 0
+    expect_status 0 cohort run "$config" --out result "${long[@]}" --resume
+    expect_close_results "$(long_result)" result
+}
+
+test_interrupted_within_a_round_and_resumed_by_another_number() {
+    local steps=(--set train.rounds=2 --set train.local_steps=150)
+    require_mpi
+    start 2 "${steps[@]}"
+    wait_until "$run" test -e result/trace.h5
+    sleep 0.3
+    kill -TERM "$run"
+    local status=0
+    wait "$run" || status=$?
+    ((status == 4)) || fail "exit status $status: $(<err)"
+    expect_text err 'of 150, which is saved'
+    [[ $(grep -c interrupted err) == 1 ]] || fail "$(<err)"
+    expect_status 0 cohort run "$config" --out result "${steps[@]}" --quiet --resume --processes 3
+    expect_status 0 cohort run "$config" --out whole "${steps[@]}" --quiet
+    expect_close_results whole result
+}
+
+# ---- What is refused, and said once
+
+expect_one_line() { # text
+    expect_text err "$1"
+    [[ $(grep -cF "$1" err) == 1 ]] || fail "said more than once: $(<err)"
+}
+
+test_a_bad_configuration_is_reported_once() {
+    require_mpi
+    sed 's/rounds: 4/rounds: -4/; s/  sequence: 32/  sequenze: 32/' "$config" >bad.yaml
+    expect_status 2 "${mpi[@]}" -n 3 "$COHORT_BINARY" run bad.yaml --out result
+    expect_one_line sequenze
+    expect_one_line train.rounds
+    expect_status 2 cohort run bad.yaml --out result --processes 3
+    [[ $(wc -l <err) == 2 ]] || fail "$(<err)"
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+test_a_failure_of_one_process_is_that_of_all() {
+    require_mpi
+    mkdir adapters
+    : >adapters/adapters_0_0.safetensors
+    expect_status 2 cohort run "$config" --out result --processes 2 --set adapters=adapters \
+        --set 'populations=[{name: two, method: local, devices: 2}]' --set base.pretrain.tokens=0
+    grep -q 'adapters_0_0' err || fail "$(<err)"
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+test_only_the_process_that_fails_is_named() {
+    require_mpi
+    cohort run "$config" --set 'populations=[{name: two, method: local, devices: 2}]' --set train.rounds=1 --out made --quiet
+    cohort export made --table windows --out windows.csv
+    awk -F, -v OFS=, '{ print $(NF - 4), $(NF - 3), $(NF - 2), $(NF - 1), $NF }' windows.csv | grep -v '^1,train,3,' >given.csv
+    expect_status 2 cohort run "$config" --out result --processes 2 --set data.windows=given.csv --set train.rounds=1 \
+        --set 'populations=[{name: two, method: local, devices: 2}]'
+    expect_one_line 'process 1 of 2: '
+    expect_text err 'has no line for device 1, train, step 3'
+}
+
+test_a_full_disk_ends_all_processes() {
+    require_mpi
+    mkdir disk
+    mount -t tmpfs -o size=600k tmpfs disk 2>/dev/null || skip 'no right to mount a file system'
+    trap 'umount disk' EXIT
+    expect_status 4 cohort run "$config" --out disk/result --processes 2 --quiet
+    expect_text err 'No space left on device'
+    [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
+    mount -o remount,size=20m disk
+    expect_status 0 cohort run "$config" --out disk/result --processes 2 --quiet --resume
+    expect_close_results "$(single_result)" disk/result
+}
+
+test_a_population_that_diverges_stops_in_all_processes() {
+    require_mpi
+    local absurd='{name: absurd, method: comigs, devices: 4, train: {learning_rate: 10, weight_decay: 10}}'
+    local both=(--set "populations=[$absurd, {name: good, method: fedavg, devices: 3}]" --set train.rounds=6 --quiet)
+    expect_status 4 cohort run "$config" --out two "${both[@]}" --processes 2
+    [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
+    expect_text err "population 'absurd'"
+    expect_status 4 cohort run "$config" --out one "${both[@]}"
+    expect_close_summaries one/summary.csv two/summary.csv
+    expect_equal one/checkpoint.h5 two/checkpoint.h5 /stopped
+    expect_close one/trace.h5 two/trace.h5 /loss/test
+}
+
+test_numbers_of_processes_that_do_not_fit() {
+    require_mpi
+    expect_status 2 cohort run "$config" --processes 0
+    expect_text err '--processes'
+    expect_status 2 "${mpi[@]}" -n 2 "$COHORT_BINARY" run "$config" --processes 3 --out result
+    expect_one_line 'mpirun has started 2'
+    PATH=/nowhere expect_status 3 "$COHORT_BINARY" run "$config" --processes 2 --out result
+    expect_text err openmpi-bin
+}
+
+run_tests processes "$@"
