@@ -166,7 +166,7 @@ static void repeat(const wave_spec *spec, ck_precision precision) {
 }
 
 static void same_bits_in_any_order() {
-    for (const wave_spec *spec : {&odd_many, &cut_60, &few_104}) {
+    for (const wave_spec *spec : {&odd_many, &cut_18, &cut_60, &few_104}) {
         repeat(spec, CK_F32);
         repeat(spec, CK_BF16);
     }
