@@ -31,6 +31,7 @@ static exit_code command(int argc, char **argv, problems *list) {
     if (strcmp(word, "peers") == 0 || strcmp(word, "steps") == 0)
         return problem(list, EXIT_ENVIRONMENT, "this cohort-bench was built without sim/: it has no %s", word);
 #endif
+    if (strcmp(word, "all-reduce") == 0) return microbenchmarks_all_reduce(argc - 2, argv + 2, list);
     if (strcmp(word, "--compare") == 0) return microbenchmarks_compare(argc - 2, argv + 2, list);
     int skipped = argc > 1 && strcmp(word, "kernels") == 0 ? 2 : 1;
     return microbenchmarks_run(argc - skipped, argv + skipped, list);

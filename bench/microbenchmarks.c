@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "compare.h"
+#include "measure/all_reduce.h"
 #include "measure/bench.h"
 #include "options.h"
 #include "sweep_file.h"
@@ -28,6 +29,10 @@ const char MICROBENCHMARKS_HELP[] =
     "      --peers           the same work in PyTorch, in turn with Cohort's; --python PATH (default $COHORT_PYTHON, else python3)\n"
     "      --peer MODULE:FUNCTION   another kernel beside these, see bench/peers/kernels.py; implies --peers\n"
     "      --list            names, floors and axes of all cases; measures nothing\n"
+    "  mpirun -n 2 cohort-bench all-reduce [--most-mib N] [--backend B] [--threads N] [--noise P] [--seconds S] [--samples N] [--json "
+    "FILE]\n"
+    "      the sum of a packed buffer over processes, verified, with algorithm and bus bandwidth as nccl-tests defines them; sizes from\n"
+    "      4 KiB to --most-mib (16)\n"
     "  cohort-bench --compare A.json B.json [--threshold PERCENT] [--fail-on-slower]\n"
     "      B against A, case by case: same, faster, slower or unclear, from the spread of both; --threshold: less is the same (2)\n";
 
@@ -126,6 +131,26 @@ exit_code microbenchmarks_run(int n, char **arguments, problems *list) {
     }
     free(sweeps);
     return code;
+}
+
+exit_code microbenchmarks_all_reduce(int n, char **arguments, problems *list) {
+    all_reduce_options o = {.rule = BENCH_RULE, .threads = 1};
+    double noise = 100 * BENCH_RULE.noise, mib = 16;
+    int n_words = 0;
+    const option table[] = {
+        {.name = "--most-mib", .real = &mib, .least = 0.004},
+        {.name = "--backend", .text = &o.backend},
+        {.name = "--threads", .whole = &o.threads, .least = 1},
+        {.name = "--noise", .real = &noise},
+        {.name = "--seconds", .real = &o.rule.seconds},
+        {.name = "--samples", .whole = &o.rule.least_samples, .least = 1},
+        {.name = "--json", .text = &o.json},
+        {0},
+    };
+    exit_code code = options_read(n, arguments, table, 0, NULL, &n_words, list);
+    o.rule.noise = noise / 100;
+    o.most_bytes = mib * 1048576;
+    return code == EXIT_OK ? all_reduce_run(&o, list) : code;
 }
 
 exit_code microbenchmarks_compare(int n, char **arguments, problems *list) {

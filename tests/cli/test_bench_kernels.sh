@@ -237,6 +237,21 @@ PYTHON
     expect_text err 'nowhere'
 }
 
+test_all_reduce_adds_up_over_processes() {
+    require_bench
+    local n
+    expect_status 0 "$bench" all-reduce --backend cpu --most-mib 0.1 --seconds 0.001 --samples 3
+    expect_text out 'one process: nothing travels'
+    require mpirun openmpi-bin
+    for n in 2 3; do
+        expect_status 0 mpirun --oversubscribe --allow-run-as-root -n "$n" "$bench" all-reduce --backend cpu --most-mib 0.1 --seconds 0.001 \
+            --samples 3 --json out.json
+        [[ $(grep -cE '^ +(4096|16384|65536) +[0-9]+ +mpi .* 0($| )' out) == 3 ]] || fail "expected 3 sizes, none wrong: $(cat out)"
+        expect_text out.json "\"all_reduce/B65536/P$n/mpi\""
+    done
+    expect_status 2 "$bench" all-reduce --most-mib 0
+}
+
 # Machines with a GPU often have a C compiler and nothing else.
 test_the_core_builds_with_a_c_compiler_alone() {
     require_bench
@@ -246,7 +261,7 @@ test_the_core_builds_with_a_c_compiler_alone() {
     gcc -std=gnu11 -D_GNU_SOURCE=1 -O0 -Wall -Wextra -Werror -I"$root/bench" -I"$root/kernels" -I"$root/sim" -I"$root/tests" \
         -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
         "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
-        "$root"/sim/{problems,kernel_problem}.c "${oracle[@]}" "$root"/kernels/*.c -lm
+        "$root"/sim/{problems,kernel_problem}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list
     expect_text out 'route/forward'
     expect_status 3 ./core kernels norm --sweep "$root/configs/bench/small.yaml"
