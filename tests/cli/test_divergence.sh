@@ -88,7 +88,8 @@ test_killed_after_it_and_resumed_equals_uninterrupted() {
     wait "$run" 2>/dev/null || true
     [[ ! -e result/summary.csv ]] || fail 'the run was over before it was killed'
     expect_status 4 cohort run absurd.yaml --out result "${options[@]}" --resume
-    expect_text err "population 'absurd' (seed 7) stopped"
+    [[ $(grep -cE "population 'absurd(-local)?' \(seed 7\) stopped by round" err) == 2 && $(wc -l <err) == 2 ]] ||
+        fail "expected to be told of the two once more, and of nothing else: $(<err)"
     expect_same_results whole result
 }
 
