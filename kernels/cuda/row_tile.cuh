@@ -27,12 +27,14 @@ template <typename T> struct head_rows {
 template <typename T, int DIM>
 __device__ __forceinline__ void load_rows(shared<T> tile, head_rows<const T> from, int row, int count, int end) {
     constexpr int WIDTH = 16 / (int)sizeof(T), PIECES = DIM / WIDTH;
-    if (from.wide) {
-        for (int i = (int)threadIdx.x; i < count * PIECES; i += (int)blockDim.x) {
-            int r = i / PIECES, column = i % PIECES * WIDTH;
-            bool inside = row + r < end && column < from.dim;
-            cp_async<16>(tile + (r * tile_stride<DIM> + column), from.first + (inside ? (int64_t)(row + r) * from.stride + column : 0),
-                         inside ? 16 : 0);
+    if (from.wide) { /* a lane keeps to its columns: PIECES divides the block */
+        int first = (int)threadIdx.x / PIECES, column = (int)threadIdx.x % PIECES * WIDTH, step = (int)blockDim.x / PIECES;
+        int inside = column < from.dim ? end - row : 0;
+        global<const T> source = from.first + ((int64_t)(row + first) * from.stride + column);
+        shared<T> target = tile + (first * tile_stride<DIM> + column);
+        int64_t further = (int64_t)step * from.stride;
+        for (int r = first; r < count; r += step, source += further, target += step * tile_stride<DIM>) {
+            cp_async<16>(target, source, r < inside ? 16 : 0);
         }
         return;
     }
