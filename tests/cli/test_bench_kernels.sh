@@ -237,6 +237,16 @@ PYTHON
     expect_text err 'nowhere'
 }
 
+# The CUDA driver and kernels, played on the CPU: other memory, bf16, devices of unequal size.
+test_every_case_is_right_on_the_cuda_backend() {
+    local played=${COHORT_BINARY%/*}/tests/simt/bench
+    [[ -x $played ]] || skip 'the CUDA kernels on the CPU are not part of this build'
+    expect_status 0 "$played" kernels --backend cuda --tokens 40 --width 32 --devices 3 --sequence 16 --vocabulary 50 --experts 3 --rank 4 \
+        --distribution skew --precision f32,bf16 --seconds 0.001 --samples 3 --warm
+    expect_text out ', 0 wrong, 0 skipped'
+    [[ $(grep -cE '^[a-z_]+/[a-z]+/.*/bf16 +0/[0-9]+  warm ' out) == 16 ]] || fail "not every case has a line in bf16: $(cat out)"
+}
+
 test_all_reduce_adds_up_over_processes() {
     require_bench
     local n
