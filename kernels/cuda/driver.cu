@@ -375,6 +375,10 @@ static double copy_rate(ck_backend *backend) {
     return seconds > 0 ? 2.0 * (double)bytes / seconds : 0;
 }
 
+static void *device_stream(ck_stream *stream) {
+    return cuda_stream_of(stream);
+}
+
 static ck_driver make_driver() {
     ck_driver d = {};
     d.name = "cuda";
@@ -412,6 +416,7 @@ static ck_driver make_driver() {
     d.group_spread = group_spread;
     d.gemm_rate = gemm_rate;
     d.copy_rate = copy_rate;
+    d.device_stream = device_stream;
     return d;
 }
 

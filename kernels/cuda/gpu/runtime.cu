@@ -2,6 +2,7 @@
 #include "../runtime.hpp"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 struct gpu_event {
     cudaEvent_t event;
@@ -25,10 +26,20 @@ const char *gpu_unavailable() {
     return count > 0 ? nullptr : "no CUDA device was found";
 }
 
+/* The processes of a machine take its GPUs in turn: mpirun numbers them. */
+static const char *choose_device(int *device) {
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    int count = 0;
+    if (const char *problem = said(cudaGetDeviceCount(&count))) return problem;
+    if (local && count > 0)
+        if (const char *problem = said(cudaSetDevice(atoi(local) % count))) return problem;
+    return said(cudaGetDevice(device));
+}
+
 const char *gpu_describe(gpu_description *out) {
     int device = 0;
     cudaDeviceProp properties;
-    if (const char *problem = said(cudaGetDevice(&device))) return problem;
+    if (const char *problem = choose_device(&device)) return problem;
     if (const char *problem = said(cudaGetDeviceProperties(&properties, device))) return problem;
     snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name, properties.major, properties.minor,
              properties.multiProcessorCount);
