@@ -9,7 +9,7 @@ mpi=(mpirun --oversubscribe --allow-run-as-root --bind-to none)
 
 require_mpi() {
     require mpirun openmpi-bin
-    ldd "$COHORT_BINARY" | grep -q libmpi || skip 'this build has no MPI (Debian: libopenmpi-dev)'
+    [[ $(ldd "$COHORT_BINARY") == *libmpi* ]] || skip 'this build has no MPI (Debian: libopenmpi-dev)'
 }
 
 # Made once: the run that one process makes.
@@ -92,6 +92,21 @@ test_sums_of_a_device_s_memory_go_by_nccl_where_all_can() {
     require_mpi
     LD_LIBRARY_PATH=$build/tests/collective check_collective 3 nccl device
     NCCL_STAND_IN=refuse LD_LIBRARY_PATH=$build/tests/collective check_collective 2 mpi device
+}
+
+# The CUDA backend on the CPU: a run whose averages never leave the "GPUs".
+test_a_run_of_two_gpus() {
+    local simt=$build/tests/simt/cohort
+    local small=(--backend cuda --quiet --set train.rounds=2 --set train.local_steps=1 --set data.sequence=8 --set evaluate.windows=1
+        --set trace.routing_windows=0 --set 'populations=[{name: two, method: comigs, devices: 2}]')
+    require_mpi
+    [[ -x $simt ]] || skip 'CUDA kernels were not built for the CPU'
+    "$simt" run "$config" --out one "${small[@]}"
+    export NCCL_STAND_IN_COUNT=$PWD/sums LD_LIBRARY_PATH=$build/tests/collective
+    expect_status 0 "$simt" run "$config" --out two --processes 2 "${small[@]}"
+    [[ $(wc -l <sums) == 4 ]] || fail "two processes sum once a round: $(<sums)"
+    expect_close one/checkpoint.h5 two/checkpoint.h5 /parameters
+    expect_close_summaries one/summary.csv two/summary.csv
 }
 
 test_one_process_ends_all() {
