@@ -8,7 +8,8 @@
  * tenth of the work. Here C is cut into tiles of ROWS x WIDTH that live in registers. A is read where it lies, element by element, and so
  * is B where its rows are runs of columns (nn, tn). Only nt copies: WIDTH rows of B become a panel [K][WIDTH], transposed in registers by
  * blocks of 8 x 8 (0.2 cycles an element, against 8 of arithmetic); it stays in L1 or L2 while all rows of A pass. K is cut into
- * blocks of DEPTH, so that a panel and the rows of A fit the caches whatever K is.
+ * blocks of DEPTH, so that a panel and the rows of A fit the caches whatever K is. What the next tiles want is asked for ahead: weights
+ * come from L3 or memory at every step.
  *
  * Compiled without FMA and registers of 8 floats, OpenBLAS does the work: it chooses its instructions at run time.
  */
@@ -305,6 +306,7 @@ static void multiply_block(const product *p) {
 
 static void multiply(const product *p) {
     product block = *p;
+    if (p->m <= 0) return;
     for (int first = 0; first < p->k || first == 0; first += DEPTH) {
         block.k = least(p->k - first, DEPTH);
         multiply_block(&block);
