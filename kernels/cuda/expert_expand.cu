@@ -142,7 +142,7 @@ template <typename T, bool wide> static const char *backward_of(const ck_expert_
     gram_target gradient = {call->wave, WEIGHT_B2, d->layer, 0, static_cast<float *>(call->workspace)};
     if constexpr (wide) {
         one_pass<T, gated_ranks, expert_sink> op = {gradient, a, dy, d->bias, to};
-        if (one_pass_fits(&call->wave, ranks, ranks + 1, width, sizeof(T))) return launch_one_pass(op, ranks + 1, width, call->stream);
+        if (one_pass_fits(&call->wave, ranks, width, sizeof(T))) return launch_one_pass(op, ranks + 1, width, call->stream);
     }
     const char *problem = launch_backward<T, wide>(expand_backward_op<T>{call->wave, dy, d->bias, to, d->layer}, call->stream);
     if (problem) return problem;

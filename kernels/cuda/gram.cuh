@@ -88,7 +88,7 @@ static __device__ __forceinline__ void write_gram(const gram_target *to, const g
 
 /* The grid and the block that left the parts. */
 template <int R, int G, int W, bool wide>
-static __global__ void __launch_bounds__(W *G > 8 ? 384 : SEGMENT_LANES) gram_sum_kernel(gram_target to) {
+static __global__ void __launch_bounds__(G > 1 ? 256 : SEGMENT_LANES) gram_sum_kernel(gram_target to) {
     int chunk = (int)blockIdx.x, begin = chunk * to.chunk, end = begin + to.chunk;
     if (end >= to.wave.n_tiles) return;
     const cuda_tile *last = record(to.wave.tiles + (end - 1)), *first = record(to.wave.tiles + begin);

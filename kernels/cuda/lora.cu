@@ -177,7 +177,7 @@ template <typename T> static const char *backward_in_one_pass(const lora_backwar
 
 template <typename T, bool wide> static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
     lora_backward_parts<T> p = backward_parts_of<T>(d, call);
-    bool together = wide && one_pass_fits(&p.wave, p.ranks, p.ranks, p.out, sizeof(T));
+    bool together = wide && one_pass_fits(&p.wave, p.ranks, p.out, sizeof(T));
     const char *problem = together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
     if (problem) return problem;
     return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, false}, p.x}, p.ranks, p.in, call->stream);

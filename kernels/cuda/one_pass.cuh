@@ -1,9 +1,9 @@
 /* one_pass.cuh - the two products of a backward pass that read dy, in one pass over it:  q = dy W^T  and  dW = a^T dy.
  *
  * For devices with many tokens and few ranks, up to 16, and one more row for q (segmented.cuh's `extra`). A block walks a chunk of the
- * wave's tiles over all columns, 32 tokens at a time: a warp owns up to 3 groups of 8 W columns (W = 16 bytes of dy), holds dW of them in
- * registers, and reads its part of dy twice, down the rows for dW and along them for q, the second time from the first cache. q of the 32
- * tokens is summed over the warps and handed to the sink, finish_ranks(). dW as in gram.cuh.
+ * wave's tiles over all columns, 32 tokens at a time: a warp owns up to 3 groups of 8 W columns (W = 16 bytes of dy), holds dW of them
+ * in registers, and reads its part of dy twice, down the rows for dW and along them for q, the second time from the first cache. q of the
+ * 32 tokens is summed over the warps and handed to the sink, finish_ranks(). dW as in gram.cuh.
  *
  * Bytes a token: dy once, 4 S for a; and the parts of dW, 4 S D a chunk that cuts a device. */
 #ifndef COHORT_KERNELS_CUDA_ONE_PASS_CUH
@@ -11,8 +11,9 @@
 
 #include "gram.cuh"
 
-enum { ONE_PASS_TOKENS = 32, ONE_PASS_STRIDE = 48, ONE_PASS_GROUPS = 3, ONE_PASS_RANKS = 16 };
-enum { ONE_PASS_WARPS = 1056 }; /* on a large GPU: 8 a multiprocessor */
+enum { ONE_PASS_TOKENS = 32, ONE_PASS_STRIDE = 48, ONE_PASS_RANKS = 16 };
+enum { ONE_PASS_GROUPS = 3, ONE_PASS_MOST_WARPS = 8 }; /* what the registers hold */
+enum { ONE_PASS_WARPS = 1056 };                        /* on a large GPU: 8 a multiprocessor */
 
 template <typename T, typename Source, typename Sink> struct one_pass {
     gram_target to;
@@ -21,11 +22,6 @@ template <typename T, typename Source, typename Sink> struct one_pass {
     global<const float> extra; /* row of q behind the ranks, for devices whose mix is MLP; or NULL */
     Sink sink;
 };
-
-/* The most warps of a block: registers are dealt to them. */
-template <int N> static inline __device__ __host__ constexpr int one_pass_warps() {
-    return N == 1 ? 12 : 8;
-}
 
 static inline __device__ __host__ int one_pass_floats(int n, int warps) {
     return 16 * ONE_PASS_STRIDE + shrink_floats(2, n, warps) + ONE_PASS_TOKENS * (rank_stride(8 * n) + CK_MAX_EXPERTS);
@@ -76,7 +72,7 @@ static __device__ __forceinline__ void one_pass_segment(const one_pass<T, Source
 
 /* Grid: chunks. */
 template <typename T, int N, typename Source, typename Sink>
-static __global__ void __launch_bounds__(32 * one_pass_warps<N>(), 1) one_pass_kernel(one_pass<T, Source, Sink> op) {
+static __global__ void __launch_bounds__(32 * ONE_PASS_MOST_WARPS, 1) one_pass_kernel(one_pass<T, Source, Sink> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int tile = (int)blockIdx.x * op.to.chunk, end = tile + op.to.chunk < op.to.wave.n_tiles ? tile + op.to.chunk : op.to.wave.n_tiles;
     for (segment s; (s = segment_at(&op.to.wave, tile, end)).tiles > 0; tile += s.tiles) one_pass_segment<T, N>(&op, arena, &s);
@@ -84,29 +80,23 @@ static __global__ void __launch_bounds__(32 * one_pass_warps<N>(), 1) one_pass_k
 
 /* ---- Host */
 
-/* Warps for so many columns. */
 static inline int one_pass_warps_for(int64_t columns, size_t element_bytes) {
     int64_t own = ONE_PASS_GROUPS * 8 * (int64_t)(16 / element_bytes);
     return (int)((columns + own - 1) / own);
 }
 
-static inline int one_pass_chunk(int64_t n_tiles, int warps) {
-    int64_t blocks = ONE_PASS_WARPS / warps;
-    return (int)((n_tiles + blocks - 1) / blocks);
+static inline bool one_pass_fits(const cuda_wave *wave, int ranks, int64_t columns, size_t element_bytes) {
+    if (segment_tiles(wave) == 1 || ranks > ONE_PASS_RANKS) return false;
+    return one_pass_warps_for(columns, element_bytes) <= ONE_PASS_MOST_WARPS;
 }
 
-/* rows: ranks and, where there is one, the extra row. */
-static inline bool one_pass_fits(const cuda_wave *wave, int ranks, int rows, int64_t columns, size_t element_bytes) {
-    int warps = one_pass_warps_for(columns, element_bytes);
-    return segment_tiles(wave) > 1 && ranks <= ONE_PASS_RANKS && warps <= (rows <= 8 ? one_pass_warps<1>() : one_pass_warps<3>());
-}
-
+/* Bytes for any wave of up to n_tiles, ranks and columns. */
 static inline size_t one_pass_workspace(int64_t n_tiles, size_t element_bytes) {
     if (n_tiles < SEGMENT_MANY) return 0;
-    return (size_t)(2 * (ONE_PASS_WARPS + one_pass_warps<1>()) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) * sizeof(float);
+    return (size_t)(2 * (ONE_PASS_WARPS + ONE_PASS_MOST_WARPS) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) * sizeof(float);
 }
 
-template <typename T, int N, typename Source, typename Sink>
+template <int N, typename T, typename Source, typename Sink>
 static const char *launch_one_pass_form(const one_pass<T, Source, Sink> &op, int warps, gpu_stream stream) {
     dim3 grid((unsigned)((op.to.wave.n_tiles + op.to.chunk - 1) / op.to.chunk)), block((unsigned)warps * 32);
     size_t bytes = (size_t)one_pass_floats(N, warps) * sizeof(float);
@@ -115,12 +105,12 @@ static const char *launch_one_pass_form(const one_pass<T, Source, Sink> &op, int
     return CK_LAUNCH((gram_sum_kernel<1, ONE_PASS_GROUPS, access<T>::COUNT, true>), grid, block, 0, stream, op.to);
 }
 
-/* op.to.chunk is filled in. */
+/* op.to.chunk is filled in. rows: of q, ranks and, where there is one, the extra row. */
 template <typename T, typename Source, typename Sink>
 static const char *launch_one_pass(one_pass<T, Source, Sink> op, int rows, int64_t columns, gpu_stream stream) {
-    int warps = one_pass_warps_for(columns, sizeof(T));
-    op.to.chunk = one_pass_chunk(op.to.wave.n_tiles, warps);
-    return rows <= 8 ? launch_one_pass_form<T, 1>(op, warps, stream) : launch_one_pass_form<T, 3>(op, warps, stream);
+    int warps = one_pass_warps_for(columns, sizeof(T)), blocks = ONE_PASS_WARPS / warps;
+    op.to.chunk = (op.to.wave.n_tiles + blocks - 1) / blocks;
+    return rows <= 8 ? launch_one_pass_form<1>(op, warps, stream) : launch_one_pass_form<3>(op, warps, stream);
 }
 
 #endif
