@@ -155,15 +155,15 @@ static __device__ __forceinline__ void fragment_forward(const expert_forward<T> 
     int left = op->ffn - place->column;
     uint32_t mask = view->masks[fragment];
     global<T> to = op->m.data + (view->token * op->m.columns + place->column);
-    load_fragment<FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), op->u.columns, rows, left);
+    load_fragment<FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows, left);
     if (view->shape->mix == CK_MIX_LINEAR) {
         mix_inputs<T, wide>(op, view, pass, place, mask, u);
-        store_fragment<FORWARD_N, wide>(u, to, op->m.columns, rows, left);
+        store_fragment<FORWARD_N, wide>(u, to, (int)op->m.columns, rows, left);
         return;
     }
     mix_outputs<T, wide>(op, view, pass, place, rows, mask, u, m);
-    if (pass->gathered) add_earlier<FORWARD_N, wide>(m, view, pass->begin, global<const T>(to), op->m.columns, rows, left);
-    store_fragment<FORWARD_N, wide>(m, to, op->m.columns, rows, left);
+    if (pass->gathered) add_earlier<FORWARD_N, wide>(m, view, pass->begin, global<const T>(to), (int)op->m.columns, rows, left);
+    store_fragment<FORWARD_N, wide>(m, to, (int)op->m.columns, rows, left);
 }
 
 /* ---- g */

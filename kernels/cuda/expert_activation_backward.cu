@@ -20,8 +20,6 @@
  */
 #include "expert_segment.cuh"
 
-enum { BACKWARD_WARPS = 8 };
-
 template <typename T> struct expert_backward {
     cuda_wave wave;
     int32_t ffn, layer, tiles, splits;
@@ -38,11 +36,11 @@ template <typename T> struct expert_backward {
 
 /* What a warp works on. */
 typedef struct {
-    global<const float> b1, a2;
+    global<const float> layer; /* of the device's parameters */
     int column;
     bool learn;
-    shared<float> turn;       /* [CUDA_TILE, turn_stride] of T */
-    shared<float> d_b1, d_a2; /* [rank tiles of the device, N / 2] sums of this lane */
+    int sum_floats;    /* of dB1, and of dA2 */
+    shared<float> own; /* dB1 [rank tiles of the device, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
 } backward_place;
 
 /* ---- Rows that are transposed: token by token in, columns of a left factor out */
@@ -88,8 +86,9 @@ template <int N> static __device__ __forceinline__ void read_turned(quad<bf16> *
 
 /* d += x W: ranks of the lane's rows, x at the segment's first row and the expert's first rank, times factor. */
 template <typename T, int N, bool wide>
-static __device__ __forceinline__ void add_columns(float d[N][4], global<const float> x, int64_t stride, lane_rows rows,
-                                                   const float factor[2], const expert_weight *weight) {
+static __device__ __forceinline__ void add_columns(float d[N][4], global<const float> x, int stride, lane_rows rows, const float factor[2],
+                                                   const expert_weight *weight) {
+    forget(stride);
     CK_ROLL
     for (int k = 0; k < weight->rank; k += 16) {
         quad<T> b[N];
@@ -104,12 +103,14 @@ static __device__ __forceinline__ void add_columns(float d[N][4], global<const f
 /* sums += d^T x for every 16 columns and 8 ranks; row i of x times its gate (gated) and `factor`. */
 template <typename T, int N>
 static __device__ __forceinline__ void add_gradient(shared<float> sums, const float d[N][4], const expert_view *view,
-                                                    const backward_place *place, int fragment, global<const float> x, int64_t stride,
-                                                    int rank, int e, bool gated, float factor) {
+                                                    const backward_place *place, int fragment, global<const float> x, int stride, int rank,
+                                                    int e, bool gated, float factor) {
+    shared<float> turn = place->own + 2 * place->sum_floats;
+    forget(stride);
     int row[4];
     float w[4];
     __syncwarp(); /* the rows before have been read */
-    write_turned<N>(place->turn, d, static_cast<const T *>(nullptr));
+    write_turned<N>(turn, d, static_cast<const T *>(nullptr));
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
         row[i] = view->list[16 * fragment + 2 * fragment_t() + i % 2 + i / 2 * 8];
@@ -129,7 +130,7 @@ static __device__ __forceinline__ void add_gradient(shared<float> sums, const fl
             quad<T> low, high;
             float c[4];
             shared<float> sum = lane_sum(sums, j * (N / 2) + m);
-            read_turned<N>(&low, &high, place->turn, m);
+            read_turned<N>(&low, &high, turn, m);
             load_sum(c, sum);
             mma_quads(c, low, high, b);
             store_sum(sum, c);
@@ -176,8 +177,8 @@ static __device__ __forceinline__ expert_place expert_at(const expert_backward<T
     const ck_shape *shape = view->shape;
     expert_place at = {op->zh.data + (view->token * op->zh.columns + shape->router_rows + shape->rank_first[e]),
                        op->q.data + (view->token * op->q.columns + shape->rank_first[e]),
-                       weight_of(place->b1, shape, e, place->column, op->ffn), weight_of(place->a2, shape, e, place->column, op->ffn),
-                       tile};
+                       weight_of(place->layer + shape->b1, shape, e, place->column, op->ffn),
+                       weight_of(place->layer + shape->a2, shape, e, place->column, op->ffn), tile};
     return at;
 }
 
@@ -188,25 +189,30 @@ static __device__ __forceinline__ void add_gradients(const expert_backward<T> *o
     if (!place->learn) return;
     const int sums = at->tile * (N / 2) * LANE_TILE;
     bool linear = view->shape->mix == CK_MIX_LINEAR;
-    add_gradient<T, N>(place->d_b1 + sums, du, view, place, fragment, at->h, op->zh.columns, at->b1.rank, e, linear, view->shape->scale[e]);
-    add_gradient<T, N>(place->d_a2 + sums, a, view, place, fragment, at->q, op->q.columns, at->b1.rank, e, true, 1.0f);
+    add_gradient<T, N>(place->own + sums, du, view, place, fragment, at->h, (int)op->zh.columns, at->b1.rank, e, linear,
+                       view->shape->scale[e]);
+    add_gradient<T, N>(place->own + (place->sum_floats + sums), a, view, place, fragment, at->q, (int)op->q.columns, at->b1.rank, e, true,
+                       1.0f);
 }
 
-/* du += the expert's share; everything else that the expert's du_e and a_e give. parts: of p at tile, of dw. */
+/* du += the expert's share; everything else that the expert's du_e and a_e give. U is read once more by every further expert, from L1: it
+ * would take the registers of a second block. parts: of p at tile, of dw. */
 template <typename T, int N, bool wide>
 static __device__ __forceinline__ void expert_gradient(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
                                                        const expert_place *at, int fragment, lane_rows rows, int e, shared<float> p_part,
-                                                       shared<float> dw_part, const float u[N][4], const float dm[N][4], float du[N][4]) {
+                                                       shared<float> dw_part, float du[N][4]) {
     float a[N][4], v[N][4], w[2], dot[2] = {0, 0};
     const float one[2] = {1, 1}, scale[2] = {view->shape->scale[e], view->shape->scale[e]};
-    CK_UNROLL
-    for (int i = 0; i < 4 * N; i++) {
-        a[i / 4][i % 4] = u[i / 4][i % 4];
-        v[i / 4][i % 4] = dm[i / 4][i % 4];
-    }
-    add_columns<T, N, wide>(v, at->q, op->q.columns, rows, one, &at->a2);
-    add_columns<T, N, wide>(a, at->h, op->zh.columns, rows, scale, &at->b1);
+    load_fragment<N, wide>(a, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows,
+                           op->ffn - place->column);
+    load_fragment<N, wide>(v, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
+                           op->ffn - place->column);
+    add_columns<T, N, wide>(v, at->q, (int)op->q.columns, rows, one, &at->a2);
+    add_columns<T, N, wide>(a, at->h, (int)op->zh.columns, rows, scale, &at->b1);
     gates_of(w, view, rows, e);
+    float dm[N][4];
+    load_fragment<N, wide>(dm, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
+                           op->ffn - place->column);
     CK_UNROLL
     for (int i = 0; i < 4 * N; i++) {
         float slope, value = gelu_slope_as<T>(a[i / 4][i % 4], &slope);
@@ -224,18 +230,23 @@ static __device__ __forceinline__ void expert_gradient(const expert_backward<T> 
 template <typename T, int N, bool wide>
 static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view,
                                                            const backward_place *place, int fragment, lane_rows rows, shared<float> parts,
-                                                           float u[N][4], float v[N][4]) {
+                                                           float v[N][4]) {
     const ck_shape *shape = view->shape;
     uint32_t mask = view->masks[fragment];
+    float u[N][4];
+    load_fragment<N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows,
+                           op->ffn - place->column);
+    load_fragment<N, wide>(v, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
+                           op->ffn - place->column);
     CK_ROLL
     for (int e = 0; e < shape->n_experts; e++) {
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, 0);
         float w[2];
         gates_of(w, view, rows, e);
-        add_columns<T, N, wide>(v, at.q, op->q.columns, rows, w, &at.a2);
+        add_columns<T, N, wide>(v, at.q, (int)op->q.columns, rows, w, &at.a2);
         w[0] *= shape->scale[e], w[1] *= shape->scale[e];
-        add_columns<T, N, wide>(u, at.h, op->zh.columns, rows, w, &at.b1);
+        add_columns<T, N, wide>(u, at.h, (int)op->zh.columns, rows, w, &at.b1);
     }
     CK_UNROLL
     for (int i = 0; i < 4 * N; i++) {
@@ -257,15 +268,12 @@ template <typename T, int N, bool wide>
 static __device__ __forceinline__ void fragment_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                          const backward_place *place, int fragment, int tiles, shared<float> parts) {
     const ck_shape *shape = view->shape;
-    int left = op->ffn - place->column;
     lane_rows rows = rows_of(view, fragment);
-    float u[N][4], dm[N][4], du[N][4] = {};
-    global<T> to = op->du.data + (view->token * op->du.columns + place->column);
-    load_fragment<N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), op->u.columns, rows, left);
-    load_fragment<N, wide>(dm, op->dm.data + (view->token * op->dm.columns + place->column), op->dm.columns, rows, left);
+    float du[N][4] = {};
     if (shape->mix == CK_MIX_LINEAR) {
-        mix_inputs_gradient<T, N, wide>(op, view, place, fragment, rows, parts, u, dm);
-        store_fragment<N, wide>(dm, to, op->du.columns, rows, left);
+        mix_inputs_gradient<T, N, wide>(op, view, place, fragment, rows, parts, du);
+        store_fragment<N, wide>(du, op->du.data + (view->token * op->du.columns + place->column), (int)op->du.columns, rows,
+                                op->ffn - place->column);
         return;
     }
     uint32_t mask = view->masks[fragment];
@@ -276,10 +284,12 @@ static __device__ __forceinline__ void fragment_backward(const expert_backward<T
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, before + tile);
         expert_gradient<T, N, wide>(op, view, place, &at, fragment, rows, e, parts + tile * LANE_TILE,
-                                    parts + (tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), u, dm, du);
+                                    parts + (tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), du);
     }
-    if (pass->gathered) add_earlier<N, wide>(du, view, pass->begin, global<const T>(to), op->du.columns, rows, left);
-    store_fragment<N, wide>(du, to, op->du.columns, rows, left);
+    int left = op->ffn - place->column;
+    global<T> to = op->du.data + (view->token * op->du.columns + place->column);
+    if (pass->gathered) add_earlier<N, wide>(du, view, pass->begin, global<const T>(to), (int)op->du.columns, rows, left);
+    store_fragment<N, wide>(du, to, (int)op->du.columns, rows, left);
 }
 
 /* ---- The block's parts of p and dw: its warps' parts, added in order */
@@ -290,14 +300,18 @@ static __device__ __forceinline__ void write_parts(const expert_backward<T> *op,
     const ck_shape *shape = view->shape;
     int lane = (int)(threadIdx.x % 32), warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
     int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
+    CK_ROLL
     for (int j = 0; j < count; j++) {
         lane_rows rows = rows_of(view, first + j);
         int row16 = lane < 16 ? (int)view->list[16 * (first + j) + lane] : -1;
+        CK_ROLL
         for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
             if (!(view->masks[first + j] >> e & 1)) continue;
+            CK_ROLL
             for (int i = 0; 8 * i < shape->rank[e]; i++) {
                 if (turn++ % warps != warp) continue;
                 float c[4] = {0, 0, 0, 0};
+                CK_ROLL
                 for (int other = 0; other < warps; other++) {
                     float more[4];
                     load_sum(more, parts + (other * op->parts_floats + j * floats + (tile + i) * LANE_TILE + 4 * lane));
@@ -313,6 +327,7 @@ static __device__ __forceinline__ void write_parts(const expert_backward<T> *op,
             }
             if (shape->mix == CK_MIX_LINEAR || row16 < 0 || turn % warps != warp) continue;
             float dot = 0;
+            CK_ROLL
             for (int other = 0; other < warps; other++)
                 dot += parts[other * op->parts_floats + j * floats + tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane];
             op->parts[((view->token + row16) * gridDim.y + blockIdx.y) * op->parts_columns + shape->rank_sum + e] = dot;
@@ -325,8 +340,10 @@ template <typename T, int N, bool wide>
 static __device__ __forceinline__ void pass_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                      const backward_place *place, shared<float> parts) {
     int tiles = 0, warp = (int)threadIdx.x / 32;
+    CK_ROLL
     for (int e = pass->begin; e < pass->end; e++) tiles += rank_tiles(view->shape->rank[e]);
     int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
+    CK_ROLL
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group;
         CK_ROLL
@@ -345,7 +362,9 @@ template <int N, bool wide>
 static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape, int column,
                                                       int ffn) {
     int at = column + N * fragment_g();
+    CK_ROLL
     for (int e = 0, tile = 0; e < shape->n_experts; e++) {
+        CK_ROLL
         for (int j = 0; 8 * j < shape->rank[e]; j++, tile++) {
             float v[2][N];
             CK_UNROLL
@@ -376,13 +395,13 @@ static __device__ __forceinline__ void write_gradients(const expert_backward<T> 
         b1 = op->sums + ((int64_t)index * op->splits + split) * 2 * one;
         a2 = b1 + one;
     }
-    write_gradient<N, wide>(b1, place->d_b1, shape, place->column, op->ffn);
-    write_gradient<N, wide>(a2, place->d_a2, shape, place->column, op->ffn);
+    write_gradient<N, wide>(b1, place->own, shape, place->column, op->ffn);
+    write_gradient<N, wide>(a2, place->own + place->sum_floats, shape, place->column, op->ffn);
 }
 
 /* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
 template <typename T, int N, bool wide>
-static __global__ void __launch_bounds__(32 * BACKWARD_WARPS, 1)
+static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof(bf16) ? 2 : 1)
     expert_backward_kernel(expert_backward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int index = (int)blockIdx.x / op.splits, split = (int)blockIdx.x % op.splits;
@@ -390,17 +409,13 @@ static __global__ void __launch_bounds__(32 * BACKWARD_WARPS, 1)
     const cuda_device *device = record(op.wave.devices + index);
     const ck_shape *shape = record(op.wave.shapes + device->shape);
     int tiles = 0, sums = 0, all = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, share = (all + op.splits - 1) / op.splits;
+    CK_ROLL
     for (int e = 0; e < shape->n_experts; e++) sums += rank_tiles(shape->rank[e]);
-    shared<float> own = arena + warp * op.own_floats;
-    int64_t layer = device->parameters + op.layer * shape->layer_stride;
-    backward_place place = {op.wave.parameters + (layer + shape->b1),
-                            op.wave.parameters + (layer + shape->a2),
-                            ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N,
-                            (device->learn & CK_LEARN_EXPERTS) != 0,
-                            own,
-                            own + turn_size<T, N>::FLOATS,
-                            own + (turn_size<T, N>::FLOATS + sums * (N / 2) * LANE_TILE)};
-    clear_sums(place.d_b1, 2 * sums * (N / 2));
+    backward_place place = {op.wave.parameters + (device->parameters + op.layer * shape->layer_stride),
+                            ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N, (device->learn & CK_LEARN_EXPERTS) != 0,
+                            sums * (N / 2) * LANE_TILE, arena + warp * op.own_floats};
+    clear_sums(place.own, 2 * sums * (N / 2));
+    CK_ROLL
     for (int tile = split * share; tile < all && tile < (split + 1) * share; tile += tiles) {
         tiles = (split + 1) * share - tile < op.tiles ? (split + 1) * share - tile : op.tiles;
         int rows = device->n_tokens - tile * CUDA_TILE;
@@ -496,10 +511,10 @@ template <typename T> static backward_plan plan_of(int n, int warps, int fragmen
     return plan;
 }
 
-/* By rank tiles and experts of the largest shape: blocks of 256 columns, two on a multiprocessor, while ranks are few; else one on a
+/* By rank tiles and experts of the largest shape: blocks of 192 columns, two on a multiprocessor, while ranks are few; else one on a
  * multiprocessor, as wide as its sums leave room for. n, warps, fragments whose parts are kept, bytes. */
 template <typename T> static backward_plan plan_backward(int ffn, int tiles, int experts) {
-    static const int forms[][4] = {{4, 8, 4, BACKWARD_TWO}, {4, 8, 2, BACKWARD_TWO}, {4, 8, 1, SHARED_LIMIT}, {2, 8, 1, SHARED_LIMIT},
+    static const int forms[][4] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT}, {2, 8, 1, SHARED_LIMIT},
                                    {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}};
     for (const int *form : forms) {
         backward_plan plan = plan_of<T>(form[0], form[1], form[2], ffn, tiles, experts);

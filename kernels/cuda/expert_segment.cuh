@@ -63,13 +63,16 @@ static __device__ __forceinline__ bool is_gathered(const expert_view *view) {
 
 /* Gates and choices of the segment. A token without a choice (its logits were not numbers) is as if it chose the first, with weight 0. */
 static __device__ __forceinline__ void read_choices(const expert_view *view, const cuda_rows<const float> *gates) {
+    CK_ROLL
     for (int i = (int)threadIdx.x; i < view->rows * view->shape->n_experts; i += (int)blockDim.x) {
         int row = i / view->shape->n_experts, e = i - row * view->shape->n_experts;
         view->gates[row * GATE_STRIDE + e] = (float)gates->data[(view->token + row) * gates->columns + e];
     }
     __syncthreads();
+    CK_ROLL
     for (int row = (int)threadIdx.x; row < view->rows; row += (int)blockDim.x) {
         uint32_t chosen = 0;
+        CK_ROLL
         for (int e = 0; e < view->shape->n_experts; e++) chosen |= (uint32_t)(view->gates[row * GATE_STRIDE + e] != 0.0f) << e;
         view->chosen[row] = chosen ? chosen : 1u;
     }
@@ -78,9 +81,12 @@ static __device__ __forceinline__ void read_choices(const expert_view *view, con
 
 static __device__ __forceinline__ expert_pass list_all(const expert_view *view) {
     expert_pass pass = {0, view->shape->n_experts, (view->rows + 15) / 16, false};
+    CK_ROLL
     for (int i = (int)threadIdx.x; i < 16 * pass.fragments; i += (int)blockDim.x) view->list[i] = i < view->rows ? i : -1;
+    CK_ROLL
     for (int j = (int)threadIdx.x; j < pass.fragments; j += (int)blockDim.x) {
         uint32_t mask = 0;
+        CK_ROLL
         for (int row = 16 * j; row < 16 * j + 16 && row < view->rows; row++) mask |= view->chosen[row];
         view->masks[j] = mask;
     }
@@ -92,6 +98,7 @@ static __device__ __forceinline__ expert_pass list_all(const expert_view *view) 
 static __device__ __forceinline__ expert_pass list_chosen(const expert_view *view, int e) {
     int lane = (int)(threadIdx.x % 32), count = 0;
     bool writes = threadIdx.x < 32;
+    CK_ROLL
     for (int first = 0; first < view->rows; first += 32) {
         int row = first + lane;
         bool here = row < view->rows && (view->chosen[row] >> e & 1);
@@ -124,8 +131,9 @@ static __device__ __forceinline__ void gates_of(float w[2], const expert_view *v
 
 /* d = the lane's columns of its rows; at: the segment's first row, the warp's first column, of which `columns` are left. */
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void load_fragment(float d[N][4], P at, int64_t stride, lane_rows rows, int columns) {
+static __device__ __forceinline__ void load_fragment(float d[N][4], P at, int stride, lane_rows rows, int columns) {
     int column = 2 * N * fragment_t();
+    forget(stride);
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         float v[2 * N];
@@ -136,8 +144,9 @@ static __device__ __forceinline__ void load_fragment(float d[N][4], P at, int64_
 }
 
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void store_fragment(const float d[N][4], P at, int64_t stride, lane_rows rows, int columns) {
+static __device__ __forceinline__ void store_fragment(const float d[N][4], P at, int stride, lane_rows rows, int columns) {
     int column = 2 * N * fragment_t();
+    forget(stride);
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         float v[2 * N];
@@ -149,7 +158,7 @@ static __device__ __forceinline__ void store_fragment(const float d[N][4], P at,
 
 /* d += what earlier passes have left for the lane's rows. */
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_view *view, int e, P at, int64_t stride, lane_rows rows,
+static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_view *view, int e, P at, int stride, lane_rows rows,
                                                    int columns) {
     lane_rows begun = rows;
     CK_UNROLL
@@ -198,7 +207,7 @@ static __device__ __forceinline__ void load_quad(quad<bf16> *q, shared<const flo
 typedef struct {
     global<const float> at;
     int rank, columns; /* columns that are left in F */
-    int64_t ffn;
+    int ffn;
 } expert_weight;
 
 static __device__ __forceinline__ expert_weight weight_of(global<const float> weight, const ck_shape *shape, int e, int column, int ffn) {
@@ -209,11 +218,12 @@ static __device__ __forceinline__ expert_weight weight_of(global<const float> we
 /* b[n]: ranks [k, k + 16) down, columns along: for products that make columns. */
 template <typename T, int N, bool wide> static __device__ __forceinline__ void weight_down(quad<T> b[N], const expert_weight *w, int k) {
     float v[4][N];
-    int column = N * fragment_g();
+    int column = N * fragment_g(), ffn = w->ffn;
+    forget(ffn);
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
         int rank = k + 2 * fragment_t() + i % 2 + i / 2 * 8;
-        load_some<wide, N>(v[i], w->at + (rank * w->ffn + column), rank < w->rank ? w->columns - column : 0);
+        load_some<wide, N>(v[i], w->at + (rank * ffn + column), rank < w->rank ? w->columns - column : 0);
     }
     CK_UNROLL
     for (int n = 0; n < N; n++) make_quad(&b[n], v[0][n], v[1][n], v[2][n], v[3][n]);
@@ -223,8 +233,9 @@ template <typename T, int N, bool wide> static __device__ __forceinline__ void w
 template <typename T, int N, bool wide>
 static __device__ __forceinline__ void add_ranks(float c[4], const float d[N][4], const expert_weight *w, int j) {
     float v[2 * N];
-    int rank = 8 * j + fragment_g(), column = 2 * N * fragment_t();
-    load_some<wide, 2 * N>(v, w->at + (rank * w->ffn + column), rank < w->rank ? w->columns - column : 0);
+    int rank = 8 * j + fragment_g(), column = 2 * N * fragment_t(), ffn = w->ffn;
+    forget(ffn);
+    load_some<wide, 2 * N>(v, w->at + (rank * ffn + column), rank < w->rank ? w->columns - column : 0);
     CK_UNROLL
     for (int n = 0; n < N; n += 2) {
         quad<T> low, high, b;

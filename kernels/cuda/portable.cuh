@@ -39,6 +39,11 @@
 #define CK_UNROLL _Pragma("unroll")
 #define CK_ROLL   _Pragma("unroll 1")
 
+/* What was derived from x is to be computed again, not kept in registers. */
+__device__ __forceinline__ void forget(int &x) {
+    asm volatile("" : "+r"(x));
+}
+
 typedef cudaStream_t gpu_stream;
 typedef __nv_bfloat16 bf16;
 
