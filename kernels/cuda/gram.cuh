@@ -145,7 +145,7 @@ static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, s
 
 /* Grid: chunks, blocks over D, groups of 16 R ranks. */
 template <typename T, int R, bool wide, typename Source>
-static __global__ void __launch_bounds__(SEGMENT_LANES) gram_kernel(gram<T, Source> op) {
+static __global__ void __launch_bounds__(SEGMENT_LANES, R == 1 ? 4 : 2) gram_kernel(gram<T, Source> op) {
     CK_SHARED(float, a, 16 * R * GRAM_STRIDE);
     int tile = (int)blockIdx.x * op.to.chunk, end = tile + op.to.chunk < op.to.wave.n_tiles ? tile + op.to.chunk : op.to.wave.n_tiles;
     for (segment s; (s = segment_at(&op.to.wave, tile, end)).tiles > 0; tile += s.tiles) gram_segment<T, R, wide>(&op, a, &s);
