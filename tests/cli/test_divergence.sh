@@ -50,6 +50,16 @@ test_row_of_the_stopped_is_empty() {
         END { exit wrong || NR != 2 }' || fail 'see above'
 }
 
+test_stopped_population_has_no_losses_from_then_on() {
+    local name round
+    cohort export "$(diverged_result)/result" --table loss >loss.csv
+    for name in absurd absurd-local; do
+        round=$(sed -n "s/.*population '$name' (seed 7): .* in round \([0-9]*\),.*/\1/p" "$(diverged_result)/err")
+        awk -F, -v name="$name" -v round="$round" '$2 == name { if ($1 >= round) exit 1; seen = 1 } END { if (!seen) exit 1 }' loss.csv ||
+            fail "$name stopped in round $round: $(grep ",$name," loss.csv | tail -n 3)"
+    done
+}
+
 test_stopped_population_leaves_its_last_good_adapters() {
     local result
     require h5dump hdf5-tools

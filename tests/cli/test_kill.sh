@@ -129,6 +129,8 @@ interrupt() { # signal
     [[ ! -e result/summary.csv && ! -e result/.lock ]] || fail "left after SIG$1: $(ls -A result)"
 }
 
+saved_step() { h5dump -a /expert_step result/checkpoint.h5 | sed -n 's/^ *(0): //p'; }
+
 # What the message says to type.
 go_on() { eval "cohort $(sed -n 's|.*go on with: \./cohort ||p' err) --quiet"; }
 
@@ -136,12 +138,14 @@ long=(--set train.rounds=3 --set train.local_steps=200 --set trace.sampling_wind
 
 test_interrupted_within_a_round_it_goes_on_with_the_next_step() {
     local step
+    require h5dump hdf5-tools
     cohort run "$tiny" --out whole "${long[@]}" --quiet
     start "${long[@]}"
     wait_until "$run" catches_signals
     interrupt TERM
     step=$(sed -n 's/.*in round 1 of 3, after step \([0-9]*\) of 200.*/\1/p' err)
     ((step > 0 && step < 200)) || fail "not within a round: $(<err)"
+    [[ $(saved_step) == "$step" ]] || fail "the checkpoint was taken after step $(saved_step)"
     go_on
     expect_same_results whole result
 }
