@@ -1,0 +1,343 @@
+/* The CUDA expert activation, forward and backward, against the float64 oracle on both sides of its borders: dense and gathered segments,
+ * fragments and segments that are full or not, rows that allow wide accesses or not, few ranks and many; and bit for bit against itself: on
+ * the CPU in other orders of lanes and blocks, on a GPU (compiled by nvcc) in a second run. */
+#include <string>
+
+#include "tap.hpp"
+#include "typed.hpp"
+
+enum { LAYER = 1, SPARE_TILES = 3 };
+
+static std::vector<ck_shape> shapes_of(const wave_spec *spec) {
+    std::vector<ck_shape> shapes;
+    for (int d = 0; d < spec->n_devices; d++) shapes.push_back(wave_shape(spec->devices[d].shape, spec->width, spec->ffn, WAVE_LAYERS));
+    return shapes;
+}
+
+/* Packs lie one behind the other. */
+static std::vector<ck_wave_device> devices_of(const wave_spec *spec, const std::vector<ck_shape> &shapes) {
+    const uint32_t turns[3] = {CK_LEARN_EXPERTS | CK_LEARN_ROUTER, CK_LEARN_EXPERTS, CK_LEARN_ROUTER};
+    std::vector<ck_wave_device> devices;
+    int64_t offset = 0;
+    for (int d = 0; d < spec->n_devices; d++) {
+        devices.push_back(ck_wave_device{offset, offset, d, turns[d % 3]});
+        offset += shapes[(size_t)d].total;
+    }
+    return devices;
+}
+
+/* One sequence a device. */
+static std::vector<int64_t> first_tokens(const wave_spec *spec) {
+    std::vector<int64_t> first = {0};
+    for (int d = 0; d < spec->n_devices; d++) first.push_back(first.back() + spec->devices[d].lengths[0]);
+    return first;
+}
+
+static ck_wave host_wave(const std::vector<ck_shape> &shapes, const std::vector<ck_wave_device> &devices,
+                         const std::vector<int64_t> &first_token, const std::vector<int32_t> &first_sequence) {
+    ck_wave wave = {};
+    wave.n_devices = wave.n_sequences = (int32_t)devices.size();
+    wave.first_token = first_token.data();
+    wave.first_sequence = first_sequence.data();
+    wave.devices = devices.data();
+    wave.shapes = shapes.data();
+    wave.n_shapes = (int32_t)shapes.size();
+    return wave;
+}
+
+static std::vector<int32_t> counting(int n) {
+    std::vector<int32_t> numbers;
+    for (int i = 0; i <= n; i++) numbers.push_back(i);
+    return numbers;
+}
+
+template <typename T> struct expert_wave {
+    const wave_spec *spec;
+    std::vector<ck_shape> shapes;
+    std::vector<ck_wave_device> packs;
+    std::vector<int64_t> first_token;
+    std::vector<int32_t> first_sequence;
+    ck_wave wave;
+    std::vector<cuda_device> devices;
+    int64_t n_tokens;
+    cuda_wave_limits limits;
+    device_buffer<cuda_device> device_table;
+    device_buffer<cuda_tile> tile_table;
+    device_buffer<ck_shape> shape_table;
+    device_buffer<float> parameters, gradients;
+    activation<T> u, m, dm, du;
+    activation<float> zh, gates, g, q, p, dw;
+    std::vector<double> dw_before;
+
+    std::vector<cuda_device> list_devices() {
+        std::vector<cuda_device> list(packs.size());
+        cuda_list_devices(&wave, list.data());
+        return list;
+    }
+    expert_wave(const wave_spec *s, int padding)
+        : spec(s), shapes(shapes_of(s)), packs(devices_of(s, shapes)), first_token(first_tokens(s)), first_sequence(counting(s->n_devices)),
+          wave(host_wave(shapes, packs, first_token, first_sequence)), devices(list_devices()), n_tokens(first_token.back()),
+          limits(cuda_limits_of(&wave)), device_table((int64_t)devices.size(), "devices"),
+          tile_table(cuda_list_tiles(devices.data(), s->n_devices, nullptr) + SPARE_TILES, "tiles"),
+          shape_table((int64_t)shapes.size(), "shapes"), parameters(packs.back().parameters + shapes.back().total, "parameters"),
+          gradients(packs.back().parameters + shapes.back().total, "gradients"), u(nullptr, n_tokens, s->ffn, padding, "u"),
+          m(nullptr, n_tokens, s->ffn, padding, "m"), dm(nullptr, n_tokens, s->ffn, padding, "dm"),
+          du(nullptr, n_tokens, s->ffn, padding, "du"), zh(nullptr, n_tokens, limits.experts + limits.rank_sum, padding, "zh"),
+          gates(nullptr, n_tokens, CK_MAX_EXPERTS, 0, "gates"), g(nullptr, n_tokens, limits.rank_sum, padding, "g"),
+          q(nullptr, n_tokens, limits.rank_sum, padding, "q"), p(nullptr, n_tokens, limits.rank_sum, padding, "p"),
+          dw(nullptr, n_tokens, CK_MAX_EXPERTS, 0, "dw") {
+        uint64_t seed = 1;
+        device_table.host = devices;
+        shape_table.host = shapes;
+        cuda_list_tiles(devices.data(), s->n_devices, tile_table.host.data()); /* spare ones stay without rows */
+        device_table.put(), shape_table.put(), tile_table.put();
+        for (float &v : parameters.host) v = (float)wave_draw(&seed, 0.2);
+        parameters.put();
+        u.draw(2, 1), zh.draw(3, 1), dm.draw(4, 0.5), q.draw(5, 0.5), dw.draw(6, 0.5);
+        dw_before = dw.take(0, n_tokens);
+        set_gates();
+    }
+
+    /* From the logits in zh. */
+    void set_gates() {
+        for (const cuda_device &d : devices) {
+            const ck_shape *shape = &shapes[(size_t)d.shape];
+            for (int64_t t = d.first_token; t < d.first_token + d.n_tokens; t++) {
+                double logits[CK_MAX_EXPERTS] = {0}, w[CK_MAX_EXPERTS];
+                for (int e = 0; e < shape->router_rows; e++) logits[e] = (double)*zh.at(t, e);
+                oracle_gates(shape, logits, w);
+                for (int e = 0; e < CK_MAX_EXPERTS; e++) *gates.at(t, e) = (float)w[e];
+            }
+        }
+        gates.put();
+    }
+
+    cuda_call call(void *workspace) {
+        cuda_call c = {};
+        c.wave.devices = device_table.device;
+        c.wave.tiles = tile_table.device;
+        c.wave.shapes = shape_table.device;
+        c.wave.parameters = parameters.device;
+        c.wave.gradients = gradients.device;
+        c.wave.n_devices = (int32_t)devices.size();
+        c.wave.n_tiles = (int32_t)tile_table.host.size();
+        c.wave.n_tokens = (int32_t)n_tokens;
+        c.limits = limits;
+        c.half = sizeof(T) == sizeof(bf16);
+        c.workspace = workspace;
+        return c;
+    }
+    const char *forward() {
+        m.poison(), g.poison();
+        const ck_expert_activation d = {&u.tensor, &zh.tensor, &gates.tensor, &m.tensor, &g.tensor, spec->ffn, LAYER};
+        cuda_call c = call(nullptr);
+        const char *problem = cuda_expert_activation(&d, &c);
+        if (!problem) problem = device_finish();
+        m.get(), g.get();
+        return problem;
+    }
+    const char *backward() {
+        du.poison(), p.poison(), gradients.poison();
+        dw.set(0, dw_before);
+        const ck_expert_activation_backward d = {&u.tensor,  &zh.tensor, &gates.tensor, &dm.tensor, &q.tensor,
+                                                 &du.tensor, &p.tensor,  &dw.tensor,    spec->ffn,  LAYER};
+        cuda_bounds bounds = {n_tokens,          (int32_t)devices.size(),  (int32_t)devices.size(), (int32_t)tile_table.host.size(),
+                              (int32_t)n_tokens, sizeof(T) == sizeof(bf16)};
+        device_buffer<float> workspace((int64_t)(cuda_expert_activation_backward_workspace(&d, &bounds) / sizeof(float)), "workspace");
+        workspace.poison();
+        cuda_call c = call(workspace.device);
+        const char *problem = cuda_expert_activation_backward(&d, &c);
+        if (!problem) problem = device_finish();
+        du.get(), p.get(), dw.get(), gradients.get();
+        return problem;
+    }
+};
+
+/* ---- The same by the oracle */
+
+template <typename T> struct reference {
+    const ck_shape *shape;
+    int64_t n, first;
+    std::vector<double> pack, gradients, m, g, du, p, dw;
+
+    reference(expert_wave<T> *w, const cuda_device &device)
+        : shape(&w->shapes[(size_t)device.shape]), n(device.n_tokens), first(device.first_token) {
+        const float *at = w->parameters.host.data() + device.parameters;
+        std::vector<double> u = w->u.take(first, n), zh = w->zh.take(first, n), gates = w->gates.take(first, n), dm = w->dm.take(first, n),
+                            q = w->q.take(first, n);
+        pack.assign(at, at + shape->total);
+        gradients.assign((size_t)shape->total, 0);
+        m.resize((size_t)(n * shape->ffn)), du = m;
+        g.resize((size_t)n * (size_t)w->g.columns), p = g;
+        dw.assign(w->dw_before.begin() + first * CK_MAX_EXPERTS, w->dw_before.begin() + (first + n) * CK_MAX_EXPERTS);
+        oracle_adapter adapter = {shape, LAYER, pack.data(), gradients.data()};
+        oracle_expert_activation(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), m.data(), g.data(), w->g.columns);
+        oracle_expert_activation_backward(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), dm.data(), q.data(), w->q.columns,
+                                          du.data(), p.data(), dw.data());
+        forget_unchosen(gates.data(), w->g.columns, w->dw_before.data() + first * CK_MAX_EXPERTS);
+    }
+
+    /* Experts that a token did not choose: g and p are 0, and dw is what it was; the oracle computes them all the same. */
+    void forget_unchosen(const double *gates, int columns, const double *before) {
+        for (int64_t t = 0; t < n; t++) {
+            for (int e = 0; e < shape->n_experts; e++) {
+                if (gates[t * CK_MAX_EXPERTS + e] != 0) continue;
+                dw[(size_t)(t * CK_MAX_EXPERTS + e)] = before[t * CK_MAX_EXPERTS + e];
+                for (int j = shape->rank_first[e]; j < shape->rank_first[e + 1]; j++)
+                    g[(size_t)(t * columns + j)] = p[(size_t)(t * columns + j)] = 0;
+            }
+        }
+    }
+};
+
+/* Columns of the device's own; others are not written. */
+template <typename T>
+static void compare(check *c, expert_wave<T> *w, const char *tensor, const cuda_device &device, std::vector<double> got,
+                    const std::vector<double> &expected, int columns, int valid) {
+    std::string where = std::string("wave ") + w->spec->name + ", device " + std::to_string(device.shape) + ", " + tensor;
+    std::vector<float> out;
+    std::vector<double> ref;
+    for (size_t i = 0; i < got.size(); i++) {
+        if ((int)(i % (size_t)columns) < valid) out.push_back((float)got[i]), ref.push_back(expected[i]);
+        if ((int)(i % (size_t)columns) >= valid && !std::isnan(got[i])) check_fail(c, "%s: columns of others were written", where.c_str());
+    }
+    check_near(c, where.c_str(), out.data(), ref.data(), (int64_t)out.size(), tolerance_of<T>());
+}
+
+static bool untouched(const float *values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        if (bits != 0xffffffffu) return false;
+    }
+    return true;
+}
+
+/* dB1 and dA2 where experts learn; not a float written elsewhere in the pack. */
+template <typename T> static void compare_gradients(check *c, expert_wave<T> *w, const cuda_device &device, const reference<T> &expected) {
+    const float *pack = w->gradients.host.data() + device.gradients;
+    int64_t at = 0;
+    for (oracle_part part : {ORACLE_B1, ORACLE_A2}) {
+        if (!(device.learn & CK_LEARN_EXPERTS)) continue;
+        oracle_range range = oracle_part_range(expected.shape, LAYER, part);
+        std::string where =
+            std::string("wave ") + w->spec->name + ", device " + std::to_string(device.shape) + ", d" + oracle_part_name(part);
+        check_near(c, where.c_str(), pack + range.offset, expected.gradients.data() + range.offset, range.count, tolerance_of<T>());
+        if (!untouched(pack + at, range.offset - at)) check_fail(c, "%s: floats before it were written", where.c_str());
+        at = range.offset + range.count;
+    }
+    if (!untouched(pack + at, expected.shape->total - at))
+        check_fail(c, "wave %s, device %d: floats of others were written", w->spec->name, device.shape);
+}
+
+template <typename T> static void compare_all(check *c, expert_wave<T> *w) {
+    for (const cuda_device &device : w->devices) {
+        reference<T> expected(w, device);
+        int ranks = expected.shape->rank_sum, ffn = w->spec->ffn;
+        compare(c, w, "m", device, w->m.take(device.first_token, device.n_tokens), expected.m, ffn, ffn);
+        compare(c, w, "g", device, w->g.take(device.first_token, device.n_tokens), expected.g, w->g.columns, ranks);
+        compare(c, w, "du", device, w->du.take(device.first_token, device.n_tokens), expected.du, ffn, ffn);
+        compare(c, w, "p", device, w->p.take(device.first_token, device.n_tokens), expected.p, w->p.columns, ranks);
+        compare(c, w, "dw", device, w->dw.take(device.first_token, device.n_tokens), expected.dw, CK_MAX_EXPERTS, CK_MAX_EXPERTS);
+        compare_gradients(c, w, device, expected);
+    }
+    if (w->m.padding_written() || w->g.padding_written() || w->du.padding_written() || w->p.padding_written())
+        check_fail(c, "wave %s: padding was written", w->spec->name);
+}
+
+/* ---- Tests */
+
+/* A fragment has 16 tokens, a segment up to 128; E >= 2 K is gathered from 17 tokens on. */
+static const wave_spec borders = {"borders",
+                                  8,
+                                  40,
+                                  1,
+                                  12,
+                                  {{SHAPE_MANY, {16}},
+                                   {SHAPE_MANY, {17}},
+                                   {SHAPE_PAIR_TOP1, {16}},
+                                   {SHAPE_PAIR_TOP1, {129}},
+                                   {SHAPE_PAIR_TOP1, {1}},
+                                   {SHAPE_RAGGED, {128}},
+                                   {SHAPE_LINEAR_TOP1, {33}},
+                                   {SHAPE_LINEAR, {15}},
+                                   {SHAPE_MANY, {127}},
+                                   {SHAPE_MANY_ALL, {18}},
+                                   {SHAPE_LINEAR_MEAN, {2}},
+                                   {SHAPE_SINGLE, {31}}}};
+/* Ranks past what a block keeps of several fragments, gathered and dense; two and three blocks over F, the last not full. */
+static const wave_spec many_ranks = {"many ranks", 8, 72, 1, 3, {{SHAPE_LIMIT, {20}}, {SHAPE_LIMIT, {3}}, {SHAPE_HEAVY, {18}}}};
+static const wave_spec few_ranks = {"few ranks", 8, 424,
+                                    1,           3, {{SHAPE_PAIR_BOTH, {34}}, {SHAPE_PAIR_TOP1, {40}}, {SHAPE_LINEAR_MEAN, {5}}}};
+/* One device alone is split over blocks. */
+static const wave_spec one_device = {"one device", 8, 64, 1, 1, {{SHAPE_PAIR_TOP1, {300}}}};
+static const wave_spec odd = {"odd rows", 8, 43,
+                              1,          4, {{SHAPE_MANY, {33}}, {SHAPE_PAIR_BOTH, {17}}, {SHAPE_LINEAR, {9}}, {SHAPE_PAIR_TOP1, {20}}}};
+
+template <typename T> static void both_ways(const wave_spec *spec, int padding) {
+    check c = {};
+    expert_wave<T> wave(spec, padding);
+    const char *problem = wave.forward();
+    if (!problem) problem = wave.backward();
+    if (!problem) compare_all(&c, &wave);
+    TAP_CHECK(!problem, "%s", problem);
+    TAP_CHECK(c.failures == 0, "%s", c.message);
+    TAP_CHECK(problem || c.comparisons > 0, "nothing was compared");
+}
+
+static void f32_equals_the_oracle() {
+    for (const wave_spec *spec : {&borders, &many_ranks, &few_ranks, &one_device}) both_ways<float>(spec, 0);
+}
+
+static void bf16_equals_the_oracle() {
+    for (const wave_spec *spec : {&borders, &many_ranks, &few_ranks, &one_device}) both_ways<bf16>(spec, 0);
+}
+
+static void rows_that_are_not_wide() {
+    both_ways<float>(&odd, 1);
+    both_ways<bf16>(&odd, 1);
+    both_ways<bf16>(&borders, 3);
+}
+
+template <typename T> static std::vector<double> results(expert_wave<T> *w) {
+    const char *problem = w->forward();
+    if (!problem) problem = w->backward();
+    TAP_CHECK(!problem, "%s", problem);
+    std::vector<double> all;
+    for (activation<T> *out : {&w->m, &w->du})
+        for (double v : out->take(0, w->n_tokens)) all.push_back(v);
+    for (activation<float> *out : {&w->g, &w->p, &w->dw})
+        for (double v : out->take(0, w->n_tokens)) all.push_back(v);
+    for (float v : w->gradients.host) all.push_back((double)v);
+    return all;
+}
+
+template <typename T> static void same_bits(const wave_spec *spec) {
+    expert_wave<T> wave(spec, 0);
+    std::vector<double> first = results(&wave);
+    for (uint64_t seed = 2; seed <= 3; seed++) {
+        device_order(seed);
+        std::vector<double> again = results(&wave);
+        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(double)) == 0, "wave %s: order %d gave other bits", spec->name,
+                  (int)seed);
+    }
+    device_order(1);
+}
+
+static void same_bits_in_any_order_of_lanes() {
+    same_bits<float>(&odd);
+    same_bits<bf16>(&one_device);
+}
+
+#define TEST(name)                                                                                                                         \
+    { #name, name }
+static const tap_test tests[] = {
+    TEST(f32_equals_the_oracle),
+    TEST(bf16_equals_the_oracle),
+    TEST(rows_that_are_not_wide),
+    TEST(same_bits_in_any_order_of_lanes),
+};
+
+int main(int argc, char **argv) {
+    return tap_main(argc, argv, "cuda_expert_activation", tests, (int)(sizeof tests / sizeof *tests));
+}
