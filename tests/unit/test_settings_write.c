@@ -95,6 +95,7 @@ static const struct {
 } CHANGES[] = {
     {"seed=43", true, true},
     {"backend=cpu", false, false},
+    {"precision=bf16", true, false},
     {"threads=2", false, false},
     {"wave_tokens=4096", false, false},
     {"memory_limit=100000", false, false},
