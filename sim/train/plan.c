@@ -14,8 +14,9 @@
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
 
-/* What the libraries touch only once a run is on its way: HDF5's caches and its writer, and a worker's stack and OpenBLAS buffers. */
-static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19, MPI_BYTES = 12 << 20;
+/* What the libraries touch only once a run is on its way: HDF5's caches and its writer in process 0, and a worker's stack and OpenBLAS
+ * buffers. */
+static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19, MPI_BYTES = 8 << 20;
 /* The same program finds the machine a little different each time. */
 static const double UNCERTAIN_MIB = 1.0, MIB = 1048576.0;
 
@@ -178,7 +179,8 @@ static size_t mpi_bytes(const fleet *f) {
 static size_t resident_bytes(const ck_backend *backend, size_t now, size_t loaded_base, const fleet *f) {
     fleet_text_bytes closed = f->n_corpora > 0 ? (fleet_text_bytes){0, 0} : fleet_measure_text(f);
     size_t text = closed.devices + closed.corpora;
-    return (now > loaded_base ? now - loaded_base : now) + text + RUNNING_BYTES + (size_t)ck_threads(backend) * THREAD_BYTES + mpi_bytes(f);
+    return (now > loaded_base ? now - loaded_base : now) + text + (f->place.process == 0 ? RUNNING_BYTES : 0) +
+           (size_t)ck_threads(backend) * THREAD_BYTES + mpi_bytes(f);
 }
 
 /* The processes of a machine share what it has. */
