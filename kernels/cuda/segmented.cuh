@@ -8,8 +8,8 @@
  *   shrink  The warps deal the columns of x among them, 16 bytes of a row to a lane, and hold [16 M, 8 N] sums each; these are added
  *           through shared memory, in the order of the warps. x and W go straight from memory to registers: x is read once per 8 N ranks.
  *   expand  a lies in shared memory; a warp makes 32 columns of y at a time. y is read and written once, W read once per 16 M tokens.
- *   gram    A block owns 16 R ranks and 4 warps' columns of a chunk of tiles. A device that lies in one chunk is written at once; the parts
- * of one that lies in several go to the workspace, and a second kernel adds them in the order of the chunks.
+ *   gram    (gram.cuh) A block owns 16 R ranks and 4 warps' columns of a chunk of tiles. A device that lies in one chunk is written at
+ * once; the parts of one that lies in several go to the workspace, and a second kernel adds them in the order of the chunks.
  *
  * The summed index of a matrix instruction may be permuted as long as both factors are, and so may the columns of its result. So a lane's
  * share of every row is one access of 16 bytes: the four values that it owes an instruction are neighbours in memory (quad), and where the
