@@ -243,7 +243,8 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
 
 /* Grid: tiles by op.tiles. wide: rows of activations and weights begin at multiples of 16 bytes and F is a multiple of 8. */
 template <typename T, bool wide>
-static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1) expert_forward_kernel(expert_forward<T> op) {
+static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1)
+    expert_forward_kernel(expert_forward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int tile = (int)blockIdx.x * op.tiles, end = tile + op.tiles < op.wave.n_tiles ? tile + op.tiles : op.wave.n_tiles;
     for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
