@@ -128,7 +128,9 @@ struct ck_driver {
     ck_status (*open)(int threads, ck_backend **out);
     void (*close)(ck_backend *);
     ck_status (*alloc)(ck_backend *, size_t bytes, void **out);
+    ck_status (*alloc_far)(ck_backend *, size_t bytes, void **out); /* NULL: alloc */
     void (*free)(ck_backend *, void *);
+    size_t (*memory_bytes)(const ck_backend *); /* NULL: SIZE_MAX */
     ck_status (*stream_create)(ck_backend *, ck_stream **out);
     void (*stream_destroy)(ck_stream *);
     ck_status (*upload)(ck_stream *, void *to, const void *host, size_t bytes);

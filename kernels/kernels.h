@@ -79,12 +79,17 @@ ck_status ck_wait(ck_stream *stream);
 
 /* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never dereferenced by it. */
 ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
+/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its own): for what does not fit
+ * beside the rest and is touched once a step. */
+ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
 void ck_free(ck_backend *backend, void *memory);
+/* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */
+size_t ck_memory_bytes(const ck_backend *backend);
 /* Host memory must stay as it is until ck_wait(). */
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes);
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
-size_t ck_allocated_bytes(const ck_backend *backend); /* live bytes: buffers, activations, workspaces */
+size_t ck_allocated_bytes(const ck_backend *backend); /* live bytes: buffers, activations, workspaces; nothing that is far */
 
 /* ---- Measuring ------------------------------------------------------------------------------------------------------ */
 
@@ -151,8 +156,8 @@ ck_status ck_shape_init(ck_shape *shape, const char **why);
 enum { CK_LEARN_EXPERTS = 1, CK_LEARN_ROUTER = 2 };
 
 typedef struct {
-    int64_t parameters; /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments) */
-    int64_t gradients;  /* offset in floats in ck_wave.gradients, a pack of the same layout */
+    int64_t parameters; /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments), aligned */
+    int64_t gradients;  /* offset in floats in ck_wave.gradients, a pack of the same layout; both multiples of CK_ALIGN_FLOATS */
     int32_t shape;      /* index into ck_wave.shapes */
     uint32_t learn;     /* CK_LEARN_*: which gradients this step needs; 0 = evaluation */
 } ck_wave_device;

@@ -32,7 +32,7 @@ const ck_backend_info *ck_backends(int *count) {
     for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
     *count = N_DRIVERS;
 #ifndef COHORT_CUDA
-    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend: nvcc was not found when it was built"};
+    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc was not found when it was built"};
 #endif
     return infos;
 }
@@ -86,6 +86,17 @@ ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **o
     ck_status status = backend->driver->alloc(backend, bytes, out);
     if (status) return ck_fail(backend, status, "cannot allocate %.1f MiB for %s", (double)bytes / 1048576.0, what);
     return CK_OK;
+}
+
+ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out) {
+    if (!backend->driver->alloc_far) return ck_alloc(backend, bytes, what, out);
+    ck_status status = backend->driver->alloc_far(backend, bytes, out);
+    if (status) return ck_fail(backend, status, "cannot allocate %.1f MiB of pinned host memory for %s", (double)bytes / 1048576.0, what);
+    return CK_OK;
+}
+
+size_t ck_memory_bytes(const ck_backend *backend) {
+    return backend->driver->memory_bytes ? backend->driver->memory_bytes(backend) : SIZE_MAX;
 }
 
 void ck_free(ck_backend *backend, void *memory) {

@@ -80,6 +80,10 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
         if (wave->first_sequence[i + 1] <= wave->first_sequence[i]) {
             return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
         }
+        if (device->parameters % CK_ALIGN_FLOATS != 0 || device->gradients % CK_ALIGN_FLOATS != 0) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "the packs of device %d of the wave do not begin at a multiple of %d floats", i,
+                           CK_ALIGN_FLOATS);
+        }
         if (device->learn && (!wave->gradients || wave->shapes[device->shape].total > program->capacity.max_pack)) {
             return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d", i);
         }

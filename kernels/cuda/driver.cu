@@ -52,9 +52,9 @@ const cuda_block *cuda_block_of(const ck_backend *backend, const void *address) 
     return nullptr;
 }
 
-static const char *allocate_zeros(size_t bytes, void **out) {
+static const char *allocate_zeros(size_t bytes, bool far, void **out) {
     gpu_stream stream;
-    const char *problem = gpu_alloc(bytes, "a buffer", out);
+    const char *problem = far ? gpu_alloc_far(bytes, "a far buffer", out) : gpu_alloc(bytes, "a buffer", out);
     if (problem) return problem;
     problem = gpu_stream_create(&stream);
     if (problem) return problem;
@@ -64,22 +64,35 @@ static const char *allocate_zeros(size_t bytes, void **out) {
     return problem;
 }
 
-static ck_status cuda_alloc(ck_backend *backend, size_t bytes, void **out) {
+static ck_status allocate(ck_backend *backend, size_t bytes, bool far, void **out) {
     if (bytes == 0) bytes = 1;
     cuda_block *block = static_cast<cuda_block *>(calloc(1, sizeof *block));
     *out = nullptr;
     if (!block) return CK_NO_MEMORY;
-    const char *problem = allocate_zeros(bytes, out);
+    const char *problem = allocate_zeros(bytes, far, out);
     if (problem) {
-        if (*out) gpu_free(*out);
+        if (*out) (far ? gpu_free_far : gpu_free)(*out);
         free(block);
         *out = nullptr;
         return cuda_status(backend, CK_NO_MEMORY, "GPU memory", problem);
     }
-    *block = cuda_block{static_cast<char *>(*out), bytes, of(backend)->blocks};
+    *block = cuda_block{static_cast<char *>(*out), bytes, far, of(backend)->blocks};
     of(backend)->blocks = block;
-    backend->allocated_bytes += bytes;
+    if (!far) backend->allocated_bytes += bytes;
     return CK_OK;
+}
+
+static ck_status cuda_alloc(ck_backend *backend, size_t bytes, void **out) {
+    return allocate(backend, bytes, false, out);
+}
+
+static ck_status cuda_alloc_far(ck_backend *backend, size_t bytes, void **out) {
+    return allocate(backend, bytes, true, out);
+}
+
+static size_t cuda_memory_bytes(const ck_backend *backend) {
+    size_t left = gpu_memory_left(), reserve = reinterpret_cast<const cuda_backend *>(backend)->gpu.reserve_bytes;
+    return left > reserve ? left - reserve : 0;
 }
 
 static void cuda_free(ck_backend *backend, void *memory) {
@@ -87,11 +100,11 @@ static void cuda_free(ck_backend *backend, void *memory) {
         cuda_block *block = *at;
         if (block->memory != memory) continue;
         *at = block->next;
-        backend->allocated_bytes -= block->bytes;
+        if (!block->far) backend->allocated_bytes -= block->bytes;
+        (block->far ? gpu_free_far : gpu_free)(memory);
         free(block);
         break;
     }
-    gpu_free(memory);
 }
 
 /* ---- Streams ---- */
@@ -314,7 +327,7 @@ typedef struct {
 
 static const char *measurement_begin(measurement *m, size_t bytes) {
     *m = measurement{};
-    const char *problem = allocate_zeros(bytes, &m->memory);
+    const char *problem = allocate_zeros(bytes, false, &m->memory);
     if (!problem) problem = gpu_stream_create(&m->stream);
     if (!problem) problem = gpu_event_create(&m->from);
     if (!problem) problem = gpu_event_create(&m->to);
@@ -386,7 +399,9 @@ static ck_driver make_driver() {
     d.open = cuda_open;
     d.close = cuda_close;
     d.alloc = cuda_alloc;
+    d.alloc_far = cuda_alloc_far;
     d.free = cuda_free;
+    d.memory_bytes = cuda_memory_bytes;
     d.stream_create = cuda_stream_create;
     d.stream_destroy = cuda_stream_destroy;
     d.upload = cuda_upload;

@@ -17,6 +17,7 @@
 typedef struct cuda_block {
     char *memory;
     size_t bytes;
+    bool far; /* pinned host memory */
     struct cuda_block *next;
 } cuda_block;
 

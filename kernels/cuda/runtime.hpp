@@ -12,8 +12,8 @@ struct gpu_graph;
 
 typedef struct {
     char name[128];
-    size_t cache_bytes, memory_bytes;
-    bool graphs; /* work can be captured */
+    size_t cache_bytes, reserve_bytes; /* reserve: what libraries and staged tables take beside the planned buffers */
+    bool graphs;                       /* work can be captured */
 } gpu_description;
 
 const char *gpu_unavailable(); /* NULL if a GPU can be used */
@@ -21,6 +21,9 @@ const char *gpu_describe(gpu_description *out);
 
 const char *gpu_alloc(size_t bytes, const char *what, void **out); /* content undefined */
 void gpu_free(void *memory);
+const char *gpu_alloc_far(size_t bytes, const char *what, void **out); /* pinned host memory that kernels reach; content undefined */
+void gpu_free_far(void *memory);
+size_t gpu_memory_left();                             /* bytes of the GPU that gpu_alloc() can still give */
 const char *gpu_alloc_host(size_t bytes, void **out); /* pinned: copies from and to it do not block the host */
 void gpu_free_host(void *memory);
 

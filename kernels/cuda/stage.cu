@@ -7,7 +7,7 @@
 
 #include "driver.hpp"
 
-enum : size_t { STAGE_ALIGNMENT = 256, STAGE_LEAST = (size_t)1 << 20 };
+enum : size_t { STAGE_ALIGNMENT = 256, STAGE_LEAST = (size_t)1 << 16 };
 
 static size_t rounded(size_t bytes) {
     return (bytes + STAGE_ALIGNMENT - 1) / STAGE_ALIGNMENT * STAGE_ALIGNMENT;

@@ -238,17 +238,21 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     return EXIT_OK;
 }
 
+static ck_status allocate_packs(fleet *f, int64_t floats, bool far, const char *what, float **out) {
+    size_t bytes = (size_t)floats * sizeof(float);
+    if (bytes == 0) return CK_OK;
+    return (far ? ck_alloc_far : ck_alloc)(f->backend, bytes, what, (void **)out);
+}
+
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list) {
     f->backend = backend;
     f->stream = stream;
-    size_t bytes = (size_t)f->n_parameters * sizeof(float);
-    ck_status status = bytes > 0 ? ck_alloc(backend, bytes, "adapters", (void **)&f->parameters) : CK_OK;
-    if (status == CK_OK && bytes > 0) status = ck_alloc(backend, bytes, "first moments of AdamW", (void **)&f->moment1);
-    if (status == CK_OK && bytes > 0) status = ck_alloc(backend, bytes, "second moments of AdamW", (void **)&f->moment2);
-    if (status == CK_OK && f->n_carried > 0)
-        status = ck_alloc(backend, (size_t)f->n_carried * sizeof(float), "carried gradients", (void **)&f->carried);
-    if (status == CK_OK && f->n_packed > 0)
-        status = ck_alloc(backend, (size_t)f->n_packed * sizeof(float), "averaged adapters", (void **)&f->packed);
+    bool moments_far = f->packs_at != PACKS_NEAR, all_far = f->packs_at == PACKS_FAR;
+    ck_status status = allocate_packs(f, f->n_parameters, all_far, "adapters", &f->parameters);
+    if (status == CK_OK) status = allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1);
+    if (status == CK_OK) status = allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2);
+    if (status == CK_OK) status = allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried);
+    if (status == CK_OK) status = allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed);
     exit_code code = kernel_problem(list, backend, status, "allocating the devices");
     return code != EXIT_OK ? code : packs_init(f, list);
 }

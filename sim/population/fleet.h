@@ -55,9 +55,13 @@ typedef struct {
     int process, processes, on_machine; /* on_machine: how many share this machine, itself included */
 } process_place;
 
+/* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h). */
+typedef enum { PACKS_NEAR, MOMENTS_FAR, PACKS_FAR } packs_memory;
+
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
+    packs_memory packs_at;      /* for fleet_allocate() */
     ck_collective *collective; /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
     process_place place;
     int *owner; /* [n_devices] the process of each device */

@@ -57,17 +57,26 @@ static void print_populations(const fleet *f) {
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
 }
 
+static const char *packs_text(const run_plan *plan) {
+    if (plan->near_limit == SIZE_MAX) return "";
+    static const char *const texts[] = {
+        [PACKS_NEAR] = ", on the GPU", [MOMENTS_FAR] = ", the moments in host memory", [PACKS_FAR] = ", in host memory"};
+    return texts[plan->packs_at];
+}
+
 static void print_plan(const run_plan *plan) {
     printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
     printf("  %12.1f MiB  base\n", mib(plan->base));
-    printf("  %12.1f MiB  adapters and AdamW moments of all devices\n", mib(plan->packs));
+    printf("  %12.1f MiB  adapters and AdamW moments of all devices%s\n", mib(plan->packs), packs_text(plan));
     printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
     printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
     printf("  %12.1f MiB  activations\n", mib(plan->activations));
     printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
     printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
     if (plan->start > plan->training) printf("  %12.1f MiB  more at the start: %s\n", mib(plan->start - plan->training), plan->why_start);
-    printf("  %12.1f MiB  in total", mib(plan->total));
+    if (plan->near_limit < SIZE_MAX)
+        printf("  %12.1f MiB  on the GPU, of %.1f MiB that can be had\n", mib(plan->near_total), mib(plan->near_limit));
+    printf("  %12.1f MiB  in total%s", mib(plan->total), plan->near_limit < SIZE_MAX ? " in host memory" : "");
     if (plan->limit < SIZE_MAX)
         printf(" of %.1f MiB that can be had\n", mib(plan->limit));
     else

@@ -118,6 +118,17 @@ static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const f
     return statistics + record + row_copies(f) * routing + (size_t)f->n_devices * number_bytes(base, f) + wave_bytes(&plan->limits);
 }
 
+/* Moments are touched once a step, parameters several times: so the moments leave the GPU first. */
+static void place_packs(run_plan *plan, const fleet *f) {
+    size_t moments = 2 * (size_t)f->n_parameters * sizeof(float), rest = ((size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
+    size_t copies = plan->step.precision == CK_BF16 ? plan->base / 2 : 0;
+    size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers, far = 0;
+    for (plan->packs_at = PACKS_NEAR; plan->packs_at < PACKS_FAR && all - far > plan->near_limit; plan->packs_at++)
+        far += plan->packs_at == PACKS_NEAR ? moments : rest;
+    plan->near_total = all - far;
+    plan->training = plan->resident + plan->checkpoint + plan->buffers + far;
+}
+
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
                            run_plan *plan, problems *list) {
     set_limits(plan, d, windows, s->data.sequence, f->n_parameters, (ck_precision)s->precision);
@@ -128,7 +139,10 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
     plan->gradients = (size_t)plan->limits.max_gradients * sizeof(float);
     plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f, d);
-    plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
+    if (plan->near_limit < SIZE_MAX)
+        place_packs(plan, f);
+    else
+        plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
     plan->total = plan->training > plan->start ? plan->training : plan->start;
     return EXIT_OK;
 }
@@ -140,7 +154,17 @@ static double device_bytes(const base_shape *base, const fleet *f) {
     return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(base, f) * f->n_devices / mine;
 }
 
+static exit_code refuse_near(const run_plan *plan, problems *list) {
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, although all adapters would lie in host "
+        "memory: %.0f MiB go to activations, %.0f MiB to the base, %.0f MiB to gradients; take a smaller base, batch or sequence",
+        (double)plan->near_total / MIB, (double)plan->near_limit / MIB, (double)plan->activations / MIB, (double)plan->base / MIB,
+        (double)plan->gradients / MIB);
+}
+
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
+    if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, list);
     double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(base, f) / MIB;
     double others = (double)plan->training / MIB - a_device * f->n_mine;
     double fit = floor((limit - others - UNCERTAIN_MIB) / a_device);
@@ -200,6 +224,8 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     memset(out, 0, sizeof *out);
     out->resident = resident_bytes(backend, now, loaded_base, f);
     out->limit = limit_bytes(s, f, now);
+    size_t near = ck_memory_bytes(backend);
+    out->near_limit = near < SIZE_MAX ? near + ck_allocated_bytes(backend) : SIZE_MAX;
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
     int64_t preferred = s->wave_tokens > 0 ? s->wave_tokens : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS : GPU_WAVE_TOKENS;
     int64_t all = larger(larger(d.whole_step, d.evaluation), 1); /* a process may have no device */
@@ -207,7 +233,7 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     exit_code code = start_bytes(s, backend, base, loaded_base, f, out, list);
     while (code == EXIT_OK) {
         code = fill_plan(s, backend, base, f, &d, windows, out, list);
-        if (code != EXIT_OK || out->total <= out->limit) break;
+        if (code != EXIT_OK || (out->total <= out->limit && out->near_total <= out->near_limit)) break;
         if (windows == d.largest_step || out->start > out->limit) return refuse(s, base, out, f, list);
         windows = larger(windows / 2, d.largest_step);
     }

@@ -23,10 +23,13 @@ typedef struct {
     size_t activations; /* and workspaces of the programs */
     size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
     size_t resident;    /* libraries and text: what is taken already, and what they will take */
-    size_t training;    /* sum of all these */
+    size_t training;    /* sum of all these, without what lies in a GPU's memory */
     size_t start;       /* resident, and what making or loading the base takes before the devices are there */
     const char *why_start;
     size_t total, limit; /* total: the larger of training and start */
+    /* A backend with memory of its own (a GPU) holds base, gradients, activations, buffers, and the packs as far as they fit. */
+    size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
+    packs_memory packs_at;
 } run_plan;
 
 /* Picks the largest wave (settings.wave_tokens, else a default) that fits settings.memory_limit and what is free. loaded_base: bytes of a

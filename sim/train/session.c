@@ -148,6 +148,7 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
     s->max_experts = most_experts(s->fleet);
     s->n_routing_windows = s->plan.n_routing_windows;
     if (code == EXIT_OK) code = choose_routing_devices(s, list);
+    s->fleet->packs_at = s->plan.packs_at;
     if (code == EXIT_OK) code = fleet_allocate(s->fleet, s->backend, s->stream, list);
     if (code == EXIT_OK) code = allocate_outputs(s, list);
     if (code == EXIT_OK) code = record_programs(s, list);

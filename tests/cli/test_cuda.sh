@@ -57,6 +57,25 @@ test_bf16_stays_near_f32() {
     ! cmp -s exact/summary.csv half/summary.csv || fail 'bf16 changed no digit: it was not used'
 }
 
+# Packs larger than the GPU: the moments lie in host memory, then all of them.
+test_packs_in_host_memory_change_no_number() {
+    need_simt
+    require h5diff hdf5-tools
+    configuration | sed '/^populations/,$d' >config.yaml
+    printf 'wave_tokens: 64\npopulations:\n  - {name: both, method: comigs, devices: 4, rank: 48}\n' >>config.yaml
+    on_cuda --set train.rounds=1 --out near
+    COHORT_SIMT_MEMORY=10500000 expect_status 0 "$simt" check config.yaml --backend cuda
+    expect_text out 'the moments in host memory'
+    COHORT_SIMT_MEMORY=10500000 on_cuda --set train.rounds=1 --out moments
+    COHORT_SIMT_MEMORY=9400000 expect_status 0 "$simt" check config.yaml --backend cuda
+    expect_text out 'all devices, in host memory'
+    COHORT_SIMT_MEMORY=9400000 on_cuda --set train.rounds=1 --out far
+    for folder in moments far; do expect_near 0 near "$folder" /loss/train /loss/test; done
+    COHORT_SIMT_MEMORY=500000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
+    expect_text err "of the GPU's memory and only"
+    [[ ! -e none ]] || fail 'a refused run left a folder'
+}
+
 test_info_names_the_gpu() {
     need_simt
     configuration >config.yaml

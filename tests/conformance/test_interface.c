@@ -212,6 +212,10 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "shape") != NULL, "%s", ck_last_error(backend));
     wave.shapes = &narrow;
+    wave.devices = &(ck_wave_device){.parameters = 4};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "multiple") != NULL, "%s", ck_last_error(backend));
+    wave.devices = &(ck_wave_device){0};
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
     ck_program_destroy(program);
     ck_stream_destroy(stream);

@@ -29,16 +29,42 @@ const char *gpu_unavailable() {
 }
 
 const char *gpu_describe(gpu_description *out) {
-    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 30, false};
+    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, false};
     return nullptr;
 }
 
+/* COHORT_SIMT_MEMORY: bytes of this GPU; 1 GiB without it. */
+static size_t memory_taken;
+
+static size_t memory_size() {
+    const char *wanted = getenv("COHORT_SIMT_MEMORY");
+    return wanted ? strtoull(wanted, nullptr, 10) : (size_t)1 << 30;
+}
+
+size_t gpu_memory_left() {
+    return memory_size() > memory_taken ? memory_size() - memory_taken : 0;
+}
+
 const char *gpu_alloc(size_t bytes, const char *what, void **out) {
+    *out = nullptr;
+    if (bytes > gpu_memory_left()) return "out of memory";
     *out = simt_alloc(bytes > 0 ? bytes : 1, what);
+    memory_taken += simt_find(*out)->bytes;
     return nullptr;
 }
 
 void gpu_free(void *memory) {
+    if (memory) memory_taken -= simt_find(memory)->bytes;
+    simt_free(memory);
+}
+
+/* Kernels reach it, so it is checked like the GPU's own. */
+const char *gpu_alloc_far(size_t bytes, const char *what, void **out) {
+    *out = simt_alloc(bytes > 0 ? bytes : 1, what);
+    return nullptr;
+}
+
+void gpu_free_far(void *memory) {
     simt_free(memory);
 }
 

@@ -1,33 +1,44 @@
 #!/usr/bin/env bash
-# Every .cu compiled for the GPUs that are meant, and what the assembler says of registers and local memory. No GPU is needed.
+# What the assembler said of the CUDA backend when it was built (cmake/Cuda.cmake keeps it). No GPU is needed.
 # shellcheck source=../harness.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
 root=$COHORT_SOURCE_DIR
-nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
-flags=(-std=c++17 -O3 "-I$root/kernels" "-I$root/sim" "-I$root/tests" "-I$root/tests/simt"
-    -gencode 'arch=compute_80,code=sm_80' -gencode 'arch=compute_90a,code=sm_90a' -Xptxas -v)
+logs=${COHORT_BINARY%/*}/cuda
 
-compile() { # folder of sources
-    local source
-    [[ -n $nvcc ]] || skip "nvcc is not installed: CUDA kernels were not compiled for a GPU"
-    for source in "$root/$1"/*.cu; do
-        "$nvcc" "${flags[@]}" -c "$source" -o object.o >>log 2>&1 || {
-            cat log >&2
-            fail "${source#"$root"/} does not compile"
-        }
+need_logs() { [[ -d $logs ]] || skip "nvcc was not found when this was built: CUDA kernels were not compiled for a GPU"; }
+
+test_kernels_need_no_spills_and_no_stack_frames() {
+    need_logs
+    local spilled source
+    for source in "$root"/kernels/cuda/*.cu; do
+        source=${source##*/}
+        [[ -f $logs/${source%.cu}.o ]] || fail "$source was not compiled"
     done
-    grep -q 'Used [0-9]* registers' log || fail "nvcc reported no kernel"
-}
-
-test_kernels_compile_without_spills_and_stack_frames() {
-    compile kernels/cuda
-    local spilled
+    grep -qh 'Used [0-9]* registers' "$logs"/*.log || fail "nvcc reported no kernel"
     spilled=$(awk '/Compiling entry function/ { kernel = $0 }
-        /stack frame/ && !/ 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads/ { print kernel; print }' log)
+        /stack frame/ && !/ 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads/ { print kernel; print }' "$logs"/*.log)
     [[ -z $spilled ]] || fail "$spilled"
 }
 
-test_programs_for_a_gpu_compile() { compile tests/simt; }
+test_what_is_meant_is_compiled() {
+    need_logs
+    local architecture
+    for architecture in sm_80 sm_90a; do
+        grep -qh "Compiling entry function.*for '$architecture'" "$logs"/*.log || fail "nothing was compiled for $architecture"
+    done
+}
+
+# The programs of tests/simt run on a GPU too (tests/gpu/check.sh).
+test_programs_for_a_gpu_compile() {
+    need_logs
+    local nvcc
+    nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null) || skip "nvcc has gone since this was built"
+    "$nvcc" -std=c++17 -arch=sm_90a "-I$root/kernels" "-I$root/sim" "-I$root/tests" "-I$root/tests/simt" \
+        -c "$root/tests/simt/test_portable.cu" -o portable.o >log 2>&1 || {
+        cat log >&2
+        fail 'tests/simt/test_portable.cu does not compile for a GPU'
+    }
+}
 
 run_tests nvcc "$@"

@@ -44,7 +44,7 @@ const char *gpu_describe(gpu_description *out) {
     snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name, properties.major, properties.minor,
              properties.multiProcessorCount);
     out->cache_bytes = (size_t)properties.l2CacheSize;
-    out->memory_bytes = properties.totalGlobalMem;
+    out->reserve_bytes = (size_t)256 << 20;
     out->graphs = true;
     return nullptr;
 }
@@ -55,6 +55,19 @@ const char *gpu_alloc(size_t bytes, const char *, void **out) {
 
 void gpu_free(void *memory) {
     cudaFree(memory);
+}
+
+const char *gpu_alloc_far(size_t bytes, const char *, void **out) {
+    return said(cudaHostAlloc(out, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
+}
+
+void gpu_free_far(void *memory) {
+    cudaFreeHost(memory);
+}
+
+size_t gpu_memory_left() {
+    size_t left = 0, total = 0;
+    return cudaMemGetInfo(&left, &total) == cudaSuccess ? left : 0;
 }
 
 const char *gpu_alloc_host(size_t bytes, void **out) {
@@ -74,11 +87,11 @@ void gpu_stream_destroy(gpu_stream stream) {
 }
 
 const char *gpu_upload(gpu_stream stream, void *to, const void *host, size_t bytes) {
-    return said(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, stream));
+    return said(cudaMemcpyAsync(to, host, bytes, cudaMemcpyDefault, stream));
 }
 
 const char *gpu_download(gpu_stream stream, void *host, const void *from, size_t bytes) {
-    return said(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream));
+    return said(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDefault, stream));
 }
 
 const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes) {
