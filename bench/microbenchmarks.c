@@ -22,7 +22,7 @@ const char MICROBENCHMARKS_HELP[] =
     "    options\n"
     "      --backend auto|cpu|cuda   --threads N\n"
     "      --noise PERCENT   samples have settled when their middle half lies within so much of the median (2)\n"
-    "      --seconds S       for each measurement at most (0.6); what has not settled by then says so\n"
+    "      --seconds S       for each measurement at most (1); what has not settled by then says so\n"
     "      --samples N       at least (10)\n"
     "      --warm            leave out times with a cold cache\n"
     "      --json FILE       in the format of Google Benchmark        --csv FILE\n"

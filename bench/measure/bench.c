@@ -1,5 +1,6 @@
 #include "measure/bench.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,7 @@
 #define COHORT_GIT_REVISION "unknown"
 #endif
 
-const timing_rule BENCH_RULE = {.noise = 0.02, .seconds = 0.6, .sample_seconds = 0.004, .least_samples = 10};
+const timing_rule BENCH_RULE = {.noise = 0.02, .seconds = 1, .sample_seconds = 0.004, .least_samples = 10};
 
 typedef struct {
     const bench_options *o;
@@ -21,6 +22,13 @@ typedef struct {
     result *results;
     int n, room, wrong, failed;
 } run;
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+}
 
 static bool selects(const sweep *s, const bench_case *which) {
     char name[128];
@@ -74,7 +82,7 @@ static void take_point(run *all, const bench_case *which, const point *at, resul
 
 static exit_code take_sweep(run *all, const sweep *s, const bench_case *const *cases, problems *list) {
     for (int i = 0; cases[i]; i++) {
-        for (int p = 0; selects(s, cases[i]) && p < sweep_points(s, cases[i]->axes); p++) {
+        for (int p = 0; selects(s, cases[i]) && p < sweep_points(s, cases[i]->axes) && !interrupted; p++) {
             point at = sweep_point(s, cases[i]->axes, p);
             result *r = new_result(all, cases[i], &at, list);
             if (!r) return EXIT_ENVIRONMENT;
@@ -126,6 +134,7 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
     if (code != EXIT_OK) return code;
     table_end(all->out, all->results, all->n);
     code = write_files(all, list);
+    if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted: the cases after the last one shown are missing");
     if (code == EXIT_OK && all->wrong) code = problem(list, EXIT_RUN, "%d cases are wrong: they have no times", all->wrong);
     if (code == EXIT_OK && all->failed) code = problem(list, EXIT_RUN, "%d cases failed", all->failed);
     return code;
@@ -145,6 +154,8 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
                       .rule = options->rule};
     if (options->peers) code = peers_open(&all.peers, options, &all.c, list);
     if (code == EXIT_OK) {
+        signal(SIGINT, interrupt); /* what has been measured is still written */
+        signal(SIGTERM, interrupt);
         measure_ceilings(&all);
         table_begin(all.out, &all.c);
         code = take_all(&all, cases, list);

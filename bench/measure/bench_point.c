@@ -117,6 +117,25 @@ static int cold_copies(const world *w, const result *r) {
     return r->bytes <= 0 || wanted > MOST_COPIES ? 0 : (int)wanted;
 }
 
+/* Fewer than wanted, with a note, where memory does not hold them. */
+static exit_code add_cold_copies(world *w, int count, result *r, problems *list) {
+    problems *own = problems_create();
+    exit_code code = EXIT_OK;
+    while (w->n_copies < count && code == EXIT_OK) {
+        code = world_copy_add(w, false, own);
+        if (code == EXIT_OK) code = world_capture(w, &w->copies[w->n_copies - 1], own);
+        if (code == EXIT_OK) code = world_reset(w, &w->copies[w->n_copies - 1], own);
+    }
+    if (code == EXIT_ENVIRONMENT) {
+        snprintf(r->note, sizeof r->note, "no cold time: %.160s", problems_message(own, 0));
+        world_copies_drop(w, 1);
+        code = EXIT_OK;
+    } else if (code != EXIT_OK)
+        problem(list, code, "%s", problems_message(own, 0));
+    problems_destroy(own);
+    return code;
+}
+
 static exit_code time_cold(world *w, const bench_options *o, result *r, problems *list) {
     round_of_copies round;
     int count = cold_copies(w, r);
@@ -124,12 +143,8 @@ static exit_code time_cold(world *w, const bench_options *o, result *r, problems
         snprintf(r->note, sizeof r->note, "no cold time: it would take more than %d copies", MOST_COPIES);
         return EXIT_OK;
     }
-    exit_code code = EXIT_OK;
-    while (w->n_copies < count && code == EXIT_OK) {
-        code = world_copy_add(w, false, list);
-        if (code == EXIT_OK) code = world_capture(w, &w->copies[w->n_copies - 1], list);
-    }
-    if (code != EXIT_OK) return code;
+    exit_code code = add_cold_copies(w, count, r, list);
+    if (code != EXIT_OK || w->n_copies < count) return code;
     subject s = {.who = &round, .work = work};
     code = open_round(&round, w, count, list);
     if (code == EXIT_OK) {

@@ -1,4 +1,4 @@
-/* draw.h - reproducible numbers: element i of stream `seed`, uniform with mean 0 and a given standard deviation. Never zeros: matrix
+/* draw.h - reproducible numbers: elements of stream `seed`, uniform with mean 0 and a given standard deviation. Never zeros: matrix
  * products of zeros are quicker than others on some hardware. */
 #ifndef COHORT_BENCH_DRAW_H
 #define COHORT_BENCH_DRAW_H

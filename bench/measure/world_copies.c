@@ -92,8 +92,7 @@ exit_code world_copy_add(world *w, bool all_kept, problems *list) {
     world_copy *c = &w->copies[w->n_copies++];
     *c = (world_copy){0};
     exit_code code = make_memory(w, c, list);
-    if (code == EXIT_OK && w->which->record) code = make_program(w, c, all_kept, list);
-    return code == EXIT_OK ? world_reset(w, c, list) : code;
+    return code == EXIT_OK && w->which->record ? make_program(w, c, all_kept, list) : code;
 }
 
 /* ---- Content */
@@ -171,7 +170,7 @@ ck_status world_issue(const world *w, world_copy *c) {
     return c->graph ? ck_graph_launch(w->stream, c->graph) : issue(w, c);
 }
 
-/* The work runs once before it is recorded: what a backend makes when first asked for must not be made within a graph. */
+/* The work runs once before it is recorded, on zeros: what a backend makes when first asked for must not be made within a graph. */
 exit_code world_capture(const world *w, world_copy *c, problems *list) {
     exit_code code = said(w, issue(w, c), w->which->name, list);
     if (code == EXIT_OK) code = said(w, ck_wait(w->stream), w->which->name, list);

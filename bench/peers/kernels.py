@@ -15,6 +15,7 @@ A wrong output means no time.
 import argparse
 import importlib
 import os
+import signal
 import sys
 import time
 
@@ -459,6 +460,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", action="append", default=[])
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of its input ends it
     answers = os.fdopen(os.dup(1), "w")  # whatever else prints goes to standard error
     os.dup2(2, 1)
     torch.set_num_threads(options.threads)

@@ -54,6 +54,20 @@ for run in runs:
 PYTHON
 }
 
+test_interrupted_it_writes_what_it_has() {
+    require_bench
+    local pid status=0
+    "$bench" kernels "${small[@]}" --warm --seconds 0.2 --samples 1000000 --json out.json >out 2>err &
+    pid=$!
+    wait_until "$pid" grep -qs ' warm ' out
+    kill -INT "$pid"
+    wait "$pid" || status=$?
+    ((status == 4)) || fail "expected exit status 4, got $status"
+    expect_text err interrupted
+    expect_text out.json 'route/forward/T24'
+    [[ $(tail -c 2 out.json) == '}' ]] || fail 'the JSON has no end'
+}
+
 test_csv_has_a_column_for_every_axis() {
     require_bench
     expect_status 0 "$bench" kernels lora "${small[@]}" --attention-rank 2,4 --warm --csv out.csv

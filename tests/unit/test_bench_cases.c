@@ -106,7 +106,7 @@ static ck_status nan_in_attention(const world *w, world_copy *c) {
 
 /* One gradient of the last device loses its sign. */
 static ck_status wrong_gradient(const world *w, world_copy *c) {
-    float value, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + w->shape.b1 + 7;
+    float value = 0, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + w->shape.b1 + 7;
     ck_status status = ck_run(c->program, w->stream, &c->wave);
     if (status == CK_OK) status = ck_download(w->stream, &value, at, sizeof value);
     value = -value;
