@@ -181,13 +181,15 @@ static exit_code take_sizes(sums *s, problems *list) {
     int wrong = 0;
     exit_code code = EXIT_OK;
     if (ck_processes(s->c) > MOST_PROCESSES) return problem(list, EXIT_INPUT, "all-reduce: at most %d processes", MOST_PROCESSES);
+    if (ck_processes(s->c) == 1) {
+        fprintf(s->o->out ? s->o->out : stdout, "one process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
+        return EXIT_OK;
+    }
     if (first) print_header(s->o->out ? s->o->out : stdout, s);
     for (double bytes = FIRST_BYTES; bytes <= s->o->most_bytes && s->n_results < MOST_SIZES && code == EXIT_OK; bytes *= GROWTH) {
         code = take_size(s, (size_t)bytes, list);
         wrong += !verdict_passed(&s->results[s->n_results - 1].right);
     }
-    if (code == EXIT_OK && first && ck_processes(s->c) == 1)
-        fprintf(s->o->out ? s->o->out : stdout, "\none process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
     if (code == EXIT_OK) code = write_result(s, list);
     if (code == EXIT_OK && wrong && first) code = problem(list, EXIT_RUN, "%d sums are wrong: they have no times", wrong);
     return code == EXIT_OK && wrong ? EXIT_RUN : code;
