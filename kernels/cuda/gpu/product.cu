@@ -24,7 +24,7 @@ static struct {
 } library;
 
 static const char *said(cublasStatus_t status) {
-    return status == CUBLAS_STATUS_SUCCESS ? nullptr : cublasGetStatusString(status);
+    return status == CUBLAS_STATUS_SUCCESS ? nullptr : cublasLtGetStatusString(status);
 }
 
 static const char *open_library() {
