@@ -14,6 +14,8 @@ exit_code compare_files(FILE *out, const char *path_a, const char *path_b, doubl
 #else
 
 #include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +103,19 @@ static void print_pair(tally *t, const char *name, const json_t *a, const json_t
             100 * of_b.spread, of_b.median / of_a.median, comparison_name(c));
 }
 
+/* Of a measurement: its case is wrong, or the peer failed. */
+static bool has_failed(const record *r, const char *name) {
+    char *of_case = strdup(name), *of_peer = NULL;
+    bool failed = false;
+    char *slash = of_case ? strrchr(of_case, '/') : NULL;
+    if (slash) *slash = '\0';
+    if (asprintf(&of_peer, "%s/failed", name) > 0 && of_case)
+        failed = json_object_get(r->failed, of_case) || json_object_get(r->failed, of_peer);
+    free(of_case);
+    free(of_peer);
+    return failed;
+}
+
 static void print_all(tally *t, const record *a, const record *b) {
     const char *name;
     json_t *times;
@@ -110,7 +125,7 @@ static void print_all(tally *t, const record *a, const record *b) {
             print_pair(t, name, times, other);
         else {
             t->missing++;
-            fprintf(t->out, "%-72s only in A%s\n", name, json_object_get(b->failed, name) ? ": B is wrong" : "");
+            fprintf(t->out, "%-72s only in A%s\n", name, has_failed(b, name) ? ": B has no time, it is wrong" : "");
         }
     }
     json_object_foreach(b->times, name, times) {

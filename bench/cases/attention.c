@@ -1,4 +1,4 @@
-/* attention.c - causal attention, and the LoRA on its first linear. s tokens a sequence, H heads, a the attention LoRA's rank:
+/* attention.c - causal attention, and the LoRA on its first linear. s tokens a sequence, H heads, ra the attention LoRA's rank:
  *
  *   attention             qkv read, o and log-sum-exps written; scores and mixing over the causal half
  *   attention, backward   qkv, o, do, log-sum-exps read, dqkv written; five products where forward has two
@@ -183,7 +183,7 @@ static int costs_of_lora(const world *w, cost *parts) {
 
 const bench_case lora_forward = {.name = "lora",
                                  .direction = "forward",
-                                 .floor = "bytes 7 a T D + 4 T a + 16 N a D; FLOPs 8 T a D",
+                                 .floor = "bytes 7 a T D + 4 T ra + 16 N ra D; FLOPs 8 T ra D",
                                  .axes = AXES_LORA,
                                  .prepare = prepare_lora,
                                  .record = record_lora,
@@ -236,7 +236,7 @@ static int costs_of_lora_backward(const world *w, cost *parts) {
 
 const bench_case lora_backward = {.name = "lora",
                                   .direction = "backward",
-                                  .floor = "bytes 6 a T D + 4 T a + 32 N a D; FLOPs 16 T a D",
+                                  .floor = "bytes 6 a T D + 4 T ra + 32 N ra D; FLOPs 16 T ra D",
                                   .axes = AXES_LORA,
                                   .prepare = prepare_lora_backward,
                                   .record = record_lora_backward,

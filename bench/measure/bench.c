@@ -168,9 +168,11 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
 }
 
 void bench_list(FILE *out, const bench_case *const *cases) {
-    fprintf(out,
-            "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S the sum of a device's ranks,\n"
-            "S' = S k / E, a bytes of an activation or frozen weight; floor = max(bytes / copy rate, FLOPs / product rate)\n\n");
+    fprintf(
+        out,
+        "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S the sum of a device's ranks,\n"
+        "S' = S k / E, ra the attention LoRA's rank, s tokens of a sequence, H heads, V vocabulary, a bytes of an activation or frozen\n"
+        "weight; floor = max(bytes / copy rate, FLOPs / product rate)\n\n");
     for (int i = 0; cases[i]; i++) fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
     fprintf(out, "\naxes\n");
     for (int a = 0; a < AXES; a++) fprintf(out, "  --%-16s %s\n", axis_key((axis)a), axis_meaning((axis)a));

@@ -123,9 +123,8 @@ typedef struct {
     int family, instance;
 } entry;
 
-static void put_names(writer *w, const entry *e, const char *suffix, const char *type) {
-    char name[RESULT_NAME_BYTES + 128], run[RESULT_NAME_BYTES + 100];
-    snprintf(run, sizeof run, "%s/%s", e->r->name, e->m->label);
+static void put_names(writer *w, const entry *e, const char *run, const char *suffix, const char *type) {
+    char name[RESULT_NAME_BYTES + 160];
     snprintf(name, sizeof name, "%s%s", run, suffix);
     text(w, "name", name);
     integer(w, "family_index", e->family);
@@ -133,6 +132,13 @@ static void put_names(writer *w, const entry *e, const char *suffix, const char 
     text(w, "run_name", run);
     text(w, "run_type", type);
     integer(w, "repetitions", e->m->t.count);
+}
+
+/* What a measurement is called: the case and how it was measured. */
+static void put_measurement_names(writer *w, const entry *e, const char *suffix, const char *type) {
+    char run[RESULT_NAME_BYTES + 100];
+    snprintf(run, sizeof run, "%s/%s", e->r->name, e->m->label);
+    put_names(w, e, run, suffix, type);
 }
 
 static void put_counters(writer *w, const entry *e, double seconds) {
@@ -154,7 +160,7 @@ static void put_counters(writer *w, const entry *e, double seconds) {
 static void put_sample(writer *w, const entry *e, int i) {
     const timing *t = &e->m->t;
     open_in(w, NULL, '{');
-    put_names(w, e, "", "iteration");
+    put_measurement_names(w, e, "", "iteration");
     integer(w, "repetition_index", i);
     integer(w, "threads", 1);
     integer(w, "iterations", t->iterations);
@@ -182,7 +188,7 @@ static void put_aggregate(writer *w, const entry *e, const char *what, const cha
     bool time = strcmp(unit, "time") == 0;
     snprintf(suffix, sizeof suffix, "_%s", what);
     open_in(w, NULL, '{');
-    put_names(w, e, suffix, "aggregate");
+    put_measurement_names(w, e, suffix, "aggregate");
     integer(w, "threads", 1);
     text(w, "aggregate_name", what);
     text(w, "aggregate_unit", unit);
@@ -207,10 +213,10 @@ static void put_measured(writer *w, const entry *e) {
     put_aggregate(w, e, "spread", "percentage", t->real.spread, statistics_of(t->cpu_seconds, n).spread);
 }
 
-/* As Google Benchmark says that a benchmark failed: no time. */
-static void put_error(writer *w, const entry *e, const char *message) {
+/* No time, and a name that no measurement has: Google Benchmark's compare.py expects times of all that are called alike. */
+static void put_error(writer *w, const entry *e, const char *name, const char *message) {
     open_in(w, NULL, '{');
-    put_names(w, e, "", "iteration");
+    put_names(w, e, name, "", "iteration");
     integer(w, "repetition_index", 0);
     integer(w, "threads", 1);
     boolean(w, "error_occurred", true);
@@ -219,21 +225,27 @@ static void put_error(writer *w, const entry *e, const char *message) {
     close_in(w, '}');
 }
 
+static void put_peer_error(writer *w, const entry *e) {
+    char name[RESULT_NAME_BYTES + 120];
+    snprintf(name, sizeof name, "%s/%s/failed", e->r->name, e->m->label);
+    put_error(w, e, name, e->m->right.wrong ? "wrong" : e->m->reason);
+}
+
 static void put_result(writer *w, const result *r, int family, int instance) {
     char message[256];
-    const measured nothing = {.label = "all"};
+    const measured nothing = {.label = ""};
     if (r->skipped) return;
     if (!verdict_passed(&r->right)) {
         snprintf(message, sizeof message, "%lld of %lld elements are wrong, first in %s", (long long)r->right.wrong,
                  (long long)r->right.checked, r->right.where);
-        put_error(w, &(entry){r, &nothing, family, instance}, message);
+        put_error(w, &(entry){r, &nothing, family, instance}, r->name, message);
     }
     for (int i = 0; i < r->n_times; i++) {
         const entry e = {r, &r->times[i], family, instance};
         if (e.m->t.count > 0)
             put_measured(w, &e);
         else if (e.m->peer)
-            put_error(w, &e, e.m->right.wrong ? "wrong" : e.m->reason);
+            put_peer_error(w, &e);
     }
 }
 

@@ -38,6 +38,13 @@ static bool make_room(timing *t) {
     return seconds && cpu;
 }
 
+/* The first, slow iterations are a bad guide on a busy machine: later samples may show that more are due. */
+static void lengthen(timing *t, double seconds, const timing_rule *rule) {
+    if (seconds >= 0.25 * rule->sample_seconds || seconds <= 0) return;
+    double wanted = (double)t->iterations * rule->sample_seconds / seconds;
+    t->iterations = wanted < MOST_ITERATIONS ? (int64_t)wanted : MOST_ITERATIONS;
+}
+
 static void take_sample(subject *s, const timing_rule *rule) {
     double seconds = 0, cpu = 0;
     timing *t = &s->t;
@@ -47,6 +54,7 @@ static void take_sample(subject *s, const timing_rule *rule) {
     }
     t->seconds[t->count] = seconds / (double)t->iterations;
     t->cpu_seconds[t->count++] = cpu / (double)t->iterations;
+    lengthen(t, seconds, rule);
     t->real = statistics_of(t->seconds, t->count);
     const settling limits = {.least_samples = rule->least_samples, .spread = rule->noise, .seconds = rule->seconds};
     t->settled = statistics_settled(&t->real, &limits, 0) == STATISTICS_SETTLED;

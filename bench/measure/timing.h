@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     int count, room;
     double *seconds, *cpu_seconds; /* [count] of one iteration: by the backend's clock; of all of the process' threads */
-    int64_t iterations;            /* of a sample */
+    int64_t iterations;            /* of the next sample */
     statistics real;
     bool settled, failed;
 } timing;

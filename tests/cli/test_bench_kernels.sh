@@ -173,6 +173,15 @@ test_compare_tells_same_faster_slower_and_unclear() {
     expect_text err 'no case in common'
 }
 
+test_compare_says_what_is_wrong_in_the_other_run() {
+    require_bench
+    made x/warm a.json 100 101 100
+    printf '{"benchmarks": [{"name": "x", "run_name": "x", "run_type": "iteration", "error_occurred": true, "error_message": "3 of 4"},
+             {"name": "y", "run_name": "y", "real_time": 1, "time_unit": "us"}]}' >b.json
+    expect_status 2 "$bench" --compare a.json b.json
+    expect_text out 'only in A: B has no time, it is wrong'
+}
+
 test_compare_reads_what_json_wrote() {
     require_bench
     expect_status 0 "$bench" kernels norm "${small[@]}" --warm --json a.json

@@ -66,6 +66,7 @@ Test(bench_verdict, nan_infinity_and_what_should_be_zero_are_wrong) {
 
 typedef struct {
     double seconds, wobble; /* of an iteration; by so much more every second time */
+    double first;           /* instead, in the first call; 0: no difference */
     int calls, fails_at;    /* 0: never */
     int64_t last;
 } pretender;
@@ -75,6 +76,7 @@ static bool pretend(void *who, int64_t n, double *seconds, double *cpu_seconds) 
     p->calls++;
     p->last = n;
     *seconds = (double)n * p->seconds * (p->calls % 2 ? 1 : 1 + p->wobble);
+    if (p->calls == 1 && p->first > 0) *seconds = p->first;
     *cpu_seconds = 2 * *seconds;
     return p->fails_at == 0 || p->calls < p->fails_at;
 }
@@ -88,6 +90,14 @@ Test(bench_timing, quiet_samples_settle_at_the_least_count) {
     cr_assert(s.t.settled && s.t.count == QUICK.least_samples);
     cr_assert(fabs(s.t.real.median - 1e-5) < 1e-12 && fabs(s.t.cpu_seconds[0] - 2e-5) < 1e-12);
     cr_assert(s.t.iterations >= 50 && s.t.iterations <= 200, "%lld iterations make 1 ms", (long long)s.t.iterations);
+    timing_free(&s.t);
+}
+
+Test(bench_timing, a_slow_start_does_not_make_short_samples) {
+    pretender p = {.seconds = 1e-5, .first = 1};
+    subject s = {.who = &p, .work = pretend};
+    timing_measure(&s, 1, &QUICK);
+    cr_assert(s.t.settled && p.last >= 50, "the last sample has %lld iterations", (long long)p.last);
     timing_free(&s.t);
 }
 
