@@ -67,7 +67,7 @@ static const char *packs_text(const run_plan *plan) {
 static void print_plan(const run_plan *plan) {
     printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
     printf("  %12.1f MiB  base\n", mib(plan->base));
-    printf("  %12.1f MiB  adapters and AdamW moments of all devices%s\n", mib(plan->packs), packs_text(plan));
+    printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
     printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
     printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
     printf("  %12.1f MiB  activations\n", mib(plan->activations));
