@@ -98,7 +98,7 @@ static __device__ __forceinline__ void get_right(right_four<bf16> *b, shared<con
 
 static __device__ __forceinline__ void multiply_four(float d[4][4], const left<float> &a, const right_four<float> &b) {
     CK_UNROLL
-    for (int j = 0; j < 4; j++) mma_f32(d[j], a.v, b.v[j]);
+    for (int j = 0; j < 4; j++) mma_f32_rounded(d[j], a.v, b.v[j]);
 }
 static __device__ __forceinline__ void multiply_four(float d[4][4], const left<bf16> &a, const right_four<bf16> &b) {
     CK_UNROLL

@@ -58,6 +58,15 @@ template <bool pairs, typename P> __device__ __forceinline__ void store_pair(P p
 
 /* ---- d [16, 8] += a [16, 16] b [16, 8], factors rounded to T (f32: three tf32 products) */
 
+/* mma_f32 for long sums: the instruction cuts off what it adds to instead of rounding it, always towards 0; so only 16 products are summed
+ * by it, and they are added to d by an addition that rounds. */
+__device__ __forceinline__ void mma_f32_rounded(float d[4], const float a[8], const float b[4]) {
+    float sum[4] = {0, 0, 0, 0};
+    mma_f32(sum, a, b);
+    CK_UNROLL
+    for (int i = 0; i < 4; i++) d[i] += sum[i];
+}
+
 template <typename T> __device__ __forceinline__ void mma(float d[4], const float a[8], const float b[4]);
 template <> __device__ __forceinline__ void mma<float>(float d[4], const float a[8], const float b[4]) {
     mma_f32(d, a, b);

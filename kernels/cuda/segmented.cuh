@@ -75,7 +75,7 @@ static __device__ __forceinline__ void make_quad(quad<bf16> *q, float a, float b
 /* d [16, 8] += a b; low and high: rows g and g + 8 of a. */
 static __device__ __forceinline__ void mma_quads(float d[4], const quad<float> &low, const quad<float> &high, const quad<float> &b) {
     const float a[8] = {low.v[0], low.v[1], high.v[0], high.v[1], low.v[2], low.v[3], high.v[2], high.v[3]};
-    mma_f32(d, a, b.v);
+    mma_f32_rounded(d, a, b.v);
 }
 static __device__ __forceinline__ void mma_quads(float d[4], const quad<bf16> &low, const quad<bf16> &high, const quad<bf16> &b) {
     const uint32_t a[4] = {low.v[0], high.v[0], low.v[1], high.v[1]};
