@@ -199,20 +199,23 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t d[4], const bf16 *row
 
 /* ---- Launching */
 
-/* More than 48 KiB must be asked for, once per kernel and size. `bytes` leaves out arrays of known size: up to 16 KiB. */
-template <typename Kernel> static inline cudaError_t ck_allow_shared(Kernel *kernel, size_t bytes) {
-    if (bytes <= 32768) return cudaSuccess;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-}
-
 static inline const char *ck_launch_result() {
     cudaError_t error = cudaGetLastError();
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-/* A refused attribute shows again as a refused launch. */
+/* More than 48 KiB must be asked for. `bytes` leaves out arrays of known size: up to 16 KiB. False: a block of this GPU cannot have as
+ * many; other errors show again at the launch. */
+template <typename Kernel> static inline bool ck_allow_shared(Kernel *kernel, size_t bytes) {
+    if (bytes <= 32768) return true;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaErrorInvalidValue) return true;
+    (void)cudaGetLastError(); /* else the next launch would report it */
+    return false;
+}
+
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
-    ((void)ck_allow_shared(kernel, shared_bytes), kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), ck_launch_result())
+    (!ck_allow_shared(kernel, shared_bytes) ? "these shapes need more shared memory a block than this GPU has (163 KiB on an A100)"        \
+                                            : (kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), ck_launch_result()))
 
 #endif
 #endif

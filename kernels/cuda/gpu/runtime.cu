@@ -12,17 +12,16 @@ struct gpu_graph {
     cudaGraphExec_t executable;
 };
 
+/* An error that is told is also forgotten: else the next launch would report it once more, as its own. */
 static const char *said(cudaError_t error) {
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    if (error == cudaSuccess) return nullptr;
+    (void)cudaGetLastError();
+    return cudaGetErrorString(error);
 }
 
 const char *gpu_unavailable() {
     int count = 0;
-    cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess) {
-        (void)cudaGetLastError(); /* else the next launch would report it */
-        return cudaGetErrorString(error);
-    }
+    if (const char *problem = said(cudaGetDeviceCount(&count))) return problem;
     return count > 0 ? nullptr : "no CUDA device was found";
 }
 
@@ -41,6 +40,7 @@ const char *gpu_describe(gpu_description *out) {
     cudaDeviceProp properties;
     if (const char *problem = choose_device(&device)) return problem;
     if (const char *problem = said(cudaGetDeviceProperties(&properties, device))) return problem;
+    if (properties.major < 8) return "it is older than compute capability 8.0 (A100), for which the kernels are made";
     snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name, properties.major, properties.minor,
              properties.multiProcessorCount);
     out->cache_bytes = (size_t)properties.l2CacheSize;
@@ -67,7 +67,7 @@ void gpu_free_far(void *memory) {
 
 size_t gpu_memory_left() {
     size_t left = 0, total = 0;
-    return cudaMemGetInfo(&left, &total) == cudaSuccess ? left : 0;
+    return said(cudaMemGetInfo(&left, &total)) ? 0 : left;
 }
 
 const char *gpu_alloc_host(size_t bytes, void **out) {
@@ -133,8 +133,7 @@ const char *gpu_event_wait(gpu_event *event) {
 
 double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
     float milliseconds = 0;
-    cudaEventElapsedTime(&milliseconds, from->event, to->event);
-    return 1e-3 * milliseconds;
+    return said(cudaEventElapsedTime(&milliseconds, from->event, to->event)) ? 0 : 1e-3 * milliseconds;
 }
 
 const char *gpu_capture_begin(gpu_stream stream) {
