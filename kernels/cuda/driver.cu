@@ -76,7 +76,7 @@ static ck_status allocate(ck_backend *backend, size_t bytes, bool far, void **ou
         *out = nullptr;
         return cuda_status(backend, CK_NO_MEMORY, "GPU memory", problem);
     }
-    *block = cuda_block{static_cast<char *>(*out), bytes, far, of(backend)->blocks};
+    *block = cuda_block{static_cast<char *>(*out), bytes, far, 1, of(backend)->blocks};
     of(backend)->blocks = block;
     if (!far) backend->allocated_bytes += bytes;
     return CK_OK;
@@ -107,6 +107,12 @@ static void cuda_free(ck_backend *backend, void *memory) {
     }
 }
 
+/* The memory may have other content from now on. */
+static void changed(ck_backend *backend, const void *memory) {
+    cuda_block *block = const_cast<cuda_block *>(cuda_block_of(backend, memory));
+    if (block) block->version++;
+}
+
 /* ---- Streams ---- */
 
 static ck_status cuda_stream_create(ck_backend *backend, ck_stream **out) {
@@ -132,6 +138,7 @@ static void cuda_stream_destroy(ck_stream *stream) {
 }
 
 static ck_status cuda_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
+    changed(stream->backend, to);
     return bytes ? issued(stream, "a copy to the GPU", gpu_upload(of(stream)->stream, to, host, bytes)) : CK_OK;
 }
 
@@ -140,6 +147,7 @@ static ck_status cuda_download(ck_stream *stream, void *host, const void *from, 
 }
 
 static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
+    changed(stream->backend, memory);
     return bytes ? issued(stream, "clearing GPU memory", gpu_zero(of(stream)->stream, memory, bytes)) : CK_OK;
 }
 
@@ -299,6 +307,7 @@ static ck_status adamw_ranges(ck_stream *stream, float *parameters, float *momen
                               const ck_range *ranges, int32_t n, const ck_adamw_hyper *hyper) {
     if (n == 0) return CK_OK;
     const char *problem = cuda_stage_begin(of(stream));
+    changed(stream->backend, parameters);
     if (!problem) problem = cuda_adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n, hyper);
     return update_ended(stream, "AdamW", problem);
 }

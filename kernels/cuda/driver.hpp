@@ -17,7 +17,8 @@
 typedef struct cuda_block {
     char *memory;
     size_t bytes;
-    bool far; /* pinned host memory */
+    bool far;         /* pinned host memory */
+    uint64_t version; /* counts what may have changed its content, but for programs: copies of frozen weights go by it */
     struct cuda_block *next;
 } cuda_block;
 
@@ -84,6 +85,8 @@ typedef struct cuda_copies {
     const float *from;
     int64_t count;
     bf16 *to;
+    const cuda_block *block;
+    uint64_t version; /* of the block that was copied; 0: none yet */
     struct cuda_copies *next;
 } cuda_copies;
 

@@ -158,7 +158,7 @@ static const char *copy_weight(ck_backend *backend, cuda_program *p, const float
     cuda_copies *copy = static_cast<cuda_copies *>(calloc(1, sizeof *copy));
     if (!copy) return "no memory";
     void *to = nullptr;
-    *copy = cuda_copies{from, (int64_t)(block->bytes / sizeof(float)), nullptr, p->copies};
+    *copy = cuda_copies{from, (int64_t)(block->bytes / sizeof(float)), nullptr, block, 0, p->copies};
     p->copies = copy;
     const char *problem = gpu_alloc((size_t)copy->count * sizeof(bf16), "bf16 weights", &to);
     copy->to = static_cast<bf16 *>(to);

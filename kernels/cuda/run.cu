@@ -93,7 +93,6 @@ static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_s
     call.workspace = p->workspace;
     call.copies = p->copies;
     call.stream = stream;
-    for (const cuda_copies *c = p->copies; c && !problem; c = c->next) problem = cuda_to_half(c->from, c->to, c->count, stream);
     for (int i = 0; i < p->n_steps && !problem; i++) {
         const cuda_step *step = &p->steps[i];
         call.start = step->starts && !base_product(step->op.kind) ? &step->start : nullptr;
@@ -192,6 +191,17 @@ static cuda_graph_key key_of(const ck_wave *wave, int32_t n_tiles) {
     return key;
 }
 
+/* The bf16 copies of frozen weights, where these have changed. What is captured has not run yet. */
+static const char *refresh_copies(cuda_program *p, const cuda_stream *stream) {
+    const char *problem = nullptr;
+    for (cuda_copies *c = p->copies; c && !problem; c = c->next) {
+        if (c->version == c->block->version) continue;
+        problem = cuda_to_half(c->from, c->to, c->count, stream->stream);
+        if (!problem && !stream->capturing) c->version = c->block->version;
+    }
+    return problem;
+}
+
 static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
     void *image = nullptr;
     const char *problem = cuda_stage_begin(stream);
@@ -201,6 +211,7 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
     problem = gpu_upload(stream->stream, p->tables, host, p->layout.end);
     if (!problem) problem = cuda_stage_end(stream);
+    if (!problem) problem = refresh_copies(p, stream);
     bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing;
     if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream);
     return problem ? problem : expect_faults(p, stream, wave);
