@@ -1,8 +1,8 @@
 /* wave.cuh - what kernels read of a wave: tables in global memory, made on the host from ck_wave.
  *
  * A tile is up to CUDA_TILE consecutive tokens of one simulated device, the rows of one matrix instruction. Tiles are listed device by
- * device, so their number is known on the host and a grid over them needs no sorting. A graph that is replayed with fewer tiles than it was
- * captured with finds entries without rows behind the last. */
+ * device, so their number is known on the host and a grid over them needs no sorting; a graph is replayed only with as many tiles as it was
+ * captured with. An entry without rows ends a list before that number. */
 #ifndef COHORT_KERNELS_CUDA_WAVE_CUH
 #define COHORT_KERNELS_CUDA_WAVE_CUH
 
