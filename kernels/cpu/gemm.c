@@ -19,7 +19,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined __AVX512F__ || (defined __AVX2__ && defined __FMA__)
+#if defined __FMA__ && (defined __AVX512F__ || defined __AVX2__)
+#include <immintrin.h>
+#include <math.h>
 
 #ifdef __AVX512F__
 enum { LANES = 16, ROWS = 8 }; /* 16 of 32 registers hold sums */
@@ -30,6 +32,20 @@ enum { HALF = 8, WIDTH = 2 * LANES, DEPTH = 256, SHALLOW = 32, LINE = 16 };
 
 typedef float wide __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef float half __attribute__((vector_size(HALF * sizeof(float)), aligned(4), may_alias));
+
+/* sum + a b, rounded once. Written out: compilers split it in some tiles and not in others, whose bits would differ. */
+static inline half half_step(float a, half b, half sum) {
+    return (half)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)sum);
+}
+#ifdef __AVX512F__
+static inline wide wide_step(float a, wide b, wide sum) {
+    return (wide)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)sum);
+}
+#else
+static inline wide wide_step(float a, wide b, wide sum) {
+    return (wide)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)sum);
+}
+#endif
 
 /* Element (i, k) of A is a[i a_row + k a_step]; row k of B starts at b + k b_row, or column k where B is transposed. */
 typedef struct {
@@ -71,7 +87,7 @@ static void finish_columns(const run *r, int row, const float *sums) {
     float scale = r->bias_scale ? r->bias_scale[row] : 1.0f;
     for (int j = 0; j < r->columns; j++) {
         float sum = sums[j];
-        if (r->bias) sum += scale * r->bias[j];
+        if (r->bias) sum = fmaf(scale, r->bias[j], sum);
         if (r->residual) sum += r->residual[row * r->residual_row + j];
         r->c[row * r->c_row + j] = sum;
     }
@@ -94,14 +110,14 @@ static void finish_columns(const run *r, int row, const float *sums) {
     }
 #define MULTIPLY(i, vector)                                                                                                                \
     if (i < rows) {                                                                                                                        \
-        left_##i += a[i * r.a_row] * left;                                                                                                 \
-        if (pair) right_##i += a[i * r.a_row] * right;                                                                                     \
+        left_##i = vector##_step(a[i * r.a_row], left, left_##i);                                                                          \
+        if (pair) right_##i = vector##_step(a[i * r.a_row], right, right_##i);                                                             \
     }
 #define ADD_BIAS(i, vector)                                                                                                                \
     if (i < rows) {                                                                                                                        \
         float scale = r.bias_scale ? r.bias_scale[i] : 1.0f;                                                                               \
-        left_##i += scale * *(const vector *)r.bias;                                                                                       \
-        if (pair) right_##i += scale * *(const vector *)(r.bias + LANES_OF(vector));                                                       \
+        left_##i = vector##_step(scale, *(const vector *)r.bias, left_##i);                                                                \
+        if (pair) right_##i = vector##_step(scale, *(const vector *)(r.bias + LANES_OF(vector)), right_##i);                               \
     }
 #define ADD_RESIDUAL(i, vector)                                                                                                            \
     if (i < rows) {                                                                                                                        \

@@ -6,7 +6,8 @@
  *   gemm_linear: Y[M,N] = X[M,K] W[N,K]^T + scale b^T + R
  *
  * lda, ldb, ... are floats from row to row. beta is 0 (C is only written) or 1. C overlaps neither A nor B. An element's sum runs over k in
- * order, in blocks of a fixed size: its bits depend on nothing but K and its row of A and column of B. */
+ * order, in blocks of a fixed size: its bits depend on nothing but K and its row of A and column of B. (Where OpenBLAS
+ * does the work, see gemm.c, the order is its own, and may depend on M and N.) */
 #ifndef COHORT_KERNELS_CPU_GEMM_H
 #define COHORT_KERNELS_CPU_GEMM_H
 
