@@ -61,7 +61,7 @@ typedef enum { PACKS_NEAR, MOMENTS_FAR, PACKS_FAR } packs_memory;
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
-    packs_memory packs_at;      /* for fleet_allocate() */
+    packs_memory packs_at;     /* for fleet_allocate() */
     ck_collective *collective; /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
     process_place place;
     int *owner; /* [n_devices] the process of each device */
