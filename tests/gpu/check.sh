@@ -99,6 +99,7 @@ for source in "$root"/tests/conformance/*.c; do
 done
 bench=("$root"/bench/measure/*.c "$root"/bench/cases/*.c)
 for source in main microbenchmarks options compare compare_files sweep_file statistics process python folder; do bench+=("$root/bench/$source.c"); done
+bench+=("$root"/kernels/collective/*.c)
 oracle=()
 for source in "$root"/tests/oracle/*.c; do
     [[ $source == */oracle_model.c || $source == */oracle_naive.c ]] || oracle+=("$source")
@@ -107,7 +108,7 @@ say "building with $("$nvcc" --version | tail -n 1)"
 compile "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c" "$root/tests/simt/test_portable.cu" "${bench[@]}"
 link conformance "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c"
 link portable "$root/tests/simt/test_portable.cu"
-link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root/sim/problems.c"
+link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root"/sim/{problems,kernel_problem}.c
 
 # ---- Run
 
