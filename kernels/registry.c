@@ -52,8 +52,8 @@ ck_status ck_open(const char *name, int threads, ck_backend **out) {
     int count;
     const ck_backend_info *known = ck_backends(&count);
     for (int i = 0; i < count; i++) {
-        if (strcmp(name, known[i].name) == 0)
-            return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", name, known[i].unavailable);
+        if (strcmp(name, known[i].name) == 0 || strcmp(name, "auto") == 0)
+            return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", known[i].name, known[i].unavailable);
     }
     return ck_fail(NULL, CK_UNAVAILABLE, "there is no backend '%s'; use auto, cpu or cuda", name);
 }
