@@ -158,6 +158,46 @@ static void a_program_gives_its_memory_back() {
     ck_free(w.backend, weight);
 }
 
+/* y = x W^T of one token with x = 1, W = [1, 1] all `value`. */
+static float linear_of(world *w, ck_program *program, ck_tensor *x, ck_tensor *y, float *weight, float value) {
+    const int64_t first_token[2] = {0, 1};
+    const int32_t id = 0;
+    const float one = 1;
+    float got = NAN;
+    ck_wave wave = {};
+    wave.n_sequences = 1;
+    wave.first_token = first_token;
+    wave.tokens = wave.targets = &id;
+    w->expect(ck_upload(w->stream, weight, &value, sizeof value));
+    w->expect(ck_tensor_upload(w->stream, x, 1, &one));
+    w->expect(ck_run(program, w->stream, &wave));
+    w->expect(ck_tensor_download(w->stream, y, 1, &got));
+    w->expect(ck_wait(w->stream));
+    return got;
+}
+
+/* Copies of frozen weights are made once, but again after an upload. */
+static void an_upload_reaches_the_copies_of_weights() {
+    world w;
+    ck_program *program = nullptr;
+    ck_capacity capacity = {1, 16, 16, 0, 0, CK_BF16};
+    w.expect(ck_program_create(w.backend, &capacity, &program));
+    ck_linear linear = {};
+    ck_tensor *x = ck_activation(program, 1, "x"), *y = ck_activation(program, 1, "y");
+    float *weight = w.allocate(1);
+    linear.x = x, linear.y = y, linear.weight = weight, linear.in = linear.out = 1;
+    ck_op_linear(program, &linear);
+    ck_keep(program, x);
+    ck_keep(program, y);
+    w.expect(ck_program_finish(program));
+    for (float value : {2.0f, 3.0f, 3.0f, 5.0f}) {
+        float got = linear_of(&w, program, x, y, weight, value);
+        TAP_CHECK(got == value, "the product is %g, not %g", got, value);
+    }
+    ck_program_destroy(program);
+    ck_free(w.backend, weight);
+}
+
 static void a_tensor_is_wide_or_exact() {
     world w;
     ck_program *program = nullptr;
@@ -191,6 +231,7 @@ static const tap_test tests[] = {
     TEST(allocated_bytes_return_to_nothing),
     TEST(tables_of_many_calls_do_not_mix),
     TEST(a_program_gives_its_memory_back),
+    TEST(an_upload_reaches_the_copies_of_weights),
     TEST(a_tensor_is_wide_or_exact),
     TEST(a_base_is_trained_in_f32_only),
 };
