@@ -30,11 +30,11 @@ foreach(source IN LISTS CUDA_SOURCES)
   set(object ${CUDA_OUTPUT}/${name}.o)
   add_custom_command(OUTPUT ${object} DEPFILE ${object}.d DEPENDS ${source} VERBATIM
     COMMAND sh ${CMAKE_SOURCE_DIR}/cmake/nvcc.sh ${CUDA_OUTPUT}/${name}.log ${COHORT_NVCC} -std=c++17 -O3 ${CUDA_GENCODE}
-      -I${CMAKE_SOURCE_DIR}/kernels -Xptxas -v -MD -MF ${object}.d -c ${source} -o ${object}
+      -I${CMAKE_SOURCE_DIR}/kernels -DCOHORT_CUBLASLT="${CUBLASLT}" -Xptxas -v -MD -MF ${object}.d -c ${source} -o ${object}
     COMMENT "nvcc ${name}.cu")
   list(APPEND CUDA_OBJECTS ${object})
 endforeach()
 
 add_library(cohort_cuda STATIC ${CUDA_OBJECTS})
 set_target_properties(cohort_cuda PROPERTIES LINKER_LANGUAGE C)
-target_link_libraries(cohort_cuda PUBLIC ${CUBLASLT} ${CUDART} stdc++ ${CMAKE_DL_LIBS} rt Threads::Threads)
+target_link_libraries(cohort_cuda PUBLIC ${CUDART} stdc++ ${CMAKE_DL_LIBS} rt Threads::Threads)

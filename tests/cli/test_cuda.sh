@@ -68,7 +68,7 @@ test_packs_in_host_memory_change_no_number() {
     expect_text out 'the moments in host memory'
     COHORT_SIMT_MEMORY=10500000 on_cuda --set train.rounds=1 --out moments
     COHORT_SIMT_MEMORY=9400000 expect_status 0 "$simt" check config.yaml --backend cuda
-    expect_text out 'all devices, in host memory'
+    expect_text out 'devices, in host memory'
     COHORT_SIMT_MEMORY=9400000 on_cuda --set train.rounds=1 --out far
     for folder in moments far; do expect_near 0 near "$folder" /loss/train /loss/test; done
     COHORT_SIMT_MEMORY=500000 expect_status 3 "$simt" run config.yaml --backend cuda --out none

@@ -54,8 +54,9 @@ revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 [[ -z $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]] || revision+=-changed
 c_flags=(-std=gnu11 -O2 -g -Wall -DCOHORT_CUDA -D_GNU_SOURCE=1 -fPIC "-DCOHORT_BENCH_PEERS=\"$root/bench/peers\""
     "-DCOHORT_GIT_REVISION=\"$revision\"" "${include[@]}")
-cuda_flags=(-std=c++17 -O3 -lineinfo -arch="$architecture" -DCOHORT_CUDA "${include[@]}")
-libraries=(-L"$toolkit/lib64" -L"$toolkit/targets/x86_64-linux/lib" -lcublasLt -lpthread -lm -ldl)
+cuda_flags=(-std=c++17 -O3 -lineinfo -arch="$architecture" -DCOHORT_CUDA
+    "-DCOHORT_CUBLASLT=\"$toolkit/lib64/libcublasLt.so\"" "${include[@]}")
+libraries=(-lpthread -lm -ldl)
 
 object_of() { printf '%s/objects/%s.o' "$output" "$(tr / _ <<<"${1#"$root"/}")"; }
 
