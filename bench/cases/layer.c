@@ -3,9 +3,10 @@
  *   z, h = route(x)     U = W_fc x + b_fc     m, g = activation(U, h)     y = residual + W_pr m + b_pr sum w + expand(g)
  *   q, dw, dB2 = expand'(dy)     dm = W_pr^T dy     dU, p, dw, dB1, dA2 = activation'     dx, dR, dA1 = route'     dx += W_fc^T dU
  *
- * The floor is the sum of the floors of these operations. */
+ * Recorded by the hooks of the single cases, whose tensors have the same names; the floor is the sum of their floors. */
 #include <stdlib.h>
 
+#include "cases/case.h"
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
 
@@ -40,15 +41,12 @@ static void release(world *w) {
 }
 
 static void record_forward(const world *w, world_copy *c) {
-    ck_op_route(c->program, &(ck_route){.x = c->tensor[X], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .n_layers = 1});
+    route_forward.record(w, c);
     ck_op_linear(
         c->program,
         &(ck_linear){
             .x = c->tensor[X], .y = c->tensor[U], .weight = c->buffer[WEIGHT], .bias = c->buffer[BIAS], .in = w->width, .out = w->ffn});
-    ck_op_expert_activation(
-        c->program,
-        &(ck_expert_activation){
-            .u = c->tensor[U], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .m = c->tensor[M], .g = c->tensor[G], .ffn = w->ffn});
+    activation_forward.record(w, c);
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
                                           .residual = c->tensor[RESIDUAL],
@@ -57,7 +55,7 @@ static void record_forward(const world *w, world_copy *c) {
                                           .bias = c->buffer[BIAS2],
                                           .in = w->ffn,
                                           .out = w->width});
-    ck_op_expert_expand(c->program, &(ck_expert_expand){.g = c->tensor[G], .gates = c->tensor[GATES], .y = c->tensor[Y]});
+    expand_forward.record(w, c);
 }
 
 static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, buffer_id weight, int in, int out, bool accumulate) {
@@ -72,29 +70,10 @@ static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, bu
 }
 
 static void record_backward(const world *w, world_copy *c) {
-    ck_op_expert_expand_backward(c->program, &(ck_expert_expand_backward){.dy = c->tensor[DY],
-                                                                          .g = c->tensor[G],
-                                                                          .gates = c->tensor[GATES],
-                                                                          .q = c->tensor[Q],
-                                                                          .dw = c->tensor[DW],
-                                                                          .bias = c->buffer[BIAS2]});
+    expand_backward.record(w, c);
     record_linear_backward(c, DY, DM, WEIGHT2, w->ffn, w->width, false);
-    ck_op_expert_activation_backward(c->program, &(ck_expert_activation_backward){.u = c->tensor[U],
-                                                                                  .zh = c->tensor[ZH],
-                                                                                  .gates = c->tensor[GATES],
-                                                                                  .dm = c->tensor[DM],
-                                                                                  .q = c->tensor[Q],
-                                                                                  .du = c->tensor[DU],
-                                                                                  .p = c->tensor[P],
-                                                                                  .dw = c->tensor[DW],
-                                                                                  .ffn = w->ffn});
-    ck_op_route_backward(c->program, &(ck_route_backward){.x = c->tensor[X],
-                                                          .zh = c->tensor[ZH],
-                                                          .gates = c->tensor[GATES],
-                                                          .dw = c->tensor[DW],
-                                                          .p = c->tensor[P],
-                                                          .dx = c->tensor[DX],
-                                                          .n_layers = 1});
+    activation_backward.record(w, c);
+    route_backward.record(w, c);
     record_linear_backward(c, DU, DX, WEIGHT, w->width, w->ffn, true);
 }
 

@@ -14,21 +14,6 @@ expect_refused() { # expected text...
     expect_empty_folder elsewhere
 }
 
-test_five_errors_are_all_reported_with_their_lines() {
-    cat >changed.yaml <<'YAML'
-seed: 7
-base: {layers: none, width: 32, heads: 2}
-data: {corpus: synthetic, sequnce: 32}
-train:
-  rounds: 0
-  learning_rate: 2.0e-3x
-populations:
-  - {name: a, method: comig, devices: 4}
-YAML
-    expect_refused changed.yaml:2: base.layers changed.yaml:3: sequnce changed.yaml:5: train.rounds changed.yaml:6: train.learning_rate \
-        changed.yaml:8: comig
-}
-
 test_unknown_key_names_the_nearest() {
     changed 's/tokens_per_device: 4000/tokens_per_devise: 4000/'
     expect_refused tokens_per_devise tokens_per_device
