@@ -46,7 +46,7 @@ static __device__ __forceinline__ void describe_rows(float2 known[2], const back
         CK_UNROLL
         for (int n = 0; n < DIM / 8; n++) {
             int at = r * tile_stride<DIM> + 8 * n + 2 * fragment_t();
-            float2 x = tile_pair(o + at), y = tile_pair(d_o + at);
+            float2 x = load_two(o + at), y = load_two(d_o + at);
             delta += x.x * y.x + x.y * y.y;
         }
         known[half].x = row + r < place->n_tokens ? LOG2_E * op->lse.data[token * op->lse.columns + place->head] : 0.0f;

@@ -12,75 +12,11 @@
  * it owns dB1 and dA2 of its columns, without atomics, the same bits every time. Where that leaves too few blocks, a device's tokens are
  * split over several, whose sums go to the workspace and are added in order. The sums lie in shared memory, private to each lane. du_e and
  * a_e pass through shared memory to be transposed. p and dw need all of F: a block's part goes to the workspace, [T, blocks over F, S + E],
- * and a second kernel adds the parts in order; where those of all
- * blocks would take much memory, in rounds.
+ * and a second kernel adds the parts in order; where those of all blocks would take much memory, in rounds.
  *
  * Bytes a token: 6 F in bf16, 12 F in f32, and 8 (S + E) F / (8 N WARPS) for the parts. FLOPs a token: 10 F S in products (dense), about 20
- * F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory below.
- */
-#include "expert_segment.cuh"
-
-template <typename T> struct expert_backward {
-    cuda_wave wave;
-    int32_t ffn, layer, tiles, splits;
-    int32_t first_block;              /* of F, in this round */
-    int32_t parts_columns, max_ranks; /* the largest S + E and S of the wave */
-    int32_t own_floats, parts_floats; /* shared memory of a warp: what it keeps, and its parts of p and dw */
-    cuda_rows<const T> u, dm;
-    cuda_rows<const float> zh, gates, q;
-    cuda_rows<T> du;
-    cuda_rows<float> p, dw;
-    global<float> parts; /* [T, blocks over F, parts_columns] */
-    global<float> sums;  /* [devices, splits, dB1 and dA2, max_ranks, F], where there are splits */
-};
-
-/* What a warp works on. */
-typedef struct {
-    global<const float> layer; /* of the device's parameters */
-    int column;
-    bool learn;
-    int sum_floats;    /* of dB1, and of dA2 */
-    shared<float> own; /* dB1 [rank tiles of the device, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
-} backward_place;
-
-/* ---- Rows that are transposed: token by token in, columns of a left factor out */
-
-template <typename T, int N> struct turn_size {
-    /* Elements from a row to the next: lanes meet different banks both ways. */
-    enum : int { STRIDE = 8 * N + (sizeof(T) == sizeof(float) ? 4 : 8), FLOATS = CUDA_TILE * STRIDE * (int)sizeof(T) / (int)sizeof(float) };
-};
-
-template <int N> static __device__ __forceinline__ void write_turned(shared<float> turn, const float d[N][4], const float *) {
-    CK_UNROLL
-    for (int i = 0; i < 2 * N; i++) {
-        int at = (fragment_g() + i % 2 * 8) * turn_size<float, N>::STRIDE + 8 * (i / 2) + 2 * fragment_t();
-        store_as(turn + at, make_float2(d[i / 2][i % 2 * 2], d[i / 2][i % 2 * 2 + 1]));
-    }
-}
-template <int N> static __device__ __forceinline__ void write_turned(shared<float> turn, const float d[N][4], const bf16 *) {
-    shared<bf16> rows = retype<bf16>(turn);
-    CK_UNROLL
-    for (int i = 0; i < 2 * N; i++) {
-        int at = (fragment_g() + i % 2 * 8) * turn_size<bf16, N>::STRIDE + 8 * (i / 2) + 2 * fragment_t();
-        store_as(rows + at, pack_bf16(d[i / 2][i % 2 * 2], d[i / 2][i % 2 * 2 + 1]));
-    }
-}
-
-/* Columns [16 m, 16 m + 16) as rows of a left factor whose summed index is the token. */
-template <int N> static __device__ __forceinline__ void read_turned(quad<float> *low, quad<float> *high, shared<float> turn, int m) {
-    CK_UNROLL
-    for (int i = 0; i < 4; i++) {
-        int at = (2 * fragment_t() + i % 2 + i / 2 * 8) * turn_size<float, N>::STRIDE + 16 * m + fragment_g();
-        low->v[i] = turn[at];
-        high->v[i] = turn[at + 8];
-    }
-}
-template <int N> static __device__ __forceinline__ void read_turned(quad<bf16> *low, quad<bf16> *high, shared<float> turn, int m) {
-    int lane = (int)(threadIdx.x % 32), matrix = lane / 8;
-    uint32_t a[4];
-    ldmatrix_x4_trans(a, retype<bf16>(turn) + ((matrix / 2 * 8 + lane % 8) * turn_size<bf16, N>::STRIDE + 16 * m + matrix % 2 * 8));
-    low->v[0] = a[0], high->v[0] = a[1], low->v[1] = a[2], high->v[1] = a[3];
-}
+ * F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory below. */
+#include "expert_backward_plan.cuh"
 
 /* ---- Products */
 
@@ -97,44 +33,6 @@ static __device__ __forceinline__ void add_columns(float d[N][4], global<const f
         weight_down<T, N, wide>(b, weight, k);
         CK_UNROLL
         for (int n = 0; n < N; n++) mma_quads(d[n], low, high, b[n]);
-    }
-}
-
-/* sums += d^T x for every 16 columns and 8 ranks; row i of x times its gate (gated) and `factor`. */
-template <typename T, int N>
-static __device__ __forceinline__ void add_gradient(shared<float> sums, const float d[N][4], const expert_view *view,
-                                                    const backward_place *place, int fragment, global<const float> x, int stride, int rank,
-                                                    int e, bool gated, float factor) {
-    shared<float> turn = place->own + 2 * place->sum_floats;
-    forget(stride);
-    int row[4];
-    float w[4];
-    __syncwarp(); /* the rows before have been read */
-    write_turned<N>(turn, d, static_cast<const T *>(nullptr));
-    CK_UNROLL
-    for (int i = 0; i < 4; i++) {
-        row[i] = view->list[16 * fragment + 2 * fragment_t() + i % 2 + i / 2 * 8];
-        w[i] = row[i] < 0 ? 0.0f : gated ? factor * view->gates[row[i] * GATE_STRIDE + e] : factor;
-    }
-    __syncwarp();
-    CK_ROLL
-    for (int j = 0; 8 * j < rank; j++) {
-        float v[4];
-        quad<T> b;
-        int at = 8 * j + fragment_g();
-        CK_UNROLL
-        for (int i = 0; i < 4; i++) v[i] = row[i] >= 0 && at < rank ? w[i] * x[row[i] * stride + at] : 0.0f;
-        make_quad(&b, v[0], v[1], v[2], v[3]);
-        CK_UNROLL
-        for (int m = 0; m < N / 2; m++) {
-            quad<T> low, high;
-            float c[4];
-            shared<float> sum = lane_sum(sums, j * (N / 2) + m);
-            read_turned<N>(&low, &high, turn, m);
-            load_sum(c, sum);
-            mma_quads(c, low, high, b);
-            store_sum(sum, c);
-        }
     }
 }
 
@@ -355,50 +253,6 @@ static __device__ __forceinline__ void pass_backward(const expert_backward<T> *o
     }
 }
 
-/* ---- Weight gradients */
-
-/* dB1 or dA2 of the warp's columns. */
-template <int N, bool wide>
-static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape, int column,
-                                                      int ffn) {
-    int at = column + N * fragment_g();
-    CK_ROLL
-    for (int e = 0, tile = 0; e < shape->n_experts; e++) {
-        CK_ROLL
-        for (int j = 0; 8 * j < shape->rank[e]; j++, tile++) {
-            float v[2][N];
-            CK_UNROLL
-            for (int m = 0; m < N / 2; m++) {
-                float c[4];
-                load_sum(c, sums + ((tile * (N / 2) + m) * LANE_TILE + 4 * (int)(threadIdx.x % 32)));
-                CK_UNROLL
-                for (int i = 0; i < 4; i++) v[i % 2][2 * m + i / 2] = c[i];
-            }
-            CK_UNROLL
-            for (int i = 0; i < 2; i++) {
-                int rank = 8 * j + 2 * fragment_t() + i;
-                store_some<wide, N>(gradient + ((int64_t)(shape->rank_first[e] + rank) * ffn + at), v[i],
-                                    rank < shape->rank[e] ? ffn - at : 0);
-            }
-        }
-    }
-}
-
-template <typename T, int N, bool wide>
-static __device__ __forceinline__ void write_gradients(const expert_backward<T> *op, const ck_shape *shape, const cuda_device *device,
-                                                       const backward_place *place, int index, int split) {
-    if (!place->learn || place->column >= op->ffn) return;
-    global<float> b1 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->b1);
-    global<float> a2 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->a2);
-    if (op->splits > 1) {
-        int64_t one = (int64_t)op->max_ranks * op->ffn;
-        b1 = op->sums + ((int64_t)index * op->splits + split) * 2 * one;
-        a2 = b1 + one;
-    }
-    write_gradient<N, wide>(b1, place->own, shape, place->column, op->ffn);
-    write_gradient<N, wide>(a2, place->own + place->sum_floats, shape, place->column, op->ffn);
-}
-
 /* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
 template <typename T, int N, bool wide>
 static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof(bf16) ? 2 : 1)
@@ -432,147 +286,7 @@ static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof
     write_gradients<T, N, wide>(&op, shape, device, &place, index, split);
 }
 
-/* ---- Weight gradients of splits, in their order. Grid: devices, chunks of dB1 and dA2 */
-
-template <typename T> static __global__ void __launch_bounds__(256) expert_splits_kernel(expert_backward<T> op) {
-    const cuda_device *device = record(op.wave.devices + blockIdx.x);
-    const ck_shape *shape = record(op.wave.shapes + device->shape);
-    if (!(device->learn & CK_LEARN_EXPERTS)) return;
-    int64_t one = (int64_t)op.max_ranks * op.ffn, count = (int64_t)shape->rank_sum * op.ffn;
-    int64_t layer = device->gradients + op.layer * shape->layer_stride;
-    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.y * blockDim.x) {
-        float b1 = 0, a2 = 0;
-        for (int s = 0; s < op.splits; s++) {
-            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * 2 * one + i;
-            b1 += op.sums[at];
-            a2 += op.sums[at + one];
-        }
-        op.wave.gradients[layer + shape->b1 + i] = b1;
-        op.wave.gradients[layer + shape->a2 + i] = a2;
-    }
-}
-
-/* ---- p and dw from the parts of F; a tile a block, a token a warp at a time */
-
-template <typename T>
-static __device__ __forceinline__ float sum_parts(const expert_backward<T> *op, int64_t token, int blocks, int column) {
-    float sum = 0;
-    for (int b = 0; b < blocks; b++) sum += op->parts[(token * blocks + b) * op->parts_columns + column];
-    return sum;
-}
-
-/* Returns the lane's share of <h_e, part of p_e>, which the linear mix's dw is the sum of. */
-template <typename T>
-static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, const ck_shape *shape, int64_t token, int e, float w,
-                                                 int blocks) {
-    bool linear = shape->mix == CK_MIX_LINEAR;
-    float dot = 0;
-    for (int j = shape->rank_first[e] + (int)(threadIdx.x % 32); j < shape->rank_first[e + 1]; j += 32) {
-        float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
-        global<float> p = op->p.data + (token * op->p.columns + j);
-        p[0] = (op->first_block > 0 ? (float)p[0] : 0.0f) + (linear ? w * raw : raw);
-        if (linear) dot += raw * op->zh.data[token * op->zh.columns + shape->router_rows + j];
-    }
-    return dot;
-}
-
-template <typename T> static __global__ void __launch_bounds__(128) expert_finish_kernel(expert_backward<T> op, int blocks) {
-    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
-    if (tile->rows == 0) return;
-    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
-    int lane = (int)(threadIdx.x % 32);
-    for (int row = (int)threadIdx.x / 32; row < tile->rows; row += (int)blockDim.x / 32) {
-        int64_t token = tile->first_token + row;
-        for (int e = 0; e < shape->n_experts; e++) {
-            float w = op.gates.data[token * op.gates.columns + e], dot = finish_p(&op, shape, token, e, w, blocks);
-            CK_UNROLL
-            for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
-            if (lane != 0 || w == 0.0f) continue;
-            op.dw.data[token * op.dw.columns + e] += shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->rank_sum + e);
-        }
-    }
-}
-
-/* ---- Host: how F and a device's tokens are dealt to blocks */
-
-typedef struct {
-    int n, warps, blocks;         /* tiles of 8 columns a warp, warps a block, blocks over F */
-    int own_floats, parts_floats; /* of a warp */
-    size_t shared_bytes;
-} backward_plan;
-
-enum { BACKWARD_TWO = 80 * 1024 }; /* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
-
-template <typename T> static backward_plan plan_of(int n, int warps, int fragments, int ffn, int tiles, int experts) {
-    backward_plan plan = {n, warps, (ffn + 8 * n * warps - 1) / (8 * n * warps), 0, 0, 0};
-    plan.own_floats = 2 * tiles * (n / 2) * LANE_TILE + (n == 4 ? (int)turn_size<T, 4>::FLOATS : (int)turn_size<T, 2>::FLOATS);
-    plan.parts_floats = fragments * (tiles * LANE_TILE + experts * CUDA_TILE);
-    plan.shared_bytes = (size_t)warps * (size_t)(plan.own_floats + plan.parts_floats) * sizeof(float);
-    return plan;
-}
-
-/* By rank tiles and experts of the largest shape: blocks of 192 columns, two on a multiprocessor, while ranks are few; else one on a
- * multiprocessor, as wide as its sums leave room for. n, warps, fragments whose parts are kept, bytes. */
-template <typename T> static backward_plan plan_backward(int ffn, int tiles, int experts) {
-    static const int forms[][4] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT}, {2, 8, 1, SHARED_LIMIT},
-                                   {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}};
-    for (const int *form : forms) {
-        backward_plan plan = plan_of<T>(form[0], form[1], form[2], ffn, tiles, experts);
-        if (plan.shared_bytes <= (size_t)form[3]) return plan;
-    }
-    return plan_of<T>(2, 1, 1, ffn, tiles, experts);
-}
-
-/* ---- Host: workspace. Blocks over F whose parts exist at a time: all, but where they would take more than this a token */
-
-#ifdef __CUDACC__
-enum { PARTS_BYTES = 32768 };
-#else
-enum { PARTS_BYTES = 256 }; /* so few that waves of the tests need several rounds */
-#endif
-enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
-
-typedef struct {
-    int ranks, parts_columns, slots; /* the most of S, of S + E, and of blocks over F at a time */
-    int split_devices;               /* sums of splits that there is room for */
-    int64_t parts_floats;
-} backward_room;
-
-/* How many experts share the ranks is not known here: a guess, from what zh has beside them; more blocks than slots take rounds. */
-template <typename T> static backward_room room_of(const ck_expert_activation_backward *d, int64_t tokens) {
-    backward_room room = {};
-    room.ranks = d->p->columns < CK_MAX_RANK_SUM ? d->p->columns : (int)CK_MAX_RANK_SUM;
-    room.parts_columns = room.ranks + CK_MAX_EXPERTS;
-    int experts = d->zh->columns - d->p->columns;
-    experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
-    int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
-    room.slots = plan_backward<T>(d->ffn, (room.ranks + 7 * experts) / 8, experts).blocks;
-    room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
-    room.parts_floats = (tokens * room.slots * room.parts_columns + 63) / 64 * 64;
-    int64_t devices = SPLITS_BYTES / ((int64_t)2 * room.ranks * d->ffn * (int64_t)sizeof(float));
-    room.split_devices = (int)(devices < SPLIT_DEVICES ? devices : SPLIT_DEVICES);
-    return room;
-}
-
-template <typename T> static size_t workspace_of(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
-    backward_room room = room_of<T>(d, bounds->max_tokens);
-    return (size_t)(room.parts_floats + (int64_t)room.split_devices * 2 * room.ranks * d->ffn) * sizeof(float);
-}
-
-size_t cuda_expert_activation_backward_workspace(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
-    return bounds->half ? workspace_of<bf16>(d, bounds) : workspace_of<float>(d, bounds);
-}
-
-/* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
-static int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
-    int devices = wave->n_devices, wanted = (3 * EXPERT_BLOCKS / 2 + devices * blocks - 1) / (devices * blocks);
-    int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
-    int splits = wanted < most ? wanted : most;
-    splits = splits < tiles ? splits : tiles;
-    return splits < 1 ? 1 : splits;
-}
-
-/* ---- Host: launches */
+/* ---- Host */
 
 template <typename T, int N, bool wide>
 static const char *launch_columns(const expert_backward<T> *op, const backward_plan *plan, unsigned blocks, gpu_stream stream) {
@@ -594,12 +308,10 @@ static const char *launch_rounds(expert_backward<T> op, const backward_plan *pla
     for (op.first_block = 0; op.first_block < plan->blocks && !problem; op.first_block += slots) {
         int left = plan->blocks - op.first_block, blocks = left < slots ? left : slots;
         problem = launch_form(&op, plan, wide, (unsigned)blocks, stream);
-        if (!problem) problem = CK_LAUNCH((expert_finish_kernel<T>), (unsigned)op.wave.n_tiles, 128, 0, stream, op, blocks);
+        if (!problem) problem = expert_finish(op, blocks, stream);
     }
-    if (problem || op.splits == 1) return problem;
-    int64_t chunks = ((int64_t)op.max_ranks * op.ffn + 255) / 256;
-    dim3 grid((unsigned)op.wave.n_devices, (unsigned)(chunks < 1024 ? chunks : 1024));
-    return CK_LAUNCH((expert_splits_kernel<T>), grid, 256, 0, stream, op);
+    if (!problem && op.splits > 1) problem = expert_add_splits(op, stream);
+    return problem;
 }
 
 template <typename T> static const char *expert_backward_as(const ck_expert_activation_backward *d, const cuda_call *call) {
@@ -621,6 +333,10 @@ template <typename T> static const char *expert_backward_as(const ck_expert_acti
     op.sums = workspace + room.parts_floats;
     bool wide = d->ffn % 8 == 0 && cuda_is_wide<T>(d->u) && cuda_is_wide<T>(d->dm) && cuda_is_wide<T>(d->du);
     return launch_rounds(op, &plan, room.slots, wide, call->stream);
+}
+
+size_t cuda_expert_activation_backward_workspace(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
+    return bounds->half ? workspace_of<bf16>(d, bounds) : workspace_of<float>(d, bounds);
 }
 
 const char *cuda_expert_activation_backward(const ck_expert_activation_backward *d, const cuda_call *call) {

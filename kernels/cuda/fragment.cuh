@@ -29,17 +29,20 @@ __device__ __forceinline__ void store_one(global<float> p, float x) {
 __device__ __forceinline__ void store_one(global<bf16> p, float x) {
     p[0] = to_bf16(x);
 }
-__device__ __forceinline__ float2 load_two(global<const float> p) {
-    return load_as<float2>(p);
+/* In global or shared memory. */
+template <typename P> __device__ __forceinline__ float2 load_two(P p) {
+    if constexpr (sizeof(element_of<P>) == sizeof(bf16)) {
+        return unpack_bf16(load_as<uint32_t>(p));
+    } else {
+        return load_as<float2>(p);
+    }
 }
-__device__ __forceinline__ float2 load_two(global<const bf16> p) {
-    return unpack_bf16(load_as<uint32_t>(p));
-}
-__device__ __forceinline__ void store_two(global<float> p, float x, float y) {
-    store_as(p, make_float2(x, y));
-}
-__device__ __forceinline__ void store_two(global<bf16> p, float x, float y) {
-    store_as(p, pack_bf16(x, y));
+template <typename P> __device__ __forceinline__ void store_two(P p, float x, float y) {
+    if constexpr (sizeof(element_of<P>) == sizeof(bf16)) {
+        store_as(p, pack_bf16(x, y));
+    } else {
+        store_as(p, make_float2(x, y));
+    }
 }
 
 template <bool pairs, typename P> __device__ __forceinline__ float2 load_pair(P p, int valid) {

@@ -4,6 +4,7 @@
  *   global<T>, shared<T>            pointers into global and shared memory; T * under nvcc, checked on the CPU. p + n, p[i].
  *   part(p, n)                      the same pointer, good for n elements only
  *   retype<U>(p)                    the same memory as elements of another type
+ *   element_of<P>                   the type of what a pointer of type P points to, without const
  *   load_as<V>(p), store_as(p, v)   one wide access, e.g. V = float4; p must be aligned to it
  *   record(p)                       const T * to a structure
  *   CK_SHARED(type, name, count)    an array in shared memory, known size
@@ -35,6 +36,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <type_traits>
 
 #define CK_UNROLL _Pragma("unroll")
 #define CK_ROLL   _Pragma("unroll 1")
@@ -58,6 +60,7 @@ template <typename T> __device__ __forceinline__ T *part(T *p, int64_t) {
 template <typename U, typename T> __device__ __forceinline__ U *retype(T *p) {
     return reinterpret_cast<U *>(p);
 }
+template <typename P> using element_of = typename std::remove_const<typename std::remove_pointer<P>::type>::type;
 template <typename V, typename T> __device__ __forceinline__ V load_as(const T *p) {
     return *reinterpret_cast<const V *>(p);
 }

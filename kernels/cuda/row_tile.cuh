@@ -45,19 +45,6 @@ __device__ __forceinline__ void load_rows(shared<T> tile, head_rows<const T> fro
     }
 }
 
-__device__ __forceinline__ float2 tile_pair(shared<const float> p) {
-    return load_as<float2>(p);
-}
-__device__ __forceinline__ float2 tile_pair(shared<const bf16> p) {
-    return unpack_bf16(load_as<uint32_t>(p));
-}
-__device__ __forceinline__ void set_tile_pair(shared<float> p, float x, float y) {
-    store_as(p, make_float2(x, y));
-}
-__device__ __forceinline__ void set_tile_pair(shared<bf16> p, float x, float y) {
-    store_as(p, pack_bf16(x, y));
-}
-
 /* A warp's 16 rows of results, rows g times factor[0], g + 8 times factor[1], to rows [row, end) of `to`. `own`: 16 rows of a tile that
  * no other warp uses. */
 template <typename T, int DIM>
@@ -69,7 +56,7 @@ __device__ __forceinline__ void store_rows(head_rows<T> to, int row, int end, co
     CK_UNROLL
     for (int i = 0; i < DIM / 4; i++) {
         float x = factor[i % 2] * d[i / 2][i % 2 * 2], y = factor[i % 2] * d[i / 2][i % 2 * 2 + 1];
-        set_tile_pair(own + ((g + i % 2 * 8) * tile_stride<DIM> + i / 2 * 8 + 2 * t), x, y);
+        store_two(own + ((g + i % 2 * 8) * tile_stride<DIM> + i / 2 * 8 + 2 * t), x, y);
     }
     __syncwarp();
     for (int i = lane; i < 16 * PIECES && to.wide; i += 32) {
@@ -97,7 +84,7 @@ template <int STRIDE> __device__ __forceinline__ left_factor<float> load_left(sh
     left_factor<float> a;
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
-        float2 pair = tile_pair(p + ((fragment_g() + i % 2 * 8) * STRIDE + 2 * fragment_t() + i / 2 * 8));
+        float2 pair = load_two(p + ((fragment_g() + i % 2 * 8) * STRIDE + 2 * fragment_t() + i / 2 * 8));
         a.part[2 * i] = pair.x;
         a.part[2 * i + 1] = pair.y;
     }
@@ -115,7 +102,7 @@ template <int STRIDE> __device__ __forceinline__ right_factors<float> load_right
     right_factors<float> b;
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
-        float2 pair = tile_pair(p + ((fragment_g() + i / 2 * 8) * STRIDE + 2 * fragment_t() + i % 2 * 8));
+        float2 pair = load_two(p + ((fragment_g() + i / 2 * 8) * STRIDE + 2 * fragment_t() + i % 2 * 8));
         b.part[2 * i] = pair.x;
         b.part[2 * i + 1] = pair.y;
     }

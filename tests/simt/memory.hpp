@@ -161,6 +161,8 @@ template <typename U, typename T, typename S> simt_view<U, S> retype(simt_view<T
     return simt_view<U, S>(reinterpret_cast<U *>(view.at), view.low, view.high, view.region, view.name);
 }
 
+template <typename P> using element_of = typename P::value;
+
 template <typename V, typename T, typename S> V load_as(simt_view<T, S> view) {
     return view.template load<V>();
 }
