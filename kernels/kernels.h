@@ -132,19 +132,27 @@ typedef struct {
     int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
     float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
     int32_t top_k;                /* k; K = min(k, E) */
+/* The MLP of the base that experts adapt. */
+typedef enum {
+    CK_MLP_GELU,  /* U = W_fc x + b_fc [tokens, F]; act(u) = gelu(u), tanh form: GPT-2 */
+    CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
+} ck_mlp;
+
     ck_gates gates;
     ck_mix mix;
     int32_t attention_rank; /* LoRA on qkv and on the output projection; 0 = none */
     float attention_scale;
     float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
     /* derived */
-    int32_t rank_sum;                       /* sum of r_e */
+    int32_t rank_sum;                       /* S: sum of r_e */
+    int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
     bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
     int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
-    int64_t route;                          /* [router_rows + rank_sum, D]: R, then every A1_e */
-    int64_t b1, a2, b2;                     /* [rank_sum, F], [rank_sum, F], [rank_sum, D]: B1 transposed, A2, B2 transposed */
+    ck_mlp mlp;             /* the same in all shapes of a wave */
+    int64_t route;                          /* [router_rows + H, D]: R, then every A1_e */
+    int64_t b1, a2, b2;                     /* [H, F], [S, F], [S, D]: B1 transposed, A2, B2 transposed */
     int64_t layer_stride, total;            /* floats; both multiples of CK_ALIGN_FLOATS */
 } ck_shape;
 
@@ -338,7 +346,7 @@ typedef struct {
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (README, The mathematics).
- * zh [tokens, E + S]: raw logits then h = A1 x (E = the device's router rows, S its rank sum); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
+ * zh [tokens, E + H]: raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
  * not chosen, columns >= E are 0. Ties: the lower index wins. */
 typedef struct {
     const ck_tensor *x;
@@ -355,9 +363,10 @@ typedef struct {
 } ck_route;
 void ck_op_route(ck_program *, const ck_route *);
 
-/* U [tokens, F], zh, gates -> m [tokens, F], g [tokens, S].
- * CK_MIX_MLP:    u_e = U + s_e B1_e h_e, a_e = gelu(u_e), m = sum_e w_e a_e, g_e = A2_e a_e
- * CK_MIX_LINEAR: u = U + sum_e w_e s_e B1_e h_e, m = gelu(u), g_e = A2_e m */
+/* U [tokens, F or 2 F], zh, gates -> m [tokens, F], g [tokens, S].
+ * CK_MIX_MLP:    u_e = U + s_e B1_e h_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = A2_e a_e
+ * CK_MIX_LINEAR: u = U + sum_e w_e s_e B1_e h_e, m = act(u), g_e = A2_e m
+ * With SwiGLU each u is a pair, of gate and up, with an h_e and a B1_e each. */
 typedef struct {
     const ck_tensor *u, *zh, *gates;
     ck_tensor *m, *g;
@@ -371,6 +380,7 @@ typedef struct {
     ck_tensor *y;
     int32_t layer;
 } ck_expert_expand;
+    ck_mlp mlp; /* of all shapes of the program's waves */
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
 /* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e w_e g_e^T dy.
@@ -383,8 +393,9 @@ typedef struct {
 } ck_expert_expand_backward;
 void ck_op_expert_expand_backward(ck_program *, const ck_expert_expand_backward *);
 
-/* dm = W_pr^T dy comes in (ck_op_linear_backward). Recomputes u_e, a_e. Out: du = sum_e du_e [tokens, F];
- * p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, S]; dw += <a_e, dm> (linear mix: <s B1 h_e, du>); dB1, dA2. du is not dm. */
+/* dm = W_pr^T dy comes in (ck_op_linear_backward). Recomputes u_e, a_e. Out: du = sum_e du_e [tokens, F or 2 F];
+ * p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, H]; dw += <a_e, dm> (linear mix: <s B1 h_e, du>); dB1, dA2. du is not dm.
+ * SwiGLU: da = dm + A2^T q, du = w da v silu'(u), dv = w da silu(u); silu'(u) = sigma(u) (1 + u (1 - sigma(u))). */
 typedef struct {
     const ck_tensor *u, *zh, *gates, *dm, *q;
     ck_tensor *du, *p, *dw;
@@ -398,6 +409,7 @@ typedef struct {
     const ck_tensor *x, *zh, *gates, *dw, *p;
     ck_tensor *dx;
     int32_t layer;
+    ck_mlp mlp;
     bool accumulate;
     const float *balance; /* NULL, or the coefficients made by ck_op_balance */
     int32_t n_layers;

@@ -303,9 +303,14 @@ RECORD(route_backward) {
     USE_IF(route_backward, dx, WIDE, 1);
 }
 
+/* Columns of U. */
+static int64_t up_columns(ck_mlp mlp, int32_t ffn) {
+    return mlp == CK_MLP_SWIGLU ? 2 * (int64_t)ffn : ffn;
+}
+
 RECORD(expert_activation) {
     POSITIVE(expert_activation, ffn);
-    USE(expert_activation, u, WIDE, d->ffn);
+    USE(expert_activation, u, WIDE, up_columns(d->mlp, d->ffn));
     USE(expert_activation, zh, EXACT, 1);
     USE(expert_activation, gates, EXACT, CK_MAX_EXPERTS);
     USE(expert_activation, m, WIDE, d->ffn);
@@ -315,12 +320,12 @@ RECORD(expert_activation) {
 
 RECORD(expert_activation_backward) {
     POSITIVE(expert_activation_backward, ffn);
-    USE(expert_activation_backward, u, WIDE, d->ffn);
+    USE(expert_activation_backward, u, WIDE, up_columns(d->mlp, d->ffn));
     USE(expert_activation_backward, zh, EXACT, 1);
     USE(expert_activation_backward, gates, EXACT, CK_MAX_EXPERTS);
     USE(expert_activation_backward, dm, WIDE, d->ffn);
     USE(expert_activation_backward, q, EXACT, 1);
-    USE(expert_activation_backward, du, WIDE, d->ffn);
+    USE(expert_activation_backward, du, WIDE, up_columns(d->mlp, d->ffn));
     USE(expert_activation_backward, p, EXACT, 1);
     USE(expert_activation_backward, dw, EXACT, CK_MAX_EXPERTS);
     if (d->du == d->dm || d->du == d->u) refuse(program, "expert_activation_backward: du must be an activation of its own");

@@ -12,6 +12,8 @@ static const char *given_problem(const ck_shape *s) {
         sum += s->rank[e];
     }
     if (sum > CK_MAX_RANK_SUM || s->attention_rank > CK_MAX_RANK_SUM) return "a device's ranks must not sum to more than 512";
+    if (s->mlp == CK_MLP_SWIGLU && 2 * sum > CK_MAX_RANK_SUM)
+        return "a device's ranks must not sum to more than 256 where the MLP is SwiGLU";
     return NULL;
 }
 
@@ -28,14 +30,15 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     s->rank_first[0] = 0;
     for (int e = 0; e < CK_MAX_EXPERTS; e++) s->rank_first[e + 1] = s->rank_first[e] + (e < s->n_experts ? s->rank[e] : 0);
     s->rank_sum = s->rank_first[s->n_experts];
+    s->h_ranks = s->mlp == CK_MLP_SWIGLU ? 2 * s->rank_sum : s->rank_sum;
     s->router_rows = s->gates == CK_GATES_TOP_K && s->n_experts > 1 ? s->n_experts : 0;
     bool weighted = false;
     for (int e = 0; e < s->n_experts; e++) weighted |= s->balance[e] != 0.0f;
     /* At E = K = 2 the term is the constant 1 for equal weights; DESIGN counts it as without gradient whatever the weights. */
     s->balanced = s->router_rows > 0 && weighted && !(s->n_experts == 2 && s->top_k >= 2);
     int64_t end = 0;
-    s->route = place(&end, s->router_rows + s->rank_sum, s->width);
-    s->b1 = place(&end, s->rank_sum, s->ffn);
+    s->route = place(&end, s->router_rows + s->h_ranks, s->width);
+    s->b1 = place(&end, s->h_ranks, s->ffn);
     s->a2 = place(&end, s->rank_sum, s->ffn);
     s->b2 = place(&end, s->rank_sum, s->width);
     s->qkv_a = place(&end, s->attention_rank, s->width);

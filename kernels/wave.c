@@ -37,15 +37,16 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
         return lora_fits(op->as.lora_backward.h, op->as.lora_backward.layer, s);
     case CK_OP_route:
         return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
-               op->as.route.zh->columns >= s->router_rows + s->rank_sum;
+               op->as.route.zh->columns >= s->router_rows + s->h_ranks;
     case CK_OP_route_backward:
-        return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->rank_sum;
+        return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->h_ranks;
     case CK_OP_expert_activation:
-        return op->as.expert_activation.ffn == s->ffn && op->as.expert_activation.layer < s->n_layers &&
-               op->as.expert_activation.g->columns >= s->rank_sum;
+        return op->as.expert_activation.ffn == s->ffn && op->as.expert_activation.mlp == s->mlp &&
+               op->as.expert_activation.layer < s->n_layers && op->as.expert_activation.g->columns >= s->rank_sum;
     case CK_OP_expert_activation_backward:
-        return op->as.expert_activation_backward.ffn == s->ffn && op->as.expert_activation_backward.layer < s->n_layers &&
-               op->as.expert_activation_backward.q->columns >= s->rank_sum && op->as.expert_activation_backward.p->columns >= s->rank_sum;
+        return op->as.expert_activation_backward.ffn == s->ffn && op->as.expert_activation_backward.mlp == s->mlp &&
+               op->as.expert_activation_backward.layer < s->n_layers && op->as.expert_activation_backward.q->columns >= s->rank_sum &&
+               op->as.expert_activation_backward.p->columns >= s->h_ranks;
     case CK_OP_expert_expand:
         return op->as.expert_expand.layer < s->n_layers && op->as.expert_expand.y->columns >= s->width;
     case CK_OP_expert_expand_backward:
@@ -60,8 +61,8 @@ static ck_status shape_problem(const ck_program *program, const ck_wave *wave, i
     if (device > 0 && wave->devices[device - 1].shape == shape) return CK_OK; /* neighbours mostly share one */
     for (int o = 0; o < program->n_ops; o++) {
         if (op_fits(&program->ops[o], &wave->shapes[shape])) continue;
-        return ck_fail(program->backend, CK_BAD_ARGUMENT, "device %d of the wave has a larger shape than the program was recorded for",
-                       device);
+        return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                       "device %d of the wave has a larger shape, or another MLP, than the program was recorded for", device);
     }
     return CK_OK;
 }

@@ -173,7 +173,7 @@ static activation_arrays activation_backward(const world *w, const device_refere
                            .du = oracle_zeros(rows->n * ref->shape.ffn),
                            .p = oracle_zeros(rows->n * q_columns),
                            .dw = dw};
-    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q, q_columns, t.du, t.p, t.dw);
+    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q, q_columns, t.du, t.p, q_columns, t.dw);
     return t;
 }
 

@@ -56,8 +56,8 @@ static inline int cpu_tile_rows(int columns) {
 /* Scratch an op needs, floats a worker. */
 int64_t cpu_head_scratch(const ck_head *d);
 int64_t cpu_attention_scratch(int max_sequence_tokens);
-int64_t cpu_rank_space_scratch(int max_sequence_tokens); /* lora, route, expert_expand and their backward */
-int64_t cpu_expert_activation_scratch(int ffn);          /* forward and backward */
+int64_t cpu_rank_space_scratch(int max_sequence_tokens);    /* lora, route, expert_expand and their backward */
+int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp); /* forward and backward */
 
 ck_status cpu_program_place(ck_program *program);
 size_t cpu_program_bytes(const ck_program *program);

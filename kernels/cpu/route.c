@@ -100,11 +100,11 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     if (!shape) return;
     float *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block);
     statistics sums = {{0}, {0}, {0}, {0}};
-    gemm_nt(block->n_tokens, shape->router_rows + shape->rank_sum, shape->width, 1, cpu_rows(d->x, block), d->x->columns,
+    gemm_nt(block->n_tokens, shape->router_rows + shape->h_ranks, shape->width, 1, cpu_rows(d->x, block), d->x->columns,
             cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        if (!finite_row(z, shape->router_rows + shape->rank_sum)) {
+        if (!finite_row(z, shape->router_rows + shape->h_ranks)) {
             if (*block->fault_layer < 0) *block->fault_layer = d->layer;
             memset(z, 0, (size_t)shape->router_rows * sizeof(float)); /* the run goes on; the fault is what the caller acts on */
         }
@@ -143,7 +143,7 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
     const ck_route_backward *d = descriptor;
     const ck_shape *shape = block->shape;
     if (!shape) return;
-    int rows = shape->router_rows, columns = rows + shape->rank_sum, n_tokens = block->n_tokens;
+    int rows = shape->router_rows, columns = rows + shape->h_ranks, n_tokens = block->n_tokens;
     float *dzp = block->scratch; /* [tokens, E + S] */
     const float *balance =
         d->balance && shape->balanced ? d->balance + ((int64_t)block->device * d->n_layers + d->layer) * CK_MAX_EXPERTS : NULL;
@@ -154,7 +154,7 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
             logit_gradients(shape, cpu_rows(d->zh, block) + (int64_t)t * d->zh->columns, cpu_rows(d->gates, block) + gate,
                             cpu_rows(d->dw, block) + gate, balance, row);
         }
-        memcpy(row + rows, cpu_rows(d->p, block) + (int64_t)t * d->p->columns, (size_t)shape->rank_sum * sizeof(float));
+        memcpy(row + rows, cpu_rows(d->p, block) + (int64_t)t * d->p->columns, (size_t)shape->h_ranks * sizeof(float));
     }
     const float *weights = cpu_layer(block, d->layer) + shape->route;
     if (d->dx) {

@@ -36,8 +36,10 @@ static int64_t scratch_floats(const ck_program *program) {
         const ck_op *op = &program->ops[i];
         floats = 0;
         if (op->kind == CK_OP_head) floats = cpu_head_scratch(&op->as.head);
-        if (op->kind == CK_OP_expert_activation) floats = cpu_expert_activation_scratch(op->as.expert_activation.ffn);
-        if (op->kind == CK_OP_expert_activation_backward) floats = cpu_expert_activation_scratch(op->as.expert_activation_backward.ffn);
+        const ck_expert_activation *up = &op->as.expert_activation;
+        const ck_expert_activation_backward *down = &op->as.expert_activation_backward;
+        if (op->kind == CK_OP_expert_activation) floats = cpu_expert_activation_scratch(up->ffn, up->mlp);
+        if (op->kind == CK_OP_expert_activation_backward) floats = cpu_expert_activation_scratch(down->ffn, down->mlp);
         if (floats > most) most = floats;
     }
     return ck_align(most);

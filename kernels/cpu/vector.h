@@ -6,6 +6,7 @@
  *                      gelu'(u) = sigma + u sigma (1 - sigma) v',  v' = 2 sqrt(2/pi) (1 + 3 0.044715 u^2)
  *                      sigma(v) = 1 / (1 + 2^-t), t = v / ln 2 in one step: its error counts little where sigma is flat
  *                      1 - sigma = e^-v sigma, which does not cancel
+ *   SiLU:  silu(u) = u sigma(u),  silu'(u) = sigma + u sigma (1 - sigma)
  */
 #ifndef COHORT_KERNELS_CPU_VECTOR_H
 #define COHORT_KERNELS_CPU_VECTOR_H
@@ -73,6 +74,17 @@ static inline float vec_gelu(float u) {
 static inline float vec_gelu_slope(float u, float *slope) {
     float bounded = vec_gelu_bounded(u), decay = vec_gelu_decay(bounded), sigma = 1.0f / (1.0f + decay), value = u * sigma;
     *slope = sigma + value * (decay * sigma) * (VEC_GELU_SCALE + 3.0f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (bounded * bounded));
+    return value;
+}
+
+static inline float vec_silu(float u) {
+    return u / (1.0f + vec_exp(-u));
+}
+
+/* Returns silu(u) and stores silu'(u). */
+static inline float vec_silu_slope(float u, float *slope) {
+    float decay = vec_exp(-u), sigma = 1.0f / (1.0f + decay), value = u * sigma;
+    *slope = sigma + value * (decay * sigma);
     return value;
 }
 

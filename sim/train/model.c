@@ -40,7 +40,7 @@ static int32_t wider(int32_t a, int32_t b) {
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
         r->attention_columns = wider(r->attention_columns, shapes[i].attention_rank);
-        r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].rank_sum);
+        r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
     }

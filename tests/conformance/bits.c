@@ -57,7 +57,7 @@ bits_world *bits_create(void) {
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);
-    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS);
+    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
     for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d);
     return w;
 }

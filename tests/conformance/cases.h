@@ -13,6 +13,7 @@ typedef struct {
     bool trains_base, learns;                         /* learns: also tried with devices that learn one group, or none */
     void (*run_alone)(ck_backend *backend, check *c); /* instead of run: a case that is not about a wave of the table */
     bool exact;                                       /* f32 only: what is compared would not survive the rounding of bf16 */
+    bool whole;                                       /* a whole model: waves of its MLP (GELU) only */
 } conformance_case;
 
 typedef struct {

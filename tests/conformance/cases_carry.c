@@ -35,7 +35,7 @@ static float *floats(int64_t count) {
 static bool world_open(world *w, ck_backend *backend, check *c) {
     *w = (world){.backend = backend, .check = c, .random = 11};
     for (int d = 0; d < SHAPE_SPECS; d++) {
-        w->shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS);
+        w->shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
         w->devices[d] = (ck_carry_device){.carried = w->count, .shape = d};
         w->count += w->shapes[d].total;
     }

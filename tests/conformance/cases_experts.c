@@ -58,13 +58,18 @@ static void linear_gated(rig *r) {
     free(factor);
 }
 
+/* Columns of U. */
+static int up_columns(const rig *r) {
+    return oracle_branches(rig_shape(r, 0)) * r->spec->ffn;
+}
+
 typedef struct {
     rig_tensor *u, *zh, *gates, *m, *g;
 } activation_tensors;
 
 static activation_tensors record_activation(rig *r) {
     int ffn = r->spec->ffn;
-    activation_tensors a = {rig_input(r, ffn, "u"), make_routed(r), make_gates(r), rig_output(r, ffn, "m"),
+    activation_tensors a = {rig_input(r, up_columns(r), "u"), make_routed(r), make_gates(r), rig_output(r, ffn, "m"),
                             rig_output(r, r->max_ranks, "g")};
     ck_op_expert_activation(r->program, &(ck_expert_activation){.u = a.u->tensor,
                                                                 .zh = a.zh->tensor,
@@ -72,7 +77,8 @@ static activation_tensors record_activation(rig *r) {
                                                                 .m = a.m->tensor,
                                                                 .g = a.g->tensor,
                                                                 .ffn = ffn,
-                                                                .layer = RIG_LAYER});
+                                                                .layer = RIG_LAYER,
+                                                                .mlp = r->spec->mlp});
     return a;
 }
 
@@ -154,12 +160,11 @@ static void expand_backward(rig *r) {
     rig_compare_gradients(r, RIG_LAYER, 1u << ORACLE_B2);
 }
 
-static void activation_backward_with(rig *r, bool in_place) {
-    int ffn = r->spec->ffn;
-    rig_tensor *u = rig_input(r, ffn, "u"), *zh = make_routed(r), *gates = make_gates(r), *dm = rig_input(r, ffn, "dm"),
+static void activation_backward(rig *r) {
+    int ffn = r->spec->ffn, up = up_columns(r);
+    rig_tensor *u = rig_input(r, up, "u"), *zh = make_routed(r), *gates = make_gates(r), *dm = rig_input(r, ffn, "dm"),
                *q = make_ranked(r, "q");
-    rig_tensor *du = in_place ? dm : rig_output(r, ffn, "du"), *p = rig_output(r, r->max_ranks, "p");
-    rig_tensor *dw = rig_input(r, CK_MAX_EXPERTS, "dw");
+    rig_tensor *du = rig_output(r, up, "du"), *p = rig_output(r, r->max_h, "p"), *dw = rig_input(r, CK_MAX_EXPERTS, "dw");
     rig_poison(r, dw, COLUMNS_EXPERTS);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = u->tensor,
                                                                                   .zh = zh->tensor,
@@ -170,24 +175,21 @@ static void activation_backward_with(rig *r, bool in_place) {
                                                                                   .p = p->tensor,
                                                                                   .dw = dw->tensor,
                                                                                   .ffn = ffn,
-                                                                                  .layer = RIG_LAYER});
+                                                                                  .layer = RIG_LAYER,
+                                                                                  .mlp = r->spec->mlp});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_expert_activation_backward(&a, rig_rows(r, d), rig_row(u, first), rig_row(zh, first), zh->columns, rig_row(gates, first),
                                           rig_row(dm, first), rig_row(q, first), q->columns, rig_row(du, first), rig_row(p, first),
-                                          rig_row(dw, first));
+                                          p->columns, rig_row(dw, first));
     }
     rig_ignore_unchosen(r, dw, COLUMNS_EXPERTS, gates);
     rig_compare(r, du, COLUMNS_ALL);
-    rig_compare(r, p, COLUMNS_RANKS);
+    rig_compare(r, p, COLUMNS_H);
     rig_compare(r, dw, COLUMNS_EXPERTS);
     rig_compare_gradients(r, RIG_LAYER, 1u << ORACLE_B1 | 1u << ORACLE_A2);
-}
-
-static void activation_backward(rig *r) {
-    activation_backward_with(r, false);
 }
 
 static const conformance_case cases[] = {

@@ -274,11 +274,11 @@ static void pretraining(rig *r) {
 }
 
 static const conformance_case cases[] = {
-    {.name = "model step", .run = step, .learns = true, .exact = true},
-    {.name = "model step without load balance", .run = step_without_balance, .exact = true},
-    {.name = "model evaluation", .run = evaluation, .exact = true},
-    {.name = "model losses", .run = losses},
-    {.name = "model step, twice", .run = step_twice},
-    {.name = "model pre-training", .run = pretraining, .trains_base = true},
+    {.name = "model step", .run = step, .learns = true, .exact = true, .whole = true},
+    {.name = "model step without load balance", .run = step_without_balance, .exact = true, .whole = true},
+    {.name = "model evaluation", .run = evaluation, .exact = true, .whole = true},
+    {.name = "model losses", .run = losses, .whole = true},
+    {.name = "model step, twice", .run = step_twice, .whole = true},
+    {.name = "model pre-training", .run = pretraining, .trains_base = true, .whole = true},
 };
 const conformance_group model_group = {"model", cases, sizeof cases / sizeof *cases};

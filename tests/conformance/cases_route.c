@@ -153,10 +153,10 @@ typedef struct {
 } backward_tensors;
 
 static backward_tensors make_backward(rig *r, bool accumulate) {
-    backward_tensors b = {rig_input(r, CK_MAX_EXPERTS, "dw"), rig_input(r, r->max_ranks, "p"),
+    backward_tensors b = {rig_input(r, CK_MAX_EXPERTS, "dw"), rig_input(r, r->max_h, "p"),
                           accumulate ? rig_input(r, r->spec->width, "dx") : rig_output(r, r->spec->width, "dx")};
     rig_poison(r, b.dw, COLUMNS_EXPERTS);
-    rig_poison(r, b.p, COLUMNS_RANKS);
+    rig_poison(r, b.p, COLUMNS_H);
     return b;
 }
 
@@ -193,7 +193,7 @@ static void route_backward_with(rig *r, bool accumulate) {
     rig_round(r, t.zh);
     rig_round(r, t.gates);
     rig_poison(r, t.zh, COLUMNS_ROUTED);
-    rig_ignore_unchosen(r, b.p, COLUMNS_RANKS, t.gates); /* p of an expert that was not chosen is 0 */
+    rig_ignore_unchosen(r, b.p, COLUMNS_H, t.gates); /* p of an expert that was not chosen is 0 */
     record_backward(r, t, b, accumulate, NULL);
     if (rig_run(r)) backward_reference(r, t, b, NULL);
 }
@@ -239,7 +239,7 @@ static void balance(rig *r) {
     for (int i = 0; i < r->wave.n_sequences; i++) value->ref[i] = 0;
     route_reference(r, lower, 0);
     route_reference(r, upper, RIG_LAYER);
-    rig_ignore_unchosen(r, b.p, COLUMNS_RANKS, upper.gates);
+    rig_ignore_unchosen(r, b.p, COLUMNS_H, upper.gates);
     record_route(r, lower, 0);
     record_route(r, upper, RIG_LAYER);
     ck_op_balance(r->program, &(ck_balance){.top_k_count = lower.top_k->memory,

@@ -113,7 +113,7 @@ static adamw_world adamw_create(bench *b) {
     adamw_world w = {0};
     int64_t end = 0;
     for (int d = 0; d < SHAPE_SPECS; d++) {
-        w.shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS);
+        w.shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
         w.devices[d] = (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 4]};
         end += w.shapes[d].total;
     }

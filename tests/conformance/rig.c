@@ -129,14 +129,15 @@ static uint32_t learn_of(learn_pattern pattern, int device) {
 /* Packs lie in reverse order of the devices and with gaps, so that an offset that is assumed shows. */
 static void lay_packs(rig *r, learn_pattern pattern) {
     int64_t end = CK_ALIGN_FLOATS;
-    for (int i = 0; i < SHAPE_SPECS; i++) r->shapes[i] = wave_shape(i, r->spec->width, r->spec->ffn, WAVE_LAYERS);
+    for (int i = 0; i < SHAPE_SPECS; i++) r->shapes[i] = wave_shape(i, r->spec->width, r->spec->ffn, WAVE_LAYERS, r->spec->mlp);
     for (int d = r->spec->n_devices - 1; d >= 0; d--) {
         int spec = r->spec->devices[d].shape;
         const ck_shape *s = &r->shapes[spec];
         r->devices[d] = (ck_wave_device){.parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
         end += s->total + CK_ALIGN_FLOATS;
         r->max_attention_rank = larger(r->max_attention_rank, s->attention_rank);
-        r->max_zh = larger(r->max_zh, s->router_rows + s->rank_sum);
+        r->max_zh = larger(r->max_zh, s->router_rows + s->h_ranks);
+        r->max_h = larger(r->max_h, s->h_ranks);
         r->max_ranks = larger(r->max_ranks, s->rank_sum);
     }
     r->parameters = make_buffer(r, end, "parameters");

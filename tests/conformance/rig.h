@@ -45,7 +45,7 @@ typedef struct {
     ck_capacity capacity;
     ck_wave wave;
     int64_t n_tokens;
-    int max_attention_rank, max_zh, max_ranks; /* widest over the wave's devices */
+    int max_attention_rank, max_zh, max_ranks, max_h; /* widest over the wave's devices */
     int64_t first_token[WAVE_MAX_DEVICES * WAVE_MAX_LENGTHS + 1];
     int32_t first_sequence[WAVE_MAX_DEVICES + 1];
     ck_wave_device devices[WAVE_MAX_DEVICES];
@@ -92,8 +92,9 @@ bool rig_ok(rig *r, ck_status status, const char *what);
 typedef enum {
     COLUMNS_ALL,
     COLUMNS_EXPERTS,   /* E */
-    COLUMNS_ROUTED,    /* router rows + rank sum */
-    COLUMNS_RANKS,     /* rank sum */
+    COLUMNS_ROUTED,    /* router rows + h_ranks */
+    COLUMNS_RANKS,     /* rank_sum */
+    COLUMNS_H,         /* h_ranks */
     COLUMNS_ATTENTION, /* attention rank */
 } rig_columns;
 
@@ -105,7 +106,7 @@ double *rig_row(const rig_tensor *t, int64_t token); /* of ref */
 oracle_adapter rig_adapter(const rig *r, int device, int layer);
 /* Sets host and ref of every column a device does not own to NaN: nothing may read them. */
 void rig_poison(rig *r, rig_tensor *t, rig_columns columns);
-/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (columns: EXPERTS or RANKS). */
+/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (columns: EXPERTS, RANKS or H). */
 void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_tensor *gates);
 
 /* ---- Comparison: per device, so that a large device cannot hide a small one -------------------------------------------------- */

@@ -35,9 +35,11 @@ static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns column
     case COLUMNS_EXPERTS:
         return s->n_experts;
     case COLUMNS_ROUTED:
-        return s->router_rows + s->rank_sum;
+        return s->router_rows + s->h_ranks;
     case COLUMNS_RANKS:
         return s->rank_sum;
+    case COLUMNS_H:
+        return s->h_ranks;
     case COLUMNS_ATTENTION:
         return s->attention_rank;
     }
@@ -64,10 +66,9 @@ void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_t
         for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++)
             for (int e = 0; e < s->n_experts; e++) {
                 if (rig_row(gates, i)[e] > 0) continue;
-                if (columns == COLUMNS_RANKS)
-                    ignore(t, i, s->rank_first[e], s->rank[e]);
-                else
-                    ignore(t, i, e, 1);
+                if (columns == COLUMNS_EXPERTS) ignore(t, i, e, 1);
+                for (int first = 0; columns != COLUMNS_EXPERTS && first < columns_of(s, t, columns); first += s->rank_sum)
+                    ignore(t, i, first + s->rank_first[e], s->rank[e]);
             }
     }
 }

@@ -73,8 +73,8 @@ Test(memory, is_zero_aligned_counted_and_copied) {
 }
 
 Test(shape, parts_do_not_overlap_and_are_aligned) {
-    for (int spec = 0; spec < SHAPE_SPECS; spec++) {
-        ck_shape s = wave_shape(spec, 21, 50, 3);
+    for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
+        ck_shape s = wave_shape(spec / 2, 21, 50, 3, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
         char *owner = calloc((size_t)s.total, 1);
         cr_assert(s.layer_stride % CK_ALIGN_FLOATS == 0 && s.total == 3 * s.layer_stride);
         for (int l = 0; l < 3; l++)
@@ -89,31 +89,34 @@ Test(shape, parts_do_not_overlap_and_are_aligned) {
 }
 
 Test(shape, derived_fields) {
-    ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2), single = wave_shape(SHAPE_SINGLE, 24, 96, 2);
+    ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2, CK_MLP_GELU), single = wave_shape(SHAPE_SINGLE, 24, 96, 2, CK_MLP_GELU);
     cr_expect(eq(int, ragged.rank_sum, 15));
     cr_expect(eq(int, ragged.rank_first[2], 12));
     cr_expect(eq(int, ragged.router_rows, 3));
     cr_expect(ragged.balanced);
     cr_expect(eq(int, single.router_rows, 0), "one expert needs no router");
-    cr_expect(eq(int, wave_shape(SHAPE_MEAN, 24, 96, 2).router_rows, 0));
-    cr_expect(not(wave_shape(SHAPE_PAIR_BOTH, 24, 96, 2).balanced), "E = K = 2 has no gradient");
-    cr_expect(wave_shape(SHAPE_PAIR_TOP1, 24, 96, 2).balanced);
+    cr_expect(eq(int, wave_shape(SHAPE_MEAN, 24, 96, 2, CK_MLP_GELU).router_rows, 0));
+    cr_expect(not(wave_shape(SHAPE_PAIR_BOTH, 24, 96, 2, CK_MLP_GELU).balanced), "E = K = 2 has no gradient");
+    cr_expect(wave_shape(SHAPE_PAIR_TOP1, 24, 96, 2, CK_MLP_GELU).balanced);
 }
 
 Test(shape, refuses_what_cannot_be) {
     const ck_shape good = {.n_layers = 1, .width = 8, .ffn = 32, .n_experts = 2, .rank = {4, 4}, .top_k = 1};
-    ck_shape bad[7];
+    ck_shape bad[8];
     const char *why;
-    for (int i = 0; i < 7; i++) bad[i] = good;
+    for (int i = 0; i < 8; i++) bad[i] = good;
     bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1, bad[4].rank[1] = 0;
     bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
-    for (int i = 0; i < 7; i++) {
+    bad[7].rank[0] = CK_MAX_RANK_SUM / 2, bad[7].mlp = CK_MLP_SWIGLU;
+    for (int i = 0; i < 8; i++) {
         why = NULL;
         cr_expect(eq(int, ck_shape_init(&bad[i], &why), CK_BAD_ARGUMENT), "shape %d", i);
         cr_expect(why != NULL && strlen(why) > 10, "shape %d is refused without a reason", i);
     }
     ck_shape fine = good;
     cr_expect(eq(int, ck_shape_init(&fine, &why), CK_OK));
+    bad[7].rank[0] = CK_MAX_RANK_SUM / 2 - 4;
+    cr_expect(eq(int, ck_shape_init(&bad[7], &why), CK_OK));
 }
 
 /* A program of one LayerNorm over [tokens, columns]. */
@@ -187,7 +190,7 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_backend *backend = open_auto();
     ck_program *program;
     ck_stream *stream;
-    ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1), wide = wave_shape(SHAPE_ALL, 12, 16, 1);
+    ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), wide = wave_shape(SHAPE_ALL, 12, 16, 1, CK_MLP_GELU);
     int columns = narrow.router_rows + narrow.rank_sum;
     int32_t tokens[4] = {0}, fault[1];
     void *pack;
@@ -216,6 +219,44 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "multiple") != NULL, "%s", ck_last_error(backend));
     wave.devices = &(ck_wave_device){0};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
+    ck_program_destroy(program);
+    ck_stream_destroy(stream);
+    ck_free(backend, pack);
+    ck_close(backend);
+}
+
+Test(program, refuses_a_device_of_another_mlp) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    ck_stream *stream;
+    ck_shape gelu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), swiglu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_SWIGLU);
+    int32_t tokens[4] = {0}, fault[1];
+    void *pack;
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_alloc(backend, (size_t)swiglu.total * sizeof(float), "pack", &pack), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_tensor *u = ck_activation(program, 2 * 16, "u"), *zh = ck_activation(program, swiglu.h_ranks, "zh");
+    ck_tensor *gates = ck_activation(program, CK_MAX_EXPERTS, "gates"), *m = ck_activation(program, 16, "m"),
+              *g = ck_activation(program, swiglu.rank_sum, "g");
+    ck_op_expert_activation(program,
+                            &(ck_expert_activation){.u = u, .zh = zh, .gates = gates, .m = m, .g = g, .ffn = 16, .mlp = CK_MLP_SWIGLU});
+    cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
+    ck_wave wave = {.n_devices = 1,
+                    .n_sequences = 1,
+                    .first_token = (int64_t[]){0, 4},
+                    .first_sequence = (int32_t[]){0, 1},
+                    .devices = &(ck_wave_device){0},
+                    .n_shapes = 1,
+                    .shapes = &gelu,
+                    .tokens = tokens,
+                    .targets = tokens,
+                    .parameters = pack,
+                    .fault = fault};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "MLP") != NULL, "%s", ck_last_error(backend));
+    wave.shapes = &swiglu;
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
     ck_program_destroy(program);
     ck_stream_destroy(stream);

@@ -25,15 +25,15 @@ static void fill(double *values, int64_t count, double scale, uint64_t *seed) {
 
 static setting *open_setting(ck_shape shape, uint64_t seed) {
     setting *s = calloc(1, sizeof *s);
-    int64_t matrix = WIDTH * FFN;
+    int64_t matrix = WIDTH * FFN, up = oracle_branches(&shape) * FFN, all = (up + FFN) * WIDTH + up + WIDTH;
     float *pack = calloc((size_t)shape.total, sizeof *pack);
     wave_fill_pack(&shape, seed, pack);
     s->shape = shape;
     s->pack = oracle_from_floats(pack, shape.total);
     s->gradients = oracle_zeros(shape.total);
-    s->mlp_weights = oracle_zeros(2 * matrix + FFN + WIDTH);
-    fill(s->mlp_weights, 2 * matrix + FFN + WIDTH, 0.4, &seed);
-    s->mlp = (oracle_mlp){s->mlp_weights, s->mlp_weights + 2 * matrix, s->mlp_weights + matrix, s->mlp_weights + 2 * matrix + FFN};
+    s->mlp_weights = oracle_zeros(all);
+    fill(s->mlp_weights, all, 0.4, &seed);
+    s->mlp = (oracle_mlp){s->mlp_weights + matrix, s->mlp_weights + matrix + up * WIDTH, s->mlp_weights, s->mlp_weights + all - WIDTH};
     fill(s->x, TOKENS * WIDTH, 1, &seed);
     fill(s->slope, TOKENS * WIDTH, 1, &seed);
     for (int e = 0; e < shape.n_experts; e++) s->coefficient[e] = shape.balanced ? wave_draw(&seed, 0.5) : 0;
@@ -48,9 +48,11 @@ static void close_setting(setting *s) {
     free(s);
 }
 
-static setting *open_spec(int spec) {
-    return open_setting(wave_shape(spec, WIDTH, FFN, WAVE_LAYERS), 100 + (uint64_t)spec);
+static setting *open_spec(int spec, ck_mlp mlp) {
+    return open_setting(wave_shape(spec, WIDTH, FFN, WAVE_LAYERS, mlp), 100 + (uint64_t)spec);
 }
+
+#define FOR_EACH_MLP(mlp) for (ck_mlp mlp = CK_MLP_GELU; mlp <= CK_MLP_SWIGLU; mlp++)
 
 static oracle_adapter adapter(const setting *s) {
     return (oracle_adapter){&s->shape, LAYER, s->pack, s->gradients};
@@ -67,12 +69,12 @@ static double *logits_of(const setting *s) {
 /* Forward, and with `backward` also dx and gradients, by the factorised form. */
 static void factorised(setting *s, bool backward) {
     const ck_shape *shape = &s->shape;
-    int ldg = shape->rank_sum, ld = ldg + shape->router_rows;
-    double *u = oracle_zeros(TOKENS * FFN), *zh = oracle_zeros(TOKENS * ld), *gates = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
+    int ldg = shape->rank_sum, ldp = shape->h_ranks, ld = ldp + shape->router_rows, wide = oracle_branches(shape) * FFN;
+    double *u = oracle_zeros(TOKENS * wide), *zh = oracle_zeros(TOKENS * ld), *gates = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
     double *m = oracle_zeros(TOKENS * FFN), *g = oracle_zeros(TOKENS * ldg), factor[TOKENS];
-    double *q = oracle_zeros(TOKENS * ldg), *p = oracle_zeros(TOKENS * ldg), *dw = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
-    double *dm = oracle_zeros(TOKENS * FFN);
-    oracle_linear_size up = {TOKENS, WIDTH, FFN}, down = {TOKENS, FFN, WIDTH};
+    double *q = oracle_zeros(TOKENS * ldg), *p = oracle_zeros(TOKENS * ldp), *dw = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
+    double *dm = oracle_zeros(TOKENS * FFN), *du = oracle_zeros(TOKENS * wide);
+    oracle_linear_size up = {TOKENS, WIDTH, wide}, down = {TOKENS, FFN, WIDTH};
     oracle_adapter a = adapter(s);
     oracle_linear(up, s->x, s->mlp.fc_w, s->mlp.fc_b, NULL, NULL, u);
     oracle_route(&a, TOKENS, s->x, zh, ld, gates);
@@ -83,12 +85,12 @@ static void factorised(setting *s, bool backward) {
     if (backward) {
         oracle_expert_expand_backward(&a, TOKENS, s->mlp.pr_b, s->slope, g, ldg, gates, q, dw);
         oracle_linear_backward(down, m, s->mlp.pr_w, s->slope, dm, NULL, NULL);
-        oracle_expert_activation_backward(&a, TOKENS, u, zh, ld, gates, dm, q, ldg, dm, p, dw);
+        oracle_expert_activation_backward(&a, TOKENS, u, zh, ld, gates, dm, q, ldg, du, p, ldp, dw);
         memset(s->dx, 0, sizeof s->dx);
-        oracle_route_backward(&a, TOKENS, s->x, zh, ld, gates, dw, p, ldg, s->coefficient, s->dx);
-        oracle_linear_backward(up, s->x, s->mlp.fc_w, dm, s->dx, NULL, NULL);
+        oracle_route_backward(&a, TOKENS, s->x, zh, ld, gates, dw, p, ldp, s->coefficient, s->dx);
+        oracle_linear_backward(up, s->x, s->mlp.fc_w, du, s->dx, NULL, NULL);
     }
-    double *all[] = {u, zh, gates, m, g, q, p, dw, dm};
+    double *all[] = {u, zh, gates, m, g, q, p, dw, dm, du};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -110,8 +112,8 @@ static double relative(const double *a, const double *b, int64_t count) {
 }
 
 Test(oracle_layer, factorised_equals_naive_forward) {
-    for (int spec = 0; spec < SHAPE_SPECS; spec++) {
-        setting *s = open_spec(spec);
+    FOR_EACH_MLP(mlp) for (int spec = 0; spec < SHAPE_SPECS; spec++) {
+        setting *s = open_spec(spec, mlp);
         double expected[TOKENS * WIDTH];
         naive(s, false);
         memcpy(expected, s->y, sizeof expected);
@@ -123,8 +125,8 @@ Test(oracle_layer, factorised_equals_naive_forward) {
 }
 
 Test(oracle_layer, factorised_equals_naive_backward) {
-    for (int spec = 0; spec < SHAPE_SPECS; spec++) {
-        setting *s = open_spec(spec);
+    FOR_EACH_MLP(mlp) for (int spec = 0; spec < SHAPE_SPECS; spec++) {
+        setting *s = open_spec(spec, mlp);
         double dx[TOKENS * WIDTH], *gradients = oracle_zeros(s->shape.total);
         naive(s, true);
         memcpy(dx, s->dx, sizeof dx);
@@ -175,8 +177,8 @@ static bool choices_are_stable(const setting *s) {
 Test(oracle_layer, backward_equals_finite_differences) {
     const int specs[] = {SHAPE_SINGLE, SHAPE_PAIR_TOP1, SHAPE_PAIR_BOTH,   SHAPE_RAGGED,      SHAPE_ALL,
                          SHAPE_MEAN,   SHAPE_LINEAR,    SHAPE_LINEAR_TOP1, SHAPE_LINEAR_MEAN, SHAPE_MANY};
-    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
-        setting *s = open_spec(specs[i]);
+    FOR_EACH_MLP(mlp) for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        setting *s = open_spec(specs[i], mlp);
         double quotients[TOKENS * WIDTH];
         cr_assert(choices_are_stable(s), "shape %d: choose another seed", specs[i]);
         factorised(s, true);
@@ -196,7 +198,7 @@ Test(oracle_layer, backward_equals_finite_differences) {
 
 Test(oracle_layer, weights_sum_to_one_unless_one_of_many_is_kept) {
     for (int spec = 0; spec < SHAPE_SPECS; spec++) {
-        setting *s = open_spec(spec);
+        setting *s = open_spec(spec, CK_MLP_GELU);
         double *z = logits_of(s);
         bool single = oracle_chosen_count(&s->shape) == 1 && s->shape.n_experts > 1;
         for (int t = 0; t < TOKENS; t++) {
@@ -278,7 +280,7 @@ Test(oracle_layer, equal_experts_are_one_expert) {
 }
 
 Test(oracle_layer, balance_has_no_gradient_when_both_of_two_are_kept) {
-    setting *s = open_spec(SHAPE_PAIR_BOTH);
+    setting *s = open_spec(SHAPE_PAIR_BOTH, CK_MLP_GELU);
     cr_expect(!s->shape.balanced);
     double before[TOKENS * WIDTH];
     factorised(s, true);

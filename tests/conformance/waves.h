@@ -43,14 +43,16 @@ typedef struct {
     const char *name;
     int width, ffn, heads, n_devices;
     device_spec devices[WAVE_MAX_DEVICES];
+    ck_mlp mlp; /* SwiGLU: the ops of an expert layer only, not the model */
 } wave_spec;
 
 extern const shape_spec shape_specs[SHAPE_SPECS];
 extern const wave_spec wave_specs[];
 extern const int n_wave_specs;
 
-/* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. */
-ck_shape wave_shape(int spec, int width, int ffn, int layers);
+/* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. With SwiGLU ranks are halved (rounded up)
+ * where they sum to more than it allows. */
+ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp);
 
 /* Parameters of a device's pack and weights of a base, large enough that every term of the model counts; padding stays 0. */
 void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);

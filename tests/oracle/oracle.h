@@ -121,20 +121,25 @@ double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_coun
 
 /* c of y = W m + c b: sum of the weights where MLP outputs are mixed, 1 where the mix is inside the linears. */
 void oracle_bias_factor(const ck_shape *shape, int64_t n, const double *gates, double *factor);
+/* What the MLP makes of its pre-activations u [branches, F]: element f, and its derivatives by u[f] and u[F + f]. */
+int oracle_branches(const ck_shape *shape); /* 1, or 2: gate and up */
+double oracle_act(const ck_shape *shape, const double *u, int f);
+void oracle_act_slope(const ck_shape *shape, const double *u, int f, double slope[2]);
+/* u [n, branches F]. */
 void oracle_expert_activation(const oracle_adapter *a, int64_t n, const double *u, const double *zh, int ld, const double *gates, double *m,
                               double *g, int ldg);
 void oracle_expert_expand(const oracle_adapter *a, int64_t n, const double *g, int ldg, const double *gates, double *y);
 /* Writes q and dw. */
 void oracle_expert_expand_backward(const oracle_adapter *a, int64_t n, const double *bias, const double *dy, const double *g, int ldg,
                                    const double *gates, double *q, double *dw);
-/* Writes du and p; dw +=. du may be dm. */
+/* Writes du and p; dw +=. du may be dm, but not with SwiGLU. */
 void oracle_expert_activation_backward(const oracle_adapter *a, int64_t n, const double *u, const double *zh, int ld, const double *gates,
-                                       const double *dm, const double *q, int ldg, double *du, double *p, double *dw);
+                                       const double *dm, const double *q, int ldq, double *du, double *p, int ldp, double *dw);
 
 /* ---- The expert layer, naive (oracle_naive.c): E full copies of the MLP -------------------------------------------------- */
 
 typedef struct {
-    const double *fc_w, *fc_b, *pr_w, *pr_b; /* [F, D], [F], [D, F], [D] */
+    const double *fc_w, *fc_b, *pr_w, *pr_b; /* [branches F, D], [branches F], [D, F], [D] */
 } oracle_mlp;
 /* y [n, D]. */
 void oracle_naive_layer(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x, double *y);

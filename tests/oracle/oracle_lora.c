@@ -29,10 +29,10 @@ oracle_range oracle_part_range(const ck_shape *s, int layer, oracle_part part) {
         range = (oracle_range){s->route, s->router_rows * width};
         break;
     case ORACLE_A1:
-        range = (oracle_range){s->route + s->router_rows * width, sum * width};
+        range = (oracle_range){s->route + s->router_rows * width, s->h_ranks * width};
         break;
     case ORACLE_B1:
-        range = (oracle_range){s->b1, sum * ffn};
+        range = (oracle_range){s->b1, s->h_ranks * ffn};
         break;
     case ORACLE_A2:
         range = (oracle_range){s->a2, sum * ffn};

@@ -195,7 +195,7 @@ static void experts_backward(model *m, int l, const double *dy, double *du, doub
     double *q = oracle_zeros(m->tokens * ldg), *p = oracle_zeros(m->tokens * ldg), *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, m->tokens, weight(m, l, at->pr_b), dy, s->g, ldg, s->gates, q, dw);
     oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du, NULL, NULL);
-    oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, du, q, ldg, du, p, dw);
+    oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, du, q, ldg, du, p, ldg, dw);
     oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, dw, p, ldg, s->coefficient, dn2);
     free(q);
     free(p);

@@ -3,30 +3,31 @@
  *
  * mix mlp      y = sum_{e in S} w_e (Wpr_e gelu(Wfc_e x + b_fc) + b_pr)
  * mix linear   y = (W_pr + s sum w_e B2_e A2_e) gelu((W_fc + s sum w_e B1_e A1_e) x + b_fc) + b_pr
+ * SwiGLU: silu(Wg_e x) * (Wu_e x) instead of gelu; W_fc is W_g over W_u, each with its own B1 and A1.
  * Backward goes to the copies' weights first (dW_e = outer product), then dA_e = s B_e^T dW_e and dB_e = s dW_e A_e^T. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "oracle.h"
 
-/* Wanted: out [rows, columns] += factor B_e A_e for the given pair of parts of expert e. */
-static void add_product(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int e, int rows, int columns, double factor,
-                        double *out) {
+/* Wanted: out [rows, columns] += factor B_e A_e for the given pair of parts of expert e; its ranks begin at `first`. */
+static void add_product(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first, int e, int rows, int columns,
+                        double factor, double *out) {
     const ck_shape *s = ad->shape;
     const double *a = ad->parameters + oracle_part_range(s, ad->layer, a_part).offset;
     const double *b = ad->parameters + oracle_part_range(s, ad->layer, b_part).offset;
-    for (int r = s->rank_first[e]; r < s->rank_first[e + 1]; r++)
+    for (int r = first; r < first + s->rank[e]; r++)
         for (int o = 0; o < rows; o++)
             for (int i = 0; i < columns; i++)
                 out[(int64_t)o * columns + i] += factor * b[(int64_t)r * rows + o] * a[(int64_t)r * columns + i];
 }
 
 /* dA_e and dB_e from the gradient of factor B_e A_e. */
-static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int e, int rows, int columns, double factor,
-                             const double *slope) {
+static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first, int e, int rows, int columns,
+                             double factor, const double *slope) {
     const ck_shape *s = ad->shape;
     oracle_range a = oracle_part_range(s, ad->layer, a_part), b = oracle_part_range(s, ad->layer, b_part);
-    for (int r = s->rank_first[e]; r < s->rank_first[e + 1]; r++)
+    for (int r = first; r < first + s->rank[e]; r++)
         for (int o = 0; o < rows; o++)
             for (int i = 0; i < columns; i++) {
                 int64_t at_a = a.offset + (int64_t)r * columns + i, at_b = b.offset + (int64_t)r * rows + o;
@@ -35,61 +36,73 @@ static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracl
             }
 }
 
+/* The same for both linears of the MLP: fc [branches F, D] and pr [D, F]. */
+static void add_products(const oracle_adapter *a, int e, double factor, double *fc, double *pr) {
+    const ck_shape *s = a->shape;
+    for (int b = 0; b < oracle_branches(s); b++)
+        add_product(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width, factor * s->scale[e],
+                    fc + (int64_t)b * s->ffn * s->width);
+    add_product(a, ORACLE_A2, ORACLE_B2, s->rank_first[e], e, s->width, s->ffn, factor * s->scale[e], pr);
+}
+
 /* One full MLP: its own weights, their gradients, and one token's activations. */
 typedef struct {
-    double *fc, *pr, *dfc, *dpr; /* [F, D], [D, F] */
-    double *u, *a, *y;           /* [F], [F], [D] */
+    int64_t fc_count, pr_count;
+    double *fc, *pr, *dfc, *dpr; /* [branches F, D], [D, F] */
+    double *u, *a, *y;           /* [branches F], [F], [D] */
 } copy;
 
 static copy copy_create(const ck_shape *s, const oracle_mlp *mlp) {
-    int64_t matrix = (int64_t)s->ffn * s->width;
-    copy c = {.fc = oracle_zeros(4 * matrix + 2 * s->ffn + s->width)};
-    c.pr = c.fc + matrix, c.dfc = c.pr + matrix, c.dpr = c.dfc + matrix;
-    c.u = c.dpr + matrix, c.a = c.u + s->ffn, c.y = c.a + s->ffn;
-    memcpy(c.fc, mlp->fc_w, (size_t)matrix * sizeof(double));
-    memcpy(c.pr, mlp->pr_w, (size_t)matrix * sizeof(double));
+    int64_t up = oracle_branches(s) * s->ffn;
+    copy c = {.fc_count = up * s->width, .pr_count = (int64_t)s->ffn * s->width};
+    c.fc = oracle_zeros(2 * (c.fc_count + c.pr_count) + up + s->ffn + s->width);
+    c.pr = c.fc + c.fc_count, c.dfc = c.pr + c.pr_count, c.dpr = c.dfc + c.fc_count;
+    c.u = c.dpr + c.pr_count, c.a = c.u + up, c.y = c.a + s->ffn;
+    memcpy(c.fc, mlp->fc_w, (size_t)c.fc_count * sizeof(double));
+    memcpy(c.pr, mlp->pr_w, (size_t)c.pr_count * sizeof(double));
     return c;
 }
 
 static void copy_add_expert(const oracle_adapter *a, copy *c, int e, double factor) {
-    const ck_shape *s = a->shape;
-    add_product(a, ORACLE_A1, ORACLE_B1, e, s->ffn, s->width, factor * s->scale[e], c->fc);
-    add_product(a, ORACLE_A2, ORACLE_B2, e, s->width, s->ffn, factor * s->scale[e], c->pr);
+    add_products(a, e, factor, c->fc, c->pr);
 }
 
 static void copy_forward(const ck_shape *s, const oracle_mlp *mlp, const double *x, copy *c) {
-    oracle_linear((oracle_linear_size){1, s->width, s->ffn}, x, c->fc, mlp->fc_b, NULL, NULL, c->u);
-    for (int i = 0; i < s->ffn; i++) c->a[i] = oracle_gelu(c->u[i]);
+    oracle_linear((oracle_linear_size){1, s->width, oracle_branches(s) * s->ffn}, x, c->fc, mlp->fc_b, NULL, NULL, c->u);
+    for (int i = 0; i < s->ffn; i++) c->a[i] = oracle_act(s, c->u, i);
     oracle_linear((oracle_linear_size){1, s->ffn, s->width}, c->a, c->pr, mlp->pr_b, NULL, NULL, c->y);
 }
 
 /* Backward of factor * y of the copy; dx +=, dfc and dpr are written. */
 static void copy_backward(const ck_shape *s, copy *c, const double *x, const double *dy, double factor, double *dx) {
-    size_t matrix_bytes = (size_t)s->ffn * (size_t)s->width * sizeof(double);
-    double *slope = oracle_zeros(s->width + s->ffn), *du = slope + s->width;
-    memset(c->dfc, 0, matrix_bytes);
-    memset(c->dpr, 0, matrix_bytes);
+    int up = oracle_branches(s) * s->ffn;
+    double *slope = oracle_zeros(s->width + s->ffn + up), *da = slope + s->width, *du = da + s->ffn;
+    memset(c->dfc, 0, (size_t)c->fc_count * sizeof(double));
+    memset(c->dpr, 0, (size_t)c->pr_count * sizeof(double));
     for (int d = 0; d < s->width; d++) slope[d] = factor * dy[d];
-    oracle_linear_backward((oracle_linear_size){1, s->ffn, s->width}, c->a, c->pr, slope, du, c->dpr, NULL);
-    for (int i = 0; i < s->ffn; i++) du[i] *= oracle_gelu_slope(c->u[i]);
-    oracle_linear_backward((oracle_linear_size){1, s->width, s->ffn}, x, c->fc, du, dx, c->dfc, NULL);
+    oracle_linear_backward((oracle_linear_size){1, s->ffn, s->width}, c->a, c->pr, slope, da, c->dpr, NULL);
+    for (int i = 0; i < s->ffn; i++) {
+        double by[2];
+        oracle_act_slope(s, c->u, i, by);
+        for (int b = 0; b < oracle_branches(s); b++) du[b * s->ffn + i] = da[i] * by[b];
+    }
+    oracle_linear_backward((oracle_linear_size){1, s->width, up}, x, c->fc, du, dx, c->dfc, NULL);
     free(slope);
 }
 
 static void copy_to_expert(const oracle_adapter *a, const copy *c, int e, double factor) {
     const ck_shape *s = a->shape;
-    product_backward(a, ORACLE_A1, ORACLE_B1, e, s->ffn, s->width, factor * s->scale[e], c->dfc);
-    product_backward(a, ORACLE_A2, ORACLE_B2, e, s->width, s->ffn, factor * s->scale[e], c->dpr);
+    for (int b = 0; b < oracle_branches(s); b++)
+        product_backward(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width, factor * s->scale[e],
+                         c->dfc + (int64_t)b * s->ffn * s->width);
+    product_backward(a, ORACLE_A2, ORACLE_B2, s->rank_first[e], e, s->width, s->ffn, factor * s->scale[e], c->dpr);
 }
 
-/* How the weight of expert e moves the loss through mixed weights: <d(W), s B_e A_e> summed over both linears. */
+/* How the weight of expert e moves the loss through mixed weights: <d(W), s B_e A_e> summed over all linears. */
 static double mixed_slope(const oracle_adapter *a, const copy *c, int e) {
-    const ck_shape *s = a->shape;
-    int64_t matrix = (int64_t)s->ffn * s->width;
-    double *product = oracle_zeros(2 * matrix), slope;
-    add_product(a, ORACLE_A1, ORACLE_B1, e, s->ffn, s->width, s->scale[e], product);
-    add_product(a, ORACLE_A2, ORACLE_B2, e, s->width, s->ffn, s->scale[e], product + matrix);
-    slope = oracle_dot(product, c->dfc, matrix) + oracle_dot(product + matrix, c->dpr, matrix);
+    double *product = oracle_zeros(c->fc_count + c->pr_count), slope;
+    add_products(a, e, 1, product, product + c->fc_count);
+    slope = oracle_dot(product, c->dfc, c->fc_count) + oracle_dot(product + c->fc_count, c->dpr, c->pr_count);
     free(product);
     return slope;
 }

@@ -84,7 +84,7 @@ void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *z
     const ck_shape *s = a->shape;
     const double *rows = a->parameters + oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     for (int64_t t = 0; t < n; t++) {
-        for (int c = 0; c < s->router_rows + s->rank_sum; c++) zh[t * ld + c] = oracle_dot(rows + c * s->width, x + t * s->width, s->width);
+        for (int c = 0; c < s->router_rows + s->h_ranks; c++) zh[t * ld + c] = oracle_dot(rows + c * s->width, x + t * s->width, s->width);
         oracle_gates(s, zh + t * ld, gates + t * CK_MAX_EXPERTS);
     }
 }
@@ -138,8 +138,8 @@ void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, 
             gates_backward(s, zh + t * ld, gates + t * CK_MAX_EXPERTS, dw + t * CK_MAX_EXPERTS, slope);
             if (coefficient != NULL && s->balanced) balance_backward(s, zh + t * ld, coefficient, slope);
         }
-        for (int r = 0; r < s->rank_sum; r++) slope[s->router_rows + r] = p[t * ldp + r];
-        for (int c = 0; c < s->router_rows + s->rank_sum; c++)
+        for (int r = 0; r < s->h_ranks; r++) slope[s->router_rows + r] = p[t * ldp + r];
+        for (int c = 0; c < s->router_rows + s->h_ranks; c++)
             row_backward(s->width, slope[c], rows + c * s->width, x + t * s->width, dx + t * s->width, drows + c * s->width);
     }
 }

@@ -13,26 +13,27 @@ extern "C" {
 }
 
 /* A device of 48 tokens on average: many; of 47: few. */
-static const wave_spec border_many = {"48 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {29}}}};
-static const wave_spec border_few = {"47 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {27}}}};
+static const wave_spec border_many = {"48 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {29}}}, CK_MLP_GELU};
+static const wave_spec border_few = {"47 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {27}}}, CK_MLP_GELU};
 
 /* E + S at most 24, 72, 144, 528 forward; 32, 80, 144, 528 backward. */
-static const wave_spec odd_many = {"many tokens, odd", 21, 8, 3, 3, {{SHAPE_PAIR_TOP1, {131}}, {SHAPE_SINGLE, {1}}, {SHAPE_ALL, {20}}}};
-static const wave_spec many_60 = {"many tokens, 60 columns", 88, 8, 2, 2, {{SHAPE_MANY, {129}}, {SHAPE_LINEAR_TOP1, {15, 3}}}};
-static const wave_spec many_104 = {"many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}};
-static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}};
-static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}};
+static const wave_spec odd_many = {"many tokens, odd", 21, 8, 3, 3, {{SHAPE_PAIR_TOP1, {131}}, {SHAPE_SINGLE, {1}}, {SHAPE_ALL, {20}}},
+                                   CK_MLP_GELU};
+static const wave_spec many_60 = {"many tokens, 60 columns", 88, 8, 2, 2, {{SHAPE_MANY, {129}}, {SHAPE_LINEAR_TOP1, {15, 3}}}, CK_MLP_GELU};
+static const wave_spec many_104 = {"many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}, CK_MLP_GELU};
+static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}, CK_MLP_GELU};
+static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}, CK_MLP_GELU};
 
 /* Devices that are cut into chunks. */
-static const wave_spec cut_18 = {"two devices, 18 columns", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {131}}, {SHAPE_PAIR_BOTH, {150}}}};
+static const wave_spec cut_18 = {"two devices, 18 columns", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {131}}, {SHAPE_PAIR_BOTH, {150}}}, CK_MLP_GELU};
 static const wave_spec cut_60 = {
-    "a long device among others", 21, 8, 3, 3, {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}}};
-static const wave_spec cut_104 = {"one device, 104 columns", 40, 8, 2, 1, {{SHAPE_EIGHT, {330}}}};
+    "a long device among others", 21, 8, 3, 3, {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}}, CK_MLP_GELU};
+static const wave_spec cut_104 = {"one device, 104 columns", 40, 8, 2, 1, {{SHAPE_EIGHT, {330}}}, CK_MLP_GELU};
 
 static const wave_spec few_104 = {
-    "few tokens, 104 columns", 264, 8, 2, 3, {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}}};
-static const wave_spec few_165 = {"few tokens, 165 columns", 72, 8, 2, 2, {{SHAPE_HEAVY, {15}}, {SHAPE_MEAN, {70}}}};
-static const wave_spec few_528 = {"few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}};
+    "few tokens, 104 columns", 264, 8, 2, 3, {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}}, CK_MLP_GELU};
+static const wave_spec few_165 = {"few tokens, 165 columns", 72, 8, 2, 2, {{SHAPE_HEAVY, {15}}, {SHAPE_MEAN, {70}}}, CK_MLP_GELU};
+static const wave_spec few_528 = {"few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}, CK_MLP_GELU};
 
 static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which, const wave_spec *spec, ck_precision precision,
                      learn_pattern learn, check *c) {

@@ -17,11 +17,18 @@ static const wave_spec many_tokens = {
     8,
     3,
     5,
-    {{SHAPE_RAGGED, {6003, 5000}}, {SHAPE_SINGLE, {1}}, {SHAPE_PAIR_TOP1, {17, 3}}, {SHAPE_LINEAR, {40}}, {SHAPE_PAIR_BOTH, {5393}}}};
-static const wave_spec many_ranks = {
-    "many tokens, many ranks", 16, 8, 2, 4, {{SHAPE_PAIR_TOP1, {9001}}, {SHAPE_LIMIT, {70}}, {SHAPE_HEAVY, {21}}, {SHAPE_ALL, {7302}}}};
-static const wave_spec columns = {"many columns", 264, 8, 3, 3, {{SHAPE_RAGGED, {20}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_ALL, {33}}}};
-static const wave_spec odd_columns = {"many odd columns", 265, 8, 5, 2, {{SHAPE_RAGGED, {20}}, {SHAPE_ALL, {3}}}};
+    {{SHAPE_RAGGED, {6003, 5000}}, {SHAPE_SINGLE, {1}}, {SHAPE_PAIR_TOP1, {17, 3}}, {SHAPE_LINEAR, {40}}, {SHAPE_PAIR_BOTH, {5393}}},
+    CK_MLP_GELU};
+static const wave_spec many_ranks = {"many tokens, many ranks",
+                                     16,
+                                     8,
+                                     2,
+                                     4,
+                                     {{SHAPE_PAIR_TOP1, {9001}}, {SHAPE_LIMIT, {70}}, {SHAPE_HEAVY, {21}}, {SHAPE_ALL, {7302}}},
+                                     CK_MLP_GELU};
+static const wave_spec columns = {"many columns", 264, 8, 3, 3, {{SHAPE_RAGGED, {20}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_ALL, {33}}},
+                                  CK_MLP_GELU};
+static const wave_spec odd_columns = {"many odd columns", 265, 8, 5, 2, {{SHAPE_RAGGED, {20}}, {SHAPE_ALL, {3}}}, CK_MLP_GELU};
 
 /* bits: where what every tensor and gradient holds in the end goes, or NULL. */
 static void run_on(const conformance_case *which, const wave_spec *spec, ck_precision precision, learn_pattern learn, check *c,
@@ -172,8 +179,8 @@ static void begun_by_lora(rig *r) {
 }
 
 static void begins_y() {
-    const conformance_case cases[] = {{"begun by expand", begun_by_expand, false, false, nullptr, false},
-                                      {"begun by lora", begun_by_lora, false, false, nullptr, false}};
+    const conformance_case cases[] = {{"begun by expand", begun_by_expand, false, false, nullptr, false, false},
+                                      {"begun by lora", begun_by_lora, false, false, nullptr, false, false}};
     const wave_spec *specs[] = {&many_tokens, &columns, &odd_columns};
     for (const conformance_case &c : cases)
         for (const wave_spec *spec : specs) try_case(&c, spec);

@@ -49,3 +49,18 @@ Test(vector, gelu_keeps_nan) {
     cr_assert(isnan(vec_gelu_slope(NAN, &slope)));
     cr_assert(isnan(slope));
 }
+
+Test(vector, silu_and_its_slope_are_right_to_1e_6) {
+    double worst = 0.0, worst_slope = 0.0;
+    for (float u = -100.0F; u <= 100.0F; u += 0.00113F) {
+        double sigma = 1 / (1 + exp(-(double)u)), scale = fmax(1.0, fabs((double)u));
+        float slope, value = vec_silu_slope(u, &slope);
+        worst = fmax(worst, fabs((double)value - (double)u * sigma) / scale);
+        worst = fmax(worst, fabs((double)vec_silu(u) - (double)u * sigma) / scale);
+        worst_slope = fmax(worst_slope, fabs((double)slope - sigma * (1 + (double)u * (1 - sigma))));
+    }
+    cr_assert_leq(worst, 1e-6, "silu: largest error %g", worst);
+    cr_assert_leq(worst_slope, 1e-6, "silu': largest error %g", worst_slope);
+    float slope;
+    cr_assert(isnan(vec_silu(NAN)) && isnan(vec_silu_slope(NAN, &slope)) && isnan(slope), "a NaN must not be hidden");
+}
