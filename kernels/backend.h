@@ -135,11 +135,13 @@ struct ck_driver {
     void (*stream_destroy)(ck_stream *);
     ck_status (*upload)(ck_stream *, void *to, const void *host, size_t bytes);
     ck_status (*download)(ck_stream *, void *host, const void *from, size_t bytes);
+    ck_status (*copy)(ck_stream *, void *to, const void *from, size_t bytes);
     ck_status (*zero)(ck_stream *, void *, size_t bytes);
     ck_status (*wait)(ck_stream *);
     ck_status (*event_create)(ck_backend *, ck_event **out);
     void (*event_destroy)(ck_event *);
     ck_status (*event_record)(ck_stream *, ck_event *);
+    ck_status (*event_await)(ck_stream *, ck_event *);
     double (*event_seconds)(const ck_event *, const ck_event *);
     ck_status (*capture_begin)(ck_stream *); /* NULL, like the next three: no graphs */
     ck_status (*capture_end)(ck_stream *, ck_graph **out);

@@ -69,7 +69,8 @@ const char *ck_last_error(const ck_backend *backend);
 /* ---- Streams -------------------------------------------------------------------------------------------------------- */
 
 /* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed. Several streams
- * may overlap where the backend can (CUDA); the CPU backend finishes each call before it returns. */
+ * may overlap where the backend can (CUDA), unless one awaits an event of another (ck_event_await()); the CPU backend finishes each call
+ * before it returns. */
 typedef struct ck_stream ck_stream;
 ck_status ck_stream_create(ck_backend *backend, ck_stream **out);
 void ck_stream_destroy(ck_stream *stream); /* NULL is fine */
@@ -80,25 +81,33 @@ ck_status ck_wait(ck_stream *stream);
 /* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never dereferenced by it. */
 ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
 /* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its own): for what does not fit
- * beside the rest and is touched once a step. */
+ * beside the rest. Kernels may work on it in place, at the speed of the bus; what they need often is copied to near memory before. */
 ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
 void ck_free(ck_backend *backend, void *memory);
 /* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */
 size_t ck_memory_bytes(const ck_backend *backend);
+/* Between two places of the backend's memory that do not overlap, near or far. */
+ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes);
 /* Host memory must stay as it is until ck_wait(). */
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes);
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
 size_t ck_allocated_bytes(const ck_backend *backend); /* live bytes: buffers, activations, workspaces; nothing that is far */
 
-/* ---- Measuring ------------------------------------------------------------------------------------------------------ */
+/* ---- Events --------------------------------------------------------------------------------------------------------- */
 
-/* A moment in a stream's work. Seconds between two of them are the backend's own clock (a GPU's events), valid after ck_wait(). */
+/* A moment in a stream's work: what was issued to it before is done. */
 typedef struct ck_event ck_event;
 ck_status ck_event_create(ck_backend *backend, ck_event **out);
 void ck_event_destroy(ck_event *event); /* NULL is fine */
 ck_status ck_event_record(ck_stream *stream, ck_event *event);
+/* What is issued to the stream from now on waits for the moment that was last recorded, on whichever stream; for nothing if none was. The
+ * host does not wait. */
+ck_status ck_event_await(ck_stream *stream, ck_event *event);
+/* Between two moments by the backend's own clock (a GPU's events), valid after ck_wait(). */
 double ck_event_seconds(const ck_event *from, const ck_event *to);
+
+/* ---- Measuring ------------------------------------------------------------------------------------------------------ */
 
 /* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end nothing runs. A backend
  * without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues the work itself. */
@@ -123,6 +132,12 @@ typedef enum {
     CK_MIX_LINEAR /* y = W x + s sum_e w_e B_e A_e x in each of the two MLP linears */
 } ck_mix;
 
+/* The MLP of the base that experts adapt. */
+typedef enum {
+    CK_MLP_GELU,  /* U = W_fc x + b_fc [tokens, F]; act(u) = gelu(u), tanh form: GPT-2 */
+    CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
+} ck_mlp;
+
 /* What one device holds, per layer, as offsets in floats into its pack; every layer has the same layout at
  * layer * layer_stride. Devices with equal shapes share one ck_shape. Filled by ck_shape_init(). */
 typedef struct {
@@ -132,14 +147,9 @@ typedef struct {
     int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
     float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
     int32_t top_k;                /* k; K = min(k, E) */
-/* The MLP of the base that experts adapt. */
-typedef enum {
-    CK_MLP_GELU,  /* U = W_fc x + b_fc [tokens, F]; act(u) = gelu(u), tanh form: GPT-2 */
-    CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
-} ck_mlp;
-
     ck_gates gates;
     ck_mix mix;
+    ck_mlp mlp;             /* the same in all shapes of a wave */
     int32_t attention_rank; /* LoRA on qkv and on the output projection; 0 = none */
     float attention_scale;
     float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
@@ -150,7 +160,6 @@ typedef enum {
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
     bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
     int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
-    ck_mlp mlp;             /* the same in all shapes of a wave */
     int64_t route;                          /* [router_rows + H, D]: R, then every A1_e */
     int64_t b1, a2, b2;                     /* [H, F], [S, F], [S, D]: B1 transposed, A2, B2 transposed */
     int64_t layer_stride, total;            /* floats; both multiples of CK_ALIGN_FLOATS */
@@ -371,6 +380,7 @@ typedef struct {
     const ck_tensor *u, *zh, *gates;
     ck_tensor *m, *g;
     int32_t ffn, layer;
+    ck_mlp mlp; /* of all shapes of the program's waves */
 } ck_expert_activation;
 void ck_op_expert_activation(ck_program *, const ck_expert_activation *);
 
@@ -380,7 +390,6 @@ typedef struct {
     ck_tensor *y;
     int32_t layer;
 } ck_expert_expand;
-    ck_mlp mlp; /* of all shapes of the program's waves */
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
 /* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e w_e g_e^T dy.
@@ -400,6 +409,7 @@ typedef struct {
     const ck_tensor *u, *zh, *gates, *dm, *q;
     ck_tensor *du, *p, *dw;
     int32_t ffn, layer;
+    ck_mlp mlp;
 } ck_expert_activation_backward;
 void ck_op_expert_activation_backward(ck_program *, const ck_expert_activation_backward *);
 
@@ -409,7 +419,6 @@ typedef struct {
     const ck_tensor *x, *zh, *gates, *dw, *p;
     ck_tensor *dx;
     int32_t layer;
-    ck_mlp mlp;
     bool accumulate;
     const float *balance; /* NULL, or the coefficients made by ck_op_balance */
     int32_t n_layers;
@@ -439,7 +448,7 @@ typedef struct {
 /* A device's step: AdamW (decoupled decay, bias-corrected) on the groups in learn. The pack's router rows use hyper[1], all else hyper[0].
  */
 typedef struct {
-    int64_t parameters, gradients;
+    int64_t parameters, moments, gradients; /* offsets in floats of packs of the device's layout; moments: into both of them */
     int32_t shape;
     uint32_t learn;
     ck_adamw_hyper hyper[2];

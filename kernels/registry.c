@@ -112,6 +112,10 @@ void ck_stream_destroy(ck_stream *stream) {
     if (stream) stream->backend->driver->stream_destroy(stream);
 }
 
+ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
+    return stream->backend->driver->copy(stream, to, from, bytes);
+}
+
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
     return stream->backend->driver->upload(stream, to, host, bytes);
 }
@@ -155,7 +159,7 @@ bool ck_supports(const ck_backend *backend, ck_precision precision) {
     return backend->driver->supports(backend, precision);
 }
 
-/* ---- Measuring ---- */
+/* ---- Events ---- */
 
 ck_status ck_event_create(ck_backend *backend, ck_event **out) {
     ck_status status = backend->driver->event_create(backend, out);
@@ -170,9 +174,15 @@ ck_status ck_event_record(ck_stream *stream, ck_event *event) {
     return stream->backend->driver->event_record(stream, event);
 }
 
+ck_status ck_event_await(ck_stream *stream, ck_event *event) {
+    return stream->backend->driver->event_await(stream, event);
+}
+
 double ck_event_seconds(const ck_event *from, const ck_event *to) {
     return from->backend->driver->event_seconds(from, to);
 }
+
+/* ---- Measuring ---- */
 
 ck_status ck_capture_begin(ck_stream *stream) {
     const ck_driver *driver = stream->backend->driver;

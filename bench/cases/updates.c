@@ -18,6 +18,7 @@ ck_adamw_device *adamw_devices(const world *w) {
     if (!devices) abort();
     for (int d = 0; d < w->n_devices; d++)
         devices[d] = (ck_adamw_device){.parameters = d * w->shape.total,
+                                       .moments = d * w->shape.total,
                                        .gradients = d * w->shape.total,
                                        .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER,
                                        .hyper = {BENCH_HYPER[0], BENCH_HYPER[1]}};

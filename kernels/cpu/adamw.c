@@ -13,9 +13,9 @@ typedef struct {
     const float *gradients;
 } pack_view;
 
-static void update(pack_view view, int64_t at, int64_t gradient_at, int64_t count, const ck_adamw_hyper *hyper, float weight_decay) {
-    float *restrict p = view.parameters + at, *restrict m = view.moment1 + at, *restrict v = view.moment2 + at;
-    const float *restrict g = view.gradients + gradient_at;
+static void update(pack_view view, int64_t count, const ck_adamw_hyper *hyper, float weight_decay) {
+    float *restrict p = view.parameters, *restrict m = view.moment1, *restrict v = view.moment2;
+    const float *restrict g = view.gradients;
     float b1 = hyper->beta1, b2 = hyper->beta2, epsilon = hyper->epsilon, keep = 1.0f - hyper->learning_rate * weight_decay;
     float rate = (float)(hyper->learning_rate / (1.0 - pow(hyper->beta1, hyper->step)));
     float correction = (float)(1.0 / sqrt(1.0 - pow(hyper->beta2, hyper->step)));
@@ -28,13 +28,16 @@ static void update(pack_view view, int64_t at, int64_t gradient_at, int64_t coun
     }
 }
 
+static pack_view moved(pack_view view, int64_t parameters, int64_t moments, int64_t gradients) {
+    return (pack_view){view.parameters + parameters, view.moment1 + moments, view.moment2 + moments, view.gradients + gradients};
+}
+
+/* view: of the device's pack. */
 static void update_layer(pack_view view, const ck_shape *shape, const ck_adamw_device *device, int layer) {
     int64_t start = layer * shape->layer_stride + shape->route, router = (int64_t)shape->router_rows * shape->width;
-    int64_t at = device->parameters + start, gradient_at = device->gradients + start;
-    if (device->learn & CK_LEARN_ROUTER) update(view, at, gradient_at, router, &device->hyper[1], device->hyper[1].weight_decay);
-    if (device->learn & CK_LEARN_EXPERTS) {
-        update(view, at + router, gradient_at + router, shape->layer_stride - router, &device->hyper[0], device->hyper[0].weight_decay);
-    }
+    pack_view rows = moved(view, start, start, start), rest = moved(rows, router, router, router);
+    if (device->learn & CK_LEARN_ROUTER) update(rows, router, &device->hyper[1], device->hyper[1].weight_decay);
+    if (device->learn & CK_LEARN_EXPERTS) update(rest, shape->layer_stride - router, &device->hyper[0], device->hyper[0].weight_decay);
 }
 
 ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
@@ -43,7 +46,8 @@ ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
     for (int d = 0; d < n_devices; d++) {
         const ck_shape *shape = &shapes[devices[d].shape];
-        for (int layer = 0; layer < shape->n_layers; layer++) update_layer(view, shape, &devices[d], layer);
+        pack_view pack = moved(view, devices[d].parameters, devices[d].moments, devices[d].gradients);
+        for (int layer = 0; layer < shape->n_layers; layer++) update_layer(pack, shape, &devices[d], layer);
     }
     return CK_OK;
 }
@@ -52,6 +56,9 @@ ck_status cpu_adamw_ranges(ck_stream *stream, float *parameters, float *moment1,
                            const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
     pack_view view = {parameters, moment1, moment2, gradients};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
-    for (int r = 0; r < n_ranges; r++) update(view, ranges[r].offset, ranges[r].offset, ranges[r].count, hyper, ranges[r].weight_decay);
+    for (int r = 0; r < n_ranges; r++) {
+        int64_t at = ranges[r].offset;
+        update(moved(view, at, at, at), ranges[r].count, hyper, ranges[r].weight_decay);
+    }
     return CK_OK;
 }

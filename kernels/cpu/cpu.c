@@ -153,6 +153,12 @@ static ck_status cpu_event_record(ck_stream *stream, ck_event *event) {
     return CK_OK;
 }
 
+/* Nothing is ever left to wait for. */
+static ck_status cpu_event_await(ck_stream *stream, ck_event *event) {
+    (void)stream, (void)event;
+    return CK_OK;
+}
+
 static double cpu_event_seconds(const ck_event *from, const ck_event *to) {
     return ((const cpu_event *)to)->at - ((const cpu_event *)from)->at;
 }
@@ -235,6 +241,7 @@ const ck_driver ck_cpu_driver = {
     .free = cpu_free,
     .stream_create = cpu_stream_create,
     .stream_destroy = cpu_stream_destroy,
+    .copy = cpu_copy,
     .upload = cpu_copy,
     .download = cpu_copy,
     .zero = cpu_zero,
@@ -242,6 +249,7 @@ const ck_driver ck_cpu_driver = {
     .event_create = cpu_event_create,
     .event_destroy = cpu_event_destroy,
     .event_record = cpu_event_record,
+    .event_await = cpu_event_await,
     .event_seconds = cpu_event_seconds,
     .cache_bytes = cpu_cache_bytes,
     .supports = cpu_supports,

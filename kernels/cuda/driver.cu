@@ -137,6 +137,11 @@ static void cuda_stream_destroy(ck_stream *stream) {
     free(own);
 }
 
+static ck_status cuda_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
+    changed(stream->backend, to);
+    return bytes ? issued(stream, "a copy within the GPU's memories", gpu_copy(of(stream)->stream, to, from, bytes)) : CK_OK;
+}
+
 static ck_status cuda_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
     changed(stream->backend, to);
     return bytes ? issued(stream, "a copy to the GPU", gpu_upload(of(stream)->stream, to, host, bytes)) : CK_OK;
@@ -222,6 +227,10 @@ static void cuda_event_destroy(ck_event *event) {
 
 static ck_status cuda_event_record(ck_stream *stream, ck_event *event) {
     return issued(stream, "an event", gpu_event_record(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
+}
+
+static ck_status cuda_event_await(ck_stream *stream, ck_event *event) {
+    return issued(stream, "an event", gpu_event_await(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
 }
 
 static double cuda_event_seconds(const ck_event *from, const ck_event *to) {
@@ -413,6 +422,7 @@ static ck_driver make_driver() {
     d.memory_bytes = cuda_memory_bytes;
     d.stream_create = cuda_stream_create;
     d.stream_destroy = cuda_stream_destroy;
+    d.copy = cuda_copy;
     d.upload = cuda_upload;
     d.download = cuda_download;
     d.zero = cuda_zero;
@@ -420,6 +430,7 @@ static ck_driver make_driver() {
     d.event_create = cuda_event_create;
     d.event_destroy = cuda_event_destroy;
     d.event_record = cuda_event_record;
+    d.event_await = cuda_event_await;
     d.event_seconds = cuda_event_seconds;
     d.capture_begin = cuda_capture_begin;
     d.capture_end = cuda_capture_end;

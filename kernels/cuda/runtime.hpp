@@ -31,14 +31,15 @@ const char *gpu_stream_create(gpu_stream *out);
 void gpu_stream_destroy(gpu_stream stream);
 const char *gpu_upload(gpu_stream stream, void *to, const void *host, size_t bytes);
 const char *gpu_download(gpu_stream stream, void *host, const void *from, size_t bytes);
-const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes); /* within the GPU */
+const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes); /* between memories of gpu_alloc(), gpu_alloc_far() */
 const char *gpu_zero(gpu_stream stream, void *memory, size_t bytes);
 const char *gpu_wait(gpu_stream stream);
 
 const char *gpu_event_create(gpu_event **out);
 void gpu_event_destroy(gpu_event *event);
 const char *gpu_event_record(gpu_stream stream, gpu_event *event);
-const char *gpu_event_wait(gpu_event *event); /* the host waits; at once if it was never recorded */
+const char *gpu_event_wait(gpu_event *event);                     /* the host waits; not at all if it was never recorded */
+const char *gpu_event_await(gpu_stream stream, gpu_event *event); /* what the stream gets from now on waits; the same */
 double gpu_event_seconds(const gpu_event *from, const gpu_event *to);
 
 const char *gpu_capture_begin(gpu_stream stream);

@@ -24,7 +24,8 @@ enum { UPDATE_LANES = 256, UPDATE_CHUNK = 4 * UPDATE_LANES, UPDATE_BLOCKS = 1638
 /* ---- Spans */
 
 typedef struct {
-    int64_t at, other;     /* its first float in p, m, v (in c), and in g */
+    int64_t at, other;     /* its first float in p (in c), and in g */
+    int64_t moments;       /* in m and v */
     int64_t count, stride; /* floats in a layer, and from a layer's to the next's */
     int32_t layers;
     uint32_t learned;                              /* of a carry: it is collected */
@@ -41,12 +42,13 @@ struct adamw_rule {
     global<float> p, m, v;
     global<const float> g;
 
-    template <int W> __device__ __forceinline__ void apply(const cuda_span *s, int64_t at, int64_t other) const {
+    template <int W> __device__ __forceinline__ void apply(const cuda_span *s, int64_t first) const {
         float p_[W], m_[W], v_[W], g_[W];
+        int64_t at = s->at + first, moments = s->moments + first;
         load_wide<W>(p_, p + at);
-        load_wide<W>(m_, m + at);
-        load_wide<W>(v_, v + at);
-        load_wide<W>(g_, g + other);
+        load_wide<W>(m_, m + moments);
+        load_wide<W>(v_, v + moments);
+        load_wide<W>(g_, g + (s->other + first));
         CK_UNROLL
         for (int i = 0; i < W; i++) {
             m_[i] = s->b1 * m_[i] + (1.0f - s->b1) * g_[i];
@@ -54,16 +56,17 @@ struct adamw_rule {
             p_[i] = s->keep * p_[i] - s->rate * m_[i] / (sqrtf(v_[i]) * s->correction + s->epsilon);
         }
         store_wide<W>(p + at, p_);
-        store_wide<W>(m + at, m_);
-        store_wide<W>(v + at, v_);
+        store_wide<W>(m + moments, m_);
+        store_wide<W>(v + moments, v_);
     }
 };
 
 struct carry_rule {
     global<float> c, g;
 
-    template <int W> __device__ __forceinline__ void apply(const cuda_span *s, int64_t at, int64_t other) const {
+    template <int W> __device__ __forceinline__ void apply(const cuda_span *s, int64_t first) const {
         float c_[W], g_[W], zero[W] = {};
+        int64_t at = s->at + first, other = s->other + first;
         load_wide<W>(c_, c + at);
         load_wide<W>(g_, g + other);
         CK_UNROLL
@@ -77,7 +80,7 @@ struct carry_rule {
     }
 };
 
-/* Grid: spans, blocks that share the chunks of one. wide: `at` and `other` of every span are equal modulo four, strides multiples of it. */
+/* Grid: spans, blocks that share the chunks of one. wide: a span's places are equal modulo four, strides multiples of it. */
 template <bool wide, typename Rule>
 static __global__ void __launch_bounds__(UPDATE_LANES) update_kernel(Rule rule, global<const cuda_span> spans) {
     const cuda_span span = *record(spans + blockIdx.x);
@@ -86,11 +89,11 @@ static __global__ void __launch_bounds__(UPDATE_LANES) update_kernel(Rule rule, 
         int64_t layer = i / chunks, before = span.at % 4, end = layer * span.stride + span.count;
         int64_t first = layer * span.stride - before + (i - layer * chunks) * UPDATE_CHUNK + 4 * threadIdx.x; /* from the span's begin */
         if (wide && first >= layer * span.stride && first + 4 <= end) {
-            rule.template apply<4>(&span, span.at + first, span.other + first);
+            rule.template apply<4>(&span, first);
             continue;
         }
         for (int64_t j = first; j < first + 4; j++) {
-            if (j >= layer * span.stride && j < end) rule.template apply<1>(&span, span.at + j, span.other + j);
+            if (j >= layer * span.stride && j < end) rule.template apply<1>(&span, j);
         }
     }
 }
@@ -183,8 +186,10 @@ const char *cuda_adamw_devices(ck_stream *stream, float *parameters, float *mome
         const cuda_span spans_of[2] = {span_of_experts(&shapes[device->shape], device->parameters, device->gradients),
                                        span_of_router(&shapes[device->shape], device->parameters, device->gradients)};
         const uint32_t learns[2] = {device->learn & CK_LEARN_EXPERTS, device->learn & CK_LEARN_ROUTER};
+        spans.wide &= (device->moments - device->parameters) % 4 == 0;
         for (int group = 0; group < 2; group++) {
             cuda_span span = spans_of[group];
+            span.moments = span.at - device->parameters + device->moments;
             if (learns[group]) set_hyper(&span, &device->hyper[group], device->hyper[group].weight_decay);
             if (learns[group]) add_span(&spans, span);
         }
@@ -200,7 +205,7 @@ const char *cuda_adamw_ranges(ck_stream *stream, float *parameters, float *momen
     if (!spans.list) return no_memory;
     for (int32_t r = 0; r < n_ranges; r++) {
         cuda_span span = {};
-        span.at = span.other = ranges[r].offset;
+        span.at = span.other = span.moments = ranges[r].offset;
         span.count = ranges[r].count;
         span.layers = 1;
         set_hyper(&span, hyper, ranges[r].weight_decay);

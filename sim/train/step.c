@@ -109,7 +109,7 @@ static step_counts collect_updates(session *s, step_kind kind) {
         double loss = check_loss(s, i, kind);
         if (d->stopped) continue;
         ck_adamw_device *update = &s->updates[n.updates++];
-        update->parameters = d->pack;
+        update->parameters = update->moments = d->pack;
         update->gradients = w->devices[i].gradients;
         update->shape = d->shape;
         update->learn = learns(s, d, kind);

@@ -108,6 +108,16 @@ static void set_hyper(adamw_world *w, int step) {
     }
 }
 
+/* Moments need not lie like the parameters: here in the opposite order. */
+static void turn_moments(adamw_world *w, int64_t all) {
+    for (int d = 0; d < SHAPE_SPECS; d++) w->devices[d].moments = all - w->devices[d].parameters - w->shapes[d].total;
+}
+
+/* Where the moments of this parameter are. */
+static int64_t moments_at(const ck_adamw_device *d, int64_t first) {
+    return first - d->parameters + d->moments;
+}
+
 static adamw_world adamw_create(bench *b) {
     const uint32_t turns[4] = {CK_LEARN_EXPERTS | CK_LEARN_ROUTER, CK_LEARN_EXPERTS, CK_LEARN_ROUTER, 0};
     adamw_world w = {0};
@@ -117,6 +127,7 @@ static adamw_world adamw_create(bench *b) {
         w.devices[d] = (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 4]};
         end += w.shapes[d].total;
     }
+    turn_moments(&w, end);
     w.parameters = array_create(b, end, 0.3);
     w.gradients = array_create(b, end, 0.1);
     w.moment1 = array_create(b, end, 0.05);
@@ -150,8 +161,10 @@ static void adamw_gradient(bench *b, adamw_world *w, const ck_adamw_device *d, o
 static void adamw_reference(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
     (void)b;
     if (!learned(d, part)) return;
-    oracle_adamw((oracle_adamw_arrays){w->parameters.ref + first, w->moment1.ref + first, w->moment2.ref + first, w->gradients.ref + first},
-                 count, &d->hyper[part == ORACLE_ROUTER]);
+    int64_t moments = moments_at(d, first);
+    oracle_adamw(
+        (oracle_adamw_arrays){w->parameters.ref + first, w->moment1.ref + moments, w->moment2.ref + moments, w->gradients.ref + first},
+        count, &d->hyper[part == ORACLE_ROUTER]);
 }
 
 static void adamw_compare(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
@@ -162,8 +175,8 @@ static void adamw_compare(bench *b, adamw_world *w, const ck_adamw_device *d, or
         return;
     }
     compare(b, what, &w->parameters, first, count);
-    compare(b, what, &w->moment1, first, count);
-    compare(b, what, &w->moment2, first, count);
+    compare(b, what, &w->moment1, moments_at(d, first), count);
+    compare(b, what, &w->moment2, moments_at(d, first), count);
     compare_change(b, what, &w->parameters, w->before, first, count);
 }
 

@@ -1,28 +1,22 @@
-/* runtime.cc - the runtime that the CUDA driver asks for (kernels/cuda/runtime.hpp), on the CPU: memory of the SIMT machine, a stream that
- * does its work at once, and products as plain loops. What comes back from the GPU comes when it is waited for, and not before, so that
- * a caller that does not wait sees it. */
+/* runtime.cc - the runtime that the CUDA driver asks for (kernels/cuda/runtime.hpp), on the CPU: memory and streams of the SIMT machine,
+ * and products as plain loops. Host memory is read and written when a stream comes to it (stream.hpp), and holds NaN bytes where something
+ * from the GPU is on its way, so that a caller that does not wait sees it. */
 #include "cuda/runtime.hpp"
 
-#include <stdio.h>
+#include <list>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <vector>
 
 #include "cuda/ops.cuh"
 
 struct gpu_event {
-    double at;
+    simt_event event;
 };
 
-struct download {
-    void *to;
-    std::vector<char> bytes;
-};
-
-struct stream {
-    std::vector<download> downloads;
-};
+static simt_stream *of(gpu_stream stream) {
+    return static_cast<simt_stream *>(stream);
+}
 
 const char *gpu_unavailable() {
     return nullptr;
@@ -78,12 +72,12 @@ void gpu_free_host(void *memory) {
 }
 
 const char *gpu_stream_create(gpu_stream *out) {
-    *out = new stream;
+    *out = simt_stream_create();
     return nullptr;
 }
 
-void gpu_stream_destroy(gpu_stream s) {
-    delete static_cast<stream *>(s);
+void gpu_stream_destroy(gpu_stream stream) {
+    simt_stream_destroy(of(stream));
 }
 
 /* Both sides of a copy between memories: the GPU's must be one allocation. */
@@ -94,42 +88,69 @@ static const char *wrong_side(const void *gpu, size_t bytes) {
     return at + bytes <= region->base + region->bytes ? nullptr : "a copy beyond the end of an allocation";
 }
 
-const char *gpu_upload(gpu_stream, void *to, const void *host, size_t bytes) {
-    if (const char *problem = wrong_side(to, bytes)) return problem;
+/* Once when it is issued, so that the caller is told, and again when it is done: the memory must still be there. */
+static const char *issue_copy(gpu_stream stream, void *to, const void *from, size_t bytes, bool to_gpu, bool from_gpu) {
+    auto wrong = [=] {
+        const char *problem = to_gpu ? wrong_side(to, bytes) : nullptr;
+        return !problem && from_gpu ? wrong_side(from, bytes) : problem;
+    };
+    if (const char *problem = wrong()) return problem;
+    return simt_issue(of(stream), [=]() -> const char * {
+        if (const char *problem = wrong()) return problem;
+        memmove(to, from, bytes);
+        return nullptr;
+    });
+}
+
+/* Host memory that uploads have yet to read. */
+struct host_range {
+    const char *first;
+    size_t bytes;
+};
+static std::list<host_range> unread;
+
+static bool is_unread(const void *host, size_t bytes) {
+    const char *first = static_cast<const char *>(host);
+    for (const host_range &r : unread)
+        if (first < r.first + r.bytes && r.first < first + bytes) return true;
+    return false;
+}
+
+const char *gpu_upload(gpu_stream stream, void *to, const void *host, size_t bytes) {
     if (simt_find(host)) return "an upload from the GPU's memory";
-    memcpy(to, host, bytes);
-    return nullptr;
+    if (const char *problem = issue_copy(stream, to, host, bytes, true, false)) return problem;
+    auto range = unread.insert(unread.end(), host_range{static_cast<const char *>(host), bytes});
+    return simt_issue(of(stream), [range] {
+        unread.erase(range);
+        return nullptr;
+    });
 }
 
-const char *gpu_download(gpu_stream s, void *host, const void *from, size_t bytes) {
-    if (const char *problem = wrong_side(from, bytes)) return problem;
-    const char *at = static_cast<const char *>(from);
-    static_cast<stream *>(s)->downloads.push_back(download{host, std::vector<char>(at, at + bytes)});
-    memset(host, 0xff, bytes);
-    return nullptr;
+/* What an upload has yet to read stays: both are in order. */
+const char *gpu_download(gpu_stream stream, void *host, const void *from, size_t bytes) {
+    if (!is_unread(host, bytes)) memset(host, 0xff, bytes);
+    return issue_copy(stream, host, from, bytes, false, true);
 }
 
-const char *gpu_copy(gpu_stream, void *to, const void *from, size_t bytes) {
-    const char *problem = wrong_side(to, bytes);
-    if (!problem) problem = wrong_side(from, bytes);
-    if (!problem) memmove(to, from, bytes);
-    return problem;
+const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes) {
+    return issue_copy(stream, to, from, bytes, true, true);
 }
 
-const char *gpu_zero(gpu_stream, void *memory, size_t bytes) {
+const char *gpu_zero(gpu_stream stream, void *memory, size_t bytes) {
     if (const char *problem = wrong_side(memory, bytes)) return problem;
-    memset(memory, 0, bytes);
-    return nullptr;
+    return simt_issue(of(stream), [=]() -> const char * {
+        if (const char *problem = wrong_side(memory, bytes)) return problem;
+        memset(memory, 0, bytes);
+        return nullptr;
+    });
 }
 
-const char *gpu_wait(gpu_stream s) {
-    for (const download &d : static_cast<stream *>(s)->downloads) memcpy(d.to, d.bytes.data(), d.bytes.size());
-    static_cast<stream *>(s)->downloads.clear();
-    return nullptr;
+const char *gpu_wait(gpu_stream stream) {
+    return simt_stream_wait(of(stream));
 }
 
 const char *gpu_event_create(gpu_event **out) {
-    *out = new gpu_event{0};
+    *out = new gpu_event;
     return nullptr;
 }
 
@@ -137,19 +158,23 @@ void gpu_event_destroy(gpu_event *event) {
     delete event;
 }
 
-const char *gpu_event_record(gpu_stream, gpu_event *event) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    event->at = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+const char *gpu_event_record(gpu_stream stream, gpu_event *event) {
+    simt_event_record(of(stream), &event->event);
     return nullptr;
 }
 
-const char *gpu_event_wait(gpu_event *) {
+const char *gpu_event_wait(gpu_event *event) {
+    simt_event_wait(event->event);
+    return nullptr;
+}
+
+const char *gpu_event_await(gpu_stream stream, gpu_event *event) {
+    simt_event_await(of(stream), event->event);
     return nullptr;
 }
 
 double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
-    return to->at - from->at;
+    return *to->event.at - *from->event.at;
 }
 
 const char *gpu_capture_begin(gpu_stream) {
@@ -196,10 +221,8 @@ static void multiply_row(const cuda_product *p, int64_t i, std::vector<float> &r
     }
 }
 
-const char *cuda_multiply(const cuda_product *p, gpu_stream) {
+static void multiply(const cuda_product *p) {
     std::vector<float> row;
-    if (p->m == 0 || p->n == 0) return nullptr;
-    if (const char *problem = outside(p)) return problem;
     for (int64_t i = 0; i < p->m; i++) {
         multiply_row(p, i, row);
         for (int64_t j = 0; j < p->n; j++) {
@@ -212,5 +235,13 @@ const char *cuda_multiply(const cuda_product *p, gpu_stream) {
                 static_cast<float *>(p->out)[i * p->ld_out + j] = value;
         }
     }
-    return nullptr;
+}
+
+const char *cuda_multiply(const cuda_product *product, gpu_stream stream) {
+    if (product->m == 0 || product->n == 0) return nullptr;
+    return simt_issue(of(stream), [p = *product] {
+        const char *problem = outside(&p);
+        if (!problem) multiply(&p);
+        return problem;
+    });
 }

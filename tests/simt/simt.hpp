@@ -4,15 +4,18 @@
  *   memory.hpp    checked pointers, races, shared memory, asynchronous copies
  *   warp.hpp      shuffles, votes, mma, ldmatrix
  *   types.hpp     vector types, bfloat16
+ *   stream.hpp    streams and events: when launches run
  *
  * What it does not show: anything about speed, memory order weaker than barriers, and the PTX in portable.cuh itself. */
 #ifndef COHORT_SIMT_HPP
 #define COHORT_SIMT_HPP
 
 #include <math.h>
+#include <tuple>
 
 #include "machine.hpp"
 #include "memory.hpp"
+#include "stream.hpp"
 #include "types.hpp"
 #include "warp.hpp"
 
@@ -50,7 +53,16 @@ static inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
 }
 
+/* Arguments are copied when the kernel is launched, as on the GPU: what they pointed to on the host may be gone when it runs. */
+template <typename... P, typename... A>
+const char *simt_issue_kernel(gpu_stream stream, const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                              A &&...arguments) {
+    std::tuple<P...> values(std::forward<A>(arguments)...);
+    return simt_issue(static_cast<simt_stream *>(stream),
+                      [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { std::apply(kernel, values); }); });
+}
+
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
-    ((void)(stream), simt_launch_body(#kernel, grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }))
+    simt_issue_kernel(stream, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
 
 #endif

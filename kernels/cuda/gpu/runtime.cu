@@ -95,7 +95,7 @@ const char *gpu_download(gpu_stream stream, void *host, const void *from, size_t
 }
 
 const char *gpu_copy(gpu_stream stream, void *to, const void *from, size_t bytes) {
-    return said(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
+    return said(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
 }
 
 const char *gpu_zero(gpu_stream stream, void *memory, size_t bytes) {
@@ -129,6 +129,10 @@ const char *gpu_event_record(gpu_stream stream, gpu_event *event) {
 
 const char *gpu_event_wait(gpu_event *event) {
     return said(cudaEventSynchronize(event->event));
+}
+
+const char *gpu_event_await(gpu_stream stream, gpu_event *event) {
+    return said(cudaStreamWaitEvent(stream, event->event, 0));
 }
 
 double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
