@@ -1,6 +1,6 @@
 /* route.cu - router and all experts' first factors in one product, then top-k and softmax per token, nothing sorted or moved.
  *
- *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + S <= 528;  w by route.cuh;  sums of w, P and choices over each sequence
+ *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + H <= 528;  w by route.cuh;  sums of w, P and choices over each sequence
  *
  * x [T, D] f32 or bf16, everything else f32. Products of factors rounded to T (f32: split tf32), sums f32. In a bf16 program a logit is
  * therefore that of a bf16 linear without its final rounding: off by about 2^-10 |R_e| |x| / sqrt(D), so a token whose kept and dropped
@@ -359,7 +359,7 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.gate_record = d->gate_record;
     op.layer = d->layer, op.n_layers = d->n_layers;
     op.wide = cuda_is_wide<T>(d->x);
-    int columns = call->limits.experts + call->limits.rank_sum;
+    int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
     if (call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices) return launch_few(op, columns, call->stream);
     if (columns <= 24) return launch_many<T, 3, 1>(op, call->stream);

@@ -23,7 +23,7 @@ typedef struct {
 static __device__ __forceinline__ router_rows router_rows_of(const cuda_wave *wave, const cuda_device *device, int layer, bool wide) {
     const ck_shape *shape = record(wave->shapes + device->shape);
     router_rows r = {shape, wave->parameters + (device->parameters + layer * shape->layer_stride + shape->route),
-                     shape->router_rows + shape->rank_sum, shape->width, wide && shape->width % 8 == 0 && device->parameters % 4 == 0};
+                     shape->router_rows + shape->h_ranks, shape->width, wide && shape->width % 8 == 0 && device->parameters % 4 == 0};
     return r;
 }
 

@@ -2,7 +2,7 @@
  *
  *   K >= 2:  dz_e = w_e (dw_e - sum_j w_j dw_j);  K = 1 < E:  dz_j = dw_i w_i ([i = j] - softmax(z)_j)
  *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e), no gradient to the unchosen where K >= 2
- *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x      [T, C] with [C, D] and [T, D], C = E + S <= 528
+ *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x      [T, C] with [C, D] and [T, D], C = E + H <= 528
  *
  * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. With a cuda_start, which has no members, dx
  * =. Rows of R are written where the router is learned, rows of A1 where the experts are.
@@ -65,7 +65,7 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
     int row = (int)threadIdx.x / HALF, e = (int)threadIdx.x % HALF;
     if (tile->rows == 0) return;
     const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
-    int rows = shape->router_rows, columns = rows + shape->rank_sum;
+    int rows = shape->router_rows, columns = rows + shape->h_ranks;
     int64_t token = tile->first_token + row;
     bool inside = row < tile->rows;
     float dz = rows > 0 ? logit_gradient(&op, shape, tile->device, token, inside) : 0.0f;
@@ -327,7 +327,7 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
     const ck_shape *shape = record(op.wave.shapes + device->shape);
     int tiles = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, rows = shape->router_rows, width = shape->width;
     int64_t low = device->learn & CK_LEARN_ROUTER ? 0 : (int64_t)rows * width;
-    int64_t high = (int64_t)(device->learn & CK_LEARN_EXPERTS ? rows + shape->rank_sum : rows) * width;
+    int64_t high = (int64_t)(device->learn & CK_LEARN_EXPERTS ? rows + shape->h_ranks : rows) * width;
     global<float> gradient = op.wave.gradients + (device->gradients + op.layer * shape->layer_stride + shape->route);
     for (int i = (int)threadIdx.x; i < SUM_FLOATS; i += ROUTE_LANES) {
         int64_t at = (int64_t)blockIdx.y * SUM_FLOATS + i;
@@ -447,7 +447,7 @@ static const char *launch_products(const backward_op<T> &op, const backward_plan
 }
 
 template <typename T> static const char *launch_backward(const ck_route_backward *d, const cuda_call *call) {
-    int columns = call->limits.experts + call->limits.rank_sum, width = d->x->columns;
+    int columns = call->limits.experts + call->limits.h_ranks, width = d->x->columns;
     backward_plan plan = plan_products<T>(columns < d->zh->columns ? columns : d->zh->columns, width);
     backward_op<T> op = describe<T>(d, call, &plan);
     const char *problem = CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);

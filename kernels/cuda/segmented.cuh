@@ -132,7 +132,7 @@ static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, 
     rank_weight w = {layer * s->layer_stride, s->attention_rank, s->width, 0};
     switch (kind) {
     case WEIGHT_ROUTE:
-        w.offset += s->route, w.ranks = s->router_rows + s->rank_sum, w.router_rows = s->router_rows;
+        w.offset += s->route, w.ranks = s->router_rows + s->h_ranks, w.router_rows = s->router_rows;
         break;
     case WEIGHT_B2:
         w.offset += s->b2, w.ranks = s->rank_sum;

@@ -52,7 +52,7 @@ template <typename T> struct cuda_rows {
 
 /* The largest of each over the wave's shapes: what shared memory and workspaces are planned for. */
 typedef struct {
-    int32_t experts, rank_sum, rank_tiles; /* rank_tiles: sum over experts of ceil(r_e / 8) */
+    int32_t experts, rank_sum, h_ranks, rank_tiles; /* rank_tiles: sum over experts of ceil(r_e / 8) */
     int32_t width;
 } cuda_wave_limits;
 
@@ -64,13 +64,14 @@ static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
 
 /* Over the shapes that devices of the wave have. */
 static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
-    cuda_wave_limits limits = {0, 0, 0, 0};
+    cuda_wave_limits limits = {0, 0, 0, 0, 0};
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
         if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;
         int32_t tiles = cuda_rank_tiles(shape);
         if (shape->n_experts > limits.experts) limits.experts = shape->n_experts;
         if (shape->rank_sum > limits.rank_sum) limits.rank_sum = shape->rank_sum;
+        if (shape->h_ranks > limits.h_ranks) limits.h_ranks = shape->h_ranks;
         if (tiles > limits.rank_tiles) limits.rank_tiles = tiles;
         if (shape->width > limits.width) limits.width = shape->width;
     }
