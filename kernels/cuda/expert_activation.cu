@@ -1,19 +1,20 @@
 /* expert_activation.cu - the experts' activation and gate mix around one base product (README, The mathematics).
  *
- *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = gelu(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
- *   linear mix:  u = U + sum_e w_e s_e h_e B1_e, m = gelu(u), g_e = m A2_e^T
+ *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
+ *   linear mix:  u = U + sum_e w_e s_e h_e B1_e, m = act(u), g_e = m A2_e^T
+ *   act:         gelu(u), or with SwiGLU silu(u) v of the two halves [u | v] of U, each with an h_e and a B1_e of its own
  *
- * U, m [T, F] of type T; h, g [T, S] and w [T, 16] f32; B1, A2 [S, F] f32 of each device and layer, one row per rank. Factors of products
- * are rounded to T (f32: split tf32), sums are f32. g is 0 where w_e is 0.
+ * U [T, I F] and m [T, F] of type T, I = 1, SwiGLU 2; h [T, I S], g [T, S] and w [T, 16] f32; B1 [I S, F], A2 [S, F] f32 of each device and
+ * layer, one row per rank. Factors of products are rounded to T (f32: split tf32), sums are f32. g is 0 where w_e is 0.
  *
  * Block: a segment, all of F; dense or gathered (expert_segment.cuh). Warp: 32 columns of a fragment at a time, then 32 WARPS further on;
  * for its columns it goes through the fragments before it goes on, so that weights come from memory once and then from L1. U goes straight
  * from memory to registers and m back, a row's 8 neighbours a lane. h lies in shared memory as the matrix instruction takes it, made once
  * for all columns. What a warp adds to g lies there too, private to each lane, and is summed over the warps at the end, in order.
  *
- * Bytes a token: 4 F in bf16, 8 F in f32, and 8 S F a segment of up to 128 tokens for the weights (from L2 where a device has several).
- * FLOPs a token: 4 F S in products, about 10 F an expert visited in elementwise work, with one special function in bf16. The bound: memory
- * up to about two experts a token, then the elementwise work.
+ * Bytes a token: (2 I + 2) F in bf16, twice that in f32, and 4 (I + 1) S F a segment of up to 128 tokens for the weights (from L2 where a
+ * device has several). FLOPs a token: 2 (I + 1) F S in products, about 10 F an expert visited in elementwise work, with one special
+ * function in bf16. The bound: memory up to about two experts a token, then the elementwise work.
  */
 #include "expert_segment.cuh"
 
@@ -28,7 +29,7 @@ template <typename T> struct expert_forward {
     cuda_rows<float> g;
 };
 
-/* ---- h as left factors, in shared memory: [fragment, step of 16 ranks, rows g then rows g + 8, lane] */
+/* ---- h as left factors, in shared memory: [fragment, input, step of 16 ranks, rows g then rows g + 8, lane] */
 
 template <typename T> struct left_size {
     enum : int { QUAD = (int)(sizeof(quad<T>) / sizeof(float)), FLOATS = 64 * QUAD };
@@ -38,8 +39,8 @@ template <typename T> static __device__ __forceinline__ shared<float> left_at(sh
     return left + (step * left_size<T>::FLOATS + (32 * half + (int)(threadIdx.x % 32)) * left_size<T>::QUAD);
 }
 
-/* Dealt to the warps. */
-template <typename T>
+/* Dealt to the warps. steps: of one input. */
+template <typename M, typename T>
 static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass, int first,
                                                    int count, int steps, shared<float> left) {
     const ck_shape *shape = view->shape;
@@ -51,13 +52,14 @@ static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, 
             float w[2];
             gates_of(w, view, rows, e);
             CK_UNROLL
-            for (int half = 0; half < 2; half++) {
+            for (int i = 0; i < 2 * M::INPUTS; i++) {
+                int input = i / 2, half = i % 2;
                 float factor = shape->scale[e] * (shape->mix == CK_MIX_LINEAR ? w[half] : 1.0f);
-                global<const float> h =
-                    op->zh.data + ((view->token + rows.row[half]) * op->zh.columns + shape->router_rows + shape->rank_first[e]);
+                global<const float> h = op->zh.data + ((view->token + rows.row[half]) * op->zh.columns + shape->router_rows +
+                                                       input * shape->rank_sum + shape->rank_first[e]);
                 for (int k = 0; k < shape->rank[e]; k += 16) {
                     quad<T> q = rank_quad<T>(h + k, rows.row[half] >= 0 ? shape->rank[e] - k : 0, factor);
-                    store_quad(left_at<T>(left, j * steps + step + k / 16, half), q);
+                    store_quad(left_at<T>(left, (j * M::INPUTS + input) * steps + step + k / 16, half), q);
                 }
             }
         }
@@ -67,12 +69,24 @@ static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, 
 /* ---- A fragment's columns */
 
 typedef struct {
-    shared<float> left, sums; /* of the fragment: [steps], [rank tiles] */
+    shared<float> left, sums; /* of the fragment: [inputs, steps], [rank tiles] */
     global<const float> b1, a2;
-    int column;
+    int column, steps; /* steps: of one input */
 } fragment_place;
 
-/* d += (s h) B1. */
+template <typename M> using inputs = float[M::INPUTS][FORWARD_N][4];
+
+/* u = the fragment's columns of U. */
+template <typename M, typename T, bool wide>
+static __device__ __forceinline__ void load_inputs(inputs<M> &u, const expert_forward<T> *op, const expert_view *view, lane_rows rows,
+                                                   int column) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++)
+        load_fragment<FORWARD_N, wide>(u[i], op->u.data + (view->token * op->u.columns + i * op->ffn + column), (int)op->u.columns, rows,
+                                       op->ffn - column);
+}
+
+/* d += (s h) B1 of one input. */
 template <typename T, bool wide>
 static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared<float> left, int step, const expert_weight *b1) {
     CK_ROLL
@@ -84,6 +98,25 @@ static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared
         CK_UNROLL
         for (int n = 0; n < FORWARD_N; n++) mma_quads(d[n], low, high, b[n]);
     }
+}
+
+/* u += (s h) B1. */
+template <typename M, typename T, bool wide>
+static __device__ __forceinline__ void add_expert(inputs<M> &u, const fragment_place *place, const ck_shape *shape, int step,
+                                                  const expert_weight *b1) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++) {
+        expert_weight rows = of_input(*b1, shape, i);
+        add_columns<T, wide>(u[i], place->left, i * place->steps + step, &rows);
+    }
+}
+
+/* Of element i of a fragment. */
+template <typename M, typename T> static __device__ __forceinline__ float activate(const inputs<M> &u, int i) {
+    float in[M::INPUTS], slope[M::INPUTS];
+    CK_UNROLL
+    for (int j = 0; j < M::INPUTS; j++) in[j] = u[j][i / 4][i % 4];
+    return M::template slopes<T>(in, slope);
 }
 
 /* sums[tile ..] += a A2^T. */
@@ -98,12 +131,15 @@ static __device__ __forceinline__ void add_g(shared<float> sums, int tile, const
     }
 }
 
-/* u -> m, and what these columns add to g. */
-template <typename T, bool wide>
+/* m of the fragment, and what these columns add to g. Where U has two halves, each further expert reads them again, from L1: to keep them
+ * would take the registers of a second block. */
+template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                   const fragment_place *place, lane_rows rows, uint32_t mask, const float u[FORWARD_N][4],
-                                                   float m[FORWARD_N][4]) {
+                                                   const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
+    constexpr bool KEPT = M::INPUTS == 1;
+    inputs<M> u;
+    if (KEPT) load_inputs<M, T, wide>(u, op, view, rows, place->column);
     CK_UNROLL
     for (int i = 0; i < 4 * FORWARD_N; i++) m[i / 4][i % 4] = 0.0f;
     CK_ROLL
@@ -112,56 +148,57 @@ static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, 
         if (mask >> e & 1) {
             expert_weight b1 = weight_of(place->b1, shape, e, place->column, op->ffn),
                           a2 = weight_of(place->a2, shape, e, place->column, op->ffn);
-            float a[FORWARD_N][4], w[2];
+            inputs<M> a;
+            float w[2];
+            if (!KEPT) load_inputs<M, T, wide>(a, op, view, rows, place->column);
             CK_UNROLL
-            for (int i = 0; i < 4 * FORWARD_N; i++) a[i / 4][i % 4] = u[i / 4][i % 4];
-            add_columns<T, wide>(a, place->left, step, &b1);
+            for (int i = 0; i < 4 * FORWARD_N && KEPT; i++) a[0][i / 4][i % 4] = u[0][i / 4][i % 4];
+            add_expert<M, T, wide>(a, place, shape, step, &b1);
             gates_of(w, view, rows, e);
             CK_UNROLL
             for (int i = 0; i < 4 * FORWARD_N; i++) {
-                a[i / 4][i % 4] = gelu_as<T>(a[i / 4][i % 4]);
-                m[i / 4][i % 4] += w[i % 4 / 2] * a[i / 4][i % 4];
+                a[0][i / 4][i % 4] = activate<M, T>(a, i);
+                m[i / 4][i % 4] += w[i % 4 / 2] * a[0][i / 4][i % 4];
             }
-            add_g<T, wide>(place->sums, tile, a, &a2);
+            add_g<T, wide>(place->sums, tile, a[0], &a2);
         }
         step += rank_steps(rank), tile += rank_tiles(rank);
     }
 }
 
-/* u becomes m. */
-template <typename T, bool wide>
+/* The same where experts mix before the activation. */
+template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                  const fragment_place *place, uint32_t mask, float u[FORWARD_N][4]) {
+                                                  const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
+    inputs<M> u;
+    load_inputs<M, T, wide>(u, op, view, rows, place->column);
     CK_ROLL
     for (int e = pass->begin, step = 0; e < pass->end; step += rank_steps(shape->rank[e]), e++) {
         expert_weight b1 = weight_of(place->b1, shape, e, place->column, op->ffn);
-        if (mask >> e & 1) add_columns<T, wide>(u, place->left, step, &b1);
+        if (mask >> e & 1) add_expert<M, T, wide>(u, place, shape, step, &b1);
     }
     CK_UNROLL
-    for (int i = 0; i < 4 * FORWARD_N; i++) u[i / 4][i % 4] = gelu_as<T>(u[i / 4][i % 4]);
+    for (int i = 0; i < 4 * FORWARD_N; i++) m[i / 4][i % 4] = activate<M, T>(u, i);
     CK_ROLL
     for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
         expert_weight a2 = weight_of(place->a2, shape, e, place->column, op->ffn);
-        if (mask >> e & 1) add_g<T, wide>(place->sums, tile, u, &a2);
+        if (mask >> e & 1) add_g<T, wide>(place->sums, tile, m, &a2);
     }
 }
 
-template <typename T, bool wide>
+template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void fragment_forward(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
                                                         const fragment_place *place, int fragment) {
-    float u[FORWARD_N][4], m[FORWARD_N][4];
+    float m[FORWARD_N][4];
     lane_rows rows = rows_of(view, fragment);
     int left = op->ffn - place->column;
     uint32_t mask = view->masks[fragment];
     global<T> to = op->m.data + (view->token * op->m.columns + place->column);
-    load_fragment<FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows, left);
-    if (view->shape->mix == CK_MIX_LINEAR) {
-        mix_inputs<T, wide>(op, view, pass, place, mask, u);
-        store_fragment<FORWARD_N, wide>(u, to, (int)op->m.columns, rows, left);
-        return;
-    }
-    mix_outputs<T, wide>(op, view, pass, place, rows, mask, u, m);
+    if (view->shape->mix == CK_MIX_LINEAR)
+        mix_inputs<M, T, wide>(op, view, pass, place, rows, mask, m);
+    else
+        mix_outputs<M, T, wide>(op, view, pass, place, rows, mask, m);
     if (pass->gathered) add_earlier<FORWARD_N, wide>(m, view, pass->begin, global<const T>(to), (int)op->m.columns, rows, left);
     store_fragment<FORWARD_N, wide>(m, to, (int)op->m.columns, rows, left);
 }
@@ -213,26 +250,30 @@ template <typename T> static __device__ __forceinline__ void clear_unchosen(cons
 
 /* ---- A pass; its fragments in groups of as many as the arena has room for */
 
-template <typename T, bool wide>
+template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
                                                     global<const float> layer, shared<float> arena) {
     const ck_shape *shape = view->shape;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, steps = 0, tiles = 0;
     for (int e = pass->begin; e < pass->end; e++) steps += rank_steps(shape->rank[e]), tiles += rank_tiles(shape->rank[e]);
-    int group = op->arena_floats / (steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
+    int group = op->arena_floats / (M::INPUTS * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group, stride = count * tiles * LANE_TILE;
         shared<float> left = arena + warps * stride, sums = arena + warp * stride;
-        stage_ranks<T>(op, view, pass, first, count, steps, left);
+        stage_ranks<M, T>(op, view, pass, first, count, steps, left);
         clear_sums(sums, count * tiles);
         __syncthreads();
         CK_ROLL
         for (int column = warp * FORWARD_COLUMNS; column < op->ffn; column += warps * FORWARD_COLUMNS) {
             CK_ROLL
             for (int j = 0; j < count; j++) {
-                fragment_place place = {left + j * steps * left_size<T>::FLOATS, sums + j * tiles * LANE_TILE, layer + shape->b1,
-                                        layer + shape->a2, column};
-                fragment_forward<T, wide>(op, view, pass, &place, first + j);
+                fragment_place place = {left + j * M::INPUTS * steps * left_size<T>::FLOATS,
+                                        sums + j * tiles * LANE_TILE,
+                                        layer + shape->b1,
+                                        layer + shape->a2,
+                                        column,
+                                        steps};
+                fragment_forward<M, T, wide>(op, view, pass, &place, first + j);
             }
         }
         __syncthreads();
@@ -242,7 +283,7 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
 }
 
 /* Grid: tiles by op.tiles. wide: rows of activations and weights begin at multiples of 16 bytes and F is a multiple of 8. */
-template <typename T, bool wide>
+template <typename M, typename T, bool wide>
 static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1)
     expert_forward_kernel(expert_forward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
@@ -257,7 +298,7 @@ static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof
         CK_ROLL
         for (int e = 0; e < (gathered ? view.shape->n_experts : 1); e++) {
             expert_pass pass = gathered ? list_chosen(&view, e) : list_all(&view);
-            pass_forward<T, wide>(&op, &view, &pass, layer, arena);
+            pass_forward<M, T, wide>(&op, &view, &pass, layer, arena);
         }
     }
 }
@@ -265,22 +306,22 @@ static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof
 /* ---- Host */
 
 /* Floats of the arena: room for a segment's fragments, as far as two blocks fit a multiprocessor, but for one of the largest shape. */
-template <typename T> static int arena_floats(cuda_wave_limits limits, int tiles, int warps) {
+template <typename M, typename T> static int arena_floats(cuda_wave_limits limits, int tiles, int warps) {
     enum { ENOUGH = 64 * 1024 / sizeof(float) };
     int steps = (limits.rank_tiles + limits.experts) / 2 + 1; /* of 16 ranks: no expert has more than half a step too much */
-    int one = steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE, groups = ENOUGH / one;
+    int one = M::INPUTS * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE, groups = ENOUGH / one;
     return one * (groups < 1 ? 1 : groups > tiles ? tiles : groups);
 }
 
-template <typename T> static const char *expert_forward_as(const ck_expert_activation *d, const cuda_call *call) {
+template <typename M, typename T> static const char *expert_forward_as(const ck_expert_activation *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     int warps = FORWARD_WARPS, tiles = expert_tiles(&call->wave);
-    while (warps > 1 && (size_t)arena_floats<T>(call->limits, tiles, warps) * sizeof(float) > SHARED_LIMIT) warps /= 2;
+    while (warps > 1 && (size_t)arena_floats<M, T>(call->limits, tiles, warps) * sizeof(float) > SHARED_LIMIT) warps /= 2;
     expert_forward<T> op = {call->wave,
                             d->ffn,
                             d->layer,
                             tiles,
-                            arena_floats<T>(call->limits, tiles, warps),
+                            arena_floats<M, T>(call->limits, tiles, warps),
                             cuda_rows_of<const T>(d->u),
                             cuda_rows_of<const float>(d->zh),
                             cuda_rows_of<const float>(d->gates),
@@ -289,10 +330,14 @@ template <typename T> static const char *expert_forward_as(const ck_expert_activ
     size_t bytes = (size_t)op.arena_floats * sizeof(float);
     dim3 grid((unsigned)((call->wave.n_tiles + tiles - 1) / tiles)), block((unsigned)warps * 32);
     if (d->ffn % 8 == 0 && cuda_is_wide<T>(d->u) && cuda_is_wide<T>(d->m))
-        return CK_LAUNCH((expert_forward_kernel<T, true>), grid, block, bytes, call->stream, op);
-    return CK_LAUNCH((expert_forward_kernel<T, false>), grid, block, bytes, call->stream, op);
+        return CK_LAUNCH((expert_forward_kernel<M, T, true>), grid, block, bytes, call->stream, op);
+    return CK_LAUNCH((expert_forward_kernel<M, T, false>), grid, block, bytes, call->stream, op);
+}
+
+template <typename M> static const char *expert_forward_of(const ck_expert_activation *d, const cuda_call *call) {
+    return call->half ? expert_forward_as<M, bf16>(d, call) : expert_forward_as<M, float>(d, call);
 }
 
 const char *cuda_expert_activation(const ck_expert_activation *d, const cuda_call *call) {
-    return call->half ? expert_forward_as<bf16>(d, call) : expert_forward_as<float>(d, call);
+    return d->mlp == CK_MLP_SWIGLU ? expert_forward_of<swiglu_mlp>(d, call) : expert_forward_of<gelu_mlp>(d, call);
 }

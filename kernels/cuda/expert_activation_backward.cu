@@ -1,21 +1,25 @@
 /* expert_activation_backward.cu - gradients of the experts' activation and gate mix; u_e and a_e are computed again.
  *
- *   MLP mix:     v_e = dm + q_e A2_e, du_e = w_e v_e gelu'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e, dm>,
+ *   MLP mix:     da_e = w_e (dm + q_e A2_e), du_e = da_e act'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e, dm>,
  *                dB1_e = s_e h_e^T du_e, dA2_e = (w_e q_e)^T a_e
- *   linear mix:  du = (dm + sum_e w_e q_e A2_e) gelu'(u), p_e = w_e s_e du B1_e^T, dw_e += <h_e, s_e du B1_e^T>,
+ *   linear mix:  du = (dm + sum_e w_e q_e A2_e) act'(u), p_e = w_e s_e du B1_e^T, dw_e += <h_e, s_e du B1_e^T>,
  *                dB1_e = (w_e s_e h_e)^T du, dA2_e = (w_e q_e)^T m
+ *   act:         gelu(u), or with SwiGLU silu(u) v of the two halves [u | v] of U: each has a du, h, p, B1 and dB1 of its own, with the
+ *                derivative of act by it
  *
- * U, dm, dU [T, F] of type T; h, q, p [T, S] and w, dw [T, 16] f32; B1, A2, dB1, dA2 [S, F] f32 of each device and layer. Factors of
- * products are rounded to T (f32: split tf32), sums are f32. p is 0 where w_e is 0, and dw is left as it was.
+ * U, dU [T, I F] and dm [T, F] of type T, I = 1, SwiGLU 2; h, p [T, I S], q [T, S] and w, dw [T, 16] f32; B1, dB1 [I S, F] and A2, dA2
+ * [S, F] f32 of each device and layer. Factors of products are rounded to T (f32: split tf32), sums are f32. p is 0 where w_e is 0, and dw
+ * is left as it was.
  *
  * Block: the columns of its warps, 8 N each, of one device, whose tokens it walks in segments, dense or gathered (expert_segment.cuh): so
  * it owns dB1 and dA2 of its columns, without atomics, the same bits every time. Where that leaves too few blocks, a device's tokens are
- * split over several, whose sums go to the workspace and are added in order. The sums lie in shared memory, private to each lane. du_e and
- * a_e pass through shared memory to be transposed. p and dw need all of F: a block's part goes to the workspace, [T, blocks over F, S + E],
- * and a second kernel adds the parts in order; where those of all blocks would take much memory, in rounds.
+ * split over several, whose sums go to the workspace and are added in order (expert_gradient.cuh). p and dw need all of F: a block's part
+ * goes to the workspace, [T, blocks over F, I S + E], and a second kernel adds the parts in order (expert_backward_finish.cu); where those
+ * of all blocks would take much memory, in rounds (expert_backward_plan.cuh).
  *
- * Bytes a token: 6 F in bf16, 12 F in f32, and 8 (S + E) F / (8 N WARPS) for the parts. FLOPs a token: 10 F S in products (dense), about 20
- * F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory below. */
+ * Bytes a token: (4 I + 2) F in bf16, twice that in f32, and 8 (I S + E) F / (8 N WARPS) for the parts. FLOPs a token: (6 I + 4) F S in
+ * products (dense), about 20 F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory
+ * below. */
 #include "expert_backward_plan.cuh"
 
 /* ---- Products */
@@ -38,7 +42,7 @@ static __device__ __forceinline__ void add_columns(float d[N][4], global<const f
 
 /* ---- A fragment's columns */
 
-/* parts[tile ..] = s_e du B1^T. */
+/* parts[tile ..] = s_e du B1^T of one input. */
 template <typename T, int N, bool wide>
 static __device__ __forceinline__ void write_p_part(shared<float> parts, int tile, const float du[N][4], const expert_weight *b1,
                                                     float scale) {
@@ -64,7 +68,7 @@ static __device__ __forceinline__ void write_dw_part(shared<float> parts, float 
 
 /* Where an expert's ranks lie. */
 typedef struct {
-    global<const float> h, q; /* the segment's first row, the expert's first rank */
+    global<const float> h, q; /* the segment's first row, the expert's first rank; h, b1: of the first input */
     expert_weight b1, a2;
     int tile; /* its first tile of 8 ranks, of the device */
 } expert_place;
@@ -80,62 +84,122 @@ static __device__ __forceinline__ expert_place expert_at(const expert_backward<T
     return at;
 }
 
-template <typename T, int N>
+template <typename M, int N> using inputs = float[M::INPUTS][N][4];
+
+/* u = the fragment's columns of U, d = those of dm. */
+template <typename M, typename T, int N, bool wide>
+static __device__ __forceinline__ void load_inputs(inputs<M, N> &u, const expert_backward<T> *op, const expert_view *view, lane_rows rows,
+                                                   int column) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++)
+        load_fragment<N, wide>(u[i], op->u.data + (view->token * op->u.columns + i * op->ffn + column), (int)op->u.columns, rows,
+                               op->ffn - column);
+}
+
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void load_dm(float d[N][4], const expert_backward<T> *op, const expert_view *view, lane_rows rows,
+                                               int column) {
+    load_fragment<N, wide>(d, op->dm.data + (view->token * op->dm.columns + column), (int)op->dm.columns, rows, op->ffn - column);
+}
+
+/* dU; after those of earlier passes. */
+template <typename M, typename T, int N, bool wide>
+static __device__ __forceinline__ void store_du(inputs<M, N> &du, const expert_backward<T> *op, const expert_view *view,
+                                                const expert_pass *pass, lane_rows rows, int column) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++) {
+        global<T> to = op->du.data + (view->token * op->du.columns + i * op->ffn + column);
+        if (pass->gathered)
+            add_earlier<N, wide>(du[i], view, pass->begin, global<const T>(to), (int)op->du.columns, rows, op->ffn - column);
+        store_fragment<N, wide>(du[i], to, (int)op->du.columns, rows, op->ffn - column);
+    }
+}
+
+/* u += (factor h) B1. */
+template <typename M, typename T, int N, bool wide>
+static __device__ __forceinline__ void add_expert(inputs<M, N> &u, const expert_backward<T> *op, const ck_shape *shape,
+                                                  const expert_place *at, lane_rows rows, const float factor[2]) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++) {
+        expert_weight b1 = of_input(at->b1, shape, i);
+        add_columns<T, N, wide>(u[i], at->h + i * shape->rank_sum, (int)op->zh.columns, rows, factor, &b1);
+    }
+}
+
+/* u becomes du = da act'(u), and d, of which da is w times, becomes act(u). */
+template <typename M, typename T, int N>
+static __device__ __forceinline__ void activate_backward(inputs<M, N> &u, float d[N][4], const float w[2]) {
+    CK_UNROLL
+    for (int i = 0; i < 4 * N; i++) {
+        float in[M::INPUTS], slope[M::INPUTS], da = w[i % 4 / 2] * d[i / 4][i % 4];
+        CK_UNROLL
+        for (int j = 0; j < M::INPUTS; j++) in[j] = u[j][i / 4][i % 4];
+        d[i / 4][i % 4] = M::template slopes<T>(in, slope);
+        CK_UNROLL
+        for (int j = 0; j < M::INPUTS; j++) u[j][i / 4][i % 4] = da * slope[j];
+    }
+}
+
+/* What du and a give: parts of p [inputs, tiles], at `tile` of each, and gradients. */
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void add_gradients(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
-                                                     const expert_place *at, int fragment, int e, const float du[N][4],
-                                                     const float a[N][4]) {
-    if (!place->learn) return;
+                                                     const expert_place *at, int fragment, int e, shared<float> parts, int tile, int tiles,
+                                                     const inputs<M, N> &du, const float a[N][4]) {
+    const ck_shape *shape = view->shape;
     const int sums = at->tile * (N / 2) * LANE_TILE;
-    bool linear = view->shape->mix == CK_MIX_LINEAR;
-    add_gradient<T, N>(place->own + sums, du, view, place, fragment, at->h, (int)op->zh.columns, at->b1.rank, e, linear,
-                       view->shape->scale[e]);
-    add_gradient<T, N>(place->own + (place->sum_floats + sums), a, view, place, fragment, at->q, (int)op->q.columns, at->b1.rank, e, true,
-                       1.0f);
+    bool linear = shape->mix == CK_MIX_LINEAR;
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++) {
+        expert_weight b1 = of_input(at->b1, shape, i);
+        write_p_part<T, N, wide>(parts, i * tiles + tile, du[i], &b1, shape->scale[e]);
+    }
+    if (!place->learn) return;
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++)
+        add_gradient<M, T, N>(place->own + (i * place->sum_floats + sums), du[i], view, place, fragment, at->h + i * shape->rank_sum,
+                              (int)op->zh.columns, at->b1.rank, e, linear, shape->scale[e]);
+    add_gradient<M, T, N>(place->own + (M::INPUTS * place->sum_floats + sums), a, view, place, fragment, at->q, (int)op->q.columns,
+                          at->b1.rank, e, true, 1.0f);
 }
 
 /* du += the expert's share; everything else that the expert's du_e and a_e give. U is read once more by every further expert, from L1: it
- * would take the registers of a second block. parts: of p at tile, of dw. */
-template <typename T, int N, bool wide>
+ * would take the registers of a second block. parts: of p, of dw behind them. */
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void expert_gradient(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
-                                                       const expert_place *at, int fragment, lane_rows rows, int e, shared<float> p_part,
-                                                       shared<float> dw_part, float du[N][4]) {
-    float a[N][4], v[N][4], w[2], dot[2] = {0, 0};
+                                                       const expert_place *at, int fragment, lane_rows rows, int e, shared<float> parts,
+                                                       int tile, int tiles, shared<float> dw_part, inputs<M, N> &du) {
+    inputs<M, N> u;
+    float v[N][4], w[2], dot[2] = {0, 0};
     const float one[2] = {1, 1}, scale[2] = {view->shape->scale[e], view->shape->scale[e]};
-    load_fragment<N, wide>(a, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows,
-                           op->ffn - place->column);
-    load_fragment<N, wide>(v, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
-                           op->ffn - place->column);
+    load_inputs<M, T, N, wide>(u, op, view, rows, place->column);
+    load_dm<T, N, wide>(v, op, view, rows, place->column);
     add_columns<T, N, wide>(v, at->q, (int)op->q.columns, rows, one, &at->a2);
-    add_columns<T, N, wide>(a, at->h, (int)op->zh.columns, rows, scale, &at->b1);
+    add_expert<M, T, N, wide>(u, op, view->shape, at, rows, scale);
     gates_of(w, view, rows, e);
     float dm[N][4];
-    load_fragment<N, wide>(dm, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
-                           op->ffn - place->column);
+    load_dm<T, N, wide>(dm, op, view, rows, place->column);
+    activate_backward<M, T, N>(u, v, w);
     CK_UNROLL
     for (int i = 0; i < 4 * N; i++) {
-        float slope, value = gelu_slope_as<T>(a[i / 4][i % 4], &slope);
-        dot[i % 4 / 2] += value * dm[i / 4][i % 4];
-        a[i / 4][i % 4] = value;
-        v[i / 4][i % 4] *= w[i % 4 / 2] * slope;
-        du[i / 4][i % 4] += v[i / 4][i % 4];
+        dot[i % 4 / 2] += v[i / 4][i % 4] * dm[i / 4][i % 4];
+        CK_UNROLL
+        for (int j = 0; j < M::INPUTS; j++) du[j][i / 4][i % 4] += u[j][i / 4][i % 4];
     }
     write_dw_part(dw_part, dot);
-    write_p_part<T, N, wide>(p_part, 0, v, &at->b1, view->shape->scale[e]);
-    add_gradients<T, N>(op, view, place, at, fragment, e, v, a);
+    add_gradients<M, T, N, wide>(op, view, place, at, fragment, e, parts, tile, tiles, u, v);
 }
 
-/* u becomes m, v becomes du, once for all experts. */
-template <typename T, int N, bool wide>
+/* u becomes du and v becomes m, once for all experts. */
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view,
-                                                           const backward_place *place, int fragment, lane_rows rows, shared<float> parts,
-                                                           float v[N][4]) {
+                                                           const backward_place *place, int fragment, lane_rows rows, int tiles,
+                                                           shared<float> parts, inputs<M, N> &u) {
     const ck_shape *shape = view->shape;
+    const float one[2] = {1, 1};
     uint32_t mask = view->masks[fragment];
-    float u[N][4];
-    load_fragment<N, wide>(u, op->u.data + (view->token * op->u.columns + place->column), (int)op->u.columns, rows,
-                           op->ffn - place->column);
-    load_fragment<N, wide>(v, op->dm.data + (view->token * op->dm.columns + place->column), (int)op->dm.columns, rows,
-                           op->ffn - place->column);
+    float v[N][4];
+    load_inputs<M, T, N, wide>(u, op, view, rows, place->column);
+    load_dm<T, N, wide>(v, op, view, rows, place->column);
     CK_ROLL
     for (int e = 0; e < shape->n_experts; e++) {
         if (!(mask >> e & 1)) continue;
@@ -144,34 +208,27 @@ static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward
         gates_of(w, view, rows, e);
         add_columns<T, N, wide>(v, at.q, (int)op->q.columns, rows, w, &at.a2);
         w[0] *= shape->scale[e], w[1] *= shape->scale[e];
-        add_columns<T, N, wide>(u, at.h, (int)op->zh.columns, rows, w, &at.b1);
+        add_expert<M, T, N, wide>(u, op, shape, &at, rows, w);
     }
-    CK_UNROLL
-    for (int i = 0; i < 4 * N; i++) {
-        float slope;
-        u[i / 4][i % 4] = gelu_slope_as<T>(u[i / 4][i % 4], &slope);
-        v[i / 4][i % 4] *= slope;
-    }
+    activate_backward<M, T, N>(u, v, one);
     CK_ROLL
     for (int e = 0, tile = 0; e < shape->n_experts; tile += rank_tiles(shape->rank[e]), e++) {
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, tile);
-        write_p_part<T, N, wide>(parts, tile, v, &at.b1, shape->scale[e]);
-        add_gradients<T, N>(op, view, place, &at, fragment, e, v, u);
+        add_gradients<M, T, N, wide>(op, view, place, &at, fragment, e, parts, tile, tiles, u, v);
     }
 }
 
-/* parts: [rank tiles of the pass] of p, then [experts of the pass, 16] of dw. */
-template <typename T, int N, bool wide>
+/* parts: [inputs, rank tiles of the pass] of p, then [experts of the pass, 16] of dw. */
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void fragment_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                          const backward_place *place, int fragment, int tiles, shared<float> parts) {
     const ck_shape *shape = view->shape;
     lane_rows rows = rows_of(view, fragment);
-    float du[N][4] = {};
+    inputs<M, N> du = {};
     if (shape->mix == CK_MIX_LINEAR) {
-        mix_inputs_gradient<T, N, wide>(op, view, place, fragment, rows, parts, du);
-        store_fragment<N, wide>(du, op->du.data + (view->token * op->du.columns + place->column), (int)op->du.columns, rows,
-                                op->ffn - place->column);
+        mix_inputs_gradient<M, T, N, wide>(op, view, place, fragment, rows, tiles, parts, du);
+        store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
         return;
     }
     uint32_t mask = view->masks[fragment];
@@ -181,81 +238,94 @@ static __device__ __forceinline__ void fragment_backward(const expert_backward<T
     for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, before + tile);
-        expert_gradient<T, N, wide>(op, view, place, &at, fragment, rows, e, parts + tile * LANE_TILE,
-                                    parts + (tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), du);
+        expert_gradient<M, T, N, wide>(op, view, place, &at, fragment, rows, e, parts, tile, tiles,
+                                       parts + (M::INPUTS * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), du);
     }
-    int left = op->ffn - place->column;
-    global<T> to = op->du.data + (view->token * op->du.columns + place->column);
-    if (pass->gathered) add_earlier<N, wide>(du, view, pass->begin, global<const T>(to), (int)op->du.columns, rows, left);
-    store_fragment<N, wide>(du, to, (int)op->du.columns, rows, left);
+    store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
 }
 
 /* ---- The block's parts of p and dw: its warps' parts, added in order */
 
+/* The block's row of parts for a token. */
+template <typename T> static __device__ __forceinline__ global<float> part_row(const expert_backward<T> *op, int64_t token) {
+    return op->parts + (token * gridDim.y + blockIdx.y) * op->parts_columns;
+}
+
+/* 8 ranks of p, the first `ranks` of them, from `column` of the parts on. parts: of the first warp. */
 template <typename T>
+static __device__ __forceinline__ void write_p_tile(const expert_backward<T> *op, const expert_view *view, lane_rows rows, int column,
+                                                    int ranks, shared<const float> parts) {
+    float c[4] = {0, 0, 0, 0};
+    CK_ROLL
+    for (int warp = 0; warp < (int)blockDim.x / 32; warp++) {
+        float more[4];
+        load_sum(more, parts + (warp * op->parts_floats + 4 * (int)(threadIdx.x % 32)));
+        CK_UNROLL
+        for (int k = 0; k < 4; k++) c[k] += more[k];
+    }
+    CK_UNROLL
+    for (int k = 0; k < 4; k++) {
+        int rank = 2 * fragment_t() + k % 2, row = rows.row[k / 2];
+        if (row >= 0 && rank < ranks) part_row(op, view->token + row)[column + rank] = c[k];
+    }
+}
+
+/* Tiles of 8 ranks are dealt to the warps, and experts' dw. */
+template <typename M, typename T>
 static __device__ __forceinline__ void write_parts(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                    int first, int count, int tiles, shared<const float> parts) {
     const ck_shape *shape = view->shape;
     int lane = (int)(threadIdx.x % 32), warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
-    int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
+    int floats = M::INPUTS * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
     CK_ROLL
-    for (int j = 0; j < count; j++) {
+    for (int j = 0; j < count; j++, parts += floats) {
         lane_rows rows = rows_of(view, first + j);
         int row16 = lane < 16 ? (int)view->list[16 * (first + j) + lane] : -1;
         CK_ROLL
         for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
             if (!(view->masks[first + j] >> e & 1)) continue;
-            CK_ROLL
-            for (int i = 0; 8 * i < shape->rank[e]; i++) {
-                if (turn++ % warps != warp) continue;
-                float c[4] = {0, 0, 0, 0};
+            CK_UNROLL
+            for (int input = 0; input < M::INPUTS; input++) {
                 CK_ROLL
-                for (int other = 0; other < warps; other++) {
-                    float more[4];
-                    load_sum(more, parts + (other * op->parts_floats + j * floats + (tile + i) * LANE_TILE + 4 * lane));
-                    CK_UNROLL
-                    for (int k = 0; k < 4; k++) c[k] += more[k];
-                }
-                CK_UNROLL
-                for (int k = 0; k < 4; k++) {
-                    int rank = 8 * i + 2 * fragment_t() + k % 2, row = rows.row[k / 2];
-                    if (row >= 0 && rank < shape->rank[e])
-                        op->parts[((view->token + row) * gridDim.y + blockIdx.y) * op->parts_columns + shape->rank_first[e] + rank] = c[k];
+                for (int i = 0; 8 * i < shape->rank[e]; i++) {
+                    if (turn++ % warps != warp) continue;
+                    write_p_tile(op, view, rows, input * shape->rank_sum + shape->rank_first[e] + 8 * i, shape->rank[e] - 8 * i,
+                                 parts + (input * tiles + tile + i) * LANE_TILE);
                 }
             }
             if (shape->mix == CK_MIX_LINEAR || row16 < 0 || turn % warps != warp) continue;
+            shared<const float> dots = parts + (M::INPUTS * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane);
             float dot = 0;
             CK_ROLL
-            for (int other = 0; other < warps; other++)
-                dot += parts[other * op->parts_floats + j * floats + tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane];
-            op->parts[((view->token + row16) * gridDim.y + blockIdx.y) * op->parts_columns + shape->rank_sum + e] = dot;
+            for (int other = 0; other < warps; other++) dot += dots[other * op->parts_floats];
+            part_row(op, view->token + row16)[shape->h_ranks + e] = dot;
         }
     }
 }
 
 /* A pass; its fragments in groups of as many as there is room for parts. */
-template <typename T, int N, bool wide>
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void pass_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                      const backward_place *place, shared<float> parts) {
     int tiles = 0, warp = (int)threadIdx.x / 32;
     CK_ROLL
     for (int e = pass->begin; e < pass->end; e++) tiles += rank_tiles(view->shape->rank[e]);
-    int floats = tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
+    int floats = M::INPUTS * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
     CK_ROLL
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group;
         CK_ROLL
         for (int j = 0; j < count; j++)
-            fragment_backward<T, N, wide>(op, view, pass, place, first + j, tiles, parts + (warp * op->parts_floats + j * floats));
+            fragment_backward<M, T, N, wide>(op, view, pass, place, first + j, tiles, parts + (warp * op->parts_floats + j * floats));
         __syncthreads();
-        write_parts<T>(op, view, pass, first, count, tiles, parts);
+        write_parts<M, T>(op, view, pass, first, count, tiles, parts);
         __syncthreads();
     }
 }
 
 /* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
-template <typename T, int N, bool wide>
-static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof(bf16) ? 2 : 1)
+template <typename M, typename T, int N, bool wide>
+static __global__ void __launch_bounds__((backward_lanes<M, N>), sizeof(T) == sizeof(bf16) ? 2 : 1)
     expert_backward_kernel(expert_backward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int index = (int)blockIdx.x / op.splits, split = (int)blockIdx.x % op.splits;
@@ -268,7 +338,7 @@ static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof
     backward_place place = {op.wave.parameters + (device->parameters + op.layer * shape->layer_stride),
                             ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N, (device->learn & CK_LEARN_EXPERTS) != 0,
                             sums * (N / 2) * LANE_TILE, arena + warp * op.own_floats};
-    clear_sums(place.own, 2 * sums * (N / 2));
+    clear_sums(place.own, (M::INPUTS + 1) * sums * (N / 2));
     CK_ROLL
     for (int tile = split * share; tile < all && tile < (split + 1) * share; tile += tiles) {
         tiles = (split + 1) * share - tile < op.tiles ? (split + 1) * share - tile : op.tiles;
@@ -280,49 +350,49 @@ static __global__ void __launch_bounds__(N == 4 ? 192 : 256, sizeof(T) == sizeof
         CK_ROLL
         for (int e = 0; e < (gathered ? shape->n_experts : 1); e++) {
             expert_pass pass = gathered ? list_chosen(&view, e) : list_all(&view);
-            pass_backward<T, N, wide>(&op, &view, &pass, &place, arena + warps * op.own_floats);
+            pass_backward<M, T, N, wide>(&op, &view, &pass, &place, arena + warps * op.own_floats);
         }
     }
-    write_gradients<T, N, wide>(&op, shape, device, &place, index, split);
+    write_gradients<M, T, N, wide>(&op, shape, device, &place, index, split);
 }
 
 /* ---- Host */
 
-template <typename T, int N, bool wide>
+template <typename M, typename T, int N, bool wide>
 static const char *launch_columns(const expert_backward<T> *op, const backward_plan *plan, unsigned blocks, gpu_stream stream) {
     dim3 grid((unsigned)(op->wave.n_devices * op->splits), blocks), block((unsigned)plan->warps * 32);
-    return CK_LAUNCH((expert_backward_kernel<T, N, wide>), grid, block, plan->shared_bytes, stream, *op);
+    return CK_LAUNCH((expert_backward_kernel<M, T, N, wide>), grid, block, plan->shared_bytes, stream, *op);
 }
 
-template <typename T>
+template <typename M, typename T>
 static const char *launch_form(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream) {
     if (plan->n == 4)
-        return wide ? launch_columns<T, 4, true>(op, plan, blocks, stream) : launch_columns<T, 4, false>(op, plan, blocks, stream);
-    return wide ? launch_columns<T, 2, true>(op, plan, blocks, stream) : launch_columns<T, 2, false>(op, plan, blocks, stream);
+        return wide ? launch_columns<M, T, 4, true>(op, plan, blocks, stream) : launch_columns<M, T, 4, false>(op, plan, blocks, stream);
+    return wide ? launch_columns<M, T, 2, true>(op, plan, blocks, stream) : launch_columns<M, T, 2, false>(op, plan, blocks, stream);
 }
 
 /* Rounds of as many blocks over F as there is room for parts. */
-template <typename T>
+template <typename M, typename T>
 static const char *launch_rounds(expert_backward<T> op, const backward_plan *plan, int slots, bool wide, gpu_stream stream) {
     const char *problem = nullptr;
     for (op.first_block = 0; op.first_block < plan->blocks && !problem; op.first_block += slots) {
         int left = plan->blocks - op.first_block, blocks = left < slots ? left : slots;
-        problem = launch_form(&op, plan, wide, (unsigned)blocks, stream);
+        problem = launch_form<M, T>(&op, plan, wide, (unsigned)blocks, stream);
         if (!problem) problem = expert_finish(op, blocks, stream);
     }
     if (!problem && op.splits > 1) problem = expert_add_splits(op, stream);
     return problem;
 }
 
-template <typename T> static const char *expert_backward_as(const ck_expert_activation_backward *d, const cuda_call *call) {
+template <typename M, typename T> static const char *expert_backward_as(const ck_expert_activation_backward *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
-    backward_room room = room_of<T>(d, call->wave.n_tokens);
-    backward_plan plan = plan_backward<T>(d->ffn, call->limits.rank_tiles, call->limits.experts);
+    backward_room room = room_of<M, T>(d, call->wave.n_tokens);
+    backward_plan plan = plan_backward<M, T>(d->ffn, call->limits.rank_tiles, call->limits.experts);
     float *workspace = static_cast<float *>(call->workspace);
     expert_backward<T> op = {};
     op.wave = call->wave;
     op.ffn = d->ffn, op.layer = d->layer;
-    op.tiles = EXPERT_TILES;
+    op.tiles = EXPERT_TILES, op.inputs = M::INPUTS;
     op.splits = splits_of(&call->wave, &room, plan.blocks < room.slots ? plan.blocks : room.slots);
     op.parts_columns = room.parts_columns, op.max_ranks = room.ranks;
     op.own_floats = plan.own_floats, op.parts_floats = plan.parts_floats;
@@ -332,13 +402,21 @@ template <typename T> static const char *expert_backward_as(const ck_expert_acti
     op.parts = workspace;
     op.sums = workspace + room.parts_floats;
     bool wide = d->ffn % 8 == 0 && cuda_is_wide<T>(d->u) && cuda_is_wide<T>(d->dm) && cuda_is_wide<T>(d->du);
-    return launch_rounds(op, &plan, room.slots, wide, call->stream);
+    return launch_rounds<M, T>(op, &plan, room.slots, wide, call->stream);
 }
 
-size_t cuda_expert_activation_backward_workspace(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
-    return bounds->half ? workspace_of<bf16>(d, bounds) : workspace_of<float>(d, bounds);
+template <typename M> static const char *expert_backward_of(const ck_expert_activation_backward *d, const cuda_call *call) {
+    return call->half ? expert_backward_as<M, bf16>(d, call) : expert_backward_as<M, float>(d, call);
 }
 
 const char *cuda_expert_activation_backward(const ck_expert_activation_backward *d, const cuda_call *call) {
-    return call->half ? expert_backward_as<bf16>(d, call) : expert_backward_as<float>(d, call);
+    return d->mlp == CK_MLP_SWIGLU ? expert_backward_of<swiglu_mlp>(d, call) : expert_backward_of<gelu_mlp>(d, call);
+}
+
+template <typename M> static size_t workspace_of(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
+    return room_bytes(bounds->half ? room_of<M, bf16>(d, bounds->max_tokens) : room_of<M, float>(d, bounds->max_tokens));
+}
+
+size_t cuda_expert_activation_backward_workspace(const ck_expert_activation_backward *d, const cuda_bounds *bounds) {
+    return d->mlp == CK_MLP_SWIGLU ? workspace_of<swiglu_mlp>(d, bounds) : workspace_of<gelu_mlp>(d, bounds);
 }

@@ -9,14 +9,15 @@ template <typename T> struct expert_backward {
     cuda_wave wave;
     int32_t ffn, layer, tiles, splits;
     int32_t first_block;              /* of F, in this round */
-    int32_t parts_columns, max_ranks; /* the largest S + E and S of the wave */
+    int32_t inputs;                   /* of the activation: I */
+    int32_t parts_columns, max_ranks; /* the largest I S + E and S of the wave */
     int32_t own_floats, parts_floats; /* shared memory of a warp: what it keeps, and its parts of p and dw */
     cuda_rows<const T> u, dm;
     cuda_rows<const float> zh, gates, q;
     cuda_rows<T> du;
     cuda_rows<float> p, dw;
     global<float> parts; /* [T, blocks over F, parts_columns] */
-    global<float> sums;  /* [devices, splits, dB1 and dA2, max_ranks, F], where there are splits */
+    global<float> sums;  /* [devices, splits, I of dB1 and dA2, max_ranks, F], where there are splits */
 };
 
 /* p and dw from the parts of the `blocks` over F that have just run. */

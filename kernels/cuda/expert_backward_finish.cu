@@ -1,9 +1,9 @@
 /* expert_backward_finish.cu - what the blocks of the expert activation's backward left in parts, added in their order.
  *
- *   p_e [T, S], dw [T, E]      over the blocks that dealt F among them
- *   dB1, dA2 [S, F]            over the blocks that dealt a device's tokens among them, where that was done
+ *   p_e [T, I S], dw [T, E]         over the blocks that dealt F among them
+ *   dB1 [I S, F], dA2 [S, F]        over the blocks that dealt a device's tokens among them, where that was done
  *
- * f32. Bytes: those of the parts (expert_activation_backward.cu); 8 S F read for each split of a device. */
+ * I is 1, with SwiGLU 2. f32. Bytes: those of the parts (expert_activation_backward.cu); 4 (I + 1) S F read for each split of a device. */
 #include "expert_backward.cuh"
 
 /* ---- p and dw from the parts of F; a tile a block, a token a warp at a time */
@@ -21,11 +21,14 @@ static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, c
                                                  int blocks) {
     bool linear = shape->mix == CK_MIX_LINEAR;
     float dot = 0;
-    for (int j = shape->rank_first[e] + (int)(threadIdx.x % 32); j < shape->rank_first[e + 1]; j += 32) {
-        float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
-        global<float> p = op->p.data + (token * op->p.columns + j);
-        p[0] = (op->first_block > 0 ? (float)p[0] : 0.0f) + (linear ? w * raw : raw);
-        if (linear) dot += raw * op->zh.data[token * op->zh.columns + shape->router_rows + j];
+    for (int i = 0; i < op->inputs; i++) {
+        int first = i * shape->rank_sum + shape->rank_first[e], end = i * shape->rank_sum + shape->rank_first[e + 1];
+        for (int j = first + (int)(threadIdx.x % 32); j < end; j += 32) {
+            float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
+            global<float> p = op->p.data + (token * op->p.columns + j);
+            p[0] = (op->first_block > 0 ? (float)p[0] : 0.0f) + (linear ? w * raw : raw);
+            if (linear) dot += raw * op->zh.data[token * op->zh.columns + shape->router_rows + j];
+        }
     }
     return dot;
 }
@@ -42,7 +45,7 @@ template <typename T> static __global__ void __launch_bounds__(128) expert_finis
             CK_UNROLL
             for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
             if (lane != 0 || w == 0.0f) continue;
-            op.dw.data[token * op.dw.columns + e] += shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->rank_sum + e);
+            op.dw.data[token * op.dw.columns + e] += shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->h_ranks + e);
         }
     }
 }
@@ -53,17 +56,17 @@ template <typename T> static __global__ void __launch_bounds__(256) expert_split
     const cuda_device *device = record(op.wave.devices + blockIdx.x);
     const ck_shape *shape = record(op.wave.shapes + device->shape);
     if (!(device->learn & CK_LEARN_EXPERTS)) return;
-    int64_t one = (int64_t)op.max_ranks * op.ffn, count = (int64_t)shape->rank_sum * op.ffn;
+    int64_t one = (int64_t)op.max_ranks * op.ffn, of_b1 = (int64_t)shape->h_ranks * op.ffn, of_a2 = (int64_t)shape->rank_sum * op.ffn;
     int64_t layer = device->gradients + op.layer * shape->layer_stride;
-    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.y * blockDim.x) {
+    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < of_b1; i += (int64_t)gridDim.y * blockDim.x) {
         float b1 = 0, a2 = 0;
         for (int s = 0; s < op.splits; s++) {
-            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * 2 * one + i;
+            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * (op.inputs + 1) * one + i;
             b1 += op.sums[at];
-            a2 += op.sums[at + one];
+            if (i < of_a2) a2 += op.sums[at + op.inputs * one];
         }
         op.wave.gradients[layer + shape->b1 + i] = b1;
-        op.wave.gradients[layer + shape->a2 + i] = a2;
+        if (i < of_a2) op.wave.gradients[layer + shape->a2 + i] = a2;
     }
 }
 
@@ -74,7 +77,7 @@ template <typename T> static const char *finish_as(const expert_backward<T> &op,
 }
 
 template <typename T> static const char *add_splits_as(const expert_backward<T> &op, gpu_stream stream) {
-    int64_t chunks = ((int64_t)op.max_ranks * op.ffn + 255) / 256;
+    int64_t chunks = ((int64_t)op.inputs * op.max_ranks * op.ffn + 255) / 256;
     dim3 grid((unsigned)op.wave.n_devices, (unsigned)(chunks < 1024 ? chunks : 1024));
     return CK_LAUNCH((expert_splits_kernel<T>), grid, 256, 0, stream, op);
 }

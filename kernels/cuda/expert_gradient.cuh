@@ -1,6 +1,6 @@
 /* expert_gradient.cuh - gradients of the experts' weights as sums of a warp, over the tokens of its segments.
  *
- *   dB1 = (s h)^T du,  dA2 = (w q)^T a      [rank, F], for the columns of one warp
+ *   dB1 = (s h)^T du,  dA2 = (w q)^T a      [rank, F], for the columns of one warp; dB1 for each input of the activation
  *
  * du and a lie in registers token by token; the tokens are the summed index of these products, so they pass through shared memory to be
  * transposed. The sums lie there too, private to each lane. */
@@ -14,8 +14,8 @@ typedef struct {
     global<const float> layer; /* of the device's parameters */
     int column;
     bool learn;
-    int sum_floats;    /* of dB1, and of dA2 */
-    shared<float> own; /* dB1 [rank tiles of the device, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
+    int sum_floats;    /* of dB1 of one input, and of dA2 */
+    shared<float> own; /* dB1 [inputs, rank tiles of the device, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
 } backward_place;
 
 /* ---- Rows that are transposed: token by token in, columns of a left factor out */
@@ -52,11 +52,11 @@ template <int N> static __device__ __forceinline__ void read_turned(quad<bf16> *
 /* ---- Adding a fragment */
 
 /* sums += d^T x for every 16 columns and 8 ranks; row i of x times its gate (gated) and `factor`. */
-template <typename T, int N>
+template <typename M, typename T, int N>
 static __device__ __forceinline__ void add_gradient(shared<float> sums, const float d[N][4], const expert_view *view,
                                                     const backward_place *place, int fragment, global<const float> x, int stride, int rank,
                                                     int e, bool gated, float factor) {
-    shared<float> turn = place->own + 2 * place->sum_floats;
+    shared<float> turn = place->own + (M::INPUTS + 1) * place->sum_floats;
     forget(stride);
     int row[4];
     float w[4];
@@ -91,7 +91,7 @@ static __device__ __forceinline__ void add_gradient(shared<float> sums, const fl
 
 /* ---- Writing them */
 
-/* dB1 or dA2 of the warp's columns. */
+/* dB1 of one input, or dA2, of the warp's columns. */
 template <int N, bool wide>
 static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape, int column,
                                                       int ffn) {
@@ -118,7 +118,7 @@ static __device__ __forceinline__ void write_gradient(global<float> gradient, sh
     }
 }
 
-template <typename T, int N, bool wide>
+template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void write_gradients(const expert_backward<T> *op, const ck_shape *shape, const cuda_device *device,
                                                        const backward_place *place, int index, int split) {
     if (!place->learn || place->column >= op->ffn) return;
@@ -126,11 +126,14 @@ static __device__ __forceinline__ void write_gradients(const expert_backward<T> 
     global<float> a2 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->a2);
     if (op->splits > 1) {
         int64_t one = (int64_t)op->max_ranks * op->ffn;
-        b1 = op->sums + ((int64_t)index * op->splits + split) * 2 * one;
-        a2 = b1 + one;
+        b1 = op->sums + ((int64_t)index * op->splits + split) * (M::INPUTS + 1) * one;
+        a2 = b1 + M::INPUTS * one;
     }
-    write_gradient<N, wide>(b1, place->own, shape, place->column, op->ffn);
-    write_gradient<N, wide>(a2, place->own + place->sum_floats, shape, place->column, op->ffn);
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++)
+        write_gradient<N, wide>(b1 + (int64_t)(i * shape->rank_sum) * op->ffn, place->own + i * place->sum_floats, shape, place->column,
+                                op->ffn);
+    write_gradient<N, wide>(a2, place->own + M::INPUTS * place->sum_floats, shape, place->column, op->ffn);
 }
 
 #endif

@@ -215,6 +215,12 @@ static __device__ __forceinline__ expert_weight weight_of(global<const float> we
     return w;
 }
 
+/* The rows of B1 for one input of the activation (swiglu_mlp: the gate's, then the up's), given those for the first. */
+static __device__ __forceinline__ expert_weight of_input(expert_weight w, const ck_shape *shape, int input) {
+    w.at += (int64_t)(input * shape->rank_sum) * w.ffn;
+    return w;
+}
+
 /* b[n]: ranks [k, k + 16) down, columns along: for products that make columns. */
 template <typename T, int N, bool wide> static __device__ __forceinline__ void weight_down(quad<T> b[N], const expert_weight *w, int k) {
     float v[4][N];

@@ -10,7 +10,8 @@ enum { LAYER = 1, SPARE_TILES = 3 };
 
 static std::vector<ck_shape> shapes_of(const wave_spec *spec) {
     std::vector<ck_shape> shapes;
-    for (int d = 0; d < spec->n_devices; d++) shapes.push_back(wave_shape(spec->devices[d].shape, spec->width, spec->ffn, WAVE_LAYERS));
+    for (int d = 0; d < spec->n_devices; d++)
+        shapes.push_back(wave_shape(spec->devices[d].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp));
     return shapes;
 }
 
@@ -129,7 +130,7 @@ template <typename T> struct expert_wave {
     }
     const char *forward() {
         m.poison(), g.poison();
-        const ck_expert_activation d = {&u.tensor, &zh.tensor, &gates.tensor, &m.tensor, &g.tensor, spec->ffn, LAYER};
+        const ck_expert_activation d = {&u.tensor, &zh.tensor, &gates.tensor, &m.tensor, &g.tensor, spec->ffn, LAYER, spec->mlp};
         cuda_call c = call(nullptr);
         const char *problem = cuda_expert_activation(&d, &c);
         if (!problem) problem = device_finish();
@@ -139,8 +140,8 @@ template <typename T> struct expert_wave {
     const char *backward() {
         du.poison(), p.poison(), gradients.poison();
         dw.set(0, dw_before);
-        const ck_expert_activation_backward d = {&u.tensor,  &zh.tensor, &gates.tensor, &dm.tensor, &q.tensor,
-                                                 &du.tensor, &p.tensor,  &dw.tensor,    spec->ffn,  LAYER};
+        const ck_expert_activation_backward d = {&u.tensor, &zh.tensor, &gates.tensor, &dm.tensor, &q.tensor, &du.tensor,
+                                                 &p.tensor, &dw.tensor, spec->ffn,     LAYER,      spec->mlp};
         cuda_bounds bounds = {n_tokens,          (int32_t)devices.size(),  (int32_t)devices.size(), (int32_t)tile_table.host.size(),
                               (int32_t)n_tokens, sizeof(T) == sizeof(bf16)};
         device_buffer<float> workspace((int64_t)(cuda_expert_activation_backward_workspace(&d, &bounds) / sizeof(float)), "workspace");
@@ -173,7 +174,7 @@ template <typename T> struct reference {
         oracle_adapter adapter = {shape, LAYER, pack.data(), gradients.data()};
         oracle_expert_activation(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), m.data(), g.data(), w->g.columns);
         oracle_expert_activation_backward(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), dm.data(), q.data(), w->q.columns,
-                                          du.data(), p.data(), dw.data());
+                                          du.data(), p.data(), w->p.columns, dw.data());
         forget_unchosen(gates.data(), w->g.columns, w->dw_before.data() + first * CK_MAX_EXPERTS);
     }
 
@@ -264,15 +265,17 @@ static const wave_spec borders = {"borders",
                                    {SHAPE_MANY, {127}},
                                    {SHAPE_MANY_ALL, {18}},
                                    {SHAPE_LINEAR_MEAN, {2}},
-                                   {SHAPE_SINGLE, {31}}}};
+                                   {SHAPE_SINGLE, {31}}},
+                                  CK_MLP_GELU};
 /* Ranks past what a block keeps of several fragments, gathered and dense; two and three blocks over F, the last not full. */
-static const wave_spec many_ranks = {"many ranks", 8, 72, 1, 3, {{SHAPE_LIMIT, {20}}, {SHAPE_LIMIT, {3}}, {SHAPE_HEAVY, {18}}}};
-static const wave_spec few_ranks = {"few ranks", 8, 424,
-                                    1,           3, {{SHAPE_PAIR_BOTH, {34}}, {SHAPE_PAIR_TOP1, {40}}, {SHAPE_LINEAR_MEAN, {5}}}};
+static const wave_spec many_ranks = {"many ranks", 8, 72, 1, 3, {{SHAPE_LIMIT, {20}}, {SHAPE_LIMIT, {3}}, {SHAPE_HEAVY, {18}}},
+                                     CK_MLP_GELU};
+static const wave_spec few_ranks = {"few ranks", 8, 424, 1, 3, {{SHAPE_PAIR_BOTH, {34}}, {SHAPE_PAIR_TOP1, {40}}, {SHAPE_LINEAR_MEAN, {5}}},
+                                    CK_MLP_GELU};
 /* One device alone is split over blocks. */
-static const wave_spec one_device = {"one device", 8, 64, 1, 1, {{SHAPE_PAIR_TOP1, {300}}}};
-static const wave_spec odd = {"odd rows", 8, 43,
-                              1,          4, {{SHAPE_MANY, {33}}, {SHAPE_PAIR_BOTH, {17}}, {SHAPE_LINEAR, {9}}, {SHAPE_PAIR_TOP1, {20}}}};
+static const wave_spec one_device = {"one device", 8, 64, 1, 1, {{SHAPE_PAIR_TOP1, {300}}}, CK_MLP_GELU};
+static const wave_spec odd = {
+    "odd rows", 8, 43, 1, 4, {{SHAPE_MANY, {33}}, {SHAPE_PAIR_BOTH, {17}}, {SHAPE_LINEAR, {9}}, {SHAPE_PAIR_TOP1, {20}}}, CK_MLP_GELU};
 
 template <typename T> static void both_ways(const wave_spec *spec, int padding) {
     check c = {};
