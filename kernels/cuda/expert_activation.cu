@@ -74,16 +74,12 @@ typedef struct {
     int column, steps; /* steps: of one input */
 } fragment_place;
 
-template <typename M> using inputs = float[M::INPUTS][FORWARD_N][4];
-
 /* u = the fragment's columns of U. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void load_inputs(inputs<M> &u, const expert_forward<T> *op, const expert_view *view, lane_rows rows,
-                                                   int column) {
-    CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++)
-        load_fragment<FORWARD_N, wide>(u[i], op->u.data + (view->token * op->u.columns + i * op->ffn + column), (int)op->u.columns, rows,
-                                       op->ffn - column);
+static __device__ __forceinline__ void load_u(inputs<M, FORWARD_N> &u, const expert_forward<T> *op, const expert_view *view, lane_rows rows,
+                                              int column) {
+    load_inputs<M, FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows,
+                                    op->ffn - column);
 }
 
 /* d += (s h) B1 of one input. */
@@ -102,7 +98,7 @@ static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared
 
 /* u += (s h) B1. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void add_expert(inputs<M> &u, const fragment_place *place, const ck_shape *shape, int step,
+static __device__ __forceinline__ void add_expert(inputs<M, FORWARD_N> &u, const fragment_place *place, const ck_shape *shape, int step,
                                                   const expert_weight *b1) {
     CK_UNROLL
     for (int i = 0; i < M::INPUTS; i++) {
@@ -112,7 +108,7 @@ static __device__ __forceinline__ void add_expert(inputs<M> &u, const fragment_p
 }
 
 /* Of element i of a fragment. */
-template <typename M, typename T> static __device__ __forceinline__ float activate(const inputs<M> &u, int i) {
+template <typename M, typename T> static __device__ __forceinline__ float activate(const inputs<M, FORWARD_N> &u, int i) {
     float in[M::INPUTS], slope[M::INPUTS];
     CK_UNROLL
     for (int j = 0; j < M::INPUTS; j++) in[j] = u[j][i / 4][i % 4];
@@ -138,8 +134,8 @@ static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, 
                                                    const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
     constexpr bool KEPT = M::INPUTS == 1;
-    inputs<M> u;
-    if (KEPT) load_inputs<M, T, wide>(u, op, view, rows, place->column);
+    inputs<M, FORWARD_N> u;
+    if (KEPT) load_u<M, T, wide>(u, op, view, rows, place->column);
     CK_UNROLL
     for (int i = 0; i < 4 * FORWARD_N; i++) m[i / 4][i % 4] = 0.0f;
     CK_ROLL
@@ -148,9 +144,9 @@ static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, 
         if (mask >> e & 1) {
             expert_weight b1 = weight_of(place->b1, shape, e, place->column, op->ffn),
                           a2 = weight_of(place->a2, shape, e, place->column, op->ffn);
-            inputs<M> a;
+            inputs<M, FORWARD_N> a;
             float w[2];
-            if (!KEPT) load_inputs<M, T, wide>(a, op, view, rows, place->column);
+            if (!KEPT) load_u<M, T, wide>(a, op, view, rows, place->column);
             CK_UNROLL
             for (int i = 0; i < 4 * FORWARD_N && KEPT; i++) a[0][i / 4][i % 4] = u[0][i / 4][i % 4];
             add_expert<M, T, wide>(a, place, shape, step, &b1);
@@ -171,8 +167,8 @@ template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
                                                   const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
-    inputs<M> u;
-    load_inputs<M, T, wide>(u, op, view, rows, place->column);
+    inputs<M, FORWARD_N> u;
+    load_u<M, T, wide>(u, op, view, rows, place->column);
     CK_ROLL
     for (int e = pass->begin, step = 0; e < pass->end; step += rank_steps(shape->rank[e]), e++) {
         expert_weight b1 = weight_of(place->b1, shape, e, place->column, op->ffn);

@@ -84,16 +84,10 @@ static __device__ __forceinline__ expert_place expert_at(const expert_backward<T
     return at;
 }
 
-template <typename M, int N> using inputs = float[M::INPUTS][N][4];
-
-/* u = the fragment's columns of U, d = those of dm. */
 template <typename M, typename T, int N, bool wide>
-static __device__ __forceinline__ void load_inputs(inputs<M, N> &u, const expert_backward<T> *op, const expert_view *view, lane_rows rows,
-                                                   int column) {
-    CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++)
-        load_fragment<N, wide>(u[i], op->u.data + (view->token * op->u.columns + i * op->ffn + column), (int)op->u.columns, rows,
-                               op->ffn - column);
+static __device__ __forceinline__ void load_u(inputs<M, N> &u, const expert_backward<T> *op, const expert_view *view, lane_rows rows,
+                                              int column) {
+    load_inputs<M, N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows, op->ffn - column);
 }
 
 template <typename T, int N, bool wide>
@@ -171,7 +165,7 @@ static __device__ __forceinline__ void expert_gradient(const expert_backward<T> 
     inputs<M, N> u;
     float v[N][4], w[2], dot[2] = {0, 0};
     const float one[2] = {1, 1}, scale[2] = {view->shape->scale[e], view->shape->scale[e]};
-    load_inputs<M, T, N, wide>(u, op, view, rows, place->column);
+    load_u<M, T, N, wide>(u, op, view, rows, place->column);
     load_dm<T, N, wide>(v, op, view, rows, place->column);
     add_columns<T, N, wide>(v, at->q, (int)op->q.columns, rows, one, &at->a2);
     add_expert<M, T, N, wide>(u, op, view->shape, at, rows, scale);
@@ -198,7 +192,7 @@ static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward
     const float one[2] = {1, 1};
     uint32_t mask = view->masks[fragment];
     float v[N][4];
-    load_inputs<M, T, N, wide>(u, op, view, rows, place->column);
+    load_u<M, T, N, wide>(u, op, view, rows, place->column);
     load_dm<T, N, wide>(v, op, view, rows, place->column);
     CK_ROLL
     for (int e = 0; e < shape->n_experts; e++) {

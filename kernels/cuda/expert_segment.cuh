@@ -156,6 +156,15 @@ static __device__ __forceinline__ void store_fragment(const float d[N][4], P at,
     }
 }
 
+/* Columns of the activation's inputs, which lie F columns apart. */
+template <typename M, int N> using inputs = float[M::INPUTS][N][4];
+
+template <typename M, int N, bool wide, typename P>
+static __device__ __forceinline__ void load_inputs(inputs<M, N> &u, P at, int stride, int ffn, lane_rows rows, int columns) {
+    CK_UNROLL
+    for (int i = 0; i < M::INPUTS; i++) load_fragment<N, wide>(u[i], at + i * ffn, stride, rows, columns);
+}
+
 /* d += what earlier passes have left for the lane's rows. */
 template <int N, bool wide, typename P>
 static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_view *view, int e, P at, int stride, lane_rows rows,

@@ -1,6 +1,6 @@
-/* The CUDA expert activation, forward and backward, against the float64 oracle on both sides of its borders: dense and gathered segments,
- * fragments and segments that are full or not, rows that allow wide accesses or not, few ranks and many; and bit for bit against itself: on
- * the CPU in other orders of lanes and blocks, on a GPU (compiled by nvcc) in a second run. */
+/* The CUDA expert activation, forward and backward, of GELU and of SwiGLU, against the float64 oracle on both sides of its borders: dense
+ * and gathered segments, fragments and segments that are full or not, rows that allow wide accesses or not, few ranks and many; and bit for
+ * bit against itself: on the CPU in other orders of lanes and blocks, on a GPU (compiled by nvcc) in a second run. */
 #include <string>
 
 #include "tap.hpp"
@@ -60,7 +60,9 @@ template <typename T> struct expert_wave {
     std::vector<int32_t> first_sequence;
     ck_wave wave;
     std::vector<cuda_device> devices;
+    std::string name;
     int64_t n_tokens;
+    int u_columns;
     cuda_wave_limits limits;
     device_buffer<cuda_device> device_table;
     device_buffer<cuda_tile> tile_table;
@@ -77,15 +79,17 @@ template <typename T> struct expert_wave {
     }
     expert_wave(const wave_spec *s, int padding)
         : spec(s), shapes(shapes_of(s)), packs(devices_of(s, shapes)), first_token(first_tokens(s)), first_sequence(counting(s->n_devices)),
-          wave(host_wave(shapes, packs, first_token, first_sequence)), devices(list_devices()), n_tokens(first_token.back()),
-          limits(cuda_limits_of(&wave)), device_table((int64_t)devices.size(), "devices"),
+          wave(host_wave(shapes, packs, first_token, first_sequence)), devices(list_devices()),
+          name(std::string("wave ") + s->name + (s->mlp == CK_MLP_SWIGLU ? " (SwiGLU)" : "")), n_tokens(first_token.back()),
+          u_columns(s->mlp == CK_MLP_SWIGLU ? 2 * s->ffn : s->ffn), limits(cuda_limits_of(&wave)),
+          device_table((int64_t)devices.size(), "devices"),
           tile_table(cuda_list_tiles(devices.data(), s->n_devices, nullptr) + SPARE_TILES, "tiles"),
           shape_table((int64_t)shapes.size(), "shapes"), parameters(packs.back().parameters + shapes.back().total, "parameters"),
-          gradients(packs.back().parameters + shapes.back().total, "gradients"), u(nullptr, n_tokens, s->ffn, padding, "u"),
+          gradients(packs.back().parameters + shapes.back().total, "gradients"), u(nullptr, n_tokens, u_columns, padding, "u"),
           m(nullptr, n_tokens, s->ffn, padding, "m"), dm(nullptr, n_tokens, s->ffn, padding, "dm"),
-          du(nullptr, n_tokens, s->ffn, padding, "du"), zh(nullptr, n_tokens, limits.experts + limits.rank_sum, padding, "zh"),
+          du(nullptr, n_tokens, u_columns, padding, "du"), zh(nullptr, n_tokens, limits.experts + limits.h_ranks, padding, "zh"),
           gates(nullptr, n_tokens, CK_MAX_EXPERTS, 0, "gates"), g(nullptr, n_tokens, limits.rank_sum, padding, "g"),
-          q(nullptr, n_tokens, limits.rank_sum, padding, "q"), p(nullptr, n_tokens, limits.rank_sum, padding, "p"),
+          q(nullptr, n_tokens, limits.rank_sum, padding, "q"), p(nullptr, n_tokens, limits.h_ranks, padding, "p"),
           dw(nullptr, n_tokens, CK_MAX_EXPERTS, 0, "dw") {
         uint64_t seed = 1;
         device_table.host = devices;
@@ -168,24 +172,26 @@ template <typename T> struct reference {
                             q = w->q.take(first, n);
         pack.assign(at, at + shape->total);
         gradients.assign((size_t)shape->total, 0);
-        m.resize((size_t)(n * shape->ffn)), du = m;
-        g.resize((size_t)n * (size_t)w->g.columns), p = g;
+        m.resize((size_t)(n * shape->ffn)), du.resize((size_t)(n * w->u_columns));
+        g.resize((size_t)n * (size_t)w->g.columns), p.resize((size_t)n * (size_t)w->p.columns);
         dw.assign(w->dw_before.begin() + first * CK_MAX_EXPERTS, w->dw_before.begin() + (first + n) * CK_MAX_EXPERTS);
         oracle_adapter adapter = {shape, LAYER, pack.data(), gradients.data()};
         oracle_expert_activation(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), m.data(), g.data(), w->g.columns);
         oracle_expert_activation_backward(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), dm.data(), q.data(), w->q.columns,
                                           du.data(), p.data(), w->p.columns, dw.data());
-        forget_unchosen(gates.data(), w->g.columns, w->dw_before.data() + first * CK_MAX_EXPERTS);
+        forget_unchosen(gates.data(), w->g.columns, w->p.columns, w->dw_before.data() + first * CK_MAX_EXPERTS);
     }
 
     /* Experts that a token did not choose: g and p are 0, and dw is what it was; the oracle computes them all the same. */
-    void forget_unchosen(const double *gates, int columns, const double *before) {
+    void forget_unchosen(const double *gates, int g_columns, int p_columns, const double *before) {
         for (int64_t t = 0; t < n; t++) {
             for (int e = 0; e < shape->n_experts; e++) {
                 if (gates[t * CK_MAX_EXPERTS + e] != 0) continue;
                 dw[(size_t)(t * CK_MAX_EXPERTS + e)] = before[t * CK_MAX_EXPERTS + e];
-                for (int j = shape->rank_first[e]; j < shape->rank_first[e + 1]; j++)
-                    g[(size_t)(t * columns + j)] = p[(size_t)(t * columns + j)] = 0;
+                for (int j = shape->rank_first[e]; j < shape->rank_first[e + 1]; j++) {
+                    g[(size_t)(t * g_columns + j)] = 0;
+                    for (int i = j; i < shape->h_ranks; i += shape->rank_sum) p[(size_t)(t * p_columns + i)] = 0;
+                }
             }
         }
     }
@@ -195,7 +201,7 @@ template <typename T> struct reference {
 template <typename T>
 static void compare(check *c, expert_wave<T> *w, const char *tensor, const cuda_device &device, std::vector<double> got,
                     const std::vector<double> &expected, int columns, int valid) {
-    std::string where = std::string("wave ") + w->spec->name + ", device " + std::to_string(device.shape) + ", " + tensor;
+    std::string where = w->name + ", device " + std::to_string(device.shape) + ", " + tensor;
     std::vector<float> out;
     std::vector<double> ref;
     for (size_t i = 0; i < got.size(); i++) {
@@ -221,29 +227,28 @@ template <typename T> static void compare_gradients(check *c, expert_wave<T> *w,
     for (oracle_part part : {ORACLE_B1, ORACLE_A2}) {
         if (!(device.learn & CK_LEARN_EXPERTS)) continue;
         oracle_range range = oracle_part_range(expected.shape, LAYER, part);
-        std::string where =
-            std::string("wave ") + w->spec->name + ", device " + std::to_string(device.shape) + ", d" + oracle_part_name(part);
+        std::string where = w->name + ", device " + std::to_string(device.shape) + ", d" + oracle_part_name(part);
         check_near(c, where.c_str(), pack + range.offset, expected.gradients.data() + range.offset, range.count, tolerance_of<T>());
         if (!untouched(pack + at, range.offset - at)) check_fail(c, "%s: floats before it were written", where.c_str());
         at = range.offset + range.count;
     }
     if (!untouched(pack + at, expected.shape->total - at))
-        check_fail(c, "wave %s, device %d: floats of others were written", w->spec->name, device.shape);
+        check_fail(c, "%s, device %d: floats of others were written", w->name.c_str(), device.shape);
 }
 
 template <typename T> static void compare_all(check *c, expert_wave<T> *w) {
     for (const cuda_device &device : w->devices) {
         reference<T> expected(w, device);
-        int ranks = expected.shape->rank_sum, ffn = w->spec->ffn;
+        int ranks = expected.shape->rank_sum, ffn = w->spec->ffn, u_columns = w->u_columns;
         compare(c, w, "m", device, w->m.take(device.first_token, device.n_tokens), expected.m, ffn, ffn);
         compare(c, w, "g", device, w->g.take(device.first_token, device.n_tokens), expected.g, w->g.columns, ranks);
-        compare(c, w, "du", device, w->du.take(device.first_token, device.n_tokens), expected.du, ffn, ffn);
-        compare(c, w, "p", device, w->p.take(device.first_token, device.n_tokens), expected.p, w->p.columns, ranks);
+        compare(c, w, "du", device, w->du.take(device.first_token, device.n_tokens), expected.du, u_columns, u_columns);
+        compare(c, w, "p", device, w->p.take(device.first_token, device.n_tokens), expected.p, w->p.columns, expected.shape->h_ranks);
         compare(c, w, "dw", device, w->dw.take(device.first_token, device.n_tokens), expected.dw, CK_MAX_EXPERTS, CK_MAX_EXPERTS);
         compare_gradients(c, w, device, expected);
     }
     if (w->m.padding_written() || w->g.padding_written() || w->du.padding_written() || w->p.padding_written())
-        check_fail(c, "wave %s: padding was written", w->spec->name);
+        check_fail(c, "%s: padding was written", w->name.c_str());
 }
 
 /* ---- Tests */
@@ -277,6 +282,17 @@ static const wave_spec one_device = {"one device", 8, 64, 1, 1, {{SHAPE_PAIR_TOP
 static const wave_spec odd = {
     "odd rows", 8, 43, 1, 4, {{SHAPE_MANY, {33}}, {SHAPE_PAIR_BOTH, {17}}, {SHAPE_LINEAR, {9}}, {SHAPE_PAIR_TOP1, {20}}}, CK_MLP_GELU};
 
+static wave_spec with_swiglu(wave_spec spec) {
+    spec.mlp = CK_MLP_SWIGLU;
+    return spec;
+}
+
+/* A device of every form that SwiGLU's backward has, by ranks: as many columns a block as there is room for sums of, 128 to 16. */
+static wave_spec of_one_shape(int shape) {
+    wave_spec spec = {"one shape", 8, 136, 1, 1, {{shape, {33}}}, CK_MLP_SWIGLU};
+    return spec;
+}
+
 template <typename T> static void both_ways(const wave_spec *spec, int padding) {
     check c = {};
     expert_wave<T> wave(spec, padding);
@@ -296,10 +312,33 @@ static void bf16_equals_the_oracle() {
     for (const wave_spec *spec : {&borders, &many_ranks, &few_ranks, &one_device}) both_ways<bf16>(spec, 0);
 }
 
+template <typename T> static void swiglu_equals_the_oracle() {
+    for (const wave_spec *spec : {&borders, &many_ranks, &few_ranks, &one_device}) {
+        wave_spec swiglu = with_swiglu(*spec);
+        both_ways<T>(&swiglu, 0);
+    }
+    for (int shape : {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_ALL, SHAPE_EIGHT, SHAPE_HEAVY, SHAPE_LIMIT}) {
+        wave_spec spec = of_one_shape(shape);
+        both_ways<T>(&spec, 0);
+    }
+}
+
+static void swiglu_equals_the_oracle_in_f32() {
+    swiglu_equals_the_oracle<float>();
+}
+
+static void swiglu_equals_the_oracle_in_bf16() {
+    swiglu_equals_the_oracle<bf16>();
+}
+
 static void rows_that_are_not_wide() {
     both_ways<float>(&odd, 1);
     both_ways<bf16>(&odd, 1);
     both_ways<bf16>(&borders, 3);
+    const wave_spec swiglu_odd = with_swiglu(odd), swiglu_borders = with_swiglu(borders);
+    both_ways<float>(&swiglu_odd, 1);
+    both_ways<bf16>(&swiglu_odd, 1);
+    both_ways<bf16>(&swiglu_borders, 3);
 }
 
 template <typename T> static std::vector<double> results(expert_wave<T> *w) {
@@ -321,7 +360,7 @@ template <typename T> static void same_bits(const wave_spec *spec) {
     for (uint64_t seed = 2; seed <= 3; seed++) {
         device_order(seed);
         std::vector<double> again = results(&wave);
-        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(double)) == 0, "wave %s: order %d gave other bits", spec->name,
+        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(double)) == 0, "%s: order %d gave other bits", wave.name.c_str(),
                   (int)seed);
     }
     device_order(1);
@@ -330,15 +369,17 @@ template <typename T> static void same_bits(const wave_spec *spec) {
 static void same_bits_in_any_order_of_lanes() {
     same_bits<float>(&odd);
     same_bits<bf16>(&one_device);
+    const wave_spec swiglu_odd = with_swiglu(odd), swiglu_device = with_swiglu(one_device);
+    same_bits<float>(&swiglu_odd);
+    same_bits<bf16>(&swiglu_device);
 }
 
 #define TEST(name)                                                                                                                         \
     { #name, name }
 static const tap_test tests[] = {
-    TEST(f32_equals_the_oracle),
-    TEST(bf16_equals_the_oracle),
-    TEST(rows_that_are_not_wide),
-    TEST(same_bits_in_any_order_of_lanes),
+    TEST(f32_equals_the_oracle),           TEST(bf16_equals_the_oracle),
+    TEST(swiglu_equals_the_oracle_in_f32), TEST(swiglu_equals_the_oracle_in_bf16),
+    TEST(rows_that_are_not_wide),          TEST(same_bits_in_any_order_of_lanes),
 };
 
 int main(int argc, char **argv) {
