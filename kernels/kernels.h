@@ -191,7 +191,7 @@ typedef struct {
     const float *parameters;         /* backend memory: packs of all devices */
     float *gradients;                /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *base_gradients;           /* backend memory, only for programs that train the base; overwritten */
-    int32_t *fault;                  /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or A1 x, or -1 */
+    int32_t *fault; /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x, or -1 */
 } ck_wave;
 
 /* ---- Programs ------------------------------------------------------------------------------------------------------- */
@@ -356,7 +356,7 @@ void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (README, The mathematics).
  * zh [tokens, E + H]: raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
- * not chosen, columns >= E are 0. Ties: the lower index wins. */
+ * not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not chosen may be left 0. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;

@@ -25,7 +25,7 @@ enum { WHOLE_WARPS = 8 }; /* of a block that has all of a sequence */
 /* Units of 16 keys that a warp's queries are multiplied with at a time. */
 template <typename T, int DIM> constexpr int step_units = (int)sizeof(T) * DIM > 256 ? 1 : 2;
 
-template <typename T> struct backward_op {
+template <typename T> struct attention_backward_op {
     attention_size size;
     cuda_rows<const T> qkv, o, d_o;
     cuda_rows<const float> lse;
@@ -36,8 +36,8 @@ template <typename T> struct backward_op {
 
 /* What a query row is known by: x = lse log2(e), y = delta, of rows g and g + 8 of the warp's 16. Rows behind the sequence: 0. */
 template <typename T, int DIM>
-static __device__ __forceinline__ void describe_rows(float2 known[2], const backward_op<T> *op, const attention_place *place, int row,
-                                                     shared<const T> o, shared<const T> d_o) {
+static __device__ __forceinline__ void describe_rows(float2 known[2], const attention_backward_op<T> *op, const attention_place *place,
+                                                     int row, shared<const T> o, shared<const T> d_o) {
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         int r = fragment_g() + 8 * half;
@@ -142,7 +142,7 @@ static __device__ __forceinline__ void key_steps(float dk[DIM / 8][4], float dv[
 
 template <typename T, int DIM>
 static __global__ void __launch_bounds__(32 * WHOLE_WARPS, room_to_hold<T, DIM> ? 2 : 1)
-    attention_backward_whole_kernel(backward_op<T> op) {
+    attention_backward_whole_kernel(attention_backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>;
     int tile = (int)(blockDim.x / 2) * STRIDE, row = (int)threadIdx.x / 32 * 16;
@@ -185,7 +185,7 @@ static __global__ void __launch_bounds__(32 * WHOLE_WARPS, room_to_hold<T, DIM> 
 
 template <typename T, int DIM>
 static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>)
-    attention_backward_query_kernel(backward_op<T> op) {
+    attention_backward_query_kernel(attention_backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, KEYS = passing_rows<T, DIM>, TILE = ATTENTION_TILE * STRIDE;
     attention_place place = find_place(&op.size, false);
@@ -235,7 +235,8 @@ static __device__ __forceinline__ void bring_known(shared<float2> to, global<con
 }
 
 template <typename T, int DIM>
-static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>) attention_backward_key_kernel(backward_op<T> op) {
+static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>)
+    attention_backward_key_kernel(attention_backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, QUERIES = passing_rows<T, DIM>, TILE = ATTENTION_TILE * STRIDE;
     attention_place place = find_place(&op.size, true);
@@ -291,7 +292,7 @@ static int whole_warps(int max_sequence_tokens, int dim, bool half) {
     return warps <= WHOLE_WARPS && whole_bytes(warps, dim, half ? 2 : 4) <= ATTENTION_SHARED ? warps : 0;
 }
 
-template <typename T, int DIM> static const char *launch(const backward_op<T> *op, int whole, gpu_stream stream) {
+template <typename T, int DIM> static const char *launch(const attention_backward_op<T> *op, int whole, gpu_stream stream) {
     dim3 grid((unsigned)(op->size.pairs * op->size.tiles)), block(32 * ATTENTION_WARPS);
     if (whole > 0) {
         size_t bytes = whole_bytes(whole, DIM, sizeof(T));
@@ -306,14 +307,14 @@ template <typename T, int DIM> static const char *launch(const backward_op<T> *o
 
 template <typename T> static const char *run(const ck_attention_backward *d, const cuda_call *call) {
     int dim = d->width / d->heads, whole = whole_warps(d->qkv->program->capacity.max_sequence_tokens, dim, sizeof(T) == 2);
-    backward_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, whole > 0 ? 16 * whole : (int)ATTENTION_TILE),
-                         cuda_rows_of<const T>(d->qkv),
-                         cuda_rows_of<const T>(d->o),
-                         cuda_rows_of<const T>(d->d_o),
-                         cuda_rows_of<const float>(d->lse),
-                         cuda_rows_of<T>(d->dqkv),
-                         static_cast<float2 *>(call->workspace),
-                         call->wave.n_tokens};
+    attention_backward_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, whole > 0 ? 16 * whole : (int)ATTENTION_TILE),
+                                   cuda_rows_of<const T>(d->qkv),
+                                   cuda_rows_of<const T>(d->o),
+                                   cuda_rows_of<const T>(d->d_o),
+                                   cuda_rows_of<const float>(d->lse),
+                                   cuda_rows_of<T>(d->dqkv),
+                                   static_cast<float2 *>(call->workspace),
+                                   call->wave.n_tokens};
     op.size.wide = attention_is_wide(d->qkv, dim, sizeof(T)) && attention_is_wide(d->o, dim, sizeof(T)) &&
                    attention_is_wide(d->d_o, dim, sizeof(T)) && attention_is_wide(d->dqkv, dim, sizeof(T));
     if (dim <= 16) return launch<T, 16>(&op, whole, call->stream);

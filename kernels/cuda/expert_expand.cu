@@ -6,7 +6,8 @@
  * y, dy [T, D]; g, q [T, S], w, dw [T, 16] f32; B2 [S, D] of each device and layer. Where w_e is 0 its term of y is left out.
  *
  * Forward: expand (segmented.cuh), a in shared memory. Backward: b_pr is one more rank, so that dw's bias term comes out of the same pass
- * over dy as q; the block that has q of a token makes its dw. With many tokens and up to 16 ranks dB2 comes out of that pass too
+ * over dy as q; the block that has q of a token makes its dw. Where devices have few tokens, both ways read B2 of chosen experts only, and
+ * q of an expert that no token of the tile has chosen is 0. With many tokens and up to 16 ranks dB2 comes out of that pass too
  * (one_pass.cuh); else it is a gram of its own (gram.cuh), a second pass over dy, only where experts learn.
  *
  * Bytes a token in bf16: forward 4 D (2 D where y begins here without a residual), backward 2 D in one pass, 4 D in two, and 8 S; 4 S D
@@ -91,6 +92,7 @@ template <typename T> struct expand_backward_op {
     cuda_wave wave;
     cuda_rows<const T> dy;
     global<const float> bias;
+    cuda_rows<const float> gates;
     expert_sink to;
     int layer;
 };
@@ -101,7 +103,7 @@ static inline __device__ __host__ int backward_shared_floats(int m, int n) {
 }
 
 template <typename T, int M, int N, bool wide>
-static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_backward_kernel(expand_backward_op<T> op) {
+static __global__ void __launch_bounds__(SEGMENT_LANES, wide &&M == 1 ? 3 : 2) expert_expand_backward_kernel(expand_backward_op<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     const int stride = rank_stride(8 * N), limit = 8 * N;
     shared<float> sums = part(arena, shrink_floats(M, N)), raw = part(arena + shrink_floats(M, N), 16 * M * stride);
@@ -114,8 +116,11 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expert_expand_backwar
         rank_rows rows = {op.wave.parameters + (device->parameters + b2.offset), nullptr, b2.ranks, b2.columns};
         if (shape->mix == CK_MIX_MLP) rows.extra = op.bias;
         int all = count_rows(&rows);
+        uint32_t experts = ~0u, wanted = ~0u;
+        if constexpr (M == 1) experts = chosen_experts(op.gates, &s);
         for (int first = 0; first < all; first += limit) {
-            shrink<T, M, N, wide>(raw, stride, limit, sums, &s, op.dy, &rows, first);
+            if constexpr (M == 1) wanted = wanted_pieces(shape, experts, first, 8);
+            shrink<T, M, N, wide>(raw, stride, limit, sums, &s, op.dy, &rows, first, wanted);
             finish_ranks(op.to, shape, &s, raw, stride, first, limit, all, dw);
         }
     }
@@ -144,7 +149,7 @@ template <typename T, bool wide> static const char *backward_of(const ck_expert_
         one_pass<T, gated_ranks, expert_sink> op = {gradient, a, dy, d->bias, to};
         if (one_pass_fits(&call->wave, ranks, width, sizeof(T))) return launch_one_pass(op, ranks + 1, width, call->stream);
     }
-    const char *problem = launch_backward<T, wide>(expand_backward_op<T>{call->wave, dy, d->bias, to, d->layer}, call->stream);
+    const char *problem = launch_backward<T, wide>(expand_backward_op<T>{call->wave, dy, d->bias, a.gates, to, d->layer}, call->stream);
     if (problem) return problem;
     return launch_gram<wide>(gram<T, gated_ranks>{gradient, a, dy}, ranks, width, call->stream);
 }

@@ -7,67 +7,17 @@
  * logits lie closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
  * A row with a NaN or Inf anywhere in z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
  *
- * Two regimes, by the mean tokens of a device (FEW_TOKENS), each right for every wave:
- *   many  Block: 8 / WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it.
- * x comes by asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of
- * [R | A1] pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one
- * barrier for 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2). few   Block: one tile. [R | A1] is the bulk of the
- * bytes and used once: it goes straight from memory to registers, 16 bytes a lane. 8 warps deal out D and, where C is large, columns; their
- * sums are added in order through shared memory.
+ * Two regimes, by the mean tokens of a device (FEW_TOKENS), each right for every wave: few (route_few.cuh) and many. Here a block has 8 /
+ * WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it. x comes by
+ * asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of [R | A1]
+ * pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one barrier for
+ * 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2).
  *
- * Floor, bytes: many 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device; few the same with the weights ahead. 2 C D FLOPs a token: memory
- * bound up to C of about 140 in bf16. Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a token. */
-#include "route.cuh"
+ * Floor, bytes: 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device. 2 C D FLOPs a token: memory bound up to C of about 140 in bf16.
+ * Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a token. */
+#include "route_few.cuh"
 
-/* A step: 64 bytes of each row of x, 16 a lane. */
-template <typename T> struct one_step {
-    enum : int { COLUMNS = 16 * access<T>::QUADS };
-};
-
-enum { FEW_TOKENS = 48, FEW_TILES = 4 /* of 8 columns that a warp makes at a time */, FEW_STEPS = 2 };
-
-template <typename T> struct route_op {
-    cuda_wave wave;
-    cuda_rows<const T> x;
-    cuda_rows<float> zh, gates;
-    global<float> gate_record; /* NULL: not wanted */
-    int layer, n_layers;
-    int slices, stride; /* of the few-token form: of D; from a row of sums to the next */
-    bool wide;
-};
-
-/* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */
-
-template <typename T>
-static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape, int64_t token, bool inside, float z) {
-    int e = (int)threadIdx.x % HALF;
-    float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
-    if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
-    if (!inside) return;
-    op->gates.data[token * op->gates.columns + e] = w;
-    if (op->gate_record) op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
-}
-
-template <typename T>
-static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const router_rows *r, const segment *s, shared<const float> sums,
-                                                   int stride) {
-    int e = (int)threadIdx.x % HALF, half = (int)threadIdx.x % 32 / HALF, experts = r->shape->router_rows;
-    for (int pair = (int)threadIdx.x / 32; 2 * pair < s->rows; pair += ROUTE_WARPS) {
-        int row = 2 * pair + half;
-        bool inside = row < s->rows, finite = true;
-        for (int c = e; c < r->columns && inside; c += HALF) {
-            float v = sums[row * stride + c];
-            finite &= v - v == 0.0f;
-        }
-        bool fault = (__ballot_sync(0xffffffffu, !finite) >> (HALF * half) & 0xffffu) != 0;
-        if (fault && e == 0) atomic_min(op->wave.faults + s->device, op->layer);
-        for (int c = e; c < r->columns && inside; c += HALF) {
-            op->zh.data[(s->token + row) * op->zh.columns + c] = fault && c < experts ? 0.0f : (float)sums[row * stride + c];
-        }
-        float z = inside && !fault && e < experts ? (float)sums[row * stride + e] : 0.0f;
-        write_gates(op, r->shape, s->token + row, inside, z);
-    }
-}
+enum { FEW_TOKENS = 48 };
 
 /* ---- Many tokens a device */
 
@@ -211,76 +161,6 @@ static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOC
     }
 }
 
-/* ---- Few tokens a device */
-
-/* d += x [R | A1]^T over the steps [step, step + FEW_STEPS) before `end`, for FEW_TILES tiles of columns from `first` on: everything is
- * under way before the first product. */
-template <typename T, bool wide>
-static __device__ __forceinline__ void multiply_steps(float d[FEW_TILES][4], const route_op<T> *op, const router_rows *r,
-                                                      const cuda_tile *tile, int first, int step, int end) {
-    constexpr int Q = access<T>::QUADS;
-    int g = fragment_g();
-    quad<T> low[FEW_STEPS][Q], high[FEW_STEPS][Q], b[FEW_STEPS][FEW_TILES][Q];
-    CK_UNROLL
-    for (int k = 0; k < FEW_STEPS; k++) {
-        int column = (step + k) * one_step<T>::COLUMNS + 4 * Q * fragment_t(), valid = step + k < end ? r->width - column : 0;
-        global<const T> x = op->x.data + ((tile->first_token + g) * op->x.columns + column);
-        load_quads<wide, T>(low[k], x, g < tile->rows ? valid : 0);
-        load_quads<wide, T>(high[k], x + 8 * op->x.columns, g + 8 < tile->rows ? valid : 0);
-        CK_UNROLL
-        for (int n = 0; n < FEW_TILES; n++) {
-            int c = first + 8 * n + g;
-            load_quads<wide, T>(b[k][n], r->rows + ((int64_t)c * r->width + column), c < r->columns ? valid : 0);
-        }
-    }
-    CK_UNROLL
-    for (int n = 0; n < FEW_TILES; n++) {
-        CK_UNROLL
-        for (int i = 0; i < FEW_STEPS * Q; i++) mma_quads(d[n], low[i / Q][i % Q], high[i / Q][i % Q], b[i / Q][n][i % Q]);
-    }
-}
-
-/* The warp's slice of D, and its groups of columns. */
-template <typename T, bool wide>
-static __device__ __forceinline__ void multiply_slices(const route_op<T> *op, const router_rows *r, const cuda_tile *tile,
-                                                       shared<float> sums) {
-    int warp = (int)threadIdx.x / 32, slice = warp % op->slices, g = fragment_g(), t = fragment_t();
-    int steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS, each = (steps + op->slices - 1) / op->slices;
-    int begin = slice * each, end = begin + each < steps ? begin + each : steps, group = 8 * FEW_TILES;
-    for (int first = warp / op->slices * group; first < r->columns; first += ROUTE_WARPS / op->slices * group) {
-        float d[FEW_TILES][4] = {};
-        for (int step = begin; step < end; step += FEW_STEPS) multiply_steps<T, wide>(d, op, r, tile, first, step, end);
-        CK_UNROLL
-        for (int n = 0; n < FEW_TILES; n++) {
-            shared<float> to = sums + ((slice * CUDA_TILE + g) * op->stride + first + 8 * n + 2 * t);
-            store_as(to, make_float2(d[n][0], d[n][1]));
-            store_as(to + 8 * op->stride, make_float2(d[n][2], d[n][3]));
-        }
-    }
-}
-
-template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES, 2) route_few(route_op<T> op) {
-    CK_DYNAMIC_SHARED(float, sums);
-    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
-    if (tile->rows == 0) return;
-    router_rows r = router_rows_of(&op.wave, record(op.wave.devices + tile->device), op.layer, op.wide);
-    if (r.wide)
-        multiply_slices<T, true>(&op, &r, tile, sums);
-    else
-        multiply_slices<T, false>(&op, &r, tile, sums);
-    __syncthreads();
-    int slice_floats = CUDA_TILE * op.stride;
-    for (int i = (int)threadIdx.x; i < tile->rows * r.columns; i += ROUTE_LANES) {
-        int at = i / r.columns * op.stride + i % r.columns;
-        float sum = sums[at];
-        for (int slice = 1; slice < op.slices; slice++) sum += sums[slice * slice_floats + at];
-        sums[at] = sum;
-    }
-    __syncthreads();
-    segment s = {tile->first_token, tile->rows, tile->device, 1};
-    finish_rows(&op, &r, &s, sums, op.stride);
-}
-
 /* ---- Statistics: one sequence a block */
 
 typedef struct {
@@ -342,13 +222,6 @@ template <typename T, int N, int WN> static const char *launch_many(const route_
     const int tiles = form::ROWS / CUDA_TILE;
     dim3 grid((unsigned)((op.wave.n_tiles + tiles - 1) / tiles));
     return CK_LAUNCH((route_many<T, N, WN>), grid, dim3(ROUTE_LANES), form::BYTES, stream, op);
-}
-
-template <typename T> static const char *launch_few(route_op<T> op, int columns, gpu_stream stream) {
-    op.slices = columns <= 144 ? 8 : columns <= 288 ? 4 : 2;
-    op.stride = (columns + 8 * FEW_TILES - 1) / (8 * FEW_TILES) * (8 * FEW_TILES) + 8;
-    size_t bytes = (size_t)(op.slices * CUDA_TILE * op.stride) * sizeof(float);
-    return CK_LAUNCH(route_few<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), bytes, stream, op);
 }
 
 /* The narrowest form that has room for the columns. */

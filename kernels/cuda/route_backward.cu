@@ -25,7 +25,7 @@
 
 enum { SLAB = 32 /* columns of a warp */, FEW_TOKENS = 48, LEAST_CHUNK = 4 };
 
-template <typename T> struct backward_op {
+template <typename T> struct route_backward_op {
     cuda_wave wave;
     cuda_rows<const T> x;
     cuda_rows<T> dx; /* NULL data: not wanted */
@@ -42,7 +42,7 @@ template <typename T> struct backward_op {
 /* ---- 1. Factors */
 
 template <typename T>
-static __device__ __forceinline__ float logit_gradient(const backward_op<T> *op, const ck_shape *shape, int device, int64_t token,
+static __device__ __forceinline__ float logit_gradient(const route_backward_op<T> *op, const ck_shape *shape, int device, int64_t token,
                                                        bool inside) {
     int e = (int)threadIdx.x % HALF;
     bool exists = inside && e < shape->router_rows;
@@ -60,7 +60,7 @@ static __device__ __forceinline__ float logit_gradient(const backward_op<T> *op,
     return c.single || c.chosen ? dz + p * (slope - average) : dz;
 }
 
-template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_factors(backward_op<T> op) {
+template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_factors(route_backward_op<T> op) {
     const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
     int row = (int)threadIdx.x / HALF, e = (int)threadIdx.x % HALF;
     if (tile->rows == 0) return;
@@ -119,7 +119,7 @@ static __device__ __forceinline__ int tile_index(const cuda_device *device, cons
 }
 
 /* The chunk that the tile lies in. */
-template <typename T> static __device__ __forceinline__ chunk_view chunk_at(const backward_op<T> *op, int tile) {
+template <typename T> static __device__ __forceinline__ chunk_view chunk_at(const route_backward_op<T> *op, int tile) {
     const cuda_tile *entry = record(op->wave.tiles + tile);
     const cuda_device *device = record(op->wave.devices + entry->device);
     chunk_view c;
@@ -142,7 +142,7 @@ template <typename T> static __device__ __forceinline__ chunk_view chunk_at(cons
 
 /* Tile i of the chunk: factors by the whole block, x and dx by each lane for itself. */
 template <typename T>
-static __device__ __forceinline__ void copy_tile(const backward_op<T> *op, const chunk_view *c, int i, bool dx, shared<T> factors,
+static __device__ __forceinline__ void copy_tile(const route_backward_op<T> *op, const chunk_view *c, int i, bool dx, shared<T> factors,
                                                  shared<T> own) {
     constexpr int PIECE = 16 / (int)sizeof(T);
     int64_t token = c->token + i * CUDA_TILE;
@@ -205,7 +205,7 @@ static __device__ __forceinline__ void load_eight(float v[8], shared<const bf16>
 
 /* A tile of dx (+)= [dz | p] [R | A1]; old: the lane's share of what dx is. */
 template <typename T>
-static __device__ __forceinline__ void write_dx(const backward_op<T> *op, const chunk_view *c, int i, shared<const T> factors,
+static __device__ __forceinline__ void write_dx(const route_backward_op<T> *op, const chunk_view *c, int i, shared<const T> factors,
                                                 shared<const T> kept, shared<const T> old) {
     float d[4][4] = {};
     int stride = factor_stride<T>(op->depth), column = c->column + 8 * fragment_t(), valid = c->weight.width - column;
@@ -252,8 +252,8 @@ template <int M> static __device__ __forceinline__ void write_gradient(const chu
 
 /* All tiles of a chunk, for the gradients of rows [first, first + 16 M) and, where wanted, dx. */
 template <typename T, int M, int RING>
-static __device__ __forceinline__ void walk_chunk(const backward_op<T> *op, const chunk_view *c, int first, bool dx, shared<T> factors,
-                                                  shared<T> kept, shared<T> slots) {
+static __device__ __forceinline__ void walk_chunk(const route_backward_op<T> *op, const chunk_view *c, int first, bool dx,
+                                                  shared<T> factors, shared<T> kept, shared<T> slots) {
     constexpr int SLOT = backward_bytes<T>::SLOT / (int)sizeof(T);
     int stride = factor_stride<T>(op->depth), lane = (int)(threadIdx.x % 32);
     bool learns = c->low < c->high;
@@ -287,7 +287,8 @@ static __device__ __forceinline__ void walk_chunk(const backward_op<T> *op, cons
     if (learns) write_gradient<M>(c, d, first);
 }
 
-template <typename T, int M, int RING> static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(backward_op<T> op) {
+template <typename T, int M, int RING>
+static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(route_backward_op<T> op) {
     CK_DYNAMIC_SHARED(unsigned char, arena);
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, lane = (int)(threadIdx.x % 32);
     int bytes = warp_bytes<T>(op.depth, RING), tile = (int)blockIdx.x * op.window, end = tile + op.window;
@@ -309,7 +310,7 @@ template <typename T, int M, int RING> static __global__ void __launch_bounds__(
 
 enum { SUM_FLOATS = 8 * ROUTE_LANES };
 
-template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_sum_chunks(backward_op<T> op) {
+template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_sum_chunks(route_backward_op<T> op) {
     CK_SHARED(int, found, 1);
     int begin = (int)blockIdx.x * op.chunk, end = begin + op.chunk < op.wave.n_tiles ? begin + op.chunk : op.wave.n_tiles;
     if (threadIdx.x == 0) found[0] = -1;
@@ -346,17 +347,17 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
 /* M and RING of the form that has room for the columns, and how many of its blocks a large GPU runs at a time. */
 typedef struct {
     int columns, m, ring, blocks;
-} backward_form;
-static const backward_form forms[] = {{32, 2, 4, 264}, {80, 5, 4, 132}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
+} products_form;
+static const products_form forms[] = {{32, 2, 4, 264}, {80, 5, 4, 132}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
 
 typedef struct {
-    const backward_form *form;
+    const products_form *form;
     int columns, depth, warps, blocks; /* blocks over D */
     size_t shared_bytes;
-} backward_plan;
+} products_plan;
 
-template <typename T> static backward_plan plan_products(int columns, int width) {
-    backward_plan plan = {};
+template <typename T> static products_plan plan_products(int columns, int width) {
+    products_plan plan = {};
     plan.form = forms;
     while (plan.form->columns < columns) plan.form++;
     plan.columns = columns;
@@ -376,7 +377,7 @@ static int64_t divided(int64_t a, int64_t b) {
 }
 
 /* More windows of parts than this many are not worth their memory. */
-static int64_t most_windows(const backward_form *form, int tiles, int blocks) {
+static int64_t most_windows(const products_form *form, int tiles, int blocks) {
     int64_t fill = 2 * form->blocks / blocks + 1, short_ones = divided(tiles, LEAST_CHUNK);
     return fill < short_ones ? fill : short_ones;
 }
@@ -384,7 +385,7 @@ static int64_t most_windows(const backward_form *form, int tiles, int blocks) {
 /* Tiles of a chunk. A device of mean length is cut into as many equal ones as end soonest, in rounds of blocks that run at a time; a chunk
  * of several costs about C / 12 tiles more, for the sums that it leaves. Where that is one, only a device of more than twice the mean is
  * cut. */
-static int chunk_tiles(const backward_plan *plan, int tiles, int devices) {
+static int chunk_tiles(const products_plan *plan, int tiles, int devices) {
     int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * plan->form->blocks), best = 0, cuts = 1;
     if (least < LEAST_CHUNK) least = LEAST_CHUNK;
     for (int64_t k = 1; k == 1 || divided(mean, k) >= least; k++) {
@@ -409,7 +410,7 @@ static size_t factor_bytes(int64_t n_tokens, int columns, bool half) {
 size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_bounds *bounds) {
     int64_t floats = 0;
     int least = (d->x->columns + SLAB * ROUTE_WARPS - 1) / (SLAB * ROUTE_WARPS), before = 0;
-    for (const backward_form &form : forms) {
+    for (const products_form &form : forms) {
         if (before >= d->zh->columns) break;
         int columns = d->zh->columns < form.columns ? d->zh->columns : form.columns;
         int64_t need = 2 * most_windows(&form, bounds->max_tiles, least) * part_floats(columns, d->x->columns);
@@ -419,8 +420,8 @@ size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_boun
     return factor_bytes(bounds->max_tokens, d->zh->columns, bounds->half) + (size_t)floats * sizeof(float);
 }
 
-template <typename T> static backward_op<T> describe(const ck_route_backward *d, const cuda_call *call, const backward_plan *plan) {
-    backward_op<T> op = {};
+template <typename T> static route_backward_op<T> describe(const ck_route_backward *d, const cuda_call *call, const products_plan *plan) {
+    route_backward_op<T> op = {};
     op.wave = call->wave;
     op.x = cuda_rows_of<const T>(d->x);
     if (d->dx) op.dx = cuda_rows_of<T>(d->dx);
@@ -441,15 +442,15 @@ template <typename T> static backward_op<T> describe(const ck_route_backward *d,
 }
 
 template <typename T, int M, int RING>
-static const char *launch_products(const backward_op<T> &op, const backward_plan *plan, gpu_stream stream) {
+static const char *launch_products(const route_backward_op<T> &op, const products_plan *plan, gpu_stream stream) {
     dim3 grid((unsigned)divided(op.wave.n_tiles, op.window), (unsigned)plan->blocks);
     return CK_LAUNCH((route_products<T, M, RING>), grid, dim3((unsigned)plan->warps * 32), plan->shared_bytes, stream, op);
 }
 
 template <typename T> static const char *launch_backward(const ck_route_backward *d, const cuda_call *call) {
     int columns = call->limits.experts + call->limits.h_ranks, width = d->x->columns;
-    backward_plan plan = plan_products<T>(columns < d->zh->columns ? columns : d->zh->columns, width);
-    backward_op<T> op = describe<T>(d, call, &plan);
+    products_plan plan = plan_products<T>(columns < d->zh->columns ? columns : d->zh->columns, width);
+    route_backward_op<T> op = describe<T>(d, call, &plan);
     const char *problem = CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);
     if (problem) return problem;
     if (plan.form->m == 2)

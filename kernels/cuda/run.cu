@@ -39,7 +39,7 @@ static int32_t fill_tables(const cuda_program *p, const ck_wave *wave, char *ima
     memcpy(image + at->targets, wave->targets, n_tokens * sizeof(int32_t));
     int32_t *faults = reinterpret_cast<int32_t *>(image + at->faults);
     for (int32_t d = 0; d < wave->n_devices; d++) faults[d] = CUDA_NO_FAULT;
-    memcpy(image + at->shapes, wave->shapes, (size_t)wave->n_shapes * sizeof(ck_shape));
+    if (wave->n_shapes > 0) memcpy(image + at->shapes, wave->shapes, (size_t)wave->n_shapes * sizeof(ck_shape));
     return cuda_list_tiles(devices, wave->n_devices, reinterpret_cast<cuda_tile *>(image + at->tiles));
 }
 

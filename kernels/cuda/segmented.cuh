@@ -153,6 +153,30 @@ static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, 
     return w;
 }
 
+/* ---- Few tokens: weights of experts that no token has chosen are not read */
+
+/* The experts that a token of a segment of one tile has chosen, a bit each; the same for all lanes of a warp. */
+static __device__ __forceinline__ uint32_t chosen_experts(const cuda_rows<const float> &gates, const segment *s) {
+    int row = (int)(threadIdx.x % CUDA_TILE), first = (int)(threadIdx.x % 32) / CUDA_TILE * (CK_MAX_EXPERTS / 2);
+    uint32_t chosen = 0;
+    for (int i = 0; i < CK_MAX_EXPERTS / 2 && row < s->rows; i++) {
+        chosen |= (uint32_t)(gates.data[(s->token + row) * gates.columns + first + i] != 0.0f) << (first + i);
+    }
+    CK_UNROLL
+    for (int step = 16; step > 0; step /= 2) chosen |= __shfl_xor_sync(0xffffffffu, chosen, step);
+    return chosen;
+}
+
+/* Of the 32 pieces of `size` ranks from `first` on, those with a rank of such an expert, or behind the last: a bit each. */
+static __device__ __forceinline__ uint32_t wanted_pieces(const ck_shape *shape, uint32_t experts, int first, int size) {
+    int begin = first + size * (int)(threadIdx.x % 32), end = begin + size;
+    bool wanted = end > shape->rank_sum;
+    for (int e = 0; e < shape->n_experts; e++) {
+        wanted |= (experts >> e & 1) && shape->rank_first[e] < end && shape->rank_first[e + 1] > begin;
+    }
+    return __ballot_sync(0xffffffffu, wanted);
+}
+
 /* ---- Shrink */
 
 typedef struct {
@@ -171,10 +195,11 @@ static inline __device__ __host__ int rank_stride(int ranks) {
     return whole % 32 == 0 ? whole + 16 : whole;
 }
 
-/* d += x W^T over columns [begin, end), or each `step`-th 16 Q of them, for the ranks from `first` on; Q quads in 16 bytes of T. */
+/* d += x W^T over columns [begin, end), or each `step`-th 16 Q of them, for the ranks from `first` on; Q quads in 16 bytes of T. Rows of
+ * every eighth ranks n whose bit of `wanted` is 0 count as zeros. */
 template <typename T, int M, int N, bool wide>
 static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const segment *s, const cuda_rows<const T> &x, const rank_rows *w,
-                                                      int first, int begin, int end, int step) {
+                                                      int first, int begin, int end, int step, uint32_t wanted = ~0u) {
     const int Q = access<T>::QUADS;
     int g = fragment_g(), ranks = count_rows(w) - first;
     for (; begin < end; begin += 16 * Q * step) {
@@ -191,11 +216,11 @@ static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const se
         for (int n = 0; n < N; n++) {
             int rank = first + 8 * n + g;
             global<const float> row = rank < w->ranks ? w->weight + (int64_t)rank * w->columns : w->extra;
-            load_quads<wide, T>(b[n], row + column, 8 * n + g < ranks ? valid : 0);
+            load_quads<wide, T>(b[n], row + column, 8 * n + g < ranks && (wanted >> n & 1) ? valid : 0);
         }
         CK_UNROLL
         for (int n = 0; n < N; n++) {
-            if (8 * n >= ranks) continue;
+            if (8 * n >= ranks || !(wanted >> n & 1)) continue;
             CK_UNROLL
             for (int i = 0; i < M * Q; i++) mma_quads(d[i / Q][n], low[i / Q][i % Q], high[i / Q][i % Q], b[n][i % Q]);
         }
@@ -234,22 +259,23 @@ static __device__ __forceinline__ void shrink_sum(shared<float> result, int stri
 /* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end. */
 template <typename T, int M, int N, bool wide>
 static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums, const segment *s,
-                                              const cuda_rows<const T> &x, const rank_rows *w, int first) {
+                                              const cuda_rows<const T> &x, const rank_rows *w, int first, uint32_t wanted = ~0u) {
     float d[M][N][4] = {};
-    shrink_columns<T, M, N, wide>(d, s, x, w, first, (int)(threadIdx.x / 32) * 16 * access<T>::QUADS, w->columns, SEGMENT_WARPS);
+    shrink_columns<T, M, N, wide>(d, s, x, w, first, (int)(threadIdx.x / 32) * 16 * access<T>::QUADS, w->columns, SEGMENT_WARPS, wanted);
     shrink_sum<M, N>(result, stride, limit, sums, d);
 }
 
 /* ---- Products whose summed index runs down the rows of a matrix in memory */
 
 /* d += a b: a [16 M, depth] in shared memory, 0 up to the next multiple of 16; b the rows [depth, columns] of type V. d[m][j] holds
- * columns W n + j of n = 0 .. 7, W = 16 / sizeof(V). */
-template <typename T, int M, bool wide, typename V>
+ * columns W n + j of n = 0 .. 7, W = 16 / sizeof(V). some: only the sixteens of the depth whose bits in `wanted` are 1. */
+template <typename T, int M, bool wide, bool some = false, typename V>
 static __device__ __forceinline__ void add_product(float d[M][access<V>::COUNT][4], shared<const float> a, int stride, int depth,
-                                                   global<const V> b, int64_t b_stride, int columns) {
+                                                   global<const V> b, int64_t b_stride, int columns, uint32_t wanted = 0) {
     const int W = access<V>::COUNT;
     int g = fragment_g(), t = fragment_t();
     for (int k = 0; k < depth; k += 16) {
+        if (some && !(wanted >> k / 16 & 1)) continue;
         float rows[4][W];
         quad<T> low[M], high[M];
         CK_UNROLL
@@ -306,6 +332,14 @@ static __device__ __forceinline__ float rank_value(const gated_ranks &from, cons
     int e = expert_of(shape, rank);
     float w = from.gates.data[token * from.gates.columns + e];
     return w != 0.0f ? shape->scale[e] * w * from.g.data[token * from.g.columns + rank] : 0.0f;
+}
+
+/* Of one tile, the sixteens of ranks that are not 0 for every token. */
+static __device__ __forceinline__ uint32_t wanted_ranks(const plain_ranks &, const ck_shape *, const segment *) {
+    return ~0u;
+}
+static __device__ __forceinline__ uint32_t wanted_ranks(const gated_ranks &from, const ck_shape *shape, const segment *s) {
+    return wanted_pieces(shape, chosen_experts(from.gates, s), 0, 16);
 }
 
 /* Puts them into shared memory, value (i, j) at a[i token_step + j rank_step], for `tokens` x `ranks` from (token, first) on; 0 up to
@@ -386,14 +420,14 @@ static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, in
 }
 
 /* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are dealt to the warps of all
- * blocks along y of the grid. */
+ * blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`. */
 template <typename T, int M, bool wide>
 static __device__ __forceinline__ void expand(const expand_target<T> &to, const segment *s, shared<const float> a, int stride, int ranks,
-                                              global<const float> w, int columns, shared<const float> factors) {
+                                              global<const float> w, int columns, shared<const float> factors, uint32_t wanted = ~0u) {
     int g = fragment_g(), begin = 32 * ((int)(threadIdx.x / 32) + SEGMENT_WARPS * (int)blockIdx.y);
     for (; begin < columns; begin += 32 * SEGMENT_WARPS * (int)gridDim.y) {
         float d[M][4][4] = {};
-        add_product<T, M, wide>(d, a, stride, ranks, w + begin, columns, columns - begin);
+        add_product<T, M, wide, M == 1>(d, a, stride, ranks, w + begin, columns, columns - begin, wanted);
         int column = begin + 8 * fragment_t();
         CK_UNROLL
         for (int i = 0; i < 2 * M; i++) {
@@ -429,7 +463,10 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expand_kernel(expand_
         stage_ranks(a, op.stride, 1, op.a, shape, s.token, s.rows, 0, w.ranks);
         stage_bias_factors(factors, op.to, &s, shape);
         __syncthreads();
-        expand<T, M, wide>(op.to, &s, a, op.stride, w.ranks, op.wave.parameters + (device->parameters + w.offset), w.columns, factors);
+        uint32_t wanted = ~0u;
+        if constexpr (M == 1) wanted = wanted_ranks(op.a, shape, &s);
+        expand<T, M, wide>(op.to, &s, a, op.stride, w.ranks, op.wave.parameters + (device->parameters + w.offset), w.columns, factors,
+                           wanted);
     }
 }
 

@@ -65,9 +65,16 @@ static void compare_choices(rig *r, route_tensors t, bool exact) {
     }
 }
 
+/* h of an expert that the token has not chosen may be left 0. */
+static void compare_zh(rig *r, route_tensors t) {
+    rig_expect_finite(r, t.zh, COLUMNS_ROUTED);
+    rig_ignore_unchosen(r, t.zh, COLUMNS_ROUTED, t.gates);
+    rig_compare(r, t.zh, COLUMNS_ROUTED);
+}
+
 static void compare_route(rig *r, route_tensors t, bool exact) {
     compare_choices(r, t, exact);
-    rig_compare(r, t.zh, COLUMNS_ROUTED);
+    compare_zh(r, t);
     rig_compare(r, t.gates, COLUMNS_ALL);
 }
 
@@ -265,11 +272,14 @@ static void compare_fault(rig *r, int device, int expected) {
                    r->fault[device]);
 }
 
-/* One weight of the router where there is one and the device's number is even, else of A1. */
+/* One weight of the router where there is one and the device's number is even, else one of each expert's A1. */
 static void spoil_weight(rig *r, int device, int layer, float value) {
-    bool router = rig_shape(r, device)->router_rows > 0 && device % 2 == 0;
-    oracle_range range = oracle_part_range(rig_shape(r, device), layer, router ? ORACLE_ROUTER : ORACLE_A1);
-    r->parameters.host[r->devices[device].parameters + range.offset + 3] = value;
+    const ck_shape *s = rig_shape(r, device);
+    bool router = s->router_rows > 0 && device % 2 == 0;
+    oracle_range range = oracle_part_range(s, layer, router ? ORACLE_ROUTER : ORACLE_A1);
+    float *weights = r->parameters.host + r->devices[device].parameters + range.offset;
+    if (router) weights[3] = value;
+    for (int e = 0; e < s->n_experts && !router; e++) weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
 }
 
 /* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others none. */
@@ -317,6 +327,7 @@ static void fault_of_one_token(rig *r) {
     for (int d = 0; d < r->spec->n_devices; d++) compare_fault(r, d, d == sick ? RIG_LAYER : -1);
     for (int i = 0; i < t.zh->columns; i++) t.zh->host[token * t.zh->columns + i] = (float)(rig_row(t.zh, token)[i] = 0);
     for (int i = 0; i < CK_MAX_EXPERTS; i++) t.gates->host[token * CK_MAX_EXPERTS + i] = (float)(rig_row(t.gates, token)[i] = 0);
+    rig_ignore_unchosen(r, t.zh, COLUMNS_ROUTED, t.gates);
     rig_compare(r, t.zh, COLUMNS_ROUTED);
     rig_compare(r, t.gates, COLUMNS_ALL);
 }

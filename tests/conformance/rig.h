@@ -106,8 +106,10 @@ double *rig_row(const rig_tensor *t, int64_t token); /* of ref */
 oracle_adapter rig_adapter(const rig *r, int device, int layer);
 /* Sets host and ref of every column a device does not own to NaN: nothing may read them. */
 void rig_poison(rig *r, rig_tensor *t, rig_columns columns);
-/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (columns: EXPERTS, RANKS or H). */
+/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (not for COLUMNS_ALL). */
 void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_tensor *gates);
+/* What a device owns is finite, compared or not. */
+void rig_expect_finite(rig *r, const rig_tensor *t, rig_columns columns);
 
 /* ---- Comparison: per device, so that a large device cannot hide a small one -------------------------------------------------- */
 

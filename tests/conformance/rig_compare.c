@@ -60,6 +60,11 @@ static void ignore(rig_tensor *t, int64_t token, int first, int count) {
     }
 }
 
+/* Both branches of an expert's ranks, behind `first` columns. */
+static void ignore_ranks(rig_tensor *t, int64_t token, int first, const ck_shape *s, int ranks, int e) {
+    for (int branch = 0; branch < ranks; branch += s->rank_sum) ignore(t, token, first + branch + s->rank_first[e], s->rank[e]);
+}
+
 void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_tensor *gates) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
@@ -67,8 +72,9 @@ void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_t
             for (int e = 0; e < s->n_experts; e++) {
                 if (rig_row(gates, i)[e] > 0) continue;
                 if (columns == COLUMNS_EXPERTS) ignore(t, i, e, 1);
-                for (int first = 0; columns != COLUMNS_EXPERTS && first < columns_of(s, t, columns); first += s->rank_sum)
-                    ignore(t, i, first + s->rank_first[e], s->rank[e]);
+                if (columns == COLUMNS_RANKS) ignore_ranks(t, i, 0, s, s->rank_sum, e);
+                if (columns == COLUMNS_H) ignore_ranks(t, i, 0, s, s->h_ranks, e);
+                if (columns == COLUMNS_ROUTED) ignore_ranks(t, i, s->router_rows, s, s->h_ranks, e);
             }
     }
 }
@@ -79,6 +85,19 @@ static void describe(const rig *r, char *where, size_t size, const char *name, i
     if (device >= 0 && length > 0 && (size_t)length < size)
         snprintf(where + length, size - (size_t)length, " of device %d (shape %d, %lld tokens, learns %u)", device,
                  r->spec->devices[device].shape, (long long)rig_rows(r, device), r->devices[device].learn);
+}
+
+void rig_expect_finite(rig *r, const rig_tensor *t, rig_columns columns) {
+    char where[256];
+    for (int d = 0; d < r->spec->n_devices && !r->broken; d++) {
+        int count = columns_of(rig_shape(r, d), t, columns);
+        int64_t bad = 0;
+        for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++)
+            for (int c = 0; c < count; c++) bad += !isfinite(t->host[i * t->columns + c]);
+        r->check->comparisons++;
+        describe(r, where, sizeof where, t->name, d);
+        if (bad > 0) check_fail(r->check, "%s: %lld values are not finite", where, (long long)bad);
+    }
 }
 
 void rig_compare(rig *r, const rig_tensor *t, rig_columns columns) {

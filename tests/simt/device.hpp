@@ -36,7 +36,7 @@ static inline void device_free(void *memory) {
     simt_free(memory);
 }
 static inline void device_copy(void *to, const void *from, size_t bytes) {
-    memcpy(to, from, bytes);
+    if (bytes > 0) memcpy(to, from, bytes);
 }
 static inline const char *device_finish() {
     return nullptr;
@@ -70,7 +70,7 @@ template <typename T> struct device_buffer {
     }
     /* NaN bytes everywhere: what a kernel does not write shows. */
     void poison() {
-        memset((void *)host.data(), 0xff, bytes());
+        if (!host.empty()) memset((void *)host.data(), 0xff, bytes());
         put();
     }
 };
