@@ -146,7 +146,9 @@ racecheck=$(sanitize racecheck)
 say "bench (at most $minutes minutes)"
 bench_file=$output/bench.json
 rm -f "$bench_file"
-timeout $((minutes * 60)) "$output/cohort-bench" --backend cuda --json "$bench_file" "${peers[@]}" >"$output/bench.log" 2>&1 ||
+# A wave of 64 k tokens at the width of GPT-2 124M: few rich devices to many poor ones.
+axes=(--precision bf16 --tokens 65536 --width 768 --experts 2 --rank 8 --devices 16,256,4096)
+timeout $((minutes * 60)) "$output/cohort-bench" --backend cuda "${axes[@]}" --json "$bench_file" "${peers[@]}" >"$output/bench.log" 2>&1 ||
     say "the bench ended with status $? (see build-gpu/bench.log)"
 cat "$output/bench.log" >&2
 [[ -s $bench_file ]] || printf 'null\n' >"$bench_file"
