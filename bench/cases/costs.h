@@ -30,6 +30,16 @@ static inline double rank_bytes(const world *w) {
     return 4.0 * w->shape.rank_sum * tokens_of(w);
 }
 
+/* Of [tokens, I S]. */
+static inline double h_bytes(const world *w) {
+    return 4.0 * w->shape.h_ranks * tokens_of(w);
+}
+
+/* I: GELU 1, SwiGLU 2. */
+static inline double inputs_of(const world *w) {
+    return w->shape.mlp == CK_MLP_SWIGLU ? 2 : 1;
+}
+
 cost route_cost(const world *w);
 cost activation_cost(const world *w);
 cost expand_cost(const world *w);

@@ -1,6 +1,7 @@
 /* expert.c - the expert layer's operations, each alone.
  *
- * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D:
+ * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D, I inputs of the activation (GELU 1, SwiGLU 2),
+ * each with F columns of U and S ranks of h, rows of A1 and of B1:
  *   route                 x read; z and h, gates written; R and A1 read
  *   activation            U read, m written; h, gates read, g written; B1, A2 read
  *   expand                y read and written; g, gates read; B2 read
@@ -15,14 +16,14 @@ static double packs(const world *w, double rows) {
 }
 
 cost route_cost(const world *w) {
-    double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.rank_sum;
+    double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.h_ranks;
     return (cost){"route", activation_bytes(w) * t * d + 4 * t * rows + gates_bytes(w) + packs(w, rows * d), 2 * t * d * rows};
 }
 
 cost activation_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, s = w->shape.rank_sum;
-    return (cost){"activation", 2 * activation_bytes(w) * t * f + 2 * rank_bytes(w) + gates_bytes(w) + packs(w, 2 * s * f),
-                  4 * t * f * chosen_ranks(w)};
+    double t = tokens_of(w), f = w->ffn, i = inputs_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    return (cost){"activation", (i + 1) * activation_bytes(w) * t * f + h_bytes(w) + rank_bytes(w) + gates_bytes(w) + packs(w, weights),
+                  2 * (i + 1) * t * f * chosen_ranks(w)};
 }
 
 cost expand_cost(const world *w) {
@@ -38,13 +39,14 @@ cost expand_backward_cost(const world *w) {
 }
 
 cost activation_backward_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, s = w->shape.rank_sum;
-    return (cost){"activation backward", 3 * activation_bytes(w) * t * f + 3 * rank_bytes(w) + 3 * gates_bytes(w) + packs(w, 4 * s * f),
-                  10 * t * f * chosen_ranks(w)};
+    double t = tokens_of(w), f = w->ffn, i = inputs_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    return (cost){"activation backward",
+                  (2 * i + 1) * activation_bytes(w) * t * f + 2 * h_bytes(w) + rank_bytes(w) + 3 * gates_bytes(w) + packs(w, 2 * weights),
+                  (6 * i + 4) * t * f * chosen_ranks(w)};
 }
 
 cost route_backward_cost(const world *w) {
-    double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.rank_sum;
+    double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.h_ranks;
     return (cost){"route backward", 2 * activation_bytes(w) * t * d + 4 * t * rows + 2 * gates_bytes(w) + packs(w, 2 * rows * d),
                   4 * t * d * rows};
 }
@@ -74,8 +76,8 @@ static int costs_of_route(const world *w, cost *parts) {
 
 const bench_case route_forward = {.name = "route",
                                   .direction = "forward",
-                                  .floor = "bytes a T D + 4 T (R + S) + 64 T + 4 N (R + S) D; FLOPs 2 T D (R + S)",
-                                  .axes = AXES_EXPERTS,
+                                  .floor = "bytes a T D + 4 T (R + I S) + 64 T + 4 N (R + I S) D; FLOPs 2 T D (R + I S)",
+                                  .axes = AXES_MLP,
                                   .prepare = prepare_route,
                                   .record = record_route,
                                   .verify = check_route,
@@ -87,7 +89,8 @@ static void clear_unchosen(world *w, tensor_id id) {
     for (int64_t t = 0; t < w->n_tokens; t++)
         for (int e = 0; e < s->n_experts; e++)
             for (int r = s->rank_first[e]; r < s->rank_first[e + 1]; r++)
-                if (w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] == 0) w->tensor[id].before[t * s->rank_sum + r] = 0;
+                for (int h = r; h < s->h_ranks && w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] == 0; h += s->rank_sum)
+                    w->tensor[id].before[t * s->h_ranks + h] = 0;
 }
 
 static void prepare_route_backward(world *w) {
@@ -95,7 +98,7 @@ static void prepare_route_backward(world *w) {
     world_tensor(w, X, "x", INPUT, w->width, true, 1);
     world_gates(w, INPUT, INPUT);
     world_tensor(w, DW, "dw", INPUT, CK_MAX_EXPERTS, false, 1);
-    world_tensor(w, P, "p", INPUT, w->shape.rank_sum, false, 1);
+    world_tensor(w, P, "p", INPUT, w->shape.h_ranks, false, 1);
     clear_unchosen(w, P);
     world_tensor(w, DX, "dx", OUTPUT, w->width, true, 1);
 }
@@ -122,8 +125,8 @@ static int costs_of_route_backward(const world *w, cost *parts) {
 
 const bench_case route_backward = {.name = "route",
                                    .direction = "backward",
-                                   .floor = "bytes 2 a T D + 4 T (R + S) + 128 T + 8 N (R + S) D; FLOPs 4 T D (R + S)",
-                                   .axes = AXES_EXPERTS,
+                                   .floor = "bytes 2 a T D + 4 T (R + I S) + 128 T + 8 N (R + I S) D; FLOPs 4 T D (R + I S)",
+                                   .axes = AXES_MLP,
                                    .prepare = prepare_route_backward,
                                    .record = record_route_backward,
                                    .verify = verify_route_backward,
@@ -133,17 +136,20 @@ const bench_case route_backward = {.name = "route",
 
 static void prepare_activation(world *w) {
     w->needs = NEED_PACKS;
-    world_tensor(w, U, "u", INPUT, w->ffn, true, 1);
+    world_tensor(w, U, "u", INPUT, w->up, true, 1);
     world_gates(w, INPUT, INPUT);
     world_tensor(w, M, "m", OUTPUT, w->ffn, true, 1);
     world_tensor(w, G, "g", OUTPUT, w->shape.rank_sum, false, 1);
 }
 
 static void record_activation(const world *w, world_copy *c) {
-    ck_op_expert_activation(
-        c->program,
-        &(ck_expert_activation){
-            .u = c->tensor[U], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .m = c->tensor[M], .g = c->tensor[G], .ffn = w->ffn});
+    ck_op_expert_activation(c->program, &(ck_expert_activation){.u = c->tensor[U],
+                                                                .zh = c->tensor[ZH],
+                                                                .gates = c->tensor[GATES],
+                                                                .m = c->tensor[M],
+                                                                .g = c->tensor[G],
+                                                                .ffn = w->ffn,
+                                                                .mlp = w->shape.mlp});
 }
 
 static int costs_of_activation(const world *w, cost *parts) {
@@ -153,8 +159,8 @@ static int costs_of_activation(const world *w, cost *parts) {
 
 const bench_case activation_forward = {.name = "expert_activation",
                                        .direction = "forward",
-                                       .floor = "bytes 2 a T F + 8 T S + 64 T + 8 N S F; FLOPs 4 T F S'",
-                                       .axes = AXES_EXPERTS,
+                                       .floor = "bytes (I + 1) a T F + 4 T (I + 1) S + 64 T + 4 N (I + 1) S F; FLOPs 2 (I + 1) T F S'",
+                                       .axes = AXES_MLP,
                                        .prepare = prepare_activation,
                                        .record = record_activation,
                                        .verify = check_activation,
@@ -162,12 +168,12 @@ const bench_case activation_forward = {.name = "expert_activation",
 
 static void prepare_activation_backward(world *w) {
     backward_needs(w);
-    world_tensor(w, U, "u", INPUT, w->ffn, true, 1);
+    world_tensor(w, U, "u", INPUT, w->up, true, 1);
     world_gates(w, INPUT, INPUT);
     world_tensor(w, DM, "dm", INPUT, w->ffn, true, 1);
     world_tensor(w, Q, "q", INPUT, w->shape.rank_sum, false, 1);
-    world_tensor(w, DU, "du", OUTPUT, w->ffn, true, 1);
-    world_tensor(w, P, "p", OUTPUT, w->shape.rank_sum, false, 1);
+    world_tensor(w, DU, "du", OUTPUT, w->up, true, 1);
+    world_tensor(w, P, "p", OUTPUT, w->shape.h_ranks, false, 1);
     world_tensor(w, DW, "dw", IN_PLACE, CK_MAX_EXPERTS, false, 1);
 }
 
@@ -180,7 +186,8 @@ static void record_activation_backward(const world *w, world_copy *c) {
                                                                                   .du = c->tensor[DU],
                                                                                   .p = c->tensor[P],
                                                                                   .dw = c->tensor[DW],
-                                                                                  .ffn = w->ffn});
+                                                                                  .ffn = w->ffn,
+                                                                                  .mlp = w->shape.mlp});
 }
 
 static void verify_activation_backward(const world *w, verdict *v) {
@@ -194,8 +201,9 @@ static int costs_of_activation_backward(const world *w, cost *parts) {
 
 const bench_case activation_backward = {.name = "expert_activation",
                                         .direction = "backward",
-                                        .floor = "bytes 3 a T F + 12 T S + 192 T + 16 N S F; FLOPs 10 T F S'",
-                                        .axes = AXES_EXPERTS,
+                                        .floor =
+                                            "bytes (2 I + 1) a T F + 4 T (2 I + 1) S + 192 T + 8 N (I + 1) S F; FLOPs (6 I + 4) T F S'",
+                                        .axes = AXES_MLP,
                                         .prepare = prepare_activation_backward,
                                         .record = record_activation_backward,
                                         .verify = verify_activation_backward,

@@ -49,6 +49,25 @@ static void compare_gates(const world *w, verdict *v, const picks *rows, const d
     }
 }
 
+/* h of an expert that the token has not chosen may be 0 instead. */
+static void compare_zh(const world *w, verdict *v, const picks *rows, const double *zh) {
+    const ck_shape *s = &w->shape;
+    const tensor_array *t = &w->tensor[ZH];
+    float *out = calloc((size_t)(rows->n * t->columns + 1), sizeof *out);
+    double *kept = oracle_zeros(rows->n * t->columns);
+    for (int64_t i = 0; i < rows->n * t->columns && out; i++) {
+        int64_t row = rows->index[i / t->columns];
+        int column = (int)(i % t->columns), rank = (column - s->router_rows) % s->rank_sum, e = 0;
+        while (rank >= s->rank_first[e + 1]) e++;
+        out[i] = t->after[row * t->columns + column];
+        bool chosen = column < s->router_rows || w->tensor[GATES].after[row * CK_MAX_EXPERTS + e] != 0;
+        kept[i] = chosen || out[i] != 0 ? zh[i] : 0;
+    }
+    if (out) verdict_compare(v, t->name, out, kept, rows->n * t->columns);
+    free(out);
+    free(kept);
+}
+
 void check_route(const world *w, verdict *v) {
     int columns = w->tensor[ZH].columns;
     for (int i = 0; i < w->n_checked; i++) {
@@ -57,7 +76,7 @@ void check_route(const world *w, verdict *v) {
         picks rows = world_some_rows(w, w->checked[i], (double)w->width * columns);
         double *x = world_read(w, X, &rows, NULL), *zh = oracle_zeros(rows.n * columns), *gates = oracle_zeros(rows.n * CK_MAX_EXPERTS);
         oracle_route(&a, rows.n, x, zh, columns, gates);
-        world_compare(w, v, ZH, &rows, NULL, zh);
+        compare_zh(w, v, &rows, zh);
         compare_gates(w, v, &rows, zh, gates);
         free(x);
         free(zh);
@@ -72,7 +91,7 @@ void check_activation(const world *w, verdict *v) {
     for (int i = 0; i < w->n_checked; i++) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
-        picks rows = world_some_rows(w, w->checked[i], (double)w->ffn * (2 * w->shape.rank_sum + 32));
+        picks rows = world_some_rows(w, w->checked[i], (double)w->up * (2 * w->shape.rank_sum + 32));
         double *u = world_read(w, U, &rows, NULL), *zh = world_read(w, ZH, &rows, NULL), *gates = world_read(w, GATES, &rows, NULL);
         double *m = oracle_zeros(rows.n * w->ffn), *g = oracle_zeros(rows.n * g_columns);
         oracle_expert_activation(&a, rows.n, u, zh, zh_columns, gates, m, g, g_columns);
@@ -161,19 +180,31 @@ typedef struct {
     double *u, *zh, *gates, *dm, *q, *du, *p, *dw;
 } activation_arrays;
 
+/* Of U: those of F in each of its inputs. */
+static picks up_columns(const world *w, const picks *columns) {
+    int64_t inputs = w->up / w->ffn;
+    picks up = {.n = inputs * columns->n, .index = calloc((size_t)(inputs * columns->n + 1), sizeof *up.index)};
+    if (!up.index) abort();
+    for (int64_t i = 0; i < up.n; i++) up.index[i] = i / columns->n * w->ffn + columns->index[i % columns->n];
+    return up;
+}
+
 static activation_arrays activation_backward(const world *w, const device_reference *ref, const picks *rows, const picks *columns,
                                              double *dw) {
     oracle_adapter a = reference_adapter(ref);
-    int q_columns = w->tensor[Q].columns;
-    activation_arrays t = {.u = world_read(w, U, rows, columns),
+    int q_columns = w->tensor[Q].columns, p_columns = w->tensor[P].columns;
+    picks up = columns ? up_columns(w, columns) : (picks){0};
+    activation_arrays t = {.u = world_read(w, U, rows, columns ? &up : NULL),
                            .zh = world_read(w, ZH, rows, NULL),
                            .gates = world_read(w, GATES, rows, NULL),
                            .dm = world_read(w, DM, rows, columns),
                            .q = world_read(w, Q, rows, NULL),
-                           .du = oracle_zeros(rows->n * ref->shape.ffn),
-                           .p = oracle_zeros(rows->n * q_columns),
+                           .du = oracle_zeros(rows->n * (w->up / w->ffn) * ref->shape.ffn),
+                           .p = oracle_zeros(rows->n * p_columns),
                            .dw = dw};
-    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q, q_columns, t.du, t.p, q_columns, t.dw);
+    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q, q_columns, t.du, t.p, p_columns,
+                                      t.dw);
+    picks_free(&up);
     return t;
 }
 
@@ -183,7 +214,7 @@ static void activation_free(activation_arrays *t) {
 }
 
 void check_activation_backward(const world *w, verdict *v, start_value *dw_start) {
-    double per_row = (double)w->ffn * (5 * w->shape.rank_sum + 64);
+    double per_row = (double)w->up * (5 * w->shape.rank_sum + 64);
     for (int i = 0; i < w->n_checked; i++) {
         int device = w->checked[i];
         device_reference ref = reference_of(w, device);
@@ -200,7 +231,9 @@ void check_activation_backward(const world *w, verdict *v, start_value *dw_start
         picks some = world_some_columns(w->ffn, (double)rows.n * per_row / w->ffn);
         ref = reference_of_ffn(w, device, &some);
         t = activation_backward(w, &ref, &rows, &some, oracle_zeros(rows.n * CK_MAX_EXPERTS));
-        world_compare(w, v, DU, &rows, &some, t.du);
+        picks up = up_columns(w, &some);
+        world_compare(w, v, DU, &rows, &up, t.du);
+        picks_free(&up);
         world_compare_gradient(w, v, i, &ref, ORACLE_B1, &some);
         world_compare_gradient(w, v, i, &ref, ORACLE_A2, &some);
         activation_free(&t);

@@ -1,7 +1,8 @@
 /* layer.c - a whole expert step of one layer: forward, backward, AdamW.
  *
- *   z, h = route(x)     U = W_fc x + b_fc     m, g = activation(U, h)     y = residual + W_pr m + b_pr sum w + expand(g)
- *   q, dw, dB2 = expand'(dy)     dm = W_pr^T dy     dU, p, dw, dB1, dA2 = activation'     dx, dR, dA1 = route'     dx += W_fc^T dU
+ *   z, h = route(x)     U = W_fc x + b_fc (with SwiGLU the rows of gate and up)     m, g = activation(U, h)     y = residual + W_pr m +
+ * b_pr sum w + expand(g) q, dw, dB2 = expand'(dy)     dm = W_pr^T dy     dU, p, dw, dB1, dA2 = activation'     dx, dR, dA1 = route'     dx
+ * += W_fc^T dU
  *
  * Recorded by the hooks of the single cases, whose tensors have the same names; the floor is the sum of their floors. */
 #include <stdlib.h>
@@ -18,19 +19,19 @@ static void prepare(world *w) {
     world_tensor(w, RESIDUAL, "residual", INPUT, d, true, 1);
     world_tensor(w, DY, "dy", INPUT, d, true, 1);
     world_gates(w, INNER, INNER);
-    world_tensor(w, U, "u", INNER, f, true, 1);
+    world_tensor(w, U, "u", INNER, w->up, true, 1);
     world_tensor(w, M, "m", INNER, f, true, 1);
     world_tensor(w, G, "g", INNER, s, false, 1);
     world_tensor(w, Y, "y", OUTPUT, d, true, 1);
     world_tensor(w, Q, "q", INNER, s, false, 1);
     world_tensor(w, DW, "dw", INNER, CK_MAX_EXPERTS, false, 1);
     world_tensor(w, DM, "dm", INNER, f, true, 1);
-    world_tensor(w, DU, "du", INNER, f, true, 1);
-    world_tensor(w, P, "p", INNER, s, false, 1);
+    world_tensor(w, DU, "du", INNER, w->up, true, 1);
+    world_tensor(w, P, "p", INNER, w->shape.h_ranks, false, 1);
     world_tensor(w, DX, "dx", OUTPUT, d, true, 1);
     double deviation = 0.5 / 16;
-    world_buffer(w, WEIGHT, "W_fc", INPUT, (int64_t)f * d, deviation);
-    world_buffer(w, BIAS, "b_fc", INPUT, f, deviation);
+    world_buffer(w, WEIGHT, "W_fc", INPUT, (int64_t)w->up * d, deviation);
+    world_buffer(w, BIAS, "b_fc", INPUT, w->up, deviation);
     world_buffer(w, WEIGHT2, "W_pr", INPUT, (int64_t)d * f, deviation);
     world_buffer(w, BIAS2, "b_pr", INPUT, d, 1);
     w->own = adamw_devices(w);
@@ -45,7 +46,7 @@ static void record_forward(const world *w, world_copy *c) {
     ck_op_linear(
         c->program,
         &(ck_linear){
-            .x = c->tensor[X], .y = c->tensor[U], .weight = c->buffer[WEIGHT], .bias = c->buffer[BIAS], .in = w->width, .out = w->ffn});
+            .x = c->tensor[X], .y = c->tensor[U], .weight = c->buffer[WEIGHT], .bias = c->buffer[BIAS], .in = w->width, .out = w->up});
     activation_forward.record(w, c);
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
@@ -74,7 +75,7 @@ static void record_backward(const world *w, world_copy *c) {
     record_linear_backward(c, DY, DM, WEIGHT2, w->ffn, w->width, false);
     activation_backward.record(w, c);
     route_backward.record(w, c);
-    record_linear_backward(c, DU, DX, WEIGHT, w->width, w->ffn, true);
+    record_linear_backward(c, DU, DX, WEIGHT, w->width, w->up, true);
 }
 
 static void record(const world *w, world_copy *c) {
@@ -146,7 +147,7 @@ static void verify(const world *w, verdict *v) {
 
 static int costs(const world *w, cost *parts) {
     const cost all[] = {route_cost(w),
-                        linear_cost(w, w->width, w->ffn),
+                        linear_cost(w, w->width, w->up),
                         activation_cost(w),
                         linear_cost(w, w->ffn, w->width),
                         expand_cost(w),
@@ -154,7 +155,7 @@ static int costs(const world *w, cost *parts) {
                         linear_cost(w, w->width, w->ffn),
                         activation_backward_cost(w),
                         route_backward_cost(w),
-                        linear_cost(w, w->ffn, w->width),
+                        linear_cost(w, w->up, w->width),
                         adamw_cost(w)};
     int n = sizeof all / sizeof *all;
     for (int i = 0; i < n; i++) parts[i] = all[i];
@@ -164,9 +165,9 @@ static int costs(const world *w, cost *parts) {
 const bench_case layer_step = {.name = "expert_layer",
                                .direction = "step",
                                .floor =
-                                   "the sum of the floors of route, linear (D to F, F to D), expert_activation, expert_expand, the same "
+                                   "the sum of the floors of route, linear (D to I F, F to D), expert_activation, expert_expand, the same "
                                    "backward, and adamw",
-                               .axes = AXES_EXPERTS,
+                               .axes = AXES_MLP,
                                .prepare = prepare,
                                .record = record,
                                .issue = issue,

@@ -31,7 +31,8 @@ ck_status issue_adamw(const world *w, world_copy *c, const ck_adamw_device *devi
 }
 
 cost adamw_cost(const world *w) {
-    double d = w->width, s = w->shape.rank_sum, parameters = (w->shape.router_rows + s) * d + 2 * s * w->ffn + s * d;
+    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks;
+    double parameters = (w->shape.router_rows + h) * d + (h + s) * w->ffn + s * d;
     return (cost){"adamw", 28.0 * w->n_devices * parameters, 0};
 }
 

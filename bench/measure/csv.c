@@ -9,10 +9,12 @@ static const double MICRO = 1e6;
 static void put_axes(FILE *file, const result *r) {
     for (int a = 0; a < AXES; a++) {
         char name[POINT_NAME_BYTES];
-        point_name(&r->at, r->axes & 1u << a, name);
-        /* "/T4096" without its mark; words have none. */
-        const char *value = name[0] ? name + 1 + (a == AXIS_DISTRIBUTION || a == AXIS_PRECISION ? 0 : 1) : "";
-        fprintf(file, ",%s", value);
+        const char *word = axis_word((axis)a, r->at.value[a]);
+        point_name(&r->at, 1u << a, name);
+        if (!(r->axes >> a & 1))
+            fputc(',', file);
+        else
+            fprintf(file, ",%s", word ? word : name + 2); /* "/T4096" without its mark */
     }
 }
 

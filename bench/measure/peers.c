@@ -174,7 +174,9 @@ static int load(bench_peers *p, world *w) {
     problems *list = problems_create();
     int n = 0;
     p->trouble[0] = '\0';
-    if (peers_write(w, p->folder, list) != EXIT_OK)
+    if (w->shape.mlp != CK_MLP_GELU)
+        snprintf(p->trouble, sizeof p->trouble, "peers: no peer has SwiGLU, only GELU");
+    else if (peers_write(w, p->folder, list) != EXIT_OK)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", problems_message(list, 0));
     else if (!ask(p, "load %s\n", p->folder) || sscanf(p->line, "%d", &n) != 1)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", p->line);

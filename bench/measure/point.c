@@ -13,6 +13,7 @@ typedef struct {
 
 static const char *const DISTRIBUTIONS[] = {"uniform", "zipf", "skew", "one-token", NULL};
 static const char *const PRECISIONS[] = {"f32", "bf16", NULL};
+static const char *const MLPS[] = {[CK_MLP_GELU] = "gelu", [CK_MLP_SWIGLU] = "swiglu", NULL};
 static const char *const DIRECTIONS[] = {"forward", "backward", "update", "step", NULL};
 
 static const axis_row ROWS[AXES] = {
@@ -23,6 +24,7 @@ static const axis_row ROWS[AXES] = {
     [AXIS_EXPERTS] = {"experts", "E", "experts of a device", 1, CK_MAX_EXPERTS, NULL},
     [AXIS_TOP_K] = {"top-k", "k", "experts a token", 1, CK_MAX_TOP_K, NULL},
     [AXIS_RANK] = {"rank", "r", "LoRA rank of every expert", 1, CK_MAX_RANK_SUM, NULL},
+    [AXIS_MLP] = {"mlp", "", "the base's MLP: gelu, or swiglu with two inputs, gate and up", 0, 0, MLPS},
     [AXIS_ATTENTION_RANK] = {"attention-rank", "a", "LoRA rank on qkv", 1, CK_MAX_RANK_SUM, NULL},
     [AXIS_VOCABULARY] = {"vocabulary", "V", "columns of the head", 2, 1 << 20, NULL},
     [AXIS_DISTRIBUTION] = {"distribution", "",
@@ -37,6 +39,10 @@ const char *axis_key(axis a) {
 
 const char *axis_meaning(axis a) {
     return ROWS[a].meaning;
+}
+
+const char *axis_word(axis a, int value) {
+    return ROWS[a].words ? ROWS[a].words[value] : NULL;
 }
 
 /* ---- Reading lists */
@@ -125,7 +131,7 @@ exit_code sweep_set(sweep *s, const char *where, const char *key, const char *te
     }
     return problem(list, EXIT_INPUT,
                    "%s'%s' is no axis; axes are tokens, sequence, width, devices, experts, top-k, rank, ranks, "
-                   "attention-rank, vocabulary, distribution, precision, direction",
+                   "mlp, attention-rank, vocabulary, distribution, precision, direction",
                    where, key);
 }
 
@@ -155,6 +161,7 @@ void sweep_defaults(sweep *s, bool gpu) {
     DEFAULT(AXIS_EXPERTS, 2);
     DEFAULT(AXIS_TOP_K, 2);
     DEFAULT(AXIS_RANK, 8);
+    DEFAULT(AXIS_MLP, CK_MLP_GELU);
     DEFAULT(AXIS_ATTENTION_RANK, 8);
     DEFAULT(AXIS_VOCABULARY, 512);
     DEFAULT(AXIS_DISTRIBUTION, TOKENS_UNIFORM);
@@ -191,7 +198,10 @@ const char *point_problem(const point *p, unsigned used) {
     int sum = 0;
     for (int e = 0; routed && e < p->value[AXIS_EXPERTS]; e++)
         sum += p->value[AXIS_RANK] == RANK_MIXED ? p->mixed[e % p->n_mixed] : p->value[AXIS_RANK];
-    return sum > CK_MAX_RANK_SUM ? "the ranks of a device sum to more than 512" : NULL;
+    if (sum > CK_MAX_RANK_SUM) return "the ranks of a device sum to more than 512";
+    if (used >> AXIS_MLP & 1 && p->value[AXIS_MLP] == CK_MLP_SWIGLU && 2 * sum > CK_MAX_RANK_SUM)
+        return "the ranks of a device sum to more than 256, which is the most with SwiGLU";
+    return NULL;
 }
 
 void point_name(const point *p, unsigned used, char name[POINT_NAME_BYTES]) {
@@ -200,7 +210,7 @@ void point_name(const point *p, unsigned used, char name[POINT_NAME_BYTES]) {
     for (int a = 0; a < AXES; a++) {
         char *out = name + at;
         size_t room = POINT_NAME_BYTES - at;
-        if (!(used >> a & 1)) continue;
+        if (!(used >> a & 1) || (a == AXIS_MLP && p->value[a] == CK_MLP_GELU)) continue;
         if (ROWS[a].words)
             snprintf(out, room, "/%s", ROWS[a].words[p->value[a]]);
         else if (a == AXIS_RANK && p->value[a] == RANK_MIXED)

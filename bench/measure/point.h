@@ -18,6 +18,7 @@ typedef enum {
     AXIS_EXPERTS,        /* E */
     AXIS_TOP_K,          /* k */
     AXIS_RANK,           /* of every expert; RANK_MIXED: the sweep's list in turn */
+    AXIS_MLP,            /* ck_mlp */
     AXIS_ATTENTION_RANK, /* of the attention LoRA */
     AXIS_VOCABULARY,     /* V */
     AXIS_DISTRIBUTION,   /* of the tokens over the devices */
@@ -51,6 +52,8 @@ typedef struct {
 /* The key of an axis ("tokens", "top-k", ...) as options and sweep files write it, and what it means; "ranks" is a key too. */
 const char *axis_key(axis a);
 const char *axis_meaning(axis a);
+/* The name of a value of an axis whose values are words ("uniform", ...); NULL where they are numbers. */
+const char *axis_word(axis a, int value);
 
 /* Adds to one axis the values of a list "4096,65536"; key as above, or "filter", "direction". where: what messages begin with. */
 exit_code sweep_set(sweep *s, const char *where, const char *key, const char *text, problems *list);
@@ -63,7 +66,7 @@ point sweep_point(const sweep *s, unsigned used, int index);
 
 /* A sentence on why the point is impossible (more devices than tokens, k > E, ...), NULL if it is not. */
 const char *point_problem(const point *p, unsigned used);
-/* Parts of a name as "/T4096/D768/N16/E8/k2/r16/uniform/f32". */
+/* Parts of a name as "/T4096/D768/N16/E8/k2/r16/uniform/f32", "/swiglu" behind the rank where the MLP is not GELU. */
 void point_name(const point *p, unsigned used, char name[POINT_NAME_BYTES]);
 
 /* tokens[d] of every device: at least one each, all together the point's. */

@@ -35,6 +35,7 @@ static exit_code lay_shape(world *w, problems *list) {
     s->attention_scale = 1;
     if (routed) s->n_experts = v[AXIS_EXPERTS];
     if (routed) s->top_k = v[AXIS_TOP_K];
+    if (w->which->axes >> AXIS_MLP & 1) s->mlp = (ck_mlp)v[AXIS_MLP];
     for (int e = 0; e < s->n_experts && routed; e++) {
         s->rank[e] = v[AXIS_RANK] == RANK_MIXED ? w->at.mixed[e % w->at.n_mixed] : v[AXIS_RANK];
         s->scale[e] = 1;
@@ -125,7 +126,7 @@ void world_buffer(world *w, buffer_id id, const char *name, array_role role, int
 
 void world_gates(world *w, array_role zh_role, array_role gates_role) {
     const ck_shape *s = &w->shape;
-    int columns = s->router_rows + s->rank_sum;
+    int columns = s->router_rows + s->h_ranks;
     world_tensor(w, ZH, "zh", zh_role, columns, false, 1);
     world_tensor(w, GATES, "gates", gates_role, CK_MAX_EXPERTS, false, 1);
     if (gates_role != INPUT) return;
@@ -143,8 +144,8 @@ void world_gates(world *w, array_role zh_role, array_role gates_role) {
 static void fill_parameters(const ck_shape *s, uint64_t seed, float *pack) {
     double root_d = 1 / sqrt(s->width), root_f = 1 / sqrt(s->ffn), root_r = 0.3 / sqrt(s->rank[0]);
     int64_t d = s->width, f = s->ffn, a = s->attention_rank;
-    draw_fill(seed, root_d, false, pack + s->route, (s->router_rows + s->rank_sum) * d);
-    draw_fill(seed + 1, root_r, false, pack + s->b1, s->rank_sum * f);
+    draw_fill(seed, root_d, false, pack + s->route, (s->router_rows + s->h_ranks) * d);
+    draw_fill(seed + 1, root_r, false, pack + s->b1, s->h_ranks * f);
     draw_fill(seed + 2, root_f, false, pack + s->a2, s->rank_sum * f);
     draw_fill(seed + 3, root_r, false, pack + s->b2, s->rank_sum * d);
     draw_fill(seed + 4, root_d, false, pack + s->qkv_a, a * d);
@@ -194,6 +195,7 @@ exit_code world_open(world **out, const bench_case *which, const point *at, ck_b
     if (!(which->axes >> AXIS_TOKENS & 1)) w->at.value[AXIS_TOKENS] = w->n_devices;
     exit_code code = lay_shape(w, list);
     if (code != EXIT_OK) return code;
+    w->up = w->shape.mlp == CK_MLP_SWIGLU ? 2 * w->ffn : w->ffn;
     lay_sequences(w);
     lay_text(w);
     choose_checked(w);

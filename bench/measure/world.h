@@ -62,7 +62,7 @@ typedef struct world {
     ck_stream *stream;
     ck_precision precision;
     /* the wave */
-    int width, ffn, heads, n_devices, n_sequences;
+    int width, ffn, up, heads, n_devices, n_sequences; /* up: columns of U, F or with SwiGLU 2 F */
     int64_t n_tokens;
     ck_shape shape; /* of all devices */
     int64_t *first_token;

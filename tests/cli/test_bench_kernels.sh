@@ -74,7 +74,10 @@ test_csv_has_a_column_for_every_axis() {
     [[ $(wc -l <out.csv) == 5 ]] || fail "expected a header and 4 lines: $(cat out.csv)"
     [[ $(awk -F, '{ print NF }' out.csv | sort -u | wc -l) == 1 ]] || fail "lines of unequal length: $(cat out.csv)"
     expect_text out.csv 'name,measured,tokens,sequence,width,devices,'
-    expect_text out.csv 'lora/forward/T24/D32/N2/a4/uniform/f32,"warm",24,,32,2,,,,4,,uniform,f32,cpu,0,'
+    expect_text out.csv 'lora/forward/T24/D32/N2/a4/uniform/f32,"warm",24,,32,2,,,,,4,,uniform,f32,cpu,0,'
+    expect_status 0 "$bench" kernels route/forward "${small[@]}" --mlp gelu,swiglu --warm --csv mlp.csv
+    expect_text mlp.csv '/r8/uniform/f32,"warm",24,,32,2,2,2,8,gelu,,,uniform,'
+    expect_text mlp.csv '/r8/swiglu/uniform/f32,"warm",24,,32,2,2,2,8,swiglu,,,uniform,'
 }
 
 test_a_sweep_file_is_several_sweeps() {

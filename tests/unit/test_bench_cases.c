@@ -31,8 +31,7 @@ typedef struct {
     char *table;
 } outcome;
 
-static outcome run(const bench_case *const *cases, const char *json, bool cold) {
-    sweep s = tiny();
+static outcome run_sweep(sweep s, const bench_case *const *cases, const char *json, bool cold) {
     size_t size;
     outcome out = {0};
     problems *list = problems_create();
@@ -43,6 +42,10 @@ static outcome run(const bench_case *const *cases, const char *json, bool cold) 
     fclose(o.out);
     problems_destroy(list);
     return out;
+}
+
+static outcome run(const bench_case *const *cases, const char *json, bool cold) {
+    return run_sweep(tiny(), cases, json, cold);
 }
 
 static const bench_case *last_case(const bench_case *const *cases) {
@@ -63,6 +66,26 @@ Test(bench_cases, every_case_is_right_and_is_timed) {
     cr_assert_null(strstr(out.table, "WRONG"));
     cr_assert_null(strstr(out.table, "  skipped"));
     cr_assert(strcmp(last_case(BENCH_CASES)->direction, "step") == 0);
+    free(out.table);
+}
+
+static sweep tiny_swiglu(void) {
+    sweep s = tiny();
+    s.n_values[AXIS_MLP] = 1, s.values[AXIS_MLP][0] = CK_MLP_SWIGLU;
+    return s;
+}
+
+Test(bench_cases, swiglu_is_right_and_is_timed) {
+    const bench_case *const cases[] = {&route_forward, &route_backward, &activation_forward, &activation_backward, &layer_step, NULL};
+    outcome out = run_sweep(tiny_swiglu(), cases, NULL, false);
+    cr_assert_eq(out.code, EXIT_OK, "%s", out.table);
+    for (int i = 0; cases[i]; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "\n%s/%s/", cases[i]->name, cases[i]->direction);
+        const char *row = strstr(out.table, name), *mlp = row ? strstr(row, "/swiglu/") : NULL;
+        cr_assert(mlp && mlp < strchr(row + 1, '\n') && strstr(row, "  warm "), "no time of %s in:\n%s", name, out.table);
+    }
+    cr_assert_null(strstr(out.table, "WRONG"));
     free(out.table);
 }
 
@@ -232,14 +255,18 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
     const struct {
         const bench_case *which;
         double bytes, flops;
+        ck_mlp mlp;
     } expected[] = {
-        {&route_forward, 4.0 * 37 * 32 + 4 * 37 * 27 + 64 * 37 + 4 * 3 * 27 * 32, 2.0 * 37 * 32 * 27},
-        {&activation_forward, 8.0 * 37 * 128 + 8 * 37 * 24 + 64 * 37 + 8 * 3 * 24 * 128, 4.0 * 37 * 128 * 16},
-        {&expand_backward, 4.0 * 37 * 32 + 8 * 37 * 24 + 128 * 37 + 8 * 3 * 24 * 32, 4.0 * 37 * 32 * 16},
-        {&linear_forward, 4.0 * (37 * 32 + 37 * 128 + 32 * 128), 2.0 * 37 * 32 * 128},
-        {&adamw_update, 28.0 * 3 * (27 * 32 + 24 * 32 + 2 * 24 * 128), 0},
-        {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0},
-        {&norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0},
+        {&route_forward, 4.0 * 37 * 32 + 4 * 37 * 27 + 64 * 37 + 4 * 3 * 27 * 32, 2.0 * 37 * 32 * 27, CK_MLP_GELU},
+        {&activation_forward, 8.0 * 37 * 128 + 8 * 37 * 24 + 64 * 37 + 8 * 3 * 24 * 128, 4.0 * 37 * 128 * 16, CK_MLP_GELU},
+        {&expand_backward, 4.0 * 37 * 32 + 8 * 37 * 24 + 128 * 37 + 8 * 3 * 24 * 32, 4.0 * 37 * 32 * 16, CK_MLP_GELU},
+        {&route_backward, 8.0 * 37 * 32 + 4 * 37 * 51 + 128 * 37 + 8 * 3 * 51 * 32, 4.0 * 37 * 32 * 51, CK_MLP_SWIGLU},
+        {&activation_forward, 12.0 * 37 * 128 + 12 * 37 * 24 + 64 * 37 + 12 * 3 * 24 * 128, 6.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
+        {&activation_backward, 20.0 * 37 * 128 + 20 * 37 * 24 + 192 * 37 + 24 * 3 * 24 * 128, 16.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
+        {&linear_forward, 4.0 * (37 * 32 + 37 * 128 + 32 * 128), 2.0 * 37 * 32 * 128, CK_MLP_GELU},
+        {&adamw_update, 28.0 * 3 * (27 * 32 + 24 * 32 + 2 * 24 * 128), 0, CK_MLP_GELU},
+        {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0, CK_MLP_GELU},
+        {&norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0, CK_MLP_GELU},
     };
     const context no_ceilings = {0}, ceilings = {.copy_rate = 1e9, .gemm_rate = {1e9}};
     ck_backend *backend;
@@ -248,6 +275,7 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         sweep s = tiny();
         sweep_defaults(&s, false);
         point at = sweep_point(&s, expected[i].which->axes, 0);
+        at.value[AXIS_MLP] = expected[i].mlp;
         problems *list = problems_create();
         bench_options o = {.rule = QUICK};
         result r = {0}, with = {0};

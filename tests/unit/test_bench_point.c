@@ -88,6 +88,11 @@ Test(bench_point, a_name_holds_the_axes_in_use) {
     point p = sweep_point(&s, used, 0);
     point_name(&p, used, name);
     cr_assert_str_eq(name, "/T1024/E2/r4+8+16/uniform/f32");
+    point_name(&p, used | 1 << AXIS_MLP, name); /* names from before there was a choice stay as they are */
+    cr_assert_str_eq(name, "/T1024/E2/r4+8+16/uniform/f32");
+    p.value[AXIS_MLP] = CK_MLP_SWIGLU;
+    point_name(&p, used | 1 << AXIS_MLP, name);
+    cr_assert_str_eq(name, "/T1024/E2/r4+8+16/swiglu/uniform/f32");
     cr_assert_eq(sweep_set(&s, "", "ranks", "1,2", list), EXIT_INPUT);
     problems_destroy(list);
 }
@@ -104,6 +109,11 @@ Test(bench_point, impossible_points_say_why) {
     cr_assert(strstr(point_problem(&p, used), "more experts"));
     p.value[AXIS_TOP_K] = 1, p.value[AXIS_RANK] = 300;
     cr_assert(strstr(point_problem(&p, used), "512"));
+    p.value[AXIS_RANK] = 129, p.value[AXIS_MLP] = CK_MLP_SWIGLU;
+    cr_assert_null(point_problem(&p, used));
+    cr_assert(strstr(point_problem(&p, used | 1 << AXIS_MLP), "256"));
+    p.value[AXIS_RANK] = 128;
+    cr_assert_null(point_problem(&p, used | 1 << AXIS_MLP));
 }
 
 static void distribute(token_distribution how, int n, int total, int *tokens) {
