@@ -85,7 +85,7 @@ static exit_code write_config(const char *path, json_t *config, problems *list) 
     bool ok = out && fprintf(out, "%s\n", text) > 0;
     if (out && fclose(out) != 0) ok = false;
     free(text);
-    return ok ? EXIT_OK : problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(errno));
+    return ok ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
 }
 
 static exit_code write_tensors(const char *path, const tensor_list *tensors, const float *pack, problems *list) {

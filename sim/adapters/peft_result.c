@@ -141,9 +141,20 @@ static exit_code write_device(const source *s, const device *d, const char *out,
 
 static exit_code write_devices(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
     exit_code code = EXIT_OK;
-    if (mkdir(out, 0777) != 0 && errno != EEXIST) return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", out, strerror(errno));
     for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++)
         if (is_selected(s, wanted, &s->fleet->devices[i])) code = write_device(s, &s->fleet->devices[i], out, written, list);
+    return code;
+}
+
+/* All of it, or nothing. */
+static exit_code write_whole(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
+    char beside[PATH_BYTES];
+    exit_code code = folder_create_beside(out, sizeof beside, beside, list);
+    if (code != EXIT_OK) return code;
+    code = write_devices(s, beside, wanted, written, list);
+    if (code == EXIT_OK && rename(beside, out) != 0)
+        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be renamed to %s: %s", beside, out, strerror(errno));
+    if (code != EXIT_OK) folder_remove(beside);
     return code;
 }
 
@@ -154,7 +165,7 @@ exit_code peft_export(const char *result, const char *out, const peft_selection 
     if (!folder_is_free(out)) return problem(list, EXIT_INPUT, "%s: is not empty; give a new folder for the adapters", out);
     code = source_open(&s, result, list);
     if (code == EXIT_OK && count_selected(&s, selection) == 0) code = nothing_selected(&s, result, list);
-    if (code == EXIT_OK) code = write_devices(&s, out, selection, written, list);
+    if (code == EXIT_OK) code = write_whole(&s, out, selection, written, list);
     written->round = s.checkpoint.round;
     source_close(&s);
     return code;

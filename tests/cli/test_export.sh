@@ -138,6 +138,21 @@ test_adapters_of_nobody_and_onto_files_are_refused() {
     expect_text err 'not empty'
 }
 
+test_adapters_are_written_whole_or_not_at_all() {
+    local result
+    result=$(reference_result)
+    limited_export() ( # a limit on the size of files stands for a full disk
+        ulimit -f 2
+        exec "$COHORT_BINARY" export "$result" --adapters adapters
+    )
+    expect_status 3 limited_export
+    expect_text err 'adapter_model.safetensors'
+    [[ -z $(find . -maxdepth 1 -name 'adapters*') ]] || fail "left: $(find . -maxdepth 1 -name 'adapters*')"
+    mkdir adapters
+    expect_status 0 cohort export "$result" --adapters adapters/
+    [[ -f adapters/both-seed8/device0/generalist0/adapter_config.json ]] || fail 'an empty folder was not filled'
+}
+
 test_peft_computes_the_logits_of_a_device_with_one_expert() {
     local python
     require_python torch transformers peft safetensors
