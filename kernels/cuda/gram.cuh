@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     rank_weight weight;
     global<float> gradient;
-    int first, low, high; /* the block's first rank; its ranks that this device learns */
+    int first, end; /* the block's ranks; none where this device does not learn */
 } gram_view;
 
 static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, const cuda_device *device, const ck_shape *shape,
@@ -34,10 +34,8 @@ static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, 
     v.weight = rank_weight_of(shape, to->weight, to->layer);
     v.gradient = to->wave.gradients + (device->gradients + v.weight.offset);
     v.first = (int)blockIdx.z * ranks;
-    v.low = device->learn & CK_LEARN_ROUTER ? 0 : v.weight.router_rows;
-    v.high = device->learn & CK_LEARN_EXPERTS ? v.weight.ranks : v.weight.router_rows;
-    if (v.first > v.low) v.low = v.first;
-    if (v.first + ranks < v.high) v.high = v.first + ranks;
+    v.end = device->learn & CK_LEARN_EXPERTS ? v.weight.ranks : 0;
+    if (v.first + ranks < v.end) v.end = v.first + ranks;
     return v;
 }
 
@@ -54,7 +52,7 @@ static __device__ __forceinline__ void write_gradient(const gram_view *v, const 
         int rank = v->first + 8 * (i / G) + fragment_g(), first = gram_column(i % G, G, 8 * W) + 2 * W * fragment_t();
         float row[2 * W];
         neighbours<W>(row, d[i % G][i / G / 2], i / G % 2);
-        if (rank < v->low || rank >= v->high) continue;
+        if (rank >= v->end) continue;
         CK_UNROLL
         for (int j = 0; j < 2 * W; j += 8) {
             int column = first + j;
@@ -97,7 +95,7 @@ static __global__ void __launch_bounds__(G > 1 ? 256 : SEGMENT_LANES) gram_sum_k
     int64_t left = device->first_token + device->n_tokens - (last->first_token + last->rows);
     if (left == 0 || device->first_token < first->first_token) return;
     gram_view v = gram_view_of(&to, device, record(to.wave.shapes + device->shape), 16 * R);
-    if (v.low >= v.high) return;
+    if (v.first >= v.end) return;
     int64_t chunk_tokens = (int64_t)to.chunk * CUDA_TILE;
     int more = (int)((left + chunk_tokens - 1) / chunk_tokens);
     float d[G][R][W][4] = {};
@@ -127,7 +125,7 @@ static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, s
     const cuda_device *device = record(op->to.wave.devices + s->device);
     const ck_shape *shape = record(op->to.wave.shapes + device->shape);
     gram_view v = gram_view_of(&op->to, device, shape, 16 * R);
-    if (v.low >= v.high) return;
+    if (v.first >= v.end) return;
     float d[1][R][W][4] = {};
     int ranks = v.weight.ranks - v.first < 16 * R ? v.weight.ranks - v.first : 16 * R;
     int column = gram_column(0, 1, 8 * W), left = v.weight.columns - column;

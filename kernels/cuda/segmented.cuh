@@ -120,20 +120,16 @@ template <> __device__ __forceinline__ void load_quads<true, bf16, global<const 
 
 /* ---- The weights of a device that have one row per rank */
 
-typedef enum { WEIGHT_ROUTE, WEIGHT_B2, WEIGHT_QKV_A, WEIGHT_QKV_B, WEIGHT_OUT_A, WEIGHT_OUT_B } weight_kind;
+typedef enum { WEIGHT_B2, WEIGHT_QKV_A, WEIGHT_QKV_B, WEIGHT_OUT_A, WEIGHT_OUT_B } weight_kind;
 
 typedef struct {
     int64_t offset; /* in a pack, of this layer */
     int ranks, columns;
-    int router_rows; /* the first of them are the router's */
 } rank_weight;
 
 static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, weight_kind kind, int layer) {
-    rank_weight w = {layer * s->layer_stride, s->attention_rank, s->width, 0};
+    rank_weight w = {layer * s->layer_stride, s->attention_rank, s->width};
     switch (kind) {
-    case WEIGHT_ROUTE:
-        w.offset += s->route, w.ranks = s->router_rows + s->h_ranks, w.router_rows = s->router_rows;
-        break;
     case WEIGHT_B2:
         w.offset += s->b2, w.ranks = s->rank_sum;
         break;
