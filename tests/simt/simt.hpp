@@ -11,7 +11,6 @@
 #define COHORT_SIMT_HPP
 
 #include <math.h>
-#include <tuple>
 
 #include "machine.hpp"
 #include "memory.hpp"
@@ -53,16 +52,18 @@ static inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
 }
 
-/* Arguments are copied when the kernel is launched, as on the GPU: what they pointed to on the host may be gone when it runs. */
-template <typename... P, typename... A>
-const char *simt_issue_kernel(gpu_stream stream, const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
-                              A &&...arguments) {
-    std::tuple<P...> values(std::forward<A>(arguments)...);
+template <typename T> struct simt_same { typedef T type; };
+
+/* Arguments are copied when the kernel is launched, as on the GPU: what they pointed to on the host may be gone when it runs. Static,
+ * because two files may have different types of one name. */
+template <typename... P>
+static const char *simt_issue_kernel(gpu_stream stream, const char *name, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...),
+                                     typename simt_same<P>::type... arguments) {
     return simt_issue(static_cast<simt_stream *>(stream),
-                      [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { std::apply(kernel, values); }); });
+                      [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { kernel(arguments...); }); });
 }
 
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
-    simt_issue_kernel(stream, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+    simt_issue_kernel(stream, #kernel, grid, block, shared_bytes, kernel, __VA_ARGS__)
 
 #endif

@@ -69,6 +69,10 @@ const char *simt_stream_wait(simt_stream *stream) {
     return stream->told.empty() ? nullptr : stream->told.c_str();
 }
 
+void simt_stream_catch_up(void *stream) {
+    advance(static_cast<simt_stream *>(stream), static_cast<simt_stream *>(stream)->issued);
+}
+
 static double now() {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

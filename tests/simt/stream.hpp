@@ -27,6 +27,9 @@ const char *simt_issue(simt_stream *stream, simt_work work);
 /* NULL, or what was first wrong since the last time. */
 const char *simt_stream_wait(simt_stream *stream);
 
+/* For libraries that are given a gpu_stream: does all its work so far. */
+extern "C" void simt_stream_catch_up(void *stream);
+
 /* A place in a stream's queue. */
 struct simt_event {
     uint64_t stream = 0; /* 0: it was never recorded */
