@@ -64,10 +64,19 @@ static const char *packs_text(const run_plan *plan) {
     return texts[plan->packs_at];
 }
 
+/* What prefetching has to hide behind a wave's computation. */
+static void print_traffic(const run_plan *plan) {
+    if (plan->updated_traffic == 0) return;
+    printf("\n  A full wave of an expert step moves %.1f MiB over the bus", mib(plan->updated_traffic));
+    if (plan->read_traffic > 0) printf(", one of a router step or an evaluation %.1f MiB", mib(plan->read_traffic));
+    printf("\n");
+}
+
 static void print_plan(const run_plan *plan) {
     printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
     printf("  %12.1f MiB  base\n", mib(plan->base));
     printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
+    if (plan->slots > 0) printf("  %12.1f MiB  room for those of two waves, on the GPU\n", mib(plan->slots));
     printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
     printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
     printf("  %12.1f MiB  activations\n", mib(plan->activations));
@@ -81,6 +90,7 @@ static void print_plan(const run_plan *plan) {
         printf(" of %.1f MiB that can be had\n", mib(plan->limit));
     else
         printf("\n");
+    print_traffic(plan);
 }
 
 /* A described base is not made; one that is given is read for what may be wrong with it. */

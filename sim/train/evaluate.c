@@ -5,8 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernel_problem.h"
 #include "processes.h"
+#include "train/pipeline.h"
 #include "train/session.h"
 
 static bool takes_part(const device *d, const evaluation_order *order) {
@@ -26,62 +26,67 @@ static void add_statistics(const session *s, int device_index, int window, const
         for (int e = 0; e < experts; e++) row[l * s->max_experts + e] += from[l * CK_MAX_EXPERTS + e];
 }
 
-static void collect(session *s, const evaluation_order *order, double *loss) {
-    const wave_buffer *w = s->wave;
+/* What is evaluated, and the losses that it adds to. */
+typedef struct {
+    const evaluation_order *order;
+    double *loss; /* [devices] */
+} evaluation;
+
+static ck_status evaluation_started(session *s, wave_buffer *w, const void *context) {
+    const evaluation *e = context;
+    const model_outputs *out = &s->evaluation_outputs;
+    size_t n = (size_t)w->n_sequences, statistics = n * (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
+    ck_status status = ck_download(s->stream, w->loss, out->loss, n * sizeof(float));
+    if (status == CK_OK && e->order->routing) status = ck_download(s->stream, s->host.gate_sum, out->gate_sum, statistics);
+    if (status == CK_OK && e->order->routing) status = ck_download(s->stream, s->host.top1_count, out->top1_count, statistics);
+    return status;
+}
+
+static ck_status evaluation_finished(session *s, wave_buffer *w, const void *context) {
+    const evaluation *e = context;
     for (int i = 0; i < w->n_devices; i++) {
         int index = w->device_index[i];
         if (w->fault[i] >= 0) session_diverged(s, index, w->fault[i], DIVERGED_IN_EVALUATION);
         for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
-            loss[index] += w->loss[q];
-            if (!order->routing) continue;
+            e->loss[index] += w->loss[q];
+            if (!e->order->routing) continue;
             add_statistics(s, index, q, s->host.gate_sum, s->numbers.gate_mean);
             add_statistics(s, index, q, s->host.top1_count, s->numbers.token_share);
         }
     }
+    return CK_OK;
 }
 
-static exit_code run_wave(session *s, const evaluation_order *order, double *loss, problems *list) {
-    if (s->wave->n_devices == 0) return EXIT_OK;
-    ck_wave wave = wave_view(s->wave, s->fleet, NULL);
-    size_t n = (size_t)wave.n_sequences, statistics = n * (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
-    const model_outputs *out = &s->evaluation_outputs;
-    ck_status status = ck_run(s->evaluation, s->stream, &wave);
-    if (status == CK_OK) status = ck_download(s->stream, s->wave->loss, out->loss, n * sizeof(float));
-    if (status == CK_OK && order->routing) status = ck_download(s->stream, s->host.gate_sum, out->gate_sum, statistics);
-    if (status == CK_OK && order->routing) status = ck_download(s->stream, s->host.top1_count, out->top1_count, statistics);
-    if (status == CK_OK) status = ck_wait(s->stream);
-    if (status == CK_OK) collect(s, order, loss);
-    wave_clear(s->wave);
-    return kernel_problem(list, s->backend, status, "evaluation");
-}
-
-static exit_code add_device(session *s, int device_index, const evaluation_order *order, double *loss, problems *list) {
+static exit_code add_device(session *s, int device_index, const wave_work *work, problems *list) {
     const device *d = &s->fleet->devices[device_index];
+    const evaluation *e = work->context;
     int windows = s->settings->evaluate.windows;
+    bool in_wave = false;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < windows && code == EXIT_OK; i++) {
-        bool full = !wave_fits(s->wave, 1, s->sequence, 0);
-        if (full) code = run_wave(s, order, loss, list);
-        if (code != EXIT_OK) break;
-        if (i == 0 || full) wave_add_device(s->wave, s->fleet, device_index, 0);
+    for (int i = 0; i < windows && !d->stopped; i++) {
+        if (!wave_fits(s->filling, 1, s->sequence, in_wave ? 0 : wave_pack(s->fleet, device_index, 0))) {
+            code = pipeline_turn(s, work, list);
+            in_wave = false;
+        }
+        if (code != EXIT_OK || d->stopped) break;
+        if (!in_wave) wave_add_device(s->filling, s->fleet, device_index, 0);
+        in_wave = true;
         int32_t *tokens, *targets;
-        wave_add_window(s->wave, s->sequence, &tokens, &targets);
-        device_data_fixed(d->data, order->part, i, windows, s->sequence, tokens, targets);
+        wave_add_window(s->filling, s->sequence, &tokens, &targets);
+        device_data_fixed(d->data, e->order->part, i, windows, s->sequence, tokens, targets);
     }
     return code;
 }
 
+/* NaN where a device has no value. */
+static void clear_row(session *s, int device_index, int experts) {
+    float *mean = device_experts(s, s->numbers.gate_mean, device_index), *share = device_experts(s, s->numbers.token_share, device_index);
+    for (int l = 0; l < s->base.shape.layers; l++)
+        for (int e = 0; e < s->max_experts; e++) mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
+}
+
 static void clear_tables(session *s) {
-    int64_t n = (int64_t)s->fleet->n_devices * s->base.shape.layers * s->max_experts;
-    for (int64_t i = 0; i < n; i++) s->numbers.gate_mean[i] = s->numbers.token_share[i] = NAN;
-    for (int d = 0; d < s->fleet->n_devices; d++) {
-        int experts = s->fleet->shapes[s->fleet->devices[d].shape].n_experts;
-        for (int l = 0; !s->fleet->devices[d].stopped && l < s->base.shape.layers; l++)
-            for (int e = 0; e < experts; e++) {
-                int64_t at = ((int64_t)d * s->base.shape.layers + l) * s->max_experts + e;
-                s->numbers.gate_mean[at] = s->numbers.token_share[at] = 0.0F;
-            }
-    }
+    for (int d = 0; d < s->fleet->n_devices; d++) clear_row(s, d, s->fleet->shapes[s->fleet->devices[d].shape].n_experts);
 }
 
 static void divide_tables(session *s, double tokens) {
@@ -95,13 +100,16 @@ static void divide_tables(session *s, double tokens) {
 /* The devices of this process. */
 static exit_code evaluate_mine(session *s, const evaluation_order *order, double *loss, problems *list) {
     const fleet *f = s->fleet;
+    const evaluation e = {.order = order, .loss = loss};
+    const wave_work work = {
+        .what = "evaluation", .program = s->evaluation, .started = evaluation_started, .finished = evaluation_finished, .context = &e};
     double tokens = (double)s->settings->evaluate.windows * s->sequence;
     exit_code code = EXIT_OK;
     for (int i = 0; i < f->n_mine; i++)
         if (takes_part(&f->devices[f->mine[i]], order)) loss[f->mine[i]] = 0.0;
     for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-        if (takes_part(&f->devices[f->mine[i]], order)) code = add_device(s, f->mine[i], order, loss, list);
-    if (code == EXIT_OK) code = run_wave(s, order, loss, list);
+        if (takes_part(&f->devices[f->mine[i]], order)) code = add_device(s, f->mine[i], &work, list);
+    if (code == EXIT_OK) code = pipeline_end(s, &work, list);
     if (code != EXIT_OK) return code;
     if (order->routing) divide_tables(s, tokens);
     for (int i = 0; i < f->n_mine; i++) {
@@ -116,8 +124,11 @@ static exit_code evaluate_mine(session *s, const evaluation_order *order, double
 exit_code session_evaluate(session *s, evaluation_order order, double *loss, problems *list) {
     if (order.routing) clear_tables(s);
     exit_code code = session_agree(s, evaluate_mine(s, &order, loss, list), list);
-    for (int i = 0; i < s->fleet->n_devices; i++)
-        if (s->fleet->devices[i].stopped) loss[i] = NAN;
+    for (int i = 0; i < s->fleet->n_devices; i++) {
+        if (!s->fleet->devices[i].stopped) continue;
+        loss[i] = NAN;
+        if (order.routing) clear_row(s, i, 0);
+    }
     return code;
 }
 
@@ -128,17 +139,16 @@ static int window_of(const session *s, int w) {
     return nth % s->settings->evaluate.windows;
 }
 
-/* first, end: into my_windows. */
-static void add_routing_windows(session *s, int first, int end) {
-    for (int i = first; i < end; i++) {
-        int w = s->my_windows[i];
-        const device *d = &s->fleet->devices[s->routing_devices[w]];
-        int32_t *tokens, *targets;
-        wave_add_device(s->wave, s->fleet, s->routing_devices[w], 0);
-        wave_add_window(s->wave, s->sequence, &tokens, &targets);
-        device_data_fixed(d->data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows, s->sequence, tokens, targets);
-        memcpy(s->numbers.routing_ids + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
-    }
+static bool add_routing_window(session *s, int w) {
+    int index = s->routing_devices[w];
+    int32_t *tokens, *targets;
+    if (!wave_fits(s->filling, 1, s->sequence, wave_pack(s->fleet, index, 0))) return false;
+    wave_add_device(s->filling, s->fleet, index, 0);
+    wave_add_window(s->filling, s->sequence, &tokens, &targets);
+    device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows, s->sequence, tokens,
+                      targets);
+    memcpy(s->numbers.routing_ids + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
+    return true;
 }
 
 /* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [tokens, layers, max_experts]. */
@@ -151,23 +161,35 @@ static void copy_gates(session *s, int window, const float *from) {
         for (int e = 0; e < s->max_experts; e++) to[row * s->max_experts + e] = e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
 }
 
-static ck_status record_chunk(session *s, int first, int end) {
-    add_routing_windows(s, first, end);
-    ck_wave wave = wave_view(s->wave, s->fleet, NULL);
-    int64_t window = (int64_t)s->sequence * s->base.shape.layers * CK_MAX_EXPERTS;
-    size_t bytes = (size_t)(end - first) * (size_t)window * sizeof(float);
-    ck_status status = ck_run(s->record, s->stream, &wave);
-    if (status == CK_OK) status = ck_download(s->stream, s->host.gate_record, s->record_outputs.gate_record, bytes);
-    if (status == CK_OK) status = ck_wait(s->stream);
-    for (int i = first; i < end && status == CK_OK; i++) copy_gates(s, s->my_windows[i], s->host.gate_record + (i - first) * window);
-    wave_clear(s->wave);
-    return status;
+static int64_t window_gates(const session *s) {
+    return (int64_t)s->sequence * s->base.shape.layers * CK_MAX_EXPERTS;
+}
+
+static ck_status record_started(session *s, wave_buffer *w, const void *context) {
+    (void)context;
+    size_t bytes = (size_t)w->n_sequences * (size_t)window_gates(s) * sizeof(float);
+    return ck_download(s->stream, s->host.gate_record, s->record_outputs.gate_record, bytes);
+}
+
+/* context: the first of the wave's windows, in my_windows. */
+static ck_status record_finished(session *s, wave_buffer *w, const void *context) {
+    int first = *(const int *)context;
+    for (int q = 0; q < w->n_sequences; q++) copy_gates(s, s->my_windows[first + q], s->host.gate_record + q * window_gates(s));
+    return CK_OK;
+}
+
+static exit_code record_mine(session *s, problems *list) {
+    int first = 0, end = 0;
+    const wave_work work = {
+        .what = "recording the routing", .program = s->record, .started = record_started, .finished = record_finished, .context = &first};
+    exit_code code = EXIT_OK;
+    for (; first < s->n_my_windows && code == EXIT_OK; first = end) {
+        while (end < s->n_my_windows && end - first < s->plan.record.max_sequences && add_routing_window(s, s->my_windows[end])) end++;
+        code = pipeline_once(s, &work, list);
+    }
+    return code;
 }
 
 exit_code session_record_routing(session *s, problems *list) {
-    ck_status status = CK_OK;
-    int chunk = s->plan.record.max_sequences;
-    for (int first = 0; first < s->n_my_windows && status == CK_OK; first += chunk)
-        status = record_chunk(s, first, first + chunk < s->n_my_windows ? first + chunk : s->n_my_windows);
-    return processes_agree(s->collective, kernel_problem(list, s->backend, status, "recording the routing"), list);
+    return processes_agree(s->collective, record_mine(s, list), list);
 }

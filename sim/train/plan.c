@@ -10,6 +10,7 @@
 #include "train/model.h"
 #include "train/run.h"
 #include "train/sampling.h"
+#include "train/slots.h"
 
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
@@ -59,7 +60,7 @@ static void set_limits(run_plan *plan, const demand *d, int64_t windows, int seq
     int64_t devices = larger(windows / d->least_step, 1);
     plan->limits.max_sequences = (int32_t)windows;
     plan->limits.max_tokens = windows * sequence;
-    plan->limits.max_gradients = smaller(devices * d->largest_pack, all_packs);
+    plan->limits.max_packs = smaller(devices * d->largest_pack, all_packs);
     plan->step = (ck_capacity){.max_sequences = (int32_t)windows,
                                .max_tokens = (int32_t)(windows * sequence),
                                .max_sequence_tokens = sequence,
@@ -109,24 +110,41 @@ static size_t exchange_bytes(const fleet *f, const demand *d) {
 }
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
- * one a token on both. */
+ * one a token on both. Two waves take turns. */
 static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const fleet *f, bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
     size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     size_t routing = (size_t)plan->n_routing_windows * (size_t)plan->record.max_sequence_tokens * row;
-    return statistics + record + row_copies(f) * routing + (size_t)f->n_devices * number_bytes(base, f) + wave_bytes(&plan->limits);
+    return statistics + record + row_copies(f) * routing + (size_t)f->n_devices * number_bytes(base, f) + 2 * wave_bytes(&plan->limits);
 }
 
-/* Moments are touched once a step, parameters several times: so the moments leave the GPU first. */
-static void place_packs(run_plan *plan, const fleet *f) {
-    size_t moments = 2 * (size_t)f->n_parameters * sizeof(float), rest = ((size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
+/* Of the packs that lie in host memory. */
+static size_t far_bytes(const fleet *f, packs_memory packs_at) {
+    size_t array = (size_t)f->n_parameters * sizeof(float), carried = (size_t)f->n_carried * sizeof(float);
+    return packs_at == PACKS_NEAR ? 0 : packs_at == MOMENTS_FAR ? 2 * array : 3 * array + carried;
+}
+
+static size_t near_bytes(const run_plan *plan, const fleet *f, packs_memory packs_at) {
     size_t copies = plan->step.precision == CK_BF16 ? plan->base / 2 : 0;
-    size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers, far = 0;
-    for (plan->packs_at = PACKS_NEAR; plan->packs_at < PACKS_FAR && all - far > plan->near_limit; plan->packs_at++)
-        far += plan->packs_at == PACKS_NEAR ? moments : rest;
-    plan->near_total = all - far;
-    plan->training = plan->resident + plan->checkpoint + plan->buffers + far;
+    size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
+    return all - far_bytes(f, packs_at) + slots_bytes(packs_at, plan->limits.max_packs);
+}
+
+/* The nearest that fits: moments leave the GPU first, because only updates need them. What is far takes slots for two waves, so that with
+ * large waves of few devices nothing is gained; what fits in no way is planned for as it takes least. */
+static void place_packs(run_plan *plan, const fleet *f) {
+    plan->near_total = SIZE_MAX;
+    for (packs_memory at = PACKS_NEAR; at <= PACKS_FAR && plan->near_total > plan->near_limit; at++) {
+        size_t bytes = near_bytes(plan, f, at);
+        if (bytes >= plan->near_total) continue;
+        plan->near_total = bytes;
+        plan->packs_at = at;
+    }
+    plan->slots = slots_bytes(plan->packs_at, plan->limits.max_packs);
+    plan->updated_traffic = slots_traffic(plan->packs_at, PACKS_UPDATED, plan->limits.max_packs);
+    plan->read_traffic = slots_traffic(plan->packs_at, PACKS_READ, plan->limits.max_packs);
+    plan->training = plan->resident + plan->checkpoint + plan->buffers + far_bytes(f, plan->packs_at);
 }
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
@@ -137,7 +155,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
-    plan->gradients = (size_t)plan->limits.max_gradients * sizeof(float);
+    plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
     plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f, d);
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
@@ -147,25 +165,30 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     return EXIT_OK;
 }
 
-/* What another device adds, on average over the fleet; the averages are there once, whatever their number. */
-static double device_bytes(const base_shape *base, const fleet *f) {
-    double packs = 2.0 * (3.0 * (double)f->n_parameters + (double)f->n_carried) * sizeof(float);
-    double mine = f->n_mine > 0 ? f->n_mine : 1.0;
+/* What another device adds to host memory, on average over the fleet; the averages are there once, whatever their number. */
+static double device_bytes(const run_plan *plan, const base_shape *base, const fleet *f) {
+    packs_memory packs_at = plan->near_limit < SIZE_MAX ? plan->packs_at : PACKS_FAR;
+    double packs = (double)plan->checkpoint + (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
     return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(base, f) * f->n_devices / mine;
 }
 
-static exit_code refuse_near(const run_plan *plan, problems *list) {
+/* In no way of placing the packs. Fewer devices might fit with all of theirs on the GPU, without slots. */
+static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *list) {
+    double packs = (double)far_bytes(f, PACKS_FAR), a_device = packs / (f->n_mine > 0 ? f->n_mine : 1.0);
+    double fit = floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
+    char fewer[96] = "";
+    if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_mine);
     return problem(
         list, EXIT_ENVIRONMENT,
-        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, although all adapters would lie in host "
-        "memory: %.0f MiB go to activations, %.0f MiB to the base, %.0f MiB to gradients; take a smaller base, batch or sequence",
+        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its adapters lie: %.0f MiB go to "
+        "activations, %.0f MiB to the base, %.0f MiB to gradients and adapters of waves; take %sa smaller base, batch or sequence",
         (double)plan->near_total / MIB, (double)plan->near_limit / MIB, (double)plan->activations / MIB, (double)plan->base / MIB,
-        (double)plan->gradients / MIB);
+        (double)(plan->gradients + plan->slots) / MIB, fewer);
 }
 
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
-    if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, list);
-    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(base, f) / MIB;
+    if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
+    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(plan, base, f) / MIB;
     double others = (double)plan->training / MIB - a_device * f->n_mine;
     double fit = floor((limit - others - UNCERTAIN_MIB) / a_device);
     const char *source = plan->limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";

@@ -19,6 +19,7 @@ typedef struct {
     size_t base;        /* frozen weights */
     size_t packs;       /* parameters, both AdamW moments and carried gradients of all devices, and the averages */
     size_t checkpoint;  /* their copy on the host while a checkpoint is written */
+    size_t slots;       /* of the waves' packs, where packs lie far; on the GPU */
     size_t gradients;   /* of one wave */
     size_t activations; /* and workspaces of the programs */
     size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
@@ -27,9 +28,11 @@ typedef struct {
     size_t start;       /* resident, and what making or loading the base takes before the devices are there */
     const char *why_start;
     size_t total, limit; /* total: the larger of training and start */
-    /* A backend with memory of its own (a GPU) holds base, gradients, activations, buffers, and the packs as far as they fit. */
+    /* A backend with memory of its own (a GPU) holds base, gradients, activations, buffers, and the packs as far as they fit; else slots.
+     */
     size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
     packs_memory packs_at;
+    size_t updated_traffic, read_traffic; /* what a full wave of an expert step, and any other, moves over the bus, both ways together */
 } run_plan;
 
 /* Picks the largest wave (settings.wave_tokens, else a default) that fits settings.memory_limit and what is free. loaded_base: bytes of a

@@ -50,7 +50,7 @@ static exit_code allocate_outputs(session *s, problems *list) {
     }
     if (s->n_routing_windows > 0)
         s->record_outputs.gate_record = take(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
-    s->gradients = take(&a, (size_t)s->plan.limits.max_gradients * sizeof(float), "gradients of a wave");
+    s->gradients = take(&a, (size_t)s->plan.limits.max_packs * sizeof(float), "gradients of a wave");
     return kernel_problem(list, s->backend, a.status, "allocating a wave");
 }
 
@@ -100,7 +100,8 @@ static exit_code allocate_host(session *s, problems *list) {
     bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
     exit_code code = sampling_create(&s->sampled, s->settings, s->fleet, list);
-    return code == EXIT_OK ? wave_create(&s->plan.limits, &s->wave, list) : code;
+    if (code == EXIT_OK) code = wave_create(&s->plan.limits, 0, &s->filling, list);
+    return code == EXIT_OK ? wave_create(&s->plan.limits, 1, &s->running, list) : code;
 }
 
 /* Spread evenly over the devices that have a router; where there are more windows than such devices, they take turns. */
@@ -150,6 +151,7 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
     if (code == EXIT_OK) code = choose_routing_devices(s, list);
     s->fleet->packs_at = s->plan.packs_at;
     if (code == EXIT_OK) code = fleet_allocate(s->fleet, s->backend, s->stream, list);
+    if (code == EXIT_OK) code = slots_create(&s->slots, s->fleet, s->plan.limits.max_packs, list);
     if (code == EXIT_OK) code = allocate_outputs(s, list);
     if (code == EXIT_OK) code = record_programs(s, list);
     if (code == EXIT_OK) code = allocate_host(s, list);
@@ -220,14 +222,17 @@ static void free_numbers(session *s) {
 
 void session_destroy(session *s) {
     if (!s) return;
+    if (s->stream) (void)ck_wait(s->stream); /* the last update may be under way */
     ck_program_destroy(s->step);
     ck_program_destroy(s->evaluation);
     ck_program_destroy(s->record);
     free_outputs(s);
     free_numbers(s);
     sampling_destroy(&s->sampled);
+    slots_destroy(&s->slots);
     fleet_destroy(s->fleet);
-    wave_destroy(s->wave);
+    wave_destroy(s->filling);
+    wave_destroy(s->running);
     free(s->updates);
     free(s->carries);
     free(s->pack);

@@ -1,6 +1,6 @@
 /* session.h - a run while it runs: the base, the fleet, the recorded programs, and the numbers of the current round.
  *
- *   session --owns--> base weights, fleet, programs (step, evaluation, routing record), one wave, one wave's gradients
+ *   session --owns--> base weights, fleet, programs (step, evaluation, routing record), two waves that take turns, one wave's gradients
  *
  * Of several processes each has a session, with all devices' numbers but only its own devices' packs and text: after a step they agree
  * (agree.c), at the end of a round process 0 gets the numbers of all (gather.c).
@@ -23,6 +23,7 @@
 #include "train/model.h"
 #include "train/plan.h"
 #include "train/sampling.h"
+#include "train/slots.h"
 #include "train/waves.h"
 
 /* What programs write and the host reads; one set serves all programs. */
@@ -66,10 +67,11 @@ typedef struct {
     fleet *fleet;
     ck_program *step, *evaluation, *record;
     model_outputs step_outputs, evaluation_outputs, record_outputs; /* backend memory */
-    float *gradients;                                               /* backend memory [plan.limits.max_gradients] */
+    float *gradients;                                               /* backend memory [plan.limits.max_packs] */
     ck_adamw_device *updates;                                       /* [max_sequences] */
     ck_carry_device *carries;                                       /* [max_sequences] */
-    wave_buffer *wave;
+    wave_buffer *filling, *running;                                 /* they take turns: pipeline.h */
+    slots slots;
     host_statistics host;
     float *pack;                      /* host, of process 0 of several: the pack of another process's device on its way, [largest pack] */
     int sequence, max_experts, round; /* round: the current one, from 1 */

@@ -10,11 +10,11 @@
  *
  * so a burst's first router step takes the training gradients since the burst before, and the expert step after a burst all of its
  * validation gradients. What waits is fleet.carried. A device's windows of a step are never split over waves, and its update follows its
- * wave at once, so gradients exist for one wave only. */
+ * wave before the next one runs, so gradients exist for one wave only. */
 #include <math.h>
 #include <time.h>
 
-#include "kernel_problem.h"
+#include "train/pipeline.h"
 #include "train/session.h"
 
 typedef enum { STEP_EXPERTS, STEP_ROUTERS } step_kind;
@@ -67,20 +67,31 @@ static void set_hyper(const session *s, const device *d, step_kind kind, ck_adam
     update->hyper[1].step = (int32_t)(d->router_steps + 1);
 }
 
+static data_part part_of(step_kind kind) {
+    return kind == STEP_EXPERTS ? DATA_TRAIN : DATA_VALID;
+}
+
 static void fill_windows(session *s, const device *d, step_kind kind, int batch) {
+    int64_t step = kind == STEP_EXPERTS ? d->expert_steps : d->router_steps;
     for (int i = 0; i < batch; i++) {
         int32_t *tokens, *targets;
-        wave_add_window(s->wave, s->sequence, &tokens, &targets);
-        data_part part = kind == STEP_EXPERTS ? DATA_TRAIN : DATA_VALID;
-        int64_t step = kind == STEP_EXPERTS ? d->expert_steps : d->router_steps,
-                *offset = sampling_place(&s->sampled, s->fleet, d, part, i);
-        device_data_sample(d->data, part, (uint64_t)step, i, s->sequence, tokens, targets, offset);
+        int q = wave_add_window(s->filling, s->sequence, &tokens, &targets);
+        device_data_sample(d->data, part_of(kind), (uint64_t)step, i, s->sequence, tokens, targets, &s->filling->offset[q]);
     }
 }
 
+/* What a wave that runs has drawn. */
+static void record_windows(session *s, const wave_buffer *w, step_kind kind) {
+    for (int i = 0; i < w->n_devices; i++)
+        for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
+            const device *d = &s->fleet->devices[w->device_index[i]];
+            int64_t *place = sampling_place(&s->sampled, s->fleet, d, part_of(kind), q - w->first_sequence[i]);
+            if (place) *place = w->offset[q];
+        }
+}
+
 /* Mean loss of the wave's device i; a value that is not finite stops its population. */
-static double check_loss(session *s, int i, step_kind kind) {
-    const wave_buffer *w = s->wave;
+static double check_loss(session *s, const wave_buffer *w, int i, step_kind kind) {
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
     divergence_kind seen = kind == STEP_EXPERTS ? DIVERGED_IN_TRAINING : DIVERGED_IN_ROUTER_STEP;
@@ -101,16 +112,22 @@ typedef struct {
     int updates, carries; /* entries of session.updates and session.carries */
 } step_counts;
 
-static step_counts collect_updates(session *s, step_kind kind) {
-    const wave_buffer *w = s->wave;
+/* Experts are updated where the wave has them, routers where they live (slots.h). */
+static void place_update(const session *s, const device *d, const ck_wave_device *in_wave, step_kind kind, ck_adamw_device *update) {
+    packs_memory at = kind == STEP_EXPERTS ? s->fleet->packs_at : PACKS_NEAR;
+    update->parameters = at == PACKS_FAR ? in_wave->gradients : d->pack;
+    update->moments = at == PACKS_NEAR ? d->pack : in_wave->gradients;
+    update->gradients = in_wave->gradients;
+}
+
+static step_counts collect_updates(session *s, const wave_buffer *w, step_kind kind) {
     step_counts n = {0, 0};
     for (int i = 0; i < w->n_devices; i++) {
         device *d = &s->fleet->devices[w->device_index[i]];
-        double loss = check_loss(s, i, kind);
+        double loss = check_loss(s, w, i, kind);
         if (d->stopped) continue;
         ck_adamw_device *update = &s->updates[n.updates++];
-        update->parameters = update->moments = d->pack;
-        update->gradients = w->devices[i].gradients;
+        place_update(s, d, &w->devices[i], kind, update);
         update->shape = d->shape;
         update->learn = learns(s, d, kind);
         set_hyper(s, d, kind, update);
@@ -126,27 +143,35 @@ static step_counts collect_updates(session *s, step_kind kind) {
     return n;
 }
 
-static ck_status update_devices(session *s, step_counts n) {
+static ck_status update_devices(session *s, const wave_buffer *w, step_kind kind, step_counts n) {
     fleet *f = s->fleet;
+    packs_arrays packs = kind == STEP_EXPERTS ? slots_packs(&s->slots, w) : (packs_arrays){f->parameters, f->moment1, f->moment2};
     ck_status status = CK_OK;
     if (n.carries > 0) status = ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
     if (status == CK_OK && n.updates > 0)
-        status = ck_adamw_devices(s->stream, f->parameters, f->moment1, f->moment2, s->gradients, f->shapes, s->updates, n.updates);
+        status =
+            ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients, f->shapes, s->updates, n.updates);
     return status;
 }
 
-static exit_code run_wave(session *s, step_kind kind, problems *list) {
-    fleet *f = s->fleet;
-    if (s->wave->n_devices == 0) return EXIT_OK;
-    ck_wave wave = wave_view(s->wave, f, s->gradients);
-    ck_status status = ck_run(s->step, s->stream, &wave);
-    size_t bytes = (size_t)s->wave->n_sequences * sizeof(float);
-    if (status == CK_OK) status = ck_download(s->stream, s->wave->loss, s->step_outputs.loss, bytes);
-    if (status == CK_OK) status = ck_wait(s->stream);
-    if (status == CK_OK) status = update_devices(s, collect_updates(s, kind));
-    if (status == CK_OK) status = ck_wait(s->stream);
-    wave_clear(s->wave);
-    return kernel_problem(list, s->backend, status, kind == STEP_EXPERTS ? "expert step" : "router step");
+static ck_status step_started(session *s, wave_buffer *w, const void *kind) {
+    record_windows(s, w, *(const step_kind *)kind);
+    return ck_download(s->stream, w->loss, s->step_outputs.loss, (size_t)w->n_sequences * sizeof(float));
+}
+
+static ck_status step_finished(session *s, wave_buffer *w, const void *kind) {
+    step_kind which = *(const step_kind *)kind;
+    return update_devices(s, w, which, collect_updates(s, w, which));
+}
+
+static wave_work step_work(const session *s, const step_kind *kind) {
+    return (wave_work){.what = *kind == STEP_EXPERTS ? "expert step" : "router step",
+                       .program = s->step,
+                       .use = *kind == STEP_EXPERTS ? PACKS_UPDATED : PACKS_READ,
+                       .gradients = s->gradients,
+                       .started = step_started,
+                       .finished = step_finished,
+                       .context = kind};
 }
 
 static int batch_of(const session *s, const device *d, step_kind kind) {
@@ -154,25 +179,30 @@ static int batch_of(const session *s, const device *d, step_kind kind) {
     return kind == STEP_EXPERTS ? fleet_expert_batch(p) : fleet_router_batch(p);
 }
 
-/* Adds a device's step to the wave, after running the wave if it is full. */
-static exit_code add_device(session *s, int device_index, step_kind kind, problems *list) {
+/* Adds a device's step to the wave, after starting the wave if it is full. */
+static exit_code add_device(session *s, int device_index, const wave_work *work, problems *list) {
     const device *d = &s->fleet->devices[device_index];
+    step_kind kind = *(const step_kind *)work->context;
+    uint32_t learn = differentiates(s, d, kind);
     int batch = batch_of(s, d, kind);
     exit_code code = EXIT_OK;
-    if (!wave_fits(s->wave, batch, (int64_t)batch * s->sequence, s->fleet->shapes[d->shape].total)) code = run_wave(s, kind, list);
+    if (!wave_fits(s->filling, batch, (int64_t)batch * s->sequence, wave_pack(s->fleet, device_index, learn)))
+        code = pipeline_turn(s, work, list);
     if (code != EXIT_OK || d->stopped) return code;
-    wave_add_device(s->wave, s->fleet, device_index, differentiates(s, d, kind));
+    wave_add_device(s->filling, s->fleet, device_index, learn);
     fill_windows(s, d, kind, batch);
     return EXIT_OK;
 }
 
 exit_code session_expert_step(session *s, problems *list) {
     const fleet *f = s->fleet;
+    const step_kind kind = STEP_EXPERTS;
+    const wave_work work = step_work(s, &kind);
     double start = run_clock();
     exit_code code = EXIT_OK;
     for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-        if (!f->devices[f->mine[i]].stopped) code = add_device(s, f->mine[i], STEP_EXPERTS, list);
-    if (code == EXIT_OK) code = run_wave(s, STEP_EXPERTS, list);
+        if (!f->devices[f->mine[i]].stopped) code = add_device(s, f->mine[i], &work, list);
+    if (code == EXIT_OK) code = pipeline_end(s, &work, list);
     s->expert_step++;
     s->step_part.seconds = run_clock() - start;
     return session_agree(s, code, list);
@@ -193,6 +223,8 @@ static bool bursts_are_due(const session *s) {
 
 static exit_code burst(session *s, problems *list) {
     const fleet *f = s->fleet;
+    const step_kind kind = STEP_ROUTERS;
+    const wave_work work = step_work(s, &kind);
     exit_code code = EXIT_OK;
     bool any = true;
     for (int step = 0; any && code == EXIT_OK; step++) {
@@ -200,9 +232,9 @@ static exit_code burst(session *s, problems *list) {
         for (int i = 0; i < f->n_mine && code == EXIT_OK; i++) {
             if (!wants_router_step(s, &f->devices[f->mine[i]], step)) continue;
             any = true;
-            code = add_device(s, f->mine[i], STEP_ROUTERS, list);
+            code = add_device(s, f->mine[i], &work, list);
         }
-        if (code == EXIT_OK) code = run_wave(s, STEP_ROUTERS, list);
+        if (code == EXIT_OK) code = pipeline_end(s, &work, list);
     }
     return code;
 }

@@ -57,22 +57,62 @@ test_bf16_stays_near_f32() {
     ! cmp -s exact/summary.csv half/summary.csv || fail 'bf16 changed no digit: it was not used'
 }
 
-# Packs larger than the GPU: the moments lie in host memory, then all of them.
+# Waves of two devices, whose packs do not fit a small GPU all together; a population that stops while the next wave is filled.
+large_packs() {
+    configuration | sed '/^wave_tokens/d; /^populations/,$d; s/sequence: 32/sequence: 16/; s/batch: 2, router/batch: 1, router/'
+    cat <<'YAML'
+wave_tokens: 32
+populations:
+  - {name: routed, method: comigs, devices: 3, specialists: [1, 2, 1], rank: 32}
+  - {name: absurd, method: comigs, devices: 3, rank: 32, train: {learning_rate: 10, weight_decay: 10, router: {every: 1}}}
+  - {name: released, method: comigs, devices: 3, rank: 32, as_released: true}
+  - {name: averaged, method: fedavg, devices: 4, rank: 32}
+YAML
+}
+
+expect_plan() { # bytes of the GPU, text
+    COHORT_SIMT_MEMORY=$1 expect_status 0 "$simt" check config.yaml --backend cuda
+    expect_text out "$2"
+}
+
+run_in() { # bytes of the GPU, streams that are ahead or behind (tests/simt/stream.hpp), folder
+    COHORT_SIMT_MEMORY=$1 COHORT_SIMT_STREAMS=$2 expect_status 4 "$simt" run config.yaml --backend cuda --quiet --out "$3"
+    expect_text err "population 'absurd'"
+}
+
+# Bit for bit, adapters and moments too.
+expect_as_near() { # folder
+    local table
+    expect_near 0 near "$1" /loss /routing /traffic
+    for table in parameters moment1 moment2 carried; do
+        h5diff near/checkpoint.h5 "$1/checkpoint.h5" "/$table" "/$table" >differences || fail "$1: $table differ: $(head -n 5 differences)"
+    done
+    expect_same near/summary.csv "$1/summary.csv" "the summaries of packs near and in $1"
+}
+
+readonly all_near=1000000000 moments_far=14500000 all_far=13000000
+
+# Copies that are as early, and as late, as the waits between streams allow.
 test_packs_in_host_memory_change_no_number() {
     need_simt
     require h5diff hdf5-tools
-    configuration | sed '/^populations/,$d' >config.yaml
-    printf 'wave_tokens: 64\npopulations:\n  - {name: both, method: comigs, devices: 4, rank: 48}\n' >>config.yaml
-    on_cuda --set train.rounds=1 --out near
-    COHORT_SIMT_MEMORY=10500000 expect_status 0 "$simt" check config.yaml --backend cuda
-    expect_text out 'the moments in host memory'
-    COHORT_SIMT_MEMORY=10500000 on_cuda --set train.rounds=1 --out moments
-    COHORT_SIMT_MEMORY=9400000 expect_status 0 "$simt" check config.yaml --backend cuda
-    expect_text out 'devices, in host memory'
-    COHORT_SIMT_MEMORY=9400000 on_cuda --set train.rounds=1 --out far
-    for folder in moments far; do expect_near 0 near "$folder" /loss/train /loss/test; done
-    COHORT_SIMT_MEMORY=500000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
+    large_packs >config.yaml
+    expect_plan $moments_far 'the moments in host memory'
+    expect_plan $all_far 'devices, in host memory'
+    expect_text out 'A full wave of an expert step moves'
+    run_in $all_near b near
+    run_in $moments_far ba moments
+    run_in $all_far b late
+    run_in $all_far ba early
+    for folder in moments late early; do expect_as_near "$folder"; done
+}
+
+test_what_fits_no_gpu_is_refused() {
+    need_simt
+    large_packs >config.yaml
+    COHORT_SIMT_MEMORY=9500000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
     expect_text err "of the GPU's memory and only"
+    expect_text err ' of its 13 devices'
     [[ ! -e none ]] || fail 'a refused run left a folder'
 }
 

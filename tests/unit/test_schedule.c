@@ -72,7 +72,7 @@ static taken_step step_taken(const small_run *r, exit_code (*step)(session *, pr
     for (int i = 0; i < DEVICES; i++) s->updates[i].parameters = -1;
     small_check(step(s, r->problems), r->problems, "step");
     t.after = take(r);
-    t.gradients = small_download(r, s->gradients, s->plan.limits.max_gradients);
+    t.gradients = small_download(r, s->gradients, s->plan.limits.max_packs);
     return t;
 }
 

@@ -1,0 +1,64 @@
+/* slots.h - how a wave gets its packs where they lie far (fleet.packs_at): in host memory, behind a GPU's bus.
+ *
+ *   far memory --fetch--> slot: the packs of one wave, in near memory --leave--> far memory
+ *
+ * Two slots take turns. Copies have a stream of their own: while one wave computes, the packs of the wave before go home, and those of the
+ * next come in their place. Neighbouring packs are one copy. What lies near is used where it lies; where all packs do, there are no slots,
+ * and nothing here does anything. Bytes over the bus, of a wave whose packs have P floats:
+ *
+ *                                MOMENTS_FAR                    PACKS_FAR
+ *   PACKS_UPDATED, expert step   8 P and back                   12 P and back
+ *   PACKS_READ, all else         none                           4 P
+ *
+ * A router step changes few values: its optimiser works on the far packs in place, like carried gradients (as released only), aggregation
+ * and checkpoints. All these run on the session's stream, between slots_end() and slots_begin(). */
+#ifndef COHORT_SLOTS_H
+#define COHORT_SLOTS_H
+
+#include "kernels.h"
+#include "population/fleet.h"
+#include "problems.h"
+#include "train/waves.h"
+
+enum { SLOTS = 2 };
+
+typedef enum { PACKS_READ, PACKS_UPDATED } packs_use;
+
+/* Backend memory. */
+typedef struct {
+    float *parameters, *moment1, *moment2;
+} packs_arrays;
+
+typedef struct {
+    packs_arrays packs; /* [floats] where those lie far, else the fleet's */
+    ck_event *arrived, *left;
+} slot;
+
+typedef struct {
+    const fleet *fleet;
+    ck_stream *copies; /* NULL: all packs are near */
+    ck_event *moment;  /* of slots_begin() and slots_end() */
+    slot slot[SLOTS];
+} slots;
+
+/* floats: of the packs of the largest wave. After fleet_allocate(). */
+exit_code slots_create(slots *s, const fleet *f, int64_t floats, problems *list);
+void slots_destroy(slots *s);
+/* Near memory that they take; what a full wave moves over the bus, both ways together. */
+size_t slots_bytes(packs_memory packs_at, int64_t floats);
+size_t slots_traffic(packs_memory packs_at, packs_use use, int64_t floats);
+
+/* Copies from now on come after all that the stream was given so far. */
+ck_status slots_begin(slots *s, ck_stream *stream);
+/* The packs of a filled wave start to come into its slot. */
+ck_status slots_fetch(slots *s, const wave_buffer *w, packs_use use);
+/* What the stream is given from now on finds them there. A device's pack is at ck_wave_device.parameters in `parameters`; in the moments of
+ * an expert step at fleet's offset where they are near, else at ck_wave_device.gradients. */
+ck_status slots_await(slots *s, const wave_buffer *w, ck_stream *stream);
+packs_arrays slots_packs(const slots *s, const wave_buffer *w);
+/* All that the stream was given so far is the last to touch the wave's packs in its slot; what was updated starts to go home. */
+ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream);
+/* What the stream is given from now on comes after all copies so far: it finds the packs at home. */
+ck_status slots_end(slots *s, ck_stream *stream);
+
+#endif
