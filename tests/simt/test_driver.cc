@@ -107,6 +107,83 @@ static void allocated_bytes_return_to_nothing() {
     TAP_CHECK(ck_allocated_bytes(w.backend) == 0, "%zu bytes", ck_allocated_bytes(w.backend));
 }
 
+/* ---- Two streams: what the machine shows of waits that are missing */
+
+/* A value is written on one stream and copied on another, which awaits it or not; what the copy got. */
+static float copied(const char *letters, bool awaits) {
+    simt_streams(letters);
+    world w;
+    ck_stream *copies = nullptr;
+    ck_event *written = nullptr;
+    const float value = 3;
+    float got = NAN, *from = w.allocate(1), *to = w.allocate(1);
+    w.expect(ck_stream_create(w.backend, &copies));
+    w.expect(ck_event_create(w.backend, &written));
+    w.expect(ck_upload(w.stream, from, &value, sizeof value));
+    w.expect(ck_event_record(w.stream, written));
+    if (awaits) w.expect(ck_event_await(copies, written));
+    w.expect(ck_copy(copies, to, from, sizeof value));
+    w.expect(ck_download(copies, &got, to, sizeof got));
+    w.expect(ck_wait(copies));
+    w.expect(ck_wait(w.stream));
+    ck_stream_destroy(copies);
+    ck_event_destroy(written);
+    ck_free(w.backend, from);
+    ck_free(w.backend, to);
+    simt_streams("b");
+    return got;
+}
+
+static void a_stream_waits_for_an_event() {
+    for (const char *letters : {"b", "a", "ba", "ab"}) {
+        float got = copied(letters, true);
+        TAP_CHECK(got == 3, "streams %s: %g", letters, got);
+    }
+}
+
+static void a_missing_wait_shows() {
+    for (const char *letters : {"b", "ba"}) {
+        float got = copied(letters, false);
+        TAP_CHECK(got == 0, "streams %s: %g was there without a wait", letters, got);
+    }
+    TAP_CHECK(copied("ab", false) == 3, "a stream that is ahead is behind");
+}
+
+/* Of an event that is recorded again, the last moment counts when it is awaited, and no later one. */
+static void an_event_is_the_moment_it_had() {
+    world w;
+    ck_stream *other = nullptr;
+    ck_event *event = nullptr;
+    const float values[2] = {1, 2};
+    float got = NAN, *memory = w.allocate(1), *to = w.allocate(1);
+    w.expect(ck_stream_create(w.backend, &other));
+    w.expect(ck_event_create(w.backend, &event));
+    w.expect(ck_upload(w.stream, memory, &values[0], sizeof values[0]));
+    w.expect(ck_event_record(w.stream, event));
+    w.expect(ck_event_await(other, event));
+    w.expect(ck_copy(other, to, memory, sizeof values[0]));
+    w.expect(ck_upload(w.stream, memory, &values[1], sizeof values[1]));
+    w.expect(ck_event_record(w.stream, event));
+    w.expect(ck_download(other, &got, to, sizeof got));
+    w.expect(ck_wait(other));
+    TAP_CHECK(got == 1, "got %g, of the second moment", got);
+    ck_event_destroy(event);
+    ck_stream_destroy(other);
+    ck_free(w.backend, memory);
+    ck_free(w.backend, to);
+}
+
+static void copies_of_far_memory_are_kept_inside_an_allocation() {
+    world w;
+    void *far = nullptr;
+    float *near = w.allocate(8);
+    w.expect(ck_alloc_far(w.backend, 4 * sizeof(float), "a test", &far));
+    TAP_CHECK(ck_copy(w.stream, near, far, 5 * sizeof(float)) == CK_FAILED, "a copy from beyond the end was accepted");
+    TAP_CHECK(ck_copy(w.stream, far, near, 5 * sizeof(float)) == CK_FAILED, "a copy to beyond the end was accepted");
+    ck_free(w.backend, far);
+    ck_free(w.backend, near);
+}
+
 /* Many calls without a wait, with tables far beyond a staging buffer: each must read its own. */
 static void tables_of_many_calls_do_not_mix() {
     enum { CALLS = 9, RANGES = 40000 };
@@ -229,6 +306,10 @@ static const tap_test tests[] = {
     TEST(a_download_arrives_when_it_is_waited_for),
     TEST(copies_are_kept_inside_an_allocation),
     TEST(allocated_bytes_return_to_nothing),
+    TEST(a_stream_waits_for_an_event),
+    TEST(a_missing_wait_shows),
+    TEST(an_event_is_the_moment_it_had),
+    TEST(copies_of_far_memory_are_kept_inside_an_allocation),
     TEST(tables_of_many_calls_do_not_mix),
     TEST(a_program_gives_its_memory_back),
     TEST(an_upload_reaches_the_copies_of_weights),

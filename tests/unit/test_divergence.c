@@ -94,3 +94,64 @@ Test(divergence, the_layer_is_named_without_a_router) {
     cr_expect_not_null(strstr(problems_message(r.problems, 0), "first seen in layer 1"), "%s", problems_message(r.problems, 0));
     small_close(&r);
 }
+
+/* ---- A population stops while the next wave is filled already ---- */
+
+/* One device a wave: the second of the population was drawn before the first is seen to diverge. */
+static const char *const SMALL_WAVES[] = {"wave_tokens=16", "train.batch=1", "trace.sampling_windows=true", "evaluate.windows=1"};
+static const char *const THREE = "  - {name: bad, method: comigs, devices: 3}\n  - {name: good, method: local, devices: 2}\n";
+
+static float *packs_after_a_step(small_run *r, bool poisoned) {
+    if (poisoned) poison(r, 0);
+    sampling_clear(&r->session->sampled, r->session->fleet);
+    expert_step(r);
+    return small_download(r, r->session->fleet->parameters, r->session->fleet->n_parameters);
+}
+
+Test(divergence, devices_of_the_next_wave_are_as_if_never_drawn) {
+    small_run r = small_open(THREE, 4, SMALL_WAVES);
+    session *s = r.session;
+    float *start = small_download(&r, s->fleet->parameters, s->fleet->n_parameters), *end = packs_after_a_step(&r, true);
+    cr_assert_eq(s->plan.limits.max_sequences, 1, "%d windows a wave", s->plan.limits.max_sequences);
+    cr_expect_neq(s->sampled.train[0], -1, "the windows of the device that diverged");
+    for (int i = 1; i < 3; i++) {
+        const device *d = &s->fleet->devices[i];
+        cr_expect(d->stopped && d->expert_steps == 0);
+        cr_expect_eq(s->sampled.train[(int64_t)i * s->sampled.size.train_steps], -1, "windows of device %d, which never ran", i);
+        cr_expect_eq(memcmp(start + d->pack, end + d->pack, pack_bytes(&r, i)), 0, "device %d was updated", i);
+        cr_expect_eq(s->numbers.train[i], 0.0, "device %d has a loss", i);
+    }
+    cr_expect_eq(problems_count(r.problems), 1);
+    free(start);
+    free(end);
+    small_close(&r);
+}
+
+Test(divergence, devices_after_them_do_not_notice) {
+    small_run healthy = small_open(THREE, 4, SMALL_WAVES), ill = small_open(THREE, 4, SMALL_WAVES);
+    float *a = packs_after_a_step(&healthy, false), *b = packs_after_a_step(&ill, true);
+    for (int i = 3; i < 5; i++) {
+        const device *d = &ill.session->fleet->devices[i];
+        cr_expect_eq(d->expert_steps, 1);
+        cr_expect_eq(memcmp(a + d->pack, b + d->pack, pack_bytes(&ill, i)), 0, "device %d", i);
+        cr_expect_eq(healthy.session->numbers.train[i], ill.session->numbers.train[i], "the loss of device %d", i);
+    }
+    free(a);
+    free(b);
+    small_close(&healthy);
+    small_close(&ill);
+}
+
+/* Also where it shows in an evaluation: no device of it has a number, whichever wave it was in. */
+Test(divergence, in_an_evaluation_nothing_of_the_population_is_left) {
+    small_run r = small_open(THREE, 4, SMALL_WAVES);
+    session *s = r.session;
+    poison(&r, 1);
+    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, s->numbers.test, r.problems), r.problems, "");
+    int64_t row = (int64_t)s->base.shape.layers * s->max_experts;
+    for (int i = 0; i < 5; i++) {
+        cr_expect_eq(isnan(s->numbers.test[i]) != 0, i < 3, "the loss of device %d is %g", i, s->numbers.test[i]);
+        cr_expect_eq(isnan(s->numbers.gate_mean[i * row]) != 0, i < 3, "the gates of device %d", i);
+    }
+    small_close(&r);
+}
