@@ -13,13 +13,14 @@
  *
  * Block: the columns of its warps, 8 N each, of one device, whose tokens it walks in segments, dense or gathered (expert_segment.cuh): so
  * it owns dB1 and dA2 of its columns, without atomics, the same bits every time. Where that leaves too few blocks, a device's tokens are
- * split over several, whose sums go to the workspace and are added in order (expert_gradient.cuh). p and dw need all of F: a block's part
- * goes to the workspace, [T, blocks over F, I S + E], and a second kernel adds the parts in order (expert_backward_finish.cu); where those
- * of all blocks would take much memory, in rounds (expert_backward_plan.cuh).
+ * split over several, whose sums go to the workspace and are added in order (expert_gradient.cuh). Where a block has no room for the sums
+ * of all experts, these are worked on in groups, a launch each, which walk the tokens that chose one of them and add to dU. p and dw need
+ * all of F: a block's part goes to the workspace, [T, blocks over F, I S + E], and a second kernel adds the parts in order
+ * (expert_backward_finish.cu); where those of all blocks would take much memory, in rounds (expert_backward_plan.cuh).
  *
- * Bytes a token: (4 I + 2) F in bf16, twice that in f32, and 8 (I S + E) F / (8 N WARPS) for the parts. FLOPs a token: (6 I + 4) F S in
- * products (dense), about 20 F an expert visited in elementwise work. The bound: elementwise work from two experts a token on, memory
- * below. */
+ * Bytes a token: (4 I + 2) F in bf16, twice that in f32, for each group that has a chosen expert of it, 2 I F more from the second on, and
+ * 8 (I S + E) F / (8 N WARPS) for the parts. FLOPs a token: (6 I + 4) F S in products (dense), about 20 F an expert visited in elementwise
+ * work. The bound: elementwise work from two experts a token on, memory below. */
 #include "expert_backward_plan.cuh"
 
 /* ---- Products */
@@ -96,14 +97,14 @@ static __device__ __forceinline__ void load_dm(float d[N][4], const expert_backw
     load_fragment<N, wide>(d, op->dm.data + (view->token * op->dm.columns + column), (int)op->dm.columns, rows, op->ffn - column);
 }
 
-/* dU; after those of earlier passes. */
+/* dU, with what earlier passes have left. */
 template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void store_du(inputs<M, N> &du, const expert_backward<T> *op, const expert_view *view,
                                                 const expert_pass *pass, lane_rows rows, int column) {
     CK_UNROLL
     for (int i = 0; i < M::INPUTS; i++) {
         global<T> to = op->du.data + (view->token * op->du.columns + i * op->ffn + column);
-        if (pass->gathered)
+        if (pass->begin > 0)
             add_earlier<N, wide>(du[i], view, pass->begin, global<const T>(to), (int)op->du.columns, rows, op->ffn - column);
         store_fragment<N, wide>(du[i], to, (int)op->du.columns, rows, op->ffn - column);
     }
@@ -150,9 +151,9 @@ static __device__ __forceinline__ void add_gradients(const expert_backward<T> *o
     if (!place->learn) return;
     CK_UNROLL
     for (int i = 0; i < M::INPUTS; i++)
-        add_gradient<M, T, N>(place->own + (i * place->sum_floats + sums), du[i], view, place, fragment, at->h + i * shape->rank_sum,
+        add_gradient<M, T, N>(op, place->own + (i * sum_floats<N>(op) + sums), du[i], view, place, fragment, at->h + i * shape->rank_sum,
                               (int)op->zh.columns, at->b1.rank, e, linear, shape->scale[e]);
-    add_gradient<M, T, N>(place->own + (M::INPUTS * place->sum_floats + sums), a, view, place, fragment, at->q, (int)op->q.columns,
+    add_gradient<M, T, N>(op, place->own + (M::INPUTS * sum_floats<N>(op) + sums), a, view, place, fragment, at->q, (int)op->q.columns,
                           at->b1.rank, e, true, 1.0f);
 }
 
@@ -183,9 +184,9 @@ static __device__ __forceinline__ void expert_gradient(const expert_backward<T> 
     add_gradients<M, T, N, wide>(op, view, place, at, fragment, e, parts, tile, tiles, u, v);
 }
 
-/* u becomes du and v becomes m, once for all experts. */
+/* u becomes du of all experts; what the pass's experts get of it. */
 template <typename M, typename T, int N, bool wide>
-static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view,
+static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                            const backward_place *place, int fragment, lane_rows rows, int tiles,
                                                            shared<float> parts, inputs<M, N> &u) {
     const ck_shape *shape = view->shape;
@@ -206,7 +207,7 @@ static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward
     }
     activate_backward<M, T, N>(u, v, one);
     CK_ROLL
-    for (int e = 0, tile = 0; e < shape->n_experts; tile += rank_tiles(shape->rank[e]), e++) {
+    for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, tile);
         add_gradients<M, T, N, wide>(op, view, place, &at, fragment, e, parts, tile, tiles, u, v);
@@ -218,16 +219,17 @@ template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void fragment_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                          const backward_place *place, int fragment, int tiles, shared<float> parts) {
     const ck_shape *shape = view->shape;
+    uint32_t mask = view->masks[fragment];
+    if (pass->begin > 0 && (mask & ((1u << pass->end) - (1u << pass->begin))) == 0) return; /* it has all that it gets */
     lane_rows rows = rows_of(view, fragment);
     inputs<M, N> du = {};
     if (shape->mix == CK_MIX_LINEAR) {
-        mix_inputs_gradient<M, T, N, wide>(op, view, place, fragment, rows, tiles, parts, du);
-        store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
+        mix_inputs_gradient<M, T, N, wide>(op, view, pass, place, fragment, rows, tiles, parts, du);
+        if (pass->begin == 0) store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
         return;
     }
-    uint32_t mask = view->masks[fragment];
     int before = 0;
-    for (int e = 0; e < pass->begin; e++) before += rank_tiles(shape->rank[e]);
+    for (int e = place->group[0]; e < pass->begin; e++) before += rank_tiles(shape->rank[e]);
     CK_ROLL
     for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
         if (!(mask >> e & 1)) continue;
@@ -317,22 +319,38 @@ static __device__ __forceinline__ void pass_backward(const expert_backward<T> *o
     }
 }
 
-/* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. */
+/* The first expert of a group and the one behind its last, found in shared memory; false: the device has no such group. */
+static __device__ __forceinline__ bool find_group(shared<int32_t> group, const ck_shape *shape, int number, int most) {
+    int begin = 0, end = 0;
+    CK_ROLL
+    for (int i = 0; i <= number; i++) {
+        int tiles = 0;
+        begin = end;
+        CK_ROLL
+        for (; end < shape->n_experts && (end == begin || tiles + rank_tiles(shape->rank[end]) <= most); end++)
+            tiles += rank_tiles(shape->rank[end]);
+    }
+    if (threadIdx.x == 0) group[0] = begin, group[1] = end;
+    __syncthreads();
+    return end > begin;
+}
+
+/* Grid: devices (there may be more than 65535) by splits of their tokens, blocks over F. A launch for each group of experts. */
 template <typename M, typename T, int N, bool wide>
 static __global__ void __launch_bounds__((backward_lanes<M, N>), sizeof(T) == sizeof(bf16) ? 2 : 1)
     expert_backward_kernel(expert_backward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
+    CK_SHARED(int32_t, group, 2);
     int index = (int)blockIdx.x / op.splits, split = (int)blockIdx.x % op.splits;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
     const cuda_device *device = record(op.wave.devices + index);
     const ck_shape *shape = record(op.wave.shapes + device->shape);
-    int tiles = 0, sums = 0, all = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, share = (all + op.splits - 1) / op.splits;
-    CK_ROLL
-    for (int e = 0; e < shape->n_experts; e++) sums += rank_tiles(shape->rank[e]);
+    if (!find_group(group, shape, op.group, op.group_tiles)) return;
+    int tiles = 0, all = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, share = (all + op.splits - 1) / op.splits;
     backward_place place = {op.wave.parameters + (device->parameters + op.layer * shape->layer_stride),
-                            ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N, (device->learn & CK_LEARN_EXPERTS) != 0,
-                            sums * (N / 2) * LANE_TILE, arena + warp * op.own_floats};
-    clear_sums(place.own, (M::INPUTS + 1) * sums * (N / 2));
+                            ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N, (device->learn & CK_LEARN_EXPERTS) != 0, group,
+                            arena + warp * op.own_floats};
+    clear_sums(place.own, (M::INPUTS + 1) * op.group_tiles * (N / 2));
     CK_ROLL
     for (int tile = split * share; tile < all && tile < (split + 1) * share; tile += tiles) {
         tiles = (split + 1) * share - tile < op.tiles ? (split + 1) * share - tile : op.tiles;
@@ -342,8 +360,9 @@ static __global__ void __launch_bounds__((backward_lanes<M, N>), sizeof(T) == si
         read_choices(&view, &op.gates);
         bool gathered = is_gathered(&view);
         CK_ROLL
-        for (int e = 0; e < (gathered ? shape->n_experts : 1); e++) {
+        for (int e = group[0]; e < (gathered ? (int)group[1] : group[0] + 1); e++) {
             expert_pass pass = gathered ? list_chosen(&view, e) : list_all(&view);
+            if (!gathered) pass.begin = e, pass.end = group[1];
             pass_backward<M, T, N, wide>(&op, &view, &pass, &place, arena + warps * op.own_floats);
         }
     }
@@ -371,7 +390,8 @@ static const char *launch_rounds(expert_backward<T> op, const backward_plan *pla
     const char *problem = nullptr;
     for (op.first_block = 0; op.first_block < plan->blocks && !problem; op.first_block += slots) {
         int left = plan->blocks - op.first_block, blocks = left < slots ? left : slots;
-        problem = launch_form<M, T>(&op, plan, wide, (unsigned)blocks, stream);
+        for (op.group = 0; op.group < plan->groups && !problem; op.group++)
+            problem = launch_form<M, T>(&op, plan, wide, (unsigned)blocks, stream);
         if (!problem) problem = expert_finish(op, blocks, stream);
     }
     if (!problem && op.splits > 1) problem = expert_add_splits(op, stream);
@@ -381,7 +401,7 @@ static const char *launch_rounds(expert_backward<T> op, const backward_plan *pla
 template <typename M, typename T> static const char *expert_backward_as(const ck_expert_activation_backward *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     backward_room room = room_of<M, T>(d, call->wave.n_tokens);
-    backward_plan plan = plan_backward<M, T>(d->ffn, call->limits.rank_tiles, call->limits.experts);
+    backward_plan plan = plan_backward<M, T>(d->ffn, call->limits.rank_tiles, call->limits.expert_tiles, call->limits.experts);
     float *workspace = static_cast<float *>(call->workspace);
     expert_backward<T> op = {};
     op.wave = call->wave;
@@ -389,7 +409,7 @@ template <typename M, typename T> static const char *expert_backward_as(const ck
     op.tiles = EXPERT_TILES, op.inputs = M::INPUTS;
     op.splits = splits_of(&call->wave, &room, plan.blocks < room.slots ? plan.blocks : room.slots);
     op.parts_columns = room.parts_columns, op.max_ranks = room.ranks;
-    op.own_floats = plan.own_floats, op.parts_floats = plan.parts_floats;
+    op.group_tiles = plan.group_tiles, op.own_floats = plan.own_floats, op.parts_floats = plan.parts_floats;
     op.u = cuda_rows_of<const T>(d->u), op.dm = cuda_rows_of<const T>(d->dm), op.du = cuda_rows_of<T>(d->du);
     op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates), op.q = cuda_rows_of<const float>(d->q);
     op.p = cuda_rows_of<float>(d->p), op.dw = cuda_rows_of<float>(d->dw);

@@ -9,48 +9,59 @@
 
 typedef struct {
     int n, warps, blocks;         /* tiles of 8 columns a warp, warps a block, blocks over F */
+    int groups, group_tiles;      /* of experts: at most, and tiles of 8 ranks in each */
     int own_floats, parts_floats; /* of a warp */
     size_t shared_bytes;
 } backward_plan;
 
 typedef struct {
-    int n, warps, fragments; /* fragments: whose parts are kept */
+    int n, warps, fragments; /* fragments: whose parts are kept; several only where all experts are one group */
     size_t bytes;            /* at most */
 } backward_form;
 
 enum { BACKWARD_TWO = 80 * 1024 }; /* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
 
 /* The most that a block has: as many as registers let two on a multiprocessor have in bf16. */
-template <typename M, int N> constexpr int backward_lanes = M::INPUTS == 2 ? 128 : N == 4 ? 192 : 256;
+template <typename M, int N> constexpr int backward_lanes = M::INPUTS == 1 && N == 4 ? 192 : 128;
 
-/* Two blocks on a multiprocessor while ranks are few; else one, as wide as its sums leave room for. */
+/* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as wide as the sums of the largest
+ * expert leave room for. The last has room for any. */
 static const backward_form *forms_of(gelu_mlp) {
     static const backward_form forms[] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT},
-                                          {2, 8, 1, SHARED_LIMIT}, {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT},
-                                          {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SIZE_MAX}};
+                                          {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT},
+                                          {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
 static const backward_form *forms_of(swiglu_mlp) {
     static const backward_form forms[] = {{4, 4, 4, BACKWARD_TWO}, {4, 4, 2, BACKWARD_TWO}, {4, 4, 1, SHARED_LIMIT},
-                                          {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SIZE_MAX}};
+                                          {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
 
-template <typename M, typename T> static backward_plan plan_of(const backward_form *form, int ffn, int tiles, int experts) {
-    int n = form->n, columns = 8 * n * form->warps;
-    backward_plan plan = {n, form->warps, (ffn + columns - 1) / columns, 0, 0, 0};
-    plan.own_floats =
-        (M::INPUTS + 1) * tiles * (n / 2) * LANE_TILE + (n == 4 ? (int)turn_size<T, 4>::FLOATS : (int)turn_size<T, 2>::FLOATS);
-    plan.parts_floats = form->fragments * (M::INPUTS * tiles * LANE_TILE + experts * CUDA_TILE);
+/* As many of the tiles in a group as there is room for; 0: too little. */
+template <typename M, typename T>
+static backward_plan plan_of(const backward_form *form, int ffn, int tiles, int expert_tiles, int experts) {
+    int n = form->n, columns = 8 * n * form->warps, room = (int)(form->bytes / sizeof(float)) / form->warps;
+    int turn = n == 4 ? (int)turn_size<T, 4>::FLOATS : (int)turn_size<T, 2>::FLOATS, dw = experts * CUDA_TILE;
+    int sums = (M::INPUTS + 1) * (n / 2) * LANE_TILE, parts = M::INPUTS * LANE_TILE; /* of a tile */
+    backward_plan plan = {n, form->warps, (ffn + columns - 1) / columns, 0, 0, 0, 0, 0};
+    int most = (room - turn - form->fragments * dw) / (sums + form->fragments * parts);
+    if (most < (form->fragments > 1 ? tiles : expert_tiles)) return plan;
+    plan.group_tiles = most < tiles ? most : tiles;
+    int least = plan.group_tiles - expert_tiles + 1; /* a group that has less takes the next expert */
+    plan.groups = plan.group_tiles == tiles ? 1 : (tiles + least - 1) / least;
+    if (plan.groups > experts) plan.groups = experts;
+    plan.own_floats = plan.group_tiles * sums + turn;
+    plan.parts_floats = form->fragments * (plan.group_tiles * parts + dw);
     plan.shared_bytes = (size_t)plan.warps * (size_t)(plan.own_floats + plan.parts_floats) * sizeof(float);
     return plan;
 }
 
-/* By rank tiles and experts of the largest shape. */
-template <typename M, typename T> static backward_plan plan_backward(int ffn, int tiles, int experts) {
+/* By rank tiles and experts of the largest shape, and rank tiles of the largest expert. */
+template <typename M, typename T> static backward_plan plan_backward(int ffn, int tiles, int expert_tiles, int experts) {
     const backward_form *form = forms_of(M());
-    backward_plan plan = plan_of<M, T>(form, ffn, tiles, experts);
-    while (plan.shared_bytes > form->bytes) plan = plan_of<M, T>(++form, ffn, tiles, experts);
+    backward_plan plan = plan_of<M, T>(form, ffn, tiles, expert_tiles, experts);
+    while (plan.group_tiles == 0) plan = plan_of<M, T>(++form, ffn, tiles, expert_tiles, experts);
     return plan;
 }
 
@@ -77,7 +88,8 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
     int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
-    room.slots = plan_backward<M, T>(d->ffn, (room.ranks + 7 * experts) / 8, experts).blocks;
+    int expert_tiles = (room.ranks / experts + 7) / 8;
+    room.slots = plan_backward<M, T>(d->ffn, expert_tiles * experts, expert_tiles, experts).blocks;
     room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
     room.parts_floats = (tokens * room.slots * room.parts_columns + 63) / 64 * 64;
     room.split_floats = (int64_t)(M::INPUTS + 1) * room.ranks * d->ffn;

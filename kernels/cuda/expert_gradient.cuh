@@ -14,9 +14,14 @@ typedef struct {
     global<const float> layer; /* of the device's parameters */
     int column;
     bool learn;
-    int sum_floats;    /* of dB1 of one input, and of dA2 */
-    shared<float> own; /* dB1 [inputs, rank tiles of the device, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
+    shared<int32_t> group; /* [2] of experts: the first, and the one behind the last */
+    shared<float> own;     /* dB1 [inputs, group_tiles, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
 } backward_place;
+
+/* Sums of dB1 of one input, or of dA2. */
+template <int N, typename T> static __device__ __forceinline__ int sum_floats(const expert_backward<T> *op) {
+    return op->group_tiles * (N / 2) * LANE_TILE;
+}
 
 /* ---- Rows that are transposed: token by token in, columns of a left factor out */
 
@@ -53,10 +58,10 @@ template <int N> static __device__ __forceinline__ void read_turned(quad<bf16> *
 
 /* sums += d^T x for every 16 columns and 8 ranks; row i of x times its gate (gated) and `factor`. */
 template <typename M, typename T, int N>
-static __device__ __forceinline__ void add_gradient(shared<float> sums, const float d[N][4], const expert_view *view,
-                                                    const backward_place *place, int fragment, global<const float> x, int stride, int rank,
-                                                    int e, bool gated, float factor) {
-    shared<float> turn = place->own + (M::INPUTS + 1) * place->sum_floats;
+static __device__ __forceinline__ void add_gradient(const expert_backward<T> *op, shared<float> sums, const float d[N][4],
+                                                    const expert_view *view, const backward_place *place, int fragment,
+                                                    global<const float> x, int stride, int rank, int e, bool gated, float factor) {
+    shared<float> turn = place->own + (M::INPUTS + 1) * sum_floats<N>(op);
     forget(stride);
     int row[4];
     float w[4];
@@ -91,13 +96,13 @@ static __device__ __forceinline__ void add_gradient(shared<float> sums, const fl
 
 /* ---- Writing them */
 
-/* dB1 of one input, or dA2, of the warp's columns. */
+/* dB1 of one input, or dA2, of the warp's columns and the group's experts. */
 template <int N, bool wide>
-static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape, int column,
-                                                      int ffn) {
-    int at = column + N * fragment_g();
+static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape,
+                                                      const backward_place *place, int ffn) {
+    int at = place->column + N * fragment_g();
     CK_ROLL
-    for (int e = 0, tile = 0; e < shape->n_experts; e++) {
+    for (int e = place->group[0], tile = 0; e < place->group[1]; e++) {
         CK_ROLL
         for (int j = 0; 8 * j < shape->rank[e]; j++, tile++) {
             float v[2][N];
@@ -131,9 +136,8 @@ static __device__ __forceinline__ void write_gradients(const expert_backward<T> 
     }
     CK_UNROLL
     for (int i = 0; i < M::INPUTS; i++)
-        write_gradient<N, wide>(b1 + (int64_t)(i * shape->rank_sum) * op->ffn, place->own + i * place->sum_floats, shape, place->column,
-                                op->ffn);
-    write_gradient<N, wide>(a2, place->own + M::INPUTS * place->sum_floats, shape, place->column, op->ffn);
+        write_gradient<N, wide>(b1 + (int64_t)(i * shape->rank_sum) * op->ffn, place->own + i * sum_floats<N>(op), shape, place, op->ffn);
+    write_gradient<N, wide>(a2, place->own + M::INPUTS * sum_floats<N>(op), shape, place, op->ffn);
 }
 
 #endif

@@ -52,27 +52,27 @@ template <typename T> struct cuda_rows {
 
 /* The largest of each over the wave's shapes: what shared memory and workspaces are planned for. */
 typedef struct {
-    int32_t experts, rank_sum, h_ranks, rank_tiles; /* rank_tiles: sum over experts of ceil(r_e / 8) */
+    int32_t experts, rank_sum, h_ranks;
+    int32_t rank_tiles, expert_tiles; /* of ceil(r_e / 8): the sum over experts, the largest */
     int32_t width;
 } cuda_wave_limits;
 
-static inline int32_t cuda_rank_tiles(const ck_shape *shape) {
-    int32_t tiles = 0;
-    for (int e = 0; e < shape->n_experts; e++) tiles += (shape->rank[e] + 7) / 8;
-    return tiles;
-}
-
 /* Over the shapes that devices of the wave have. */
 static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
-    cuda_wave_limits limits = {0, 0, 0, 0, 0};
+    cuda_wave_limits limits = {0, 0, 0, 0, 0, 0};
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
         if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;
-        int32_t tiles = cuda_rank_tiles(shape);
+        int32_t sum = 0;
+        for (int e = 0; e < shape->n_experts; e++) {
+            int32_t tiles = (shape->rank[e] + 7) / 8;
+            sum += tiles;
+            if (tiles > limits.expert_tiles) limits.expert_tiles = tiles;
+        }
         if (shape->n_experts > limits.experts) limits.experts = shape->n_experts;
         if (shape->rank_sum > limits.rank_sum) limits.rank_sum = shape->rank_sum;
         if (shape->h_ranks > limits.h_ranks) limits.h_ranks = shape->h_ranks;
-        if (tiles > limits.rank_tiles) limits.rank_tiles = tiles;
+        if (sum > limits.rank_tiles) limits.rank_tiles = sum;
         if (shape->width > limits.width) limits.width = shape->width;
     }
     return limits;

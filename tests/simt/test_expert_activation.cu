@@ -8,10 +8,22 @@
 
 enum { LAYER = 1, SPARE_TILES = 3 };
 
-static std::vector<ck_shape> shapes_of(const wave_spec *spec) {
+/* What the table of shapes has not: linear mixes of any, a first expert of a rank of its own (0: as it is). */
+typedef struct {
+    bool linear;
+    int rank;
+} variant;
+
+static std::vector<ck_shape> shapes_of(const wave_spec *spec, variant other) {
     std::vector<ck_shape> shapes;
-    for (int d = 0; d < spec->n_devices; d++)
+    for (int d = 0; d < spec->n_devices; d++) {
         shapes.push_back(wave_shape(spec->devices[d].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp));
+        ck_shape *shape = &shapes.back();
+        const char *why;
+        if (other.linear) shape->mix = CK_MIX_LINEAR;
+        if (other.rank > 0) shape->rank[0] = other.rank;
+        if (ck_shape_init(shape, &why) != CK_OK) abort();
+    }
     return shapes;
 }
 
@@ -77,9 +89,9 @@ template <typename T> struct expert_wave {
         cuda_list_devices(&wave, list.data());
         return list;
     }
-    expert_wave(const wave_spec *s, int padding)
-        : spec(s), shapes(shapes_of(s)), packs(devices_of(s, shapes)), first_token(first_tokens(s)), first_sequence(counting(s->n_devices)),
-          wave(host_wave(shapes, packs, first_token, first_sequence)), devices(list_devices()),
+    expert_wave(const wave_spec *s, int padding, variant other)
+        : spec(s), shapes(shapes_of(s, other)), packs(devices_of(s, shapes)), first_token(first_tokens(s)),
+          first_sequence(counting(s->n_devices)), wave(host_wave(shapes, packs, first_token, first_sequence)), devices(list_devices()),
           name(std::string("wave ") + s->name + (s->mlp == CK_MLP_SWIGLU ? " (SwiGLU)" : "")), n_tokens(first_token.back()),
           u_columns(s->mlp == CK_MLP_SWIGLU ? 2 * s->ffn : s->ffn), limits(cuda_limits_of(&wave)),
           device_table((int64_t)devices.size(), "devices"),
@@ -272,7 +284,8 @@ static const wave_spec borders = {"borders",
                                    {SHAPE_LINEAR_MEAN, {2}},
                                    {SHAPE_SINGLE, {31}}},
                                   CK_MLP_GELU};
-/* Ranks past what a block keeps of several fragments, gathered and dense; two and three blocks over F, the last not full. */
+/* More ranks than a block has room for the sums of, so that experts are worked on in groups; gathered and dense; blocks over F, the last
+ * not full. */
 static const wave_spec many_ranks = {"many ranks", 8, 72, 1, 3, {{SHAPE_LIMIT, {20}}, {SHAPE_LIMIT, {3}}, {SHAPE_HEAVY, {18}}},
                                      CK_MLP_GELU};
 static const wave_spec few_ranks = {"few ranks", 8, 424, 1, 3, {{SHAPE_PAIR_BOTH, {34}}, {SHAPE_PAIR_TOP1, {40}}, {SHAPE_LINEAR_MEAN, {5}}},
@@ -287,15 +300,14 @@ static wave_spec with_swiglu(wave_spec spec) {
     return spec;
 }
 
-/* A device of every form that SwiGLU's backward has, by ranks: as many columns a block as there is room for sums of, 128 to 16. */
-static wave_spec of_one_shape(int shape) {
-    wave_spec spec = {"one shape", 8, 136, 1, 1, {{shape, {33}}}, CK_MLP_SWIGLU};
+static wave_spec of_one_shape(int shape, ck_mlp mlp) {
+    wave_spec spec = {"one shape", 8, 136, 1, 1, {{shape, {33}}}, mlp};
     return spec;
 }
 
-template <typename T> static void both_ways(const wave_spec *spec, int padding) {
+template <typename T> static void both_ways(const wave_spec *spec, int padding, variant other = {false, 0}) {
     check c = {};
-    expert_wave<T> wave(spec, padding);
+    expert_wave<T> wave(spec, padding, other);
     const char *problem = wave.forward();
     if (!problem) problem = wave.backward();
     if (!problem) compare_all(&c, &wave);
@@ -318,7 +330,7 @@ template <typename T> static void swiglu_equals_the_oracle() {
         both_ways<T>(&swiglu, 0);
     }
     for (int shape : {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_ALL, SHAPE_EIGHT, SHAPE_HEAVY, SHAPE_LIMIT}) {
-        wave_spec spec = of_one_shape(shape);
+        wave_spec spec = of_one_shape(shape, CK_MLP_SWIGLU);
         both_ways<T>(&spec, 0);
     }
 }
@@ -329,6 +341,35 @@ static void swiglu_equals_the_oracle_in_f32() {
 
 static void swiglu_equals_the_oracle_in_bf16() {
     swiglu_equals_the_oracle<bf16>();
+}
+
+/* Groups of experts where all of them make one activation. */
+static void linear_mixes_of_many_ranks() {
+    for (ck_mlp mlp : {CK_MLP_GELU, CK_MLP_SWIGLU}) {
+        for (int shape : {SHAPE_HEAVY, SHAPE_LIMIT}) {
+            wave_spec spec = of_one_shape(shape, mlp);
+            both_ways<float>(&spec, 0, {true, 0});
+            both_ways<bf16>(&spec, 0, {true, 0});
+        }
+    }
+}
+
+/* As many columns a block as there is room for the sums of one expert: 128 to 16. */
+static void an_expert_of_many_ranks() {
+    const struct {
+        ck_mlp mlp;
+        int rank;
+    } forms[] = {{CK_MLP_GELU, 100},   {CK_MLP_GELU, 150},   {CK_MLP_GELU, 300},  {CK_MLP_GELU, 500},
+                 {CK_MLP_SWIGLU, 100}, {CK_MLP_SWIGLU, 200}, {CK_MLP_SWIGLU, 248}};
+    for (const auto &form : forms) {
+        wave_spec spec = of_one_shape(SHAPE_PAIR_BOTH, form.mlp);
+        both_ways<float>(&spec, 0, {false, form.rank});
+        both_ways<bf16>(&spec, 0, {form.rank == 150 || form.rank == 200, form.rank});
+    }
+    wave_spec narrow = odd;
+    both_ways<bf16>(&narrow, 1, {false, 300});
+    narrow.mlp = CK_MLP_SWIGLU;
+    both_ways<float>(&narrow, 1, {false, 150});
 }
 
 static void rows_that_are_not_wide() {
@@ -355,7 +396,7 @@ template <typename T> static std::vector<double> results(expert_wave<T> *w) {
 }
 
 template <typename T> static void same_bits(const wave_spec *spec) {
-    expert_wave<T> wave(spec, 0);
+    expert_wave<T> wave(spec, 0, {false, 0});
     std::vector<double> first = results(&wave);
     for (uint64_t seed = 2; seed <= 3; seed++) {
         device_order(seed);
@@ -372,6 +413,7 @@ static void same_bits_in_any_order_of_lanes() {
     const wave_spec swiglu_odd = with_swiglu(odd), swiglu_device = with_swiglu(one_device);
     same_bits<float>(&swiglu_odd);
     same_bits<bf16>(&swiglu_device);
+    same_bits<bf16>(&many_ranks);
 }
 
 #define TEST(name)                                                                                                                         \
@@ -379,6 +421,7 @@ static void same_bits_in_any_order_of_lanes() {
 static const tap_test tests[] = {
     TEST(f32_equals_the_oracle),           TEST(bf16_equals_the_oracle),
     TEST(swiglu_equals_the_oracle_in_f32), TEST(swiglu_equals_the_oracle_in_bf16),
+    TEST(linear_mixes_of_many_ranks),      TEST(an_expert_of_many_ranks),
     TEST(rows_that_are_not_wide),          TEST(same_bits_in_any_order_of_lanes),
 };
 
