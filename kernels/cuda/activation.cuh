@@ -42,11 +42,12 @@ template <> __device__ __forceinline__ float gelu_slope_as<bf16>(float u, float 
     return u * sigma;
 }
 
-/* ---- What kernels are made for, one of ck_mlp: the activation's inputs, F columns of U each, with ranks of h and rows of B1 of their own
+/* ---- What kernels are made for, one of ck_mlp: the activation's branches, F columns of U each, with ranks of h and rows of B1 of their
+ * own
  */
 
 struct gelu_mlp {
-    static constexpr int INPUTS = 1;
+    static constexpr int BRANCHES = 1;
     /* Returns the activation and stores its derivatives. */
     template <typename T> static __device__ __forceinline__ float slopes(const float u[1], float slope[1]) {
         return gelu_slope_as<T>(u[0], slope);
@@ -54,7 +55,7 @@ struct gelu_mlp {
 };
 
 struct swiglu_mlp {
-    static constexpr int INPUTS = 2; /* of the gate, of the up */
+    static constexpr int BRANCHES = 2; /* of the gate, of the up */
     template <typename T> static __device__ __forceinline__ float slopes(const float u[2], float slope[2]) {
         float sigma = sigmoid_as<T>(u[0]), silu = u[0] * sigma;
         slope[0] = u[1] * (sigma + silu * (1.0f - sigma));

@@ -29,7 +29,7 @@ template <typename T> struct expert_forward {
     cuda_rows<float> g;
 };
 
-/* ---- h as left factors, in shared memory: [fragment, input, step of 16 ranks, rows g then rows g + 8, lane] */
+/* ---- h as left factors, in shared memory: [fragment, branch, step of 16 ranks, rows g then rows g + 8, lane] */
 
 template <typename T> struct left_size {
     enum : int { QUAD = (int)(sizeof(quad<T>) / sizeof(float)), FLOATS = 64 * QUAD };
@@ -39,7 +39,7 @@ template <typename T> static __device__ __forceinline__ shared<float> left_at(sh
     return left + (step * left_size<T>::FLOATS + (32 * half + (int)(threadIdx.x % 32)) * left_size<T>::QUAD);
 }
 
-/* Dealt to the warps. steps: of one input. */
+/* Dealt to the warps. steps: of one branch. */
 template <typename M, typename T>
 static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass, int first,
                                                    int count, int steps, shared<float> left) {
@@ -52,14 +52,14 @@ static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, 
             float w[2];
             gates_of(w, view, rows, e);
             CK_UNROLL
-            for (int i = 0; i < 2 * M::INPUTS; i++) {
-                int input = i / 2, half = i % 2;
+            for (int i = 0; i < 2 * M::BRANCHES; i++) {
+                int branch = i / 2, half = i % 2;
                 float factor = shape->scale[e] * (shape->mix == CK_MIX_LINEAR ? w[half] : 1.0f);
                 global<const float> h = op->zh.data + ((view->token + rows.row[half]) * op->zh.columns + shape->router_rows +
-                                                       input * shape->rank_sum + shape->rank_first[e]);
+                                                       branch * shape->rank_sum + shape->rank_first[e]);
                 for (int k = 0; k < shape->rank[e]; k += 16) {
                     quad<T> q = rank_quad<T>(h + k, rows.row[half] >= 0 ? shape->rank[e] - k : 0, factor);
-                    store_quad(left_at<T>(left, (j * M::INPUTS + input) * steps + step + k / 16, half), q);
+                    store_quad(left_at<T>(left, (j * M::BRANCHES + branch) * steps + step + k / 16, half), q);
                 }
             }
         }
@@ -69,20 +69,20 @@ static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, 
 /* ---- A fragment's columns */
 
 typedef struct {
-    shared<float> left, sums; /* of the fragment: [inputs, steps], [rank tiles] */
+    shared<float> left, sums; /* of the fragment: [branches, steps], [rank tiles] */
     global<const float> b1, a2;
-    int column, steps; /* steps: of one input */
+    int column, steps; /* steps: of one branch */
 } fragment_place;
 
 /* u = the fragment's columns of U. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void load_u(inputs<M, FORWARD_N> &u, const expert_forward<T> *op, const expert_view *view, lane_rows rows,
-                                              int column) {
-    load_inputs<M, FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows,
-                                    op->ffn - column);
+static __device__ __forceinline__ void load_u(branches<M, FORWARD_N> &u, const expert_forward<T> *op, const expert_view *view,
+                                              lane_rows rows, int column) {
+    load_branches<M, FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows,
+                                      op->ffn - column);
 }
 
-/* d += (s h) B1 of one input. */
+/* d += (s h) B1 of one branch. */
 template <typename T, bool wide>
 static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared<float> left, int step, const expert_weight *b1) {
     CK_ROLL
@@ -98,20 +98,20 @@ static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared
 
 /* u += (s h) B1. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void add_expert(inputs<M, FORWARD_N> &u, const fragment_place *place, const ck_shape *shape, int step,
+static __device__ __forceinline__ void add_expert(branches<M, FORWARD_N> &u, const fragment_place *place, const ck_shape *shape, int step,
                                                   const expert_weight *b1) {
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++) {
-        expert_weight rows = of_input(*b1, shape, i);
+    for (int i = 0; i < M::BRANCHES; i++) {
+        expert_weight rows = of_branch(*b1, shape, i);
         add_columns<T, wide>(u[i], place->left, i * place->steps + step, &rows);
     }
 }
 
 /* Of element i of a fragment. */
-template <typename M, typename T> static __device__ __forceinline__ float activate(const inputs<M, FORWARD_N> &u, int i) {
-    float in[M::INPUTS], slope[M::INPUTS];
+template <typename M, typename T> static __device__ __forceinline__ float activate(const branches<M, FORWARD_N> &u, int i) {
+    float in[M::BRANCHES], slope[M::BRANCHES];
     CK_UNROLL
-    for (int j = 0; j < M::INPUTS; j++) in[j] = u[j][i / 4][i % 4];
+    for (int j = 0; j < M::BRANCHES; j++) in[j] = u[j][i / 4][i % 4];
     return M::template slopes<T>(in, slope);
 }
 
@@ -133,8 +133,8 @@ template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
                                                    const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
-    constexpr bool KEPT = M::INPUTS == 1;
-    inputs<M, FORWARD_N> u;
+    constexpr bool KEPT = M::BRANCHES == 1;
+    branches<M, FORWARD_N> u;
     if (KEPT) load_u<M, T, wide>(u, op, view, rows, place->column);
     CK_UNROLL
     for (int i = 0; i < 4 * FORWARD_N; i++) m[i / 4][i % 4] = 0.0f;
@@ -144,7 +144,7 @@ static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, 
         if (mask >> e & 1) {
             expert_weight b1 = weight_of(place->b1, shape, e, place->column, op->ffn),
                           a2 = weight_of(place->a2, shape, e, place->column, op->ffn);
-            inputs<M, FORWARD_N> a;
+            branches<M, FORWARD_N> a;
             float w[2];
             if (!KEPT) load_u<M, T, wide>(a, op, view, rows, place->column);
             CK_UNROLL
@@ -167,7 +167,7 @@ template <typename M, typename T, bool wide>
 static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
                                                   const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
-    inputs<M, FORWARD_N> u;
+    branches<M, FORWARD_N> u;
     load_u<M, T, wide>(u, op, view, rows, place->column);
     CK_ROLL
     for (int e = pass->begin, step = 0; e < pass->end; step += rank_steps(shape->rank[e]), e++) {
@@ -252,7 +252,7 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
     const ck_shape *shape = view->shape;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, steps = 0, tiles = 0;
     for (int e = pass->begin; e < pass->end; e++) steps += rank_steps(shape->rank[e]), tiles += rank_tiles(shape->rank[e]);
-    int group = op->arena_floats / (M::INPUTS * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
+    int group = op->arena_floats / (M::BRANCHES * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group, stride = count * tiles * LANE_TILE;
         shared<float> left = arena + warps * stride, sums = arena + warp * stride;
@@ -263,7 +263,7 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
         for (int column = warp * FORWARD_COLUMNS; column < op->ffn; column += warps * FORWARD_COLUMNS) {
             CK_ROLL
             for (int j = 0; j < count; j++) {
-                fragment_place place = {left + j * M::INPUTS * steps * left_size<T>::FLOATS,
+                fragment_place place = {left + j * M::BRANCHES * steps * left_size<T>::FLOATS,
                                         sums + j * tiles * LANE_TILE,
                                         layer + shape->b1,
                                         layer + shape->a2,
@@ -305,7 +305,7 @@ static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof
 template <typename M, typename T> static int arena_floats(cuda_wave_limits limits, int tiles, int warps) {
     enum { ENOUGH = 64 * 1024 / sizeof(float) };
     int steps = (limits.rank_tiles + limits.experts) / 2 + 1; /* of 16 ranks: no expert has more than half a step too much */
-    int one = M::INPUTS * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE, groups = ENOUGH / one;
+    int one = M::BRANCHES * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE, groups = ENOUGH / one;
     return one * (groups < 1 ? 1 : groups > tiles ? tiles : groups);
 }
 

@@ -43,7 +43,7 @@ static __device__ __forceinline__ void add_columns(float d[N][4], global<const f
 
 /* ---- A fragment's columns */
 
-/* parts[tile ..] = s_e du B1^T of one input. */
+/* parts[tile ..] = s_e du B1^T of one branch. */
 template <typename T, int N, bool wide>
 static __device__ __forceinline__ void write_p_part(shared<float> parts, int tile, const float du[N][4], const expert_weight *b1,
                                                     float scale) {
@@ -69,7 +69,7 @@ static __device__ __forceinline__ void write_dw_part(shared<float> parts, float 
 
 /* Where an expert's ranks lie. */
 typedef struct {
-    global<const float> h, q; /* the segment's first row, the expert's first rank; h, b1: of the first input */
+    global<const float> h, q; /* the segment's first row, the expert's first rank; h, b1: of the first branch */
     expert_weight b1, a2;
     int tile; /* its first tile of 8 ranks, of the device */
 } expert_place;
@@ -86,9 +86,9 @@ static __device__ __forceinline__ expert_place expert_at(const expert_backward<T
 }
 
 template <typename M, typename T, int N, bool wide>
-static __device__ __forceinline__ void load_u(inputs<M, N> &u, const expert_backward<T> *op, const expert_view *view, lane_rows rows,
+static __device__ __forceinline__ void load_u(branches<M, N> &u, const expert_backward<T> *op, const expert_view *view, lane_rows rows,
                                               int column) {
-    load_inputs<M, N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows, op->ffn - column);
+    load_branches<M, N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows, op->ffn - column);
 }
 
 template <typename T, int N, bool wide>
@@ -99,10 +99,10 @@ static __device__ __forceinline__ void load_dm(float d[N][4], const expert_backw
 
 /* dU, with what earlier passes have left. */
 template <typename M, typename T, int N, bool wide>
-static __device__ __forceinline__ void store_du(inputs<M, N> &du, const expert_backward<T> *op, const expert_view *view,
+static __device__ __forceinline__ void store_du(branches<M, N> &du, const expert_backward<T> *op, const expert_view *view,
                                                 const expert_pass *pass, lane_rows rows, int column) {
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++) {
+    for (int i = 0; i < M::BRANCHES; i++) {
         global<T> to = op->du.data + (view->token * op->du.columns + i * op->ffn + column);
         if (pass->begin > 0)
             add_earlier<N, wide>(du[i], view, pass->begin, global<const T>(to), (int)op->du.columns, rows, op->ffn - column);
@@ -112,48 +112,48 @@ static __device__ __forceinline__ void store_du(inputs<M, N> &du, const expert_b
 
 /* u += (factor h) B1. */
 template <typename M, typename T, int N, bool wide>
-static __device__ __forceinline__ void add_expert(inputs<M, N> &u, const expert_backward<T> *op, const ck_shape *shape,
+static __device__ __forceinline__ void add_expert(branches<M, N> &u, const expert_backward<T> *op, const ck_shape *shape,
                                                   const expert_place *at, lane_rows rows, const float factor[2]) {
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++) {
-        expert_weight b1 = of_input(at->b1, shape, i);
+    for (int i = 0; i < M::BRANCHES; i++) {
+        expert_weight b1 = of_branch(at->b1, shape, i);
         add_columns<T, N, wide>(u[i], at->h + i * shape->rank_sum, (int)op->zh.columns, rows, factor, &b1);
     }
 }
 
 /* u becomes du = da act'(u), and d, of which da is w times, becomes act(u). */
 template <typename M, typename T, int N>
-static __device__ __forceinline__ void activate_backward(inputs<M, N> &u, float d[N][4], const float w[2]) {
+static __device__ __forceinline__ void activate_backward(branches<M, N> &u, float d[N][4], const float w[2]) {
     CK_UNROLL
     for (int i = 0; i < 4 * N; i++) {
-        float in[M::INPUTS], slope[M::INPUTS], da = w[i % 4 / 2] * d[i / 4][i % 4];
+        float in[M::BRANCHES], slope[M::BRANCHES], da = w[i % 4 / 2] * d[i / 4][i % 4];
         CK_UNROLL
-        for (int j = 0; j < M::INPUTS; j++) in[j] = u[j][i / 4][i % 4];
+        for (int j = 0; j < M::BRANCHES; j++) in[j] = u[j][i / 4][i % 4];
         d[i / 4][i % 4] = M::template slopes<T>(in, slope);
         CK_UNROLL
-        for (int j = 0; j < M::INPUTS; j++) u[j][i / 4][i % 4] = da * slope[j];
+        for (int j = 0; j < M::BRANCHES; j++) u[j][i / 4][i % 4] = da * slope[j];
     }
 }
 
-/* What du and a give: parts of p [inputs, tiles], at `tile` of each, and gradients. */
+/* What du and a give: parts of p [branches, tiles], at `tile` of each, and gradients. */
 template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void add_gradients(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
                                                      const expert_place *at, int fragment, int e, shared<float> parts, int tile, int tiles,
-                                                     const inputs<M, N> &du, const float a[N][4]) {
+                                                     const branches<M, N> &du, const float a[N][4]) {
     const ck_shape *shape = view->shape;
     const int sums = at->tile * (N / 2) * LANE_TILE;
     bool linear = shape->mix == CK_MIX_LINEAR;
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++) {
-        expert_weight b1 = of_input(at->b1, shape, i);
+    for (int i = 0; i < M::BRANCHES; i++) {
+        expert_weight b1 = of_branch(at->b1, shape, i);
         write_p_part<T, N, wide>(parts, i * tiles + tile, du[i], &b1, shape->scale[e]);
     }
     if (!place->learn) return;
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++)
+    for (int i = 0; i < M::BRANCHES; i++)
         add_gradient<M, T, N>(op, place->own + (i * sum_floats<N>(op) + sums), du[i], view, place, fragment, at->h + i * shape->rank_sum,
                               (int)op->zh.columns, at->b1.rank, e, linear, shape->scale[e]);
-    add_gradient<M, T, N>(op, place->own + (M::INPUTS * sum_floats<N>(op) + sums), a, view, place, fragment, at->q, (int)op->q.columns,
+    add_gradient<M, T, N>(op, place->own + (M::BRANCHES * sum_floats<N>(op) + sums), a, view, place, fragment, at->q, (int)op->q.columns,
                           at->b1.rank, e, true, 1.0f);
 }
 
@@ -162,8 +162,8 @@ static __device__ __forceinline__ void add_gradients(const expert_backward<T> *o
 template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void expert_gradient(const expert_backward<T> *op, const expert_view *view, const backward_place *place,
                                                        const expert_place *at, int fragment, lane_rows rows, int e, shared<float> parts,
-                                                       int tile, int tiles, shared<float> dw_part, inputs<M, N> &du) {
-    inputs<M, N> u;
+                                                       int tile, int tiles, shared<float> dw_part, branches<M, N> &du) {
+    branches<M, N> u;
     float v[N][4], w[2], dot[2] = {0, 0};
     const float one[2] = {1, 1}, scale[2] = {view->shape->scale[e], view->shape->scale[e]};
     load_u<M, T, N, wide>(u, op, view, rows, place->column);
@@ -178,7 +178,7 @@ static __device__ __forceinline__ void expert_gradient(const expert_backward<T> 
     for (int i = 0; i < 4 * N; i++) {
         dot[i % 4 / 2] += v[i / 4][i % 4] * dm[i / 4][i % 4];
         CK_UNROLL
-        for (int j = 0; j < M::INPUTS; j++) du[j][i / 4][i % 4] += u[j][i / 4][i % 4];
+        for (int j = 0; j < M::BRANCHES; j++) du[j][i / 4][i % 4] += u[j][i / 4][i % 4];
     }
     write_dw_part(dw_part, dot);
     add_gradients<M, T, N, wide>(op, view, place, at, fragment, e, parts, tile, tiles, u, v);
@@ -188,7 +188,7 @@ static __device__ __forceinline__ void expert_gradient(const expert_backward<T> 
 template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                            const backward_place *place, int fragment, lane_rows rows, int tiles,
-                                                           shared<float> parts, inputs<M, N> &u) {
+                                                           shared<float> parts, branches<M, N> &u) {
     const ck_shape *shape = view->shape;
     const float one[2] = {1, 1};
     uint32_t mask = view->masks[fragment];
@@ -214,7 +214,7 @@ static __device__ __forceinline__ void mix_inputs_gradient(const expert_backward
     }
 }
 
-/* parts: [inputs, rank tiles of the pass] of p, then [experts of the pass, 16] of dw. */
+/* parts: [branches, rank tiles of the pass] of p, then [experts of the pass, 16] of dw. */
 template <typename M, typename T, int N, bool wide>
 static __device__ __forceinline__ void fragment_backward(const expert_backward<T> *op, const expert_view *view, const expert_pass *pass,
                                                          const backward_place *place, int fragment, int tiles, shared<float> parts) {
@@ -222,7 +222,7 @@ static __device__ __forceinline__ void fragment_backward(const expert_backward<T
     uint32_t mask = view->masks[fragment];
     if (pass->begin > 0 && (mask & ((1u << pass->end) - (1u << pass->begin))) == 0) return; /* it has all that it gets */
     lane_rows rows = rows_of(view, fragment);
-    inputs<M, N> du = {};
+    branches<M, N> du = {};
     if (shape->mix == CK_MIX_LINEAR) {
         mix_inputs_gradient<M, T, N, wide>(op, view, pass, place, fragment, rows, tiles, parts, du);
         if (pass->begin == 0) store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
@@ -235,7 +235,7 @@ static __device__ __forceinline__ void fragment_backward(const expert_backward<T
         if (!(mask >> e & 1)) continue;
         expert_place at = expert_at(op, view, place, e, before + tile);
         expert_gradient<M, T, N, wide>(op, view, place, &at, fragment, rows, e, parts, tile, tiles,
-                                       parts + (M::INPUTS * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), du);
+                                       parts + (M::BRANCHES * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE), du);
     }
     store_du<M, T, N, wide>(du, op, view, pass, rows, place->column);
 }
@@ -272,7 +272,7 @@ static __device__ __forceinline__ void write_parts(const expert_backward<T> *op,
                                                    int first, int count, int tiles, shared<const float> parts) {
     const ck_shape *shape = view->shape;
     int lane = (int)(threadIdx.x % 32), warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
-    int floats = M::INPUTS * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
+    int floats = M::BRANCHES * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE;
     CK_ROLL
     for (int j = 0; j < count; j++, parts += floats) {
         lane_rows rows = rows_of(view, first + j);
@@ -281,16 +281,16 @@ static __device__ __forceinline__ void write_parts(const expert_backward<T> *op,
         for (int e = pass->begin, tile = 0; e < pass->end; tile += rank_tiles(shape->rank[e]), e++) {
             if (!(view->masks[first + j] >> e & 1)) continue;
             CK_UNROLL
-            for (int input = 0; input < M::INPUTS; input++) {
+            for (int branch = 0; branch < M::BRANCHES; branch++) {
                 CK_ROLL
                 for (int i = 0; 8 * i < shape->rank[e]; i++) {
                     if (turn++ % warps != warp) continue;
-                    write_p_tile(op, view, rows, input * shape->rank_sum + shape->rank_first[e] + 8 * i, shape->rank[e] - 8 * i,
-                                 parts + (input * tiles + tile + i) * LANE_TILE);
+                    write_p_tile(op, view, rows, branch * shape->rank_sum + shape->rank_first[e] + 8 * i, shape->rank[e] - 8 * i,
+                                 parts + (branch * tiles + tile + i) * LANE_TILE);
                 }
             }
             if (shape->mix == CK_MIX_LINEAR || row16 < 0 || turn % warps != warp) continue;
-            shared<const float> dots = parts + (M::INPUTS * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane);
+            shared<const float> dots = parts + (M::BRANCHES * tiles * LANE_TILE + (e - pass->begin) * CUDA_TILE + lane);
             float dot = 0;
             CK_ROLL
             for (int other = 0; other < warps; other++) dot += dots[other * op->parts_floats];
@@ -306,7 +306,7 @@ static __device__ __forceinline__ void pass_backward(const expert_backward<T> *o
     int tiles = 0, warp = (int)threadIdx.x / 32;
     CK_ROLL
     for (int e = pass->begin; e < pass->end; e++) tiles += rank_tiles(view->shape->rank[e]);
-    int floats = M::INPUTS * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
+    int floats = M::BRANCHES * tiles * LANE_TILE + (pass->end - pass->begin) * CUDA_TILE, group = op->parts_floats / floats;
     CK_ROLL
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group;
@@ -350,7 +350,7 @@ static __global__ void __launch_bounds__((backward_lanes<M, N>), sizeof(T) == si
     backward_place place = {op.wave.parameters + (device->parameters + op.layer * shape->layer_stride),
                             ((op.first_block + (int)blockIdx.y) * warps + warp) * 8 * N, (device->learn & CK_LEARN_EXPERTS) != 0, group,
                             arena + warp * op.own_floats};
-    clear_sums(place.own, (M::INPUTS + 1) * op.group_tiles * (N / 2));
+    clear_sums(place.own, (M::BRANCHES + 1) * op.group_tiles * (N / 2));
     CK_ROLL
     for (int tile = split * share; tile < all && tile < (split + 1) * share; tile += tiles) {
         tiles = (split + 1) * share - tile < op.tiles ? (split + 1) * share - tile : op.tiles;
@@ -406,7 +406,7 @@ template <typename M, typename T> static const char *expert_backward_as(const ck
     expert_backward<T> op = {};
     op.wave = call->wave;
     op.ffn = d->ffn, op.layer = d->layer;
-    op.tiles = EXPERT_TILES, op.inputs = M::INPUTS;
+    op.tiles = EXPERT_TILES, op.branches = M::BRANCHES;
     op.splits = splits_of(&call->wave, &room, plan.blocks < room.slots ? plan.blocks : room.slots);
     op.parts_columns = room.parts_columns, op.max_ranks = room.ranks;
     op.group_tiles = plan.group_tiles, op.own_floats = plan.own_floats, op.parts_floats = plan.parts_floats;

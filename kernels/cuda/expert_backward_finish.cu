@@ -21,7 +21,7 @@ static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, c
                                                  int blocks) {
     bool linear = shape->mix == CK_MIX_LINEAR;
     float dot = 0;
-    for (int i = 0; i < op->inputs; i++) {
+    for (int i = 0; i < op->branches; i++) {
         int first = i * shape->rank_sum + shape->rank_first[e], end = i * shape->rank_sum + shape->rank_first[e + 1];
         for (int j = first + (int)(threadIdx.x % 32); j < end; j += 32) {
             float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
@@ -61,9 +61,9 @@ template <typename T> static __global__ void __launch_bounds__(256) expert_split
     for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < of_b1; i += (int64_t)gridDim.y * blockDim.x) {
         float b1 = 0, a2 = 0;
         for (int s = 0; s < op.splits; s++) {
-            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * (op.inputs + 1) * one + i;
+            int64_t at = ((int64_t)blockIdx.x * op.splits + s) * (op.branches + 1) * one + i;
             b1 += op.sums[at];
-            if (i < of_a2) a2 += op.sums[at + op.inputs * one];
+            if (i < of_a2) a2 += op.sums[at + op.branches * one];
         }
         op.wave.gradients[layer + shape->b1 + i] = b1;
         if (i < of_a2) op.wave.gradients[layer + shape->a2 + i] = a2;
@@ -77,7 +77,7 @@ template <typename T> static const char *finish_as(const expert_backward<T> &op,
 }
 
 template <typename T> static const char *add_splits_as(const expert_backward<T> &op, gpu_stream stream) {
-    int64_t chunks = ((int64_t)op.inputs * op.max_ranks * op.ffn + 255) / 256;
+    int64_t chunks = ((int64_t)op.branches * op.max_ranks * op.ffn + 255) / 256;
     dim3 grid((unsigned)op.wave.n_devices, (unsigned)(chunks < 1024 ? chunks : 1024));
     return CK_LAUNCH((expert_splits_kernel<T>), grid, 256, 0, stream, op);
 }

@@ -22,7 +22,7 @@ typedef struct {
 enum { BACKWARD_TWO = 80 * 1024 }; /* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
 
 /* The most that a block has: as many as registers let two on a multiprocessor have in bf16. */
-template <typename M, int N> constexpr int backward_lanes = M::INPUTS == 1 && N == 4 ? 192 : 128;
+template <typename M, int N> constexpr int backward_lanes = M::BRANCHES == 1 && N == 4 ? 192 : 128;
 
 /* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as wide as the sums of the largest
  * expert leave room for. The last has room for any. */
@@ -43,7 +43,7 @@ template <typename M, typename T>
 static backward_plan plan_of(const backward_form *form, int ffn, int tiles, int expert_tiles, int experts) {
     int n = form->n, columns = 8 * n * form->warps, room = (int)(form->bytes / sizeof(float)) / form->warps;
     int turn = n == 4 ? (int)turn_size<T, 4>::FLOATS : (int)turn_size<T, 2>::FLOATS, dw = experts * CUDA_TILE;
-    int sums = (M::INPUTS + 1) * (n / 2) * LANE_TILE, parts = M::INPUTS * LANE_TILE; /* of a tile */
+    int sums = (M::BRANCHES + 1) * (n / 2) * LANE_TILE, parts = M::BRANCHES * LANE_TILE; /* of a tile */
     backward_plan plan = {n, form->warps, (ffn + columns - 1) / columns, 0, 0, 0, 0, 0};
     int most = (room - turn - form->fragments * dw) / (sums + form->fragments * parts);
     if (most < (form->fragments > 1 ? tiles : expert_tiles)) return plan;
@@ -83,8 +83,8 @@ typedef struct {
 /* How many experts share the ranks is not known here: a guess, from what zh has beside them; more blocks than slots take rounds. */
 template <typename M, typename T> static backward_room room_of(const ck_expert_activation_backward *d, int64_t tokens) {
     backward_room room = {};
-    room.ranks = d->q->columns < CK_MAX_RANK_SUM / M::INPUTS ? d->q->columns : CK_MAX_RANK_SUM / M::INPUTS;
-    room.parts_columns = M::INPUTS * room.ranks + CK_MAX_EXPERTS;
+    room.ranks = d->q->columns < CK_MAX_RANK_SUM / M::BRANCHES ? d->q->columns : CK_MAX_RANK_SUM / M::BRANCHES;
+    room.parts_columns = M::BRANCHES * room.ranks + CK_MAX_EXPERTS;
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
     int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
@@ -92,7 +92,7 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     room.slots = plan_backward<M, T>(d->ffn, expert_tiles * experts, expert_tiles, experts).blocks;
     room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
     room.parts_floats = (tokens * room.slots * room.parts_columns + 63) / 64 * 64;
-    room.split_floats = (int64_t)(M::INPUTS + 1) * room.ranks * d->ffn;
+    room.split_floats = (int64_t)(M::BRANCHES + 1) * room.ranks * d->ffn;
     int64_t devices = SPLITS_BYTES / (room.split_floats * (int64_t)sizeof(float));
     room.split_devices = (int)(devices < SPLIT_DEVICES ? devices : SPLIT_DEVICES);
     return room;

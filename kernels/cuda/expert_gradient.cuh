@@ -1,6 +1,6 @@
 /* expert_gradient.cuh - gradients of the experts' weights as sums of a warp, over the tokens of its segments.
  *
- *   dB1 = (s h)^T du,  dA2 = (w q)^T a      [rank, F], for the columns of one warp; dB1 for each input of the activation
+ *   dB1 = (s h)^T du,  dA2 = (w q)^T a      [rank, F], for the columns of one warp; dB1 for each branch of the activation
  *
  * du and a lie in registers token by token; the tokens are the summed index of these products, so they pass through shared memory to be
  * transposed. The sums lie there too, private to each lane. */
@@ -15,10 +15,10 @@ typedef struct {
     int column;
     bool learn;
     shared<int32_t> group; /* [2] of experts: the first, and the one behind the last */
-    shared<float> own;     /* dB1 [inputs, group_tiles, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
+    shared<float> own;     /* dB1 [branches, group_tiles, N / 2] and dA2, sums of this lane; [CUDA_TILE, turn_stride] of T */
 } backward_place;
 
-/* Sums of dB1 of one input, or of dA2. */
+/* Sums of dB1 of one branch, or of dA2. */
 template <int N, typename T> static __device__ __forceinline__ int sum_floats(const expert_backward<T> *op) {
     return op->group_tiles * (N / 2) * LANE_TILE;
 }
@@ -61,7 +61,7 @@ template <typename M, typename T, int N>
 static __device__ __forceinline__ void add_gradient(const expert_backward<T> *op, shared<float> sums, const float d[N][4],
                                                     const expert_view *view, const backward_place *place, int fragment,
                                                     global<const float> x, int stride, int rank, int e, bool gated, float factor) {
-    shared<float> turn = place->own + (M::INPUTS + 1) * sum_floats<N>(op);
+    shared<float> turn = place->own + (M::BRANCHES + 1) * sum_floats<N>(op);
     forget(stride);
     int row[4];
     float w[4];
@@ -96,7 +96,7 @@ static __device__ __forceinline__ void add_gradient(const expert_backward<T> *op
 
 /* ---- Writing them */
 
-/* dB1 of one input, or dA2, of the warp's columns and the group's experts. */
+/* dB1 of one branch, or dA2, of the warp's columns and the group's experts. */
 template <int N, bool wide>
 static __device__ __forceinline__ void write_gradient(global<float> gradient, shared<const float> sums, const ck_shape *shape,
                                                       const backward_place *place, int ffn) {
@@ -131,13 +131,13 @@ static __device__ __forceinline__ void write_gradients(const expert_backward<T> 
     global<float> a2 = op->wave.gradients + (device->gradients + op->layer * shape->layer_stride + shape->a2);
     if (op->splits > 1) {
         int64_t one = (int64_t)op->max_ranks * op->ffn;
-        b1 = op->sums + ((int64_t)index * op->splits + split) * (M::INPUTS + 1) * one;
-        a2 = b1 + M::INPUTS * one;
+        b1 = op->sums + ((int64_t)index * op->splits + split) * (M::BRANCHES + 1) * one;
+        a2 = b1 + M::BRANCHES * one;
     }
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++)
+    for (int i = 0; i < M::BRANCHES; i++)
         write_gradient<N, wide>(b1 + (int64_t)(i * shape->rank_sum) * op->ffn, place->own + i * sum_floats<N>(op), shape, place, op->ffn);
-    write_gradient<N, wide>(a2, place->own + M::INPUTS * sum_floats<N>(op), shape, place, op->ffn);
+    write_gradient<N, wide>(a2, place->own + M::BRANCHES * sum_floats<N>(op), shape, place, op->ffn);
 }
 
 #endif

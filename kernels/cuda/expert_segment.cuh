@@ -156,13 +156,13 @@ static __device__ __forceinline__ void store_fragment(const float d[N][4], P at,
     }
 }
 
-/* Columns of the activation's inputs, which lie F columns apart. */
-template <typename M, int N> using inputs = float[M::INPUTS][N][4];
+/* Columns of the activation's branches, which lie F columns apart. */
+template <typename M, int N> using branches = float[M::BRANCHES][N][4];
 
 template <typename M, int N, bool wide, typename P>
-static __device__ __forceinline__ void load_inputs(inputs<M, N> &u, P at, int stride, int ffn, lane_rows rows, int columns) {
+static __device__ __forceinline__ void load_branches(branches<M, N> &u, P at, int stride, int ffn, lane_rows rows, int columns) {
     CK_UNROLL
-    for (int i = 0; i < M::INPUTS; i++) load_fragment<N, wide>(u[i], at + i * ffn, stride, rows, columns);
+    for (int i = 0; i < M::BRANCHES; i++) load_fragment<N, wide>(u[i], at + i * ffn, stride, rows, columns);
 }
 
 /* d += what earlier passes have left for the lane's rows. */
@@ -224,9 +224,9 @@ static __device__ __forceinline__ expert_weight weight_of(global<const float> we
     return w;
 }
 
-/* The rows of B1 for one input of the activation (swiglu_mlp: the gate's, then the up's), given those for the first. */
-static __device__ __forceinline__ expert_weight of_input(expert_weight w, const ck_shape *shape, int input) {
-    w.at += (int64_t)(input * shape->rank_sum) * w.ffn;
+/* The rows of B1 for one branch of the activation (swiglu_mlp: the gate's, then the up's), given those for the first. */
+static __device__ __forceinline__ expert_weight of_branch(expert_weight w, const ck_shape *shape, int branch) {
+    w.at += (int64_t)(branch * shape->rank_sum) * w.ffn;
     return w;
 }
 
