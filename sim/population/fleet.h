@@ -55,7 +55,8 @@ typedef struct {
     int process, processes, on_machine; /* on_machine: how many share this machine, itself included */
 } process_place;
 
-/* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h). */
+/* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h); waves then get them through slots
+ * (train/slots.h). */
 typedef enum { PACKS_NEAR, MOMENTS_FAR, PACKS_FAR } packs_memory;
 
 typedef struct {
@@ -110,7 +111,8 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
 void fleet_destroy(fleet *f);
 
 /* One aggregation: packed mean over each population's devices (in their order, process by process), then spread. Stopped populations take
- * no part; the same populations must have stopped in all processes. */
+ * no part; the same populations must have stopped in all processes. Packs that lie far are read and written in place: 4 B over the bus a
+ * shared value and device, each way, once a round. */
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
