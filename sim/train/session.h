@@ -1,6 +1,7 @@
 /* session.h - a run while it runs: the base, the fleet, the recorded programs, and the numbers of the current round.
  *
- *   session --owns--> base weights, fleet, programs (step, evaluation, routing record), two waves that take turns, one wave's gradients
+ *   session --owns--> base weights, fleet, programs (step, evaluation, routing record), two waves that take turns and the slots of their
+ *                     packs, one wave's gradients
  *
  * Of several processes each has a session, with all devices' numbers but only its own devices' packs and text: after a step they agree
  * (agree.c), at the end of a round process 0 gets the numbers of all (gather.c).

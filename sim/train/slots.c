@@ -74,7 +74,7 @@ static ck_status move(const slots *s, const wave_buffer *w, float *near, float *
 }
 
 static ck_status move_all(const slots *s, const wave_buffer *w, packs_use use, bool home) {
-    const packs_arrays *near = &s->slot[w->slot].packs;
+    const packs_view *near = &s->slot[w->slot].packs;
     const fleet *f = s->fleet;
     ck_status status = CK_OK;
     if (f->packs_at == PACKS_FAR) status = move(s, w, near->parameters, f->parameters, home);
@@ -103,9 +103,9 @@ ck_status slots_await(slots *s, const wave_buffer *w, ck_stream *stream) {
     return s->copies ? ck_event_await(stream, s->slot[w->slot].arrived) : CK_OK;
 }
 
-packs_arrays slots_packs(const slots *s, const wave_buffer *w) {
+packs_view slots_packs(const slots *s, const wave_buffer *w) {
     const fleet *f = s->fleet;
-    return s->copies ? s->slot[w->slot].packs : (packs_arrays){f->parameters, f->moment1, f->moment2};
+    return s->copies ? s->slot[w->slot].packs : (packs_view){f->parameters, f->moment1, f->moment2};
 }
 
 ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream) {

@@ -10,8 +10,9 @@
  *   PACKS_UPDATED, expert step   8 P and back                   12 P and back
  *   PACKS_READ, all else         none                           4 P
  *
- * A router step changes few values: its optimiser works on the far packs in place, like carried gradients (as released only), aggregation
- * and checkpoints. All these run on the session's stream, between slots_end() and slots_begin(). */
+ * A router step changes few values: its optimiser works on the far packs in place, and so does whatever touches carried gradients (as
+ * released only); no other wave of the step has the same device. Aggregation and checkpoints work in place too, on the same stream, after
+ * slots_end(); the next wave's packs come after slots_begin(). */
 #ifndef COHORT_SLOTS_H
 #define COHORT_SLOTS_H
 
@@ -27,10 +28,10 @@ typedef enum { PACKS_READ, PACKS_UPDATED } packs_use;
 /* Backend memory. */
 typedef struct {
     float *parameters, *moment1, *moment2;
-} packs_arrays;
+} packs_view;
 
 typedef struct {
-    packs_arrays packs; /* [floats] where those lie far, else the fleet's */
+    packs_view packs; /* [floats] where those lie far, else the fleet's */
     ck_event *arrived, *left;
 } slot;
 
@@ -55,7 +56,7 @@ ck_status slots_fetch(slots *s, const wave_buffer *w, packs_use use);
 /* What the stream is given from now on finds them there. A device's pack is at ck_wave_device.parameters in `parameters`; in the moments of
  * an expert step at fleet's offset where they are near, else at ck_wave_device.gradients. */
 ck_status slots_await(slots *s, const wave_buffer *w, ck_stream *stream);
-packs_arrays slots_packs(const slots *s, const wave_buffer *w);
+packs_view slots_packs(const slots *s, const wave_buffer *w);
 /* All that the stream was given so far is the last to touch the wave's packs in its slot; what was updated starts to go home. */
 ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream);
 /* What the stream is given from now on comes after all copies so far: it finds the packs at home. */

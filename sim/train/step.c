@@ -145,7 +145,7 @@ static step_counts collect_updates(session *s, const wave_buffer *w, step_kind k
 
 static ck_status update_devices(session *s, const wave_buffer *w, step_kind kind, step_counts n) {
     fleet *f = s->fleet;
-    packs_arrays packs = kind == STEP_EXPERTS ? slots_packs(&s->slots, w) : (packs_arrays){f->parameters, f->moment1, f->moment2};
+    packs_view packs = kind == STEP_EXPERTS ? slots_packs(&s->slots, w) : (packs_view){f->parameters, f->moment1, f->moment2};
     ck_status status = CK_OK;
     if (n.carries > 0) status = ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
     if (status == CK_OK && n.updates > 0)
