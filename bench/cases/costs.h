@@ -36,7 +36,7 @@ static inline double h_bytes(const world *w) {
 }
 
 /* I: GELU 1, SwiGLU 2. */
-static inline double inputs_of(const world *w) {
+static inline double branches_of(const world *w) {
     return w->shape.mlp == CK_MLP_SWIGLU ? 2 : 1;
 }
 

@@ -1,6 +1,6 @@
 /* expert.c - the expert layer's operations, each alone.
  *
- * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D, I inputs of the activation (GELU 1, SwiGLU 2),
+ * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D, I branches of the MLP (GELU 1, SwiGLU 2),
  * each with F columns of U and S ranks of h, rows of A1 and of B1:
  *   route                 x read; z and h, gates written; R and A1 read
  *   activation            U read, m written; h, gates read, g written; B1, A2 read
@@ -21,7 +21,7 @@ cost route_cost(const world *w) {
 }
 
 cost activation_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, i = inputs_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    double t = tokens_of(w), f = w->ffn, i = branches_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
     return (cost){"activation", (i + 1) * activation_bytes(w) * t * f + h_bytes(w) + rank_bytes(w) + gates_bytes(w) + packs(w, weights),
                   2 * (i + 1) * t * f * chosen_ranks(w)};
 }
@@ -39,7 +39,7 @@ cost expand_backward_cost(const world *w) {
 }
 
 cost activation_backward_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, i = inputs_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    double t = tokens_of(w), f = w->ffn, i = branches_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
     return (cost){"activation backward",
                   (2 * i + 1) * activation_bytes(w) * t * f + 2 * h_bytes(w) + rank_bytes(w) + 3 * gates_bytes(w) + packs(w, 2 * weights),
                   (6 * i + 4) * t * f * chosen_ranks(w)};

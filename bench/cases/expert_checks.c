@@ -180,10 +180,10 @@ typedef struct {
     double *u, *zh, *gates, *dm, *q, *du, *p, *dw;
 } activation_arrays;
 
-/* Of U: those of F in each of its inputs. */
+/* Of U: those of F in each of its branches. */
 static picks up_columns(const world *w, const picks *columns) {
-    int64_t inputs = w->up / w->ffn;
-    picks up = {.n = inputs * columns->n, .index = calloc((size_t)(inputs * columns->n + 1), sizeof *up.index)};
+    int64_t branches = w->up / w->ffn;
+    picks up = {.n = branches * columns->n, .index = calloc((size_t)(branches * columns->n + 1), sizeof *up.index)};
     if (!up.index) abort();
     for (int64_t i = 0; i < up.n; i++) up.index[i] = i / columns->n * w->ffn + columns->index[i % columns->n];
     return up;

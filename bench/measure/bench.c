@@ -171,7 +171,7 @@ void bench_list(FILE *out, const bench_case *const *cases) {
     fprintf(
         out,
         "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S the sum of a device's ranks,\n"
-        "I inputs of the activation (GELU 1, SwiGLU 2), each with F columns of U and S rows of A1 and B1,\n"
+        "I branches of the MLP (GELU 1, SwiGLU 2), each with F columns of U and S rows of A1 and B1,\n"
         "S' = S k / E, ra the attention LoRA's rank, s tokens of a sequence, H heads, V vocabulary, a bytes of an activation or frozen\n"
         "weight; floor = max(bytes / copy rate, FLOPs / product rate)\n\n");
     for (int i = 0; cases[i]; i++) fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
