@@ -1,4 +1,5 @@
 /* main.c - the command line: the only place that prints problems and decides the exit code. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,9 +118,12 @@ static exit_code export_adapters(const cli_arguments *a, problems *list) {
     peft_selection wanted = {.population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
     peft_written written;
     exit_code code = peft_export(a->words[0], a->adapters, &wanted, &written, list);
-    if (code == EXIT_OK && !a->table)
-        printf("%s: %d expert%s of %d device%s, after round %d\n", a->adapters, written.folders, written.folders == 1 ? "" : "s",
-               written.devices, written.devices == 1 ? "" : "s", written.round);
+    if (code != EXIT_OK || a->table) return code;
+    printf("%s: %d expert%s of %d device%s, after round %d\n", a->adapters, written.folders, written.folders == 1 ? "" : "s",
+           written.devices, written.devices == 1 ? "" : "s", written.round);
+    if (written.diverged > 0)
+        printf("%d of these devices belong to populations that diverged, and are as the last checkpoint before that has them\n",
+               written.diverged);
     return code;
 }
 
@@ -160,6 +164,7 @@ static exit_code execute(const command_line *c, problems *list) {
     }
     switch (a->command) {
     case COMMAND_RUN:
+        signal(SIGPIPE, SIG_IGN); /* whoever reads what it prints may leave */
         return run(c, list);
     case COMMAND_CHECK:
         return check(a, list);
@@ -187,7 +192,8 @@ static exit_code execute_here(command_line *c, problems *list) {
     exit_code code = cli_parse(c->argc, c->argv, &c->arguments, list);
     bool works = ck_process(c->collective) == 0 || (c->arguments.command == COMMAND_RUN && !c->arguments.help);
     if (code == EXIT_OK && works) code = execute(c, list);
-    if (fflush(stdout) != 0) code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
+    if (fflush(stdout) != 0 && errno != EPIPE)
+        code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
     return code;
 }
 

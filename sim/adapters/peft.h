@@ -34,11 +34,12 @@ typedef struct {
 
 typedef struct {
     int round, devices, folders; /* the checkpoint's round; what was written */
+    int diverged;                /* of these devices: their population stopped, they are as they were saved before that */
 } peft_written;
 
 /* The experts of a result's devices as of its last checkpoint:
  *   OUT/<population>-seed<seed>/device<i>/{generalist<g>, specialist<s>}/ and, with a router, device<i>/router.safetensors
- * OUT must be new or empty. */
+ * OUT must be new or empty. A population that diverged before its first checkpoint has none: EXIT_INPUT. */
 exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list);
 
 #endif

@@ -92,6 +92,20 @@ static int count_selected(const source *s, const peft_selection *wanted) {
     return n;
 }
 
+/* Nothing was ever saved of a population that diverged before its first checkpoint. */
+static exit_code check_saved(const source *s, const peft_selection *wanted, const char *result, problems *list) {
+    for (int i = 0; i < s->fleet->n_devices; i++) {
+        const device *d = &s->fleet->devices[i];
+        const population_settings *p = s->fleet->populations[d->population].settings;
+        if (is_selected(s, wanted, d) && s->checkpoint.stopped[i] && s->checkpoint.device_expert_steps[i] == 0)
+            return problem(list, EXIT_INPUT,
+                           "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there are no adapters of it; choose "
+                           "others with --population",
+                           result, p->name, (unsigned long long)p->seed);
+    }
+    return EXIT_OK;
+}
+
 /* What there is, so that the next attempt can be right. */
 static exit_code nothing_selected(const source *s, const char *result, problems *list) {
     char text[1024] = "";
@@ -136,6 +150,7 @@ static exit_code write_device(const source *s, const device *d, const char *out,
     }
     if (code == EXIT_OK) code = peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list);
     written->devices += code == EXIT_OK;
+    written->diverged += code == EXIT_OK && s->checkpoint.stopped[d - s->fleet->devices];
     return code;
 }
 
@@ -165,6 +180,7 @@ exit_code peft_export(const char *result, const char *out, const peft_selection 
     if (!folder_is_free(out)) return problem(list, EXIT_INPUT, "%s: is not empty; give a new folder for the adapters", out);
     code = source_open(&s, result, list);
     if (code == EXIT_OK && count_selected(&s, selection) == 0) code = nothing_selected(&s, result, list);
+    if (code == EXIT_OK) code = check_saved(&s, selection, result, list);
     if (code == EXIT_OK) code = write_whole(&s, out, selection, written, list);
     written->round = s.checkpoint.round;
     source_close(&s);

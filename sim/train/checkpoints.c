@@ -44,9 +44,10 @@ void checkpoints_destroy(checkpoint *c) {
     memset(c, 0, sizeof *c);
 }
 
-/* A population that stopped keeps what the checkpoint before held of it: what it is now is of no use. */
-static bool keeps_the_last(const session *s, const checkpoint *c, const population *p) {
-    return c->expert_step > 0 && s->fleet->devices[p->first_device].stopped;
+/* A population that stopped keeps what the checkpoint before held of it (zeros and no steps, where there was none): what it is now is of
+ * no use. */
+static bool keeps_the_last(const session *s, const population *p) {
+    return s->fleet->devices[p->first_device].stopped;
 }
 
 /* ---- Packs: those of a population's devices in this process are neighbours ---- */
@@ -94,6 +95,15 @@ static ck_status give(const session *s, float *memory, const float *host, int64_
 }
 
 /* ---- Saving ---- */
+
+/* Nothing good was ever saved of it. */
+static void clear_population(const session *s, const population *p, checkpoint *c) {
+    span packs = packs_of(s->fleet, p), carried = carried_of(s->fleet, p);
+    float *arrays[] = {c->parameters, c->moment1, c->moment2};
+    for (int i = 0; i < 3; i++) memset(arrays[i] + packs.first, 0, (size_t)packs.count * sizeof(float));
+    memset(c->carried + carried.first, 0, (size_t)carried.count * sizeof(float));
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) c->device_expert_steps[i] = c->device_router_steps[i] = 0;
+}
 
 static void take_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
@@ -160,7 +170,8 @@ static exit_code take_all(session *s, int round, checkpoint *c, problems *list) 
     ck_status status = CK_OK;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        bool keep = keeps_the_last(s, c, p);
+        bool keep = keeps_the_last(s, p);
+        if (keep && c->expert_step == 0) clear_population(s, p, c);
         if (!keep && status == CK_OK) status = take_population(s, p, c);
         take_devices(s, p, keep, c);
     }

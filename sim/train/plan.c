@@ -186,24 +186,36 @@ static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *lis
         (double)(plan->gradients + plan->slots) / MIB, fewer);
 }
 
+/* How many devices would fit, where what they all add is `each` a device to what is there without them. */
+static double fitting(double limit, double all, double each, int devices) {
+    return each > 0.0 ? floor((limit - (all - each * devices) - UNCERTAIN_MIB) / each) : devices;
+}
+
+static bool are_alike(const fleet *f) {
+    for (int i = 1; i < f->n_shapes; i++)
+        if (f->shapes[i].total != f->shapes[0].total) return false;
+    return true;
+}
+
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
     double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(plan, base, f) / MIB;
-    double others = (double)plan->training / MIB - a_device * f->n_mine;
-    double fit = floor((limit - others - UNCERTAIN_MIB) / a_device);
+    double text = f->n_mine > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_mine : 0.0;
+    double start = (double)plan->start / MIB, training = (double)plan->training / MIB;
+    double fit_start = fitting(limit, start, text, f->n_mine), fit = fmin(fit_start, fitting(limit, training, a_device, f->n_mine));
     const char *source = plan->limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";
     char who[48] = "the run";
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
-    if (plan->start > plan->limit || fit < 1.0)
+    if (fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
                        "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
                        "take a smaller base, batch or sequence",
-                       who, need, limit, source, plan->start > plan->limit ? (double)plan->start / MIB : others,
-                       plan->start > plan->limit ? plan->why_start : "base, activations and libraries");
+                       who, ceil(need), floor(limit), source, fit_start < 1.0 ? start - text * f->n_mine : training - a_device * f->n_mine,
+                       fit_start < 1.0 ? plan->why_start : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
-                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit; lower `devices`, the number "
-                   "of populations, or `rank`",
-                   who, need, limit, source, f->n_mine, fit);
+                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; lower `devices`, the number "
+                   "of populations, `rank` or `data.tokens_per_device`",
+                   who, ceil(need), floor(limit), source, f->n_mine, fit, are_alike(f) ? "" : ", if all populations shrink alike");
 }
 
 /* Before the devices are there: a host copy of the base beside the backend's, or its training, which is process 0's. */
@@ -213,7 +225,7 @@ static exit_code start_bytes(const settings *s, ck_backend *backend, const base_
     exit_code code = EXIT_OK;
     if (loaded_base == 0 && f->place.process == 0 && run_trains_base(s)) code = pretrain_bytes(s, backend, &trained, list);
     plan->start = plan->resident + weights + (trained > weights ? trained : weights);
-    plan->why_start = trained > weights ? "pre-training the base" : "loading the base";
+    plan->why_start = trained > weights ? "libraries and pre-training the base" : "libraries and the base";
     return code;
 }
 

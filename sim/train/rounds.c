@@ -23,20 +23,23 @@ static void on_signal(int number) {
     interrupted = 1;
 }
 
-/* A second signal ends the process at once. */
-static void catch_signals(struct sigaction old[3]) {
+/* SIGHUP: the terminal is gone. SIGUSR1: mpirun hands it on to all processes, which it does not do with the others. */
+static const int polite[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+enum { POLITE = sizeof polite / sizeof *polite };
+
+/* A second signal ends the process at once. Who started it with nohup wants it to outlive the terminal. */
+static void catch_signals(struct sigaction old[POLITE]) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&action.sa_mask);
     interrupted = 0;
-    sigaction(SIGINT, &action, &old[0]);
-    sigaction(SIGTERM, &action, &old[1]);
-    sigaction(SIGUSR1, &action, &old[2]); /* mpirun hands it on to all processes, which it does not do with the others */
+    for (int i = 0; i < POLITE; i++) {
+        sigaction(polite[i], &action, &old[i]);
+        if (polite[i] == SIGHUP && old[i].sa_handler == SIG_IGN) sigaction(SIGHUP, &old[i], NULL);
+    }
 }
 
-static void release_signals(const struct sigaction old[3]) {
-    sigaction(SIGINT, &old[0], NULL);
-    sigaction(SIGTERM, &old[1], NULL);
-    sigaction(SIGUSR1, &old[2], NULL);
+static void release_signals(const struct sigaction old[POLITE]) {
+    for (int i = 0; i < POLITE; i++) sigaction(polite[i], &old[i], NULL);
 }
 
 /* Rows first: a checkpoint must never be ahead of the trace. `round`: the last that is complete. */
@@ -164,7 +167,7 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
 exit_code rounds_run(rounds *r, problems *list) {
     session *s = r->session;
     const settings *config = s->settings;
-    struct sigaction old[3];
+    struct sigaction old[POLITE];
     exit_code code = EXIT_OK;
     progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
     catch_signals(old);

@@ -65,8 +65,18 @@ test_stopped_population_leaves_its_last_good_adapters() {
     require h5dump hdf5-tools
     result=$(diverged_result)/result
     expect_status 0 cohort export "$result" --adapters adapters --population absurd
+    expect_text out 'populations that diverged, and are as the last checkpoint before that has them'
     h5dump -d /parameters "$result/checkpoint.h5" >values
     ! grep -qiE '[^a-z](nan|inf)' values || fail 'the checkpoint holds values that are not finite'
+}
+
+test_nothing_of_a_population_that_was_never_saved() {
+    with_absurd >absurd.yaml
+    expect_status 4 cohort run absurd.yaml --out result --quiet --set checkpoint.every=6
+    expect_status 2 cohort export result --adapters adapters
+    expect_text err "population 'absurd' (seed 7) diverged before its first checkpoint, so there are no adapters of it"
+    [[ ! -e adapters ]] || fail 'something was written'
+    expect_status 0 cohort export result --adapters adapters --population alone
 }
 
 test_resumed_run_says_it_again() {

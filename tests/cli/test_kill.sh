@@ -110,7 +110,7 @@ test_killed_at_the_end() {
     done
 }
 
-# ---- SIGINT, SIGTERM
+# ---- SIGINT, SIGTERM, SIGHUP
 
 start() { # options; the process id is in $run
     "$COHORT_BINARY" run "$tiny" --out result "$@" >out 2>err &
@@ -150,13 +150,20 @@ test_interrupted_within_a_round_it_goes_on_with_the_next_step() {
     expect_same_results whole result
 }
 
+test_whoever_reads_may_leave() {
+    local status=0
+    (set -o pipefail && cohort run "$tiny" --out result 2>&1 | head -n 1 >first) || status=$?
+    ((status == 0)) || fail "exit status $status when its reader has left"
+    expect_same_results "$(reference_result)" result
+}
+
 test_interrupted_again_and_again() {
     local signal
     cohort run "$tiny" --out whole "${long[@]}" --quiet
     start "${long[@]}"
     wait_until "$run" catches_signals
     interrupt INT
-    for signal in TERM INT; do
+    for signal in TERM HUP INT; do
         start "${long[@]}" --resume
         wait_until "$run" catches_signals
         sleep 0.1

@@ -186,6 +186,26 @@ Test(memory, a_run_that_cannot_fit_is_refused_and_the_largest_number_of_devices_
     cr_expect_eq(o.status, 3, "%d devices should not fit where %d are the most: %s", fit + fit / 20 + 5, fit, o.text);
 }
 
+/* Long texts need more than a small base does, and are not laid at its door. */
+Test(memory, texts_that_cannot_fit_are_counted_in_devices) {
+    static outcome o;
+    char text[2048], words[6000];
+    if (SANITIZED) cr_skip_test("a sanitizer's shadow memory is not in the plan");
+    const char *const config = "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}\n"
+                               "data: {corpus: synthetic, tokens_per_device: 1000000, sequence: 32}\nmemory_limit: 80\n"
+                               "populations:\n  - {name: l, method: local, devices: %d}\n";
+    snprintf(text, sizeof text, config, 60);
+    snprintf(words, sizeof words, "check %s", write_config(text));
+    run_program(words, &o);
+    cr_assert_eq(o.status, 3, "status %d: %s", o.status, o.text);
+    int fit = (int)number_before(o.text, "of its 60 devices at most", " fit");
+    cr_assert(fit >= 5 && fit < 60, "%d devices: %s", fit, o.text);
+    snprintf(text, sizeof text, config, fit);
+    snprintf(words, sizeof words, "check %s", write_config(text));
+    run_program(words, &o);
+    cr_expect_eq(o.status, 0, "%d devices were promised to fit: %s", fit, o.text);
+}
+
 Test(memory, a_base_that_cannot_fit_is_refused_by_name) {
     static outcome o;
     char words[6000];
