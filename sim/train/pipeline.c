@@ -5,7 +5,7 @@
 static ck_status start(session *s, wave_buffer *w, const wave_work *work) {
     if (w->n_devices == 0) return CK_OK;
     ck_wave wave = wave_view(w, s->fleet, slots_packs(&s->slots, w).parameters, work->gradients);
-    ck_status status = slots_await(&s->slots, w, s->stream);
+    ck_status status = slots_await_parameters(&s->slots, w, s->stream);
     if (status == CK_OK) status = ck_run(work->program, s->stream, &wave);
     return status == CK_OK ? work->started(s, w, work->context) : status;
 }
@@ -13,6 +13,7 @@ static ck_status start(session *s, wave_buffer *w, const wave_work *work) {
 static ck_status finish(session *s, wave_buffer *w, const wave_work *work) {
     if (w->n_devices == 0) return CK_OK;
     ck_status status = ck_wait(s->stream);
+    if (status == CK_OK) status = slots_await_moments(&s->slots, w, s->stream);
     if (status == CK_OK) status = work->finished(s, w, work->context);
     return status == CK_OK ? slots_leave(&s->slots, w, work->use, s->stream) : status;
 }

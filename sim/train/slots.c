@@ -13,7 +13,8 @@ static ck_status open_slot(const fleet *f, int64_t floats, slot *one) {
     ck_status status = take(f, all, floats, "adapters of a wave", f->parameters, &one->packs.parameters);
     if (status == CK_OK) status = take(f, true, floats, "first moments of a wave", f->moment1, &one->packs.moment1);
     if (status == CK_OK) status = take(f, true, floats, "second moments of a wave", f->moment2, &one->packs.moment2);
-    if (status == CK_OK) status = ck_event_create(f->backend, &one->arrived);
+    if (status == CK_OK) status = ck_event_create(f->backend, &one->parameters);
+    if (status == CK_OK) status = ck_event_create(f->backend, &one->moments);
     return status == CK_OK ? ck_event_create(f->backend, &one->left) : status;
 }
 
@@ -35,7 +36,8 @@ void slots_destroy(slots *s) {
         if (s->fleet->packs_at == PACKS_FAR) ck_free(s->fleet->backend, one->packs.parameters);
         ck_free(s->fleet->backend, one->packs.moment1);
         ck_free(s->fleet->backend, one->packs.moment2);
-        ck_event_destroy(one->arrived);
+        ck_event_destroy(one->parameters);
+        ck_event_destroy(one->moments);
         ck_event_destroy(one->left);
     }
     *s = (slots){0};
@@ -73,14 +75,15 @@ static ck_status move(const slots *s, const wave_buffer *w, float *near, float *
     return status;
 }
 
-static ck_status move_all(const slots *s, const wave_buffer *w, packs_use use, bool home) {
-    const packs_view *near = &s->slot[w->slot].packs;
+static ck_status move_parameters(const slots *s, const wave_buffer *w, bool home) {
     const fleet *f = s->fleet;
-    ck_status status = CK_OK;
-    if (f->packs_at == PACKS_FAR) status = move(s, w, near->parameters, f->parameters, home);
-    if (status == CK_OK && use == PACKS_UPDATED) status = move(s, w, near->moment1, f->moment1, home);
-    if (status == CK_OK && use == PACKS_UPDATED) status = move(s, w, near->moment2, f->moment2, home);
-    return status;
+    return f->packs_at == PACKS_FAR ? move(s, w, s->slot[w->slot].packs.parameters, f->parameters, home) : CK_OK;
+}
+
+static ck_status move_moments(const slots *s, const wave_buffer *w, bool home) {
+    const packs_view *near = &s->slot[w->slot].packs;
+    ck_status status = move(s, w, near->moment1, s->fleet->moment1, home);
+    return status == CK_OK ? move(s, w, near->moment2, s->fleet->moment2, home) : status;
 }
 
 /* What the second stream is given from now on comes after all that the first was given so far. */
@@ -94,13 +97,20 @@ ck_status slots_begin(slots *s, ck_stream *stream) {
 }
 
 ck_status slots_fetch(slots *s, const wave_buffer *w, packs_use use) {
+    const slot *to = &s->slot[w->slot];
     if (!s->copies || w->n_devices == 0) return CK_OK;
-    ck_status status = move_all(s, w, use, false);
-    return status == CK_OK ? ck_event_record(s->copies, s->slot[w->slot].arrived) : status;
+    ck_status status = move_parameters(s, w, false);
+    if (status == CK_OK) status = ck_event_record(s->copies, to->parameters);
+    if (status == CK_OK && use == PACKS_UPDATED) status = move_moments(s, w, false);
+    return status == CK_OK ? ck_event_record(s->copies, to->moments) : status;
 }
 
-ck_status slots_await(slots *s, const wave_buffer *w, ck_stream *stream) {
-    return s->copies ? ck_event_await(stream, s->slot[w->slot].arrived) : CK_OK;
+ck_status slots_await_parameters(slots *s, const wave_buffer *w, ck_stream *stream) {
+    return s->fleet->packs_at == PACKS_FAR ? ck_event_await(stream, s->slot[w->slot].parameters) : CK_OK;
+}
+
+ck_status slots_await_moments(slots *s, const wave_buffer *w, ck_stream *stream) {
+    return s->copies ? ck_event_await(stream, s->slot[w->slot].moments) : CK_OK;
 }
 
 packs_view slots_packs(const slots *s, const wave_buffer *w) {
@@ -111,7 +121,8 @@ packs_view slots_packs(const slots *s, const wave_buffer *w) {
 ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream) {
     if (!s->copies) return CK_OK;
     ck_status status = follow(stream, s->slot[w->slot].left, s->copies);
-    return status == CK_OK && use == PACKS_UPDATED ? move_all(s, w, use, true) : status;
+    if (status == CK_OK && use == PACKS_UPDATED) status = move_parameters(s, w, true);
+    return status == CK_OK && use == PACKS_UPDATED ? move_moments(s, w, true) : status;
 }
 
 ck_status slots_end(slots *s, ck_stream *stream) {

@@ -31,8 +31,9 @@ typedef struct {
 } packs_view;
 
 typedef struct {
-    packs_view packs; /* [floats] where those lie far, else the fleet's */
-    ck_event *arrived, *left;
+    packs_view packs;               /* [floats] where those lie far, else the fleet's */
+    ck_event *parameters, *moments; /* have arrived */
+    ck_event *left;
 } slot;
 
 typedef struct {
@@ -51,11 +52,12 @@ size_t slots_traffic(packs_memory packs_at, packs_use use, int64_t floats);
 
 /* Copies from now on come after all that the stream was given so far. */
 ck_status slots_begin(slots *s, ck_stream *stream);
-/* The packs of a filled wave start to come into its slot. */
+/* The packs of a filled wave start to come into its slot: the parameters, with which the wave can run, then the moments. */
 ck_status slots_fetch(slots *s, const wave_buffer *w, packs_use use);
 /* What the stream is given from now on finds them there. A device's pack is at ck_wave_device.parameters in `parameters`; in the moments of
  * an expert step at fleet's offset where they are near, else at ck_wave_device.gradients. */
-ck_status slots_await(slots *s, const wave_buffer *w, ck_stream *stream);
+ck_status slots_await_parameters(slots *s, const wave_buffer *w, ck_stream *stream);
+ck_status slots_await_moments(slots *s, const wave_buffer *w, ck_stream *stream);
 packs_view slots_packs(const slots *s, const wave_buffer *w);
 /* All that the stream was given so far is the last to touch the wave's packs in its slot; what was updated starts to go home. */
 ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream);
