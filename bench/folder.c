@@ -1,7 +1,6 @@
 #include "folder.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +20,4 @@ exit_code folder_make(const char *keep, char path[JOB_PATH_BYTES], problems *lis
     snprintf(path, JOB_PATH_BYTES, "%s", real);
     free(real);
     return EXIT_OK;
-}
-
-static int delete_entry(const char *path, const struct stat *status, int kind, struct FTW *place) {
-    (void)status;
-    (void)kind;
-    (void)place;
-    return remove(path);
-}
-
-void folder_delete(const char *path) {
-    enum { OPEN_FOLDERS = 8 };
-    nftw(path, delete_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS);
 }

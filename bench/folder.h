@@ -4,9 +4,8 @@
 
 #include "job.h"
 
-/* keep NULL: a new temporary folder ($TMPDIR, else /tmp); else that folder, which must not exist. */
+/* keep NULL: a new temporary folder ($TMPDIR, else /tmp); else that folder, which must not exist. folder_remove() of data/folders.h
+ * removes it. */
 exit_code folder_make(const char *keep, char path[JOB_PATH_BYTES], problems *list);
-/* With everything in it. */
-void folder_delete(const char *path);
 
 #endif

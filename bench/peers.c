@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "data/folders.h"
 #include "folder.h"
 #include "python.h"
 #include "rows.h"
@@ -217,7 +218,7 @@ exit_code peers_run(const peers_options *o, problems *list) {
     signal(SIGINT, interrupt);
     signal(SIGTERM, interrupt);
     if (code == EXIT_OK && b->python) code = compare(b, o, list);
-    if (!o->keep) folder_delete(b->folder);
+    if (!o->keep) folder_remove(b->folder);
 cleanup:
     for (int i = 0; i < b->all.n_rows; i++) json_decref(b->all.rows[i].end);
     program_free(&b->reference);

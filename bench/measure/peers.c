@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "data/folders.h"
 #include "folder.h"
 #include "measure/gather.h"
 #include "measure/outputs.h"
@@ -123,7 +124,7 @@ void peers_close(bench_peers *p) {
     if (p->to) fclose(p->to); /* the end of its input is the end of its work */
     if (p->from) fclose(p->from);
     if (p->process) waitpid(p->process, NULL, 0);
-    if (p->folder[0]) folder_delete(p->folder);
+    if (p->folder[0]) folder_remove(p->folder);
     free(p);
 }
 

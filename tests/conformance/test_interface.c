@@ -186,13 +186,31 @@ Test(program, refuses_gradients_before_a_global_op) {
 }
 
 /* A program recorded for narrow rank-space activations must not be run by a device that would write beyond them. */
+/* One device of that shape with one sequence of four tokens. */
+static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
+    static const int64_t first_token[] = {0, 4};
+    static const int32_t first_sequence[] = {0, 1}, tokens[4];
+    static const ck_wave_device device;
+    static int32_t fault[1];
+    return (ck_wave){.n_devices = 1,
+                     .n_sequences = 1,
+                     .first_token = first_token,
+                     .first_sequence = first_sequence,
+                     .devices = &device,
+                     .n_shapes = 1,
+                     .shapes = shape,
+                     .tokens = tokens,
+                     .targets = tokens,
+                     .parameters = pack,
+                     .fault = fault};
+}
+
 Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_backend *backend = open_auto();
     ck_program *program;
     ck_stream *stream;
     ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), wide = wave_shape(SHAPE_ALL, 12, 16, 1, CK_MLP_GELU);
     int columns = narrow.router_rows + narrow.rank_sum;
-    int32_t tokens[4] = {0}, fault[1];
     void *pack;
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
     cr_assert(eq(int, ck_alloc(backend, (size_t)wide.total * sizeof(float), "pack", &pack), CK_OK));
@@ -201,17 +219,7 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_tensor *x = ck_activation(program, 12, "x"), *zh = ck_activation(program, columns, "zh");
     ck_op_route(program, &(ck_route){.x = x, .zh = zh, .gates = ck_activation(program, CK_MAX_EXPERTS, "gates"), .n_layers = 1});
     cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
-    ck_wave wave = {.n_devices = 1,
-                    .n_sequences = 1,
-                    .first_token = (int64_t[]){0, 4},
-                    .first_sequence = (int32_t[]){0, 1},
-                    .devices = &(ck_wave_device){0},
-                    .n_shapes = 1,
-                    .shapes = &wide,
-                    .tokens = tokens,
-                    .targets = tokens,
-                    .parameters = pack,
-                    .fault = fault};
+    ck_wave wave = four_tokens(&wide, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "shape") != NULL, "%s", ck_last_error(backend));
     wave.shapes = &narrow;
@@ -231,7 +239,6 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_program *program;
     ck_stream *stream;
     ck_shape gelu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), swiglu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_SWIGLU);
-    int32_t tokens[4] = {0}, fault[1];
     void *pack;
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
     cr_assert(eq(int, ck_alloc(backend, (size_t)swiglu.total * sizeof(float), "pack", &pack), CK_OK));
@@ -243,17 +250,7 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_op_expert_activation(program,
                             &(ck_expert_activation){.u = u, .zh = zh, .gates = gates, .m = m, .g = g, .ffn = 16, .mlp = CK_MLP_SWIGLU});
     cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
-    ck_wave wave = {.n_devices = 1,
-                    .n_sequences = 1,
-                    .first_token = (int64_t[]){0, 4},
-                    .first_sequence = (int32_t[]){0, 1},
-                    .devices = &(ck_wave_device){0},
-                    .n_shapes = 1,
-                    .shapes = &gelu,
-                    .tokens = tokens,
-                    .targets = tokens,
-                    .parameters = pack,
-                    .fault = fault};
+    ck_wave wave = four_tokens(&gelu, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "MLP") != NULL, "%s", ck_last_error(backend));
     wave.shapes = &swiglu;
