@@ -197,9 +197,11 @@ static void check_distinct(const settings *s, const level *top) {
     for (int i = 1; i < s->n_populations; i++) {
         const population_settings *p = sorted[i - 1], *q = sorted[i];
         if (!p->name || !q->name || strcmp(p->name, q->name) != 0 || p->seed != q->seed) continue;
-        place where = {.source = top->where.source, .line = q->line};
-        problem_at(top->list, where, "populations", "'%s' with seed %llu is already in line %d; give one another name or seed", q->name,
-                   (unsigned long long)q->seed, p->line);
+        place where = {.source = q->line > 0 ? top->where.source : "--set", .line = q->line};
+        char first[32] = "there";
+        if (p->line > 0) snprintf(first, sizeof first, "in line %d", p->line);
+        problem_at(top->list, where, "populations", "'%s' with seed %llu is already %s; give one another name or seed", q->name,
+                   (unsigned long long)q->seed, first);
     }
     free(sorted);
 }

@@ -79,7 +79,7 @@ typedef struct {
     experts_settings experts;
     train_settings train;
     data_settings data;
-    int line; /* where the configuration declares it */
+    int line; /* where the configuration declares it; 0: --set */
 } population_settings;
 
 typedef struct {

@@ -29,20 +29,27 @@ static int specialists_of(const population *p, int index) {
     return s->specialists >= 0 ? s->specialists : p->method->default_specialists;
 }
 
+/* Before what was refused of a population: where it is written. */
+static void prefix_place(problems *list, int first, const char *file, const population_settings *p) {
+    if (p->line > 0)
+        problems_prefix(list, first, "%s:%d: ", file, p->line);
+    else
+        problems_prefix(list, first, "--set populations: ");
+}
+
 /* What the devices must have in common where a tensor is averaged. */
-static exit_code check_population(const settings *s, const population *p, problems *list) {
+static exit_code check_population(const population *p, problems *list) {
     const population_settings *ps = p->settings;
     exit_code code = EXIT_OK;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
         if (generalists_of(p) + specialists_of(p, i) < 1)
-            code =
-                problem(list, EXIT_INPUT, "%s:%d: population '%s': device %d has no expert; generalists + specialists must be at least 1",
-                        s->file, ps->line, ps->name, i);
+            code = problem(list, EXIT_INPUT, "population '%s': device %d has no expert; generalists + specialists must be at least 1",
+                           ps->name, i);
         else if ((p->shares.specialists || p->shares.router) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
-                           "%s:%d: population '%s': method %s averages all experts, so every device must have as many; device 0 has %d "
+                           "population '%s': method %s averages all experts, so every device must have as many; device 0 has %d "
                            "specialists, device %d has %d",
-                           s->file, ps->line, ps->name, p->method->name, specialists_of(p, 0), i, specialists_of(p, i));
+                           ps->name, p->method->name, specialists_of(p, 0), i, specialists_of(p, i));
     }
     return code;
 }
@@ -51,18 +58,21 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < s->n_populations; i++) {
         population *p = &f->populations[i];
+        int before = problems_count(list);
         p->settings = &s->populations[i];
         p->method = method_find(p->settings->method);
         if (!p->method) {
-            code = problem(list, EXIT_INPUT, "%s:%d: population '%s': there is no method '%s'; see `cohort help methods`", s->file,
-                           p->settings->line, p->settings->name, p->settings->method);
+            code = problem(list, EXIT_INPUT, "population '%s': there is no method '%s'; see `cohort help methods`", p->settings->name,
+                           p->settings->method);
+            prefix_place(list, before, s->file, p->settings);
             continue;
         }
         p->first_device = f->n_devices;
         p->n_devices = p->method->pooled ? 1 : p->settings->devices;
         f->n_devices += p->n_devices;
         p->shares = p->method->shares(generalists_of(p), specialists_of(p, 0));
-        exit_code checked = check_population(s, p, list);
+        exit_code checked = check_population(p, list);
+        prefix_place(list, before, s->file, p->settings);
         if (checked != EXIT_OK) code = checked;
     }
     return code;
@@ -72,14 +82,14 @@ bool fleet_carries_gradients(const population *p, const ck_shape *shape) {
     return p->settings->as_released && p->method->router == ROUTER_FROM_VALIDATION && shape->router_rows > 0;
 }
 
-static exit_code make_device(fleet *f, const settings *s, const base_shape *base, int population_index, int index, problems *list) {
+static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index, problems *list) {
     population *p = &f->populations[population_index];
     device *d = &f->devices[p->first_device + index];
     d->population = population_index;
     d->index = index;
     d->generalists = generalists_of(p);
     d->specialists = specialists_of(p, index);
-    exit_code code = shape_of_device(f, s, base, p, d, &d->shape, list);
+    exit_code code = shape_of_device(f, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
     d->carries = fleet_carries_gradients(p, shape);
@@ -89,7 +99,7 @@ static exit_code make_device(fleet *f, const settings *s, const base_shape *base
 }
 
 /* A shape error is the same for all devices of a population: said once. */
-static exit_code make_devices(fleet *f, const settings *s, const base_shape *base, problems *list) {
+static exit_code make_devices(fleet *f, const base_shape *base, problems *list) {
     exit_code code = EXIT_OK;
     f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
     f->owner = calloc((size_t)f->n_devices, sizeof *f->owner);
@@ -97,7 +107,9 @@ static exit_code make_devices(fleet *f, const settings *s, const base_shape *bas
     if (!f->devices || !f->owner || !f->mine) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
     for (int i = 0; i < f->n_populations; i++) {
         exit_code one = EXIT_OK;
-        for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, s, base, i, j, list);
+        int before = problems_count(list);
+        for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, base, i, j, list);
+        prefix_place(list, before, f->file, f->populations[i].settings);
         if (one != EXIT_OK) code = one;
     }
     return code;
@@ -179,8 +191,8 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     p->text = c;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
         if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, list);
-    problems_prefix(list, before, "%s:%d: population '%s', seed %llu: ", f->file, p->settings->line, p->settings->name,
-                    (unsigned long long)p->settings->seed);
+    problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name, (unsigned long long)p->settings->seed);
+    prefix_place(list, before, f->file, p->settings);
     return code;
 }
 
@@ -227,7 +239,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
     exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     if (code == EXIT_OK) code = make_populations(s, f, list);
-    if (code == EXIT_OK) code = make_devices(f, s, base, list);
+    if (code == EXIT_OK) code = make_devices(f, base, list);
     if (code == EXIT_OK) packs_place(f);
     if (code == EXIT_OK) code = groups_create(f, list);
     if (code != EXIT_OK) {

@@ -5,8 +5,7 @@
 #include "population/fleet.h"
 
 /* shapes.c: the layout of a device's pack, found among or added to fleet.shapes. */
-exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, const population *p, const device *d, int *shape,
-                          problems *list);
+exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape, problems *list);
 /* Adapter values of a device, without padding, and how many of them are averaged. */
 void shape_count_parameters(const ck_shape *shape, sharing shares, int generalists, int64_t *shared, int64_t *private_);
 

@@ -52,18 +52,16 @@ static bool same_shape(const ck_shape *a, const ck_shape *b) {
            memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
-exit_code shape_of_device(fleet *f, const settings *s, const base_shape *base, const population *p, const device *d, int *shape,
-                          problems *list) {
+exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape, problems *list) {
     ck_shape made;
     fill_given(&made, base, p, d);
     if (made.n_experts > CK_MAX_EXPERTS)
-        return problem(list, EXIT_INPUT, "%s:%d: population '%s': device %d has %d experts; at most %d are possible", s->file,
-                       p->settings->line, p->settings->name, d->index, made.n_experts, CK_MAX_EXPERTS);
+        return problem(list, EXIT_INPUT, "population '%s': device %d has %d experts; at most %d are possible", p->settings->name, d->index,
+                       made.n_experts, CK_MAX_EXPERTS);
     for (*shape = 0; *shape < f->n_shapes; ++*shape)
         if (same_shape(&f->shapes[*shape], &made)) return EXIT_OK;
     const char *why = NULL;
-    if (ck_shape_init(&made, &why) != CK_OK)
-        return problem(list, EXIT_INPUT, "%s:%d: population '%s': %s", s->file, p->settings->line, p->settings->name, why);
+    if (ck_shape_init(&made, &why) != CK_OK) return problem(list, EXIT_INPUT, "population '%s': %s", p->settings->name, why);
     ck_shape *grown = realloc(f->shapes, (size_t)(f->n_shapes + 1) * sizeof *grown);
     if (!grown) return problem(list, EXIT_ENVIRONMENT, "out of memory for the devices' shapes");
     f->shapes = grown;

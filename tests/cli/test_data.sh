@@ -102,6 +102,17 @@ test_too_little_text_names_line_population_and_seed() {
     [[ $(wc -l <err) == 6 ]] || fail "not every population once: $(<err)"
 }
 
+test_populations_of_the_command_line_have_no_line() {
+    local populations='[{name: a, method: local, devices: 2}]'
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    expect_status 2 run_on shards --out result --set data.tokens_per_device=5000000 --set populations="$populations"
+    expect_text err "--set populations: population 'a', seed 7: device 0 of 2: data.tokens_per_device asks for 5000000 tokens"
+    expect_status 2 run_on shards --out result --set populations="${populations/]/, ${populations:1}}"
+    expect_text err "--set populations: 'a' with seed 7 is already there"
+    ! grep -q ':0: \|line 0' err || fail "$(<err)"
+}
+
 # Each source has 15 kB of training text, for two devices of a population.
 test_shared_text_is_noted_by_check_and_run() {
     local options=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256 --set data.tokens_per_device=9000)
