@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "trace/trace.h"
+
 extern char **environ;
 
 enum { PATH_BYTES = 4096, NO_PYTHON = 127 };
@@ -96,12 +98,12 @@ static exit_code find_python(const char **python, problems *list) {
 }
 
 exit_code plot_result(const char *folder, const char *out, problems *list) {
-    char script[PATH_BYTES], trace[PATH_BYTES];
+    char script[PATH_BYTES], found[PATH_BYTES];
     const char *python = NULL;
-    if (!place(trace, folder, strlen(folder), "trace.h5"))
-        return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
+    exit_code code = trace_find(folder, found, sizeof found, list);
+    if (code != EXIT_OK) return code;
     if (!find_script(script)) return problem(list, EXIT_ENVIRONMENT, "plot: results/plot.py is not beside the program; run it by hand");
-    exit_code code = find_python(&python, list);
+    code = find_python(&python, list);
     if (code != EXIT_OK) return code;
     const char *const words[] = {python, script, folder, out ? "--out" : NULL, out, NULL};
     pid_t child = 0;

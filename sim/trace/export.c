@@ -176,10 +176,8 @@ static exit_code find_table(const char *name, const export_table **out, problems
 static exit_code open_result(const char *folder, export_source *s, problems *list) {
     h5_error error = {0};
     *s = (export_source){.file = -1};
-    if (snprintf(s->path, sizeof s->path, "%s/trace.h5", folder) >= (int)sizeof s->path)
-        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
-    if (access(s->path, R_OK))
-        return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
+    exit_code code = trace_find(folder, s->path, sizeof s->path, list);
+    if (code != EXIT_OK) return code;
     if (source_open(s, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", s->path, error.text);
     return EXIT_OK;
 }
@@ -190,6 +188,26 @@ static exit_code export_to(export_source *s, const export_table *table, FILE *ou
         return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)", s->path, table->name,
                        table->wish ? table->wish : "");
     if (write_table(s, table, out, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is damaged", s->path, error.text);
+    return EXIT_OK;
+}
+
+static bool same_entry(const char *a, const char *b) {
+    struct stat one, two;
+    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
+/* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet to write. */
+static exit_code refuse_own_file(const char *folder, const char *path, problems *list) {
+    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml", "summary.csv", "summary.csv.waiting"};
+    char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES];
+    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash + 1 - path) : 1, slash ? path : ".");
+    bool beside = same_entry(parent, folder);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(own, sizeof own, "%s/%s", folder, names[i]);
+        if (same_entry(path, own) || (beside && strcmp(last, names[i]) == 0))
+            return problem(list, EXIT_INPUT, "export: --out %s is the result's own %s; give another file for the table", path, names[i]);
+    }
     return EXIT_OK;
 }
 
@@ -230,6 +248,7 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     if (code != EXIT_OK) return code;
     h5_enter();
     code = open_result(folder, &s, list);
+    if (code == EXIT_OK && path) code = refuse_own_file(folder, path, list);
     if (code == EXIT_OK) code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
     source_close(&s);
     h5_leave();

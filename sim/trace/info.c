@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "trace/tables.h"
 
@@ -148,11 +147,10 @@ static void print_losses(const result *r) {
 
 exit_code trace_print_info(const char *folder, problems *list) {
     char path[4096], summary[4096];
-    if (snprintf(path, sizeof path, "%s/trace.h5", folder) >= (int)sizeof path ||
-        snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
+    if (snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
         return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
-    if (access(path, R_OK))
-        return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
+    exit_code code = trace_find(folder, path, sizeof path, list);
+    if (code != EXIT_OK) return code;
     result r = {.file = -1};
     h5_error error = {0};
     h5_enter();
@@ -160,7 +158,7 @@ exit_code trace_print_info(const char *folder, problems *list) {
     if (!status) {
         printf("%-15s %s\n", "result", folder);
         print_attributes(&r);
-        print_progress(&r, access(summary, R_OK) == 0);
+        print_progress(&r, summary_is_there(summary));
         print_losses(&r);
     }
     result_close(&r);

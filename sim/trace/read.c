@@ -1,7 +1,24 @@
 /* read.c - rows out of a trace that may still be growing: /rounds says how many of them are complete. */
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "trace/tables.h"
+
+exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list) {
+    struct stat info;
+    if (snprintf(path, path_bytes, "%s/trace.h5", folder) >= (int)path_bytes)
+        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+    if (access(path, R_OK) == 0) return EXIT_OK;
+    if (stat(folder, &info) != 0)
+        return problem(list, EXIT_INPUT, "%s: cannot be opened: %s; give the folder that `cohort run` made", folder,
+                       errno == ENOENT ? "there is no such folder" : strerror(errno));
+    if (!S_ISDIR(info.st_mode)) return problem(list, EXIT_INPUT, "%s: is not a folder; give the folder that `cohort run` made", folder);
+    return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
+}
 
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error) {
     int32_t *rounds = NULL;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "trace/durable.h"
@@ -74,4 +75,9 @@ exit_code summary_write(const char *path, const summary_row *rows, int n, proble
     if (!status) return EXIT_OK;
     return problem(list, EXIT_RUN, "%s: cannot be written (%s); make room or repair the disk, then go on with --resume", path,
                    strerror(status));
+}
+
+bool summary_is_there(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && info.st_size > 0;
 }

@@ -22,6 +22,7 @@
 #define COHORT_TRACE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "problems.h"
@@ -136,6 +137,11 @@ typedef struct {
     double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
+/* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing about the run. */
+bool summary_is_there(const char *path);
+
+/* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
+exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);
 
 /* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */
 exit_code trace_print_info(const char *folder, problems *list);

@@ -151,11 +151,17 @@ static bool has(const result_folder *folder, const char *name) {
     return access(path, F_OK) == 0;
 }
 
+static bool has_summary(const result_folder *folder) {
+    char path[FOLDER_PATH_BYTES];
+    result_path(folder, "summary.csv", path);
+    return summary_is_there(path);
+}
+
 static exit_code check_content(const settings *s, result_folder *folder, bool resume, problems *list) {
     folder->fresh = !resume;
     if (resume) {
         exit_code code = compare_result(s, folder, list);
-        folder->finished = has(folder, "summary.csv");
+        folder->finished = has_summary(folder);
         folder->resumes = has(folder, "checkpoint.h5");
         return code;
     }
@@ -179,8 +185,8 @@ exit_code result_choose(const settings *s, const run_options *options, result_fo
 
 /* Between choosing and beginning a base may have been trained: time enough for another run. */
 static exit_code check_unchanged(const result_folder *folder, problems *list) {
-    bool same = folder->fresh ? is_empty(folder->path)
-                              : has(folder, "summary.csv") == folder->finished && has(folder, "checkpoint.h5") == folder->resumes;
+    bool same =
+        folder->fresh ? is_empty(folder->path) : has_summary(folder) == folder->finished && has(folder, "checkpoint.h5") == folder->resumes;
     return same ? EXIT_OK : problem(list, EXIT_INPUT, "%s: another run has written to it since this one started", folder->path);
 }
 

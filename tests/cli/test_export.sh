@@ -93,6 +93,25 @@ test_unknown_table_is_refused_with_the_list_of_tables() {
     expect_text err nowhere
 }
 
+# However the path is spelled; and a file that the result does not have yet is its own too.
+test_table_onto_a_file_of_the_result_is_refused() {
+    local spelled
+    cp -r "$(reference_result)" result
+    ln -s result other
+    ln -s result/config.yaml link.csv
+    for spelled in result/trace.h5 other/trace.h5 result/../result//checkpoint.h5 "$PWD/result/config.yaml" link.csv result/summary.csv; do
+        expect_status 2 cohort export result --table loss --out "$spelled"
+        expect_text err "--out $spelled is the result's own"
+    done
+    diff -r "$(reference_result)" result || fail 'the result has changed'
+    rm result/summary.csv
+    expect_status 2 cohort export other --table loss --out result/summary.csv
+    (cd result && expect_status 2 cohort export . --table loss --out summary.csv) || fail 'written in the folder itself'
+    [[ ! -e result/summary.csv ]] || fail 'a table was written as the summary'
+    expect_status 0 cohort export result --table loss --out result/loss.csv
+    expect_status 0 cohort export result --table loss --out summary.csv
+}
+
 test_adapters_of_a_device_are_a_folder_for_each_expert() {
     expect_status 0 cohort export "$(reference_result)" --adapters adapters --population uneven --device 3
     expect_text out '4 experts of 1 device'

@@ -39,6 +39,16 @@ test_killed_after_checkpoints_and_resumed_equals_uninterrupted() {
     expect_same_results "$(reference_long_result)" result
 }
 
+# As a full disk leaves it.
+test_empty_summary_is_not_a_complete_run() {
+    cp -r "$(reference_result)" result
+    : >result/summary.csv
+    expect_status 0 cohort info result
+    expect_text out 'no summary.csv'
+    expect_status 0 cohort run "$tiny" --out result --quiet --resume
+    expect_same "$(reference_result)/summary.csv" result/summary.csv 'the summary and the one made again'
+}
+
 # The advice of an interrupted run is taken word for word, with a path that needs quotes.
 test_interrupted_run_keeps_its_rounds_and_says_how_to_go_on() {
     local signal advice

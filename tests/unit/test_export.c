@@ -209,7 +209,7 @@ Test(export, refusals_say_what_would_be_right) {
     char *file = fixture_path(r.folder, "t.csv");
     expect_refused(r.folder, "losses", file, "there is no table 'losses'; a result has populations, devices, loss, routing,");
     expect_refused(r.folder, "tokens", file, "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");
-    expect_refused("/nowhere", "loss", file, "/nowhere: holds no readable trace.h5");
+    expect_refused("/nowhere", "loss", file, "/nowhere: cannot be opened: there is no such folder");
     expect_refused(r.folder, "loss", "/nowhere/t.csv", "/nowhere/t.csv: cannot be written");
     cr_expect_neq(access(file, F_OK), 0, "a refused export left a file");
 }
