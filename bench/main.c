@@ -1,4 +1,5 @@
 /* main.c - cohort-bench: which command. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,9 +19,16 @@ static void help(void) {
 #endif
 }
 
+/* `cohort-bench help`, or --help anywhere. */
+static bool asks_for_help(int argc, char **argv) {
+    bool asks = argc > 1 && strcmp(argv[1], "help") == 0;
+    for (int i = 1; i < argc && !asks; i++) asks = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    return asks;
+}
+
 static exit_code command(int argc, char **argv, problems *list) {
     const char *word = argc > 1 ? argv[1] : "kernels";
-    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+    if (asks_for_help(argc, argv)) {
         help();
         return EXIT_OK;
     }

@@ -223,6 +223,14 @@ static uint64_t read_whole(cli_command command, const char *option, const char *
     return value;
 }
 
+/* Of two values one would be ignored. */
+static void refuse_second(cli_command command, int letter, problems *list) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
+            problem(list, EXIT_INPUT, "%s: --%s is given twice (again as '%s'); write it once", COMMANDS[command].name, OPTIONS[i].name,
+                    optarg);
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
     switch (letter) {
     case 's':
@@ -278,6 +286,7 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
 
 static void take_options(int argc, char **argv, cli_arguments *a, problems *list) {
     struct option allowed[N_OPTIONS + 1] = {0};
+    bool given[UCHAR_MAX + 1] = {false};
     int n = 0;
     for (int i = 0; i < N_OPTIONS; i++)
         if (takes(a->command, &OPTIONS[i]))
@@ -289,8 +298,11 @@ static void take_options(int argc, char **argv, cli_arguments *a, problems *list
             refuse_option(a->command, argv[optind - 1], list);
         else if (letter == ':')
             missing_value(a->command, (char)optopt, list);
+        else if (given[letter] && letter != 's')
+            refuse_second(a->command, letter, list);
         else
             take_option(a, letter, list);
+        given[letter] = true;
     }
     for (int i = optind; i < argc && a->n_words < CLI_MAX_WORDS; i++) a->words[a->n_words++] = argv[i];
 }

@@ -92,6 +92,15 @@ test_without_pytorch_it_is_skipped_and_says_how_to_get_it() {
     expect_text out 'pip install torch'
 }
 
+test_help_of_a_command() {
+    [[ -x $bench ]] || skip 'cohort-bench is not part of this build'
+    expect_status 0 "$bench" peers --help
+    expect_text out 'cohort-bench peers [--shape'
+    [[ ! -s err ]] || fail "$(<err)"
+    expect_status 0 "$bench" steps -h
+    expect_text out 'cohort-bench steps CONFIG'
+}
+
 test_bad_options_are_refused() {
     [[ -x $bench ]] || skip 'cohort-bench is not part of this build'
     expect_status 2 "$bench" peers --python /bin/false

@@ -39,14 +39,26 @@ test_option_without_its_value_is_refused() {
     expect_text err --out
 }
 
+test_option_given_twice_is_refused_and_nothing_written() {
+    expect_status 2 cohort run "$tiny" --out one --out two
+    expect_text err "--out is given twice (again as 'two')"
+    expect_status 2 cohort check "$tiny" --threads 1 --threads=1
+    expect_text err '--threads is given twice'
+    [[ ! -e one && ! -e two ]] || fail 'something was written'
+    expect_status 0 cohort check "$tiny" --set train.rounds=1 --set train.rounds=2
+}
+
 test_run_without_a_configuration_is_refused() {
     expect_status 2 cohort run
 }
 
 test_info_on_something_that_is_no_result_is_refused() {
     expect_status 2 cohort info .
+    expect_text err 'holds no readable trace.h5'
+    expect_status 2 cohort info "$tiny"
+    expect_text err 'is not a folder'
     expect_status 2 cohort info nowhere
-    expect_text err nowhere
+    expect_text err 'nowhere: cannot be opened: there is no such folder'
 }
 
 run_tests usage "$@"
