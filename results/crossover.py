@@ -91,7 +91,7 @@ def draw(table, unit, stem):
     figure, axes = plt.subplots(panels, 1, figsize=(style.COLUMN, 1.1 + 1.5 * panels), sharex=True, squeeze=False)
     for i, (method, sizes) in enumerate(table.items()):
         curve(axes[0, 0], i, len(table), {x: list(s.values()) for x, s in sizes.items()}, method)
-    axes[0, 0].set_ylabel("test perplexity")
+    axes[0, 0].set_ylabel("test perplexity\n(before averaging)")
     if panels == 2:
         axes[1, 0].axhline(0, color="#888888", linewidth=0.6)
         for i, (method, sizes) in enumerate(relative(table, reference).items()):
@@ -128,4 +128,4 @@ def crossover(paths, stem, unit):
     draw(table, unit, stem)
     with open(f"{stem}.md", "w", encoding="utf-8") as out:
         out.write(markdown(table, unit))
-    print(f"{stem}.md")
+    style.say(f"{stem}.md")

@@ -57,33 +57,47 @@ def styles_of(all_series):
 # ---- Loss over rounds
 
 
-def loss_panel(axes, result, members, index, rows):
+def many_lines(all_series):
+    """Does a panel have so many lines that bands of their devices would hide each other?"""
+    return max(sum(t.facet == s.facet for t in all_series) for s in all_series) > MOST_BANDS
+
+
+def device_spread(axes, x, mean, spread, colour, place):
+    """A band, or with a place among many (from 1) a bar right of the last round."""
+    if not place:
+        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.10, linewidth=0)
+        return
+    at = x[-1] + 0.025 * place * max(x[-1] - x[0], 1)
+    axes.vlines(at, mean[-1] - spread[-1], mean[-1] + spread[-1], color=colour, linewidth=1.2, alpha=0.6)
+
+
+def loss_panel(axes, result, members, index, rows, many):
     x = result.rounds[rows]
-    for s in members:
+    for place, s in enumerate(members, 1):
         loss = losses(result, s, rows)
         seeds = np.nanmean(loss, axis=2)  # [row, population]
         mean, look = np.nanmean(seeds, axis=1), style.line_style(index[s.label])
         axes.plot(x, mean, label=s.label, marker="o" if len(x) < 3 else None, **look)
-        if len(members) <= MOST_BANDS and loss.shape[2] > 1:
-            spread = np.nanmean(np.nanstd(loss, axis=2), axis=1)
-            axes.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.10, linewidth=0)
+        if loss.shape[2] > 1:
+            device_spread(axes, x, mean, np.nanmean(np.nanstd(loss, axis=2), axis=1), look["color"], place if many else None)
         if len(s.populations) > 1:
-            axes.fill_between(x, np.nanmin(seeds, axis=1), np.nanmax(seeds, axis=1), color=look["color"],
-                              alpha=0.30 if len(members) <= MOST_BANDS else 0.18, linewidth=0)
-    entropy = entropies(result, members)
-    if np.isfinite(entropy).any():
-        entropy_line(axes, np.nanmean(entropy))
+            axes.fill_between(x, np.nanmin(seeds, axis=1), np.nanmax(seeds, axis=1), color=look["color"], alpha=0.18 if many else 0.30,
+                              linewidth=0)
 
 
-def entropy_line(axes, entropy):
-    """What no model can go below; said in words where a line would squeeze the curves."""
+def entropy_line(axes, name, entropy):
+    """What no model can go below, with its name under it, where no curve is; in the title where a line would squeeze the curves."""
     low, high = axes.get_ylim()
-    look = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 6, "color": "#555555"}
+    look = {"fontsize": 6, "color": "#555555"}
     if low - entropy > 2.5 * (high - low):
-        axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 0), (-2, 3), xycoords="axes fraction", **look)
+        axes.set_title(name, pad=12)
+        axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="right",
+                      va="bottom", **look)
         return
     axes.axhline(entropy, color="#555555", linewidth=0.8, linestyle=(0, (1, 1.5)))
-    axes.annotate("entropy of the text", (1, entropy), (-2, 2), xycoords=("axes fraction", "data"), **look)
+    axes.set_ylim(min(low, entropy - 0.11 * (high - min(low, entropy))), high)
+    axes.annotate("entropy of the text", (1, entropy), (-2, -2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                  va="top", **look)
 
 
 def entropies(result, members):
@@ -93,10 +107,10 @@ def entropies(result, members):
 def bands_text(result, all_series):
     seeds = max(len(s.populations) for s in all_series)
     devices = max(len(result.members(p)) for s in all_series for p in s.populations)
-    few = all(sum(t.facet == s.facet for t in all_series) <= MOST_BANDS for s in all_series)
     parts = ["lines: mean over devices" + (f" and {seeds} seeds" if seeds > 1 else "")]
-    if few and devices > 1:
-        parts.append("pale: \u00b11 s.d. over devices" if seeds > 1 else "bands: \u00b11 s.d. over devices")
+    if devices > 1:
+        shown = "bars at the right" if many_lines(all_series) else "pale" if seeds > 1 else "bands"
+        parts.append(f"{shown}: \u00b11 s.d. over devices")
     if seeds > 1:
         parts.append("bands: range of seeds")
     return ";\n".join(("; ".join(parts[:-1]), parts[-1])) if len(parts) > 2 else "; ".join(parts)
@@ -124,17 +138,21 @@ def loss_figure(result, all_series, stem):
     for axes in grid.flat[len(facets):]:
         axes.set_visible(False)
     for axes, (facet, name) in zip(grid.flat, facets.items()):
-        loss_panel(axes, result, [s for s in all_series if s.facet == facet], index, rows)
+        loss_panel(axes, result, [s for s in all_series if s.facet == facet], index, rows, many_lines(all_series))
         axes.set_title(name)
         if axes in grid[:, -1]:
             right = axes.secondary_yaxis("right", functions=(np.exp, lambda perplexity: np.log(np.maximum(perplexity, 1e-300))))
             right.set_ylabel("perplexity")
             right.spines["right"].set_visible(True)
         if axes in grid[:, 0]:
-            axes.set_ylabel("test loss (nats per token)" if across == 1 else "test loss\n(nats per token)")
+            axes.set_ylabel("test loss, before averaging\n(nats per token)" if across == 1 else "test loss,\nbefore averaging\n(nats per token)")
         if axes in grid[-1]:
             axes.set_xlabel("round")
         axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes, (facet, name) in zip(grid.flat, facets.items()):  # with all curves in place
+        entropy = entropies(result, [s for s in all_series if s.facet == facet])
+        if np.isfinite(entropy).any():
+            entropy_line(axes, name, np.nanmean(entropy))
     add_legend(figure, grid[0, 0], bands_text(result, all_series))
     style.save(figure, stem)
 
@@ -159,7 +177,7 @@ def perplexity_figure(result, all_series, stem):
     axes.set_ylim(len(all_series) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.xaxis.get_major_locator().set_params(nbins=6)
-    axes.set_xlabel(f"test perplexity after round {result.rounds[row]}")
+    axes.set_xlabel(f"test perplexity in round {result.rounds[row]}, before averaging")
     seeds = max(len(s.populations) for s in all_series) > 1
     note = "dots: seeds (mean over devices); black: mean of seeds; pale: devices" if seeds else "dots: mean over devices; pale: devices"
     height = figure.get_size_inches()[1]
@@ -171,26 +189,34 @@ def perplexity_figure(result, all_series, stem):
 # ---- Gates over rounds
 
 
+def mixes_several(result, population):
+    """Has both kinds of expert, and several of one."""
+    generalists = int(result.populations[population]["generalists"])
+    most = int(result.devices["experts"][result.members(population)].max())
+    return 0 < generalists < most and most > 2
+
+
 def shares(result, series, rows, layer):
-    """{name: [row, device]}: the weight of each kind of expert, or of each expert where there is only one kind."""
+    """{(kind, number): [row, device]}: the weight of each kind of expert (number 0: its experts' gates, summed), or of each expert, counted
+    from 1, where there is only one kind."""
     members = np.concatenate([result.members(p) for p in series.populations])
     generalists = int(result.populations[series.populations[0]]["generalists"])
     gates = result.gates[np.ix_(rows, members)][:, :, layer, :]
     experts = gates.shape[2] - int(np.isnan(gates).all(axis=(0, 1)).sum())
     if 0 < generalists < experts:
         alive = np.where(np.isnan(gates).all(axis=2), np.nan, 1)
-        return {"generalist": alive * np.nansum(gates[:, :, :generalists], axis=2),
-                "specialist": alive * np.nansum(gates[:, :, generalists:], axis=2)}
+        return {("generalist", 0): alive * np.nansum(gates[:, :, :generalists], axis=2),
+                ("specialist", 0): alive * np.nansum(gates[:, :, generalists:], axis=2)}
     kind = "generalist" if generalists else "specialist"
-    return {f"{kind} {e + 1}" if e else kind: gates[:, :, e] for e in range(experts)}
+    return {(kind, e + 1): gates[:, :, e] for e in range(experts)}
 
 
-def gate_panel(axes, x, values):
-    for name, share in values.items():
+def gate_panel(axes, x, values, summed):
+    for (kind, number), share in values.items():
         mean, spread = np.nanmean(share, axis=1), np.nanstd(share, axis=1)
-        kind, _, number = name.partition(" ")
-        colour = style.KIND[kind]
-        axes.plot(x, mean, color=colour, linestyle=style.DASHES[(2 * int(number or 1) - (kind == "generalist") - 1) % 7], marker="o" if len(x) < 3 else None, label=name)
+        colour, dashes = style.KIND[kind], style.DASHES[(2 * (number or 1) - (kind == "generalist") - 1) % 7]
+        name = f"{kind} {number}" if number else f"{kind}s (sum)" if summed else kind
+        axes.plot(x, mean, color=colour, linestyle=dashes, marker="o" if len(x) < 3 else None, label=name)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -198,19 +224,21 @@ def gates_figure(result, all_series, stem):
     routed = [s for s in all_series if result.is_routed(s.populations[0])]
     rows = [r for r in result.evaluated() if np.isfinite(result.gates[r]).any()]
     if not routed or not rows:
+        print("no figure of gates: " + ("no evaluation has recorded any" if routed else "no population has a router"), file=sys.stderr)
         return
     layers, facets = result.gates.shape[2], facet_names(all_series)
+    summed = any(mixes_several(result, p) for s in routed for p in s.populations)
     shown = np.unique(np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int))
     figure, grid = plt.subplots(len(routed), len(shown), figsize=(style.COLUMN, 0.55 + 0.85 * len(routed)), sharex=True, sharey=True,
                                 squeeze=False)
     for s, line in zip(routed, grid):
         for layer, axes in zip(shown, line):
-            gate_panel(axes, result.rounds[rows], shares(result, s, rows, layer))
+            gate_panel(axes, result.rounds[rows], shares(result, s, rows, layer), summed)
             axes.set_ylim(0, 1)
             axes.set_yticks([0, 0.5, 1])
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
             if axes in grid[0]:
-                axes.set_title(f"layer {layer + 1} of {layers}")
+                axes.set_title(f"layer {layer + 1}/{layers}", fontsize=6.5)
             if axes in grid[-1]:
                 axes.set_xlabel("round")
         name = textwrap.fill(s.label, 16) + ("\n" + facets[s.facet] if facets[s.facet] else "")

@@ -1,4 +1,7 @@
 """How all figures look: column width, small type, the colours of Okabe and Ito, which colour-blind readers can tell apart."""
+import os
+import sys
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -35,4 +38,12 @@ def save(figure, stem):
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(f"{stem}.{kind}", metadata=metadata)
     plt.close(figure)
-    print(f"{stem}.png\n{stem}.svg", flush=True)
+    say(f"{stem}.png\n{stem}.svg")
+
+
+def say(line):
+    """Prints; where nobody reads any more (`| head -1`) the files are still written, without a word."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,5 @@
 """Text coloured by the expert that each token chose first, first and last layer side by side."""
+import sys
 import textwrap
 
 import numpy as np
@@ -88,9 +89,11 @@ def title_of(result, device):
 
 def token_map(result, stem):
     if result.ids is None:
+        print("no figure of tokens: trace.routing_windows is 0, so the run recorded none", file=sys.stderr)
         return
     rows = [r for r in result.evaluated() if (result.ids[r] >= 0).all() and np.isfinite(result.token_gates[r]).any()]
     if not rows:
+        print("no figure of tokens: no evaluation has recorded any", file=sys.stderr)
         return
     row, layers, width = rows[-1], result.token_gates.shape[3], 34
     shown = sorted({0, layers - 1})

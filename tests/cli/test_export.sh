@@ -217,6 +217,38 @@ test_plot_draws_every_figure_as_png_and_svg() {
     [[ ! -s err ]] || fail "$(<err)"
 }
 
+# An SVG holds its texts as comments.
+test_plot_says_what_is_drawn() {
+    local python
+    require_python h5py matplotlib
+    expect_status 0 cohort plot "$(reference_result)" --out figures
+    expect_text figures/perplexity.svg '<!-- test perplexity in round 6, before averaging -->'
+    expect_text figures/loss.svg '<!-- test loss, before averaging -->'
+    expect_text figures/loss.svg '<!-- entropy of the text'
+    expect_text figures/loss.svg 'bars at the right: ±1 s.d. over devices' # of six lines
+    expect_text figures/gates.svg '<!-- specialists (sum) -->'
+    sed '/name: [^b]/d' "$tiny" >both.yaml
+    expect_status 0 cohort run both.yaml --out result --quiet --set trace.routing_windows=0
+    expect_status 0 cohort plot result
+    expect_text err 'trace.routing_windows is 0'
+    [[ -e result/figures/gates.png && ! -e result/figures/tokens.png ]] || fail "$(ls result/figures)"
+    expect_text result/figures/loss.svg 'pale: ±1 s.d. over devices'
+    expect_text result/figures/gates.svg '<!-- specialist -->'
+}
+
+test_plot_whose_output_nobody_reads_ends_quietly() {
+    local python
+    local -a statuses
+    require_python h5py matplotlib
+    set +e
+    cohort plot "$(reference_result)" --out figures 2>err | head -n 1 >out
+    statuses=("${PIPESTATUS[@]}")
+    set -e
+    [[ ${statuses[0]} == 0 && ! -s err ]] || fail "exit status ${statuses[0]}: $(<err)"
+    expect_text out figures/loss.png
+    [[ -s figures/tokens.svg ]] || fail "not every figure is there: $(ls figures)"
+}
+
 test_plot_of_a_sweep_over_text_draws_the_crossover() {
     local python
     require_python h5py matplotlib
