@@ -61,6 +61,9 @@ class Result:
         base = re.search(r"^base:\n((?: .*\n)+)", self.config, re.M)
         return bool(base and re.search(r"^  vocabulary: 256$", base[1], re.M)) and not re.search(r"corpus: synthetic$", self.config, re.M)
 
+    def wants_tokens(self):
+        return not re.search(r"^  routing_windows: 0$", self.config, re.M)
+
     def series(self):
         """One for each name; where sizes or splits of the data differ, one for each method and facet, so that the same method has the
         same label everywhere."""

@@ -89,7 +89,8 @@ def title_of(result, device):
 
 def token_map(result, stem):
     if result.ids is None:
-        print("no figure of tokens: trace.routing_windows is 0, so the run recorded none", file=sys.stderr)
+        why = "no population has a router" if result.wants_tokens() else "trace.routing_windows is 0, so the run recorded none"
+        print(f"no figure of tokens: {why}", file=sys.stderr)
         return
     rows = [r for r in result.evaluated() if (result.ids[r] >= 0).all() and np.isfinite(result.token_gates[r]).any()]
     if not rows:

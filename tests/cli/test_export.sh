@@ -234,6 +234,11 @@ test_plot_says_what_is_drawn() {
     [[ -e result/figures/gates.png && ! -e result/figures/tokens.png ]] || fail "$(ls result/figures)"
     expect_text result/figures/loss.svg 'pale: ±1 s.d. over devices'
     expect_text result/figures/gates.svg '<!-- specialist -->'
+    sed '/name: [^a]/d' "$tiny" >apart.yaml
+    expect_status 0 cohort run apart.yaml --out apart --quiet
+    expect_status 0 cohort plot apart
+    expect_text err 'no figure of gates: no population has a router'
+    expect_text err 'no figure of tokens: no population has a router'
 }
 
 test_plot_whose_output_nobody_reads_ends_quietly() {
