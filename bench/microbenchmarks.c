@@ -12,7 +12,7 @@
 
 const char MICROBENCHMARKS_HELP[] =
     "  cohort-bench [kernels] [FILTER] [axes] [options]\n"
-    "      every operation alone and a whole expert step: verified against float64, then timed, beside the floor that bandwidth and\n"
+    "      every operation alone and a whole expert layer: verified against float64, then timed, beside the floor that bandwidth and\n"
     "      matrix products set on this machine. FILTER: part of a case's name, as route or lora/backward; --list names all\n"
     "    axes, each a list of values; all combinations are measured\n"
     "      --tokens 4096,65536   --sequence 128   --width 768,2048   --devices 16,256   --experts 2,8   --top-k 1,2\n"

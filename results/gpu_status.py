@@ -13,7 +13,7 @@ def tally(results):
 
 def row(report):
     bench = report.get("bench") or {}
-    cases = [case for case in bench.get("benchmarks", []) if case.get("run_type") != "aggregate"]
+    cases = [case for case in bench.get("benchmarks", []) if case.get("run_type") != "aggregate" and not case.get("error_occurred")]
     cells = [report["hardware"], report["revision"], report["date"], tally(report["conformance"]), tally(report["instructions"]),
              report["memcheck"], report["racecheck"], str(len(cases))]
     return "| " + " | ".join(cells) + " |"

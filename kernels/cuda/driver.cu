@@ -120,6 +120,7 @@ static ck_status cuda_stream_create(ck_backend *backend, ck_stream **out) {
     *out = nullptr;
     if (!stream) return CK_NO_MEMORY;
     stream->base.backend = backend;
+    stream->last_delivery = &stream->deliveries;
     if (gpu_stream_create(&stream->stream)) {
         free(stream);
         return CK_FAILED;
@@ -131,7 +132,7 @@ static ck_status cuda_stream_create(ck_backend *backend, ck_stream **out) {
 static void cuda_stream_destroy(ck_stream *stream) {
     cuda_stream *own = of(stream);
     (void)gpu_wait(own->stream);
-    (void)cuda_deliver_faults(own);
+    cuda_deliver(own, false); /* whoever expects it may be gone */
     cuda_stage_release(own);
     gpu_stream_destroy(own->stream);
     free(own);
@@ -148,7 +149,7 @@ static ck_status cuda_upload(ck_stream *stream, void *to, const void *host, size
 }
 
 static ck_status cuda_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
-    return bytes ? issued(stream, "a copy from the GPU", gpu_download(of(stream)->stream, host, from, bytes)) : CK_OK;
+    return bytes ? issued(stream, "a copy from the GPU", cuda_land(of(stream), host, from, bytes)) : CK_OK;
 }
 
 static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
@@ -158,7 +159,7 @@ static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
 
 static ck_status cuda_wait(ck_stream *stream) {
     const char *problem = gpu_wait(of(stream)->stream);
-    if (!problem) problem = cuda_deliver_faults(of(stream));
+    cuda_deliver(of(stream), problem == nullptr);
     return issued(stream, "the GPU", problem);
 }
 
@@ -205,7 +206,16 @@ typedef struct {
     ck_graph base;
     gpu_graph *graph;
     cuda_arena *arenas; /* tables that its copies read at every launch */
+    cuda_captured *programs;
 } cuda_graph;
+
+static void forget_programs(cuda_captured *list) {
+    while (list) {
+        cuda_captured *next = list->next;
+        free(list);
+        list = next;
+    }
+}
 
 static ck_status cuda_event_create(ck_backend *backend, ck_event **out) {
     cuda_event *event = static_cast<cuda_event *>(calloc(1, sizeof *event));
@@ -250,25 +260,30 @@ static ck_status cuda_capture_end(ck_stream *stream, ck_graph **out) {
     ck_status status = issued(stream, "a graph", gpu_capture_end(of(stream)->stream, &recorded));
     of(stream)->capturing = false;
     if (status == CK_OK && graph) {
-        *graph = cuda_graph{{stream->backend}, recorded, of(stream)->captured};
+        *graph = cuda_graph{{stream->backend}, recorded, of(stream)->captured, of(stream)->programs};
         *out = &graph->base;
     } else {
         gpu_graph_destroy(recorded);
         cuda_arenas_free(of(stream)->captured);
+        forget_programs(of(stream)->programs);
         free(graph);
     }
     of(stream)->captured = nullptr;
+    of(stream)->programs = nullptr;
     return status == CK_OK && !graph ? ck_fail(stream->backend, CK_NO_MEMORY, "cannot allocate a graph") : status;
 }
 
 static ck_status cuda_graph_launch(ck_stream *stream, ck_graph *graph) {
-    return issued(stream, "a graph", gpu_graph_launch(of(stream)->stream, reinterpret_cast<cuda_graph *>(graph)->graph));
+    cuda_graph *own = reinterpret_cast<cuda_graph *>(graph);
+    const char *problem = cuda_captured_refresh(own->programs, of(stream));
+    return issued(stream, "a graph", problem ? problem : gpu_graph_launch(of(stream)->stream, own->graph));
 }
 
 static void cuda_graph_destroy(ck_graph *graph) {
     cuda_graph *own = reinterpret_cast<cuda_graph *>(graph);
     gpu_graph_destroy(own->graph);
     cuda_arenas_free(own->arenas);
+    forget_programs(own->programs);
     free(own);
 }
 
@@ -283,8 +298,8 @@ static bool cuda_supports(const ck_backend *, ck_precision) {
 /* ---- Updates: each call stages its tables ---- */
 
 static ck_status update_ended(ck_stream *stream, const char *what, const char *problem) {
-    if (!problem) problem = cuda_stage_end(of(stream));
-    return issued(stream, what, problem);
+    const char *ended = cuda_stage_end(of(stream)); /* also after a failure: a copy may be under way */
+    return issued(stream, what, problem ? problem : ended);
 }
 
 /* Shapes that the devices name: the calls do not say how many there are. */
@@ -375,13 +390,29 @@ template <typename Work> static double shortest(measurement *m, const Work &work
     return best;
 }
 
+/* Numbers as real ones are: of zeros a GPU makes products faster than of any others. Every two bytes are a bf16, and four an f32, of
+ * magnitude 1/2 to 1. */
+static const char *fill_with_numbers(measurement *m, size_t bytes) {
+    uint16_t *host = static_cast<uint16_t *>(malloc(bytes));
+    uint32_t state = 1;
+    if (!host) return "no memory";
+    for (size_t i = 0; i < bytes / sizeof *host; i++) {
+        state = state * 1664525u + 1013904223u;
+        host[i] = (uint16_t)(0x3f00u | (state >> 16 & 0x807fu));
+    }
+    const char *problem = gpu_upload(m->stream, m->memory, host, bytes);
+    if (!problem) problem = gpu_wait(m->stream);
+    free(host);
+    return problem;
+}
+
 /* Matrices that together are about twice the cache in bf16: 4,032 square on an H200. */
 static double gemm_rate(ck_backend *backend, ck_precision precision) {
     const int64_t size = (int64_t)sqrt((double)cuda_cache_bytes(backend) / 3) / 64 * 64;
     const int64_t bytes = precision == CK_BF16 ? 2 : 4, matrix = size * size * bytes;
     measurement m;
     double seconds = 0;
-    if (!measurement_begin(&m, (size_t)(3 * matrix))) {
+    if (!measurement_begin(&m, (size_t)(3 * matrix)) && !fill_with_numbers(&m, (size_t)(3 * matrix))) {
         cuda_product p = {};
         char *memory = static_cast<char *>(m.memory);
         p.m = p.n = p.k = p.lda = p.ldb = p.ld_out = size;

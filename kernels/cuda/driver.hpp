@@ -52,16 +52,21 @@ typedef struct cuda_stream {
     cuda_arena arenas[CUDA_ARENAS];
     int arena;
     bool capturing;
-    cuda_arena *captured; /* arenas of a graph under way: the graph reads them at every launch */
-    struct cuda_faults *faults;
+    cuda_arena *captured;           /* arenas of a graph under way: the graph reads them at every launch */
+    struct cuda_captured *programs; /* that it runs */
+    struct cuda_delivery *deliveries, **last_delivery;
+    cuda_arena landing; /* pinned; host only */
 } cuda_stream;
 
-/* Faults of a run that the host has yet to be told. */
-typedef struct cuda_faults {
-    int32_t *host, *out; /* pinned copy; ck_wave.fault */
-    int32_t n_devices;
-    struct cuda_faults *next;
-} cuda_faults;
+/* What is on its way to the host's pageable memory, by way of pinned memory: a copy straight there would hold the host up. It is there
+ * after a wait. */
+typedef struct cuda_delivery {
+    const void *pinned;
+    void *out;
+    size_t bytes;
+    bool faults; /* int32_t, as kernels have them: to ck_wave.fault */
+    struct cuda_delivery *next;
+} cuda_delivery;
 
 /* A call that stages begins and ends: then its arena belongs to the GPU until it has read it. NULL, or what was wrong. */
 const char *cuda_stage_begin(cuda_stream *stream);
@@ -110,6 +115,7 @@ typedef struct {
     cuda_bounds bounds;
     void *memory, *workspace;
     char *tables;
+    const void *tables_of; /* the cuda_captured whose tables these are; NULL: a run's */
     cuda_tables layout;
     int32_t max_shapes;
     int32_t *faults_host; /* pinned, [max_sequences] */
@@ -126,7 +132,24 @@ size_t cuda_program_bytes(const ck_program *program);
 ck_status cuda_program_place(ck_program *program);
 void cuda_program_release(ck_program *program);
 ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
-const char *cuda_deliver_faults(cuda_stream *stream); /* after a wait */
+/* What a graph needs of a program that runs in it: before a launch its bf16 copies of weights are refreshed, and its tables if others have
+ * come in their place. */
+typedef struct cuda_captured {
+    cuda_program *program;
+    const char *tables; /* pinned image, in an arena of the graph */
+    bool always;        /* the program runs more than once in the graph, with other tables each time */
+    struct cuda_captured *next;
+} cuda_captured;
+const char *cuda_captured_refresh(cuda_captured *list, const cuda_stream *stream);
+
+/* ---- Deliveries (stage.cu) */
+
+/* NULL, or what was wrong. */
+const char *cuda_expect(cuda_stream *stream, const void *pinned, void *out, size_t bytes, bool faults);
+/* Copies to host memory that need not be pinned. */
+const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes);
+/* After a wait: to where they belong; or, after a failure, nowhere. */
+void cuda_deliver(cuda_stream *stream, bool arrived);
 
 /* ---- linear.cu */
 

@@ -150,31 +150,19 @@ static const char *replay(cuda_program *p, const cuda_graph_key *key, gpu_stream
 
 /* ---- Faults ---- */
 
-const char *cuda_deliver_faults(cuda_stream *stream) {
-    while (stream->faults) {
-        cuda_faults *f = stream->faults;
-        for (int32_t d = 0; d < f->n_devices; d++) f->out[d] = f->host[d] == CUDA_NO_FAULT ? -1 : f->host[d];
-        stream->faults = f->next;
-        free(f);
-    }
-    return nullptr;
-}
-
 /* The program has one copy of the faults: an earlier run's are delivered before they are overwritten. */
 static const char *expect_faults(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
     if (!wave->fault || wave->n_devices == 0 || stream->capturing) return nullptr;
-    for (const cuda_faults *f = stream->faults; f; f = f->next) {
-        if (f->host != p->faults_host) continue;
+    for (const cuda_delivery *d = stream->deliveries; d; d = d->next) {
+        if (d->pinned != p->faults_host) continue;
         const char *problem = gpu_wait(stream->stream);
+        cuda_deliver(stream, problem == nullptr);
         if (problem) return problem;
-        cuda_deliver_faults(stream);
         break;
     }
-    cuda_faults *f = static_cast<cuda_faults *>(calloc(1, sizeof *f));
-    if (!f) return "no memory";
-    *f = cuda_faults{p->faults_host, wave->fault, wave->n_devices, stream->faults};
-    stream->faults = f;
-    return gpu_download(stream->stream, p->faults_host, p->tables + p->layout.faults, (size_t)wave->n_devices * sizeof(int32_t));
+    size_t bytes = (size_t)wave->n_devices * sizeof(int32_t);
+    const char *problem = gpu_download(stream->stream, p->faults_host, p->tables + p->layout.faults, bytes);
+    return problem ? problem : cuda_expect(stream, p->faults_host, wave->fault, bytes, true);
 }
 
 /* ---- A run ---- */
@@ -192,15 +180,51 @@ static cuda_graph_key key_of(const ck_wave *wave, int32_t n_tiles) {
     return key;
 }
 
-/* The bf16 copies of frozen weights, where these have changed. What is captured has not run yet. */
+/* The bf16 copies of frozen weights, where these have changed. */
 static const char *refresh_copies(cuda_program *p, const cuda_stream *stream) {
     const char *problem = nullptr;
     for (cuda_copies *c = p->copies; c && !problem; c = c->next) {
         if (c->version == c->block->version) continue;
         problem = cuda_to_half(c->from, c->to, c->count, stream->stream);
-        if (!problem && !stream->capturing) c->version = c->block->version;
+        c->version = c->block->version;
     }
     return problem;
+}
+
+const char *cuda_captured_refresh(cuda_captured *list, const cuda_stream *stream) {
+    const char *problem = nullptr;
+    for (cuda_captured *c = list; c && !problem; c = c->next) {
+        problem = refresh_copies(c->program, stream);
+        if (problem || (!c->always && c->program->tables_of == c)) continue;
+        problem = gpu_upload(stream->stream, c->program->tables, c->tables, c->program->layout.end);
+        c->program->tables_of = c->always ? nullptr : c;
+    }
+    return problem;
+}
+
+/* Within a capture: the tables are no part of the graph, so that it can be timed without them, but for faults, which kernels write. A
+ * second run of the program in one graph has to bring its own. */
+static const char *capture_tables(cuda_program *p, cuda_stream *stream, const char *host, int32_t n_devices) {
+    for (cuda_captured *c = stream->programs; c; c = c->next) {
+        if (c->program != p) continue;
+        c->always = true;
+        return gpu_upload(stream->stream, p->tables, host, p->layout.end);
+    }
+    cuda_captured *c = static_cast<cuda_captured *>(malloc(sizeof *c));
+    if (!c) return "no memory";
+    *c = cuda_captured{p, host, false, stream->programs};
+    stream->programs = c;
+    size_t faults = (size_t)n_devices * sizeof(int32_t);
+    return faults ? gpu_upload(stream->stream, p->tables + p->layout.faults, host + p->layout.faults, faults) : nullptr;
+}
+
+static const char *bring_tables(cuda_program *p, cuda_stream *stream, const char *host, int32_t n_devices) {
+    if (stream->capturing) return capture_tables(p, stream, host, n_devices);
+    p->tables_of = nullptr;
+    const char *problem = gpu_upload(stream->stream, p->tables, host, p->layout.end);
+    const char *ended = cuda_stage_end(stream);
+    if (!problem) problem = ended;
+    return problem ? problem : refresh_copies(p, stream);
 }
 
 static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
@@ -210,9 +234,7 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     char *host = static_cast<char *>(cuda_stage_take(stream, p->layout.end, &image));
     if (!host) return "no memory for the tables of a wave";
     cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
-    problem = gpu_upload(stream->stream, p->tables, host, p->layout.end);
-    if (!problem) problem = cuda_stage_end(stream);
-    if (!problem) problem = refresh_copies(p, stream);
+    problem = bring_tables(p, stream, host, wave->n_devices);
     bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing;
     if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream);
     return problem ? problem : expect_faults(p, stream, wave);

@@ -1,4 +1,4 @@
-/* stage.cu - host tables on their way to the GPU.
+/* stage.cu - host tables on their way to the GPU, and numbers on their way back.
  *
  * A call copies its tables into pinned memory and from there to the GPU, so that the caller's arrays are free when it returns and the host
  * never waits for the GPU, unless it is CUDA_ARENAS calls ahead. What is captured into a graph has an arena of its own. */
@@ -83,6 +83,70 @@ const char *cuda_stage_end(cuda_stream *stream) {
     return stream->capturing ? nullptr : gpu_event_record(stream->stream, stream->arenas[stream->arena].done);
 }
 
+/* ---- To the host */
+
+enum : size_t { LANDING_MOST = (size_t)16 << 20 };
+
+const char *cuda_expect(cuda_stream *stream, const void *pinned, void *out, size_t bytes, bool faults) {
+    cuda_delivery *d = static_cast<cuda_delivery *>(malloc(sizeof *d));
+    if (!d) return "no memory";
+    *d = cuda_delivery{pinned, out, bytes, faults, nullptr};
+    *stream->last_delivery = d;
+    stream->last_delivery = &d->next;
+    return nullptr;
+}
+
+/* Grows between deliveries only: copies into it may be under way. */
+static char *take_landing(cuda_stream *stream, size_t bytes) {
+    cuda_arena *landing = &stream->landing;
+    if (landing->bytes - landing->used < bytes && landing->used == 0) {
+        void *host = nullptr;
+        gpu_free_host(landing->host);
+        *landing = cuda_arena{};
+        size_t most = bytes > STAGE_LEAST ? bytes : (size_t)STAGE_LEAST;
+        if (gpu_alloc_host(most, &host)) return nullptr;
+        landing->host = static_cast<char *>(host);
+        landing->bytes = most;
+    }
+    if (landing->bytes - landing->used < bytes) return nullptr;
+    char *place = landing->host + landing->used;
+    landing->used += bytes;
+    return place;
+}
+
+const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes) {
+    size_t room = rounded(bytes);
+    if (room > LANDING_MOST || stream->capturing) return gpu_download(stream->stream, host, from, bytes);
+    char *pinned = take_landing(stream, room);
+    if (!pinned) { /* full: what is on its way arrives first */
+        const char *problem = gpu_wait(stream->stream);
+        cuda_deliver(stream, problem == nullptr);
+        if (problem) return problem;
+        pinned = take_landing(stream, room);
+    }
+    if (!pinned) return gpu_download(stream->stream, host, from, bytes);
+    const char *problem = gpu_download(stream->stream, pinned, from, bytes);
+    return problem ? problem : cuda_expect(stream, pinned, host, bytes, false);
+}
+
+static void deliver_faults(const cuda_delivery *d) {
+    const int32_t *from = static_cast<const int32_t *>(d->pinned);
+    int32_t *out = static_cast<int32_t *>(d->out);
+    for (size_t i = 0; i < d->bytes / sizeof *out; i++) out[i] = from[i] == CUDA_NO_FAULT ? -1 : from[i];
+}
+
+void cuda_deliver(cuda_stream *stream, bool arrived) {
+    for (cuda_delivery *d = stream->deliveries, *next; d; d = next) {
+        next = d->next;
+        if (arrived && d->faults) deliver_faults(d);
+        if (arrived && !d->faults) memcpy(d->out, d->pinned, d->bytes);
+        free(d);
+    }
+    stream->deliveries = nullptr;
+    stream->last_delivery = &stream->deliveries;
+    stream->landing.used = 0;
+}
+
 void cuda_stage_release(cuda_stream *stream) {
     for (cuda_arena &arena : stream->arenas) {
         cuda_arenas_free(arena.next);
@@ -90,6 +154,7 @@ void cuda_stage_release(cuda_stream *stream) {
         gpu_event_destroy(arena.done);
     }
     cuda_arenas_free(stream->captured);
+    gpu_free_host(stream->landing.host);
 }
 
 void cuda_arenas_free(cuda_arena *list) {

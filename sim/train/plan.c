@@ -126,7 +126,8 @@ static size_t far_bytes(const fleet *f, packs_memory packs_at) {
 }
 
 static size_t near_bytes(const run_plan *plan, const fleet *f, packs_memory packs_at) {
-    size_t copies = plan->step.precision == CK_BF16 ? plan->base / 2 : 0;
+    size_t programs = plan->n_routing_windows > 0 ? 3 : 2; /* each has its own copy of the base in bf16 */
+    size_t copies = plan->step.precision == CK_BF16 ? programs * (plan->base / 2) : 0;
     size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
     return all - far_bytes(f, packs_at) + slots_bytes(packs_at, plan->limits.max_packs);
 }

@@ -157,14 +157,16 @@ test_adapters_of_nobody_and_onto_files_are_refused() {
     expect_text err 'not empty'
 }
 
+# A limit on the size of files stands for a full disk.
+limited_export() ( # result
+    ulimit -f 2
+    exec "$COHORT_BINARY" export "$1" --adapters adapters
+)
+
 test_adapters_are_written_whole_or_not_at_all() {
     local result
     result=$(reference_result)
-    limited_export() ( # a limit on the size of files stands for a full disk
-        ulimit -f 2
-        exec "$COHORT_BINARY" export "$result" --adapters adapters
-    )
-    expect_status 3 limited_export
+    expect_status 3 limited_export "$result"
     expect_text err 'adapter_model.safetensors'
     [[ -z $(find . -maxdepth 1 -name 'adapters*') ]] || fail "left: $(find . -maxdepth 1 -name 'adapters*')"
     mkdir adapters

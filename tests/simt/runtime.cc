@@ -14,6 +14,10 @@ struct gpu_event {
     simt_event event;
 };
 
+struct gpu_graph {
+    std::vector<simt_work> work;
+};
+
 static simt_stream *of(gpu_stream stream) {
     return static_cast<simt_stream *>(stream);
 }
@@ -23,7 +27,7 @@ const char *gpu_unavailable() {
 }
 
 const char *gpu_describe(gpu_description *out) {
-    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, false};
+    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, true};
     return nullptr;
 }
 
@@ -119,6 +123,7 @@ static bool is_unread(const void *host, size_t bytes) {
 const char *gpu_upload(gpu_stream stream, void *to, const void *host, size_t bytes) {
     if (simt_find(host)) return "an upload from the GPU's memory";
     if (const char *problem = issue_copy(stream, to, host, bytes, true, false)) return problem;
+    if (simt_is_recording(of(stream))) return nullptr; /* a graph reads it again and again */
     auto range = unread.insert(unread.end(), host_range{static_cast<const char *>(host), bytes});
     return simt_issue(of(stream), [range] {
         unread.erase(range);
@@ -177,19 +182,25 @@ double gpu_event_seconds(const gpu_event *from, const gpu_event *to) {
     return *to->event.at - *from->event.at;
 }
 
-const char *gpu_capture_begin(gpu_stream) {
-    return "no graphs here";
+const char *gpu_capture_begin(gpu_stream stream) {
+    if (simt_is_recording(of(stream))) return "a stream is captured twice at a time";
+    simt_record_begin(of(stream));
+    return nullptr;
 }
 
-const char *gpu_capture_end(gpu_stream, gpu_graph **) {
-    return "no graphs here";
+const char *gpu_capture_end(gpu_stream stream, gpu_graph **out) {
+    *out = new gpu_graph{simt_record_end(of(stream))};
+    return nullptr;
 }
 
-const char *gpu_graph_launch(gpu_stream, gpu_graph *) {
-    return "no graphs here";
+const char *gpu_graph_launch(gpu_stream stream, gpu_graph *graph) {
+    for (const simt_work &work : graph->work) simt_issue(of(stream), work);
+    return nullptr;
 }
 
-void gpu_graph_destroy(gpu_graph *) {}
+void gpu_graph_destroy(gpu_graph *graph) {
+    delete graph;
+}
 
 /* ---- Products ---- */
 

@@ -12,6 +12,8 @@ struct simt_stream {
     uint64_t issued, done; /* pieces of work so far */
     std::deque<simt_work> queue;
     std::string problem, told;
+    bool recording;
+    std::vector<simt_work> recorded;
 };
 
 static std::map<uint64_t, simt_stream *> alive; /* by id */
@@ -43,7 +45,7 @@ static void advance(simt_stream *stream, uint64_t place) {
 
 simt_stream *simt_stream_create() {
     static uint64_t last_id;
-    simt_stream *stream = new simt_stream{++last_id, next_is_ahead(), 0, 0, {}, {}, {}};
+    simt_stream *stream = new simt_stream{++last_id, next_is_ahead(), 0, 0, {}, {}, {}, false, {}};
     alive[stream->id] = stream;
     return stream;
 }
@@ -56,13 +58,31 @@ void simt_stream_destroy(simt_stream *stream) {
 
 const char *simt_issue(simt_stream *stream, simt_work work) {
     if (!stream) return work();
+    if (stream->recording) {
+        stream->recorded.push_back(std::move(work));
+        return nullptr;
+    }
     stream->queue.push_back(std::move(work));
     stream->issued++;
     if (stream->ahead) advance(stream, stream->issued);
     return nullptr;
 }
 
+void simt_record_begin(simt_stream *stream) {
+    stream->recording = true;
+}
+
+std::vector<simt_work> simt_record_end(simt_stream *stream) {
+    stream->recording = false;
+    return std::move(stream->recorded);
+}
+
+bool simt_is_recording(const simt_stream *stream) {
+    return stream->recording;
+}
+
 const char *simt_stream_wait(simt_stream *stream) {
+    if (stream->recording) return "the host waits for a stream that is being captured";
     advance(stream, stream->issued);
     stream->told = std::move(stream->problem);
     stream->problem.clear();

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <stdint.h>
+#include <vector>
 
 struct simt_stream;
 
@@ -26,6 +27,11 @@ void simt_stream_destroy(simt_stream *stream); /* its work is done before */
 const char *simt_issue(simt_stream *stream, simt_work work);
 /* NULL, or what was first wrong since the last time. */
 const char *simt_stream_wait(simt_stream *stream);
+
+/* Between the two, work that is issued is not done but kept, to be issued again: a graph. */
+void simt_record_begin(simt_stream *stream);
+std::vector<simt_work> simt_record_end(simt_stream *stream);
+bool simt_is_recording(const simt_stream *stream);
 
 /* For libraries that are given a gpu_stream: does all its work so far. */
 extern "C" void simt_stream_catch_up(void *stream);
