@@ -91,8 +91,9 @@ static ck_status cuda_alloc_far(ck_backend *backend, size_t bytes, void **out) {
 }
 
 static size_t cuda_memory_bytes(const ck_backend *backend) {
-    size_t left = gpu_memory_left(), reserve = reinterpret_cast<const cuda_backend *>(backend)->gpu.reserve_bytes;
-    return left > reserve ? left - reserve : 0;
+    const gpu_description *gpu = &reinterpret_cast<const cuda_backend *>(backend)->gpu;
+    size_t share = gpu_memory_left() / (size_t)gpu->sharers;
+    return share > gpu->reserve_bytes ? share - gpu->reserve_bytes : 0;
 }
 
 static void cuda_free(ck_backend *backend, void *memory) {

@@ -182,7 +182,20 @@ static const char *copy_weights(const ck_program *program, cuda_program *p) {
 
 /* ---- Life ---- */
 
+/* NULL, or what no kernel here is made for. */
+static const char *unsupported(const ck_program *program) {
+    enum { HEAD_COLUMNS = 128 };
+    for (int i = 0; i < program->n_ops; i++) {
+        const ck_op *op = &program->ops[i];
+        bool wide = op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
+        wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
+        if (wide) return "attention on a GPU needs heads of at most 128 columns";
+    }
+    return nullptr;
+}
+
 ck_status cuda_program_place(ck_program *program) {
+    if (const char *why = unsupported(program)) return ck_fail(program->backend, CK_BAD_ARGUMENT, "%s", why);
     cuda_program *p = static_cast<cuda_program *>(calloc(1, sizeof *p));
     ck_backend *backend = program->backend;
     void *pinned = nullptr;

@@ -14,6 +14,7 @@ typedef struct {
     char name[128];
     size_t cache_bytes, reserve_bytes; /* reserve: what libraries and staged tables take beside the planned buffers */
     bool graphs;                       /* work can be captured */
+    int sharers;                       /* processes of this machine that use this GPU, this one included */
 } gpu_description;
 
 const char *gpu_unavailable(); /* NULL if a GPU can be used */

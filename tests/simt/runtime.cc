@@ -27,7 +27,7 @@ const char *gpu_unavailable() {
 }
 
 const char *gpu_describe(gpu_description *out) {
-    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, true};
+    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, true, 1};
     return nullptr;
 }
 

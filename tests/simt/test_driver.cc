@@ -290,6 +290,21 @@ static void a_tensor_is_wide_or_exact() {
     ck_free(w.backend, weight);
 }
 
+static void heads_that_are_too_wide_are_refused_when_recorded() {
+    world w;
+    ck_program *program;
+    ck_capacity capacity = {};
+    capacity.max_sequences = 1, capacity.max_tokens = capacity.max_sequence_tokens = 4;
+    w.expect(ck_program_create(w.backend, &capacity, &program));
+    ck_attention op = {};
+    op.qkv = ck_activation(program, 3 * 160, "qkv"), op.o = ck_activation(program, 160, "o"), op.lse = ck_activation(program, 1, "lse");
+    op.heads = 1, op.width = 160;
+    ck_op_attention(program, &op);
+    TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT, "heads of 160 columns were accepted");
+    TAP_CHECK(strstr(ck_last_error(w.backend), "at most 128 columns") != nullptr, "%s", ck_last_error(w.backend));
+    ck_program_destroy(program);
+}
+
 static void a_base_is_trained_in_f32_only() {
     world w;
     ck_program *program = nullptr;
@@ -314,6 +329,7 @@ static const tap_test tests[] = {
     TEST(a_program_gives_its_memory_back),
     TEST(an_upload_reaches_the_copies_of_weights),
     TEST(a_tensor_is_wide_or_exact),
+    TEST(heads_that_are_too_wide_are_refused_when_recorded),
     TEST(a_base_is_trained_in_f32_only),
 };
 

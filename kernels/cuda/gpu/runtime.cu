@@ -35,6 +35,13 @@ static const char *choose_device(int *device) {
     return said(cudaGetDevice(device));
 }
 
+static int count_sharers() {
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    int count = 0, processes = local ? atoi(local) : 1;
+    if (said(cudaGetDeviceCount(&count)) || count < 1 || processes < 1) return 1;
+    return (processes + count - 1) / count;
+}
+
 const char *gpu_describe(gpu_description *out) {
     int device = 0;
     cudaDeviceProp properties;
@@ -46,6 +53,7 @@ const char *gpu_describe(gpu_description *out) {
     out->cache_bytes = (size_t)properties.l2CacheSize;
     out->reserve_bytes = (size_t)256 << 20;
     out->graphs = true;
+    out->sharers = count_sharers();
     return nullptr;
 }
 
