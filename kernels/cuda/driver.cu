@@ -133,7 +133,7 @@ static ck_status cuda_stream_create(ck_backend *backend, ck_stream **out) {
 static void cuda_stream_destroy(ck_stream *stream) {
     cuda_stream *own = of(stream);
     (void)gpu_wait(own->stream);
-    cuda_deliver(own, false); /* whoever expects it may be gone */
+    cuda_forget_deliveries(own); /* whoever expects them may be gone */
     cuda_stage_release(own);
     gpu_stream_destroy(own->stream);
     free(own);
@@ -150,7 +150,7 @@ static ck_status cuda_upload(ck_stream *stream, void *to, const void *host, size
 }
 
 static ck_status cuda_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
-    return bytes ? issued(stream, "a copy from the GPU", cuda_land(of(stream), host, from, bytes)) : CK_OK;
+    return bytes ? issued(stream, "a copy from the GPU", cuda_land(of(stream), host, from, bytes, false)) : CK_OK;
 }
 
 static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
@@ -159,9 +159,7 @@ static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
 }
 
 static ck_status cuda_wait(ck_stream *stream) {
-    const char *problem = gpu_wait(of(stream)->stream);
-    cuda_deliver(of(stream), problem == nullptr);
-    return issued(stream, "the GPU", problem);
+    return issued(stream, "the GPU", cuda_arrive(of(stream)));
 }
 
 /* Kept activations of a bf16 program pass through a f32 buffer; tests only, so it is made and freed here. */

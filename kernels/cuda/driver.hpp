@@ -55,7 +55,7 @@ typedef struct cuda_stream {
     cuda_arena *captured;           /* arenas of a graph under way: the graph reads them at every launch */
     struct cuda_captured *programs; /* that it runs */
     struct cuda_delivery *deliveries, **last_delivery;
-    cuda_arena landing; /* pinned; host only */
+    cuda_arena *landing; /* pinned memory of deliveries, no images on the GPU; emptied by each */
 } cuda_stream;
 
 /* What is on its way to the host's pageable memory, by way of pinned memory: a copy straight there would hold the host up. It is there
@@ -118,7 +118,6 @@ typedef struct {
     const void *tables_of; /* the cuda_captured whose tables these are; NULL: a run's */
     cuda_tables layout;
     int32_t max_shapes;
-    int32_t *faults_host; /* pinned, [max_sequences] */
     cuda_copies *copies;
     struct {
         cuda_graph_key key;
@@ -144,12 +143,11 @@ const char *cuda_captured_refresh(cuda_captured *list, const cuda_stream *stream
 
 /* ---- Deliveries (stage.cu) */
 
-/* NULL, or what was wrong. */
-const char *cuda_expect(cuda_stream *stream, const void *pinned, void *out, size_t bytes, bool faults);
-/* Copies to host memory that need not be pinned. */
-const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes);
-/* After a wait: to where they belong; or, after a failure, nowhere. */
-void cuda_deliver(cuda_stream *stream, bool arrived);
+/* Copies to host memory that need not be pinned; faults: as kernels have them, to a ck_wave.fault. NULL, or what was wrong. */
+const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes, bool faults);
+/* Waits for the stream; then all is where it belongs, or, after a failure, nothing is. */
+const char *cuda_arrive(cuda_stream *stream);
+void cuda_forget_deliveries(cuda_stream *stream);
 
 /* ---- linear.cu */
 

@@ -198,7 +198,6 @@ ck_status cuda_program_place(ck_program *program) {
     if (const char *why = unsupported(program)) return ck_fail(program->backend, CK_BAD_ARGUMENT, "%s", why);
     cuda_program *p = static_cast<cuda_program *>(calloc(1, sizeof *p));
     ck_backend *backend = program->backend;
-    void *pinned = nullptr;
     const char *problem = nullptr;
     program->private_data = p;
     program->bytes = cuda_program_bytes(program);
@@ -209,9 +208,7 @@ ck_status cuda_program_place(ck_program *program) {
         order_ops(program, p);
         if (ck_alloc(backend, program->bytes, "activations", &p->memory)) problem = "it does not fit the GPU";
     }
-    if (!problem) problem = gpu_alloc_host((size_t)program->capacity.max_sequences * sizeof(int32_t), &pinned);
     if (!problem) {
-        p->faults_host = static_cast<int32_t *>(pinned);
         layout(program, &p->bounds, p, static_cast<char *>(p->memory));
         problem = copy_weights(program, p);
     }
@@ -235,7 +232,6 @@ void cuda_program_release(ck_program *program) {
         free(c);
     }
     ck_free(program->backend, p->memory);
-    if (p->faults_host) gpu_free_host(p->faults_host);
     free(p->steps);
     free(p);
 }

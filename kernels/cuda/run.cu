@@ -148,23 +148,6 @@ static const char *replay(cuda_program *p, const cuda_graph_key *key, gpu_stream
     return problem ? problem : gpu_graph_launch(stream, p->graphs[i].graph);
 }
 
-/* ---- Faults ---- */
-
-/* The program has one copy of the faults: an earlier run's are delivered before they are overwritten. */
-static const char *expect_faults(cuda_program *p, cuda_stream *stream, const ck_wave *wave) {
-    if (!wave->fault || wave->n_devices == 0 || stream->capturing) return nullptr;
-    for (const cuda_delivery *d = stream->deliveries; d; d = d->next) {
-        if (d->pinned != p->faults_host) continue;
-        const char *problem = gpu_wait(stream->stream);
-        cuda_deliver(stream, problem == nullptr);
-        if (problem) return problem;
-        break;
-    }
-    size_t bytes = (size_t)wave->n_devices * sizeof(int32_t);
-    const char *problem = gpu_download(stream->stream, p->faults_host, p->tables + p->layout.faults, bytes);
-    return problem ? problem : cuda_expect(stream, p->faults_host, wave->fault, bytes, true);
-}
-
 /* ---- A run ---- */
 
 static cuda_graph_key key_of(const ck_wave *wave, int32_t n_tiles) {
@@ -237,7 +220,8 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     problem = bring_tables(p, stream, host, wave->n_devices);
     bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing;
     if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream);
-    return problem ? problem : expect_faults(p, stream, wave);
+    if (problem || !wave->fault || wave->n_devices == 0 || stream->capturing) return problem;
+    return cuda_land(stream, wave->fault, p->tables + p->layout.faults, (size_t)wave->n_devices * sizeof(int32_t), true);
 }
 
 ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {

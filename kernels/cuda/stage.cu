@@ -85,66 +85,74 @@ const char *cuda_stage_end(cuda_stream *stream) {
 
 /* ---- To the host */
 
-enum : size_t { LANDING_MOST = (size_t)16 << 20 };
+enum : size_t { LANDING_MOST = (size_t)32 << 20 }; /* of a stream */
 
-const char *cuda_expect(cuda_stream *stream, const void *pinned, void *out, size_t bytes, bool faults) {
+static const char *expect(cuda_stream *stream, cuda_delivery what) {
     cuda_delivery *d = static_cast<cuda_delivery *>(malloc(sizeof *d));
     if (!d) return "no memory";
-    *d = cuda_delivery{pinned, out, bytes, faults, nullptr};
+    *d = what;
     *stream->last_delivery = d;
     stream->last_delivery = &d->next;
     return nullptr;
 }
 
-/* Grows between deliveries only: copies into it may be under way. */
+/* In the first arena with room, or a new one: what a wave brings has its place from the second wave on. NULL: no memory, or so much is on
+ * its way that it has to arrive first. */
 static char *take_landing(cuda_stream *stream, size_t bytes) {
-    cuda_arena *landing = &stream->landing;
-    if (landing->bytes - landing->used < bytes && landing->used == 0) {
+    cuda_arena **at = &stream->landing;
+    size_t all = 0;
+    for (; *at && (*at)->bytes - (*at)->used < bytes; at = &(*at)->next) all += (*at)->bytes;
+    if (!*at) {
         void *host = nullptr;
-        gpu_free_host(landing->host);
-        *landing = cuda_arena{};
-        size_t most = bytes > STAGE_LEAST ? bytes : (size_t)STAGE_LEAST;
-        if (gpu_alloc_host(most, &host)) return nullptr;
-        landing->host = static_cast<char *>(host);
-        landing->bytes = most;
+        size_t room = bytes > STAGE_LEAST ? bytes : (size_t)STAGE_LEAST;
+        cuda_arena *more = all + room <= LANDING_MOST ? static_cast<cuda_arena *>(calloc(1, sizeof *more)) : nullptr;
+        if (!more || gpu_alloc_host(room, &host)) {
+            free(more);
+            return nullptr;
+        }
+        more->host = static_cast<char *>(host);
+        more->bytes = room;
+        *at = more;
     }
-    if (landing->bytes - landing->used < bytes) return nullptr;
-    char *place = landing->host + landing->used;
-    landing->used += bytes;
+    char *place = (*at)->host + (*at)->used;
+    (*at)->used += bytes;
     return place;
 }
 
-const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes) {
+const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes, bool faults) {
     size_t room = rounded(bytes);
-    if (room > LANDING_MOST || stream->capturing) return gpu_download(stream->stream, host, from, bytes);
-    char *pinned = take_landing(stream, room);
-    if (!pinned) { /* full: what is on its way arrives first */
-        const char *problem = gpu_wait(stream->stream);
-        cuda_deliver(stream, problem == nullptr);
-        if (problem) return problem;
-        pinned = take_landing(stream, room);
+    char *pinned = room > LANDING_MOST || stream->capturing ? nullptr : take_landing(stream, room);
+    if (!pinned && stream->deliveries && !stream->capturing) {
+        if (const char *problem = cuda_arrive(stream)) return problem;
+        if (room <= LANDING_MOST) pinned = take_landing(stream, room);
     }
-    if (!pinned) return gpu_download(stream->stream, host, from, bytes);
+    if (!pinned) return faults ? "no pinned memory" : gpu_download(stream->stream, host, from, bytes);
     const char *problem = gpu_download(stream->stream, pinned, from, bytes);
-    return problem ? problem : cuda_expect(stream, pinned, host, bytes, false);
+    return problem ? problem : expect(stream, cuda_delivery{pinned, host, bytes, faults, nullptr});
 }
 
-static void deliver_faults(const cuda_delivery *d) {
+static void deliver(const cuda_delivery *d) {
     const int32_t *from = static_cast<const int32_t *>(d->pinned);
     int32_t *out = static_cast<int32_t *>(d->out);
-    for (size_t i = 0; i < d->bytes / sizeof *out; i++) out[i] = from[i] == CUDA_NO_FAULT ? -1 : from[i];
+    if (!d->faults) memcpy(d->out, d->pinned, d->bytes);
+    for (size_t i = 0; d->faults && i < d->bytes / sizeof *out; i++) out[i] = from[i] == CUDA_NO_FAULT ? -1 : from[i];
 }
 
-void cuda_deliver(cuda_stream *stream, bool arrived) {
+void cuda_forget_deliveries(cuda_stream *stream) {
     for (cuda_delivery *d = stream->deliveries, *next; d; d = next) {
         next = d->next;
-        if (arrived && d->faults) deliver_faults(d);
-        if (arrived && !d->faults) memcpy(d->out, d->pinned, d->bytes);
         free(d);
     }
     stream->deliveries = nullptr;
     stream->last_delivery = &stream->deliveries;
-    stream->landing.used = 0;
+    for (cuda_arena *arena = stream->landing; arena; arena = arena->next) arena->used = 0;
+}
+
+const char *cuda_arrive(cuda_stream *stream) {
+    const char *problem = gpu_wait(stream->stream);
+    for (const cuda_delivery *d = stream->deliveries; d && !problem; d = d->next) deliver(d);
+    cuda_forget_deliveries(stream);
+    return problem;
 }
 
 void cuda_stage_release(cuda_stream *stream) {
@@ -154,7 +162,7 @@ void cuda_stage_release(cuda_stream *stream) {
         gpu_event_destroy(arena.done);
     }
     cuda_arenas_free(stream->captured);
-    gpu_free_host(stream->landing.host);
+    cuda_arenas_free(stream->landing);
 }
 
 void cuda_arenas_free(cuda_arena *list) {

@@ -89,6 +89,25 @@ static void a_download_arrives_when_it_is_waited_for() {
     ck_free(w.backend, memory);
 }
 
+/* More than has room on its way at a time, in pieces of many sizes, twice over. */
+static void many_downloads_arrive() {
+    enum { PIECES = 40, FLOATS = 1 << 18 };
+    world w;
+    std::vector<float> sent(FLOATS), got((size_t)PIECES * FLOATS);
+    float *memory = w.allocate(FLOATS);
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < FLOATS; i++) sent[i] = (float)(i + (size_t)round);
+        w.expect(ck_upload(w.stream, memory, sent.data(), FLOATS * sizeof(float)));
+        for (size_t p = 0; p < PIECES; p++)
+            w.expect(ck_download(w.stream, &got[p * FLOATS], memory, (FLOATS - 1000 * (p % 7)) * sizeof(float)));
+        w.expect(ck_wait(w.stream));
+        for (size_t p = 0; p < PIECES; p++)
+            TAP_CHECK(memcmp(&got[p * FLOATS], sent.data(), (FLOATS - 1000 * (p % 7)) * sizeof(float)) == 0, "round %d, piece %zu", round,
+                      p);
+    }
+    ck_free(w.backend, memory);
+}
+
 static void copies_are_kept_inside_an_allocation() {
     world w;
     const float sent[4] = {1, 2, 3, 4};
@@ -319,6 +338,7 @@ static const tap_test tests[] = {
     TEST(same_bits_in_any_order_of_lanes),
     TEST(same_bits_in_any_order_of_lanes_bf16),
     TEST(a_download_arrives_when_it_is_waited_for),
+    TEST(many_downloads_arrive),
     TEST(copies_are_kept_inside_an_allocation),
     TEST(allocated_bytes_return_to_nothing),
     TEST(a_stream_waits_for_an_event),
