@@ -158,7 +158,7 @@ typedef struct {
     int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
+    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K with equal ones */
     int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
     int64_t route;                          /* [router_rows + H, D]: R, then every A1_e */
     int64_t b1, a2, b2;                     /* [H, F], [S, F], [S, D]: B1 transposed, A2, B2 transposed */

@@ -90,7 +90,7 @@ Test(fleet, balance_coefficients_follow_the_formula) {
     cr_expect_float_eq(two->balance[1], 0.02 * 2.0 / 3.0, 1e-7);
     cr_expect_float_eq(generalists->balance[1], 0.02 * 3 / LAYERS, 1e-7, "without specialists c is 1");
     cr_expect_eq(mean->balance[0], 0.0F, "without a router there is nothing to balance");
-    cr_expect(four->balanced && !two->balanced && generalists->balanced && !mean->balanced);
+    cr_expect(four->balanced && two->balanced && generalists->balanced && !mean->balanced);
     fleet_destroy(f);
     settings_destroy(s);
 }
