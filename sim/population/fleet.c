@@ -78,8 +78,13 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     return code;
 }
 
-bool fleet_carries_gradients(const population *p, const ck_shape *shape) {
-    return p->settings->as_released && p->method->router == ROUTER_FROM_VALIDATION && shape->router_rows > 0;
+/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
+ * passes leave behind is added to its next step. Bursts run on every device of such a method: those of a device with one expert, which has
+ * no router to learn, still leave their gradients to it. */
+static void set_bursts(const population *p, const ck_shape *shape, device *d) {
+    bool of_method = p->method->router == ROUTER_FROM_VALIDATION;
+    d->bursts = of_method && (shape->router_rows > 0 || p->settings->as_released);
+    d->carries = of_method && p->settings->as_released;
 }
 
 static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index, problems *list) {
@@ -92,7 +97,7 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     exit_code code = shape_of_device(f, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
-    d->carries = fleet_carries_gradients(p, shape);
+    set_bursts(p, shape, d);
     shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
     return EXIT_OK;
@@ -169,8 +174,7 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
 /* All windows that the device will need are in data.windows, if there is one. */
 static exit_code require_windows(const fleet *f, const population *p, const device *d, problems *list) {
     const train_settings *t = &p->settings->train;
-    bool bursts = p->method->router == ROUTER_FROM_VALIDATION && f->shapes[d->shape].router_rows > 0;
-    int64_t router_steps = bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
+    int64_t router_steps = d->bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
     exit_code code = device_data_require(d->data, DATA_TRAIN, f->expert_steps, fleet_expert_batch(p), list);
     return code == EXIT_OK ? device_data_require(d->data, DATA_VALID, router_steps, fleet_router_batch(p), list) : code;
 }

@@ -32,6 +32,7 @@ typedef struct {
     int shape;             /* index into fleet.shapes */
     int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
     int64_t carried;       /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
+    bool bursts;           /* takes part in its population's router steps on validation text */
     bool carries;          /* gradients from step to step */
     device_data *data;     /* NULL: another process has it */
     device_text text;      /* known once its text is open: of all devices to process 0, of its own to any other */
@@ -116,10 +117,6 @@ void fleet_destroy(fleet *f);
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
-
-/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
- * passes leave behind is added to its next step. */
-bool fleet_carries_gradients(const population *p, const ck_shape *shape);
 
 /* Windows of a device's expert step and router step. */
 int fleet_expert_batch(const population *p);

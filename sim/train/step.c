@@ -210,8 +210,7 @@ exit_code session_expert_step(session *s, problems *list) {
 
 static bool wants_router_step(const session *s, const device *d, int step) {
     const population *p = population_of(s, d);
-    return !d->stopped && p->method->router == ROUTER_FROM_VALIDATION && has_router(s, d) &&
-           s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
+    return !d->stopped && d->bursts && s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
 }
 
 /* Of any process: all come to the same answer. */
