@@ -135,7 +135,13 @@ static exit_code export(const cli_arguments *a, problems *list) {
 static void print_methods(void) {
     int count = 0;
     const method *const *methods = method_list(&count);
-    for (int i = 0; i < count; i++) printf("%-14s%s\n%14s%s\n", methods[i]->name, methods[i]->summary, "", methods[i]->source);
+    for (int i = 0; i < count; i++) {
+        const char *weights = aggregate_weights_text(methods[i]->weights);
+        printf("%-14s%s\n%14s%s\n", methods[i]->name, methods[i]->summary, "", methods[i]->source);
+        if (weights[0]) printf("%14saggregate.weights: %s, unless it is written\n", "", weights);
+    }
+    printf(
+        "\naggregate.weights: how a device counts in an average. uniform: 1/N; tokens: its share of the population's training tokens.\n");
 }
 
 static exit_code help(const cli_arguments *a, problems *list) {

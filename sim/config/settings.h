@@ -13,6 +13,8 @@ enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 typedef enum { SPLIT_IN_DISTRIBUTION, SPLIT_OUT_OF_DISTRIBUTION } data_split;
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
 typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
+/* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
+typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_weights;
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
@@ -75,7 +77,8 @@ typedef struct {
     int n_specialists_list;
     int *specialists_list; /* [devices], or 0 entries */
     int rank, attention_rank;
-    int as_released; /* 0 or 1: differ from the paper as the released CoMiGS code does */
+    int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
+    aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;
     train_settings train;
     data_settings data;

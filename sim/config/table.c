@@ -422,6 +422,13 @@ static const setting_row ROWS[] = {
      .initial = "0.5",
      BETWEEN(0, 1),
      .help = "share of choices the load balance wants for the generalists (pi)"},
+    {.path = "aggregate.weights",
+     .type = VALUE_CHOICE,
+     BOTH(weights),
+     .initial = "method",
+     .choices = "method|uniform|tokens",
+     .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training tokens, method the method's "
+             "own (`cohort help methods`)"},
     {.path = "attention.rank",
      .type = VALUE_INT,
      BOTH(attention_rank),

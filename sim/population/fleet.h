@@ -105,13 +105,16 @@ fleet_text_bytes fleet_measure_text(const fleet *f);
 exit_code fleet_open_data(fleet *f, problems *list);
 /* Where devices of a source share training text because there is too little of it: which (out[bytes]); false where none do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out);
+/* Gives devices their weights in averages by the text that they hold, where aggregate.weights asks for it; they weigh the same until then.
+ * Called by all processes, once the text of all devices is open. */
+exit_code fleet_weigh(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
  * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
  * seed start from the same tensors, and what is averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
 
-/* One aggregation: packed mean over each population's devices (in their order, process by process), then spread. Stopped populations take
+/* One aggregation: weighted mean over each population's devices (in their order, process by process), then spread. Stopped populations take
  * no part; the same populations must have stopped in all processes. Packs that lie far are read and written in place: 4 B over the bus a
  * shared value and device, each way, once a round. */
 exit_code fleet_aggregate(fleet *f, problems *list);

@@ -122,6 +122,7 @@ static population_record record_of(const trace_population *p) {
                                 .top_k = p->top_k};
     strncpy(record.name, p->name, sizeof record.name - 1);
     strncpy(record.method, p->method, sizeof record.method - 1);
+    strncpy(record.gates, p->routed ? "top_k" : "mean", sizeof record.gates - 1);
     strncpy(record.split, p->out_of_distribution ? "out_of_distribution" : "in_distribution", sizeof record.split - 1);
     return record;
 }
@@ -133,7 +134,7 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
     for (int i = 0; i < header->n_populations; i++) records[i] = record_of(&header->populations[i]);
     int status = type < 0 ? -1
                           : write_records(file, "/populations", type, records, header->n_populations,
-                                          "text,text,text,1,tokens,devices,experts,experts,1,experts", error);
+                                          "text,text,text,1,tokens,devices,experts,experts,1,experts,text", error);
     free(records);
     return status;
 }

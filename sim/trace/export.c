@@ -87,12 +87,16 @@ static int source_open(export_source *s, h5_error *error) {
     if (!s->populations || !s->devices || !s->rounds || read_shape(s, error) || check_source(s, error)) return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
-    return s->train_steps && s->valid_steps ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
+    s->specialists = calloc((size_t)s->n_devices + 1, sizeof *s->specialists);
+    for (int i = 0; s->specialists && i < s->n_devices; i++)
+        s->specialists[i] = s->devices[i].experts - s->populations[s->devices[i].population].generalists;
+    return s->train_steps && s->valid_steps && s->specialists ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
 
 static void source_close(export_source *s) {
     free(s->populations);
     free(s->devices);
+    free(s->specialists);
     free(s->window_devices);
     free(s->rounds);
     free(s->train_steps);

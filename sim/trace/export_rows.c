@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trace/bank.h"
 #include "trace/export_tables.h"
 
 static void put_text(FILE *out, const char *text) {
@@ -46,6 +47,14 @@ static const char *kind_of(const export_source *s, int device, int expert) {
     return expert < s->populations[s->devices[device].population].generalists ? "generalist" : "specialist";
 }
 
+/* A population's devices are neighbours. */
+static void put_specialists(const export_source *s, int population, FILE *out) {
+    int first = 0, n = 0;
+    while (first < s->n_devices && s->devices[first].population != population) first++;
+    while (first + n < s->n_devices && s->devices[first + n].population == population) n++;
+    bank_cell(out, s->specialists + first, n);
+}
+
 static void write_populations(export_source *s, int64_t row, const void *const *values, FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_populations; i++) {
@@ -53,9 +62,11 @@ static void write_populations(export_source *s, int64_t row, const void *const *
         put_text(out, p->name);
         fprintf(out, ",%" PRIu64 ",", p->seed);
         put_text(out, p->method);
-        fprintf(out, ",%d,%d,%d,%d,%d,%" PRId64 ",", p->devices, p->generalists, p->specialists, p->rank, p->top_k, p->tokens_per_device);
+        fprintf(out, ",%d,%d,", p->devices, p->generalists);
+        put_specialists(s, i, out);
+        fprintf(out, ",%d,%d,%" PRId64 ",", p->rank, p->top_k, p->tokens_per_device);
         put_text(out, p->split);
-        fputc('\n', out);
+        fprintf(out, ",%s\n", p->gates);
     }
 }
 
@@ -169,7 +180,7 @@ static void write_windows(export_source *s, int64_t row, const void *const *valu
 
 const export_table export_tables[] = {
     {.name = "populations",
-     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split",
+     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates",
      .write = write_populations},
     {.name = "devices",
      .header = "population,seed,device,source,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,parameters_private,"

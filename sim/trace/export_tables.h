@@ -15,6 +15,7 @@ typedef struct {
     int n_populations, n_devices, n_windows;
     population_record *populations;     /* owned */
     trace_device *devices;              /* owned */
+    int *specialists;                   /* [n_devices], owned */
     int32_t *window_devices;            /* [n_windows], owned */
     int32_t *rounds;                    /* [rows], owned */
     int64_t *train_steps, *valid_steps; /* [n_devices] taken in the rows written so far, owned */

@@ -152,6 +152,7 @@ hid_t population_type(h5_error *error) {
         NUMBER(population_record, specialists, H5T_NATIVE_INT32),
         NUMBER(population_record, rank, H5T_NATIVE_INT32),
         NUMBER(population_record, top_k, H5T_NATIVE_INT32),
+        TEXT(population_record, gates),
     };
     return compound(sizeof(population_record), fields, sizeof fields / sizeof *fields, error);
 }

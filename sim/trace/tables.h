@@ -73,6 +73,7 @@ typedef struct {
     uint64_t seed;
     int64_t tokens_per_device;
     int32_t devices, generalists, specialists, rank, top_k;
+    char gates[16];
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */
 hid_t device_type(h5_error *error);     /* of trace_device in memory */

@@ -2,7 +2,8 @@
  *
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
  *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
- *   /populations      one row each: name, method, seed, devices, generalists, specialists, rank, ...
+ *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any device), rank, ...,
+ *                     gates: top_k (of a router) or mean
  *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
@@ -30,9 +31,10 @@
 typedef struct {
     const char *name, *method;
     uint64_t seed;
-    int devices, generalists, specialists, rank, top_k; /* generalists, specialists: largest over devices */
+    int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
     int64_t tokens_per_device;                          /* training tokens, as configured */
     bool out_of_distribution;
+    bool routed; /* a router weighs its experts, where a device has several; else their mean is taken */
 } trace_population;
 
 typedef struct {
@@ -132,9 +134,11 @@ typedef struct {
     double test_ppl_after;
     uint64_t seed;
     int generalists, specialists, rank;
+    const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
     int64_t tokens_per_device;
     const char *split;
     double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
+    const char *weights;                 /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing about the run. */

@@ -5,6 +5,7 @@
 
 #include "base/pretrain.h"
 #include "kernel_problem.h"
+#include "trace/bank.h"
 #include "train/deal.h"
 #include "train/plan.h"
 #include "train/report.h"
@@ -19,22 +20,18 @@ static double mib(size_t bytes) {
     return (double)bytes / (1024.0 * 1024.0);
 }
 
-/* "2", or "1-3" where devices differ. */
-static void experts_text(const fleet *f, const population *p, char out[32]) {
+static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT_BYTES]) {
     int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
     for (int i = 0; i < p->n_devices; i++) {
         int n = f->devices[p->first_device + i].specialists;
         least = n < least ? n : least;
         most = n > most ? n : most;
     }
-    if (least == most)
-        snprintf(out, 32, "%dG%dS", generalists, least);
-    else
-        snprintf(out, 32, "%dG%d-%dS", generalists, least, most);
+    bank_text(out, generalists, least, most);
 }
 
 static void print_population(const fleet *f, const population *p, int width) {
-    char experts[32];
+    char experts[BANK_TEXT_BYTES];
     double shared = 0.0, private_ = 0.0, bytes = 0.0, train = 0.0;
     experts_text(f, p, experts);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {

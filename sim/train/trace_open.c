@@ -20,7 +20,8 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .rank = ps->rank,
                               .top_k = ps->experts.top_k,
                               .tokens_per_device = ps->data.tokens_per_device,
-                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION};
+                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION,
+                              .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];
         if (d->generalists > out->generalists) out->generalists = d->generalists;

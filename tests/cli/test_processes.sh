@@ -136,6 +136,44 @@ test_the_same_command_twice_gives_the_same_bits() {
     expect_same_results first second
 }
 
+# Devices that hold unequal amounts of text, and so weigh differently in an average.
+uneven_text() { # writes uneven.yaml and its shards
+    local token source part
+    mkdir shards
+    for token in {0..1299}; do printf '%b' "\\x$(printf %x $((token * token * 7 % 61)))\\0"; done >shards/train_1.bin
+    head -c 800 shards/train_1.bin >shards/train_0.bin
+    for source in 0 1; do
+        for part in valid test; do cp "shards/train_$source.bin" "shards/${part}_$source.bin"; done
+    done
+    cat >uneven.yaml <<YAML
+base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}
+data: {corpus: shards, tokens_per_device: 0, sequence: 32}
+train: {rounds: 3, local_steps: 2, batch: 2}
+experts: {rank: 4}
+attention: {rank: 2}
+evaluate: {every: 1, windows: 4}
+populations:
+  - {name: weighed, method: fedavg, devices: 5}
+  - {name: alike, method: fedavg, devices: 5, aggregate: {weights: uniform}}
+YAML
+}
+
+test_weights_by_tokens_sum_over_processes() {
+    local n
+    require_mpi
+    uneven_text
+    cohort run uneven.yaml --out one --quiet
+    for n in 2 3; do
+        expect_status 0 cohort run uneven.yaml --out "$n" --processes "$n" --quiet
+        expect_close one/trace.h5 "$n/trace.h5" /loss/test_after
+        expect_close one/checkpoint.h5 "$n/checkpoint.h5" /parameters
+        expect_close_summaries one/summary.csv "$n/summary.csv"
+    done
+    grep -q '^weighed,.*,tokens$' one/summary.csv || fail "$(<one/summary.csv)"
+    grep -q '^alike,.*,uniform$' one/summary.csv || fail "$(<one/summary.csv)"
+    [[ $(cut -d, -f4 one/summary.csv | sed -n 2p) != "$(cut -d, -f4 one/summary.csv | sed -n 3p)" ]] || fail 'the weights change nothing'
+}
+
 test_more_processes_than_devices() {
     local few=(--set train.rounds=2 --set 'populations=[{name: two, method: comigs, devices: 2}]' --quiet)
     require_mpi

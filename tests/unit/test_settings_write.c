@@ -148,6 +148,8 @@ static const struct {
     {"experts.mix=linear", true, false},
     {"experts.balance=0", true, false},
     {"experts.balance_importance=0.4", true, false},
+    {"aggregate.weights=tokens", true, false},
+    {"aggregate.weights=uniform", false, false},
     {"attention.rank=4", true, false},
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},

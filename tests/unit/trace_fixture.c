@@ -61,7 +61,8 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .specialists = 1,
                                            .rank = 8,
                                            .top_k = 2,
-                                           .tokens_per_device = 40000};
+                                           .tokens_per_device = 40000,
+                                           .routed = true};
     f->populations[1] = (trace_population){.name = "local, poor",
                                            .method = "local",
                                            .seed = UINT64_MAX,
