@@ -34,6 +34,21 @@ test_summary_numbers_are_possible() {
         END { exit wrong }' || fail 'see above'
 }
 
+# The entropy of synthetic text, as a perplexity, beside what was reached; of real text it is not known.
+test_closing_table_has_the_bound_that_the_entropy_sets() {
+    local bound
+    expect_status 0 cohort run "$tiny" --out result --set train.rounds=1
+    bound=$(awk -F, '$1 == "alone" { printf "%.3f", exp($16) }' result/summary.csv)
+    grep -Eq '^population .* averaged +bound +MB up' out || fail "$(<out)"
+    grep -Eq "^alone .* $bound +0.00 +0.00$" out || fail "no bound of $bound: $(<out)"
+    mkdir shards
+    for part in train valid test; do head -c 4000 "$tiny" | tr -c 'a-z' 'a' | sed 's/./&\x0/g' >"shards/${part}_0.bin"; done
+    expect_status 0 cohort run "$tiny" --out real --set train.rounds=1 --set data.corpus="$PWD/shards" --set base.vocabulary=256 \
+        --set base.pretrain.tokens=0 --set 'populations=[{name: one, method: local, devices: 1, data: {tokens_per_device: 200}}]' \
+        --set data.valid_tokens_per_device=0 --set data.test_tokens_per_device=0
+    ! grep -q bound out || fail "$(<out)"
+}
+
 test_same_command_twice_gives_the_same_result() {
     cohort run "$tiny" --out again --quiet
     expect_same_results "$(reference_result)" again

@@ -20,6 +20,10 @@ test_help_of_methods_names_each() {
     local method
     expect_status 0 cohort help methods
     for method in local fedavg centralized pfedmoe comigs; do expect_text out "$method"; done
+    [[ $(grep -A2 '^fedavg' out) == *'aggregate.weights: tokens,'* ]] || fail "how fedavg weighs devices: $(<out)"
+    for method in pfedmoe comigs; do
+        [[ $(grep -A2 "^$method" out) == *'aggregate.weights: uniform,'* ]] || fail "how $method weighs devices: $(<out)"
+    done
 }
 
 test_unknown_command_names_the_nearest() {
