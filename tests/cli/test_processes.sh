@@ -263,6 +263,24 @@ test_interrupted_within_a_round_and_resumed_by_another_number() {
     expect_close_results whole result
 }
 
+# Weights come from the text that is open, so another number of processes goes on with the same.
+test_weights_by_tokens_survive_an_interruption() {
+    local status=0 steps=(--set train.rounds=2 --set train.local_steps=400)
+    require_mpi
+    uneven_text
+    config=uneven.yaml
+    start 2 "${steps[@]}"
+    wait_until "$run" test -e result/trace.h5
+    sleep 0.3
+    kill -TERM "$run"
+    wait "$run" || status=$?
+    ((status != 0)) || fail 'the run was over before it was interrupted'
+    expect_status 0 cohort run uneven.yaml --out result "${steps[@]}" --quiet --resume
+    expect_status 0 cohort run uneven.yaml --out whole "${steps[@]}" --quiet
+    expect_close whole/checkpoint.h5 result/checkpoint.h5 /parameters
+    expect_close_summaries whole/summary.csv result/summary.csv
+}
+
 # ---- What is refused, and said once
 
 expect_one_line() { # text

@@ -42,7 +42,7 @@ test_closing_table_has_the_bound_that_the_entropy_sets() {
     grep -Eq '^population .* averaged +bound +MB up' out || fail "$(<out)"
     grep -Eq "^alone .* $bound +0.00 +0.00$" out || fail "no bound of $bound: $(<out)"
     mkdir shards
-    for part in train valid test; do head -c 4000 "$tiny" | tr -c 'a-z' 'a' | sed 's/./&\x0/g' >"shards/${part}_0.bin"; done
+    for part in train valid test; do head -c 4000 "$tiny" | tr -c '[:lower:]' 'a' | sed 's/./&\x0/g' >"shards/${part}_0.bin"; done
     expect_status 0 cohort run "$tiny" --out real --set train.rounds=1 --set data.corpus="$PWD/shards" --set base.vocabulary=256 \
         --set base.pretrain.tokens=0 --set 'populations=[{name: one, method: local, devices: 1, data: {tokens_per_device: 200}}]' \
         --set data.valid_tokens_per_device=0 --set data.test_tokens_per_device=0
