@@ -34,6 +34,22 @@ test_summary_numbers_are_possible() {
         END { exit wrong }' || fail 'see above'
 }
 
+# As the configuration promises: what shares is ahead by far more than chance, and what averages everything loses some of it.
+test_quickstart_shows_that_sharing_wins() {
+    cohort run "$COHORT_SOURCE_DIR/configs/quickstart.yaml" --out result --quiet
+    awk -F, '
+        NR > 1 { mean[$1] = $4; error[$1] = $5 / sqrt($3); after[$1] = $8; bound = exp($16) }
+        END {
+            for (name in mean) {
+                if (mean[name] < bound) { print name " is below the bound"; exit 1 }
+                if (name == "local") continue
+                apart = (mean["local"] - mean[name]) / sqrt(error["local"] ^ 2 + error[name] ^ 2)
+                if (apart < 5 || mean[name] > 0.9 * mean["local"]) { print name ": " apart " standard errors"; exit 1 }
+            }
+            if (after["comigs-1g1s"] >= after["fedavg"]) { print "averaging costs fedavg nothing"; exit 1 }
+        }' result/summary.csv || fail "$(<result/summary.csv)"
+}
+
 # The entropy of synthetic text, as a perplexity, beside what was reached; of real text it is not known.
 test_closing_table_has_the_bound_that_the_entropy_sets() {
     local bound
