@@ -9,7 +9,7 @@
 #include "adapters/peft.h"
 #include "base/pretrain.h"
 #include "base/tensors.h"
-#include "data/folders.h"
+#include "output_folder.h"
 #include "population/fleet.h"
 #include "trace/trace.h"
 
@@ -163,21 +163,21 @@ static exit_code write_devices(const source *s, const char *out, const peft_sele
 
 /* All of it, or nothing. */
 static exit_code write_whole(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
-    char beside[PATH_BYTES];
-    exit_code code = folder_create_beside(out, sizeof beside, beside, list);
+    output_folder folder;
+    exit_code code = output_folder_begin(out, &folder, list);
     if (code != EXIT_OK) return code;
-    code = write_devices(s, beside, wanted, written, list);
-    if (code == EXIT_OK && rename(beside, out) != 0)
-        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be renamed to %s: %s", beside, out, strerror(errno));
-    if (code != EXIT_OK) folder_remove(beside);
-    return code;
+    return output_folder_end(&folder, write_devices(s, folder.work, wanted, written, list), list);
+}
+
+exit_code peft_check_place(const char *out, problems *list) {
+    return output_folder_check(out, "the adapters", list);
 }
 
 exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list) {
     source s = {0};
     *written = (peft_written){0};
-    exit_code code = EXIT_OK;
-    if (!folder_is_free(out)) return problem(list, EXIT_INPUT, "%s: is not empty; give a new folder for the adapters", out);
+    exit_code code = peft_check_place(out, list);
+    if (code != EXIT_OK) return code;
     code = source_open(&s, result, list);
     if (code == EXIT_OK && count_selected(&s, selection) == 0) code = nothing_selected(&s, result, list);
     if (code == EXIT_OK) code = check_saved(&s, selection, result, list);

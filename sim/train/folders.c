@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "config/compare.h"
+#include "output_folder.h"
 #include "trace/durable.h"
 #include "trace/trace.h"
 #include "writable.h"
@@ -26,26 +27,6 @@ static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *na
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
     join(out, folder->path, name); /* result_choose() left room for the longest name */
-}
-
-static bool is_folder(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-exit_code make_folder(const char *path, problems *list) {
-    char part[FOLDER_PATH_BYTES];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return problem(list, EXIT_INPUT, "%.60s...: the path is too long", path);
-    for (char *end = part + 1;; end++) {
-        if (*end != '/' && *end != '\0') continue;
-        char kept = *end;
-        *end = '\0';
-        if (mkdir(part, 0777) != 0 && !is_folder(part))
-            return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", part, strerror(errno == EEXIST ? ENOTDIR : errno));
-        *end = kept;
-        if (kept == '\0') return EXIT_OK;
-    }
 }
 
 bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]) {
@@ -68,9 +49,7 @@ static bool is_empty(const char *path) {
     DIR *folder = opendir(path);
     bool empty = true;
     for (struct dirent *e = folder ? readdir(folder) : NULL; e; e = readdir(folder))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, LOCK_NAME) != 0 &&
-            strcmp(e->d_name, "config.yaml.tmp") != 0)
-            empty = false;
+        if (!folder_is_nothing(e->d_name) && strcmp(e->d_name, LOCK_NAME) != 0 && strcmp(e->d_name, "config.yaml.tmp") != 0) empty = false;
     if (folder) closedir(folder);
     return empty;
 }
@@ -135,7 +114,7 @@ static exit_code compare_checkpoint(const settings *s, const char *path, problem
 
 static exit_code compare_result(const settings *s, const result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
     result_path(folder, "config.yaml", path);
     if (access(path, F_OK) != 0)
         return problem(list, EXIT_INPUT, "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
@@ -165,7 +144,7 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
         folder->resumes = has(folder, "checkpoint.h5");
         return code;
     }
-    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
     if (!has(folder, "config.yaml"))
         return problem(list, EXIT_INPUT, "%s: holds files that are no result; give a new or an empty folder with --out", folder->path);
     return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
@@ -192,7 +171,7 @@ static exit_code check_unchanged(const result_folder *folder, problems *list) {
 
 exit_code result_begin(const settings *s, result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    exit_code code = make_folder(folder->path, list);
+    exit_code code = folder_create(folder->path, list);
     if (code == EXIT_OK) code = lock_take(folder->path, &folder->lock, list);
     if (code == EXIT_OK) code = check_unchanged(folder, list);
     result_path(folder, "config.yaml", path);

@@ -29,8 +29,6 @@ void result_end(result_folder *folder);
 /* FOLDER/NAME. */
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);
 
-/* mkdir -p. */
-exit_code make_folder(const char *path, problems *list);
 /* Where pre-trained bases are kept ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort); false: nowhere. */
 bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]);
 
