@@ -178,7 +178,7 @@ static exit_code open_result(const char *folder, export_source *s, problems *lis
     *s = (export_source){.file = -1};
     exit_code code = trace_find(folder, s->path, sizeof s->path, list);
     if (code != EXIT_OK) return code;
-    if (source_open(s, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", s->path, error.text);
+    if (source_open(s, &error)) return h5_problem(&error, s->path, "it is not a trace, or damaged", list);
     return EXIT_OK;
 }
 
@@ -187,7 +187,7 @@ static exit_code export_to(export_source *s, const export_table *table, FILE *ou
     if (!is_recorded(s, table))
         return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)", s->path, table->name,
                        table->wish ? table->wish : "");
-    if (write_table(s, table, out, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is damaged", s->path, error.text);
+    if (write_table(s, table, out, &error)) return h5_problem(&error, s->path, "it is damaged", list);
     return EXIT_OK;
 }
 

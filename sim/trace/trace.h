@@ -142,6 +142,8 @@ bool summary_is_there(const char *path);
 
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);
+/* Whether a trace can be opened now: EXIT_ENVIRONMENT while another program has it open for writing (all that follows says so, too). */
+exit_code trace_look(const char *path, problems *list);
 
 /* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */
 exit_code trace_print_info(const char *folder, problems *list);
