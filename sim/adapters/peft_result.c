@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "adapters/peft.h"
 #include "base/pretrain.h"
@@ -31,11 +32,13 @@ __attribute__((format(printf, 3, 4))) static exit_code join(char path[PATH_BYTES
 
 /* ---- A result's checkpoint ---- */
 
-static exit_code shape_of_base(const settings *s, base_shape *shape, problems *list) {
+/* Of a base that was loaded the result keeps the shape (results of earlier versions do not). */
+static exit_code shape_of_base(const settings *s, const char *result, base_shape *shape, problems *list) {
     char path[PATH_BYTES];
     *shape = pretrain_shape(s);
     if (!s->base.checkpoint) return EXIT_OK;
-    exit_code code = join(path, list, "%s/config.json", s->base.checkpoint);
+    exit_code code = join(path, list, "%s/" BASE_NAME, result);
+    if (code == EXIT_OK && access(path, F_OK) != 0) code = join(path, list, "%s/config.json", s->base.checkpoint);
     return code == EXIT_OK ? base_config_read(path, shape, list) : code;
 }
 
@@ -69,7 +72,7 @@ static exit_code source_open(source *s, const char *result, problems *list) {
     exit_code code = join(config, list, "%s/config.yaml", result);
     if (code == EXIT_OK) code = join(path, list, "%s/checkpoint.h5", result);
     if (code == EXIT_OK) code = settings_load(config, 0, NULL, &s->settings, list);
-    if (code == EXIT_OK) code = shape_of_base(s->settings, &shape, list);
+    if (code == EXIT_OK) code = shape_of_base(s->settings, result, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s->settings, &shape, &s->fleet, list);
     if (code != EXIT_OK) return code;
     s->checkpoint =
