@@ -32,6 +32,7 @@ static int descriptor_of(const char *path) {
 
 exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], int *descriptor, problems *list) {
     char link[OUTPUT_PATH_BYTES], next[2 * OUTPUT_PATH_BYTES];
+    struct stat there;
     *descriptor = -1;
     if (snprintf(target, OUTPUT_PATH_BYTES, "%s", path) >= OUTPUT_PATH_BYTES)
         return problem(list, EXIT_INPUT, "%.60s...: the path is too long", path);
@@ -42,6 +43,8 @@ exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], i
         link[length] = '\0';
         int used = snprintf(next, sizeof next, "%.*s%s", link[0] == '/' ? 0 : folder_bytes(target), target, link);
         if (used >= OUTPUT_PATH_BYTES) return problem(list, EXIT_INPUT, "%s: leads to a path that is too long", path);
+        if (stat(target, &there) == 0 && lstat(next, &there) != 0)
+            return EXIT_OK; /* an open pipe of another process: its text is no path */
         memcpy(target, next, (size_t)used + 1);
     }
     return problem(list, EXIT_INPUT, "%s: cannot be written: %s", path, strerror(ELOOP));

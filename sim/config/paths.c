@@ -56,7 +56,8 @@ static int line_of(const settings *s, const setting_row *row, const void *base) 
 static exit_code check_path(const settings *s, const setting_row *row, const void *base, problems *list) {
     char line[16] = "";
     char *path = setting_path(row, base);
-    bool there = path || !setting_is_path(row, base);
+    bool unused = strcmp(row->path, "base.pretrain.text") == 0 && s->base.pretrain.tokens == 0;
+    bool there = path || unused || !setting_is_path(row, base);
     free(path);
     if (there) return EXIT_OK;
     if (line_of(s, row, base) > 0) snprintf(line, sizeof line, ":%d", line_of(s, row, base));

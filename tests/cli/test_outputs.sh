@@ -41,6 +41,8 @@ test_table_into_open_files_of_the_shell() {
     { echo first; cat expected; echo last; } >both
     expect_same by_number both 'a table between two lines'
     expect_same by_name both 'a table between two lines'
+    { table --out "/proc/$BASHPID/fd/1"; } | cat >piped
+    expect_same piped expected 'the table through the pipe of another process'
     table --out /dev/fd/1 | cat >piped
     expect_same piped expected 'the table through a pipe'
     expect_status 2 table --out /dev/fd/77

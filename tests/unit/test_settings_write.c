@@ -373,4 +373,9 @@ Test(settings_write, every_path_that_leads_nowhere_is_named_once) {
     cr_expect_eq(problems_count(list), (int)(sizeof said / sizeof *said), "%s", configuration_messages(list));
     problems_destroy(list);
     settings_destroy(s);
+    s = configuration_must_load("base: {pretrain: {tokens: 0, text: nowhere}}\npopulations: [{name: a, method: local, devices: 1}]\n");
+    list = problems_create();
+    cr_expect_eq(settings_check_paths(s, list), EXIT_OK, "nobody reads it: %s", configuration_messages(list));
+    problems_destroy(list);
+    settings_destroy(s);
 }
