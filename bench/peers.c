@@ -15,8 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "data/folders.h"
 #include "folder.h"
+#include "output_folder.h"
 #include "python.h"
 #include "rows.h"
 

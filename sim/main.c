@@ -128,7 +128,8 @@ static exit_code export_adapters(const cli_arguments *a, problems *list) {
 }
 
 static exit_code export(const cli_arguments *a, problems *list) {
-    exit_code code = a->table ? export_tables(a, list) : EXIT_OK;
+    exit_code code = a->adapters ? peft_check_place(a->adapters, list) : EXIT_OK;
+    if (code == EXIT_OK && a->table) code = export_tables(a, list);
     return code == EXIT_OK && a->adapters ? export_adapters(a, list) : code;
 }
 

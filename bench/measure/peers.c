@@ -10,11 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "data/folders.h"
 #include "folder.h"
 #include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
+#include "output_folder.h"
 #include "process.h"
 #include "python.h"
 

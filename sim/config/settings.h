@@ -114,8 +114,11 @@ typedef struct {
 exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list);
 void settings_destroy(settings *s);
 
-/* The resolved configuration as YAML (malloc'd): settings_load() of it gives equal settings. */
+/* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
+ */
 char *settings_to_yaml(const settings *s);
+/* EXIT_INPUT with a message for every path that leads nowhere: without what lies there no hash below can be compared. */
+exit_code settings_check_paths(const settings *s, problems *list);
 /* 32 hex digits (XXH3-128) of what determines the base's weights (cache key), and of everything that determines a run's numbers (not
  * the file's name, threads, backend, wave_tokens or checkpoint.every). Paths count by what lies there, not by their names. */
 enum { SETTINGS_HASH_BYTES = 33 };

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "config/paths.h"
 #include "data/parts.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
@@ -47,27 +48,18 @@ static exit_code open_synthetic(const data_settings *d, int vocabulary, corpus *
     return code;
 }
 
-static int is_folder(const char *path) {
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 /* `name` itself, or data/<name> below the current folder. */
 static exit_code resolve(const char *name, char **path, problems *list) {
-    char below[PATH_ROOM];
     struct stat status;
-    snprintf(below, sizeof below, "data/%s", name);
-    const char *found = is_folder(name) ? name : name[0] != '/' && is_folder(below) ? below : NULL;
-    if (found) {
-        *path = strdup(found);
-        return *path ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: no memory for its path", name);
-    }
+    *path = corpus_folder(name);
+    if (*path) return EXIT_OK;
     if (stat(name, &status) == 0)
         return problem(list, EXIT_INPUT, "the corpus %s is a file; a corpus is a folder of shards, which `cohort data NAME=%s` makes", name,
                        name);
     if (strcmp(name, "multilingual") == 0 || strcmp(name, "english") == 0)
-        return problem(list, EXIT_INPUT, "there is no corpus %s yet (neither the folder %s nor %s); configs/data/multilingual.sh makes it",
-                       name, name, below);
+        return problem(list, EXIT_INPUT,
+                       "there is no corpus %s yet (neither the folder %s nor data/%s); configs/data/multilingual.sh makes it", name, name,
+                       name);
     return problem(
         list, EXIT_INPUT,
         "there is no corpus %s (neither the folder %s nor data/%s); `cohort data` makes one from text, and `synthetic` needs none", name,
@@ -154,10 +146,13 @@ static int64_t shards_bytes(const char *path) {
 }
 
 int64_t corpus_bytes(const data_settings *d) {
-    char below[PATH_ROOM];
     int64_t tokens = 0;
-    snprintf(below, sizeof below, "data/%s", d->corpus);
-    if (strcmp(d->corpus, "synthetic") != 0) return shards_bytes(is_folder(d->corpus) ? d->corpus : below);
+    if (strcmp(d->corpus, "synthetic") != 0) {
+        char *path = corpus_folder(d->corpus);
+        int64_t bytes = path ? shards_bytes(path) : 0;
+        free(path);
+        return bytes;
+    }
     for (int part = 0; part < DATA_SPLITS; part++) tokens += SYNTHETIC_SHARD[part];
     return d->synthetic.topics * tokens * (int64_t)sizeof(uint16_t);
 }

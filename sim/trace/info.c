@@ -176,5 +176,5 @@ exit_code trace_print_info(const char *folder, problems *list) {
     }
     result_close(&r);
     h5_leave();
-    return status ? problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", path, error.text) : EXIT_OK;
+    return status ? h5_problem(&error, path, "it is not a trace, or damaged", list) : EXIT_OK;
 }

@@ -144,8 +144,13 @@ exit_code summary_write(const char *path, const summary_row *rows, int n, proble
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing about the run. */
 bool summary_is_there(const char *path);
 
+/* In a result's folder: what a base that was loaded looks like, as its config.json. */
+#define BASE_NAME "base.json"
+
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);
+/* Whether a trace can be opened now: EXIT_ENVIRONMENT while another program has it open for writing (all that follows says so, too). */
+exit_code trace_look(const char *path, problems *list);
 
 /* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */
 exit_code trace_print_info(const char *folder, problems *list);

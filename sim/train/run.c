@@ -129,7 +129,9 @@ static exit_code open_trace(run *r, problems *list) {
 /* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over. */
 static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    exit_code code = processes_agree(r->collective, r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK, list);
+    exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
+    if (code == EXIT_OK && r->first) code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+    code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
     if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
     return code == EXIT_OK ? processes_agree(r->collective, open_trace(r, list), list) : code;

@@ -181,7 +181,7 @@ Test(data_build, refuses_a_folder_with_something_in_it) {
     cr_assert_eq(mkdir(out, 0700), 0);
     cr_expect_eq(build(text, out), EXIT_OK, "an empty folder is refused");
     cr_expect_eq(build(text, out), EXIT_INPUT);
-    cr_expect(data_says(list, "not an empty folder"));
+    cr_expect(data_says(list, "is not empty"));
     free(text);
     free(out);
 }
