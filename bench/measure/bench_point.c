@@ -159,14 +159,15 @@ static exit_code time_cold(world *w, const bench_options *o, result *r, problems
 static void sum_costs(const world *w, const context *c, result *r) {
     cost parts[CASE_MOST_COSTS];
     int n = w->which->costs(w, parts);
-    double gemm = c->gemm_rate[w->precision];
+    const ck_ceiling *most = &c->ceiling[w->precision];
+    bool known = c->copy_rate > 0 && most->product > 0;
     for (int i = 0; i < n; i++) {
         r->bytes += parts[i].bytes;
         r->flops += parts[i].flops;
-        double memory = c->copy_rate > 0 ? parts[i].bytes / c->copy_rate : NAN, product = parts[i].flops / (gemm > 0 ? gemm : INFINITY);
-        r->floor_seconds += memory > product ? memory : product;
+        double memory = parts[i].bytes / c->copy_rate, product = parts[i].flops / most->product;
+        if (known) r->floor_seconds += memory > product ? memory : product;
     }
-    if (!(r->floor_seconds > 0)) r->floor_seconds = 0;
+    if (most->fma > 0) r->fma_seconds = r->flops / most->fma;
 }
 
 exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,

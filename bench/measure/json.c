@@ -79,6 +79,11 @@ static void real(writer *w, const char *name, double value) {
         fputs("null", w->file);
 }
 
+/* 0: not measured. */
+static void rate(writer *w, const char *name, double value) {
+    real(w, name, value > 0 ? value : NAN);
+}
+
 static void boolean(writer *w, const char *name, bool value) {
     key(w, name);
     fputs(value ? "true" : "false", w->file);
@@ -109,9 +114,11 @@ static void put_context(writer *w, const context *c) {
     text(w, "hardware", c->hardware);
     text(w, "compiler", __VERSION__);
     integer(w, "threads", c->threads);
-    real(w, "copy_bytes_per_second", c->copy_rate);
-    real(w, "gemm_f32_flops_per_second", c->gemm_rate[0]);
-    real(w, "gemm_bf16_flops_per_second", c->gemm_rate[1]);
+    rate(w, "copy_bytes_per_second", c->copy_rate);
+    rate(w, "gemm_f32_flops_per_second", c->ceiling[CK_F32].product);
+    rate(w, "gemm_bf16_flops_per_second", c->ceiling[CK_BF16].product);
+    text(w, "gemm_f32_of", c->ceiling[CK_F32].product_of);
+    rate(w, "fma_f32_flops_per_second", c->ceiling[CK_F32].fma);
     integer(w, "cache_bytes", (long long)c->cache_bytes);
     real(w, "noise_target", c->rule.noise);
     close_in(w, '}');
@@ -149,8 +156,9 @@ static void put_counters(writer *w, const entry *e, double seconds) {
         real(w, "bytes_per_second", r->bytes / seconds);
         real(w, "flops_per_second", r->flops / seconds);
         if (r->floor_seconds > 0) real(w, "percent_of_floor", 100 * r->floor_seconds / seconds);
+        if (r->fma_seconds > 0) real(w, "percent_of_fma_peak", 100 * r->fma_seconds / seconds);
     }
-    real(w, "floor_us", MICRO * r->floor_seconds);
+    rate(w, "floor_us", MICRO * r->floor_seconds);
     integer(w, "wrong", e->m->peer ? e->m->right.wrong : r->right.wrong);
     integer(w, "checked", e->m->peer ? e->m->right.checked : r->right.checked);
     boolean(w, "settled", e->m->t.settled);

@@ -26,6 +26,7 @@ typedef struct {
     unsigned axes;
     verdict right;
     double bytes, flops, floor_seconds; /* floor 0: no ceilings were measured */
+    double fma_seconds;                 /* FLOPs / FMA peak; 0: that was not measured */
     int n_times;
     measured times[RESULT_MOST_TIMES];
     char note[192]; /* why something is missing; empty: nothing is */
@@ -35,7 +36,8 @@ typedef struct {
 typedef struct {
     const char *backend, *hardware, *revision;
     int threads;
-    double copy_rate, gemm_rate[2]; /* bytes/s; FLOP/s of f32 and bf16; 0: not measured */
+    double copy_rate;      /* bytes/s; 0: not measured */
+    ck_ceiling ceiling[2]; /* of f32 and bf16 */
     size_t cache_bytes;
     timing_rule rule;
 } context;

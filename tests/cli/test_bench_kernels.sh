@@ -54,6 +54,27 @@ for run in runs:
 PYTHON
 }
 
+# Whatever kernels OpenBLAS chooses, the ceiling is the best product there is, and no share of it is several times too good.
+test_slow_kernels_of_openblas_are_named_and_no_yardstick() {
+    require_bench
+    require python3
+    grep -qw avx2 /proc/cpuinfo || skip 'this processor has no AVX2'
+    OPENBLAS_CORETYPE=Prescott expect_status 0 "$bench" linear/forward --backend cpu --threads 1 --tokens 512 --width 256 --warm \
+        --seconds 0.2 --json out.json
+    [[ $(grep -c 'OpenBLAS uses its Prescott kernels (SSE) on this processor' out) == 1 ]] || fail "not named once: $(cat out)"
+    python3 - <<'PYTHON' || fail "$(cat out)"
+import json
+content = json.load(open("out.json"))
+context = content["context"]
+assert context["gemm_f32_of"] == "Cohort's", context
+assert 0 < context["gemm_f32_flops_per_second"] <= context["fma_f32_flops_per_second"], context
+fastest = min(e["real_time"] for e in content["benchmarks"] if e["run_type"] == "iteration")
+best = next(e for e in content["benchmarks"] if e["run_type"] == "iteration" and e["real_time"] == fastest)
+assert best["percent_of_floor"] < 130, best
+assert best["percent_of_fma_peak"] < 120, best
+PYTHON
+}
+
 test_interrupted_it_writes_what_it_has() {
     require_bench
     local pid status=0
