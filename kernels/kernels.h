@@ -66,7 +66,7 @@ int ck_threads(const ck_backend *backend);
 /* The message of the last failed call on this backend; backend = NULL: of the last failed ck_open(). Never NULL. */
 const char *ck_last_error(const ck_backend *backend);
 
-/* First of all in main(): lets OpenMP's threads sleep while they wait, unless the environment says how they are to wait. May start the
+/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how they are to wait. May start the
  * program anew, in the same process and with the same arguments; other programs that it starts see nothing of that. */
 void ck_wait_asleep(char **argv);
 

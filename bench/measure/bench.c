@@ -151,6 +151,7 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
                       .hardware = ck_hardware(all.backend),
                       .revision = COHORT_GIT_REVISION,
                       .threads = ck_threads(all.backend),
+                      .load = load_now(),
                       .rule = options->rule};
     if (options->peers) code = peers_open(&all.peers, options, &all.c, list);
     if (code == EXIT_OK) {

@@ -33,8 +33,17 @@ typedef struct {
     bool skipped;   /* an impossible point, or one that does not fit: not an error */
 } result;
 
+/* Programs that wanted a core: means over 1, 5 and 15 minutes; as many as the system tells. */
+typedef struct {
+    int count;
+    double average[3];
+} load_average;
+
+load_average load_now(void);
+
 typedef struct {
     const char *backend, *hardware, *revision;
+    load_average load; /* before anything was measured */
     int threads;
     double copy_rate;      /* bytes/s; 0: not measured */
     ck_ceiling ceiling[2]; /* of f32 and bf16 */
@@ -47,7 +56,9 @@ void table_row(FILE *out, const result *r);
 /* Closing lines: what is wrong, what did not settle. */
 void table_end(FILE *out, const result *all, int n);
 
-/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their aggregates. */
+/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their aggregates. Its compare.py weighs
+ * every repetition the same in OVERALL_GEOMEAN; so that it weighs every measurement the same, all have as many repetitions as the one with
+ * the fewest samples: undisturbed ones first, else spread evenly over the time. Aggregates are of all undisturbed samples. */
 exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list);
 /* One line a measurement. */
 exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list);

@@ -1,6 +1,7 @@
 #include "measure/result.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const double MICRO = 1e6;
@@ -13,6 +14,13 @@ static void print_ceiling(FILE *out, const char *precision, const ck_ceiling *mo
     if (most->fma > 0) fprintf(out, ", FMA peak %.1f GFLOP/s", 1e-9 * most->fma);
 }
 
+load_average load_now(void) {
+    load_average now = {.count = 0};
+    int known = getloadavg(now.average, 3);
+    now.count = known > 0 ? known : 0;
+    return now;
+}
+
 void table_begin(FILE *out, const context *c) {
     fprintf(out, "%s backend: %s; Cohort %s\n", c->backend, c->hardware, c->revision);
     if (c->copy_rate > 0)
@@ -21,6 +29,7 @@ void table_begin(FILE *out, const context *c) {
         fprintf(out, "copy not measured");
     print_ceiling(out, "f32", &c->ceiling[CK_F32]);
     if (c->ceiling[CK_BF16].product > 0) print_ceiling(out, "bf16", &c->ceiling[CK_BF16]);
+    if (c->load.count > 0) fprintf(out, "; load average %.2f", c->load.average[0]);
     fprintf(out, "; cold: beyond 4 x %.0f MiB of cache; settled: spread below %.1f %%\n", (double)c->cache_bytes / 1048576.0,
             100 * c->rule.noise);
     if (c->ceiling[CK_F32].note[0]) fprintf(out, "%s\n", c->ceiling[CK_F32].note);
@@ -32,6 +41,16 @@ static void print_wrong(FILE *out, const verdict *v) {
     char text[48];
     snprintf(text, sizeof text, "%lld/%lld", (long long)v->wrong, (long long)v->checked);
     fprintf(out, " %12s", text);
+}
+
+/* What is not as it should be with the samples. */
+static void print_marks(FILE *out, const timing *t) {
+    int disturbed = t->count - t->undisturbed;
+    if (disturbed == t->count)
+        fprintf(out, "  DISTURBED");
+    else if (disturbed > 0)
+        fprintf(out, "  %d of %d samples disturbed", disturbed, t->count);
+    fprintf(out, "%s\n", t->settled ? "" : "  DID NOT SETTLE");
 }
 
 static void print_share(FILE *out, double least_seconds, double seconds) {
@@ -51,7 +70,7 @@ static void print_time(FILE *out, const result *r, const measured *m) {
         fprintf(out, " %11s", "-");
     print_share(out, r->floor_seconds, s->median);
     print_share(out, r->fma_seconds, s->median);
-    fprintf(out, "%s\n", m->t.settled ? "" : "  DID NOT SETTLE");
+    print_marks(out, &m->t);
 }
 
 static const measured *own_time(const result *r) {
@@ -74,11 +93,11 @@ static void print_peer(FILE *out, const result *r, const measured *m) {
     }
     print_wrong(out, &m->right);
     fprintf(out, "  %-5s", "warm");
-    int pairs = m->t.count < own->t.count ? m->t.count : own->t.count;
-    statistics ratio = statistics_of_ratio(m->t.seconds, own->t.seconds, pairs);
+    statistics ratio = timing_ratio(&m->t, &own->t);
     const statistics *s = &m->t.real;
-    fprintf(out, " %11.2f %11.2f %5.1f%% %4d   %.2f x Cohort's time, spread %.1f %%%s\n", MICRO * s->median, MICRO * s->min,
-            100 * s->spread, s->count, ratio.median, 100 * ratio.spread, m->t.settled ? "" : "  DID NOT SETTLE");
+    fprintf(out, " %11.2f %11.2f %5.1f%% %4d   %.2f x Cohort's time, spread %.1f %%", MICRO * s->median, MICRO * s->min, 100 * s->spread,
+            s->count, ratio.median, 100 * ratio.spread);
+    print_marks(out, &m->t);
 }
 
 void table_row(FILE *out, const result *r) {
@@ -105,17 +124,20 @@ void table_row(FILE *out, const result *r) {
 }
 
 void table_end(FILE *out, const result *all, int n) {
-    int wrong = 0, timed = 0, unsettled = 0, skipped = 0;
+    int wrong = 0, timed = 0, unsettled = 0, skipped = 0, samples = 0, disturbed = 0;
     for (int i = 0; i < n; i++) {
         skipped += all[i].skipped;
         wrong += !all[i].skipped && !verdict_passed(&all[i].right);
         for (int j = 0; j < all[i].n_times; j++) {
             timed += all[i].times[j].t.count > 0;
             unsettled += all[i].times[j].t.count > 0 && !all[i].times[j].t.settled;
+            samples += all[i].times[j].t.count;
+            disturbed += all[i].times[j].t.count - all[i].times[j].t.undisturbed;
         }
     }
-    fprintf(out, "\n%d case%s, %d wrong, %d skipped; %d times, %d of them did not settle\n", n, n == 1 ? "" : "s", wrong, skipped, timed,
+    fprintf(out, "\n%d case%s, %d wrong, %d skipped; %d times, %d of them did not settle; ", n, n == 1 ? "" : "s", wrong, skipped, timed,
             unsettled);
+    fprintf(out, "others disturbed %d of %d samples\n", disturbed, samples);
 }
 
 void result_free(result *r) {
