@@ -61,7 +61,7 @@ const ck_backend_info *ck_backends(int *count);
 ck_status ck_open(const char *name, int threads, ck_backend **out);
 void ck_close(ck_backend *backend); /* NULL is fine */
 const char *ck_name(const ck_backend *backend);
-const char *ck_hardware(const ck_backend *backend); /* e.g. "AMD EPYC, 2 threads, OpenBLAS 0.3.21 SkylakeX" */
+const char *ck_hardware(const ck_backend *backend); /* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
 int ck_threads(const ck_backend *backend);
 /* The message of the last failed call on this backend; backend = NULL: of the last failed ck_open(). Never NULL. */
 const char *ck_last_error(const ck_backend *backend);

@@ -33,14 +33,6 @@ typedef struct {
     bool skipped;   /* an impossible point, or one that does not fit: not an error */
 } result;
 
-/* Programs that wanted a core: means over 1, 5 and 15 minutes; as many as the system tells. */
-typedef struct {
-    int count;
-    double average[3];
-} load_average;
-
-load_average load_now(void);
-
 typedef struct {
     const char *backend, *hardware, *revision;
     load_average load; /* before anything was measured */

@@ -1,7 +1,6 @@
 #include "measure/result.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const double MICRO = 1e6;
@@ -12,13 +11,6 @@ static void print_ceiling(FILE *out, const char *precision, const ck_ceiling *mo
     else
         fprintf(out, ", no product measured in %s", precision);
     if (most->fma > 0) fprintf(out, ", FMA peak %.1f GFLOP/s", 1e-9 * most->fma);
-}
-
-load_average load_now(void) {
-    load_average now = {.count = 0};
-    int known = getloadavg(now.average, 3);
-    now.count = known > 0 ? known : 0;
-    return now;
 }
 
 void table_begin(FILE *out, const context *c) {

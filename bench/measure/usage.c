@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -44,4 +45,11 @@ usage usage_since(const usage *begin) {
     u.queued_seconds = queued_now() - begin->queued_seconds;
     if (u.queued_seconds < 0) u.queued_seconds = 0; /* a thread that has ended took its share with it */
     return u;
+}
+
+load_average load_now(void) {
+    load_average now = {.count = 0};
+    int known = getloadavg(now.average, 3);
+    now.count = known > 0 ? known : 0;
+    return now;
 }

@@ -5,13 +5,14 @@
  *            of the widest vectors that the processor has, whatever the rest was compiled for
  *   copy     bytes read and written by memcpy() beyond the caches
  *
- * All threads, but no more than there are cores, work at the same time. A round begins when the last of them has arrived; its time is from
- * the first start to the last end, and its work is that of the threads that OpenMP really gave. The best of several short rounds counts:
- * others may use the cores too.
+ * All threads, but no more than there are cores, work at the same time: a round begins when the last of them has arrived. What a thread
+ * computes is held against its CPU time, and the rates of those that OpenMP really gave are added: a ceiling is no lower because others use
+ * the cores too. Memory is shared, so a copy takes the time from the first start to the last end. The best of several short rounds counts.
  *
  * OpenBLAS chooses its kernels by the processor's number. Where it does not know the number it may fall back to those of a much older
  * processor, so it is one candidate among others and its kernels are named where they use less than the processor has. */
 #include <cblas.h>
+#include <math.h>
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -25,7 +26,7 @@
 #include "cpu.h"
 #include "gemm.h"
 
-enum { M = 192, N = 192, K = 384, SHARED_FLOATS = M * K + K * N, OWN_FLOATS = M * N, MOST_ROUNDS = 30 };
+enum { M = 192, N = 192, K = 384, SHARED_FLOATS = M * K + K * N, OWN_FLOATS = M * N, FEWEST_ROUNDS = 3, MOST_ROUNDS = 30 };
 static const size_t BLAS_TOUCHES_BYTES = (size_t)640 << 10; /* of a thread inside cblas_sgemm(): packed A and B, its pages */
 static const size_t BLAS_MAPS_BYTES = (size_t)128 << 20;    /* and so much address space */
 static const double ROUND_SECONDS = 2e-3, CANDIDATE_SECONDS = 0.06;
@@ -42,9 +43,9 @@ size_t cpu_ceiling_bytes(const ck_backend *backend) {
 
 /* ---- Rounds ---- */
 
-static double seconds(void) {
+static double clock_seconds(clockid_t id) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(id, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
@@ -54,6 +55,7 @@ typedef struct {
     char *own;     /* [threads, bytes]; NULL: work needs no memory, like shared */
     size_t bytes;  /* passed on */
     double amount; /* FLOPs or bytes of one call */
+    bool together; /* the threads share what limits them */
 } candidate;
 
 typedef struct {
@@ -62,38 +64,40 @@ typedef struct {
 } measured;
 
 /* Every thread calls work() `calls` times. */
-static double run_round(const candidate *c, int threads, int calls, int *given) {
-    double first = 0, last = 0;
+static measured run_round(const candidate *c, int threads, int calls) {
+    measured all = {0};
+    double first = INFINITY, last = 0;
     atomic_int arrived;
     atomic_init(&arrived, 0);
 #pragma omp parallel num_threads(threads)
     {
-        int all = omp_get_num_threads();
+        int given = omp_get_num_threads();
         char *own = c->own ? c->own + (size_t)omp_get_thread_num() * c->bytes : NULL;
         atomic_fetch_add(&arrived, 1);
-        while (atomic_load(&arrived) < all) sched_yield();
-        double begin = seconds();
+        while (atomic_load(&arrived) < given) sched_yield();
+        double begin = clock_seconds(CLOCK_MONOTONIC), cpu = clock_seconds(CLOCK_THREAD_CPUTIME_ID);
         for (int i = 0; i < calls; i++) c->work(c->shared, own, c->bytes);
-        double end = seconds();
+        cpu = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - cpu;
 #pragma omp critical
         {
-            if (first == 0 || begin < first) first = begin;
-            if (end > last) last = end;
-            *given = all;
+            first = fmin(first, begin);
+            last = fmax(last, clock_seconds(CLOCK_MONOTONIC));
+            all.rate += c->amount * calls / cpu;
+            all.threads = given;
         }
     }
-    return last - first;
+    if (c->together) all.rate = c->amount * calls * all.threads / (last - first);
+    return all;
 }
 
 static measured measure(const candidate *c, int threads) {
-    measured best = {0};
-    int given = 0;
-    double start = seconds(), once = run_round(c, threads, 1, &given), wanted = ROUND_SECONDS / once;
+    measured best = {0}, once = run_round(c, threads, 1);
+    double start = clock_seconds(CLOCK_MONOTONIC), wanted = ROUND_SECONDS * once.rate / (c->amount * once.threads);
     int calls = wanted > 1000 ? 1000 : wanted > 1 ? (int)wanted : 1;
-    for (int round = 0; round < MOST_ROUNDS && (round < 3 || seconds() - start < CANDIDATE_SECONDS); round++) {
-        double rate = run_round(c, threads, calls, &given);
-        rate = c->amount * calls * given / rate;
-        if (rate > best.rate) best = (measured){rate, given};
+    for (int round = 0; round < MOST_ROUNDS; round++) {
+        if (round >= FEWEST_ROUNDS && clock_seconds(CLOCK_MONOTONIC) - start >= CANDIDATE_SECONDS) break;
+        measured now = run_round(c, threads, calls);
+        if (now.rate > best.rate) best = now;
     }
     return best;
 }
@@ -243,7 +247,9 @@ double cpu_copy_rate(ck_backend *backend) {
     char *memory = aligned_alloc(64, bytes * threads);
     if (!memory) return 0;
     memset(memory, 1, bytes * threads);
-    double rate = measure(&(candidate){.work = copy_half, .own = memory, .bytes = bytes, .amount = (double)bytes}, backend->threads).rate;
+    double rate =
+        measure(&(candidate){.work = copy_half, .own = memory, .bytes = bytes, .amount = (double)bytes, .together = true}, backend->threads)
+            .rate;
     free(memory);
     return rate;
 }

@@ -18,18 +18,28 @@ static const char *cpu_unavailable(void) {
     return NULL;
 }
 
-static void cpu_model(char *out, size_t size) {
-    snprintf(out, size, "unknown CPU");
+/* The value of a line "key : value" of /proc/cpuinfo, else an empty text. */
+static void cpu_says(const char *key, char *out, size_t size) {
     FILE *file = fopen("/proc/cpuinfo", "r");
-    if (!file) return;
     char line[256];
-    while (fgets(line, sizeof line, file)) {
-        if (strncmp(line, "model name", 10) != 0) continue;
-        const char *value = strchr(line, ':');
-        if (value) snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
-        break;
+    size_t length = strlen(key);
+    out[0] = '\0';
+    while (file && !out[0] && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) != 0) continue;
+        const char *value = line + length + strspn(line + length, " \t");
+        if (value[0] == ':' && value[1] == ' ') snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
     }
-    fclose(file);
+    if (file) fclose(file);
+}
+
+/* Virtual machines often hide which one it is behind the name of the series: family and model tell. */
+static void cpu_model(char *out, size_t size) {
+    char name[64], family[8], model[8];
+    cpu_says("model name", name, sizeof name);
+    cpu_says("cpu family", family, sizeof family);
+    cpu_says("model", model, sizeof model);
+    snprintf(out, size, "%s", name[0] ? name : "unknown CPU");
+    if (family[0] && model[0]) snprintf(out + strlen(out), size - strlen(out), " (family %s model %s)", family, model);
 }
 
 /* OpenMP may give fewer than are asked for (OMP_THREAD_LIMIT, OMP_MAX_ACTIVE_LEVELS=0). */
@@ -45,7 +55,7 @@ static ck_status cpu_open(int threads, ck_backend **out) {
     backend->driver = &ck_cpu_driver;
     backend->threads = threads_given(threads > 0 ? threads : omp_get_num_procs());
     openblas_set_num_threads(1);
-    char model[64];
+    char model[96];
     cpu_model(model, sizeof model);
     snprintf(backend->hardware, sizeof backend->hardware, "%s, %d thread%s, OpenBLAS %s", model, backend->threads,
              backend->threads == 1 ? "" : "s", openblas_get_corename());
