@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels.h"
 #include "microbenchmarks.h"
 #include "problems.h"
 
@@ -46,6 +47,7 @@ static exit_code command(int argc, char **argv, problems *list) {
 }
 
 int main(int argc, char **argv) {
+    ck_wait_asleep(argv);
     problems *list = problems_create();
     exit_code code = command(argc, argv, list);
     fflush(stdout);

@@ -207,8 +207,14 @@ size_t ck_cache_bytes(const ck_backend *backend) {
     return backend->driver->cache_bytes(backend);
 }
 
-double ck_gemm_rate(ck_backend *backend, ck_precision precision) {
-    return backend->driver->gemm_rate(backend, precision);
+size_t ck_ceiling_bytes(const ck_backend *backend) {
+    return backend->driver->ceiling_bytes ? backend->driver->ceiling_bytes(backend) : 0;
+}
+
+ck_ceiling ck_measure_ceiling(ck_backend *backend, ck_precision precision) {
+    ck_ceiling out = {0};
+    backend->driver->ceiling(backend, precision, &out);
+    return out;
 }
 
 double ck_copy_rate(ck_backend *backend) {

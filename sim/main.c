@@ -210,6 +210,7 @@ static void print_problems(const problems *list) {
 
 int main(int argc, char **argv) {
     static command_line line;
+    ck_wait_asleep(argv);
     problems *list = problems_create();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
     line.argc = argc;

@@ -60,14 +60,24 @@ void report_table(const summary_row *rows, int n) {
     if (bounded) printf("bound: no model can be expected to go below it, which is the entropy of the synthetic text as a perplexity\n");
 }
 
-void report_speed(const session *s, double peak) {
-    char each[48] = "";
+static void print_share(double rate, double of, const char *what, const char *whose) {
+    if (of > 0.0)
+        printf("%.0f %% of the %s (%.1f GFLOP/s%s%s)", 100.0 * rate / of, what, 1e-9 * of, whose[0] ? ", " : "", whose);
+    else
+        printf("the %s was not measured, for want of memory", what);
+}
+
+void report_speed(const session *s, const ck_ceiling *ceiling) {
     if (s->expert_seconds <= 0.0) return;
     double rate = s->expert_flops / s->expert_seconds;
-    if (ck_processes(s->collective) > 1) snprintf(each, sizeof each, "%d processes, each ", ck_processes(s->collective));
-    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: %.0f %% of the measured sgemm rate (%.1f GFLOP/s, %s%s)\n",
-           1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate, peak > 0.0 ? 100.0 * rate / peak : 0.0, 1e-9 * peak, each,
-           ck_hardware(s->backend));
+    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: ", 1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate);
+    print_share(rate, ceiling->product, "best sgemm rate", ceiling->product_of);
+    if (ceiling->fma > 0.0) fputs(", ", stdout);
+    if (ceiling->fma > 0.0) print_share(rate, ceiling->fma, "FMA peak", "");
+    fputs("; ", stdout);
+    if (ck_processes(s->collective) > 1) printf("%d processes, each ", ck_processes(s->collective));
+    printf("%s\n", ck_hardware(s->backend));
+    if (ceiling->note[0]) printf("%s\n", ceiling->note);
 }
 
 static void print_file(const char *folder, const char *name) {

@@ -110,6 +110,13 @@ test_pipe_gets_plain_lines() {
     [[ -s all ]] || fail 'nothing was said'
 }
 
+# The rate that a share refers to is that of the threads OpenMP really gives.
+test_speed_is_a_share_of_the_best_product_and_of_the_fma_peak() {
+    expect_status 0 env OMP_THREAD_LIMIT=1 "$COHORT_BINARY" run "$tiny" --threads 4 --out result
+    grep -qE '^expert steps: .* % of the best sgemm rate \([0-9.]+ GFLOP/s, .*\), [0-9]+ % of the FMA peak \(.*, 1 thread, OpenBLAS' out ||
+        fail "$(grep -F 'expert steps' out)"
+}
+
 test_output_folder_with_content_is_refused_and_left_alone() {
     mkdir result
     echo mine >result/summary.csv

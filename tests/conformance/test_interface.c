@@ -42,7 +42,6 @@ Test(registry, says_what_it_runs_on) {
     ck_backend *backend = open_auto();
     cr_expect(strlen(ck_hardware(backend)) > 0);
     cr_expect(ck_threads(backend) >= 1);
-    cr_expect(ck_gemm_rate(backend, CK_F32) > 1e8, "a rate of %g FLOP/s", ck_gemm_rate(backend, CK_F32));
     ck_close(backend);
 }
 
