@@ -123,13 +123,6 @@ bool device_data_overlaps(const device_data *data) {
     return data->overlaps;
 }
 
-/* targets[i] is the token after tokens[i]. */
-static void read_window(const text_range *range, int64_t offset, int sequence, int32_t *tokens, int32_t *targets) {
-    shard_read(range->text, range->first + offset, sequence, tokens);
-    for (int i = 0; i + 1 < sequence; i++) targets[i] = tokens[i + 1];
-    shard_read(range->text, range->first + offset + sequence, 1, &targets[sequence - 1]);
-}
-
 static int64_t draw_window(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS, RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
@@ -152,20 +145,21 @@ exit_code device_data_require(const device_data *data, data_part part, int64_t s
     return EXIT_OK;
 }
 
-void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,
-                        int64_t *offset) {
+exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens,
+                             int32_t *targets, int64_t *offset, problems *list) {
     const window_row *given = windows_find(&data->windows, part, step, index);
     int64_t position = given ? given->offset : draw_window(data, part, step, index, sequence);
     if (offset) *offset = position;
     const text_range *range = range_at(&data->parts[part], &position);
-    read_window(range, position, sequence, tokens, targets);
+    return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
 }
 
-void device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets) {
+exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets,
+                            problems *list) {
     const part_text *text = &data->parts[part];
     int chosen = index % text->count;
     int64_t place = index / text->count, places = (count - chosen + text->count - 1) / text->count;
     const text_range *range = &text->ranges[chosen];
     int64_t positions = range->count - sequence;
-    read_window(range, positions * (2 * place + 1) / (2 * places), sequence, tokens, targets);
+    return shard_window(range->text, range->first + positions * (2 * place + 1) / (2 * places), sequence, tokens, targets, list);
 }

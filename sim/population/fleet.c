@@ -123,7 +123,7 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.seed == b->synthetic.seed;
 }
 
-/* Synthetic text is held for each device; shards are mapped once. A device's lists of stretches come with either. */
+/* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with either. */
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;

@@ -47,7 +47,7 @@ static char *split_text(const char *out, const char *name, int64_t *tokens) {
     *tokens = shard_tokens(s);
     int32_t *ids = malloc((size_t)*tokens * sizeof *ids);
     char *text = calloc(1, (size_t)*tokens + 1);
-    shard_read(s, 0, *tokens, ids);
+    cr_assert_eq(shard_read(s, 0, *tokens, ids, list), EXIT_OK);
     for (int64_t i = 0; i < *tokens; i++) text[i] = (char)ids[i];
     shard_close(s);
     free(ids);
