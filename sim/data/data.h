@@ -54,6 +54,13 @@ int64_t device_data_tokens(const device_data *data, data_part part);
 /* True if the device's source has too little text for disjoint training ranges, so that devices share some of it. */
 bool device_data_overlaps(const device_data *data);
 
+/* The file data.windows of a population (windows.h), read once for all the devices that are wanted [devices]. `path` must outlive what is
+ * made of it. */
+typedef struct given_windows given_windows;
+exit_code given_windows_read(const char *path, int devices, const bool *wanted, given_windows **out, problems *list);
+void given_windows_destroy(given_windows *windows);
+/* Gives a device the windows listed for it, which must lie in its text; they are moved out of `from`. Without this all are drawn. */
+exit_code device_data_give_windows(device_data *data, int sequence, given_windows *from, problems *list);
 /* Refuses a file data.windows that does not list windows 0 .. batch - 1 of all steps 0 .. steps - 1; without a file there is nothing to
  * require. */
 exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch, problems *list);

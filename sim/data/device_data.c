@@ -60,20 +60,27 @@ static const text_range *range_at(const part_text *part, int64_t *offset) {
     return &part->ranges[i];
 }
 
-static exit_code check_windows(const device_data *data, const data_settings *d, problems *list) {
+static exit_code check_windows(const device_data *data, int sequence, problems *list) {
     for (int64_t i = 0; i < data->windows.count; i++) {
         const window_row *row = &data->windows.rows[i];
         int64_t offset = row->offset;
         const text_range *range = range_at(&data->parts[row->part], &offset);
-        if (offset + d->sequence + 1 > range->count)
+        if (offset + sequence + 1 > range->count)
             return problem(
                 list, EXIT_INPUT,
                 "%s:%d: a window of %d tokens and the one after it do not fit at offset %lld of device %d, whose %s text there ends "
                 "%lld tokens later",
-                d->windows, row->line, d->sequence, (long long)row->offset, data->device, part_name(row->part),
+                data->windows_file, row->line, sequence, (long long)row->offset, data->device, part_name(row->part),
                 (long long)(range->count > offset ? range->count - offset : 0));
     }
     return EXIT_OK;
+}
+
+exit_code device_data_give_windows(device_data *data, int sequence, given_windows *from, problems *list) {
+    data->windows_file = from->path;
+    data->windows = from->tables[data->device];
+    from->tables[data->device] = (window_table){0};
+    return check_windows(data, sequence, list);
 }
 
 exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
@@ -85,15 +92,12 @@ exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t see
     if (!data) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory for its data", device);
     data->seed = seed;
     data->device = device;
-    data->windows_file = d->windows;
     data->source = pooled ? -1 : device % corpus_sources(c);
     data->overlaps = !pooled && partition_overlaps(&p, data->source);
     for (int part = 0; part < DATA_SPLITS; part++) {
         exit_code of_part = fill_part(&p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
-    if (code == EXIT_OK && d->windows) code = windows_read(d->windows, device, devices, &data->windows, list);
-    if (code == EXIT_OK) code = check_windows(data, d, list);
     if (code == EXIT_OK)
         *out = data;
     else
