@@ -153,6 +153,24 @@ test_a_full_disk_leaves_no_shards() {
     expect_empty_folder disk
 }
 
+# Each population has its own corpus; numbers of sources begin anew in each.
+test_devices_are_exported_with_the_names_of_their_sources() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    cohort data --out one 'three, four=text/down'
+    run_on shards --out result --set populations='[{name: a, method: local, devices: 3}, {name: b, method: fedavg, devices: 1,
+        data: {corpus: one}}, {name: c, method: centralized, devices: 2}]'
+    expect_status 0 cohort export result --table devices
+    expect_same <(cut -d, -f 1-6 out) - 'the devices' <<'TABLE'
+population,seed,device,source,source_name,experts
+a,7,0,0,up,2
+a,7,1,1,down,2
+a,7,2,0,up,2
+b,7,0,0,"three, four"
+c,7,0,-1,,2
+TABLE
+}
+
 # A federation of users with a shard trio each. A process may have about 65,000 mappings, and often 1,024 open files.
 make_users() { # folder, users
     local user part ids
