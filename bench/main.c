@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
     problems *list = problems_create();
     exit_code code = command(argc, argv, list);
     fflush(stdout);
+    problems_condense(list);
     for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort-bench: %s\n", problems_message(list, i));
     problems_destroy(list);
     return code;

@@ -74,7 +74,8 @@ static const command_row COMMANDS[] = {
                           "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
     [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
                       "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
-                      "Bytes are tokens; whole files go to one split.\n\n"
+                      "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, shards, compressed\n"
+                      "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
                       "  cohort data --out data/languages german=text/de french=text/fr\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"

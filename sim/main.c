@@ -204,7 +204,8 @@ static exit_code execute_here(command_line *c, problems *list) {
     return code;
 }
 
-static void print_problems(const problems *list) {
+static void print_problems(problems *list) {
+    problems_condense(list);
     for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort: %s\n", problems_message(list, i));
 }
 

@@ -37,6 +37,7 @@ static void take_messages(const char *text, size_t bytes, int process, int proce
 static ck_status bring_messages(ck_collective *c, int from, exit_code code, problems *list) {
     size_t bytes = 0;
     char *text = NULL;
+    problems_condense(list);
     if (ck_process(c) == from) text = join_messages(list, &bytes);
     ck_status status = ck_collective_move(c, from, 0, &bytes, sizeof bytes);
     if (status == CK_OK && ck_process(c) == 0) text = calloc(bytes + 1, 1);

@@ -147,13 +147,14 @@ static int close_shards(FILE *to[DATA_SPLITS]) {
     return failed;
 }
 
-static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS]) {
+static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS], const left_out *left) {
     json_t *f = json_object(), *t = json_object();
     for (int part = 0; part < DATA_SPLITS; part++) {
         json_object_set_new(f, part_name(part), json_integer(files[part]));
         json_object_set_new(t, part_name(part), json_integer(tokens[part]));
     }
-    return json_pack("{s:s, s:o, s:o}", "name", name, "files", f, "tokens", t);
+    json_t *l = json_pack("{s:i, s:i, s:i}", "empty", left->empty, "copies", left->copies, "hidden", left->hidden);
+    return json_pack("{s:s, s:o, s:o, s:o}", "name", name, "files", f, "tokens", t, "left_out", l);
 }
 
 static exit_code build_source(const data_build *o, int source, const char *folder, json_t *sources, problems *list) {
@@ -173,7 +174,7 @@ static exit_code build_source(const data_build *o, int source, const char *folde
     }
     code = write_splits(&t, to, o, tokens, files, list);
     if (code == EXIT_OK) code = check_splits(o, source, tokens, t.count, list);
-    json_t *described = describe(o->names[source], files, tokens);
+    json_t *described = describe(o->names[source], files, tokens, &t.left_out);
     if (!described && code == EXIT_OK)
         code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name", o->names[source]);
     if (described) json_array_append_new(sources, described);

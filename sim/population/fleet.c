@@ -128,7 +128,7 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.seed == b->synthetic.seed;
 }
 
-/* Synthetic text is held for each device; shards are mapped once. A device's lists of stretches come with either. */
+/* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with either. */
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;
@@ -179,22 +179,37 @@ static exit_code require_windows(const fleet *f, const population *p, const devi
     return code == EXIT_OK ? device_data_require(d->data, DATA_VALID, router_steps, fleet_router_batch(p), list) : code;
 }
 
-static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, problems *list) {
+static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, given_windows *given, problems *list) {
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(c, &s->data, s->seed, device_index, s->devices, p->method->pooled, &d->data, list);
+    if (code == EXIT_OK && given) code = device_data_give_windows(d->data, s->data.sequence, given, list);
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data), .overlaps = device_data_overlaps(d->data)};
     for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, p, d, list);
 }
 
+/* Of the devices that this process has; NULL: the population's windows are all drawn. */
+static exit_code read_windows(const fleet *f, const population *p, given_windows **out, problems *list) {
+    *out = NULL;
+    if (!p->settings->data.windows) return EXIT_OK;
+    bool *wanted = calloc((size_t)p->settings->devices, sizeof *wanted);
+    if (!wanted) return problem(list, EXIT_ENVIRONMENT, "out of memory for the windows");
+    for (int i = 0; i < p->n_devices; i++) wanted[i] = f->owner[p->first_device + i] == f->place.process;
+    exit_code code = given_windows_read(p->settings->data.windows, p->settings->devices, wanted, out, list);
+    free(wanted);
+    return code;
+}
+
 static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
-    exit_code code = EXIT_OK;
+    given_windows *given;
     int before = problems_count(list);
     p->text = c;
+    exit_code code = read_windows(f, p, &given, list);
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
-        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, list);
+        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, given, list);
+    given_windows_destroy(given);
     problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name, (unsigned long long)p->settings->seed);
     prefix_place(list, before, f->file, p->settings);
     return code;

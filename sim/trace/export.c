@@ -31,6 +31,18 @@ cleanup:
     return records;
 }
 
+static int read_source_names(export_source *s, h5_error *error) {
+    if (H5Lexists(s->file, "/sources", H5P_DEFAULT) <= 0) return 0;
+    hid_t dataset = H5Dopen2(s->file, "/sources", H5P_DEFAULT), type = dataset < 0 ? -1 : H5Dget_type(dataset);
+    bool text = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0;
+    if (text) s->source_bytes = H5Tget_size(type);
+    if (text) s->source_names = read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes, &s->n_sources, error);
+    if (type >= 0) H5Tclose(type);
+    if (dataset >= 0) H5Dclose(dataset);
+    for (int i = 0; s->source_names && i < s->n_sources; i++) s->source_names[(size_t)(i + 1) * s->source_bytes - 1] = '\0';
+    return s->source_names ? 0 : h5_failed(error, "cannot read /sources");
+}
+
 static int read_dimensions(hid_t file, table_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
     hid_t space = -1, dataset = H5Dopen2(file, table_specs[id].path, H5P_DEFAULT);
     int status = 0;
@@ -84,7 +96,8 @@ static int source_open(export_source *s, h5_error *error) {
     s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations, &s->n_populations, error);
     s->devices = read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->populations || !s->devices || !s->rounds || read_shape(s, error) || check_source(s, error)) return -1;
+    if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) || check_source(s, error))
+        return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
     s->specialists = calloc((size_t)s->n_devices + 1, sizeof *s->specialists);
@@ -97,6 +110,7 @@ static void source_close(export_source *s) {
     free(s->populations);
     free(s->devices);
     free(s->specialists);
+    free(s->source_names);
     free(s->window_devices);
     free(s->rounds);
     free(s->train_steps);

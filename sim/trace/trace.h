@@ -3,7 +3,8 @@
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
  *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
  *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any device), rank, ...,
- *                     gates: top_k (of a router) or mean
+ *                     gates: top_k (of a router) or mean, first_source
+ *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
  *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
@@ -35,6 +36,7 @@ typedef struct {
     int64_t tokens_per_device;                          /* training tokens, as configured */
     bool out_of_distribution;
     bool routed; /* a router weighs its experts, where a device has several; else their mean is taken */
+    int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
 
 typedef struct {
@@ -55,8 +57,10 @@ typedef struct {
     int n_populations, n_devices, n_layers, max_experts, sequence;
     const trace_population *populations;
     const trace_device *devices;
-    int routing_windows;        /* windows recorded at each evaluation */
-    const int *routing_devices; /* [routing_windows] whose window it is */
+    int n_sources;
+    const char *const *source_names; /* [n_sources] */
+    int routing_windows;             /* windows recorded at each evaluation */
+    const int *routing_devices;      /* [routing_windows] whose window it is */
     trace_sampling sampling;
 } trace_header;
 
