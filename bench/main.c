@@ -17,6 +17,8 @@ static void help(void) {
 #ifdef COHORT_SIM
     fputs(SIDE_BY_SIDE_HELP, stdout);
 #endif
+    fputc('\n', stdout);
+    exit_codes_describe(stdout);
 }
 
 /* `cohort-bench help`, or --help anywhere. */
