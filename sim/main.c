@@ -11,6 +11,7 @@
 #include "collective/collective.h"
 #include "config/settings.h"
 #include "data/data.h"
+#include "instructions.h"
 #include "kernel_problem.h"
 #include "kernels.h"
 #include "launch.h"
@@ -227,8 +228,15 @@ static void print_problems(const problems *list) {
     for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort: %s\n", problems_message(list, i));
 }
 
+static exit_code lacks(const char *instructions) {
+    fprintf(stderr, "cohort: this program was compiled for a CPU with %s, which this one lacks; build it here: ./cohort build\n",
+            instructions);
+    return EXIT_ENVIRONMENT;
+}
+
 int main(int argc, char **argv) {
     static command_line line;
+    if (ck_instructions_missing()) return lacks(ck_instructions_missing());
     problems *list = problems_create();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
     line.argc = argc;

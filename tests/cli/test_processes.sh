@@ -398,16 +398,19 @@ test_a_process_by_itself_is_not_taken_for_one_of_many() {
 
 # The launcher is one of many then: it must neither install nor build. What stands in for the program says how it was called.
 test_the_launcher_only_starts_the_program_under_mpirun() {
-    local -x OMPI_COMM_WORLD_RANK=0
+    local told folder
     cp "$COHORT_SOURCE_DIR/cohort" cohort
-    expect_status 3 ./cohort run x.yaml
-    expect_text err 'build before mpirun'
-    mkdir build
-    printf '#!/bin/sh\necho called with "$@"\n' >build/cohort
-    chmod +x build/cohort
-    expect_status 0 ./cohort run x.yaml --quiet
-    [[ $(<out) == 'called with run x.yaml --quiet' && ! -s err ]] || fail "$(cat out err)"
-    [[ $(ls build) == cohort ]] || fail "built all the same: $(ls build)"
+    expect_status 3 env OMPI_COMM_WORLD_RANK=0 ./cohort run x.yaml
+    expect_text err 'build on it before mpirun'
+    folder=$(sed -n 's/.*(in \(build-[0-9a-f]*\)).*/\1/p' err)
+    mkdir "$folder"
+    printf '#!/bin/sh\necho called with "$@"\n' >"$folder/cohort"
+    chmod +x "$folder/cohort"
+    for told in OMPI_COMM_WORLD_RANK=1 PMI_SIZE=2 SLURM_STEP_NUM_TASKS=2; do
+        expect_status 0 env "$told" ./cohort run x.yaml --quiet
+        [[ $(<out) == 'called with run x.yaml --quiet' && ! -s err ]] || fail "$(cat out err)"
+        [[ $(ls "$folder") == cohort ]] || fail "built all the same: $(ls "$folder")"
+    done
 }
 
 test_numbers_of_processes_that_do_not_fit() {
