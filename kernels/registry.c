@@ -32,7 +32,7 @@ const ck_backend_info *ck_backends(int *count) {
     for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
     *count = N_DRIVERS;
 #ifndef COHORT_CUDA
-    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc was not found when it was built"};
+    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc or a GPU was missing when it was built"};
 #endif
     return infos;
 }

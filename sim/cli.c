@@ -134,9 +134,10 @@ void cli_describe_all(FILE *out) {
         snprintf(typed, sizeof typed, "cohort %s %s", COMMANDS[i].name, COMMANDS[i].words);
         fprintf(out, "  %-26s %s\n", typed, COMMANDS[i].summary);
     }
-    fputs("\nEvery command takes --help. Exit codes: 0 done, 2 usage or input, 3 environment, 4 failed while running.\n\n"
-          "  cohort run configs/quickstart.yaml\n",
+    fputs("\nEvery command takes --help.\n\n"
+          "  cohort run configs/quickstart.yaml\n\n",
           out);
+    exit_codes_describe(out);
 }
 
 /* ---- Parsing ---- */

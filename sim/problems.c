@@ -9,6 +9,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EXIT_CODE_ROW(name, number, text) {number, text},
+static const struct {
+    int number;
+    const char *text;
+} CODES[] = {EXIT_CODES(EXIT_CODE_ROW)};
+enum { N_CODES = sizeof CODES / sizeof *CODES };
+
+void exit_codes_describe(FILE *out) {
+    fputs("Exit codes\n", out);
+    for (int i = 0; i < N_CODES; i++) fprintf(out, "  %d  %s\n", CODES[i].number, CODES[i].text);
+}
+
+bool exit_code_is_known(int number) {
+    for (int i = 0; i < N_CODES; i++)
+        if (CODES[i].number == number) return true;
+    return false;
+}
+
 typedef struct {
     exit_code code;
     char *text;    /* owned */

@@ -6,12 +6,23 @@
 #ifndef COHORT_PROBLEMS_H
 #define COHORT_PROBLEMS_H
 
-typedef enum {
-    EXIT_OK = 0,
-    EXIT_INPUT = 2,       /* usage, configuration or input data */
-    EXIT_ENVIRONMENT = 3, /* no GPU, no memory, a missing library */
-    EXIT_RUN = 4          /* a failure while running */
-} exit_code;
+#include <stdbool.h>
+#include <stdio.h>
+
+/* How a program ends: name, number, what help says of it. */
+#define EXIT_CODES(ROW)                                                                                                                    \
+    ROW(EXIT_OK, 0, "done")                                                                                                                \
+    ROW(EXIT_INPUT, 2, "the command, the configuration or the input data is wrong")                                                        \
+    ROW(EXIT_ENVIRONMENT, 3, "this machine lacks something: memory, a GPU, a library, an instruction set")                                 \
+    ROW(EXIT_RUN, 4, "failed while running: a full disk, a lost process, a loss or a measurement gone wrong")                              \
+    ROW(EXIT_INTERRUPTED, 5, "interrupted by a signal, and saved: --resume goes on with a run")
+
+#define EXIT_CODE_MEMBER(name, number, text) name = number,
+typedef enum { EXIT_CODES(EXIT_CODE_MEMBER) } exit_code;
+#undef EXIT_CODE_MEMBER
+
+void exit_codes_describe(FILE *out); /* the list above, a line each */
+bool exit_code_is_known(int number);
 
 typedef struct problems problems;
 

@@ -63,6 +63,15 @@ exit_code processes_agree(ck_collective *c, exit_code code, problems *list) {
     return status == CK_OK ? agreed : processes_problem(c, status, list);
 }
 
+exit_code processes_share_text(ck_collective *c, char **text, size_t *bytes, problems *list) {
+    if (ck_processes(c) == 1) return EXIT_OK;
+    ck_status status = ck_collective_broadcast(c, bytes, sizeof *bytes);
+    if (status == CK_OK && !*text) *text = calloc(*bytes + 1, 1);
+    if (!*text) abort(); /* as problems.c: the others would wait for this process */
+    if (status == CK_OK) status = ck_collective_broadcast(c, *text, *bytes);
+    return processes_problem(c, status, list);
+}
+
 /* ---- Rows ---- */
 
 static size_t whole_row(const process_rows *tables, int n) {

@@ -203,12 +203,21 @@ static exit_code take_sizes(sums *s, problems *list) {
     return code == EXIT_OK && wrong ? EXIT_RUN : code;
 }
 
+/* Processes that cannot be joined would each measure one process. */
+static exit_code check_launcher(problems *list) {
+    bool speaks = true;
+    const char *why = ck_foreign_launcher(&speaks);
+    if (!why) return EXIT_OK;
+    return speaks ? problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", why) : EXIT_ENVIRONMENT;
+}
+
 exit_code all_reduce_run(const all_reduce_options *options, problems *list) {
     sums *s = calloc(1, sizeof *s);
     if (!s) return problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
     s->o = options;
-    exit_code code = EXIT_OK;
-    if (ck_collective_open(&s->c) != CK_OK) code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
+    exit_code code = check_launcher(list);
+    if (code == EXIT_OK && ck_collective_open(&s->c) != CK_OK)
+        code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
     if (code == EXIT_OK)
         code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
                               "opening the backend");

@@ -134,7 +134,8 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
     if (code != EXIT_OK) return code;
     table_end(all->out, all->results, all->n);
     code = write_files(all, list);
-    if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted: the cases after the last one shown are missing");
+    if (code == EXIT_OK && interrupted)
+        code = problem(list, EXIT_INTERRUPTED, "interrupted: the cases after the last one shown are missing");
     if (code == EXIT_OK && all->wrong) code = problem(list, EXIT_RUN, "%d cases are wrong: they have no times", all->wrong);
     if (code == EXIT_OK && all->failed) code = problem(list, EXIT_RUN, "%d cases failed", all->failed);
     return code;

@@ -4,6 +4,7 @@
 #define COHORT_SETTINGS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "problems.h"
@@ -112,6 +113,11 @@ typedef struct {
 /* Reads `path` and applies `overrides` ("a.b=c", populations by index: populations.0.rank=4). All problems are reported, each as
  * "FILE:LINE: key: what is wrong; what would be right". *out is NULL on failure. */
 exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list);
+/* The same in two steps, for text that can be read only once: all of a file or a pipe (owned by the caller; NULL after reporting), and
+ * what it says. */
+char *settings_read(const char *path, size_t *bytes, problems *list);
+exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
+                         problems *list);
 void settings_destroy(settings *s);
 
 /* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
