@@ -388,11 +388,14 @@ test_a_configuration_from_a_pipe() {
     expect_text err 'rounds'
 }
 
-# An mpirun that tells its processes nothing, or what others tell theirs ($told).
+# An mpirun that tells its processes nothing, or what others tell theirs ($told). A program that started it again would never end: the
+# second generation is refused.
 pretend_mpirun() {
     mkdir -p bin
     cat >bin/mpirun <<'SH'
 #!/bin/bash
+((${GENERATION:-0} < 1)) || { echo "mpirun within mpirun" >&2; exit 9; }
+export GENERATION=1
 while [[ $1 != -n ]]; do shift; done
 n=$2
 shift 2
