@@ -45,10 +45,8 @@ void ck_wait_asleep(char **argv) {
     const char *started = getenv(STARTED);
     snprintf(process, sizeof process, "%ld", (long)getpid());
     if (!started && !user_has_chosen() && can_start_itself()) {
-        setenv(POLICY, "passive", 1);
-        setenv(SPINS, FEW_SPINS, 1);
-        setenv(STARTED, process, 1);
-        execv("/proc/self/exe", argv);
+        bool marked = setenv(STARTED, process, 1) == 0 && setenv(POLICY, "passive", 1) == 0 && setenv(SPINS, FEW_SPINS, 1) == 0;
+        if (marked) execv("/proc/self/exe", argv);
         started = getenv(STARTED); /* it could not: all works, but may be slow on a busy machine */
     }
     if (!started || strcmp(started, process) != 0) return;
