@@ -42,7 +42,7 @@ exit_code problems_code(const problems *list); /* the first message's code, EXIT
 /* To be called before the messages are shown. Messages are alike that say the same of different places: they are equal but for numbers and
  * for all that stands before the first ": ". Of many that are alike the first PROBLEMS_ALIKE are kept, and the last of these then ends with
  * how many were left out: "(and 65,532 more like it)". */
-enum { PROBLEMS_ALIKE = 5 };
+enum { PROBLEMS_ALIKE = 8 };
 void problems_condense(problems *list);
 
 #endif

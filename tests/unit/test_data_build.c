@@ -237,13 +237,13 @@ Test(data_build, names_every_file_that_is_no_text_of_every_source) {
     const char *const names[] = {"a", "b"}, *const paths[] = {text, text};
     data_build options = {2, names, paths, out, 0.1, 0.2};
     write_pages(30, "p");
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         char name[32];
         snprintf(name, sizeof name, "text/picture%c", 'a' + i);
         data_write(folder, name, "\0\1\2", 3);
     }
     cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
-    cr_expect_eq(problems_count(list), 8);
+    cr_expect_eq(problems_count(list), 12);
     problems_condense(list);
     cr_expect_eq(problems_count(list), PROBLEMS_ALIKE);
     free(text);
