@@ -167,6 +167,8 @@ static void sum_costs(const world *w, const context *c, result *r) {
         r->floor_seconds += memory > product ? memory : product;
     }
     if (!(r->floor_seconds > 0)) r->floor_seconds = 0;
+    r->model_flops = w->which->model_flops ? w->which->model_flops(w) : 0;
+    r->product_rate = gemm;
 }
 
 exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,

@@ -29,6 +29,7 @@ static void print_time(FILE *out, const result *r, const measured *m) {
         fprintf(out, " %11.2f %6.1f%%", MICRO * r->floor_seconds, 100 * r->floor_seconds / s->median);
     else
         fprintf(out, " %11s %7s", "-", "-");
+    if (r->model_flops > 0 && r->product_rate > 0) fprintf(out, "  MFU %.1f%%", 100 * r->model_flops / (s->median * r->product_rate));
     fprintf(out, "%s\n", m->t.settled ? "" : "  DID NOT SETTLE");
 }
 
