@@ -93,7 +93,7 @@ trap 'interrupted INT' INT
 trap 'interrupted TERM' TERM
 trap 'interrupted HUP' HUP
 read -r scale seconds < <(awk -v m="$minutes" 'BEGIN { printf "%g %d", m / 8, m * 60 }')
-deadline=$((SECONDS + seconds))
+deadline=$seconds # of this script's own clock
 choose_sizes
 
 # Machine code for 9.0 runs on 9.x alone, and is compiled anew elsewhere.

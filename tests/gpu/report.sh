@@ -16,8 +16,8 @@ say() { printf 'gpu-check: %s\n' "$*" >&2; }
 
 # A JSON string of one line of text.
 quoted() {
-    local text
-    text=$(printf '%s' "$1" | LC_ALL=C tr -c '\040-\176' ' ' | cut -c 1-400)
+    local LC_ALL=C text=${1:0:400}
+    text=${text//[^ -~]/ }
     text=${text//\\/\\\\}
     printf '"%s"' "${text//\"/\\\"}"
 }
@@ -48,7 +48,7 @@ write_summary() {
     {
         printf '{\n"schema": 1,\n"verdict": "%s",\n"complete": %s,\n"seconds": %d' "$(verdict_of_all)" "$ended" $((SECONDS - begun))
         for name in hardware driver nvcc revision date minutes programs build sizes interrupted; do
-            [[ -z ${facts[$name]:-} ]] || printf ',\n"%s": %s' "$name" "$(quoted "${facts[$name]}")"
+            [[ -z ${facts[$name]:-} ]] || { printf ',\n"%s": ' "$name" && quoted "${facts[$name]}"; }
         done
         printf ',\n"steps": ['
         for ((i = 0; i < ${#step_entries[@]}; i++)); do
@@ -59,8 +59,6 @@ write_summary() {
     } >"$out/.summary.part"
     mv "$out/.summary.part" "$out/summary.json"
 }
-
-left() { printf '%d' $((deadline - SECONDS)); }
 
 # ---- Steps
 
@@ -80,20 +78,29 @@ begin_step() { # name
 
 end_step() { # verdict, reason, further members
     put_step "$@"
-    printf '[%4d s] %-44s %s%s\n' $((SECONDS - begun)) "$step" "$1" "${2:+: $2}" | tee -a "$out/log.txt" >&2
+    say_step "$1" "$2"
+}
+
+say_step() { # verdict, reason
+    local line
+    printf -v line '[%4d s] %-44s %s%s' $((SECONDS - begun)) "$step" "$1" "${2:+: $2}"
+    printf '%s\n' "$line" >>"$out/log.txt"
+    printf '%s\n' "$line" >&2
 }
 
 skip_step() { # name, reason
-    begin_step "$1"
-    end_step 'not run' "$2"
+    step=$1 step_begin=$SECONDS
+    step_names+=("$1")
+    put_step 'not run' "$2"
+    say_step 'not run' "$2"
 }
 
 # Whether a program can be asked at all; if not, the step is written off with the reason.
 have() { # step, program
-    if [[ ! -x $bin/$2 ]]; then
-        skip_step "$1" "$2 was not built: $(cat "$bin/$2.reason" 2>/dev/null || printf '%s' "${no_programs:-reason unknown}")"
-    elif (($(left) < 4)); then
+    if ((deadline - SECONDS < 4)); then
         skip_step "$1" 'the minutes were over'
+    elif [[ ! -x $bin/$2 ]]; then
+        skip_step "$1" "$2 was not built: $(cat "$bin/$2.reason" 2>/dev/null || printf '%s' "${no_programs:-reason unknown}")"
     else
         return 0
     fi
@@ -105,7 +112,7 @@ have() { # step, program
 within() { # seconds, command...
     local most
     most=$(awk -v s="$1" -v f="$scale" 'BEGIN { m = s * f; printf "%d", (m < 4) ? 4 : m + 0.5 }')
-    limit=$(left) cut=true
+    limit=$((deadline - SECONDS)) cut=true
     ((limit < most)) || { limit=$most cut=false; }
     ((limit > 0)) || limit=1
     shift

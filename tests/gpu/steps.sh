@@ -75,7 +75,7 @@ step_conformance() { # limits, group
     within 45 "$bin/conformance" "$work/tap" "$2::" "$wave" >"$work/log" 2>&1
     tail -n 20 "$work/log" >>"$out/log.txt"
     keep_tap "$name"
-    ! asks_again || (($(left) < 4)) || once_more "$2"
+    ! asks_again || ((deadline - SECONDS < 4)) || once_more "$2"
     end_by_tap "$work/tap" "$(cat "$work/members")"
 }
 
@@ -260,7 +260,7 @@ step_quickstart() {
     fi
 }
 
-# ---- The same work by others
+# ---- The same work by others: torch.bmm, compiled, and the best open kernel for many LoRAs that can be imported
 
 steps_peers() {
     selected peers || return 0
@@ -269,7 +269,7 @@ steps_peers() {
         skip_step peers "$python cannot import torch"
         return 0
     fi
-    for case in expert_layer/step expert_activation/forward route/forward; do
+    for case in expert_layer/step expert_activation/forward lora/forward; do
         bench_step "peers $case" 60 "$case" "${at[@]}" "${pair[@]}" --devices "$some" "${rule[@]}" --python "$python" --peers \
             --peer bench.peers.multi_lora:work
     done

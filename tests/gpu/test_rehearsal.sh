@@ -6,7 +6,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
 simt=${COHORT_BINARY%/*}/tests/simt
-shared=${TMPDIR:-/tmp}/cohort-gpu-rehearsal
+shared=${TMPDIR:-/tmp}/cohort-gpu-rehearsal-$$ # the machine and its tree with all programs, made by the first test
+trap 'rm -rf "$shared"' EXIT
 real_path=$PATH
 
 # A copy of the tree beside a machine: nothing in the real tree is built or overwritten.
