@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # check.sh [--minutes M] [--out DIR] [--only STEP,STEP] [--small] [--arch sm_NN] [--build-only]
 #
-# What a machine with a GPU says of the CUDA backend, within so many minutes (8), with nothing but the CUDA toolkit and a C compiler. In
-# order of value, each bounded in time, each in the output folder as soon as it is known:
+# What a machine with a GPU says of the CUDA backend, within so many minutes (8), with nothing but the CUDA
+# toolkit and a C compiler. In order of value, each bounded in time, each in the output folder as soon as it
+# is known:
 #   instructions  what portable.cuh wraps      conformance   every case against the float64 oracle, a process per group
 #   bench         the key operations           model         the whole expert step of GPT-2 124M, 64 k tokens, N = 16, 256, 4,096
 #   sanitizer     memcheck and racecheck       ncu           the hottest kernels
 #   quickstart    CUDA against CPU             peers         PyTorch, on three points
-# The folder (results/gpu/HARDWARE-REVISION) has seven files at most: summary.json (report.sh), log.txt, conformance.tap, bench.txt and
-# bench.jsonl, sanitizer.txt, ncu.txt. Exit status: 0 all passed, 4 something failed, 3 something could not run, 5 ended by a signal.
+# The folder (results/gpu/HARDWARE-REVISION) has seven files at most: summary.json (report.sh), log.txt,
+# conformance.tap, bench.txt and bench.jsonl, sanitizer.txt, ncu.txt. Exit status: 0 all passed, 4 something
+# failed, 3 something could not run, 5 ended by a signal.
 #
-# --build-only makes build-gpu/programs.tgz, which needs no GPU and runs on other machines: where it lies in the tree there, and was made
-# of the same sources, nothing is built. --small: sizes that a CPU can play, or a first try.
+# --build-only makes build-gpu/programs.tgz, which needs no GPU and runs on other machines: where it lies in
+# the tree there, and was made of the same sources, nothing is built. --small: sizes that a CPU can play, or
+# a first try.
 set -uo pipefail
 
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
@@ -53,7 +56,8 @@ while (($#)); do
     esac
     shift
 done
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes != 0 ]] || die 2 "--minutes $minutes: must be a number of minutes, such as 8 or 0.5"
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes != 0 ]] || 
+    die 2 "--minutes $minutes: must be a number of minutes, such as 8 or 0.5"
 [[ -z $architecture || $architecture =~ ^sm_[0-9]+a?$ ]] || die 2 "--arch $architecture: must be of the form sm_90"
 for step in ${only//,/ }; do
     [[ ",$known," == *",$step,"* ]] || die 2 "--only $step: no such step; known: ${known//,/, }"
@@ -70,7 +74,8 @@ if $build_only; then
     [[ -n $nvcc ]] || die 3 "nvcc was not found: install the CUDA toolkit, or put it on PATH"
     say "building for ${architecture:-sm_90}"
     status=0
-    NVCC=$nvcc COHORT_REVISION=$revision bash tests/gpu/build.sh "$output" "${architecture:-sm_90}" pack || status=3
+    export NVCC=$nvcc COHORT_REVISION=$revision
+    bash tests/gpu/build.sh "$output" "${architecture:-sm_90}" pack || status=3
     tail -n 1 "$output/build.txt" >&2
     say "wrote build-gpu/programs.tgz, $(($(stat -c %s "$output/programs.tgz") >> 20)) MiB"
     exit "$status"
@@ -78,7 +83,8 @@ fi
 
 # ---- A GPU, an output folder, programs
 
-command -v nvidia-smi >/dev/null || die 3 "nvidia-smi was not found: this machine has no NVIDIA driver, and so no GPU that could be checked"
+command -v nvidia-smi >/dev/null ||
+    die 3 "nvidia-smi was not found: this machine has no NVIDIA driver, and so no GPU that could be checked"
 gpus=$(timeout 20 nvidia-smi -L 2>&1) || die 3 "the driver names no GPU: $(head -n 1 <<<"$gpus")"
 gpu_fact() { timeout 20 nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
 facts[hardware]=$(gpu_fact name) facts[driver]=$(gpu_fact driver_version)
@@ -98,9 +104,9 @@ choose_sizes
 
 # Machine code for 9.0 runs on 9.x alone, and is compiled anew elsewhere.
 fits_this_gpu() {
-    local made
-    made=$(cat "$bin/architecture" 2>/dev/null)
-    [[ $made == native || $made == "sm_$(gpu_fact compute_cap | tr -d .)" || $made == "sm_$(gpu_fact compute_cap | tr -d .)a" ]]
+    local made own
+    made=$(cat "$bin/architecture" 2>/dev/null) own=sm_$(gpu_fact compute_cap | tr -d .)
+    [[ $made == native || $made == "$own" || $made == "${own}a" ]]
 }
 
 # Those that lie here, made of these sources for this GPU, if they start at all.
@@ -111,11 +117,15 @@ usable() {
     ((rc <= 1))
 }
 
+unpack() {
+    [[ -s $output/programs.tgz ]] && rm -rf "$bin" && tar -xzf "$output/programs.tgz" -C "$output" 2>>"$out/log.txt"
+}
+
 obtain_programs() {
     begin_step programs
     if usable; then
         facts[programs]='were there'
-    elif [[ -s $output/programs.tgz ]] && rm -rf "$bin" && tar -xzf "$output/programs.tgz" -C "$output" 2>>"$out/log.txt" && usable; then
+    elif unpack && usable; then
         facts[programs]='came with the tree'
     elif [[ -z $nvcc ]]; then
         no_programs='nvcc was not found, and no programs of these sources lie in build-gpu'
@@ -124,7 +134,8 @@ obtain_programs() {
         return
     else
         say "building with $("$nvcc" --version | tail -n 1)"
-        NVCC=$nvcc COHORT_REVISION=$revision within 300 bash tests/gpu/build.sh "$output" "${architecture:-native}" >>"$out/log.txt" 2>&1
+        local -x NVCC=$nvcc COHORT_REVISION=$revision
+        within 300 bash tests/gpu/build.sh "$output" "${architecture:-native}" >>"$out/log.txt" 2>&1
         facts[programs]='were built here'
         no_programs=$(ending '')
     fi

@@ -1,8 +1,9 @@
-# report.sh - what a check found, as it finds it: OUT/summary.json is replaced after every step, so that whatever ends the check, the file
-# says what is known until then and which step was under way.
+# report.sh - what a check found, as it finds it: OUT/summary.json is replaced after every step, so that
+# whatever ends the check, the file says what is known until then and which step was under way.
 #
-# A step's verdict is "passed", "failed", "not run" (with the reason), "not finished" (time was over, nothing wrong until then) or "running"
-# (the check ended within it). The whole is "passed" only where every step passed; "failed" where one failed; else "incomplete".
+# A step's verdict is "passed", "failed", "not run" (with the reason), "not finished" (time was over,
+# nothing wrong until then) or "running" (the check ended within it). The whole is "passed" only where every
+# step passed; "failed" where one failed; else "incomplete".
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # check.sh's variables
 
@@ -37,7 +38,7 @@ verdict_of_all() {
     case " ${step_entries[*]} " in
     *'"verdict": "failed"'*) printf 'failed' ;;
     *'"verdict": "passed"'*)
-        [[ "${step_entries[*]}" != *'"verdict": "not '* && $ended == true ]] && printf 'passed' || printf 'incomplete'
+        if [[ "${step_entries[*]}" != *'"verdict": "not '* ]] && $ended; then printf passed; else printf incomplete; fi
         ;;
     *) printf 'incomplete' ;;
     esac
@@ -46,7 +47,8 @@ verdict_of_all() {
 write_summary() {
     local name i
     {
-        printf '{\n"schema": 1,\n"verdict": "%s",\n"complete": %s,\n"seconds": %d' "$(verdict_of_all)" "$ended" $((SECONDS - begun))
+        printf '{\n"schema": 1,\n"verdict": "%s",\n"complete": %s,\n"seconds": %d' \
+            "$(verdict_of_all)" "$ended" $((SECONDS - begun))
         for name in hardware driver nvcc revision date minutes programs build sizes interrupted; do
             [[ -z ${facts[$name]:-} ]] || { printf ',\n"%s": ' "$name" && quoted "${facts[$name]}"; }
         done
@@ -100,15 +102,15 @@ have() { # step, program
     if ((deadline - SECONDS < 4)); then
         skip_step "$1" 'the minutes were over'
     elif [[ ! -x $bin/$2 ]]; then
-        skip_step "$1" "$2 was not built: $(cat "$bin/$2.reason" 2>/dev/null || printf '%s' "${no_programs:-reason unknown}")"
+        skip_step "$1" "$2 was not built: $(cat "$bin/$2.reason" 2>/dev/null || echo "${no_programs:-reason unknown}")"
     else
         return 0
     fi
     return 1
 }
 
-# Runs a command for at most so many seconds (of an eight-minute check; in proportion for another), and never beyond the minutes. Sets rc,
-# took, limit, and cut where it was the minutes that ended it.
+# Runs a command for at most so many seconds (of an eight-minute check; in proportion for another), and
+# never beyond the minutes. Sets rc, took, limit, and cut where it was the minutes that ended it.
 within() { # seconds, command...
     local most
     most=$(awk -v s="$1" -v f="$scale" 'BEGIN { m = s * f; printf "%d", (m < 4) ? 4 : m + 0.5 }')

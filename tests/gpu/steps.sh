@@ -1,5 +1,5 @@
-# steps.sh - the steps of a check, in order of what they are worth. Each leaves its verdict in summary.json and what it printed in one of
-# the other files, whether it ends well or not.
+# steps.sh - the steps of a check, in order of what they are worth. Each leaves its verdict in summary.json
+# and what it printed in one of the other files, whether it ends well or not.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # report.sh's and check.sh's variables
 
@@ -7,7 +7,8 @@ selected() { [[ -z $only || ",$only," == *",$1,"* ]]; }
 
 # ---- Machine
 
-# Where cuBLASLt may lie that the loader does not know: the toolkit's folders, and those that pip lays beside PyTorch.
+# Where cuBLASLt may lie that the loader does not know: the toolkit's folders, and those that pip lays
+# beside PyTorch.
 cublas_folders() {
     printf '%s\n' "$toolkit"/lib64 "$toolkit"/lib "$toolkit"/targets/*/lib
     timeout 20 "${COHORT_PYTHON:-python3}" -c '
@@ -30,7 +31,7 @@ step_cublas() {
     if [[ -n $known ]]; then
         end_step passed "$known"
     else
-        end_step failed "$name is known neither to the loader nor in the folders of the CUDA toolkit and of Python: base products have no library"
+        end_step failed "$name is known neither to the loader nor in the toolkit's folders and Python's: base products have no library"
     fi
 }
 
@@ -51,13 +52,17 @@ keep_tap() { # title
 
 groups() { sed -n 's/^const conformance_group [a-z_]* = {"\([a-z_]*\)".*/\1/p' "$root"/tests/conformance/cases_*.c; }
 
-# A GPU's error fails every later call of its process, without the operation's name: the group once more, waiting after each.
-asks_again() { ((rc > 128)) || out_of_time || grep -qiE 'illegal|misaligned|unspecified launch|device-side' "$work/tap" 2>/dev/null; }
+# A GPU's error fails every later call of its process, without the operation's name: the group once more,
+# waiting after each.
+asks_again() {
+    ((rc > 128)) || out_of_time || grep -qsiE 'illegal|misaligned|unspecified launch|device-side' "$work/tap"
+}
 
 once_more() { # group; the members of a step that the second run adds
     local -a first=("$rc" "$took" "$limit" "$cut")
     COHORT_CUDA_SYNC=1 within 15 "$bin/conformance" "$work/again" "$1::" "$wave" >"$work/again.log" 2>&1
-    printf '"waiting_after_each": {"status": %d, "passed": %d, "last_lines": %s}' "$rc" "$(grep -c '^ok ' "$work/again" 2>/dev/null)" \
+    printf '"waiting_after_each": {"status": %d, "passed": %d, "last_lines": %s}' \
+        "$rc" "$(grep -c '^ok ' "$work/again" 2>/dev/null)" \
         "$(tail -qn 3 "$work/again" "$work/again.log" 2>/dev/null | quoted_lines)" >"$work/members"
     { printf '# conformance %s, waiting after each operation\n' "$1"; cat "$work/again"; } >>"$out/conformance.tap" 2>/dev/null
     tail -n 20 "$work/again.log" >>"$out/log.txt"
@@ -119,20 +124,24 @@ bench_step() { # name, seconds, arguments of cohort-bench
     end_step "$verdict" "$why" "\"measured\": $measured, \"skipped\": $skipped, \"status\": $rc"
 }
 
-# The sizes of a wave: 64 k tokens at the width of GPT-2 124M, few rich devices to many poor ones; and what a CPU can play.
+# The sizes of a wave: 64 k tokens at the width of GPT-2 124M, few rich devices to many poor ones; and what
+# a CPU can play.
 choose_sizes() {
     facts[sizes]="64 k tokens, width 768"
-    rule=(--seconds 0.25 --samples 6) at=(--tokens 65536 --width 768 --precision bf16) pair=(--experts 2 --rank 8) many=(--experts 8 --rank 16)
+    rule=(--seconds 0.25 --samples 6) at=(--tokens 65536 --width 768 --precision bf16)
+    pair=(--experts 2 --rank 8) many=(--experts 8 --rank 16)
     few=16 some=256 most=4096 short=128 long=1024 wave='' sanitized=odd
     model=(--sequence 128 --vocabulary 50257 --layers 12 --attention-rank 8)
     quick=(--set train.rounds=3)
     $small || return 0
     facts[sizes]="small: nothing here says how fast anything is"
-    rule=(--seconds 0.001 --samples 2) at=(--tokens 40 --width 32 --precision bf16) pair=(--experts 2 --rank 4) many=(--experts 3 --rank 4)
+    rule=(--seconds 0.001 --samples 2) at=(--tokens 40 --width 32 --precision bf16)
+    pair=(--experts 2 --rank 4) many=(--experts 3 --rank 4)
     few=2 some=3 most=4 short=16 long=32 wave='one token' sanitized='one token'
     model=(--sequence 16 --vocabulary 50 --layers 2 --attention-rank 4)
-    quick=(--set train.rounds=1 --set train.local_steps=1 --set train.batch=1 --set base.pretrain.tokens=2048 --set data.sequence=16
-        --set data.tokens_per_device=1500 --set populations.0.devices=2 --set populations.1.devices=2 --set populations.2.devices=2 --set evaluate.windows=1)
+    quick=(--set train.rounds=1 --set train.local_steps=1 --set train.batch=1 --set base.pretrain.tokens=2048
+        --set data.sequence=16 --set data.tokens_per_device=1500 --set evaluate.windows=1
+        --set populations.0.devices=2 --set populations.1.devices=2 --set populations.2.devices=2)
 }
 
 steps_bench() {
@@ -149,25 +158,29 @@ steps_bench() {
     bench_step 'bench adamw' 30 adamw "${at[@]}" "${pair[@]}" --devices "$some,$most" "${rule[@]}"
     bench_step 'bench linear' 15 linear "${at[@]}" "${rule[@]}"
     bench_step 'bench expert_layer, eight experts' 25 expert_layer "${at[@]}" "${many[@]}" --devices "$some" "${rule[@]}"
-    bench_step 'bench expert_activation, f32 and swiglu' 40 expert_activation "${at[@]:0:4}" "${pair[@]}" --devices "$few" --precision f32 \
-        --mlp gelu,swiglu "${rule[@]}"
+    bench_step 'bench expert_activation, f32 and swiglu' 40 expert_activation "${at[@]:0:4}" "${pair[@]}" \
+        --devices "$few" --precision f32 --mlp gelu,swiglu "${rule[@]}"
 }
 
 # Of many devices the packs of all fill the GPU: where they do not fit, a smaller LoRA of the attention.
 steps_model() {
     selected model || return 0
     local n
-    bench_step 'model, small' 20 model --tokens 40 --sequence 16 --width 32 --layers 2 --vocabulary 99 --devices 3 --experts 2 --rank 4 \
-        --attention-rank 4 --distribution skew --precision f32,bf16 "${rule[@]}"
-    for n in "$few" "$some" "$most"; do bench_step "model, N = $n" 60 model "${at[@]}" "${pair[@]}" "${model[@]}" --devices "$n" "${rule[@]}"; done
+    bench_step 'model, small' 20 model --tokens 40 --sequence 16 --width 32 --layers 2 --vocabulary 99 \
+        --devices 3 --experts 2 --rank 4 --attention-rank 4 --distribution skew --precision f32,bf16 "${rule[@]}"
+    for n in "$few" "$some" "$most"; do
+        bench_step "model, N = $n" 60 model "${at[@]}" "${pair[@]}" "${model[@]}" --devices "$n" "${rule[@]}"
+    done
     [[ ${step_entries[-1]} == *'"verdict": "not run"'*memory* ]] || return 0
-    bench_step "model, N = $most, attention LoRA of rank 2" 60 model "${at[@]}" "${pair[@]}" "${model[@]}" --attention-rank 2 --devices "$most" \
-        "${rule[@]}"
+    bench_step "model, N = $most, attention LoRA of rank 2" 60 model "${at[@]}" "${pair[@]}" "${model[@]:0:6}" \
+        --attention-rank 2 --devices "$most" "${rule[@]}"
 }
 
 # ---- Tools of the toolkit
 
-tool_of() { command -v "$1" || { compgen -G "$toolkit/bin/$1" || compgen -G "/opt/nvidia/nsight-compute/*/$1"; } | head -n 1; }
+tool_of() {
+    command -v "$1" || { compgen -G "$toolkit/bin/$1" || compgen -G "/opt/nvidia/nsight-compute/*/$1"; } | head -n 1
+}
 
 # Small waves: the sanitizer makes every access a hundred times slower.
 step_sanitizer() { # tool, group
@@ -177,7 +190,8 @@ step_sanitizer() { # tool, group
     [[ -n $sanitizer ]] || { skip_step "$name" 'compute-sanitizer is not installed' && return 0; }
     begin_step "$name"
     rm -f "$work/tap"
-    within 45 "$sanitizer" --tool "$1" --error-exitcode 9 "$bin/conformance" "$work/tap" "$2::" "$sanitized" >"$work/log" 2>&1
+    within 45 "$sanitizer" --tool "$1" --error-exitcode 9 "$bin/conformance" "$work/tap" "$2::" "$sanitized" \
+        >"$work/log" 2>&1
     { printf '\n# %s\n' "$name"; tail -n 200 "$work/log"; } >>"$out/sanitizer.txt"
     if [[ ! -s $work/tap ]] && grep -qiE 'not supported|failed to initialize' "$work/log"; then
         end_step 'not run' "$(grep -m1 -iE 'not supported|failed to initialize' "$work/log")"
@@ -214,7 +228,7 @@ step_ncu() { # name, kernels, arguments of cohort-bench
     if [[ -n $why ]]; then
         end_unended "$why"
     elif ((rc != 0)) || ! grep -q '==PROF== Profiling' "$work/log"; then
-        end_step failed "it profiled nothing: $(grep -m1 -E '==ERROR==|rror' "$work/log" || echo "exit status $rc")" "\"status\": $rc"
+        end_step failed "it profiled nothing: $(grep -m1 -E 'ERROR|rror' "$work/log" || echo "exit status $rc")"
     else
         end_step passed "$found"
     fi
@@ -243,7 +257,8 @@ step_quickstart() {
     local -x COHORT_CACHE=$work/cache LD_LIBRARY_PATH=$bin/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     rm -rf "$work/cpu" "$work/cuda"
     for backend in cpu cuda; do # the base is made by the first and taken by the second
-        within 60 "$bin/cohort" run "$root/configs/quickstart.yaml" --backend "$backend" --out "$work/$backend" --quiet "${quick[@]}" >"$work/log" 2>&1
+        within 60 "$bin/cohort" run "$root/configs/quickstart.yaml" --backend "$backend" --out "$work/$backend" --quiet \
+            "${quick[@]}" >"$work/log" 2>&1
         tail -n 20 "$work/log" >>"$out/log.txt"
         why=$(ending " on $backend")
         [[ -n $why || $rc == 0 ]] || why="exit status $rc on $backend: $(tail -n 1 "$work/log")"
@@ -260,7 +275,8 @@ step_quickstart() {
     fi
 }
 
-# ---- The same work by others: torch.bmm, compiled, and the best open kernel for many LoRAs that can be imported
+# ---- The same work by others: torch.bmm, compiled, and the best open kernel for many LoRAs that can be
+# imported
 
 steps_peers() {
     selected peers || return 0
@@ -270,7 +286,7 @@ steps_peers() {
         return 0
     fi
     for case in expert_layer/step expert_activation/forward lora/forward; do
-        bench_step "peers $case" 60 "$case" "${at[@]}" "${pair[@]}" --devices "$some" "${rule[@]}" --python "$python" --peers \
-            --peer bench.peers.multi_lora:work
+        bench_step "peers $case" 60 "$case" "${at[@]}" "${pair[@]}" --devices "$some" "${rule[@]}" \
+            --python "$python" --peers --peer bench.peers.multi_lora:work
     done
 }
