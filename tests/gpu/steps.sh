@@ -139,7 +139,7 @@ choose_sizes() {
     pair=(--experts 2 --rank 4) many=(--experts 3 --rank 4)
     few=2 some=3 most=4 short=16 long=32 wave='one token' sanitized='one token'
     model=(--sequence 16 --vocabulary 50 --layers 2 --attention-rank 4)
-    quick=(--set train.rounds=1 --set train.local_steps=1 --set train.batch=1 --set base.pretrain.tokens=2048
+    quick=(--set train.rounds=1 --set train.local_steps=2 --set train.batch=1 --set base.pretrain.tokens=2048
         --set data.sequence=16 --set data.tokens_per_device=1500 --set evaluate.windows=1
         --set populations.0.devices=2 --set populations.1.devices=2 --set populations.2.devices=2)
 }
@@ -252,9 +252,13 @@ loss_difference() { # csv, csv
 
 step_quickstart() {
     selected quickstart && have quickstart cohort || return 0
-    begin_step quickstart
     local backend why difference
     local -x COHORT_CACHE=$work/cache LD_LIBRARY_PATH=$bin/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    if ! timeout 20 "$bin/cohort" help >"$work/log" 2>&1; then
+        skip_step quickstart "cohort does not start on this machine: $(tail -n 1 "$work/log")"
+        return 0
+    fi
+    begin_step quickstart
     rm -rf "$work/cpu" "$work/cuda"
     for backend in cpu cuda; do # the base is made by the first and taken by the second
         within 60 "$bin/cohort" run "$root/configs/quickstart.yaml" --backend "$backend" --out "$work/$backend" --quiet \
