@@ -16,7 +16,7 @@ const char MICROBENCHMARKS_HELP[] =
     "      the best matrix product set on this machine. FILTER: part of a case's name, as route or lora/backward; --list names all\n"
     "    axes, each a list of values; all combinations are measured\n"
     "      --tokens 4096,65536   --sequence 128   --width 768,2048   --devices 16,256   --experts 2,8   --top-k 1,2\n"
-    "      --rank 4,64   --ranks 4,8,16 (in turn within a device)   --attention-rank 8   --vocabulary 50257\n"
+    "      --rank 4,64   --ranks 4,8,16 (in turn within a device)   --attention-rank 8   --vocabulary 50257   --layers 12\n"
     "      --distribution uniform,zipf,skew,one-token   --precision f32,bf16   --direction forward|backward|update|step\n"
     "      --sweep FILE      several sweeps in YAML, see configs/bench/; the axes above then hold for none of them\n"
     "    options\n"

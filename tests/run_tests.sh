@@ -122,7 +122,7 @@ for source in "$tests"/simt/test_*.c[cu]; do
     name=${source#"$tests"/}
     run_tap_writer "${name%.c?}" "$build/tests/${name%.c?}"
 done
-for script in "$tests"/source/test_*.sh "$tests"/simt/test_*.sh "$tests"/cli/test_*.sh; do
+for script in "$tests"/source/test_*.sh "$tests"/simt/test_*.sh "$tests"/cli/test_*.sh "$tests"/gpu/test_*.sh; do
     name=${script#"$tests"/}
     run_tap_writer "${name%.sh}" bash "$script"
 done

@@ -61,8 +61,12 @@ static double pairs(const world *w) {
     return sum;
 }
 
+cost attention_cost(const world *w) {
+    return (cost){"attention", tokens_of(w) * (4 * activation_bytes(w) * w->width + 4.0 * w->heads), 4 * pairs(w) * w->width};
+}
+
 static int costs_of_attention(const world *w, cost *parts) {
-    parts[0] = (cost){"attention", tokens_of(w) * (4 * activation_bytes(w) * w->width + 4.0 * w->heads), 4 * pairs(w) * w->width};
+    parts[0] = attention_cost(w);
     return 1;
 }
 
@@ -129,8 +133,12 @@ static void verify_attention_backward(const world *w, verdict *v) {
     picks_free(&sequences);
 }
 
+cost attention_backward_cost(const world *w) {
+    return (cost){"attention backward", tokens_of(w) * (8 * activation_bytes(w) * w->width + 4.0 * w->heads), 10 * pairs(w) * w->width};
+}
+
 static int costs_of_attention_backward(const world *w, cost *parts) {
-    parts[0] = (cost){"attention backward", tokens_of(w) * (8 * activation_bytes(w) * w->width + 4.0 * w->heads), 10 * pairs(w) * w->width};
+    parts[0] = attention_backward_cost(w);
     return 1;
 }
 
@@ -175,9 +183,14 @@ static void verify_lora(const world *w, verdict *v) {
     }
 }
 
+cost lora_cost(const world *w, int out) {
+    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.attention_rank;
+    return (cost){"lora", activation_bytes(w) * t * (d + 2 * o) + 4 * t * rank + 4.0 * w->n_devices * rank * (d + o),
+                  2 * t * rank * (d + o)};
+}
+
 static int costs_of_lora(const world *w, cost *parts) {
-    double t = tokens_of(w), d = w->width, rank = w->shape.attention_rank;
-    parts[0] = (cost){"lora", 7 * activation_bytes(w) * t * d + 4 * t * rank + 16.0 * w->n_devices * rank * d, 8 * t * rank * d};
+    parts[0] = lora_cost(w, 3 * w->width);
     return 1;
 }
 
@@ -228,9 +241,14 @@ static void verify_lora_backward(const world *w, verdict *v) {
     }
 }
 
+cost lora_backward_cost(const world *w, int out, bool input_gradient) {
+    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.attention_rank, dx = input_gradient ? d : 0;
+    return (cost){"lora backward", activation_bytes(w) * t * (d + o + 2 * dx) + 4 * t * rank + 8.0 * w->n_devices * rank * (d + o),
+                  2 * t * rank * (d + 2 * o + dx)};
+}
+
 static int costs_of_lora_backward(const world *w, cost *parts) {
-    double t = tokens_of(w), d = w->width, rank = w->shape.attention_rank;
-    parts[0] = (cost){"lora backward", 6 * activation_bytes(w) * t * d + 4 * t * rank + 32.0 * w->n_devices * rank * d, 16 * t * rank * d};
+    parts[0] = lora_backward_cost(w, 3 * w->width, true);
     return 1;
 }
 

@@ -48,6 +48,13 @@ cost activation_backward_cost(const world *w);
 cost route_backward_cost(const world *w);
 cost linear_cost(const world *w, int in, int out); /* forward; backward moves and multiplies as much */
 cost adamw_cost(const world *w);
+cost norm_cost(const world *w);
+cost norm_backward_cost(const world *w, bool accumulate); /* dx is also read */
+cost attention_cost(const world *w);
+cost attention_backward_cost(const world *w);
+cost lora_cost(const world *w, int out); /* of a linear D to out */
+cost lora_backward_cost(const world *w, int out, bool input_gradient);
+cost head_cost(const world *w);
 
 /* The hyperparameters of every case with an AdamW step: [0] all, [1] the router's rows. Large steps, so that an error shows. */
 extern const ck_adamw_hyper BENCH_HYPER[2];

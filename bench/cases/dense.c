@@ -55,8 +55,12 @@ static void verify_norm(const world *w, verdict *v) {
     picks_free(&rows);
 }
 
+cost norm_cost(const world *w) {
+    return (cost){"norm", tokens_of(w) * (2 * activation_bytes(w) * w->width + 8) + 8.0 * w->width, 0};
+}
+
 static int costs_of_norm(const world *w, cost *parts) {
-    parts[0] = (cost){"norm", tokens_of(w) * (2 * activation_bytes(w) * w->width + 8) + 8.0 * w->width, 0};
+    parts[0] = norm_cost(w);
     return 1;
 }
 
@@ -109,8 +113,13 @@ static void verify_norm_backward(const world *w, verdict *v) {
     picks_free(&rows);
 }
 
+cost norm_backward_cost(const world *w, bool accumulate) {
+    double arrays = accumulate ? 4 : 3;
+    return (cost){"norm backward", tokens_of(w) * (arrays * activation_bytes(w) * w->width + 8) + 4.0 * w->width, 0};
+}
+
 static int costs_of_norm_backward(const world *w, cost *parts) {
-    parts[0] = (cost){"norm backward", tokens_of(w) * (3 * activation_bytes(w) * w->width + 8) + 4.0 * w->width, 0};
+    parts[0] = norm_backward_cost(w, false);
     return 1;
 }
 
@@ -233,9 +242,13 @@ static void verify_head(const world *w, verdict *v) {
     picks_free(&ends);
 }
 
-static int costs_of_head(const world *w, cost *parts) {
+cost head_cost(const world *w) {
     double t = tokens_of(w), d = w->width, vocabulary = w->at.value[AXIS_VOCABULARY];
-    parts[0] = (cost){"head", activation_bytes(w) * (2 * t * d + vocabulary * d) + 4 * t, 4 * t * d * vocabulary};
+    return (cost){"head", activation_bytes(w) * (2 * t * d + vocabulary * d) + 4 * t, 4 * t * d * vocabulary};
+}
+
+static int costs_of_head(const world *w, cost *parts) {
+    parts[0] = head_cost(w);
     return 1;
 }
 

@@ -321,8 +321,8 @@ void check_linear(const world *w, verdict *v, tensor_id in, tensor_id out, buffe
 
 /* ---- AdamW */
 
-static void check_adamw_part(const world *w, verdict *v, int i, oracle_part part, const ck_adamw_hyper *hyper) {
-    oracle_range range = oracle_part_range(&w->shape, 0, part);
+static void check_adamw_part(const world *w, verdict *v, int i, int layer, oracle_part part, const ck_adamw_hyper *hyper) {
+    oracle_range range = oracle_part_range(&w->shape, layer, part);
     double *value[PACK_MEMORIES];
     for (int m = 0; m < PACK_MEMORIES; m++) {
         bool came_out = m == PACK_GRADIENTS && !w->gradients_given;
@@ -340,10 +340,11 @@ static void check_adamw_part(const world *w, verdict *v, int i, oracle_part part
 }
 
 void check_adamw(const world *w, verdict *v, const ck_adamw_hyper *hyper) {
-    const oracle_part parts[] = {ORACLE_ROUTER, ORACLE_A1, ORACLE_B1, ORACLE_A2, ORACLE_B2};
     double tolerance = v->tolerance;
     v->tolerance = 1e-5; /* master parameters and moments are f32 whatever the program */
     for (int i = 0; i < w->n_checked; i++)
-        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) check_adamw_part(w, v, i, parts[p], &hyper[parts[p] == ORACLE_ROUTER]);
+        for (int layer = 0; layer < w->shape.n_layers; layer++)
+            for (int part = 0; part < ORACLE_PARTS; part++)
+                check_adamw_part(w, v, i, layer, (oracle_part)part, &hyper[part == ORACLE_ROUTER]);
     v->tolerance = tolerance;
 }

@@ -166,6 +166,8 @@ static void sum_costs(const world *w, const context *c, result *r) {
         if (known) r->floor_seconds += memory > product ? memory : product;
     }
     if (most->fma > 0) r->fma_seconds = r->flops / most->fma;
+    r->model_flops = w->which->model_flops ? w->which->model_flops(w) : 0;
+    r->product_rate = most->product;
 }
 
 exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,

@@ -164,6 +164,7 @@ static void put_counters(writer *w, const entry *e, double seconds) {
         real(w, "flops_per_second", r->flops / seconds);
         if (r->floor_seconds > 0) real(w, "percent_of_floor", 100 * r->floor_seconds / seconds);
         if (r->fma_seconds > 0) real(w, "percent_of_fma_peak", 100 * r->fma_seconds / seconds);
+        if (r->model_flops > 0 && r->product_rate > 0) real(w, "mfu_percent", 100 * r->model_flops / (seconds * r->product_rate));
     }
     rate(w, "floor_us", MICRO * r->floor_seconds);
     integer(w, "wrong", e->m->peer ? e->m->right.wrong : r->right.wrong);

@@ -27,6 +27,7 @@ static const axis_row ROWS[AXES] = {
     [AXIS_MLP] = {"mlp", "", "the base's MLP: gelu, or swiglu with two branches, gate and up", 0, 0, MLPS},
     [AXIS_ATTENTION_RANK] = {"attention-rank", "a", "LoRA rank on qkv", 1, CK_MAX_RANK_SUM, NULL},
     [AXIS_VOCABULARY] = {"vocabulary", "V", "columns of the head", 2, 1 << 20, NULL},
+    [AXIS_LAYERS] = {"layers", "L", "layers of the whole model", 1, 256, NULL},
     [AXIS_DISTRIBUTION] = {"distribution", "",
                            "tokens over devices: uniform, zipf, skew (device 0 has half), one-token (device 0 has the rest)", 0, 0,
                            DISTRIBUTIONS},
@@ -131,7 +132,7 @@ exit_code sweep_set(sweep *s, const char *where, const char *key, const char *te
     }
     return problem(list, EXIT_INPUT,
                    "%s'%s' is no axis; axes are tokens, sequence, width, devices, experts, top-k, rank, ranks, "
-                   "mlp, attention-rank, vocabulary, distribution, precision, direction",
+                   "mlp, attention-rank, vocabulary, layers, distribution, precision, direction",
                    where, key);
 }
 
@@ -152,6 +153,7 @@ void sweep_defaults(sweep *s, bool gpu) {
         DEFAULT(AXIS_EXPERTS, 8);
         DEFAULT(AXIS_RANK, 16);
         DEFAULT(AXIS_VOCABULARY, 50257);
+        DEFAULT(AXIS_LAYERS, 12);
         DEFAULT(AXIS_PRECISION, CK_BF16);
     }
     DEFAULT(AXIS_TOKENS, 1024);
@@ -164,6 +166,7 @@ void sweep_defaults(sweep *s, bool gpu) {
     DEFAULT(AXIS_MLP, CK_MLP_GELU);
     DEFAULT(AXIS_ATTENTION_RANK, 8);
     DEFAULT(AXIS_VOCABULARY, 512);
+    DEFAULT(AXIS_LAYERS, 2);
     DEFAULT(AXIS_DISTRIBUTION, TOKENS_UNIFORM);
     DEFAULT(AXIS_PRECISION, CK_F32);
 #undef DEFAULT

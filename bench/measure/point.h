@@ -21,6 +21,7 @@ typedef enum {
     AXIS_MLP,            /* ck_mlp */
     AXIS_ATTENTION_RANK, /* of the attention LoRA */
     AXIS_VOCABULARY,     /* V */
+    AXIS_LAYERS,         /* L, of a whole model */
     AXIS_DISTRIBUTION,   /* of the tokens over the devices */
     AXIS_PRECISION,      /* ck_precision */
     AXES

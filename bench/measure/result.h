@@ -27,6 +27,7 @@ typedef struct {
     verdict right;
     double bytes, flops, floor_seconds; /* floor 0: no ceilings were measured */
     double fma_seconds;                 /* FLOPs / FMA peak; 0: that was not measured */
+    double model_flops, product_rate;   /* of a whole model, else 0; FLOP/s that its MFU is a share of, 0: not measured */
     int n_times;
     measured times[RESULT_MOST_TIMES];
     char note[192]; /* why something is missing; empty: nothing is */

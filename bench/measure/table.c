@@ -62,6 +62,7 @@ static void print_time(FILE *out, const result *r, const measured *m) {
         fprintf(out, " %11s", "-");
     print_share(out, r->floor_seconds, s->median);
     print_share(out, r->fma_seconds, s->median);
+    if (r->model_flops > 0 && r->product_rate > 0) fprintf(out, "  MFU %.1f%%", 100 * r->model_flops / (s->median * r->product_rate));
     print_marks(out, &m->t);
 }
 

@@ -92,6 +92,8 @@ void world_buffer(world *w, buffer_id id, const char *name, array_role role, int
 /* Router logits in zh and the gates that follow from them. */
 void world_gates(world *w, array_role zh_role, array_role gates_role);
 
+/* What a program of this wave must hold. */
+ck_capacity world_capacity(const world *w);
 /* A further copy, all zeros. all_kept: INNER arrays can be read back. */
 exit_code world_copy_add(world *w, bool all_kept, problems *list);
 void world_copies_drop(world *w, int from);

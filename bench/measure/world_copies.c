@@ -16,7 +16,7 @@ static exit_code said(const world *w, ck_status status, const char *doing, probl
 
 /* ---- Making a copy */
 
-static ck_capacity capacity_of(const world *w) {
+ck_capacity world_capacity(const world *w) {
     ck_capacity c = {.max_sequences = w->n_sequences, .max_tokens = (int32_t)w->n_tokens, .precision = w->precision};
     for (int s = 0; s < w->n_sequences; s++) {
         int32_t tokens = (int32_t)(w->first_token[s + 1] - w->first_token[s]);
@@ -27,7 +27,7 @@ static ck_capacity capacity_of(const world *w) {
 }
 
 static exit_code make_program(const world *w, world_copy *c, bool all_kept, problems *list) {
-    ck_capacity capacity = capacity_of(w);
+    ck_capacity capacity = world_capacity(w);
     exit_code code = said(w, ck_program_create(w->backend, &capacity, &c->program), w->which->name, list);
     if (code != EXIT_OK) return code;
     for (int i = 0; i < TENSORS; i++) {
@@ -92,7 +92,9 @@ exit_code world_copy_add(world *w, bool all_kept, problems *list) {
     world_copy *c = &w->copies[w->n_copies++];
     *c = (world_copy){0};
     exit_code code = make_memory(w, c, list);
-    return code == EXIT_OK && w->which->record ? make_program(w, c, all_kept, list) : code;
+    if (code != EXIT_OK) return code;
+    if (w->which->create) return w->which->create(w, c, list);
+    return w->which->record ? make_program(w, c, all_kept, list) : EXIT_OK;
 }
 
 /* ---- Content */

@@ -1,172 +1,183 @@
 #!/usr/bin/env bash
-# check.sh [--peers] [--minutes M] [--arch sm_NN]: builds the CUDA backend, the conformance cases and the bench on a machine with a GPU, with nothing but the
-# CUDA toolkit and a C compiler, then runs
-#   conformance     every case against the float64 oracle, f32 and bf16, and twice for the same bits
-#   instructions    what portable.cuh wraps (mma, ldmatrix, cp.async, shuffles), which tests/simt can only imitate
-#   sanitizer       compute-sanitizer (memcheck, racecheck) on small waves
-#   bench           cohort-bench, verified before it is timed; --peers: beside PyTorch
-# and writes results/gpu/HARDWARE-REVISION.json with all of it. Everything is built in build-gpu/.
-set -euo pipefail
+# check.sh [--minutes M] [--out DIR] [--only STEP,STEP] [--small] [--arch sm_NN] [--build-only]
+#
+# What a machine with a GPU says of the CUDA backend, within so many minutes (8), with nothing but the CUDA
+# toolkit and a C compiler. In order of value, each bounded in time, each in the output folder as soon as it
+# is known:
+#   instructions  what portable.cuh wraps      conformance   every case against the float64 oracle, a process per group
+#   bench         the key operations           model         the whole expert step of GPT-2 124M, 64 k tokens, N = 16, 256, 4,096
+#   sanitizer     memcheck and racecheck       ncu           the hottest kernels
+#   quickstart    CUDA against CPU             peers         PyTorch, on three points
+# The folder (results/gpu/HARDWARE-REVISION) has seven files at most: summary.json (report.sh), log.txt,
+# conformance.tap, bench.txt and bench.jsonl, sanitizer.txt, ncu.txt. Exit status: 0 all passed, 4 something
+# failed, 3 something could not run, 5 ended by a signal.
+#
+# --build-only makes build-gpu/programs.tgz, which needs no GPU and runs on other machines: where it lies in
+# the tree there, and was made of the same sources, nothing is built. --small: sizes that a CPU can play, or
+# a first try.
+set -uo pipefail
 
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
-output=$root/build-gpu
-minutes=10 peers=() architecture=native
+output=$root/build-gpu bin=$root/build-gpu/bin
+# shellcheck disable=SC2034 # used by what is sourced
+minutes=8 only='' small=false architecture='' build_only=false folder='' no_programs=''
+known=instructions,conformance,bench,model,sanitizer,ncu,quickstart,peers
+# shellcheck source=stamp.sh
+source "$root/tests/gpu/stamp.sh"
+# shellcheck source=report.sh
+source "$root/tests/gpu/report.sh"
+# shellcheck source=steps.sh
+source "$root/tests/gpu/steps.sh"
 
-say() { printf 'gpu-check: %s\n' "$*" >&2; }
-die() {
+die() { # exit status, message
+    local status=$1
+    shift
     say "$@"
-    exit 3
+    exit "$status"
 }
+
+needs_value() { [[ -n ${2:-} ]] || die 2 "$1 needs a value"; }
 
 while (($#)); do
     case $1 in
-    --peers) peers=(--peers) ;;
-    --minutes)
-        [[ ${2:-} =~ ^[0-9]+$ ]] || {
-            say "--minutes needs a number of minutes"
-            exit 2
-        }
-        minutes=$2
+    --build-only) build_only=true ;;
+    --small) small=true ;;
+    --minutes | --out | --only | --arch)
+        needs_value "$@"
+        case $1 in
+        --minutes) minutes=$2 ;;
+        --out) folder=$(realpath -m -- "$2") ;;
+        --only) only=$2 ;;
+        --arch) architecture=$2 ;;
+        esac
         shift
         ;;
-    --arch)
-        architecture=${2:?--arch needs a value, such as sm_90a}
-        shift
-        ;;
-    *)
-        say "unknown option $1; known: --peers, --minutes M, --arch sm_NN"
-        exit 2
-        ;;
+    *) die 2 "unknown option $1; known: --minutes M, --out DIR, --only STEP,STEP, --small, --arch sm_NN, --build-only" ;;
     esac
     shift
 done
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes != 0 ]] || 
+    die 2 "--minutes $minutes: must be a number of minutes, such as 8 or 0.5"
+[[ -z $architecture || $architecture =~ ^sm_[0-9]+a?$ ]] || die 2 "--arch $architecture: must be of the form sm_90"
+for step in ${only//,/ }; do
+    [[ ",$known," == *",$step,"* ]] || die 2 "--only $step: no such step; known: ${known//,/, }"
+done
 
-nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null) || die "nvcc was not found: install the CUDA toolkit, or put it on PATH"
-command -v nvidia-smi >/dev/null || die "nvidia-smi was not found: this machine has no NVIDIA driver, and so no GPU that could be checked"
-nvidia-smi -L >/dev/null 2>&1 || die "the driver names no GPU: $(nvidia-smi -L 2>&1 | head -n 1)"
-toolkit=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-jobs=$(nproc)
-
-# ---- Build
-
-include=(-I"$root/kernels" -I"$root/sim" -I"$root/tests" -I"$root/tests/simt" -I"$root/bench")
-revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+toolkit=${CUDA_HOME:-/usr/local/cuda}
+nvcc=$(command -v nvcc || ls "$toolkit/bin/nvcc" 2>/dev/null || true)
+[[ -z $nvcc ]] || toolkit=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
+revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || cat "$bin/revision" 2>/dev/null || echo unknown)
 [[ -z $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]] || revision+=-changed
-c_flags=(-std=gnu11 -O2 -g -Wall -DCOHORT_CUDA -D_GNU_SOURCE=1 -fPIC "-DCOHORT_BENCH_PEERS=\"$root/bench/peers\""
-    "-DCOHORT_GIT_REVISION=\"$revision\"" "${include[@]}")
-cuda_flags=(-std=c++17 -O3 -lineinfo -arch="$architecture" -DCOHORT_CUDA
-    "-DCOHORT_CUBLASLT=\"$toolkit/lib64/libcublasLt.so\"" "${include[@]}")
-libraries=(-lpthread -lm -ldl)
+cd "$root" || die 3 "no folder $root"
 
-object_of() { printf '%s/objects/%s.o' "$output" "$(tr / _ <<<"${1#"$root"/}")"; }
+if $build_only; then
+    [[ -n $nvcc ]] || die 3 "nvcc was not found: install the CUDA toolkit, or put it on PATH"
+    say "building for ${architecture:-sm_90}"
+    status=0
+    export NVCC=$nvcc COHORT_REVISION=$revision
+    bash tests/gpu/build.sh "$output" "${architecture:-sm_90}" pack || status=3
+    tail -n 1 "$output/build.txt" >&2
+    say "wrote build-gpu/programs.tgz, $(($(stat -c %s "$output/programs.tgz") >> 20)) MiB"
+    exit "$status"
+fi
 
-compile_one() { # source
-    local object
-    object=$(object_of "$1")
-    case $1 in
-    *.c) "${CC:-cc}" "${c_flags[@]}" -c "$1" -o "$object" ;;
-    *) "$nvcc" "${cuda_flags[@]}" -c "$1" -o "$object" ;;
-    esac
+# ---- A GPU, an output folder, programs
+
+command -v nvidia-smi >/dev/null ||
+    die 3 "nvidia-smi was not found: this machine has no NVIDIA driver, and so no GPU that could be checked"
+gpus=$(timeout 20 nvidia-smi -L 2>&1) || die 3 "the driver names no GPU: $(head -n 1 <<<"$gpus")"
+gpu_fact() { timeout 20 nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+facts[hardware]=$(gpu_fact name) facts[driver]=$(gpu_fact driver_version)
+facts[nvcc]=$([[ -z $nvcc ]] || "$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+facts[revision]=$revision facts[date]=$(date -u +%F) facts[minutes]=$minutes
+out=${folder:-$root/results/gpu/$(tr -cs 'A-Za-z0-9\n' - <<<"${facts[hardware]}")-$revision}
+mkdir -p "$out" || die 3 "$out cannot be made"
+rm -f "$out"/{summary.json,log.txt,conformance.tap,bench.txt,bench.jsonl,sanitizer.txt,ncu.txt}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'interrupted INT' INT
+trap 'interrupted TERM' TERM
+trap 'interrupted HUP' HUP
+read -r scale seconds < <(awk -v m="$minutes" 'BEGIN { printf "%g %d", m / 8, m * 60 }')
+deadline=$seconds # of this script's own clock
+choose_sizes
+
+# Machine code for 9.0 runs on 9.x alone, and is compiled anew elsewhere.
+fits_this_gpu() {
+    local made own
+    made=$(cat "$bin/architecture" 2>/dev/null) own=sm_$(gpu_fact compute_cap | tr -d .)
+    [[ $made == native || $made == "$own" || $made == "${own}a" ]]
 }
 
-compile() { # sources
-    local source
-    local -i running=0
-    for source in "$@"; do
-        compile_one "$source" &
-        if ((++running >= jobs)); then
-            wait -n || die "a source does not compile (see above)"
-            ((running--))
-        fi
-    done
-    while ((running-- > 0)); do wait -n || die "a source does not compile (see above)"; done
+# Those that lie here, made of these sources for this GPU, if they start at all.
+usable() {
+    [[ $(cat "$bin/stamp" 2>/dev/null) == "$(sources_stamp "$root")" ]] && fits_this_gpu || return 1
+    [[ -x $bin/instructions ]] || return 0 # it is known why
+    within 20 "$bin/instructions" /dev/null >/dev/null 2>&1
+    ((rc <= 1))
 }
 
-link() { # program, sources
-    local source program=$1
-    local -a objects=()
-    shift
-    for source in "$@"; do objects+=("$(object_of "$source")"); done
-    "$nvcc" -o "$output/$program" "${objects[@]}" "${libraries[@]}"
+unpack() {
+    [[ -s $output/programs.tgz ]] && rm -rf "$bin" && tar -xzf "$output/programs.tgz" -C "$output" 2>>"$out/log.txt"
 }
 
-cd "$root"
-mkdir -p "$output/objects" results/gpu
-backend=("$root"/kernels/*.c "$root"/kernels/cuda/*.cu "$root"/kernels/cuda/gpu/*.cu)
-reference=("$root"/tests/oracle/*.c "$root"/sim/base/layout.c "$root"/sim/train/model.c "$root"/sim/train/model_pretraining.c
-    "$root"/sim/kernel_problem.c "$root"/sim/problems.c "$root"/sim/{output_folder,writable}.c)
-for source in "$root"/tests/conformance/*.c; do
-    [[ $source == */test_*.c || $source == */bits.c ]] || reference+=("$source")
-done
-bench=("$root"/bench/measure/*.c "$root"/bench/cases/*.c)
-for source in main microbenchmarks options compare compare_files sweep_file statistics process python folder; do bench+=("$root/bench/$source.c"); done
-bench+=("$root"/kernels/collective/*.c)
-oracle=()
-for source in "$root"/tests/oracle/*.c; do
-    [[ $source == */oracle_model.c || $source == */oracle_naive.c ]] || oracle+=("$source")
-done
-say "building with $("$nvcc" --version | tail -n 1)"
-compile "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c" "$root/tests/simt/test_portable.cu" "${bench[@]}"
-link conformance "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c"
-link portable "$root/tests/simt/test_portable.cu"
-link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root"/sim/{problems,kernel_problem,output_folder,writable}.c
-
-# ---- Run
-
-# Results of a TAP file as JSON: counts, and the names of what failed.
-tap_json() { # file
-    awk '/^ok /{ passed++ } /^not ok /{ failed++; sub(/^not ok - /, ""); gsub(/["\\]/, ""); names = names (names ? ", " : "") "\"" $0 "\"" }
-        END { printf "{\"passed\": %d, \"failed\": %d, \"failures\": [%s]}", passed, failed, names }' "$1"
-}
-
-say "conformance"
-"$output/conformance" "$output/conformance.tap" || true
-conformance=$(tap_json "$output/conformance.tap")
-"$output/portable" "$output/portable.tap" || true
-instructions=$(tap_json "$output/portable.tap")
-
-# Small waves: the sanitizer makes every access a hundred times slower.
-sanitizer=$(command -v compute-sanitizer || ls "$toolkit/bin/compute-sanitizer" 2>/dev/null || true)
-sanitize() { # tool
-    local log=$output/$1.log
-    [[ -n $sanitizer ]] || {
-        printf '"compute-sanitizer is not installed"'
+obtain_programs() {
+    begin_step programs
+    if usable; then
+        facts[programs]='were there'
+    elif unpack && usable; then
+        facts[programs]='came with the tree'
+    elif [[ -z $nvcc ]]; then
+        no_programs='nvcc was not found, and no programs of these sources lie in build-gpu'
+        rm -rf "$bin"
+        end_step failed "$no_programs"
         return
-    }
-    if timeout 240 "$sanitizer" --tool "$1" --error-exitcode 9 "$output/conformance" - model "one token" >"$log" 2>&1 &&
-        timeout 240 "$sanitizer" --tool "$1" --error-exitcode 9 "$output/conformance" - '' odd >>"$log" 2>&1; then
-        printf '"clean"'
     else
-        printf '"%s"' "$(grep -m1 -E 'Invalid|Race reported|hazard|ERROR SUMMARY: [1-9]' "$log" | tr -d '"' || echo 'failed or ran out of time')"
+        say "building with $("$nvcc" --version | tail -n 1)"
+        local -x NVCC=$nvcc COHORT_REVISION=$revision
+        within 300 bash tests/gpu/build.sh "$output" "${architecture:-native}" >>"$out/log.txt" 2>&1
+        facts[programs]='were built here'
+        no_programs=$(ending '')
+    fi
+    facts[build]=$(cat "$bin/build" 2>/dev/null)
+    if [[ -n $no_programs ]]; then
+        end_step failed "the build: $no_programs"
+    elif compgen -G "$bin/*.reason" >/dev/null; then
+        cat "$output/build.txt" >>"$out/log.txt" 2>/dev/null
+        local program reasons=''
+        for program in instructions conformance cohort-bench; do
+            [[ ! -s $bin/$program.reason ]] || reasons+="${reasons:+; }$program: $(cat "$bin/$program.reason")"
+        done
+        if [[ -n $reasons ]]; then
+            end_step failed "$reasons"
+        else
+            end_step passed "${facts[programs]}, but for cohort: $(cat "$bin/cohort.reason")"
+        fi
+    else
+        end_step passed "${facts[programs]}"
     fi
 }
-say "compute-sanitizer"
-memcheck=$(sanitize memcheck)
-racecheck=$(sanitize racecheck)
 
-say "bench (at most $minutes minutes)"
-bench_file=$output/bench.json
-rm -f "$bench_file"
-# A wave of 64 k tokens at the width of GPT-2 124M: few rich devices to many poor ones.
-axes=(--precision bf16 --tokens 65536 --width 768 --experts 2 --rank 8 --devices "16,256,4096")
-bench_status=0
-timeout $((minutes * 60)) "$output/cohort-bench" --backend cuda "${axes[@]}" --json "$bench_file" "${peers[@]}" >"$output/bench.log" 2>&1 || bench_status=$?
-((bench_status == 0)) || say "the bench ended with status $bench_status (see build-gpu/bench.log)"
-cat "$output/bench.log" >&2
-[[ -s $bench_file ]] || printf 'null\n' >"$bench_file"
+# ---- The check
 
-# ---- Report
-
-hardware=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
-driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
-file=results/gpu/$(tr -cs 'A-Za-z0-9\n' - <<<"$hardware")-$revision.json
-{
-    printf '{\n"hardware": "%s",\n"driver": "%s",\n"nvcc": "%s",\n"revision": "%s",\n"date": "%s",\n' "$hardware" "$driver" \
-        "$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" "$revision" "$(date -u +%F)"
-    printf '"conformance": %s,\n"instructions": %s,\n"memcheck": %s,\n"racecheck": %s,\n"bench": ' "$conformance" "$instructions" "$memcheck" "$racecheck"
-    cat "$bench_file"
-    printf '}\n'
-} >"$file.part"
-mv "$file.part" "$file"
-say "wrote $file: conformance $conformance, memcheck $memcheck, racecheck $racecheck"
-[[ $conformance$instructions != *'"failed": '[1-9]* && $memcheck == '"clean"' && $racecheck == '"clean"' ]] && ((bench_status == 0))
+say "$minutes minutes on ${facts[hardware]}; results go to $out"
+write_summary
+step_cublas
+obtain_programs
+step_instructions
+steps_conformance
+steps_bench
+steps_model
+steps_sanitizer
+steps_ncu
+step_quickstart
+steps_peers
+ended=true
+write_summary
+verdict=$(verdict_of_all)
+say "$verdict after $((SECONDS - begun)) s; see $out/summary.json"
+case $verdict in
+passed) exit 0 ;;
+failed) exit 4 ;;
+*) exit 3 ;;
+esac

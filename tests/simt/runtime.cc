@@ -248,7 +248,9 @@ static void multiply(const cuda_product *p) {
     }
 }
 
+/* COHORT_SIMT_NO_PRODUCTS: as on a machine without cuBLASLt. */
 const char *cuda_multiply(const cuda_product *product, gpu_stream stream) {
+    if (getenv("COHORT_SIMT_NO_PRODUCTS")) return "libcublasLt.so: cannot open shared object file: No such file or directory";
     if (product->m == 0 || product->n == 0) return nullptr;
     return simt_issue(of(stream), [p = *product] {
         const char *problem = outside(&p);

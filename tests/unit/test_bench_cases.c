@@ -137,6 +137,26 @@ static ck_status wrong_gradient(const world *w, world_copy *c) {
     return status == CK_OK ? ck_upload(w->stream, at, &value, sizeof value) : status;
 }
 
+/* One gradient of the last layer of the last device, after AdamW has used it rightly. */
+static ck_status wrong_gradient_of_a_model(const world *w, world_copy *c) {
+    const ck_shape *s = &w->shape;
+    float value = 0, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + (s->n_layers - 1) * s->layer_stride + s->a2;
+    ck_status status = model_step.issue(w, c);
+    if (status == CK_OK) status = ck_download(w->stream, &value, at, sizeof value);
+    value = -value;
+    planted = true;
+    return status == CK_OK ? ck_upload(w->stream, at, &value, sizeof value) : status;
+}
+
+/* AdamW leaves out the last device. */
+static ck_status model_without_an_update(const world *w, world_copy *c) {
+    ck_status status = ck_run(c->program, w->stream, &c->wave);
+    planted = true;
+    return status == CK_OK ? ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1], c->packs[PACK_MOMENT2],
+                                              c->packs[PACK_GRADIENTS], &w->shape, w->own, w->n_devices - 1)
+                           : status;
+}
+
 /* The weights of a token's experts change places before the layer mixes them: every term of the sum is there, in the wrong measure. */
 static ck_status wrong_routing(const world *w, world_copy *c) {
     float *gates = malloc((size_t)w->n_tokens * CK_MAX_EXPERTS * sizeof *gates);
@@ -206,6 +226,11 @@ Test(bench_cases, a_nan_has_no_time) {
 
 Test(bench_cases, a_wrong_gradient_of_one_device_has_no_time) {
     expect_wrong(&activation_backward, wrong_gradient, "dB1");
+}
+
+Test(bench_cases, a_whole_model_that_is_wrong_in_one_layer_or_one_device_has_no_time) {
+    expect_wrong(&model_step, wrong_gradient_of_a_model, "dA2 of layer 1");
+    expect_wrong(&model_step, model_without_an_update, "parameters");
 }
 
 Test(bench_cases, wrong_routing_has_no_time) {
@@ -291,5 +316,40 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         result_free(&with);
         problems_destroy(list);
     }
+    ck_close(backend);
+}
+
+/* The floor's FLOPs are the model's, but for what attention and the expert activation compute a second time and a gradient that nobody
+ * needs: that of the input of the first layer's LoRA. Bytes by hand for one more layer: T 37, D 32, F 128, N 3, S 24, ra 8, sequences of
+ * one token, f32. */
+Test(bench_cases, a_model_costs_what_its_operations_cost) {
+    const context ceilings = {.copy_rate = 1e9, .ceiling = {[CK_F32] = {.product = 1e9}}};
+    ck_backend *backend;
+    cr_assert_eq(ck_open("cpu", 1, &backend), CK_OK);
+    sweep s = tiny();
+    sweep_defaults(&s, false);
+    bench_options o = {.rule = QUICK};
+    result r[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        problems *list = problems_create();
+        point at = sweep_point(&s, model_step.axes, 0);
+        at.value[AXIS_LAYERS] = 2 + i;
+        at.value[AXIS_SEQUENCE] = 1; /* attention sees itself alone */
+        cr_assert_eq(bench_point(&o, &ceilings, backend, NULL, &model_step, &at, &r[i], list), EXIT_OK);
+        double again = (2.0 * 37 * 32 + 2.0 * 37 * 128 * 16) * (2 + i) - 2.0 * 37 * 8 * 32;
+        cr_assert(fabs(r[i].flops - r[i].model_flops - again) < 1, "%g FLOPs, the model's %g", r[i].flops, r[i].model_flops);
+        cr_assert_eq(r[i].product_rate, 1e9);
+        result_free(&r[i]);
+        problems_destroy(list);
+    }
+    const double t = 37, d = 32, f = 128, n = 3, sum = 24, rows = 27, a = 8;
+    double norms = t * (4 + 8) * 4 * d + 4 * t * 8 + 24 * d,
+           linears = 4 * (t * (2 * (4 * d + 2 * d + d + f + f + d) + 3 * d) + 2 * (4 * d * d + 2 * d * f));
+    double lora = 4 * t * (7 * d + 3 * d + 6 * d + 4 * d) + 16 * t * a + 4 * n * a * (4 + 2 + 8 + 4) * d;
+    double attention = t * (48 * d + 2 * 4 * 2);
+    double experts = 4 * t * (d + 2 * f + 2 * d + d + 3 * f + 2 * d) + 4 * t * (2 * rows + 8 * sum) + 64 * t * (1 + 1 + 1 + 2 + 3 + 2);
+    double packs = 12 * n * (rows * d + 2 * sum * f + sum * d), adamw = 28 * n * (rows * d + 2 * sum * f + sum * d + 6 * a * d);
+    double layer = norms + linears + lora + attention + experts + packs + adamw;
+    cr_assert(fabs(r[1].bytes - r[0].bytes - layer) < 1, "a layer moves %g bytes instead of %g", r[1].bytes - r[0].bytes, layer);
     ck_close(backend);
 }
