@@ -145,7 +145,7 @@ static exit_code make_shape(const job *j, ck_shape *shape, problems *list) {
                         .n_experts = j->generalists + j->specialists,
                         .top_k = j->top_k,
                         .gates = CK_GATES_TOP_K,
-                        .attention_rank = j->attention_rank};
+                        .lora_rank = {[CK_SITE_QKV] = j->attention_rank, [CK_SITE_OUT] = j->attention_rank}};
     for (int e = 0; e < shape->n_experts; e++) shape->rank[e] = j->rank;
     const char *why = NULL;
     return ck_shape_init(shape, &why) == CK_OK ? EXIT_OK : problem(list, EXIT_INPUT, "bench: %s", why);
@@ -164,20 +164,15 @@ static void uniform(rng_key *key, float bound, float *out, int64_t count) {
 
 /* Router logits and A x of a normalised x have a standard deviation of about 1 and 1 / sqrt 3. */
 static void fill_pack(const job *j, const ck_shape *s, int device, float *pack) {
-    int64_t d = s->width, f = s->ffn, ra = s->attention_rank;
-    float inverse_root_d = 1.0F / sqrtf((float)d), inverse_root_f = 1.0F / sqrtf((float)f);
     rng_key key = {.seed = j->seed, .device = device, .purpose = RNG_ADAPTER_INIT};
-    for (int l = 0; l < s->n_layers; l++) {
-        float *p = pack + l * s->layer_stride;
-        normal(&key, inverse_root_d, p + s->route, s->router_rows * d);
-        uniform(&key, inverse_root_d, p + s->route + s->router_rows * d, s->rank_sum * d);
-        uniform(&key, inverse_root_f, p + s->a2, s->rank_sum * f);
-        normal(&key, B_SIGMA, p + s->b1, s->rank_sum * f);
-        normal(&key, B_SIGMA, p + s->b2, s->rank_sum * d);
-        uniform(&key, inverse_root_d, p + s->qkv_a, ra * d);
-        uniform(&key, inverse_root_d, p + s->out_a, ra * d);
-        normal(&key, B_SIGMA, p + s->qkv_b, ra * 3 * d);
-        normal(&key, B_SIGMA, p + s->out_b, ra * d);
+    for (int32_t i = 0; i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        int64_t count = (int64_t)part.rows * part.columns;
+        float inverse_root = 1.0F / sqrtf((float)part.columns);
+        if (part.factor == CK_FACTOR_A)
+            uniform(&key, inverse_root, pack + part.offset, count);
+        else
+            normal(&key, part.factor == CK_FACTOR_B ? B_SIGMA : inverse_root, pack + part.offset, count);
     }
 }
 

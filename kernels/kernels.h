@@ -31,19 +31,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pack.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_ALIGN_FLOATS = 16 };
-
-typedef enum {
-    CK_OK = 0,
-    CK_BAD_ARGUMENT, /* a descriptor contradicts itself or its shapes */
-    CK_NO_MEMORY,    /* the backend could not allocate */
-    CK_UNAVAILABLE,  /* this backend was not built, or the machine lacks it */
-    CK_FAILED        /* the backend failed while running */
-} ck_status;
 
 /* ---- Backends ------------------------------------------------------------------------------------------------------- */
 
@@ -124,63 +116,13 @@ void ck_graph_destroy(ck_graph *graph); /* NULL is fine */
 /* Bytes of the last cache before memory: a measurement that goes round buffers of four times as much finds them cold. */
 size_t ck_cache_bytes(const ck_backend *backend);
 
-/* ---- Adapter parameters --------------------------------------------------------------------------------------------- */
-
-typedef enum {
-    CK_GATES_TOP_K, /* router: top-k of R x, softmax over the kept logits (K = 1 < E: probability over all E) */
-    CK_GATES_MEAN   /* no router: 1/E over all E */
-} ck_gates;
-
-typedef enum {
-    CK_MIX_MLP,   /* y = sum_e w_e MLP_e(x): CoMiGS */
-    CK_MIX_LINEAR /* y = W x + s sum_e w_e B_e A_e x in each of the two MLP linears */
-} ck_mix;
-
-/* The MLP of the base that experts adapt. */
-typedef enum {
-    CK_MLP_GELU,  /* U = W_fc x + b_fc [tokens, F]; act(u) = gelu(u), tanh form: GPT-2 */
-    CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
-} ck_mlp;
-
-/* What one device holds, per layer, as offsets in floats into its pack; every layer has the same layout at
- * layer * layer_stride. Devices with equal shapes share one ck_shape. Filled by ck_shape_init(). */
-typedef struct {
-    /* given */
-    int32_t n_layers, width, ffn; /* L, D, F */
-    int32_t n_experts;            /* E >= 1; generalists first */
-    int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
-    float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
-    int32_t top_k;                /* k; K = min(k, E) */
-    ck_gates gates;
-    ck_mix mix;
-    ck_mlp mlp;             /* the same in all shapes of a wave */
-    int32_t attention_rank; /* LoRA on qkv and on the output projection; 0 = none */
-    float attention_scale;
-    float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
-    /* derived */
-    int32_t rank_sum;                       /* S: sum of r_e */
-    int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
-    int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
-    int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K with equal ones */
-    int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
-    int64_t route;                          /* [router_rows + H, D]: R, then every A1_e */
-    int64_t b1, a2, b2;                     /* [H, F], [S, F], [S, D]: B1 transposed, A2, B2 transposed */
-    int64_t layer_stride, total;            /* floats; both multiples of CK_ALIGN_FLOATS */
-} ck_shape;
-
-/* Fills the derived fields; CK_BAD_ARGUMENT (with *why set to a sentence) on impossible given ones. */
-ck_status ck_shape_init(ck_shape *shape, const char **why);
-
 /* ---- Waves ---------------------------------------------------------------------------------------------------------- */
-
-enum { CK_LEARN_EXPERTS = 1, CK_LEARN_ROUTER = 2 };
 
 typedef struct {
     int64_t parameters; /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments), aligned */
     int64_t gradients;  /* offset in floats in ck_wave.gradients, a pack of the same layout; both multiples of CK_ALIGN_FLOATS */
     int32_t shape;      /* index into ck_wave.shapes */
-    uint32_t learn;     /* CK_LEARN_*: which gradients this step needs; 0 = evaluation */
+    uint32_t learn;     /* CK_LEARN_*: which gradients this step needs, those of other classes have no defined content; 0 = evaluation */
 } ck_wave_device;
 
 /* Host arrays, copied by ck_run() to where the backend needs them; caller keeps ownership. */
@@ -339,13 +281,12 @@ void ck_op_head(ck_program *, const ck_head *);
 
 /* ---- Local ops: adapters -------------------------------------------------------------------------------------------- */
 
-typedef enum { CK_LORA_QKV, CK_LORA_OUT } ck_attention_lora;
-
-/* h = x A^T, y += s h B. h [tokens, max ra]. */
+/* The LoRA at a site that is not routed: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *h, *y;
-    ck_attention_lora which;
+    ck_site site;
+    int32_t in, out; /* of the site's linear */
     int32_t layer;
 } ck_lora;
 void ck_op_lora(ck_program *, const ck_lora *);
@@ -353,7 +294,8 @@ void ck_op_lora(ck_program *, const ck_lora *);
 typedef struct {
     const ck_tensor *x, *h, *dy;
     ck_tensor *dx;
-    ck_attention_lora which;
+    ck_site site;
+    int32_t in, out;
     int32_t layer;
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
@@ -449,8 +391,7 @@ typedef struct {
     int32_t step;
 } ck_adamw_hyper; /* step counts from 1 */
 
-/* A device's step: AdamW (decoupled decay, bias-corrected) on the groups in learn. The pack's router rows use hyper[1], all else hyper[0].
- */
+/* A device's step: AdamW (decoupled decay, bias-corrected) on the classes in learn. The router's rows use hyper[1], all else hyper[0]. */
 typedef struct {
     int64_t parameters, moments, gradients; /* offsets in floats of packs of the device's layout; moments: into both of them */
     int32_t shape;

@@ -273,16 +273,16 @@ RECORD(head) {
 }
 
 RECORD(lora) {
-    USE(lora, x, WIDE, 1);
+    USE(lora, x, WIDE, d->in);
     USE(lora, h, EXACT, 1);
-    USE(lora, y, WIDE, 1);
+    USE(lora, y, WIDE, d->out);
 }
 
 RECORD(lora_backward) {
-    USE(lora_backward, x, WIDE, 1);
+    USE(lora_backward, x, WIDE, d->in);
     USE(lora_backward, h, EXACT, 1);
-    USE(lora_backward, dy, WIDE, 1);
-    USE_IF(lora_backward, dx, WIDE, 1);
+    USE(lora_backward, dy, WIDE, d->out);
+    USE_IF(lora_backward, dx, WIDE, d->in);
 }
 
 RECORD(route) {

@@ -24,17 +24,26 @@ static ck_status sequences_problem(const ck_program *program, const ck_wave *wav
     return CK_OK;
 }
 
-static bool lora_fits(const ck_tensor *h, int32_t layer, const ck_shape *shape) {
-    return shape->attention_rank == 0 || (h->columns >= shape->attention_rank && layer < shape->n_layers);
+typedef struct {
+    ck_site site;
+    int32_t in, out, layer;
+    const ck_tensor *h;
+} recorded_lora;
+
+static bool lora_fits(recorded_lora op, const ck_shape *shape) {
+    const ck_block *a = ck_block_of(shape, op.site, CK_FACTOR_A), *b = ck_block_of(shape, op.site, CK_FACTOR_B);
+    return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns && op.out == b->columns);
 }
 
 /* Rank-space activations are as wide as the shapes the program was recorded for. */
 static bool op_fits(const ck_op *op, const ck_shape *s) {
     switch (op->kind) {
     case CK_OP_lora:
-        return lora_fits(op->as.lora.h, op->as.lora.layer, s);
+        return lora_fits((recorded_lora){op->as.lora.site, op->as.lora.in, op->as.lora.out, op->as.lora.layer, op->as.lora.h}, s);
     case CK_OP_lora_backward:
-        return lora_fits(op->as.lora_backward.h, op->as.lora_backward.layer, s);
+        return lora_fits((recorded_lora){op->as.lora_backward.site, op->as.lora_backward.in, op->as.lora_backward.out,
+                                         op->as.lora_backward.layer, op->as.lora_backward.h},
+                         s);
     case CK_OP_route:
         return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
                op->as.route.zh->columns >= s->router_rows + s->h_ranks;

@@ -156,23 +156,23 @@ const bench_case attention_backward = {.name = "attention",
 static void prepare_lora(world *w) {
     w->needs = NEED_PACKS;
     world_tensor(w, X, "x", INPUT, w->width, true, 1);
-    world_tensor(w, H, "h", OUTPUT, w->shape.attention_rank, false, 1);
+    world_tensor(w, H, "h", OUTPUT, w->shape.lora_rank[CK_SITE_QKV], false, 1);
     world_tensor(w, Y, "y", IN_PLACE, 3 * w->width, true, 1);
 }
 
 static void record_lora(const world *w, world_copy *c) {
     (void)w;
-    ck_op_lora(c->program, &(ck_lora){.x = c->tensor[X], .h = c->tensor[H], .y = c->tensor[Y], .which = CK_LORA_QKV});
+    ck_op_lora(c->program, &(ck_lora){.x = c->tensor[X], .h = c->tensor[H], .y = c->tensor[Y], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
 }
 
 static void verify_lora(const world *w, verdict *v) {
-    int rank = w->shape.attention_rank;
+    int rank = w->shape.lora_rank[CK_SITE_QKV];
     for (int i = 0; i < w->n_checked; i++) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_some_rows(w, w->checked[i], 4.0 * w->width * rank);
         double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL), *h = oracle_zeros(rows.n * rank);
-        oracle_lora(&a, CK_LORA_QKV, rows.n, x, h, rank, y);
+        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y);
         world_compare(w, v, H, &rows, NULL, h);
         world_compare(w, v, Y, &rows, NULL, y);
         free(x);
@@ -184,7 +184,7 @@ static void verify_lora(const world *w, verdict *v) {
 }
 
 cost lora_cost(const world *w, int out) {
-    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.attention_rank;
+    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV];
     return (cost){"lora", activation_bytes(w) * t * (d + 2 * o) + 4 * t * rank + 4.0 * w->n_devices * rank * (d + o),
                   2 * t * rank * (d + o)};
 }
@@ -207,7 +207,7 @@ static void prepare_lora_backward(world *w) {
     w->needs = NEED_PACKS | NEED_GRADIENTS;
     w->learn = CK_LEARN_EXPERTS;
     world_tensor(w, X, "x", INPUT, w->width, true, 1);
-    world_tensor(w, H, "h", INPUT, w->shape.attention_rank, false, 1);
+    world_tensor(w, H, "h", INPUT, w->shape.lora_rank[CK_SITE_QKV], false, 1);
     world_tensor(w, DY, "dy", INPUT, 3 * w->width, true, 1);
     world_tensor(w, DX, "dx", IN_PLACE, w->width, true, 1);
 }
@@ -216,19 +216,19 @@ static void record_lora_backward(const world *w, world_copy *c) {
     (void)w;
     ck_op_lora_backward(
         c->program,
-        &(ck_lora_backward){.x = c->tensor[X], .h = c->tensor[H], .dy = c->tensor[DY], .dx = c->tensor[DX], .which = CK_LORA_QKV});
+        &(ck_lora_backward){.x = c->tensor[X], .h = c->tensor[H], .dy = c->tensor[DY], .dx = c->tensor[DX], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
 }
 
 /* q needs whole rows of dy, and the gradients all rows of a device: everything of the checked devices. */
 static void verify_lora_backward(const world *w, verdict *v) {
-    int rank = w->shape.attention_rank;
+    int rank = w->shape.lora_rank[CK_SITE_QKV];
     for (int i = 0; i < w->n_checked; i++) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_all_rows(w, w->checked[i]);
         double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL), *dy = world_read(w, DY, &rows, NULL);
         double *dx = world_gather(w, DX, BEFORE, &rows, NULL);
-        oracle_lora_backward(&a, CK_LORA_QKV, rows.n, x, h, rank, dy, dx);
+        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, dx);
         world_compare(w, v, DX, &rows, NULL, dx);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_A, NULL);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_B, NULL);
@@ -242,7 +242,7 @@ static void verify_lora_backward(const world *w, verdict *v) {
 }
 
 cost lora_backward_cost(const world *w, int out, bool input_gradient) {
-    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.attention_rank, dx = input_gradient ? d : 0;
+    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV], dx = input_gradient ? d : 0;
     return (cost){"lora backward", activation_bytes(w) * t * (d + o + 2 * dx) + 4 * t * rank + 8.0 * w->n_devices * rank * (d + o),
                   2 * t * rank * (d + 2 * o + dx)};
 }

@@ -31,7 +31,7 @@ ck_status issue_adamw(const world *w, world_copy *c, const ck_adamw_device *devi
 }
 
 cost adamw_cost(const world *w) {
-    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks, attention = 6 * d * w->shape.attention_rank;
+    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks, attention = 6 * d * w->shape.lora_rank[CK_SITE_QKV];
     double parameters = (w->shape.router_rows + h) * d + (h + s) * w->ffn + s * d + attention;
     return (cost){"adamw", 28.0 * w->n_devices * w->shape.n_layers * parameters, 0};
 }

@@ -113,7 +113,7 @@ static device_reference narrow_reference(const world *w, int device, int width, 
     ck_shape shape = w->shape;
     shape.width = width;
     shape.ffn = ffn;
-    shape.attention_rank = 0;
+    memset(shape.lora_rank, 0, sizeof shape.lora_rank);
     if (ck_shape_init(&shape, NULL) != CK_OK) abort();
     double *pack = oracle_zeros(shape.total);
     for (int part = 0; part < ORACLE_PARTS; part++)

@@ -27,15 +27,16 @@ static void put_hyper(FILE *file, const ck_adamw_hyper *h, const char *name) {
 }
 
 static void put_pack(FILE *file, const ck_shape *s) {
-    fprintf(file, "experts %d\ntop_k %d\nrouter_rows %d\nrank_sum %d\nattention_rank %d\n", s->n_experts, s->top_k, s->router_rows,
-            s->rank_sum, s->attention_rank);
+    fprintf(file, "experts %d\ntop_k %d\nrouter_rows %d\nrank_sum %d\n", s->n_experts, s->top_k, s->router_rows,
+            s->rank_sum);
     for (int e = 0; e < s->n_experts; e++) fprintf(file, "rank%d %d\n", e, s->rank[e]);
-    const struct {
-        const char *name;
-        int64_t offset;
-    } parts[] = {{"route", s->route}, {"b1", s->b1},       {"a2", s->a2},     {"b2", s->b2},
-                 {"qkv_a", s->qkv_a}, {"qkv_b", s->qkv_b}, {"pack", s->total}};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) fprintf(file, "%s %lld\n", parts[i].name, (long long)parts[i].offset);
+    for (int i = 0; i < CK_BLOCKS; i++) {
+        const ck_block *block = &s->block[i];
+        ck_site site = i == CK_BLOCK_ROUTER ? CK_NO_SITE : (ck_site)(i / 2);
+        const char *factor = i == CK_BLOCK_ROUTER ? "" : i % 2 == CK_FACTOR_A ? ".A" : ".B";
+        fprintf(file, "block:%s%s %lld,%d,%d\n", ck_site_name(site), factor, (long long)block->offset, block->rows, block->columns);
+    }
+    fprintf(file, "pack %lld\n", (long long)s->total);
 }
 
 static exit_code write_job(const world *w, const char *folder, problems *list) {

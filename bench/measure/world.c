@@ -13,10 +13,10 @@ enum {
     HEAD_COLUMNS = 64,
     SEED_TENSOR = 1000,
     SEED_BUFFER = 2000,
-    SEED_PACK = 3000,
     SEED_LOGITS = 4000,
     SEED_TEXT = 5000,
-    SEED_LAYER = 100000
+    SEED_PACK = 100000,
+    SEEDS_A_PACK = 65536
 };
 
 static void *need(void *memory) {
@@ -40,8 +40,8 @@ static exit_code lay_shape(world *w, problems *list) {
     bool lora = (w->which->axes >> AXIS_ATTENTION_RANK & 1) != 0, routed = (w->which->axes >> AXIS_EXPERTS & 1) != 0;
     int layers = w->which->axes >> AXIS_LAYERS & 1 ? v[AXIS_LAYERS] : 1;
     *s = (ck_shape){.n_layers = layers, .width = w->width, .ffn = w->ffn, .n_experts = 1, .top_k = 1, .rank = {1}, .scale = {1}};
-    s->attention_rank = lora ? v[AXIS_ATTENTION_RANK] : 0;
-    s->attention_scale = 1;
+    s->lora_rank[CK_SITE_QKV] = s->lora_rank[CK_SITE_OUT] = lora ? v[AXIS_ATTENTION_RANK] : 0;
+    s->lora_scale[CK_SITE_QKV] = s->lora_scale[CK_SITE_OUT] = 1;
     if (routed) s->n_experts = v[AXIS_EXPERTS];
     if (routed) s->top_k = v[AXIS_TOP_K];
     if (w->which->axes >> AXIS_MLP & 1) s->mlp = (ck_mlp)v[AXIS_MLP];
@@ -149,28 +149,19 @@ void world_gates(world *w, array_role zh_role, array_role gates_role) {
 
 /* ---- Packs */
 
-/* Rows of width D and F: logits and ranks of a normalised x near 1, corrections u - U near 1/3. */
-static void fill_layer(const ck_shape *s, uint64_t seed, float *layer) {
-    double root_d = 1 / sqrt(s->width), root_f = 1 / sqrt(s->ffn), root_r = 0.3 / sqrt(s->rank[0]);
-    int64_t d = s->width, f = s->ffn, a = s->attention_rank;
-    draw_fill(seed, root_d, false, layer + s->route, (s->router_rows + s->h_ranks) * d);
-    draw_fill(seed + 1, root_r, false, layer + s->b1, s->h_ranks * f);
-    draw_fill(seed + 2, root_f, false, layer + s->a2, s->rank_sum * f);
-    draw_fill(seed + 3, root_r, false, layer + s->b2, s->rank_sum * d);
-    draw_fill(seed + 4, root_d, false, layer + s->qkv_a, a * d);
-    draw_fill(seed + 5, root_r, false, layer + s->qkv_b, a * 3 * d);
-    draw_fill(seed + 6, root_d, false, layer + s->out_a, a * d);
-    draw_fill(seed + 7, root_r, false, layer + s->out_b, a * d);
-}
-
+/* Logits and ranks of a normalised x near 1, corrections u - U near 1/3. */
 static void fill_parameters(const ck_shape *s, uint64_t seed, float *pack) {
-    for (int l = 0; l < s->n_layers; l++) fill_layer(s, seed + (uint64_t)l * SEED_LAYER, pack + l * s->layer_stride);
+    for (int32_t i = 0; i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        double scale = part.factor == CK_FACTOR_B ? 0.3 / sqrt(s->rank[0]) : 1 / sqrt(part.columns);
+        draw_fill(seed + (uint64_t)i, scale, false, pack + part.offset, (int64_t)part.rows * part.columns);
+    }
 }
 
 static void make_packs(world *w) {
     for (int i = 0; i < PACK_KINDS && i < w->n_devices; i++) {
         w->pack_kind[i] = zeros(w->shape.total, sizeof **w->pack_kind);
-        fill_parameters(&w->shape, SEED_PACK + 16 * (uint64_t)i, w->pack_kind[i]);
+        fill_parameters(&w->shape, SEED_PACK + SEEDS_A_PACK * (uint64_t)i, w->pack_kind[i]);
     }
     for (int m = 0; m < PACK_MEMORIES; m++)
         for (int i = 0; i < w->n_checked; i++) w->pack_after[m][i] = zeros(w->shape.total, sizeof(float));

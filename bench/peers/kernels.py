@@ -48,7 +48,7 @@ class Job:
         self.words = words
         self.case, self.precision = words["case"], words["precision"]
         self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        for name in "tokens width ffn devices experts top_k router_rows rank_sum attention_rank kinds".split():
+        for name in "tokens width ffn devices experts top_k router_rows rank_sum kinds".split():
             setattr(self, name, int(words[name]))
         self.ranks = [int(words[f"rank{e}"]) for e in range(self.experts)]
         self.checked = [int(d) for d in words["checked"].split(",")]
@@ -81,20 +81,22 @@ class Job:
         rows = self.kind_rows[(self.kind_index + 1 + number) % self.kinds]
         return rows.clone() if number == 1 else rows * rows
 
+    BLOCKS = {
+        "router": "router",
+        "a1": "fc.A",
+        "b1": "fc.B",
+        "a2": "proj.A",
+        "b2": "proj.B",
+        "qkv_a": "attention.qkv.A",
+        "qkv_b": "attention.qkv.B",
+    }
+
     def part(self, name):
         """Offset, rows and columns in a pack."""
-        d, f, s, a = self.width, self.ffn, self.rank_sum, self.attention_rank
-        at = {name: int(self.words[name]) for name in ("route", "b1", "a2", "b2", "qkv_a", "qkv_b")}
-        return {
-            "router": (at["route"], self.router_rows, d),
-            "a1": (at["route"] + self.router_rows * d, s, d),
-            "route": (at["route"], self.router_rows + s, d),
-            "b1": (at["b1"], s, f),
-            "a2": (at["a2"], s, f),
-            "b2": (at["b2"], s, d),
-            "qkv_a": (at["qkv_a"], a, d),
-            "qkv_b": (at["qkv_b"], a, 3 * d),
-        }[name]
+        if name == "route":
+            offset, rows, columns = self.part("router")
+            return offset, rows + self.part("a1")[1], columns
+        return tuple(int(value) for value in self.words["block:" + self.BLOCKS[name]].split(","))
 
     def pack(self, name, packs=None):
         offset, rows, columns = self.part(name)

@@ -34,10 +34,13 @@ static pack_view moved(pack_view view, int64_t parameters, int64_t moments, int6
 
 /* view: of the device's pack. */
 static void update_layer(pack_view view, const ck_shape *shape, const ck_adamw_device *device, int layer) {
-    int64_t start = layer * shape->layer_stride + shape->route, router = (int64_t)shape->router_rows * shape->width;
-    pack_view rows = moved(view, start, start, start), rest = moved(rows, router, router, router);
-    if (device->learn & CK_LEARN_ROUTER) update(rows, router, &device->hyper[1], device->hyper[1].weight_decay);
-    if (device->learn & CK_LEARN_EXPERTS) update(rest, shape->layer_stride - router, &device->hyper[0], device->hyper[0].weight_decay);
+    ck_span spans[CK_BLOCKS];
+    int n = ck_learn_spans(shape, device->learn, spans);
+    for (int i = 0; i < n; i++) {
+        int64_t start = layer * shape->layer_stride + spans[i].offset;
+        const ck_adamw_hyper *hyper = &device->hyper[spans[i].router ? 1 : 0];
+        if (spans[i].learned) update(moved(view, start, start, start), spans[i].count, hyper, hyper->weight_decay);
+    }
 }
 
 ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,

@@ -1,7 +1,7 @@
-/* carry.c - gradients carried from step to step, per group of a device's pack:
+/* carry.c - gradients carried from step to step, per class of a device's parts:
  *
- *   the optimiser's own group      g = g + c, c = 0          12 bytes a parameter and a clear
- *   the other group                c = c + g                 12 bytes a parameter
+ *   the optimiser's own classes     g = g + c, c = 0          12 bytes a parameter and a clear
+ *   the other classes               c = c + g                 12 bytes a parameter
  */
 #include "cpu.h"
 
@@ -24,9 +24,10 @@ static void carry_range(float *carried, float *gradients, int64_t count, bool le
 }
 
 static void carry_layer(float *carried, float *gradients, const ck_shape *shape, uint32_t learn) {
-    int64_t router = (int64_t)shape->router_rows * shape->width; /* the pack's layer begins with the router's rows */
-    carry_range(carried, gradients, router, learn & CK_LEARN_ROUTER);
-    carry_range(carried + router, gradients + router, shape->layer_stride - router, learn & CK_LEARN_EXPERTS);
+    ck_span spans[CK_BLOCKS];
+    int n = ck_learn_spans(shape, learn, spans);
+    for (int i = 0; i < n; i++)
+        carry_range(carried + spans[i].offset, gradients + spans[i].offset, spans[i].count, spans[i].learned);
 }
 
 ck_status cpu_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,

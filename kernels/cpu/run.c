@@ -129,12 +129,11 @@ static void add(float *restrict to, const float *restrict from, int64_t count) {
 }
 
 static void add_learned(float *to, const float *from, const ck_shape *shape, uint32_t learn) {
-    int64_t router = (int64_t)shape->router_rows * shape->width; /* the pack's layer begins with the router's rows */
-    for (int layer = 0; layer < shape->n_layers; layer++) {
-        int64_t start = layer * shape->layer_stride + shape->route;
-        if (learn & CK_LEARN_ROUTER) add(to + start, from + start, router);
-        if (learn & CK_LEARN_EXPERTS) add(to + start + router, from + start + router, shape->layer_stride - router);
-    }
+    ck_span spans[CK_BLOCKS];
+    int n = ck_learn_spans(shape, learn, spans);
+    for (int64_t start = 0; start < shape->total; start += shape->layer_stride)
+        for (int i = 0; i < n; i++)
+            if (spans[i].learned) add(to + start + spans[i].offset, from + start + spans[i].offset, spans[i].count);
 }
 
 /* Short waits spin; in a long one the core is of more use to others, perhaps to the very thread that is awaited. */

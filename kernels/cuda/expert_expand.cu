@@ -15,6 +15,8 @@
  * below about 100. */
 #include "one_pass.cuh"
 
+enum { B2_BLOCK = 2 * CK_SITE_PR + CK_FACTOR_B };
+
 /* The most ranks that a device of the wave has: its shapes may include some that no device uses. */
 static int ranks_of(const ck_tensor *ranked, const cuda_call *call) {
     return call->limits.rank_sum < ranked->columns ? call->limits.rank_sum : ranked->columns;
@@ -26,7 +28,7 @@ template <typename T> static const char *expand_of(const ck_expert_expand *d, co
     expand_op<T, gated_ranks> op = {call->wave,
                                     {cuda_rows_of<const float>(d->g), cuda_rows_of<const float>(d->gates)},
                                     expand_target_of<T>(d->y, call->start),
-                                    WEIGHT_B2,
+                                    B2_BLOCK,
                                     d->layer,
                                     0};
     bool wide = call->limits.width % 8 == 0 && is_wide_target<T>(d->y, call->start);
@@ -112,7 +114,7 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, wide &&M == 1 ? 3 : 2) e
     for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
         const cuda_device *device = record(op.wave.devices + s.device);
         const ck_shape *shape = record(op.wave.shapes + device->shape);
-        rank_weight b2 = rank_weight_of(shape, WEIGHT_B2, op.layer);
+        rank_weight b2 = rank_weight_of(shape, B2_BLOCK, op.layer);
         rank_rows rows = {op.wave.parameters + (device->parameters + b2.offset), nullptr, b2.ranks, b2.columns};
         if (shape->mix == CK_MIX_MLP) rows.extra = op.bias;
         int all = count_rows(&rows);
@@ -144,7 +146,7 @@ template <typename T, bool wide> static const char *backward_of(const ck_expert_
     expert_sink to = {cuda_rows_of<const float>(d->g), cuda_rows_of<float>(d->q), cuda_rows_of<float>(d->dw)};
     gated_ranks a = {to.g, cuda_rows_of<const float>(d->gates)};
     cuda_rows<const T> dy = cuda_rows_of<const T>(d->dy);
-    gram_target gradient = {call->wave, WEIGHT_B2, d->layer, 0, static_cast<float *>(call->workspace)};
+    gram_target gradient = {call->wave, B2_BLOCK, d->layer, 0, static_cast<float *>(call->workspace)};
     if constexpr (wide) {
         one_pass<T, gated_ranks, expert_sink> op = {gradient, a, dy, d->bias, to};
         if (one_pass_fits(&call->wave, ranks, width, sizeof(T))) return launch_one_pass(op, ranks + 1, width, call->stream);

@@ -17,7 +17,7 @@ enum { GRAM_TOKENS = 64, GRAM_STRIDE = 80, GRAM_BLOCKS = 528 /* that fill a larg
 /* Where it goes. A block holds 16 R ranks and, of each of its warps, G groups of 8 W columns. */
 typedef struct {
     cuda_wave wave;
-    weight_kind weight;
+    int weight;       /* a block of the pack */
     int layer, chunk; /* tiles */
     global<float> parts;
 } gram_target;

@@ -1,10 +1,10 @@
-/* lora.cu - the attention linears' LoRA, of each device its own.
+/* lora.cu - the LoRA at a site that is not routed, of each device its own.
  *
  *   h = x A^T,  y += s h B        or y = residual + c bias + s h B, where the base product is added afterwards
  *   backward:  q = s dy B^T,  dx += q A (or dx = q A),  dA = q^T x,  dB = s h^T dy
  *
- * x, dx [T, in]; y, dy [T, out], out = 3 D (qkv) or D; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its scale.
- * A device without attention LoRA has ra = 0: only what begins is written for it.
+ * x, dx [T, in]; y, dy [T, out]; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its scale.
+ * A device without such a LoRA has ra = 0: only what begins is written for it.
  *
  * Forward: shrink, then expand from shared memory, in one kernel (segmented.cuh). Backward: with many tokens and up to 16 ranks one pass
  * over dy for q and dB (one_pass.cuh), then dx from q; else the forward's kernel with the factors exchanged, and dB as a gram (gram.cuh), a
@@ -22,7 +22,8 @@ template <typename T> struct lora_op {
     cuda_rows<float> ranked; /* raw, or scaled: h or q */
     bool keep_scaled, expands;
     expand_target<T> to;
-    weight_kind down, up;
+    ck_site site;
+    int down, up;      /* blocks of the pack */
     int layer, stride; /* of the ranked rows in shared memory */
 };
 
@@ -54,7 +55,7 @@ static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const 
     for (int first = 0; first < down.ranks; first += 8 * N) {
         shrink<T, M, N, wide>(rows + first, op->stride, op->stride - first, sums, s, op->from, &weight, first);
     }
-    keep_ranked(op, s, rows, down.ranks, shape->attention_scale);
+    keep_ranked(op, s, rows, down.ranks, shape->lora_scale[op->site]);
     if (!op->expands) return;
     stage_bias_factors(factors, op->to, s, shape);
     __syncthreads();
@@ -87,18 +88,18 @@ template <typename T, bool wide> static const char *launch_lora(const lora_op<T>
 /* ---- Forward */
 
 template <typename T> static const char *lora_of(const ck_lora *d, const cuda_call *call) {
-    bool qkv = d->which == CK_LORA_QKV;
     lora_op<T> op = {call->wave,
                      cuda_rows_of<const T>(d->x),
                      cuda_rows_of<float>(d->h),
                      false,
                      true,
                      expand_target_of<T>(d->y, call->start),
-                     qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A,
-                     qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B,
+                     d->site,
+                     ck_block_index(d->site, CK_FACTOR_A),
+                     ck_block_index(d->site, CK_FACTOR_B),
                      d->layer,
                      rank_stride(d->h->columns)};
-    bool wide = call->limits.width % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
+    bool wide = d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
     return wide ? launch_lora<T, true>(op, d->h->columns, call->stream) : launch_lora<T, false>(op, d->h->columns, call->stream);
 }
 
@@ -121,13 +122,14 @@ static size_t q_bytes(const ck_tensor *h, int64_t n_tokens) {
 /* q of dy B^T, where it is made beside dB. */
 typedef struct {
     cuda_rows<float> q;
+    ck_site site;
 } lora_sink;
 
 static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const ck_shape *shape, const segment *s, shared<const float> raw,
                                                     int stride, int, int, int ranks, shared<float>) {
     for (int i = (int)threadIdx.x; i < s->rows * ranks; i += (int)blockDim.x) {
         int row = i / ranks, j = i % ranks;
-        to.q.data[(s->token + row) * to.q.columns + j] = shape->attention_scale * raw[row * stride + j];
+        to.q.data[(s->token + row) * to.q.columns + j] = shape->lora_scale[to.site] * raw[row * stride + j];
     }
 }
 
@@ -138,20 +140,20 @@ template <typename T> struct lora_backward_parts {
     cuda_rows<const float> h;
     cuda_rows<float> q;
     expand_target<T> dx;
-    weight_kind a, b;
+    ck_site site;
+    int a, b; /* blocks of the pack */
     int layer, ranks, in, out;
     gram_target of_a, of_b;
 };
 
 template <typename T> static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const cuda_call *call) {
-    bool qkv = d->which == CK_LORA_QKV;
     lora_backward_parts<T> p = {};
     p.wave = call->wave;
     p.x = cuda_rows_of<const T>(d->x), p.dy = cuda_rows_of<const T>(d->dy), p.h = cuda_rows_of<const float>(d->h);
     p.q.data = static_cast<float *>(call->workspace), p.q.columns = d->h->columns;
     if (d->dx) p.dx = expand_target_of<T>(d->dx, call->start);
-    p.a = qkv ? WEIGHT_QKV_A : WEIGHT_OUT_A, p.b = qkv ? WEIGHT_QKV_B : WEIGHT_OUT_B;
-    p.layer = d->layer, p.ranks = d->h->columns, p.in = call->limits.width, p.out = qkv ? 3 * p.in : p.in;
+    p.site = d->site, p.a = ck_block_index(d->site, CK_FACTOR_A), p.b = ck_block_index(d->site, CK_FACTOR_B);
+    p.layer = d->layer, p.ranks = d->h->columns, p.in = d->in, p.out = d->out;
     float *parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
     p.of_a = gram_target{call->wave, p.a, d->layer, 0, parts};
     p.of_b = gram_target{call->wave, p.b, d->layer, 0, parts};
@@ -160,18 +162,18 @@ template <typename T> static lora_backward_parts<T> backward_parts_of(const ck_l
 
 /* q and dx together, then dB. */
 template <typename T, bool wide> static const char *backward_apart(const lora_backward_parts<T> &p, gpu_stream stream) {
-    lora_op<T> op = {p.wave, p.dy, p.q, true, static_cast<bool>(p.dx.y.data), p.dx, p.b, p.a, p.layer, rank_stride(p.ranks)};
+    lora_op<T> op = {p.wave, p.dy, p.q, true, static_cast<bool>(p.dx.y.data), p.dx, p.site, p.b, p.a, p.layer, rank_stride(p.ranks)};
     const char *problem = launch_lora<T, wide>(op, p.ranks, stream);
     if (problem) return problem;
-    return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, true}, p.dy}, p.ranks, p.out, stream);
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, p.site}, p.dy}, p.ranks, p.out, stream);
 }
 
 /* q and dB together, then dx. */
 template <typename T> static const char *backward_in_one_pass(const lora_backward_parts<T> &p, gpu_stream stream) {
-    one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, true}, p.dy, nullptr, {p.q}};
+    one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, p.site}, p.dy, nullptr, {p.q, p.site}};
     const char *problem = launch_one_pass(op, p.ranks, p.out, stream);
     if (problem || !p.dx.y.data) return problem;
-    expand_op<T, plain_ranks> dx = {p.wave, {{p.q.data, p.q.columns}, false}, p.dx, p.a, p.layer, 0};
+    expand_op<T, plain_ranks> dx = {p.wave, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.dx, p.a, p.layer, 0};
     return launch_expand(dx, p.ranks, p.in, true, stream);
 }
 
@@ -180,11 +182,11 @@ template <typename T, bool wide> static const char *lora_backward_of(const ck_lo
     bool together = wide && one_pass_fits(&p.wave, p.ranks, p.out, sizeof(T));
     const char *problem = together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
     if (problem) return problem;
-    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, false}, p.x}, p.ranks, p.in, call->stream);
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.x}, p.ranks, p.in, call->stream);
 }
 
 template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {
-    return call->limits.width % 8 == 0 && cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) &&
+    return d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) &&
            (!d->dx || is_wide_target<T>(d->dx, call->start));
 }
 

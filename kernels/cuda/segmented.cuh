@@ -120,32 +120,14 @@ template <> __device__ __forceinline__ void load_quads<true, bf16, global<const 
 
 /* ---- The weights of a device that have one row per rank */
 
-typedef enum { WEIGHT_B2, WEIGHT_QKV_A, WEIGHT_QKV_B, WEIGHT_OUT_A, WEIGHT_OUT_B } weight_kind;
-
 typedef struct {
     int64_t offset; /* in a pack, of this layer */
     int ranks, columns;
 } rank_weight;
 
-static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, weight_kind kind, int layer) {
-    rank_weight w = {layer * s->layer_stride, s->attention_rank, s->width};
-    switch (kind) {
-    case WEIGHT_B2:
-        w.offset += s->b2, w.ranks = s->rank_sum;
-        break;
-    case WEIGHT_QKV_A:
-        w.offset += s->qkv_a;
-        break;
-    case WEIGHT_QKV_B:
-        w.offset += s->qkv_b, w.columns = 3 * s->width;
-        break;
-    case WEIGHT_OUT_A:
-        w.offset += s->out_a;
-        break;
-    case WEIGHT_OUT_B:
-        w.offset += s->out_b;
-        break;
-    }
+static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, int block, int layer) {
+    const ck_block *at = &s->block[block];
+    rank_weight w = {layer * s->layer_stride + at->offset, at->rows, at->columns};
     return w;
 }
 
@@ -304,10 +286,10 @@ template <int W> static __device__ __forceinline__ void neighbours(float v[2 * W
 
 /* ---- Factors in rank space, [tokens, ranks] f32 in memory */
 
-/* Every value times the device's attention scale, or as it is. */
+/* Every value times the scale of the device's LoRA at the site, or, with CK_NO_SITE, as it is. */
 typedef struct {
     cuda_rows<const float> rows;
-    bool scaled;
+    ck_site scaled_at;
 } plain_ranks;
 
 /* s_e w_e g, 0 where w_e is 0. */
@@ -317,7 +299,7 @@ typedef struct {
 
 static __device__ __forceinline__ float rank_value(const plain_ranks &from, const ck_shape *shape, int64_t token, int rank) {
     float value = from.rows.data[token * from.rows.columns + rank];
-    return from.scaled ? shape->attention_scale * value : value;
+    return from.scaled_at == CK_NO_SITE ? value : shape->lora_scale[from.scaled_at] * value;
 }
 static __device__ __forceinline__ int expert_of(const ck_shape *shape, int rank) {
     int e = 0;
@@ -440,7 +422,7 @@ template <typename T, typename Source> struct expand_op {
     cuda_wave wave;
     Source a;
     expand_target<T> to;
-    weight_kind weight;
+    int weight; /* a block of the pack */
     int layer, stride;
 };
 

@@ -2,10 +2,10 @@
  *
  *   AdamW      m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = (1 - lr decay) p - rate m / (correction sqrt(v) + eps)
  *              rate = lr / (1 - b1^t), correction = 1 / sqrt(1 - b2^t)      (Loshchilov & Hutter, ICLR 2019, Algorithm 2)
- *   carry      the groups in learn: g += c, c = 0; the others: c += g
+ *   carry      the classes in learn: g += c, c = 0; the others: c += g
  *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;      spread: p_(m, j) = packed_j
  *
- * A span is a range of floats that lies at the same place in every layer of a pack: a device's router rows, or all else of its layers. The
+ * A span is a range of floats that lies at the same place in every layer of a pack (ck_learn_spans). The
  * host lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch. Elements belong to blocks
  * by groups of four at multiples of 16 bytes; a group that lies inside the span is one access, at its ends elements are taken one by one.
  * Bytes: AdamW 28 a parameter (reads p, m, v, g, writes p, m, v), carry 16 where g collects (reads g, c, writes both), else 12; sum 4 a
@@ -137,23 +137,13 @@ static span_list span_list_create(int64_t n, bool wide) {
 
 static const char no_memory[] = "no memory to list what an update touches";
 
-/* A pack's layer begins with the router's rows. */
-static cuda_span span_of_router(const ck_shape *shape, int64_t at, int64_t other) {
+static cuda_span span_in(const ck_shape *shape, const ck_span *in_layer, int64_t at, int64_t other) {
     cuda_span span = {};
-    span.at = at + shape->route;
-    span.other = other + shape->route;
-    span.count = (int64_t)shape->router_rows * shape->width;
+    span.at = at + in_layer->offset;
+    span.other = other + in_layer->offset;
+    span.count = in_layer->count;
     span.stride = shape->layer_stride;
     span.layers = shape->n_layers;
-    return span;
-}
-
-static cuda_span span_of_experts(const ck_shape *shape, int64_t at, int64_t other) {
-    cuda_span span = span_of_router(shape, at, other);
-    int64_t router = span.count;
-    span.at += router;
-    span.other += router;
-    span.count = shape->layer_stride - router;
     return span;
 }
 
@@ -179,19 +169,21 @@ static bool begins_wide(const void *a, const void *b, const void *c, const void 
 
 const char *cuda_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
                                const ck_shape *shapes, int32_t, const ck_adamw_device *devices, int32_t n_devices) {
-    span_list spans = span_list_create(2 * (int64_t)n_devices, begins_wide(parameters, moment1, moment2, gradients));
+    span_list spans = span_list_create(CK_BLOCKS * (int64_t)n_devices, begins_wide(parameters, moment1, moment2, gradients));
     if (!spans.list) return no_memory;
     for (int32_t d = 0; d < n_devices; d++) {
         const ck_adamw_device *device = &devices[d];
-        const cuda_span spans_of[2] = {span_of_experts(&shapes[device->shape], device->parameters, device->gradients),
-                                       span_of_router(&shapes[device->shape], device->parameters, device->gradients)};
-        const uint32_t learns[2] = {device->learn & CK_LEARN_EXPERTS, device->learn & CK_LEARN_ROUTER};
+        const ck_shape *shape = &shapes[device->shape];
+        ck_span in_layer[CK_BLOCKS];
+        int n = ck_learn_spans(shape, device->learn, in_layer);
         spans.wide &= (device->moments - device->parameters) % 4 == 0;
-        for (int group = 0; group < 2; group++) {
-            cuda_span span = spans_of[group];
+        for (int i = 0; i < n; i++) {
+            const ck_adamw_hyper *hyper = &device->hyper[in_layer[i].router ? 1 : 0];
+            if (!in_layer[i].learned) continue;
+            cuda_span span = span_in(shape, &in_layer[i], device->parameters, device->gradients);
             span.moments = span.at - device->parameters + device->moments;
-            if (learns[group]) set_hyper(&span, &device->hyper[group], device->hyper[group].weight_decay);
-            if (learns[group]) add_span(&spans, span);
+            set_hyper(&span, hyper, hyper->weight_decay);
+            add_span(&spans, span);
         }
     }
     const char *problem = update(stream, rule_of(parameters, moment1, moment2, gradients), &spans);
@@ -220,16 +212,18 @@ const char *cuda_adamw_ranges(ck_stream *stream, float *parameters, float *momen
 
 const char *cuda_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, int32_t,
                                const ck_carry_device *devices, int32_t n_devices) {
-    span_list spans = span_list_create(2 * (int64_t)n_devices, begins_wide(carried, gradients, carried, gradients));
+    span_list spans = span_list_create(CK_BLOCKS * (int64_t)n_devices, begins_wide(carried, gradients, carried, gradients));
     if (!spans.list) return no_memory;
     for (int32_t d = 0; d < n_devices; d++) {
         const ck_carry_device *device = &devices[d];
-        cuda_span experts = span_of_experts(&shapes[device->shape], device->carried, device->gradients);
-        cuda_span router = span_of_router(&shapes[device->shape], device->carried, device->gradients);
-        experts.learned = device->learn & CK_LEARN_EXPERTS;
-        router.learned = device->learn & CK_LEARN_ROUTER;
-        add_span(&spans, experts);
-        add_span(&spans, router);
+        const ck_shape *shape = &shapes[device->shape];
+        ck_span in_layer[CK_BLOCKS];
+        int n = ck_learn_spans(shape, device->learn, in_layer);
+        for (int i = 0; i < n; i++) {
+            cuda_span span = span_in(shape, &in_layer[i], device->carried, device->gradients);
+            span.learned = in_layer[i].learned;
+            add_span(&spans, span);
+        }
     }
     carry_rule rule = {carried, gradients};
     const char *problem = update(stream, rule, &spans);

@@ -1,54 +1,39 @@
 /* A device's pack <-> named tensors. */
 #include "adapters/adapters.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/safetensors.h"
-
-enum { ATTENTION_TENSORS = 4, EXPERT_TENSORS = 4 };
 
 typedef struct {
     packed_tensor *tensors;
     int count;
 } tensor_list;
 
-/* Adds a [rows, cols] tensor of the file; transposed: the pack holds [cols, rows]. */
-__attribute__((format(printf, 6, 7))) static void add(tensor_list *list, int64_t rows, int64_t cols, int64_t offset, bool transposed,
-                                                      const char *format, ...) {
-    packed_tensor *t = &list->tensors[list->count++];
-    va_list arguments;
-    *t = (packed_tensor){.n_dims = 2, .dims = {rows, cols}, .offset = offset, .transposed = transposed};
-    va_start(arguments, format);
-    vsnprintf(t->name, sizeof t->name, format, arguments);
-    va_end(arguments);
+packed_tensor packed_part(const ck_part *part) {
+    if (part->factor == CK_FACTOR_B)
+        return (packed_tensor){.n_dims = 2, .dims = {part->columns, part->rows}, .offset = part->offset, .transposed = true};
+    return (packed_tensor){.n_dims = 2, .dims = {part->rows, part->columns}, .offset = part->offset};
 }
 
-static void add_attention(tensor_list *list, const ck_shape *s, int layer) {
-    int64_t first = layer * s->layer_stride, d = s->width, r = s->attention_rank;
-    add(list, r, d, first + s->qkv_a, false, "layer.%d.attention.qkv.A", layer);
-    add(list, 3 * d, r, first + s->qkv_b, true, "layer.%d.attention.qkv.B", layer);
-    add(list, r, d, first + s->out_a, false, "layer.%d.attention.out.A", layer);
-    add(list, d, r, first + s->out_b, true, "layer.%d.attention.out.B", layer);
-}
-
-static void add_expert(tensor_list *list, const ck_shape *s, int layer, int e) {
-    int64_t first = layer * s->layer_stride, d = s->width, f = s->ffn, r = s->rank[e], row = s->rank_first[e];
-    add(list, r, d, first + s->route + (s->router_rows + row) * d, false, "layer.%d.expert.%d.fc.A", layer, e);
-    add(list, f, r, first + s->b1 + row * f, true, "layer.%d.expert.%d.fc.B", layer, e);
-    add(list, r, f, first + s->a2 + row * f, false, "layer.%d.expert.%d.proj.A", layer, e);
-    add(list, d, r, first + s->b2 + row * d, true, "layer.%d.expert.%d.proj.B", layer, e);
+static void name_part(const ck_part *part, size_t bytes, char *out) {
+    const char *site = ck_site_name(part->site), factor = part->factor == CK_FACTOR_A ? 'A' : 'B';
+    if (part->factor == CK_FACTOR_ROUTER)
+        snprintf(out, bytes, "layer.%d.%s", part->layer, site);
+    else if (part->expert >= 0)
+        snprintf(out, bytes, "layer.%d.expert.%d.%s.%c", part->layer, part->expert, site, factor);
+    else
+        snprintf(out, bytes, "layer.%d.%s.%c", part->layer, site, factor);
 }
 
 static bool list_tensors(const ck_shape *s, tensor_list *list) {
-    size_t most = (size_t)s->n_layers * (size_t)(ATTENTION_TENSORS + 1 + EXPERT_TENSORS * s->n_experts);
-    *list = (tensor_list){.tensors = malloc(most * sizeof *list->tensors)};
-    for (int layer = 0; list->tensors && layer < s->n_layers; layer++) {
-        if (s->attention_rank > 0) add_attention(list, s, layer);
-        if (s->router_rows > 0) add(list, s->router_rows, s->width, layer * s->layer_stride + s->route, false, "layer.%d.router", layer);
-        for (int e = 0; e < s->n_experts; e++) add_expert(list, s, layer, e);
+    *list = (tensor_list){.tensors = malloc((size_t)ck_part_count(s) * sizeof *list->tensors)};
+    for (int32_t i = 0; list->tensors && i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        packed_tensor *t = &list->tensors[list->count++];
+        *t = packed_part(&part);
+        name_part(&part, sizeof t->name, t->name);
     }
     return list->tensors != NULL;
 }

@@ -12,11 +12,15 @@
 #ifndef COHORT_ADAPTERS_H
 #define COHORT_ADAPTERS_H
 
+#include "base/safetensors.h"
 #include "kernels.h"
 #include "problems.h"
 
 /* The path of a device's file (malloc'd), NULL without memory. */
 char *adapters_path(const char *folder, int population, int device);
+
+/* A part as a tensor of a file, in PyTorch's orientation and still without a name. */
+packed_tensor packed_part(const ck_part *part);
 
 /* Fills a pack of shape->total floats (host); what lies between tensors becomes 0. Missing and unexpected tensors, wrong shapes and
  * values that are not finite are all reported. F32, F16 and BF16 are read. */

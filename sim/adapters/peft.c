@@ -8,74 +8,67 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/safetensors.h"
-
-enum { MODULES = 4, TENSORS_A_MODULE = 2 };
+#include "adapters/adapters.h"
 
 typedef struct {
     packed_tensor *tensors;
     int count;
 } tensor_list;
 
-/* One LoRA of a layer: where its factors lie in the pack. */
-typedef struct {
-    const char *module;
-    int64_t in, out, rank, a, b; /* a, b: offsets of [rank, in] and of B transposed, [rank, out] */
-} lora;
-
-static int list_modules(const ck_shape *s, int layer, int e, lora modules[MODULES]) {
-    int64_t first = layer * s->layer_stride, d = s->width, f = s->ffn, ra = s->attention_rank, r = s->rank[e], row = s->rank_first[e];
-    int n = 0;
-    if (ra > 0) {
-        modules[n++] = (lora){"attn.c_attn", d, 3 * d, ra, first + s->qkv_a, first + s->qkv_b};
-        modules[n++] = (lora){"attn.c_proj", d, d, ra, first + s->out_a, first + s->out_b};
+/* GPT-2's name of a site's linear. */
+static const char *module_of(ck_site site) {
+    switch (site) {
+    case CK_SITE_QKV:
+        return "attn.c_attn";
+    case CK_SITE_OUT:
+        return "attn.c_proj";
+    case CK_SITE_FC:
+        return "mlp.c_fc";
+    case CK_SITE_PR:
+        return "mlp.c_proj";
+    case CK_SITE_GATE:
+    case CK_SITES:
+        break;
     }
-    modules[n++] = (lora){"mlp.c_fc", d, f, r, first + s->route + (s->router_rows + row) * d, first + s->b1 + row * f};
-    modules[n++] = (lora){"mlp.c_proj", f, d, r, first + s->a2 + row * f, first + s->b2 + row * d};
-    return n;
+    return NULL;
 }
 
-static void add(tensor_list *list, int layer, const lora *m, char factor) {
-    packed_tensor *t = &list->tensors[list->count++];
-    *t = (packed_tensor){.n_dims = 2, .offset = factor == 'A' ? m->a : m->b, .transposed = factor == 'B'};
-    t->dims[0] = factor == 'A' ? m->rank : m->out;
-    t->dims[1] = factor == 'A' ? m->in : m->rank;
-    snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", layer, m->module, factor);
+/* What an expert's folder holds: its own parts and those of no expert, but not the router. */
+static bool is_part_of(const ck_part *part, int e) {
+    return part->factor != CK_FACTOR_ROUTER && (part->expert == e || part->expert < 0);
 }
 
 static bool list_tensors(const ck_shape *s, int e, tensor_list *list) {
-    *list = (tensor_list){.tensors = malloc((size_t)s->n_layers * MODULES * TENSORS_A_MODULE * sizeof *list->tensors)};
-    for (int layer = 0; list->tensors && layer < s->n_layers; layer++) {
-        lora modules[MODULES];
-        int n = list_modules(s, layer, e, modules);
-        for (int i = 0; i < n; i++) {
-            add(list, layer, &modules[i], 'A');
-            add(list, layer, &modules[i], 'B');
-        }
+    *list = (tensor_list){.tensors = malloc((size_t)ck_part_count(s) * sizeof *list->tensors)};
+    for (int32_t i = 0; list->tensors && i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        if (!is_part_of(&part, e)) continue;
+        packed_tensor *t = &list->tensors[list->count++];
+        *t = packed_part(&part);
+        snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", part.layer, module_of(part.site),
+                 part.factor == CK_FACTOR_A ? 'A' : 'B');
     }
     return list->tensors != NULL;
 }
 
-/* PEFT's key says which modules have another rank than r; it matches the end of a module's name. */
-static json_t *rank_pattern(const ck_shape *s, int e) {
-    json_t *pattern = json_object();
-    if (s->attention_rank > 0 && s->attention_rank != s->rank[e]) {
-        json_object_set_new(pattern, "attn.c_attn", json_integer(s->attention_rank));
-        json_object_set_new(pattern, "attn.c_proj", json_integer(s->attention_rank));
+/* PEFT's keys: the modules that have a LoRA, and which of them have another rank than r; both match the end of a module's name. */
+static void list_modules(const ck_shape *s, int e, json_t *targets, json_t *rank_pattern) {
+    for (int32_t i = 0; i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        if (part.layer > 0 || part.factor != CK_FACTOR_A || !is_part_of(&part, e)) continue;
+        json_array_append_new(targets, json_string(module_of(part.site)));
+        if (part.rows != s->rank[e]) json_object_set_new(rank_pattern, module_of(part.site), json_integer(part.rows));
     }
-    return pattern;
 }
 
 static json_t *make_config(const ck_shape *s, int e, const experts_settings *x, const char *base) {
-    lora modules[MODULES];
-    int n = list_modules(s, 0, e, modules);
-    json_t *targets = json_array();
-    for (int i = 0; i < n; i++) json_array_append_new(targets, json_string(modules[i].module));
+    json_t *targets = json_array(), *rank_pattern = json_object();
+    list_modules(s, e, targets, rank_pattern);
     json_t *alpha = x->alpha == rint(x->alpha) ? json_integer((json_int_t)x->alpha) : json_real(x->alpha);
     return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:{}, s:b}", "peft_type", "LORA", "task_type", "CAUSAL_LM",
                      "base_model_name_or_path", base, "r", (int)s->rank[e], "lora_alpha", alpha, "use_rslora", x->scaling == SCALING_RSLORA,
                      "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern",
-                     rank_pattern(s, e), "alpha_pattern", "inference_mode", 1);
+                     rank_pattern, "alpha_pattern", "inference_mode", 1);
 }
 
 static exit_code write_config(const char *path, json_t *config, problems *list) {
@@ -118,10 +111,12 @@ exit_code peft_write_router(const char *folder, const ck_shape *shape, const flo
     if (shape->router_rows == 0) return EXIT_OK;
     char *path = path_of(folder, "router.safetensors");
     tensor_list tensors = {.tensors = calloc((size_t)shape->n_layers, sizeof *tensors.tensors)};
-    for (int layer = 0; tensors.tensors && layer < shape->n_layers; layer++) {
+    for (int32_t i = 0; tensors.tensors && i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        if (part.factor != CK_FACTOR_ROUTER) continue;
         packed_tensor *t = &tensors.tensors[tensors.count++];
-        *t = (packed_tensor){.n_dims = 2, .dims = {shape->router_rows, shape->width}, .offset = layer * shape->layer_stride + shape->route};
-        snprintf(t->name, sizeof t->name, "layer.%d.router", layer);
+        *t = packed_part(&part);
+        snprintf(t->name, sizeof t->name, "layer.%d.router", part.layer);
     }
     exit_code code = write_tensors(path, &tensors, pack, list);
     free(tensors.tensors);

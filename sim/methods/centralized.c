@@ -4,9 +4,9 @@
  *   theta <- AdamW(theta; sum_i L(train_i))              y = (1/E) sum_e MLP_e(x) */
 #include "methods/all.h"
 
-static sharing shares(int generalists, int specialists) {
-    (void)generalists, (void)specialists;
-    return (sharing){0};
+static bool shares(const ck_part *part, int generalists) {
+    (void)part, (void)generalists;
+    return false;
 }
 
 const method method_centralized = {

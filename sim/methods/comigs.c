@@ -7,9 +7,8 @@
  * specialists per device. The attention LoRA is shared as the generalists are; a population of specialists only shares nothing. */
 #include "methods/all.h"
 
-static sharing shares(int generalists, int specialists) {
-    (void)specialists;
-    return (sharing){.generalists = generalists > 0, .attention = generalists > 0};
+static bool shares(const ck_part *part, int generalists) {
+    return part->factor != CK_FACTOR_ROUTER && generalists > 0 && part->expert < generalists;
 }
 
 const method method_comigs = {

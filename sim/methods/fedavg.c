@@ -6,9 +6,9 @@
  * The CoMiGS paper's baseline weighs all devices alike: aggregate.weights: uniform. */
 #include "methods/all.h"
 
-static sharing shares(int generalists, int specialists) {
-    (void)generalists, (void)specialists;
-    return (sharing){.generalists = true, .specialists = true, .attention = true};
+static bool shares(const ck_part *part, int generalists) {
+    (void)generalists;
+    return part->factor != CK_FACTOR_ROUTER;
 }
 
 const method method_fedavg = {

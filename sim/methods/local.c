@@ -5,9 +5,9 @@
  * The mean keeps the number of parameters equal to that of the routed methods. */
 #include "methods/all.h"
 
-static sharing shares(int generalists, int specialists) {
-    (void)generalists, (void)specialists;
-    return (sharing){0};
+static bool shares(const ck_part *part, int generalists) {
+    (void)part, (void)generalists;
+    return false;
 }
 
 const method method_local = {

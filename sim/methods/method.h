@@ -1,4 +1,4 @@
-/* method.h - a method says who owns each tensor, what the router learns from, and when the shared tensors are combined.
+/* method.h - a method says which parts of a pack are shared, what the router learns from, and when the shared tensors are combined.
  * One file per method; methods.c holds the list. Adding one: write methods/NAME.c, add it to the list, document it in the README. */
 #ifndef COHORT_METHOD_H
 #define COHORT_METHOD_H
@@ -15,10 +15,6 @@ typedef enum {
 } router_learning;
 
 typedef struct {
-    bool generalists, specialists, attention, router; /* averaged over the population's devices after every round */
-} sharing;
-
-typedef struct {
     const char *name;
     const char *summary; /* a line for `cohort help methods` */
     const char *source;  /* paper and place of the formula */
@@ -28,7 +24,8 @@ typedef struct {
     aggregate_weights
         weights; /* of devices in an average, unless aggregate.weights says otherwise; WEIGHTS_OF_METHOD: it averages nothing */
     bool pooled; /* one device that holds all devices' data, batch times the number of devices */
-    sharing (*shares)(int generalists, int specialists);
+    /* Whether a part of a pack is averaged over the population's devices after every round; a device's generalists come first. */
+    bool (*shares)(const ck_part *part, int generalists);
 } method;
 
 const method *method_find(const char *name); /* NULL if unknown */

@@ -4,9 +4,8 @@
  *   (theta^G, theta_i^S, phi_i) <- AdamW(.; L(train_i))  theta^G <- (1/N) sum_i theta_i^G */
 #include "methods/all.h"
 
-static sharing shares(int generalists, int specialists) {
-    (void)generalists, (void)specialists;
-    return (sharing){.generalists = true, .attention = true};
+static bool shares(const ck_part *part, int generalists) {
+    return part->factor != CK_FACTOR_ROUTER && part->expert < generalists;
 }
 
 const method method_pfedmoe = {

@@ -23,6 +23,10 @@ static int generalists_of(const population *p) {
     return p->settings->generalists >= 0 ? p->settings->generalists : p->method->default_generalists;
 }
 
+bool population_shares(const population *p, const ck_part *part) {
+    return p->method->shares(part, generalists_of(p));
+}
+
 static int specialists_of(const population *p, int index) {
     const population_settings *s = p->settings;
     if (s->n_specialists_list > 0) return s->specialists_list[index < s->n_specialists_list ? index : s->n_specialists_list - 1];
@@ -37,7 +41,15 @@ static void prefix_place(problems *list, int first, const char *file, const popu
         problems_prefix(list, first, "--set populations: ");
 }
 
-/* What the devices must have in common where a tensor is averaged. */
+/* Whether parts are averaged whose number, or size, depends on a device's specialists. */
+static bool shares_with_specialists(const population *p) {
+    int first = generalists_of(p);
+    const ck_part a = {CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0}, b = {CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
+                  router = {CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
+    return population_shares(p, &a) || population_shares(p, &b) || population_shares(p, &router);
+}
+
+/* What the devices must have in common where a part is averaged. */
 static exit_code check_population(const population *p, problems *list) {
     const population_settings *ps = p->settings;
     exit_code code = EXIT_OK;
@@ -45,7 +57,7 @@ static exit_code check_population(const population *p, problems *list) {
         if (generalists_of(p) + specialists_of(p, i) < 1)
             code = problem(list, EXIT_INPUT, "population '%s': device %d has no expert; generalists + specialists must be at least 1",
                            ps->name, i);
-        else if ((p->shares.specialists || p->shares.router) && specialists_of(p, i) != specialists_of(p, 0))
+        else if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
                            "population '%s': method %s averages all experts, so every device must have as many; device 0 has %d "
                            "specialists, device %d has %d",
@@ -70,7 +82,6 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
         p->first_device = f->n_devices;
         p->n_devices = p->method->pooled ? 1 : p->settings->devices;
         f->n_devices += p->n_devices;
-        p->shares = p->method->shares(generalists_of(p), specialists_of(p, 0));
         exit_code checked = check_population(p, list);
         prefix_place(list, before, s->file, p->settings);
         if (checked != EXIT_OK) code = checked;
@@ -98,7 +109,7 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
     set_bursts(p, shape, d);
-    shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
+    shape_count_parameters(p, shape, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
     return EXIT_OK;
 }

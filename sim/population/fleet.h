@@ -46,7 +46,6 @@ typedef struct {
 typedef struct {
     const population_settings *settings;
     const method *method;
-    sharing shares;
     int first_device, n_devices;
     const corpus *text;
 } population;
@@ -125,9 +124,10 @@ void fleet_stop(fleet *f, int which);
 int fleet_expert_batch(const population *p);
 int fleet_router_batch(const population *p);
 
-/* The ranges of a pack that `shares` averages, in floats; at most FLEET_RANGES_A_LAYER a layer. Returns their number. */
-enum { FLEET_RANGES_A_LAYER = 9 };
-int fleet_shared_ranges(const ck_shape *shape, sharing shares, int generalists, int64_t *offset, int64_t *count);
+/* Whether a part is averaged over the population's devices. */
+bool population_shares(const population *p, const ck_part *part);
+/* The ranges of a pack that are averaged over the population's devices, in floats; at most ck_part_count(shape). Returns their number. */
+int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count);
 /* Writes a new device's pack [shape->total], from random numbers. */
 void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);
 

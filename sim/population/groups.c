@@ -10,37 +10,23 @@
 #include "population/parts.h"
 #include "processes.h"
 
-typedef struct {
-    int n;
-    int64_t *offset, *count;
-} range_list;
-
-static void add_range(range_list *r, int64_t offset, int64_t count) {
-    if (count == 0) return;
-    r->offset[r->n] = offset;
-    r->count[r->n++] = count;
-}
-
-static void add_layer(range_list *r, const ck_shape *s, sharing shares, int generalists, int64_t base) {
-    int64_t d = s->width, f = s->ffn, ra = shares.attention ? s->attention_rank : 0;
-    add_range(r, base + s->qkv_a, ra * d);
-    add_range(r, base + s->qkv_b, ra * 3 * d);
-    add_range(r, base + s->out_a, ra * d);
-    add_range(r, base + s->out_b, ra * d);
-    add_range(r, base + s->route, shares.router ? s->router_rows * d : 0);
-    int first = s->rank_first[shares.generalists ? 0 : generalists];
-    int rows = s->rank_first[shares.specialists ? s->n_experts : generalists] - first;
-    if (!shares.generalists && !shares.specialists) rows = 0;
-    add_range(r, base + s->route + (s->router_rows + first) * d, rows * d);
-    add_range(r, base + s->b1 + first * f, rows * f);
-    add_range(r, base + s->a2 + first * f, rows * f);
-    add_range(r, base + s->b2 + first * d, rows * d);
-}
-
-int fleet_shared_ranges(const ck_shape *shape, sharing shares, int generalists, int64_t *offset, int64_t *count) {
-    range_list r = {.offset = offset, .count = count};
-    for (int l = 0; l < shape->n_layers; l++) add_layer(&r, shape, shares, generalists, l * shape->layer_stride);
-    return r.n;
+/* Neighbouring experts of a block are one range. */
+int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count) {
+    bool before = false; /* whether the part before is shared */
+    int n = 0;
+    for (int32_t i = 0; i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        bool shared = population_shares(p, &part), continues = before && part.expert > 0;
+        int64_t floats = (int64_t)part.rows * part.columns;
+        before = shared;
+        if (!shared) continue;
+        if (!continues) {
+            offset[n] = part.offset;
+            count[n++] = 0;
+        }
+        count[n - 1] += floats;
+    }
+    return n;
 }
 
 /* The population's first device has layout 0, member or not: all processes find the same ranges. */
@@ -76,7 +62,7 @@ static int count_members(const fleet *f, const population *p, int *first) {
 }
 
 static bool group_fill(fleet *f, const population *p, ck_group *g) {
-    int max_ranges = FLEET_RANGES_A_LAYER * f->shapes[0].n_layers, n_layouts = 0, first = 0, n_members = count_members(f, p, &first);
+    int max_ranges = ck_part_count(&f->shapes[f->devices[p->first_device].shape]), n_layouts = 0, first = 0, n_members = count_members(f, p, &first);
     size_t members = (size_t)n_members + 1;
     int64_t *packs = malloc(members * sizeof *packs);
     int32_t *layout = malloc(members * sizeof *layout);
@@ -91,9 +77,8 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
         packs[i] = f->devices[f->mine[first + i]].pack;
         weights[i] = 1.0F / (float)p->n_devices;
     }
-    int generalists = f->devices[p->first_device].generalists;
     for (int j = 0; ok && j < n_layouts; j++)
-        g->n_ranges = fleet_shared_ranges(&f->shapes[shape_of_layout[j]], p->shares, generalists, offset + (int64_t)j * g->n_ranges, count);
+        g->n_ranges = fleet_shared_ranges(p, &f->shapes[shape_of_layout[j]], offset + (int64_t)j * g->n_ranges, count);
     free(shape_of_layout);
     return ok;
 }

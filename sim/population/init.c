@@ -14,41 +14,52 @@
 #include "population/parts.h"
 #include "rng.h"
 
-enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };
+enum { TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };
 
 static const float ROUTER_SIGMA = 0.02F;
-
-static void init_a(uint64_t seed, int64_t owner, int layer, int tensor, int rank, int in, float *a) {
-    rng_key key = {.seed = seed, .device = owner, .purpose = RNG_ADAPTER_INIT, .step = (uint64_t)(layer * TENSORS_A_LAYER + tensor)};
-    rng_fill_uniform(&key, 1.0F / sqrtf((float)in), a, (int64_t)rank * in);
-}
 
 static bool starts_as_the_servers(const population *p, int e) {
     return p->settings->as_released && (p->method->router == ROUTER_ABSENT || e == 0);
 }
 
-static void init_experts(const population *p, const device *d, const ck_shape *s, int layer, float *pack) {
-    uint64_t seed = p->settings->seed;
-    for (int e = 0; e < s->n_experts; e++) {
-        bool private_ = e >= d->generalists && !p->shares.specialists && !starts_as_the_servers(p, e);
-        int tensor = TENSOR_EXPERTS + 2 * (private_ ? e - d->generalists : e);
-        int64_t owner = private_ ? d->index : RNG_SHARED, row = s->rank_first[e];
-        init_a(seed, owner, layer, tensor, s->rank[e], s->width, pack + s->route + (s->router_rows + row) * s->width);
-        init_a(seed, owner, layer, tensor + 1, s->rank[e], s->ffn, pack + s->a2 + row * s->ffn);
-    }
+/* Equal on all devices of all populations of a seed. */
+static bool starts_equal(const population *p, const device *d, const ck_part *part) {
+    if (population_shares(p, part)) return true;
+    if (part->factor == CK_FACTOR_ROUTER) return false;
+    return part->expert < d->generalists || starts_as_the_servers(p, part->expert);
+}
+
+/* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their kind. */
+static int tensor_number(const ck_part *part, int expert) {
+    static const int first[CK_SITES] = {[CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3, [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1};
+    int step = part->site == CK_SITE_GATE ? 1 : 2;
+    return first[part->site] + (ck_is_routed(part->site) ? step * expert : 0);
+}
+
+static void init_a(const population *p, const device *d, const ck_part *part, float *a) {
+    bool equal = starts_equal(p, d, part);
+    int tensor = tensor_number(part, equal ? part->expert : part->expert - d->generalists);
+    rng_key key = {.seed = p->settings->seed,
+                   .device = equal ? RNG_SHARED : d->index,
+                   .purpose = RNG_ADAPTER_INIT,
+                   .step = (uint64_t)(part->layer * TENSORS_A_LAYER + tensor)};
+    rng_fill_uniform(&key, 1.0F / sqrtf((float)part->columns), a, (int64_t)part->rows * part->columns);
+}
+
+static void init_router(const population *p, const device *d, const ck_part *part, float *router) {
+    rng_key key = {.seed = p->settings->seed,
+                   .device = starts_equal(p, d, part) ? RNG_SHARED : d->index,
+                   .purpose = RNG_ROUTER_INIT,
+                   .step = (uint64_t)part->layer};
+    rng_fill_normal(&key, ROUTER_SIGMA, router, (int64_t)part->rows * part->columns);
 }
 
 void fleet_init_pack(const population *p, const device *d, const ck_shape *s, float *pack) {
-    uint64_t seed = p->settings->seed;
     memset(pack, 0, (size_t)s->total * sizeof *pack);
-    for (int l = 0; l < s->n_layers; l++) {
-        float *layer = pack + l * s->layer_stride;
-        init_a(seed, RNG_SHARED, l, TENSOR_QKV, s->attention_rank, s->width, layer + s->qkv_a);
-        init_a(seed, RNG_SHARED, l, TENSOR_OUT, s->attention_rank, s->width, layer + s->out_a);
-        rng_key router = {
-            .seed = seed, .device = p->shares.router ? RNG_SHARED : d->index, .purpose = RNG_ROUTER_INIT, .step = (uint64_t)l};
-        rng_fill_normal(&router, ROUTER_SIGMA, layer + s->route, (int64_t)s->router_rows * s->width);
-        init_experts(p, d, s, l, layer);
+    for (int32_t i = 0; i < ck_part_count(s); i++) {
+        ck_part part = ck_part_at(s, i);
+        if (part.factor == CK_FACTOR_A) init_a(p, d, &part, pack + part.offset);
+        if (part.factor == CK_FACTOR_ROUTER) init_router(p, d, &part, pack + part.offset);
     }
 }
 

@@ -34,8 +34,11 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     shape->top_k = ps->experts.top_k;
     shape->gates = p->method->gates;
     shape->mix = ps->experts.mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
-    shape->attention_rank = ps->attention_rank;
-    shape->attention_scale = ps->attention_rank > 0 ? lora_scale(&ps->experts, ps->attention_rank) : 0.0F;
+    for (int i = 0; i < 2 && ps->attention_rank > 0; i++) {
+        static const ck_site sites[2] = {CK_SITE_QKV, CK_SITE_OUT};
+        shape->lora_rank[sites[i]] = ps->attention_rank;
+        shape->lora_scale[sites[i]] = lora_scale(&ps->experts, ps->attention_rank);
+    }
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
     for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {
         double share = balance_share(&ps->experts, ps->as_released, d->generalists, d->specialists, e);
@@ -48,7 +51,7 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
 static bool same_shape(const ck_shape *a, const ck_shape *b) {
     return a->n_experts == b->n_experts && memcmp(a->rank, b->rank, sizeof a->rank) == 0 &&
            memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates && a->mix == b->mix &&
-           a->attention_rank == b->attention_rank && a->attention_scale == b->attention_scale &&
+           memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 && memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 &&
            memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
@@ -69,14 +72,10 @@ exit_code shape_of_device(fleet *f, const base_shape *base, const population *p,
     return EXIT_OK;
 }
 
-void shape_count_parameters(const ck_shape *shape, sharing shares, int generalists, int64_t *shared, int64_t *private_) {
-    int64_t d = shape->width, f = shape->ffn, rank = shape->rank_sum;
-    int64_t total = shape->n_layers * (shape->router_rows * d + rank * (2 * d + 2 * f) + shape->attention_rank * 6 * d);
-    int64_t offset[FLEET_RANGES_A_LAYER], count[FLEET_RANGES_A_LAYER];
-    ck_shape layer = *shape;
-    layer.n_layers = 1;
-    int n = fleet_shared_ranges(&layer, shares, generalists, offset, count);
-    *shared = 0;
-    for (int i = 0; i < n; i++) *shared += count[i] * shape->n_layers;
-    *private_ = total - *shared;
+void shape_count_parameters(const population *p, const ck_shape *shape, int64_t *shared, int64_t *private_) {
+    *shared = *private_ = 0;
+    for (int32_t i = 0; i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        *(population_shares(p, &part) ? shared : private_) += (int64_t)part.rows * part.columns;
+    }
 }

@@ -39,7 +39,7 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        r->attention_columns = wider(r->attention_columns, shapes[i].attention_rank);
+        r->attention_columns = wider(r->attention_columns, wider(shapes[i].lora_rank[CK_SITE_QKV], shapes[i].lora_rank[CK_SITE_OUT]));
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
@@ -107,7 +107,7 @@ static void attention_forward(recorder *r, int l) {
         r->program,
         &(ck_linear){
             .x = t->n1, .y = t->qkv, .weight = at(r, w->qkv_w, l), .bias = at(r, w->qkv_b, l), .in = s->width, .out = 3 * s->width});
-    if (t->hq) ck_op_lora(r->program, &(ck_lora){.x = t->n1, .h = t->hq, .y = t->qkv, .which = CK_LORA_QKV, .layer = l});
+    if (t->hq) ck_op_lora(r->program, &(ck_lora){.x = t->n1, .h = t->hq, .y = t->qkv, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
     ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
@@ -116,7 +116,7 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->out_b, l),
                                           .in = s->width,
                                           .out = s->width});
-    if (t->ho) ck_op_lora(r->program, &(ck_lora){.x = t->o, .h = t->ho, .y = t->x2, .which = CK_LORA_OUT, .layer = l});
+    if (t->ho) ck_op_lora(r->program, &(ck_lora){.x = t->o, .h = t->ho, .y = t->x2, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -244,7 +244,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
     if (t->ho)
         ck_op_lora_backward(r->program,
-                            &(ck_lora_backward){.x = t->o, .h = t->ho, .dy = r->d, .dx = r->d_o, .which = CK_LORA_OUT, .layer = l});
+                            &(ck_lora_backward){.x = t->o, .h = t->ho, .dy = r->d, .dx = r->d_o, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
     ck_op_attention_backward(
         r->program, &(ck_attention_backward){
                         .qkv = t->qkv, .o = t->o, .lse = t->lse, .d_o = r->d_o, .dqkv = r->dqkv, .heads = s->heads, .width = s->width});
@@ -252,7 +252,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
     if (t->hq)
         ck_op_lora_backward(r->program,
-                            &(ck_lora_backward){.x = t->n1, .h = t->hq, .dy = r->dqkv, .dx = dn, .which = CK_LORA_QKV, .layer = l});
+                            &(ck_lora_backward){.x = t->n1, .h = t->hq, .dy = r->dqkv, .dx = dn, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 

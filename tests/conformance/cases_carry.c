@@ -62,7 +62,7 @@ static void world_close(world *w) {
 }
 
 static bool learned(const ck_carry_device *d, oracle_part part) {
-    return (d->learn & (part == ORACLE_ROUTER ? CK_LEARN_ROUTER : CK_LEARN_EXPERTS)) != 0;
+    return (d->learn & oracle_part_class(part)) != 0;
 }
 
 static void each_range(world *w, void (*visit)(world *, const ck_carry_device *, oracle_part, oracle_range)) {
@@ -92,9 +92,10 @@ static void compare(world *w, const ck_carry_device *d, oracle_part part, oracle
 }
 
 static bool step(world *w, int number) {
-    const uint32_t turns[4] = {CK_LEARN_EXPERTS, CK_LEARN_ROUTER, CK_LEARN_EXPERTS | CK_LEARN_ROUTER, 0};
+    const uint32_t turns[5] = {CK_LEARN_EXPERTS, CK_LEARN_ROUTER, CK_LEARN_EXPERTS | CK_LEARN_ROUTER, 0,
+                               CK_LEARN_EXPERT_B | CK_LEARN_LORA_A};
     size_t bytes = (size_t)w->count * sizeof(float);
-    for (int d = 0; d < SHAPE_SPECS; d++) w->devices[d].learn = turns[(d + number) % 4];
+    for (int d = 0; d < SHAPE_SPECS; d++) w->devices[d].learn = turns[(d + number) % 5];
     for (int64_t i = 0; i < w->count; i++) w->given[i] = (float)wave_draw(&w->random, 0.1);
     each_range(w, reference);
     if (!worked(w, ck_upload(w->stream, w->gradients, w->given, bytes))) return false;

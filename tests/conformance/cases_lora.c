@@ -1,65 +1,65 @@
 /* LoRA on attention's two linears, in waves where some devices have it, with different ranks, and some have not. */
 #include "conformance/cases.h"
 
-static int out_columns(const rig *r, ck_attention_lora which) {
-    return which == CK_LORA_QKV ? 3 * r->spec->width : r->spec->width;
+static int out_columns(const rig *r, ck_site site) {
+    return site == CK_SITE_QKV ? 3 * r->spec->width : r->spec->width;
 }
 
 static int h_columns(const rig *r) {
     return r->max_attention_rank > 0 ? r->max_attention_rank : 1;
 }
 
-static void lora_with(rig *r, ck_attention_lora which) {
-    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"), *y = rig_input(r, out_columns(r, which), "y");
-    ck_op_lora(r->program, &(ck_lora){.x = x->tensor, .h = h->tensor, .y = y->tensor, .which = which, .layer = RIG_LAYER});
+static void lora_with(rig *r, ck_site site) {
+    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"), *y = rig_input(r, out_columns(r, site), "y");
+    ck_op_lora(r->program, &(ck_lora){.x = x->tensor, .h = h->tensor, .y = y->tensor, .site = site, .in = r->spec->width, .out = out_columns(r, site), .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_lora(&a, which, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(y, first));
+        oracle_lora(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(y, first));
     }
     rig_compare(r, h, COLUMNS_ATTENTION);
     rig_compare(r, y, COLUMNS_ALL);
 }
 
 static void lora_qkv(rig *r) {
-    lora_with(r, CK_LORA_QKV);
+    lora_with(r, CK_SITE_QKV);
 }
 
 static void lora_out(rig *r) {
-    lora_with(r, CK_LORA_OUT);
+    lora_with(r, CK_SITE_OUT);
 }
 
-static void lora_backward_with(rig *r, ck_attention_lora which, bool no_dx) {
+static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
     rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_input(r, h_columns(r), "h"), *dx = rig_input(r, r->spec->width, "dx");
-    rig_tensor *dy = rig_input(r, out_columns(r, which), "dy");
+    rig_tensor *dy = rig_input(r, out_columns(r, site), "dy");
     rig_poison(r, h, COLUMNS_ATTENTION);
     ck_op_lora_backward(
         r->program,
         &(ck_lora_backward){
-            .x = x->tensor, .h = h->tensor, .dy = dy->tensor, .dx = no_dx ? NULL : dx->tensor, .which = which, .layer = RIG_LAYER});
+            .x = x->tensor, .h = h->tensor, .dy = dy->tensor, .dx = no_dx ? NULL : dx->tensor, .site = site, .in = r->spec->width, .out = out_columns(r, site), .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_lora_backward(&a, which, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(dy, first),
+        oracle_lora_backward(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(dy, first),
                              no_dx ? NULL : rig_row(dx, first));
     }
     rig_compare(r, dx, COLUMNS_ALL);
     rig_compare_gradients(r, RIG_LAYER,
-                          which == CK_LORA_QKV ? 1u << ORACLE_QKV_A | 1u << ORACLE_QKV_B : 1u << ORACLE_OUT_A | 1u << ORACLE_OUT_B);
+                          site == CK_SITE_QKV ? 1u << ORACLE_QKV_A | 1u << ORACLE_QKV_B : 1u << ORACLE_OUT_A | 1u << ORACLE_OUT_B);
 }
 
 static void lora_qkv_backward(rig *r) {
-    lora_backward_with(r, CK_LORA_QKV, false);
+    lora_backward_with(r, CK_SITE_QKV, false);
 }
 
 static void lora_qkv_backward_parameters_only(rig *r) {
-    lora_backward_with(r, CK_LORA_QKV, true);
+    lora_backward_with(r, CK_SITE_QKV, true);
 }
 
 static void lora_out_backward(rig *r) {
-    lora_backward_with(r, CK_LORA_OUT, false);
+    lora_backward_with(r, CK_SITE_OUT, false);
 }
 
 static const conformance_case cases[] = {

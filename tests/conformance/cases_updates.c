@@ -119,12 +119,18 @@ static int64_t moments_at(const ck_adamw_device *d, int64_t first) {
 }
 
 static adamw_world adamw_create(bench *b) {
-    const uint32_t turns[4] = {CK_LEARN_EXPERTS | CK_LEARN_ROUTER, CK_LEARN_EXPERTS, CK_LEARN_ROUTER, 0};
+    const uint32_t turns[7] = {CK_LEARN_EXPERTS | CK_LEARN_ROUTER,
+                               CK_LEARN_EXPERTS,
+                               CK_LEARN_ROUTER,
+                               0,
+                               CK_LEARN_EXPERT_B | CK_LEARN_LORA_B,
+                               CK_LEARN_LORA_A | CK_LEARN_LORA_B,
+                               CK_LEARN_EXPERT_A | CK_LEARN_ROUTER};
     adamw_world w = {0};
     int64_t end = 0;
     for (int d = 0; d < SHAPE_SPECS; d++) {
         w.shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
-        w.devices[d] = (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 4]};
+        w.devices[d] = (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 7]};
         end += w.shapes[d].total;
     }
     turn_moments(&w, end);
@@ -137,7 +143,7 @@ static adamw_world adamw_create(bench *b) {
 }
 
 static bool learned(const ck_adamw_device *d, oracle_part part) {
-    return (d->learn & (part == ORACLE_ROUTER ? CK_LEARN_ROUTER : CK_LEARN_EXPERTS)) != 0;
+    return (d->learn & oracle_part_class(part)) != 0;
 }
 
 /* Every part of every device and layer. */

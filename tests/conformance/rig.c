@@ -135,7 +135,7 @@ static void lay_packs(rig *r, learn_pattern pattern) {
         const ck_shape *s = &r->shapes[spec];
         r->devices[d] = (ck_wave_device){.parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
         end += s->total + CK_ALIGN_FLOATS;
-        r->max_attention_rank = larger(r->max_attention_rank, s->attention_rank);
+        r->max_attention_rank = larger(r->max_attention_rank, s->lora_rank[CK_SITE_QKV]);
         r->max_zh = larger(r->max_zh, s->router_rows + s->h_ranks);
         r->max_h = larger(r->max_h, s->h_ranks);
         r->max_ranks = larger(r->max_ranks, s->rank_sum);

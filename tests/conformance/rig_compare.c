@@ -41,7 +41,7 @@ static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns column
     case COLUMNS_H:
         return s->h_ranks;
     case COLUMNS_ATTENTION:
-        return s->attention_rank;
+        return s->lora_rank[CK_SITE_QKV];
     }
     return 0;
 }

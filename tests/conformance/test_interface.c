@@ -87,6 +87,54 @@ Test(shape, parts_do_not_overlap_and_are_aligned) {
     }
 }
 
+/* Every part lies in its block, no two overlap, and together they are the blocks. */
+Test(shape, parts_are_all_that_a_pack_holds) {
+    for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
+        ck_shape s = wave_shape(spec / 2, 21, 50, 3, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
+        char *owner = calloc((size_t)s.total, 1);
+        int64_t in_parts = 0, in_blocks = 0;
+        for (int i = 0; i < CK_BLOCKS; i++) in_blocks += 3 * (int64_t)s.block[i].rows * s.block[i].columns;
+        for (int32_t i = 0; i < ck_part_count(&s); i++) {
+            ck_part p = ck_part_at(&s, i);
+            const ck_block *block = ck_block_of(&s, p.site, p.factor);
+            int64_t count = (int64_t)p.rows * p.columns, first = p.offset - p.layer * s.layer_stride - block->offset;
+            cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec, i);
+            cr_assert(first >= 0 && first + count <= (int64_t)block->rows * block->columns, "shape %d, part %d", spec, i);
+            cr_assert(p.expert < 0 ? p.rows == block->rows : p.rows == s.rank[p.expert], "shape %d, part %d", spec, i);
+            for (int64_t j = p.offset; j < p.offset + count; j++) cr_assert(owner[j]++ == 0, "shape %d, part %d overlaps", spec, i);
+            in_parts += count;
+        }
+        cr_expect(in_parts == in_blocks && in_parts > 0, "shape %d: %lld of %lld floats", spec, (long long)in_parts, (long long)in_blocks);
+        free(owner);
+    }
+}
+
+/* By a second way: each part's class says whether its floats are learned. */
+Test(shape, learn_spans_are_the_whole_layer) {
+    for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
+        ck_shape s = wave_shape(spec / 2, 24, 96, 1, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
+        for (uint32_t learn = 0; learn < 32; learn++) {
+            ck_span spans[CK_BLOCKS];
+            int n = ck_learn_spans(&s, learn, spans);
+            int64_t end = 0;
+            for (int i = 0; i < n; i++) {
+                cr_assert(spans[i].offset == end && spans[i].count > 0, "shape %d, mask %u: span %d", spec, learn, i);
+                cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned, "shape %d: spans to join", spec);
+                end += spans[i].count;
+            }
+            cr_assert(end == s.layer_stride);
+            for (int32_t i = 0; i < ck_part_count(&s); i++) {
+                ck_part p = ck_part_at(&s, i);
+                int at = 0;
+                while (p.offset >= spans[at].offset + spans[at].count) at++;
+                cr_assert(p.offset + (int64_t)p.rows * p.columns <= spans[at].offset + spans[at].count, "shape %d, part %d", spec, i);
+                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.site, p.factor)) != 0), "shape %d, part %d", spec, i);
+                cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
+            }
+        }
+    }
+}
+
 Test(shape, derived_fields) {
     ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2, CK_MLP_GELU), single = wave_shape(SHAPE_SINGLE, 24, 96, 2, CK_MLP_GELU);
     cr_expect(eq(int, ragged.rank_sum, 15));
@@ -115,13 +163,14 @@ Test(shape, is_balanced_unless_all_are_kept_with_equal_weights) {
 
 Test(shape, refuses_what_cannot_be) {
     const ck_shape good = {.n_layers = 1, .width = 8, .ffn = 32, .n_experts = 2, .rank = {4, 4}, .top_k = 1};
-    ck_shape bad[8];
+    ck_shape bad[10];
     const char *why;
-    for (int i = 0; i < 8; i++) bad[i] = good;
+    for (int i = 0; i < 10; i++) bad[i] = good;
     bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1, bad[4].rank[1] = 0;
     bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
     bad[7].rank[0] = CK_MAX_RANK_SUM / 2, bad[7].mlp = CK_MLP_SWIGLU;
-    for (int i = 0; i < 8; i++) {
+    bad[8].lora_rank[CK_SITE_FC] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
+    for (int i = 0; i < 10; i++) {
         why = NULL;
         cr_expect(eq(int, ck_shape_init(&bad[i], &why), CK_BAD_ARGUMENT), "shape %d", i);
         cr_expect(why != NULL && strlen(why) > 10, "shape %d is refused without a reason", i);

@@ -126,8 +126,8 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
                       .gates = s->gates,
                       .mix = s->mix,
                       .mlp = mlp,
-                      .attention_rank = s->attention_rank,
-                      .attention_scale = 0.75f};
+                      .lora_rank = {[CK_SITE_QKV] = s->attention_rank, [CK_SITE_OUT] = s->attention_rank},
+                      .lora_scale = {[CK_SITE_QKV] = 0.75f, [CK_SITE_OUT] = 0.75f}};
     for (int e = 0; e < s->experts; e++) {
         shape.rank[e] = halve ? (s->rank[e] + 1) / 2 : s->rank[e];
         shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);

@@ -90,14 +90,15 @@ typedef enum {
     ORACLE_PARTS
 } oracle_part;
 const char *oracle_part_name(oracle_part part);
+uint32_t oracle_part_class(oracle_part part); /* CK_LEARN_* */
 /* Where a part lies in the device's pack; count 0 if the shape has none. */
 typedef struct {
     int64_t offset, count;
 } oracle_range;
 oracle_range oracle_part_range(const ck_shape *shape, int layer, oracle_part part);
 
-void oracle_lora(const oracle_adapter *a, ck_attention_lora which, int64_t n, const double *x, double *h, int ld, double *y);
-void oracle_lora_backward(const oracle_adapter *a, ck_attention_lora which, int64_t n, const double *x, const double *h, int ld,
+void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld, double *y);
+void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h, int ld,
                           const double *dy, double *dx);
 
 /* K = min(k, E), or E where the gates are means. */

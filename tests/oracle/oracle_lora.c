@@ -1,50 +1,54 @@
-/* Where parameters lie in a pack, and the attention LoRA.
+/* Where parameters lie in a pack, and the LoRA at a site that is not routed.
  *
  *   h = x A^T     y += s h B     (A [r, in]; B [r, out], transposed)
  *   q = s dy B^T     dx += q A     dA += q^T x     dB += s h^T dy */
 #include "oracle.h"
 
+static const struct {
+    const char *name;
+    ck_site site;
+    ck_factor factor;
+} PARTS[ORACLE_PARTS] = {
+    [ORACLE_QKV_A] = {"qkv_a", CK_SITE_QKV, CK_FACTOR_A},          [ORACLE_QKV_B] = {"qkv_b", CK_SITE_QKV, CK_FACTOR_B},
+    [ORACLE_OUT_A] = {"out_a", CK_SITE_OUT, CK_FACTOR_A},          [ORACLE_OUT_B] = {"out_b", CK_SITE_OUT, CK_FACTOR_B},
+    [ORACLE_ROUTER] = {"router", CK_NO_SITE, CK_FACTOR_ROUTER},    [ORACLE_A1] = {"A1", CK_SITE_FC, CK_FACTOR_A},
+    [ORACLE_B1] = {"B1", CK_SITE_FC, CK_FACTOR_B},                 [ORACLE_A2] = {"A2", CK_SITE_PR, CK_FACTOR_A},
+    [ORACLE_B2] = {"B2", CK_SITE_PR, CK_FACTOR_B},
+};
+
 const char *oracle_part_name(oracle_part part) {
-    static const char *const names[ORACLE_PARTS] = {"qkv_a", "qkv_b", "out_a", "out_b", "router", "A1", "B1", "A2", "B2"};
-    return names[part];
+    return PARTS[part].name;
 }
 
-oracle_range oracle_part_range(const ck_shape *s, int layer, oracle_part part) {
-    int64_t ra = s->attention_rank, sum = s->rank_sum, width = s->width, ffn = s->ffn;
-    oracle_range range = {0, 0};
+uint32_t oracle_part_class(oracle_part part) {
     switch (part) {
     case ORACLE_QKV_A:
-        range = (oracle_range){s->qkv_a, ra * width};
-        break;
-    case ORACLE_QKV_B:
-        range = (oracle_range){s->qkv_b, ra * 3 * width};
-        break;
     case ORACLE_OUT_A:
-        range = (oracle_range){s->out_a, ra * width};
-        break;
+        return CK_LEARN_LORA_A;
+    case ORACLE_QKV_B:
     case ORACLE_OUT_B:
-        range = (oracle_range){s->out_b, ra * width};
-        break;
-    case ORACLE_ROUTER:
-        range = (oracle_range){s->route, s->router_rows * width};
-        break;
+        return CK_LEARN_LORA_B;
     case ORACLE_A1:
-        range = (oracle_range){s->route + s->router_rows * width, s->h_ranks * width};
-        break;
-    case ORACLE_B1:
-        range = (oracle_range){s->b1, s->h_ranks * ffn};
-        break;
     case ORACLE_A2:
-        range = (oracle_range){s->a2, sum * ffn};
-        break;
+        return CK_LEARN_EXPERT_A;
+    case ORACLE_B1:
     case ORACLE_B2:
-        range = (oracle_range){s->b2, sum * width};
-        break;
+        return CK_LEARN_EXPERT_B;
+    case ORACLE_ROUTER:
+        return CK_LEARN_ROUTER;
     case ORACLE_PARTS:
         break;
     }
-    range.offset += layer * s->layer_stride;
-    return range;
+    return 0;
+}
+
+/* With SwiGLU the gate's rows lie before those of fc. */
+oracle_range oracle_part_range(const ck_shape *s, int layer, oracle_part part) {
+    const ck_block *block = ck_block_of(s, PARTS[part].site, PARTS[part].factor);
+    int64_t start = layer * s->layer_stride, count = (int64_t)block->rows * block->columns;
+    if (PARTS[part].site != CK_SITE_FC) return (oracle_range){start + block->offset, count};
+    const ck_block *gate = ck_block_of(s, CK_SITE_GATE, PARTS[part].factor);
+    return (oracle_range){start + gate->offset, count + (int64_t)gate->rows * gate->columns};
 }
 
 typedef struct {
@@ -52,29 +56,27 @@ typedef struct {
     int rank, in, out;
 } pair;
 
-static pair pair_of(const oracle_adapter *adapter, ck_attention_lora which) {
-    bool qkv = which == CK_LORA_QKV;
-    const ck_shape *s = adapter->shape;
-    return (pair){oracle_part_range(s, adapter->layer, qkv ? ORACLE_QKV_A : ORACLE_OUT_A).offset,
-                  oracle_part_range(s, adapter->layer, qkv ? ORACLE_QKV_B : ORACLE_OUT_B).offset, s->attention_rank, s->width,
-                  qkv ? 3 * s->width : s->width};
+static pair pair_of(const oracle_adapter *adapter, ck_site site) {
+    const ck_block *a = ck_block_of(adapter->shape, site, CK_FACTOR_A), *b = ck_block_of(adapter->shape, site, CK_FACTOR_B);
+    int64_t start = adapter->layer * adapter->shape->layer_stride;
+    return (pair){start + a->offset, start + b->offset, a->rows, a->columns, b->columns};
 }
 
-void oracle_lora(const oracle_adapter *adapter, ck_attention_lora which, int64_t n, const double *x, double *h, int ld, double *y) {
-    pair f = pair_of(adapter, which);
+void oracle_lora(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x, double *h, int ld, double *y) {
+    pair f = pair_of(adapter, site);
     const double *a = adapter->parameters + f.a, *b = adapter->parameters + f.b;
     for (int64_t t = 0; t < n; t++)
         for (int r = 0; r < f.rank; r++) {
             h[t * ld + r] = oracle_dot(x + t * f.in, a + r * f.in, f.in);
-            for (int o = 0; o < f.out; o++) y[t * f.out + o] += (double)adapter->shape->attention_scale * h[t * ld + r] * b[r * f.out + o];
+            for (int o = 0; o < f.out; o++) y[t * f.out + o] += (double)adapter->shape->lora_scale[site] * h[t * ld + r] * b[r * f.out + o];
         }
 }
 
-void oracle_lora_backward(const oracle_adapter *adapter, ck_attention_lora which, int64_t n, const double *x, const double *h, int ld,
+void oracle_lora_backward(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x, const double *h, int ld,
                           const double *dy, double *dx) {
-    pair f = pair_of(adapter, which);
+    pair f = pair_of(adapter, site);
     const double *a = adapter->parameters + f.a, *b = adapter->parameters + f.b;
-    double *da = adapter->gradients + f.a, *db = adapter->gradients + f.b, scale = adapter->shape->attention_scale;
+    double *da = adapter->gradients + f.a, *db = adapter->gradients + f.b, scale = adapter->shape->lora_scale[site];
     for (int64_t t = 0; t < n; t++)
         for (int r = 0; r < f.rank; r++) {
             double q = scale * oracle_dot(dy + t * f.out, b + r * f.out, f.out);

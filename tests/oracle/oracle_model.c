@@ -61,7 +61,7 @@ static int64_t sequence_tokens(const model *m, int s) {
 
 static void layer_allocate(const model *m, layer_state *l) {
     int64_t t = m->tokens, width = m->base->shape.width, ffn = m->base->shape.ffn;
-    int64_t ra = m->shape != NULL ? m->shape->attention_rank : 0, sum = m->shape != NULL ? m->shape->rank_sum : 0;
+    int64_t ra = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0, sum = m->shape != NULL ? m->shape->rank_sum : 0;
     int64_t rows = m->shape != NULL ? m->shape->router_rows + sum : 0;
     l->x = oracle_zeros(t * width), l->n1 = oracle_zeros(t * width), l->qkv = oracle_zeros(3 * t * width);
     l->h_qkv = oracle_zeros(t * ra), l->o = oracle_zeros(t * width), l->h_out = oracle_zeros(t * ra);
@@ -97,18 +97,18 @@ static void model_close(model *m) {
 static void attention_forward(model *m, int l) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->attention_rank : 0;
+    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
     oracle_adapter a = adapter(m, l);
     oracle_norm(norm_size(m), s->x, weight(m, l, at->ln1_gain), weight(m, l, at->ln1_bias), s->n1, NULL);
     oracle_linear(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b), NULL, NULL, s->qkv);
-    if (rank > 0) oracle_lora(&a, CK_LORA_QKV, m->tokens, s->n1, s->h_qkv, rank, s->qkv);
+    if (rank > 0) oracle_lora(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, s->qkv);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads}, s->qkv + 3 * first * width,
                          s->o + first * width, NULL);
     }
     oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL, s->x, s->r);
-    if (rank > 0) oracle_lora(&a, CK_LORA_OUT, m->tokens, s->o, s->h_out, rank, s->r);
+    if (rank > 0) oracle_lora(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, s->r);
 }
 
 /* Counts, P and the load balance of one layer over the device's tokens. */
@@ -229,12 +229,12 @@ static void mlp_backward(model *m, int l, double *dx) {
 static void attention_backward(model *m, int l, double *dx) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->attention_rank : 0;
+    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
     oracle_adapter a = adapter(m, l);
     double *d_o = oracle_zeros(m->tokens * width), *dqkv = oracle_zeros(3 * m->tokens * width), *dn1 = oracle_zeros(m->tokens * width);
     oracle_linear_backward(linear_size(m, width, width), s->o, weight(m, l, at->out_w), dx, d_o, slot(m, l, at->out_w),
                            slot(m, l, at->out_b));
-    if (rank > 0) oracle_lora_backward(&a, CK_LORA_OUT, m->tokens, s->o, s->h_out, rank, dx, d_o);
+    if (rank > 0) oracle_lora_backward(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, dx, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads}, s->qkv + 3 * first * width,
@@ -242,7 +242,7 @@ static void attention_backward(model *m, int l, double *dx) {
     }
     oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1, slot(m, l, at->qkv_w),
                            slot(m, l, at->qkv_b));
-    if (rank > 0) oracle_lora_backward(&a, CK_LORA_QKV, m->tokens, s->n1, s->h_qkv, rank, dqkv, dn1);
+    if (rank > 0) oracle_lora_backward(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, dqkv, dn1);
     oracle_norm_backward(norm_size(m), s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain), slot(m, l, at->ln1_bias));
     free(d_o);
     free(dqkv);

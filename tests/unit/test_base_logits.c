@@ -85,16 +85,16 @@ static void start_adapters(evaluation *e, ck_gates gates) {
                     .scale = {2.0f, 2.0f, 2.0f},
                     .top_k = 2,
                     .gates = gates,
-                    .attention_rank = 3,
-                    .attention_scale = 2.0f};
+                    .lora_rank = {[CK_SITE_QKV] = 3, [CK_SITE_OUT] = 3},
+                    .lora_scale = {[CK_SITE_QKV] = 2.0f, [CK_SITE_OUT] = 2.0f}};
     cr_assert_eq(ck_shape_init(s, NULL), CK_OK);
     float *pack = calloc((size_t)s->total, sizeof *pack);
     for (int64_t l = 0; l < s->n_layers; l++) {
         for (int64_t i = 0; i < (s->router_rows + s->rank_sum) * s->width; i++) pack[l * s->layer_stride + s->route + i] = sinf((float)i);
         for (int64_t i = 0; i < s->rank_sum * s->ffn; i++) pack[l * s->layer_stride + s->a2 + i] = cosf((float)i);
-        for (int64_t i = 0; i < s->attention_rank * s->width; i++) {
-            pack[l * s->layer_stride + s->qkv_a + i] = sinf(2.0f * (float)i);
-            pack[l * s->layer_stride + s->out_a + i] = cosf(3.0f * (float)i);
+        for (int64_t i = 0; i < s->lora_rank[CK_SITE_QKV] * s->width; i++) {
+            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_QKV, CK_FACTOR_A)->offset + i] = sinf(2.0f * (float)i);
+            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_OUT, CK_FACTOR_A)->offset + i] = cosf(3.0f * (float)i);
         }
     }
     e->parameters = allocate(e, (size_t)s->total);

@@ -145,9 +145,10 @@ Test(fleet, initial_values_have_their_distribution) {
 static bool *shared_mask(const fleet *f, const device *d) {
     const ck_shape *shape = &f->shapes[d->shape];
     const population *p = &f->populations[d->population];
-    int64_t offset[FLEET_RANGES_A_LAYER * LAYERS], count[FLEET_RANGES_A_LAYER * LAYERS];
+    int64_t offset[256], count[256];
+    cr_assert_leq(ck_part_count(shape), 256);
     bool *mask = calloc((size_t)shape->total, sizeof *mask);
-    int n = fleet_shared_ranges(shape, p->shares, d->generalists, offset, count);
+    int n = fleet_shared_ranges(p, shape, offset, count);
     for (int i = 0; i < n; i++)
         for (int64_t j = 0; j < count[i]; j++) mask[offset[i] + j] = true;
     return mask;

@@ -1,4 +1,4 @@
-/* What each method shares, against the table of the design (aggregation). */
+/* What each method shares. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 typedef struct {
     const char *name;
     int generalists, specialists; /* -1: the defaults */
-    sharing shares;
+    const char *shares; /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
     ck_gates gates;
     router_learning router;
     bool pooled;
@@ -15,28 +15,40 @@ typedef struct {
 } table_row;
 
 static const table_row TABLE[] = {
-    {"local", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_OF_METHOD},
-    {"fedavg", -1, -1, {.generalists = true, .specialists = true, .attention = true}, CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_TOKENS},
-    {"centralized", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, true, WEIGHTS_OF_METHOD},
-    {"pfedmoe", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_WITH_EXPERTS, false, WEIGHTS_UNIFORM},
-    {"comigs", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 1, 3, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 2, 0, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 0, 2, {0}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"local", -1, -1, "", CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_OF_METHOD},
+    {"fedavg", -1, -1, "GSL", CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_TOKENS},
+    {"centralized", -1, -1, "", CK_GATES_MEAN, ROUTER_ABSENT, true, WEIGHTS_OF_METHOD},
+    {"pfedmoe", -1, -1, "GL", CK_GATES_TOP_K, ROUTER_WITH_EXPERTS, false, WEIGHTS_UNIFORM},
+    {"comigs", -1, -1, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 1, 3, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 2, 0, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 0, 2, "", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
 };
 
-Test(methods, share_what_the_design_says) {
+static bool shares(const method *m, ck_site site, ck_factor factor, int expert, int generalists) {
+    ck_part part = {.site = site, .factor = factor, .expert = expert};
+    return m->shares(&part, generalists);
+}
+
+/* Both factors of a LoRA must have the same answer. */
+static void expect_shared(const method *m, const table_row *row, char letter, ck_site site, int expert, int generalists) {
+    for (int factor = CK_FACTOR_A; factor <= CK_FACTOR_B; factor++)
+        cr_expect_eq(shares(m, site, (ck_factor)factor, expert, generalists), strchr(row->shares, letter) != NULL, "%s: %c, factor %d",
+                     row->name, letter, factor);
+}
+
+Test(methods, share_the_parts_that_their_papers_say) {
     for (size_t i = 0; i < sizeof TABLE / sizeof *TABLE; i++) {
         const table_row *row = &TABLE[i];
         const method *m = method_find(row->name);
         cr_assert_not_null(m, "%s is not in the list", row->name);
         int g = row->generalists < 0 ? m->default_generalists : row->generalists;
         int s = row->specialists < 0 ? m->default_specialists : row->specialists;
-        sharing shares = m->shares(g, s);
-        cr_expect_eq(shares.generalists, row->shares.generalists, "%s %dG%dS: generalists", row->name, g, s);
-        cr_expect_eq(shares.specialists, row->shares.specialists, "%s %dG%dS: specialists", row->name, g, s);
-        cr_expect_eq(shares.attention, row->shares.attention, "%s %dG%dS: attention", row->name, g, s);
-        cr_expect_eq(shares.router, row->shares.router, "%s %dG%dS: router", row->name, g, s);
+        for (int e = 0; e < g; e++) expect_shared(m, row, 'G', CK_SITE_FC, e, g);
+        for (int e = g; e < g + s; e++) expect_shared(m, row, 'S', CK_SITE_PR, e, g);
+        expect_shared(m, row, 'L', CK_SITE_QKV, -1, g);
+        expect_shared(m, row, 'L', CK_SITE_OUT, -1, g);
+        cr_expect_eq(shares(m, CK_NO_SITE, CK_FACTOR_ROUTER, -1, g), strchr(row->shares, 'R') != NULL, "%s: router", row->name);
         cr_expect_eq(m->gates, row->gates, "%s: gates", row->name);
         cr_expect_eq(m->router, row->router, "%s: router's data", row->name);
         cr_expect_eq(m->pooled, row->pooled, "%s: pooled", row->name);

@@ -28,8 +28,8 @@ static ck_shape make_shape(int experts, ck_gates gates, int attention_rank, cons
     static const int ranks[] = {5, 2, 3};
     ck_shape s = {.n_layers = LAYERS, .width = D, .ffn = F, .n_experts = experts, .top_k = 2, .gates = gates};
     s.mix = x->mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
-    s.attention_rank = attention_rank;
-    s.attention_scale = attention_rank > 0 ? scale_of(x, attention_rank) : 0.0F;
+    s.lora_rank[CK_SITE_QKV] = s.lora_rank[CK_SITE_OUT] = attention_rank;
+    if (attention_rank > 0) s.lora_scale[CK_SITE_QKV] = s.lora_scale[CK_SITE_OUT] = scale_of(x, attention_rank);
     for (int e = 0; e < experts; e++) {
         s.rank[e] = ranks[e];
         s.scale[e] = scale_of(x, ranks[e]);
@@ -100,10 +100,10 @@ Test(peft, tensors_have_the_names_and_the_orientation_that_peft_loads) {
     safetensors *file = open_tensors(folder, "adapter_model.safetensors");
     cr_expect_eq(safetensors_count(file), LAYERS * 8);
     /* Expert 1 owns ranks 5 and 6; three router rows lie before A. */
-    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'A', 4, D), 2, 11), layer1[s.qkv_a + 2 * D + 11]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'B', 3 * D, 4), 100, 3), layer1[s.qkv_b + 3 * 3 * D + 100]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'A', 4, D), 3, 7), layer1[s.out_a + 3 * D + 7]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1), layer1[s.out_b + 1 * D + 47]);
+    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'A', 4, D), 2, 11), layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 11]);
+    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'B', 3 * D, 4), 100, 3), layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_B)->offset + 3 * 3 * D + 100]);
+    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'A', 4, D), 3, 7), layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset + 3 * D + 7]);
+    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1), layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset + 1 * D + 47]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9), layer1[s.route + (3 + 5 + 1) * D + 9]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'B', F, 2), 150, 0), layer1[s.b1 + 5 * F + 150]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_proj", 'A', 2, F), 0, 191), layer1[s.a2 + 5 * F + 191]);

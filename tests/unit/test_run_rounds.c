@@ -58,9 +58,9 @@ typedef struct {
 static shared_ranges shared_of(const fleet *f, int device_index, const float *all) {
     const device *d = &f->devices[device_index];
     const ck_shape *shape = &f->shapes[d->shape];
-    size_t most = (size_t)shape->n_layers * FLEET_RANGES_A_LAYER;
+    size_t most = (size_t)ck_part_count(shape);
     shared_ranges s = {.offset = malloc(most * sizeof *s.offset), .count = malloc(most * sizeof *s.count), .pack = all + d->pack};
-    s.n = fleet_shared_ranges(shape, f->populations[d->population].shares, d->generalists, s.offset, s.count);
+    s.n = fleet_shared_ranges(&f->populations[d->population], shape, s.offset, s.count);
     return s;
 }
 

@@ -1,0 +1,146 @@
+/* pack.h - what one device holds: its parameters, listed once.
+ *
+ * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that adapters change. At a routed site
+ * (the linears of the MLP) every expert has a LoRA of its own; at any other site there is one LoRA, or none.
+ *
+ *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the one LoRA. Kernels read blocks.
+ *   part    the rows of a block that belong to one expert (or to no expert) in one layer. Everything outside kernels/ walks parts: initial
+ *           values, adapter files, what a method shares, comparisons.
+ *
+ * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is stored [rank, in] and B,
+ * transposed, [rank, out]; the router is [experts, D]. */
+#ifndef COHORT_PACK_H
+#define COHORT_PACK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_ALIGN_FLOATS = 16 };
+
+typedef enum {
+    CK_GATES_TOP_K, /* router: top-k of R x, softmax over the kept logits (K = 1 < E: probability over all E) */
+    CK_GATES_MEAN   /* no router: 1/E over all E */
+} ck_gates;
+
+typedef enum {
+    CK_MIX_MLP,   /* y = sum_e w_e MLP_e(x): CoMiGS */
+    CK_MIX_LINEAR /* y = W x + s sum_e w_e B_e A_e x in each of the two MLP linears */
+} ck_mix;
+
+/* The MLP of the base that experts adapt. */
+typedef enum {
+    CK_MLP_GELU,  /* U = W_fc x + b_fc [tokens, F]; act(u) = gelu(u), tanh form: GPT-2 */
+    CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
+} ck_mlp;
+
+/* Linears of a layer, by what they do. */
+typedef enum {
+    CK_SITE_GATE, /* D -> F, routed; SwiGLU only */
+    CK_SITE_FC,   /* D -> F, routed; with SwiGLU the up projection */
+    CK_SITE_PR,   /* F -> D, routed; with SwiGLU the down projection */
+    CK_SITE_QKV,  /* D -> 3 D */
+    CK_SITE_OUT,  /* D -> D, the attention's output projection */
+    CK_SITES,
+    CK_NO_SITE = CK_SITES /* of the router */
+} ck_site;
+
+typedef enum {
+    CK_FACTOR_A,
+    CK_FACTOR_B,
+    CK_FACTOR_ROUTER
+} ck_factor;
+
+enum { CK_BLOCK_ROUTER = 2 * CK_SITES, CK_BLOCKS };
+
+typedef struct {
+    int64_t offset;        /* floats from the beginning of a layer */
+    int32_t rows, columns; /* rows 0: the device has no such block */
+} ck_block;
+
+/* What a device holds, per layer; layer l begins at l * layer_stride floats. Devices with equal shapes share one ck_shape. */
+typedef struct {
+    /* given */
+    int32_t n_layers, width, ffn; /* L, D, F */
+    int32_t n_experts;            /* E >= 1; generalists first */
+    int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
+    float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
+    int32_t top_k;                /* k; K = min(k, E) */
+    ck_gates gates;
+    ck_mix mix;
+    ck_mlp mlp;                    /* the same in all shapes of a wave */
+    int32_t lora_rank[CK_SITES];   /* of the LoRA at a site that is not routed; 0 = none */
+    float lora_scale[CK_SITES];    /* its scale */
+    float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
+    /* derived */
+    int32_t rank_sum;                       /* S: sum of r_e */
+    int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
+    int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
+    int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
+    bool balanced;                          /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
+    ck_block block[CK_BLOCKS];              /* at ck_block_index(site, factor) */
+    /* Blocks that lie side by side and that the expert operations read as one. */
+    int64_t route;               /* [router_rows + H, D]: R, then A of gate and fc */
+    int64_t b1, a2, b2;          /* [H, F] B of gate and fc; [S, F] A of pr; [S, D] B of pr */
+    int64_t layer_stride, total; /* floats; both multiples of CK_ALIGN_FLOATS */
+} ck_shape;
+
+/* Fills the derived fields. On impossible given ones CK_BAD_ARGUMENT, with *why set to a sentence (why may be NULL). */
+ck_status ck_shape_init(ck_shape *shape, const char **why);
+
+static inline int ck_block_index(ck_site site, ck_factor factor) {
+    return factor == CK_FACTOR_ROUTER ? CK_BLOCK_ROUTER : 2 * (int)site + (int)factor;
+}
+static inline const ck_block *ck_block_of(const ck_shape *shape, ck_site site, ck_factor factor) {
+    return &shape->block[ck_block_index(site, factor)];
+}
+static inline bool ck_is_routed(ck_site site) {
+    return site == CK_SITE_GATE || site == CK_SITE_FC || site == CK_SITE_PR;
+}
+/* "gate", "fc", ...: how adapter files name it. */
+const char *ck_site_name(ck_site site);
+
+typedef struct {
+    ck_site site; /* CK_NO_SITE: the router */
+    ck_factor factor;
+    int32_t expert; /* -1: of no expert */
+    int32_t layer;
+    int32_t rows, columns; /* as stored */
+    int64_t offset;        /* floats from the beginning of the pack */
+} ck_part;
+
+/* The parts of a pack in the order layer, block, expert: ck_part_at(shape, 0) .. ck_part_at(shape, ck_part_count(shape) - 1). A layer's
+ * parts are neighbours, and so are the experts of a block, whose rows lie side by side. */
+int32_t ck_part_count(const ck_shape *shape);
+ck_part ck_part_at(const ck_shape *shape, int32_t index);
+
+/* Classes of parts that a step may train, each a bit of a mask. */
+enum {
+    CK_LEARN_EXPERT_A = 1,
+    CK_LEARN_ROUTER = 2,
+    CK_LEARN_EXPERT_B = 4,
+    CK_LEARN_LORA_A = 8,
+    CK_LEARN_LORA_B = 16,
+    CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B /* all but the router */
+};
+/* The class of a block's parts. */
+uint32_t ck_learn_class(ck_site site, ck_factor factor);
+
+/* Neighbouring floats of a layer that a step trains, or does not. */
+typedef struct {
+    int64_t offset, count; /* floats from the beginning of a layer */
+    bool learned, router;  /* router: these are the router's rows, and no others */
+} ck_span;
+/* Cuts a layer into the fewest spans that `learn` tells apart, the router's rows always on their own. The spans rise and are together the
+ * whole layer, padding included. Returns their number. */
+int ck_learn_spans(const ck_shape *shape, uint32_t learn, ck_span spans[CK_BLOCKS]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
