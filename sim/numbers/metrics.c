@@ -146,7 +146,7 @@ void metric_row_destroy(metric_row *row) {
     *row = (metric_row){0};
 }
 
-void metric_row_derive(metric_row *row, bool evaluated) {
+void metric_row_derive(metric_row *row) {
     for (metric_id id = 0; id < METRIC_COUNT; id++)
-        if (metrics[id].derive && (evaluated || metrics[id].when == METRIC_EACH_ROUND)) metrics[id].derive(row);
+        if (metrics[id].derive && (row->evaluated || metrics[id].when == METRIC_EACH_ROUND)) metrics[id].derive(row);
 }

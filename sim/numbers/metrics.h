@@ -83,6 +83,7 @@ const void *metric_fill(metric_id id);                        /* what stands whe
 /* The metrics of one round. Devices of a population are neighbours. */
 struct metric_row {
     metric_shape shape;
+    bool evaluated;             /* METRIC_WHERE_EVALUATED counts */
     void *values[METRIC_COUNT]; /* owned; NULL where it is not recorded */
     int *first_device;          /* [populations + 1], owned, the caller fills it */
     double *sorted;             /* [devices], owned: room for a derived metric */
@@ -94,8 +95,11 @@ size_t metric_all_bytes(const metric_shape *shape);
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
 /* Computes what is derived: on process 0, when the round's other numbers are there. */
-void metric_row_derive(metric_row *row, bool evaluated);
+void metric_row_derive(metric_row *row);
 
+static inline int metric_round(const metric_row *row) {
+    return *(const int32_t *)row->values[METRIC_ROUND];
+}
 static inline double *metric_doubles(const metric_row *row, metric_id id) {
     return row->values[id];
 }

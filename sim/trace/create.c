@@ -2,7 +2,7 @@
  *
  * Chunks hold up to 64 rounds or 64 KiB, so that a device's curve is a few reads and a round of thousands of devices is a few
  * writes; a single row beyond 1 MiB is cut along its second axis. */
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,8 +10,8 @@
 
 enum { CHUNK_ROWS = 64, CHUNK_BYTES = H5_CHUNK_BYTES, CHUNK_MOST_BYTES = 1024 * 1024 };
 
-static void choose_chunk(const table_spec *spec, const trace_shape *shape, int rank, hsize_t chunk[TRACE_MAX_RANK]) {
-    size_t row_bytes = table_row_bytes(spec, shape);
+static void choose_chunk(metric_id id, const metric_shape *shape, int rank, hsize_t chunk[TRACE_MAX_RANK]) {
+    size_t row_bytes = metric_bytes(id, shape);
     size_t rows = CHUNK_BYTES / row_bytes;
     chunk[0] = rows < 1 ? 1 : rows > CHUNK_ROWS ? CHUNK_ROWS : rows;
     if (rank > 1 && row_bytes > CHUNK_MOST_BYTES) {
@@ -21,74 +21,74 @@ static void choose_chunk(const table_spec *spec, const trace_shape *shape, int r
     }
 }
 
-static hid_t table_properties(const table_spec *spec, int rank, const hsize_t *chunk, h5_error *error) {
+static hid_t table_properties(metric_id id, int rank, const hsize_t *chunk, h5_error *error) {
     hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
     if (properties < 0) return -1;
     /* Chunks come into being when something is written: rounds without an evaluation take no space. */
-    if (H5Pset_chunk(properties, rank, chunk) < 0 || H5Pset_fill_value(properties, table_memory_type(spec), table_fill(spec)) < 0 ||
+    if (H5Pset_chunk(properties, rank, chunk) < 0 || H5Pset_fill_value(properties, table_memory_type(id), metric_fill(id)) < 0 ||
         H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR) < 0)
-        return h5_failed(error, "cannot prepare %s", spec->path);
+        return h5_failed(error, "cannot prepare %s", metrics[id].path);
     return properties;
 }
 
-static const char *axes_text(table_axes axes) {
+static const char *axes_text(metric_axes axes) {
     switch (axes) {
-    case AXES_ROW:
+    case METRIC_OF_RUN:
         return "row";
-    case AXES_DEVICE:
+    case METRIC_OF_POPULATION:
+        return "row,population";
+    case METRIC_OF_DEVICE:
         return "row,device";
-    case AXES_EXPERT:
+    case METRIC_OF_EXPERT:
         return "row,device,layer,expert";
-    case AXES_TOKEN:
+    case METRIC_OF_TOKEN:
         return "row,window,token";
-    case AXES_TOKEN_EXPERT:
+    case METRIC_OF_TOKEN_EXPERT:
         return "row,window,token,layer,expert";
-    case AXES_TRAIN_WINDOW:
-    case AXES_VALID_WINDOW:
+    case METRIC_OF_TRAIN_WINDOW:
+    case METRIC_OF_VALID_WINDOW:
         return "row,device,step,index";
     }
     return "";
 }
 
-static hid_t create_table(hid_t file, const table_spec *spec, const trace_shape *shape, h5_error *error) {
+static hid_t create_table(hid_t file, metric_id id, const metric_shape *shape, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK] = {0}, most[TRACE_MAX_RANK], chunk[TRACE_MAX_RANK];
-    int rank = table_dimensions(spec, shape, dims);
+    int rank = table_dimensions(id, shape, dims);
     memcpy(most, dims, sizeof most);
     memcpy(chunk, dims, sizeof chunk);
-    choose_chunk(spec, shape, rank, chunk);
+    choose_chunk(id, shape, rank, chunk);
     dims[0] = 0;
     most[0] = H5S_UNLIMITED;
-    hid_t properties = table_properties(spec, rank, chunk, error);
+    hid_t properties = table_properties(id, rank, chunk, error);
     hid_t space = H5Screate_simple(rank, dims, most);
     if (properties < 0 || space < 0) return -1;
-    hid_t dataset = h5_create_dataset(file, spec->path, table_memory_type(spec), space, properties, error);
+    hid_t dataset = h5_create_dataset(file, metrics[id].path, table_memory_type(id), space, properties, error);
     if (dataset < 0) return -1;
-    if (h5_write_text(dataset, "units", spec->units, error) || h5_write_text(dataset, "axes", axes_text(spec->axes), error)) return -1;
+    if (h5_write_text(dataset, "units", metrics[id].units, error) || h5_write_text(dataset, "axes", axes_text(metrics[id].axes), error)) return -1;
     H5Sclose(space);
     H5Pclose(properties);
     return dataset;
 }
 
-static int create_tables(trace_file *file, h5_error *error) {
-    bool tokens = file->shape.windows > 0, sampling = file->shape.sampling.train_steps > 0;
-    const struct {
-        const char *path;
-        bool wanted;
-    } groups[] = {{"/loss", true},
-                  {"/routing", true},
-                  {"/traffic", true},
-                  {"/time", true},
-                  {"/routing/tokens", tokens},
-                  {"/sampling", sampling},
-                  {"/sampling/windows", sampling}};
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        hid_t group = groups[i].wanted ? h5_create_group(file->file, groups[i].path, error) : 0;
-        if (group < 0 || (group > 0 && H5Gclose(group) < 0)) return h5_failed(error, "cannot create %s", groups[i].path);
+/* The groups of a path, from the outermost to the innermost. */
+static int create_groups(hid_t file, const char *path, h5_error *error) {
+    char group[64];
+    for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        snprintf(group, sizeof group, "%.*s", (int)(slash - path), path);
+        if (H5Lexists(file, group, H5P_DEFAULT) > 0) continue;
+        hid_t made = h5_create_group(file, group, error);
+        if (made < 0 || H5Gclose(made) < 0) return h5_failed(error, "cannot create %s", group);
     }
-    for (int id = 0; id < TABLE_COUNT; id++) {
+    return 0;
+}
+
+static int create_tables(trace_file *file, h5_error *error) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
         file->datasets[id] = -1;
-        if (!table_recorded(&table_specs[id], &file->shape)) continue;
-        file->datasets[id] = create_table(file->file, &table_specs[id], &file->shape, error);
+        if (!metric_recorded(id, &file->shape)) continue;
+        if (create_groups(file->file, metrics[id].path, error)) return -1;
+        file->datasets[id] = create_table(file->file, id, &file->shape, error);
         if (file->datasets[id] < 0) return -1;
     }
     return 0;

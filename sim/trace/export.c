@@ -43,26 +43,26 @@ static int read_source_names(export_source *s, h5_error *error) {
     return s->source_names ? 0 : h5_failed(error, "cannot read /sources");
 }
 
-static int read_dimensions(hid_t file, table_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
-    hid_t space = -1, dataset = H5Dopen2(file, table_specs[id].path, H5P_DEFAULT);
+static int read_dimensions(hid_t file, metric_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
+    hid_t space = -1, dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
     int status = 0;
     if (dataset < 0 || (space = H5Dget_space(dataset)) < 0 || H5Sget_simple_extent_ndims(space) != rank ||
         H5Sget_simple_extent_dims(space, dims, NULL) != rank)
-        status = h5_failed(error, "cannot read the size of %s", table_specs[id].path);
+        status = h5_failed(error, "cannot read the size of %s", metrics[id].path);
     if (space >= 0) H5Sclose(space);
     if (dataset >= 0) H5Dclose(dataset);
     return status;
 }
 
 static int read_sampling(export_source *s, h5_error *error) {
-    trace_sampling *size = &s->shape.sampling;
+    sampling_shape *size = &s->shape.sampling;
     hsize_t dims[TRACE_MAX_RANK];
     if (H5Lexists(s->file, "/sampling", H5P_DEFAULT) <= 0) return 0;
-    if (read_dimensions(s->file, TABLE_TRAIN_WINDOWS, 4, dims, error)) return -1;
+    if (read_dimensions(s->file, METRIC_TRAIN_WINDOWS, 4, dims, error)) return -1;
     size->train_steps = (int)dims[2];
     size->train_batch = (int)dims[3];
-    if (H5Lexists(s->file, table_specs[TABLE_VALID_WINDOWS].path, H5P_DEFAULT) <= 0) return 0;
-    if (read_dimensions(s->file, TABLE_VALID_WINDOWS, 4, dims, error)) return -1;
+    if (H5Lexists(s->file, metrics[METRIC_VALID_WINDOWS].path, H5P_DEFAULT) <= 0) return 0;
+    if (read_dimensions(s->file, METRIC_VALID_WINDOWS, 4, dims, error)) return -1;
     size->valid_steps = (int)dims[2];
     size->valid_batch = (int)dims[3];
     return 0;
@@ -70,11 +70,11 @@ static int read_sampling(export_source *s, h5_error *error) {
 
 static int read_shape(export_source *s, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK];
-    if (read_dimensions(s->file, TABLE_GATE_MEAN, 4, dims, error)) return -1;
-    s->shape = (trace_shape){.devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
+    if (read_dimensions(s->file, METRIC_GATE_MEAN, 4, dims, error)) return -1;
+    s->shape = (metric_shape){.devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
     if (read_sampling(s, error)) return -1;
     if (H5Lexists(s->file, "/routing/tokens", H5P_DEFAULT) <= 0) return 0;
-    if (read_dimensions(s->file, TABLE_ROUTING_IDS, 3, dims, error)) return -1;
+    if (read_dimensions(s->file, METRIC_ROUTING_IDS, 3, dims, error)) return -1;
     s->shape.windows = (int)dims[1];
     s->shape.sequence = (int)dims[2];
     s->window_devices =
@@ -129,11 +129,11 @@ static int columns_open(columns *c, const export_source *s, const export_table *
     int status = 0;
     *c = (columns){{-1, -1, -1, -1}, {NULL}};
     for (int i = 0; i < table->n_columns && !status; i++) {
-        const table_spec *spec = &table_specs[table->columns[i]];
-        if (!table_recorded(spec, &s->shape)) continue;
-        c->datasets[i] = H5Dopen2(s->file, spec->path, H5P_DEFAULT);
-        c->values[i] = malloc(table_row_bytes(spec, &s->shape));
-        if (c->datasets[i] < 0 || !c->values[i]) status = h5_failed(error, "cannot read %s", spec->path);
+        const metric_id id = table->columns[i];
+        if (!metric_recorded(id, &s->shape)) continue;
+        c->datasets[i] = H5Dopen2(s->file, metrics[id].path, H5P_DEFAULT);
+        c->values[i] = malloc(metric_bytes(id, &s->shape));
+        if (c->datasets[i] < 0 || !c->values[i]) status = h5_failed(error, "cannot read %s", metrics[id].path);
     }
     return status;
 }
@@ -150,9 +150,9 @@ static int write_rows(export_source *s, const export_table *table, FILE *out, h5
     int status = columns_open(&c, s, table, error);
     for (int64_t row = 0; row < s->rows && !status; row++) {
         for (int i = 0; i < table->n_columns && !status; i++) {
-            const table_spec *spec = &table_specs[table->columns[i]];
-            if (c.values[i] && table_read_rows(c.datasets[i], spec, &s->shape, row, 1, c.values[i]))
-                status = h5_failed(error, "cannot read %s", spec->path);
+            const metric_id id = table->columns[i];
+            if (c.values[i] && table_read_rows(c.datasets[i], id, &s->shape, row, 1, c.values[i]))
+                status = h5_failed(error, "cannot read %s", metrics[id].path);
         }
         if (!status) table->write(s, row, (const void *const *)c.values, out);
     }
@@ -168,7 +168,7 @@ static int write_table(export_source *s, const export_table *table, FILE *out, h
 }
 
 static bool is_recorded(const export_source *s, const export_table *table) {
-    return table->n_columns == 0 || table_recorded(&table_specs[table->columns[0]], &s->shape);
+    return table->n_columns == 0 || metric_recorded(table->columns[0], &s->shape);
 }
 
 /* ---- Names and files ---- */

@@ -181,7 +181,7 @@ static void put_windows(const export_source *s, int64_t row, const char *part, i
 }
 
 static void write_windows(export_source *s, int64_t row, const void *const *values, FILE *out) {
-    const trace_sampling *size = &s->shape.sampling;
+    const sampling_shape *size = &s->shape.sampling;
     put_windows(s, row, "train", size->train_steps, size->train_batch, values[0], s->train_steps, out);
     put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[1], s->valid_steps, out);
 }
@@ -198,34 +198,34 @@ const export_table export_tables[] = {
     {.name = "loss",
      .header = "round,population,seed,device,split,loss",
      .n_columns = 4,
-     .columns = {TABLE_TRAIN_LOSS, TABLE_VALID_LOSS, TABLE_TEST_LOSS, TABLE_TEST_AFTER},
+     .columns = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER},
      .write = write_loss},
     {.name = "routing",
      .header = "round,population,seed,device,layer,expert,kind,gate_mean,token_share",
      .n_columns = 2,
-     .columns = {TABLE_GATE_MEAN, TABLE_TOKEN_SHARE},
+     .columns = {METRIC_GATE_MEAN, METRIC_TOKEN_SHARE},
      .write = write_routing},
     {.name = "tokens",
      .header = "round,window,population,seed,device,position,token,layer,expert,kind,gate",
      .wish = "trace.routing_windows: 2",
      .n_columns = 2,
-     .columns = {TABLE_ROUTING_IDS, TABLE_ROUTING_GATES},
+     .columns = {METRIC_ROUTING_IDS, METRIC_ROUTING_GATES},
      .write = write_tokens},
     {.name = "traffic",
      .header = "round,population,seed,device,bytes_up,bytes_down",
      .n_columns = 2,
-     .columns = {TABLE_BYTES_UP, TABLE_BYTES_DOWN},
+     .columns = {METRIC_BYTES_UP, METRIC_BYTES_DOWN},
      .write = write_traffic},
     {.name = "windows",
      .header = "round,population,seed,device,part,step,index,offset",
      .wish = "trace.sampling_windows: true",
      .n_columns = 2,
-     .columns = {TABLE_TRAIN_WINDOWS, TABLE_VALID_WINDOWS},
+     .columns = {METRIC_TRAIN_WINDOWS, METRIC_VALID_WINDOWS},
      .write = write_windows},
     {.name = "time",
      .header = "round,phase,seconds",
      .n_columns = 4,
-     .columns = {TABLE_TIME_TRAIN, TABLE_TIME_EVALUATE, TABLE_TIME_AGGREGATE, TABLE_TIME_TOTAL},
+     .columns = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL},
      .write = write_time},
 };
 const int export_n_tables = sizeof export_tables / sizeof *export_tables;

@@ -11,7 +11,7 @@ enum { EXPORT_PATH_BYTES = 4096 };
 typedef struct {
     char path[EXPORT_PATH_BYTES]; /* of trace.h5 */
     hid_t file;
-    trace_shape shape;
+    metric_shape shape;
     int n_populations, n_devices, n_windows, n_sources;
     population_record *populations; /* owned */
     trace_device *devices;          /* owned */
@@ -30,7 +30,7 @@ enum { EXPORT_MOST_COLUMNS = 4 };
 typedef struct {
     const char *name, *header, *wish; /* wish: the setting that asks for it; NULL: always there */
     int n_columns;
-    table_id columns[EXPORT_MOST_COLUMNS];
+    metric_id columns[EXPORT_MOST_COLUMNS];
     void (*write)(export_source *source, int64_t row, const void *const *values, FILE *out);
 } export_table;
 

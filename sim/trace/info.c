@@ -11,7 +11,7 @@
 #include "trace/tables.h"
 
 enum { N_LOSSES = 4 };
-static const table_id losses[N_LOSSES] = {TABLE_TRAIN_LOSS, TABLE_VALID_LOSS, TABLE_TEST_LOSS, TABLE_TEST_AFTER};
+static const metric_id losses[N_LOSSES] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
 
 typedef struct {
     hid_t file;
@@ -58,15 +58,15 @@ static bool any_number(const double *values, int n) {
 }
 
 static int read_last(result *r, int which, h5_error *error) {
-    const table_spec *spec = &table_specs[losses[which]];
-    const trace_shape shape = {.devices = r->n_devices};
+    const metric_id id = losses[which];
+    const metric_shape shape = {.devices = r->n_devices};
     int status = 0;
     r->values[which] = calloc((size_t)r->n_devices + 1, sizeof(double));
-    hid_t dataset = H5Dopen2(r->file, spec->path, H5P_DEFAULT);
-    if (dataset < 0 || !r->values[which]) status = h5_failed(error, "cannot read %s", spec->path);
+    hid_t dataset = H5Dopen2(r->file, metrics[id].path, H5P_DEFAULT);
+    if (dataset < 0 || !r->values[which]) status = h5_failed(error, "cannot read %s", metrics[id].path);
     for (int64_t row = r->rows - 1; row >= 0 && !r->round[which] && !status; row--) {
-        if (table_read_rows(dataset, spec, &shape, row, 1, r->values[which]))
-            status = h5_failed(error, "cannot read %s", spec->path);
+        if (table_read_rows(dataset, id, &shape, row, 1, r->values[which]))
+            status = h5_failed(error, "cannot read %s", metrics[id].path);
         else if (any_number(r->values[which], r->n_devices))
             r->round[which] = r->rounds[row];
     }

@@ -46,24 +46,24 @@ cleanup:
     return rounds;
 }
 
-int table_read_rows(hid_t dataset, const table_spec *spec, const trace_shape *shape, int64_t first, int64_t count, void *values) {
+int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count, void *values) {
     hsize_t dims[TRACE_MAX_RANK], start[TRACE_MAX_RANK] = {(hsize_t)first};
-    int rank = table_dimensions(spec, shape, dims);
+    int rank = table_dimensions(id, shape, dims);
     dims[0] = (hsize_t)count;
     hid_t memory = H5Screate_simple(rank, dims, NULL), space = H5Dget_space(dataset);
     bool done = memory >= 0 && space >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, dims, NULL) >= 0 &&
-                H5Dread(dataset, table_memory_type(spec), memory, space, H5P_DEFAULT, values) >= 0;
+                H5Dread(dataset, table_memory_type(id), memory, space, H5P_DEFAULT, values) >= 0;
     if (memory >= 0) H5Sclose(memory);
     if (space >= 0) H5Sclose(space);
     return done ? 0 : -1;
 }
 
-static int read_losses(hid_t file, table_id id, int64_t row, int n_devices, double *values, h5_error *error) {
-    const trace_shape shape = {.devices = n_devices};
-    hid_t dataset = H5Dopen2(file, table_specs[id].path, H5P_DEFAULT);
-    int status = dataset < 0 ? -1 : table_read_rows(dataset, &table_specs[id], &shape, row, 1, values);
+static int read_losses(hid_t file, metric_id id, int64_t row, int n_devices, double *values, h5_error *error) {
+    const metric_shape shape = {.devices = n_devices};
+    hid_t dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
+    int status = dataset < 0 ? -1 : table_read_rows(dataset, id, &shape, row, 1, values);
     if (dataset >= 0) H5Dclose(dataset);
-    return status ? h5_failed(error, "cannot read %s", table_specs[id].path) : 0;
+    return status ? h5_failed(error, "cannot read %s", metrics[id].path) : 0;
 }
 
 exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list) {
@@ -74,8 +74,8 @@ exit_code trace_read_test_losses(const char *path, int round, int n_devices, dou
     int32_t *rounds = file < 0 ? NULL : trace_read_rounds(file, &rows, &error);
     while (rounds && row < rows && rounds[row] != round) row++;
     if (rounds && row == rows) h5_failed(&error, "it has no round %d", round);
-    int status = !rounds || row == rows || read_losses(file, TABLE_TEST_LOSS, row, n_devices, test, &error) ||
-                 read_losses(file, TABLE_TEST_AFTER, row, n_devices, test_after, &error);
+    int status = !rounds || row == rows || read_losses(file, METRIC_TEST_LOSS, row, n_devices, test, &error) ||
+                 read_losses(file, METRIC_TEST_AFTER, row, n_devices, test_after, &error);
     free(rounds);
     if (file >= 0) H5Fclose(file);
     h5_leave();

@@ -36,9 +36,9 @@ static exit_code find_rows(const char *path, old_trace *old, int wanted, h5_erro
                    path, (long long)n, old->last_round, wanted);
 }
 
-static int same_shape(hid_t dataset, const table_spec *spec, const trace_shape *shape) {
+static int same_shape(hid_t dataset, metric_id id, const metric_shape *shape) {
     hsize_t wanted[TRACE_MAX_RANK], found[H5S_MAX_RANK] = {0};
-    int rank = table_dimensions(spec, shape, wanted);
+    int rank = table_dimensions(id, shape, wanted);
     hid_t space = H5Dget_space(dataset);
     bool same = space >= 0 && H5Sget_simple_extent_ndims(space) == rank && H5Sget_simple_extent_dims(space, found, NULL) == rank;
     for (int i = 1; i < rank && same; i++) same = found[i] == wanted[i];
@@ -46,23 +46,23 @@ static int same_shape(hid_t dataset, const table_spec *spec, const trace_shape *
     return same;
 }
 
-static exit_code check_shape(const char *path, const old_trace *old, const table_spec *spec, const trace_shape *shape, problems *list) {
+static exit_code check_shape(const char *path, const old_trace *old, metric_id id, const metric_shape *shape, problems *list) {
     h5_error error = {0};
-    bool there = H5Lexists(old->file, spec->path, H5P_DEFAULT) > 0;
-    hid_t dataset = there ? H5Dopen2(old->file, spec->path, H5P_DEFAULT) : -1;
-    bool same = dataset >= 0 && same_shape(dataset, spec, shape);
-    if (there && dataset < 0) h5_failed(&error, "%s cannot be read", spec->path);
+    bool there = H5Lexists(old->file, metrics[id].path, H5P_DEFAULT) > 0;
+    hid_t dataset = there ? H5Dopen2(old->file, metrics[id].path, H5P_DEFAULT) : -1;
+    bool same = dataset >= 0 && same_shape(dataset, id, shape);
+    if (there && dataset < 0) h5_failed(&error, "%s cannot be read", metrics[id].path);
     if (dataset >= 0) H5Dclose(dataset);
     if (same) return EXIT_OK;
     if (error.text[0]) return h5_problem(&error, path, "it is damaged: start over in a new folder", list);
     return problem(list, EXIT_INPUT, "%s: %s is missing or has another shape than this run's: it belongs to another configuration", path,
-                   spec->path);
+                   metrics[id].path);
 }
 
-static exit_code check_shapes(const char *path, const old_trace *old, const trace_shape *shape, problems *list) {
+static exit_code check_shapes(const char *path, const old_trace *old, const metric_shape *shape, problems *list) {
     exit_code code = EXIT_OK;
-    for (int id = 0; id < TABLE_COUNT && code == EXIT_OK; id++)
-        if (table_recorded(&table_specs[id], shape)) code = check_shape(path, old, &table_specs[id], shape, list);
+    for (int id = 0; id < METRIC_COUNT && code == EXIT_OK; id++)
+        if (metric_recorded(id, shape)) code = check_shape(path, old, id, shape, list);
     return code;
 }
 
@@ -74,40 +74,38 @@ static exit_code open_old(const char *path, const trace_header *header, int want
     old->file = h5_open_file(path, true, &error);
     if (old->file >= 0) old->created_utc = h5_read_text(old->file, "created_utc", &error);
     if (!old->created_utc) return h5_problem(&error, path, "it is not a trace, or damaged: start over in a new folder", list);
-    const trace_shape shape = trace_shape_of(header);
+    const metric_shape shape = trace_shape_of(header);
     exit_code code = check_shapes(path, old, &shape, list);
     return code == EXIT_OK ? find_rows(path, old, wanted, &error, list) : code;
 }
 
 /* Nothing but fill values: left unwritten, so that rounds without an evaluation take no space in the new file either. */
-static bool only_fill(const table_spec *spec, const uint8_t *row, size_t bytes) {
-    size_t size = table_value_bytes(spec);
-    return memcmp(row, table_fill(spec), size) == 0 && memcmp(row, row + size, bytes - size) == 0;
+static bool only_fill(metric_id id, const uint8_t *row, size_t bytes) {
+    size_t size = metric_value_bytes(id);
+    return memcmp(row, metric_fill(id), size) == 0 && memcmp(row, row + size, bytes - size) == 0;
 }
 
 /* Writes the runs of rows that hold anything. */
-static int write_block(const trace_file *file, table_id id, int64_t first, int64_t count, const uint8_t *values, h5_error *error) {
-    const table_spec *spec = &table_specs[id];
-    size_t row_bytes = table_row_bytes(spec, &file->shape);
+static int write_block(const trace_file *file, metric_id id, int64_t first, int64_t count, const uint8_t *values, h5_error *error) {
+    size_t row_bytes = metric_bytes(id, &file->shape);
     for (int64_t row = 0, run = 0; row < count; row += run ? run : 1) {
         run = 0;
-        while (row + run < count && !only_fill(spec, values + (size_t)(row + run) * row_bytes, row_bytes)) run++;
+        while (row + run < count && !only_fill(id, values + (size_t)(row + run) * row_bytes, row_bytes)) run++;
         if (run && table_write_rows(file, id, first + row, run, values + (size_t)row * row_bytes, error)) return -1;
     }
     return 0;
 }
 
-static int copy_table(const old_trace *old, const trace_file *file, table_id id, h5_error *error) {
-    const table_spec *spec = &table_specs[id];
-    size_t row_bytes = table_row_bytes(spec, &file->shape);
+static int copy_table(const old_trace *old, const trace_file *file, metric_id id, h5_error *error) {
+    size_t row_bytes = metric_bytes(id, &file->shape);
     int64_t block = row_bytes < COPY_BYTES ? (int64_t)(COPY_BYTES / row_bytes) : 1;
     uint8_t *values = malloc((size_t)block * row_bytes);
-    hid_t dataset = H5Dopen2(old->file, spec->path, H5P_DEFAULT);
-    int status = dataset < 0 || !values ? h5_failed(error, "cannot read %s", spec->path) : table_extend(file, id, old->rows, error);
+    hid_t dataset = H5Dopen2(old->file, metrics[id].path, H5P_DEFAULT);
+    int status = dataset < 0 || !values ? h5_failed(error, "cannot read %s", metrics[id].path) : table_extend(file, id, old->rows, error);
     for (int64_t first = 0; first < old->rows && !status; first += block) {
         int64_t count = old->rows - first < block ? old->rows - first : block;
-        if (table_read_rows(dataset, spec, &file->shape, first, count, values))
-            status = h5_failed(error, "cannot read the rows of %s", spec->path);
+        if (table_read_rows(dataset, id, &file->shape, first, count, values))
+            status = h5_failed(error, "cannot read the rows of %s", metrics[id].path);
         else
             status = write_block(file, id, first, count, values, error);
     }
@@ -117,7 +115,7 @@ static int copy_table(const old_trace *old, const trace_file *file, table_id id,
 }
 
 static int copy_rows(const old_trace *old, trace_file *file, h5_error *error) {
-    for (int id = 0; id < TABLE_COUNT; id++)
+    for (int id = 0; id < METRIC_COUNT; id++)
         if (file->datasets[id] >= 0 && copy_table(old, file, id, error)) return -1;
     file->rows = old->rows;
     file->last_round = old->last_round;

@@ -1,114 +1,38 @@
-/* tables.c - the schema of trace.h5 as data. A new table is a line here and its values in row_cells() of writer.c. */
+/* tables.c - how the rows of numbers/metrics.h and the records of populations and devices look to HDF5. */
 #include "trace/tables.h"
 
-#include <math.h>
 #include <string.h>
 
-const table_spec table_specs[TABLE_COUNT] = {
-    [TABLE_TRAIN_LOSS] = {"/loss/train", "nats/token", TABLE_F64, AXES_DEVICE},
-    [TABLE_VALID_LOSS] = {"/loss/valid", "nats/token", TABLE_F64, AXES_DEVICE},
-    [TABLE_TEST_LOSS] = {"/loss/test", "nats/token", TABLE_F64, AXES_DEVICE},
-    [TABLE_TEST_AFTER] = {"/loss/test_after", "nats/token", TABLE_F64, AXES_DEVICE},
-    [TABLE_GATE_MEAN] = {"/routing/gate_mean", "1", TABLE_F32, AXES_EXPERT},
-    [TABLE_TOKEN_SHARE] = {"/routing/token_share", "1", TABLE_F32, AXES_EXPERT},
-    [TABLE_ROUTING_IDS] = {"/routing/tokens/ids", "token", TABLE_I32, AXES_TOKEN},
-    [TABLE_ROUTING_GATES] = {"/routing/tokens/gates", "1", TABLE_F32, AXES_TOKEN_EXPERT},
-    [TABLE_BYTES_UP] = {"/traffic/bytes_up", "bytes", TABLE_I64, AXES_DEVICE},
-    [TABLE_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", TABLE_I64, AXES_DEVICE},
-    [TABLE_TRAIN_WINDOWS] = {"/sampling/windows/train", "token", TABLE_I64, AXES_TRAIN_WINDOW},
-    [TABLE_VALID_WINDOWS] = {"/sampling/windows/valid", "token", TABLE_I64, AXES_VALID_WINDOW},
-    [TABLE_TIME_TRAIN] = {"/time/train", "s", TABLE_F64, AXES_ROW},
-    [TABLE_TIME_EVALUATE] = {"/time/evaluate", "s", TABLE_F64, AXES_ROW},
-    [TABLE_TIME_AGGREGATE] = {"/time/aggregate", "s", TABLE_F64, AXES_ROW},
-    [TABLE_TIME_TOTAL] = {"/time/total", "s", TABLE_F64, AXES_ROW},
-    [TABLE_ROUNDS] = {"/rounds", "round", TABLE_I32, AXES_ROW},
-};
-
-trace_shape trace_shape_of(const trace_header *header) {
-    return (trace_shape){.devices = header->n_devices,
-                         .layers = header->n_layers,
-                         .experts = header->max_experts,
-                         .windows = header->routing_windows,
-                         .sequence = header->sequence,
-                         .sampling = header->sampling};
+metric_shape trace_shape_of(const trace_header *header) {
+    return (metric_shape){.populations = header->n_populations,
+                          .devices = header->n_devices,
+                          .layers = header->n_layers,
+                          .experts = header->max_experts,
+                          .windows = header->routing_windows,
+                          .sequence = header->sequence,
+                          .sampling = header->sampling};
 }
 
-bool table_recorded(const table_spec *spec, const trace_shape *shape) {
-    switch (spec->axes) {
-    case AXES_TOKEN:
-    case AXES_TOKEN_EXPERT:
-        return shape->windows > 0;
-    case AXES_TRAIN_WINDOW:
-        return shape->sampling.train_steps > 0;
-    case AXES_VALID_WINDOW:
-        return shape->sampling.valid_steps > 0;
-    default:
-        return true;
-    }
+int table_dimensions(metric_id id, const metric_shape *shape, hsize_t dims[TRACE_MAX_RANK]) {
+    int64_t of_round[METRIC_MAX_DIMS];
+    int n = metric_dimensions(id, shape, of_round);
+    dims[0] = 1;
+    for (int i = 0; i < n; i++) dims[1 + i] = (hsize_t)of_round[i];
+    return 1 + n;
 }
 
-int table_dimensions(const table_spec *spec, const trace_shape *shape, hsize_t dims[TRACE_MAX_RANK]) {
-    int rank = 0;
-    bool of_train = spec->axes == AXES_TRAIN_WINDOW, sampled = of_train || spec->axes == AXES_VALID_WINDOW;
-    dims[rank++] = 1;
-    if (spec->axes == AXES_DEVICE || spec->axes == AXES_EXPERT || sampled) dims[rank++] = (hsize_t)shape->devices;
-    if (sampled) {
-        dims[rank++] = (hsize_t)(of_train ? shape->sampling.train_steps : shape->sampling.valid_steps);
-        dims[rank++] = (hsize_t)(of_train ? shape->sampling.train_batch : shape->sampling.valid_batch);
-    }
-    if (spec->axes == AXES_TOKEN || spec->axes == AXES_TOKEN_EXPERT) {
-        dims[rank++] = (hsize_t)shape->windows;
-        dims[rank++] = (hsize_t)shape->sequence;
-    }
-    if (spec->axes == AXES_EXPERT || spec->axes == AXES_TOKEN_EXPERT) {
-        dims[rank++] = (hsize_t)shape->layers;
-        dims[rank++] = (hsize_t)shape->experts;
-    }
-    return rank;
-}
-
-size_t table_value_bytes(const table_spec *spec) {
-    return spec->type == TABLE_F64 || spec->type == TABLE_I64 ? 8 : 4;
-}
-
-size_t table_row_bytes(const table_spec *spec, const trace_shape *shape) {
-    hsize_t dims[TRACE_MAX_RANK];
-    int rank = table_dimensions(spec, shape, dims);
-    size_t bytes = table_value_bytes(spec);
-    for (int i = 0; i < rank; i++) bytes *= dims[i];
-    return bytes;
-}
-
-hid_t table_memory_type(const table_spec *spec) {
-    switch (spec->type) {
-    case TABLE_F64:
+hid_t table_memory_type(metric_id id) {
+    switch (metrics[id].type) {
+    case METRIC_F64:
         return H5T_NATIVE_DOUBLE;
-    case TABLE_F32:
+    case METRIC_F32:
         return H5T_NATIVE_FLOAT;
-    case TABLE_I64:
+    case METRIC_I64:
         return H5T_NATIVE_INT64;
-    case TABLE_I32:
+    case METRIC_I32:
         return H5T_NATIVE_INT32;
     }
     return -1;
-}
-
-const void *table_fill(const table_spec *spec) {
-    static const double f64 = NAN;
-    static const float f32 = NAN;
-    static const int64_t i64 = -1;
-    static const int32_t i32 = -1;
-    switch (spec->type) {
-    case TABLE_F64:
-        return &f64;
-    case TABLE_F32:
-        return &f32;
-    case TABLE_I64:
-        return &i64;
-    case TABLE_I32:
-        return &i32;
-    }
-    return NULL;
 }
 
 typedef struct {

@@ -17,6 +17,7 @@
  *   /sampling/windows/{train, valid}           [row, device, step, index] offset of each window that an expert or a router step of
  *                                              this round drew, in the device's text of that part; -1 where none; only on request
  *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
+ *   /fairness/test_worst_decile, test_gini     [row, population] of the test losses before aggregation (numbers/fairness.c)
  *   /time/{train, evaluate, aggregate, total}  [row] seconds
  * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so (elsewhere NaN, ids -1).
  * Compound tables carry `units` as a comma list, a unit per column; the growing ones also carry `axes`. */
@@ -27,6 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "numbers/metrics.h"
 #include "problems.h"
 
 typedef struct {
@@ -46,11 +48,6 @@ typedef struct {
     double entropy;                                /* nats per token, NaN if unknown */
 } trace_device;
 
-/* Steps of a round and windows of a step, the largest over devices; all 0: not recorded. */
-typedef struct {
-    int train_steps, train_batch, valid_steps, valid_batch;
-} trace_sampling;
-
 typedef struct {
     const char *git_revision, *config_yaml, *backend, *hardware, *created_utc;
     uint64_t seed;
@@ -61,30 +58,17 @@ typedef struct {
     const char *const *source_names; /* [n_sources] */
     int routing_windows;             /* windows recorded at each evaluation */
     const int *routing_devices;      /* [routing_windows] whose window it is */
-    trace_sampling sampling;
+    sampling_shape sampling;
 } trace_header;
-
-/* One round; arrays are the caller's, copied by trace_append(). NULL where the round was not evaluated. */
-typedef struct {
-    int round;                                         /* from 1 */
-    const double *train_loss;                          /* [devices] */
-    const double *valid_loss, *test_loss, *test_after; /* [devices] */
-    const float *gate_mean, *token_share;              /* [devices, layers, max_experts] */
-    const int32_t *routing_ids;                        /* [windows, sequence] */
-    const float *routing_gates;                        /* [windows, sequence, layers, max_experts] */
-    const int64_t *bytes_up, *bytes_down;              /* [devices] */
-    const int64_t *train_windows, *valid_windows;      /* [devices, steps, batch] of the header's sampling */
-    double seconds_train, seconds_evaluate, seconds_aggregate, seconds_total;
-} trace_row;
 
 /* One writer on its own thread: append copies and returns; rows are flushed in order. */
 typedef struct trace trace;
 exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
 /* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into a new file, renames. */
 exit_code trace_resume(const char *path, const trace_header *header, int rounds, trace **out, problems *list);
-/* Also reports an earlier row's failure (full disk ...), once: later calls return its code without another message. After a failure
+/* A round; what is only measured where a round is evaluated is left out where it was not. Also reports an earlier row's failure (full disk ...), once: later calls return its code without another message. After a failure
  * nothing more is written or closed; rounds must increase. */
-exit_code trace_append(trace *t, const trace_row *row, problems *list);
+exit_code trace_append(trace *t, const metric_row *row, problems *list);
 /* Waits until all rows so far are on the disk: call before replacing the checkpoint. */
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */

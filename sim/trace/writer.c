@@ -19,7 +19,7 @@ enum { QUEUE_ROWS = 2 }; /* one is filled while the other is written */
 typedef struct {
     int round;
     uint8_t *bytes;                 /* all tables' values of one row, owned */
-    const void *cells[TABLE_COUNT]; /* into bytes, or NULL */
+    const void *cells[METRIC_COUNT]; /* into bytes, or NULL */
 } slot;
 
 struct trace {
@@ -41,45 +41,24 @@ static size_t aligned(size_t bytes) {
     return (bytes + 7) & ~(size_t)7;
 }
 
-static size_t slot_bytes(const trace_shape *shape) {
+static size_t slot_bytes(const metric_shape *shape) {
     size_t total = 0;
-    for (int id = 0; id < TABLE_COUNT; id++)
-        if (table_recorded(&table_specs[id], shape)) total += aligned(table_row_bytes(&table_specs[id], shape));
+    for (int id = 0; id < METRIC_COUNT; id++)
+        if (metric_recorded(id, shape)) total += aligned(metric_bytes(id, shape));
     return total;
 }
 
-static void row_cells(const trace_row *row, const void *cells[TABLE_COUNT]) {
-    cells[TABLE_TRAIN_LOSS] = row->train_loss;
-    cells[TABLE_VALID_LOSS] = row->valid_loss;
-    cells[TABLE_TEST_LOSS] = row->test_loss;
-    cells[TABLE_TEST_AFTER] = row->test_after;
-    cells[TABLE_GATE_MEAN] = row->gate_mean;
-    cells[TABLE_TOKEN_SHARE] = row->token_share;
-    cells[TABLE_ROUTING_IDS] = row->routing_ids;
-    cells[TABLE_ROUTING_GATES] = row->routing_gates;
-    cells[TABLE_BYTES_UP] = row->bytes_up;
-    cells[TABLE_BYTES_DOWN] = row->bytes_down;
-    cells[TABLE_TRAIN_WINDOWS] = row->train_windows;
-    cells[TABLE_VALID_WINDOWS] = row->valid_windows;
-    cells[TABLE_TIME_TRAIN] = &row->seconds_train;
-    cells[TABLE_TIME_EVALUATE] = &row->seconds_evaluate;
-    cells[TABLE_TIME_AGGREGATE] = &row->seconds_aggregate;
-    cells[TABLE_TIME_TOTAL] = &row->seconds_total;
-    cells[TABLE_ROUNDS] = NULL;
-}
-
-static void fill_slot(slot *s, const trace_shape *shape, const trace_row *row) {
-    const void *cells[TABLE_COUNT];
-    row_cells(row, cells);
+static void fill_slot(slot *s, const metric_shape *shape, const metric_row *row) {
     uint8_t *next = s->bytes;
-    for (int id = 0; id < TABLE_COUNT; id++) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        bool measured = row->evaluated || metrics[id].when == METRIC_EACH_ROUND;
         s->cells[id] = NULL;
-        if (!cells[id] || !table_recorded(&table_specs[id], shape)) continue;
-        size_t bytes = table_row_bytes(&table_specs[id], shape);
-        s->cells[id] = memcpy(next, cells[id], bytes);
+        if (!measured || !row->values[id] || !metric_recorded(id, shape)) continue;
+        size_t bytes = metric_bytes(id, shape);
+        s->cells[id] = memcpy(next, row->values[id], bytes);
         next += aligned(bytes);
     }
-    s->round = row->round;
+    s->round = metric_round(row);
 }
 
 /* ---- the writer thread ---- */
@@ -190,16 +169,16 @@ exit_code trace_start(const trace_file *file, const char *path, trace **out, pro
     return EXIT_OK;
 }
 
-exit_code trace_append(trace *t, const trace_row *row, problems *list) {
+exit_code trace_append(trace *t, const metric_row *row, problems *list) {
     pthread_mutex_lock(&t->lock);
     while (t->count == QUEUE_ROWS && !t->failed) pthread_cond_wait(&t->changed, &t->lock);
     exit_code code = report(t, list);
-    if (code == EXIT_OK && row->round <= t->last_appended)
-        code = problem(list, EXIT_RUN, "%s: round %d after round %d; rounds must increase", t->path, row->round, t->last_appended);
+    if (code == EXIT_OK && metric_round(row) <= t->last_appended)
+        code = problem(list, EXIT_RUN, "%s: round %d after round %d; rounds must increase", t->path, metric_round(row), t->last_appended);
     if (code == EXIT_OK) {
         fill_slot(&t->slots[(t->first + t->count) % QUEUE_ROWS], &t->file.shape, row);
         t->count++;
-        t->last_appended = row->round;
+        t->last_appended = metric_round(row);
         pthread_cond_broadcast(&t->changed);
     }
     pthread_mutex_unlock(&t->lock);
