@@ -4,6 +4,6 @@
 
 #include "methods/method.h"
 
-extern const method method_local, method_fedavg, method_centralized, method_pfedmoe, method_comigs;
+extern const method method_local, method_fedavg, method_centralized, method_pfedmoe, method_comigs, method_fedsa;
 
 #endif

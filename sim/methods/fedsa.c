@@ -16,5 +16,6 @@ const method method_fedsa = {
     .default_specialists = 0,
     .gates = CK_GATES_MEAN,
     .router = ROUTER_ABSENT,
+    .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

@@ -3,7 +3,7 @@
 
 #include "methods/all.h"
 
-static const method *const METHODS[] = {&method_local, &method_fedavg, &method_centralized, &method_pfedmoe, &method_comigs};
+static const method *const METHODS[] = {&method_local, &method_fedavg, &method_centralized, &method_pfedmoe, &method_comigs, &method_fedsa};
 
 const method *const *method_list(int *count) {
     *count = (int)(sizeof METHODS / sizeof *METHODS);

@@ -131,7 +131,7 @@ static exit_code gather_devices(const session *s, checkpoint *c, problems *list)
 /* ---- A round that is not over: its losses so far, its windows so far ---- */
 
 static size_t losses_bytes(const session *s) {
-    return (size_t)s->fleet->n_devices * sizeof *s->numbers.train;
+    return (size_t)s->fleet->n_devices * sizeof(double);
 }
 
 static bool is_within_a_round(const session *s, int round) {
@@ -143,23 +143,23 @@ static exit_code take_unfinished(const session *s, int round, checkpoint *c, pro
     c->unfinished = NULL;
     c->n_unfinished = 0;
     if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(s->settings, s->fleet);
+    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
     c->unfinished = malloc(bytes);
     if (!c->unfinished) return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
     c->n_unfinished = (int64_t)bytes;
-    memcpy(c->unfinished, s->numbers.train, losses);
+    memcpy(c->unfinished, metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), losses);
     sampling_pack(&s->sampled, c->unfinished + losses);
     return EXIT_OK;
 }
 
 static exit_code give_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(s->settings, s->fleet);
+    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
         return problem(list, EXIT_INPUT, "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
                        path, (long long)c->expert_step, c->round);
     if (!within) return EXIT_OK;
-    memcpy(s->numbers.train, c->unfinished, losses);
+    memcpy(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), c->unfinished, losses);
     sampling_unpack(&s->sampled, c->unfinished + losses);
     return EXIT_OK;
 }

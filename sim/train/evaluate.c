@@ -50,8 +50,8 @@ static ck_status evaluation_finished(session *s, wave_buffer *w, const void *con
         for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
             e->loss[index] += w->loss[q];
             if (!e->order->routing) continue;
-            add_statistics(s, index, q, s->host.gate_sum, s->numbers.gate_mean);
-            add_statistics(s, index, q, s->host.top1_count, s->numbers.token_share);
+            add_statistics(s, index, q, s->host.gate_sum, metric_floats(&s->numbers, METRIC_GATE_MEAN));
+            add_statistics(s, index, q, s->host.top1_count, metric_floats(&s->numbers, METRIC_TOKEN_SHARE));
         }
     }
     return CK_OK;
@@ -80,7 +80,7 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
 
 /* NaN where a device has no value. */
 static void clear_row(session *s, int device_index, int experts) {
-    float *mean = device_experts(s, s->numbers.gate_mean, device_index), *share = device_experts(s, s->numbers.token_share, device_index);
+    float *mean = device_experts(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index), *share = device_experts(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
     for (int l = 0; l < s->base.shape.layers; l++)
         for (int e = 0; e < s->max_experts; e++) mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
 }
@@ -90,10 +90,11 @@ static void clear_tables(session *s) {
 }
 
 static void divide_tables(session *s, double tokens) {
-    int64_t n = (int64_t)s->fleet->n_devices * s->base.shape.layers * s->max_experts;
+    float *gate_mean = metric_floats(&s->numbers, METRIC_GATE_MEAN), *token_share = metric_floats(&s->numbers, METRIC_TOKEN_SHARE);
+    int64_t n = metric_values(METRIC_GATE_MEAN, &s->numbers.shape);
     for (int64_t i = 0; i < n; i++) {
-        s->numbers.gate_mean[i] = (float)(s->numbers.gate_mean[i] / tokens);
-        s->numbers.token_share[i] = (float)(s->numbers.token_share[i] / tokens);
+        gate_mean[i] = (float)(gate_mean[i] / tokens);
+        token_share[i] = (float)(token_share[i] / tokens);
     }
 }
 
@@ -121,7 +122,8 @@ static exit_code evaluate_mine(session *s, const evaluation_order *order, double
     return EXIT_OK;
 }
 
-exit_code session_evaluate(session *s, evaluation_order order, double *loss, problems *list) {
+exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list) {
+    double *loss = metric_doubles(&s->numbers, into);
     if (order.routing) clear_tables(s);
     exit_code code = session_agree(s, evaluate_mine(s, &order, loss, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
@@ -150,7 +152,7 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
     wave_add_window(s->filling, s->sequence, &tokens, &targets);
     exit_code code = device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows,
                                        s->sequence, tokens, targets, list);
-    if (code == EXIT_OK) memcpy(s->numbers.routing_ids + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
+    if (code == EXIT_OK) memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
     return pipeline_check(s, code);
 }
 
@@ -159,7 +161,7 @@ static void copy_gates(session *s, int window, const float *from) {
     const device *d = &s->fleet->devices[s->routing_devices[window]];
     int experts = d->stopped ? 0 : s->fleet->shapes[d->shape].n_experts;
     int64_t rows = (int64_t)s->sequence * s->base.shape.layers;
-    float *to = s->numbers.routing_gates + window * rows * s->max_experts;
+    float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * s->max_experts;
     for (int64_t row = 0; row < rows; row++)
         for (int e = 0; e < s->max_experts; e++) to[row * s->max_experts + e] = e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
 }

@@ -18,45 +18,60 @@ exit_code session_gather_texts(session *s, problems *list) {
     return gather(s, &text, 1, list);
 }
 
-static int step_tables(const session *s, process_rows out[5]) {
-    const sampled_windows *w = &s->sampled;
-    const trace_sampling *size = &w->size;
-    out[0] = rows_of(s->numbers.train, sizeof *s->numbers.train);
-    if (size->train_steps == 0) return 1;
-    out[1] = rows_of(w->train, (size_t)size->train_steps * (size_t)size->train_batch * sizeof *w->train);
-    out[2] = rows_of(w->valid, (size_t)size->valid_steps * (size_t)size->valid_batch * sizeof *w->valid);
-    out[3] = rows_of(w->first_train, sizeof *w->first_train);
-    out[4] = rows_of(w->first_valid, sizeof *w->first_valid);
-    return 5;
+/* One metric's rows: a device's, or a recorded window's. */
+static process_rows metric_rows(const session *s, metric_id id, int rows) {
+    return rows_of(s->numbers.values[id], metric_bytes(id, &s->numbers.shape) / (size_t)rows);
+}
+
+static bool is_of_devices(metric_axes axes) {
+    switch (axes) {
+    case METRIC_OF_DEVICE:
+    case METRIC_OF_EXPERT:
+    case METRIC_OF_TRAIN_WINDOW:
+    case METRIC_OF_VALID_WINDOW:
+        return true;
+    case METRIC_OF_RUN:
+    case METRIC_OF_POPULATION:
+    case METRIC_OF_TOKEN:
+    case METRIC_OF_TOKEN_EXPERT:
+        break;
+    }
+    return false;
+}
+
+static bool is_of_windows(metric_axes axes) {
+    return axes == METRIC_OF_TOKEN || axes == METRIC_OF_TOKEN_EXPERT;
+}
+
+/* The metrics of one kind that this round has. */
+static int list_metrics(const session *s, bool (*is_of)(metric_axes), int rows, process_rows out[METRIC_COUNT]) {
+    int n = 0;
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        bool measured = s->numbers.evaluated || metrics[id].when == METRIC_EACH_ROUND;
+        if (measured && is_of(metrics[id].axes) && s->numbers.values[id]) out[n++] = metric_rows(s, id, rows);
+    }
+    return n;
+}
+
+static exit_code gather_devices(session *s, problems *list) {
+    process_rows tables[METRIC_COUNT + 2];
+    int n = list_metrics(s, is_of_devices, s->fleet->n_devices, tables);
+    if (s->sampled.size.train_steps > 0) {
+        tables[n++] = rows_of(s->sampled.first_train, sizeof *s->sampled.first_train);
+        tables[n++] = rows_of(s->sampled.first_valid, sizeof *s->sampled.first_valid);
+    }
+    return gather(s, tables, n, list);
 }
 
 exit_code session_gather_steps(session *s, problems *list) {
-    process_rows tables[5];
-    return gather(s, tables, step_tables(s, tables), list);
+    s->numbers.evaluated = false;
+    return gather_devices(s, list);
 }
 
-static int evaluation_tables(const session *s, process_rows out[5]) {
-    const round_numbers *n = &s->numbers;
-    size_t experts = (size_t)s->base.shape.layers * (size_t)s->max_experts * sizeof(float);
-    out[0] = rows_of(n->valid, sizeof *n->valid);
-    out[1] = rows_of(n->test, sizeof *n->test);
-    out[2] = rows_of(n->test_after, sizeof *n->test_after);
-    out[3] = rows_of(n->gate_mean, experts);
-    out[4] = rows_of(n->token_share, experts);
-    return 5;
-}
-
-static exit_code gather_windows(session *s, problems *list) {
-    size_t tokens = (size_t)s->sequence, per_token = (size_t)s->base.shape.layers * (size_t)s->max_experts;
-    const process_rows tables[2] = {rows_of(s->numbers.routing_ids, tokens * sizeof *s->numbers.routing_ids),
-                                    rows_of(s->numbers.routing_gates, tokens * per_token * sizeof *s->numbers.routing_gates)};
-    return processes_gather(s->collective, s->n_routing_windows, s->routing_owners, tables, 2, list);
-}
-
-exit_code session_gather_round(session *s, bool evaluated, problems *list) {
-    process_rows tables[10];
-    int n = step_tables(s, tables);
-    if (evaluated) n += evaluation_tables(s, tables + n);
-    exit_code code = gather(s, tables, n, list);
-    return code == EXIT_OK && evaluated && s->n_routing_windows > 0 ? gather_windows(s, list) : code;
+exit_code session_gather_round(session *s, problems *list) {
+    process_rows tables[METRIC_COUNT];
+    exit_code code = gather_devices(s, list);
+    if (code != EXIT_OK || !s->numbers.evaluated || s->n_routing_windows == 0) return code;
+    int n = list_metrics(s, is_of_windows, s->n_routing_windows, tables);
+    return processes_gather(s->collective, s->n_routing_windows, s->routing_owners, tables, n, list);
 }

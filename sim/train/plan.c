@@ -9,7 +9,7 @@
 #include "train/memory.h"
 #include "train/model.h"
 #include "train/run.h"
-#include "train/sampling.h"
+#include "train/session.h"
 #include "train/slots.h"
 
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
@@ -97,10 +97,12 @@ static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
 }
 
-/* A device's share of the round's tables. */
-static size_t number_bytes(const base_shape *base, const fleet *f) {
-    size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    return row_copies(f) * (2 * row + 8 * sizeof(double));
+/* The round's metrics and their copies, and the totals of the run's traffic. */
+static size_t number_bytes(const settings *s, const base_shape *base, const fleet *f, int windows) {
+    metric_shape shape = session_metric_shape(s, base, f, windows);
+    size_t sampling = shape.sampling.train_steps > 0 ? 2 * (size_t)f->n_devices * sizeof(int64_t) : 0;
+    size_t row = metric_row_bytes(&shape) + sampling;
+    return row + (row_copies(f) - 1) * metric_all_bytes(&shape) + 2 * (size_t)f->n_devices * sizeof(int64_t);
 }
 
 /* What is on its way between processes: averages, and a device's pack at a time. */
@@ -111,12 +113,11 @@ static size_t exchange_bytes(const fleet *f, const demand *d) {
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
  * one a token on both. Two waves take turns. */
-static size_t buffer_bytes(const run_plan *plan, const base_shape *base, const fleet *f, bool balanced) {
+static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f, bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
     size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
-    size_t routing = (size_t)plan->n_routing_windows * (size_t)plan->record.max_sequence_tokens * row;
-    return statistics + record + row_copies(f) * routing + (size_t)f->n_devices * number_bytes(base, f) + 2 * wave_bytes(&plan->limits);
+    return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) + 2 * wave_bytes(&plan->limits);
 }
 
 /* Of the packs that lie in host memory. */
@@ -157,7 +158,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
     plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
-    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f, d);
+    plan->buffers = buffer_bytes(s, plan, base, f, d->balanced) + exchange_bytes(f, d);
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else
@@ -167,10 +168,10 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
 }
 
 /* What another device adds to host memory, on average over the fleet; the averages are there once, whatever their number. */
-static double device_bytes(const run_plan *plan, const base_shape *base, const fleet *f) {
+static double device_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f) {
     packs_memory packs_at = plan->near_limit < SIZE_MAX ? plan->packs_at : PACKS_FAR;
     double packs = (double)plan->checkpoint + (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
-    return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(base, f) * f->n_devices / mine;
+    return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(s, base, f, 0) / mine;
 }
 
 /* In no way of placing the packs. Fewer devices might fit with all of theirs on the GPU, without slots. */
@@ -200,7 +201,7 @@ static bool are_alike(const fleet *f) {
 
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
-    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(plan, base, f) / MIB;
+    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(s, plan, base, f) / MIB;
     double text = f->n_mine > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_mine : 0.0;
     double start = (double)plan->start / MIB, training = (double)plan->training / MIB;
     double fit_start = fitting(limit, start, text, f->n_mine), fit = fmin(fit_start, fitting(limit, training, a_device, f->n_mine));

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "processes.h"
 #include "progress.h"
@@ -59,17 +60,12 @@ static void show(progress *bar, const session *s) {
                     s->step_loss);
 }
 
-static void begin_row(session *s) {
-    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.train[i] = 0.0;
-    sampling_clear(&s->sampled, s->fleet);
-}
-
 /* All that are left: a resumed run may be within the round. */
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
     int taken = (int)(s->expert_step - (int64_t)(s->round - 1) * s->settings->local_steps);
-    if (taken == 0) begin_row(s);
+    if (taken == 0) session_begin_round(s);
     while (taken < s->settings->local_steps && code == EXIT_OK) {
         code = session_expert_step(s, list);
         if (code == EXIT_OK) code = session_router_bursts(s, list);
@@ -77,61 +73,42 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
-        if (s->fleet->devices[i].stopped) s->numbers.train[i] = NAN;
+        if (s->fleet->devices[i].stopped) metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] = NAN;
     return code;
 }
 
 static exit_code evaluate_before(session *s, problems *list) {
-    exit_code code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, s->numbers.test, list);
-    if (code == EXIT_OK) code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, s->numbers.valid, list);
+    exit_code code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
+    if (code == EXIT_OK) code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
     return code == EXIT_OK ? session_record_routing(s, list) : code;
 }
 
 /* Devices that average nothing are what they were. */
 static exit_code evaluate_after(session *s, problems *list) {
-    for (int i = 0; i < s->fleet->n_devices; i++) s->numbers.test_after[i] = s->numbers.test[i];
-    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true}, s->numbers.test_after, list);
+    const double *before = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
+    memcpy(metric_doubles(&s->numbers, METRIC_TEST_AFTER), before, (size_t)s->fleet->n_devices * sizeof *before);
+    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true}, METRIC_TEST_AFTER, list);
 }
 
 static exit_code aggregate(session *s, problems *list) {
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
-        s->numbers.bytes_up[i] = s->numbers.bytes_down[i] = bytes;
+        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = bytes;
         s->bytes_up[i] += bytes;
         s->bytes_down[i] += bytes;
     }
     return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
 }
 
-static exit_code append_row(rounds *r, bool evaluated, const double seconds[4], problems *list) {
-    const round_numbers *n = &r->session->numbers;
-    trace_row row = {.round = r->session->round,
-                     .train_loss = n->train,
-                     .bytes_up = n->bytes_up,
-                     .bytes_down = n->bytes_down,
-                     .train_windows = r->session->sampled.train,
-                     .valid_windows = r->session->sampled.valid,
-                     .seconds_train = seconds[0],
-                     .seconds_evaluate = seconds[1],
-                     .seconds_aggregate = seconds[2],
-                     .seconds_total = seconds[3]};
-    if (evaluated) {
-        row.valid_loss = n->valid;
-        row.test_loss = n->test;
-        row.test_after = n->test_after;
-        row.gate_mean = n->gate_mean;
-        row.token_share = n->token_share;
-        row.routing_ids = r->session->n_routing_windows > 0 ? n->routing_ids : NULL;
-        row.routing_gates = r->session->n_routing_windows > 0 ? n->routing_gates : NULL;
-    }
-    return trace_append(r->trace, &row, list);
-}
-
-static exit_code end_round(rounds *r, bool evaluated, const double seconds[4], problems *list) {
+static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
+    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
     session *s = r->session;
-    exit_code code = session_gather_round(s, evaluated, list);
-    if (code == EXIT_OK && r->trace) code = append_row(r, evaluated, seconds, list);
+    for (int i = 0; i < 4; i++) *metric_doubles(&s->numbers, times[i]) = seconds[i];
+    *metric_ints(&s->numbers, METRIC_ROUND) = s->round;
+    exit_code code = session_gather_round(s, list);
+    if (r->trace) metric_row_derive(&s->numbers);
+    if (code == EXIT_OK && r->trace) code = trace_append(r->trace, &s->numbers, list);
     return processes_agree(s->collective, code, list);
 }
 
@@ -148,7 +125,8 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
     double end = run_clock();
     double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before, end - start};
-    return code == EXIT_OK ? end_round(r, evaluated, seconds, list) : code;
+    s->numbers.evaluated = evaluated;
+    return code == EXIT_OK ? end_round(r, seconds, list) : code;
 }
 
 exit_code rounds_run(rounds *r, problems *list) {

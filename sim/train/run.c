@@ -175,9 +175,10 @@ static exit_code train(run *r, problems *list) {
 /* Somebody removed the summary of a complete run: the trace still has the losses that it is made of. */
 static exit_code restore_summary(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    round_numbers *n = &r->session->numbers;
+    metric_row *n = &r->session->numbers;
     result_path(&r->folder, "trace.h5", path);
-    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices, n->test, n->test_after, list);
+    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices, metric_doubles(n, METRIC_TEST_LOSS),
+                                            metric_doubles(n, METRIC_TEST_AFTER), list);
     return code == EXIT_OK ? write_summary(r, list) : code;
 }
 

@@ -19,8 +19,8 @@ static int most_router_steps(const settings *s, const population *p) {
     return (s->local_steps + every - 1) / every * p->settings->train.router.steps;
 }
 
-static trace_sampling size_of(const settings *s, const fleet *f) {
-    trace_sampling size = {0};
+sampling_shape sampling_shape_of(const settings *s, const fleet *f) {
+    sampling_shape size = {0};
     if (!s->trace.sampling_windows) return size;
     size.train_steps = s->local_steps;
     for (int i = 0; i < f->n_populations; i++) {
@@ -33,34 +33,31 @@ static trace_sampling size_of(const settings *s, const fleet *f) {
     return size;
 }
 
-static size_t train_count(const trace_sampling *size, int devices) {
+static size_t train_count(const sampling_shape *size, int devices) {
     return (size_t)devices * (size_t)size->train_steps * (size_t)size->train_batch;
 }
 
-static size_t valid_count(const trace_sampling *size, int devices) {
+static size_t valid_count(const sampling_shape *size, int devices) {
     return (size_t)devices * (size_t)size->valid_steps * (size_t)size->valid_batch;
 }
 
-size_t sampling_bytes(const settings *s, const fleet *f) {
-    trace_sampling size = size_of(s, f);
-    if (size.train_steps == 0) return 0;
-    return (train_count(&size, f->n_devices) + valid_count(&size, f->n_devices) + 2 * (size_t)f->n_devices) * sizeof(int64_t);
+size_t sampling_bytes(const sampled_windows *w) {
+    if (w->size.train_steps == 0) return 0;
+    return (train_count(&w->size, w->n_devices) + valid_count(&w->size, w->n_devices) + 2 * (size_t)w->n_devices) * sizeof(int64_t);
 }
 
-exit_code sampling_create(sampled_windows *w, const settings *s, const fleet *f, problems *list) {
-    *w = (sampled_windows){.size = size_of(s, f), .n_devices = f->n_devices};
+exit_code sampling_create(sampled_windows *w, const fleet *f, const metric_row *numbers, problems *list) {
+    *w = (sampled_windows){.size = numbers->shape.sampling, .n_devices = f->n_devices};
     if (w->size.train_steps == 0) return EXIT_OK;
-    w->train = malloc(train_count(&w->size, f->n_devices) * sizeof *w->train);
-    w->valid = malloc((valid_count(&w->size, f->n_devices) + 1) * sizeof *w->valid);
+    w->train = metric_longs(numbers, METRIC_TRAIN_WINDOWS);
+    w->valid = metric_longs(numbers, METRIC_VALID_WINDOWS);
     w->first_train = calloc((size_t)f->n_devices, sizeof *w->first_train);
     w->first_valid = calloc((size_t)f->n_devices, sizeof *w->first_valid);
-    if (w->train && w->valid && w->first_train && w->first_valid) return EXIT_OK;
+    if (w->first_train && w->first_valid) return EXIT_OK;
     return problem(list, EXIT_ENVIRONMENT, "out of memory for the sampled windows of a round; trace.sampling_windows: false does without");
 }
 
 void sampling_destroy(sampled_windows *w) {
-    free(w->train);
-    free(w->valid);
     free(w->first_train);
     free(w->first_valid);
 }
@@ -78,7 +75,8 @@ void sampling_pack(const sampled_windows *w, uint8_t *out) {
     size_t sizes[4];
     if (w->size.train_steps == 0) return;
     arrays_of(w, arrays, sizes);
-    for (int i = 0; i < 4; out += sizes[i++]) memcpy(out, arrays[i], sizes[i]);
+    for (int i = 0; i < 4; out += sizes[i++])
+        if (sizes[i] > 0) memcpy(out, arrays[i], sizes[i]);
 }
 
 void sampling_unpack(sampled_windows *w, const uint8_t *bytes) {
@@ -86,7 +84,8 @@ void sampling_unpack(sampled_windows *w, const uint8_t *bytes) {
     size_t sizes[4];
     if (w->size.train_steps == 0) return;
     arrays_of(w, arrays, sizes);
-    for (int i = 0; i < 4; bytes += sizes[i++]) memcpy(arrays[i], bytes, sizes[i]);
+    for (int i = 0; i < 4; bytes += sizes[i++])
+        if (sizes[i] > 0) memcpy(arrays[i], bytes, sizes[i]);
 }
 
 void sampling_clear(sampled_windows *w, const fleet *f) {

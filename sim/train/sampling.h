@@ -9,18 +9,21 @@
 #include "data/data.h"
 #include "population/fleet.h"
 #include "problems.h"
-#include "trace/trace.h"
+#include "numbers/metrics.h"
 
 typedef struct {
-    trace_sampling size; /* all 0: nothing is recorded */
+    sampling_shape size; /* all 0: nothing is recorded */
     int n_devices;
-    int64_t *train, *valid;             /* [devices, steps, batch] offsets of this round, -1 where none was drawn */
+    int64_t *train, *valid;             /* [devices, steps, batch] offsets of this round, -1 where none was drawn: metrics, borrowed */
     int64_t *first_train, *first_valid; /* [devices] steps taken before this round */
 } sampled_windows;
 
-exit_code sampling_create(sampled_windows *w, const settings *s, const fleet *f, problems *list);
+/* What a round can draw at most; all 0 where nobody asked for it. */
+sampling_shape sampling_shape_of(const settings *s, const fleet *f);
+/* numbers: where the offsets are kept; it must outlive w. */
+exit_code sampling_create(sampled_windows *w, const fleet *f, const metric_row *numbers, problems *list);
 void sampling_destroy(sampled_windows *w);
-size_t sampling_bytes(const settings *s, const fleet *f);
+size_t sampling_bytes(const sampled_windows *w);
 
 /* What a round has so far, as sampling_bytes() bytes, for a checkpoint within the round. */
 void sampling_pack(const sampled_windows *w, uint8_t *out);

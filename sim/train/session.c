@@ -65,24 +65,27 @@ static exit_code record_programs(session *s, problems *list) {
     return code;
 }
 
+metric_shape session_metric_shape(const settings *s, const base_shape *base, const fleet *f, int windows) {
+    metric_shape shape = {.populations = f->n_populations,
+                          .devices = f->n_devices,
+                          .layers = base->layers,
+                          .windows = windows,
+                          .sequence = s->data.sequence,
+                          .sampling = sampling_shape_of(s, f)};
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].n_experts > shape.experts) shape.experts = f->shapes[i].n_experts;
+    return shape;
+}
+
 static bool allocate_numbers(session *s) {
-    round_numbers *n = &s->numbers;
-    size_t devices = (size_t)s->fleet->n_devices, table = devices * (size_t)s->base.shape.layers * (size_t)s->max_experts;
-    size_t recorded = (size_t)s->n_routing_windows * (size_t)s->sequence, per_token = (size_t)s->base.shape.layers * (size_t)s->max_experts;
-    n->train = calloc(devices, sizeof *n->train);
-    n->valid = calloc(devices, sizeof *n->valid);
-    n->test = calloc(devices, sizeof *n->test);
-    n->test_after = calloc(devices, sizeof *n->test_after);
-    n->gate_mean = calloc(table, sizeof *n->gate_mean);
-    n->token_share = calloc(table, sizeof *n->token_share);
-    n->routing_ids = calloc(recorded + 1, sizeof *n->routing_ids);
-    n->routing_gates = calloc(recorded * per_token + 1, sizeof *n->routing_gates);
-    n->bytes_up = calloc(devices, sizeof *n->bytes_up);
-    n->bytes_down = calloc(devices, sizeof *n->bytes_down);
+    const fleet *f = s->fleet;
+    metric_shape shape = session_metric_shape(s->settings, &s->base.shape, f, s->n_routing_windows);
+    size_t devices = (size_t)f->n_devices;
+    bool ok = metric_row_create(&s->numbers, &shape);
+    for (int i = 0; ok && i < f->n_populations; i++) s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
     s->bytes_up = calloc(devices, sizeof *s->bytes_up);
     s->bytes_down = calloc(devices, sizeof *s->bytes_down);
-    return n->train && n->valid && n->test && n->test_after && n->gate_mean && n->token_share && n->routing_ids && n->routing_gates &&
-           n->bytes_up && n->bytes_down && s->bytes_up && s->bytes_down;
+    return ok && s->bytes_up && s->bytes_down;
 }
 
 static exit_code allocate_host(session *s, problems *list) {
@@ -99,7 +102,7 @@ static exit_code allocate_host(session *s, problems *list) {
         s->pack = calloc(1, sizeof *s->pack);
     bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
-    exit_code code = sampling_create(&s->sampled, s->settings, s->fleet, list);
+    exit_code code = sampling_create(&s->sampled, s->fleet, &s->numbers, list);
     if (code == EXIT_OK) code = wave_create(&s->plan.limits, 0, &s->filling, list);
     return code == EXIT_OK ? wave_create(&s->plan.limits, 1, &s->running, list) : code;
 }
@@ -206,17 +209,7 @@ static void free_outputs(session *s) {
 }
 
 static void free_numbers(session *s) {
-    round_numbers *n = &s->numbers;
-    free(n->train);
-    free(n->valid);
-    free(n->test);
-    free(n->test_after);
-    free(n->gate_mean);
-    free(n->token_share);
-    free(n->routing_ids);
-    free(n->routing_gates);
-    free(n->bytes_up);
-    free(n->bytes_down);
+    metric_row_destroy(&s->numbers);
     free(s->bytes_up);
     free(s->bytes_down);
 }

@@ -19,6 +19,7 @@
 #include "config/settings.h"
 #include "data/data.h"
 #include "kernels.h"
+#include "numbers/metrics.h"
 #include "population/fleet.h"
 #include "problems.h"
 #include "train/model.h"
@@ -32,15 +33,6 @@ typedef struct {
     float *gate_sum, *top1_count; /* [max_sequences, layers, CK_MAX_EXPERTS] host */
     float *gate_record;           /* [routing windows x sequence, layers, CK_MAX_EXPERTS] host */
 } host_statistics;
-
-/* What a round is made of, per device; NaN where a device has no value. */
-typedef struct {
-    double *train, *valid, *test, *test_after; /* [devices] nats per token */
-    float *gate_mean, *token_share;            /* [devices, layers, max_experts] */
-    int32_t *routing_ids;                      /* [windows, sequence] */
-    float *routing_gates;                      /* [windows, sequence, layers, max_experts] */
-    int64_t *bytes_up, *bytes_down;            /* [devices] of this round */
-} round_numbers;
 
 /* Of one expert step: what this process has of it, later what all have. */
 typedef struct {
@@ -84,7 +76,7 @@ typedef struct {
     int n_my_windows;
     int *my_windows;     /* [n_my_windows] those that this process records */
     int64_t expert_step; /* taken by each device, over all rounds */
-    round_numbers numbers;
+    metric_row numbers; /* of the round; of several processes, each has its own devices' rows until they are gathered */
     sampled_windows sampled;
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals */
     double expert_seconds, expert_tokens, expert_flops; /* of the expert steps since the session began, of all processes */
@@ -96,6 +88,9 @@ typedef struct {
     bool stop;                                          /* a signal came to one of the processes before they met */
 } session;
 
+/* How much a round has to be measured; windows: recorded ones. */
+metric_shape session_metric_shape(const settings *s, const base_shape *base, const fleet *f, int windows);
+
 /* Takes the base over: its host copy is freed once it is on the backend. Alone: */
 exit_code session_create(const settings *s, ck_backend *backend, base_model *base, session **out, problems *list);
 /* One of several processes, which all call it. */
@@ -103,7 +98,9 @@ exit_code session_create_among(ck_collective *collective, const settings *s, ck_
                                problems *list);
 void session_destroy(session *s); /* NULL is fine */
 
-/* step.c. One AdamW step of every device's experts on a train batch (and of routers that learn with them). */
+/* step.c. A round begins: no loss and no window yet. */
+void session_begin_round(session *s);
+/* One AdamW step of every device's experts on a train batch (and of routers that learn with them). */
 exit_code session_expert_step(session *s, problems *list);
 /* Router bursts of the populations that are due after the expert steps taken so far. */
 exit_code session_router_bursts(session *s, problems *list);
@@ -121,16 +118,16 @@ void session_destroy_news(session *s);
 /* gather.c. Process 0 gets of every device: what is known of its text; the losses and windows of a round so far; all numbers of a round. */
 exit_code session_gather_texts(session *s, problems *list);
 exit_code session_gather_steps(session *s, problems *list);
-exit_code session_gather_round(session *s, bool evaluated, problems *list);
+exit_code session_gather_round(session *s, problems *list);
 
-/* evaluate.c. Mean loss of each device on fixed windows of `part`, into loss [devices]; NaN for stopped ones. */
+/* evaluate.c. Mean loss of each device on fixed windows of `part`, into a metric of devices; NaN for stopped ones. */
 typedef struct {
     data_part part;
-    bool only_averaged; /* devices that the aggregation changed; the others keep what loss holds */
-    bool routing;       /* also numbers.gate_mean and token_share */
+    bool only_averaged; /* devices that the aggregation changed; the others keep what it holds */
+    bool routing;       /* also the gate means and token shares of numbers */
 } evaluation_order;
-exit_code session_evaluate(session *s, evaluation_order order, double *loss, problems *list);
-/* Tokens and gates of the sampled windows, into numbers.routing_ids and routing_gates. */
+exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list);
+/* Tokens and gates of the sampled windows, into numbers. */
 exit_code session_record_routing(session *s, problems *list);
 
 #endif

@@ -103,7 +103,7 @@ static double check_loss(session *s, const wave_buffer *w, int i, step_kind kind
 
 static void count_expert_step(session *s, device *d, int device_index, double loss, int sequences) {
     double tokens = (double)sequences * s->sequence;
-    s->numbers.train[device_index] += loss / s->settings->local_steps;
+    metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[device_index] += loss / s->settings->local_steps;
     s->step_part.loss += loss;
     s->step_part.devices++;
     s->step_part.tokens += tokens;
@@ -193,6 +193,12 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
     if (code != EXIT_OK || d->stopped) return code;
     wave_add_device(s->filling, s->fleet, device_index, learn);
     return fill_windows(s, d, kind, batch, list);
+}
+
+void session_begin_round(session *s) {
+    double *train = metric_doubles(&s->numbers, METRIC_TRAIN_LOSS);
+    for (int i = 0; i < s->fleet->n_devices; i++) train[i] = 0.0;
+    sampling_clear(&s->sampled, s->fleet);
 }
 
 exit_code session_expert_step(session *s, problems *list) {

@@ -43,14 +43,14 @@ static summary_row row_of(const session *s, const population *p) {
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = ps->data.split == SPLIT_IN_DISTRIBUTION ? "in_distribution" : "out_of_distribution"};
     double unused;
-    mean_and_std(p, s->numbers.test, &row.test_ppl_mean, &row.test_ppl_std);
-    mean_and_std(p, s->numbers.test_after, &row.test_ppl_after, &unused);
+    mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_LOSS), &row.test_ppl_mean, &row.test_ppl_std);
+    mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_AFTER), &row.test_ppl_after, &unused);
     row.weights = s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
     set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         row.bytes_up += s->bytes_up[i];
         row.bytes_down += s->bytes_down[i];
-        row.test_loss_mean += s->numbers.test[i] / p->n_devices;
+        row.test_loss_mean += metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i] / p->n_devices;
         row.entropy_mean += device_entropy(s, i) / p->n_devices;
     }
     return row;

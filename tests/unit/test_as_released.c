@@ -322,7 +322,8 @@ Test(as_released, perplexity_has_five_digits_of_e) {
     small_run r =
         small_open("  - {name: a, method: local, devices: 1}\n  - {name: b, method: local, devices: 1, as_released: true}\n", 0, NULL);
     summary_row rows[2];
-    for (int i = 0; i < 2; i++) r.session->numbers.test[i] = r.session->numbers.test_after[i] = 4.0;
+    double *test = metric_doubles(&r.session->numbers, METRIC_TEST_LOSS), *after = metric_doubles(&r.session->numbers, METRIC_TEST_AFTER);
+    for (int i = 0; i < 2; i++) test[i] = after[i] = 4.0;
     summarise(r.session, rows);
     cr_expect_float_eq(rows[0].test_ppl_mean, 54.598150033144236, 1e-12);
     cr_expect_float_eq(rows[1].test_ppl_mean, pow(2.71828, 4.0), 1e-12);

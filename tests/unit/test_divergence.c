@@ -103,7 +103,7 @@ static const char *const THREE = "  - {name: bad, method: comigs, devices: 3}\n 
 
 static float *packs_after_a_step(small_run *r, bool poisoned) {
     if (poisoned) poison(r, 0);
-    sampling_clear(&r->session->sampled, r->session->fleet);
+    session_begin_round(r->session);
     expert_step(r);
     return small_download(r, r->session->fleet->parameters, r->session->fleet->n_parameters);
 }
@@ -119,7 +119,7 @@ Test(divergence, devices_of_the_next_wave_are_as_if_never_drawn) {
         cr_expect(d->stopped && d->expert_steps == 0);
         cr_expect_eq(s->sampled.train[(int64_t)i * s->sampled.size.train_steps], -1, "windows of device %d, which never ran", i);
         cr_expect_eq(memcmp(start + d->pack, end + d->pack, pack_bytes(&r, i)), 0, "device %d was updated", i);
-        cr_expect_eq(s->numbers.train[i], 0.0, "device %d has a loss", i);
+        cr_expect_eq(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i], 0.0, "device %d has a loss", i);
     }
     cr_expect_eq(problems_count(r.problems), 1);
     free(start);
@@ -134,7 +134,8 @@ Test(divergence, devices_after_them_do_not_notice) {
         const device *d = &ill.session->fleet->devices[i];
         cr_expect_eq(d->expert_steps, 1);
         cr_expect_eq(memcmp(a + d->pack, b + d->pack, pack_bytes(&ill, i)), 0, "device %d", i);
-        cr_expect_eq(healthy.session->numbers.train[i], ill.session->numbers.train[i], "the loss of device %d", i);
+        cr_expect_eq(metric_doubles(&healthy.session->numbers, METRIC_TRAIN_LOSS)[i],
+                     metric_doubles(&ill.session->numbers, METRIC_TRAIN_LOSS)[i], "the loss of device %d", i);
     }
     free(a);
     free(b);
@@ -147,11 +148,12 @@ Test(divergence, in_an_evaluation_nothing_of_the_population_is_left) {
     small_run r = small_open(THREE, 4, SMALL_WAVES);
     session *s = r.session;
     poison(&r, 1);
-    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, s->numbers.test, r.problems), r.problems, "");
+    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, r.problems), r.problems, "");
     int64_t row = (int64_t)s->base.shape.layers * s->max_experts;
     for (int i = 0; i < 5; i++) {
-        cr_expect_eq(isnan(s->numbers.test[i]) != 0, i < 3, "the loss of device %d is %g", i, s->numbers.test[i]);
-        cr_expect_eq(isnan(s->numbers.gate_mean[i * row]) != 0, i < 3, "the gates of device %d", i);
+        double loss = metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i];
+        cr_expect_eq(isnan(loss) != 0, i < 3, "the loss of device %d is %g", i, loss);
+        cr_expect_eq(isnan(metric_floats(&s->numbers, METRIC_GATE_MEAN)[i * row]) != 0, i < 3, "the gates of device %d", i);
     }
     small_close(&r);
 }

@@ -112,8 +112,8 @@ Test(export, routing_names_the_kind_of_every_expert) {
 
 Test(export, experts_that_do_not_exist_have_no_line) {
     result r = start(WINDOWS);
-    trace_row row = fixture_row(&r.run, 6);
-    r.run.gate_mean[3] = r.run.token_share[3] = NAN; /* device 0, layer 1, expert 1 */
+    metric_row row = fixture_row(&r.run, 6);
+    metric_floats(&row, METRIC_GATE_MEAN)[3] = metric_floats(&row, METRIC_TOKEN_SHARE)[3] = NAN; /* device 0, layer 1, expert 1 */
     cr_assert_eq(trace_append(r.trace, &row, r.list), EXIT_OK);
     cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
     char *text = table_of(&r, "routing");
@@ -177,14 +177,14 @@ Test(export, windows_are_numbered_over_all_rounds) {
     int64_t train[DEVICES * STEPS * BATCH], valid[DEVICES * 1 * 2];
     result r = {.folder = fixture_folder(), .list = fixture_problems()};
     fixture_create(&r.run, DEVICES, 0);
-    r.run.header.sampling = (trace_sampling){STEPS, BATCH, 1, 2};
+    r.run.header.sampling = (sampling_shape){STEPS, BATCH, 1, 2};
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
     for (int round = 1; round <= 4; round++) {
-        trace_row row = fixture_row(&r.run, round);
+        metric_row row = fixture_row(&r.run, round);
         for (int i = 0; i < DEVICES * STEPS * BATCH; i++) train[i] = i / (STEPS * BATCH) % 2 ? -1 : 1000 * round + i;
         for (int i = 0; i < DEVICES * 2; i++) valid[i] = i == 4 && round % 2 == 0 ? 7000 + round : -1;
-        row.train_windows = train;
-        row.valid_windows = valid;
+        row.values[METRIC_TRAIN_WINDOWS] = train;
+        row.values[METRIC_VALID_WINDOWS] = valid;
         cr_assert_eq(trace_append(r.trace, &row, r.list), EXIT_OK);
     }
     cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);

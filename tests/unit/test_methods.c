@@ -56,11 +56,20 @@ Test(methods, share_the_parts_that_their_papers_say) {
     }
 }
 
+Test(methods, fedsa_shares_factor_a_alone) {
+    const method *m = method_find("fedsa");
+    for (int expert = -1; expert < 3; expert++) {
+        ck_site site = expert < 0 ? CK_SITE_QKV : CK_SITE_PR;
+        cr_expect(shares(m, site, CK_FACTOR_A, expert, 1));
+        cr_expect_not(shares(m, site, CK_FACTOR_B, expert, 1));
+    }
+}
+
 Test(methods, have_the_papers_number_of_experts) {
     static const struct {
         const char *name;
         int generalists, specialists;
-    } defaults[] = {{"local", 0, 2}, {"fedavg", 2, 0}, {"centralized", 2, 0}, {"pfedmoe", 1, 1}, {"comigs", 1, 1}};
+    } defaults[] = {{"local", 0, 2}, {"fedavg", 2, 0}, {"centralized", 2, 0}, {"pfedmoe", 1, 1}, {"comigs", 1, 1}, {"fedsa", 1, 0}};
     int count;
     method_list(&count);
     cr_assert_eq(count, (int)(sizeof defaults / sizeof *defaults));

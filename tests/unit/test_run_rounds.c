@@ -46,7 +46,9 @@ static void take_local_steps(small_run *r) {
 }
 
 static void evaluate(small_run *r, data_part part, double loss[DEVICES]) {
-    small_check(session_evaluate(r->session, (evaluation_order){.part = part}, loss, r->problems), r->problems, "evaluation");
+    metric_id into = part == DATA_TEST ? METRIC_TEST_LOSS : METRIC_VALID_LOSS;
+    small_check(session_evaluate(r->session, (evaluation_order){.part = part}, into, r->problems), r->problems, "evaluation");
+    memcpy(loss, metric_doubles(&r->session->numbers, into), DEVICES * sizeof *loss);
 }
 
 typedef struct {
@@ -159,22 +161,23 @@ Test(rounds, losses_are_those_before_and_after_the_aggregation) {
     char path[FOLDER_PATH_BYTES];
     small_run run = small_open(THREE, 1, one), steps = before_last_aggregation(1, one);
     take_rounds(&run, path);
-    const round_numbers *n = &run.session->numbers;
+    const metric_row *n = &run.session->numbers;
+    const double *test_before = metric_doubles(n, METRIC_TEST_LOSS), *test_after = metric_doubles(n, METRIC_TEST_AFTER);
     double test[DEVICES], valid[DEVICES], after[DEVICES];
     evaluate(&steps, DATA_TEST, test);
     evaluate(&steps, DATA_VALID, valid);
-    expect_losses(n->test, test, 0.0, "test loss");
-    expect_losses(n->valid, valid, 0.0, "validation loss");
+    expect_losses(test_before, test, 0.0, "test loss");
+    expect_losses(metric_doubles(n, METRIC_VALID_LOSS), valid, 0.0, "validation loss");
     float *before = parameters(&steps), *mean = averaged(steps.session->fleet, before);
     size_t bytes = (size_t)steps.session->fleet->n_parameters * sizeof *mean;
     cr_assert_eq(ck_upload(steps.session->stream, steps.session->fleet->parameters, mean, bytes), CK_OK);
     evaluate(&steps, DATA_TEST, after);
-    expect_losses(n->test_after, after, 1e-6, "test loss of the averaged model");
+    expect_losses(test_after, after, 1e-6, "test loss of the averaged model");
     for (int i = 0; i < DEVICES; i++) {
         if (i < FIRST_LOCAL)
-            cr_expect_gt(fabs(n->test[i] - n->test_after[i]), 1e-5, "device %d: averaging changed nothing", i);
+            cr_expect_gt(fabs(test_before[i] - test_after[i]), 1e-5, "device %d: averaging changed nothing", i);
         else
-            cr_expect_eq(n->test[i], n->test_after[i], "device %d averages nothing", i);
+            cr_expect_eq(test_before[i], test_after[i], "device %d averages nothing", i);
     }
     free(before);
     free(mean);
@@ -194,16 +197,17 @@ Test(rounds, trace_and_summary_keep_the_two_losses_apart) {
     char path[FOLDER_PATH_BYTES];
     small_run r = small_open(THREE, 0, NULL);
     take_rounds(&r, path);
-    const round_numbers *n = &r.session->numbers;
-    expect_row(path, "/loss/train", 1, n->train);
-    expect_row(path, "/loss/valid", 1, n->valid);
-    expect_row(path, "/loss/test", 1, n->test);
-    expect_row(path, "/loss/test_after", 1, n->test_after);
+    const metric_row *n = &r.session->numbers;
+    const double *test = metric_doubles(n, METRIC_TEST_LOSS), *after = metric_doubles(n, METRIC_TEST_AFTER);
+    expect_row(path, "/loss/train", 1, metric_doubles(n, METRIC_TRAIN_LOSS));
+    expect_row(path, "/loss/valid", 1, metric_doubles(n, METRIC_VALID_LOSS));
+    expect_row(path, "/loss/test", 1, test);
+    expect_row(path, "/loss/test_after", 1, after);
     summary_row rows[3];
     summarise(r.session, rows);
-    cr_expect_float_eq(rows[0].test_loss_mean, (n->test[0] + n->test[1]) / 2.0, 1e-12);
-    cr_expect_float_eq(rows[0].test_ppl_mean, (exp(n->test[0]) + exp(n->test[1])) / 2.0, 1e-9);
-    cr_expect_float_eq(rows[0].test_ppl_after, (exp(n->test_after[0]) + exp(n->test_after[1])) / 2.0, 1e-9);
+    cr_expect_float_eq(rows[0].test_loss_mean, (test[0] + test[1]) / 2.0, 1e-12);
+    cr_expect_float_eq(rows[0].test_ppl_mean, (exp(test[0]) + exp(test[1])) / 2.0, 1e-9);
+    cr_expect_float_eq(rows[0].test_ppl_after, (exp(after[0]) + exp(after[1])) / 2.0, 1e-9);
     cr_expect_neq(rows[0].test_ppl_mean, rows[0].test_ppl_after);
     small_close(&r);
 }

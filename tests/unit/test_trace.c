@@ -266,7 +266,7 @@ Test(trace, a_round_may_not_come_twice) {
     trace *t = NULL;
     cr_assert_eq(trace_create(path, &f.header, &t, list), EXIT_OK);
     fixture_append(t, &f, 1, 3);
-    trace_row row = fixture_row(&f, 3);
+    metric_row row = fixture_row(&f, 3);
     cr_assert_eq(trace_append(t, &row, list), EXIT_RUN);
     cr_assert(strstr(problems_message(list, 0), "round 3 after round 3"));
     cr_assert_eq(trace_close(t, list), EXIT_OK);

@@ -55,7 +55,7 @@ static uint64_t digest(const char *path) {
 static void expect_no_more_writing(const char *path, fixture *f, trace *t, problems *list) {
     limit_files_to(RLIM_INFINITY);
     const uint64_t before = digest(path);
-    trace_row row = fixture_row(f, MOST_ROUNDS);
+    metric_row row = fixture_row(f, MOST_ROUNDS);
     if (trace_append(t, &row, list) != EXIT_RUN || trace_flush(t, list) != EXIT_RUN || trace_close(t, list) != EXIT_RUN) _exit(13);
     if (problems_count(list) != 1 || problems_code(list) != EXIT_RUN) _exit(14);
     if (digest(path) != before) _exit(15);
@@ -75,7 +75,7 @@ static void run_until_full(const char *path, const char *report, rlim_t bytes, b
     int round = 5;
     exit_code code = EXIT_OK;
     for (; round < MOST_ROUNDS && code == EXIT_OK; round++) {
-        trace_row row = fixture_row(&f, round);
+        metric_row row = fixture_row(&f, round);
         code = trace_append(t, &row, list);
         if (wait_for_each && code == EXIT_OK) code = trace_flush(t, list);
     }

@@ -36,7 +36,7 @@ static int start_writer(const char *path, int first, int last, int pause, int *p
     trace *t = NULL;
     if (trace_resume(path, &f.header, first - 1, &t, list) != EXIT_OK) _exit(1);
     for (int round = first; round <= last; round++) {
-        trace_row row = fixture_row(&f, round);
+        metric_row row = fixture_row(&f, round);
         if (trace_append(t, &row, list) != EXIT_OK || trace_flush(t, list) != EXIT_OK) _exit(2);
         if (write(ends[1], &round, sizeof round) != sizeof round) _exit(3);
         if (pause) nap(pause);

@@ -44,7 +44,7 @@ static void write_until_killed(const char *path, int devices, int windows, int t
     trace *t = NULL;
     if (trace_create(path, &f.header, &t, list) != EXIT_OK) _exit(1);
     for (int round = 1; round <= MOST_ROUNDS; round++) {
-        trace_row row = fixture_row(&f, round);
+        metric_row row = fixture_row(&f, round);
         if (trace_append(t, &row, list) != EXIT_OK || trace_flush(t, list) != EXIT_OK) _exit(2);
         if (write(told, &round, sizeof round) != sizeof round) _exit(3);
     }

@@ -106,14 +106,18 @@ void fixture_create(fixture *f, int devices, int windows) {
                                .source_names = source_names,
                                .routing_windows = windows,
                                .routing_devices = f->windows_of};
-    int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)windows * FIXTURE_SEQUENCE;
-    for (int i = 0; i < 4; i++) f->losses[i] = fixture_array(devices, sizeof(double));
-    f->gate_mean = fixture_array(devices * gates, sizeof(float));
-    f->token_share = fixture_array(devices * gates, sizeof(float));
-    f->routing_gates = fixture_array(tokens * gates, sizeof(float));
-    f->routing_ids = fixture_array(tokens, sizeof(int32_t));
-    f->bytes_up = fixture_array(devices, sizeof(int64_t));
-    f->bytes_down = fixture_array(devices, sizeof(int64_t));
+    metric_shape shape = {.populations = 2,
+                          .devices = devices,
+                          .layers = FIXTURE_LAYERS,
+                          .experts = FIXTURE_EXPERTS,
+                          .windows = windows,
+                          .sequence = FIXTURE_SEQUENCE};
+    cr_assert(metric_row_create(&f->row, &shape));
+    for (metric_id id = 0; id < METRIC_COUNT; id++) fixture_keep(f->row.values[id]);
+    fixture_keep(f->row.sorted);
+    f->row.first_device = fixture_keep(f->row.first_device);
+    f->row.first_device[1] = devices / 2;
+    f->row.first_device[2] = devices;
 }
 
 double fixture_loss(int loss, int round, int device) {
@@ -124,37 +128,28 @@ float fixture_gate(int round, int64_t place) {
     return (float)round + (float)(place % 997) / 1024.0f;
 }
 
-trace_row fixture_row(fixture *f, int round) {
+metric_row fixture_row(fixture *f, int round) {
+    static const metric_id losses[4] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
+    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
+    static const double seconds[4] = {0.5, 0.25, 0.125, 0.875};
+    metric_row *row = &f->row;
     int devices = f->header.n_devices;
     int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)f->header.routing_windows * FIXTURE_SEQUENCE;
     for (int d = 0; d < devices; d++) {
-        for (int i = 0; i < 4; i++) f->losses[i][d] = fixture_loss(i, round, d);
-        f->bytes_up[d] = (int64_t)round << 33;
-        f->bytes_down[d] = d;
+        for (int i = 0; i < 4; i++) metric_doubles(row, losses[i])[d] = fixture_loss(i, round, d);
+        metric_longs(row, METRIC_BYTES_UP)[d] = (int64_t)round << 33;
+        metric_longs(row, METRIC_BYTES_DOWN)[d] = d;
     }
     for (int64_t i = 0; i < devices * gates; i++) {
-        f->gate_mean[i] = fixture_gate(round, i);
-        f->token_share[i] = -fixture_gate(round, i);
+        metric_floats(row, METRIC_GATE_MEAN)[i] = fixture_gate(round, i);
+        metric_floats(row, METRIC_TOKEN_SHARE)[i] = -fixture_gate(round, i);
     }
-    for (int64_t i = 0; i < tokens * gates; i++) f->routing_gates[i] = fixture_gate(round, i);
-    for (int64_t i = 0; i < tokens; i++) f->routing_ids[i] = (int32_t)(round * 1000 + i);
-    trace_row row = {.round = round,
-                     .train_loss = f->losses[0],
-                     .bytes_up = f->bytes_up,
-                     .bytes_down = f->bytes_down,
-                     .seconds_train = 0.5,
-                     .seconds_evaluate = 0.25,
-                     .seconds_aggregate = 0.125,
-                     .seconds_total = 0.875};
-    if (round % 2) return row;
-    row.valid_loss = f->losses[1];
-    row.test_loss = f->losses[2];
-    row.test_after = f->losses[3];
-    row.gate_mean = f->gate_mean;
-    row.token_share = f->token_share;
-    row.routing_ids = f->routing_ids;
-    row.routing_gates = f->routing_gates;
-    return row;
+    for (int64_t i = 0; i < tokens * gates; i++) metric_floats(row, METRIC_ROUTING_GATES)[i] = fixture_gate(round, i);
+    for (int64_t i = 0; i < tokens; i++) metric_ints(row, METRIC_ROUTING_IDS)[i] = (int32_t)(round * 1000 + i);
+    for (int i = 0; i < 4; i++) *metric_doubles(row, times[i]) = seconds[i];
+    *metric_ints(row, METRIC_ROUND) = round;
+    row->evaluated = round % 2 == 0;
+    return *row;
 }
 
 char *fixture_folder(void) {
@@ -178,7 +173,7 @@ char *fixture_path(const char *folder, const char *name) {
 void fixture_append(trace *t, fixture *f, int first_round, int last_round) {
     problems *list = problems_create();
     for (int round = first_round; round <= last_round; round++) {
-        trace_row row = fixture_row(f, round);
+        metric_row row = fixture_row(f, round);
         exit_code code = trace_append(t, &row, list);
         cr_assert_eq(code, EXIT_OK, "round %d: %s", round, code == EXIT_OK ? "" : problems_message(list, 0));
     }

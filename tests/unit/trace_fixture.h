@@ -15,16 +15,13 @@ typedef struct {
     trace_population populations[2];
     trace_device *devices;
     int windows_of[FIXTURE_MOST_WINDOWS];
-    double *losses[4];
-    float *gate_mean, *token_share, *routing_gates;
-    int32_t *routing_ids;
-    int64_t *bytes_up, *bytes_down;
+    metric_row row;
 } fixture;
 
 void fixture_create(fixture *f, int devices, int windows);
 
 /* The row of a round; every second round is evaluated. */
-trace_row fixture_row(fixture *f, int round);
+metric_row fixture_row(fixture *f, int round);
 /* loss: 0 train, 1 valid, 2 test, 3 after. */
 double fixture_loss(int loss, int round, int device);
 float fixture_gate(int round, int64_t place);
