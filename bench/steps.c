@@ -1,4 +1,4 @@
-/* steps.c - session_expert_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
+/* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
 #include "steps.h"
 
 #include <jansson.h>
@@ -54,7 +54,7 @@ static exit_code take_steps(session *s, int steps, json_t *seconds, problems *li
     for (int step = 0; step < steps && code == EXIT_OK; step++) {
         memset(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), 0, (size_t)s->fleet->n_devices * sizeof *metric_doubles(&s->numbers, METRIC_TRAIN_LOSS));
         double start = seconds_now();
-        code = session_expert_step(s, list);
+        code = session_local_step(s, list);
         json_array_append_new(seconds, json_real(seconds_now() - start));
         if (code == EXIT_OK) code = print_step(step, s, list);
     }

@@ -107,8 +107,8 @@ static bool wrote_data(const level *of) {
     return false;
 }
 
-static bool is_synthetic(const char *corpus) {
-    return strcmp(corpus, "synthetic") == 0;
+static bool is_synthetic(const char *name) {
+    return strcmp(name, "synthetic") == 0;
 }
 
 /* Every id of the corpus must be an id of the base. */

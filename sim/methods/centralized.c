@@ -16,7 +16,7 @@ const method method_centralized = {
     .default_generalists = 2,
     .default_specialists = 0,
     .gates = CK_GATES_MEAN,
-    .router = ROUTER_ABSENT,
+    .schedule = schedule_experts,
     .pooled = true,
     .shares = shares,
 };

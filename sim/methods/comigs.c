@@ -6,6 +6,7 @@
  * Solved by alternation: AdamW steps on the experts; every tau of them, s AdamW steps on the router. xGyS is x generalists and y
  * specialists per device. The attention LoRA is shared as the generalists are; a population of specialists only shares nothing. */
 #include "methods/all.h"
+#include "methods/as_released.h"
 
 static bool shares(const ck_part *part, int generalists) {
     return part->factor != CK_FACTOR_ROUTER && generalists > 0 && part->expert < generalists;
@@ -18,7 +19,8 @@ const method method_comigs = {
     .default_generalists = 1,
     .default_specialists = 1,
     .gates = CK_GATES_TOP_K,
-    .router = ROUTER_FROM_VALIDATION,
+    .schedule = schedule_two_levels,
+    .released = released_two_levels,
     .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

@@ -18,7 +18,7 @@ const method method_fedavg = {
     .default_generalists = 2,
     .default_specialists = 0,
     .gates = CK_GATES_MEAN,
-    .router = ROUTER_ABSENT,
+    .schedule = schedule_experts,
     .weights = WEIGHTS_TOKENS,
     .shares = shares,
 };

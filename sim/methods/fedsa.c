@@ -15,7 +15,7 @@ const method method_fedsa = {
     .default_generalists = 1,
     .default_specialists = 0,
     .gates = CK_GATES_MEAN,
-    .router = ROUTER_ABSENT,
+    .schedule = schedule_experts,
     .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

@@ -17,6 +17,6 @@ const method method_local = {
     .default_generalists = 0,
     .default_specialists = 2,
     .gates = CK_GATES_MEAN,
-    .router = ROUTER_ABSENT,
+    .schedule = schedule_experts,
     .shares = shares,
 };

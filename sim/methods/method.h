@@ -1,4 +1,4 @@
-/* method.h - a method says which parts of a pack are shared, what the router learns from, and when the shared tensors are combined.
+/* method.h - a method says which parts of a pack are shared, what learns from which text, and how the shared tensors are combined.
  * One file per method; methods.c holds the list. Adding one: write methods/NAME.c, add it to the list, document it in the README. */
 #ifndef COHORT_METHOD_H
 #define COHORT_METHOD_H
@@ -7,12 +7,7 @@
 
 #include "config/settings.h"
 #include "kernels.h"
-
-typedef enum {
-    ROUTER_ABSENT,          /* gates: mean */
-    ROUTER_FROM_VALIDATION, /* bursts on validation batches, own AdamW and constant learning rate (DESIGN: two levels) */
-    ROUTER_WITH_EXPERTS     /* same train batch, same AdamW step and cosine as the experts */
-} router_learning;
+#include "schedule/schedule.h"
 
 typedef struct {
     const char *name;
@@ -20,7 +15,8 @@ typedef struct {
     const char *source;  /* paper and place of the formula */
     int default_generalists, default_specialists;
     ck_gates gates;
-    router_learning router;
+    schedule_list schedule; /* who learns what from which text, in which order */
+    schedule_list released; /* the same where the population is as released; NULL: no other */
     aggregate_weights
         weights; /* of devices in an average, unless aggregate.weights says otherwise; WEIGHTS_OF_METHOD: it averages nothing */
     bool pooled; /* one device that holds all devices' data, batch times the number of devices */

@@ -8,6 +8,11 @@ static bool shares(const ck_part *part, int generalists) {
     return part->factor != CK_FACTOR_ROUTER && part->expert < generalists;
 }
 
+static int schedule(const schedule_query *q, schedule_entry entries[SCHEDULE_MOST]) {
+    entries[0] = schedule_train(q, q->routed ? CK_LEARN_EXPERTS | CK_LEARN_ROUTER : CK_LEARN_EXPERTS);
+    return 1;
+}
+
 const method method_pfedmoe = {
     .name = "pfedmoe",
     .summary = "one shared and one private expert; the router learns with them from training text",
@@ -15,7 +20,7 @@ const method method_pfedmoe = {
     .default_generalists = 1,
     .default_specialists = 1,
     .gates = CK_GATES_TOP_K,
-    .router = ROUTER_WITH_EXPERTS,
+    .schedule = schedule,
     .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

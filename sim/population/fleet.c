@@ -6,18 +6,10 @@
 #include <sys/stat.h>
 
 #include "kernel_problem.h"
+#include "methods/as_released.h"
 #include "population/parts.h"
 
 enum { LIST_BYTES = 640 };
-
-int fleet_expert_batch(const population *p) {
-    return p->settings->train.batch * (p->method->pooled ? p->settings->devices : 1);
-}
-
-int fleet_router_batch(const population *p) {
-    int batch = p->settings->train.router.batch > 0 ? p->settings->train.router.batch : p->settings->train.batch;
-    return batch * (p->method->pooled ? p->settings->devices : 1);
-}
 
 static int generalists_of(const population *p) {
     return p->settings->generalists >= 0 ? p->settings->generalists : p->method->default_generalists;
@@ -66,6 +58,21 @@ static exit_code check_population(const population *p, problems *list) {
     return code;
 }
 
+static schedule_query query_of(const fleet *f, const population *p, bool routed, int64_t local_step) {
+    return (schedule_query){.train = &p->settings->train,
+                            .local_step = local_step,
+                            .local_steps = f->local_steps,
+                            .pooled = p->method->pooled ? p->settings->devices : 1,
+                            .routed = routed};
+}
+
+static void count_steps(const settings *s, const fleet *f, population *p) {
+    for (int routed = 0; routed < 2; routed++) {
+        schedule_query q = query_of(f, p, routed, 0);
+        p->totals[routed] = schedule_count(released_schedule(p->method, p->settings->as_released), &q, s->rounds, s->local_steps);
+    }
+}
+
 static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < s->n_populations; i++) {
@@ -82,6 +89,7 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
         p->first_device = f->n_devices;
         p->n_devices = p->method->pooled ? 1 : p->settings->devices;
         f->n_devices += p->n_devices;
+        count_steps(s, f, p);
         exit_code checked = check_population(p, list);
         prefix_place(list, before, s->file, p->settings);
         if (checked != EXIT_OK) code = checked;
@@ -89,13 +97,18 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     return code;
 }
 
-/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
- * passes leave behind is added to its next step. Bursts run on every device of such a method: those of a device with one expert, which has
- * no router to learn, still leave their gradients to it. */
-static void set_bursts(const population *p, const ck_shape *shape, device *d) {
-    bool of_method = p->method->router == ROUTER_FROM_VALIDATION;
-    d->bursts = of_method && (shape->router_rows > 0 || p->settings->as_released);
-    d->carries = of_method && p->settings->as_released;
+static bool is_routed(const fleet *f, const device *d) {
+    return f->shapes[d->shape].router_rows > 0;
+}
+
+int fleet_schedule(const fleet *f, const device *d, int64_t local_step, schedule_entry entries[SCHEDULE_MOST]) {
+    const population *p = &f->populations[d->population];
+    schedule_query q = query_of(f, p, is_routed(f, d), local_step);
+    return released_schedule(p->method, p->settings->as_released)(&q, entries);
+}
+
+const schedule_totals *fleet_totals(const fleet *f, const device *d) {
+    return &f->populations[d->population].totals[is_routed(f, d)];
 }
 
 static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index, problems *list) {
@@ -108,9 +121,9 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     exit_code code = shape_of_device(f, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
-    set_bursts(p, shape, d);
     shape_count_parameters(p, shape, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
+    d->carries = fleet_totals(f, d)->carries;
     return EXIT_OK;
 }
 
@@ -183,11 +196,12 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
 }
 
 /* All windows that the device will need are in data.windows, if there is one. */
-static exit_code require_windows(const fleet *f, const population *p, const device *d, problems *list) {
-    const train_settings *t = &p->settings->train;
-    int64_t router_steps = d->bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
-    exit_code code = device_data_require(d->data, DATA_TRAIN, f->expert_steps, fleet_expert_batch(p), list);
-    return code == EXIT_OK ? device_data_require(d->data, DATA_VALID, router_steps, fleet_router_batch(p), list) : code;
+static exit_code require_windows(const fleet *f, const device *d, problems *list) {
+    const schedule_totals *all = fleet_totals(f, d);
+    exit_code code = EXIT_OK;
+    for (int part = DATA_TRAIN; part <= DATA_VALID && code == EXIT_OK; part++)
+        code = device_data_require(d->data, (data_part)part, all->steps[part], all->batch[part], list);
+    return code;
 }
 
 static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, given_windows *given, problems *list) {
@@ -198,7 +212,7 @@ static exit_code open_device_data(fleet *f, const population *p, const corpus *c
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data), .overlaps = device_data_overlaps(d->data)};
     for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
-    return require_windows(f, p, d, list);
+    return require_windows(f, d, list);
 }
 
 /* Of the devices that this process has; NULL: the population's windows are all drawn. */
@@ -263,7 +277,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->place = (process_place){.process = 0, .processes = 1, .on_machine = 1};
     f->n_populations = s->n_populations;
     f->file = s->file;
-    f->expert_steps = (int64_t)s->rounds * s->local_steps;
+    f->local_steps = (int64_t)s->rounds * s->local_steps;
     f->adapters = s->adapters;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);

@@ -32,7 +32,6 @@ typedef struct {
     int shape;             /* index into fleet.shapes */
     int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
     int64_t carried;       /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
-    bool bursts;           /* takes part in its population's router steps on validation text */
     bool carries;          /* gradients from step to step */
     device_data *data;     /* NULL: another process has it */
     device_text text;      /* known once its text is open: of all devices to process 0, of its own to any other */
@@ -46,6 +45,7 @@ typedef struct {
 typedef struct {
     const population_settings *settings;
     const method *method;
+    schedule_totals totals[2]; /* of a device without a router, and with one */
     int first_device, n_devices;
     const corpus *text;
 } population;
@@ -71,7 +71,7 @@ typedef struct {
     const char *file;     /* the configuration's path, for messages */
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int vocabulary;       /* of the base */
-    int64_t expert_steps; /* of a device in the whole run */
+    int64_t local_steps;  /* of the whole run */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;
@@ -120,9 +120,10 @@ exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
 
-/* Windows of a device's expert step and router step. */
-int fleet_expert_batch(const population *p);
-int fleet_router_batch(const population *p);
+/* What a device does at a local step of the run (counted from 0, over all rounds): entries, of which there are as many as it returns. */
+int fleet_schedule(const fleet *f, const device *d, int64_t local_step, schedule_entry entries[SCHEDULE_MOST]);
+/* The same of the whole run. */
+const schedule_totals *fleet_totals(const fleet *f, const device *d);
 
 /* Whether a part is averaged over the population's devices. */
 bool population_shares(const population *p, const ck_part *part);

@@ -2,15 +2,14 @@
  *
  * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's attention LoRA. So a
  * further expert, another rank or another population changes no other tensor.
- *
- * As released, a device's first act is to copy what its run's strategy lists from the server: in `local` all experts, in a CoMiGS run of
- * specialists alone the first of them. These start equal on all devices, and part from there. */
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "adapters/adapters.h"
 #include "kernel_problem.h"
+#include "methods/as_released.h"
 #include "population/parts.h"
 #include "rng.h"
 
@@ -18,15 +17,11 @@ enum { TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };
 
 static const float ROUTER_SIGMA = 0.02F;
 
-static bool starts_as_the_servers(const population *p, int e) {
-    return p->settings->as_released && (p->method->router == ROUTER_ABSENT || e == 0);
-}
-
 /* Equal on all devices of all populations of a seed. */
 static bool starts_equal(const population *p, const device *d, const ck_part *part) {
     if (population_shares(p, part)) return true;
     if (part->factor == CK_FACTOR_ROUTER) return false;
-    return part->expert < d->generalists || starts_as_the_servers(p, part->expert);
+    return part->expert < d->generalists || released_start_is_shared(p->method, p->settings->as_released, part->expert);
 }
 
 /* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their kind. */

@@ -1,27 +1,15 @@
 /* The ck_shape of a device: its experts, their ranks and scales, and the coefficients of its load-balance term
  *
- *   balance_e = lambda E c_e / L      c_g = G / (pi E), c_s = S / ((1 - pi) E); c = 1 where G or S is 0
- *   as released                       c_0 = 1 / (pi E), c_e = (E - 1) / ((1 - pi) E), whatever the experts are */
+ *   balance_e = lambda E c_e / L      c_e: methods/as_released.h */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "methods/as_released.h"
 #include "population/parts.h"
 
 static float lora_scale(const experts_settings *x, int rank) {
     return (float)(x->scaling == SCALING_RSLORA ? x->alpha / sqrt(rank) : x->alpha / rank);
-}
-
-static double balance_share(const experts_settings *x, bool as_released, int generalists, int specialists, int e) {
-    bool generalist = e < generalists;
-    if (as_released) {
-        generalist = e == 0;
-        specialists += generalists - 1;
-        generalists = 1;
-    }
-    if (generalists == 0 || specialists == 0) return 1.0;
-    double experts = generalists + specialists;
-    return generalist ? generalists / (x->balance_importance * experts) : specialists / ((1.0 - x->balance_importance) * experts);
 }
 
 static void fill_given(ck_shape *shape, const base_shape *base, const population *p, const device *d) {
@@ -41,7 +29,7 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     }
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
     for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {
-        double share = balance_share(&ps->experts, ps->as_released, d->generalists, d->specialists, e);
+        double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists, d->specialists, e);
         shape->rank[e] = ps->rank;
         shape->scale[e] = lora_scale(&ps->experts, ps->rank);
         shape->balance[e] = routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;

@@ -34,7 +34,8 @@ static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT
 
 /* How often the run's steps read a device's training text, in the mean over the population. */
 static double times_read(const fleet *f, const population *p) {
-    double read = (double)f->expert_steps * fleet_expert_batch(p) * p->settings->data.sequence, sum = 0.0;
+    const schedule_totals *all = fleet_totals(f, &f->devices[p->first_device]);
+    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence, sum = 0.0;
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
     return sum / p->n_devices;
 }

@@ -135,7 +135,7 @@ static size_t losses_bytes(const session *s) {
 }
 
 static bool is_within_a_round(const session *s, int round) {
-    return s->expert_step != (int64_t)round * s->settings->local_steps;
+    return s->local_step != (int64_t)round * s->settings->local_steps;
 }
 
 static exit_code take_unfinished(const session *s, int round, checkpoint *c, problems *list) {
@@ -181,7 +181,7 @@ static exit_code take_all(session *s, int round, checkpoint *c, problems *list) 
     if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
     if (code != EXIT_OK) return code;
     c->round = round;
-    c->expert_step = s->expert_step;
+    c->expert_step = s->local_step;
     return processes_agree(s->collective, take_unfinished(s, round, c, list), list);
 }
 
@@ -251,7 +251,7 @@ static exit_code place_all(session *s, checkpoint *c, problems *list) {
     if (status == CK_OK) status = give(s, f->moment2, c->moment2, f->n_parameters);
     if (status == CK_OK) status = give(s, f->carried, c->carried, f->n_carried);
     if (status == CK_OK) status = ck_wait(s->stream);
-    s->expert_step = c->expert_step;
+    s->local_step = c->expert_step;
     s->saved_round = c->round;
     give_devices(s, c, list);
     return kernel_problem(list, s->backend, status, "placing the checkpoint's adapters");

@@ -6,11 +6,10 @@
 
 double deal_cost(const settings *s, const base_shape *base, const fleet *f, int device_index) {
     const device *d = &f->devices[device_index];
-    const population *p = &f->populations[d->population];
     const ck_shape *shape = &f->shapes[d->shape];
-    const train_settings *t = &p->settings->train;
-    double windows = (double)s->local_steps * fleet_expert_batch(p);
-    if (d->bursts) windows += (double)s->local_steps / t->router.every * t->router.steps * fleet_router_batch(p);
+    const schedule_totals *all = fleet_totals(f, d);
+    double windows = 0.0;
+    for (int part = 0; part < DATA_SPLITS; part++) windows += (double)all->steps[part] / s->rounds * all->batch[part];
     double evaluations = d->bytes_a_round > 0 ? 3.0 : 2.0; /* test and validation text, and test text again after an aggregation */
     windows += evaluations * s->evaluate.windows / (3.0 * s->evaluate.every);
     return windows * s->data.sequence * model_flops_per_token(base, shape, s->data.sequence);

@@ -38,15 +38,13 @@ typedef struct {
 /* Windows are of this process's devices; a step of any of them fits. */
 static demand measure(const settings *s, const fleet *f) {
     demand d = {.least_step = INT64_MAX, .evaluation = (int64_t)f->n_mine * s->evaluate.windows};
-    for (int i = 0; i < f->n_populations; i++) {
-        const population *p = &f->populations[i];
-        int64_t experts = fleet_expert_batch(p), router = fleet_router_batch(p);
-        d.largest_step = larger(d.largest_step, larger(experts, router));
-        d.least_step = smaller(d.least_step, smaller(experts, router));
-    }
-    for (int i = 0; i < f->n_mine; i++) {
-        const population *p = &f->populations[f->devices[f->mine[i]].population];
-        d.whole_step += larger(fleet_expert_batch(p), fleet_router_batch(p));
+    for (int i = 0; i < f->n_devices; i++) {
+        const schedule_totals *all = fleet_totals(f, &f->devices[i]);
+        int64_t largest = schedule_largest_batch(all);
+        d.largest_step = larger(d.largest_step, largest);
+        for (int part = 0; part < DATA_SPLITS; part++)
+            if (all->batch[part] > 0) d.least_step = smaller(d.least_step, all->batch[part]);
+        if (f->owner[i] == f->place.process) d.whole_step += largest;
     }
     for (int i = 0; i < f->n_shapes; i++) {
         d.largest_pack = larger(d.largest_pack, f->shapes[i].total);

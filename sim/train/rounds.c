@@ -56,7 +56,7 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
 
 static void show(progress *bar, const session *s) {
     double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
-    progress_update(bar, s->expert_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round, s->settings->rounds, 1e-3 * rate,
+    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round, s->settings->rounds, 1e-3 * rate,
                     s->step_loss);
 }
 
@@ -64,11 +64,11 @@ static void show(progress *bar, const session *s) {
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
-    int taken = (int)(s->expert_step - (int64_t)(s->round - 1) * s->settings->local_steps);
+    int taken = (int)(s->local_step - (int64_t)(s->round - 1) * s->settings->local_steps);
     if (taken == 0) session_begin_round(s);
     while (taken < s->settings->local_steps && code == EXIT_OK) {
-        code = session_expert_step(s, list);
-        if (code == EXIT_OK) code = session_router_bursts(s, list);
+        code = session_local_step(s, list);
+        if (code == EXIT_OK) code = session_follow_ups(s, list);
         if (code == EXIT_OK) code = check_interrupt(r, ++taken, list);
         if (code == EXIT_OK) show(bar, s);
     }

@@ -7,28 +7,15 @@ static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
-static bool any_bursts(const fleet *f, const population *p) {
-    for (int i = 0; i < p->n_devices; i++)
-        if (f->devices[p->first_device + i].bursts) return true;
-    return false;
-}
-
-/* A round has at most ceil(local_steps / every) router bursts, wherever it starts. */
-static int most_router_steps(const settings *s, const population *p) {
-    int every = p->settings->train.router.every;
-    return (s->local_steps + every - 1) / every * p->settings->train.router.steps;
-}
-
 sampling_shape sampling_shape_of(const settings *s, const fleet *f) {
     sampling_shape size = {0};
     if (!s->trace.sampling_windows) return size;
-    size.train_steps = s->local_steps;
-    for (int i = 0; i < f->n_populations; i++) {
-        const population *p = &f->populations[i];
-        size.train_batch = larger(size.train_batch, fleet_expert_batch(p));
-        if (!any_bursts(f, p)) continue;
-        size.valid_steps = larger(size.valid_steps, most_router_steps(s, p));
-        size.valid_batch = larger(size.valid_batch, fleet_router_batch(p));
+    for (int i = 0; i < f->n_devices; i++) {
+        const schedule_totals *all = fleet_totals(f, &f->devices[i]);
+        size.train_steps = larger(size.train_steps, all->most_steps[DATA_TRAIN]);
+        size.train_batch = larger(size.train_batch, all->batch[DATA_TRAIN]);
+        size.valid_steps = larger(size.valid_steps, all->most_steps[DATA_VALID]);
+        size.valid_batch = larger(size.valid_batch, all->batch[DATA_VALID]);
     }
     return size;
 }

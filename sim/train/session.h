@@ -75,7 +75,7 @@ typedef struct {
     int *routing_owners;  /* [n_routing_windows] the process that records it */
     int n_my_windows;
     int *my_windows;     /* [n_my_windows] those that this process records */
-    int64_t expert_step; /* taken by each device, over all rounds */
+    int64_t local_step;  /* local steps taken, over all rounds */
     metric_row numbers; /* of the round; of several processes, each has its own devices' rows until they are gathered */
     sampled_windows sampled;
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals */
@@ -100,12 +100,11 @@ void session_destroy(session *s); /* NULL is fine */
 
 /* step.c. A round begins: no loss and no window yet. */
 void session_begin_round(session *s);
-/* One AdamW step of every device's experts on a train batch (and of routers that learn with them). */
-exit_code session_expert_step(session *s, problems *list);
-/* Router bursts of the populations that are due after the expert steps taken so far. */
-exit_code session_router_bursts(session *s, problems *list);
+/* The next local step: the first entry of every device's schedule. */
+exit_code session_local_step(session *s, problems *list);
+/* The other entries that belong to the local step taken last. */
+exit_code session_follow_ups(session *s, problems *list);
 double run_clock(void); /* seconds, monotonic */
-double cosine_rate(double first, double last, int64_t step, int64_t steps);
 
 /* agree.c. Stops a device's population, because a number is not finite; layer: the first that saw it, -1: the output alone. When the
  * processes meet next it stops in all of them, with a message. */

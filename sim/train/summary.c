@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "methods/as_released.h"
+
 double device_entropy(const session *s, int device_index) {
     const device *d = &s->fleet->devices[device_index];
     const population *p = &s->fleet->populations[d->population];
@@ -12,16 +14,11 @@ double device_entropy(const session *s, int device_index) {
     return sum / sources;
 }
 
-/* The released CoMiGS code writes e as 2.71828. */
-static double perplexity(const population *p, double loss) {
-    return p->settings->as_released ? pow(2.71828, loss) : exp(loss);
-}
-
 static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
     double sum = 0.0, squares = 0.0;
-    for (int i = 0; i < p->n_devices; i++) sum += perplexity(p, loss[p->first_device + i]);
+    for (int i = 0; i < p->n_devices; i++) sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
     *mean = sum / p->n_devices;
-    for (int i = 0; i < p->n_devices; i++) squares += pow(perplexity(p, loss[p->first_device + i]) - *mean, 2.0);
+    for (int i = 0; i < p->n_devices; i++) squares += pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - *mean, 2.0);
     *std = sqrt(squares / p->n_devices);
 }
 

@@ -21,11 +21,11 @@ static bool is_router(const ck_shape *s, int64_t at) {
 }
 
 static void expert_step(small_run *r) {
-    small_check(session_expert_step(r->session, r->problems), r->problems, "expert step");
+    small_check(session_local_step(r->session, r->problems), r->problems, "expert step");
 }
 
 static void bursts(small_run *r) {
-    small_check(session_router_bursts(r->session, r->problems), r->problems, "bursts");
+    small_check(session_follow_ups(r->session, r->problems), r->problems, "bursts");
 }
 
 static float *moments(const small_run *r) {

@@ -12,7 +12,7 @@ static const char *const TWO =
     "  - {name: bad, method: comigs, devices: 2, as_released: true}\n  - {name: good, method: local, devices: 2}\n";
 
 static void expert_step(small_run *r) {
-    small_check(session_expert_step(r->session, r->problems), r->problems, "expert step");
+    small_check(session_local_step(r->session, r->problems), r->problems, "expert step");
 }
 
 static void poison(small_run *r, int device_index) {

@@ -69,7 +69,7 @@ Test(fleet, counts_what_is_shared_and_what_is_private) {
         cr_expect_eq(f->devices[i].bytes_a_round, 4 * shared[i]);
     }
     cr_expect_eq(f->n_groups, 2, "only comigs and fedavg average");
-    cr_expect_eq(fleet_expert_batch(&f->populations[3]), 10, "centralized sees the batches of all 5 devices");
+    cr_expect_eq(fleet_totals(f, &f->devices[f->populations[3].first_device])->batch[DATA_TRAIN], 10, "centralized sees the batches of all 5 devices");
     fleet_destroy(f);
     settings_destroy(s);
 }
@@ -217,7 +217,7 @@ static void expect_mean(const small_run *r, int which, const double weights[4]) 
     const population *p = &r->session->fleet->populations[which];
     const fleet *f = r->session->fleet;
     const device *first = &f->devices[p->first_device];
-    int64_t at = f->shapes[first->shape].qkv_a + 5;
+    int64_t at = ck_block_of(&f->shapes[first->shape], CK_SITE_QKV, CK_FACTOR_A)->offset + 5;
     float *before = malloc((size_t)f->n_parameters * sizeof *before);
     for (int i = 0; i < f->n_devices; i++)
         for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++) before[f->devices[i].pack + j] = value(i, j);

@@ -9,20 +9,20 @@ typedef struct {
     int generalists, specialists; /* -1: the defaults */
     const char *shares; /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
     ck_gates gates;
-    router_learning router;
+    schedule_list schedule;
     bool pooled;
     aggregate_weights weights;
 } table_row;
 
 static const table_row TABLE[] = {
-    {"local", -1, -1, "", CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_OF_METHOD},
-    {"fedavg", -1, -1, "GSL", CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_TOKENS},
-    {"centralized", -1, -1, "", CK_GATES_MEAN, ROUTER_ABSENT, true, WEIGHTS_OF_METHOD},
-    {"pfedmoe", -1, -1, "GL", CK_GATES_TOP_K, ROUTER_WITH_EXPERTS, false, WEIGHTS_UNIFORM},
-    {"comigs", -1, -1, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 1, 3, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 2, 0, "GL", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
-    {"comigs", 0, 2, "", CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"local", -1, -1, "", CK_GATES_MEAN, schedule_experts, false, WEIGHTS_OF_METHOD},
+    {"fedavg", -1, -1, "GSL", CK_GATES_MEAN, schedule_experts, false, WEIGHTS_TOKENS},
+    {"centralized", -1, -1, "", CK_GATES_MEAN, schedule_experts, true, WEIGHTS_OF_METHOD},
+    {"pfedmoe", -1, -1, "GL", CK_GATES_TOP_K, NULL, false, WEIGHTS_UNIFORM},
+    {"comigs", -1, -1, "GL", CK_GATES_TOP_K, schedule_two_levels, false, WEIGHTS_UNIFORM},
+    {"comigs", 1, 3, "GL", CK_GATES_TOP_K, schedule_two_levels, false, WEIGHTS_UNIFORM},
+    {"comigs", 2, 0, "GL", CK_GATES_TOP_K, schedule_two_levels, false, WEIGHTS_UNIFORM},
+    {"comigs", 0, 2, "", CK_GATES_TOP_K, schedule_two_levels, false, WEIGHTS_UNIFORM},
 };
 
 static bool shares(const method *m, ck_site site, ck_factor factor, int expert, int generalists) {
@@ -50,7 +50,7 @@ Test(methods, share_the_parts_that_their_papers_say) {
         expect_shared(m, row, 'L', CK_SITE_OUT, -1, g);
         cr_expect_eq(shares(m, CK_NO_SITE, CK_FACTOR_ROUTER, -1, g), strchr(row->shares, 'R') != NULL, "%s: router", row->name);
         cr_expect_eq(m->gates, row->gates, "%s: gates", row->name);
-        cr_expect_eq(m->router, row->router, "%s: router's data", row->name);
+        if (row->schedule) cr_expect_eq(m->schedule, row->schedule, "%s: schedule", row->name);
         cr_expect_eq(m->pooled, row->pooled, "%s: pooled", row->name);
         cr_expect_eq(m->weights, row->weights, "%s: weights", row->name);
     }

@@ -40,8 +40,8 @@ static void take_rounds(small_run *r, char path[FOLDER_PATH_BYTES]) {
 
 static void take_local_steps(small_run *r) {
     for (int i = 0; i < LOCAL_STEPS; i++) {
-        small_check(session_expert_step(r->session, r->problems), r->problems, "expert step");
-        small_check(session_router_bursts(r->session, r->problems), r->problems, "bursts");
+        small_check(session_local_step(r->session, r->problems), r->problems, "expert step");
+        small_check(session_follow_ups(r->session, r->problems), r->problems, "bursts");
     }
 }
 

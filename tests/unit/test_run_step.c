@@ -54,11 +54,11 @@ Test(step, experts_and_routers_never_touch_each_other) {
     small_run r = small_open(COMIGS, 0, NULL);
     session *s = r.session;
     snapshot start = take(&r);
-    small_check(session_expert_step(s, r.problems), r.problems, "expert step");
-    small_check(session_router_bursts(s, r.problems), r.problems, "no burst is due");
-    small_check(session_expert_step(s, r.problems), r.problems, "expert step");
+    small_check(session_local_step(s, r.problems), r.problems, "expert step");
+    small_check(session_follow_ups(s, r.problems), r.problems, "no burst is due");
+    small_check(session_local_step(s, r.problems), r.problems, "expert step");
     snapshot trained = take(&r);
-    small_check(session_router_bursts(s, r.problems), r.problems, "burst");
+    small_check(session_follow_ups(s, r.problems), r.problems, "burst");
     snapshot routed = take(&r);
     for (int i = 0; i < 2; i++) {
         changes by_experts = compare(s->fleet, i, &start, &trained), by_router = compare(s->fleet, i, &trained, &routed);
@@ -79,8 +79,8 @@ Test(step, experts_and_routers_never_touch_each_other) {
 Test(step, pfedmoe_learns_both_at_once) {
     small_run r = small_open("  - {name: p, method: pfedmoe, devices: 1}\n", 0, NULL);
     snapshot start = take(&r);
-    for (int i = 0; i < 2; i++) small_check(session_expert_step(r.session, r.problems), r.problems, "expert step");
-    small_check(session_router_bursts(r.session, r.problems), r.problems, "bursts");
+    for (int i = 0; i < 2; i++) small_check(session_local_step(r.session, r.problems), r.problems, "expert step");
+    small_check(session_follow_ups(r.session, r.problems), r.problems, "bursts");
     snapshot trained = take(&r);
     changes c = compare(r.session->fleet, 0, &start, &trained);
     cr_expect_gt(c.router, 32, "%d router values changed", c.router);
@@ -94,8 +94,8 @@ Test(step, pfedmoe_learns_both_at_once) {
 /* Validation text decides about routers alone, training text about experts alone. */
 static snapshot after_steps(const char *const *overrides, int n) {
     small_run r = small_open("  - {name: c, method: comigs, devices: 1}\n", n, overrides);
-    for (int i = 0; i < 2; i++) small_check(session_expert_step(r.session, r.problems), r.problems, "expert step");
-    small_check(session_router_bursts(r.session, r.problems), r.problems, "burst");
+    for (int i = 0; i < 2; i++) small_check(session_local_step(r.session, r.problems), r.problems, "expert step");
+    small_check(session_follow_ups(r.session, r.problems), r.problems, "burst");
     snapshot s = take(&r);
     small_close(&r);
     return s;
@@ -125,8 +125,8 @@ static void restore(small_run *r, const snapshot *s) {
 }
 
 static void until_burst(small_run *r) {
-    for (int i = 0; i < 2; i++) small_check(session_expert_step(r->session, r->problems), r->problems, "expert step");
-    small_check(session_router_bursts(r->session, r->problems), r->problems, "burst");
+    for (int i = 0; i < 2; i++) small_check(session_local_step(r->session, r->problems), r->problems, "expert step");
+    small_check(session_follow_ups(r->session, r->problems), r->problems, "burst");
 }
 
 /* Two runs whose bursts read different validation text and then go on from the same parameters and moments: how many values differ after
@@ -139,8 +139,8 @@ static changes told_apart_by_an_old_burst(const char *populations) {
     snapshot routed = take(&a), other = take(&b);
     cr_expect_gt(compare(a.session->fleet, 0, &routed, &other).router, 32, "the bursts were not the same");
     restore(&b, &routed);
-    small_check(session_expert_step(a.session, a.problems), a.problems, "expert step");
-    small_check(session_expert_step(b.session, b.problems), b.problems, "expert step");
+    small_check(session_local_step(a.session, a.problems), a.problems, "expert step");
+    small_check(session_local_step(b.session, b.problems), b.problems, "expert step");
     snapshot after_a = take(&a), after_b = take(&b);
     cr_expect_gt(compare(a.session->fleet, 0, &routed, &after_a).others, 1000, "the step did something");
     changes c = compare(a.session->fleet, 0, &after_a, &after_b);
@@ -181,8 +181,8 @@ Test(step, first_update_has_the_learning_rate_of_its_level) {
     session *s = r.session;
     const ck_shape *shape = &s->fleet->shapes[0];
     snapshot start = take(&r);
-    small_check(session_expert_step(s, r.problems), r.problems, "expert step");
-    small_check(session_router_bursts(s, r.problems), r.problems, "burst");
+    small_check(session_local_step(s, r.problems), r.problems, "expert step");
+    small_check(session_follow_ups(s, r.problems), r.problems, "burst");
     snapshot end = take(&r);
     double b = 0.0, router = 0.0;
     for (int64_t i = 0; i < (int64_t)shape->rank_sum * shape->width; i++) b = fmax(b, fabs(end.parameters[shape->b2 + i]));
@@ -202,12 +202,12 @@ Test(step, a_diverged_population_stops_and_the_others_go_on) {
     const device *d = &s->fleet->devices[1];
     int64_t at = d->pack + s->fleet->shapes[d->shape].layer_stride + s->fleet->shapes[d->shape].b2;
     cr_assert_eq(ck_upload(s->stream, s->fleet->parameters + at, &poison, sizeof poison), CK_OK);
-    small_check(session_expert_step(s, r.problems), r.problems, "expert step");
+    small_check(session_local_step(s, r.problems), r.problems, "expert step");
     cr_assert_eq(problems_count(r.problems), 1);
     const char *message = problems_message(r.problems, 0);
     cr_expect(strstr(message, "'bad'") && strstr(message, "device 1") && strstr(message, "round 1"), "%s", message);
     cr_expect(s->fleet->devices[0].stopped && s->fleet->devices[1].stopped);
-    small_check(session_expert_step(s, r.problems), r.problems, "expert step");
+    small_check(session_local_step(s, r.problems), r.problems, "expert step");
     cr_expect_eq(problems_count(r.problems), 1, "it is said once");
     cr_expect_eq(s->fleet->devices[2].expert_steps, 2);
     cr_expect_eq(s->fleet->devices[1].expert_steps, 0);
@@ -218,10 +218,10 @@ Test(step, a_diverged_population_stops_and_the_others_go_on) {
 static int router_values_moved_by(const char *populations, const char *setting) {
     small_run a = small_open(populations, 0, NULL), b = small_open(populations, 1, &setting);
     for (int i = 0; i < 3; i++) {
-        small_check(session_expert_step(a.session, a.problems), a.problems, "expert step");
-        small_check(session_router_bursts(a.session, a.problems), a.problems, "burst");
-        small_check(session_expert_step(b.session, b.problems), b.problems, "expert step");
-        small_check(session_router_bursts(b.session, b.problems), b.problems, "burst");
+        small_check(session_local_step(a.session, a.problems), a.problems, "expert step");
+        small_check(session_follow_ups(a.session, a.problems), a.problems, "burst");
+        small_check(session_local_step(b.session, b.problems), b.problems, "expert step");
+        small_check(session_follow_ups(b.session, b.problems), b.problems, "burst");
     }
     snapshot after_a = take(&a), after_b = take(&b);
     changes c = compare(a.session->fleet, 0, &after_a, &after_b);

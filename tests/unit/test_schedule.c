@@ -119,7 +119,7 @@ static void expect_near(double distance, int device_index, int step, const char 
 }
 
 static void expert_step_follows_the_cosine(const small_run *r, int step) {
-    taken_step t = step_taken(r, session_expert_step);
+    taken_step t = step_taken(r, session_local_step);
     ck_adamw_hyper expected = hyper(RATES[step], 0.2, step + 1);
     for (int i = 0; i < DEVICES; i++) expect_near(distance(&t, i, EXPERTS, expected), i, step, "experts");
     expect_near(distance(&t, PFEDMOE, ROUTER, expected), PFEDMOE, step, "the rows of a router that learns with them");
@@ -127,7 +127,7 @@ static void expert_step_follows_the_cosine(const small_run *r, int step) {
 }
 
 static void burst_has_the_rate(const small_run *r, int burst, double rate) {
-    taken_step t = step_taken(r, session_router_bursts);
+    taken_step t = step_taken(r, session_follow_ups);
     expect_near(distance(&t, COMIGS, ROUTER, hyper(rate, 0.5, burst + 1)), COMIGS, burst, "the router's rows");
     forget(&t);
 }

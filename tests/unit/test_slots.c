@@ -24,8 +24,8 @@ static small_run open_at(packs_memory packs_at) {
 static void round_of(small_run *r) {
     session *s = r->session;
     for (int step = 0; step < 3; step++) {
-        small_check(session_expert_step(s, r->problems), r->problems, "expert step");
-        small_check(session_router_bursts(s, r->problems), r->problems, "bursts");
+        small_check(session_local_step(s, r->problems), r->problems, "expert step");
+        small_check(session_follow_ups(s, r->problems), r->problems, "bursts");
     }
     small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, r->problems), r->problems,
                 "evaluation");
