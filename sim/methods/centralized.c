@@ -2,7 +2,7 @@
  * with; experts are mixed by their mean.
  *
  *   theta <- AdamW(theta; sum_i L(train_i))              y = (1/E) sum_e MLP_e(x) */
-#include "methods/all.h"
+#include "methods/method.h"
 
 static bool shares(const ck_part *part, int generalists) {
     (void)part, (void)generalists;

@@ -5,7 +5,6 @@
  *
  * Solved by alternation: AdamW steps on the experts; every tau of them, s AdamW steps on the router. xGyS is x generalists and y
  * specialists per device. The attention LoRA is shared as the generalists are; a population of specialists only shares nothing. */
-#include "methods/all.h"
 #include "methods/as_released.h"
 
 static bool shares(const ck_part *part, int generalists) {

@@ -4,7 +4,7 @@
  *   A <- sum_i (n_i / n) A_i      B <- sum_i (n_i / n) B_i       y = (1/E) sum_e MLP_e(x)
  *
  * The CoMiGS paper's baseline weighs all devices alike: aggregate.weights: uniform. */
-#include "methods/all.h"
+#include "methods/method.h"
 
 static bool shares(const ck_part *part, int generalists) {
     (void)generalists;

@@ -3,7 +3,7 @@
  *   theta_i <- AdamW(theta_i; L(train_i))                y = (1/E) sum_e MLP_e(x)
  *
  * The mean keeps the number of parameters equal to that of the routed methods. */
-#include "methods/all.h"
+#include "methods/method.h"
 
 static bool shares(const ck_part *part, int generalists) {
     (void)part, (void)generalists;

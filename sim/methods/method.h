@@ -1,5 +1,6 @@
 /* method.h - a method says which parts of a pack are shared, what learns from which text, and how the shared tensors are combined.
- * One file per method; methods.c holds the list. Adding one: write methods/NAME.c, add it to the list, document it in the README. */
+ *
+ * To add one: write methods/NAME.c, with the formula and its source on top, and add NAME to the list in methods.c. */
 #ifndef COHORT_METHOD_H
 #define COHORT_METHOD_H
 
@@ -17,8 +18,8 @@ typedef struct {
     ck_gates gates;
     schedule_list schedule; /* who learns what from which text, in which order */
     schedule_list released; /* the same where the population is as released; NULL: no other */
-    aggregate_weights
-        weights; /* of devices in an average, unless aggregate.weights says otherwise; WEIGHTS_OF_METHOD: it averages nothing */
+    /* Of devices in an average, unless aggregate.weights says otherwise. WEIGHTS_OF_METHOD: it averages nothing. */
+    aggregate_weights weights;
     bool pooled; /* one device that holds all devices' data, batch times the number of devices */
     /* Whether a part of a pack is averaged over the population's devices after every round; a device's generalists come first. */
     bool (*shares)(const ck_part *part, int generalists);

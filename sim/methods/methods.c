@@ -1,13 +1,23 @@
 /* The list of methods, in the order that `cohort help methods` shows. */
 #include <string.h>
 
-#include "methods/all.h"
+#include "methods/method.h"
 
-static const method *const METHODS[] = {&method_local, &method_fedavg, &method_centralized, &method_pfedmoe, &method_comigs, &method_fedsa};
+#define METHODS(X) X(local) X(fedavg) X(centralized) X(pfedmoe) X(comigs) X(fedsa)
+
+#define X(name) extern const method method_##name;
+METHODS(X)
+#undef X
+
+static const method *const LIST[] = {
+#define X(name) &method_##name,
+    METHODS(X)
+#undef X
+};
 
 const method *const *method_list(int *count) {
-    *count = (int)(sizeof METHODS / sizeof *METHODS);
-    return METHODS;
+    *count = (int)(sizeof LIST / sizeof *LIST);
+    return LIST;
 }
 
 const char *aggregate_weights_text(aggregate_weights weights) {

@@ -2,7 +2,7 @@
  * in one AdamW step and on one cosine; the generalist and the attention LoRA are averaged.
  *
  *   (theta^G, theta_i^S, phi_i) <- AdamW(.; L(train_i))  theta^G <- (1/N) sum_i theta_i^G */
-#include "methods/all.h"
+#include "methods/method.h"
 
 static bool shares(const ck_part *part, int generalists) {
     return part->factor != CK_FACTOR_ROUTER && part->expert < generalists;
