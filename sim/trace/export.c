@@ -71,7 +71,7 @@ static int read_sampling(export_source *s, h5_error *error) {
 static int read_shape(export_source *s, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK];
     if (read_dimensions(s->file, METRIC_GATE_MEAN, 4, dims, error)) return -1;
-    s->shape = (metric_shape){.devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
+    s->shape = (metric_shape){.populations = s->n_populations, .devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
     if (read_sampling(s, error)) return -1;
     if (H5Lexists(s->file, "/routing/tokens", H5P_DEFAULT) <= 0) return 0;
     if (read_dimensions(s->file, METRIC_ROUTING_IDS, 3, dims, error)) return -1;
@@ -121,27 +121,46 @@ static void source_close(export_source *s) {
 /* ---- A table ---- */
 
 typedef struct {
-    hid_t datasets[EXPORT_MOST_COLUMNS];
-    void *values[EXPORT_MOST_COLUMNS]; /* of one row, owned */
+    hid_t datasets[METRIC_COUNT]; /* -1: not used */
+    void *values[METRIC_COUNT];   /* of one row, owned */
 } columns;
+
+static bool uses(const export_table *table, metric_id id) {
+    metric_axes axes = metrics[id].axes;
+    if (table->every_metric) return axes == METRIC_OF_POPULATION || axes == METRIC_OF_DEVICE;
+    for (int i = 0; i < table->n_columns; i++)
+        if (table->columns[i] == id) return true;
+    return false;
+}
+
+/* An older trace lacks metrics that came later. */
+static bool has(const export_source *s, const export_table *table, metric_id id) {
+    if (!uses(table, id) || !metric_recorded(id, &s->shape)) return false;
+    char group[64];
+    snprintf(group, sizeof group, "%.*s", (int)(strrchr(metrics[id].path, '/') - metrics[id].path), metrics[id].path);
+    if (!table->every_metric) return true;
+    return H5Lexists(s->file, group, H5P_DEFAULT) > 0 && H5Lexists(s->file, metrics[id].path, H5P_DEFAULT) > 0;
+}
 
 static int columns_open(columns *c, const export_source *s, const export_table *table, h5_error *error) {
     int status = 0;
-    *c = (columns){{-1, -1, -1, -1}, {NULL}};
-    for (int i = 0; i < table->n_columns && !status; i++) {
-        const metric_id id = table->columns[i];
-        if (!metric_recorded(id, &s->shape)) continue;
-        c->datasets[i] = H5Dopen2(s->file, metrics[id].path, H5P_DEFAULT);
-        c->values[i] = malloc(metric_bytes(id, &s->shape));
-        if (c->datasets[i] < 0 || !c->values[i]) status = h5_failed(error, "cannot read %s", metrics[id].path);
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        c->datasets[id] = -1;
+        c->values[id] = NULL;
+    }
+    for (metric_id id = 0; id < METRIC_COUNT && !status; id++) {
+        if (!has(s, table, id)) continue;
+        c->datasets[id] = H5Dopen2(s->file, metrics[id].path, H5P_DEFAULT);
+        c->values[id] = malloc(metric_bytes(id, &s->shape));
+        if (c->datasets[id] < 0 || !c->values[id]) status = h5_failed(error, "cannot read %s", metrics[id].path);
     }
     return status;
 }
 
 static void columns_close(columns *c) {
-    for (int i = 0; i < EXPORT_MOST_COLUMNS; i++) {
-        free(c->values[i]);
-        if (c->datasets[i] >= 0) H5Dclose(c->datasets[i]);
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        free(c->values[id]);
+        if (c->datasets[id] >= 0) H5Dclose(c->datasets[id]);
     }
 }
 
@@ -149,11 +168,9 @@ static int write_rows(export_source *s, const export_table *table, FILE *out, h5
     columns c;
     int status = columns_open(&c, s, table, error);
     for (int64_t row = 0; row < s->rows && !status; row++) {
-        for (int i = 0; i < table->n_columns && !status; i++) {
-            const metric_id id = table->columns[i];
-            if (c.values[i] && table_read_rows(c.datasets[i], id, &s->shape, row, 1, c.values[i]))
+        for (metric_id id = 0; id < METRIC_COUNT && !status; id++)
+            if (c.values[id] && table_read_rows(c.datasets[id], id, &s->shape, row, 1, c.values[id]))
                 status = h5_failed(error, "cannot read %s", metrics[id].path);
-        }
         if (!status) table->write(s, row, (const void *const *)c.values, out);
     }
     columns_close(&c);
@@ -162,7 +179,7 @@ static int write_rows(export_source *s, const export_table *table, FILE *out, h5
 
 static int write_table(export_source *s, const export_table *table, FILE *out, h5_error *error) {
     fprintf(out, "%s\n", table->header);
-    if (table->n_columns > 0) return write_rows(s, table, out, error);
+    if (table->n_columns > 0 || table->every_metric) return write_rows(s, table, out, error);
     table->write(s, 0, NULL, out);
     return 0;
 }

@@ -61,7 +61,7 @@ static void put_specialists(const export_source *s, int population, FILE *out) {
     bank_cell(out, s->specialists + first, n);
 }
 
-static void write_populations(export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_populations(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_populations; i++) {
         const population_record *p = &s->populations[i];
@@ -76,7 +76,7 @@ static void write_populations(export_source *s, int64_t row, const void *const *
     }
 }
 
-static void write_devices(export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_devices(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_devices; i++) {
         const trace_device *d = &s->devices[i];
@@ -90,11 +90,12 @@ static void write_devices(export_source *s, int64_t row, const void *const *valu
     }
 }
 
-static void write_loss(export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_loss(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     static const char *const splits[] = {"train", "valid", "test", "test_after"};
+    static const metric_id losses[] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
     for (int i = 0; i < s->n_devices; i++)
         for (int split = 0; split < 4; split++) {
-            double loss = ((const double *)values[split])[i];
+            double loss = ((const double *)values[losses[split]])[i];
             if (isnan(loss)) continue;
             fprintf(out, "%d,", s->rounds[row]);
             put_device(s, i, out);
@@ -104,8 +105,8 @@ static void write_loss(export_source *s, int64_t row, const void *const *values,
         }
 }
 
-static void write_routing(export_source *s, int64_t row, const void *const *values, FILE *out) {
-    const float *gate_mean = values[0], *token_share = values[1];
+static void write_routing(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+    const float *gate_mean = values[METRIC_GATE_MEAN], *token_share = values[METRIC_TOKEN_SHARE];
     int64_t at = 0;
     for (int i = 0; i < s->n_devices; i++)
         for (int layer = 0; layer < s->shape.layers; layer++)
@@ -136,9 +137,9 @@ static void put_token(const export_source *s, int64_t row, int window, int posit
         }
 }
 
-static void write_tokens(export_source *s, int64_t row, const void *const *values, FILE *out) {
-    const int32_t *ids = values[0];
-    const float *gates = values[1];
+static void write_tokens(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+    const int32_t *ids = values[METRIC_ROUTING_IDS];
+    const float *gates = values[METRIC_ROUTING_GATES];
     int64_t per_token = (int64_t)s->shape.layers * s->shape.experts;
     for (int64_t w = 0; w < s->shape.windows; w++)
         for (int64_t t = 0; t < s->shape.sequence; t++) {
@@ -147,8 +148,8 @@ static void write_tokens(export_source *s, int64_t row, const void *const *value
         }
 }
 
-static void write_traffic(export_source *s, int64_t row, const void *const *values, FILE *out) {
-    const int64_t *up = values[0], *down = values[1];
+static void write_traffic(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+    const int64_t *up = values[METRIC_BYTES_UP], *down = values[METRIC_BYTES_DOWN];
     for (int i = 0; i < s->n_devices; i++) {
         fprintf(out, "%d,", s->rounds[row]);
         put_device(s, i, out);
@@ -156,11 +157,12 @@ static void write_traffic(export_source *s, int64_t row, const void *const *valu
     }
 }
 
-static void write_time(export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_time(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     static const char *const phases[] = {"train", "evaluate", "aggregate", "total"};
+    static const metric_id times[] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
     for (int i = 0; i < 4; i++) {
         fprintf(out, "%d,%s,", s->rounds[row], phases[i]);
-        put_double(out, *(const double *)values[i]);
+        put_double(out, *(const double *)values[times[i]]);
         fputc('\n', out);
     }
 }
@@ -180,10 +182,65 @@ static void put_windows(const export_source *s, int64_t row, const char *part, i
         }
 }
 
-static void write_windows(export_source *s, int64_t row, const void *const *values, FILE *out) {
+static void write_windows(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     const sampling_shape *size = &s->shape.sampling;
-    put_windows(s, row, "train", size->train_steps, size->train_batch, values[0], s->train_steps, out);
-    put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[1], s->valid_steps, out);
+    put_windows(s, row, "train", size->train_steps, size->train_batch, values[METRIC_TRAIN_WINDOWS], s->train_steps, out);
+    put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[METRIC_VALID_WINDOWS], s->valid_steps, out);
+}
+
+static bool is_measured(metric_id id, const void *values, int64_t index) {
+    switch (metrics[id].type) {
+    case METRIC_F64:
+        return !isnan(((const double *)values)[index]);
+    case METRIC_F32:
+        return !isnan(((const float *)values)[index]);
+    case METRIC_I64:
+        return ((const int64_t *)values)[index] >= 0;
+    case METRIC_I32:
+        return ((const int32_t *)values)[index] >= 0;
+    }
+    return false;
+}
+
+static void put_value(metric_id id, const void *values, int64_t index, FILE *out) {
+    switch (metrics[id].type) {
+    case METRIC_F64:
+        put_double(out, ((const double *)values)[index]);
+        break;
+    case METRIC_F32:
+        put_float(out, ((const float *)values)[index]);
+        break;
+    case METRIC_I64:
+        fprintf(out, "%" PRId64, ((const int64_t *)values)[index]);
+        break;
+    case METRIC_I32:
+        fprintf(out, "%" PRId32, ((const int32_t *)values)[index]);
+        break;
+    }
+}
+
+/* population,seed,device of a value; a population's own has no device. */
+static void put_owner(const export_source *s, metric_axes axes, int64_t index, FILE *out) {
+    if (axes == METRIC_OF_DEVICE) {
+        put_device(s, (int)index, out);
+        return;
+    }
+    put_text(out, s->populations[index].name);
+    fprintf(out, ",%" PRIu64 ",", s->populations[index].seed);
+}
+
+static void write_metrics(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        int64_t n = values[id] ? metric_values(id, &s->shape) : 0;
+        for (int64_t i = 0; i < n; i++) {
+            if (!is_measured(id, values[id], i)) continue;
+            fprintf(out, "%d,", s->rounds[row]);
+            put_owner(s, metrics[id].axes, i, out);
+            fprintf(out, ",%s,%s,", metrics[id].path + 1, metrics[id].units);
+            put_value(id, values[id], i, out);
+            fputc('\n', out);
+        }
+    }
 }
 
 const export_table export_tables[] = {
@@ -222,6 +279,7 @@ const export_table export_tables[] = {
      .n_columns = 2,
      .columns = {METRIC_TRAIN_WINDOWS, METRIC_VALID_WINDOWS},
      .write = write_windows},
+    {.name = "metrics", .header = "round,population,seed,device,metric,unit,value", .every_metric = true, .write = write_metrics},
     {.name = "time",
      .header = "round,phase,seconds",
      .n_columns = 4,

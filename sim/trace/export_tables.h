@@ -26,12 +26,14 @@ typedef struct {
 
 enum { EXPORT_MOST_COLUMNS = 4 };
 
-/* values[i] is the row's value of columns[i]. A table without columns is written once, from the source alone. */
+/* values[id] is the row's value of a metric that the table uses, NULL where the trace has none. A table that uses none is written once,
+ * from the source alone. */
 typedef struct {
     const char *name, *header, *wish; /* wish: the setting that asks for it; NULL: always there */
+    bool every_metric;                /* it uses all that are of a population or a device */
     int n_columns;
     metric_id columns[EXPORT_MOST_COLUMNS];
-    void (*write)(export_source *source, int64_t row, const void *const *values, FILE *out);
+    void (*write)(export_source *source, int64_t row, const void *const values[METRIC_COUNT], FILE *out);
 } export_table;
 
 extern const export_table export_tables[];

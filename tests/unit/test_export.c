@@ -148,6 +148,27 @@ Test(export, traffic_and_time_have_their_units_in_the_header) {
                  "%.200s", seconds);
 }
 
+/* Every metric of a device or a population, a line each: nothing is listed by hand. Rounds that were not evaluated have no lines of theirs. */
+Test(export, metrics_in_long_form) {
+    result r = finished(WINDOWS);
+    char *text = table_of(&r, "metrics"), words[96], begin[160];
+    int lines = 1;
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        bool of_device = metrics[id].axes == METRIC_OF_DEVICE;
+        if (!of_device && metrics[id].axes != METRIC_OF_POPULATION) continue;
+        int rounds = metrics[id].when == METRIC_EACH_ROUND ? ROUNDS : ROUNDS / 2;
+        if (metrics[id].derive) continue; /* the made-up run has only what is measured */
+        lines += rounds * (of_device ? DEVICES : 2);
+    }
+    cr_expect_eq(count_lines(text), lines);
+    device_words(words, 1);
+    snprintf(begin, sizeof begin, "2,%s,loss/test,nats/token,", words);
+    cr_expect_eq(number_after(text, begin), fixture_loss(2, 2, 1));
+    snprintf(begin, sizeof begin, "1,%s,traffic/bytes_up,bytes,", words);
+    cr_expect_eq(number_after(text, begin), 8589934592.0);
+    cr_expect_null(strstr(text, "nan"));
+}
+
 Test(export, a_run_that_is_still_going_can_be_read) {
     result r = start(WINDOWS);
     cr_expect_eq(count_lines(table_of(&r, "traffic")), 1 + ROUNDS * DEVICES);
@@ -158,7 +179,7 @@ Test(export, a_run_that_is_still_going_can_be_read) {
 }
 
 Test(export, all_tables_become_files) {
-    static const char *const names[] = {"populations.csv", "devices.csv", "loss.csv", "routing.csv", "traffic.csv", "time.csv"};
+    static const char *const names[] = {"populations.csv", "devices.csv", "loss.csv", "routing.csv", "traffic.csv", "time.csv", "metrics.csv"};
     result r = finished(0);
     char *out = fixture_path(r.folder, "tables");
     struct stat info;
