@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-#include "problems.h"
+#include "support/problems.h"
 #include "statistics.h"
 
 typedef enum { COMPARE_SAME, COMPARE_FASTER, COMPARE_SLOWER, COMPARE_UNCLEAR } comparison;

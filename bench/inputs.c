@@ -13,7 +13,7 @@
 #include "adapters/adapters.h"
 #include "job.h"
 #include "kernels.h"
-#include "rng.h"
+#include "support/rng.h"
 
 enum { STATES = 64, TEXT_WINDOWS = 32 };
 static const float B_SIGMA = 0.02F, FRESH_SIGMA = 0.02F;

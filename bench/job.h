@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "base/base.h"
-#include "problems.h"
+#include "support/problems.h"
 
 typedef struct {
     const char *name;

@@ -6,7 +6,7 @@
 #include "instructions.h"
 #include "kernels.h"
 #include "microbenchmarks.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* A build without sim/ and its libraries has the microbenchmarks only. */
 #ifdef COHORT_SIM

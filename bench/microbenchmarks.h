@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_MICROBENCHMARKS_H
 #define COHORT_BENCH_MICROBENCHMARKS_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 exit_code microbenchmarks_run(int n, char **arguments, problems *list);
 exit_code microbenchmarks_all_reduce(int n, char **arguments, problems *list);

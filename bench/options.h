@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* One of text, whole, real, flag and take says what the option is; the last row of a table has no name. */
 typedef struct {

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "folder.h"
-#include "output_folder.h"
+#include "support/output_folder.h"
 #include "python.h"
 #include "rows.h"
 

@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_PEERS_H
 #define COHORT_BENCH_PEERS_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 typedef struct {
     const char *shape;

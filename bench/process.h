@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_PROCESS_H
 #define COHORT_BENCH_PROCESS_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* Ends the program that runs now and all later ones; may be called by a signal handler. */
 void program_stop(void);

@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_PYTHON_H
 #define COHORT_BENCH_PYTHON_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* The first of `wanted`, $COHORT_PYTHON and python3 that can import torch; NULL if none can. A `wanted` that cannot is a problem.
  * scratch: where the attempts' output goes. */

@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_SIDE_BY_SIDE_H
 #define COHORT_BENCH_SIDE_BY_SIDE_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 exit_code side_by_side_peers(int n, char **arguments, problems *list);
 exit_code side_by_side_steps(int n, char **arguments, problems *list);

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernel_problem.h"
-#include "train/run.h"
-#include "train/session.h"
+#include "support/kernel_problem.h"
+#include "run/run.h"
+#include "engine/session.h"
 
 static double seconds_now(void) {
     struct timespec t;

@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_STEPS_H
 #define COHORT_BENCH_STEPS_H
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* Takes the expert steps of a configuration that job_write() made, and prints a JSON line for each and a last one. threads 0: one per
  * core; most_steps 0: all. */

@@ -5,4 +5,4 @@ add_custom_target(cohort_revision
   COMMAND sh ${CMAKE_SOURCE_DIR}/cmake/revision.sh ${CMAKE_SOURCE_DIR} ${COHORT_REVISION_HEADER}
   BYPRODUCTS ${COHORT_REVISION_HEADER}
   COMMENT "" VERBATIM)
-set_property(SOURCE sim/cli.c sim/train/trace_open.c APPEND PROPERTY COMPILE_OPTIONS -include ${COHORT_REVISION_HEADER})
+set_property(SOURCE sim/command/cli.c sim/run/trace_open.c APPEND PROPERTY COMPILE_OPTIONS -include ${COHORT_REVISION_HEADER})

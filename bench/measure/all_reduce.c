@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "collective/collective.h"
-#include "kernel_problem.h"
+#include "support/kernel_problem.h"
 #include "measure/draw.h"
 
 #ifndef COHORT_GIT_REVISION

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel_problem.h"
+#include "support/kernel_problem.h"
 #include "measure/peers.h"
 
 #ifndef COHORT_GIT_REVISION

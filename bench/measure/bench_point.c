@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernel_problem.h"
+#include "support/kernel_problem.h"
 #include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers.h"

@@ -14,7 +14,7 @@
 #include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
-#include "output_folder.h"
+#include "support/output_folder.h"
 #include "process.h"
 #include "python.h"
 

@@ -10,7 +10,7 @@
 #define COHORT_BENCH_PEERS_FILES_H
 
 #include "measure/world.h"
-#include "problems.h"
+#include "support/problems.h"
 
 exit_code peers_write(const world *w, const char *folder, problems *list);
 /* Into `after`; a file that is missing or has another size is a problem. */

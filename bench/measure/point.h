@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 #include "kernels.h"
-#include "problems.h"
+#include "support/problems.h"
 
 typedef enum {
     AXIS_TOKENS,         /* of the wave, all devices together */

@@ -13,7 +13,7 @@
 
 #include "kernels.h"
 #include "measure/point.h"
-#include "problems.h"
+#include "support/problems.h"
 
 typedef struct bench_case bench_case;
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cases/case.h"
-#include "kernel_problem.h"
+#include "support/kernel_problem.h"
 #include "measure/world.h"
 
 static const unsigned NEED_OF[PACK_MEMORIES] = {NEED_PACKS, NEED_GRADIENTS, NEED_MOMENTS, NEED_MOMENTS};

@@ -14,7 +14,7 @@
 
 #include "base/safetensors.h"
 #include "kernels.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* The path of a device's file (malloc'd), NULL without memory. */
 char *adapters_path(const char *folder, int population, int device);

@@ -16,7 +16,7 @@
 
 #include "config/settings.h"
 #include "kernels.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* Writes both files into `folder`, which exists. base: what the configuration should name as the base model, or NULL. */
 exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *scaling, const char *base,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "base/tensors.h"
-#include "rng.h"
+#include "support/rng.h"
 
 exit_code base_create(const base_shape *shape, base_model **out, problems *list) {
     base_layout layout = base_layout_of(shape);

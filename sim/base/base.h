@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "kernels.h"
-#include "problems.h"
+#include "support/problems.h"
 
 typedef struct {
     int layers, width, heads, ffn, vocabulary, context; /* ffn = 4 width in GPT-2; context = positions */

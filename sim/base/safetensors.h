@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 enum { SAFETENSORS_MAX_DIMS = 8, SAFETENSORS_MAX_HEADER_BYTES = 100000000, PACKED_NAME_BYTES = 96 };
 

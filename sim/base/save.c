@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/tensors.h"
-#include "output_folder.h"
-#include "writable.h"
+#include "support/output_folder.h"
+#include "support/writable.h"
 
 static const char *const files[] = {"model.safetensors", "config.json"};
 enum { FILES = 2 };

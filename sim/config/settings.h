@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* Where something was written: a line of a file, or (line 0) a `--set` on the command line. */
 typedef struct {

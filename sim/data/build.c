@@ -16,7 +16,7 @@
 #include "data/data.h"
 #include "data/parts.h"
 #include "data/text_files.h"
-#include "output_folder.h"
+#include "support/output_folder.h"
 
 enum { SEPARATOR = '\n' };
 

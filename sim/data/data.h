@@ -7,8 +7,8 @@
 #include <stdio.h>
 
 #include "config/settings.h"
-#include "problems.h"
-#include "rng.h"
+#include "support/problems.h"
+#include "support/rng.h"
 
 typedef enum { DATA_TRAIN, DATA_VALID, DATA_TEST, DATA_SPLITS } data_part;
 

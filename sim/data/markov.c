@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rng.h"
+#include "support/rng.h"
 
 static const uint64_t ROWS = UINT64_C(1) << 39; /* steps of RNG_CORPUS from here on are rows of chains, below it text */
 static const uint64_t CYCLE = (UINT64_C(1) << 39) - 1;

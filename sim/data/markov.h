@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 typedef struct {
     int vocabulary, branching;

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* Refused, with a hint of what to do: token shards (by their name), JSON Lines and JSON arrays of objects, whose fields would be mixed with
  * syntax, and bytes that are not characters. Any encoding that has the control characters of ASCII where ASCII has them is text. */

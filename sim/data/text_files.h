@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #include "data/data.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* What a source has and does not give to its shards. */
 typedef struct {

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "kernel_problem.h"
+#include "support/kernel_problem.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
 

@@ -18,7 +18,7 @@
 #include "data/data.h"
 #include "kernels.h"
 #include "methods/method.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* What of its text concerns others than its steps. */
 typedef struct {

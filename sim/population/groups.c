@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "population/parts.h"
-#include "processes.h"
+#include "support/processes.h"
 
 /* Neighbouring experts of a block are one range. */
 int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count) {

@@ -54,7 +54,7 @@ pretend_checkout() {
     sed "s|/proc/cpuinfo|$PWD/cpuinfo|" "$launcher" >checkout/cohort
     chmod +x checkout/cohort
     cp "$COHORT_SOURCE_DIR/cmake/gpus.sh" checkout/cmake/
-    touch checkout/CMakeLists.txt checkout/sim/main.c
+    touch checkout/CMakeLists.txt checkout/sim/command/main.c
     pretend_cpu 'A fine CPU' 'sse2 avx2'
     mkdir checkout/tests
     echo 'echo tested "$@"' >checkout/tests/run_tests.sh

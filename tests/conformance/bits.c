@@ -7,7 +7,7 @@
 
 #include "conformance/waves.h"
 #include "oracle/oracle.h"
-#include "train/model.h"
+#include "model/model.h"
 
 enum { WIDTH = 32, HEADS = 4, FFN = 128, VOCABULARY = 33, CONTEXT = 48, MAX_SEQUENCES = 3 };
 

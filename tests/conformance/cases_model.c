@@ -1,4 +1,4 @@
-/* The whole model through sim/train/model.h: a step, an evaluation and a pre-training step of every wave of the table, against the
+/* The whole model through sim/model/model.h: a step, an evaluation and a pre-training step of every wave of the table, against the
  * oracle's whole model.
  *
  * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry the f32 rounding of all
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "conformance/cases.h"
-#include "train/model.h"
+#include "model/model.h"
 
 enum { VOCABULARY = 37, CONTEXT = 129 };
 static const double gradient_tolerance = 3e-5, least_margin = 1e-5;

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 /* A new folder under $TMPDIR or /tmp (malloc'd); remove_folder() removes it with what it holds, and frees the path. */
 char *temporary_folder(void);

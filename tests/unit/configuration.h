@@ -3,7 +3,7 @@
 #define COHORT_TEST_CONFIGURATION_H
 
 #include "config/settings.h"
-#include "problems.h"
+#include "support/problems.h"
 
 /* Writes `text` to a new file c.yaml in a new folder and loads it; *out and the problems are the caller's. */
 problems *configuration_load(const char *text, settings **out);

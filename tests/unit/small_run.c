@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "base/pretrain.h"
+#include "model/pretrain.h"
 
 static const char *const HEAD = "seed: 42\n"
                                 "base: {layers: 2, width: 16, heads: 2, pretrain: {tokens: 0}}\n"

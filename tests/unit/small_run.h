@@ -3,8 +3,8 @@
 #define COHORT_TEST_SMALL_RUN_H
 
 #include "config/settings.h"
-#include "problems.h"
-#include "train/session.h"
+#include "support/problems.h"
+#include "engine/session.h"
 
 /* A fresh folder, also used as the cache of bases; lives until the process ends. */
 const char *small_folder(void);

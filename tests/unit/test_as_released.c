@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "small_run.h"
-#include "train/checkpoints.h"
-#include "train/rounds.h"
-#include "train/summary.h"
+#include "run/checkpoints.h"
+#include "run/rounds.h"
+#include "run/summarise.h"
 
 static const char *const STRICT = "  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [1, 2]}\n";
 static const char *const RELEASED = "  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [1, 2], as_released: true}\n";

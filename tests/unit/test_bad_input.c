@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "small_run.h"
-#include "train/folders.h"
-#include "writable.h"
+#include "run/folders.h"
+#include "support/writable.h"
 
 static const char *const ONE = "  - {name: l, method: local, devices: 1}\n";
 

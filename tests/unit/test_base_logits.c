@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 #include "kernels.h"
-#include "train/model.h"
+#include "model/model.h"
 #include "unit/checkpoints.h"
 
 #define REFERENCE COHORT_SOURCE_DIR "/tests/reference/gpt2_tiny"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli.h"
+#include "command/cli.h"
 
 static cli_arguments arguments;
 

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/pretrain.h"
+#include "model/pretrain.h"
 #include "collective/collective.h"
-#include "processes.h"
+#include "support/processes.h"
 #include "small_run.h"
-#include "trace/trace.h"
-#include "train/deal.h"
+#include "result/trace.h"
+#include "engine/deal.h"
 #include "unit/trace_fixture.h"
 
 /* ---- Alone ---- */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "small_run.h"
-#include "train/checkpoints.h"
+#include "run/checkpoints.h"
 
 static const char *const TWO =
     "  - {name: bad, method: comigs, devices: 2, as_released: true}\n  - {name: good, method: local, devices: 2}\n";

@@ -1,5 +1,5 @@
 /* test_export.c - tables of a made-up run as CSV: every value from its place, to the last bit, under the right names. */
-#include "trace/export.h"
+#include "result/export.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

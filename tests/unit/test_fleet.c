@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/pretrain.h"
+#include "model/pretrain.h"
 #include "data_files.h"
 #include "population/fleet.h"
 #include "small_run.h"

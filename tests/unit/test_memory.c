@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "small_run.h"
-#include "train/checkpoints.h"
-#include "train/memory.h"
-#include "train/rounds.h"
-#include "train/trace_open.h"
+#include "run/checkpoints.h"
+#include "support/memory.h"
+#include "run/rounds.h"
+#include "run/trace_open.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { SANITIZED = 1 };

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 #include "base/safetensors.h"
-#include "train/model.h"
+#include "model/model.h"
 #include "unit/checkpoints.h"
 
 #define BASE COHORT_SOURCE_DIR "/tests/reference/gpt2_tiny"

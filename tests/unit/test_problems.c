@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "problems.h"
+#include "support/problems.h"
 
 Test(problems, empty_list_is_ok) {
     problems *list = problems_create();

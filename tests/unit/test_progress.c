@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "progress.h"
+#include "support/progress.h"
 
 /* Runs 40 quick units with stderr on `to`. */
 static void show(int to, bool quiet) {

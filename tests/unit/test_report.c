@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "train/report.h"
+#include "run/report.h"
 
 static void report(const ck_ceiling *ceiling, char *text, size_t size) {
     session s = {.expert_seconds = 2, .expert_tokens = 5000, .expert_flops = 50e9, .collective = ck_collective_local()};

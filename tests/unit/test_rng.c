@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rng.h"
+#include "support/rng.h"
 
 /* Random123's kat_vectors, philox4x32-10: counter 0, key 0. */
 Test(rng, philox_of_zero) {

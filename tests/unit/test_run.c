@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "small_run.h"
-#include "train/run.h"
+#include "run/run.h"
 
 static const char *const THREE = "  - {name: l, method: local, devices: 4}\n"
                                  "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n"

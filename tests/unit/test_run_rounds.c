@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "small_run.h"
-#include "train/checkpoints.h"
-#include "train/rounds.h"
-#include "train/summary.h"
-#include "train/trace_open.h"
+#include "run/checkpoints.h"
+#include "run/rounds.h"
+#include "run/summarise.h"
+#include "run/trace_open.h"
 #include "unit/trace_fixture.h"
 
 static const char *const THREE = "  - {name: f, method: fedavg, devices: 2}\n"

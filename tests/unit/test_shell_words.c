@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shell_words.h"
+#include "support/shell_words.h"
 
 Test(shell_words, a_shell_reads_what_was_meant) {
     const char *const texts[] = {"results/a", "", "it's", "'", "''", "a b", "$HOME `x` \\ \" * ?", "--out", "line\nline"};

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "trace/h5.h"
+#include "result/h5.h"
 #include "unit/trace_fixture.h"
 
 enum { DEVICES = 6, WINDOWS = 3, ROUNDS = 5 };

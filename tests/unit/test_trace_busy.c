@@ -7,8 +7,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "trace/export.h"
-#include "trace/h5.h"
+#include "result/export.h"
+#include "result/h5.h"
 #include "unit/trace_fixture.h"
 
 enum { DEVICES = 4, ROUNDS = 2, RELEASED_AFTER_MS = 400 };

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "trace/h5.h"
+#include "result/h5.h"
 #include "unit/trace_fixture.h"
 
 enum { DEVICES = 64, MOST_ROUNDS = 5000 };

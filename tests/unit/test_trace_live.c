@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "trace/h5.h"
+#include "result/h5.h"
 #include "unit/trace_fixture.h"
 
 enum { DEVICES = 5, WINDOWS = 2, FOREVER = 1000000 };

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "trace/h5.h"
+#include "result/h5.h"
 #include "unit/trace_fixture.h"
 
 enum { SYSTEM_PAGE = 4096, ROUNDS = 4, MOST_ROUNDS = 300, AT_THE_END = 4 };

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "trace/h5.h"
+#include "result/h5.h"
 
 enum { MOST_KEPT = 4096, MOST_FOLDERS = 64 };
 static void *kept[MOST_KEPT];

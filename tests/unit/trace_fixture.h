@@ -6,7 +6,7 @@
 
 #include <hdf5.h>
 
-#include "trace/trace.h"
+#include "result/trace.h"
 
 enum { FIXTURE_LAYERS = 2, FIXTURE_EXPERTS = 2, FIXTURE_SEQUENCE = 8, FIXTURE_MOST_WINDOWS = 4 };
 

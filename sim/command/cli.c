@@ -1,0 +1,353 @@
+/* cli.c - commands and options. */
+#include "command/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/nearest.h"
+#include "config/tree.h"
+
+#ifndef COHORT_GIT_REVISION
+#define COHORT_GIT_REVISION "unknown"
+#endif
+
+const char *cli_version(void) {
+    return "cohort 0.1.0 (" COHORT_GIT_REVISION ")";
+}
+
+/* ---- The tables ---- */
+
+enum { ON_RUN = 1 << COMMAND_RUN, ON_CHECK = 1 << COMMAND_CHECK, ON_PRETRAIN = 1 << COMMAND_PRETRAIN, ON_DATA = 1 << COMMAND_DATA };
+enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT };
+enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
+
+typedef struct {
+    const char *name, *value; /* value: what it is called in help; NULL: takes none */
+    unsigned commands;
+    char letter; /* what getopt_long returns */
+    const char *help;
+} option_row;
+
+static const option_row OPTIONS[] = {
+    {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
+    {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
+    {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
+    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, time, or all"},
+    {"out", "PATH", ON_EXPORT, 'o', "CSV file for the table (default: standard output); folder for --table all"},
+    {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},
+    {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
+    {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
+    {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
+    {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
+    {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
+    {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
+    {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
+    {"processes", "N", ON_RUN | ON_CHECK, 'P', "share the devices among N processes of this machine, started by mpirun"},
+    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
+    {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
+    {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
+    {"help", NULL, ON_ALL, 'h', "describe the command"},
+};
+enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
+
+typedef struct {
+    const char *name, *words;
+    int least_words, most_words;
+    const char *summary, *help;
+} command_row;
+
+static const command_row COMMANDS[] = {
+    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment",
+                     "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
+                     "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
+                       "Reports every problem of a configuration, or prints its populations, parameters, traffic and memory plan.\n"
+                       "Runs nothing and writes nothing.\n\n"
+                       "  cohort check configs/quickstart.yaml\n"},
+    [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
+                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else ~/.cache/cohort); run does this by itself.\n"
+                          "With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
+                          "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
+    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
+                      "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
+                      "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, shards, compressed\n"
+                      "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
+                      "  cohort data --out data/languages german=text/de french=text/fr\n"},
+    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
+                      "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
+                      "  cohort info results/quickstart-1a2b3c4d\n"},
+    [COMMAND_EXPORT] =
+        {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
+         "Tables have an observation a line and share the columns population, seed, device and round. Losses are nats per token,\n"
+         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the round. What was not\n"
+         "measured has no line. Works on a run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
+         "the columns that data.windows reads: device,part,step,index,offset.\n\n"
+         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the last checkpoint.\n"
+         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain RESULT/config.yaml --out DIR\n\n"
+         "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
+         "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
+         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 --device 0\n"},
+    [COMMAND_PLOT] =
+        {"plot", "RESULT", 1, 1, "a result's figures",
+         "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and text coloured by expert,\n"
+         "each as PNG and SVG. Works on a run that is still going. Needs a Python with matplotlib and h5py: the first of\n"
+         "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
+         "  cohort plot results/quickstart-1a2b3c4d\n"},
+    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
+                      "Topics: any command, settings (all keys of a configuration), methods (how devices learn together).\n\n"
+                      "  cohort help settings\n"},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", "Prints the version and the revision it was built from.\n"},
+};
+enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
+
+int cli_find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(COMMANDS[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* ---- Help ---- */
+
+static bool takes(cli_command command, const option_row *option) {
+    return option->commands >> command & 1;
+}
+
+void cli_describe(cli_command command, FILE *out) {
+    const command_row *c = &COMMANDS[command];
+    fprintf(out, "cohort %s %s - %s\n\n%s\n", c->name, c->words, c->summary, c->help);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char typed[40];
+        if (!takes(command, &OPTIONS[i])) continue;
+        snprintf(typed, sizeof typed, "--%s %s", OPTIONS[i].name, OPTIONS[i].value ? OPTIONS[i].value : "");
+        fprintf(out, "  %-20s %s\n", typed, OPTIONS[i].help);
+    }
+}
+
+void cli_describe_all(FILE *out) {
+    fputs("cohort - populations of on-device language models that learn together\n\n", out);
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char typed[64];
+        snprintf(typed, sizeof typed, "cohort %s %s", COMMANDS[i].name, COMMANDS[i].words);
+        fprintf(out, "  %-26s %s\n", typed, COMMANDS[i].summary);
+    }
+    fputs("\nEvery command takes --help.\n\n"
+          "  cohort run configs/quickstart.yaml\n\n",
+          out);
+    exit_codes_describe(out);
+}
+
+/* ---- Parsing ---- */
+
+static exit_code unknown_command(const char *name, problems *list) {
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++) names[i] = COMMANDS[i].name;
+    const char *near = nearest_word(name, names, N_COMMANDS);
+    if (near) return problem(list, EXIT_INPUT, "unknown command '%s'; did you mean %s?", name, near);
+    return problem(list, EXIT_INPUT, "unknown command '%s'; `cohort help` lists them", name);
+}
+
+/* The first word is the command; --help and --version work in its place. */
+static exit_code find_command(int argc, char **argv, cli_arguments *out, problems *list) {
+    const char *first = argc > 1 ? argv[1] : "help";
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) first = "help";
+    if (strcmp(first, "--version") == 0) first = "version";
+    int command = cli_find(first);
+    if (command < 0) return unknown_command(first, list);
+    out->command = (cli_command)command;
+    return EXIT_OK;
+}
+
+static void unknown_option(cli_command command, const char *typed, problems *list) {
+    const char *names[N_OPTIONS];
+    char name[64];
+    int n = 0;
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(command, &OPTIONS[i])) names[n++] = OPTIONS[i].name;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(typed, "="), typed);
+    const char *near = nearest_word(name + strspn(name, "-"), names, n);
+    if (near)
+        problem(list, EXIT_INPUT, "%s: unknown option %s; did you mean --%s?", COMMANDS[command].name, name, near);
+    else
+        problem(list, EXIT_INPUT, "%s: unknown option %s; `cohort %s --help` lists them", COMMANDS[command].name, name,
+                COMMANDS[command].name);
+}
+
+/* What getopt_long did not take: a letter, a flag with a value, or a name it does not know. */
+static void refuse_option(cli_command command, const char *typed, problems *list) {
+    char letter[3] = {'-', (char)optopt, '\0'};
+    if (optopt != 0 && strncmp(typed, "--", 2) == 0)
+        problem(list, EXIT_INPUT, "%s: %.*s takes no value; write it alone", COMMANDS[command].name, (int)strcspn(typed, "="), typed);
+    else
+        unknown_option(command, optopt != 0 ? letter : typed, list);
+}
+
+static void missing_value(cli_command command, char letter, problems *list) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
+            problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name, OPTIONS[i].name, OPTIONS[i].name,
+                    OPTIONS[i].value);
+}
+
+static void add_override(cli_arguments *a, const char *key, const char *value, problems *list) {
+    if (a->n_overrides == CLI_MAX_WORDS) {
+        problem(list, EXIT_INPUT, "more than %d overrides on the command line; write them into the configuration", CLI_MAX_WORDS);
+        return;
+    }
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = config_memory(open_memstream(&text, &bytes));
+    fprintf(out, "%s%s", key, value);
+    fclose(out);
+    a->overrides[a->n_overrides++] = config_memory(text);
+}
+
+static double read_share(const char *option, const char *text, problems *list) {
+    char *end = NULL;
+    double share = strtod(text, &end);
+    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
+    if (!whole || *end != '\0' || !(share > 0 && share < 1))
+        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option, text);
+    return share;
+}
+
+/* A whole number from `least` to `most`, every character of it. */
+static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least, uint64_t most, problems *list) {
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
+        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu", COMMANDS[command].name, option, text,
+                (unsigned long long)least, (unsigned long long)most);
+    return value;
+}
+
+/* Of two values one would be ignored. */
+static void refuse_second(cli_command command, int letter, problems *list) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
+            problem(list, EXIT_INPUT, "%s: --%s is given twice (again as '%s'); write it once", COMMANDS[command].name, OPTIONS[i].name,
+                    optarg);
+}
+
+static void take_option(cli_arguments *a, int letter, problems *list) {
+    switch (letter) {
+    case 's':
+        add_override(a, "", optarg, list);
+        break;
+    case 'b':
+        add_override(a, "backend=", optarg, list);
+        break;
+    case 't':
+        add_override(a, "threads=", optarg, list);
+        break;
+    case 'o':
+        a->out = optarg;
+        break;
+    case 'T':
+        a->table = optarg;
+        break;
+    case 'a':
+        a->adapters = optarg;
+        break;
+    case 'p':
+        a->population = optarg;
+        break;
+    case 'S':
+        a->one_seed = true;
+        a->seed = read_whole(a->command, "seed", optarg, 0, UINT64_MAX, list);
+        break;
+    case 'd':
+        a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
+        break;
+    case 'P':
+        a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
+        break;
+    case 'r':
+        a->resume = true;
+        break;
+    case 'q':
+        a->quiet = true;
+        break;
+    case 'h':
+        a->help = true;
+        break;
+    case 'v':
+        a->valid_share = read_share("valid-share", optarg, list);
+        break;
+    case 'e':
+        a->test_share = read_share("test-share", optarg, list);
+        break;
+    default:
+        break;
+    }
+}
+
+static void take_options(int argc, char **argv, cli_arguments *a, problems *list) {
+    struct option allowed[N_OPTIONS + 1] = {0};
+    bool given[UCHAR_MAX + 1] = {false};
+    int n = 0;
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (takes(a->command, &OPTIONS[i]))
+            allowed[n++] = (struct option){OPTIONS[i].name, OPTIONS[i].value ? required_argument : no_argument, NULL, OPTIONS[i].letter};
+    opterr = 0;
+    optind = 0; /* GNU: start afresh */
+    for (int letter; (letter = getopt_long(argc, argv, ":h", allowed, NULL)) != -1;) {
+        if (letter == '?')
+            refuse_option(a->command, argv[optind - 1], list);
+        else if (letter == ':')
+            missing_value(a->command, (char)optopt, list);
+        else if (given[letter] && letter != 's')
+            refuse_second(a->command, letter, list);
+        else
+            take_option(a, letter, list);
+        given[letter] = true;
+    }
+    for (int i = optind; i < argc && a->n_words < CLI_MAX_WORDS; i++) a->words[a->n_words++] = argv[i];
+}
+
+static void check_words(const cli_arguments *a, problems *list) {
+    const command_row *c = &COMMANDS[a->command];
+    if (a->n_words < c->least_words)
+        problem(list, EXIT_INPUT, "%s: %s is missing; `cohort %s --help` shows an example", c->name, c->words, c->name);
+    if (a->n_words > c->most_words)
+        problem(list, EXIT_INPUT, "%s: '%s' is one word too many; `cohort %s --help` shows an example", c->name, a->words[c->most_words],
+                c->name);
+    if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
+}
+
+static void check_export(const cli_arguments *a, problems *list) {
+    bool selects = a->population || a->one_seed || a->device >= 0;
+    if (!a->table && !a->adapters)
+        problem(list, EXIT_INPUT, "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
+    if (selects && !a->adapters)
+        problem(list, EXIT_INPUT, "export: --population, --seed and --device choose adapters; write --adapters DIR too");
+    if (a->out && !a->table) problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
+    if (a->table && strcmp(a->table, "all") == 0 && !a->out)
+        problem(list, EXIT_INPUT, "export: all tables need a folder; write --out DIR too");
+    if (a->adapters && a->adapters[0] == '\0') problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
+}
+
+static void check_data(const cli_arguments *a, problems *list) {
+    if (!a->out) problem(list, EXIT_INPUT, "data: --out is missing; name the folder to write, for example --out data/NAME");
+}
+
+exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
+    int before = problems_count(list);
+    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1};
+    exit_code code = find_command(argc, argv, out, list);
+    if (code != EXIT_OK) return code;
+    if (argc > 1) take_options(argc - 1, argv + 1, out, list);
+    if (!out->help && problems_count(list) == before) check_words(out, list);
+    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before) check_export(out, list);
+    if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
+    return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
+}
+
+void cli_free(cli_arguments *arguments) {
+    for (int i = 0; i < arguments->n_overrides; i++) free(arguments->overrides[i]);
+    arguments->n_overrides = 0;
+}

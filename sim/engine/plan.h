@@ -1,0 +1,49 @@
+/* plan.h - how large waves are and what a run takes in memory, decided before anything large is allocated. */
+#ifndef COHORT_PLAN_H
+#define COHORT_PLAN_H
+
+#include <stddef.h>
+
+#include "base/base.h"
+#include "config/settings.h"
+#include "kernels.h"
+#include "population/fleet.h"
+#include "support/problems.h"
+#include "store/waves.h"
+
+typedef struct {
+    wave_limits limits;
+    ck_capacity step, evaluation, record;
+    int n_routing_windows; /* of settings.trace, 0 where no device has a router */
+    /* bytes */
+    size_t base;        /* frozen weights */
+    size_t packs;       /* parameters, both AdamW moments and carried gradients of all devices, and the averages */
+    size_t checkpoint;  /* their copy on the host while a checkpoint is written */
+    size_t slots;       /* of the waves' packs, where packs lie far; on the GPU */
+    size_t gradients;   /* of one wave */
+    size_t activations; /* and workspaces of the programs */
+    size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
+    size_t resident;    /* libraries and text: what is taken already, and what they will take */
+    size_t training;    /* sum of all these, without what lies in a GPU's memory */
+    size_t start;       /* resident, and what making or loading the base takes before the devices are there */
+    const char *why_start;
+    size_t total, limit; /* total: the larger of training and start */
+    /* A backend with memory of its own (a GPU) holds base, gradients, activations, buffers, and the packs as far as they fit; else slots.
+     */
+    size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
+    packs_memory packs_at;
+    size_t updated_traffic, read_traffic; /* what a full wave of an expert step, and any other, moves over the bus, both ways together */
+} run_plan;
+
+/* Picks the largest wave (settings.wave_tokens, else a default) that fits settings.memory_limit and what is free. loaded_base: bytes of a
+ * host copy of the base that goes away when it is on the backend; 0: the base is not there yet. Refuses what cannot fit and says how many
+ * devices can. The text of a fleet counts as resident where it is open, else as what it will take. */
+exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
+                    problems *list);
+
+/* Opens the text of a fleet that fits without it, then plans with what the text takes. Text that the base still has to be trained on is
+ * looked at too, so that all that is missing is reported together. */
+exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
+                         problems *list);
+
+#endif

@@ -1,0 +1,229 @@
+/* step.c - carries out the schedule's entries (schedule/schedule.h), for all populations at once.
+ *
+ *   theta <- AdamW(theta; grad of mean loss on a batch)      of the classes of parts that an entry trains
+ *
+ * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never split over waves, and its
+ * update follows its wave before the next one runs, so gradients exist for one wave only. Where an entry leaves gradients that it does not
+ * use itself, they wait in fleet.carried for the step that does. */
+#include <math.h>
+#include <time.h>
+
+#include "engine/pipeline.h"
+#include "engine/session.h"
+
+/* The step that is being taken: the one numbered `step` of the entries at `place` of their devices' lists. */
+typedef struct {
+    int64_t local_step;
+    int place, step;
+} step_position;
+
+double run_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* False where the device has nothing to do there. */
+static bool entry_of(const session *s, const device *d, const step_position *at, schedule_entry *entry) {
+    schedule_entry entries[SCHEDULE_MOST];
+    int n = fleet_schedule(s->fleet, d, at->local_step, entries);
+    if (d->stopped || at->place >= n || at->step >= entries[at->place].steps) return false;
+    *entry = entries[at->place];
+    return true;
+}
+
+static int64_t steps_taken(const device *d, data_part text) {
+    return text == DATA_VALID ? d->router_steps : d->expert_steps;
+}
+
+/* hyper[0] experts, hyper[1] router; a step counts the updates of the parameters that it changes. */
+static void set_hyper(const session *s, const device *d, const schedule_entry *e, ck_adamw_device *update) {
+    const train_settings *t = &s->fleet->populations[d->population].settings->train;
+    ck_adamw_hyper hyper = {.learning_rate = (float)e->learning_rate,
+                            .weight_decay = (float)e->weight_decay,
+                            .beta1 = (float)t->beta1,
+                            .beta2 = (float)t->beta2,
+                            .epsilon = (float)t->epsilon,
+                            .step = (int32_t)(d->expert_steps + 1)};
+    update->hyper[0] = update->hyper[1] = hyper;
+    update->hyper[1].learning_rate = (float)e->router_learning_rate;
+    update->hyper[1].weight_decay = (float)e->router_weight_decay;
+    if (e->own_router_count) update->hyper[1].step = (int32_t)(d->router_steps + 1);
+}
+
+static exit_code fill_windows(session *s, const device *d, const schedule_entry *e, problems *list) {
+    uint64_t step = (uint64_t)steps_taken(d, e->text);
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < e->batch && code == EXIT_OK; i++) {
+        int32_t *tokens, *targets;
+        int q = wave_add_window(s->filling, s->sequence, &tokens, &targets);
+        code = device_data_sample(d->data, e->text, step, i, s->sequence, tokens, targets, &s->filling->offset[q], list);
+    }
+    return pipeline_check(s, code);
+}
+
+/* What a wave that runs has drawn. */
+static void record_windows(session *s, const wave_buffer *w, const step_position *at) {
+    for (int i = 0; i < w->n_devices; i++) {
+        const device *d = &s->fleet->devices[w->device_index[i]];
+        schedule_entry e;
+        if (!entry_of(s, d, at, &e)) continue;
+        for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
+            int64_t *place = sampling_place(&s->sampled, s->fleet, d, e.text, q - w->first_sequence[i]);
+            if (place) *place = w->offset[q];
+        }
+    }
+}
+
+/* Mean loss of the wave's device i; a value that is not finite stops its population. */
+static double check_loss(session *s, const wave_buffer *w, int i, data_part text) {
+    double sum = 0.0;
+    for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
+    divergence_kind seen = text == DATA_TRAIN ? DIVERGED_IN_TRAINING : DIVERGED_IN_ROUTER_STEP;
+    if (w->fault[i] >= 0 || !isfinite(sum)) session_diverged(s, w->device_index[i], w->fault[i], seen);
+    return sum / (double)(w->first_token[w->first_sequence[i + 1]] - w->first_token[w->first_sequence[i]]);
+}
+
+static void count_training_step(session *s, device *d, int device_index, double loss, int sequences) {
+    double tokens = (double)sequences * s->sequence;
+    metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[device_index] += loss / s->settings->local_steps;
+    s->step_part.loss += loss;
+    s->step_part.devices++;
+    s->step_part.tokens += tokens;
+    s->step_part.flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
+}
+
+typedef struct {
+    int updates, carries; /* entries of session.updates and session.carries */
+} step_counts;
+
+typedef struct {
+    step_position at;
+    packs_use use;
+} step_work;
+
+/* Experts are updated where the wave has them, a router alone where it lives (slots.h). */
+static packs_use use_of(uint32_t learn) {
+    return learn & CK_LEARN_EXPERTS ? PACKS_UPDATED : PACKS_READ;
+}
+
+static void place_update(const session *s, const device *d, const ck_wave_device *in_wave, uint32_t learn, ck_adamw_device *update) {
+    packs_memory at = use_of(learn) == PACKS_UPDATED ? s->fleet->packs_at : PACKS_NEAR;
+    update->parameters = at == PACKS_FAR ? in_wave->gradients : d->pack;
+    update->moments = at == PACKS_NEAR ? d->pack : in_wave->gradients;
+    update->gradients = in_wave->gradients;
+    update->shape = d->shape;
+    update->learn = learn;
+}
+
+static step_counts collect_updates(session *s, const wave_buffer *w, const step_position *at) {
+    step_counts n = {0, 0};
+    for (int i = 0; i < w->n_devices; i++) {
+        device *d = &s->fleet->devices[w->device_index[i]];
+        schedule_entry e;
+        if (!entry_of(s, d, at, &e)) continue;
+        double loss = check_loss(s, w, i, e.text);
+        if (d->stopped) continue;
+        ck_adamw_device *update = &s->updates[n.updates++];
+        place_update(s, d, &w->devices[i], e.learn, update);
+        set_hyper(s, d, &e, update);
+        if (d->carried >= 0)
+            s->carries[n.carries++] =
+                (ck_carry_device){.carried = d->carried, .gradients = update->gradients, .shape = d->shape, .learn = update->learn};
+        if (e.text == DATA_TRAIN) count_training_step(s, d, w->device_index[i], loss, w->first_sequence[i + 1] - w->first_sequence[i]);
+        ++*(e.text == DATA_TRAIN ? &d->expert_steps : &d->router_steps);
+    }
+    return n;
+}
+
+static ck_status update_devices(session *s, const wave_buffer *w, packs_use use, step_counts n) {
+    fleet *f = s->fleet;
+    packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->slots, w) : (packs_view){f->parameters, f->moment1, f->moment2};
+    ck_status status = CK_OK;
+    if (n.carries > 0) status = ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
+    if (status == CK_OK && n.updates > 0)
+        status =
+            ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients, f->shapes, s->updates, n.updates);
+    return status;
+}
+
+static ck_status step_started(session *s, wave_buffer *w, const void *context) {
+    const step_work *work = context;
+    record_windows(s, w, &work->at);
+    return ck_download(s->stream, w->loss, s->step_outputs.loss, (size_t)w->n_sequences * sizeof(float));
+}
+
+static ck_status step_finished(session *s, wave_buffer *w, const void *context) {
+    const step_work *work = context;
+    return update_devices(s, w, work->use, collect_updates(s, w, &work->at));
+}
+
+static wave_work wave_work_of(const session *s, const step_work *work) {
+    return (wave_work){.what = work->use == PACKS_UPDATED ? "expert step" : "router step",
+                       .program = s->step,
+                       .use = work->use,
+                       .gradients = s->gradients,
+                       .started = step_started,
+                       .finished = step_finished,
+                       .context = work};
+}
+
+/* Adds a device's step to the wave, after starting the wave if it is full. */
+static exit_code add_device(session *s, int device_index, const schedule_entry *e, const wave_work *work, problems *list) {
+    const device *d = &s->fleet->devices[device_index];
+    exit_code code = EXIT_OK;
+    if (!wave_fits(s->filling, e->batch, (int64_t)e->batch * s->sequence, wave_pack(s->fleet, device_index, e->leaves)))
+        code = pipeline_turn(s, work, list);
+    if (code != EXIT_OK || d->stopped) return code;
+    wave_add_device(s->filling, s->fleet, device_index, e->leaves);
+    return fill_windows(s, d, e, list);
+}
+
+/* What the devices of all processes, so that all come to the same answer, learn there; 0: none has anything to do. */
+static uint32_t learned_at(const session *s, const step_position *at) {
+    uint32_t learn = 0;
+    schedule_entry e;
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        if (entry_of(s, &s->fleet->devices[i], at, &e)) learn |= e.learn;
+    return learn;
+}
+
+/* One step of this process's devices that have one there. */
+static exit_code take_step(session *s, const step_position *at, uint32_t learn, problems *list) {
+    const fleet *f = s->fleet;
+    const step_work step = {*at, use_of(learn)};
+    const wave_work work = wave_work_of(s, &step);
+    exit_code code = EXIT_OK;
+    schedule_entry e;
+    for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
+        if (entry_of(s, &f->devices[f->mine[i]], at, &e)) code = add_device(s, f->mine[i], &e, &work, list);
+    return code == EXIT_OK ? pipeline_end(s, &work, list) : code;
+}
+
+void session_begin_round(session *s) {
+    double *train = metric_doubles(&s->numbers, METRIC_TRAIN_LOSS);
+    for (int i = 0; i < s->fleet->n_devices; i++) train[i] = 0.0;
+    sampling_clear(&s->sampled, s->fleet);
+}
+
+exit_code session_local_step(session *s, problems *list) {
+    const step_position at = {s->local_step, 0, 0};
+    double start = run_clock();
+    exit_code code = take_step(s, &at, learned_at(s, &at), list);
+    s->local_step++;
+    s->step_part.seconds = run_clock() - start;
+    return session_agree(s, code, list);
+}
+
+exit_code session_follow_ups(session *s, problems *list) {
+    exit_code code = EXIT_OK;
+    bool any = false;
+    for (step_position at = {s->local_step - 1, 1, 0}; at.place < SCHEDULE_MOST; at.place++) {
+        uint32_t learn;
+        for (at.step = 0; code == EXIT_OK && (learn = learned_at(s, &at)) != 0; at.step++) {
+            any = true;
+            code = take_step(s, &at, learn, list);
+        }
+    }
+    return any ? session_agree(s, code, list) : code;
+}

@@ -1,0 +1,28 @@
+/* FLOPs a token of an expert step, as model FLOPs (no recomputation), a multiply-add is 2:
+ *
+ *   base         per layer 2 (4 D^2 + 2 D F) forward and as much for the input gradients, without the first layer's qkv backward
+ *   head         2 D V forward and backward each
+ *   attention    per layer scores and mixing over the causal half: 2 D (T + 1) forward, twice that backward
+ *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses it.
+ *                The router, A of gate and fc, and the LoRA at sites that are not routed serve every token, all else K/E of them
+ */
+#include "model/model.h"
+
+/* Adapter parameters that a token passes through, on average. */
+static double used_parameters(const ck_shape *shape) {
+    double chosen = shape->gates == CK_GATES_MEAN || shape->top_k > shape->n_experts ? 1.0 : (double)shape->top_k / shape->n_experts;
+    double used = 0.0;
+    for (int32_t i = 0; i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        bool always = part.expert < 0 || (part.factor == CK_FACTOR_A && part.site != CK_SITE_PR);
+        used += (double)part.rows * part.columns * (always ? 1.0 : chosen);
+    }
+    return used;
+}
+
+double model_flops_per_token(const base_shape *base, const ck_shape *shape, int sequence) {
+    double d = base->width, f = base->ffn, v = base->vocabulary, layers = base->layers;
+    double gemm = 4.0 * (4.0 * d * d + 2.0 * d * f) * layers - 6.0 * d * d;
+    double attention = 6.0 * d * (sequence + 1.0) * layers;
+    return gemm + 4.0 * d * v + attention + 6.0 * used_parameters(shape);
+}

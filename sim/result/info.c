@@ -1,0 +1,180 @@
+/* info.c - `cohort info RESULT`: where a result comes from, how far it got, and the last losses of every population.
+ * Reads a finished result as well as one that a run is still writing. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "result/bank.h"
+#include "result/tables.h"
+
+enum { N_LOSSES = 4 };
+static const metric_id losses[N_LOSSES] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
+
+typedef struct {
+    hid_t file;
+    int n_populations, n_devices;
+    population_record *populations; /* owned */
+    trace_device *devices;          /* owned */
+    int32_t *rounds;                /* owned */
+    int64_t rows;
+    double *values[N_LOSSES]; /* [n_devices] of the last row that has any, owned */
+    int round[N_LOSSES];      /* of that row, 0: none */
+} result;
+
+static void result_close(result *r) {
+    for (int i = 0; i < N_LOSSES; i++) free(r->values[i]);
+    free(r->populations);
+    free(r->devices);
+    free(r->rounds);
+    if (r->file >= 0) H5Fclose(r->file);
+}
+
+/* All records of a table, malloc'd; closes `type`. */
+static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n, h5_error *error) {
+    void *records = NULL;
+    hid_t space = -1, dataset = H5Dopen2(file, path, H5P_DEFAULT);
+    if (dataset < 0 || type < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
+    *n = (int)H5Sget_simple_extent_npoints(space);
+    records = calloc((size_t)*n + 1, record_bytes);
+    if (records && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0) {
+        free(records);
+        records = NULL;
+    }
+cleanup:
+    if (!records) h5_failed(error, "cannot read %s", path);
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    if (type >= 0) H5Tclose(type);
+    return records;
+}
+
+static bool any_number(const double *values, int n) {
+    for (int i = 0; i < n; i++)
+        if (!isnan(values[i])) return true;
+    return false;
+}
+
+static int read_last(result *r, int which, h5_error *error) {
+    const metric_id id = losses[which];
+    const metric_shape shape = {.devices = r->n_devices};
+    int status = 0;
+    r->values[which] = calloc((size_t)r->n_devices + 1, sizeof(double));
+    hid_t dataset = H5Dopen2(r->file, metrics[id].path, H5P_DEFAULT);
+    if (dataset < 0 || !r->values[which]) status = h5_failed(error, "cannot read %s", metrics[id].path);
+    for (int64_t row = r->rows - 1; row >= 0 && !r->round[which] && !status; row--) {
+        if (table_read_rows(dataset, id, &shape, row, 1, r->values[which]))
+            status = h5_failed(error, "cannot read %s", metrics[id].path);
+        else if (any_number(r->values[which], r->n_devices))
+            r->round[which] = r->rounds[row];
+    }
+    if (dataset >= 0) H5Dclose(dataset);
+    return status;
+}
+
+static int result_read(result *r, const char *path, h5_error *error) {
+    r->file = h5_open_file(path, true, error);
+    if (r->file < 0) return -1;
+    r->populations = read_records(r->file, "/populations", population_type(error), sizeof *r->populations, &r->n_populations, error);
+    r->devices = read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
+    if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error))) return -1;
+    for (int i = 0; i < N_LOSSES; i++)
+        if (read_last(r, i, error)) return -1;
+    return 0;
+}
+
+/* ---- printing ---- */
+
+static void print_attributes(const result *r) {
+    static const char *const names[] = {"created_utc", "cohort_version", "git_revision", "backend", "hardware"};
+    h5_error error = {0};
+    uint64_t seed = 0;
+    int32_t schema = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *text = h5_read_text(r->file, names[i], &error);
+        printf("%-15s %s\n", names[i], text ? text : "(missing)");
+        free(text);
+    }
+    if (!h5_read_scalar(r->file, "schema_version", H5T_NATIVE_INT32, &schema, &error)) printf("%-15s %d\n", "schema_version", schema);
+    if (!h5_read_scalar(r->file, "seed", H5T_NATIVE_UINT64, &seed, &error)) printf("%-15s %" PRIu64 "\n", "seed", seed);
+}
+
+static void print_progress(const result *r, bool summary) {
+    printf("%-15s %d, %d devices\n", "populations", r->n_populations, r->n_devices);
+    printf("%-15s %d", "rounds so far", r->rows ? r->rounds[r->rows - 1] : 0);
+    if (r->round[2]) printf(", last evaluated after round %d", r->round[2]);
+    printf("\n%-15s %s\n", "state",
+           summary ? "finished" : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
+}
+
+/* Mean over the population's devices that have a value, NaN if none has. */
+static double mean_loss(const result *r, int which, int population) {
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < r->n_devices; i++) {
+        if (r->devices[i].population != population || isnan(r->values[which][i])) continue;
+        sum += r->values[which][i];
+        n++;
+    }
+    return n ? sum / n : NAN;
+}
+
+static void bank_of(const result *r, int population, char out[BANK_TEXT_BYTES]) {
+    int generalists = r->populations[population].generalists, least = CK_MAX_EXPERTS, most = 0;
+    for (int i = 0; i < r->n_devices; i++) {
+        if (r->devices[i].population != population) continue;
+        int specialists = r->devices[i].experts - generalists;
+        least = specialists < least ? specialists : least;
+        most = specialists > most ? specialists : most;
+    }
+    bank_text(out, generalists, least, most);
+}
+
+static void print_losses(const result *r) {
+    int width = (int)strlen("population");
+    for (int p = 0; p < r->n_populations; p++) {
+        int length = (int)strlen(r->populations[p].name);
+        if (length > width) width = length;
+    }
+    printf("\nLast losses, nats per token, mean over devices (test: before aggregation, after: after it)\n");
+    printf("%-*s  %-12s %20s %7s %7s %4s %8s %8s %8s %8s\n", width, "population", "method", "seed", "devices", "experts", "rank", "train",
+           "valid", "test", "after");
+    for (int p = 0; p < r->n_populations; p++) {
+        const population_record *population = &r->populations[p];
+        char experts[BANK_TEXT_BYTES];
+        bank_of(r, p, experts);
+        printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method, population->seed, population->devices,
+               experts, population->rank);
+        for (int i = 0; i < N_LOSSES; i++) {
+            double loss = r->round[i] ? mean_loss(r, i, p) : NAN;
+            if (isnan(loss))
+                printf(" %8s", "-");
+            else
+                printf(" %8.4f", loss);
+        }
+        printf("\n");
+    }
+}
+
+exit_code trace_print_info(const char *folder, problems *list) {
+    char path[4096], summary[4096];
+    if (snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
+        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+    exit_code code = trace_find(folder, path, sizeof path, list);
+    if (code != EXIT_OK) return code;
+    result r = {.file = -1};
+    h5_error error = {0};
+    h5_enter();
+    int status = result_read(&r, path, &error);
+    if (!status) {
+        printf("%-15s %s\n", "result", folder);
+        print_attributes(&r);
+        print_progress(&r, summary_is_there(summary));
+        print_losses(&r);
+    }
+    result_close(&r);
+    h5_leave();
+    return status ? h5_problem(&error, path, "it is not a trace, or damaged", list) : EXIT_OK;
+}

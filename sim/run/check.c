@@ -1,0 +1,177 @@
+/* check.c - `cohort check`: what a run would be, without running it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/pretrain.h"
+#include "support/kernel_problem.h"
+#include "result/bank.h"
+#include "engine/deal.h"
+#include "engine/plan.h"
+#include "run/report.h"
+#include "run/run.h"
+
+enum { MANY_TIMES = 10 };
+
+typedef struct {
+    run_plan plan;
+    int devices;
+} process_plan;
+
+static double mib(size_t bytes) {
+    return (double)bytes / (1024.0 * 1024.0);
+}
+
+static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT_BYTES]) {
+    int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
+    for (int i = 0; i < p->n_devices; i++) {
+        int n = f->devices[p->first_device + i].specialists;
+        least = n < least ? n : least;
+        most = n > most ? n : most;
+    }
+    bank_text(out, generalists, least, most);
+}
+
+/* How often the run's steps read a device's training text, in the mean over the population. */
+static double times_read(const fleet *f, const population *p) {
+    const schedule_totals *all = fleet_totals(f, &f->devices[p->first_device]);
+    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence, sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
+    return sum / p->n_devices;
+}
+
+static void print_population(const fleet *f, const population *p, int width) {
+    char experts[BANK_TEXT_BYTES];
+    double shared = 0.0, private_ = 0.0, bytes = 0.0, train = 0.0;
+    experts_text(f, p, experts);
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        shared += (double)f->devices[i].parameters_shared / p->n_devices;
+        private_ += (double)f->devices[i].parameters_private / p->n_devices;
+        bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
+        train += (double)f->devices[i].text.tokens[DATA_TRAIN] / p->n_devices;
+    }
+    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", width, p->settings->name, p->method->name,
+           (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train, times_read(f, p));
+}
+
+/* Once for all seeds of a population. */
+static void print_repetitions(const fleet *f) {
+    const char *last = "";
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        double times = times_read(f, p);
+        if (times <= MANY_TIMES || strcmp(p->settings->name, last) == 0) continue;
+        last = p->settings->name;
+        printf("\n%s reads each device's training text %.0f times over: it may learn it by heart; give devices more text "
+               "(data.tokens_per_device) or take fewer steps\n",
+               last, times);
+    }
+}
+
+static void print_populations(const fleet *f) {
+    int width = (int)strlen("population");
+    for (int i = 0; i < f->n_populations; i++)
+        if ((int)strlen(f->populations[i].settings->name) > width) width = (int)strlen(f->populations[i].settings->name);
+    printf("Per device (means over a population's devices); bytes are sent up and received each round\n\n");
+    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed", "devices", "experts",
+           "shared par.", "private par.", "bytes a round", "train tokens", "times read");
+    for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    print_repetitions(f);
+}
+
+static const char *packs_text(const run_plan *plan) {
+    if (plan->near_limit == SIZE_MAX) return "";
+    static const char *const texts[] = {
+        [PACKS_NEAR] = ", on the GPU", [MOMENTS_FAR] = ", the moments in host memory", [PACKS_FAR] = ", in host memory"};
+    return texts[plan->packs_at];
+}
+
+/* What prefetching has to hide behind a wave's computation. */
+static void print_traffic(const run_plan *plan) {
+    if (plan->updated_traffic == 0) return;
+    printf("\n  A full wave of an expert step moves %.1f MiB over the bus", mib(plan->updated_traffic));
+    if (plan->read_traffic > 0) printf(", one of a router step or an evaluation %.1f MiB", mib(plan->read_traffic));
+    printf("\n");
+}
+
+static void print_plan(const run_plan *plan) {
+    printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
+    printf("  %12.1f MiB  base\n", mib(plan->base));
+    printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
+    if (plan->slots > 0) printf("  %12.1f MiB  room for those of two waves, on the GPU\n", mib(plan->slots));
+    printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
+    printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
+    printf("  %12.1f MiB  activations\n", mib(plan->activations));
+    printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
+    printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
+    if (plan->start > plan->training) printf("  %12.1f MiB  more at the start: %s\n", mib(plan->start - plan->training), plan->why_start);
+    if (plan->near_limit < SIZE_MAX)
+        printf("  %12.1f MiB  on the GPU, of %.1f MiB that can be had\n", mib(plan->near_total), mib(plan->near_limit));
+    printf("  %12.1f MiB  in total%s", mib(plan->total), plan->near_limit < SIZE_MAX ? " in host memory" : "");
+    if (plan->limit < SIZE_MAX)
+        printf(" of %.1f MiB that can be had\n", mib(plan->limit));
+    else
+        printf("\n");
+    print_traffic(plan);
+}
+
+/* A described base is not made; one that is given is read for what may be wrong with it. */
+static exit_code check_base(const settings *s, problems *list) {
+    base_model *model = NULL;
+    exit_code code = s->base.checkpoint ? run_load_checkpoint(s, &model, list) : EXIT_OK;
+    base_destroy(model);
+    return code;
+}
+
+static exit_code plan_process(const settings *s, ck_backend *backend, const base_shape *shape, process_place place, process_plan *out,
+                              problems *list) {
+    fleet *f = NULL;
+    int before = problems_count(list);
+    exit_code code = fleet_create_at(place, s, shape, &f, list);
+    if (code == EXIT_OK) code = plan_make(s, backend, shape, 0, f, &out->plan, list);
+    if (code == EXIT_OK) out->devices = f->n_mine;
+    problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
+    fleet_destroy(f);
+    return code;
+}
+
+/* As if all ran on this machine, with its memory between them. Planned before the text of all devices is open, which no process has. */
+static exit_code plan_processes(const settings *s, ck_backend *backend, const base_shape *shape, int n, process_plan *plans, fleet *f,
+                                problems *list) {
+    exit_code code = EXIT_OK;
+    for (int p = 0; p < n && code == EXIT_OK; p++)
+        code = plan_process(s, backend, shape, (process_place){.process = p, .processes = n, .on_machine = n}, &plans[p], list);
+    if (code == EXIT_OK) code = fleet_open_data(f, list);
+    exit_code text = run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+    return code == EXIT_OK ? text : code;
+}
+
+static void print_plans(const process_plan *plans, int n) {
+    for (int p = 0; p < n; p++) {
+        if (n > 1) printf("\nProcess %d of %d, with %d device%s\n", p, n, plans[p].devices, plans[p].devices == 1 ? "" : "s");
+        print_plan(&plans[p].plan);
+    }
+}
+
+exit_code run_check(const settings *s, int processes, problems *list) {
+    ck_backend *backend = NULL;
+    fleet *f = NULL;
+    base_shape shape;
+    process_plan *plans = calloc((size_t)processes, sizeof *plans);
+    exit_code code = plans ? run_base_shape(s, &shape, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
+    if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
+    if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    if (code == EXIT_OK)
+        code = processes > 1 ? plan_processes(s, backend, &shape, processes, plans, f, list)
+                             : plan_with_text(s, backend, &shape, 0, f, &plans[0].plan, list);
+    if (code == EXIT_OK) code = check_base(s, list);
+    if (code == EXIT_OK) {
+        print_populations(f);
+        print_plans(plans, processes);
+        report_overlaps(false, f);
+    }
+    fleet_destroy(f);
+    ck_close(backend);
+    free(plans);
+    return code;
+}

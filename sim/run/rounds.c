@@ -1,0 +1,150 @@
+/* rounds.c - the order of a round:
+ *
+ *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
+ *
+ * Process 0 has the trace and the checkpoint; the others bring it their numbers.
+ *
+ * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in, with
+ * a checkpoint: the run that resumes goes on with the next step. */
+#include "run/rounds.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/processes.h"
+#include "support/progress.h"
+#include "support/shell_words.h"
+#include "support/stop_signals.h"
+#include "run/checkpoints.h"
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+/* Rows first: a checkpoint must never be ahead of the trace. `round`: the last that is complete. */
+static exit_code save(rounds *r, int round, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    result_path(r->folder, "checkpoint.h5", path);
+    exit_code code = processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
+    if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
+    if (code == EXIT_OK) r->session->saved_round = round;
+    return code;
+}
+
+/* The result's own config.yaml has all that was set on the command line. */
+static exit_code check_interrupt(rounds *r, int step, problems *list) {
+    const settings *s = r->session->settings;
+    int processes = ck_processes(r->session->collective);
+    char again[40] = "";
+    if (!(processes > 1 ? r->session->stop : interrupted)) return EXIT_OK;
+    if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
+    exit_code code = save(r, r->session->round - 1, list);
+    char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
+    problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
+            "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s --resume%s", r->session->round,
+            s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", config, folder, again);
+    free(config);
+    free(folder);
+    return code == EXIT_OK ? EXIT_INTERRUPTED : code;
+}
+
+static void show(progress *bar, const session *s) {
+    double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
+    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round, s->settings->rounds, 1e-3 * rate,
+                    s->step_loss);
+}
+
+/* All that are left: a resumed run may be within the round. */
+static exit_code local_steps(rounds *r, progress *bar, problems *list) {
+    session *s = r->session;
+    exit_code code = EXIT_OK;
+    int taken = (int)(s->local_step - (int64_t)(s->round - 1) * s->settings->local_steps);
+    if (taken == 0) session_begin_round(s);
+    while (taken < s->settings->local_steps && code == EXIT_OK) {
+        code = session_local_step(s, list);
+        if (code == EXIT_OK) code = session_follow_ups(s, list);
+        if (code == EXIT_OK) code = check_interrupt(r, ++taken, list);
+        if (code == EXIT_OK) show(bar, s);
+    }
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        if (s->fleet->devices[i].stopped) metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] = NAN;
+    return code;
+}
+
+static exit_code evaluate_before(session *s, problems *list) {
+    exit_code code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
+    if (code == EXIT_OK) code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
+    return code == EXIT_OK ? session_record_routing(s, list) : code;
+}
+
+/* Devices that average nothing are what they were. */
+static exit_code evaluate_after(session *s, problems *list) {
+    const double *before = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
+    memcpy(metric_doubles(&s->numbers, METRIC_TEST_AFTER), before, (size_t)s->fleet->n_devices * sizeof *before);
+    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true}, METRIC_TEST_AFTER, list);
+}
+
+static exit_code aggregate(session *s, problems *list) {
+    for (int i = 0; i < s->fleet->n_devices; i++) {
+        const device *d = &s->fleet->devices[i];
+        int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
+        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = bytes;
+        s->bytes_up[i] += bytes;
+        s->bytes_down[i] += bytes;
+    }
+    return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
+}
+
+static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
+    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
+    session *s = r->session;
+    for (int i = 0; i < 4; i++) *metric_doubles(&s->numbers, times[i]) = seconds[i];
+    *metric_ints(&s->numbers, METRIC_ROUND) = s->round;
+    exit_code code = session_gather_round(s, list);
+    if (r->trace) metric_row_derive(&s->numbers);
+    if (code == EXIT_OK && r->trace) code = trace_append(r->trace, &s->numbers, list);
+    return processes_agree(s->collective, code, list);
+}
+
+static exit_code one_round(rounds *r, progress *bar, problems *list) {
+    session *s = r->session;
+    bool evaluated = s->round % s->settings->evaluate.every == 0 || s->round == s->settings->rounds;
+    double start = run_clock();
+    exit_code code = local_steps(r, bar, list);
+    double trained = run_clock();
+    if (code == EXIT_OK && evaluated) code = evaluate_before(s, list);
+    double before = run_clock();
+    if (code == EXIT_OK) code = aggregate(s, list);
+    double aggregated = run_clock();
+    if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
+    double end = run_clock();
+    double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before, end - start};
+    s->numbers.evaluated = evaluated;
+    return code == EXIT_OK ? end_round(r, seconds, list) : code;
+}
+
+exit_code rounds_run(rounds *r, problems *list) {
+    session *s = r->session;
+    const settings *config = s->settings;
+    stop_signals_before before;
+    exit_code code = EXIT_OK;
+    progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
+    interrupted = 0;
+    stop_signals_catch(on_signal, STOP_SECOND_ENDS, &before);
+    s->interrupted = &interrupted;
+    for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
+        code = one_round(r, bar, list);
+        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
+        if (code == EXIT_OK && due) code = save(r, s->round, list);
+    }
+    s->interrupted = NULL;
+    stop_signals_release(&before);
+    progress_finish(bar);
+    return code;
+}

@@ -1,0 +1,22 @@
+/* rounds.h - the rounds of a run, from the first (or the one after the checkpoint) to the last. */
+#ifndef COHORT_ROUNDS_H
+#define COHORT_ROUNDS_H
+
+#include <stdbool.h>
+
+#include "result/trace.h"
+#include "run/folders.h"
+#include "engine/session.h"
+
+typedef struct {
+    session *session;
+    trace *trace;           /* NULL: another process writes it */
+    checkpoint *checkpoint; /* its round is where the run stands */
+    const result_folder *folder;
+    bool quiet;
+} rounds;
+
+/* Rounds after checkpoint->round. The last one leaves its losses in session->numbers and no checkpoint: that follows the summary. */
+exit_code rounds_run(rounds *r, problems *list);
+
+#endif

@@ -1,0 +1,264 @@
+/* run.c - a run from start to end.
+ *
+ *   folder chosen -> text checked -> base -> session -> folder begun -> [checkpoint] -> trace -> rounds
+ *   -> summary (under a name of its own) -> last checkpoint -> trace closed -> summary renamed to summary.csv
+ *
+ * Of several processes all go this way together; process 0 alone touches the folder.
+ *
+ * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint and that rename finds
+ * its summary waiting. */
+#include "run/run.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/tensors.h"
+#include "support/kernel_problem.h"
+#include "support/processes.h"
+#include "support/durable.h"
+#include "run/checkpoints.h"
+#include "engine/deal.h"
+#include "run/folders.h"
+#include "run/report.h"
+#include "run/rounds.h"
+#include "engine/session.h"
+#include "run/summarise.h"
+#include "run/trace_open.h"
+
+typedef struct {
+    const settings *settings;
+    ck_collective *collective;
+    bool first; /* process 0 */
+    bool quiet;
+    result_folder folder;
+    ck_backend *backend;
+    session *session;
+    checkpoint checkpoint;
+    trace *trace;
+    summary_row *summary;
+    bool trained;
+    ck_ceiling ceiling; /* of all processes together */
+} run;
+
+static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
+
+/* What the populations lack (memory, text) is found before a base is loaded, or pre-trained for minutes. */
+static exit_code check_populations(run *r, problems *list) {
+    const settings *s = r->settings;
+    fleet *f = NULL;
+    base_shape shape;
+    run_plan plan;
+    exit_code code = run_base_shape(s, &shape, list);
+    if (code == EXIT_OK) code = fleet_create_among(r->collective, s, &shape, &f, list);
+    if (code == EXIT_OK) code = plan_with_text(s, r->backend, &shape, 0, f, &plan, list);
+    fleet_destroy(f);
+    return processes_agree(r->collective, code, list);
+}
+
+/* While process 0 trains a base the others have nothing to do: it takes their threads too. */
+static exit_code obtain_first(run *r, base_model **base, problems *list) {
+    const settings *s = r->settings;
+    ck_backend *whole = NULL;
+    exit_code code = EXIT_OK;
+    if (ck_local_processes(r->collective) > 1 && run_trains_base(s))
+        code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &whole), "opening the backend");
+    if (code == EXIT_OK) code = run_obtain_base(s, whole ? whole : r->backend, r->quiet, NULL, base, list);
+    ck_close(whole);
+    return code;
+}
+
+/* Process 0 makes or loads it, the others get it from there: they need neither the cache nor the checkpoint. */
+static exit_code obtain_base(run *r, base_model **base, problems *list) {
+    base_shape shape = {0};
+    *base = NULL;
+    exit_code code = processes_agree(r->collective, r->first ? obtain_first(r, base, list) : EXIT_OK, list);
+    if (code != EXIT_OK || ck_processes(r->collective) == 1) return code;
+    if (r->first) shape = (*base)->shape;
+    code = processes_problem(r->collective, ck_collective_broadcast(r->collective, &shape, sizeof shape), list);
+    if (code == EXIT_OK && !r->first) code = base_create(&shape, base, list);
+    code = processes_agree(r->collective, code, list);
+    size_t bytes = *base ? (size_t)(*base)->layout.total * sizeof(float) : 0;
+    if (code == EXIT_OK) code = processes_problem(r->collective, ck_collective_broadcast(r->collective, (*base)->weights, bytes), list);
+    if (code == EXIT_OK) return EXIT_OK;
+    base_destroy(*base);
+    *base = NULL;
+    return code;
+}
+
+static int usable_cores(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+int run_threads(const settings *s, const ck_collective *collective) {
+    int processes = ck_local_processes(collective), all = s->threads > 0 ? s->threads : usable_cores();
+    if (processes == 1) return s->threads;
+    int share = all / processes + (ck_local_process(collective) < all % processes ? 1 : 0);
+    return share > 0 ? share : 1;
+}
+
+static exit_code open_backend(run *r, problems *list) {
+    int threads = run_threads(r->settings, r->collective);
+    exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, threads, &r->backend), "opening the backend");
+    return processes_agree(r->collective, code, list);
+}
+
+static exit_code open_session(run *r, problems *list) {
+    base_model *base = NULL;
+    exit_code code = open_backend(r, list);
+    if (code == EXIT_OK) code = check_populations(r, list);
+    if (code == EXIT_OK) code = obtain_base(r, &base, list);
+    if (code == EXIT_OK) code = session_create_among(r->collective, r->settings, r->backend, base, &r->session, list);
+    if (code != EXIT_OK) return code;
+    if (r->first) report_overlaps(r->quiet, r->session->fleet);
+    r->session->result = r->folder.path;
+    return processes_agree(r->collective, checkpoints_create(r->session, &r->checkpoint, list), list);
+}
+
+static exit_code open_trace(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    if (!r->first) return EXIT_OK;
+    result_path(&r->folder, "trace.h5", path);
+    if (!r->folder.resumes) unlink(path);
+    return session_open_trace(r->session, path, r->checkpoint.round, &r->trace, list);
+}
+
+/* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over. */
+static exit_code open_result(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
+    if (code == EXIT_OK && r->first) code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+    code = processes_agree(r->collective, code, list);
+    result_path(&r->folder, "checkpoint.h5", path);
+    if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
+    return code == EXIT_OK ? processes_agree(r->collective, open_trace(r, list), list) : code;
+}
+
+static exit_code close_trace(run *r, problems *list) {
+    exit_code code = r->trace ? trace_close(r->trace, list) : EXIT_OK;
+    r->trace = NULL;
+    return code;
+}
+
+static exit_code write_summary(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    int n = r->session->fleet->n_populations;
+    r->summary = calloc((size_t)n, sizeof *r->summary);
+    if (!r->summary) return problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
+    summarise(r->session, r->summary);
+    result_path(&r->folder, WAITING_SUMMARY, path);
+    return summary_write(path, r->summary, n, list);
+}
+
+static exit_code save_result(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    exit_code code = r->first ? trace_flush(r->trace, list) : EXIT_OK;
+    if (code == EXIT_OK && r->first) code = write_summary(r, list);
+    code = processes_agree(r->collective, code, list);
+    result_path(&r->folder, "checkpoint.h5", path);
+    if (code == EXIT_OK) code = checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list);
+    return code;
+}
+
+static exit_code train(run *r, problems *list) {
+    rounds all = {
+        .session = r->session, .trace = r->trace, .checkpoint = &r->checkpoint, .folder = &r->folder, .quiet = r->quiet || !r->first};
+    if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
+    r->trained = true;
+    exit_code code = rounds_run(&all, list);
+    return code == EXIT_OK ? save_result(r, list) : code;
+}
+
+/* Somebody removed the summary of a complete run: the trace still has the losses that it is made of. */
+static exit_code restore_summary(run *r, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    metric_row *n = &r->session->numbers;
+    result_path(&r->folder, "trace.h5", path);
+    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices, metric_doubles(n, METRIC_TEST_LOSS),
+                                            metric_doubles(n, METRIC_TEST_AFTER), list);
+    return code == EXIT_OK ? write_summary(r, list) : code;
+}
+
+static exit_code publish_summary(run *r, problems *list) {
+    char waiting[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    result_path(&r->folder, WAITING_SUMMARY, waiting);
+    result_path(&r->folder, SUMMARY, path);
+    exit_code code = access(waiting, F_OK) != 0 ? restore_summary(r, list) : EXIT_OK;
+    int failure = code == EXIT_OK ? durable_replace(waiting, path) : 0;
+    return failure == 0 ? code : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
+}
+
+static void report(const run *r) {
+    if (r->summary) {
+        report_table(r->summary, r->session->fleet->n_populations);
+        report_speed(r->session, &r->ceiling);
+    }
+    report_files(&r->folder);
+}
+
+/* All processes at the same time, as in a step. A rate that one of them lacks is not known for all. */
+static exit_code measure_ceiling(run *r, problems *list) {
+    int n = ck_processes(r->collective);
+    ck_ceiling mine = {0}, *all = calloc((size_t)n, sizeof *all);
+    exit_code code = processes_agree(r->collective, all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
+    if (code == EXIT_OK) mine = ck_measure_ceiling(r->backend, CK_F32);
+    if (code == EXIT_OK) code = processes_problem(r->collective, ck_collective_exchange(r->collective, &mine, sizeof mine, all), list);
+    r->ceiling = mine;
+    bool product = true, fma = true;
+    double products = 0.0, fmas = 0.0;
+    for (int p = 0; p < n && code == EXIT_OK; p++) {
+        products += all[p].product;
+        fmas += all[p].fma;
+        product &= all[p].product > 0.0;
+        fma &= all[p].fma > 0.0;
+    }
+    r->ceiling.product = product ? products : 0.0;
+    r->ceiling.fma = fma ? fmas : 0.0;
+    free(all);
+    return code;
+}
+
+static void close_run(run *r) {
+    checkpoints_destroy(&r->checkpoint);
+    session_destroy(r->session);
+    free(r->summary);
+    ck_close(r->backend);
+    result_end(&r->folder);
+}
+
+/* Process 0 chooses the folder, and tells the others. */
+static exit_code choose_folder(run *r, const run_options *options, problems *list) {
+    exit_code code = r->first ? result_choose(r->settings, options, &r->folder, list) : EXIT_OK;
+    code = processes_agree(r->collective, code, list);
+    if (code != EXIT_OK || ck_processes(r->collective) == 1) return code;
+    return processes_problem(r->collective, ck_collective_broadcast(r->collective, &r->folder, sizeof r->folder), list);
+}
+
+static exit_code finish(run *r, exit_code code, problems *list) {
+    exit_code closed = close_trace(r, list);
+    if (code == EXIT_OK) code = closed;
+    if (code == EXIT_OK && r->first) code = publish_summary(r, list);
+    code = processes_agree(r->collective, code, list);
+    if (code == EXIT_OK && !r->quiet && r->trained) code = measure_ceiling(r, list);
+    if (code == EXIT_OK && !r->quiet && r->first) report(r);
+    return code;
+}
+
+exit_code run_execute(const settings *s, const run_options *options, problems *list) {
+    run r = {.settings = s, .collective = options->collective ? options->collective : ck_collective_local(), .quiet = options->quiet};
+    r.first = ck_process(r.collective) == 0;
+    exit_code code = choose_folder(&r, options, list);
+    if (code == EXIT_OK && r.folder.finished) {
+        report_note(r.quiet || !r.first, "%s is complete: nothing to do", r.folder.path);
+        return EXIT_OK;
+    }
+    if (code == EXIT_OK) code = open_session(&r, list);
+    if (code == EXIT_OK) code = open_result(&r, list);
+    if (code == EXIT_OK) code = train(&r, list);
+    code = finish(&r, code, list);
+    close_run(&r);
+    return code == EXIT_OK ? problems_code(list) : code;
+}
