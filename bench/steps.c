@@ -1,4 +1,5 @@
 /* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
+#include "config/config.h"
 #include "steps.h"
 
 #include <jansson.h>

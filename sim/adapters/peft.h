@@ -14,7 +14,7 @@
 #ifndef COHORT_PEFT_H
 #define COHORT_PEFT_H
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "kernels.h"
 #include "support/problems.h"
 

@@ -9,7 +9,7 @@
 #include "base/base.h"
 #include "command/cli.h"
 #include "collective/collective.h"
-#include "config/settings.h"
+#include "config/config.h"
 #include "data/data.h"
 #include "instructions.h"
 #include "support/kernel_problem.h"

@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "config/config.h"
 #include "config/paths.h"
 #include "config/write.h"
 

@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "config/paths.h"
 
 #include <limits.h>
@@ -6,24 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool is_folder(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
+#include "settings/corpus_folder.h"
 
 static char *joined(const char *folder, const char *name) {
     size_t bytes = strlen(folder) + strlen(name) + 2;
     char *path = config_memory(malloc(bytes));
     snprintf(path, bytes, "%s/%s", folder, name);
     return path;
-}
-
-char *corpus_folder(const char *name) {
-    if (is_folder(name)) return config_text(name);
-    char *below = name[0] == '/' ? NULL : joined("data", name);
-    if (below && is_folder(below)) return below;
-    free(below);
-    return NULL;
 }
 
 bool setting_is_path(const setting_row *row, const void *base) {

@@ -5,9 +5,6 @@
 
 #include "config/table.h"
 
-/* The folder that a corpus names: NAME itself, else data/NAME below the current folder. malloc'd; NULL if neither is a folder. */
-char *corpus_folder(const char *name);
-
 /* A value that is a path: not absent, and not the word synthetic in place of a corpus. */
 bool setting_is_path(const setting_row *row, const void *base);
 /* Where that path leads, absolute; NULL if it is none, or nothing is there. malloc'd. */

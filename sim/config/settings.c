@@ -1,5 +1,5 @@
 /* settings.c - from a file and overrides to resolved settings. */
-#include "config/settings.h"
+#include "config/config.h"
 
 #include <stdlib.h>
 #include <string.h>

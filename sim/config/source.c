@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/settings.h"
+#include "config/config.h"
 #include "config/tree.h"
 #include "config/yaml.h"
 

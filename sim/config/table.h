@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "config/tree.h"
 
 typedef enum {

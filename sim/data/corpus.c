@@ -7,11 +7,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "config/paths.h"
 #include "data/parts.h"
 #include "data/shard_files.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
+#include "settings/corpus_folder.h"
 
 /* What corpus_shard() shows of the endless synthetic text: train, valid, test tokens of a source. */
 static const int64_t SYNTHETIC_SHARD[DATA_SPLITS] = {1 << 20, 1 << 17, 1 << 17};

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 #include "support/rng.h"
 

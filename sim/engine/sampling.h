@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "data/data.h"
 #include "population/fleet.h"
 #include "support/problems.h"

@@ -16,7 +16,7 @@
 
 #include "base/base.h"
 #include "collective/collective.h"
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "data/data.h"
 #include "kernels.h"
 #include "numbers/metrics.h"

@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "kernels.h"
 #include "schedule/schedule.h"
 

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 #include "base/base.h"
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "kernels.h"
 #include "support/problems.h"
 

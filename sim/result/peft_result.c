@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/config.h"
 #include "adapters/peft.h"
 #include "model/pretrain.h"
 #include "base/tensors.h"

@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "run/checkpoints.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "run/folders.h"
 
 #include <dirent.h>

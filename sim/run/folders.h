@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "base/base.h"
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 #include "support/lock.h"
 #include "run/run.h"

@@ -1,6 +1,7 @@
 /* The base of a run: a checkpoint, a base that was made before, or one made now. */
 #include <stdio.h>
 
+#include "config/config.h"
 #include "model/pretrain.h"
 #include "support/output_folder.h"
 #include "run/folders.h"

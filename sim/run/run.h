@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 #include "collective/collective.h"
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 
 typedef struct {

@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "run/trace_open.h"
 
 #include <stdio.h>

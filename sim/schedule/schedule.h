@@ -7,7 +7,7 @@
 #ifndef COHORT_SCHEDULE_H
 #define COHORT_SCHEDULE_H
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "data/data.h"
 #include "kernels.h"
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "config/compare.h"
-#include "config/settings.h"
+#include "config/config.h"
 #include "memory_file.h"
 
 enum { MOST_OVERRIDES = 8 };

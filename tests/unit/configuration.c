@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "configuration.h"
 
 #include <criterion/criterion.h>

@@ -2,7 +2,7 @@
 #ifndef COHORT_TEST_CONFIGURATION_H
 #define COHORT_TEST_CONFIGURATION_H
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 
 /* Writes `text` to a new file c.yaml in a new folder and loads it; *out and the problems are the caller's. */

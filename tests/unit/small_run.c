@@ -1,3 +1,4 @@
+#include "config/config.h"
 #include "small_run.h"
 
 #include <criterion/criterion.h>

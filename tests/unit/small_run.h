@@ -2,7 +2,7 @@
 #ifndef COHORT_TEST_SMALL_RUN_H
 #define COHORT_TEST_SMALL_RUN_H
 
-#include "config/settings.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 #include "engine/session.h"
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/config.h"
 #include "small_run.h"
 #include "run/folders.h"
 #include "support/writable.h"

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/config.h"
 #include "model/pretrain.h"
 #include "collective/collective.h"
 #include "support/processes.h"

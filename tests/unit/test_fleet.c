@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/config.h"
 #include "model/pretrain.h"
 #include "data_files.h"
 #include "population/fleet.h"

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "config/compare.h"
-#include "config/settings.h"
+#include "config/config.h"
 #include "config/table.h"
 #include "unit/configuration.h"
 
