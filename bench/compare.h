@@ -10,8 +10,8 @@
 
 #include <stdio.h>
 
-#include "support/problems.h"
 #include "statistics.h"
+#include "support/problems.h"
 
 typedef enum { COMPARE_SAME, COMPARE_FASTER, COMPARE_SLOWER, COMPARE_UNCLEAR } comparison;
 

@@ -16,9 +16,9 @@
 #include <unistd.h>
 
 #include "folder.h"
-#include "support/output_folder.h"
 #include "python.h"
 #include "rows.h"
+#include "support/output_folder.h"
 
 static const char *const PROGRAMS[ROWS_PEERS] = {"sequential_clients", "shared_base", "batched_clients"};
 static const double SLOW_SHARE = 0.5, SETTLED_SPREAD = 0.03;

@@ -1,6 +1,6 @@
 /* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
-#include "config/config.h"
 #include "steps.h"
+#include "config/config.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -9,9 +9,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "support/kernel_problem.h"
-#include "run/run.h"
 #include "engine/session.h"
+#include "run/run.h"
+#include "support/kernel_problem.h"
 
 static double seconds_now(void) {
     struct timespec t;
@@ -38,7 +38,8 @@ static exit_code print_line(json_t *root, problems *list) {
 
 static exit_code print_step(int step, const session *s, problems *list) {
     json_t *losses = json_array();
-    for (int i = 0; i < s->fleet->n_devices; i++) json_array_append_new(losses, json_real(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] * s->settings->local_steps));
+    for (int i = 0; i < s->fleet->n_devices; i++)
+        json_array_append_new(losses, json_real(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] * s->settings->local_steps));
     return print_line(json_pack("{s:i, s:o}", "step", step, "loss", losses), list);
 }
 
@@ -53,7 +54,8 @@ static exit_code print_end(const session *s, json_t *seconds, double start_bytes
 static exit_code take_steps(session *s, int steps, json_t *seconds, problems *list) {
     exit_code code = EXIT_OK;
     for (int step = 0; step < steps && code == EXIT_OK; step++) {
-        memset(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), 0, (size_t)s->fleet->n_devices * sizeof *metric_doubles(&s->numbers, METRIC_TRAIN_LOSS));
+        memset(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), 0,
+               (size_t)s->fleet->n_devices * sizeof *metric_doubles(&s->numbers, METRIC_TRAIN_LOSS));
         double start = seconds_now();
         code = session_local_step(s, list);
         json_array_append_new(seconds, json_real(seconds_now() - start));

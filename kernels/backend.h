@@ -12,26 +12,28 @@
 extern "C" {
 #endif
 
-#define CK_LOCAL_OPS(X)                                                                                                                    \
+#define CK_FORWARD_OPS(X)                                                                                                                  \
     X(embed)                                                                                                                               \
-    X(embed_backward)                                                                                                                      \
     X(norm)                                                                                                                                \
-    X(norm_backward)                                                                                                                       \
     X(linear)                                                                                                                              \
-    X(linear_backward)                                                                                                                     \
     X(attention)                                                                                                                           \
-    X(attention_backward)                                                                                                                  \
     X(gelu)                                                                                                                                \
-    X(gelu_backward)                                                                                                                       \
     X(head)                                                                                                                                \
     X(lora)                                                                                                                                \
-    X(lora_backward)                                                                                                                       \
     X(route)                                                                                                                               \
-    X(route_backward)                                                                                                                      \
     X(expert_activation)                                                                                                                   \
+    X(expert_expand)
+#define CK_BACKWARD_OPS(X)                                                                                                                 \
+    X(embed_backward)                                                                                                                      \
+    X(norm_backward)                                                                                                                       \
+    X(linear_backward)                                                                                                                     \
+    X(attention_backward)                                                                                                                  \
+    X(gelu_backward)                                                                                                                       \
+    X(lora_backward)                                                                                                                       \
+    X(route_backward)                                                                                                                      \
     X(expert_activation_backward)                                                                                                          \
-    X(expert_expand)                                                                                                                       \
     X(expert_expand_backward)
+#define CK_LOCAL_OPS(X)  CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
 #define CK_GLOBAL_OPS(X) X(balance)
 #define CK_OPS(X)        CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
 
@@ -57,19 +59,16 @@ static inline bool ck_is_global(ck_op_kind kind) {
 
 static inline bool ck_is_backward(ck_op_kind kind) {
     switch (kind) {
-    case CK_OP_embed_backward:
-    case CK_OP_norm_backward:
-    case CK_OP_linear_backward:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu_backward:
-    case CK_OP_lora_backward:
-    case CK_OP_route_backward:
-    case CK_OP_expert_activation_backward:
-    case CK_OP_expert_expand_backward:
+#define X(op) case CK_OP_##op:
+        CK_BACKWARD_OPS(X)
         return true;
-    default:
-        return false;
+        CK_FORWARD_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
+    case CK_OP_COUNT:
+        break;
     }
+    return false;
 }
 
 struct ck_tensor {

@@ -10,7 +10,8 @@ static const char *given_problem(const ck_shape *s) {
     for (int site = 0; site < CK_SITES; site++) {
         if (s->lora_rank[site] < 0) return "the rank of a LoRA must not be negative";
         if (s->lora_rank[site] > CK_MAX_RANK_SUM) return "the rank of a LoRA must not be more than 512";
-        if (s->lora_rank[site] > 0 && ck_is_routed((ck_site)site)) return "at a routed site the experts are the LoRAs: it has none of its own";
+        if (s->lora_rank[site] > 0 && ck_is_routed((ck_site)site))
+            return "at a routed site the experts are the LoRAs: it has none of its own";
     }
     int sum = 0;
     for (int e = 0; e < s->n_experts; e++) {
@@ -33,10 +34,10 @@ typedef struct {
 
 /* In the order of memory. */
 static const placed_block PLACES[CK_BLOCKS] = {
-    {CK_NO_SITE, CK_FACTOR_ROUTER, false},  {CK_SITE_GATE, CK_FACTOR_A, true}, {CK_SITE_FC, CK_FACTOR_A, true},
-    {CK_SITE_GATE, CK_FACTOR_B, false},     {CK_SITE_FC, CK_FACTOR_B, true},   {CK_SITE_PR, CK_FACTOR_A, false},
-    {CK_SITE_PR, CK_FACTOR_B, false},       {CK_SITE_QKV, CK_FACTOR_A, false}, {CK_SITE_QKV, CK_FACTOR_B, false},
-    {CK_SITE_OUT, CK_FACTOR_A, false},      {CK_SITE_OUT, CK_FACTOR_B, false},
+    {CK_NO_SITE, CK_FACTOR_ROUTER, false}, {CK_SITE_GATE, CK_FACTOR_A, true}, {CK_SITE_FC, CK_FACTOR_A, true},
+    {CK_SITE_GATE, CK_FACTOR_B, false},    {CK_SITE_FC, CK_FACTOR_B, true},   {CK_SITE_PR, CK_FACTOR_A, false},
+    {CK_SITE_PR, CK_FACTOR_B, false},      {CK_SITE_QKV, CK_FACTOR_A, false}, {CK_SITE_QKV, CK_FACTOR_B, false},
+    {CK_SITE_OUT, CK_FACTOR_A, false},     {CK_SITE_OUT, CK_FACTOR_B, false},
 };
 
 static int32_t inputs_of(const ck_shape *s, ck_site site) {

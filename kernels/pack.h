@@ -50,11 +50,7 @@ typedef enum {
     CK_NO_SITE = CK_SITES /* of the router */
 } ck_site;
 
-typedef enum {
-    CK_FACTOR_A,
-    CK_FACTOR_B,
-    CK_FACTOR_ROUTER
-} ck_factor;
+typedef enum { CK_FACTOR_A, CK_FACTOR_B, CK_FACTOR_ROUTER } ck_factor;
 
 enum { CK_BLOCK_ROUTER = 2 * CK_SITES, CK_BLOCKS };
 
@@ -82,8 +78,8 @@ typedef struct {
     int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;                          /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
-    ck_block block[CK_BLOCKS];              /* at ck_block_index(site, factor) */
+    bool balanced;             /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
+    ck_block block[CK_BLOCKS]; /* at ck_block_index(site, factor) */
     /* Blocks that lie side by side and that the expert operations read as one. */
     int64_t route;               /* [router_rows + H, D]: R, then A of gate and fc */
     int64_t b1, a2, b2;          /* [H, F] B of gate and fc; [S, F] A of pr; [S, D] B of pr */

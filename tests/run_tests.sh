@@ -112,7 +112,7 @@ run_environments() {
 }
 
 begin=$SECONDS
-for source in "$tests"/conformance/test_*.c "$tests"/unit/test_*.c; do
+for source in "$tests"/conformance/test_*.c "$tests"/unit/*/test_*.c; do
     [[ -f $source ]] || continue
     name=${source#"$tests"/}
     run_criterion "${name%.c}"

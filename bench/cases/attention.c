@@ -162,7 +162,9 @@ static void prepare_lora(world *w) {
 
 static void record_lora(const world *w, world_copy *c) {
     (void)w;
-    ck_op_lora(c->program, &(ck_lora){.x = c->tensor[X], .h = c->tensor[H], .y = c->tensor[Y], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
+    ck_op_lora(
+        c->program,
+        &(ck_lora){.x = c->tensor[X], .h = c->tensor[H], .y = c->tensor[Y], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
 }
 
 static void verify_lora(const world *w, verdict *v) {
@@ -214,9 +216,13 @@ static void prepare_lora_backward(world *w) {
 
 static void record_lora_backward(const world *w, world_copy *c) {
     (void)w;
-    ck_op_lora_backward(
-        c->program,
-        &(ck_lora_backward){.x = c->tensor[X], .h = c->tensor[H], .dy = c->tensor[DY], .dx = c->tensor[DX], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
+    ck_op_lora_backward(c->program, &(ck_lora_backward){.x = c->tensor[X],
+                                                        .h = c->tensor[H],
+                                                        .dy = c->tensor[DY],
+                                                        .dx = c->tensor[DX],
+                                                        .site = CK_SITE_QKV,
+                                                        .in = w->width,
+                                                        .out = 3 * w->width});
 }
 
 /* q needs whole rows of dy, and the gradients all rows of a device: everything of the checked devices. */

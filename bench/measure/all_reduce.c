@@ -6,8 +6,8 @@
 #include <time.h>
 
 #include "collective/collective.h"
-#include "support/kernel_problem.h"
 #include "measure/draw.h"
+#include "support/kernel_problem.h"
 
 #ifndef COHORT_GIT_REVISION
 #define COHORT_GIT_REVISION "unknown"

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support/kernel_problem.h"
 #include "measure/peers.h"
+#include "support/kernel_problem.h"
 
 #ifndef COHORT_GIT_REVISION
 #define COHORT_GIT_REVISION "unknown"

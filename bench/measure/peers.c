@@ -14,9 +14,9 @@
 #include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
-#include "support/output_folder.h"
 #include "process.h"
 #include "python.h"
+#include "support/output_folder.h"
 
 enum { MOST_FORMS = RESULT_MOST_TIMES - 3, LINE_BYTES = 1024 };
 

@@ -27,8 +27,7 @@ static void put_hyper(FILE *file, const ck_adamw_hyper *h, const char *name) {
 }
 
 static void put_pack(FILE *file, const ck_shape *s) {
-    fprintf(file, "experts %d\ntop_k %d\nrouter_rows %d\nrank_sum %d\n", s->n_experts, s->top_k, s->router_rows,
-            s->rank_sum);
+    fprintf(file, "experts %d\ntop_k %d\nrouter_rows %d\nrank_sum %d\n", s->n_experts, s->top_k, s->router_rows, s->rank_sum);
     for (int e = 0; e < s->n_experts; e++) fprintf(file, "rank%d %d\n", e, s->rank[e]);
     for (int i = 0; i < CK_BLOCKS; i++) {
         const ck_block *block = &s->block[i];

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cases/case.h"
-#include "support/kernel_problem.h"
 #include "measure/world.h"
+#include "support/kernel_problem.h"
 
 static const unsigned NEED_OF[PACK_MEMORIES] = {NEED_PACKS, NEED_GRADIENTS, NEED_MOMENTS, NEED_MOMENTS};
 static const char *const MEMORY_NAMES[PACK_MEMORIES] = {"adapters", "gradients", "first moments", "second moments"};

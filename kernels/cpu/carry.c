@@ -26,8 +26,7 @@ static void carry_range(float *carried, float *gradients, int64_t count, bool le
 static void carry_layer(float *carried, float *gradients, const ck_shape *shape, uint32_t learn) {
     ck_span spans[CK_BLOCKS];
     int n = ck_learn_spans(shape, learn, spans);
-    for (int i = 0; i < n; i++)
-        carry_range(carried + spans[i].offset, gradients + spans[i].offset, spans[i].count, spans[i].learned);
+    for (int i = 0; i < n; i++) carry_range(carried + spans[i].offset, gradients + spans[i].offset, spans[i].count, spans[i].learned);
 }
 
 ck_status cpu_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,

@@ -67,8 +67,8 @@ static json_t *make_config(const ck_shape *s, int e, const experts_settings *x, 
     json_t *alpha = x->alpha == rint(x->alpha) ? json_integer((json_int_t)x->alpha) : json_real(x->alpha);
     return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:{}, s:b}", "peft_type", "LORA", "task_type", "CAUSAL_LM",
                      "base_model_name_or_path", base, "r", (int)s->rank[e], "lora_alpha", alpha, "use_rslora", x->scaling == SCALING_RSLORA,
-                     "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern",
-                     rank_pattern, "alpha_pattern", "inference_mode", 1);
+                     "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern", rank_pattern,
+                     "alpha_pattern", "inference_mode", 1);
 }
 
 static exit_code write_config(const char *path, json_t *config, problems *list) {

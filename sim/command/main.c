@@ -5,23 +5,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "adapters/peft.h"
 #include "base/base.h"
-#include "command/cli.h"
 #include "collective/collective.h"
+#include "command/cli.h"
+#include "command/launch.h"
+#include "command/plot.h"
 #include "config/config.h"
 #include "data/data.h"
 #include "instructions.h"
-#include "support/kernel_problem.h"
 #include "kernels.h"
-#include "command/launch.h"
 #include "methods/method.h"
-#include "command/plot.h"
-#include "support/problems.h"
-#include "support/processes.h"
 #include "result/export.h"
+#include "result/peft_result.h"
 #include "result/trace.h"
 #include "run/run.h"
+#include "support/kernel_problem.h"
+#include "support/problems.h"
+#include "support/processes.h"
 
 static exit_code load(const cli_arguments *a, settings **out, problems *list) {
     return settings_load(a->words[0], a->n_overrides, (const char *const *)a->overrides, out, list);

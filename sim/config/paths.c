@@ -1,5 +1,5 @@
-#include "config/config.h"
 #include "config/paths.h"
+#include "config/config.h"
 
 #include <limits.h>
 #include <stdlib.h>

@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#include "settings/settings.h"
 #include "config/tree.h"
+#include "settings/settings.h"
 
 typedef enum {
     VALUE_INT,    /* int */

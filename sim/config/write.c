@@ -1,7 +1,7 @@
 /* write.c - settings as YAML, in the table's order. At the top level stand the first population's values; a population writes only
  * what differs from there. */
-#include "config/config.h"
 #include "config/write.h"
+#include "config/config.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support/processes.h"
 #include "engine/session.h"
+#include "support/processes.h"
 
 /* What a process brings; followed by a divergence for each population. */
 typedef struct {

@@ -5,9 +5,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "support/processes.h"
 #include "engine/pipeline.h"
 #include "engine/session.h"
+#include "support/processes.h"
 
 static bool takes_part(const device *d, const evaluation_order *order) {
     return !d->stopped && (!order->only_averaged || d->bytes_a_round > 0);
@@ -80,7 +80,8 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
 
 /* NaN where a device has no value. */
 static void clear_row(session *s, int device_index, int experts) {
-    float *mean = device_experts(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index), *share = device_experts(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
+    float *mean = device_experts(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index),
+          *share = device_experts(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
     for (int l = 0; l < s->base.shape.layers; l++)
         for (int e = 0; e < s->max_experts; e++) mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
 }
@@ -152,7 +153,8 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
     wave_add_window(s->filling, s->sequence, &tokens, &targets);
     exit_code code = device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows,
                                        s->sequence, tokens, targets, list);
-    if (code == EXIT_OK) memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
+    if (code == EXIT_OK)
+        memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
     return pipeline_check(s, code);
 }
 

@@ -2,8 +2,8 @@
  * count. Where a population has stopped, process 0 knows it too: nothing that others left in its rows comes through. */
 #include <math.h>
 
-#include "support/processes.h"
 #include "engine/session.h"
+#include "support/processes.h"
 
 static exit_code gather(session *s, const process_rows *tables, int n, problems *list) {
     return processes_gather(s->collective, s->fleet->n_devices, s->fleet->owner, tables, n, list);

@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/pretrain.h"
-#include "support/memory.h"
-#include "model/model.h"
-#include "run/run.h"
 #include "engine/session.h"
+#include "model/model.h"
+#include "model/pretrain.h"
+#include "run/run.h"
 #include "store/slots.h"
+#include "support/memory.h"
 
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };

@@ -5,11 +5,11 @@
 #include <stddef.h>
 
 #include "base/base.h"
-#include "settings/settings.h"
 #include "kernels.h"
 #include "population/fleet.h"
-#include "support/problems.h"
+#include "settings/settings.h"
 #include "store/waves.h"
+#include "support/problems.h"
 
 typedef struct {
     wave_limits limits;

@@ -5,11 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "settings/settings.h"
 #include "data/data.h"
-#include "population/fleet.h"
-#include "support/problems.h"
 #include "numbers/metrics.h"
+#include "population/fleet.h"
+#include "settings/settings.h"
+#include "support/problems.h"
 
 typedef struct {
     sampling_shape size; /* all 0: nothing is recorded */

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/deal.h"
 #include "support/kernel_problem.h"
 #include "support/processes.h"
-#include "engine/deal.h"
 
 /* Takes backend memory until one allocation fails; the first failure is kept. */
 typedef struct {
@@ -82,7 +82,8 @@ static bool allocate_numbers(session *s) {
     metric_shape shape = session_metric_shape(s->settings, &s->base.shape, f, s->n_routing_windows);
     size_t devices = (size_t)f->n_devices;
     bool ok = metric_row_create(&s->numbers, &shape);
-    for (int i = 0; ok && i < f->n_populations; i++) s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
+    for (int i = 0; ok && i < f->n_populations; i++)
+        s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
     s->bytes_up = calloc(devices, sizeof *s->bytes_up);
     s->bytes_down = calloc(devices, sizeof *s->bytes_down);
     return ok && s->bytes_up && s->bytes_down;

@@ -16,17 +16,17 @@
 
 #include "base/base.h"
 #include "collective/collective.h"
-#include "settings/settings.h"
 #include "data/data.h"
-#include "kernels.h"
-#include "numbers/metrics.h"
-#include "population/fleet.h"
-#include "support/problems.h"
-#include "model/model.h"
 #include "engine/plan.h"
 #include "engine/sampling.h"
+#include "kernels.h"
+#include "model/model.h"
+#include "numbers/metrics.h"
+#include "population/fleet.h"
+#include "settings/settings.h"
 #include "store/slots.h"
 #include "store/waves.h"
+#include "support/problems.h"
 
 /* What programs write and the host reads; one set serves all programs. */
 typedef struct {
@@ -74,8 +74,8 @@ typedef struct {
     int *routing_devices; /* [n_routing_windows] whose window it is */
     int *routing_owners;  /* [n_routing_windows] the process that records it */
     int n_my_windows;
-    int *my_windows;     /* [n_my_windows] those that this process records */
-    int64_t local_step;  /* local steps taken, over all rounds */
+    int *my_windows;    /* [n_my_windows] those that this process records */
+    int64_t local_step; /* local steps taken, over all rounds */
     metric_row numbers; /* of the round; of several processes, each has its own devices' rows until they are gathered */
     sampled_windows sampled;
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals */

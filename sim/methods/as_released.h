@@ -5,8 +5,8 @@
 
 #include "methods/method.h"
 
-/* schedule_two_levels() as released: the levels leak. Experts and router have an optimiser each, every backward pass adds to the gradients G
- * of both, and each optimiser clears only its own:
+/* schedule_two_levels() as released: the levels leak. Experts and router have an optimiser each, every backward pass adds to the gradients
+ * G of both, and each optimiser clears only its own:
  *
  *   G^own <- G^own + g^own, AdamW on G^own, G^own <- 0        G^other <- G^other + g^other
  *
@@ -17,8 +17,8 @@ int released_two_levels(const schedule_query *q, schedule_entry entries[SCHEDULE
 /* A method's schedule, or the released variant where it has one. */
 schedule_list released_schedule(const method *m, bool as_released);
 
-/* Whether expert e, which is private, starts equal on all devices. As released, a device's first act is to copy what its run's strategy lists
- * from the server: in `local` all experts, in a CoMiGS run of specialists alone the first of them. */
+/* Whether expert e, which is private, starts equal on all devices. As released, a device's first act is to copy what its run's strategy
+ * lists from the server: in `local` all experts, in a CoMiGS run of specialists alone the first of them. */
 bool released_start_is_shared(const method *m, bool as_released, int e);
 
 /* c_e of the load balance of G generalists and S specialists, E = G + S:

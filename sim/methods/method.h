@@ -6,9 +6,9 @@
 
 #include <stdbool.h>
 
-#include "settings/settings.h"
 #include "kernels.h"
 #include "schedule/schedule.h"
+#include "settings/settings.h"
 
 typedef struct {
     const char *name;

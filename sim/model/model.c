@@ -107,7 +107,9 @@ static void attention_forward(recorder *r, int l) {
         r->program,
         &(ck_linear){
             .x = t->n1, .y = t->qkv, .weight = at(r, w->qkv_w, l), .bias = at(r, w->qkv_b, l), .in = s->width, .out = 3 * s->width});
-    if (t->hq) ck_op_lora(r->program, &(ck_lora){.x = t->n1, .h = t->hq, .y = t->qkv, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
+    if (t->hq)
+        ck_op_lora(r->program,
+                   &(ck_lora){.x = t->n1, .h = t->hq, .y = t->qkv, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
     ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
@@ -116,7 +118,9 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->out_b, l),
                                           .in = s->width,
                                           .out = s->width});
-    if (t->ho) ck_op_lora(r->program, &(ck_lora){.x = t->o, .h = t->ho, .y = t->x2, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
+    if (t->ho)
+        ck_op_lora(r->program,
+                   &(ck_lora){.x = t->o, .h = t->ho, .y = t->x2, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -243,16 +247,20 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
     if (t->ho)
-        ck_op_lora_backward(r->program,
-                            &(ck_lora_backward){.x = t->o, .h = t->ho, .dy = r->d, .dx = r->d_o, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
+        ck_op_lora_backward(
+            r->program,
+            &(ck_lora_backward){
+                .x = t->o, .h = t->ho, .dy = r->d, .dx = r->d_o, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
     ck_op_attention_backward(
         r->program, &(ck_attention_backward){
                         .qkv = t->qkv, .o = t->o, .lse = t->lse, .d_o = r->d_o, .dqkv = r->dqkv, .heads = s->heads, .width = s->width});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
     if (t->hq)
-        ck_op_lora_backward(r->program,
-                            &(ck_lora_backward){.x = t->n1, .h = t->hq, .dy = r->dqkv, .dx = dn, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
+        ck_op_lora_backward(
+            r->program,
+            &(ck_lora_backward){
+                .x = t->n1, .h = t->hq, .dy = r->dqkv, .dx = dn, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 

@@ -6,8 +6,8 @@
  * written by the head and added to by the embedding, which comes last. */
 #include <stdlib.h>
 
-#include "support/kernel_problem.h"
 #include "model/model.h"
+#include "support/kernel_problem.h"
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *u, *m;

@@ -11,10 +11,10 @@
 #include <string.h>
 
 #include "data/data.h"
+#include "model/model.h"
 #include "support/kernel_problem.h"
 #include "support/progress.h"
 #include "support/rng.h"
-#include "model/model.h"
 
 enum { RANGES_A_LAYER = 12, RANGES_OUTSIDE = 4, VALID_BATCHES = 8 };
 

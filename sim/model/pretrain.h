@@ -5,8 +5,8 @@
 #include <stdbool.h>
 
 #include "base/base.h"
-#include "settings/settings.h"
 #include "kernels.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 
 /* The shape that settings.base describes (no checkpoint). */

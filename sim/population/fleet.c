@@ -5,9 +5,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "support/kernel_problem.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
+#include "support/kernel_problem.h"
 
 enum { LIST_BYTES = 640 };
 

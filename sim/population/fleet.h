@@ -14,10 +14,10 @@
 
 #include "base/base.h"
 #include "collective/collective.h"
-#include "settings/settings.h"
 #include "data/data.h"
 #include "kernels.h"
 #include "methods/method.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 
 /* What of its text concerns others than its steps. */

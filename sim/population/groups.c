@@ -62,7 +62,8 @@ static int count_members(const fleet *f, const population *p, int *first) {
 }
 
 static bool group_fill(fleet *f, const population *p, ck_group *g) {
-    int max_ranges = ck_part_count(&f->shapes[f->devices[p->first_device].shape]), n_layouts = 0, first = 0, n_members = count_members(f, p, &first);
+    int max_ranges = ck_part_count(&f->shapes[f->devices[p->first_device].shape]), n_layouts = 0, first = 0,
+        n_members = count_members(f, p, &first);
     size_t members = (size_t)n_members + 1;
     int64_t *packs = malloc(members * sizeof *packs);
     int32_t *layout = malloc(members * sizeof *layout);

@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "adapters/adapters.h"
-#include "support/kernel_problem.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
+#include "support/kernel_problem.h"
 #include "support/rng.h"
 
 enum { TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };

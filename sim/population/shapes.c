@@ -39,8 +39,8 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
 static bool same_shape(const ck_shape *a, const ck_shape *b) {
     return a->n_experts == b->n_experts && memcmp(a->rank, b->rank, sizeof a->rank) == 0 &&
            memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates && a->mix == b->mix &&
-           memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 && memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 &&
-           memcmp(a->balance, b->balance, sizeof a->balance) == 0;
+           memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
+           memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 && memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
 exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape, problems *list) {

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support/durable.h"
 #include "result/tables.h"
+#include "support/durable.h"
 
 int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK];

@@ -14,9 +14,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "support/durable.h"
 #include "result/h5.h"
 #include "result/trace.h"
+#include "support/durable.h"
 
 enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 10, HASH_TEXT_BYTES = 33 };
 static const int64_t MOST_UNFINISHED = INT64_C(1) << 40;

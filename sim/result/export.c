@@ -7,8 +7,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-#include "support/output_file.h"
 #include "result/export_tables.h"
+#include "support/output_file.h"
 
 /* ---- An open result ---- */
 

@@ -7,13 +7,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "config/config.h"
 #include "adapters/peft.h"
-#include "model/pretrain.h"
 #include "base/tensors.h"
-#include "support/output_folder.h"
+#include "config/config.h"
+#include "model/pretrain.h"
 #include "population/fleet.h"
+#include "result/peft_result.h"
 #include "result/trace.h"
+#include "support/output_folder.h"
 
 enum { PATH_BYTES = 4096 };
 

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support/durable.h"
 #include "result/writer.h"
+#include "support/durable.h"
 
 enum { COPY_BYTES = 4 * 1024 * 1024 };
 

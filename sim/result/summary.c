@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "result/bank.h"
-#include "support/durable.h"
 #include "result/trace.h"
+#include "support/durable.h"
 
 static const char header[] = "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"
                              "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"

@@ -1,4 +1,5 @@
-/* tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the records of populations and devices. */
+/* tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the records of populations and devices.
+ */
 #ifndef COHORT_TRACE_TABLES_H
 #define COHORT_TRACE_TABLES_H
 

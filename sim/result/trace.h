@@ -37,7 +37,7 @@ typedef struct {
     int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
     int64_t tokens_per_device;                          /* training tokens, as configured */
     bool out_of_distribution;
-    bool routed; /* a router weighs its experts, where a device has several; else their mean is taken */
+    bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
 
@@ -66,8 +66,9 @@ typedef struct trace trace;
 exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
 /* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into a new file, renames. */
 exit_code trace_resume(const char *path, const trace_header *header, int rounds, trace **out, problems *list);
-/* A round; what is only measured where a round is evaluated is left out where it was not. Also reports an earlier row's failure (full disk ...), once: later calls return its code without another message. After a failure
- * nothing more is written or closed; rounds must increase. */
+/* A round; what is only measured where a round is evaluated is left out where it was not. Also reports an earlier row's failure (full disk
+ * ...), once: later calls return its code without another message. After a failure nothing more is written or closed; rounds must increase.
+ */
 exit_code trace_append(trace *t, const metric_row *row, problems *list);
 /* Waits until all rows so far are on the disk: call before replacing the checkpoint. */
 exit_code trace_flush(trace *t, problems *list);

@@ -18,7 +18,7 @@ enum { QUEUE_ROWS = 2 }; /* one is filled while the other is written */
 
 typedef struct {
     int round;
-    uint8_t *bytes;                 /* all tables' values of one row, owned */
+    uint8_t *bytes;                  /* all tables' values of one row, owned */
     const void *cells[METRIC_COUNT]; /* into bytes, or NULL */
 } slot;
 

@@ -3,13 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/pretrain.h"
-#include "support/kernel_problem.h"
-#include "result/bank.h"
 #include "engine/deal.h"
 #include "engine/plan.h"
+#include "model/pretrain.h"
+#include "result/bank.h"
 #include "run/report.h"
 #include "run/run.h"
+#include "support/kernel_problem.h"
 
 enum { MANY_TIMES = 10 };
 

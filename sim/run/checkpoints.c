@@ -1,12 +1,12 @@
-#include "config/config.h"
 #include "run/checkpoints.h"
+#include "config/config.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "run/pack_walk.h"
 #include "support/kernel_problem.h"
 #include "support/processes.h"
-#include "run/pack_walk.h"
 
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) {
     size_t floats = (size_t)s->fleet->n_parameters, devices = (size_t)s->fleet->n_devices;

@@ -2,9 +2,9 @@
 #ifndef COHORT_CHECKPOINTS_H
 #define COHORT_CHECKPOINTS_H
 
-#include "support/problems.h"
-#include "result/trace.h"
 #include "engine/session.h"
+#include "result/trace.h"
+#include "support/problems.h"
 
 /* Host arrays of the session's sizes, allocated once: packs of this process's devices, numbers of all. Of several processes all make the
  * following calls; process 0 writes and reads the file, into and from which packs travel device by device. */

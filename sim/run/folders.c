@@ -1,5 +1,5 @@
-#include "config/config.h"
 #include "run/folders.h"
+#include "config/config.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,9 +11,9 @@
 
 #include "base/tensors.h"
 #include "config/compare.h"
-#include "support/output_folder.h"
-#include "support/durable.h"
 #include "result/trace.h"
+#include "support/durable.h"
+#include "support/output_folder.h"
 #include "support/writable.h"
 
 enum { LONGEST_NAME = 64 };

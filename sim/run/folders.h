@@ -6,10 +6,10 @@
 #include <stddef.h>
 
 #include "base/base.h"
-#include "settings/settings.h"
-#include "support/problems.h"
-#include "support/lock.h"
 #include "run/run.h"
+#include "settings/settings.h"
+#include "support/lock.h"
+#include "support/problems.h"
 
 enum { FOLDER_PATH_BYTES = 4096 };
 

@@ -3,10 +3,10 @@
 
 #include "config/config.h"
 #include "model/pretrain.h"
-#include "support/output_folder.h"
 #include "run/folders.h"
 #include "run/report.h"
 #include "run/run.h"
+#include "support/output_folder.h"
 
 static exit_code load_cached(const char *path, base_model **model, problems *list) {
     exit_code code = base_load(path, model, list);

@@ -3,9 +3,9 @@
 #ifndef COHORT_PACK_WALK_H
 #define COHORT_PACK_WALK_H
 
-#include "support/problems.h"
-#include "result/trace.h"
 #include "engine/session.h"
+#include "result/trace.h"
+#include "support/problems.h"
 
 typedef enum { PACKS_TO_PROCESS_0, PACKS_TO_OWNERS } pack_direction;
 

@@ -4,9 +4,9 @@
 
 #include <stdbool.h>
 
+#include "engine/session.h"
 #include "result/trace.h"
 #include "run/folders.h"
-#include "engine/session.h"
 
 /* One line on stderr. */
 void report_note(bool quiet, const char *format, ...) __attribute__((format(printf, 2, 3)));

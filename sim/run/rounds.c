@@ -14,11 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "run/checkpoints.h"
 #include "support/processes.h"
 #include "support/progress.h"
 #include "support/shell_words.h"
 #include "support/stop_signals.h"
-#include "run/checkpoints.h"
 
 static volatile sig_atomic_t interrupted;
 

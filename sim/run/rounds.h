@@ -4,9 +4,9 @@
 
 #include <stdbool.h>
 
+#include "engine/session.h"
 #include "result/trace.h"
 #include "run/folders.h"
-#include "engine/session.h"
 
 typedef struct {
     session *session;

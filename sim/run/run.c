@@ -16,17 +16,17 @@
 #include <unistd.h>
 
 #include "base/tensors.h"
-#include "support/kernel_problem.h"
-#include "support/processes.h"
-#include "support/durable.h"
-#include "run/checkpoints.h"
 #include "engine/deal.h"
+#include "engine/session.h"
+#include "run/checkpoints.h"
 #include "run/folders.h"
 #include "run/report.h"
 #include "run/rounds.h"
-#include "engine/session.h"
 #include "run/summarise.h"
 #include "run/trace_open.h"
+#include "support/durable.h"
+#include "support/kernel_problem.h"
+#include "support/processes.h"
 
 typedef struct {
     const settings *settings;

@@ -18,7 +18,8 @@ static void mean_and_std(const population *p, const double *loss, double *mean, 
     double sum = 0.0, squares = 0.0;
     for (int i = 0; i < p->n_devices; i++) sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
     *mean = sum / p->n_devices;
-    for (int i = 0; i < p->n_devices; i++) squares += pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - *mean, 2.0);
+    for (int i = 0; i < p->n_devices; i++)
+        squares += pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - *mean, 2.0);
     *std = sqrt(squares / p->n_devices);
 }
 

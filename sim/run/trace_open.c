@@ -1,5 +1,5 @@
-#include "config/config.h"
 #include "run/trace_open.h"
+#include "config/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>

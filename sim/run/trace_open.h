@@ -2,8 +2,8 @@
 #ifndef COHORT_TRACE_OPEN_H
 #define COHORT_TRACE_OPEN_H
 
-#include "result/trace.h"
 #include "engine/session.h"
+#include "result/trace.h"
 
 /* Begins a trace (rounds = 0), or goes on with one after `rounds` rounds. */
 exit_code session_open_trace(const session *s, const char *path, int rounds, trace **out, problems *list);

@@ -2,14 +2,14 @@
  *
  * A round has `train.local_steps` local steps, counted over all rounds from 0. At each of them a device has one or more entries, in order:
  * the first is its step on training text, others follow it (CoMiGS: a burst of router steps on validation text). A method has a function
- * that lists them (methods/method.h), put together from those below. The plan, the assignment of devices to processes and the sampling ask the
- * totals, never a setting of their own. */
+ * that lists them (methods/method.h), put together from those below. The plan, the assignment of devices to processes and the sampling ask
+ * the totals, never a setting of their own. */
 #ifndef COHORT_SCHEDULE_H
 #define COHORT_SCHEDULE_H
 
-#include "settings/settings.h"
 #include "data/data.h"
 #include "kernels.h"
+#include "settings/settings.h"
 
 enum { SCHEDULE_MOST = 2 }; /* entries of a device at one local step */
 
@@ -18,10 +18,10 @@ typedef struct {
     uint32_t learn;  /* CK_LEARN_*: the classes of parts that they update */
     uint32_t leaves; /* the classes whose gradients they compute: those in learn, and others that a later step collects */
     data_part text;
-    int batch, steps; /* windows a step */
+    int batch, steps;                                 /* windows a step */
     double learning_rate, weight_decay;               /* of experts and LoRA, and of a router that learns with them */
     double router_learning_rate, router_weight_decay; /* of a router */
-    bool own_router_count; /* the router's AdamW counts its own steps, not those of the experts */
+    bool own_router_count;                            /* the router's AdamW counts its own steps, not those of the experts */
 } schedule_entry;
 
 /* What an entry may depend on: never on what other devices do, nor on the process. */
@@ -49,10 +49,10 @@ double cosine_rate(double first, double last, int64_t step, int64_t steps);
 
 /* Of a whole run; all over the text's parts. */
 typedef struct {
-    int64_t steps[DATA_SPLITS];   /* in the run */
-    int most_steps[DATA_SPLITS];  /* in any round */
-    int batch[DATA_SPLITS];       /* the largest */
-    bool carries;                 /* some gradients are collected by a later step */
+    int64_t steps[DATA_SPLITS];  /* in the run */
+    int most_steps[DATA_SPLITS]; /* in any round */
+    int batch[DATA_SPLITS];      /* the largest */
+    bool carries;                /* some gradients are collected by a later step */
 } schedule_totals;
 /* rounds of local_steps each; the query's local_step is not read. */
 schedule_totals schedule_count(schedule_list list, const schedule_query *q, int rounds, int local_steps);

@@ -18,8 +18,8 @@
 
 #include "kernels.h"
 #include "population/fleet.h"
-#include "support/problems.h"
 #include "store/waves.h"
+#include "support/problems.h"
 
 enum { SLOTS = 2 };
 

@@ -178,7 +178,7 @@ test_peft_computes_the_logits_of_a_device_with_one_expert() {
     local python
     require_python torch transformers peft safetensors
     mkdir given
-    COHORT_PEFT_FOLDER=$PWD/given "${COHORT_BINARY%/*}/tests/unit/test_peft" --filter 'peft/device_with_one_expert*' >log 2>&1 ||
+    COHORT_PEFT_FOLDER=$PWD/given "${COHORT_BINARY%/*}/tests/unit/adapters/test_peft" --filter 'peft/device_with_one_expert*' >log 2>&1 ||
         fail "test_peft: $(<log)"
     "$python" "$check_peft" logits "$gpt2_tiny" given
 }

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "conformance/waves.h"
-#include "oracle/oracle.h"
 #include "model/model.h"
+#include "oracle/oracle.h"
 
 enum { WIDTH = 32, HEADS = 4, FFN = 128, VOCABULARY = 33, CONTEXT = 48, MAX_SEQUENCES = 3 };
 

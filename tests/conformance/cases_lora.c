@@ -11,7 +11,13 @@ static int h_columns(const rig *r) {
 
 static void lora_with(rig *r, ck_site site) {
     rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"), *y = rig_input(r, out_columns(r, site), "y");
-    ck_op_lora(r->program, &(ck_lora){.x = x->tensor, .h = h->tensor, .y = y->tensor, .site = site, .in = r->spec->width, .out = out_columns(r, site), .layer = RIG_LAYER});
+    ck_op_lora(r->program, &(ck_lora){.x = x->tensor,
+                                      .h = h->tensor,
+                                      .y = y->tensor,
+                                      .site = site,
+                                      .in = r->spec->width,
+                                      .out = out_columns(r, site),
+                                      .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
@@ -34,10 +40,14 @@ static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
     rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_input(r, h_columns(r), "h"), *dx = rig_input(r, r->spec->width, "dx");
     rig_tensor *dy = rig_input(r, out_columns(r, site), "dy");
     rig_poison(r, h, COLUMNS_ATTENTION);
-    ck_op_lora_backward(
-        r->program,
-        &(ck_lora_backward){
-            .x = x->tensor, .h = h->tensor, .dy = dy->tensor, .dx = no_dx ? NULL : dx->tensor, .site = site, .in = r->spec->width, .out = out_columns(r, site), .layer = RIG_LAYER});
+    ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x->tensor,
+                                                        .h = h->tensor,
+                                                        .dy = dy->tensor,
+                                                        .dx = no_dx ? NULL : dx->tensor,
+                                                        .site = site,
+                                                        .in = r->spec->width,
+                                                        .out = out_columns(r, site),
+                                                        .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);

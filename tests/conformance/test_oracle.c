@@ -159,7 +159,14 @@ Test(oracle, head_by_hand) {
 }
 
 Test(oracle, lora_by_hand) {
-    ck_shape s = {.n_layers = 1, .width = 2, .ffn = 3, .n_experts = 1, .rank = {1}, .top_k = 1, .lora_rank = {[CK_SITE_OUT] = 1}, .lora_scale = {[CK_SITE_OUT] = 2}};
+    ck_shape s = {.n_layers = 1,
+                  .width = 2,
+                  .ffn = 3,
+                  .n_experts = 1,
+                  .rank = {1},
+                  .top_k = 1,
+                  .lora_rank = {[CK_SITE_OUT] = 1},
+                  .lora_scale = {[CK_SITE_OUT] = 2}};
     const char *why;
     cr_assert(eq(int, ck_shape_init(&s, &why), CK_OK));
     double *pack = oracle_zeros(2 * s.total), *gradients = pack + s.total;

@@ -98,8 +98,8 @@ typedef struct {
 oracle_range oracle_part_range(const ck_shape *shape, int layer, oracle_part part);
 
 void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld, double *y);
-void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h, int ld,
-                          const double *dy, double *dx);
+void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h, int ld, const double *dy,
+                          double *dx);
 
 /* K = min(k, E), or E where the gates are means. */
 int oracle_chosen_count(const ck_shape *shape);

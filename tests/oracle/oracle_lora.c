@@ -9,10 +9,14 @@ static const struct {
     ck_site site;
     ck_factor factor;
 } PARTS[ORACLE_PARTS] = {
-    [ORACLE_QKV_A] = {"qkv_a", CK_SITE_QKV, CK_FACTOR_A},          [ORACLE_QKV_B] = {"qkv_b", CK_SITE_QKV, CK_FACTOR_B},
-    [ORACLE_OUT_A] = {"out_a", CK_SITE_OUT, CK_FACTOR_A},          [ORACLE_OUT_B] = {"out_b", CK_SITE_OUT, CK_FACTOR_B},
-    [ORACLE_ROUTER] = {"router", CK_NO_SITE, CK_FACTOR_ROUTER},    [ORACLE_A1] = {"A1", CK_SITE_FC, CK_FACTOR_A},
-    [ORACLE_B1] = {"B1", CK_SITE_FC, CK_FACTOR_B},                 [ORACLE_A2] = {"A2", CK_SITE_PR, CK_FACTOR_A},
+    [ORACLE_QKV_A] = {"qkv_a", CK_SITE_QKV, CK_FACTOR_A},
+    [ORACLE_QKV_B] = {"qkv_b", CK_SITE_QKV, CK_FACTOR_B},
+    [ORACLE_OUT_A] = {"out_a", CK_SITE_OUT, CK_FACTOR_A},
+    [ORACLE_OUT_B] = {"out_b", CK_SITE_OUT, CK_FACTOR_B},
+    [ORACLE_ROUTER] = {"router", CK_NO_SITE, CK_FACTOR_ROUTER},
+    [ORACLE_A1] = {"A1", CK_SITE_FC, CK_FACTOR_A},
+    [ORACLE_B1] = {"B1", CK_SITE_FC, CK_FACTOR_B},
+    [ORACLE_A2] = {"A2", CK_SITE_PR, CK_FACTOR_A},
     [ORACLE_B2] = {"B2", CK_SITE_PR, CK_FACTOR_B},
 };
 

@@ -33,12 +33,46 @@ test_headers_compile_alone() {
     done < <(find "$root"/kernels "$root"/sim "$root"/bench "$root"/tests -name '*.h' -print0)
 }
 
-# kernels <- sim <- main: what a file may include is decided by its folder.
-test_dependencies_point_one_way() {
+# What a file may include is decided by its folder: its own, and those that stand before it here.
+rooms='kernels kernels/cpu kernels/cuda kernels/collective
+    sim/support sim/settings sim/base sim/data sim/schedule sim/methods sim/config sim/adapters sim/numbers sim/model sim/population sim/store
+    sim/result sim/engine sim/run sim/command'
+
+# Lines "FILE: HEADER" of includes that point up. A header is found beside the file, else below kernels/ or sim/.
+includes_that_point_up() { # of the rooms in order
+    (cd "$root" && grep -rnoE '^#include "[^"]+"' kernels sim --include='*.[ch]' --include='*.cu' --include='*.cuh' --include='*.hpp') |
+        awk -v order="$*" -v root="$root" '
+            function plain(path) { while (sub(/[^\/.]+\/\.\.\//, "", path)) { } return path }
+            function folder(path) { sub(/\/[^\/]*$/, "", path); return path }
+            function there(path, line) { line = (getline line <path); close(path); return line >= 0 }
+            BEGIN { n = split(order, names, " "); for (i = 1; i <= n; i++) place[names[i]] = i }
+            {
+                split($0, part, ":")
+                match($0, /"[^"]+"/)
+                header = substr($0, RSTART + 1, RLENGTH - 2)
+                from = folder(part[1]); found = ""
+                if (there(root "/" from "/" header)) found = plain(from "/" header)
+                else if (there(root "/kernels/" header)) found = "kernels/" header
+                else if (there(root "/sim/" header)) found = "sim/" header
+                if (found == "") { if (header != "simt.hpp") print part[1] ": " header " is in no room"; next }
+                to = folder(found)
+                sub(/\/gpu$/, "", from); sub(/\/gpu$/, "", to)
+                if (!(from in place)) print from " is not in the list of rooms"
+                else if (!(to in place)) print part[1] ": " header " is in no room"
+                else if (place[to] > place[from]) print part[1] ": " found
+            }' | sort -u
+}
+
+test_folders_point_one_way() {
     local wrong
-    wrong=$(grep -rnE '#include "(adapters|base|calibration|config|data|methods|population|problems|progress|rng|trace|train)[./]' \
-        "$root/kernels" --include='*.[ch]' || true)
-    [[ -z $wrong ]] || fail "kernels/ includes sim/: $wrong"
+    wrong=$(includes_that_point_up "$rooms")
+    [[ -z $wrong ]] || fail "includes that point up, or lead nowhere: $wrong"
+    # That the check can fail: with the rooms in another order there is something to find.
+    [[ -n $(includes_that_point_up "sim/command $rooms") ]] || fail 'nothing is found whatever the order'
+}
+
+test_dependencies_stay_where_they_are_implemented() {
+    local wrong
     wrong=$(grep -rnE '#include [<"](cblas|openblas|cuda|nccl|mpi)|#include "cpu/' "$root/sim" --include='*.[ch]' || true)
     [[ -z $wrong ]] || fail "sim/ includes what only a backend may: $wrong"
     wrong=$(grep -rnE '#include [<"](cuda|nccl|mpi)' "$root/kernels" "$root/tests" --include='*.[ch]' |
@@ -46,11 +80,21 @@ test_dependencies_point_one_way() {
     [[ -z $wrong ]] || fail "a CUDA, NCCL or MPI header outside the folder that implements it: $wrong"
 }
 
+# So that the compiler lists what a new operation lacks.
+test_switches_over_operations_have_no_default() {
+    local wrong
+    wrong=$(find "$root/kernels" \( -name '*.[ch]' -o -name '*.cu' \) -print0 | xargs -0 awk '
+        /switch \(.*kind\)/ { inside = 1 }
+        inside && /default:/ { print FILENAME ":" FNR }
+        /^}/ { inside = 0 }')
+    [[ -z $wrong ]] || fail "$wrong"
+}
+
 # Only main, the progress bar, the closing report of a run, `check` and `info` talk to the user.
 test_libraries_neither_print_nor_exit() {
     local wrong
     wrong=$(grep -rnE '(^|[^a-z_])(printf|puts|perror|exit)\(' "$root/kernels" "$root/sim" --include='*.c' |
-        grep -vE '/sim/(main|progress|train/(check|report)|trace/info[a-z_]*)\.c:' || true)
+        grep -vE '/sim/(command/main|support/progress|run/(check|report)|result/info[a-z_]*)\.c:' || true)
     [[ -z $wrong ]] || fail "$wrong"
 }
 

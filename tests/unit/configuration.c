@@ -1,5 +1,5 @@
-#include "config/config.h"
 #include "configuration.h"
+#include "config/config.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-#include "config/config.h"
 #include "small_run.h"
+#include "config/config.h"
 
 #include <criterion/criterion.h>
 #include <ftw.h>

@@ -2,9 +2,9 @@
 #ifndef COHORT_TEST_SMALL_RUN_H
 #define COHORT_TEST_SMALL_RUN_H
 
+#include "engine/session.h"
 #include "settings/settings.h"
 #include "support/problems.h"
-#include "engine/session.h"
 
 /* A fresh folder, also used as the cache of bases; lives until the process ends. */
 const char *small_folder(void);

@@ -7,7 +7,7 @@
 typedef struct {
     const char *name;
     int generalists, specialists; /* -1: the defaults */
-    const char *shares; /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
+    const char *shares;           /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
     ck_gates gates;
     schedule_list schedule;
     bool pooled;

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "small_run.h"
 #include "run/run.h"
+#include "unit/small_run.h"
 
 static const char *const THREE = "  - {name: l, method: local, devices: 4}\n"
                                  "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "small_run.h"
+#include "unit/small_run.h"
 
 typedef struct {
     float *parameters, *moment1, *moment2;

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "small_run.h"
 #include "run/folders.h"
 #include "support/writable.h"
+#include "unit/small_run.h"
 
 static const char *const ONE = "  - {name: l, method: local, devices: 1}\n";
 

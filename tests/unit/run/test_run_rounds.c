@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "small_run.h"
 #include "run/checkpoints.h"
 #include "run/rounds.h"
 #include "run/summarise.h"
 #include "run/trace_open.h"
+#include "unit/small_run.h"
 #include "unit/trace_fixture.h"
 
 static const char *const THREE = "  - {name: f, method: fedavg, devices: 2}\n"

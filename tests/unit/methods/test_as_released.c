@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "small_run.h"
 #include "run/checkpoints.h"
 #include "run/rounds.h"
 #include "run/summarise.h"
+#include "unit/small_run.h"
 
 static const char *const STRICT = "  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [1, 2]}\n";
 static const char *const RELEASED = "  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [1, 2], as_released: true}\n";

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "oracle/oracle.h"
-#include "small_run.h"
+#include "unit/small_run.h"
 
 static const char *const ALL = "  - {name: c, method: comigs, devices: 1}\n"
                                "  - {name: p, method: pfedmoe, devices: 1}\n"

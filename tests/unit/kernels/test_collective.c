@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/config.h"
-#include "model/pretrain.h"
 #include "collective/collective.h"
-#include "support/processes.h"
-#include "small_run.h"
-#include "result/trace.h"
+#include "config/config.h"
 #include "engine/deal.h"
+#include "model/pretrain.h"
+#include "result/trace.h"
+#include "support/processes.h"
+#include "unit/small_run.h"
 #include "unit/trace_fixture.h"
 
 /* ---- Alone ---- */

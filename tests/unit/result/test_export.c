@@ -148,7 +148,8 @@ Test(export, traffic_and_time_have_their_units_in_the_header) {
                  "%.200s", seconds);
 }
 
-/* Every metric of a device or a population, a line each: nothing is listed by hand. Rounds that were not evaluated have no lines of theirs. */
+/* Every metric of a device or a population, a line each: nothing is listed by hand. Rounds that were not evaluated have no lines of theirs.
+ */
 Test(export, metrics_in_long_form) {
     result r = finished(WINDOWS);
     char *text = table_of(&r, "metrics"), words[96], begin[160];
@@ -179,7 +180,8 @@ Test(export, a_run_that_is_still_going_can_be_read) {
 }
 
 Test(export, all_tables_become_files) {
-    static const char *const names[] = {"populations.csv", "devices.csv", "loss.csv", "routing.csv", "traffic.csv", "time.csv", "metrics.csv"};
+    static const char *const names[] = {"populations.csv", "devices.csv", "loss.csv",   "routing.csv",
+                                        "traffic.csv",     "time.csv",    "metrics.csv"};
     result r = finished(0);
     char *out = fixture_path(r.folder, "tables");
     struct stat info;

@@ -5,8 +5,8 @@
 
 #include "numbers/metrics.h"
 
-static const metric_shape SHAPE = {.populations = 3, .devices = 23, .layers = 2, .experts = 3, .windows = 2, .sequence = 8,
-                                   .sampling = {4, 2, 3, 1}};
+static const metric_shape SHAPE = {
+    .populations = 3, .devices = 23, .layers = 2, .experts = 3, .windows = 2, .sequence = 8, .sampling = {4, 2, 3, 1}};
 
 Test(metrics, every_row_of_the_table_is_filled) {
     for (metric_id id = 0; id < METRIC_COUNT; id++) {

@@ -6,9 +6,9 @@
 
 #include "config/config.h"
 #include "model/pretrain.h"
-#include "data_files.h"
 #include "population/fleet.h"
-#include "small_run.h"
+#include "unit/data_files.h"
+#include "unit/small_run.h"
 
 enum { WIDTH = 16, FFN = 64, RANK = 4, LAYERS = 2 };
 
@@ -70,7 +70,8 @@ Test(fleet, counts_what_is_shared_and_what_is_private) {
         cr_expect_eq(f->devices[i].bytes_a_round, 4 * shared[i]);
     }
     cr_expect_eq(f->n_groups, 2, "only comigs and fedavg average");
-    cr_expect_eq(fleet_totals(f, &f->devices[f->populations[3].first_device])->batch[DATA_TRAIN], 10, "centralized sees the batches of all 5 devices");
+    cr_expect_eq(fleet_totals(f, &f->devices[f->populations[3].first_device])->batch[DATA_TRAIN], 10,
+                 "centralized sees the batches of all 5 devices");
     fleet_destroy(f);
     settings_destroy(s);
 }

@@ -10,11 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "small_run.h"
 #include "run/checkpoints.h"
-#include "support/memory.h"
 #include "run/rounds.h"
 #include "run/trace_open.h"
+#include "support/memory.h"
+#include "unit/small_run.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { SANITIZED = 1 };

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "small_run.h"
 #include "run/checkpoints.h"
+#include "unit/small_run.h"
 
 static const char *const TWO =
     "  - {name: bad, method: comigs, devices: 2, as_released: true}\n  - {name: good, method: local, devices: 2}\n";

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "small_run.h"
+#include "unit/small_run.h"
 
 /* Waves of two devices of three populations, one of which has other shapes, and one carried gradients. */
 static const char *const ALL = "  - {name: routed, method: comigs, devices: 3, specialists: [1, 2, 1]}\n"

@@ -1,0 +1,31 @@
+/* peft_result.h - a result's devices as folders that PEFT loads: `cohort export RESULT --adapters`. */
+#ifndef COHORT_PEFT_RESULT_H
+#define COHORT_PEFT_RESULT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "support/problems.h"
+
+/* Which devices of a result: all, or those that match every field that is set. */
+typedef struct {
+    const char *population; /* NULL: any */
+    bool one_seed;
+    uint64_t seed;
+    int device; /* index in its population; -1: any */
+} peft_selection;
+
+typedef struct {
+    int round, devices, folders; /* the checkpoint's round; what was written */
+    int diverged;                /* of these devices: their population stopped, they are as they were saved before that */
+} peft_written;
+
+/* The experts of a result's devices as of its last checkpoint:
+ *   OUT/<population>-seed<seed>/device<i>/{generalist<g>, specialist<s>}/ and, with a router, device<i>/router.safetensors
+ * OUT must be new or empty. Nothing outside the result's folder is read. A population that diverged before its first checkpoint has none:
+ * EXIT_INPUT. */
+exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list);
+/* Whether peft_export() would take the folder: before anything else is exported. */
+exit_code peft_check_place(const char *out, problems *list);
+
+#endif
