@@ -97,6 +97,7 @@ struct ck_backend {
 /* A driver's own stream, event or graph begins with one of these. */
 struct ck_stream {
     ck_backend *backend;
+    ck_status status; /* the first failure since the last ck_wait(); the registry keeps it, no driver does */
 };
 struct ck_event {
     ck_backend *backend;

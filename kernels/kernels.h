@@ -66,11 +66,15 @@ void ck_wait_asleep(char **argv);
 
 /* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed. Several streams
  * may overlap where the backend can (CUDA), unless one awaits an event of another (ck_event_await()); the CPU backend finishes each call
- * before it returns. */
+ * before it returns.
+ *
+ * A failure is sticky: every later call on the stream does nothing and returns the same status, until ck_wait() reports it and clears it.
+ * So a caller may issue a sequence of calls and ask once. */
 typedef struct ck_stream ck_stream;
 ck_status ck_stream_create(ck_backend *backend, ck_stream **out);
 void ck_stream_destroy(ck_stream *stream); /* NULL is fine */
 ck_status ck_wait(ck_stream *stream);
+ck_status ck_stream_status(const ck_stream *stream); /* CK_OK, or the first failure since the last ck_wait() */
 
 /* ---- Memory --------------------------------------------------------------------------------------------------------- */
 

@@ -368,20 +368,21 @@ static ck_status readable(const ck_tensor *tensor, int64_t n_tokens) {
 
 ck_status ck_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
     ck_status status = readable(tensor, n_tokens);
-    if (status) return status;
-    return tensor->program->backend->driver->tensor_download(stream, tensor, n_tokens, host);
+    if (status || stream->status) return status ? status : stream->status;
+    return stream->status = tensor->program->backend->driver->tensor_download(stream, tensor, n_tokens, host);
 }
 
 ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
     ck_status status = readable(tensor, n_tokens);
-    if (status) return status;
-    return tensor->program->backend->driver->tensor_upload(stream, tensor, n_tokens, host);
+    if (status || stream->status) return status ? status : stream->status;
+    return stream->status = tensor->program->backend->driver->tensor_upload(stream, tensor, n_tokens, host);
 }
 
 /* ---- Running ---- */
 
 ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
-    if (wave->n_sequences == 0) return CK_OK;
-    ck_status status = ck_wave_check(program, wave);
-    return status ? status : program->backend->driver->run(program, stream, wave);
+    if (wave->n_sequences == 0 || stream->status) return stream->status;
+    stream->status = ck_wave_check(program, wave);
+    if (!stream->status) stream->status = program->backend->driver->run(program, stream, wave);
+    return stream->status;
 }

@@ -105,54 +105,65 @@ void ck_free(ck_backend *backend, void *memory) {
 
 ck_status ck_stream_create(ck_backend *backend, ck_stream **out) {
     ck_status status = backend->driver->stream_create(backend, out);
-    return status ? ck_fail(backend, status, "cannot create a stream") : CK_OK;
+    if (status) return ck_fail(backend, status, "cannot create a stream");
+    (*out)->status = CK_OK;
+    return CK_OK;
 }
+
+ck_status ck_stream_status(const ck_stream *stream) {
+    return stream->status;
+}
+
+/* After a failure nothing more is issued. */
+#define ISSUE(stream, call) ((stream)->status ? (stream)->status : ((stream)->status = (stream)->backend->driver->call))
 
 void ck_stream_destroy(ck_stream *stream) {
     if (stream) stream->backend->driver->stream_destroy(stream);
 }
 
 ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
-    return stream->backend->driver->copy(stream, to, from, bytes);
+    return ISSUE(stream, copy(stream, to, from, bytes));
 }
 
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
-    return stream->backend->driver->upload(stream, to, host, bytes);
+    return ISSUE(stream, upload(stream, to, host, bytes));
 }
 
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
-    return stream->backend->driver->download(stream, host, from, bytes);
+    return ISSUE(stream, download(stream, host, from, bytes));
 }
 
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes) {
-    return stream->backend->driver->zero(stream, memory, bytes);
+    return ISSUE(stream, zero(stream, memory, bytes));
 }
 
 ck_status ck_wait(ck_stream *stream) {
-    return stream->backend->driver->wait(stream);
+    ck_status issued = stream->status, waited = stream->backend->driver->wait(stream);
+    stream->status = CK_OK;
+    return issued ? issued : waited;
 }
 
 ck_status ck_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
                            const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices) {
-    return stream->backend->driver->adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices);
+    return ISSUE(stream, adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices));
 }
 
 ck_status ck_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
                            int32_t n_devices) {
-    return stream->backend->driver->carry_devices(stream, carried, gradients, shapes, devices, n_devices);
+    return ISSUE(stream, carry_devices(stream, carried, gradients, shapes, devices, n_devices));
 }
 
 ck_status ck_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
                           const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
-    return stream->backend->driver->adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper);
+    return ISSUE(stream, adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper));
 }
 
 ck_status ck_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed) {
-    return stream->backend->driver->group_sum(stream, parameters, groups, n_groups, packed);
+    return ISSUE(stream, group_sum(stream, parameters, groups, n_groups, packed));
 }
 
 ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed) {
-    return stream->backend->driver->group_spread(stream, parameters, groups, n_groups, packed);
+    return ISSUE(stream, group_spread(stream, parameters, groups, n_groups, packed));
 }
 
 bool ck_supports(const ck_backend *backend, ck_precision precision) {
@@ -171,11 +182,11 @@ void ck_event_destroy(ck_event *event) {
 }
 
 ck_status ck_event_record(ck_stream *stream, ck_event *event) {
-    return stream->backend->driver->event_record(stream, event);
+    return ISSUE(stream, event_record(stream, event));
 }
 
 ck_status ck_event_await(ck_stream *stream, ck_event *event) {
-    return stream->backend->driver->event_await(stream, event);
+    return ISSUE(stream, event_await(stream, event));
 }
 
 double ck_event_seconds(const ck_event *from, const ck_event *to) {
@@ -196,7 +207,7 @@ ck_status ck_capture_end(ck_stream *stream, ck_graph **out) {
 }
 
 ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph) {
-    return stream->backend->driver->graph_launch(stream, graph);
+    return ISSUE(stream, graph_launch(stream, graph));
 }
 
 void ck_graph_destroy(ck_graph *graph) {

@@ -139,12 +139,10 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
 static ck_status update_devices(session *s, const wave_buffer *w, packs_use use, step_counts n) {
     fleet *f = s->fleet;
     packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->slots, w) : (packs_view){f->parameters, f->moment1, f->moment2};
-    ck_status status = CK_OK;
-    if (n.carries > 0) status = ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
-    if (status == CK_OK && n.updates > 0)
-        status =
-            ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients, f->shapes, s->updates, n.updates);
-    return status;
+    if (n.carries > 0) (void)ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
+    if (n.updates > 0)
+        (void)ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients, f->shapes, s->updates, n.updates);
+    return ck_stream_status(s->stream);
 }
 
 static ck_status step_started(session *s, wave_buffer *w, const void *context) {

@@ -341,11 +341,11 @@ void fleet_destroy(fleet *f) {
 exit_code fleet_aggregate(fleet *f, problems *list) {
     if (f->n_groups == 0) return EXIT_OK;
     ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
-    /* Also after a failure: the other processes are there already. */
+    if (status != CK_OK) (void)ck_wait(f->stream); /* the other processes are there already: the sum must take place */
     ck_status summed = ck_collective_sum(f->collective, f->stream, f->packed, f->n_packed);
     if (summed != CK_OK)
         return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s", ck_collective_error(f->collective));
-    if (status == CK_OK) status = ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
-    if (status == CK_OK) status = ck_wait(f->stream);
-    return kernel_problem(list, f->backend, status, "averaging the shared adapters");
+    (void)ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    ck_status spread = ck_wait(f->stream);
+    return kernel_problem(list, f->backend, status ? status : spread, "averaging the shared adapters");
 }

@@ -60,8 +60,7 @@ size_t slots_traffic(packs_memory packs_at, packs_use use, int64_t floats) {
 
 /* One array of all packs of the wave, in runs of neighbours. */
 static ck_status move(const slots *s, const wave_buffer *w, float *near, float *far, bool home) {
-    ck_status status = CK_OK;
-    for (int i = 0; i < w->n_devices && status == CK_OK;) {
+    for (int i = 0; i < w->n_devices;) {
         int64_t at_home = s->fleet->devices[w->device_index[i]].pack, in_slot = w->devices[i].gradients, floats = 0;
         for (; i < w->n_devices; i++) {
             const device *d = &s->fleet->devices[w->device_index[i]];
@@ -70,9 +69,9 @@ static ck_status move(const slots *s, const wave_buffer *w, float *near, float *
         }
         float *to = home ? far + at_home : near + in_slot;
         const float *from = home ? near + in_slot : far + at_home;
-        status = ck_copy(s->copies, to, from, (size_t)floats * sizeof(float));
+        (void)ck_copy(s->copies, to, from, (size_t)floats * sizeof(float));
     }
-    return status;
+    return ck_stream_status(s->copies);
 }
 
 static ck_status move_parameters(const slots *s, const wave_buffer *w, bool home) {
@@ -82,8 +81,8 @@ static ck_status move_parameters(const slots *s, const wave_buffer *w, bool home
 
 static ck_status move_moments(const slots *s, const wave_buffer *w, bool home) {
     const packs_view *near = &s->slot[w->slot].packs;
-    ck_status status = move(s, w, near->moment1, s->fleet->moment1, home);
-    return status == CK_OK ? move(s, w, near->moment2, s->fleet->moment2, home) : status;
+    (void)move(s, w, near->moment1, s->fleet->moment1, home);
+    return move(s, w, near->moment2, s->fleet->moment2, home);
 }
 
 /* What the second stream is given from now on comes after all that the first was given so far. */
@@ -99,10 +98,10 @@ ck_status slots_begin(slots *s, ck_stream *stream) {
 ck_status slots_fetch(slots *s, const wave_buffer *w, packs_use use) {
     const slot *to = &s->slot[w->slot];
     if (!s->copies || w->n_devices == 0) return CK_OK;
-    ck_status status = move_parameters(s, w, false);
-    if (status == CK_OK) status = ck_event_record(s->copies, to->parameters);
-    if (status == CK_OK && use == PACKS_UPDATED) status = move_moments(s, w, false);
-    return status == CK_OK ? ck_event_record(s->copies, to->moments) : status;
+    (void)move_parameters(s, w, false);
+    (void)ck_event_record(s->copies, to->parameters);
+    if (use == PACKS_UPDATED) (void)move_moments(s, w, false);
+    return ck_event_record(s->copies, to->moments);
 }
 
 ck_status slots_await_parameters(slots *s, const wave_buffer *w, ck_stream *stream) {
@@ -121,8 +120,9 @@ packs_view slots_packs(const slots *s, const wave_buffer *w) {
 ck_status slots_leave(slots *s, const wave_buffer *w, packs_use use, ck_stream *stream) {
     if (!s->copies) return CK_OK;
     ck_status status = follow(stream, s->slot[w->slot].left, s->copies);
-    if (status == CK_OK && use == PACKS_UPDATED) status = move_parameters(s, w, true);
-    return status == CK_OK && use == PACKS_UPDATED ? move_moments(s, w, true) : status;
+    if (status != CK_OK || use != PACKS_UPDATED) return status;
+    (void)move_parameters(s, w, true);
+    return move_moments(s, w, true);
 }
 
 ck_status slots_end(slots *s, ck_stream *stream) {
