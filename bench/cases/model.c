@@ -1,4 +1,4 @@
-/* model.c - a whole expert step of the whole model: forward and backward of all layers (sim/train/model.h), AdamW.
+/* model.c - a whole expert step of the whole model: forward and backward of all layers (sim/model/model.h), AdamW.
  *
  * The floor is the sum of the floors of its operations, as the single cases count them; a linear that adds to what is there reads that
  * too. MFU counts model FLOPs as a run does (model_flops_per_token).
@@ -13,7 +13,7 @@
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
 #include "measure/draw.h"
-#include "train/model.h"
+#include "model/model.h"
 
 /* Multiply-adds of the oracle. */
 static const double MODEL_BUDGET = 8e9;

@@ -115,8 +115,9 @@ static ck_status wrong_logit(const world *w, world_copy *c) {
     return run_and_spoil(w, c, ZH, 1, 0.01f);
 }
 
+/* Of an expert that the first token chose: it did not choose expert 0. */
 static ck_status wrong_gate(const world *w, world_copy *c) {
-    return run_and_spoil(w, c, GATES, 0, 0.25f);
+    return run_and_spoil(w, c, GATES, 1, 0.25f);
 }
 
 static ck_status wrong_product(const world *w, world_copy *c) {
