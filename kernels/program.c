@@ -87,8 +87,10 @@ ck_tensor *ck_activation(ck_program *program, int32_t columns, const char *name)
 }
 
 void ck_keep(ck_program *program, ck_tensor *tensor) {
-    if (program->finished) refuse(program, "activation %s can only be kept before the program is finished", tensor->name);
-    tensor->keep = true;
+    if (program->finished)
+        refuse(program, "activation %s can only be kept before the program is finished", tensor->name);
+    else
+        tensor->keep = true;
 }
 
 /* ---- Recording ---- */
@@ -117,18 +119,27 @@ static ck_op *append(ck_program *program, ck_op_kind kind) {
 
 typedef enum { EXACT, WIDE } use_kind; /* f32 whatever the program; bf16 in a bf16 program */
 
+/* The program's own handle of one of its activations; NULL if it belongs to another program. */
+static ck_tensor *own(const ck_program *program, const ck_tensor *tensor) {
+    ck_tensor *t = program->tensors;
+    while (t && t != tensor) t = t->next;
+    return t;
+}
+
 /* Notes a use of the activation and checks its width. */
 static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, use_kind kind, int64_t columns) {
     if (!tensor) {
         refuse(program, "%s: %s is missing", op, field);
         return;
     }
-    if (tensor != &nowhere && tensor->program != program)
+    if (tensor == &nowhere) return;
+    ck_tensor *used = own(program, tensor);
+    if (!used) {
         refuse(program, "%s: %s (%s) belongs to another program", op, field, tensor->name);
+        return;
+    }
     if (tensor->columns < columns)
         refuse(program, "%s: %s (%s) has %d columns, needs %lld", op, field, tensor->name, tensor->columns, (long long)columns);
-    if (tensor == &nowhere) return;
-    ck_tensor *used = (ck_tensor *)tensor;
     *(kind == WIDE ? &used->wide : &used->exact) = true;
     if (used->wide && used->exact)
         refuse(program, "%s: %s (%s) is %s here and was %s before", op, field, tensor->name, kind == WIDE ? "an activation" : "exact",

@@ -14,8 +14,7 @@ typedef enum {
     RNG_ROUTER_WINDOWS,   /* step = router step */
     RNG_PRETRAIN_WINDOWS, /* step = pre-training step */
     RNG_TEST_WINDOWS,     /* step = 0 */
-    RNG_VALID_WINDOWS,    /* step = 0 */
-    RNG_CORPUS,           /* synthetic text; step = topic or split */
+    RNG_CORPUS = 9,       /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
     RNG_PARTITION         /* which part of a source a device holds */
 } rng_purpose;
 
