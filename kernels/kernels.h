@@ -304,7 +304,7 @@ typedef struct {
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 
-/* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (README, The mathematics).
+/* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md).
  * zh [tokens, E + H]: raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
  * not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not chosen may be left 0. */
 typedef struct {
@@ -315,7 +315,7 @@ typedef struct {
     float *gate_sum;    /* sum over the sequence's tokens of w_e */
     float *top1_count;  /* tokens whose largest gate is e (the chosen expert with the largest logit) */
     float *top_k_count; /* tokens that chose e: f_e of the load balance before normalisation */
-    float *p_sum;       /* sum over tokens of P_e (README, The mathematics, load balance) */
+    float *p_sum;       /* sum over tokens of P_e (sim/methods/README.md) */
     int32_t n_layers;
     /* Optional per-token record [max_tokens, n_layers, CK_MAX_EXPERTS] of the gates. */
     float *gate_record;

@@ -1,4 +1,4 @@
-/* expert_activation.c - the experts' activation and gate mix around one base product (README, The mathematics).
+/* expert_activation.c - the experts' activation and gate mix around one base product (sim/methods/README.md).
  *
  *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
  *     backward:  du_e = w_e (dm + q_e A2_e) act'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e, dm>,

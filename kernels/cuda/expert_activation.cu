@@ -1,4 +1,4 @@
-/* expert_activation.cu - the experts' activation and gate mix around one base product (README, The mathematics).
+/* expert_activation.cu - the experts' activation and gate mix around one base product (sim/methods/README.md).
  *
  *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
  *   linear mix:  u = U + sum_e w_e s_e h_e B1_e, m = act(u), g_e = m A2_e^T

@@ -1,4 +1,4 @@
-/* expert_expand.cu - the experts' second factors, all ranks in one product (README, The mathematics).
+/* expert_expand.cu - the experts' second factors, all ranks in one product (sim/methods/README.md).
  *
  *   y += a B2, a = [s_e w_e g_e]_e           or y = residual + c b_pr + a B2, where the base product is added afterwards
  *   backward:  q_e = s_e dy B2_e^T,  dw_e = <g_e, q_e> + <b_pr, dy> (the bias where the mix is MLP),  dB2_e = (s_e w_e g_e)^T dy

@@ -117,7 +117,7 @@ static const setting_row ROWS[] = {
      BOTH(as_released),
      .initial = "false",
      .choices = "false|true",
-     .help = "true: differ from the paper as the released CoMiGS code does (README, As released)"},
+     .help = "true: differ from the paper as the released CoMiGS code does (sim/methods/README.md)"},
 
     {.path = "base.checkpoint",
      .type = VALUE_TEXT,

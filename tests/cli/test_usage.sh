@@ -21,7 +21,6 @@ test_exit_codes_are_documented() {
     expect_status 0 "$COHORT_SOURCE_DIR/cohort" help
     while read -r code text; do
         expect_text out "  $code  $text"
-        expect_text "$COHORT_SOURCE_DIR/README.md" "| $code | $text |"
         lines=$((lines + 1))
     done < <(tail -n +2 codes)
     ((lines == 5)) || fail "expected five exit codes: $(<codes)"

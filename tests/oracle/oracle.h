@@ -1,5 +1,5 @@
 /* oracle.h - the reference: every op of kernels.h and the whole model, in float64 and plain loops, written from the formulas of
- * DESIGN 2.2 and never from a backend. It is nobody's backend: it is slow on purpose, and checked by itself in
+ * sim/methods/README.md and never from a backend. It is nobody's backend: it is slow on purpose, and checked by itself in
  * tests/conformance/test_oracle.c (hand-computed tables, finite differences, the naive form of the expert layer, properties).
  *
  * Conventions

@@ -1,4 +1,4 @@
-/* The expert layer in its factorised form: one product per base matrix whatever the number of experts (DESIGN 2.2).
+/* The expert layer in its factorised form: one product per base matrix whatever the number of experts (sim/methods/README.md).
  *
  * mix mlp      u_e = U + s B1_e h_e,  a_e = act(u_e),  m = sum w_e a_e,  g_e = A2_e a_e,  y = W m + b sum w_e + s sum w_e B2_e g_e
  *   q_e = s B2_e^T dy      dw_e = <a_e, dm> + <g_e, q_e> + <b, dy>      da_e = w_e (dm + A2_e^T q_e)      du_e = da_e act'(u_e)

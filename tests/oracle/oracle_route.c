@@ -1,4 +1,4 @@
-/* The router, its gates and the load balance (DESIGN 2.2).
+/* The router, its gates and the load balance (sim/methods/README.md).
  *
  *   z = R x, h = A1 x          S = TopK(z), ties: the lower index wins
  *   gates: w = softmax(z_S);  K = 1 < E: w_i = softmax over all E, not renormalised;  E = 1: w = 1;  mean: 1/E over all E

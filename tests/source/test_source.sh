@@ -16,11 +16,58 @@ test_formatted_as_clang_format_says() {
     [[ -z $wrong ]] || fail "clang-format -i would change:" "$wrong"
 }
 
+# The README's lines between "<!-- TEXT -->" and the next "<!-- end -->".
+between_markers() { sed -n "/^<!-- ${1//\//\\/} -->\$/,/^<!-- end -->\$/p" "$root/README.md" | sed '1d;$d'; }
+
 test_readme_says_what_ran_on_a_gpu() {
     require python3 python3
-    sed -n '/^<!-- made by results\/gpu_status.py -->$/,/^<!-- end -->$/p' "$root/README.md" | sed '1d;$d' >said
+    between_markers 'made by results/gpu_status.py' >said
     python3 "$root/results/gpu_status.py" >found
     expect_same said found "the README's table of GPUs and results/gpu"
+}
+
+test_readme_has_the_commands_that_help_prints() {
+    between_markers 'printed by ./cohort help' | sed '1d;$d' >said
+    "$root/cohort" help >found
+    expect_same said found "the README's commands and ./cohort help"
+}
+
+# Prints paths that READMEs name in backquotes or link to, and that are not there. A path begins at the README's folder, at the
+# repository's, or at kernels/ or sim/.
+# shellcheck disable=SC2016
+missing_in_readmes() { # reads the list of READMEs
+    local readme name place
+    while IFS= read -r readme; do
+        place=$(dirname "$readme")
+        while IFS= read -r name; do
+            compgen -G "$place/$name" >/dev/null || compgen -G "$root/$name" >/dev/null || compgen -G "$root/kernels/$name" >/dev/null ||
+                compgen -G "$root/sim/$name" >/dev/null || printf '%s: %s\n' "${readme#"$root"/}" "$name"
+        done < <(grep -oE '`[a-z][a-z_0-9*]*(/[a-z_0-9*]+)+\.(h|c|cu|cuh|hpp|sh|py|yaml|md)`|\]\([^):#]+\)' "$readme" | tr -d '`()]' | sort -u)
+    done
+}
+
+# shellcheck disable=SC2016
+test_readmes_name_what_is_there() {
+    local wrong
+    wrong=$(find "$root"/{README.md,kernels,sim,bench,configs,results,tests} -name README.md | missing_in_readmes)
+    [[ -z $wrong ]] || fail "what is not there: $wrong"
+    # That the check can fail.
+    printf 'See `sim/nowhere.c` and [this](nothing/here).\n' >README.md
+    [[ $(missing_in_readmes <<<"$PWD/README.md" | wc -l) == 2 ]] || fail 'it finds nothing'
+}
+
+# Behind the path of a file and a colon, tests/README.md names tests of that file.
+# shellcheck disable=SC2016
+test_promises_name_tests_that_are_there() {
+    local path names name wrong='' found=0
+    while read -r path names; do
+        for name in $names; do
+            found=$((found + 1))
+            grep -qE "(^$name\(\)|, $name\))" "$root/tests/$path" || wrong+=" $path:$name"
+        done
+    done < <(sed -n '/^- Tests:/,/^$/p' "$root/tests/README.md" | tr '\n' ' ' | grep -oE '`[a-z_/]+\.(c|sh)`: (`[a-z_0-9]+`,? *)+' | tr -d '`:,')
+    [[ -z $wrong ]] || fail "tests/README.md names tests that are not there:$wrong"
+    ((found > 5)) || fail "only $found names of tests were found in tests/README.md"
 }
 
 test_headers_compile_alone() {
