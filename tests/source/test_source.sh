@@ -65,7 +65,7 @@ test_promises_name_tests_that_are_there() {
             found=$((found + 1))
             grep -qE "(^$name\(\)|, $name\))" "$root/tests/$path" || wrong+=" $path:$name"
         done
-    done < <(sed -n '/^- Tests:/,/^$/p' "$root/tests/README.md" | tr '\n' ' ' | grep -oE '`[a-z_/]+\.(c|sh)`: (`[a-z_0-9]+`,? *)+' | tr -d '`:,')
+    done < <(sed -n '/^- Tests:/,/^$/p' "$root/tests/README.md" | tr -s '\n ' ' ' | grep -oE '`[a-z_/]+\.(c|sh)`: (`[a-z_0-9]+`,? *)+' | tr -d '`:,')
     [[ -z $wrong ]] || fail "tests/README.md names tests that are not there:$wrong"
     ((found > 5)) || fail "only $found names of tests were found in tests/README.md"
 }
