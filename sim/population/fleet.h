@@ -56,7 +56,7 @@ typedef struct {
 } process_place;
 
 /* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h); waves then get them through slots
- * (train/slots.h). */
+ * (store/slots.h). */
 typedef enum { PACKS_NEAR, MOMENTS_FAR, PACKS_FAR } packs_memory;
 
 typedef struct {

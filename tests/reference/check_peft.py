@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Asks PEFT itself whether an exported adapter means what Cohort computed. tests/cli/test_export.sh runs it.
 
-    check_peft.py logits BASE FOLDER              FOLDER/{adapter/, tokens.i32, logits.f32}, written by tests/unit/test_peft.c
+    check_peft.py logits BASE FOLDER              FOLDER/{adapter/, tokens.i32, logits.f32}, written by tests/unit/adapters/test_peft.c
     check_peft.py loss BASE ADAPTER SHARD TOKENS EXPECTED
                                                   mean loss (nats per token) of the shard's first window of TOKENS tokens
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes gpt2_tiny/ and gpt2_tiny_logits.json: what Hugging Face's GPT-2 computes, for tests/unit/test_base.c to compare with.
+"""Makes gpt2_tiny/ and gpt2_tiny_logits.json: what Hugging Face's GPT-2 computes, for tests/unit/base/test_base_logits.c to compare with.
 
 Needs torch and transformers (pip install torch transformers; made with 2.15.0 and 5.23.0). The tests do not run it: its output is
 kept beside it, and running it again on the same versions gives the same files.
