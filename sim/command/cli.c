@@ -36,7 +36,7 @@ static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
-    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, time, or all"},
+    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
     {"out", "PATH", ON_EXPORT, 'o', "CSV file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
@@ -84,7 +84,8 @@ static const command_row COMMANDS[] = {
         {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
          "Tables have an observation a line and share the columns population, seed, device and round. Losses are nats per token,\n"
          "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the round. What was not\n"
-         "measured has no line. Works on a run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
+         "measured has no line. metrics has all that belongs to a device or a population, a line a value, fairness too. Works on a\n"
+         "run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
          "the columns that data.windows reads: device,part,step,index,offset.\n\n"
          "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the last checkpoint.\n"
          "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain RESULT/config.yaml --out DIR\n\n"

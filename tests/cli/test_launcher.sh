@@ -50,7 +50,7 @@ test_time_that_the_launcher_adds() {
 
 # A checkout with the launcher, on a CPU that the file cpuinfo describes, and tools that note how they are called in calls.
 pretend_checkout() {
-    mkdir -p checkout/{cmake,kernels,sim} bin
+    mkdir -p checkout/{cmake,kernels,sim/command} bin
     sed "s|/proc/cpuinfo|$PWD/cpuinfo|" "$launcher" >checkout/cohort
     chmod +x checkout/cohort
     cp "$COHORT_SOURCE_DIR/cmake/gpus.sh" checkout/cmake/
