@@ -1,6 +1,7 @@
 /* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
 #include "steps.h"
 #include "config/config.h"
+#include "model/obtain_base.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -10,7 +11,6 @@
 #include <time.h>
 
 #include "engine/session.h"
-#include "run/run.h"
 #include "support/kernel_problem.h"
 
 static double seconds_now(void) {

@@ -49,7 +49,8 @@ typedef struct {
 /* The registry, in order of preference; *count entries, valid for the life of the process. */
 const ck_backend_info *ck_backends(int *count);
 
-/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, 0 = one per core of the affinity mask. */
+/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most CK_MAX_THREADS; 0 = one per core of the
+ * affinity mask. */
 ck_status ck_open(const char *name, int threads, ck_backend **out);
 void ck_close(ck_backend *backend); /* NULL is fine */
 const char *ck_name(const ck_backend *backend);

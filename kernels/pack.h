@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_ALIGN_FLOATS = 16 };
+enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_MAX_THREADS = 1024, CK_ALIGN_FLOATS = 16 };
 
 typedef enum {
     CK_GATES_TOP_K, /* router: top-k of R x, softmax over the kept logits (K = 1 < E: probability over all E) */

@@ -15,6 +15,7 @@
 #include "instructions.h"
 #include "kernels.h"
 #include "methods/method.h"
+#include "model/obtain_base.h"
 #include "result/export.h"
 #include "result/peft_result.h"
 #include "result/trace.h"

@@ -14,6 +14,11 @@ char *settings_read(const char *path, size_t *bytes, problems *list);
 exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
                          problems *list);
 void settings_destroy(settings *s);
+/* Puts where a key of the top level is written before all messages from index `first` on: "FILE:LINE: KEY: ", "--set KEY: ", or
+ * "FILE: KEY: " where it has its default. */
+void settings_prefix(const settings *s, const char *key, int first, problems *list);
+/* The same of a key whose line is known otherwise; 0: --set, negative: its default. */
+void settings_prefix_line(const settings *s, const char *key, int line, int first, problems *list);
 
 /* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
  */

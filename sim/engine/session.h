@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "collective/collective.h"
 #include "data/data.h"
+#include "engine/outline.h"
 #include "engine/plan.h"
 #include "engine/sampling.h"
 #include "kernels.h"
@@ -66,7 +67,7 @@ typedef struct {
     wave_buffer *filling, *running;                                 /* they take turns: pipeline.h */
     slots slots;
     host_statistics host;
-    float *pack;                      /* host, of process 0 of several: the pack of another process's device on its way, [largest pack] */
+    float *pack;                      /* host, [pack_walk_floats()]: packs on their way into a checkpoint or from it */
     int sequence, max_experts, round; /* round: the current one, from 1 */
     const char *result;               /* its folder, borrowed; NULL: none */
     int saved_round;                  /* of the last checkpoint there; 0: none yet */
@@ -91,11 +92,14 @@ typedef struct {
 /* How much a round has to be measured; windows: recorded ones. */
 metric_shape session_metric_shape(const settings *s, const base_shape *base, const fleet *f, int windows);
 
-/* Takes the base over: its host copy is freed once it is on the backend. Alone: */
+/* As one of several processes, which all call it. Takes the outline's fleet and the base over, whose host copy is freed once it is on the
+ * backend. */
+exit_code session_create_among(ck_collective *collective, const settings *s, ck_backend *backend, run_outline *outline, base_model *base,
+                               session **out, problems *list);
+/* Alone, with an outline of its own. */
 exit_code session_create(const settings *s, ck_backend *backend, base_model *base, session **out, problems *list);
-/* One of several processes, which all call it. */
-exit_code session_create_among(ck_collective *collective, const settings *s, ck_backend *backend, base_model *base, session **out,
-                               problems *list);
+/* Frees all that takes memory; the settings and the sums over expert steps stay readable. */
+void session_release(session *s);
 void session_destroy(session *s); /* NULL is fine */
 
 /* step.c. A round begins: no loss and no window yet. */

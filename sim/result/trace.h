@@ -77,7 +77,7 @@ exit_code trace_close(trace *t, problems *list);
 /* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test, test_after [n_devices]. */
 exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list);
 
-/* Arrays of packs that no process has in whole come and go in pieces, in the order of the arrays and of their values. */
+/* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the arrays and of their values. */
 typedef enum { PACKS_PARAMETERS, PACKS_MOMENT1, PACKS_MOMENT2, PACKS_CARRIED, PACKS_ARRAYS } packs_array;
 typedef struct {
     void *context;

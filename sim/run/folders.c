@@ -1,5 +1,4 @@
 #include "run/folders.h"
-#include "config/config.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,6 +10,7 @@
 
 #include "base/tensors.h"
 #include "config/compare.h"
+#include "config/config.h"
 #include "result/trace.h"
 #include "support/durable.h"
 #include "support/output_folder.h"
@@ -29,19 +29,6 @@ static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *na
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
     join(out, folder->path, name); /* result_choose() left room for the longest name */
-}
-
-bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]) {
-    const char *own = getenv("COHORT_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char root[FOLDER_PATH_BYTES];
-    int n = 0;
-    if (own && *own)
-        n = snprintf(root, sizeof root, "%s", own);
-    else if (xdg && *xdg)
-        n = snprintf(root, sizeof root, "%s/cohort", xdg);
-    else if (home && *home)
-        n = snprintf(root, sizeof root, "%s/.cache/cohort", home);
-    return n > 0 && n < (int)sizeof root && join(out, root, name);
 }
 
 /* ---- The result's folder ---- */

@@ -1,4 +1,4 @@
-/* folders.h - the files of a result, and the cache of pre-trained bases. */
+/* folders.h - the files of a result. */
 #ifndef COHORT_FOLDERS_H
 #define COHORT_FOLDERS_H
 
@@ -8,10 +8,9 @@
 #include "base/base.h"
 #include "run/run.h"
 #include "settings/settings.h"
+#include "support/cache.h"
 #include "support/lock.h"
 #include "support/problems.h"
-
-enum { FOLDER_PATH_BYTES = 4096 };
 
 typedef struct {
     char path[FOLDER_PATH_BYTES];
@@ -32,8 +31,5 @@ exit_code result_keep_base(const settings *s, const base_shape *shape, const res
 void result_end(result_folder *folder);
 /* FOLDER/NAME. */
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);
-
-/* Where pre-trained bases are kept ($COHORT_CACHE, else $XDG_CACHE_HOME/cohort, else ~/.cache/cohort); false: nowhere. */
-bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]);
 
 #endif

@@ -1,4 +1,5 @@
 #include "run/report.h"
+#include "support/progress.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -8,20 +9,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-void report_note(bool quiet, const char *format, ...) {
-    if (quiet) return;
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("cohort: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-}
-
 void report_overlaps(bool quiet, const fleet *f) {
     char text[512];
     for (int i = 0; i < f->n_populations && !quiet; i++)
-        if (fleet_describe_overlap(f, &f->populations[i], sizeof text, text)) report_note(quiet, "%s", text);
+        if (fleet_describe_overlap(f, &f->populations[i], sizeof text, text)) progress_note(quiet, "%s", text);
 }
 
 static void number(char out[32], double value, const char *format) {

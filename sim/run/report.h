@@ -8,8 +8,6 @@
 #include "result/trace.h"
 #include "run/folders.h"
 
-/* One line on stderr. */
-void report_note(bool quiet, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A note per population whose devices share training text for want of it. */
 void report_overlaps(bool quiet, const fleet *f);
 /* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole run. */

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "run/checkpoints.h"
+#include "engine/checkpoints.h"
 #include "support/processes.h"
 #include "support/progress.h"
 #include "support/shell_words.h"

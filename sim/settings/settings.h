@@ -17,12 +17,10 @@ typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_we
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
-    char *checkpoint;    /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
-    int checkpoint_line; /* where the configuration says which; 0: --set */
+    char *checkpoint; /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
-        int text_line;  /* where the configuration says which; 0: --set */
         int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */
         int batch;      /* sequences a step */
         int sequence;   /* 0: data.sequence */
@@ -85,7 +83,8 @@ typedef struct {
 } population_settings;
 
 typedef struct {
-    char *file; /* the configuration's path, for messages */
+    char *file;     /* the configuration's path, for messages */
+    int *key_lines; /* of the top level's keys in the order of the table, for settings_prefix(); NULL: unknown */
     uint64_t seed;
     char *backend;           /* auto, cpu, cuda */
     int precision;           /* ck_precision of activations and frozen weights in training and evaluation */

@@ -120,3 +120,13 @@ void progress_finish(progress *p) {
     if (p->terminal && p->updated) fputc('\n', stderr);
     free(p);
 }
+
+void progress_note(bool quiet, const char *format, ...) {
+    if (quiet) return;
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("cohort: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+}

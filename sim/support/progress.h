@@ -16,4 +16,7 @@ void progress_update(progress *p, int64_t done, const char *format, ...) __attri
 /* Ends the line and frees; leaves the last state readable. */
 void progress_finish(progress *p);
 
+/* One line on stderr. */
+void progress_note(bool quiet, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "run/checkpoints.h"
+#include "engine/checkpoints.h"
 #include "run/rounds.h"
 #include "run/summarise.h"
 #include "unit/small_run.h"
