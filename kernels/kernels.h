@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_ALIGN_FLOATS = 16 };
+enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_MAX_THREADS = 1024, CK_ALIGN_FLOATS = 16 };
 
 typedef enum {
     CK_OK = 0,
@@ -57,7 +57,8 @@ typedef struct {
 /* The registry, in order of preference; *count entries, valid for the life of the process. */
 const ck_backend_info *ck_backends(int *count);
 
-/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, 0 = one per core of the affinity mask. */
+/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most CK_MAX_THREADS; 0 = one per core of the
+ * affinity mask. */
 ck_status ck_open(const char *name, int threads, ck_backend **out);
 void ck_close(ck_backend *backend); /* NULL is fine */
 const char *ck_name(const ck_backend *backend);

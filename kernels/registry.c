@@ -39,8 +39,8 @@ const ck_backend_info *ck_backends(int *count) {
 
 ck_status ck_open(const char *name, int threads, ck_backend **out) {
     *out = NULL;
-    if (threads < 0 || threads > 1024)
-        return ck_fail(NULL, CK_BAD_ARGUMENT, "threads must be between 0 (one per core) and 1024, not %d", threads);
+    if (threads < 0 || threads > CK_MAX_THREADS)
+        return ck_fail(NULL, CK_BAD_ARGUMENT, "threads must be between 0 (one per core) and %d, not %d", CK_MAX_THREADS, threads);
     for (int i = 0; i < N_DRIVERS; i++) {
         const char *reason = drivers[i]->unavailable();
         bool automatic = strcmp(name, "auto") == 0;

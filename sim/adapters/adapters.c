@@ -70,16 +70,6 @@ static exit_code open_checked(const char *path, const ck_shape *shape, safetenso
     return code;
 }
 
-exit_code adapters_check(const char *path, const ck_shape *shape, problems *list) {
-    safetensors *file;
-    tensor_list tensors;
-    exit_code code = open_checked(path, shape, &file, &tensors, list);
-    if (code) return code;
-    safetensors_close(file);
-    free(tensors.tensors);
-    return EXIT_OK;
-}
-
 exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, problems *list) {
     safetensors *file;
     tensor_list tensors;

@@ -21,8 +21,6 @@ char *adapters_path(const char *folder, int population, int device);
 /* Fills a pack of shape->total floats (host); what lies between tensors becomes 0. Missing and unexpected tensors, wrong shapes and
  * values that are not finite are all reported. F32, F16 and BF16 are read. */
 exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, problems *list);
-/* The same about everything but the values: whether adapters_read() would find the file, and in it what it needs. */
-exit_code adapters_check(const char *path, const ck_shape *shape, problems *list);
 /* Writes F32, atomically. */
 exit_code adapters_write(const char *path, const ck_shape *shape, const float *pack, problems *list);
 

@@ -135,12 +135,9 @@ static exit_code open_text(trainer *t, problems *list) {
     data_settings text = t->settings->data;
     text.corpus = t->settings->base.pretrain.text;
     text.sequence = t->sequence;
-    int before = problems_count(list), line = t->settings->base.pretrain.text_line;
+    int before = problems_count(list);
     exit_code code = corpus_open(&text, t->settings->base.vocabulary, &t->text, list);
-    if (line > 0)
-        problems_prefix(list, before, "%s:%d: base.pretrain.text: ", t->settings->file, line);
-    else
-        problems_prefix(list, before, "--set base.pretrain.text: ");
+    settings_prefix(t->settings, "base.pretrain.text", before, list);
     return code;
 }
 
@@ -252,9 +249,12 @@ static exit_code train(trainer *t, bool quiet, problems *list) {
 }
 
 static exit_code check_text(const trainer *t, problems *list) {
+    int before = problems_count(list);
     if (all_positions(t, DATA_TRAIN) > 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "base.pretrain.text: '%s' has no training shard of more than %d tokens (base.pretrain.sequence)",
-                   t->settings->base.pretrain.text, t->sequence);
+    exit_code code = problem(list, EXIT_INPUT, "'%s' has no training shard of more than %d tokens (base.pretrain.sequence)",
+                             t->settings->base.pretrain.text, t->sequence);
+    settings_prefix(t->settings, "base.pretrain.text", before, list);
+    return code;
 }
 
 exit_code pretrain_check_text(const settings *s, problems *list) {

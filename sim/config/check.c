@@ -121,6 +121,46 @@ static void check_vocabulary(const settings *s, const level *of) {
     report(of, "data.synthetic.vocabulary", message);
 }
 
+/* ---- What is counted in 32 bits ---- */
+
+static void check_window_tokens(const level *of, const char *path, int64_t windows, int sequence, const char *what) {
+    char message[256];
+    if (windows <= INT32_MAX / sequence) return;
+    snprintf(message, sizeof message, "%s has %lld windows of %d tokens; it must have at most %d tokens", what, (long long)windows,
+             sequence, INT32_MAX);
+    report(of, path, message);
+}
+
+static void check_step_count(const level *of, const char *path, int64_t steps, const char *what) {
+    char message[256];
+    if (steps <= INT32_MAX) return;
+    snprintf(message, sizeof message, "%s takes %lld steps; it must take at most %d", what, (long long)steps, INT32_MAX);
+    report(of, path, message);
+}
+
+static void check_steps_of_population(const settings *s, const level *of) {
+    const population_settings *p = of->defaults;
+    const train_settings *t = &p->train;
+    const method *how = p->method ? method_find(p->method) : NULL;
+    int64_t together = how && how->pooled && p->devices > 0 ? p->devices : 1, steps = (int64_t)s->rounds * s->local_steps;
+    check_window_tokens(of, "train.batch", t->batch * together, p->data.sequence, "an expert step");
+    if (t->router.batch != t->batch)
+        check_window_tokens(of, "train.router.batch", t->router.batch * together, p->data.sequence, "a router step");
+    if (steps <= INT32_MAX) check_step_count(of, "train.router.steps", steps / t->router.every * t->router.steps, "a router");
+}
+
+static void check_steps_of_run(const settings *s, const level *top) {
+    const base_settings *b = &s->base;
+    int64_t a_step = (int64_t)b->pretrain.batch * b->pretrain.sequence;
+    check_step_count(top, level_has(top, "train.rounds") ? "train.rounds" : "train.local_steps", (int64_t)s->rounds * s->local_steps,
+                     "a device");
+    if (s->base.checkpoint) return;
+    check_window_tokens(top, "base.pretrain.batch", b->pretrain.batch, b->pretrain.sequence, "a step of pre-training");
+    check_step_count(top, "base.pretrain.tokens", b->pretrain.tokens / a_step, "pre-training");
+}
+
+/* ---- All of a population ---- */
+
 static void check_alias(const level *of) {
     if (level_has(of, "rank") && level_has(of, "experts.rank"))
         report(of, "rank", "is short for experts.rank, and both are written; keep one");
@@ -131,6 +171,7 @@ void check_population(const settings *s, const level *of) {
     check_method(of);
     check_specialists(of);
     check_alias(of);
+    check_steps_of_population(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -216,6 +257,7 @@ static void check_devices(const settings *s, const level *top) {
 
 void check_run(const settings *s, const level *top) {
     check_data(top);
+    check_steps_of_run(s, top);
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {

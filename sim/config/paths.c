@@ -45,25 +45,20 @@ char *setting_path(const setting_row *row, const void *base) {
 
 /* ---- What is missing ---- */
 
-/* The line that says which path; 0: --set, -1: it is not known. */
-static int line_of(const settings *s, const setting_row *row, const void *base) {
-    if (strcmp(row->path, "data.corpus") == 0) return ((const population_settings *)base)->data.corpus_line;
-    if (strcmp(row->path, "base.checkpoint") == 0) return s->base.checkpoint_line;
-    if (strcmp(row->path, "base.pretrain.text") == 0) return s->base.pretrain.text_line;
-    return -1;
-}
-
 static exit_code check_path(const settings *s, const setting_row *row, const void *base, problems *list) {
-    char line[16] = "";
+    int before = problems_count(list);
     char *path = setting_path(row, base);
     bool unused = strcmp(row->path, "base.pretrain.text") == 0 && s->base.pretrain.tokens == 0;
     bool there = path || unused || !setting_is_path(row, base);
     free(path);
     if (there) return EXIT_OK;
-    if (line_of(s, row, base) > 0) snprintf(line, sizeof line, ":%d", line_of(s, row, base));
-    return problem(list, EXIT_INPUT, "%s%s: %s: there is no %s %s; put it back, or say where it is now: --set %s=PATH",
-                   line_of(s, row, base) == 0 ? "--set" : s->file, line, row->path, row->names_a_corpus ? "folder" : "file or folder",
-                   *(char *const *)((const char *)base + row->offset), row->path);
+    problem(list, EXIT_INPUT, "there is no %s %s; put it back, or say where it is now: --set %s=PATH",
+            row->names_a_corpus ? "folder" : "file or folder", *(char *const *)((const char *)base + row->offset), row->path);
+    if (strcmp(row->path, "data.corpus") == 0)
+        settings_prefix_line(s, row->path, ((const population_settings *)base)->data.corpus_line, before, list);
+    else
+        settings_prefix(s, row->path, before, list);
+    return EXIT_INPUT;
 }
 
 /* A path that several populations share is missed once. */

@@ -21,7 +21,7 @@ static int larger(int a, int b) {
 
 /* A base that is loaded brings its own shape. */
 static void forget_shape(base_settings *b) {
-    base_settings loaded = {.checkpoint = b->checkpoint, .checkpoint_line = b->checkpoint_line};
+    base_settings loaded = {.checkpoint = b->checkpoint};
     free(b->pretrain.text);
     *b = loaded;
 }
@@ -31,12 +31,34 @@ static void resolve_base(settings *s, const level *top) {
     base_settings *b = &s->base;
     const data_settings *d = &top->defaults->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0 || (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
-    b->checkpoint_line = level_place(top, "base.checkpoint").line;
-    b->pretrain.text_line = level_place(top, "base.pretrain.text").line;
     if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
     if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;
     if (b->context == 0) b->context = larger(d->sequence, b->pretrain.sequence);
     if (b->vocabulary == 0) b->vocabulary = synthetic ? d->synthetic.vocabulary : 256;
+}
+
+enum { NOT_WRITTEN = -1 };
+
+static void keep_lines(settings *s, const level *top) {
+    int count = 0;
+    (void)table_rows(&count);
+    s->key_lines = config_memory(malloc((size_t)count * sizeof *s->key_lines));
+    for (int i = 0; i < count; i++) s->key_lines[i] = top->given[i].source ? top->given[i].line : NOT_WRITTEN;
+}
+
+void settings_prefix_line(const settings *s, const char *key, int line, int first, problems *list) {
+    if (line > 0)
+        problems_prefix(list, first, "%s:%d: %s: ", s->file, line, key);
+    else if (line == 0)
+        problems_prefix(list, first, "--set %s: ", key);
+    else
+        problems_prefix(list, first, "%s: %s: ", s->file, key);
+}
+
+void settings_prefix(const settings *s, const char *key, int first, problems *list) {
+    int count = 0;
+    const setting_row *row = table_find(key, false);
+    settings_prefix_line(s, key, row && s->key_lines ? s->key_lines[row - table_rows(&count)] : NOT_WRITTEN, first, list);
 }
 
 static void read_tree(settings *s, const node *tree, const char *path, problems *list) {
@@ -45,6 +67,7 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     level top = {.run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
     set_defaults(s, &defaults);
     walk_level(&top, tree, not_rows);
+    keep_lines(s, &top);
     resolve_base(s, &top);
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
@@ -94,6 +117,7 @@ void settings_destroy(settings *s) {
     free(s->populations);
     free(s->data.corpus);
     free(s->data.windows);
+    free(s->key_lines);
     free(s->file);
     free(s);
 }

@@ -19,12 +19,10 @@ typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_we
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
-    char *checkpoint;    /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
-    int checkpoint_line; /* where the configuration says which; 0: --set */
+    char *checkpoint; /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
-        int text_line;  /* where the configuration says which; 0: --set */
         int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */
         int batch;      /* sequences a step */
         int sequence;   /* 0: data.sequence */
@@ -87,7 +85,8 @@ typedef struct {
 } population_settings;
 
 typedef struct {
-    char *file; /* the configuration's path, for messages */
+    char *file;     /* the configuration's path, for messages */
+    int *key_lines; /* of the top level's keys in the order of the table, for settings_prefix(); NULL: unknown */
     uint64_t seed;
     char *backend;           /* auto, cpu, cuda */
     int precision;           /* ck_precision of activations and frozen weights in training and evaluation */
@@ -119,6 +118,11 @@ char *settings_read(const char *path, size_t *bytes, problems *list);
 exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
                          problems *list);
 void settings_destroy(settings *s);
+/* Puts where a key of the top level is written before all messages from index `first` on: "FILE:LINE: KEY: ", "--set KEY: ", or
+ * "FILE: KEY: " where it has its default. */
+void settings_prefix(const settings *s, const char *key, int first, problems *list);
+/* The same of a key whose line is known otherwise; 0: --set, negative: its default. */
+void settings_prefix_line(const settings *s, const char *key, int line, int first, problems *list);
 
 /* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
  */

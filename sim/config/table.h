@@ -49,6 +49,7 @@ typedef struct {
     const char *otherwise; /* what holds where it is not written, in words */
     double least, most;    /* numbers: inclusive unless said so below */
     bool above_least, below_most;
+    bool single;         /* VALUE_DOUBLE: computed with in single precision, and judged as that */
     const char *unit;    /* "tokens"; NULL: a plain number */
     const char *choices; /* "auto|cpu|cuda" */
     const char *help;    /* one sentence for the reference page */

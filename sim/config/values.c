@@ -156,13 +156,22 @@ static bool read_whole(const setting_row *row, const node *value, int64_t *out, 
     return is_within(row, (double)*out) || refuse(row, value, key, "is out of range", list);
 }
 
+/* A number that is used in single precision is what it is there: one that rounds to 0, or onto a limit, is that. */
+static bool check_number(const setting_row *row, const node *value, double real, const char *key, problems *list) {
+    float used = (float)real;
+    if (!is_within(row, real)) return refuse(row, value, key, "is out of range", list);
+    if (!row->single) return true;
+    if (used == 0.0F && real != 0.0) return refuse(row, value, key, "is 0 in single precision, in which it is used", list);
+    return is_within(row, (double)used) || refuse(row, value, key, "rounds to a limit in single precision, in which it is used", list);
+}
+
 static bool read_number(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
     int64_t whole = 0;
     double real = 0;
     if (value->quoted) return refuse(row, value, key, "is text because of its quotes, not a number", list);
     if (row->type == VALUE_DOUBLE) {
         if (!read_double(value->text, &real)) return refuse(row, value, key, "is not a finite number", list);
-        if (!is_within(row, real)) return refuse(row, value, key, "is out of range", list);
+        if (!check_number(row, value, real, key, list)) return false;
         *(double *)at = real;
         return true;
     }

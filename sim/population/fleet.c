@@ -162,10 +162,7 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
         if (!f->corpora[i] && strcmp(sections[i]->corpus, data->corpus) == 0) return problems_code(list);
     int before = problems_count(list);
     exit_code code = corpus_open(data, f->vocabulary, out, list);
-    if (data->corpus_line > 0)
-        problems_prefix(list, before, "%s:%d: data.corpus: ", f->file, data->corpus_line);
-    else
-        problems_prefix(list, before, "--set data.corpus: ");
+    settings_prefix_line(f->settings, "data.corpus", data->corpus_line, before, list);
     sections[f->n_corpora] = data;
     f->corpora[f->n_corpora++] = *out;
     return code;
@@ -217,10 +214,14 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
 
 static exit_code check_adapters(const fleet *f, problems *list) {
     struct stat info;
+    int before = problems_count(list);
     if (!f->adapters) return EXIT_OK;
-    if (stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)) return packs_check(f, list);
-    return problem(list, EXIT_INPUT, "%s: adapters: there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
-                   f->file, f->adapters);
+    exit_code code =
+        stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)
+            ? packs_check(f, list)
+            : problem(list, EXIT_INPUT, "there is no folder %s; it must hold adapters_<population>_<device>.safetensors", f->adapters);
+    settings_prefix(f->settings, "adapters", before, list);
+    return code;
 }
 
 /* All that is refused is reported, but a corpus once and a population once for all its seeds. */
@@ -254,6 +255,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->file = s->file;
     f->expert_steps = (int64_t)s->rounds * s->local_steps;
     f->adapters = s->adapters;
+    f->settings = s;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
     exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
@@ -267,6 +269,13 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     }
     *out = f;
     return EXIT_OK;
+}
+
+int64_t fleet_largest_pack(const fleet *f) {
+    int64_t largest = 0;
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].total > largest) largest = f->shapes[i].total;
+    return largest;
 }
 
 static ck_status allocate_packs(fleet *f, int64_t floats, bool far, const char *what, float **out) {

@@ -68,8 +68,9 @@ typedef struct {
     process_place place;
     int *owner; /* [n_devices] the process of each device */
     int n_mine;
-    int *mine;            /* [n_mine] this process's devices, rising */
-    const char *file;     /* the configuration's path, for messages */
+    int *mine;        /* [n_mine] this process's devices, rising */
+    const char *file; /* the configuration's path, for messages */
+    const settings *settings;
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
     int vocabulary;       /* of the base */
     int64_t expert_steps; /* of a device in the whole run */
@@ -113,6 +114,10 @@ exit_code fleet_weigh(fleet *f, problems *list);
  * seed start from the same tensors, and what is averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
+int64_t fleet_largest_pack(const fleet *f); /* floats */
+/* Host memory that fleet_allocate() needs meanwhile, on a backend of so many threads; and what a fleet's lists take of each device. */
+size_t fleet_initial_bytes(const fleet *f, int threads);
+enum { FLEET_DEVICE_BYTES = sizeof(device) + 2 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float) };
 
 /* One aggregation: weighted mean over each population's devices (in their order, process by process), then spread. Stopped populations take
  * no part; the same populations must have stopped in all processes. Packs that lie far are read and written in place: 4 B over the bus a

@@ -14,7 +14,7 @@
 #include "population/parts.h"
 #include "rng.h"
 
-enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, UPLOAD_DEVICES = 64, MOST_BAD_FILES = 8 };
+enum { TENSOR_QKV, TENSOR_OUT, TENSOR_EXPERTS, TENSORS_A_LAYER = 64, MOST_BAD_FILES = 8 };
 
 static const float ROUTER_SIGMA = 0.02F;
 
@@ -52,30 +52,35 @@ void fleet_init_pack(const population *p, const device *d, const ck_shape *s, fl
     }
 }
 
-/* Into `pack`; NULL: only looks at the file. */
 static exit_code read_pack(const fleet *f, const device *d, float *pack, problems *list) {
     const ck_shape *shape = &f->shapes[d->shape];
     char *path = adapters_path(f->adapters, d->population, d->index);
     if (!path) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
-    exit_code code = pack ? adapters_read(path, shape, pack, list) : adapters_check(path, shape, list);
+    exit_code code = adapters_read(path, shape, pack, list);
     free(path);
     return code;
 }
 
-/* After a few bad files the rest would say the same. */
-static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
-    exit_code code = EXIT_OK;
-    for (int i = first, bad = 0; i < end && bad < MOST_BAD_FILES; i++) {
-        const device *d = &f->devices[f->mine[i]];
-        exit_code one = read_pack(f, d, host ? host + d->pack - f->devices[f->mine[first]].pack : NULL, list);
+/* After a few bad files the rest would say the same. Each is read into the same place: what is in it counts, too. */
+exit_code packs_check(const fleet *f, problems *list) {
+    float *pack = malloc((size_t)fleet_largest_pack(f) * sizeof *pack + 1);
+    exit_code code = pack ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
+    for (int i = 0, bad = 0; pack && i < f->n_mine && bad < MOST_BAD_FILES; i++) {
+        exit_code one = read_pack(f, &f->devices[f->mine[i]], pack, list);
         if (one != EXIT_OK) code = one;
         bad += one != EXIT_OK;
     }
+    free(pack);
     return code;
 }
 
-exit_code packs_check(const fleet *f, problems *list) {
-    return read_chunk(f, 0, f->n_mine, NULL, list);
+static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = first; i < end && code == EXIT_OK; i++) {
+        const device *d = &f->devices[f->mine[i]];
+        code = read_pack(f, d, host + d->pack - f->devices[f->mine[first]].pack, list);
+    }
+    return code;
 }
 
 /* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload. */
@@ -83,7 +88,7 @@ static exit_code init_chunk(fleet *f, int first, int end, float *host, problems 
     int64_t origin = f->devices[f->mine[first]].pack;
     exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
     if (code != EXIT_OK) return code;
-#pragma omp parallel for
+#pragma omp parallel for num_threads(ck_threads(f->backend))
     for (int i = first; i < end; i++) {
         const device *d = &f->devices[f->mine[i]];
         if (!f->adapters) fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
@@ -95,12 +100,18 @@ static exit_code init_chunk(fleet *f, int first, int end, float *host, problems 
     return kernel_problem(list, f->backend, status, "initial adapters");
 }
 
+/* A thread makes one at a time. */
+static int packs_at_once(const fleet *f, int threads) {
+    return f->n_mine < threads ? f->n_mine : threads;
+}
+
+size_t fleet_initial_bytes(const fleet *f, int threads) {
+    return (size_t)fleet_largest_pack(f) * (size_t)packs_at_once(f, threads) * sizeof(float);
+}
+
 exit_code packs_init(fleet *f, problems *list) {
-    int64_t largest = 0;
-    for (int i = 0; i < f->n_shapes; i++)
-        if (f->shapes[i].total > largest) largest = f->shapes[i].total;
-    int chunk = f->n_mine < UPLOAD_DEVICES ? f->n_mine : UPLOAD_DEVICES;
-    float *host = calloc((size_t)largest * (size_t)chunk + 1, sizeof *host);
+    int chunk = packs_at_once(f, ck_threads(f->backend));
+    float *host = calloc(fleet_initial_bytes(f, ck_threads(f->backend)) + 1, 1);
     if (!host) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
     exit_code code = EXIT_OK;
     for (int i = 0; i < f->n_mine && code == EXIT_OK; i += chunk)

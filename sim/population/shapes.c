@@ -52,12 +52,37 @@ static bool same_shape(const ck_shape *a, const ck_shape *b) {
            memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
+static bool has_balance(const ck_shape *shape, const experts_settings *x) {
+    return shape->gates == CK_GATES_TOP_K && shape->n_experts > 1 && x->balance > 0.0;
+}
+
+/* Products of numbers that are fine in themselves. */
+static exit_code check_coefficients(const ck_shape *shape, const population *p, problems *list) {
+    const experts_settings *x = &p->settings->experts;
+    bool scaled = shape->attention_rank == 0 || shape->attention_scale > 0.0F, balanced = true;
+    for (int e = 0; e < shape->n_experts; e++) {
+        scaled = scaled && shape->scale[e] > 0.0F;
+        balanced = balanced && isfinite(shape->balance[e]) && (shape->balance[e] > 0.0F || !has_balance(shape, x));
+    }
+    if (!scaled)
+        return problem(list, EXIT_INPUT,
+                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; make it larger",
+                       p->settings->name, x->alpha);
+    if (balanced) return EXIT_OK;
+    return problem(list, EXIT_INPUT,
+                   "population '%s': experts.balance %g with experts.balance_importance %g gives a load-balance term that single precision "
+                   "cannot hold; bring the importance nearer to 0.5, or make the balance 0",
+                   p->settings->name, x->balance, x->balance_importance);
+}
+
 exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape, problems *list) {
     ck_shape made;
     fill_given(&made, base, p, d);
     if (made.n_experts > CK_MAX_EXPERTS)
         return problem(list, EXIT_INPUT, "population '%s': device %d has %d experts; at most %d are possible", p->settings->name, d->index,
                        made.n_experts, CK_MAX_EXPERTS);
+    exit_code checked = check_coefficients(&made, p, list);
+    if (checked != EXIT_OK) return checked;
     for (*shape = 0; *shape < f->n_shapes; ++*shape)
         if (same_shape(&f->shapes[*shape], &made)) return EXIT_OK;
     const char *why = NULL;

@@ -35,7 +35,7 @@ typedef struct {
     int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
     int64_t tokens_per_device;                          /* training tokens, as configured */
     bool out_of_distribution;
-    bool routed; /* a router weighs its experts, where a device has several; else their mean is taken */
+    bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
 
@@ -92,7 +92,7 @@ exit_code trace_close(trace *t, problems *list);
 /* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test, test_after [n_devices]. */
 exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list);
 
-/* Arrays of packs that no process has in whole come and go in pieces, in the order of the arrays and of their values. */
+/* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the arrays and of their values. */
 typedef enum { PACKS_PARAMETERS, PACKS_MOMENT1, PACKS_MOMENT2, PACKS_CARRIED, PACKS_ARRAYS } packs_array;
 typedef struct {
     void *context;

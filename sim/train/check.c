@@ -7,7 +7,7 @@
 #include "kernel_problem.h"
 #include "trace/bank.h"
 #include "train/deal.h"
-#include "train/plan.h"
+#include "train/outline.h"
 #include "train/report.h"
 #include "train/run.h"
 
@@ -98,12 +98,13 @@ static void print_plan(const run_plan *plan) {
     printf("  %12.1f MiB  base\n", mib(plan->base));
     printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
     if (plan->slots > 0) printf("  %12.1f MiB  room for those of two waves, on the GPU\n", mib(plan->slots));
-    printf("  %12.1f MiB  their copy for checkpoints\n", mib(plan->checkpoint));
+    printf("  %12.1f MiB  adapters on their way into a checkpoint\n", mib(plan->passing));
     printf("  %12.1f MiB  gradients of a wave\n", mib(plan->gradients));
     printf("  %12.1f MiB  activations\n", mib(plan->activations));
     printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
     printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
-    if (plan->start > plan->training) printf("  %12.1f MiB  more at the start: %s\n", mib(plan->start - plan->training), plan->why_start);
+    if (plan->outside > plan->training)
+        printf("  %12.1f MiB  more outside the rounds: %s\n", mib(plan->outside - plan->training), plan->why_outside);
     if (plan->near_limit < SIZE_MAX)
         printf("  %12.1f MiB  on the GPU, of %.1f MiB that can be had\n", mib(plan->near_total), mib(plan->near_limit));
     printf("  %12.1f MiB  in total%s", mib(plan->total), plan->near_limit < SIZE_MAX ? " in host memory" : "");
@@ -114,35 +115,39 @@ static void print_plan(const run_plan *plan) {
     print_traffic(plan);
 }
 
-/* A described base is not made; one that is given is read for what may be wrong with it. */
-static exit_code check_base(const settings *s, problems *list) {
-    base_model *model = NULL;
-    exit_code code = s->base.checkpoint ? run_load_checkpoint(s, &model, list) : EXIT_OK;
-    base_destroy(model);
-    return code;
-}
-
-static exit_code plan_process(const settings *s, ck_backend *backend, const base_shape *shape, process_place place, process_plan *out,
-                              problems *list) {
+static exit_code plan_process(const settings *s, const base_shape *shape, process_place place, process_plan *out, problems *list) {
     fleet *f = NULL;
-    int before = problems_count(list);
-    exit_code code = fleet_create_at(place, s, shape, &f, list);
-    if (code == EXIT_OK) code = plan_make(s, backend, shape, 0, f, &out->plan, list);
+    ck_backend *backend = NULL;
+    int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
+    exit_code code = kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
+    if (code == EXIT_OK) code = fleet_create_at(place, s, shape, &f, list);
+    if (code == EXIT_OK) code = plan_make(s, backend, shape, f, &out->plan, list);
     if (code == EXIT_OK) out->devices = f->n_mine;
     problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
     fleet_destroy(f);
+    ck_close(backend);
     return code;
 }
 
 /* As if all ran on this machine, with its memory between them. Planned before the text of all devices is open, which no process has. */
-static exit_code plan_processes(const settings *s, ck_backend *backend, const base_shape *shape, int n, process_plan *plans, fleet *f,
-                                problems *list) {
-    exit_code code = EXIT_OK;
+static exit_code plan_processes(const settings *s, int n, process_plan *plans, run_outline *o, problems *list) {
+    exit_code code = run_base_shape(s, &o->shape, list);
+    if (code == EXIT_OK) code = plan_admits_devices(s, n, list);
     for (int p = 0; p < n && code == EXIT_OK; p++)
-        code = plan_process(s, backend, shape, (process_place){.process = p, .processes = n, .on_machine = n}, &plans[p], list);
-    if (code == EXIT_OK) code = fleet_open_data(f, list);
-    exit_code text = run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+        code = plan_process(s, &o->shape, (process_place){.process = p, .processes = n, .on_machine = n}, &plans[p], list);
+    if (code == EXIT_OK) code = fleet_create(s, &o->shape, &o->fleet, list);
+    if (code == EXIT_OK) code = fleet_open_data(o->fleet, list);
+    exit_code text = code == EXIT_OK && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
     return code == EXIT_OK ? text : code;
+}
+
+static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
+    ck_backend *backend = NULL;
+    exit_code code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    if (code == EXIT_OK) code = outline_make(s, ck_collective_local(), backend, o, list);
+    plan->plan = o->plan;
+    ck_close(backend);
+    return code;
 }
 
 static void print_plans(const process_plan *plans, int n) {
@@ -153,24 +158,17 @@ static void print_plans(const process_plan *plans, int n) {
 }
 
 exit_code run_check(const settings *s, int processes, problems *list) {
-    ck_backend *backend = NULL;
-    fleet *f = NULL;
-    base_shape shape;
+    run_outline o = {0};
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
-    exit_code code = plans ? run_base_shape(s, &shape, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
-    if (code == EXIT_OK) code = fleet_create(s, &shape, &f, list);
-    if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
-    if (code == EXIT_OK)
-        code = processes > 1 ? plan_processes(s, backend, &shape, processes, plans, f, list)
-                             : plan_with_text(s, backend, &shape, 0, f, &plans[0].plan, list);
-    if (code == EXIT_OK) code = check_base(s, list);
+    exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
+    if (code == EXIT_OK) code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
+    if (code == EXIT_OK) code = run_read_base(s, list);
     if (code == EXIT_OK) {
-        print_populations(f);
+        print_populations(o.fleet);
         print_plans(plans, processes);
-        report_overlaps(false, f);
+        report_overlaps(false, o.fleet);
     }
-    fleet_destroy(f);
-    ck_close(backend);
+    outline_free(&o);
     free(plans);
     return code;
 }

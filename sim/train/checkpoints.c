@@ -8,33 +8,23 @@
 #include "train/pack_walk.h"
 
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) {
-    size_t floats = (size_t)s->fleet->n_parameters, devices = (size_t)s->fleet->n_devices;
+    size_t devices = (size_t)s->fleet->n_devices;
     memset(out, 0, sizeof *out);
     settings_hash(s->settings, out->config_hash);
     out->n_parameters = s->fleet->all_parameters;
     out->n_carried = s->fleet->all_carried;
     out->n_devices = s->fleet->n_devices;
-    out->parameters = malloc(floats * sizeof *out->parameters + 1);
-    out->moment1 = malloc(floats * sizeof *out->moment1 + 1);
-    out->moment2 = malloc(floats * sizeof *out->moment2 + 1);
-    out->carried = malloc((size_t)s->fleet->n_carried * sizeof *out->carried + 1);
-    out->device_expert_steps = malloc(devices * sizeof *out->device_expert_steps);
-    out->device_router_steps = malloc(devices * sizeof *out->device_router_steps);
-    out->bytes_up = malloc(devices * sizeof *out->bytes_up);
-    out->bytes_down = malloc(devices * sizeof *out->bytes_down);
-    out->stopped = malloc(devices * sizeof *out->stopped);
-    if (out->parameters && out->moment1 && out->moment2 && out->carried && out->device_expert_steps && out->device_router_steps &&
-        out->bytes_up && out->bytes_down && out->stopped)
-        return EXIT_OK;
+    out->device_expert_steps = calloc(devices, sizeof *out->device_expert_steps);
+    out->device_router_steps = calloc(devices, sizeof *out->device_router_steps);
+    out->bytes_up = calloc(devices, sizeof *out->bytes_up);
+    out->bytes_down = calloc(devices, sizeof *out->bytes_down);
+    out->stopped = calloc(devices, sizeof *out->stopped);
+    if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down && out->stopped) return EXIT_OK;
     checkpoints_destroy(out);
-    return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %lld parameters", (long long)s->fleet->n_parameters);
+    return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices", s->fleet->n_devices);
 }
 
 void checkpoints_destroy(checkpoint *c) {
-    free(c->parameters);
-    free(c->moment1);
-    free(c->moment2);
-    free(c->carried);
     free(c->device_expert_steps);
     free(c->device_router_steps);
     free(c->bytes_up);
@@ -44,16 +34,25 @@ void checkpoints_destroy(checkpoint *c) {
     memset(c, 0, sizeof *c);
 }
 
-/* A population that stopped keeps what the checkpoint before held of it (zeros and no steps, where there was none): what it is now is of
- * no use. */
-static bool keeps_the_last(const session *s, const population *p) {
-    return s->fleet->devices[p->first_device].stopped;
+size_t checkpoints_bytes(const fleet *f) {
+    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * (4 * sizeof(int64_t) + sizeof(uint8_t));
 }
 
-/* ---- Packs: those of a population's devices in this process are neighbours ---- */
+/* Process 0 writes or reads the file, while the others send or get their packs. */
+static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c, const char *path, problems *list) {
+    pack_walk walk;
+    exit_code code = EXIT_OK;
+    pack_walk_begin(&walk, direction, s, c);
+    if (ck_process(s->collective) == 0)
+        code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list) : checkpoint_read(path, c, list);
+    exit_code walked = pack_walk_end(&walk, list);
+    return processes_agree(s->collective, code == EXIT_OK ? walked : code, list);
+}
+
+/* ---- Populations that stopped ---- */
 
 typedef struct {
-    int64_t first, count; /* floats */
+    int64_t first, count; /* floats; packs of a population's devices in this process are neighbours */
 } span;
 
 static span packs_of(const fleet *f, const population *p) {
@@ -76,34 +75,48 @@ static span carried_of(const fleet *f, const population *p) {
     return all;
 }
 
-static ck_status take(const session *s, float *host, const float *memory, span which) {
-    if (which.count == 0) return CK_OK;
-    return ck_download(s->stream, host + which.first, memory + which.first, (size_t)which.count * sizeof *host);
+static bool is_stopped(const session *s, const population *p) {
+    return s->fleet->devices[p->first_device].stopped;
 }
 
-static ck_status take_population(const session *s, const population *p, checkpoint *c) {
+static bool stopped_since(const session *s, const population *p, const checkpoint *c) {
+    return is_stopped(s, p) && !c->stopped[p->first_device];
+}
+
+static ck_status clear(const session *s, float *memory, span which) {
+    return which.count == 0 ? CK_OK : ck_zero(s->stream, memory + which.first, (size_t)which.count * sizeof *memory);
+}
+
+/* Nothing good was ever saved of it. */
+static exit_code clear_population(const session *s, const population *p, problems *list) {
     const fleet *f = s->fleet;
     span packs = packs_of(f, p);
-    ck_status status = take(s, c->parameters, f->parameters, packs);
-    if (status == CK_OK) status = take(s, c->moment1, f->moment1, packs);
-    if (status == CK_OK) status = take(s, c->moment2, f->moment2, packs);
-    return status == CK_OK ? take(s, c->carried, f->carried, carried_of(f, p)) : status;
+    ck_status status = clear(s, f->parameters, packs);
+    if (status == CK_OK) status = clear(s, f->moment1, packs);
+    if (status == CK_OK) status = clear(s, f->moment2, packs);
+    if (status == CK_OK) status = clear(s, f->carried, carried_of(f, p));
+    if (status == CK_OK) status = ck_wait(s->stream);
+    return kernel_problem(list, s->backend, status, "clearing the adapters of a population that stopped");
 }
 
-static ck_status give(const session *s, float *memory, const float *host, int64_t floats) {
-    return floats == 0 ? CK_OK : ck_upload(s->stream, memory, host, (size_t)floats * sizeof *host);
+/* What the packs of a population that stopped are now is of no use, and nobody works on them any more: they become what the checkpoint
+ * before holds of them (zeros, where there was none), so that the next one has it too. */
+static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path, problems *list) {
+    const fleet *f = s->fleet;
+    bool any = false;
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < f->n_populations; i++) {
+        if (!stopped_since(s, &f->populations[i], c)) continue;
+        any = true;
+        if (c->expert_step == 0 && code == EXIT_OK) code = clear_population(s, &f->populations[i], list);
+    }
+    if (!any || c->expert_step == 0) return any ? processes_agree(s->collective, code, list) : code;
+    free(c->unfinished);
+    c->unfinished = NULL;
+    return pass_packs(s, STOPPED_PACKS_TO_OWNERS, c, path, list);
 }
 
 /* ---- Saving ---- */
-
-/* Nothing good was ever saved of it. */
-static void clear_population(const session *s, const population *p, checkpoint *c) {
-    span packs = packs_of(s->fleet, p), carried = carried_of(s->fleet, p);
-    float *arrays[] = {c->parameters, c->moment1, c->moment2};
-    for (int i = 0; i < 3; i++) memset(arrays[i] + packs.first, 0, (size_t)packs.count * sizeof(float));
-    memset(c->carried + carried.first, 0, (size_t)carried.count * sizeof(float));
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) c->device_expert_steps[i] = c->device_router_steps[i] = 0;
-}
 
 static void take_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
@@ -164,20 +177,11 @@ static exit_code give_unfinished(session *s, const checkpoint *c, const char *pa
     return EXIT_OK;
 }
 
-/* This process's devices to the host. */
-static exit_code take_all(session *s, int round, checkpoint *c, problems *list) {
+/* What it holds besides the packs. */
+static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
-    ck_status status = CK_OK;
-    for (int i = 0; i < f->n_populations; i++) {
-        const population *p = &f->populations[i];
-        bool keep = keeps_the_last(s, p);
-        if (keep && c->expert_step == 0) clear_population(s, p, c);
-        if (!keep && status == CK_OK) status = take_population(s, p, c);
-        take_devices(s, p, keep, c);
-    }
-    if (status == CK_OK) status = ck_wait(s->stream);
-    exit_code code = processes_agree(s->collective, kernel_problem(list, s->backend, status, "reading the adapters back"), list);
-    if (code == EXIT_OK) code = gather_devices(s, c, list);
+    for (int i = 0; i < f->n_populations; i++) take_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
+    exit_code code = gather_devices(s, c, list);
     if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
     if (code != EXIT_OK) return code;
     c->round = round;
@@ -185,19 +189,9 @@ static exit_code take_all(session *s, int round, checkpoint *c, problems *list) 
     return processes_agree(s->collective, take_unfinished(s, round, c, list), list);
 }
 
-/* Process 0 writes or reads the file, while the others send or get their packs. */
-static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c, const char *path, problems *list) {
-    pack_walk walk;
-    exit_code code = EXIT_OK;
-    pack_walk_begin(&walk, direction, s, c);
-    if (ck_process(s->collective) == 0)
-        code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list) : checkpoint_read(path, c, list);
-    exit_code walked = pack_walk_end(&walk, list);
-    return processes_agree(s->collective, code == EXIT_OK ? walked : code, list);
-}
-
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
-    exit_code code = take_all(s, round, c, list);
+    exit_code code = bring_back_stopped(s, c, path, list);
+    if (code == EXIT_OK) code = take_numbers(s, round, c, list);
     return code == EXIT_OK ? pass_packs(s, PACKS_TO_PROCESS_0, c, path, list) : code;
 }
 
@@ -244,23 +238,14 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     return processes_problem(all, status, list);
 }
 
-static exit_code place_all(session *s, checkpoint *c, problems *list) {
-    const fleet *f = s->fleet;
-    ck_status status = give(s, f->parameters, c->parameters, f->n_parameters);
-    if (status == CK_OK) status = give(s, f->moment1, c->moment1, f->n_parameters);
-    if (status == CK_OK) status = give(s, f->moment2, c->moment2, f->n_parameters);
-    if (status == CK_OK) status = give(s, f->carried, c->carried, f->n_carried);
-    if (status == CK_OK) status = ck_wait(s->stream);
-    s->expert_step = c->expert_step;
-    s->saved_round = c->round;
-    give_devices(s, c, list);
-    return kernel_problem(list, s->backend, status, "placing the checkpoint's adapters");
-}
-
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
     if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
     if (code == EXIT_OK) code = give_unfinished(s, c, path, list);
-    if (code == EXIT_OK) code = place_all(s, c, list);
+    if (code == EXIT_OK) {
+        s->expert_step = c->expert_step;
+        s->saved_round = c->round;
+        give_devices(s, c, list);
+    }
     return processes_agree(s->collective, code, list);
 }

@@ -6,11 +6,14 @@
 #include "trace/trace.h"
 #include "train/session.h"
 
-/* Host arrays of the session's sizes, allocated once: packs of this process's devices, numbers of all. Of several processes all make the
- * following calls; process 0 writes and reads the file, into and from which packs travel device by device. */
+/* The numbers of all devices, allocated once; packs stay where they lie, and pass through session.pack. Of several processes all make the
+ * following calls; process 0 writes and reads the file, into and from which packs travel piece by piece. */
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list);
 void checkpoints_destroy(checkpoint *c);
-/* `round`: the last that is complete; the session may be within the next. */
+/* Host memory of a checkpoint, session.pack included. */
+size_t checkpoints_bytes(const fleet *f);
+/* `round`: the last that is complete; the session may be within the next. `path` is where the checkpoint before this one was saved, too:
+ * populations that have stopped since then are as they are there. */
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list);
 /* The session goes on where it was. */
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list);

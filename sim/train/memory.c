@@ -1,6 +1,7 @@
 #include "train/memory.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,10 @@ size_t memory_resident(void) {
     int n = fscanf(file, "%lu %lu", &total, &resident);
     fclose(file);
     return n == 2 ? (size_t)resident * (size_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+void memory_give_back(void) {
+    malloc_trim(0);
 }
 
 /* The number of a file that holds one ("max" and a missing file: false). */

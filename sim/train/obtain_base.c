@@ -1,5 +1,6 @@
 /* The base of a run: a checkpoint, a base that was made before, or one made now. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/pretrain.h"
 #include "output_folder.h"
@@ -7,10 +8,16 @@
 #include "train/report.h"
 #include "train/run.h"
 
-static exit_code load_cached(const char *path, base_model **model, problems *list) {
+static exit_code load_cached(const settings *s, const char *path, base_model **model, problems *list) {
+    const base_shape expected = pretrain_shape(s);
     exit_code code = base_load(path, model, list);
-    return code == EXIT_OK ? code
-                           : problem(list, code, "%s is a base that was made before and cannot be read; remove it to make it anew", path);
+    if (code != EXIT_OK)
+        return problem(list, code, "%s is a base that was made before and cannot be read; remove it to make it anew", path);
+    if (memcmp(&(*model)->shape, &expected, sizeof expected) == 0) return EXIT_OK;
+    base_destroy(*model);
+    *model = NULL;
+    return problem(list, EXIT_INPUT, "%s is a base that was made before, and its config.json has been changed; remove it to make it anew",
+                   path);
 }
 
 /* A base that cannot be kept is no reason to stop: the run has it in memory. Another run may have kept the same base meanwhile, and others
@@ -38,19 +45,23 @@ bool run_trains_base(const settings *s) {
     return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && folder_is_there(path));
 }
 
-/* Before what was found in a checkpoint: which key names it, and where. */
-static void name_checkpoint(const settings *s, int first, problems *list) {
-    if (s->base.checkpoint_line > 0)
-        problems_prefix(list, first, "%s:%d: base.checkpoint: ", s->file, s->base.checkpoint_line);
-    else
-        problems_prefix(list, first, "--set base.checkpoint: ");
-}
-
 static exit_code check_checkpoint(const settings *s, problems *list) {
     if (folder_is_there(s->base.checkpoint)) return EXIT_OK;
     return problem(list, EXIT_INPUT,
                    "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json and model.safetensors",
                    s->base.checkpoint);
+}
+
+/* A described base is as long as its windows; one that is given says itself how long it is. */
+static exit_code check_context(const settings *s, const base_shape *shape, problems *list) {
+    int before = problems_count(list);
+    if (s->data.sequence <= shape->context) return EXIT_OK;
+    exit_code code = problem(list, EXIT_INPUT,
+                             "windows of %d tokens do not fit the base in %s, which knows %d positions (n_positions in its config.json); "
+                             "take at most %d",
+                             s->data.sequence, s->base.checkpoint, shape->context, shape->context);
+    settings_prefix(s, "data.sequence", before, list);
+    return code;
 }
 
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list) {
@@ -59,22 +70,34 @@ exit_code run_base_shape(const settings *s, base_shape *out, problems *list) {
     if (!s->base.checkpoint) return EXIT_OK;
     exit_code code = check_checkpoint(s, list);
     if (code == EXIT_OK) code = base_load_shape(s->base.checkpoint, out, list);
-    name_checkpoint(s, before, list);
-    return code;
+    settings_prefix(s, "base.checkpoint", before, list);
+    return code == EXIT_OK ? check_context(s, out, list) : code;
 }
 
-exit_code run_load_checkpoint(const settings *s, base_model **model, problems *list) {
+static exit_code load_checkpoint(const settings *s, base_model **model, problems *list) {
     int before = problems_count(list);
     exit_code code = check_checkpoint(s, list);
     if (code == EXIT_OK) code = base_load(s->base.checkpoint, model, list);
-    name_checkpoint(s, before, list);
+    settings_prefix(s, "base.checkpoint", before, list);
+    return code;
+}
+
+exit_code run_read_base(const settings *s, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    base_model *model = NULL;
+    exit_code code = EXIT_OK;
+    if (s->base.checkpoint)
+        code = load_checkpoint(s, &model, list);
+    else if (s->base.pretrain.tokens > 0 && cached_base(s, path) && folder_is_there(path))
+        code = load_cached(s, path, &model, list);
+    base_destroy(model);
     return code;
 }
 
 static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
     char folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
     bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cached_base(s, path);
-    if (cached && folder_is_there(path)) return load_cached(path, model, list);
+    if (cached && folder_is_there(path)) return load_cached(s, path, model, list);
     exit_code code = pretrain_base(s, backend, quiet, model, list);
     if (code == EXIT_OK && cached) keep(*model, folder, path, quiet);
     return code;
@@ -83,10 +106,7 @@ static exit_code from_settings(const settings *s, ck_backend *backend, bool quie
 exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list) {
     *model = NULL;
     exit_code code = out ? base_check_place(out, list) : EXIT_OK;
-    if (code == EXIT_OK) code = s->base.checkpoint ? run_load_checkpoint(s, model, list) : from_settings(s, backend, quiet, model, list);
-    if (code == EXIT_OK && (*model)->shape.context < s->data.sequence)
-        code = problem(list, EXIT_INPUT, "%s: data.sequence is %d, but the base knows only %d positions", s->file, s->data.sequence,
-                       (*model)->shape.context);
+    if (code == EXIT_OK) code = s->base.checkpoint ? load_checkpoint(s, model, list) : from_settings(s, backend, quiet, model, list);
     if (code == EXIT_OK && out) code = base_save(*model, out, list);
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*model);

@@ -1,6 +1,15 @@
 #include "train/pack_walk.h"
 
+#include "kernel_problem.h"
 #include "processes.h"
+
+/* Neighbouring packs travel together up to this size: large enough for the disk, small beside a run. */
+enum { PIECE_FLOATS = 1 << 20 };
+
+int64_t pack_walk_floats(const fleet *f) {
+    int64_t largest = fleet_largest_pack(f), piece = f->n_parameters < PIECE_FLOATS ? f->n_parameters : PIECE_FLOATS;
+    return f->place.process == 0 && piece > largest ? piece : largest;
+}
 
 static int64_t values_of(const pack_walk *w, packs_array which, int index) {
     const fleet *f = w->session->fleet;
@@ -8,21 +17,37 @@ static int64_t values_of(const pack_walk *w, packs_array which, int index) {
     return which == PACKS_CARRIED && !d->carries ? 0 : f->shapes[d->shape].total;
 }
 
-/* This process's copy of a device's values. */
-static float *host_copy(const pack_walk *w, packs_array which, int index) {
-    const checkpoint *c = w->checkpoint;
-    const device *d = &w->session->fleet->devices[index];
-    float *const arrays[PACKS_ARRAYS] = {c->parameters, c->moment1, c->moment2, c->carried};
-    return arrays[which] + (which == PACKS_CARRIED ? d->carried : d->pack);
+static bool is_own(const pack_walk *w, int index) {
+    const fleet *f = w->session->fleet;
+    return f->owner[index] == f->place.process;
 }
 
-/* A device's values between process 0 and its owner, whichever this is. */
-static exit_code travel(const pack_walk *w, packs_array which, int index, float *values, problems *list) {
+/* Whether this walk moves the device's packs, rather than pass them by. */
+static bool is_moved(const pack_walk *w, int index) {
+    return w->direction != STOPPED_PACKS_TO_OWNERS || (w->session->fleet->devices[index].stopped && !w->checkpoint->stopped[index]);
+}
+
+/* Between the buffer and the values of this process's devices that begin with the given one. */
+static exit_code copy_own(const pack_walk *w, packs_array which, int index, int64_t floats, problems *list) {
+    const session *s = w->session;
+    const fleet *f = s->fleet;
+    const device *d = &f->devices[index];
+    float *const arrays[PACKS_ARRAYS] = {f->parameters, f->moment1, f->moment2, f->carried};
+    float *place = arrays[which] + (which == PACKS_CARRIED ? d->carried : d->pack);
+    size_t bytes = (size_t)floats * sizeof *place;
+    bool saves = w->direction == PACKS_TO_PROCESS_0;
+    ck_status status = saves ? ck_download(s->stream, s->pack, place, bytes) : ck_upload(s->stream, place, s->pack, bytes);
+    if (status == CK_OK) status = ck_wait(s->stream);
+    return kernel_problem(list, s->backend, status, saves ? "reading the adapters back" : "placing the checkpoint's adapters");
+}
+
+/* The buffer between process 0 and the device's owner, whichever this is. */
+static exit_code travel(const pack_walk *w, packs_array which, int index, problems *list) {
     ck_collective *all = w->session->collective;
     int owner = w->session->fleet->owner[index];
-    bool home = w->direction == PACKS_TO_OWNERS;
-    size_t bytes = (size_t)values_of(w, which, index) * sizeof *values;
-    return processes_problem(all, ck_collective_move(all, home ? 0 : owner, home ? owner : 0, values, bytes), list);
+    bool home = w->direction != PACKS_TO_PROCESS_0;
+    size_t bytes = (size_t)values_of(w, which, index) * sizeof *w->session->pack;
+    return processes_problem(all, ck_collective_move(all, home ? 0 : owner, home ? owner : 0, w->session->pack, bytes), list);
 }
 
 /* ---- Process 0 ---- */
@@ -34,27 +59,17 @@ static bool skip_empty(pack_walk *w) {
     return w->device < n;
 }
 
-/* Process 0's devices from here on lie side by side. */
-static int64_t own_run(pack_walk *w) {
-    const fleet *f = w->session->fleet;
-    int64_t count = 0;
-    for (; skip_empty(w) && f->owner[w->device] == 0; w->device++) count += values_of(w, w->array, w->device);
-    return count;
-}
-
-static exit_code next_piece(pack_walk *w, int64_t *count, float **values, problems *list) {
-    int index = w->device;
-    if (w->session->fleet->owner[index] == 0) {
-        *values = host_copy(w, w->array, index);
-        *count = own_run(w);
-        return EXIT_OK;
+/* Steps over one of another process's devices, or over as many of process 0's, which lie side by side, as the buffer holds. */
+static int64_t step_over_piece(pack_walk *w) {
+    int first = w->device++;
+    int64_t room = pack_walk_floats(w->session->fleet), count = values_of(w, w->array, first);
+    if (!is_own(w, first)) return count;
+    for (; skip_empty(w) && is_own(w, w->device) && is_moved(w, w->device) == is_moved(w, first); w->device++) {
+        int64_t more = values_of(w, w->array, w->device);
+        if (count + more > room) break;
+        count += more;
     }
-    w->device++;
-    *values = w->session->pack;
-    *count = values_of(w, w->array, index);
-    if (w->direction == PACKS_TO_PROCESS_0) return travel(w, w->array, index, w->session->pack, list);
-    w->foreign = index;
-    return EXIT_OK;
+    return count;
 }
 
 static exit_code next(void *context, packs_array which, int64_t first, int64_t *count, float **values, problems *list) {
@@ -64,52 +79,65 @@ static exit_code next(void *context, packs_array which, int64_t first, int64_t *
         w->device = 0;
     }
     skip_empty(w);
-    return next_piece(w, count, values, list);
+    int index = w->device;
+    *values = w->session->pack;
+    *count = step_over_piece(w);
+    if (w->direction == PACKS_TO_PROCESS_0)
+        return is_own(w, index) ? copy_own(w, which, index, *count, list) : travel(w, which, index, list);
+    w->read_device = index;
+    w->read_floats = *count;
+    return EXIT_OK;
 }
 
-static exit_code send_foreign(void *context, problems *list) {
+static exit_code filled(void *context, problems *list) {
     pack_walk *w = context;
-    int index = w->foreign;
-    w->foreign = -1;
-    return index < 0 ? EXIT_OK : travel(w, w->array, index, w->session->pack, list);
+    int index = w->read_device;
+    w->read_device = -1;
+    if (!is_moved(w, index)) return EXIT_OK;
+    return is_own(w, index) ? copy_own(w, w->array, index, w->read_floats, list) : travel(w, w->array, index, list);
 }
 
-/* What a failure left: the content does not matter any more. */
+/* What a failure left to be exchanged: the content does not matter any more. */
 static exit_code walk_to_the_end(pack_walk *w, problems *list) {
-    exit_code code = send_foreign(w, list);
-    int64_t count;
-    float *values;
-    for (;; w->array++, w->device = 0) {
-        while (code == EXIT_OK && skip_empty(w)) {
-            code = next_piece(w, &count, &values, list);
-            if (code == EXIT_OK) code = send_foreign(w, list);
-        }
-        if (w->array == PACKS_CARRIED) return code;
-    }
+    exit_code code = EXIT_OK;
+    if (w->read_device >= 0) w->device = w->read_device;
+    for (; w->array < PACKS_ARRAYS; w->array++, w->device = 0)
+        for (; code == EXIT_OK && skip_empty(w); w->device++)
+            if (!is_own(w, w->device) && is_moved(w, w->device)) code = travel(w, w->array, w->device, list);
+    return code;
 }
 
 /* ---- The others ---- */
 
+/* After a failed copy, too, process 0 waits for the exchange. */
+static exit_code serve_pack(const pack_walk *w, packs_array which, int index, exit_code *copied, problems *list) {
+    int64_t floats = values_of(w, which, index);
+    bool saves = w->direction == PACKS_TO_PROCESS_0;
+    if (floats == 0 || !is_moved(w, index)) return EXIT_OK;
+    if (saves && *copied == EXIT_OK) *copied = copy_own(w, which, index, floats, list);
+    exit_code code = travel(w, which, index, list);
+    if (code == EXIT_OK && !saves && *copied == EXIT_OK) *copied = copy_own(w, which, index, floats, list);
+    return code;
+}
+
 static exit_code serve(const pack_walk *w, problems *list) {
     const fleet *f = w->session->fleet;
-    exit_code code = EXIT_OK;
+    exit_code code = EXIT_OK, copied = EXIT_OK;
     for (packs_array which = PACKS_PARAMETERS; which < PACKS_ARRAYS; which++)
-        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-            if (values_of(w, which, f->mine[i]) > 0) code = travel(w, which, f->mine[i], host_copy(w, which, f->mine[i]), list);
-    return code;
+        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++) code = serve_pack(w, which, f->mine[i], &copied, list);
+    return code == EXIT_OK ? copied : code;
 }
 
 /* ---- All ---- */
 
 void pack_walk_begin(pack_walk *w, pack_direction direction, const session *s, checkpoint *c) {
-    *w = (pack_walk){.session = s, .checkpoint = c, .direction = direction, .foreign = -1};
-    w->pieces = (checkpoint_pieces){.context = w, .next = next, .filled = direction == PACKS_TO_OWNERS ? send_foreign : NULL};
-    c->pieces = s->fleet->place.processes > 1 ? &w->pieces : NULL;
+    *w = (pack_walk){.session = s, .checkpoint = c, .direction = direction, .read_device = -1};
+    w->pieces = (checkpoint_pieces){.context = w, .next = next, .filled = direction == PACKS_TO_PROCESS_0 ? NULL : filled};
+    c->pieces = &w->pieces;
 }
 
 exit_code pack_walk_end(pack_walk *w, problems *list) {
-    exit_code code = EXIT_OK;
-    if (w->checkpoint->pieces) code = w->session->fleet->place.process == 0 ? walk_to_the_end(w, list) : serve(w, list);
+    exit_code code = w->session->fleet->place.process == 0 ? walk_to_the_end(w, list) : serve(w, list);
     w->checkpoint->pieces = NULL;
     return code;
 }

@@ -1,5 +1,6 @@
-/* pack_walk.h - the packs of all devices past process 0, in the order of the checkpoint: array by array, device by device. What is process
- * 0's own lies in its host copy; the pack of another process's device is in a buffer of one pack's size while it is written or read. */
+/* pack_walk.h - the packs of all devices past process 0, in the order of the checkpoint: array by array, device by device. They are copied
+ * between where they lie and session.pack, a buffer for some of them, on their way to the file or from it: there is no second copy of all.
+ */
 #ifndef COHORT_PACK_WALK_H
 #define COHORT_PACK_WALK_H
 
@@ -7,7 +8,11 @@
 #include "trace/trace.h"
 #include "train/session.h"
 
-typedef enum { PACKS_TO_PROCESS_0, PACKS_TO_OWNERS } pack_direction;
+typedef enum {
+    PACKS_TO_PROCESS_0,
+    PACKS_TO_OWNERS,
+    STOPPED_PACKS_TO_OWNERS /* of devices that have stopped since the checkpoint was written; all others keep theirs */
+} pack_direction;
 
 typedef struct {
     const session *session;
@@ -16,8 +21,12 @@ typedef struct {
     checkpoint_pieces pieces; /* checkpoint->pieces during the walk */
     packs_array array;        /* where the walk stands */
     int device;               /* the next one there */
-    int foreign;              /* the device whose pack is in session->pack, to be sent to its owner; -1: none */
+    int read_device;          /* the first whose packs are being read into the buffer; -1: none */
+    int64_t read_floats;      /* of them */
 } pack_walk;
+
+/* Floats of session.pack for this process of the fleet. */
+int64_t pack_walk_floats(const fleet *f);
 
 /* From here on checkpoint_write() or checkpoint_read() of process 0 gets the packs through checkpoint->pieces. */
 void pack_walk_begin(pack_walk *w, pack_direction direction, const session *s, checkpoint *c);

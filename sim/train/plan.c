@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/pretrain.h"
+#include "train/checkpoints.h"
 #include "train/memory.h"
 #include "train/model.h"
 #include "train/run.h"
@@ -15,9 +16,8 @@
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
 
-/* What the libraries touch only once a run is on its way: HDF5's caches and its writer in process 0, and a worker's stack and OpenBLAS
- * buffers. */
-static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 1 << 19, MPI_BYTES = 8 << 20;
+/* What the libraries touch only once a run is on its way: HDF5's caches and its writer in process 0, and a worker's stack. */
+static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 96 << 10, MPI_BYTES = 8 << 20;
 /* The same program finds the machine a little different each time. */
 static const double UNCERTAIN_MIB = 1.0, MIB = 1048576.0;
 
@@ -103,10 +103,9 @@ static size_t number_bytes(const base_shape *base, const fleet *f) {
     return row_copies(f) * (2 * row + 8 * sizeof(double));
 }
 
-/* What is on its way between processes: averages, and a device's pack at a time. */
-static size_t exchange_bytes(const fleet *f, const demand *d) {
-    size_t packed = (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK), pack = (size_t)d->largest_pack;
-    return f->place.processes > 1 ? (2 * packed + pack) * sizeof(float) : 0;
+/* Averages on their way between processes. */
+static size_t exchange_bytes(const fleet *f) {
+    return f->place.processes > 1 ? 2 * (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK) * sizeof(float) : 0;
 }
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
@@ -145,7 +144,13 @@ static void place_packs(run_plan *plan, const fleet *f) {
     plan->slots = slots_bytes(plan->packs_at, plan->limits.max_packs);
     plan->updated_traffic = slots_traffic(plan->packs_at, PACKS_UPDATED, plan->limits.max_packs);
     plan->read_traffic = slots_traffic(plan->packs_at, PACKS_READ, plan->limits.max_packs);
-    plan->training = plan->resident + plan->checkpoint + plan->buffers + far_bytes(f, plan->packs_at);
+    plan->training = plan->resident + plan->passing + plan->buffers + far_bytes(f, plan->packs_at);
+}
+
+/* Initial adapters pass before there are activations, which on a CPU take more than these: each of its threads has room for a pack. */
+static size_t passing_bytes(const ck_backend *backend, const run_plan *plan, const fleet *f) {
+    size_t saved = checkpoints_bytes(f), initial = plan->near_limit < SIZE_MAX ? fleet_initial_bytes(f, ck_threads(backend)) : 0;
+    return saved > initial ? saved : initial;
 }
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
@@ -155,21 +160,21 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
-    plan->checkpoint = (3 * (size_t)f->n_parameters + (size_t)f->n_carried) * sizeof(float);
+    plan->passing = passing_bytes(backend, plan, f);
     plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
-    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f, d);
+    plan->buffers = buffer_bytes(plan, base, f, d->balanced) + row_copies(f) * sampling_bytes(s, f) + exchange_bytes(f);
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else
-        plan->training = plan->resident + plan->base + plan->packs + plan->checkpoint + plan->gradients + plan->activations + plan->buffers;
-    plan->total = plan->training > plan->start ? plan->training : plan->start;
+        plan->training = plan->resident + plan->base + plan->packs + plan->passing + plan->gradients + plan->activations + plan->buffers;
+    plan->total = plan->training > plan->outside ? plan->training : plan->outside;
     return EXIT_OK;
 }
 
 /* What another device adds to host memory, on average over the fleet; the averages are there once, whatever their number. */
 static double device_bytes(const run_plan *plan, const base_shape *base, const fleet *f) {
     packs_memory packs_at = plan->near_limit < SIZE_MAX ? plan->packs_at : PACKS_FAR;
-    double packs = (double)plan->checkpoint + (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
+    double packs = (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
     return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(base, f) * f->n_devices / mine;
 }
 
@@ -192,6 +197,11 @@ static double fitting(double limit, double all, double each, int devices) {
     return each > 0.0 ? floor((limit - (all - each * devices) - UNCERTAIN_MIB) / each) : devices;
 }
 
+/* What sets the limit, in words. */
+static const char *limit_source(const settings *s, size_t limit) {
+    return limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";
+}
+
 static bool are_alike(const fleet *f) {
     for (int i = 1; i < f->n_shapes; i++)
         if (f->shapes[i].total != f->shapes[0].total) return false;
@@ -202,31 +212,35 @@ static exit_code refuse(const settings *s, const base_shape *base, const run_pla
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
     double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(plan, base, f) / MIB;
     double text = f->n_mine > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_mine : 0.0;
-    double start = (double)plan->start / MIB, training = (double)plan->training / MIB;
-    double fit_start = fitting(limit, start, text, f->n_mine), fit = fmin(fit_start, fitting(limit, training, a_device, f->n_mine));
-    const char *source = plan->limit == (size_t)s->memory_limit << 20 ? "memory_limit allows" : "can be had";
+    double outside = (double)plan->outside / MIB, training = (double)plan->training / MIB;
+    double fit_outside = fitting(limit, outside, text, f->n_mine), fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_mine));
+    const char *source = limit_source(s, plan->limit);
     char who[48] = "the run";
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
     if (fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
                        "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
                        "take a smaller base, batch or sequence",
-                       who, ceil(need), floor(limit), source, fit_start < 1.0 ? start - text * f->n_mine : training - a_device * f->n_mine,
-                       fit_start < 1.0 ? plan->why_start : "base, activations and libraries");
+                       who, ceil(need), floor(limit), source,
+                       fit_outside < 1.0 ? outside - text * f->n_mine : training - a_device * f->n_mine,
+                       fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
                    "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; lower `devices`, the number "
                    "of populations, `rank` or `data.tokens_per_device`",
                    who, ceil(need), floor(limit), source, f->n_mine, fit, are_alike(f) ? "" : ", if all populations shrink alike");
 }
 
-/* Before the devices are there: a host copy of the base beside the backend's, or its training, which is process 0's. */
-static exit_code start_bytes(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f,
-                             run_plan *plan, problems *list) {
-    size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0;
-    exit_code code = EXIT_OK;
-    if (loaded_base == 0 && f->place.process == 0 && run_trains_base(s)) code = pretrain_bytes(s, backend, &trained, list);
-    plan->start = plan->resident + weights + (trained > weights ? trained : weights);
-    plan->why_start = trained > weights ? "libraries and pre-training the base" : "libraries and the base";
+/* Before the devices are there: a host copy of the base beside the backend's, or its training, which is process 0's. When they are gone:
+ * what a run measures for its report. */
+static exit_code outside_bytes(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, run_plan *plan,
+                               problems *list) {
+    size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0, rate = ck_ceiling_bytes(backend);
+    exit_code code = f->place.process == 0 && run_trains_base(s) ? pretrain_bytes(s, backend, &trained, list) : EXIT_OK;
+    size_t start = weights + (trained > weights ? trained : weights);
+    plan->outside = plan->resident + (rate > start ? rate : start);
+    plan->why_outside = rate > start        ? "libraries and measuring the rate of matrix products"
+                        : trained > weights ? "libraries and pre-training the base"
+                                            : "libraries and the base";
     return code;
 }
 
@@ -236,52 +250,70 @@ static size_t mpi_bytes(const fleet *f) {
 }
 
 /* What is taken already, and what is sure to follow. */
-static size_t resident_bytes(const ck_backend *backend, size_t now, size_t loaded_base, const fleet *f) {
+static size_t resident_bytes(const ck_backend *backend, size_t now, const fleet *f) {
     fleet_text_bytes closed = f->n_corpora > 0 ? (fleet_text_bytes){0, 0} : fleet_measure_text(f);
-    size_t text = closed.devices + closed.corpora;
-    return (now > loaded_base ? now - loaded_base : now) + text + (f->place.process == 0 ? RUNNING_BYTES : 0) +
+    return now + closed.devices + closed.corpora + (f->place.process == 0 ? RUNNING_BYTES : 0) +
            (size_t)ck_threads(backend) * THREAD_BYTES + mpi_bytes(f);
 }
 
 /* The processes of a machine share what it has. */
-static size_t limit_bytes(const settings *s, const fleet *f, size_t now) {
-    size_t available = memory_available() / (size_t)f->place.on_machine, wanted = (size_t)s->memory_limit << 20;
+static size_t limit_bytes(const settings *s, int on_machine, size_t now) {
+    size_t available = memory_available() / (size_t)on_machine, wanted = (size_t)s->memory_limit << 20;
     size_t free_ = available > SIZE_MAX - now ? SIZE_MAX : available + now;
     return s->memory_limit > 0 && wanted < free_ ? wanted : free_;
 }
 
-exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, const fleet *f, run_plan *out,
-                    problems *list) {
-    if (!ck_supports(backend, (ck_precision)s->precision))
-        return problem(list, EXIT_INPUT, "precision: bf16 needs a GPU, and this run computes on the %s backend; set precision: f32",
-                       ck_name(backend));
+exit_code plan_admits_devices(const settings *s, int on_machine, problems *list) {
+    size_t devices = 0, now = memory_resident(), limit = limit_bytes(s, on_machine, now);
+    for (int i = 0; i < s->n_populations; i++) {
+        const method *how = method_find(s->populations[i].method);
+        devices += how && how->pooled ? 1 : (size_t)s->populations[i].devices;
+    }
+    size_t need = now + devices * FLEET_DEVICE_BYTES;
+    if (need <= limit) return EXIT_OK;
+    return problem(list, EXIT_ENVIRONMENT,
+                   "the run needs %.0f MiB of memory for the list of its %zu devices alone, and only %.0f MiB %s; "
+                   "lower `devices`, or the number of populations",
+                   ceil((double)need / MIB), devices, floor((double)limit / MIB), limit_source(s, limit));
+}
+
+static exit_code refuse_precision(const settings *s, const ck_backend *backend, problems *list) {
+    int before = problems_count(list);
+    exit_code code =
+        problem(list, EXIT_INPUT, "bf16 needs a GPU, and this run computes on the %s backend; set precision: f32", ck_name(backend));
+    settings_prefix(s, "precision", before, list);
+    return code;
+}
+
+exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, run_plan *out, problems *list) {
+    if (!ck_supports(backend, (ck_precision)s->precision)) return refuse_precision(s, backend, list);
     demand d = measure(s, f);
+    memory_give_back();
     size_t now = memory_resident();
     memset(out, 0, sizeof *out);
-    out->resident = resident_bytes(backend, now, loaded_base, f);
-    out->limit = limit_bytes(s, f, now);
+    out->resident = resident_bytes(backend, now, f);
+    out->limit = limit_bytes(s, f->place.on_machine, now);
     size_t near = ck_memory_bytes(backend);
     out->near_limit = near < SIZE_MAX ? near + ck_allocated_bytes(backend) : SIZE_MAX;
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
     int64_t preferred = s->wave_tokens > 0 ? s->wave_tokens : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS : GPU_WAVE_TOKENS;
     int64_t all = larger(larger(d.whole_step, d.evaluation), 1); /* a process may have no device */
     int64_t windows = smaller(larger(preferred / s->data.sequence, d.largest_step), all);
-    exit_code code = start_bytes(s, backend, base, loaded_base, f, out, list);
+    exit_code code = outside_bytes(s, backend, base, f, out, list);
     while (code == EXIT_OK) {
         code = fill_plan(s, backend, base, f, &d, windows, out, list);
         if (code != EXIT_OK || (out->total <= out->limit && out->near_total <= out->near_limit)) break;
-        if (windows == d.largest_step || out->start > out->limit) return refuse(s, base, out, f, list);
+        if (windows == d.largest_step || out->outside > out->limit) return refuse(s, base, out, f, list);
         windows = larger(windows / 2, d.largest_step);
     }
     return code;
 }
 
-exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, size_t loaded_base, fleet *f, run_plan *out,
-                         problems *list) {
-    exit_code code = plan_make(s, backend, base, loaded_base, f, out, list);
+exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, fleet *f, run_plan *out, problems *list) {
+    exit_code code = plan_make(s, backend, base, f, out, list);
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);
-    exit_code text = loaded_base == 0 && f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
+    exit_code text = f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
     if (code == EXIT_OK) code = text;
-    return code == EXIT_OK ? plan_make(s, backend, base, loaded_base, f, out, list) : code;
+    return code == EXIT_OK ? plan_make(s, backend, base, f, out, list) : code;
 }

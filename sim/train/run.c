@@ -22,6 +22,7 @@
 #include "train/checkpoints.h"
 #include "train/deal.h"
 #include "train/folders.h"
+#include "train/outline.h"
 #include "train/report.h"
 #include "train/rounds.h"
 #include "train/session.h"
@@ -44,19 +45,6 @@ typedef struct {
 } run;
 
 static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
-
-/* What the populations lack (memory, text) is found before a base is loaded, or pre-trained for minutes. */
-static exit_code check_populations(run *r, problems *list) {
-    const settings *s = r->settings;
-    fleet *f = NULL;
-    base_shape shape;
-    run_plan plan;
-    exit_code code = run_base_shape(s, &shape, list);
-    if (code == EXIT_OK) code = fleet_create_among(r->collective, s, &shape, &f, list);
-    if (code == EXIT_OK) code = plan_with_text(s, r->backend, &shape, 0, f, &plan, list);
-    fleet_destroy(f);
-    return processes_agree(r->collective, code, list);
-}
 
 /* While process 0 trains a base the others have nothing to do: it takes their threads too. */
 static exit_code obtain_first(run *r, base_model **base, problems *list) {
@@ -93,25 +81,29 @@ static int usable_cores(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-int run_threads(const settings *s, const ck_collective *collective) {
-    int processes = ck_local_processes(collective), all = s->threads > 0 ? s->threads : usable_cores();
+int run_threads(const settings *s, int process, int processes) {
+    int all = s->threads > 0 ? s->threads : usable_cores();
     if (processes == 1) return s->threads;
-    int share = all / processes + (ck_local_process(collective) < all % processes ? 1 : 0);
+    int share = all / processes + (process < all % processes ? 1 : 0);
     return share > 0 ? share : 1;
 }
 
 static exit_code open_backend(run *r, problems *list) {
-    int threads = run_threads(r->settings, r->collective);
+    int threads = run_threads(r->settings, ck_local_process(r->collective), ck_local_processes(r->collective));
     exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, threads, &r->backend), "opening the backend");
     return processes_agree(r->collective, code, list);
 }
 
 static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
+    run_outline outline = {0};
     exit_code code = open_backend(r, list);
-    if (code == EXIT_OK) code = check_populations(r, list);
+    if (code == EXIT_OK) code = processes_agree(r->collective, outline_make(r->settings, r->collective, r->backend, &outline, list), list);
     if (code == EXIT_OK) code = obtain_base(r, &base, list);
-    if (code == EXIT_OK) code = session_create_among(r->collective, r->settings, r->backend, base, &r->session, list);
+    if (code == EXIT_OK)
+        code = session_create_among(r->collective, r->settings, r->backend, &outline, base, &r->session, list);
+    else
+        outline_free(&outline);
     if (code != EXIT_OK) return code;
     if (r->first) report_overlaps(r->quiet, r->session->fleet);
     r->session->result = r->folder.path;
@@ -192,7 +184,7 @@ static exit_code publish_summary(run *r, problems *list) {
 
 static void report(const run *r) {
     if (r->summary) {
-        report_table(r->summary, r->session->fleet->n_populations);
+        report_table(r->summary, r->settings->n_populations);
         report_speed(r->session, &r->ceiling);
     }
     report_files(&r->folder);
@@ -241,6 +233,7 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (code == EXIT_OK) code = closed;
     if (code == EXIT_OK && r->first) code = publish_summary(r, list);
     code = processes_agree(r->collective, code, list);
+    if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session); /* the measurement has memory of its own */
     if (code == EXIT_OK && !r->quiet && r->trained) code = measure_ceiling(r, list);
     if (code == EXIT_OK && !r->quiet && r->first) report(r);
     return code;

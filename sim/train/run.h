@@ -17,16 +17,17 @@ typedef struct {
 
 /* Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads, writes and speaks. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
-/* CPU threads of this process: its share of those that the settings, or this machine's cores, give to all. 0: as ck_open() likes. */
-int run_threads(const settings *s, const ck_collective *collective);
+/* CPU threads of one of so many processes on a machine: its share of those that the settings, or the machine's cores, give to all. 0: as
+ * ck_open() likes. */
+int run_threads(const settings *s, int process, int processes);
 
 /* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of each of so many processes. */
 exit_code run_check(const settings *s, int processes, problems *list);
 
-/* The base's shape, before there is a base. */
+/* The base's shape, before there is a base; refused where the run's windows do not fit it. */
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list);
-/* The base at base.checkpoint. */
-exit_code run_load_checkpoint(const settings *s, base_model **model, problems *list);
+/* Reads a base that is there already (base.checkpoint, or made before) for what may be wrong with it, as run_obtain_base() will. */
+exit_code run_read_base(const settings *s, problems *list);
 /* Whether run_obtain_base() will have to train it. */
 bool run_trains_base(const settings *s);
 

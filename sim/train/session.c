@@ -2,10 +2,12 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernel_problem.h"
 #include "processes.h"
-#include "train/deal.h"
+#include "train/memory.h"
+#include "train/pack_walk.h"
 
 /* Takes backend memory until one allocation fails; the first failure is kept. */
 typedef struct {
@@ -93,10 +95,7 @@ static exit_code allocate_host(session *s, problems *list) {
     s->host.gate_sum = malloc(sequences * row * sizeof(float));
     s->host.top1_count = malloc(sequences * row * sizeof(float));
     s->host.gate_record = malloc(record * sizeof(float));
-    if (s->fleet->place.processes > 1 && s->fleet->place.process == 0)
-        s->pack = calloc((size_t)s->plan.step.max_pack, sizeof *s->pack);
-    else
-        s->pack = calloc(1, sizeof *s->pack);
+    s->pack = calloc((size_t)pack_walk_floats(s->fleet), sizeof *s->pack);
     bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
     exit_code code = sampling_create(&s->sampled, s->settings, s->fleet, list);
@@ -134,15 +133,6 @@ static int most_experts(const fleet *f) {
     return most;
 }
 
-/* What can be refused is refused before anything large is there. */
-static exit_code open_fleet(session *s, const base_model *base, problems *list) {
-    size_t base_bytes = (size_t)base->layout.total * sizeof(float);
-    exit_code code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "opening a stream");
-    if (code == EXIT_OK) code = fleet_create_among(s->collective, s->settings, &base->shape, &s->fleet, list);
-    if (code == EXIT_OK) code = plan_with_text(s->settings, s->backend, &base->shape, base_bytes, s->fleet, &s->plan, list);
-    return processes_agree(s->collective, code, list);
-}
-
 static exit_code allocate(session *s, base_model *base, problems *list) {
     exit_code code = upload_base(s, base, list);
     base_destroy(base);
@@ -159,27 +149,39 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
     return processes_agree(s->collective, code, list);
 }
 
-exit_code session_create_among(ck_collective *collective, const settings *config, ck_backend *backend, base_model *base, session **out,
-                               problems *list) {
+/* The files that both were read from may have been changed in between. */
+static exit_code check_shape(const run_outline *outline, const base_model *base, problems *list) {
+    if (memcmp(&outline->shape, &base->shape, sizeof base->shape) == 0) return EXIT_OK;
+    return problem(list, EXIT_INPUT, "the base is not of the shape that it had when the run was checked; start again");
+}
+
+static exit_code open_session(session *s, run_outline *outline, base_model *base, problems *list) {
+    exit_code code = check_shape(outline, base, list);
+    s->fleet = outline->fleet;
+    s->plan = outline->plan;
+    outline->fleet = NULL;
+    if (code == EXIT_OK) code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "opening a stream");
+    code = processes_agree(s->collective, code, list);
+    if (code == EXIT_OK) code = session_gather_texts(s, list);
+    if (code == EXIT_OK) code = fleet_weigh(s->fleet, list);
+    if (code == EXIT_OK) return allocate(s, base, list);
+    base_destroy(base);
+    return code;
+}
+
+exit_code session_create_among(ck_collective *collective, const settings *config, ck_backend *backend, run_outline *outline,
+                               base_model *base, session **out, problems *list) {
     *out = NULL;
     session *s = calloc(1, sizeof *s);
     exit_code code = processes_agree(collective, s ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
     if (code != EXIT_OK) {
+        outline_free(outline);
         base_destroy(base);
         free(s);
         return code;
     }
-    s->collective = collective;
-    s->settings = config;
-    s->backend = backend;
-    s->sequence = config->data.sequence;
-    code = open_fleet(s, base, list);
-    if (code == EXIT_OK) code = session_gather_texts(s, list);
-    if (code == EXIT_OK) code = fleet_weigh(s->fleet, list);
-    if (code == EXIT_OK)
-        code = allocate(s, base, list);
-    else
-        base_destroy(base);
+    *s = (session){.collective = collective, .settings = config, .backend = backend, .sequence = config->data.sequence};
+    code = open_session(s, outline, base, list);
     if (code != EXIT_OK) {
         session_destroy(s);
         return code;
@@ -189,7 +191,13 @@ exit_code session_create_among(ck_collective *collective, const settings *config
 }
 
 exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out, problems *list) {
-    return session_create_among(ck_collective_local(), config, backend, base, out, list);
+    run_outline outline = {0};
+    *out = NULL;
+    exit_code code = outline_make(config, ck_collective_local(), backend, &outline, list);
+    if (code == EXIT_OK) return session_create_among(ck_collective_local(), config, backend, &outline, base, out, list);
+    outline_free(&outline);
+    base_destroy(base);
+    return code;
 }
 
 static void free_outputs(session *s) {
@@ -221,8 +229,7 @@ static void free_numbers(session *s) {
     free(s->bytes_down);
 }
 
-void session_destroy(session *s) {
-    if (!s) return;
+void session_release(session *s) {
     if (s->stream) (void)ck_wait(s->stream); /* the last update may be under way */
     ck_program_destroy(s->step);
     ck_program_destroy(s->evaluation);
@@ -245,5 +252,17 @@ void session_destroy(session *s) {
     free(s->my_windows);
     session_destroy_news(s);
     ck_stream_destroy(s->stream);
+    *s = (session){.settings = s->settings,
+                   .collective = s->collective,
+                   .backend = s->backend,
+                   .expert_seconds = s->expert_seconds,
+                   .expert_tokens = s->expert_tokens,
+                   .expert_flops = s->expert_flops};
+    memory_give_back();
+}
+
+void session_destroy(session *s) {
+    if (!s) return;
+    session_release(s);
     free(s);
 }

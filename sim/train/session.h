@@ -22,7 +22,7 @@
 #include "population/fleet.h"
 #include "problems.h"
 #include "train/model.h"
-#include "train/plan.h"
+#include "train/outline.h"
 #include "train/sampling.h"
 #include "train/slots.h"
 #include "train/waves.h"
@@ -74,7 +74,7 @@ typedef struct {
     wave_buffer *filling, *running;                                 /* they take turns: pipeline.h */
     slots slots;
     host_statistics host;
-    float *pack;                      /* host, of process 0 of several: the pack of another process's device on its way, [largest pack] */
+    float *pack;                      /* host, [pack_walk_floats()]: packs on their way into a checkpoint or from it */
     int sequence, max_experts, round; /* round: the current one, from 1 */
     const char *result;               /* its folder, borrowed; NULL: none */
     int saved_round;                  /* of the last checkpoint there; 0: none yet */
@@ -96,11 +96,14 @@ typedef struct {
     bool stop;                                          /* a signal came to one of the processes before they met */
 } session;
 
-/* Takes the base over: its host copy is freed once it is on the backend. Alone: */
+/* As one of several processes, which all call it. Takes the outline's fleet and the base over, whose host copy is freed once it is on the
+ * backend. */
+exit_code session_create_among(ck_collective *collective, const settings *s, ck_backend *backend, run_outline *outline, base_model *base,
+                               session **out, problems *list);
+/* Alone, with an outline of its own. */
 exit_code session_create(const settings *s, ck_backend *backend, base_model *base, session **out, problems *list);
-/* One of several processes, which all call it. */
-exit_code session_create_among(ck_collective *collective, const settings *s, ck_backend *backend, base_model *base, session **out,
-                               problems *list);
+/* Frees all that takes memory; the settings and the sums over expert steps stay readable. */
+void session_release(session *s);
 void session_destroy(session *s); /* NULL is fine */
 
 /* step.c. One AdamW step of every device's experts on a train batch (and of routers that learn with them). */

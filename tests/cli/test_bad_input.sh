@@ -3,7 +3,8 @@
 # shellcheck source=result.sh
 source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
 
-# Refused by `run`, in a folder that stays empty; every text is in the messages, of which there are as many as said.
+# Refused by `run`, in a folder that stays empty, and by `check` with the same words; every text is in the messages, of which there are as
+# many as said.
 expect_refused() { # messages, options, --, expected text...
     local messages=$1 text
     local -a options=()
@@ -14,6 +15,9 @@ expect_refused() { # messages, options, --, expected text...
     for text in "${@:2}"; do expect_text err "$text"; done
     [[ $(wc -l <err) == "$messages" ]] || fail "expected $messages message(s): $(<err)"
     expect_empty_folder elsewhere
+    mv err said_by_run
+    (cd elsewhere && expect_status 2 cohort check "${options[@]}" && mv out err ..)
+    expect_same said_by_run err 'what run and check say'
     rmdir elsewhere
 }
 
@@ -85,7 +89,36 @@ test_damaged_base() {
 
 test_base_of_too_few_positions() {
     cohort pretrain "$tiny" --out base --quiet
-    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" --set data.sequence=64 -- 'data.sequence is 64' '32 positions'
+    expect_refused 1 "$tiny" --set "base={checkpoint: $PWD/base}" --set data.sequence=64 -- \
+        '--set data.sequence: windows of 64 tokens do not fit' '32 positions' 'take at most 32'
+    sed -e "/^  layers:/,/^  pretrain:/d" -e "s|^base:.*|base: {checkpoint: $PWD/base}|" -e 's/sequence: 32/sequence: 64/' "$tiny" >long.yaml
+    expect_refused 1 ../long.yaml -- "long.yaml:$(grep -n 'sequence: 64' long.yaml | cut -d : -f 1): data.sequence: windows of 64 tokens"
+}
+
+# A base that was made before is read by both.
+test_damaged_base_in_the_cache() {
+    local -x COHORT_CACHE=$PWD/cache
+    local base
+    cohort pretrain "$tiny" --out base --quiet
+    base=$(echo cache/bases/*)
+    truncate -s -1 "$base/model.safetensors"
+    expect_refused 2 "$tiny" -- model.safetensors truncated 'remove it to make it anew'
+    cp base/model.safetensors "$base"
+    sed -i 's/"layer_norm_epsilon": 1e-5/"layer_norm_epsilon": 1e-6/' "$base/config.json"
+    expect_refused 1 "$tiny" -- "$base" 'its config.json has been changed; remove it to make it anew'
+}
+
+test_numbers_whose_product_no_float_holds() {
+    expect_refused 1 "$tiny" --set experts.alpha=1.0e-45 --set 'populations=[{name: a, method: local, devices: 1}]' -- \
+        "--set populations: population 'a': experts.alpha 1e-45, divided for the rank, is 0"
+    expect_refused 1 "$tiny" --set 'experts={balance: 1000, balance_importance: 1.0e-44}' --set \
+        'populations=[{name: a, method: comigs, devices: 2}]' -- "--set populations: population 'a': experts.balance 1000"
+    expect_refused 1 "$tiny" --set 'experts={balance: 1.0e-50}' --set 'populations=[{name: a, method: comigs, devices: 2}]' -- \
+        "--set populations: population 'a': experts.balance 1e-50"
+}
+
+test_precision_that_the_backend_lacks() {
+    expect_refused 1 "$tiny" --backend cpu --set precision=bf16 -- '--set precision: bf16 needs a GPU'
 }
 
 # Found before a base is trained for them: the cache stays empty.
@@ -102,6 +135,34 @@ test_bad_adapters() {
     expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- adapters_0_0.safetensors 'does not fit into the file'
     printf '\x02\x00\x00\x00\x00\x00\x00\x00{}' >adapters/adapters_0_0.safetensors
     expect_refused 24 "$tiny" --set adapters="$PWD/adapters" --set "$one" -- 'tensor "layer.0.expert.0.fc.A" is missing; it must be there with shape [4, 32]'
+    [[ ! -e cache ]] || fail 'a base was trained first'
+}
+
+# Values count, too: they are looked at before a base is trained.
+test_adapters_that_are_not_finite() {
+    local -x COHORT_CACHE=$PWD/cache
+    require python3
+    mkdir adapters
+    python3 - adapters/adapters_0_0.safetensors <<'PYTHON'
+import json, struct, sys
+shapes, a, r, d, f = {}, 2, 4, 32, 128
+for l in range(2):
+    shapes.update({f'layer.{l}.attention.{p}.A': [a, d] for p in ('qkv', 'out')})
+    shapes.update({f'layer.{l}.attention.qkv.B': [3 * d, a], f'layer.{l}.attention.out.B': [d, a]})
+    for e in range(2):
+        x = f'layer.{l}.expert.{e}.'
+        shapes.update({x + 'fc.A': [r, d], x + 'fc.B': [f, r], x + 'proj.A': [r, f], x + 'proj.B': [d, r]})
+header, at = {}, 0
+for name, (rows, columns) in shapes.items():
+    header[name] = {'dtype': 'F32', 'shape': [rows, columns], 'data_offsets': [at, at + 4 * rows * columns]}
+    at += 4 * rows * columns
+text = json.dumps(header).encode()
+values = bytearray(at)
+values[-4:] = struct.pack('<f', float('nan'))
+open(sys.argv[1], 'wb').write(struct.pack('<Q', len(text)) + text + values)
+PYTHON
+    expect_refused 1 "$tiny" --set adapters="$PWD/adapters" --set 'populations=[{name: a, method: local, devices: 1}]' -- \
+        '--set adapters: ' adapters_0_0.safetensors 'is NaN'
     [[ ! -e cache ]] || fail 'a base was trained first'
 }
 

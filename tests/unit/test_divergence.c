@@ -28,19 +28,46 @@ static void save(small_run *r, int round, checkpoint *c, const char *path) {
     r->session->saved_round = round;
 }
 
-static const float *pack_of(const small_run *r, const checkpoint *c, int device_index) {
-    return c->parameters + r->session->fleet->devices[device_index].pack;
-}
-
 static size_t pack_bytes(const small_run *r, int device_index) {
     const fleet *f = r->session->fleet;
     return (size_t)f->shapes[f->devices[device_index].shape].total * sizeof(float);
 }
 
-static float *copy_pack(const small_run *r, const checkpoint *c, int device_index) {
-    float *copy = malloc(pack_bytes(r, device_index));
-    cr_assert_not_null(copy);
-    return memcpy(copy, pack_of(r, c, device_index), pack_bytes(r, device_index));
+/* The three arrays of all packs, as a checkpoint has them. */
+typedef struct {
+    float *array[3];
+    const fleet *fleet;
+} saved_packs;
+
+static saved_packs read_back(const small_run *r, const checkpoint *c, const char *path) {
+    saved_packs all = {.fleet = r->session->fleet};
+    checkpoint found = *c;
+    uint8_t *stopped = malloc((size_t)c->n_devices);
+    int64_t *numbers = malloc(4 * (size_t)c->n_devices * sizeof *numbers);
+    for (int i = 0; i < 3; i++) cr_assert_not_null(all.array[i] = malloc((size_t)c->n_parameters * sizeof(float)));
+    found.carried = malloc((size_t)c->n_carried * sizeof(float) + 1);
+    cr_assert(stopped && numbers && found.carried);
+    found.parameters = all.array[0], found.moment1 = all.array[1], found.moment2 = all.array[2];
+    found.device_expert_steps = numbers, found.device_router_steps = numbers + c->n_devices;
+    found.bytes_up = numbers + 2 * c->n_devices, found.bytes_down = numbers + 3 * c->n_devices;
+    found.stopped = stopped;
+    small_check(checkpoint_read(path, &found, r->problems), r->problems, "reading back");
+    free(found.carried);
+    free(numbers);
+    free(stopped);
+    return all;
+}
+
+static void free_packs(saved_packs *all) {
+    for (int i = 0; i < 3; i++) free(all->array[i]);
+}
+
+static bool same_pack(const saved_packs *a, const saved_packs *b, int device_index) {
+    const device *d = &a->fleet->devices[device_index];
+    size_t bytes = (size_t)a->fleet->shapes[d->shape].total * sizeof(float);
+    for (int i = 0; i < 3; i++)
+        if (memcmp(a->array[i] + d->pack, b->array[i] + d->pack, bytes) != 0) return false;
+    return true;
 }
 
 Test(divergence, the_checkpoint_keeps_what_was_last_good) {
@@ -52,7 +79,7 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     small_check(checkpoints_create(r.session, &c, r.problems), r.problems, "checkpoint");
     expert_step(&r);
     save(&r, 1, &c, path);
-    float *bad = copy_pack(&r, &c, 1), *good = copy_pack(&r, &c, 3);
+    saved_packs first = read_back(&r, &c, path);
     r.session->round = 2;
     poison(&r, 1);
     expert_step(&r);
@@ -62,13 +89,45 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     cr_expect(strstr(message, "first seen in the output") && strstr(message, "/checkpoint.h5") && strstr(message, "after round 1"), "%s",
               message);
     save(&r, 2, &c, path);
-    cr_expect_eq(memcmp(bad, pack_of(&r, &c, 1), pack_bytes(&r, 1)), 0, "what was last good is gone");
-    cr_expect_neq(memcmp(good, pack_of(&r, &c, 3), pack_bytes(&r, 3)), 0, "the other population is not saved");
+    saved_packs second = read_back(&r, &c, path);
+    cr_expect(same_pack(&first, &second, 0) && same_pack(&first, &second, 1), "what was last good is gone");
+    cr_expect(!same_pack(&first, &second, 2) && !same_pack(&first, &second, 3), "the other population is not saved");
     cr_expect(c.stopped[0] && c.stopped[1] && !c.stopped[2] && !c.stopped[3]);
     cr_expect_eq(c.device_expert_steps[1], 1, "the steps that belong to these adapters");
     cr_expect_eq(c.device_expert_steps[3], 2);
-    free(bad);
-    free(good);
+    expert_step(&r);
+    save(&r, 3, &c, path);
+    saved_packs third = read_back(&r, &c, path);
+    cr_expect(same_pack(&first, &third, 0) && same_pack(&first, &third, 1), "what was last good is gone with the next checkpoint");
+    cr_expect(!same_pack(&second, &third, 3), "the other population is not saved again");
+    free_packs(&first);
+    free_packs(&second);
+    free_packs(&third);
+    checkpoints_destroy(&c);
+    small_close(&r);
+}
+
+/* Zeros and no steps. */
+Test(divergence, a_checkpoint_of_what_was_never_good_holds_nothing) {
+    char path[5000];
+    small_run r = small_open(TWO, 0, NULL);
+    checkpoint c;
+    snprintf(path, sizeof path, "%s/checkpoint.h5", small_folder());
+    small_check(checkpoints_create(r.session, &c, r.problems), r.problems, "checkpoint");
+    poison(&r, 0);
+    expert_step(&r);
+    save(&r, 1, &c, path);
+    saved_packs all = read_back(&r, &c, path);
+    const device *good = &r.session->fleet->devices[2];
+    for (int i = 0; i < 3; i++) {
+        for (int64_t j = 0; j < good->pack; j++) cr_assert_eq(all.array[i][j], 0.0F, "array %d, value %lld", i, (long long)j);
+        float largest = 0.0F;
+        for (int64_t j = good->pack; j < c.n_parameters; j++) largest = fmaxf(largest, fabsf(all.array[i][j]));
+        cr_expect_gt(largest, 0.0F, "array %d of the other population", i);
+    }
+    cr_expect_eq(c.device_expert_steps[0], 0);
+    cr_expect_eq(c.device_expert_steps[2], 1);
+    free_packs(&all);
     checkpoints_destroy(&c);
     small_close(&r);
 }

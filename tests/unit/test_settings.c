@@ -262,6 +262,23 @@ Test(settings, each_mistake_has_its_one_message) {
         {"train: {learning_rate: 0}\n" POPULATION, "train.learning_rate: '0' is out of range; it must be above 0, at most 10"},
         {"train: {batch: [1, 2]}\n" POPULATION, "train.batch: a list is written where one whole number is expected"},
         {"train: {learning_rate: {a: 1}}\n" POPULATION, "train.learning_rate: a map is written where one number is expected"},
+        {"threads: 1025\n" POPULATION, "c.yaml:1: threads: '1025' is out of range; it must be 0 to 1,024 threads"},
+        {"train: {epsilon: 1e-60}\n" POPULATION,
+         "c.yaml:1: train.epsilon: '1e-60' is 0 in single precision, in which it is used; it must be above 0, at most 1"},
+        {"train: {learning_rate: 1e-46}\n" POPULATION, "train.learning_rate: '1e-46' is 0 in single precision"},
+        {"train: {weight_decay: 1e-60}\n" POPULATION, "train.weight_decay: '1e-60' is 0 in single precision"},
+        {"train: {router: {learning_rate: 1e-60}}\n" POPULATION, "train.router.learning_rate: '1e-60' is 0 in single precision"},
+        {"train: {beta2: 0.99999999}\n" POPULATION,
+         "train.beta2: '0.99999999' rounds to a limit in single precision, in which it is used; it must be at least 0, below 1"},
+        {"base: {pretrain: {learning_rate: 1e-60}}\n" POPULATION, "base.pretrain.learning_rate: '1e-60' is 0 in single precision"},
+        {"train: {rounds: 1000000, local_steps: 2148}\n" POPULATION,
+         "c.yaml:1: train.rounds: a device takes 2148000000 steps; it must take at most 2147483647"},
+        {"train: {batch: 65536}\ndata: {sequence: 32768, tokens_per_device: 0}\n" POPULATION,
+         "train.batch: an expert step has 65536 windows of 32768 tokens; it must have at most 2147483647 tokens"},
+        {"base: {pretrain: {batch: 65536, sequence: 32768}}\n" POPULATION,
+         "c.yaml:1: base.pretrain.batch: a step of pre-training has 65536 windows of 32768 tokens"},
+        {"base: {pretrain: {tokens: 1000000000000000, batch: 1}}\n" POPULATION,
+         "c.yaml:1: base.pretrain.tokens: pre-training takes 7812500000000 steps; it must take at most 2147483647"},
         {"adapters: ''\n" POPULATION, "adapters: is empty"},
         {"seed: !int 5\n" POPULATION, "c.yaml:1: configuration: tags (!...) have no meaning here"},
         {"? [a, b]\n: 3\n", "a list or map is used as a key"},
@@ -307,6 +324,7 @@ Test(settings, each_mistake_of_a_population_has_its_one_message) {
          "populations.0.train.rounds: a population cannot have its own: all populations go through the rounds together"},
         {"[{name: a, method: local, devices: 1, data: {sequence: 4}}]", "data.sequence: a population cannot have its own: windows of all"},
         {"[{name: a, method: local, devices: 1, data: {windows: x}}]", "data.windows: a population cannot have its own"},
+        {"[{name: a, method: centralized, devices: 2500000}]", "populations.0.train.batch: an expert step has 20000000 windows of 128"},
         {"[{name: a, method: local, devices: 1, threads: 4}]", "threads: a population cannot have its own; write threads at the top level"},
         {"[{name: a, method: local, devices: 1, train: {bath: 4}}]", "unknown key; did you mean populations.0.train.batch?"},
         {"[{name: a, method: local, devices: 1, data: {test_tokens_per_device: 5}}]", "5 tokens hold no window of 128"},
@@ -333,6 +351,17 @@ Test(settings, each_mistake_of_a_population_has_its_one_message) {
         configuration_must_fail(text, cases[i].expected);
     }
     configuration_must_fail("seed: 1\n", "c.yaml:1: populations: is missing");
+}
+
+/* What single precision can hold is fine, however small; the others are never used in it. */
+Test(settings, small_numbers_that_single_precision_holds_are_kept) {
+    settings *s = configuration_must_load("train: {epsilon: 1.5e-45, beta2: 0.9999999, learning_rate: 1.0e-40}\n"
+                                          "data: {synthetic: {purity: 1.0e-60}}\nexperts: {balance_importance: 0.99999999}\n" POPULATION);
+    cr_expect_eq(s->populations[0].train.epsilon, 1.5e-45);
+    cr_expect_eq(s->populations[0].train.learning_rate, 1.0e-40);
+    cr_expect_eq(s->populations[0].data.synthetic.purity, 1.0e-60);
+    cr_expect_eq(s->populations[0].experts.balance_importance, 0.99999999);
+    settings_destroy(s);
 }
 
 Test(settings, limits_on_experts_and_ranks_hold_on_both_sides) {

@@ -362,10 +362,10 @@ Test(settings_write, every_path_that_leads_nowhere_is_named_once) {
     settings *s = configuration_must_load(WITH_PATHS);
     problems *list = problems_create();
     cr_assert_eq(settings_check_paths(s, list), EXIT_INPUT);
-    static const char *const said[] = {"c.yaml: adapters: there is no file or folder ./given; put it back, or say where it is now: --set "
+    static const char *const said[] = {"c.yaml:1: adapters: there is no file or folder ./given; put it back, or say where it is now: --set "
                                        "adapters=PATH",
                                        "c.yaml:2: base.pretrain.text: there is no folder english;",
-                                       "c.yaml: data.windows: there is no file",
+                                       "c.yaml:3: data.windows: there is no file",
                                        "c.yaml:3: data.corpus: there is no folder ./text;",
                                        "c.yaml:6: data.corpus: there is no folder text;",
                                        "c.yaml:7: data.corpus: there is no folder english;",

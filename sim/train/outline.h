@@ -1,0 +1,23 @@
+/* outline.h - what a configuration comes to on this machine: the one place where `check` and `run` find out whether it can be run. */
+#ifndef COHORT_OUTLINE_H
+#define COHORT_OUTLINE_H
+
+#include "base/base.h"
+#include "collective/collective.h"
+#include "config/settings.h"
+#include "population/fleet.h"
+#include "problems.h"
+#include "train/plan.h"
+
+typedef struct {
+    base_shape shape;
+    fleet *fleet; /* with its text open; owned */
+    run_plan plan;
+} run_outline;
+
+/* All that can be refused before a base is loaded, or pre-trained for minutes: the base's shape, populations, memory, text. `out` is zeros;
+ * after a failure, too, it is to be freed. */
+exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out, problems *list);
+void outline_free(run_outline *o); /* one of zeros is fine */
+
+#endif
