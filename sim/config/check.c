@@ -6,6 +6,7 @@
 
 #include "config/nearest.h"
 #include "config/populations.h"
+#include "data/splits/split.h"
 #include "kernels.h"
 #include "methods/method.h"
 
@@ -166,12 +167,32 @@ static void check_alias(const level *of) {
         report(of, "rank", "is short for experts.rank, and both are written; keep one");
 }
 
+static bool has_population_of_split(const settings *s, int index) {
+    for (int i = 0; i < s->n_populations; i++)
+        if (s->populations[i].data.split == index) return true;
+    return false;
+}
+
+/* A split's parameter where no population can read it. */
+static void check_splits(const settings *s, const level *of) {
+    char message[256];
+    for (int i = 0; i < split_count(); i++) {
+        const char *key = split_at(i)->parameter;
+        bool is_read = of->run ? has_population_of_split(s, i) : of->defaults->data.split == i;
+        if (!key || is_read || !level_has(of, key)) continue;
+        snprintf(message, sizeof message, "is of data.split %s, but the split is %s; write data.split: %s, or remove this key",
+                 split_name(i), split_name(of->defaults->data.split), split_name(i));
+        report(of, key, message);
+    }
+}
+
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
     check_specialists(of);
     check_alias(of);
     check_steps_of_population(s, of);
+    check_splits(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -258,6 +279,7 @@ static void check_devices(const settings *s, const level *top) {
 void check_run(const settings *s, const level *top) {
     check_data(top);
     check_steps_of_run(s, top);
+    check_splits(s, top);
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/splits/split.h"
 #include "methods/method.h"
 
 void population_copy(population_settings *to, const population_settings *from) {
@@ -59,6 +60,19 @@ static void append_seeds(settings *s, const level *of, const node *seeds) {
     }
 }
 
+/* A split's parameter is there in that split, and in no other. */
+static void resolve_splits(population_settings *p) {
+    for (int i = 0; i < split_count(); i++) {
+        const data_split *s = split_at(i);
+        if (!s->parameter) continue;
+        double *value = (double *)((char *)p + table_find(s->parameter, true)->offset);
+        if (i != p->data.split)
+            *value = 0;
+        else if (*value == 0)
+            *value = s->parameter_default;
+    }
+}
+
 /* What follows from other keys, where it is not written. */
 static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
@@ -68,6 +82,7 @@ static void resolve(const settings *s, const level *of) {
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
     if (p->train.router.learning_rate == 0) p->train.router.learning_rate = p->train.learning_rate;
     if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD)) p->weights = how->weights;
+    resolve_splits(p);
     if (how && p->generalists < 0) p->generalists = how->default_generalists;
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
 }

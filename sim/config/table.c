@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "data/splits/splits.h"
 #include "kernels.h"
 
 #define RUN(member)         .offset = offsetof(settings, member)
@@ -16,6 +17,11 @@
 #define BETWEEN(low, high)  .least = (low), .most = (high), .above_least = true, .below_most = true
 
 #define MANY_TOKENS 1e15
+
+#define CHOICE_OF_SPLIT(name, what) "|" #name
+#define HELP_OF_SPLIT(name, what)   "; " #name ": " what
+#define SPLIT_CHOICES               SPLITS(CHOICE_OF_SPLIT) /* each after a bar */
+#define SPLIT_HELP                  SPLITS(HELP_OF_SPLIT)
 
 static const setting_row ROWS[] = {
     {.path = "name",
@@ -224,8 +230,14 @@ static const setting_row ROWS[] = {
      .type = VALUE_CHOICE,
      BOTH(data.split),
      .initial = "in_distribution",
-     .choices = "in_distribution|out_of_distribution",
-     .help = "out_of_distribution: valid and test text are a uniform mixture of all sources"},
+     .choices = &SPLIT_CHOICES[1],
+     .help = "how the sources' text is divided among devices" SPLIT_HELP},
+    {.path = "data.dirichlet",
+     .type = VALUE_DOUBLE,
+     BOTH(data.dirichlet),
+     .otherwise = "1 in the split dirichlet",
+     ABOVE(0, 1e6),
+     .help = "concentration (alpha) of the split dirichlet: small, and a device has one source; large, and all have all alike"},
     {.path = "data.tokens_per_device",
      .type = VALUE_INT64,
      BOTH(data.tokens_per_device),

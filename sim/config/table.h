@@ -71,7 +71,8 @@ void value_write(const setting_row *row, const void *base, FILE *out);
 void text_write(const char *text, FILE *out);               /* quoted where YAML needs it */
 char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
 bool value_equal(const setting_row *row, const void *a, const void *b);
-bool value_is_absent(const setting_row *row, const void *base); /* a text that is NULL */
+/* A text that is NULL; of numbers without a default, one that may not be 0 and is. */
+bool value_is_absent(const setting_row *row, const void *base);
 /* "1 to 4,096 tokens", "above 0, at most 1", "auto, cpu or cuda"; malloc'd. */
 char *value_limits(const setting_row *row);
 

@@ -106,7 +106,7 @@ static void write_population(writer *w, const settings *s, const population_sett
     const setting_row *rows = table_rows(&count);
     w->first = true;
     for (int i = 0; i < count; i++) {
-        if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s)) continue;
+        if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s) || value_is_absent(&rows[i], p)) continue;
         if (rows[i].scope == SCOPE_BOTH && is_top_value(w, &rows[i], p, top)) continue;
         write_row(w, &rows[i], p);
     }

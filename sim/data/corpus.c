@@ -175,7 +175,7 @@ int64_t corpus_text_tokens(const corpus *c, int source, data_part part) {
 
 exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count, text_range *out, problems *list) {
     const shard *text = c->shards[source][part];
-    *out = (text_range){.text = text, .first = first, .count = count};
+    *out = (text_range){.text = text, .first = first, .count = count, .source = source};
     if (first + count <= shard_tokens(text)) return EXIT_OK;
     exit_code code = synthetic_range(c->synthetic, source, part, first, count, &out->owned, list);
     out->text = out->owned;

@@ -8,7 +8,9 @@
 typedef struct {
     const shard *text;
     int64_t first, count; /* tokens of `text` */
-    shard *owned;         /* NULL, or `text`: made for this stretch, its holder closes it */
+    int source;
+    bool shared;  /* other devices have some of it as their training text, too */
+    shard *owned; /* NULL, or `text`: made for this stretch, its holder closes it */
 } text_range;
 
 /* Where a corpus comes from, for messages. */

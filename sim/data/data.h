@@ -40,18 +40,24 @@ const shard *corpus_shard(const corpus *c, int source, data_part part);
  * tight where data.synthetic.purity is 1. NaN for real text. */
 double corpus_entropy(const corpus *c, int source);
 
-/* What one device sees. Training text: one contiguous range of its source (device i of a population has source i mod sources;
- * devices of one source hold disjoint ranges while the text lasts, see device_data_overlaps). The seed decides which ranges, so populations
- * of equal seed hold the same. In distribution, valid and test ranges come from its source; out of distribution they are all sources'
- * splits in equal parts. Test text depends on no seed. */
+/* How the devices of a population divide the text of a corpus: by data.split (splits/). Corpus and settings are borrowed. */
+typedef struct partition partition;
+exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed, int devices, partition **out, problems *list);
+void partition_close(partition *p); /* its devices' data live on; NULL is fine */
+
+/* What one device sees: in each part, a contiguous range of each source that it has any of. Training ranges of devices are disjoint while
+ * the text lasts (see device_data_overlaps). The seed decides which ranges, so populations of equal seed hold the same. Test ranges begin
+ * where the source's test text does, whatever the seed. */
 typedef struct device_data device_data;
-/* pooled: the device of the centralized method, which sees the text of all `devices`. */
-exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
-                           problems *list);
+/* pooled: the device of the centralized method, which sees the text of all devices. Cheapest in the order of devices. */
+exit_code device_data_open(partition *p, int device, bool pooled, device_data **out, problems *list);
 void device_data_close(device_data *data);
-int device_data_source(const device_data *data); /* -1: pooled */
+int device_data_source(const device_data *data); /* of its training text; -1: of several, as pooled or by its split */
 int64_t device_data_tokens(const device_data *data, data_part part);
-/* True if the device's source has too little text for disjoint training ranges, so that devices share some of it. */
+int64_t device_data_source_tokens(const device_data *data, data_part part, int source); /* those of one source */
+/* corpus_entropy() in the mean over where its test windows fall. */
+double device_data_entropy(const device_data *data);
+/* True if a source has too little text for disjoint training ranges, so that the device shares some of it with others. */
 bool device_data_overlaps(const device_data *data);
 
 /* The file data.windows of a population (windows.h), read once for all the devices that are wanted [devices]. `path` must outlive what is

@@ -1,8 +1,9 @@
 /* device_data.c - a device's text, part by part, and the windows drawn from it.
  *
- * A part is a list of stretches; a window lies within one. A random window picks a stretch uniformly, then one of its
- * count - sequence positions; fixed window k of a part with P stretches lies in stretch k mod P. So all sources of a mixture, and all
- * devices of pooled data, weigh the same, whatever their lengths. */
+ * A part is a list of stretches; a window lies within one, at one of its count - sequence positions. Where shares are equal, a random
+ * window picks a stretch uniformly, then one of its positions; fixed window k of a part with P stretches lies in stretch k mod P. So all
+ * sources of a mixture, and all devices of pooled data, weigh the same, whatever their lengths. Where shares are unequal, a random window
+ * picks one of all stretches' positions, and fixed windows are spread evenly over them: a source weighs as much as a device has of it. */
 #include <stdlib.h>
 
 #include "data/corpus.h"
@@ -10,46 +11,22 @@
 #include "data/parts.h"
 #include "data/windows.h"
 
-typedef struct {
-    text_range *ranges; /* [count] */
-    int count;
-    int64_t tokens; /* of all ranges */
-} part_text;
-
 struct device_data {
+    const corpus *corpus; /* borrowed */
     uint64_t seed;
-    int device, source;
+    int device, source, sequence; /* sequence: data.sequence */
+    bool by_positions;            /* windows fall on all positions alike, else on stretches alike */
     bool overlaps;
     part_text parts[DATA_SPLITS];
     const char *windows_file; /* borrowed; NULL: all windows are drawn */
     window_table windows;
 };
 
-/* How many devices' texts make up a part: one, or for pooled data as many as differ. Whole splits and test stretches are the same for
- * all devices of a source, so one device of each source stands for them. */
-static int contributors(const partition *p, data_part part, bool pooled) {
-    if (!pooled) return 1;
-    int sources = corpus_sources(p->corpus);
-    bool same = part == DATA_TEST || (part == DATA_VALID && partition_wanted(p->settings, part) == 0);
-    if (same && partition_is_mixed(p->settings, part)) return 1;
-    return same && sources < p->devices ? sources : p->devices;
-}
-
-static exit_code fill_part(const partition *p, int device, bool pooled, data_part part, part_text *out, problems *list) {
-    bool mixed = partition_is_mixed(p->settings, part);
-    int devices = contributors(p, part, pooled), each = mixed ? corpus_sources(p->corpus) : 1;
+/* Pooled data are the texts of all devices, those that differ. */
+static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out, problems *list) {
+    int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
     exit_code code = EXIT_OK;
-    out->ranges = calloc((size_t)devices * (size_t)each, sizeof *out->ranges);
-    if (!out->ranges) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory to list its text", device);
-    for (int i = 0; i < devices && code == EXIT_OK; i++)
-        for (int source = 0; source < each && code == EXIT_OK; source++) {
-            text_range *range = &out->ranges[out->count];
-            int holder = pooled ? i : device;
-            code = mixed ? partition_mixed(p, holder, source, part, range, list) : partition_own(p, holder, part, range, list);
-            if (code != EXIT_OK) break;
-            out->tokens += range->count;
-            out->count++;
-        }
+    for (int i = 0; i < devices && code == EXIT_OK; i++) code = partition_take(p, pooled ? i : device, part, out, list);
     return code;
 }
 
@@ -83,21 +60,28 @@ exit_code device_data_give_windows(device_data *data, int sequence, given_window
     return check_windows(data, sequence, list);
 }
 
-exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
-                           problems *list) {
-    partition p = {c, d, seed, devices};
+static bool overlaps(const part_text *train) {
+    for (int i = 0; i < train->count; i++)
+        if (train->ranges[i].shared) return true;
+    return false;
+}
+
+exit_code device_data_open(partition *p, int device, bool pooled, device_data **out, problems *list) {
     exit_code code = EXIT_OK;
     *out = NULL;
     device_data *data = calloc(1, sizeof *data);
     if (!data) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory for its data", device);
-    data->seed = seed;
-    data->device = device;
-    data->source = pooled ? -1 : device % corpus_sources(c);
-    data->overlaps = !pooled && partition_overlaps(&p, data->source);
+    *data = (device_data){.corpus = p->corpus,
+                          .seed = p->seed,
+                          .device = device,
+                          .source = pooled || !p->split->source ? -1 : p->split->source(p, device),
+                          .sequence = p->settings->sequence,
+                          .by_positions = p->split->unequal};
     for (int part = 0; part < DATA_SPLITS; part++) {
-        exit_code of_part = fill_part(&p, device, pooled, (data_part)part, &data->parts[part], list);
+        exit_code of_part = fill_part(p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
+    data->overlaps = !pooled && overlaps(&data->parts[DATA_TRAIN]);
     if (code == EXIT_OK)
         *out = data;
     else
@@ -127,10 +111,50 @@ bool device_data_overlaps(const device_data *data) {
     return data->overlaps;
 }
 
+/* How much text of each source a part has, in the proportions in which windows fall on sources. */
+static double weight_of(const device_data *data, const text_range *range) {
+    return data->by_positions ? (double)(range->count - data->sequence) : 1.0;
+}
+
+double device_data_entropy(const device_data *data) {
+    const part_text *text = &data->parts[DATA_TEST];
+    double sum = 0, weights = 0;
+    for (int i = 0; i < text->count; i++) {
+        double weight = weight_of(data, &text->ranges[i]);
+        sum += weight * corpus_entropy(data->corpus, text->ranges[i].source);
+        weights += weight;
+    }
+    return sum / weights;
+}
+
+int64_t device_data_source_tokens(const device_data *data, data_part part, int source) {
+    const part_text *text = &data->parts[part];
+    int64_t tokens = 0;
+    for (int i = 0; i < text->count; i++)
+        if (text->ranges[i].source == source) tokens += text->ranges[i].count;
+    return tokens;
+}
+
+static int64_t positions(const part_text *text, int sequence) {
+    return text->tokens - (int64_t)text->count * sequence;
+}
+
+/* Of all stretches' positions one after the other, where `position` is in the part's text. */
+static int64_t offset_of(const part_text *text, int64_t position, int sequence) {
+    int64_t before = 0;
+    for (int i = 0; i < text->count - 1 && position >= text->ranges[i].count - sequence; i++) {
+        position -= text->ranges[i].count - sequence;
+        before += text->ranges[i].count;
+    }
+    return before + position;
+}
+
 static int64_t draw_window(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS, RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
+    if (data->by_positions)
+        return offset_of(text, (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)), sequence);
     int chosen = (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
     int64_t before = 0;
     for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
@@ -158,12 +182,23 @@ exit_code device_data_sample(const device_data *data, data_part part, uint64_t s
     return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
 }
 
+/* The middle of the index-th of `count` equal parts of n positions. */
+static int64_t middle(int64_t n, int64_t index, int64_t count) {
+    return (int64_t)((__int128)n * (2 * index + 1) / (2 * count));
+}
+
+static int64_t fixed_window(const device_data *data, data_part part, int index, int count, int sequence) {
+    const part_text *text = &data->parts[part];
+    if (data->by_positions) return offset_of(text, middle(positions(text, sequence), index, count), sequence);
+    int chosen = index % text->count;
+    int64_t before = 0;
+    for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
+    return before + middle(text->ranges[chosen].count - sequence, index / text->count, (count - chosen + text->count - 1) / text->count);
+}
+
 exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets,
                             problems *list) {
-    const part_text *text = &data->parts[part];
-    int chosen = index % text->count;
-    int64_t place = index / text->count, places = (count - chosen + text->count - 1) / text->count;
-    const text_range *range = &text->ranges[chosen];
-    int64_t positions = range->count - sequence;
-    return shard_window(range->text, range->first + positions * (2 * place + 1) / (2 * places), sequence, tokens, targets, list);
+    int64_t position = fixed_window(data, part, index, count, sequence);
+    const text_range *range = range_at(&data->parts[part], &position);
+    return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
 }

@@ -1,8 +1,10 @@
-/* partition.c - device i of a population of N over S sources has source i mod S; it is holder i / S of that source's text.
+/* partition.c - a split says how much a device has of each source; here these shares get their places in the sources' text.
  *
- * Keyed by (seed, RNG_PARTITION, part, source): populations of equal seed, method whatever, deal the same stretches, and other seeds deal
- * others. Test stretches depend on no seed, so that all populations are measured on the same text. */
+ * Places are keyed by (seed, RNG_PARTITION, part, source): populations of equal seed, method whatever, have the same stretches, and other
+ * seeds others. Test stretches depend on no seed, so that all populations are measured on the same text. */
 #include "data/partition.h"
+
+#include <stdlib.h>
 
 #include "data/parts.h"
 
@@ -15,31 +17,94 @@ int64_t partition_first(int64_t total, int64_t wanted, int slot, int slots, cons
     return (int64_t)((__int128)spare * place / (slots - 1));
 }
 
+int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all, const rng_key *key) {
+    if (all <= total) return (int64_t)rng_below(key, 1, (uint64_t)(total - all) + 1) + before;
+    return (int64_t)((__int128)(total - wanted) * before / (all - wanted));
+}
+
 int64_t partition_wanted(const data_settings *d, data_part part) {
     const int64_t wanted[DATA_SPLITS] = {d->tokens_per_device, d->valid_tokens_per_device, d->test_tokens_per_device};
     return wanted[part];
 }
 
-bool partition_is_mixed(const data_settings *d, data_part part) {
-    return part != DATA_TRAIN && d->split == SPLIT_OUT_OF_DISTRIBUTION;
+bool partition_is_common(const partition *p, data_part part) {
+    return part == DATA_TEST || (part == DATA_VALID && partition_wanted(p->settings, part) == 0);
 }
 
-static int holders(const partition *p, int source) {
+int64_t partition_held(const partition *p, int source, data_part part) {
+    if (partition_wanted(p->settings, part) == 0) return shard_tokens(corpus_shard(p->corpus, source, part));
+    return corpus_text_tokens(p->corpus, source, part);
+}
+
+/* ---- Sums over devices, where shares are unequal ---- */
+
+/* Brings `before` to the devices before `device`. Devices come in their order, so that a whole population costs one pass. */
+static void sum_up_to(partition *p, int device, data_part part) {
+    partition_sums *sums = &p->sums[part];
     int sources = corpus_sources(p->corpus);
-    return (p->devices - source + sources - 1) / sources;
+    if (device < sums->next) {
+        for (int s = 0; s < sources; s++) sums->before[s] = 0;
+        sums->next = 0;
+    }
+    for (; sums->next < device; sums->next++) {
+        int n = p->split->shares(p, sums->next, part, p->others);
+        for (int i = 0; i < n; i++) sums->before[p->others[i].source] += p->others[i].tokens;
+    }
 }
 
-bool partition_overlaps(const partition *p, int source) {
-    int64_t wanted = p->settings->tokens_per_device;
-    return wanted > 0 && wanted > corpus_text_tokens(p->corpus, source, DATA_TRAIN) / holders(p, source);
+static bool create_sums(partition *p, data_part part) {
+    partition_sums *sums = &p->sums[part];
+    size_t sources = (size_t)corpus_sources(p->corpus);
+    sums->before = calloc(sources, sizeof *sums->before);
+    sums->all = calloc(sources, sizeof *sums->all);
+    if (!sums->before || !sums->all) return false;
+    sum_up_to(p, p->devices, part);
+    for (size_t s = 0; s < sources; s++) sums->all[s] = sums->before[s];
+    return true;
 }
+
+exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed, int devices, partition **out, problems *list) {
+    size_t sources = (size_t)corpus_sources(c);
+    partition *p = *out = calloc(1, sizeof *p);
+    bool good = p != NULL;
+    if (good) {
+        *p = (partition){.corpus = c, .settings = d, .split = split_of(d), .seed = seed, .devices = devices};
+        p->shares = calloc(sources, sizeof *p->shares);
+        p->others = calloc(sources, sizeof *p->others);
+        good = p->shares && p->others;
+    }
+    for (int part = 0; part < DATA_TEST && good && p->split->unequal; part++) good = create_sums(p, (data_part)part);
+    if (good) return EXIT_OK;
+    partition_close(p);
+    *out = NULL;
+    return problem(list, EXIT_ENVIRONMENT, "no memory to divide the text of %zu source(s)", sources);
+}
+
+void partition_close(partition *p) {
+    if (!p) return;
+    for (int part = 0; part < DATA_TEST; part++) {
+        free(p->sums[part].before);
+        free(p->sums[part].all);
+    }
+    free(p->shares);
+    free(p->others);
+    free(p);
+}
+
+/* ---- Stretches ---- */
 
 static exit_code too_little(const partition *p, int device, int source, data_part part, int64_t wanted, int64_t total, problems *list) {
+    const char *of = corpus_source_name(p->corpus, source), *path = corpus_path(p->corpus), *name = part_name(part), *key = KEYS[part];
+    if (p->split->unequal)
+        return problem(
+            list, EXIT_INPUT,
+            "device %d of %d: takes %lld of %s (%lld tokens) from source %s of %s, which has %lld in its %s split; ask for fewer, "
+            "or 0 for as many as its mixture allows",
+            device, p->devices, (long long)wanted, key, (long long)partition_wanted(p->settings, part), of, path, (long long)total, name);
     return problem(
         list, EXIT_INPUT,
         "device %d of %d: %s asks for %lld tokens, but source %s of %s has %lld in its %s split; ask for at most that many, or 0 for all",
-        device, p->devices, KEYS[part], (long long)wanted, corpus_source_name(p->corpus, source), corpus_path(p->corpus), (long long)total,
-        part_name(part));
+        device, p->devices, key, (long long)wanted, of, path, (long long)total, name);
 }
 
 static exit_code check_window(const partition *p, int device, int source, data_part part, int64_t count, problems *list) {
@@ -52,29 +117,53 @@ static exit_code check_window(const partition *p, int device, int source, data_p
         device, p->devices, (long long)count, part_name(part), corpus_source_name(p->corpus, source), sequence, sequence + 1, KEYS[part]);
 }
 
-static exit_code take(const partition *p, int device, int source, data_part part, int64_t wanted, int slot, int slots, text_range *out,
-                      problems *list) {
-    rng_key key = {p->seed, RNG_SHARED, RNG_PARTITION, (uint64_t)part << 32 | (uint64_t)source};
-    int64_t total = corpus_text_tokens(p->corpus, source, part);
-    if (wanted == 0) {
-        total = shard_tokens(corpus_shard(p->corpus, source, part));
-        wanted = part == DATA_TRAIN ? total / slots : total;
-    }
-    if (wanted > total) return too_little(p, device, source, part, wanted, total, list);
-    exit_code code = check_window(p, device, source, part, wanted, list);
+static int64_t place_of(partition *p, int device, data_part part, const text_share *share, int64_t wanted) {
+    rng_key key = {p->seed, RNG_SHARED, RNG_PARTITION, (uint64_t)part << 32 | (uint64_t)share->source};
+    int64_t total = partition_held(p, share->source, part);
+    if (part == DATA_TEST) return 0;
+    if (!p->split->unequal) return partition_first(total, wanted, share->slot, share->slots, &key);
+    sum_up_to(p, device, part);
+    const partition_sums *sums = &p->sums[part];
+    return partition_first_after(total, wanted, sums->before[share->source], sums->all[share->source], &key);
+}
+
+/* Whether other devices have some of the same training text. */
+static bool is_shared(const partition *p, data_part part, const text_share *share, int64_t wanted, int64_t total) {
+    if (part != DATA_TRAIN) return false;
+    return p->split->unequal ? p->sums[part].all[share->source] > total : wanted > total / share->slots;
+}
+
+static exit_code take_share(partition *p, int device, data_part part, const text_share *share, text_range *out, problems *list) {
+    int64_t total = partition_held(p, share->source, part), wanted = share->tokens;
+    if (partition_wanted(p->settings, part) == 0 && !p->split->unequal) wanted = part == DATA_TRAIN ? total / share->slots : total;
+    if (wanted > total) return too_little(p, device, share->source, part, wanted, total, list);
+    exit_code code = check_window(p, device, share->source, part, wanted, list);
     if (code != EXIT_OK) return code;
-    int64_t first = part == DATA_TEST ? 0 : partition_first(total, wanted, slot, slots, &key);
-    return corpus_text(p->corpus, source, part, first, wanted, out, list);
+    int64_t first = place_of(p, device, part, share, wanted);
+    code = corpus_text(p->corpus, share->source, part, first, wanted, out, list);
+    out->shared = is_shared(p, part, share, wanted, total);
+    return code;
 }
 
-exit_code partition_own(const partition *p, int device, data_part part, text_range *out, problems *list) {
-    int sources = corpus_sources(p->corpus), source = device % sources;
-    return take(p, device, source, part, partition_wanted(p->settings, part), device / sources, holders(p, source), out, list);
+static bool make_room(part_text *text, int more) {
+    if (text->count + more <= text->room) return true;
+    int room = text->count + more > 2 * text->count ? text->count + more : 2 * text->count;
+    text_range *grown = realloc(text->ranges, (size_t)room * sizeof *grown);
+    if (!grown) return false;
+    text->ranges = grown;
+    text->room = room;
+    return true;
 }
 
-exit_code partition_mixed(const partition *p, int device, int source, data_part part, text_range *out, problems *list) {
-    int64_t all = partition_wanted(p->settings, part), sources = corpus_sources(p->corpus);
-    int64_t wanted = all / sources + (source < all % sources);
-    if (all > 0 && wanted == 0) return check_window(p, device, source, part, 0, list);
-    return take(p, device, source, part, wanted, device, p->devices, out, list);
+exit_code partition_take(partition *p, int device, data_part part, part_text *out, problems *list) {
+    int n = p->split->shares(p, device, part, p->shares);
+    if (!make_room(out, n)) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory to list its text", device);
+    for (int i = 0; i < n; i++) {
+        text_range *range = &out->ranges[out->count];
+        exit_code code = take_share(p, device, part, &p->shares[i], range, list);
+        if (code != EXIT_OK) return code;
+        out->tokens += range->count;
+        out->count++;
+    }
+    return EXIT_OK;
 }

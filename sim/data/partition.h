@@ -1,4 +1,4 @@
-/* partition.h - which stretch of a source's text a device holds. */
+/* partition.h - which stretches of the sources' text a device holds. */
 #ifndef COHORT_PARTITION_H
 #define COHORT_PARTITION_H
 
@@ -7,27 +7,45 @@
 
 #include "data/corpus.h"
 #include "data/data.h"
+#include "data/splits/split.h"
 
 /* Of `slots` holders of a text of `total` tokens, holder `slot` begins here. While slots * wanted <= total their stretches are disjoint
  * and lie side by side, from a random position on; beyond that they are spread evenly and overlap. Needs wanted <= total. */
 int64_t partition_first(int64_t total, int64_t wanted, int slot, int slots, const rng_key *key);
+/* The same for stretches of unequal lengths: those before it take `before` tokens, all of them `all`. */
+int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all, const rng_key *key);
 
+/* Of unequal shares: the tokens that devices take of each source [sources], all together and those before `next`. */
 typedef struct {
+    int next;
+    int64_t *before, *all;
+} partition_sums;
+
+struct partition {
     const corpus *corpus;
     const data_settings *settings;
+    const data_split *split;
     uint64_t seed;
     int devices;
-} partition;
+    text_share *shares, *others;    /* [sources] room for what one device has */
+    partition_sums sums[DATA_TEST]; /* of training and validation text; empty where shares are equal */
+};
 
 /* The tokens of a part that the settings ask for; 0: all there are. */
 int64_t partition_wanted(const data_settings *d, data_part part);
-/* True if the part is a mixture of all sources instead of the device's own. */
-bool partition_is_mixed(const data_settings *d, data_part part);
-/* True if some devices' training texts overlap, because `source` has too little for all of its devices. */
-bool partition_overlaps(const partition *p, int source);
+/* True if all devices have the same of a source's text in this part: the whole split, or the test text. */
+bool partition_is_common(const partition *p, data_part part);
+/* The tokens of a source that devices can have in this part. */
+int64_t partition_held(const partition *p, int source, data_part part);
 
-/* The stretch of its own source that `device` sees, and its share of `source` in a mixed part. */
-exit_code partition_own(const partition *p, int device, data_part part, text_range *out, problems *list);
-exit_code partition_mixed(const partition *p, int device, int source, data_part part, text_range *out, problems *list);
+/* A part of a device's text. */
+typedef struct {
+    text_range *ranges; /* [count] */
+    int count, room;
+    int64_t tokens; /* of all ranges */
+} part_text;
+
+/* Appends the stretches of a part that `device` has. */
+exit_code partition_take(partition *p, int device, data_part part, part_text *out, problems *list);
 
 #endif

@@ -202,13 +202,25 @@ static exit_code require_windows(const fleet *f, const device *d, problems *list
     return code;
 }
 
-static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, given_windows *given, problems *list) {
+static double main_share(const device_data *data, const corpus *c) {
+    int64_t most = 0;
+    for (int i = 0; i < corpus_sources(c); i++) {
+        int64_t tokens = device_data_source_tokens(data, DATA_TRAIN, i);
+        if (tokens > most) most = tokens;
+    }
+    return (double)most / (double)device_data_tokens(data, DATA_TRAIN);
+}
+
+static exit_code open_device_data(fleet *f, const population *p, partition *parts, int device_index, given_windows *given, problems *list) {
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
-    exit_code code = device_data_open(c, &s->data, s->seed, device_index, s->devices, p->method->pooled, &d->data, list);
+    exit_code code = device_data_open(parts, device_index, p->method->pooled, &d->data, list);
     if (code == EXIT_OK && given) code = device_data_give_windows(d->data, s->data.sequence, given, list);
     if (code != EXIT_OK) return code;
-    d->text = (device_text){.source = device_data_source(d->data), .overlaps = device_data_overlaps(d->data)};
+    d->text = (device_text){.source = device_data_source(d->data),
+                            .overlaps = device_data_overlaps(d->data),
+                            .main_share = main_share(d->data, p->text),
+                            .entropy = device_data_entropy(d->data)};
     for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, d, list);
 }
@@ -229,9 +241,12 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     given_windows *given;
     int before = problems_count(list);
     p->text = c;
+    partition *parts = NULL;
     exit_code code = read_windows(f, p, &given, list);
+    if (code == EXIT_OK) code = partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list);
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
-        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, given, list);
+        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, parts, i, given, list);
+    partition_close(parts);
     given_windows_destroy(given);
     problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name, (unsigned long long)p->settings->seed);
     prefix_place(list, before, f->file, p->settings);

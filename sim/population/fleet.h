@@ -22,8 +22,10 @@
 
 /* What of its text concerns others than its steps. */
 typedef struct {
-    int source;                  /* -1: pooled */
+    int source;                  /* of its training text; -1: of several */
     bool overlaps;               /* with other devices' training text */
+    double main_share;           /* of its training text that is of one source, the one it has most of */
+    double entropy;              /* of its test text, nats per token; NaN if unknown */
     int64_t tokens[DATA_SPLITS]; /* of its parts */
 } device_text;
 

@@ -125,7 +125,7 @@ static population_record record_of(const trace_population *p) {
     strncpy(record.name, p->name, sizeof record.name - 1);
     strncpy(record.method, p->method, sizeof record.method - 1);
     strncpy(record.gates, p->routed ? "top_k" : "mean", sizeof record.gates - 1);
-    strncpy(record.split, p->out_of_distribution ? "out_of_distribution" : "in_distribution", sizeof record.split - 1);
+    strncpy(record.split, p->split, sizeof record.split - 1);
     return record;
 }
 

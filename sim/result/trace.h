@@ -5,7 +5,8 @@
  *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any device), rank, ...,
  *                     gates: top_k (of a router) or mean, first_source
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
- *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
+ *   /devices          one row each: population, index, source (of its training text; -1: several), experts, train/valid/test tokens,
+ *                     entropy (nats/token, NaN if unknown)
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
  *   /loss/valid       [row, device] after the round's last local step, on fixed windows
@@ -36,7 +37,7 @@ typedef struct {
     uint64_t seed;
     int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
     int64_t tokens_per_device;                          /* training tokens, as configured */
-    bool out_of_distribution;
+    const char *split;                                  /* data.split */
     bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;

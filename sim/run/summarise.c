@@ -2,17 +2,8 @@
 
 #include <math.h>
 
+#include "data/splits/split.h"
 #include "methods/as_released.h"
-
-double device_entropy(const session *s, int device_index) {
-    const device *d = &s->fleet->devices[device_index];
-    const population *p = &s->fleet->populations[d->population];
-    int source = d->text.source, sources = corpus_sources(p->text);
-    if (source >= 0 && p->settings->data.split == SPLIT_IN_DISTRIBUTION) return corpus_entropy(p->text, source);
-    double sum = 0.0;
-    for (int i = 0; i < sources; i++) sum += corpus_entropy(p->text, i);
-    return sum / sources;
-}
 
 static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
     double sum = 0.0, squares = 0.0;
@@ -39,7 +30,7 @@ static summary_row row_of(const session *s, const population *p) {
                        .seed = ps->seed,
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
-                       .split = ps->data.split == SPLIT_IN_DISTRIBUTION ? "in_distribution" : "out_of_distribution"};
+                       .split = split_name(ps->data.split)};
     double unused;
     mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_LOSS), &row.test_ppl_mean, &row.test_ppl_std);
     mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_AFTER), &row.test_ppl_after, &unused);
@@ -49,7 +40,7 @@ static summary_row row_of(const session *s, const population *p) {
         row.bytes_up += s->bytes_up[i];
         row.bytes_down += s->bytes_down[i];
         row.test_loss_mean += metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i] / p->n_devices;
-        row.entropy_mean += device_entropy(s, i) / p->n_devices;
+        row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
     }
     return row;
 }

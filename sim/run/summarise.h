@@ -9,7 +9,4 @@
  * for populations that stopped. rows [n_populations]; pointers into the session's settings. */
 void summarise(const session *s, summary_row *rows);
 
-/* Entropy rate of a device's test text, NaN if unknown. */
-double device_entropy(const session *s, int device_index);
-
 #endif

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "run/summarise.h"
+#include "data/splits/split.h"
 
 #ifndef COHORT_GIT_REVISION
 #define COHORT_GIT_REVISION "unknown"
@@ -21,7 +21,7 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .rank = ps->rank,
                               .top_k = ps->experts.top_k,
                               .tokens_per_device = ps->data.tokens_per_device,
-                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION,
+                              .split = split_name(ps->data.split),
                               .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];
@@ -55,7 +55,7 @@ static void fill_device(const session *s, int index, trace_device *out) {
                           .test_tokens = d->text.tokens[DATA_TEST],
                           .parameters_shared = d->parameters_shared,
                           .parameters_private = d->parameters_private,
-                          .entropy = device_entropy(s, index)};
+                          .entropy = d->text.entropy};
 }
 
 /* Of several processes: how many there are, and what process 0 runs on. */

@@ -9,7 +9,6 @@
 
 enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 
-typedef enum { SPLIT_IN_DISTRIBUTION, SPLIT_OUT_OF_DISTRIBUTION } data_split;
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
 typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
 /* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
@@ -33,7 +32,8 @@ typedef struct {
 typedef struct {
     char *corpus;              /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
     int corpus_line;           /* where the configuration says which; 0: --set */
-    data_split split;          /* out_of_distribution: valid and test are a uniform mixture of all sources */
+    int split;                 /* index into the list of splits (data/splits/splits.h) */
+    double dirichlet;          /* alpha of the split of that name; 0 in all others */
     int64_t tokens_per_device; /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
     int sequence;                                            /* tokens of a window (targets are shifted by one) */

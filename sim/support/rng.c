@@ -60,6 +60,10 @@ uint64_t rng_below(const rng_key *key, uint64_t index, uint64_t bound) {
     return (uint64_t)((unsigned __int128)fraction * bound >> 64);
 }
 
+double rng_open_unit(const rng_key *key, uint64_t index) {
+    return ((double)rng_below(key, index, UINT64_C(1) << 52) + 0.5) * 0x1p-52;
+}
+
 float rng_uniform(const rng_key *key, uint64_t index) {
     return unit_float(rng_u32(key, index));
 }
@@ -88,5 +92,17 @@ void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n) {
         normal_pair(words.v[0], words.v[1], sigma, normals);
         normal_pair(words.v[2], words.v[3], sigma, normals + 2);
         for (int64_t j = 0; j < 4 && i + j < n; j++) out[i + j] = normals[j];
+    }
+}
+
+/* Marsaglia & Tsang (2000): with d = shape - 1/3, c = 1 / sqrt(9 d) and x normal, v = (1 + c x)^3, the number d v is accepted where
+ * v > 0 and ln u < x^2 / 2 + d - d v + d ln v. An attempt takes three draws: two for x by Box-Muller, one for u. */
+double rng_gamma(const rng_key *key, double shape) {
+    double d = shape - 1.0 / 3.0, c = 1.0 / sqrt(9.0 * d);
+    for (uint64_t draw = 0;; draw += 3) {
+        double radius = sqrt(-2.0 * log(rng_open_unit(key, draw)));
+        double x = radius * cos(6.28318530717958647692 * rng_open_unit(key, draw + 1));
+        double root = 1.0 + c * x, v = root * root * root;
+        if (v > 0 && log(rng_open_unit(key, draw + 2)) < 0.5 * x * x + d - d * v + d * log(v)) return d * v;
     }
 }

@@ -15,7 +15,8 @@ typedef enum {
     RNG_PRETRAIN_WINDOWS, /* step = pre-training step */
     RNG_TEST_WINDOWS,     /* step = 0 */
     RNG_CORPUS = 9,       /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
-    RNG_PARTITION         /* which part of a source a device holds */
+    RNG_PARTITION,        /* which part of a source a device holds */
+    RNG_MIXTURE           /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
 } rng_purpose;
 
 enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */
@@ -32,6 +33,10 @@ uint32_t rng_u32(const rng_key *key, uint64_t index);
 /* Uniform on [0, bound), bound <= 2^53, unbiased to 2^-64. */
 uint64_t rng_below(const rng_key *key, uint64_t index, uint64_t bound);
 float rng_uniform(const rng_key *key, uint64_t index); /* [0, 1), 24 bits */
+/* (0, 1), 52 bits, neither end; shares its draws with rng_below(). */
+double rng_open_unit(const rng_key *key, uint64_t index);
+/* Gamma(shape, 1), shape >= 1, the key's one number of this kind: takes as many draws of rng_open_unit() as it needs. */
+double rng_gamma(const rng_key *key, double shape);
 /* Fill n floats, uniform on [-bound, bound) / normal(0, sigma) by Box-Muller. */
 void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n);
 void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n);

@@ -1,5 +1,6 @@
 #include "unit/data_files.h"
 
+#include "data/splits/split.h"
 #include <criterion/criterion.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -47,8 +48,24 @@ void data_write_shard(const char *folder, const char *name, int first, int n) {
     free(ids);
 }
 
+int split_named(const char *name) {
+    for (int i = 0; i < split_count(); i++)
+        if (strcmp(split_name(i), name) == 0) return i;
+    cr_assert_fail("there is no split %s", name);
+}
+
 data_settings data_settings_of(const char *folder) {
-    return (data_settings){.corpus = (char *)(uintptr_t)folder, .split = SPLIT_IN_DISTRIBUTION, .sequence = 8};
+    return (data_settings){.corpus = (char *)(uintptr_t)folder, .split = split_named("in_distribution"), .sequence = 8};
+}
+
+exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
+                           problems *list) {
+    partition *p = NULL;
+    *out = NULL;
+    exit_code code = partition_open(c, d, seed, devices, &p, list);
+    if (code == EXIT_OK) code = device_data_open(p, device, pooled, out, list);
+    partition_close(p);
+    return code;
 }
 
 int data_says(const problems *list, const char *part) {

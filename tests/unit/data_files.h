@@ -20,6 +20,13 @@ void data_write_shard(const char *folder, const char *name, int first, int n);
 /* The folder as corpus, in distribution, sequence 8. */
 data_settings data_settings_of(const char *folder);
 
+/* One device of a population; *out is NULL on failure. */
+exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
+                           problems *list);
+
+/* What data_settings.split is for this name. */
+int split_named(const char *name);
+
 /* True if one of the messages contains `part`. */
 int data_says(const problems *list, const char *part);
 

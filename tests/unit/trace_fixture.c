@@ -62,6 +62,7 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .rank = 8,
                                            .top_k = 2,
                                            .tokens_per_device = 40000,
+                                           .split = "in_distribution",
                                            .routed = true};
     f->populations[1] = (trace_population){.name = "local, poor",
                                            .method = "local",
@@ -71,7 +72,7 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .rank = 4,
                                            .top_k = 2,
                                            .tokens_per_device = 15000,
-                                           .out_of_distribution = true,
+                                           .split = "out_of_distribution",
                                            .first_source = 1};
     f->devices = fixture_array(devices, sizeof *f->devices);
     for (int i = 0; i < devices; i++) {

@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "config/table.h"
 #include "unit/configuration.h"
+#include "unit/data_files.h"
 
 #define POPULATION "populations: [{name: a, method: local, devices: 2}]\n"
 
@@ -102,7 +103,7 @@ Test(settings, population_overrides_only_itself) {
     const population_settings *a = &s->populations[0], *b = &s->populations[1];
     cr_assert_eq(a->rank, 4);
     cr_assert_eq(b->rank, 8);
-    cr_assert_eq(a->data.split, SPLIT_OUT_OF_DISTRIBUTION);
+    cr_assert_eq(a->data.split, split_named("out_of_distribution"));
     cr_assert_eq(a->data.tokens_per_device, 1000);
     cr_assert_str_eq(a->data.corpus, "shards");
     cr_assert_str_eq(b->data.corpus, "synthetic");

@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "config/table.h"
 #include "unit/configuration.h"
+#include "unit/data_files.h"
 
 static const char RICH[] = "seed: 18446744073709551615\n"
                            "threads: 3\n"
@@ -64,7 +65,7 @@ Test(settings_write, every_row_survives) {
             for (int p = 0; p < first->n_populations; p++)
                 cr_assert(value_equal(&rows[i], &first->populations[p], &second->populations[p]), "%s of %d in\n%s", rows[i].path, p, yaml);
     }
-    cr_assert_eq(second->data.split, SPLIT_OUT_OF_DISTRIBUTION);
+    cr_assert_eq(second->data.split, split_named("out_of_distribution"));
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
     cr_assert_str_eq(second->adapters, "a \"b\" \\ \x01 é: #");
     free(yaml);

@@ -52,7 +52,7 @@ static exit_code open_device(const data_settings *d, uint64_t seed, int device, 
     given_windows *given = NULL;
     wanted[device] = true;
     exit_code code = d->windows ? given_windows_read(d->windows, devices, wanted, &given, list) : EXIT_OK;
-    if (code == EXIT_OK) code = device_data_open(text, d, seed, device, devices, pooled, out, list);
+    if (code == EXIT_OK) code = data_open_device(text, d, seed, device, devices, pooled, out, list);
     if (code != EXIT_OK) cr_expect_null(*out);
     if (code == EXIT_OK && given) code = device_data_give_windows(*out, d->sequence, given, list);
     given_windows_destroy(given);
@@ -182,7 +182,7 @@ Test(data_device, partition_stays_within_the_text) {
 /* Equal parts whatever the sources' lengths, drawn and fixed alike. */
 Test(data_device, out_of_distribution_mixes_sources_equally) {
     data_settings d = settings_used;
-    d.split = SPLIT_OUT_OF_DISTRIBUTION;
+    d.split = split_named("out_of_distribution");
     device_data *data = device_of(&d, 3, 1, 4, false);
     int drawn = 0, placed = 0;
     for (int i = 0; i < 4000; i++) drawn += sampled(data, DATA_VALID, (uint64_t)i, 0).tokens[0] >= 15000;
@@ -299,7 +299,7 @@ Test(data_device, refuses_too_much_and_too_little) {
     expect_refused(&d, 0, 2, "holds 5 test token(s)");
     d = settings_used;
     expect_refused(&d, 0, 2 * TRAIN, "or fewer devices");
-    d.split = SPLIT_OUT_OF_DISTRIBUTION;
+    d.split = split_named("out_of_distribution");
     d.valid_tokens_per_device = 1;
     expect_refused(&d, 0, 2, "holds 1 valid token(s) of source 0");
 }
@@ -314,8 +314,8 @@ Test(data_device, synthetic_text_never_runs_out) {
     corpus *c = NULL;
     device_data *a = NULL, *b = NULL;
     cr_assert_eq(corpus_open(&d, 64, &c, list), EXIT_OK);
-    cr_assert_eq(device_data_open(c, &d, 1, 0, 4, false, &a, list), EXIT_OK);
-    cr_assert_eq(device_data_open(c, &d, 1, 2, 4, false, &b, list), EXIT_OK);
+    cr_assert_eq(data_open_device(c, &d, 1, 0, 4, false, &a, list), EXIT_OK);
+    cr_assert_eq(data_open_device(c, &d, 1, 2, 4, false, &b, list), EXIT_OK);
     cr_expect_eq(device_data_tokens(a, DATA_TRAIN), 3 << 20);
     cr_expect_not(device_data_overlaps(a));
     int32_t x[65], y[65], targets[65];
@@ -408,7 +408,7 @@ Test(data_device, a_window_file_is_read_once_for_all_devices) {
     unlink(settings_used.windows);
     for (int i = 0; i < DEVICES; i++) {
         device_data *data = NULL;
-        cr_assert_eq(device_data_open(text, &settings_used, 1, i, DEVICES, false, &data, list), EXIT_OK);
+        cr_assert_eq(data_open_device(text, &settings_used, 1, i, DEVICES, false, &data, list), EXIT_OK);
         cr_assert_eq(device_data_give_windows(data, SEQUENCE, given, list), EXIT_OK);
         cr_expect_eq(device_data_require(data, DATA_TRAIN, 3, 1, list), wanted[i] ? EXIT_OK : EXIT_INPUT, "device %d", i);
         for (int step = 0; wanted[i] && step < 3; step++)

@@ -1,0 +1,99 @@
+/* Dirichlet over sources (Hsu, Qi, Brown, arXiv 1909.06335, with sources in place of labels and a uniform prior): all text of device i is
+ * a mixture q_i of the S sources.
+ *
+ *   q_i ~ Dirichlet(alpha, .., alpha):   q_is = g_s / sum_r g_r,   g_s ~ Gamma(alpha, 1)
+ *   Gamma(alpha) = Gamma(alpha + 1) U^(1 / alpha)                  (Marsaglia & Tsang 2000, section 6)
+ *
+ * E q_is = 1 / S and Var q_is = (S - 1) / (S^2 (S alpha + 1)): a small alpha gives a device one source, a large one all alike. Of t tokens
+ * source s gives t q_is, rounded to whole tokens by largest remainders. A source that would give less than a window gives nothing; the
+ * others then have its tokens, in the proportions of q_i. Where all text is asked for, t is the most that the sources hold in that
+ * mixture, of training text each device's equal part of them. */
+#include "data/splits/dirichlet.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "data/partition.h"
+
+/* alpha ln g of source s: finite for every alpha, however small. */
+static double scaled_log_gamma(uint64_t seed, int device, double alpha, int source) {
+    rng_key gamma = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source}, boost = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source + 1};
+    return alpha * log(rng_gamma(&gamma, alpha + 1)) + log(rng_open_unit(&boost, 0));
+}
+
+static double sum_of_weights(const text_share *shares, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += shares[i].weight;
+    return sum;
+}
+
+void dirichlet_mixture(uint64_t seed, int device, double alpha, int sources, text_share *out) {
+    double most = -INFINITY;
+    for (int s = 0; s < sources; s++) {
+        out[s] = (text_share){.source = s, .weight = scaled_log_gamma(seed, device, alpha, s)};
+        most = fmax(most, out[s].weight);
+    }
+    for (int s = 0; s < sources; s++) out[s].weight = exp((out[s].weight - most) / alpha);
+    double sum = sum_of_weights(out, sources);
+    for (int s = 0; s < sources; s++) out[s].weight /= sum;
+}
+
+/* The tokens of all shares together: what is asked for, or the most that the sources hold in these proportions. */
+static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n) {
+    int64_t wanted = partition_wanted(p->settings, part);
+    if (wanted > 0) return wanted;
+    double sum = sum_of_weights(shares, n), most = INFINITY;
+    for (int i = 0; i < n; i++) {
+        int64_t held = partition_held(p, shares[i].source, part);
+        if (part == DATA_TRAIN) held /= p->devices;
+        if (shares[i].weight > 0) most = fmin(most, (double)held * (sum / shares[i].weight));
+    }
+    return (int64_t)most;
+}
+
+static void round_shares(int64_t tokens, text_share *shares, int n) {
+    double sum = sum_of_weights(shares, n);
+    int64_t left = tokens;
+    for (int i = 0; i < n; i++) {
+        double exact = (double)tokens * (shares[i].weight / sum);
+        shares[i].tokens = (int64_t)exact;
+        shares[i].remainder = exact - floor(exact);
+        left -= shares[i].tokens;
+    }
+    for (; left > 0; left--) {
+        int largest = 0;
+        for (int i = 1; i < n; i++)
+            if (shares[i].remainder > shares[largest].remainder) largest = i;
+        shares[largest].tokens++;
+        shares[largest].remainder = -1;
+    }
+}
+
+static int least_share(const text_share *shares, int n) {
+    int least = 0;
+    for (int i = 1; i < n; i++)
+        if (shares[i].weight < shares[least].weight) least = i;
+    return least;
+}
+
+/* The least share goes first: what it leaves to the others may make them large enough. */
+static int shares_of_device(const partition *p, int device, data_part part, text_share *out) {
+    int n = corpus_sources(p->corpus);
+    dirichlet_mixture(p->seed, device, p->settings->dirichlet, n, out);
+    int64_t tokens = tokens_of_part(p, part, out, n);
+    while (n > 1) {
+        int least = least_share(out, n);
+        if ((double)tokens * (out[least].weight / sum_of_weights(out, n)) >= p->settings->sequence + 1) break;
+        memmove(out + least, out + least + 1, (size_t)(--n - least) * sizeof *out);
+        tokens = tokens_of_part(p, part, out, n);
+    }
+    round_shares(tokens, out, n);
+    return n;
+}
+
+const data_split split_dirichlet = {
+    .unequal = true,
+    .parameter = "data.dirichlet",
+    .parameter_default = 1.0,
+    .shares = shares_of_device,
+};
