@@ -60,8 +60,7 @@ static void append_seeds(settings *s, const level *of, const node *seeds) {
     }
 }
 
-/* A split's parameter is there in that split, and in no other. */
-static void resolve_splits(population_settings *p) {
+void resolve_splits(population_settings *p) {
     for (int i = 0; i < split_count(); i++) {
         const data_split *s = split_at(i);
         if (!s->parameter) continue;

@@ -7,6 +7,9 @@
 /* Appends to s->populations; top: the run's level, already walked. */
 void populations_read(settings *s, const level *top, const node *entries, problems *list);
 
+/* Gives a split's parameter its default where it is not written, and takes it from populations of another split. */
+void resolve_splits(population_settings *p);
+
 /* Checks of one population before expansion (check.c). */
 void check_population(const settings *s, const level *of);
 

@@ -72,6 +72,7 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);
+    resolve_splits(&defaults); /* not before: populations of another split than the run's have its parameter from here */
     if (s->base.checkpoint) forget_shape(&s->base);
     s->data = defaults.data;
     defaults.data = (data_settings){0};

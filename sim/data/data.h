@@ -54,7 +54,7 @@ exit_code device_data_open(partition *p, int device, bool pooled, device_data **
 void device_data_close(device_data *data);
 int device_data_source(const device_data *data); /* of its training text; -1: of several, as pooled or by its split */
 int64_t device_data_tokens(const device_data *data, data_part part);
-int64_t device_data_source_tokens(const device_data *data, data_part part, int source); /* those of one source */
+int64_t device_data_longest(const device_data *data, data_part part); /* of its ranges */
 /* corpus_entropy() in the mean over where its test windows fall. */
 double device_data_entropy(const device_data *data);
 /* True if a source has too little text for disjoint training ranges, so that the device shares some of it with others. */

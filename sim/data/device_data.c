@@ -127,12 +127,12 @@ double device_data_entropy(const device_data *data) {
     return sum / weights;
 }
 
-int64_t device_data_source_tokens(const device_data *data, data_part part, int source) {
+int64_t device_data_longest(const device_data *data, data_part part) {
     const part_text *text = &data->parts[part];
-    int64_t tokens = 0;
+    int64_t longest = 0;
     for (int i = 0; i < text->count; i++)
-        if (text->ranges[i].source == source) tokens += text->ranges[i].count;
-    return tokens;
+        if (text->ranges[i].count > longest) longest = text->ranges[i].count;
+    return longest;
 }
 
 static int64_t positions(const part_text *text, int sequence) {

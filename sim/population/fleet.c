@@ -6,11 +6,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "data/splits/split.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
 #include "support/kernel_problem.h"
 
-enum { LIST_BYTES = 640 };
+enum { LIST_BYTES = 640, STRETCH_BYTES = 160 };
 
 static int generalists_of(const population *p) {
     return p->settings->generalists >= 0 ? p->settings->generalists : p->method->default_generalists;
@@ -153,6 +154,14 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.seed == b->synthetic.seed;
 }
 
+/* Of a mixture of synthetic sources every stretch is a text by itself. */
+static size_t list_bytes(const data_settings *d) {
+    bool many = split_of(d)->unequal && strcmp(d->corpus, "synthetic") == 0;
+    int64_t tokens = d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device;
+    int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens / d->sequence;
+    return LIST_BYTES + (many ? (size_t)(stretches < most ? stretches : most) * STRETCH_BYTES : 0);
+}
+
 /* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with either. */
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
@@ -161,7 +170,7 @@ static size_t own_text_bytes(const fleet *f, const population *p) {
     size_t holders = 0;
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) holders += f->owner[i] == f->place.process;
     if (p->method->pooled) holders *= (size_t)p->settings->devices;
-    return holders * ((size_t)tokens * sizeof(uint16_t) + LIST_BYTES);
+    return holders * ((size_t)tokens * sizeof(uint16_t) + list_bytes(d));
 }
 
 fleet_text_bytes fleet_measure_text(const fleet *f) {
@@ -202,15 +211,6 @@ static exit_code require_windows(const fleet *f, const device *d, problems *list
     return code;
 }
 
-static double main_share(const device_data *data, const corpus *c) {
-    int64_t most = 0;
-    for (int i = 0; i < corpus_sources(c); i++) {
-        int64_t tokens = device_data_source_tokens(data, DATA_TRAIN, i);
-        if (tokens > most) most = tokens;
-    }
-    return (double)most / (double)device_data_tokens(data, DATA_TRAIN);
-}
-
 static exit_code open_device_data(fleet *f, const population *p, partition *parts, int device_index, given_windows *given, problems *list) {
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
@@ -219,7 +219,7 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data),
                             .overlaps = device_data_overlaps(d->data),
-                            .main_share = main_share(d->data, p->text),
+                            .longest = device_data_longest(d->data, DATA_TRAIN),
                             .entropy = device_data_entropy(d->data)};
     for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, d, list);

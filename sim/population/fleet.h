@@ -24,7 +24,7 @@
 typedef struct {
     int source;                  /* of its training text; -1: of several */
     bool overlaps;               /* with other devices' training text */
-    double main_share;           /* of its training text that is of one source, the one it has most of */
+    int64_t longest;             /* tokens of its longest stretch of training text: of its largest source, where it is not pooled */
     double entropy;              /* of its test text, nats per token; NaN if unknown */
     int64_t tokens[DATA_SPLITS]; /* of its parts */
 } device_text;

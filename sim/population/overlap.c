@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "data/splits/split.h"
 #include "population/fleet.h"
 
 typedef struct {
@@ -19,8 +20,19 @@ static holders holders_of(const fleet *f, const population *p, int source) {
     return h;
 }
 
+/* Devices with several sources: of which one there is too little depends on the mixtures of all. */
+static bool describe_mixtures(const fleet *f, const population *p, size_t bytes, char *out) {
+    int sharing = 0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sharing += f->devices[i].text.overlaps;
+    if (sharing > 0)
+        snprintf(out, bytes, "population '%s', seed %llu: %d of its %d devices share text: more of a source is asked than it has",
+                 p->settings->name, (unsigned long long)p->settings->seed, sharing, p->n_devices);
+    return sharing > 0;
+}
+
 /* The first source that runs short is described, and how many others do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out) {
+    if (split_of(&p->settings->data)->unequal) return describe_mixtures(f, p, bytes, out);
     int sources = corpus_sources(p->text), short_sources = 0, first = 0;
     for (int source = sources - 1; source >= 0; source--)
         if (source < p->n_devices && f->devices[p->first_device + source].text.overlaps) {

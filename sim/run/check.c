@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/splits/split.h"
 #include "engine/deal.h"
 #include "engine/outline.h"
 #include "engine/plan.h"
@@ -70,6 +71,32 @@ static void print_repetitions(const fleet *f) {
     }
 }
 
+static void print_mixture(const fleet *f, const population *p) {
+    double least = 1.0, most = 0.0, sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        const device_text *text = &f->devices[i].text;
+        double share = (double)text->longest / (double)text->tokens[DATA_TRAIN];
+        least = share < least ? share : least;
+        most = share > most ? share : most;
+        sum += share;
+    }
+    printf("%s (%s): %.0f %% of a device's training text are of its largest source (%.0f %% to %.0f %%; there are %d sources)\n",
+           p->settings->name, split_name(p->settings->data.split), 100.0 * sum / p->n_devices, 100.0 * least, 100.0 * most,
+           corpus_sources(p->text));
+}
+
+/* Where devices' mixtures of sources differ: once for all seeds of a population. */
+static void print_mixtures(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        if (!split_of(&p->settings->data)->unequal || p->method->pooled || (last && strcmp(p->settings->name, last) == 0)) continue;
+        if (!last) printf("\n");
+        last = p->settings->name;
+        print_mixture(f, p);
+    }
+}
+
 static void print_populations(const fleet *f) {
     int width = (int)strlen("population");
     for (int i = 0; i < f->n_populations; i++)
@@ -78,6 +105,7 @@ static void print_populations(const fleet *f) {
     printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed", "devices", "experts",
            "shared par.", "private par.", "bytes a round", "train tokens", "times read");
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    print_mixtures(f);
     print_repetitions(f);
 }
 

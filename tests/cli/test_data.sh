@@ -113,6 +113,32 @@ test_populations_of_the_command_line_have_no_line() {
     ! grep -q ':0: \|line 0' err || fail "$(<err)"
 }
 
+test_a_mixture_of_more_text_than_there_is_is_refused() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    expect_status 2 run_on shards --out result --set data.split=dirichlet --set data.dirichlet=0.01 --set data.tokens_per_device=50000 \
+        --set populations='[{name: a, method: local, devices: 2}]'
+    expect_text err "--set populations: population 'a', seed 7: device 0 of 2: takes 50000 of data.tokens_per_device (50000 tokens)"
+    [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
+    sed 's/^data:/&\n  split: dirichlet\n  dirichlet: -2/' "$tiny" >bad.yaml
+    expect_status 2 cohort run bad.yaml --out result
+    expect_text err "bad.yaml:10: data.dirichlet: '-2' is out of range; it must be above 0"
+    [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
+}
+
+# What devices have of the sources, and where they share text.
+test_check_describes_mixtures() {
+    local options=(--set data.split=dirichlet --set populations='[{name: mixed, method: local, devices: 8, seeds: [1, 2]}]')
+    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.dirichlet=1000
+    expect_text out "mixed (dirichlet): 51 % of a device's training text are of its largest source (50 % to "
+    [[ $(grep -c '(dirichlet)' out) == 1 && ! -s err ]] || fail "$(<out)" "$(<err)"
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    options+=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256)
+    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.tokens_per_device=9000
+    expect_text err "population 'mixed', seed 1: 8 of its 8 devices share text: more of a source is asked than it has"
+}
+
 # Each source has 15 kB of training text, for two devices of a population.
 test_shared_text_is_noted_by_check_and_run() {
     local options=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256 --set data.tokens_per_device=9000)

@@ -52,6 +52,7 @@ int split_named(const char *name) {
     for (int i = 0; i < split_count(); i++)
         if (strcmp(split_name(i), name) == 0) return i;
     cr_assert_fail("there is no split %s", name);
+    return -1;
 }
 
 data_settings data_settings_of(const char *folder) {

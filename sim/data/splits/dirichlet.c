@@ -11,7 +11,7 @@
 #include "data/splits/dirichlet.h"
 
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "data/partition.h"
 
@@ -38,17 +38,35 @@ void dirichlet_mixture(uint64_t seed, int device, double alpha, int sources, tex
     for (int s = 0; s < sources; s++) out[s].weight /= sum;
 }
 
-/* The tokens of all shares together: what is asked for, or the most that the sources hold in these proportions. */
-static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n) {
-    int64_t wanted = partition_wanted(p->settings, part);
-    if (wanted > 0) return wanted;
-    double sum = sum_of_weights(shares, n), most = INFINITY;
+static int by_weight(const void *a, const void *b) { /* falling */
+    const text_share *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight) - (x->weight > y->weight) : x->source - y->source;
+}
+
+static int by_remainder(const void *a, const void *b) { /* falling */
+    const text_share *x = a, *y = b;
+    return x->remainder != y->remainder ? (x->remainder < y->remainder) - (x->remainder > y->remainder) : x->source - y->source;
+}
+
+static int by_source(const void *a, const void *b) {
+    return ((const text_share *)a)->source - ((const text_share *)b)->source;
+}
+
+/* Into room: of the first shares up to each, the most tokens for a weight of 1 that their sources hold. */
+static void measure_room(const partition *p, data_part part, text_share *shares, int n) {
+    double least = INFINITY;
     for (int i = 0; i < n; i++) {
         int64_t held = partition_held(p, shares[i].source, part);
         if (part == DATA_TRAIN) held /= p->devices;
-        if (shares[i].weight > 0) most = fmin(most, (double)held * (sum / shares[i].weight));
+        least = fmin(least, (double)held / shares[i].weight);
+        shares[i].room = least;
     }
-    return (int64_t)most;
+}
+
+/* The tokens of n shares of this weight together. The addend makes good what rounding may take from a whole number. */
+static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n, double weight) {
+    int64_t wanted = partition_wanted(p->settings, part);
+    return wanted > 0 ? wanted : (int64_t)(weight * shares[n - 1].room + 1e-6);
 }
 
 static void round_shares(int64_t tokens, text_share *shares, int n) {
@@ -60,34 +78,24 @@ static void round_shares(int64_t tokens, text_share *shares, int n) {
         shares[i].remainder = exact - floor(exact);
         left -= shares[i].tokens;
     }
-    for (; left > 0; left--) {
-        int largest = 0;
-        for (int i = 1; i < n; i++)
-            if (shares[i].remainder > shares[largest].remainder) largest = i;
-        shares[largest].tokens++;
-        shares[largest].remainder = -1;
-    }
-}
-
-static int least_share(const text_share *shares, int n) {
-    int least = 0;
-    for (int i = 1; i < n; i++)
-        if (shares[i].weight < shares[least].weight) least = i;
-    return least;
+    qsort(shares, (size_t)n, sizeof *shares, by_remainder);
+    for (int i = 0; i < left; i++) shares[i].tokens++;
 }
 
 /* The least share goes first: what it leaves to the others may make them large enough. */
 static int shares_of_device(const partition *p, int device, data_part part, text_share *out) {
     int n = corpus_sources(p->corpus);
     dirichlet_mixture(p->seed, device, p->settings->dirichlet, n, out);
-    int64_t tokens = tokens_of_part(p, part, out, n);
-    while (n > 1) {
-        int least = least_share(out, n);
-        if ((double)tokens * (out[least].weight / sum_of_weights(out, n)) >= p->settings->sequence + 1) break;
-        memmove(out + least, out + least + 1, (size_t)(--n - least) * sizeof *out);
-        tokens = tokens_of_part(p, part, out, n);
+    qsort(out, (size_t)n, sizeof *out, by_weight);
+    measure_room(p, part, out, n);
+    double sum = sum_of_weights(out, n);
+    int64_t tokens = tokens_of_part(p, part, out, n, sum);
+    while (n > 1 && (double)tokens * (out[n - 1].weight / sum) < p->settings->sequence + 1) {
+        sum -= out[--n].weight;
+        tokens = tokens_of_part(p, part, out, n, sum);
     }
     round_shares(tokens, out, n);
+    qsort(out, (size_t)n, sizeof *out, by_source);
     return n;
 }
 

@@ -12,9 +12,9 @@
 /* What a device has of one source in one of its parts. */
 typedef struct {
     int source;
-    int64_t tokens;           /* 0, where shares are equal: all that the source has, of training text its slots' equal share */
-    int slot, slots;          /* where shares are equal: of so many holders of the source, the device is this one */
-    double weight, remainder; /* for the split's own use */
+    int64_t tokens;                 /* 0, where shares are equal: all that the source has, of training text its slots' equal share */
+    int slot, slots;                /* where shares are equal: of so many holders of the source, the device is this one */
+    double weight, remainder, room; /* for the split's own use */
 } text_share;
 
 typedef struct {

@@ -300,6 +300,12 @@ Test(settings, each_mistake_has_its_one_message) {
         {"data: {corpus: shards}\n" POPULATION, "base.pretrain.text: is missing, and the corpus 'shards' is real text"},
         {"data: {tokens_per_device: 128}\n" POPULATION, "data.tokens_per_device: 128 tokens hold no window of 128"},
         {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
+        {"data: {split: natural}\n" POPULATION, "data.split: 'natural' is not one of the choices; it must be in_distribution, out_of_dist"},
+        {"data:\n  split: dirichlet\n  dirichlet: 0\n" POPULATION, "c.yaml:3: data.dirichlet: '0' is out of range; it must be above 0"},
+        {"data: {split: dirichlet, dirichlet: -1}\n" POPULATION, "data.dirichlet: '-1' is out of range; it must be above 0"},
+        {"data: {split: dirichlet, dirichlet: nan}\n" POPULATION, "data.dirichlet: 'nan' is not a finite number"},
+        {"data:\n  dirichlet: 1\n" POPULATION,
+         "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is in_distribution; write data.split: dirichlet, or remove"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) configuration_must_fail(cases[i].text, cases[i].expected);
 }
@@ -314,6 +320,8 @@ Test(settings, each_mistake_of_a_population_has_its_one_message) {
         {"[{method: local, devices: 2}]", "populations.0.name: is missing"},
         {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
         {"[{name: a, method: local}]", "populations.0.devices: is missing"},
+        {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
+         "populations.0.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
         {"[{name: a, method: local, devices: 0}]", "devices: '0' is out of range; it must be 1 to 16,777,216 devices"},
         {"[{name: a b, method: local, devices: 1}]", "populations.0.name: 'a b' is no name"},
         {"[{name: a, method: nothing, devices: 1, generalists: 1, specialists: 1}]", "populations.0.method: 'nothing' is no method"},

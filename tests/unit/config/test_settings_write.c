@@ -22,7 +22,16 @@ static const char RICH[] = "seed: 18446744073709551615\n"
                            "populations:\n"
                            "  - {name: one, method: comigs, devices: 3, specialists: [1, 2, 3], seeds: [1, 2]}\n"
                            "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', split: in_distribution}}\n"
-                           "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: 0}}\n";
+                           "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: 0}}\n"
+                           "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
+                           "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
+
+/* A parameter of some populations' split, from above. */
+static const char MIXED[] = "data: {dirichlet: 0.2}\n"
+                            "populations:\n"
+                            "  - {name: a, method: local, devices: 2, data: {split: dirichlet}}\n"
+                            "  - {name: b, method: local, devices: 2}\n"
+                            "  - {name: c, method: local, devices: 2, data: {split: dirichlet, dirichlet: 3}}\n";
 
 static void expect_round_trip(const char *text) {
     char first_hash[SETTINGS_HASH_BYTES], second_hash[SETTINGS_HASH_BYTES];
@@ -48,6 +57,7 @@ Test(settings_write, written_settings_load_to_the_same) {
     expect_round_trip("populations: [{name: a, method: local, devices: 2}]");
     expect_round_trip("base: {checkpoint: gpt2}\npopulations: [{name: a, method: local, devices: 2}]");
     expect_round_trip(RICH);
+    expect_round_trip(MIXED);
 }
 
 /* Not only to equal hashes: every row of every population, and of the run. */
@@ -76,8 +86,10 @@ Test(settings_write, every_row_survives) {
 static settings *load_with(const char *override) {
     const char *const overrides[] = {override, NULL};
     settings *s = NULL;
-    problems *list = configuration_load_with(
-        "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n", overrides, &s);
+    problems *list =
+        configuration_load_with("populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
+                                "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
+                                overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
     problems_destroy(list);
     return s;
@@ -119,6 +131,8 @@ static const struct {
     {"base.pretrain.warmup=5", true, true},
     {"base.pretrain.seed=43", true, true},
     {"data.split=out_of_distribution", true, false},
+    {"data.dirichlet=2", true, false},
+    {"data.dirichlet=1", false, false},
     {"data.tokens_per_device=1000", true, false},
     {"data.valid_tokens_per_device=1000", true, false},
     {"data.test_tokens_per_device=1000", true, false},
@@ -233,7 +247,7 @@ Test(settings_write, differences_show_both_values_and_where_they_stand) {
         {"populations.0.devices=3", "populations.0.devices (2 there, 3 here)"},
         {"populations.1.name=c", "populations.1 (b of seed 42 there, c of seed 42 here)"},
         {"populations=[{name: a, method: comigs, devices: 2}]", "populations.1 (b of seed 42 there, none here)"},
-        {"populations.1.seeds=[42, 43]", "populations.2 (none there, b of seed 43 here)"},
+        {"populations.1.seeds=[42, 43]", "populations.2 (mixed of seed 42 there, b of seed 43 here)"},
         {"train={rounds: 3, beta1: 0.5}", "train.rounds (20 there, 3 here), train.beta1 (0.9 there, 0.5 here)"},
         {"base.checkpoint=gpt2", "base.checkpoint (none there, gpt2 here)"},
     };

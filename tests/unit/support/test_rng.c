@@ -32,7 +32,7 @@ static int compare(const void *a, const void *b) {
 
 /* 53 bits of every combination: equal values would mean that two askers read the same words. */
 Test(rng, nobody_shares_a_draw) {
-    enum { N = 3 * 5 * 10 * 5 * 9 };
+    enum { N = 3 * 5 * 11 * 5 * 9 };
     static const uint64_t seeds[3] = {0, 1, UINT64_C(1) << 32};
     static const int64_t devices[5] = {RNG_SHARED, 0, 1, 1 << 20, INT64_C(1) << 33};
     static const uint64_t steps[5] = {0, 1, 1 << 16, 1 << 24, UINT64_C(1) << 33};
@@ -40,7 +40,7 @@ Test(rng, nobody_shares_a_draw) {
     int n = 0;
     for (int s = 0; s < 3; s++)
         for (int d = 0; d < 5; d++)
-            for (int p = RNG_BASE_INIT; p <= RNG_PARTITION; p++)
+            for (int p = RNG_BASE_INIT; p <= RNG_MIXTURE; p++)
                 for (int t = 0; t < 5; t++)
                     for (uint64_t i = 0; i < 9; i++) {
                         rng_key key = {.seed = seeds[s], .device = devices[d], .purpose = (rng_purpose)p, .step = steps[t]};
@@ -133,4 +133,26 @@ Test(rng, normals_have_their_moments) {
     cr_assert_float_eq(fourth / (square * square), 3, 0.1);
     cr_assert_float_eq(neighbours, 0, 0.05);
     free(x);
+}
+
+/* Mean and variance of Gamma(shape, 1) are its shape; with shape 1 it is the exponential distribution, of which exp(-x) is uniform. */
+Test(rng, gamma_has_its_distribution) {
+    enum { N = 20000, BINS = 20 };
+    static const double shapes[] = {1, 1.5, 4, 1000};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        double sum = 0, squares = 0, chi_square = 0;
+        int counts[BINS] = {0};
+        for (int device = 0; device < N; device++) {
+            rng_key key = {.seed = 42, .device = device, .purpose = RNG_MIXTURE, .step = 6};
+            double x = rng_gamma(&key, shapes[i]);
+            cr_assert(x > 0 && isfinite(x));
+            sum += x;
+            squares += (x - shapes[i]) * (x - shapes[i]);
+            counts[(int)fmin(BINS - 1, BINS * exp(-x))]++;
+        }
+        cr_expect_float_eq(sum / N, shapes[i], 4 * sqrt(shapes[i] / N), "shape %g: mean %g", shapes[i], sum / N);
+        cr_expect_float_eq(squares / N, shapes[i], 0.1 * shapes[i], "shape %g: variance %g", shapes[i], squares / N);
+        for (int b = 0; b < BINS; b++) chi_square += pow(counts[b] - (double)N / BINS, 2) / ((double)N / BINS);
+        cr_expect(shapes[i] != 1 || chi_square < 43.8, "chi-square %g, of 19 degrees of freedom", chi_square);
+    }
 }
