@@ -6,7 +6,7 @@
 
 #include "config/nearest.h"
 #include "config/populations.h"
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "kernels.h"
 #include "methods/method.h"
 

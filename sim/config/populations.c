@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "methods/method.h"
 
 void population_copy(population_settings *to, const population_settings *from) {

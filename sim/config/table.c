@@ -18,11 +18,6 @@
 
 #define MANY_TOKENS 1e15
 
-#define CHOICE_OF_SPLIT(name, what) "|" #name
-#define HELP_OF_SPLIT(name, what)   "; " #name ": " what
-#define SPLIT_CHOICES               SPLITS(CHOICE_OF_SPLIT) /* each after a bar */
-#define SPLIT_HELP                  SPLITS(HELP_OF_SPLIT)
-
 static const setting_row ROWS[] = {
     {.path = "name",
      .type = VALUE_TEXT,
@@ -230,8 +225,8 @@ static const setting_row ROWS[] = {
      .type = VALUE_CHOICE,
      BOTH(data.split),
      .initial = "in_distribution",
-     .choices = &SPLIT_CHOICES[1],
-     .help = "how the sources' text is divided among devices" SPLIT_HELP},
+     .choices = SPLIT_CHOICES,
+     .help = "how the sources' text is divided among devices" SPLIT_HELPS},
     {.path = "data.dirichlet",
      .type = VALUE_DOUBLE,
      BOTH(data.dirichlet),

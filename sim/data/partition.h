@@ -7,7 +7,7 @@
 
 #include "data/corpus.h"
 #include "data/data.h"
-#include "data/splits/split.h"
+#include "data/split.h"
 
 /* Of `slots` holders of a text of `total` tokens, holder `slot` begins here. While slots * wanted <= total their stretches are disjoint
  * and lie side by side, from a random position on; beyond that they are spread evenly and overlap. Needs wanted <= total. */

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
 #include "support/kernel_problem.h"

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "population/fleet.h"
 
 typedef struct {

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "engine/deal.h"
 #include "engine/outline.h"
 #include "engine/plan.h"

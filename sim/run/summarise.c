@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include "methods/as_released.h"
 
 static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {

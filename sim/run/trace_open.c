@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "data/splits/split.h"
+#include "data/split.h"
 
 #ifndef COHORT_GIT_REVISION
 #define COHORT_GIT_REVISION "unknown"

@@ -122,7 +122,7 @@ test_a_mixture_of_more_text_than_there_is_is_refused() {
     [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
     sed 's/^data:/&\n  split: dirichlet\n  dirichlet: -2/' "$tiny" >bad.yaml
     expect_status 2 cohort run bad.yaml --out result
-    expect_text err "bad.yaml:10: data.dirichlet: '-2' is out of range; it must be above 0"
+    expect_text err "bad.yaml:11: data.dirichlet: '-2' is out of range; it must be above 0"
     [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
 }
 

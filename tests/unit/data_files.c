@@ -1,6 +1,6 @@
 #include "unit/data_files.h"
 
-#include "data/splits/split.h"
+#include "data/split.h"
 #include <criterion/criterion.h>
 #include <ftw.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef COHORT_IN_DISTRIBUTION_H
 #define COHORT_IN_DISTRIBUTION_H
 
-#include "data/splits/split.h"
+#include "data/split.h"
 
 int in_distribution_source(const partition *p, int device);
 int in_distribution_distinct(const partition *p, data_part part);

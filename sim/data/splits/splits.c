@@ -1,6 +1,6 @@
 #include "data/splits/splits.h"
 
-#include "data/splits/split.h"
+#include "data/split.h"
 
 #define X(name, what) extern const data_split split_##name;
 SPLITS(X)

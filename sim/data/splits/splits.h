@@ -7,4 +7,10 @@
     X(out_of_distribution, "valid and test text are a uniform mixture of all sources")                                                     \
     X(dirichlet, "all text of a device is a mixture of sources of its own, drawn from a Dirichlet distribution (data.dirichlet)")
 
+/* "in_distribution|out_of_distribution|..", and "; in_distribution: ..; out_of_distribution: .." */
+#define SPLIT_CHOICES            (&SPLITS(SPLIT_CHOICE)[1])
+#define SPLIT_CHOICE(name, what) "|" #name
+#define SPLIT_HELPS              SPLITS(SPLIT_HELP)
+#define SPLIT_HELP(name, what)   "; " #name ": " what
+
 #endif
