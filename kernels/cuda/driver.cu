@@ -24,7 +24,9 @@ static ck_status issued(ck_stream *stream, const char *what, const char *problem
 /* ---- Backend ---- */
 
 static ck_status cuda_open(int threads, ck_backend **out) {
+    char wrong[448];
     (void)threads;
+    if (!cuda_read_limits(getenv("COHORT_CUDA_LIMITS"), wrong, sizeof wrong)) return ck_fail(nullptr, CK_BAD_ARGUMENT, "%s", wrong);
     cuda_backend *backend = static_cast<cuda_backend *>(calloc(1, sizeof *backend));
     if (!backend) return ck_fail(nullptr, CK_NO_MEMORY, "cannot allocate the CUDA backend");
     const char *problem = gpu_describe(&backend->gpu);

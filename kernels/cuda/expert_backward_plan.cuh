@@ -65,13 +65,8 @@ template <typename M, typename T> static backward_plan plan_backward(int ffn, in
     return plan;
 }
 
-/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than this a token */
+/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than cuda_limits.parts_bytes a token */
 
-#ifdef __CUDACC__
-enum { PARTS_BYTES = 32768 };
-#else
-enum { PARTS_BYTES = 256 }; /* so few that waves of the tests need several rounds */
-#endif
 enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
 
 typedef struct {
@@ -87,7 +82,7 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     room.parts_columns = M::BRANCHES * room.ranks + CK_MAX_EXPERTS;
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
-    int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
+    int most = (int)(cuda_limits.parts_bytes / (room.parts_columns * (int)sizeof(float)));
     int expert_tiles = (room.ranks / experts + 7) / 8;
     room.slots = plan_backward<M, T>(d->ffn, expert_tiles * experts, expert_tiles, experts).blocks;
     room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
@@ -104,7 +99,7 @@ static size_t room_bytes(const backward_room &room) {
 
 /* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
 static int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
-    int devices = wave->n_devices, wanted = (3 * EXPERT_BLOCKS / 2 + devices * blocks - 1) / (devices * blocks);
+    int devices = wave->n_devices, wanted = ((int)(3 * cuda_limits.expert_blocks / 2) + devices * blocks - 1) / (devices * blocks);
     int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
     int splits = wanted < most ? wanted : most;
     splits = splits < tiles ? splits : tiles;

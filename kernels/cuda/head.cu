@@ -21,14 +21,6 @@
 
 enum { HEAD_LANES = 512, HEAD_WARPS = HEAD_LANES / 32, HEAD_ALIGN = 32, HEAD_ROWS = 128 };
 
-/* Logits that exist at a time. On a GPU as many as fill it with tiles of the product dz wte, whose result is narrow; where kernels are
- * tested on the CPU, so few that small waves have several chunks. */
-#ifdef __CUDACC__
-enum : int64_t { HEAD_CHUNK_BYTES = (int64_t)512 << 20 };
-#else
-enum : int64_t { HEAD_CHUNK_BYTES = (int64_t)256 << 10 };
-#endif
-
 typedef struct {
     global<float> z;      /* [rows, stride] */
     global<float> losses; /* [max_tokens] */
@@ -41,8 +33,9 @@ static int64_t row_stride(int vocabulary) {
     return ((int64_t)vocabulary + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
 }
 
+/* Of cuda_limits.head_bytes: as many as fill a GPU with tiles of the product dz wte, whose result is narrow. */
 static int64_t chunk_rows(int vocabulary, int64_t max_tokens) {
-    int64_t rows = HEAD_CHUNK_BYTES / (row_stride(vocabulary) * (int64_t)sizeof(float));
+    int64_t rows = cuda_limits.head_bytes / (row_stride(vocabulary) * (int64_t)sizeof(float));
     rows = rows > HEAD_ROWS ? rows / HEAD_ROWS * HEAD_ROWS : rows < 1 ? 1 : rows;
     return rows < max_tokens ? rows : max_tokens;
 }

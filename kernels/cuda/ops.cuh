@@ -7,6 +7,7 @@
 #define COHORT_KERNELS_CUDA_OPS_CUH
 
 #include "../backend.h"
+#include "limits.hpp"
 #include "wave.cuh"
 
 /* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base product will be added onto it
