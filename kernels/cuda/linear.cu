@@ -1,4 +1,4 @@
-/* linear.cu - the frozen base's products, by cuBLASLt, and what surrounds them.
+/* linear.cu - the frozen base's products, by cuda_multiply(), and what surrounds them.
  *
  *   y = x W^T + c b + residual      dx (+)= dy W      dW = dy^T x, db = column sums of dy (pre-training)
  *

@@ -77,6 +77,11 @@ typedef struct {
 } cuda_product;
 const char *cuda_multiply(const cuda_product *product, gpu_stream stream);
 
+/* By the library alone (gpu/product.cu; tests/simt has loops). *refused: it has no way to make this one, and nothing was issued. */
+const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused);
+/* Its sizes, types and strides, for messages; returns text. */
+const char *cuda_describe_product(const cuda_product *product, char *text, size_t size);
+
 /* ---- Updates, outside programs (updates.cu): the driver's own entries */
 
 /* GPU memory that holds a copy of `bytes` of host memory, in time for what is issued to the stream next; good until the driver's call

@@ -1,6 +1,6 @@
 /* The conformance cases without a test framework: PROGRAM [TAP_FILE|- [TEXT [WAVE]]] runs the cases whose "group::name" contains TEXT on
- * every usable backend, in every precision that it has, one line each; on the waves of the table whose name contains WAVE. For machines
- * that have no more than a compiler, and for tests/simt. */
+ * every usable backend, in every precision that it has, one line each and a comment with a hash of the results' bits; on the waves of the table
+ * whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt. */
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +23,7 @@ static void run_case(runner *r, ck_backend *backend, const conformance_group *gr
     r->failed += !check_passed(&c);
     fprintf(r->out, "%sok - %s::%s, %s, %s\n", check_passed(&c) ? "" : "not ", group->name, which->name, ck_name(backend),
             precision == CK_BF16 ? "bf16" : "f32");
+    fprintf(r->out, "# bits %016llx\n", (unsigned long long)c.bits);
     if (!check_passed(&c)) fprintf(r->out, "  %d of %d comparisons failed\n%s\n", c.failures, c.comparisons, c.message);
     fflush(r->out);
 }

@@ -248,8 +248,16 @@ static void multiply(const cuda_product *p) {
     }
 }
 
-const char *cuda_multiply(const cuda_product *product, gpu_stream stream) {
-    if (product->m == 0 || product->n == 0) return nullptr;
+/* COHORT_SIMT_LIBRARY: what the library refuses: "no bias", or "nothing works". */
+static const char *refusal(const cuda_product *p) {
+    const char *wanted = getenv("COHORT_SIMT_LIBRARY");
+    if (!wanted) return nullptr;
+    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0) ? "the library of the test refuses it" : nullptr;
+}
+
+const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused) {
+    *refused = refusal(product);
+    if (*refused) return nullptr;
     return simt_issue(of(stream), [p = *product] {
         const char *problem = outside(&p);
         if (!problem) multiply(&p);
