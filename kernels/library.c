@@ -46,9 +46,10 @@ void *ck_load_library(const char *file, const char *built_with, char *message, s
         library = load_from_python(user, strlen(user), file);
     if (!library && built_with) library = load(built_with);
     if (!library)
-        snprintf(message, size,
-                 "%s was found neither by the loader (LD_LIBRARY_PATH) nor where pip puts it, lib/python3*/site-packages/nvidia/*/lib beside "
-                 "a bin folder of PATH or in ~/.local%s%s",
-                 file, built_with ? ", nor at " : "", built_with ? built_with : "");
+        snprintf(
+            message, size,
+            "%s was found neither by the loader (LD_LIBRARY_PATH) nor where pip puts it, lib/python3*/site-packages/nvidia/*/lib beside "
+            "a bin folder of PATH or in ~/.local%s%s",
+            file, built_with ? ", nor at " : "", built_with ? built_with : "");
     return library;
 }

@@ -20,7 +20,6 @@
  */
 #include "attention.cuh"
 
-
 /* Units of 16 keys that a warp's queries are multiplied with at a time. */
 template <typename T, int DIM> constexpr int step_units = (int)sizeof(T) * DIM > 256 ? 1 : 2;
 

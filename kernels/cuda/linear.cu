@@ -109,7 +109,8 @@ const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
 
 /* ---- Column sums: rows in groups (cuda_limits.slice_tokens), then the groups in order ---- */
 
-static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows, int32_t columns, int64_t group, global<float> sums) {
+static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows, int32_t columns, int64_t group,
+                                         global<float> sums) {
     int column = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (column >= columns) return;
     int64_t first = blockIdx.x * group, end = first + group < n_rows ? first + group : n_rows;
@@ -138,9 +139,9 @@ static const char *bias_gradient(const ck_linear_backward *d, const cuda_call *c
     float *sums = static_cast<float *>(call->workspace);
     int64_t groups = sum_groups(call->wave.n_tokens);
     unsigned columns = (unsigned)((d->out + 127) / 128);
-    const char *problem = CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0, call->stream,
-                                    static_cast<const float *>(d->dy->data), d->dy->columns, call->wave.n_tokens, d->out,
-                                    cuda_limits.slice_tokens, sums);
+    const char *problem =
+        CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0, call->stream, static_cast<const float *>(d->dy->data),
+                  d->dy->columns, call->wave.n_tokens, d->out, cuda_limits.slice_tokens, sums);
     if (problem) return problem;
     return CK_LAUNCH(total_kernel, dim3(columns), dim3(128), 0, call->stream, sums, groups, d->out,
                      call->base_gradients + d->bias_gradient);

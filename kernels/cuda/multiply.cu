@@ -4,8 +4,8 @@
  *   2. Where it refuses, or the bias is not aligned to 16 bytes (it may be read so): out = beta add + bias by a kernel, then the library.
  *   3. Where it refuses that too, or COHORT_CUDA_PRODUCTS=own: a kernel of our own, right for every shape and far from the library's speed.
  *
- * The own kernel: a block makes 64 x 64 of out, 16 of the summed index at a time in shared memory, a lane 4 x 4; f32 products and sums in the
- * order of the summed index. 2 m n k FLOPs. */
+ * The own kernel: a block makes 64 x 64 of out, 16 of the summed index at a time in shared memory, a lane 4 x 4; f32 products and sums in
+ * the order of the summed index. 2 m n k FLOPs. */
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>

@@ -92,7 +92,8 @@ static inline bool one_pass_fits(const cuda_wave *wave, int ranks, int64_t colum
 /* Bytes for any wave of up to n_tiles, ranks and columns. */
 static inline size_t one_pass_workspace(int64_t n_tiles, size_t element_bytes) {
     if (n_tiles < cuda_limits.segment_tiles) return 0;
-    return (size_t)(2 * (cuda_limits.one_pass_warps + ONE_PASS_MOST_WARPS) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) * sizeof(float);
+    return (size_t)(2 * (cuda_limits.one_pass_warps + ONE_PASS_MOST_WARPS) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) *
+           sizeof(float);
 }
 
 template <int N, typename T, typename Source, typename Sink>

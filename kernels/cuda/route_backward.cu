@@ -390,7 +390,8 @@ static int64_t most_windows(const products_form *form, int tiles, int blocks) {
  * of several costs about C / 12 tiles more, for the sums that it leaves. Where that is one, only a device of more than twice the mean is
  * cut. */
 static int chunk_tiles(const products_plan *plan, int tiles, int devices) {
-    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * blocks_at_a_time(plan->form)), best = 0, cuts = 1;
+    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * blocks_at_a_time(plan->form)), best = 0,
+            cuts = 1;
     if (least < LEAST_CHUNK) least = LEAST_CHUNK;
     for (int64_t k = 1; k == 1 || divided(mean, k) >= least; k++) {
         int64_t rounds = divided(devices * k * plan->blocks, blocks_at_a_time(plan->form));

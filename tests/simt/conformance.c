@@ -1,6 +1,6 @@
 /* The conformance cases without a test framework: PROGRAM [TAP_FILE|- [TEXT [WAVE]]] runs the cases whose "group::name" contains TEXT on
- * every usable backend, in every precision that it has, one line each and a comment with a hash of the results' bits; on the waves of the table
- * whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt. */
+ * every usable backend, in every precision that it has, one line each and a comment with a hash of the results' bits; on the waves of the
+ * table whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt. */
 #include <stdio.h>
 #include <string.h>
 

@@ -252,7 +252,8 @@ static void multiply(const cuda_product *p) {
 static const char *refusal(const cuda_product *p) {
     const char *wanted = getenv("COHORT_SIMT_LIBRARY");
     if (!wanted) return nullptr;
-    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0) ? "the library of the test refuses it" : nullptr;
+    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0) ? "the library of the test refuses it"
+                                                                                               : nullptr;
 }
 
 const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused) {

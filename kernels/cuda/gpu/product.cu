@@ -2,8 +2,8 @@
  *
  * Row-major out = a b is column-major out^T = b^T a^T: the two factors change places, and what is stored turned stays turned.
  *
- * The same bits every time: the algorithm of a shape is chosen once and kept, and sums that an algorithm splits are kept in f32 and added in
- * a separate step, never in the type of the result and never by whoever comes first. By default it is the first that the library's own
+ * The same bits every time: the algorithm of a shape is chosen once and kept, and sums that an algorithm splits are kept in f32 and added
+ * in a separate step, never in the type of the result and never by whoever comes first. By default it is the first that the library's own
  * heuristic proposes, the same in every process. With COHORT_CUDA_TUNE=1 the first few are timed and the fastest is kept: bits are then the
  * same within a process, but another process may choose otherwise. */
 #include "../../library.h"
