@@ -65,6 +65,10 @@ template <typename M, typename T> static backward_plan plan_backward(int ffn, in
     return plan;
 }
 
+/* One round of one group of experts (expert_backward_kernel.cuh). */
+template <typename M, typename T>
+const char *expert_backward_launch(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream);
+
 /* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than cuda_limits.parts_bytes a token */
 
 enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
