@@ -1,22 +1,25 @@
 /* head.cu - tied head and cross-entropy; logits exist for a chunk of tokens at a time.
  *
- *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,  dx = dz wte,  dwte = sum over chunks of dz^T
- * x
+ *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,
+ *   dx = dz wte,   dwte = sum over chunks of dz^T x
  *
  * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply(). counted: of the device, in
  * pre-training of the wave.
  *
  * Between the products: a block a row. It reads z for the maximum and the sum of exponentials, kept together (a sum is scaled when its
  * maximum moves), and writes dz over it, in the type that the next products read: a bf16 row lies in the first half of its f32 row.
- *   held    exp(z - m) of every logit, m the lane's maximum by then, stays in shared memory as T, with each m: z is read once. The target's
- *           probability, of which 1 is taken off, is made of its logit in f32.
- *   else    where the row has no room there (cuda_limits.head_row_bytes, the GPU's own limit), z is read again, one row a multiprocessor at
- * a time, so that it still lies in L2; a bf16 row is written a step behind what has been read. Losses of tokens go to the workspace, and
- * one warp a sequence sums them in a fixed order, as doubles.
  *
- * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read, 16
- * V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768).
- */
+ *   held    z is read once: exp(z - m) of every logit stays in shared memory as T, with m, the lane's maximum at that step. The target's
+ *           probability, from which 1 is subtracted, is computed from its logit in f32. V = 50257 on sm_90: two blocks a multiprocessor
+ *           in bf16, one in f32.
+ *   else    where a row has no room there (cuda_limits.head_row_bytes, or the GPU's own limit), z is read twice. Shared memory that is
+ *           asked for and not used then keeps it at one block a multiprocessor: 132 rows of 200 KB stay in an L2 of 50 MB. A bf16 row is
+ *           written a step behind what has been read.
+ *
+ * Losses of tokens go to the workspace, and one warp a sequence sums them in a fixed order, as doubles.
+ *
+ * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read,
+ * 16 V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768). */
 #include <math.h>
 
 #include "ops.cuh"

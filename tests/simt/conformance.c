@@ -3,8 +3,9 @@
  * results' bits; on the waves of the table whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt.
  *
  * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits in all four combinations of
- * their large and small values; without it, as the variable says. With "pairs" each case and wave has one setting in f32 and the opposite
- * one in bf16, and the waves of a case have different ones; with "all" every case runs on all waves under every setting. */
+ * their large and small values; without it, as the variable says. With "pairs" each case has each wave with one setting in f32 and the
+ * opposite one in bf16, the other way round where some devices do not learn, and the waves of a case have different ones; with "all" every
+ * case runs on all waves under every setting. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,8 @@ static void print_settings(const runner *r) {
 /* ---- Cases */
 
 /* setting: its number, or -1: what the variable says. */
-static void run_wave(const runner *r, const conformance_case *which, ck_precision precision, int wave, int setting, check *c) {
+static void run_wave(const runner *r, const conformance_case *which, ck_precision precision, int wave, learn_pattern learn, int setting,
+                     check *c) {
     ck_backend *backend;
     int failures = c->failures;
     if (setting >= 0) choose_setting(setting);
@@ -72,7 +74,7 @@ static void run_wave(const runner *r, const conformance_case *which, ck_precisio
         check_fail(c, "%s", ck_last_error(NULL));
         return;
     }
-    conformance_run_on(which, backend, precision, wave, c);
+    conformance_run_on(which, backend, precision, wave, learn, c);
     ck_close(backend);
     if (c->failures > failures && setting >= 0) check_fail(c, "that was on wave '%s' with setting %d", wave_specs[wave].name, setting);
 }
@@ -88,10 +90,11 @@ static void report(runner *r, const conformance_group *group, const conformance_
     fflush(r->out);
 }
 
-/* number: of the case; precisions have opposite settings. */
-static int setting_of(const runner *r, int number, int wave, ck_precision precision) {
+/* number: of the case. */
+static int setting_of(const runner *r, int number, int wave, ck_precision precision, learn_pattern learn) {
     if (r->mode == LIMITS_GIVEN) return -1;
-    return (number + wave + (precision == CK_BF16 ? SETTINGS / 2 : 0)) % SETTINGS;
+    bool opposite = (precision == CK_BF16) != (learn == LEARN_MIXED);
+    return (number + wave + (opposite ? SETTINGS / 2 : 0)) % SETTINGS;
 }
 
 static void run_case(runner *r, const conformance_group *group, const conformance_case *which, int number, ck_precision precision) {
@@ -100,7 +103,8 @@ static void run_case(runner *r, const conformance_group *group, const conformanc
         char under[32] = "";
         if (r->mode == LIMITS_ALL) snprintf(under, sizeof under, ", setting %d", s);
         for (int w = 0; w < n_wave_specs; w++)
-            run_wave(r, which, precision, w, r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision), &c);
+            for (learn_pattern learn = LEARN_ALL; learn <= LEARN_MIXED; learn++)
+                run_wave(r, which, precision, w, learn, r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, learn), &c);
         report(r, group, which, precision, under, &c);
     }
 }
