@@ -3,9 +3,10 @@
  * results' bits; on the waves of the table whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt.
  *
  * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits in all four combinations of
- * their large and small values; without it, as the variable says. With "pairs" each case has each wave with one setting in f32 and the
- * opposite one in bf16, the other way round where some devices do not learn, and the waves of a case have different ones; with "all" every
- * case runs on all waves under every setting. */
+ * their large and small values; without it, as the variable says. With "pairs" each case has each wave under a setting and under the
+ * opposite one, and its waves have different ones: where devices may also learn only in part, all learn under the one and some under the
+ * other; whole models, which take longest, have the one in f32 and the other in bf16. With "all" every case runs on all waves under every
+ * setting. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,11 +91,15 @@ static void report(runner *r, const conformance_group *group, const conformance_
     fflush(r->out);
 }
 
-/* number: of the case. */
-static int setting_of(const runner *r, int number, int wave, ck_precision precision, learn_pattern learn) {
+/* number: of the case. turn: 0 or 1, of the two settings that a wave has. */
+static int setting_of(const runner *r, int number, int wave, ck_precision precision, int turn) {
     if (r->mode == LIMITS_GIVEN) return -1;
-    bool opposite = (precision == CK_BF16) != (learn == LEARN_MIXED);
+    bool opposite = (precision == CK_BF16) != (turn == 1);
     return (number + wave + (opposite ? SETTINGS / 2 : 0)) % SETTINGS;
+}
+
+static int turns_of(const runner *r, const conformance_case *which) {
+    return which->learns || (r->mode == LIMITS_PAIRS && !which->whole) ? 2 : 1;
 }
 
 static void run_case(runner *r, const conformance_group *group, const conformance_case *which, int number, ck_precision precision) {
@@ -103,8 +108,9 @@ static void run_case(runner *r, const conformance_group *group, const conformanc
         char under[32] = "";
         if (r->mode == LIMITS_ALL) snprintf(under, sizeof under, ", setting %d", s);
         for (int w = 0; w < n_wave_specs; w++)
-            for (learn_pattern learn = LEARN_ALL; learn <= LEARN_MIXED; learn++)
-                run_wave(r, which, precision, w, learn, r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, learn), &c);
+            for (int turn = 0; turn < turns_of(r, which); turn++)
+                run_wave(r, which, precision, w, turn == 1 && which->learns ? LEARN_MIXED : LEARN_ALL,
+                         r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, turn), &c);
         report(r, group, which, precision, under, &c);
     }
 }
