@@ -7,11 +7,13 @@
  * its binary interface since NCCL 2.0 and is declared here. Whether all processes can use it is agreed by MPI: where one cannot (no
  * library, two processes on one GPU), all sum through the host. */
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend.h"
 #include "collective/driver.h"
+#include "library.h"
 
 typedef struct ncclComm *ncclComm_t;
 typedef struct {
@@ -44,8 +46,13 @@ static bool find(void *target, const char *name) {
 
 const char *nccl_unavailable(void) {
     if (api.AllReduce) return NULL;
-    if (!api.library) api.library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (!api.library) return "libnccl.so.2 cannot be loaded: sums of GPU memory go through the host (NVIDIA's package: libnccl2)";
+    static char message[640];
+    char why[512];
+    if (!api.library) api.library = ck_load_library("libnccl.so.2", NULL, why, sizeof why);
+    if (!api.library) {
+        snprintf(message, sizeof message, "%s: sums of GPU memory go through the host (NVIDIA's package: libnccl2)", why);
+        return message;
+    }
     bool found = find(&api.GetUniqueId, "ncclGetUniqueId") && find(&api.CommInitRank, "ncclCommInitRank") &&
                  find(&api.CommDestroy, "ncclCommDestroy") && find(&api.GetErrorString, "ncclGetErrorString") &&
                  find(&api.AllReduce, "ncclAllReduce");

@@ -20,8 +20,6 @@
  */
 #include "attention.cuh"
 
-enum { WHOLE_WARPS = 8 }; /* of a block that has all of a sequence */
-
 /* Units of 16 keys that a warp's queries are multiplied with at a time. */
 template <typename T, int DIM> constexpr int step_units = (int)sizeof(T) * DIM > 256 ? 1 : 2;
 
@@ -141,7 +139,7 @@ static __device__ __forceinline__ void key_steps(float dk[DIM / 8][4], float dv[
 /* ---- Short sequences: all of one head */
 
 template <typename T, int DIM>
-static __global__ void __launch_bounds__(32 * WHOLE_WARPS, room_to_hold<T, DIM> ? 2 : 1)
+static __global__ void __launch_bounds__(32 * ATTENTION_WHOLE_WARPS, room_to_hold<T, DIM> ? 2 : 1)
     attention_backward_whole_kernel(attention_backward_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>;
@@ -289,7 +287,7 @@ static size_t whole_bytes(int warps, int dim, size_t element_bytes) {
 /* Warps of a block that has all of a sequence; 0: there is no such block. */
 static int whole_warps(int max_sequence_tokens, int dim, bool half) {
     int warps = (max_sequence_tokens + 15) / 16;
-    return warps <= WHOLE_WARPS && whole_bytes(warps, dim, half ? 2 : 4) <= ATTENTION_SHARED ? warps : 0;
+    return warps <= cuda_limits.attention_warps && whole_bytes(warps, dim, half ? 2 : 4) <= ATTENTION_SHARED ? warps : 0;
 }
 
 template <typename T, int DIM> static const char *launch(const attention_backward_op<T> *op, int whole, gpu_stream stream) {

@@ -14,10 +14,6 @@ static cuda_stream *of(ck_stream *stream) {
     return reinterpret_cast<cuda_stream *>(stream);
 }
 
-ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, const char *problem) {
-    return problem ? ck_fail(backend, status, "%s: %s", what, problem) : CK_OK;
-}
-
 static ck_status issued(ck_stream *stream, const char *what, const char *problem) {
     return cuda_status(stream->backend, CK_FAILED, what, problem);
 }
@@ -25,7 +21,9 @@ static ck_status issued(ck_stream *stream, const char *what, const char *problem
 /* ---- Backend ---- */
 
 static ck_status cuda_open(int threads, ck_backend **out) {
+    char wrong[448];
     (void)threads;
+    if (!cuda_read_limits(getenv("COHORT_CUDA_LIMITS"), wrong, sizeof wrong)) return ck_fail(nullptr, CK_BAD_ARGUMENT, "%s", wrong);
     cuda_backend *backend = static_cast<cuda_backend *>(calloc(1, sizeof *backend));
     if (!backend) return ck_fail(nullptr, CK_NO_MEMORY, "cannot allocate the CUDA backend");
     const char *problem = gpu_describe(&backend->gpu);
@@ -160,7 +158,7 @@ static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
 }
 
 static ck_status cuda_wait(ck_stream *stream) {
-    return issued(stream, "the GPU", cuda_arrive(of(stream)));
+    return issued(stream, "the GPU", cuda_explain_wait(of(stream), cuda_arrive(of(stream))));
 }
 
 /* Kept activations of a bf16 program pass through a f32 buffer; tests only, so it is made and freed here. */
@@ -408,9 +406,11 @@ static const char *fill_with_numbers(measurement *m, size_t bytes) {
     return problem ? problem : gpu_wait(m->stream);
 }
 
-/* Matrices that together are about twice the cache in bf16: 4,032 square on an H200. */
+/* Square matrices, many times a GPU's cache and so many tiles that no multiprocessor idles for long; small ones where the cache is small,
+ * as where tests play a GPU. */
 static void ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out) {
-    const int64_t size = (int64_t)sqrt((double)cuda_cache_bytes(backend) / 3) / 64 * 64;
+    const size_t cache = cuda_cache_bytes(backend);
+    const int64_t size = cache >= (size_t)16 << 20 ? 8192 : (int64_t)sqrt((double)cache / 3) / 64 * 64;
     const int64_t bytes = precision == CK_BF16 ? 2 : 4, matrix = size * size * bytes;
     measurement m;
     double seconds = 0;

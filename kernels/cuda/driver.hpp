@@ -3,6 +3,7 @@
  *   driver.cu   backend, memory, streams, events, graphs; the table of calls (backend.h)
  *   stage.cu    host tables on their way to the GPU
  *   plan.cu     a recorded program: order of its ops, placement of its activations
+ *   report.cu   which op failed
  *   run.cu      a wave's tables, and the ops over it, as a graph where there are graphs
  *   linear.cu   the base's products */
 #ifndef COHORT_KERNELS_CUDA_DRIVER_HPP
@@ -26,13 +27,11 @@ typedef struct {
     ck_backend base;
     gpu_description gpu;
     cuda_block *blocks;
+    char first_problem[160]; /* the first failure, "": none */
 } cuda_backend;
 
 /* NULL where the address belongs to none. */
 const cuda_block *cuda_block_of(const ck_backend *backend, const void *address);
-
-/* CK_OK for NULL; else records "what: problem" and returns the status. */
-ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, const char *problem);
 
 /* ---- Streams */
 
@@ -56,6 +55,8 @@ typedef struct cuda_stream {
     struct cuda_captured *programs; /* that it runs */
     struct cuda_delivery *deliveries, **last_delivery;
     cuda_arena *landing; /* pinned memory of deliveries, no images on the GPU; emptied by each */
+    char last_op[96];    /* that was issued; "": none */
+    char explanation[384];
 } cuda_stream;
 
 /* What is on its way to the host's pageable memory, by way of pinned memory: a copy straight there would hold the host up. It is there
@@ -140,6 +141,19 @@ typedef struct cuda_captured {
     struct cuda_captured *next;
 } cuda_captured;
 const char *cuda_captured_refresh(cuda_captured *list, const cuda_stream *stream);
+
+/* ---- Failures (report.cu) */
+
+/* CK_OK for NULL; else records "what: problem" and returns the status. */
+ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, const char *problem);
+/* COHORT_CUDA_SYNC=1. */
+bool cuda_waits_for_each_op();
+/* Its place in the program, its name and its layer; returns text. */
+const char *cuda_describe_op(const cuda_program *p, int step, char *text, size_t size);
+/* Keeps what the stream did last, for cuda_explain_wait(): the problem that a wait met, with the ops that it can come from; NULL for NULL.
+ */
+void cuda_note_run(cuda_stream *stream, const cuda_program *p);
+const char *cuda_explain_wait(cuda_stream *stream, const char *problem);
 
 /* ---- Deliveries (stage.cu) */
 

@@ -303,9 +303,9 @@ static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof
 
 /* Floats of the arena: room for a segment's fragments, as far as two blocks fit a multiprocessor, but for one of the largest shape. */
 template <typename M, typename T> static int arena_floats(cuda_wave_limits limits, int tiles, int warps) {
-    enum { ENOUGH = 64 * 1024 / sizeof(float) };
     int steps = (limits.rank_tiles + limits.experts) / 2 + 1; /* of 16 ranks: no expert has more than half a step too much */
-    int one = M::BRANCHES * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE, groups = ENOUGH / one;
+    int one = M::BRANCHES * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE,
+        groups = (int)(cuda_limits.expert_arena_bytes / (int64_t)sizeof(float)) / one;
     return one * (groups < 1 ? 1 : groups > tiles ? tiles : groups);
 }
 

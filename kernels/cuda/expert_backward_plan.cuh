@@ -26,13 +26,13 @@ template <typename M, int N> constexpr int backward_lanes = M::BRANCHES == 1 && 
 
 /* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as wide as the sums of the largest
  * expert leave room for. The last has room for any. */
-static const backward_form *forms_of(gelu_mlp) {
+static inline const backward_form *forms_of(gelu_mlp) {
     static const backward_form forms[] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT},
                                           {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT},
                                           {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
-static const backward_form *forms_of(swiglu_mlp) {
+static inline const backward_form *forms_of(swiglu_mlp) {
     static const backward_form forms[] = {{4, 4, 4, BACKWARD_TWO}, {4, 4, 2, BACKWARD_TWO}, {4, 4, 1, SHARED_LIMIT},
                                           {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
     return forms;
@@ -65,13 +65,12 @@ template <typename M, typename T> static backward_plan plan_backward(int ffn, in
     return plan;
 }
 
-/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than this a token */
+/* One round of one group of experts (expert_backward_kernel.cuh). */
+template <typename M, typename T>
+const char *expert_backward_launch(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream);
 
-#ifdef __CUDACC__
-enum { PARTS_BYTES = 32768 };
-#else
-enum { PARTS_BYTES = 256 }; /* so few that waves of the tests need several rounds */
-#endif
+/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than cuda_limits.parts_bytes a token */
+
 enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
 
 typedef struct {
@@ -87,7 +86,7 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     room.parts_columns = M::BRANCHES * room.ranks + CK_MAX_EXPERTS;
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
-    int most = PARTS_BYTES / (room.parts_columns * (int)sizeof(float));
+    int most = (int)(cuda_limits.parts_bytes / (room.parts_columns * (int)sizeof(float)));
     int expert_tiles = (room.ranks / experts + 7) / 8;
     room.slots = plan_backward<M, T>(d->ffn, expert_tiles * experts, expert_tiles, experts).blocks;
     room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
@@ -98,13 +97,13 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     return room;
 }
 
-static size_t room_bytes(const backward_room &room) {
+static inline size_t room_bytes(const backward_room &room) {
     return (size_t)(room.parts_floats + room.split_devices * room.split_floats) * sizeof(float);
 }
 
 /* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
-static int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
-    int devices = wave->n_devices, wanted = (3 * EXPERT_BLOCKS / 2 + devices * blocks - 1) / (devices * blocks);
+static inline int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
+    int devices = wave->n_devices, wanted = ((int)(3 * cuda_limits.expert_blocks / 2) + devices * blocks - 1) / (devices * blocks);
     int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
     int splits = wanted < most ? wanted : most;
     splits = splits < tiles ? splits : tiles;

@@ -283,15 +283,9 @@ static __device__ __forceinline__ void clear_sums(shared<float> sums, int tiles)
 /* ---- Host */
 
 /* Tiles of a segment: enough tokens for weights and lists to be used often, where that leaves blocks enough. */
-#ifdef __CUDACC__
-enum { EXPERT_BLOCKS = 528 }; /* two on each of 132 multiprocessors, twice */
-#else
-enum { EXPERT_BLOCKS = 6 };
-#endif
-
 static inline int expert_tiles(const cuda_wave *wave) {
     int tiles = EXPERT_TILES;
-    while (tiles > 1 && (wave->n_tiles / tiles < EXPERT_BLOCKS || wave->n_tiles / wave->n_devices * 2 <= tiles)) tiles /= 2;
+    while (tiles > 1 && (wave->n_tiles / tiles < cuda_limits.expert_blocks || wave->n_tiles / wave->n_devices * 2 <= tiles)) tiles /= 2;
     return tiles;
 }
 

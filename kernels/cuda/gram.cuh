@@ -12,7 +12,7 @@
 
 #include "segmented.cuh"
 
-enum { GRAM_TOKENS = 64, GRAM_STRIDE = 80, GRAM_BLOCKS = 528 /* that fill a large GPU: longer chunks rather than more of them */ };
+enum { GRAM_TOKENS = 64, GRAM_STRIDE = 80 };
 
 /* Where it goes. A block holds 16 R ranks and, of each of its warps, G groups of 8 W columns. */
 typedef struct {
@@ -155,13 +155,14 @@ typedef struct {
     int rank_tiles, column_blocks, groups, chunk, chunks; /* rank_tiles: R */
 } gram_plan;
 
+/* Blocks that fill a GPU, and longer chunks rather than more of them. */
 static inline gram_plan plan_gram(int64_t n_tiles, int ranks, int64_t columns, size_t element_bytes, bool wide) {
     gram_plan p;
     int64_t wide_columns = 32 * (int64_t)(16 / element_bytes);
     p.rank_tiles = !wide || ranks <= 16 ? 1 : ranks <= 32 ? 2 : 4;
     p.groups = (ranks + 16 * p.rank_tiles - 1) / (16 * p.rank_tiles);
     p.column_blocks = (int)((columns + wide_columns - 1) / wide_columns);
-    p.chunk = (int)((n_tiles * p.column_blocks * p.groups + GRAM_BLOCKS - 1) / GRAM_BLOCKS);
+    p.chunk = (int)((n_tiles * p.column_blocks * p.groups + cuda_limits.gram_blocks - 1) / cuda_limits.gram_blocks);
     p.chunks = (int)((n_tiles + p.chunk - 1) / p.chunk);
     return p;
 }
@@ -171,7 +172,7 @@ static inline gram_plan plan_gram(int64_t n_tiles, int ranks, int64_t columns, s
 static inline size_t gram_workspace(int64_t n_tiles, int ranks, int64_t columns, size_t element_bytes) {
     gram_plan p = plan_gram(n_tiles, ranks, columns, element_bytes, true);
     int64_t across = (int64_t)p.column_blocks * p.groups, blocks = n_tiles * across;
-    if (blocks > GRAM_BLOCKS + across) blocks = GRAM_BLOCKS + across;
+    if (blocks > cuda_limits.gram_blocks + across) blocks = cuda_limits.gram_blocks + across;
     return (size_t)(2 * blocks * SEGMENT_LANES * 4 * p.rank_tiles) * (16 / element_bytes) * sizeof(float);
 }
 

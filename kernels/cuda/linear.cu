@@ -1,4 +1,4 @@
-/* linear.cu - the frozen base's products, by cuBLASLt, and what surrounds them.
+/* linear.cu - the frozen base's products, by cuda_multiply(), and what surrounds them.
  *
  *   y = x W^T + c b + residual      dx (+)= dy W      dW = dy^T x, db = column sums of dy (pre-training)
  *
@@ -7,7 +7,7 @@
 #include "driver.hpp"
 #include "fragment.cuh"
 
-enum { ELEMENT_BLOCK = 256, SUM_ROWS = 256 };
+enum { ELEMENT_BLOCK = 256 };
 
 static unsigned blocks_for(int64_t count) {
     int64_t blocks = (count + ELEMENT_BLOCK - 1) / ELEMENT_BLOCK;
@@ -107,12 +107,13 @@ const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
     return cuda_multiply(&p, call->stream);
 }
 
-/* ---- Column sums: rows in groups of SUM_ROWS, then the groups in order ---- */
+/* ---- Column sums: rows in groups (cuda_limits.slice_tokens), then the groups in order ---- */
 
-static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows, int32_t columns, global<float> sums) {
+static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows, int32_t columns, int64_t group,
+                                         global<float> sums) {
     int column = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (column >= columns) return;
-    int64_t first = (int64_t)blockIdx.x * SUM_ROWS, end = first + SUM_ROWS < n_rows ? first + SUM_ROWS : n_rows;
+    int64_t first = blockIdx.x * group, end = first + group < n_rows ? first + group : n_rows;
     float sum = 0;
     for (int64_t r = first; r < end; r++) sum += rows[r * stride + column];
     sums[(int64_t)blockIdx.x * columns + column] = sum;
@@ -127,7 +128,7 @@ static __global__ void total_kernel(global<const float> sums, int64_t groups, in
 }
 
 static int64_t sum_groups(int64_t rows) {
-    return (rows + SUM_ROWS - 1) / SUM_ROWS;
+    return (rows + cuda_limits.slice_tokens - 1) / cuda_limits.slice_tokens;
 }
 
 size_t cuda_linear_backward_workspace(const ck_linear_backward *d, const cuda_bounds *bounds) {
@@ -138,8 +139,9 @@ static const char *bias_gradient(const ck_linear_backward *d, const cuda_call *c
     float *sums = static_cast<float *>(call->workspace);
     int64_t groups = sum_groups(call->wave.n_tokens);
     unsigned columns = (unsigned)((d->out + 127) / 128);
-    const char *problem = CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0, call->stream,
-                                    static_cast<const float *>(d->dy->data), d->dy->columns, call->wave.n_tokens, d->out, sums);
+    const char *problem =
+        CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0, call->stream, static_cast<const float *>(d->dy->data),
+                  d->dy->columns, call->wave.n_tokens, d->out, cuda_limits.slice_tokens, sums);
     if (problem) return problem;
     return CK_LAUNCH(total_kernel, dim3(columns), dim3(128), 0, call->stream, sums, groups, d->out,
                      call->base_gradients + d->bias_gradient);

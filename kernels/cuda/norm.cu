@@ -19,7 +19,7 @@
 #include "ops.cuh"
 #include "wide.cuh"
 
-enum { WARPS = 4, SLICE_TOKENS = 256, MOST_SLICES = 64 };
+enum { WARPS = 4, MOST_SLICES = 64 };
 
 template <typename T> struct norm_op {
     cuda_rows<const T> x;
@@ -284,7 +284,7 @@ const char *cuda_norm(const ck_norm *d, const cuda_call *call) {
 
 static int slice_tokens_of(int64_t n_tokens) {
     int64_t tokens = (n_tokens + MOST_SLICES - 1) / MOST_SLICES;
-    return tokens > SLICE_TOKENS ? (int)tokens : (int)SLICE_TOKENS;
+    return (int)(tokens > cuda_limits.slice_tokens ? tokens : cuda_limits.slice_tokens);
 }
 
 static int slices_of(int64_t n_tokens) {
@@ -322,7 +322,7 @@ template <typename T> static const char *backward(const ck_norm_backward *d, con
 
 size_t cuda_norm_backward_workspace(const ck_norm_backward *d, const cuda_bounds *bounds) {
     if (d->gain_gradient < 0 || d->bias_gradient < 0) return 0;
-    int64_t slices = bounds->max_tokens < (int64_t)MOST_SLICES * SLICE_TOKENS ? slices_of(bounds->max_tokens) : (int64_t)MOST_SLICES;
+    int64_t slices = bounds->max_tokens < MOST_SLICES * cuda_limits.slice_tokens ? slices_of(bounds->max_tokens) : (int64_t)MOST_SLICES;
     return (size_t)slices * 2 * (size_t)d->width * sizeof(float);
 }
 

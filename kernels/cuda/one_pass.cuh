@@ -12,8 +12,7 @@
 #include "gram.cuh"
 
 enum { ONE_PASS_TOKENS = 32, ONE_PASS_STRIDE = 48, ONE_PASS_RANKS = 16 };
-enum { ONE_PASS_GROUPS = 3, ONE_PASS_MOST_WARPS = 8 }; /* what the registers hold */
-enum { ONE_PASS_WARPS = 1056 };                        /* on a large GPU: 8 a multiprocessor */
+enum { ONE_PASS_GROUPS = 3 }; /* what the registers hold, with ONE_PASS_MOST_WARPS */
 
 template <typename T, typename Source, typename Sink> struct one_pass {
     gram_target to;
@@ -92,8 +91,9 @@ static inline bool one_pass_fits(const cuda_wave *wave, int ranks, int64_t colum
 
 /* Bytes for any wave of up to n_tiles, ranks and columns. */
 static inline size_t one_pass_workspace(int64_t n_tiles, size_t element_bytes) {
-    if (n_tiles < SEGMENT_MANY) return 0;
-    return (size_t)(2 * (ONE_PASS_WARPS + ONE_PASS_MOST_WARPS) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) * sizeof(float);
+    if (n_tiles < cuda_limits.segment_tiles) return 0;
+    return (size_t)(2 * (cuda_limits.one_pass_warps + ONE_PASS_MOST_WARPS) * 32 * 4 * ONE_PASS_GROUPS) * (16 / element_bytes) *
+           sizeof(float);
 }
 
 template <int N, typename T, typename Source, typename Sink>
@@ -108,7 +108,7 @@ static const char *launch_one_pass_form(const one_pass<T, Source, Sink> &op, int
 /* op.to.chunk is filled in. rows: of q, ranks and, where there is one, the extra row. */
 template <typename T, typename Source, typename Sink>
 static const char *launch_one_pass(one_pass<T, Source, Sink> op, int rows, int64_t columns, gpu_stream stream) {
-    int warps = one_pass_warps_for(columns, sizeof(T)), blocks = ONE_PASS_WARPS / warps;
+    int warps = one_pass_warps_for(columns, sizeof(T)), blocks = (int)(cuda_limits.one_pass_warps / warps);
     op.to.chunk = (op.to.wave.n_tiles + blocks - 1) / blocks;
     return rows <= 8 ? launch_one_pass_form<1>(op, warps, stream) : launch_one_pass_form<3>(op, warps, stream);
 }

@@ -7,6 +7,7 @@
 #define COHORT_KERNELS_CUDA_OPS_CUH
 
 #include "../backend.h"
+#include "limits.hpp"
 #include "wave.cuh"
 
 /* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base product will be added onto it
@@ -51,6 +52,18 @@ CK_OPS(X)
     X(expert_activation_backward)                                                                                                          \
     X(expert_expand)                                                                                                                       \
     X(expert_expand_backward)
+/* The operations that need none. */
+#define CUDA_WITHOUT_WORKSPACE(X)                                                                                                          \
+    X(embed)                                                                                                                               \
+    X(embed_backward)                                                                                                                      \
+    X(norm)                                                                                                                                \
+    X(linear)                                                                                                                              \
+    X(attention)                                                                                                                           \
+    X(gelu)                                                                                                                                \
+    X(gelu_backward)                                                                                                                       \
+    X(route)                                                                                                                               \
+    X(expert_activation)                                                                                                                   \
+    X(balance)
 #define X(op) size_t cuda_##op##_workspace(const ck_##op *d, const cuda_bounds *bounds);
 CUDA_WORKSPACES(X)
 #undef X
@@ -75,6 +88,11 @@ typedef struct {
     float alpha, beta;
 } cuda_product;
 const char *cuda_multiply(const cuda_product *product, gpu_stream stream);
+
+/* By the library alone (gpu/product.cu; tests/simt has loops). *refused: it has no way to make this one, and nothing was issued. */
+const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused);
+/* Its sizes, types and strides, for messages; returns text. */
+const char *cuda_describe_product(const cuda_product *product, char *text, size_t size);
 
 /* ---- Updates, outside programs (updates.cu): the driver's own entries */
 

@@ -21,9 +21,26 @@ static const ck_tensor *adds_to(const ck_op *op) {
         return op->as.lora_backward.dx;
     case CK_OP_route_backward:
         return op->as.route_backward.accumulate ? op->as.route_backward.dx : nullptr;
-    default:
-        return nullptr;
+    case CK_OP_embed:
+    case CK_OP_embed_backward:
+    case CK_OP_norm:
+    case CK_OP_norm_backward:
+    case CK_OP_linear:
+    case CK_OP_linear_backward:
+    case CK_OP_attention:
+    case CK_OP_attention_backward:
+    case CK_OP_gelu:
+    case CK_OP_gelu_backward:
+    case CK_OP_head:
+    case CK_OP_route:
+    case CK_OP_expert_activation:
+    case CK_OP_expert_activation_backward:
+    case CK_OP_expert_expand_backward:
+    case CK_OP_balance:
+    case CK_OP_COUNT:
+        break;
     }
+    return nullptr;
 }
 
 /* What the base product writes, if it could as well accumulate; else NULL. */
@@ -83,9 +100,13 @@ static size_t workspace_bytes(const ck_op *op, const cuda_bounds *bounds) {
         return cuda_##name##_workspace(&op->as.name, bounds);
         CUDA_WORKSPACES(X)
 #undef X
-    default:
-        return 0;
+#define X(name) case CK_OP_##name:
+        CUDA_WITHOUT_WORKSPACE(X)
+#undef X
+    case CK_OP_COUNT:
+        break;
     }
+    return 0;
 }
 
 static size_t table_at(size_t *end, size_t bytes) {

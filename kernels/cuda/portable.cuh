@@ -22,6 +22,7 @@
  *   fast_exp2                       2^x, one instruction: within 2e-7 relative, 0 where the result is below 2^-126
  *   fast_tanh                       within 2^-10.9 relative: for results that are rounded to bf16
  *   CK_UNROLL, CK_ROLL              before a loop that must be unrolled, or must not (registers)
+ *   ck_shared_limit()               bytes of shared memory that a block may have; host
  *   CK_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   NULL, or what was wrong, a sentence
  * and CUDA's own threadIdx, blockIdx, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync, __all_sync, __popc. */
 #ifndef COHORT_KERNELS_CUDA_PORTABLE_CUH
@@ -35,6 +36,8 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <map>
+#include <mutex>
 #include <stdint.h>
 #include <type_traits>
 
@@ -207,18 +210,39 @@ static inline const char *ck_launch_result() {
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-/* More than 48 KiB must be asked for. `bytes` leaves out arrays of known size: up to 16 KiB. False: a block of this GPU cannot have as
- * many; other errors show again at the launch. */
-template <typename Kernel> static inline bool ck_allow_shared(Kernel *kernel, size_t bytes) {
+/* Bytes of shared memory that a block may have, arrays of known size and all. */
+inline size_t ck_shared_limit() {
+    static const size_t limit = [] {
+        int device = 0, bytes = 0;
+        if (cudaGetDevice(&device) != cudaSuccess) return (size_t)0;
+        return cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess ? (size_t)bytes : (size_t)0;
+    }();
+    return limit;
+}
+
+/* More than 48 KiB must be asked for, by each kernel: once, all that it can have, so that no launch takes from another what it was allowed.
+ * `bytes` leaves out arrays of known size: up to 16 KiB. False: a block of this GPU cannot have as many; other errors show again at the
+ * launch. */
+inline bool ck_allow_shared(const void *kernel, size_t bytes) {
+    static std::mutex lock;
+    static std::map<const void *, size_t> allowed;
     if (bytes <= 32768) return true;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes) != cudaErrorInvalidValue) return true;
-    (void)cudaGetLastError(); /* else the next launch would report it */
-    return false;
+    std::lock_guard<std::mutex> guard(lock);
+    auto known = allowed.find(kernel);
+    if (known == allowed.end()) {
+        cudaFuncAttributes attributes;
+        if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) return true;
+        size_t most = ck_shared_limit() > attributes.sharedSizeBytes ? ck_shared_limit() - attributes.sharedSizeBytes : 0;
+        if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most) != cudaSuccess) return true;
+        known = allowed.emplace(kernel, most).first;
+    }
+    return bytes <= known->second;
 }
 
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
-    (!ck_allow_shared(kernel, shared_bytes) ? "these shapes need more shared memory a block than this GPU has (163 KiB on an A100)"        \
-                                            : (kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), ck_launch_result()))
+    (!ck_allow_shared(reinterpret_cast<const void *>(kernel), shared_bytes)                                                                \
+         ? "these shapes need more shared memory a block than this GPU has (163 KiB on an A100)"                                           \
+         : (kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__), ck_launch_result()))
 
 #endif
 #endif

@@ -7,17 +7,15 @@
  * logits lie closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
  * A row with a NaN or Inf anywhere in z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
  *
- * Two regimes, by the mean tokens of a device (FEW_TOKENS), each right for every wave: few (route_few.cuh) and many. Here a block has 8 /
- * WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it. x comes by
- * asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of [R | A1]
- * pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one barrier for
- * 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2).
+ * Two regimes, by the mean tokens of a device (cuda_limits.route_tokens), each right for every wave: few (route_few.cuh) and many. Here a
+ * block has 8 / WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it. x
+ * comes by asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of
+ * [R | A1] pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one
+ * barrier for 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2).
  *
  * Floor, bytes: 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device. 2 C D FLOPs a token: memory bound up to C of about 140 in bf16.
  * Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a token. */
 #include "route_few.cuh"
-
-enum { FEW_TOKENS = 48 };
 
 /* ---- Many tokens a device */
 
@@ -234,7 +232,7 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.wide = cuda_is_wide<T>(d->x);
     int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
-    if (call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices) return launch_few(op, columns, call->stream);
+    if (call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices) return launch_few(op, columns, call->stream);
     if (columns <= 24) return launch_many<T, 3, 1>(op, call->stream);
     if (columns <= 72) return launch_many<T, 9, 1>(op, call->stream);
     if (columns <= 144) return launch_many<T, 18, 1>(op, call->stream);

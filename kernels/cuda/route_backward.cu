@@ -14,7 +14,7 @@
  *    lane makes for itself, RING tiles ahead, and a lane's share of [R | A1] is rounded once and kept in shared memory for it alone. The
  *    gradients' sums lie in registers, 16 M rows of a weight at a time; with more rows the block walks its tiles again (only for x).
  *    A block takes the chunks that begin in its window of the list of tiles: several devices or a part of one where they have many tokens,
- *    one device where they have few and the weights are the bulk of the bytes (FEW_TOKENS).
+ *    one device where they have few and the weights are the bulk of the bytes.
  * 3. Where a device has several chunks, their sums lie in the workspace and are added in order. One owner each: no atomics.
  *
  * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a device: 4 C D read, 4 C D written.
@@ -23,7 +23,7 @@
 #include "four_columns.cuh"
 #include "route.cuh"
 
-enum { SLAB = 32 /* columns of a warp */, FEW_TOKENS = 48, LEAST_CHUNK = 4 };
+enum { SLAB = 32 /* columns of a warp */, LEAST_CHUNK = 4 };
 
 template <typename T> struct route_backward_op {
     cuda_wave wave;
@@ -344,11 +344,15 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
 
 /* ---- Host */
 
-/* M and RING of the form that has room for the columns, and how many of its blocks a large GPU runs at a time. */
+/* M and RING of the form that has room for the columns, and how many of its blocks a multiprocessor runs at a time. */
 typedef struct {
-    int columns, m, ring, blocks;
+    int columns, m, ring, each;
 } products_form;
-static const products_form forms[] = {{32, 2, 4, 264}, {80, 5, 4, 132}, {144, 9, 4, 132}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 132}};
+static const products_form forms[] = {{32, 2, 4, 2}, {80, 5, 4, 1}, {144, 9, 4, 1}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 1}};
+
+static int64_t blocks_at_a_time(const products_form *form) {
+    return form->each * cuda_limits.route_blocks;
+}
 
 typedef struct {
     const products_form *form;
@@ -378,7 +382,7 @@ static int64_t divided(int64_t a, int64_t b) {
 
 /* More windows of parts than this many are not worth their memory. */
 static int64_t most_windows(const products_form *form, int tiles, int blocks) {
-    int64_t fill = 2 * form->blocks / blocks + 1, short_ones = divided(tiles, LEAST_CHUNK);
+    int64_t fill = 2 * blocks_at_a_time(form) / blocks + 1, short_ones = divided(tiles, LEAST_CHUNK);
     return fill < short_ones ? fill : short_ones;
 }
 
@@ -386,10 +390,11 @@ static int64_t most_windows(const products_form *form, int tiles, int blocks) {
  * of several costs about C / 12 tiles more, for the sums that it leaves. Where that is one, only a device of more than twice the mean is
  * cut. */
 static int chunk_tiles(const products_plan *plan, int tiles, int devices) {
-    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * plan->form->blocks), best = 0, cuts = 1;
+    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * blocks_at_a_time(plan->form)), best = 0,
+            cuts = 1;
     if (least < LEAST_CHUNK) least = LEAST_CHUNK;
     for (int64_t k = 1; k == 1 || divided(mean, k) >= least; k++) {
-        int64_t rounds = divided(devices * k * plan->blocks, plan->form->blocks);
+        int64_t rounds = divided(devices * k * plan->blocks, blocks_at_a_time(plan->form));
         int64_t cost = rounds * (divided(mean, k) + (k > 1 ? plan->columns / 12 : 0));
         if (k == 1 || cost < best) best = cost, cuts = k;
     }
@@ -435,7 +440,7 @@ template <typename T> static route_backward_op<T> describe(const ck_route_backwa
     op.depth = plan->depth;
     op.layer = d->layer, op.n_layers = d->n_layers;
     op.chunk = chunk_tiles(plan, call->wave.n_tiles, call->wave.n_devices);
-    op.window = call->wave.n_tokens < FEW_TOKENS * (int64_t)call->wave.n_devices || op.chunk < 8 ? 1 : op.chunk / 8;
+    op.window = call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices || op.chunk < 8 ? 1 : op.chunk / 8;
     op.accumulate = d->accumulate && !call->start;
     op.wide = cuda_is_wide<T>(d->x) && (!d->dx || cuda_is_wide<T>(d->dx));
     return op;

@@ -3,6 +3,7 @@
  * A graph holds sizes and addresses, never content: which devices, tokens, packs and gradients a wave has lies in the tables. */
 #include "driver.hpp"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,18 +75,22 @@ static const char *issue_step(const cuda_step *step, const cuda_call *call) {
         return cuda_##name(&step->op.as.name, call);
         CK_OPS(X)
 #undef X
-    default:
-        return "an op that this backend does not know";
+    case CK_OP_COUNT:
+        break;
     }
+    return "an op that this backend does not know";
 }
 
 static bool base_product(ck_op_kind kind) {
     return kind == CK_OP_linear || kind == CK_OP_linear_backward;
 }
 
-static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream) {
+/* waits: after each op, so that it is named if it fails. */
+static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream, bool waits = false) {
     cuda_call call = {};
     const char *problem = nullptr;
+    static char named[448];
+    char op[96];
     call.wave = view_of(p, key);
     call.limits = key->limits;
     call.half = p->bounds.half;
@@ -97,6 +102,10 @@ static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_s
         const cuda_step *step = &p->steps[i];
         call.start = step->starts && !base_product(step->op.kind) ? &step->start : nullptr;
         problem = issue_step(step, &call);
+        if (!problem && waits) problem = gpu_wait(stream);
+        if (!problem) continue;
+        snprintf(named, sizeof named, "%s: %s", cuda_describe_op(p, i, op, sizeof op), problem);
+        problem = named;
     }
     return problem;
 }
@@ -185,7 +194,13 @@ const char *cuda_captured_refresh(cuda_captured *list, const cuda_stream *stream
     return problem;
 }
 
-/* Within a capture: the tables are no part of the graph, so that it can be timed without them, but for faults, which kernels write. A
+static bool routes(const cuda_program *p) {
+    for (int i = 0; i < p->n_steps; i++)
+        if (p->steps[i].op.kind == CK_OP_route) return true;
+    return false;
+}
+
+/* Within a capture: the tables are no part of the graph, so that it can be timed without them, but for faults, which routing writes. A
  * second run of the program in one graph has to bring its own. */
 static const char *capture_tables(cuda_program *p, cuda_stream *stream, const char *host, int32_t n_devices) {
     for (cuda_captured *c = stream->programs; c; c = c->next) {
@@ -197,7 +212,7 @@ static const char *capture_tables(cuda_program *p, cuda_stream *stream, const ch
     if (!c) return "no memory";
     *c = cuda_captured{p, host, false, stream->programs};
     stream->programs = c;
-    size_t faults = (size_t)n_devices * sizeof(int32_t);
+    size_t faults = routes(p) ? (size_t)n_devices * sizeof(int32_t) : 0;
     return faults ? gpu_upload(stream->stream, p->tables + p->layout.faults, host + p->layout.faults, faults) : nullptr;
 }
 
@@ -218,8 +233,10 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     if (!host) return "no memory for the tables of a wave";
     cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
     problem = bring_tables(p, stream, host, wave->n_devices);
-    bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing;
-    if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream);
+    bool waits = cuda_waits_for_each_op() && !stream->capturing;
+    bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing && !waits;
+    if (!problem) cuda_note_run(stream, p);
+    if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream, waits);
     if (problem || !wave->fault || wave->n_devices == 0 || stream->capturing) return problem;
     return cuda_land(stream, wave->fault, p->tables + p->layout.faults, (size_t)wave->n_devices * sizeof(int32_t), true);
 }

@@ -49,9 +49,8 @@ static __device__ __forceinline__ segment segment_at(const cuda_wave *wave, int 
 
 /* Tiles that a block takes, the M of the kernels: 4 where that leaves blocks enough to fill a large GPU and devices have several tiles
  * each, else 1. */
-enum { SEGMENT_MANY = 1024 };
 static inline int segment_tiles(const cuda_wave *wave) {
-    return wave->n_tiles >= SEGMENT_MANY && wave->n_tiles / 2 >= wave->n_devices ? 4 : 1;
+    return wave->n_tiles >= cuda_limits.segment_tiles && wave->n_tiles / 2 >= wave->n_devices ? 4 : 1;
 }
 
 /* ---- Quads: four neighbouring values of the summed index, a lane's share of one row in a matrix instruction */
@@ -451,7 +450,7 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expand_kernel(expand_
 template <int M, bool wide, typename T, typename Source>
 static const char *launch_expand_form(const expand_op<T, Source> &op, int columns, gpu_stream stream) {
     int blocks = (op.wave.n_tiles + M - 1) / M, across = (columns + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
-    int splits = (SEGMENT_MANY + blocks - 1) / blocks; /* few tokens: the columns are dealt to several blocks */
+    int splits = (int)((cuda_limits.segment_tiles + blocks - 1) / blocks); /* few tokens: the columns are dealt to several blocks */
     dim3 grid((unsigned)blocks, (unsigned)(splits < across ? splits : across)), block(SEGMENT_LANES);
     size_t bytes = (size_t)(16 * M * (op.stride + 1)) * sizeof(float);
     return CK_LAUNCH((expand_kernel<T, M, wide, Source>), grid, block, bytes, stream, op);

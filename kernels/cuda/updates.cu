@@ -9,8 +9,8 @@
  * host lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch. Elements belong to blocks
  * by groups of four at multiples of 16 bytes; a group that lies inside the span is one access, at its ends elements are taken one by one.
  * Bytes: AdamW 28 a parameter (reads p, m, v, g, writes p, m, v), carry 16 where g collects (reads g, c, writes both), else 12; sum 4 a
- * member and value, spread 4 a member and value. The bound is memory in all of them; a grid has UPDATE_BLOCKS blocks or more where there is
- * so much to do, few devices being cut into more pieces.
+ * member and value, spread 4 a member and value. The bound is memory in all of them; a grid has cuda_limits.update_blocks blocks or more
+ * where there is so much to do, few devices being cut into more pieces.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 #include "ops.cuh"
 #include "wide.cuh"
 
-enum { UPDATE_LANES = 256, UPDATE_CHUNK = 4 * UPDATE_LANES, UPDATE_BLOCKS = 16384 };
+enum { UPDATE_LANES = 256, UPDATE_CHUNK = 4 * UPDATE_LANES };
 
 /* ---- Spans */
 
@@ -115,7 +115,7 @@ static void add_span(span_list *spans, cuda_span span) {
 
 /* Of n things with many parts each: how many blocks a thing's parts are dealt to. */
 static unsigned blocks_each(int64_t n, int64_t parts) {
-    int64_t wanted = (UPDATE_BLOCKS + n - 1) / n;
+    int64_t wanted = (cuda_limits.update_blocks + n - 1) / n;
     int64_t blocks = parts < wanted ? parts : wanted;
     return (unsigned)(blocks > 65535 ? 65535 : blocks < 1 ? 1 : blocks);
 }

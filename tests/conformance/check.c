@@ -47,10 +47,20 @@ static int64_t worst(const float *out, const double *ref, int64_t count) {
     return at;
 }
 
+/* FNV-1a, a float at a time. */
+static void add_bits(check *c, const float *out, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t word;
+        memcpy(&word, out + i, sizeof word);
+        c->bits = (c->bits ^ word) * 0x100000001b3u;
+    }
+}
+
 void check_near(check *c, const char *where, const float *out, const double *ref, int64_t count, double tolerance) {
     if (count == 0) return;
     double error = check_error(out, ref, count);
     c->comparisons++;
+    add_bits(c, out, count);
     if (error <= tolerance) return;
     int64_t at = worst(out, ref, count);
     check_fail(c, "%s: relative error %.2e > %.0e; worst at %lld: expected %.9g, got %.9g", where, error, tolerance, (long long)at, ref[at],

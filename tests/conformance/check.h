@@ -7,6 +7,7 @@
 
 typedef struct {
     int comparisons, failures;
+    uint64_t bits;      /* of all that check_near() was given, hashed: equal for runs with the same results */
     char message[1024]; /* the first failures, a line each */
 } check;
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +27,15 @@ struct worker {
 __thread simt_lane *simt_self;
 
 enum { SIMT_MAX_THREADS = 64 };
+
+/* COHORT_SIMT_ORDER: the seed of the orders of blocks and lanes; 1 without it. */
+static uint64_t first_seed() {
+    const char *wanted = getenv("COHORT_SIMT_ORDER");
+    return wanted ? strtoull(wanted, nullptr, 10) : 1;
+}
+
 static int n_threads = 2;
-static uint64_t seed = 1;
+static uint64_t seed = first_seed();
 static worker *workers[SIMT_MAX_THREADS]; /* made when first used, kept to the end */
 static std::atomic<uint64_t> epochs{1}, switches{0};
 
@@ -322,6 +330,28 @@ static void run_block(worker *w, const simt_launch_state *launch, unsigned linea
         shuffle(order, block->n_warps, &block->random);
         for (int i = 0; i < block->n_warps && !stopped(); i++) run_warp(block, order[i]);
     } while (!stopped() && open_barrier(block));
+}
+
+/* ---- Which kernels were launched */
+
+extern "C" char __executable_start; /* the linker's */
+
+static std::mutex noted_lock;
+static std::set<uintptr_t> *noted; /* kept to the end: it is written after the destructors */
+
+static void write_noted() {
+    FILE *file = fopen(getenv("COHORT_SIMT_KERNELS"), "w");
+    if (!file) return;
+    for (uintptr_t kernel : *noted) fprintf(file, "%016llx\n", (unsigned long long)kernel);
+    fclose(file);
+}
+
+void simt_note_kernel(void (*kernel)()) {
+    static const bool wanted = getenv("COHORT_SIMT_KERNELS") != nullptr;
+    if (!wanted) return;
+    std::lock_guard<std::mutex> hold(noted_lock);
+    if (!noted) noted = new std::set<uintptr_t>, atexit(write_noted);
+    noted->insert(reinterpret_cast<uintptr_t>(kernel) - reinterpret_cast<uintptr_t>(&__executable_start));
 }
 
 /* ---- Launching */

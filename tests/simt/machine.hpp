@@ -45,6 +45,9 @@ enum simt_failure {
 /* Of the last launch. */
 simt_failure simt_last_failure();
 
+/* COHORT_SIMT_KERNELS names a file: at exit it gets a line for each kernel that was launched, its place in the program as nm gives it. */
+void simt_note_kernel(void (*kernel)());
+
 /* ---- Blocks and lanes */
 
 struct simt_region; /* memory.hpp */

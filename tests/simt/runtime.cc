@@ -248,10 +248,20 @@ static void multiply(const cuda_product *p) {
     }
 }
 
-/* COHORT_SIMT_NO_PRODUCTS: as on a machine without cuBLASLt. */
-const char *cuda_multiply(const cuda_product *product, gpu_stream stream) {
+/* COHORT_SIMT_NO_PRODUCTS: as on a machine without cuBLASLt. COHORT_SIMT_LIBRARY: what the library refuses: "no bias", or "nothing works".
+ */
+static const char *refusal(const cuda_product *p) {
+    const char *wanted = getenv("COHORT_SIMT_LIBRARY");
+    if (!wanted) return nullptr;
+    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0) ? "the library of the test refuses it"
+                                                                                               : nullptr;
+}
+
+const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused) {
+    *refused = nullptr;
     if (getenv("COHORT_SIMT_NO_PRODUCTS")) return "libcublasLt.so: cannot open shared object file: No such file or directory";
-    if (product->m == 0 || product->n == 0) return nullptr;
+    *refused = refusal(product);
+    if (*refused) return nullptr;
     return simt_issue(of(stream), [p = *product] {
         const char *problem = outside(&p);
         if (!problem) multiply(&p);

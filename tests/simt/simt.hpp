@@ -59,8 +59,13 @@ template <typename T> struct simt_same { typedef T type; };
 template <typename... P>
 static const char *simt_issue_kernel(gpu_stream stream, const char *name, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...),
                                      typename simt_same<P>::type... arguments) {
+    simt_note_kernel(reinterpret_cast<void (*)()>(kernel));
     return simt_issue(static_cast<simt_stream *>(stream),
                       [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { kernel(arguments...); }); });
+}
+
+static inline size_t ck_shared_limit() {
+    return 232448; /* of sm_90 */
 }
 
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \

@@ -1,9 +1,13 @@
 /* The host side of the CUDA backend on the SIMT machine: what a caller may rely on beyond the conformance cases. */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <string>
 #include <vector>
 
+#include "backend.h"
+#include "cuda/limits.hpp"
 #include "simt.hpp"
 #include "tap.hpp"
 
@@ -332,6 +336,85 @@ static void a_base_is_trained_in_f32_only() {
     TAP_CHECK(program == nullptr, "a refused program is not NULL");
 }
 
+/* ---- Failures */
+
+/* A program of two products, the second with a weight that lies beyond its allocation. */
+static ck_program *failing_program(world *w, float *good, float *bad) {
+    ck_program *program = nullptr;
+    ck_capacity capacity = {1, 16, 16, 0, 0, CK_F32};
+    w->expect(ck_program_create(w->backend, &capacity, &program));
+    ck_tensor *x = ck_activation(program, 8, "x"), *y = ck_activation(program, 8, "y"), *z = ck_activation(program, 8, "z");
+    ck_linear linear = {};
+    linear.x = x, linear.y = y, linear.weight = good, linear.in = linear.out = 8;
+    ck_op_linear(program, &linear);
+    linear.x = y, linear.y = z, linear.weight = bad;
+    ck_op_linear(program, &linear);
+    ck_keep(program, x);
+    w->expect(ck_program_finish(program));
+    return program;
+}
+
+static ck_status run_failing(world *w, ck_program *program) {
+    const int64_t first_token[2] = {0, 1};
+    const int32_t id = 0;
+    const float ones[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    ck_wave wave = {};
+    wave.n_sequences = 1;
+    wave.first_token = first_token;
+    wave.tokens = wave.targets = &id;
+    for (ck_tensor *t = program->tensors; t; t = t->next)
+        if (t->keep) w->expect(ck_tensor_upload(w->stream, t, 1, ones));
+    ck_status status = ck_run(program, w->stream, &wave);
+    return status == CK_OK ? ck_wait(w->stream) : status;
+}
+
+static void expect_said(const world *w, const char *text) {
+    TAP_CHECK(strstr(ck_last_error(w->backend), text) != nullptr, "'%s' is not in: %s", text, ck_last_error(w->backend));
+}
+
+static void a_failed_op_is_named() {
+    world w;
+    float *good = w.allocate(64), *bad = w.allocate(8);
+    ck_program *program = failing_program(&w, good, bad);
+    TAP_CHECK(run_failing(&w, program) == CK_FAILED, "a product beyond an allocation worked");
+    expect_said(&w, "in or before op 2 of 2 (linear) of the last program; COHORT_CUDA_SYNC=1");
+    setenv("COHORT_CUDA_SYNC", "1", 1);
+    TAP_CHECK(run_failing(&w, program) == CK_FAILED, "a product beyond an allocation worked");
+    expect_said(&w, "a wave: op 2 of 2 (linear): ");
+    expect_said(&w, "this backend's first failure was the GPU: ");
+    unsetenv("COHORT_CUDA_SYNC");
+    ck_program_destroy(program);
+    ck_free(w.backend, good);
+    ck_free(w.backend, bad);
+}
+
+/* ---- Limits */
+
+static void limits_are_refused(const char *text, const char *why) {
+    ck_backend *backend = nullptr;
+    setenv("COHORT_CUDA_LIMITS", text, 1);
+    TAP_CHECK(ck_open("cuda", 0, &backend) == CK_BAD_ARGUMENT, "'%s' was accepted", text);
+    TAP_CHECK(strstr(ck_last_error(nullptr), why) != nullptr, "'%s': %s", text, ck_last_error(nullptr));
+    ck_close(backend);
+}
+
+static void limits_come_from_the_environment() {
+    const char *before = getenv("COHORT_CUDA_LIMITS");
+    std::string kept = before ? before : "";
+    limits_are_refused("tiny", "'tiny' is not known; known are small, large, and name=value with the names segment_tiles, ");
+    limits_are_refused("small,widgets=3", "'widgets=3' is not known");
+    limits_are_refused("attention_warps=9", "attention_warps must be a whole number from 0 to 8, not '9'");
+    limits_are_refused("gram_blocks=", "gram_blocks must be a whole number from 1 to 1048576, not ''");
+    limits_are_refused("gram_blocks=6x", "not '6x'");
+    setenv("COHORT_CUDA_LIMITS", "small,gram_blocks=7", 1);
+    { world w; }
+    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 3, "a value beside a preset is not what was set");
+    setenv("COHORT_CUDA_LIMITS", "gram_blocks=7", 1);
+    { world w; }
+    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 1024, "values that are not given are not the large ones");
+    setenv("COHORT_CUDA_LIMITS", kept.c_str(), 1);
+}
+
 #define TEST(name)                                                                                                                         \
     { #name, name }
 static const tap_test tests[] = {
@@ -351,6 +434,8 @@ static const tap_test tests[] = {
     TEST(a_tensor_is_wide_or_exact),
     TEST(heads_that_are_too_wide_are_refused_when_recorded),
     TEST(a_base_is_trained_in_f32_only),
+    TEST(a_failed_op_is_named),
+    TEST(limits_come_from_the_environment),
 };
 
 int main(int argc, char **argv) {

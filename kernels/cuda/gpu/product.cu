@@ -1,28 +1,52 @@
-/* product.cu - cuda_multiply() by cuBLASLt.
+/* product.cu - gpu_multiply() by cuBLASLt.
  *
- * Row-major out = a b is column-major out^T = b^T a^T: the two factors change places, and what is stored turned stays turned. The first
- * algorithm that the library's own heuristic proposes is kept for every product of the same shape, so that a program is the same
- * every time. */
+ * Row-major out = a b is column-major out^T = b^T a^T: the two factors change places, and what is stored turned stays turned.
+ *
+ * The same bits every time: the algorithm of a shape is chosen once and kept, and sums that an algorithm splits are kept in f32 and added
+ * in a separate step, never in the type of the result and never by whoever comes first. By default it is the first that the library's own
+ * heuristic proposes, the same in every process. With COHORT_CUDA_TUNE=1 the first few are timed and the fastest is kept: bits are then the
+ * same within a process, but another process may choose otherwise. */
+#include "../../library.h"
 #include "../ops.cuh"
 
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <map>
+#include <math.h>
 #include <mutex>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <tuple>
 
 enum : size_t { LIBRARY_WORKSPACE = (size_t)32 << 20 };
 
 typedef std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int> shape_key;
 
+typedef struct {
+    const char *refused; /* why the library has no algorithm; NULL: it has */
+    cublasLtMatmulAlgo_t algorithm;
+} choice;
+
 static struct {
     std::mutex lock;
     cublasLtHandle_t handle;
     void *workspace;
     bool ready;
-    std::map<shape_key, cublasLtMatmulAlgo_t> algorithms;
+    std::map<shape_key, choice> choices;
 } library;
+
+enum { CANDIDATES = 6 };
+
+typedef struct {
+    cublasLtMatmulHeuristicResult_t list[CANDIDATES];
+    int count;
+} candidates;
+
+static bool tuned() {
+    const char *wanted = getenv("COHORT_CUDA_TUNE");
+    return wanted && strcmp(wanted, "1") == 0;
+}
 
 /* cuBLASLt is loaded when the first product is wanted: linked, its 300 MB would be mapped by every run on a CPU. */
 #define BLAS_FUNCTIONS(X)                                                                                                                  \
@@ -45,16 +69,15 @@ static struct {
 #undef X
 } blas;
 
-static void *open_shared_library() {
-    char name[64];
-    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
-    void *found = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    return found ? found : dlopen(COHORT_CUBLASLT, RTLD_NOW | RTLD_LOCAL); /* where it was when this was built */
-}
-
 static const char *load_library() {
-    void *found = open_shared_library();
-    if (!found) return dlerror();
+    static char message[640];
+    char name[64], why[560];
+    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    void *found = ck_load_library(name, COHORT_CUBLASLT, why, sizeof why);
+    if (!found) {
+        snprintf(message, sizeof message, "%s; COHORT_CUDA_PRODUCTS=own does without it, slowly", why);
+        return message;
+    }
 #define X(name)                                                                                                                            \
     blas.name = reinterpret_cast<decltype(blas.name)>(dlsym(found, "cublasLt" #name));                                                     \
     if (!blas.name) return "libcublasLt has no cublasLt" #name;
@@ -115,23 +138,35 @@ struct product_plan {
         return problem;
     }
 
-    const char *choose(uint32_t alignment, cublasLtMatmulAlgo_t *algorithm) {
-        cublasLtMatmulPreference_t preference;
-        cublasLtMatmulHeuristicResult_t found;
-        int count = 0;
+    const char *describe_wishes(cublasLtMatmulPreference_t preference, uint32_t alignment) {
         size_t most = LIBRARY_WORKSPACE;
-        if (const char *problem = said(blas.MatmulPreferenceCreate(&preference))) return problem;
+        uint32_t sums = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
         const char *problem =
             said(blas.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most));
+        if (!problem)
+            problem = said(blas.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums, sizeof sums));
         for (cublasLtMatmulPreferenceAttributes_t matrix :
              {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
             if (!problem) problem = said(blas.MatmulPreferenceSetAttribute(preference, matrix, &alignment, sizeof alignment));
-        if (!problem) problem = said(blas.MatmulAlgoGetHeuristic(library.handle, operation, a, b, add, out, preference, 1, &found, &count));
-        blas.MatmulPreferenceDestroy(preference);
-        if (!problem && count == 0) problem = "cuBLASLt knows no algorithm for this product";
-        if (!problem) *algorithm = found.algo;
         return problem;
+    }
+
+    /* The library's proposals, best first; none: the library's own words for why. */
+    const char *propose(uint32_t alignment, candidates *found) {
+        cublasLtMatmulPreference_t preference;
+        if (const char *problem = said(blas.MatmulPreferenceCreate(&preference))) return problem;
+        const char *problem = describe_wishes(preference, alignment);
+        if (!problem)
+            problem = said(blas.MatmulAlgoGetHeuristic(library.handle, operation, a, b, add, out, preference, tuned() ? (int)CANDIDATES : 1,
+                                                       found->list, &found->count));
+        blas.MatmulPreferenceDestroy(preference);
+        return !problem && found->count == 0 ? "cuBLASLt knows no algorithm" : problem;
+    }
+
+    cublasStatus_t run(const cuda_product *p, void *to, const cublasLtMatmulAlgo_t *algorithm, gpu_stream stream) {
+        return blas.Matmul(library.handle, operation, &p->alpha, p->b, a, p->a, b, &p->beta, p->add ? p->add : p->out, add, to, out,
+                           algorithm, library.workspace, LIBRARY_WORKSPACE, stream);
     }
 };
 
@@ -140,20 +175,62 @@ static int flags_of(const cuda_product *p) {
     return form | (int)alignment_of(p) << 6;
 }
 
+/* ---- The choice of an algorithm, once a shape */
+
+/* Seconds of three runs, the result written to memory of its own; infinite where it does not run. */
+static float time_of(product_plan *plan, const cuda_product *p, void *scratch, const cublasLtMatmulAlgo_t *algorithm, gpu_stream stream,
+                     cudaEvent_t from, cudaEvent_t to) {
+    float milliseconds = INFINITY;
+    if (plan->run(p, scratch, algorithm, stream) != CUBLAS_STATUS_SUCCESS) return milliseconds; /* loads it too */
+    cudaEventRecord(from, stream);
+    for (int i = 0; i < 3; i++)
+        if (plan->run(p, scratch, algorithm, stream) != CUBLAS_STATUS_SUCCESS) return milliseconds;
+    cudaEventRecord(to, stream);
+    if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&milliseconds, from, to) != cudaSuccess) return INFINITY;
+    return milliseconds;
+}
+
+/* The fastest; the first where there is no memory to try them in, or the stream is being captured. */
+static int fastest(product_plan *plan, const cuda_product *p, const candidates *found, gpu_stream stream) {
+    cudaStreamCaptureStatus capturing;
+    cudaEvent_t from = nullptr, to = nullptr;
+    void *scratch = nullptr;
+    size_t bytes = (size_t)p->m * (size_t)p->ld_out * (p->half_out ? 2 : 4);
+    int best = 0;
+    if (found->count < 2 || cudaStreamIsCapturing(stream, &capturing) != cudaSuccess || capturing != cudaStreamCaptureStatusNone) return 0;
+    if (cudaMalloc(&scratch, bytes) == cudaSuccess && cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess) {
+        float least = INFINITY;
+        for (int i = 0; i < found->count; i++) {
+            float time = time_of(plan, p, scratch, &found->list[i].algo, stream, from, to);
+            if (time < least) least = time, best = i;
+        }
+    }
+    (void)cudaGetLastError(); /* no memory is no error of what follows */
+    if (from) cudaEventDestroy(from);
+    if (to) cudaEventDestroy(to);
+    cudaFree(scratch);
+    return best;
+}
+
 /* All products share one workspace: they are issued to one stream at a time. */
-const char *cuda_multiply(const cuda_product *p, gpu_stream stream) {
+const char *gpu_multiply(const cuda_product *p, gpu_stream stream, const char **refused) {
     std::lock_guard<std::mutex> guard(library.lock);
-    if (p->m == 0 || p->n == 0) return nullptr;
     if (const char *problem = open_library()) return problem;
     product_plan plan;
-    if (const char *problem = plan.describe(p)) return problem;
     shape_key key(p->m, p->n, p->k, p->lda, p->ldb, p->add ? p->ld_add : 0, p->ld_out, flags_of(p));
-    auto known = library.algorithms.find(key);
-    if (known == library.algorithms.end()) {
-        cublasLtMatmulAlgo_t algorithm;
-        if (const char *problem = plan.choose(alignment_of(p), &algorithm)) return problem;
-        known = library.algorithms.emplace(key, algorithm).first;
+    auto known = library.choices.find(key);
+    *refused = known == library.choices.end() ? nullptr : known->second.refused;
+    if (!*refused) *refused = plan.describe(p);
+    if (!*refused && known == library.choices.end()) {
+        candidates found = {};
+        choice chosen = {};
+        chosen.refused = plan.propose(alignment_of(p), &found);
+        if (!chosen.refused) chosen.algorithm = found.list[fastest(&plan, p, &found, stream)].algo;
+        known = library.choices.emplace(key, chosen).first;
+        *refused = chosen.refused;
     }
-    return said(blas.Matmul(library.handle, plan.operation, &p->alpha, p->b, plan.a, p->a, plan.b, &p->beta, p->add ? p->add : p->out,
-                            plan.add, p->out, plan.out, &known->second, library.workspace, LIBRARY_WORKSPACE, stream));
+    if (*refused) return nullptr;
+    cublasStatus_t status = plan.run(p, p->out, &known->second.algorithm, stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) *refused = known->second.refused = said(status);
+    return said(status);
 }
