@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "instructions.h"
+#include "kernels.h"
 #include "microbenchmarks.h"
 #include "problems.h"
 
@@ -17,6 +19,8 @@ static void help(void) {
 #ifdef COHORT_SIM
     fputs(SIDE_BY_SIDE_HELP, stdout);
 #endif
+    fputc('\n', stdout);
+    exit_codes_describe(stdout);
 }
 
 /* `cohort-bench help`, or --help anywhere. */
@@ -45,10 +49,19 @@ static exit_code command(int argc, char **argv, problems *list) {
     return microbenchmarks_run(argc - skipped, argv + skipped, list);
 }
 
+static exit_code lacks(const char *instructions) {
+    fprintf(stderr, "cohort-bench: this program was compiled for a CPU with %s, which this one lacks; build it here: ./cohort build\n",
+            instructions);
+    return EXIT_ENVIRONMENT;
+}
+
 int main(int argc, char **argv) {
+    if (ck_instructions_missing()) return lacks(ck_instructions_missing());
+    ck_wait_asleep(argv);
     problems *list = problems_create();
     exit_code code = command(argc, argv, list);
     fflush(stdout);
+    problems_condense(list);
     for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort-bench: %s\n", problems_message(list, i));
     problems_destroy(list);
     return code;

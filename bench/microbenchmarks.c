@@ -13,7 +13,7 @@
 const char MICROBENCHMARKS_HELP[] =
     "  cohort-bench [kernels] [FILTER] [axes] [options]\n"
     "      every operation alone and a whole expert layer: verified against float64, then timed, beside the floor that bandwidth and\n"
-    "      matrix products set on this machine. FILTER: part of a case's name, as route or lora/backward; --list names all\n"
+    "      the best matrix product set on this machine. FILTER: part of a case's name, as route or lora/backward; --list names all\n"
     "    axes, each a list of values; all combinations are measured\n"
     "      --tokens 4096,65536   --sequence 128   --width 768,2048   --devices 16,256   --experts 2,8   --top-k 1,2\n"
     "      --rank 4,64   --ranks 4,8,16 (in turn within a device)   --attention-rank 8   --vocabulary 50257\n"
@@ -23,6 +23,7 @@ const char MICROBENCHMARKS_HELP[] =
     "      --backend auto|cpu|cuda   --threads N\n"
     "      --noise PERCENT   samples have settled when their middle half lies within so much of the median (2)\n"
     "      --seconds S       for each measurement at most (1); what has not settled by then says so\n"
+    "                        (samples that other programs disturbed do not count, unless there is no other)\n"
     "      --samples N       at least (10)\n"
     "      --warm            leave out times with a cold cache\n"
     "      --json FILE       in the format of Google Benchmark        --csv FILE\n"
@@ -34,7 +35,8 @@ const char MICROBENCHMARKS_HELP[] =
     "      the sum of a packed buffer over processes, verified, with algorithm and bus bandwidth as nccl-tests defines them; sizes from\n"
     "      4 KiB to --most-mib (16)\n"
     "  cohort-bench --compare A.json B.json [--threshold PERCENT] [--fail-on-slower]\n"
-    "      B against A, case by case: same, faster, slower or unclear, from the spread of both; --threshold: less is the same (2)\n";
+    "      B against A, case by case: same, faster, slower or unclear, from the spread of both; --threshold: less is the same (2).\n"
+    "      Samples that other programs disturbed have no say\n";
 
 typedef struct {
     sweep axes;

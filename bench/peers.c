@@ -15,8 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "data/folders.h"
 #include "folder.h"
+#include "output_folder.h"
 #include "python.h"
 #include "rows.h"
 
@@ -197,6 +197,7 @@ static exit_code compare(bench *b, const peers_options *o, problems *list) {
     exit_code code = job_write(&b->job, b->folder, list);
     if (code == EXIT_OK) code = measure_control(b, list);
     clock_gettime(CLOCK_MONOTONIC, &b->start);
+    b->all.load = load_now();
     if (code == EXIT_OK) code = run_rounds(b, o->rounds, list);
     if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted");
     if (code != EXIT_OK) return code;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "job.h"
+#include "measure/usage.h"
 #include "program.h"
 #include "statistics.h"
 
@@ -34,6 +35,7 @@ typedef struct {
     const job *job;
     int n_settings, n_rows, rounds;
     bool interrupted;
+    load_average load; /* before the first program ran */
     settling rule;
     double control; /* least distance, over devices, of the first losses of a program that is known to be wrong */
     row rows[ROWS_MOST];

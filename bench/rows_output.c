@@ -46,7 +46,9 @@ void rows_print(const rows *all, const char *hardware) {
     printf("%s: %d layers, width %d, vocabulary %d; %d devices x %d windows of %d tokens; %dG%dS, rank %d; %d steps\n", j->name,
            j->base.layers, j->base.width, j->base.vocabulary, j->devices, j->batch, j->sequence, j->generalists, j->specialists, j->rank,
            j->steps);
-    printf("%s; Cohort %s; %s\n\n", hardware, COHORT_GIT_REVISION, version_of(&all->rows[1]));
+    printf("%s; Cohort %s; %s\n", hardware, COHORT_GIT_REVISION, version_of(&all->rows[1]));
+    if (all->load.count > 0) printf("load average at the start: %.2f\n", all->load.average[0]);
+    putchar('\n');
     printf("%-20s %5s %5s %10s %7s %4s %8s %8s   %s\n", "", "torch", "BLAS", "", "", "", "MiB at", "MiB", "largest loss");
     printf("%-20s %5s %5s %10s %7s %4s %8s %8s   %s\n", "program", "thr.", "thr.", "tokens/s", "spread", "runs", "start", "more",
            "difference");
@@ -100,8 +102,9 @@ static json_t *json_of_provenance(const rows *all) {
     strftime(utc, sizeof utc, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     const char *hardware = json_string_value(json_object_get(all->rows[0].end, "hardware"));
     if (uname(&system) != 0) strcpy(system.release, "unknown");
-    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s}", "schema_version", SCHEMA_VERSION, "created_utc", utc, "git_revision",
-                     COHORT_GIT_REVISION, "hardware", hardware ? hardware : "unknown", "kernel", system.release, "compiler", __VERSION__);
+    return json_pack("{s:i, s:o, s:s, s:s, s:s, s:s, s:s}", "schema_version", SCHEMA_VERSION, "load_avg",
+                     numbers(all->load.average, all->load.count), "created_utc", utc, "git_revision", COHORT_GIT_REVISION, "hardware",
+                     hardware ? hardware : "unknown", "kernel", system.release, "compiler", __VERSION__);
 }
 
 exit_code rows_write_json(const rows *all, const char *path, problems *list) {

@@ -1,9 +1,14 @@
-# The CUDA backend, where nvcc is. Every kernels/cuda file is compiled by a command of its own, not by CMake's CUDA support: what the
-# assembler says of registers and spills is kept beside the object (FILE.log), where a test reads it.
+# The CUDA backend, where nvcc is and a GPU, or where it is asked for. Every kernels/cuda file is compiled by a command of its own, not by
+# CMake's CUDA support: what the assembler says of registers and spills is kept beside the object (FILE.log), where a test reads it.
+#
+# The objects of each set of architectures lie in a folder of their own (cuda/sm_90a, cuda/sm_80+sm_90a), so that none replaces another's.
 find_program(COHORT_NVCC nvcc PATHS /usr/local/cuda/bin)
-set(COHORT_CUDA_CODE "arch=compute_80,code=[sm_80,compute_80];arch=compute_90a,code=sm_90a" CACHE STRING
-  "What nvcc generates code for: its -gencode arguments")
-option(COHORT_CUDA_BACKEND "Build the CUDA backend if nvcc is found" ON)
+option(COHORT_CUDA_BACKEND "Look for nvcc" ON)
+set(COHORT_CUDA_ARCHITECTURES native CACHE STRING
+  "What the CUDA backend is compiled for: native (the GPUs of this machine), a list such as 80;90a, or nothing: no CUDA backend")
+
+# Compiles for both kinds of GPU that the kernels are made for, and links a program, for tests: nothing needs a GPU.
+add_custom_target(cuda-tested)
 
 if(NOT COHORT_NVCC OR NOT COHORT_CUDA_BACKEND OR COHORT_SANITIZE) # the sanitizers' allocator and CUDA's want the same addresses
   message(STATUS "No CUDA backend: nvcc ${COHORT_NVCC}, COHORT_CUDA_BACKEND ${COHORT_CUDA_BACKEND}, COHORT_SANITIZE ${COHORT_SANITIZE}")
@@ -20,22 +25,55 @@ if(NOT CUBLASLT OR NOT CUDART)
   return()
 endif()
 
-file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/gpu/*.cu)
-set(CUDA_OUTPUT ${CMAKE_BINARY_DIR}/cuda)
-file(MAKE_DIRECTORY ${CUDA_OUTPUT})
-foreach(code IN LISTS COHORT_CUDA_CODE)
-  list(APPEND CUDA_GENCODE -gencode "${code}")
-endforeach()
-foreach(source IN LISTS CUDA_SOURCES)
-  get_filename_component(name ${source} NAME_WE)
-  set(object ${CUDA_OUTPUT}/${name}.o)
-  add_custom_command(OUTPUT ${object} DEPFILE ${object}.d DEPENDS ${source} VERBATIM
-    COMMAND sh ${CMAKE_SOURCE_DIR}/cmake/nvcc.sh ${CUDA_OUTPUT}/${name}.log ${COHORT_NVCC} -std=c++17 -O3 ${CUDA_GENCODE}
-      -I${CMAKE_SOURCE_DIR}/kernels -DCOHORT_CUBLASLT="${CUBLASLT}" -Xptxas -v -MD -MF ${object}.d -c ${source} -o ${object}
-    COMMENT "nvcc ${name}.cu")
-  list(APPEND CUDA_OBJECTS ${object})
-endforeach()
+# The code for 8.0 has PTX too, which drivers compile for later GPUs.
+function(cuda_gencode architecture out)
+  set(code sm_${architecture})
+  if(architecture STREQUAL "80")
+    set(code [sm_80,compute_80])
+  endif()
+  set(${out} -gencode "arch=compute_${architecture},code=${code}" PARENT_SCOPE)
+endfunction()
 
-add_library(cohort_cuda STATIC ${CUDA_OBJECTS})
-set_target_properties(cohort_cuda PROPERTIES LINKER_LANGUAGE C)
-target_link_libraries(cohort_cuda PUBLIC ${CUDART} stdc++ ${CMAKE_DL_LIBS} rt Threads::Threads)
+# The library of all kernels for a list of architectures; one that is there already is not made again.
+function(cuda_library out)
+  list(TRANSFORM ARGN PREPEND sm_ OUTPUT_VARIABLE names)
+  string(REPLACE ";" "+" folder "${names}")
+  set(${out} cuda-${folder} PARENT_SCOPE)
+  if(TARGET cuda-${folder})
+    return()
+  endif()
+  set(output ${CMAKE_BINARY_DIR}/cuda/${folder})
+  file(MAKE_DIRECTORY ${output})
+  foreach(architecture IN LISTS ARGN)
+    cuda_gencode(${architecture} code)
+    list(APPEND gencode ${code})
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/gpu/*.cu)
+  foreach(source IN LISTS sources)
+    get_filename_component(name ${source} NAME_WE)
+    set(object ${output}/${name}.o)
+    add_custom_command(OUTPUT ${object} DEPFILE ${object}.d DEPENDS ${source} VERBATIM
+      COMMAND sh ${CMAKE_SOURCE_DIR}/cmake/nvcc.sh ${output}/${name}.log ${COHORT_NVCC} -std=c++17 -O3 ${gencode}
+        -I${CMAKE_SOURCE_DIR}/kernels -DCOHORT_CUBLASLT="${CUBLASLT}" -Xptxas -v -MD -MF ${object}.d -c ${source} -o ${object}
+      COMMENT "nvcc ${name}.cu for ${folder}")
+    list(APPEND objects ${object})
+  endforeach()
+  add_library(cuda-${folder} STATIC EXCLUDE_FROM_ALL ${objects})
+  set_target_properties(cuda-${folder} PROPERTIES LINKER_LANGUAGE C ARCHIVE_OUTPUT_DIRECTORY ${output})
+  target_link_libraries(cuda-${folder} PUBLIC ${CUDART} stdc++ ${CMAKE_DL_LIBS} rt Threads::Threads)
+endfunction()
+
+set(CUDA_ARCHITECTURES ${COHORT_CUDA_ARCHITECTURES})
+if(CUDA_ARCHITECTURES STREQUAL "native")
+  execute_process(COMMAND sh ${CMAKE_SOURCE_DIR}/cmake/gpus.sh ${COHORT_NVCC} OUTPUT_VARIABLE CUDA_ARCHITECTURES
+    OUTPUT_STRIP_TRAILING_WHITESPACE)
+  string(REPLACE "\n" ";" CUDA_ARCHITECTURES "${CUDA_ARCHITECTURES}")
+endif()
+if(CUDA_ARCHITECTURES)
+  cuda_library(COHORT_CUDA_LIBRARY ${CUDA_ARCHITECTURES})
+endif()
+message(STATUS "CUDA backend for: ${CUDA_ARCHITECTURES} (COHORT_CUDA_ARCHITECTURES ${COHORT_CUDA_ARCHITECTURES})")
+
+cuda_library(CUDA_TESTED_80 80)
+cuda_library(CUDA_TESTED_90 90a)
+add_dependencies(cuda-tested ${CUDA_TESTED_80} ${CUDA_TESTED_90})

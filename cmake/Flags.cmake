@@ -14,6 +14,10 @@ target_compile_definitions(cohort_flags INTERFACE _GNU_SOURCE=1) # asprintf, ren
 
 if(COHORT_NATIVE)
   target_compile_options(cohort_flags INTERFACE -march=native)
+  # What runs before it is known what the CPU can do (kernels/instructions.h) is compiled for any of the architecture.
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    set(COHORT_ANY_CPU -march=x86-64)
+  endif()
 endif()
 if(COHORT_SANITIZE)
   set(sanitizers -fsanitize=address,undefined -fno-omit-frame-pointer)

@@ -161,7 +161,8 @@ struct ck_driver {
     ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
     ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
-    double (*gemm_rate)(ck_backend *, ck_precision);
+    size_t (*ceiling_bytes)(const ck_backend *);               /* NULL: 0 */
+    void (*ceiling)(ck_backend *, ck_precision, ck_ceiling *); /* of zeros */
     double (*copy_rate)(ck_backend *);
     void *(*device_stream)(ck_stream *); /* what the device's own libraries know it by (a cudaStream_t); NULL: memory is the host's */
 };

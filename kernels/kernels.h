@@ -61,10 +61,14 @@ const ck_backend_info *ck_backends(int *count);
 ck_status ck_open(const char *name, int threads, ck_backend **out);
 void ck_close(ck_backend *backend); /* NULL is fine */
 const char *ck_name(const ck_backend *backend);
-const char *ck_hardware(const ck_backend *backend); /* e.g. "AMD EPYC, 2 threads, OpenBLAS 0.3.21 SkylakeX" */
+const char *ck_hardware(const ck_backend *backend); /* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
 int ck_threads(const ck_backend *backend);
 /* The message of the last failed call on this backend; backend = NULL: of the last failed ck_open(). Never NULL. */
 const char *ck_last_error(const ck_backend *backend);
+
+/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how they are to wait. May start the
+ * program anew, in the same process and with the same arguments; other programs that it starts see nothing of that. */
+void ck_wait_asleep(char **argv);
 
 /* ---- Streams -------------------------------------------------------------------------------------------------------- */
 
@@ -158,7 +162,7 @@ typedef struct {
     int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K = 2 */
+    bool balanced;                          /* the load-balance term has a gradient: router, some balance != 0, not E = K with equal ones */
     int64_t qkv_a, qkv_b, out_a, out_b;     /* [ra, D], [ra, 3D], [ra, D], [ra, D] */
     int64_t route;                          /* [router_rows + H, D]: R, then every A1_e */
     int64_t b1, a2, b2;                     /* [H, F], [S, F], [S, D]: B1 transposed, A2, B2 transposed */
@@ -490,9 +494,22 @@ typedef struct {
 ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed);
 ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed);
 
-/* Ceilings, measured when asked (about 0.3 s each): a large matrix product, FLOP/s (f32: what "percent of sgemm" refers to), and a large
- * copy, bytes read and written a second. */
-double ck_gemm_rate(ck_backend *, ck_precision);
+/* ---- Ceilings ------------------------------------------------------------------------------------------------------- */
+
+/* What the backend can compute at most, FLOP/s of all its threads; a rate is 0 where it was not measured. */
+typedef struct {
+    double product;      /* of the best matrix product there is: OpenBLAS's or Cohort's own, cuBLASLt's */
+    double fma;          /* of independent multiply-adds in registers, which nothing exceeds: f32 on a CPU */
+    int threads;         /* of a CPU: those that took part in `product` */
+    char product_of[48]; /* "Cohort's", "OpenBLAS Haswell", "cuBLASLt" */
+    char note[128];      /* a clause on OpenBLAS's kernels where they use less than the processor has; else empty */
+} ck_ceiling;
+/* Takes about 0.3 s. Not measured: what the backend does not support, and a product for whose memory there is no room. */
+ck_ceiling ck_measure_ceiling(ck_backend *, ck_precision);
+/* Host memory that measuring it takes beside all else: a fixed amount, and one for each thread that has a core. */
+size_t ck_ceiling_bytes(const ck_backend *);
+
+/* A large copy, bytes read and written a second; 0: not measured. */
 double ck_copy_rate(ck_backend *);
 
 #ifdef __cplusplus

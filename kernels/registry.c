@@ -32,7 +32,7 @@ const ck_backend_info *ck_backends(int *count) {
     for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
     *count = N_DRIVERS;
 #ifndef COHORT_CUDA
-    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc was not found when it was built"};
+    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc or a GPU was missing when it was built"};
 #endif
     return infos;
 }
@@ -207,8 +207,14 @@ size_t ck_cache_bytes(const ck_backend *backend) {
     return backend->driver->cache_bytes(backend);
 }
 
-double ck_gemm_rate(ck_backend *backend, ck_precision precision) {
-    return backend->driver->gemm_rate(backend, precision);
+size_t ck_ceiling_bytes(const ck_backend *backend) {
+    return backend->driver->ceiling_bytes ? backend->driver->ceiling_bytes(backend) : 0;
+}
+
+ck_ceiling ck_measure_ceiling(ck_backend *backend, ck_precision precision) {
+    ck_ceiling out = {0};
+    backend->driver->ceiling(backend, precision, &out);
+    return out;
 }
 
 double ck_copy_rate(ck_backend *backend) {

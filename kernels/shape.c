@@ -23,6 +23,16 @@ static int64_t place(int64_t *end, int64_t rows, int64_t columns) {
     return offset;
 }
 
+/* With all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are equal, since sum_e P_e = 1. */
+static bool balance_has_gradient(const ck_shape *s) {
+    bool weighted = false, equal = true;
+    for (int e = 0; e < s->n_experts; e++) {
+        weighted |= s->balance[e] != 0.0f;
+        equal &= s->balance[e] == s->balance[0];
+    }
+    return s->router_rows > 0 && weighted && !(s->top_k >= s->n_experts && equal);
+}
+
 ck_status ck_shape_init(ck_shape *s, const char **why) {
     const char *problem = given_problem(s);
     if (why) *why = problem;
@@ -32,10 +42,7 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     s->rank_sum = s->rank_first[s->n_experts];
     s->h_ranks = s->mlp == CK_MLP_SWIGLU ? 2 * s->rank_sum : s->rank_sum;
     s->router_rows = s->gates == CK_GATES_TOP_K && s->n_experts > 1 ? s->n_experts : 0;
-    bool weighted = false;
-    for (int e = 0; e < s->n_experts; e++) weighted |= s->balance[e] != 0.0f;
-    /* At E = K = 2 the term is the constant 1 for equal weights; DESIGN counts it as without gradient whatever the weights. */
-    s->balanced = s->router_rows > 0 && weighted && !(s->n_experts == 2 && s->top_k >= 2);
+    s->balanced = balance_has_gradient(s);
     int64_t end = 0;
     s->route = place(&end, s->router_rows + s->h_ranks, s->width);
     s->b1 = place(&end, s->h_ranks, s->ffn);

@@ -211,11 +211,20 @@ def shares(result, series, rows, layer):
     return {(kind, e + 1): gates[:, :, e] for e in range(experts)}
 
 
-def gate_panel(axes, x, values, summed):
+def gate_look(kind, number, kinds, summed):
+    """(name, dashes), one for the other in the whole figure. kinds: those whose experts have numbers in some population; summed: some
+    population has both kinds and several experts of one, so that number 0 is a sum everywhere; else it is the only expert of its kind."""
+    numbered = kind in kinds
+    number = number if summed or not numbered else max(number, 1)
+    place = number if summed and numbered else max(number - 1, 0)
+    name = f"{kind} {number}" if number else f"{kind}s (sum)" if summed else kind
+    return name, style.DASHES[(2 * place + (kind == "specialist")) % len(style.DASHES)]
+
+
+def gate_panel(axes, x, values, kinds, summed):
     for (kind, number), share in values.items():
         mean, spread = np.nanmean(share, axis=1), np.nanstd(share, axis=1)
-        colour, dashes = style.KIND[kind], style.DASHES[(2 * (number or 1) - (kind == "generalist") - 1) % 7]
-        name = f"{kind} {number}" if number else f"{kind}s (sum)" if summed else kind
+        colour, (name, dashes) = style.KIND[kind], gate_look(kind, number, kinds, summed)
         axes.plot(x, mean, color=colour, linestyle=dashes, marker="o" if len(x) < 3 else None, label=name)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
@@ -228,12 +237,13 @@ def gates_figure(result, all_series, stem):
         return
     layers, facets = result.gates.shape[2], facet_names(all_series)
     summed = any(mixes_several(result, p) for s in routed for p in s.populations)
+    kinds = {kind for s in routed for kind, number in shares(result, s, rows, 0) if number}
     shown = np.unique(np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int))
     figure, grid = plt.subplots(len(routed), len(shown), figsize=(style.COLUMN, 0.55 + 0.85 * len(routed)), sharex=True, sharey=True,
                                 squeeze=False)
     for s, line in zip(routed, grid):
         for layer, axes in zip(shown, line):
-            gate_panel(axes, result.rounds[rows], shares(result, s, rows, layer), summed)
+            gate_panel(axes, result.rounds[rows], shares(result, s, rows, layer), kinds, summed)
             axes.set_ylim(0, 1)
             axes.set_yticks([0, 0.5, 1])
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)

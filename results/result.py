@@ -30,8 +30,12 @@ class Result:
         self.config = text(file.attrs["config"])
         self.rounds = file["rounds"][:]
         n = len(self.rounds)
-        self.populations = file["populations"][:]
         self.devices = file["devices"][:]
+        records = file["populations"][:]
+        self.populations = [{name: record[name] for name in records.dtype.names} for record in records]
+        for i, population in enumerate(self.populations):
+            population["specialists"] = self.devices["experts"][self.members(i)] - population["generalists"]
+            population["routed"] = text(population["gates"]) == "top_k"
         self.test = file["loss/test"][:n]  # [row, device] nats per token, before aggregation
         self.gates = file["routing/gate_mean"][:n]  # [row, device, layer, expert]
         self.ids = self.token_gates = self.windows = None
@@ -52,9 +56,8 @@ class Result:
         return np.flatnonzero(np.isfinite(self.test).any(axis=1))
 
     def is_routed(self, population):
-        """Has a router: two experts or more whose gates were not simply averaged."""
-        return text(self.populations[population]["method"]) not in ("local", "fedavg", "centralized") and bool(
-            (self.devices["experts"][self.members(population)] > 1).any())
+        """Has a router: two experts or more on a device, whose gates were not simply averaged."""
+        return self.populations[population]["routed"] and bool((self.devices["experts"][self.members(population)] > 1).any())
 
     def is_bytes(self):
         """Tokens are bytes of real text."""
@@ -86,15 +89,17 @@ def facet_of(population):
     return int(population["tokens_per_device"]), text(population["split"])
 
 
-def bank(generalists, specialists):
-    """1G1S, 2G, 3S."""
-    return "".join(f"{n}{kind}" for n, kind in ((generalists, "G"), (specialists, "S")) if n)
+def bank_of(row):
+    """1G1S, 2G, 3S, and 1G1-3S where devices differ. Specialists: of each device, as the trace has them or as a cell of summary.csv."""
+    generalists, specialists = int(row["generalists"]), row["specialists"]
+    counts = [int(n) for n in (specialists.split() if isinstance(specialists, str) else specialists)]
+    least, most = min(counts), max(counts)
+    private = f"{most}S" if least == most else f"{least}-{most}S"
+    return (f"{generalists}G" if generalists else "") + (private if most else "")
 
 
 def bank_label(row, rows):
     """The method, with its bank of experts where the method occurs with several."""
     method = text(row["method"])
-    banks = {(int(r["generalists"]), int(r["specialists"])) for r in rows if text(r["method"]) == method}
-    if len(banks) == 1 and method != "comigs":
-        return method
-    return f"{method} {bank(int(row['generalists']), int(row['specialists']))}"
+    banks = {bank_of(r) for r in rows if text(r["method"]) == method}
+    return method if len(banks) == 1 and method != "comigs" else f"{method} {bank_of(row)}"

@@ -34,16 +34,16 @@ typedef struct {
 
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
-    {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write (must not hold anything yet)"},
-    {"out", "DIR", ON_DATA, 'o', "folder to write, which data.corpus names (required; must not hold anything yet)"},
+    {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
+    {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
     {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, time, or all"},
-    {"out", "PATH", ON_EXPORT, 'o', "file for the table (default: standard output); folder for --table all"},
-    {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders (must not hold anything yet)"},
+    {"out", "PATH", ON_EXPORT, 'o', "CSV file for the table (default: standard output); folder for --table all"},
+    {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
     {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
     {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
     {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
-    {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out"},
+    {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P', "share the devices among N processes of this machine, started by mpirun"},
@@ -74,7 +74,8 @@ static const command_row COMMANDS[] = {
                           "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
     [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
                       "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
-                      "Bytes are tokens; whole files go to one split.\n\n"
+                      "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, shards, compressed\n"
+                      "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
                       "  cohort data --out data/languages german=text/de french=text/fr\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
@@ -133,9 +134,10 @@ void cli_describe_all(FILE *out) {
         snprintf(typed, sizeof typed, "cohort %s %s", COMMANDS[i].name, COMMANDS[i].words);
         fprintf(out, "  %-26s %s\n", typed, COMMANDS[i].summary);
     }
-    fputs("\nEvery command takes --help. Exit codes: 0 done, 2 usage or input, 3 environment, 4 failed while running.\n\n"
-          "  cohort run configs/quickstart.yaml\n",
+    fputs("\nEvery command takes --help.\n\n"
+          "  cohort run configs/quickstart.yaml\n\n",
           out);
+    exit_codes_describe(out);
 }
 
 /* ---- Parsing ---- */

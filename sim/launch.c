@@ -1,6 +1,7 @@
 /* launch.c - from one process to N of them.
  *
  *   this program --fork, exec--> mpirun --> N x this program
+ *         ---- configuration --->           (its text, on the standard input of process 0)
  *         <------- stderr -------           (their messages, and mpirun's own in frames of dashes)
  *
  * What the processes say passes through as it comes. mpirun's frames are kept: of a process that a signal ended they name it, and this
@@ -15,11 +16,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "stop_signals.h"
+
 enum { MOST_FRAME_BYTES = 4096, LEAST_DASHES = 60, FIRST_SIGNAL_STATUS = 128 };
+
+static const char *const MARK = "COHORT_LAUNCHED"; /* in the environment of the processes */
+
+bool launch_was_here(void) {
+    return getenv(MARK) != NULL;
+}
 
 /* All processes are on this machine: its memory is the way between them. The processes' own limits on what they may copy from each other
  * differ between containers, so nothing is copied behind the back of the shared memory. */
@@ -42,40 +52,44 @@ enum { N_MPIRUN = sizeof MPIRUN / sizeof *MPIRUN };
 
 /* ---- Signals: the first asks the processes to stop, the second mpirun to end them ---- */
 
-static volatile sig_atomic_t signals;
+static volatile sig_atomic_t asked;  /* any of them came */
+static volatile sig_atomic_t orders; /* those that are no warnings */
 static volatile sig_atomic_t child;
 
 /* mpirun hands SIGUSR1 on to every process, whereas SIGINT and SIGTERM make it kill them. */
 static void on_signal(int number) {
-    (void)number;
     int before = errno;
-    if (child > 0) kill((pid_t)child, signals == 0 ? SIGUSR1 : SIGTERM);
-    signals = signals + 1;
+    asked = 1;
+    if (!stop_signal_is_warning(number)) orders = orders + 1;
+    if (child > 0) kill((pid_t)child, orders < 2 ? SIGUSR1 : SIGTERM);
     errno = before;
-}
-
-static void catch_signals(struct sigaction old[2]) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, &old[0]);
-    sigaction(SIGTERM, &action, &old[1]);
-}
-
-static void release_signals(const struct sigaction old[2]) {
-    sigaction(SIGINT, &old[0], NULL);
-    sigaction(SIGTERM, &old[1], NULL);
 }
 
 /* ---- mpirun ---- */
 
 /* In a group of its own, so that Ctrl-C comes to this program alone; it ends if this program does. */
-static void become_mpirun(char **arguments, int error_pipe, pid_t parent) {
-    int nothing = open("/dev/null", O_RDONLY);
+static void become_mpirun(char **arguments, int configuration, int error_pipe, pid_t parent) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent || nothing < 0 || dup2(nothing, STDIN_FILENO) < 0 || dup2(error_pipe, STDERR_FILENO) < 0) _exit(127);
+    if (getppid() != parent || dup2(configuration, STDIN_FILENO) < 0 || dup2(error_pipe, STDERR_FILENO) < 0) _exit(127);
     execvp(arguments[0], arguments);
     _exit(127);
+}
+
+/* A file in memory, to be read from its start; -1 and errno if it cannot be made. */
+static int file_of(const char *text, size_t bytes) {
+    int file = memfd_create("configuration", MFD_CLOEXEC);
+    for (size_t at = 0; file >= 0 && at < bytes;) {
+        ssize_t n = write(file, text + at, bytes - at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            close(file);
+            return -1;
+        }
+        at += (size_t)n;
+    }
+    if (file >= 0) lseek(file, 0, SEEK_SET);
+    return file;
 }
 
 /* mpirun ... -n N PROGRAM the same arguments; freed by the caller, the strings are borrowed. */
@@ -99,7 +113,7 @@ static void tell_terminal(void) {
     setenv("COHORT_TERMINAL", columns, 1);
 }
 
-static pid_t start(int argc, char **argv, int processes, int *error_pipe) {
+static pid_t start(int argc, char **argv, int processes, int configuration, int *error_pipe) {
     char count[16], program[4096];
     int ends[2];
     pid_t parent = getpid();
@@ -112,8 +126,9 @@ static pid_t start(int argc, char **argv, int processes, int *error_pipe) {
         return -1;
     }
     tell_terminal();
+    setenv(MARK, "1", 1);
     pid_t pid = fork();
-    if (pid == 0) become_mpirun(arguments, ends[1], parent);
+    if (pid == 0) become_mpirun(arguments, configuration, ends[1], parent);
     free(arguments);
     close(ends[1]);
     *error_pipe = ends[0];
@@ -125,9 +140,10 @@ static pid_t start(int argc, char **argv, int processes, int *error_pipe) {
 typedef struct {
     char line[1024]; /* the beginning of one that has not ended */
     size_t length;
-    bool passes; /* the beginning has been passed on already */
-    bool framed; /* within mpirun's dashes */
-    bool said;   /* a process has said something */
+    bool passes;     /* the beginning has been passed on already */
+    bool framed;     /* within mpirun's dashes */
+    bool said;       /* a process has said something */
+    char last[1024]; /* what it was: several processes may say the same */
     char frames[MOST_FRAME_BYTES];
     size_t frames_length;
 } relay;
@@ -166,8 +182,9 @@ static void end_line(relay *r) {
         r->passes = false; /* it was asked to */
     else if (r->framed && !r->passes)
         keep_frame(r);
-    else {
+    else if (r->passes || !starts_with(r, "cohort: ") || strcmp(r->line, r->last) != 0) {
         write_all(r->line, r->length);
+        memcpy(r->last, r->line, r->length + 1);
         r->said = true;
     }
     r->length = 0;
@@ -208,7 +225,7 @@ static bool find_dead(const char *frames, int *process, int *number) {
 }
 
 static exit_code report_dead(int process, int processes, int number, problems *list) {
-    if (signals > 0)
+    if (asked)
         return problem(list, EXIT_RUN,
                        "interrupted: the processes were ended before they had saved; what the last checkpoint has is safe, "
                        "the same command with --resume goes on from there");
@@ -229,27 +246,35 @@ static exit_code judge(const relay *r, int status, int processes, problems *list
     if (code == 127 && !r->said && r->frames_length == 0)
         return problem(list, EXIT_ENVIRONMENT, "mpirun cannot be started; --processes needs Open MPI (Debian: openmpi-bin)");
     if (find_dead(r->frames, &process, &number)) return report_dead(process, processes, number, list);
-    if (r->said && (code == EXIT_INPUT || code == EXIT_ENVIRONMENT || code == EXIT_RUN)) return (exit_code)code;
-    return problem(list, code == EXIT_RUN || code >= FIRST_SIGNAL_STATUS ? EXIT_RUN : EXIT_ENVIRONMENT,
-                   "mpirun failed (exit status %d)%s%s", code, r->frames_length > 0 ? ":\n" : "", r->frames);
+    if (r->said && exit_code_is_known(code)) return (exit_code)code;
+    bool ran = code == EXIT_RUN || (code > FIRST_SIGNAL_STATUS && code <= FIRST_SIGNAL_STATUS + SIGRTMAX);
+    if (ran || r->frames_length > 0)
+        return problem(list, ran ? EXIT_RUN : EXIT_ENVIRONMENT, "mpirun failed (exit status %d)%s%s", code,
+                       r->frames_length > 0 ? ":\n" : "", r->frames);
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "mpirun failed (exit status %d); --processes needs Open MPI's (Debian: openmpi-bin), and `mpirun --version` says whose it is",
+        code);
 }
 
-exit_code launch_processes(int argc, char **argv, int processes, problems *list) {
-    struct sigaction old[2];
+exit_code launch_processes(int argc, char **argv, int processes, const char *configuration, size_t bytes, problems *list) {
+    stop_signals_before before;
     relay r = {.length = 0};
-    int from = -1, status = 0;
-    signals = 0;
-    catch_signals(old);
-    pid_t pid = start(argc, argv, processes, &from);
+    int from = -1, status = 0, file = file_of(configuration, bytes);
+    asked = orders = 0;
+    stop_signals_catch(on_signal, STOP_ALL_CAUGHT, &before);
+    pid_t pid = file < 0 ? -1 : start(argc, argv, processes, file, &from);
+    int failure = errno;
+    if (file >= 0) close(file);
     if (pid < 0) {
-        release_signals(old);
-        return problem(list, EXIT_ENVIRONMENT, "mpirun cannot be started: %s", strerror(errno));
+        stop_signals_release(&before);
+        return problem(list, EXIT_ENVIRONMENT, "mpirun cannot be started: %s", strerror(failure));
     }
     child = (sig_atomic_t)pid;
     relay_all(&r, from);
     close(from);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
     child = 0;
-    release_signals(old);
+    stop_signals_release(&before);
     return judge(&r, status, processes, list);
 }

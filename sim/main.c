@@ -11,6 +11,7 @@
 #include "collective/collective.h"
 #include "config/settings.h"
 #include "data/data.h"
+#include "instructions.h"
 #include "kernel_problem.h"
 #include "kernels.h"
 #include "launch.h"
@@ -40,19 +41,45 @@ static exit_code check_processes(const command_line *c, problems *list) {
     return problem(list, EXIT_INPUT, "run: --processes %d, but mpirun has started %d; leave --processes away, or mpirun", typed, found);
 }
 
+/* Processes that cannot be joined would each do the whole run, in the same folder, or start further ones without end. */
+static exit_code check_launcher(problems *list) {
+    bool speaks = true;
+    const char *why = ck_foreign_launcher(&speaks);
+    if (ck_under_mpirun() || (!why && !launch_was_here())) return EXIT_OK;
+    if (!speaks) return EXIT_ENVIRONMENT;
+    if (!launch_was_here()) return problem(list, EXIT_ENVIRONMENT, "run: %s", why);
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "--processes needs Open MPI's mpirun (Debian: openmpi-bin), and the mpirun that is found first is another one; put Open MPI's "
+        "in front of it in PATH");
+}
+
+/* Process 0 reads the configuration, which may be a pipe, and tells the others. */
+static exit_code read_configuration(const command_line *c, char **text, size_t *bytes, problems *list) {
+    bool first = ck_process(c->collective) == 0;
+    if (first) *text = settings_read(launch_was_here() ? LAUNCH_CONFIGURATION : c->arguments.words[0], bytes, list);
+    exit_code code = processes_agree(c->collective, first && !*text ? EXIT_INPUT : EXIT_OK, list);
+    return code == EXIT_OK ? processes_share_text(c->collective, text, bytes, list) : code;
+}
+
 /* Several processes are started once the configuration is known to be good; each of them comes here again, under mpirun. */
 static exit_code run(const command_line *c, problems *list) {
     const cli_arguments *a = &c->arguments;
     settings *s = NULL;
+    char *text = NULL;
+    size_t bytes = 0;
     run_options options = {.out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
-    exit_code code = check_processes(c, list);
-    if (code == EXIT_OK) code = load(a, &s, list);
+    exit_code code = check_launcher(list);
+    if (code == EXIT_OK) code = check_processes(c, list);
+    if (code == EXIT_OK) code = read_configuration(c, &text, &bytes, list);
+    if (code == EXIT_OK) code = settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s, list);
     code = processes_agree(c->collective, code, list);
     if (code == EXIT_OK && a->processes > 1 && !ck_under_mpirun())
-        code = launch_processes(c->argc, c->argv, a->processes, list);
+        code = launch_processes(c->argc, c->argv, a->processes, text, bytes, list);
     else if (code == EXIT_OK)
         code = run_execute(s, &options, list);
     settings_destroy(s);
+    free(text);
     return code;
 }
 
@@ -128,14 +155,21 @@ static exit_code export_adapters(const cli_arguments *a, problems *list) {
 }
 
 static exit_code export(const cli_arguments *a, problems *list) {
-    exit_code code = a->table ? export_tables(a, list) : EXIT_OK;
+    exit_code code = a->adapters ? peft_check_place(a->adapters, list) : EXIT_OK;
+    if (code == EXIT_OK && a->table) code = export_tables(a, list);
     return code == EXIT_OK && a->adapters ? export_adapters(a, list) : code;
 }
 
 static void print_methods(void) {
     int count = 0;
     const method *const *methods = method_list(&count);
-    for (int i = 0; i < count; i++) printf("%-14s%s\n%14s%s\n", methods[i]->name, methods[i]->summary, "", methods[i]->source);
+    for (int i = 0; i < count; i++) {
+        const char *weights = aggregate_weights_text(methods[i]->weights);
+        printf("%-14s%s\n%14s%s\n", methods[i]->name, methods[i]->summary, "", methods[i]->source);
+        if (weights[0]) printf("%14saggregate.weights: %s, unless it is written\n", "", weights);
+    }
+    printf(
+        "\naggregate.weights: how a device counts in an average. uniform: 1/N; tokens: its share of the population's training tokens.\n");
 }
 
 static exit_code help(const cli_arguments *a, problems *list) {
@@ -197,12 +231,21 @@ static exit_code execute_here(command_line *c, problems *list) {
     return code;
 }
 
-static void print_problems(const problems *list) {
+static void print_problems(problems *list) {
+    problems_condense(list);
     for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort: %s\n", problems_message(list, i));
+}
+
+static exit_code lacks(const char *instructions) {
+    fprintf(stderr, "cohort: this program was compiled for a CPU with %s, which this one lacks; build it here: ./cohort build\n",
+            instructions);
+    return EXIT_ENVIRONMENT;
 }
 
 int main(int argc, char **argv) {
     static command_line line;
+    if (ck_instructions_missing()) return lacks(ck_instructions_missing());
+    ck_wait_asleep(argv);
     problems *list = problems_create();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
     line.argc = argc;

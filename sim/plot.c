@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "trace/trace.h"
+#include "writable.h"
 
 extern char **environ;
 
@@ -97,10 +98,19 @@ static exit_code find_python(const char **python, problems *list) {
                    reasons);
 }
 
+static exit_code check_place(const char *folder, const char *out, problems *list) {
+    char figures[PATH_BYTES];
+    if (snprintf(figures, sizeof figures, "%s/figures", folder) >= (int)sizeof figures)
+        return problem(list, EXIT_INPUT, "%.60s...: the path is too long", folder);
+    return writable_check(out ? out : figures, "the figures", list);
+}
+
 exit_code plot_result(const char *folder, const char *out, problems *list) {
     char script[PATH_BYTES], found[PATH_BYTES];
     const char *python = NULL;
     exit_code code = trace_find(folder, found, sizeof found, list);
+    if (code == EXIT_OK) code = trace_look(found, list);
+    if (code == EXIT_OK) code = check_place(folder, out, list);
     if (code != EXIT_OK) return code;
     if (!find_script(script)) return problem(list, EXIT_ENVIRONMENT, "plot: results/plot.py is not beside the program; run it by hand");
     code = find_python(&python, list);

@@ -6,12 +6,23 @@
 #ifndef COHORT_PROBLEMS_H
 #define COHORT_PROBLEMS_H
 
-typedef enum {
-    EXIT_OK = 0,
-    EXIT_INPUT = 2,       /* usage, configuration or input data */
-    EXIT_ENVIRONMENT = 3, /* no GPU, no memory, a missing library */
-    EXIT_RUN = 4          /* a failure while running */
-} exit_code;
+#include <stdbool.h>
+#include <stdio.h>
+
+/* How a program ends: name, number, what help says of it. */
+#define EXIT_CODES(ROW)                                                                                                                    \
+    ROW(EXIT_OK, 0, "done")                                                                                                                \
+    ROW(EXIT_INPUT, 2, "the command, the configuration or the input data is wrong")                                                        \
+    ROW(EXIT_ENVIRONMENT, 3, "this machine lacks something: memory, a GPU, a library, an instruction set")                                 \
+    ROW(EXIT_RUN, 4, "failed while running: a full disk, a lost process, a loss or a measurement gone wrong")                              \
+    ROW(EXIT_INTERRUPTED, 5, "interrupted by a signal, and saved: --resume goes on with a run")
+
+#define EXIT_CODE_MEMBER(name, number, text) name = number,
+typedef enum { EXIT_CODES(EXIT_CODE_MEMBER) } exit_code;
+#undef EXIT_CODE_MEMBER
+
+void exit_codes_describe(FILE *out); /* the list above, a line each */
+bool exit_code_is_known(int number);
 
 typedef struct problems problems;
 
@@ -27,5 +38,11 @@ void problems_prefix(problems *list, int first, const char *format, ...) __attri
 int problems_count(const problems *list);
 const char *problems_message(const problems *list, int index);
 exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */
+
+/* To be called before the messages are shown. Messages are alike that say the same of different places: they are equal but for numbers and
+ * for all that stands before the first ": ". Of many that are alike the first PROBLEMS_ALIKE are kept, and the last of these then ends with
+ * how many were left out: "(and 65,532 more like it)". */
+enum { PROBLEMS_ALIKE = 8 };
+void problems_condense(problems *list);
 
 #endif

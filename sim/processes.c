@@ -37,6 +37,7 @@ static void take_messages(const char *text, size_t bytes, int process, int proce
 static ck_status bring_messages(ck_collective *c, int from, exit_code code, problems *list) {
     size_t bytes = 0;
     char *text = NULL;
+    problems_condense(list);
     if (ck_process(c) == from) text = join_messages(list, &bytes);
     ck_status status = ck_collective_move(c, from, 0, &bytes, sizeof bytes);
     if (status == CK_OK && ck_process(c) == 0) text = calloc(bytes + 1, 1);
@@ -60,6 +61,15 @@ exit_code processes_agree(ck_collective *c, exit_code code, problems *list) {
     if (status == CK_OK && agreed != EXIT_OK && failed > 0 && (ck_process(c) == 0 || ck_process(c) == failed))
         status = bring_messages(c, failed, agreed, list);
     return status == CK_OK ? agreed : processes_problem(c, status, list);
+}
+
+exit_code processes_share_text(ck_collective *c, char **text, size_t *bytes, problems *list) {
+    if (ck_processes(c) == 1) return EXIT_OK;
+    ck_status status = ck_collective_broadcast(c, bytes, sizeof *bytes);
+    if (status == CK_OK && !*text) *text = calloc(*bytes + 1, 1);
+    if (!*text) abort(); /* as problems.c: the others would wait for this process */
+    if (status == CK_OK) status = ck_collective_broadcast(c, *text, *bytes);
+    return processes_problem(c, status, list);
 }
 
 /* ---- Rows ---- */

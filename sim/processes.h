@@ -17,6 +17,9 @@ exit_code processes_agree(ck_collective *c, exit_code code, problems *list);
 /* A failed call of a collective as a message; the run cannot go on. */
 exit_code processes_problem(ck_collective *c, ck_status status, problems *list);
 
+/* Every process gets the text of process 0, whose *text is its own; that of the others is NULL before, and theirs to free. */
+exit_code processes_share_text(ck_collective *c, char **text, size_t *bytes, problems *list);
+
 /* Rows of which each process has its own: row i lies at values + i * stride. */
 typedef struct {
     void *values;

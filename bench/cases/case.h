@@ -6,7 +6,7 @@
  *
  * What costs count: every input that must be read once, every output that must be written once, rows of A and B of all experts of a
  * device; FLOPs of matrix products only, for the chosen experts where the others' results are nobody's business. The floor of a part is
- *     max(bytes / copy rate, FLOPs / product rate)
+ *     max(bytes / copy rate, FLOPs / best product rate)
  * and a case's floor is the sum over its parts. */
 #ifndef COHORT_BENCH_CASE_H
 #define COHORT_BENCH_CASE_H

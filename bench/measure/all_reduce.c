@@ -22,7 +22,8 @@ typedef struct {
     ck_backend *backend;
     ck_stream *stream;
     void *packed;
-    int64_t count; /* floats */
+    int64_t count;     /* floats */
+    load_average load; /* before anything was measured */
     int n_results;
     result results[MOST_SIZES];
 } sums;
@@ -84,33 +85,38 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
 
 /* ---- Timing: what process 0 decides holds for all */
 
-static bool work(void *who, int64_t n, double *seconds, double *cpu_seconds) {
+/* The slowest process counts, and what any of them lost. */
+static bool work(void *who, int64_t n, sample *out) {
     sums *s = who;
-    double mine = 0, all[MOST_PROCESSES];
+    sample mine = {0}, all[MOST_PROCESSES];
     ck_status status = ck_collective_exchange(s->c, &mine, sizeof mine, all); /* all begin together */
-    clock_t cpu = clock();
+    usage begin = usage_now();
     double start = now();
     for (int64_t i = 0; i < n && status == CK_OK; i++) status = ck_collective_sum(s->c, s->stream, s->packed, s->count);
-    mine = now() - start;
-    *cpu_seconds = (double)(clock() - cpu) / CLOCKS_PER_SEC;
+    mine.seconds = now() - start;
+    mine.used = usage_since(&begin);
     if (status == CK_OK) status = ck_collective_exchange(s->c, &mine, sizeof mine, all);
-    *seconds = 0;
-    for (int p = 0; p < ck_processes(s->c) && status == CK_OK; p++) *seconds = fmax(*seconds, all[p]);
+    *out = (sample){.used.cpu_seconds = mine.used.cpu_seconds};
+    for (int p = 0; p < ck_processes(s->c) && status == CK_OK; p++) {
+        out->seconds = fmax(out->seconds, all[p].seconds);
+        out->used.queued_seconds = fmax(out->used.queued_seconds, all[p].used.queued_seconds);
+        out->used.preemptions += all[p].used.preemptions;
+    }
     return status == CK_OK;
 }
 
 /* Process 0 asks for work, and for 0 iterations once it has enough. */
-static bool ask(void *who, int64_t n, double *seconds, double *cpu_seconds) {
+static bool ask(void *who, int64_t n, sample *out) {
     sums *s = who;
-    return ck_collective_broadcast(s->c, &n, sizeof n) == CK_OK && work(who, n, seconds, cpu_seconds);
+    return ck_collective_broadcast(s->c, &n, sizeof n) == CK_OK && work(who, n, out);
 }
 
 static bool follow(sums *s) {
-    double seconds, cpu;
+    sample ignored;
     for (int64_t n = 1;;) {
         if (ck_collective_broadcast(s->c, &n, sizeof n) != CK_OK) return false;
         if (n == 0) return true;
-        if (!work(s, n, &seconds, &cpu)) return false;
+        if (!work(s, n, &ignored)) return false;
     }
 }
 
@@ -119,7 +125,7 @@ static exit_code measure(sums *s, result *r, problems *list) {
     exit_code code = kernel_problem(list, s->backend, ck_zero(s->stream, s->packed, (size_t)s->count * sizeof(float)), "all-reduce");
     bool ok = code == EXIT_OK && ck_wait(s->stream) == CK_OK;
     if (ck_process(s->c) > 0) return ok && follow(s) ? EXIT_OK : said(s, CK_FAILED, list);
-    subject one = {.who = s, .work = ask};
+    subject one = {.who = s, .work = ask, .threads = strcmp(ck_name(s->backend), "cpu") == 0 ? 2 : 0}; /* one process waits for another */
     int64_t enough = 0;
     if (ok) timing_measure(&one, 1, &s->o->rule);
     if (!ok || one.t.failed || ck_collective_broadcast(s->c, &enough, sizeof enough) != CK_OK) return said(s, CK_FAILED, list);
@@ -172,7 +178,8 @@ static exit_code write_result(const sums *s, problems *list) {
                        .revision = COHORT_GIT_REVISION,
                        .threads = ck_threads(s->backend),
                        .rule = s->o->rule,
-                       .cache_bytes = ck_cache_bytes(s->backend)};
+                       .cache_bytes = ck_cache_bytes(s->backend),
+                       .load = s->load};
     return s->o->json && ck_process(s->c) == 0 ? result_write_json(s->o->json, &c, s->results, s->n_results, list) : EXIT_OK;
 }
 
@@ -185,6 +192,7 @@ static exit_code take_sizes(sums *s, problems *list) {
         fprintf(s->o->out ? s->o->out : stdout, "one process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
         return EXIT_OK;
     }
+    s->load = load_now();
     if (first) print_header(s->o->out ? s->o->out : stdout, s);
     for (double bytes = FIRST_BYTES; bytes <= s->o->most_bytes && s->n_results < MOST_SIZES && code == EXIT_OK; bytes *= GROWTH) {
         code = take_size(s, (size_t)bytes, list);
@@ -195,12 +203,21 @@ static exit_code take_sizes(sums *s, problems *list) {
     return code == EXIT_OK && wrong ? EXIT_RUN : code;
 }
 
+/* Processes that cannot be joined would each measure one process. */
+static exit_code check_launcher(problems *list) {
+    bool speaks = true;
+    const char *why = ck_foreign_launcher(&speaks);
+    if (!why) return EXIT_OK;
+    return speaks ? problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", why) : EXIT_ENVIRONMENT;
+}
+
 exit_code all_reduce_run(const all_reduce_options *options, problems *list) {
     sums *s = calloc(1, sizeof *s);
     if (!s) return problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
     s->o = options;
-    exit_code code = EXIT_OK;
-    if (ck_collective_open(&s->c) != CK_OK) code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
+    exit_code code = check_launcher(list);
+    if (code == EXIT_OK && ck_collective_open(&s->c) != CK_OK)
+        code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
     if (code == EXIT_OK)
         code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
                               "opening the backend");

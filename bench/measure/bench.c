@@ -111,7 +111,7 @@ static void measure_ceilings(run *all) {
     context *c = &all->c;
     c->copy_rate = ck_copy_rate(all->backend);
     for (int p = CK_F32; p <= CK_BF16; p++)
-        if (ck_supports(all->backend, (ck_precision)p)) c->gemm_rate[p] = ck_gemm_rate(all->backend, (ck_precision)p);
+        if (ck_supports(all->backend, (ck_precision)p)) c->ceiling[p] = ck_measure_ceiling(all->backend, (ck_precision)p);
     c->cache_bytes = ck_cache_bytes(all->backend);
 }
 
@@ -134,7 +134,8 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
     if (code != EXIT_OK) return code;
     table_end(all->out, all->results, all->n);
     code = write_files(all, list);
-    if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted: the cases after the last one shown are missing");
+    if (code == EXIT_OK && interrupted)
+        code = problem(list, EXIT_INTERRUPTED, "interrupted: the cases after the last one shown are missing");
     if (code == EXIT_OK && all->wrong) code = problem(list, EXIT_RUN, "%d cases are wrong: they have no times", all->wrong);
     if (code == EXIT_OK && all->failed) code = problem(list, EXIT_RUN, "%d cases failed", all->failed);
     return code;
@@ -151,6 +152,7 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
                       .hardware = ck_hardware(all.backend),
                       .revision = COHORT_GIT_REVISION,
                       .threads = ck_threads(all.backend),
+                      .load = load_now(),
                       .rule = options->rule};
     if (options->peers) code = peers_open(&all.peers, options, &all.c, list);
     if (code == EXIT_OK) {
@@ -173,7 +175,7 @@ void bench_list(FILE *out, const bench_case *const *cases) {
         "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S the sum of a device's ranks,\n"
         "I branches of the MLP (GELU 1, SwiGLU 2), each with F columns of U and S rows of A1 and B1,\n"
         "S' = S k / E, ra the attention LoRA's rank, s tokens of a sequence, H heads, V vocabulary, a bytes of an activation or frozen\n"
-        "weight; floor = max(bytes / copy rate, FLOPs / product rate)\n\n");
+        "weight; floor = max(bytes / copy rate, FLOPs / best product rate)\n\n");
     for (int i = 0; cases[i]; i++) fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
     fprintf(out, "\naxes\n");
     for (int a = 0; a < AXES; a++) fprintf(out, "  --%-16s %s\n", axis_key((axis)a), axis_meaning((axis)a));

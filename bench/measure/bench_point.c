@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "kernel_problem.h"
 #include "measure/gather.h"
@@ -21,29 +20,28 @@ typedef struct {
     ck_event *begin, *end;
 } round_of_copies;
 
-static double cpu_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static ck_status issue_next(round_of_copies *r) {
     return world_issue(r->w, &r->w->copies[r->first + (int)(r->turn++ % r->count)]);
 }
 
 /* Others may have used the cache since: one iteration before the clock starts. Of cold copies the next one is as cold as any. */
-static bool work(void *who, int64_t n, double *seconds, double *cpu_seconds) {
+static bool work(void *who, int64_t n, sample *out) {
     round_of_copies *r = who;
     ck_status status = r->count == 1 ? issue_next(r) : CK_OK;
     if (status == CK_OK) status = ck_wait(r->w->stream);
-    double cpu = cpu_now();
+    usage begin = usage_now();
     if (status == CK_OK) status = ck_event_record(r->w->stream, r->begin);
     for (int64_t i = 0; i < n && status == CK_OK; i++) status = issue_next(r);
     if (status == CK_OK) status = ck_event_record(r->w->stream, r->end);
     if (status == CK_OK) status = ck_wait(r->w->stream);
-    *cpu_seconds = cpu_now() - cpu;
-    *seconds = status == CK_OK ? ck_event_seconds(r->begin, r->end) : 0;
+    out->used = usage_since(&begin);
+    out->seconds = status == CK_OK ? ck_event_seconds(r->begin, r->end) : 0;
     return status == CK_OK;
+}
+
+/* The CPU backend's threads do the work themselves. */
+static int working_threads(const ck_backend *backend) {
+    return strcmp(ck_name(backend), "cpu") == 0 ? ck_threads(backend) : 0;
 }
 
 static exit_code open_round(round_of_copies *r, world *w, int count, problems *list) {
@@ -98,7 +96,7 @@ static void add_time(result *r, const char *label, subject *s) {
 
 static exit_code time_warm(world *w, const bench_options *o, bench_peers *peers, result *r, problems *list) {
     round_of_copies own;
-    subject subjects[RESULT_MOST_TIMES] = {{.who = &own, .work = work}};
+    subject subjects[RESULT_MOST_TIMES] = {{.who = &own, .work = work, .threads = working_threads(w->backend)}};
     exit_code code = open_round(&own, w, 1, list);
     int n_peers = code == EXIT_OK && peers ? peers_begin(peers, w, r, subjects + 1, RESULT_MOST_TIMES - 3) : 0;
     if (code == EXIT_OK) {
@@ -145,7 +143,7 @@ static exit_code time_cold(world *w, const bench_options *o, result *r, problems
     }
     exit_code code = add_cold_copies(w, count, r, list);
     if (code != EXIT_OK || w->n_copies < count) return code;
-    subject s = {.who = &round, .work = work};
+    subject s = {.who = &round, .work = work, .threads = working_threads(w->backend)};
     code = open_round(&round, w, count, list);
     if (code == EXIT_OK) {
         timing_measure(&s, 1, &o->rule);
@@ -159,14 +157,15 @@ static exit_code time_cold(world *w, const bench_options *o, result *r, problems
 static void sum_costs(const world *w, const context *c, result *r) {
     cost parts[CASE_MOST_COSTS];
     int n = w->which->costs(w, parts);
-    double gemm = c->gemm_rate[w->precision];
+    const ck_ceiling *most = &c->ceiling[w->precision];
+    bool known = c->copy_rate > 0 && most->product > 0;
     for (int i = 0; i < n; i++) {
         r->bytes += parts[i].bytes;
         r->flops += parts[i].flops;
-        double memory = c->copy_rate > 0 ? parts[i].bytes / c->copy_rate : NAN, product = parts[i].flops / (gemm > 0 ? gemm : INFINITY);
-        r->floor_seconds += memory > product ? memory : product;
+        double memory = parts[i].bytes / c->copy_rate, product = parts[i].flops / most->product;
+        if (known) r->floor_seconds += memory > product ? memory : product;
     }
-    if (!(r->floor_seconds > 0)) r->floor_seconds = 0;
+    if (most->fma > 0) r->fma_seconds = r->flops / most->fma;
 }
 
 exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,

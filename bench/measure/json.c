@@ -16,7 +16,8 @@ static const double MICRO = 1e6;
 typedef struct {
     FILE *file;
     int depth;
-    bool first; /* nothing stands before the next value in its object or array */
+    bool first;  /* nothing stands before the next value in its object or array */
+    bool failed; /* memory ran out, something is missing */
 } writer;
 
 static void next(writer *w) {
@@ -79,6 +80,11 @@ static void real(writer *w, const char *name, double value) {
         fputs("null", w->file);
 }
 
+/* 0: not measured. */
+static void rate(writer *w, const char *name, double value) {
+    real(w, name, value > 0 ? value : NAN);
+}
+
 static void boolean(writer *w, const char *name, bool value) {
     key(w, name);
     fputs(value ? "true" : "false", w->file);
@@ -101,6 +107,12 @@ static void put_context(writer *w, const context *c) {
     boolean(w, "cpu_scaling_enabled", false);
     open_in(w, "caches", '[');
     close_in(w, ']');
+    open_in(w, "load_avg", '[');
+    for (int i = 0; i < c->load.count; i++) {
+        next(w);
+        fprintf(w->file, "%.2f", c->load.average[i]);
+    }
+    close_in(w, ']');
     text(w, "library_build_type", "release");
     integer(w, "json_schema_version", GOOGLE_SCHEMA_VERSION);
     integer(w, "schema_version", SCHEMA_VERSION);
@@ -109,9 +121,11 @@ static void put_context(writer *w, const context *c) {
     text(w, "hardware", c->hardware);
     text(w, "compiler", __VERSION__);
     integer(w, "threads", c->threads);
-    real(w, "copy_bytes_per_second", c->copy_rate);
-    real(w, "gemm_f32_flops_per_second", c->gemm_rate[0]);
-    real(w, "gemm_bf16_flops_per_second", c->gemm_rate[1]);
+    rate(w, "copy_bytes_per_second", c->copy_rate);
+    rate(w, "gemm_f32_flops_per_second", c->ceiling[CK_F32].product);
+    rate(w, "gemm_bf16_flops_per_second", c->ceiling[CK_BF16].product);
+    text(w, "gemm_f32_of", c->ceiling[CK_F32].product_of);
+    rate(w, "fma_f32_flops_per_second", c->ceiling[CK_F32].fma);
     integer(w, "cache_bytes", (long long)c->cache_bytes);
     real(w, "noise_target", c->rule.noise);
     close_in(w, '}');
@@ -120,7 +134,7 @@ static void put_context(writer *w, const context *c) {
 typedef struct {
     const result *r;
     const measured *m;
-    int family, instance;
+    int family, instance, repetitions;
 } entry;
 
 static void put_names(writer *w, const entry *e, const char *run, const char *suffix, const char *type) {
@@ -131,7 +145,7 @@ static void put_names(writer *w, const entry *e, const char *run, const char *su
     integer(w, "per_family_instance_index", e->instance);
     text(w, "run_name", run);
     text(w, "run_type", type);
-    integer(w, "repetitions", e->m->t.count);
+    integer(w, "repetitions", e->repetitions);
 }
 
 /* What a measurement is called: the case and how it was measured. */
@@ -149,25 +163,27 @@ static void put_counters(writer *w, const entry *e, double seconds) {
         real(w, "bytes_per_second", r->bytes / seconds);
         real(w, "flops_per_second", r->flops / seconds);
         if (r->floor_seconds > 0) real(w, "percent_of_floor", 100 * r->floor_seconds / seconds);
+        if (r->fma_seconds > 0) real(w, "percent_of_fma_peak", 100 * r->fma_seconds / seconds);
     }
-    real(w, "floor_us", MICRO * r->floor_seconds);
+    rate(w, "floor_us", MICRO * r->floor_seconds);
     integer(w, "wrong", e->m->peer ? e->m->right.wrong : r->right.wrong);
     integer(w, "checked", e->m->peer ? e->m->right.checked : r->right.checked);
     boolean(w, "settled", e->m->t.settled);
     boolean(w, "peer", e->m->peer);
 }
 
-static void put_sample(writer *w, const entry *e, int i) {
+static void put_sample(writer *w, const entry *e, int repetition, int i) {
     const timing *t = &e->m->t;
     open_in(w, NULL, '{');
     put_measurement_names(w, e, "", "iteration");
-    integer(w, "repetition_index", i);
+    integer(w, "repetition_index", repetition);
     integer(w, "threads", 1);
     integer(w, "iterations", t->iterations);
     real(w, "real_time", MICRO * t->seconds[i]);
     real(w, "cpu_time", MICRO * t->cpu_seconds[i]);
     text(w, "time_unit", "us");
     put_counters(w, e, t->seconds[i]);
+    boolean(w, "disturbed", t->disturbed[i]);
     close_in(w, '}');
 }
 
@@ -192,25 +208,55 @@ static void put_aggregate(writer *w, const entry *e, const char *what, const cha
     integer(w, "threads", 1);
     text(w, "aggregate_name", what);
     text(w, "aggregate_unit", unit);
-    integer(w, "iterations", e->m->t.count);
+    integer(w, "iterations", e->m->t.real.count);
     real(w, "real_time", time ? MICRO * seconds : seconds);
     real(w, "cpu_time", time ? MICRO * cpu_seconds : cpu_seconds);
     text(w, "time_unit", "us");
     put_counters(w, e, time ? seconds : 0);
+    integer(w, "samples", e->m->t.count);
+    integer(w, "undisturbed_samples", e->m->t.undisturbed);
     close_in(w, '}');
+}
+
+/* Writes so many samples that every measurement of the file has: evenly chosen from the undisturbed ones; where these are too few, all of
+ * them and then disturbed ones. */
+static void put_repetitions(writer *w, const entry *e) {
+    const timing *t = &e->m->t;
+    int left = e->repetitions, of = t->undisturbed, repetition = 0;
+    bool enough = of >= left;
+    for (int i = 0, seen = 0, spare = left - of; i < t->count && left > 0; i++) {
+        bool chosen = !t->disturbed[i];
+        if (enough && chosen)
+            chosen = (int64_t)(seen + 1) * e->repetitions / of > (int64_t)seen * e->repetitions / of;
+        else if (!enough && !chosen)
+            chosen = spare-- > 0;
+        seen += !t->disturbed[i];
+        if (!chosen) continue;
+        put_sample(w, e, repetition++, i);
+        left--;
+    }
+}
+
+static void put_aggregates(writer *w, const entry *e, const double *seconds, const double *cpu, int n) {
+    double mean = mean_of(seconds, n), cpu_mean = mean_of(cpu, n);
+    double deviation = deviation_of(seconds, n), cpu_deviation = deviation_of(cpu, n);
+    put_aggregate(w, e, "mean", "time", mean, cpu_mean);
+    put_aggregate(w, e, "median", "time", e->m->t.real.median, statistics_median(cpu, n));
+    put_aggregate(w, e, "stddev", "time", deviation, cpu_deviation);
+    put_aggregate(w, e, "cv", "percentage", deviation / mean, cpu_mean > 0 ? cpu_deviation / cpu_mean : 0);
+    put_aggregate(w, e, "spread", "percentage", e->m->t.real.spread, statistics_of(cpu, n).spread);
 }
 
 static void put_measured(writer *w, const entry *e) {
     const timing *t = &e->m->t;
-    int n = t->count;
-    for (int i = 0; i < n; i++) put_sample(w, e, i);
-    double mean = mean_of(t->seconds, n), cpu_mean = mean_of(t->cpu_seconds, n);
-    double deviation = deviation_of(t->seconds, n), cpu_deviation = deviation_of(t->cpu_seconds, n);
-    put_aggregate(w, e, "mean", "time", mean, cpu_mean);
-    put_aggregate(w, e, "median", "time", t->real.median, statistics_median(t->cpu_seconds, n));
-    put_aggregate(w, e, "stddev", "time", deviation, cpu_deviation);
-    put_aggregate(w, e, "cv", "percentage", deviation / mean, cpu_mean > 0 ? cpu_deviation / cpu_mean : 0);
-    put_aggregate(w, e, "spread", "percentage", t->real.spread, statistics_of(t->cpu_seconds, n).spread);
+    put_repetitions(w, e);
+    double *seconds = malloc(2 * (size_t)t->count * sizeof *seconds);
+    w->failed |= !seconds;
+    if (!seconds) return;
+    double *cpu = seconds + t->count;
+    timing_judged(t, t->cpu_seconds, cpu);
+    put_aggregates(w, e, seconds, cpu, timing_judged(t, t->seconds, seconds));
+    free(seconds);
 }
 
 /* No time, and a name that no measurement has: Google Benchmark's compare.py expects times of all that are called alike. */
@@ -231,17 +277,17 @@ static void put_peer_error(writer *w, const entry *e) {
     put_error(w, e, name, e->m->right.wrong ? "wrong" : e->m->reason);
 }
 
-static void put_result(writer *w, const result *r, int family, int instance) {
+static void put_result(writer *w, const result *r, int family, int instance, int repetitions) {
     char message[256];
     const measured nothing = {.label = ""};
     if (r->skipped) return;
     if (!verdict_passed(&r->right)) {
         snprintf(message, sizeof message, "%lld of %lld elements are wrong, first in %s", (long long)r->right.wrong,
                  (long long)r->right.checked, r->right.where);
-        put_error(w, &(entry){r, &nothing, family, instance}, r->name, message);
+        put_error(w, &(entry){r, &nothing, family, instance, 0}, r->name, message);
     }
     for (int i = 0; i < r->n_times; i++) {
-        const entry e = {r, &r->times[i], family, instance};
+        const entry e = {r, &r->times[i], family, instance, repetitions};
         if (e.m->t.count > 0)
             put_measured(w, &e);
         else if (e.m->peer)
@@ -249,11 +295,22 @@ static void put_result(writer *w, const result *r, int family, int instance) {
     }
 }
 
+/* Of all measurements that have any. */
+static int fewest_samples(const result *all, int n) {
+    int fewest = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < all[i].n_times; j++) {
+            int count = all[i].times[j].t.count;
+            if (count > 0 && (fewest == 0 || count < fewest)) fewest = count;
+        }
+    return fewest;
+}
+
 exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list) {
     FILE *file = fopen(path, "w");
     if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
     writer w = {.file = file};
-    int family = -1, instance = 0;
+    int family = -1, instance = 0, repetitions = fewest_samples(all, n);
     open_in(&w, NULL, '{');
     put_context(&w, c);
     open_in(&w, "benchmarks", '[');
@@ -261,11 +318,14 @@ exit_code result_write_json(const char *path, const context *c, const result *al
         bool same = i > 0 && strcmp(all[i].family, all[i - 1].family) == 0;
         instance = same ? instance + 1 : 0;
         family += !same;
-        put_result(&w, &all[i], family, instance);
+        put_result(&w, &all[i], family, instance, repetitions);
     }
     close_in(&w, ']');
     close_in(&w, '}');
     fputc('\n', file);
+    if (w.failed) problem(list, EXIT_ENVIRONMENT, "%s: out of memory, it is not complete", path);
     int failed = ferror(file);
-    return fclose(file) || failed ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno)) : EXIT_OK;
+    return fclose(file) || failed ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
+           : w.failed             ? EXIT_ENVIRONMENT
+                                  : EXIT_OK;
 }

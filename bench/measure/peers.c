@@ -10,11 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "data/folders.h"
 #include "folder.h"
 #include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
+#include "output_folder.h"
 #include "process.h"
 #include "python.h"
 
@@ -30,6 +30,7 @@ typedef struct {
 
 struct bench_peers {
     pid_t process; /* 0: it has ended */
+    int threads;   /* of the processor; 0: it uses a GPU */
     FILE *to, *from;
     char folder[JOB_PATH_BYTES], line[LINE_BYTES];
     int n_forms;
@@ -79,6 +80,7 @@ static exit_code start_python(bench_peers *p, const char *python, const bench_op
     char script[JOB_PATH_BYTES], threads[16], openmp[40], mkl[40];
     const char *device = strcmp(c->backend, "cpu") == 0 ? "cpu" : "cuda", *arguments[8 + 2 * BENCH_MOST_PEERS];
     int n = 0;
+    p->threads = strcmp(device, "cpu") == 0 ? c->threads : 0;
     snprintf(script, sizeof script, "%s/kernels.py", COHORT_BENCH_PEERS);
     snprintf(threads, sizeof threads, "%d", c->threads);
     snprintf(openmp, sizeof openmp, "OMP_NUM_THREADS=%d", c->threads);
@@ -130,9 +132,13 @@ void peers_close(bench_peers *p) {
 
 /* ---- A point */
 
-static bool work(void *who, int64_t n, double *seconds, double *cpu_seconds) {
+static bool work(void *who, int64_t n, sample *out) {
     form *f = who;
-    bool ok = ask(f->all, "time %d %lld\n", f->index, (long long)n) && sscanf(f->all->line, "time %lf %lf", seconds, cpu_seconds) == 2;
+    long long preemptions = 0;
+    bool ok =
+        ask(f->all, "time %d %lld\n", f->index, (long long)n) &&
+        sscanf(f->all->line, "time %lf %lf %lf %lld", &out->seconds, &out->used.cpu_seconds, &out->used.queued_seconds, &preemptions) == 4;
+    out->used.preemptions = preemptions;
     if (!ok) snprintf(f->reason, sizeof f->reason, "%.150s", f->all->line);
     return ok;
 }
@@ -198,7 +204,7 @@ int peers_begin(bench_peers *p, world *w, const result *r, subject *subjects, in
         verify(f, w, &known);
         if (!verdict_passed(&f->right) || n == room) continue;
         f->subject = n;
-        subjects[n++] = (subject){.who = f, .work = work};
+        subjects[n++] = (subject){.who = f, .work = work, .threads = p->threads};
     }
     outputs_free(&known);
     return n;

@@ -26,6 +26,7 @@ typedef struct {
     unsigned axes;
     verdict right;
     double bytes, flops, floor_seconds; /* floor 0: no ceilings were measured */
+    double fma_seconds;                 /* FLOPs / FMA peak; 0: that was not measured */
     int n_times;
     measured times[RESULT_MOST_TIMES];
     char note[192]; /* why something is missing; empty: nothing is */
@@ -34,8 +35,10 @@ typedef struct {
 
 typedef struct {
     const char *backend, *hardware, *revision;
+    load_average load; /* before anything was measured */
     int threads;
-    double copy_rate, gemm_rate[2]; /* bytes/s; FLOP/s of f32 and bf16; 0: not measured */
+    double copy_rate;      /* bytes/s; 0: not measured */
+    ck_ceiling ceiling[2]; /* of f32 and bf16 */
     size_t cache_bytes;
     timing_rule rule;
 } context;
@@ -45,7 +48,9 @@ void table_row(FILE *out, const result *r);
 /* Closing lines: what is wrong, what did not settle. */
 void table_end(FILE *out, const result *all, int n);
 
-/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their aggregates. */
+/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their aggregates. Its compare.py weighs
+ * every repetition the same in OVERALL_GEOMEAN; so that it weighs every measurement the same, all have as many repetitions as the one with
+ * the fewest samples: undisturbed ones first, else spread evenly over the time. Aggregates are of all undisturbed samples. */
 exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list);
 /* One line a measurement. */
 exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list);

@@ -13,8 +13,10 @@ A wrong output means no time.
 """
 
 import argparse
+import glob
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -329,6 +331,18 @@ BATCHED = {
 # ---- Forms
 
 
+def used():
+    """Of all threads of this process: CPU seconds, seconds that they waited for a core, involuntary context switches."""
+    queued = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            with open(path) as file:
+                queued += int(file.read().split()[1])
+        except OSError:  # the thread has ended
+            pass
+    return time.process_time(), 1e-9 * queued, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 class Form:
     """work(*arguments) -> outputs; on a GPU replayed as a graph where that is possible."""
 
@@ -359,7 +373,7 @@ class Form:
         self.capture()
         step = self.graph.replay if self.graph else self.run
         step()
-        cpu = time.process_time()
+        before = used()
         if self.device.type == "cuda":
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -373,7 +387,7 @@ class Form:
             for _ in range(count):
                 step()
             seconds = time.perf_counter() - start
-        return seconds, time.process_time() - cpu
+        return [seconds] + [now - then for now, then in zip(used(), before)]
 
 
 def batched(job):
@@ -440,7 +454,7 @@ class Server:
         return "done"
 
     def time(self, index, count):
-        return "time %.9g %.9g" % self.forms[int(index)].time(int(count))
+        return "time %.9g %.9g %.9g %d" % tuple(self.forms[int(index)].time(int(count)))
 
     def answer(self, line):
         command, *words = line.split()

@@ -24,15 +24,6 @@ const ck_backend_info *ck_collectives(int *count) {
     return infos;
 }
 
-/* Open MPI tells its processes; one process by itself needs no MPI. */
-bool ck_under_mpirun(void) {
-    return getenv("OMPI_COMM_WORLD_SIZE") && getenv("OMPI_COMM_WORLD_RANK");
-}
-
-int ck_mpirun_process(void) {
-    return ck_under_mpirun() ? atoi(getenv("OMPI_COMM_WORLD_RANK")) : 0;
-}
-
 ck_status collective_fail(ck_collective *c, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);

@@ -31,6 +31,9 @@ const ck_backend_info *ck_collectives(int *count);
 /* Whether mpirun (Open MPI's) started this program, and as which process: known from the environment, before anything is opened. */
 bool ck_under_mpirun(void);
 int ck_mpirun_process(void); /* 0 without mpirun */
+/* Why this process, one of several by the environment, cannot join the others: another MPI's mpirun or a batch system started them. NULL if
+ * it is not one of several, or under Open MPI's mpirun. *speaks: whether it is the one to say so. The text is static. */
+const char *ck_foreign_launcher(bool *speaks);
 
 /* Joins the others under mpirun; else this process is alone. CK_UNAVAILABLE: the build has no MPI; CK_FAILED: it does not start. */
 ck_status ck_collective_open(ck_collective **out);

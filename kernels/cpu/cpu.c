@@ -18,29 +18,47 @@ static const char *cpu_unavailable(void) {
     return NULL;
 }
 
-static void cpu_model(char *out, size_t size) {
-    snprintf(out, size, "unknown CPU");
+/* The value of a line "key : value" of /proc/cpuinfo, else an empty text. */
+static void cpu_says(const char *key, char *out, size_t size) {
     FILE *file = fopen("/proc/cpuinfo", "r");
-    if (!file) return;
     char line[256];
-    while (fgets(line, sizeof line, file)) {
-        if (strncmp(line, "model name", 10) != 0) continue;
-        const char *value = strchr(line, ':');
-        if (value) snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
-        break;
+    size_t length = strlen(key);
+    out[0] = '\0';
+    while (file && !out[0] && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) != 0) continue;
+        const char *value = line + length + strspn(line + length, " \t");
+        if (value[0] == ':' && value[1] == ' ') snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
     }
-    fclose(file);
+    if (file) fclose(file);
+}
+
+/* Virtual machines often hide which one it is behind the name of the series: family and model tell. */
+static void cpu_model(char *out, size_t size) {
+    char name[64], family[8], model[8];
+    cpu_says("model name", name, sizeof name);
+    cpu_says("cpu family", family, sizeof family);
+    cpu_says("model", model, sizeof model);
+    snprintf(out, size, "%s", name[0] ? name : "unknown CPU");
+    if (family[0] && model[0]) snprintf(out + strlen(out), size - strlen(out), " (family %s model %s)", family, model);
+}
+
+/* OpenMP may give fewer than are asked for (OMP_THREAD_LIMIT, OMP_MAX_ACTIVE_LEVELS=0). */
+static int threads_given(int wanted) {
+    int most = omp_get_max_active_levels() > 0 ? omp_get_thread_limit() : 1;
+    omp_set_dynamic(0);
+    return wanted < most ? wanted : most;
 }
 
 static ck_status cpu_open(int threads, ck_backend **out) {
     ck_backend *backend = calloc(1, sizeof *backend);
     if (!backend) return ck_fail(NULL, CK_NO_MEMORY, "cannot allocate the CPU backend");
     backend->driver = &ck_cpu_driver;
-    backend->threads = threads > 0 ? threads : omp_get_num_procs();
+    backend->threads = threads_given(threads > 0 ? threads : omp_get_num_procs());
     openblas_set_num_threads(1);
-    char model[64];
+    char model[96];
     cpu_model(model, sizeof model);
-    snprintf(backend->hardware, sizeof backend->hardware, "%s, %d threads, %s", model, backend->threads, openblas_get_corename());
+    snprintf(backend->hardware, sizeof backend->hardware, "%s, %d thread%s, OpenBLAS %s", model, backend->threads,
+             backend->threads == 1 ? "" : "s", openblas_get_corename());
     *out = backend;
     return CK_OK;
 }
@@ -177,59 +195,12 @@ static size_t cache_of_kernel(void) {
     return kib << 10;
 }
 
-static size_t cpu_cache_bytes(const ck_backend *backend) {
+size_t cpu_cache_bytes(const ck_backend *backend) {
     (void)backend;
     size_t known = cache_of_kernel();
     long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE), level2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
     if (known > 0) return known;
     return level3 > 0 ? (size_t)level3 : level2 > 0 ? (size_t)level2 : (size_t)32 << 20;
-}
-
-/* Every worker multiplies its own 1024 x 1024 matrices by OpenBLAS, a yardstick that is nobody's own; the best of several repetitions
- * counts. */
-static double cpu_gemm_rate(ck_backend *backend, ck_precision precision) {
-    enum { SIZE = 1024, REPETITIONS = 4 };
-    if (precision != CK_F32) return 0;
-    double best = 0;
-    size_t floats = 3 * (size_t)SIZE * SIZE;
-    float *memory = aligned_alloc(64, (size_t)backend->threads * floats * sizeof(float));
-    if (!memory) return 0;
-    for (size_t i = 0; i < (size_t)backend->threads * floats; i++) memory[i] = (float)(i % 13) * 0.1f;
-    for (int repetition = 0; repetition < REPETITIONS; repetition++) {
-        double start = seconds();
-#pragma omp parallel num_threads(backend->threads)
-        {
-            float *a = memory + (size_t)omp_get_thread_num() * floats;
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, SIZE, SIZE, SIZE, 1, a, SIZE, a + SIZE * SIZE, SIZE, 0,
-                        a + 2 * SIZE * SIZE, SIZE);
-        }
-        double rate = 2.0 * SIZE * SIZE * SIZE * backend->threads / (seconds() - start);
-        if (rate > best) best = rate;
-    }
-    free(memory);
-    return best;
-}
-
-/* Every worker copies its own part of a buffer beyond the caches; the best of several repetitions counts. */
-static double cpu_copy_rate(ck_backend *backend) {
-    enum { REPETITIONS = 5 };
-    size_t part = (4 * cpu_cache_bytes(backend) / (size_t)backend->threads + 63) / 64 * 64;
-    char *memory = aligned_alloc(64, 2 * part * (size_t)backend->threads);
-    double best = 0;
-    if (!memory) return 0;
-    memset(memory, 1, 2 * part * (size_t)backend->threads);
-    for (int repetition = 0; repetition < REPETITIONS; repetition++) {
-        double start = seconds();
-#pragma omp parallel num_threads(backend->threads)
-        {
-            char *from = memory + 2 * part * (size_t)omp_get_thread_num();
-            memcpy(from + part, from, part);
-        }
-        double rate = 2.0 * (double)part * backend->threads / (seconds() - start);
-        if (rate > best) best = rate;
-    }
-    free(memory);
-    return best;
 }
 
 const ck_driver ck_cpu_driver = {
@@ -264,6 +235,7 @@ const ck_driver ck_cpu_driver = {
     .adamw_ranges = cpu_adamw_ranges,
     .group_sum = cpu_group_sum,
     .group_spread = cpu_group_spread,
-    .gemm_rate = cpu_gemm_rate,
+    .ceiling_bytes = cpu_ceiling_bytes,
+    .ceiling = cpu_ceiling,
     .copy_rate = cpu_copy_rate,
 };

@@ -59,6 +59,11 @@ int64_t cpu_attention_scratch(int max_sequence_tokens);
 int64_t cpu_rank_space_scratch(int max_sequence_tokens);    /* lora, route, expert_expand and their backward */
 int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp); /* forward and backward */
 
+size_t cpu_cache_bytes(const ck_backend *backend);
+size_t cpu_ceiling_bytes(const ck_backend *backend);
+void cpu_ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out);
+double cpu_copy_rate(ck_backend *backend);
+
 ck_status cpu_program_place(ck_program *program);
 size_t cpu_program_bytes(const ck_program *program);
 void cpu_program_release(ck_program *program);

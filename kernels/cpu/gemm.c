@@ -23,6 +23,8 @@
 #include <immintrin.h>
 #include <math.h>
 
+const bool gemm_is_own = true;
+
 #ifdef __AVX512F__
 enum { LANES = 16, ROWS = 8 }; /* 16 of 32 registers hold sums */
 #else
@@ -354,6 +356,8 @@ void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, i
 
 #else
 #include <cblas.h>
+
+const bool gemm_is_own = false;
 
 void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
     if (m > 0 && n > 0) cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);

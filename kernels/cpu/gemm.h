@@ -11,6 +11,10 @@
 #ifndef COHORT_KERNELS_CPU_GEMM_H
 #define COHORT_KERNELS_CPU_GEMM_H
 
+#include <stdbool.h>
+
+extern const bool gemm_is_own; /* false: OpenBLAS does the work */
+
 void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
 void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
 void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);

@@ -5,11 +5,14 @@
  * ends. */
 #include "cpu.h"
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <omp.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 typedef struct {
     float *memory;                                                       /* all activations and scratch, one allocation */
@@ -134,8 +137,20 @@ static void add_learned(float *to, const float *from, const ck_shape *shape, uin
     }
 }
 
+/* Short waits spin; in a long one the core is of more use to others, perhaps to the very thread that is awaited. */
 static void await(atomic_int *turn, int rank) {
-    while (atomic_load_explicit(turn, memory_order_acquire) != rank) sched_yield();
+    enum { SPINS = 1000 };
+    int now = atomic_load_explicit(turn, memory_order_acquire);
+    for (int spin = 0; spin < SPINS && now != rank; spin++) now = atomic_load_explicit(turn, memory_order_acquire);
+    while (now != rank) {
+        syscall(SYS_futex, turn, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
+        now = atomic_load_explicit(turn, memory_order_acquire);
+    }
+}
+
+static void pass_on(atomic_int *turn, int rank) {
+    atomic_store_explicit(turn, rank, memory_order_release);
+    syscall(SYS_futex, turn, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 static void commit(const ck_wave *wave, cpu_private *p, const cpu_block *block, int64_t base_pack) {
@@ -147,7 +162,7 @@ static void commit(const ck_wave *wave, cpu_private *p, const cpu_block *block, 
     if (rank > 0 && device)
         add_learned(wave->gradients + wave->devices[block->device].gradients, block->gradients, block->shape, block->learn);
     if (rank > 0 && block->base_gradients) add(wave->base_gradients, block->base_gradients, base_pack);
-    atomic_store_explicit(turn, rank + 1, memory_order_release);
+    pass_on(turn, rank + 1);
 }
 
 /* ---- Execution ---- */

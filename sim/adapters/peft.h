@@ -39,7 +39,10 @@ typedef struct {
 
 /* The experts of a result's devices as of its last checkpoint:
  *   OUT/<population>-seed<seed>/device<i>/{generalist<g>, specialist<s>}/ and, with a router, device<i>/router.safetensors
- * OUT must be new or empty. A population that diverged before its first checkpoint has none: EXIT_INPUT. */
+ * OUT must be new or empty. Nothing outside the result's folder is read. A population that diverged before its first checkpoint has none:
+ * EXIT_INPUT. */
 exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list);
+/* Whether peft_export() would take the folder: before anything else is exported. */
+exit_code peft_check_place(const char *out, problems *list);
 
 #endif

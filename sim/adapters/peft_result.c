@@ -5,11 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "adapters/peft.h"
 #include "base/pretrain.h"
 #include "base/tensors.h"
-#include "data/folders.h"
+#include "output_folder.h"
 #include "population/fleet.h"
 #include "trace/trace.h"
 
@@ -31,11 +32,13 @@ __attribute__((format(printf, 3, 4))) static exit_code join(char path[PATH_BYTES
 
 /* ---- A result's checkpoint ---- */
 
-static exit_code shape_of_base(const settings *s, base_shape *shape, problems *list) {
+/* Of a base that was loaded the result keeps the shape (results of earlier versions do not). */
+static exit_code shape_of_base(const settings *s, const char *result, base_shape *shape, problems *list) {
     char path[PATH_BYTES];
     *shape = pretrain_shape(s);
     if (!s->base.checkpoint) return EXIT_OK;
-    exit_code code = join(path, list, "%s/config.json", s->base.checkpoint);
+    exit_code code = join(path, list, "%s/" BASE_NAME, result);
+    if (code == EXIT_OK && access(path, F_OK) != 0) code = join(path, list, "%s/config.json", s->base.checkpoint);
     return code == EXIT_OK ? base_config_read(path, shape, list) : code;
 }
 
@@ -69,7 +72,7 @@ static exit_code source_open(source *s, const char *result, problems *list) {
     exit_code code = join(config, list, "%s/config.yaml", result);
     if (code == EXIT_OK) code = join(path, list, "%s/checkpoint.h5", result);
     if (code == EXIT_OK) code = settings_load(config, 0, NULL, &s->settings, list);
-    if (code == EXIT_OK) code = shape_of_base(s->settings, &shape, list);
+    if (code == EXIT_OK) code = shape_of_base(s->settings, result, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s->settings, &shape, &s->fleet, list);
     if (code != EXIT_OK) return code;
     s->checkpoint =
@@ -163,21 +166,21 @@ static exit_code write_devices(const source *s, const char *out, const peft_sele
 
 /* All of it, or nothing. */
 static exit_code write_whole(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
-    char beside[PATH_BYTES];
-    exit_code code = folder_create_beside(out, sizeof beside, beside, list);
+    output_folder folder;
+    exit_code code = output_folder_begin(out, &folder, list);
     if (code != EXIT_OK) return code;
-    code = write_devices(s, beside, wanted, written, list);
-    if (code == EXIT_OK && rename(beside, out) != 0)
-        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be renamed to %s: %s", beside, out, strerror(errno));
-    if (code != EXIT_OK) folder_remove(beside);
-    return code;
+    return output_folder_end(&folder, write_devices(s, folder.work, wanted, written, list), list);
+}
+
+exit_code peft_check_place(const char *out, problems *list) {
+    return output_folder_check(out, "the adapters", list);
 }
 
 exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list) {
     source s = {0};
     *written = (peft_written){0};
-    exit_code code = EXIT_OK;
-    if (!folder_is_free(out)) return problem(list, EXIT_INPUT, "%s: is not empty; give a new folder for the adapters", out);
+    exit_code code = peft_check_place(out, list);
+    if (code != EXIT_OK) return code;
     code = source_open(&s, result, list);
     if (code == EXIT_OK && count_selected(&s, selection) == 0) code = nothing_selected(&s, result, list);
     if (code == EXIT_OK) code = check_saved(&s, selection, result, list);

@@ -40,7 +40,7 @@ exit_code base_random(const base_shape *shape, uint64_t seed, base_model **out, 
 exit_code base_load(const char *folder, base_model **out, problems *list);
 /* What its config.json says, without the weights. */
 exit_code base_load_shape(const char *folder, base_shape *out, problems *list);
-/* Writes such a folder, atomically (a temporary folder, fsync, rename); transformers can load it. */
+/* Writes such a folder, whole or not at all (output_folder.h); transformers can load it. */
 exit_code base_save(const base_model *model, const char *folder, problems *list);
 /* Whether base_save() would take the folder: before a base is trained for it. */
 exit_code base_check_place(const char *folder, problems *list);

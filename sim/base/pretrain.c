@@ -33,7 +33,7 @@ typedef struct {
     ck_range *ranges;
     int n_ranges;
     int64_t *first_token; /* [batch + 1] */
-    int32_t *tokens, *targets, *window;
+    int32_t *tokens, *targets;
     float *host_loss; /* [batch] */
 } trainer;
 
@@ -108,9 +108,8 @@ static exit_code allocate_host(trainer *t, problems *list) {
     t->first_token = malloc((batch + 1) * sizeof *t->first_token);
     t->tokens = malloc(tokens * sizeof *t->tokens);
     t->targets = malloc(tokens * sizeof *t->targets);
-    t->window = malloc(((size_t)t->sequence + 1) * sizeof *t->window);
     t->host_loss = malloc(batch * sizeof *t->host_loss);
-    if (!t->first_token || !t->tokens || !t->targets || !t->window || !t->host_loss)
+    if (!t->first_token || !t->tokens || !t->targets || !t->host_loss)
         return problem(list, EXIT_ENVIRONMENT, "pre-training: out of memory for a batch");
     for (int i = 0; i <= t->batch; i++) t->first_token[i] = (int64_t)i * t->sequence;
     return EXIT_OK;
@@ -159,19 +158,20 @@ static int64_t all_positions(const trainer *t, data_part part) {
     return n;
 }
 
-static void read_window(trainer *t, data_part part, int64_t position, int slot) {
+static exit_code read_window(trainer *t, data_part part, int64_t position, int slot, problems *list) {
     int source = 0;
+    int64_t first = (int64_t)slot * t->sequence;
     while (position >= positions(t, source, part)) position -= positions(t, source++, part);
-    shard_read(corpus_shard(t->text, source, part), position, t->sequence + 1, t->window);
-    size_t bytes = (size_t)t->sequence * sizeof *t->window;
-    memcpy(t->tokens + (int64_t)slot * t->sequence, t->window, bytes);
-    memcpy(t->targets + (int64_t)slot * t->sequence, t->window + 1, bytes);
+    return shard_window(corpus_shard(t->text, source, part), position, t->sequence, t->tokens + first, t->targets + first, list);
 }
 
-static void sample_batch(trainer *t, int64_t step) {
+static exit_code sample_batch(trainer *t, int64_t step, problems *list) {
     rng_key key = {.seed = t->settings->base.pretrain.seed, .device = RNG_SHARED, .purpose = RNG_PRETRAIN_WINDOWS, .step = (uint64_t)step};
     uint64_t n = (uint64_t)all_positions(t, DATA_TRAIN);
-    for (int i = 0; i < t->batch; i++) read_window(t, DATA_TRAIN, (int64_t)rng_below(&key, (uint64_t)i, n), i);
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < t->batch && code == EXIT_OK; i++)
+        code = read_window(t, DATA_TRAIN, (int64_t)rng_below(&key, (uint64_t)i, n), i, list);
+    return code;
 }
 
 /* ---- Steps ---- */
@@ -204,7 +204,8 @@ static float rate_at(const trainer *t, int64_t step) {
 }
 
 static exit_code train_step(trainer *t, int64_t step, double *loss, problems *list) {
-    sample_batch(t, step);
+    exit_code code = sample_batch(t, step, list);
+    if (code != EXIT_OK) return code;
     ck_status status = run_batch(t, loss);
     ck_adamw_hyper hyper = {
         .learning_rate = rate_at(t, step), .beta1 = BETA1, .beta2 = BETA2, .epsilon = EPSILON, .step = (int32_t)(step + 1)};
@@ -222,9 +223,12 @@ static exit_code validate(trainer *t, double *loss, problems *list) {
     int64_t n = all_positions(t, DATA_VALID), windows = (int64_t)VALID_BATCHES * t->batch;
     double sum = 0.0, batch_loss = 0.0;
     ck_status status = CK_OK;
+    exit_code code = EXIT_OK;
     *loss = NAN;
     for (int b = 0; b < VALID_BATCHES && n > 0 && status == CK_OK; b++) {
-        for (int i = 0; i < t->batch; i++) read_window(t, DATA_VALID, ((int64_t)b * t->batch + i) * n / windows, i);
+        for (int i = 0; i < t->batch && code == EXIT_OK; i++)
+            code = read_window(t, DATA_VALID, ((int64_t)b * t->batch + i) * n / windows, i, list);
+        if (code != EXIT_OK) return code;
         status = run_batch(t, &batch_loss);
         sum += batch_loss;
     }
@@ -274,7 +278,6 @@ static void free_trainer(trainer *t) {
     free(t->first_token);
     free(t->tokens);
     free(t->targets);
-    free(t->window);
     free(t->host_loss);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "config/table.h"
+#include "config/write.h"
 
 enum { MOST_NAMED = 12, MOST_SHOWN = 60 };
 
@@ -24,7 +25,7 @@ static void name_key(report *r, int population, const char *key, const char *the
 
 static void compare_values(report *r, const setting_row *row, int population, const void *there, const void *here) {
     char *theirs = value_text(row, there), *ours = value_text(row, here);
-    if (strcmp(theirs, ours) != 0) name_key(r, population, row->path, theirs, ours);
+    if (!write_same_content(row, there, here)) name_key(r, population, row->path, theirs, ours);
     free(theirs);
     free(ours);
 }

@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "config/paths.h"
 #include "config/write.h"
 
 enum { SAMPLE_BYTES = 1 << 20 };
@@ -52,16 +53,28 @@ static uint64_t fold_folder(uint64_t hash, const char *folder) {
     return hash;
 }
 
-void write_fingerprint(const char *path, char out[FINGERPRINT_BYTES]) {
+void write_fingerprint(const setting_row *row, const void *base, char out[FINGERPRINT_BYTES]) {
     struct stat info;
     uint64_t hash = 0;
-    if (stat(path, &info) != 0)
-        hash = fold(1, path, strlen(path));
+    char *path = setting_path(row, base), *text = path ? NULL : value_text(row, base);
+    if (!path || stat(path, &info) != 0)
+        hash = fold(1, path ? path : text, strlen(path ? path : text));
     else if (S_ISDIR(info.st_mode))
         hash = fold_folder(2, path);
     else
         hash = fold_file(3, path, info.st_size);
+    free(path);
+    free(text);
     snprintf(out, FINGERPRINT_BYTES, "%016llx", (unsigned long long)hash);
+}
+
+bool write_same_content(const setting_row *row, const void *a, const void *b) {
+    char first[FINGERPRINT_BYTES], second[FINGERPRINT_BYTES];
+    if (value_equal(row, a, b)) return true;
+    if (!setting_is_path(row, a) || !setting_is_path(row, b)) return false;
+    write_fingerprint(row, a, first);
+    write_fingerprint(row, b, second);
+    return strcmp(first, second) == 0;
 }
 
 static void hash_text(const char *text, size_t bytes, char out[SETTINGS_HASH_BYTES]) {

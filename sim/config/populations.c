@@ -67,6 +67,7 @@ static void resolve(const settings *s, const level *of) {
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
     if (p->train.router.learning_rate == 0) p->train.router.learning_rate = p->train.learning_rate;
+    if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD)) p->weights = how->weights;
     if (how && p->generalists < 0) p->generalists = how->default_generalists;
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
 }

@@ -56,9 +56,19 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
 }
 
 exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list) {
+    size_t bytes = 0;
+    char *text = settings_read(path, &bytes, list);
+    *out = NULL;
+    exit_code code = text ? settings_parse(path, text, bytes, n_overrides, overrides, out, list) : EXIT_INPUT;
+    free(text);
+    return code;
+}
+
+exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
+                         problems *list) {
     int before = problems_count(list);
     *out = NULL;
-    node *tree = tree_read(path, list);
+    node *tree = tree_parse(path, text, bytes, list);
     if (!tree) return EXIT_INPUT;
     for (int i = 0; i < n_overrides; i++) tree_override(tree, overrides[i], list);
     settings *s = config_memory(calloc(1, sizeof *s));

@@ -4,6 +4,7 @@
 #define COHORT_SETTINGS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "problems.h"
@@ -13,6 +14,8 @@ enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 typedef enum { SPLIT_IN_DISTRIBUTION, SPLIT_OUT_OF_DISTRIBUTION } data_split;
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
 typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
+/* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
+typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_weights;
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
@@ -75,7 +78,8 @@ typedef struct {
     int n_specialists_list;
     int *specialists_list; /* [devices], or 0 entries */
     int rank, attention_rank;
-    int as_released; /* 0 or 1: differ from the paper as the released CoMiGS code does */
+    int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
+    aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;
     train_settings train;
     data_settings data;
@@ -109,10 +113,18 @@ typedef struct {
 /* Reads `path` and applies `overrides` ("a.b=c", populations by index: populations.0.rank=4). All problems are reported, each as
  * "FILE:LINE: key: what is wrong; what would be right". *out is NULL on failure. */
 exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list);
+/* The same in two steps, for text that can be read only once: all of a file or a pipe (owned by the caller; NULL after reporting), and
+ * what it says. */
+char *settings_read(const char *path, size_t *bytes, problems *list);
+exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
+                         problems *list);
 void settings_destroy(settings *s);
 
-/* The resolved configuration as YAML (malloc'd): settings_load() of it gives equal settings. */
+/* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
+ */
 char *settings_to_yaml(const settings *s);
+/* EXIT_INPUT with a message for every path that leads nowhere: without what lies there no hash below can be compared. */
+exit_code settings_check_paths(const settings *s, problems *list);
 /* 32 hex digits (XXH3-128) of what determines the base's weights (cache key), and of everything that determines a run's numbers (not
  * the file's name, threads, backend, wave_tokens or checkpoint.every). Paths count by what lies there, not by their names. */
 enum { SETTINGS_HASH_BYTES = 33 };

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/settings.h"
 #include "config/tree.h"
 #include "config/yaml.h"
 
@@ -26,8 +27,7 @@ static char *read_all(FILE *file, size_t *bytes) {
     return text;
 }
 
-/* The whole file; NULL after reporting. */
-static char *read_text(const char *path, size_t *bytes, problems *list) {
+char *settings_read(const char *path, size_t *bytes, problems *list) {
     FILE *file = fopen(path, "rb");
     if (!file) {
         problem(list, EXIT_INPUT, "%s: cannot open the configuration: %s; give the path of a YAML file", path, strerror(errno));
@@ -47,12 +47,8 @@ cleanup:
     return text;
 }
 
-node *tree_read(const char *path, problems *list) {
-    size_t bytes = 0;
-    char *text = read_text(path, &bytes, list);
-    if (!text) return NULL;
+node *tree_parse(const char *path, const char *text, size_t bytes, problems *list) {
     node *tree = yaml_parse(text, bytes, path, true, "configuration", list);
-    free(text);
     if (tree && tree->kind != NODE_MAP) {
         problem_at(list, tree->where, "configuration",
                    "starts with a %s; it must be a map of keys (seed, base, data, train, populations, ...)",

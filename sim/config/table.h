@@ -41,7 +41,8 @@ typedef struct {
     row_matter matter;
     bool in_population;   /* offset is into population_settings, else into settings */
     bool required;        /* no default: must be written */
-    bool names_a_path;    /* a file or folder: hashed by content */
+    bool names_a_path;    /* a file or folder: hashed by content, absolute in what is written (paths.h) */
+    bool names_a_corpus;  /* the word synthetic, or a path with data/ to go before it */
     const char *alias_of; /* this key is short for that one (same offset); never written back */
     size_t offset;
     const char *initial;   /* the default as it would be written; NULL: none, or found elsewhere: */
@@ -66,6 +67,7 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
 void value_set_default(const setting_row *row, void *base);
 /* Writes the value as YAML that value_read() reads back to the same bits. */
 void value_write(const setting_row *row, const void *base, FILE *out);
+void text_write(const char *text, FILE *out);               /* quoted where YAML needs it */
 char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
 bool value_equal(const setting_row *row, const void *a, const void *b);
 bool value_is_absent(const setting_row *row, const void *base); /* a text that is NULL */

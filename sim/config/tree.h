@@ -34,8 +34,8 @@ struct node {
 /* Adds "FILE:LINE: key: message" or "--set key: message". */
 void problem_at(problems *list, place where, const char *key, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-/* The one document in `path` (a map), with aliases written out; NULL after reporting what is wrong. `path` must outlive it. */
-node *tree_read(const char *path, problems *list);
+/* The one document in the text of `path` (a map), with aliases written out; NULL after reporting what is wrong. `path` must outlive it. */
+node *tree_parse(const char *path, const char *text, size_t bytes, problems *list);
 void tree_destroy(node *tree); /* NULL is fine */
 
 /* Applies "a.b=value" (the value is YAML): lists are indexed by number, missing maps are made. */

@@ -23,7 +23,7 @@ static bool needs_quotes(const char *text) {
     return false;
 }
 
-static void write_text(FILE *out, const char *text) {
+void text_write(const char *text, FILE *out) {
     if (!needs_quotes(text)) {
         fputs(text, out);
         return;
@@ -72,7 +72,7 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
         break;
     case VALUE_TEXT:
     case VALUE_WORD:
-        write_text(out, *(char *const *)at);
+        text_write(*(char *const *)at, out);
         break;
     case VALUE_CHOICE:
         write_choice(out, row->choices, *(const int *)at);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/paths.h"
 #include "config/tree.h"
 
 typedef struct {
@@ -40,18 +41,25 @@ static int open_sections(writer *w, const char *path, const char **name) {
     return depth;
 }
 
+/* A path that leads nowhere stays as it is: it may be meant for another folder. */
+static void write_value(writer *w, const setting_row *row, const void *base) {
+    char hash[FINGERPRINT_BYTES], *path = w->options->contents ? NULL : setting_path(row, base);
+    if (path)
+        text_write(path, w->out);
+    else if (w->options->contents && setting_is_path(row, base)) {
+        write_fingerprint(row, base, hash);
+        fputs(hash, w->out);
+    } else
+        value_write(row, base, w->out);
+    free(path);
+}
+
 static void write_row(writer *w, const setting_row *row, const void *base) {
     const char *name = NULL;
     int depth = open_sections(w, row->path, &name);
     write_margin(w, depth);
     fprintf(w->out, "%s: ", name);
-    const char *text = row->names_a_path ? *(char *const *)((const char *)base + row->offset) : NULL;
-    if (text && w->options->contents && strcmp(text, "synthetic") != 0) {
-        char hash[FINGERPRINT_BYTES];
-        write_fingerprint(text, hash);
-        fputs(hash, w->out);
-    } else
-        value_write(row, base, w->out);
+    write_value(w, row, base);
     fputc('\n', w->out);
 }
 
@@ -81,13 +89,24 @@ static void write_top(writer *w, const settings *s, const population_settings *t
     }
 }
 
+/* Whether a population's value can be left to the top level: as it would be written, so that a configuration and what was written of it
+ * are taken alike. */
+static bool is_top_value(const writer *w, const setting_row *row, const void *own, const void *top) {
+    if (w->options->contents) return write_same_content(row, own, top);
+    char *first = setting_path(row, own), *second = setting_path(row, top);
+    bool same = first && second ? strcmp(first, second) == 0 : value_equal(row, own, top);
+    free(first);
+    free(second);
+    return same;
+}
+
 static void write_population(writer *w, const settings *s, const population_settings *p, const population_settings *top) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     w->first = true;
     for (int i = 0; i < count; i++) {
         if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s)) continue;
-        if (rows[i].scope == SCOPE_BOTH && value_equal(&rows[i], p, top)) continue;
+        if (rows[i].scope == SCOPE_BOTH && is_top_value(w, &rows[i], p, top)) continue;
         write_row(w, &rows[i], p);
     }
     w->section[0] = '\0';

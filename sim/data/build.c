@@ -2,8 +2,8 @@
  *
  * Whole files are dealt in the order of their content's hash, so that a page is never in two splits and neither names nor the
  * file system decide: a file goes to test while that brings test nearer its share, else to valid likewise, else to train; small files
- * first. A source that is one file is cut instead, at ends of lines: its beginning is train, then valid, then test. Everything is written
- * beside the target and renamed onto it, so that a folder of shards is always whole. */
+ * first. A source that is one file is cut instead, at ends of lines: its beginning is train, then valid, then test. A folder of
+ * shards is always whole (output_folder.h). */
 #include <errno.h>
 #include <jansson.h>
 #include <stdbool.h>
@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "data/data.h"
-#include "data/folders.h"
 #include "data/parts.h"
 #include "data/text_files.h"
+#include "output_folder.h"
 
 enum { SEPARATOR = '\n' };
 
@@ -34,9 +34,8 @@ static exit_code check_options(const data_build *o, problems *list) {
                 code = problem(list, EXIT_INPUT, "the name %s is given to both %s and %s; names must differ", o->names[i], o->paths[j],
                                o->paths[i]);
     }
-    if (!folder_is_free(o->out))
-        code = problem(list, EXIT_INPUT, "%s: exists and is not an empty folder; remove it or write to another with --out", o->out);
-    return code;
+    exit_code place = output_folder_check(o->out, "the shards", list);
+    return code == EXIT_OK ? place : code;
 }
 
 /* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the bytes still missing. */
@@ -148,13 +147,14 @@ static int close_shards(FILE *to[DATA_SPLITS]) {
     return failed;
 }
 
-static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS]) {
+static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS], const left_out *left) {
     json_t *f = json_object(), *t = json_object();
     for (int part = 0; part < DATA_SPLITS; part++) {
         json_object_set_new(f, part_name(part), json_integer(files[part]));
         json_object_set_new(t, part_name(part), json_integer(tokens[part]));
     }
-    return json_pack("{s:s, s:o, s:o}", "name", name, "files", f, "tokens", t);
+    json_t *l = json_pack("{s:i, s:i, s:i}", "empty", left->empty, "copies", left->copies, "hidden", left->hidden);
+    return json_pack("{s:s, s:o, s:o, s:o}", "name", name, "files", f, "tokens", t, "left_out", l);
 }
 
 static exit_code build_source(const data_build *o, int source, const char *folder, json_t *sources, problems *list) {
@@ -174,7 +174,7 @@ static exit_code build_source(const data_build *o, int source, const char *folde
     }
     code = write_splits(&t, to, o, tokens, files, list);
     if (code == EXIT_OK) code = check_splits(o, source, tokens, t.count, list);
-    json_t *described = describe(o->names[source], files, tokens);
+    json_t *described = describe(o->names[source], files, tokens, &t.left_out);
     if (!described && code == EXIT_OK)
         code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name", o->names[source]);
     if (described) json_array_append_new(sources, described);
@@ -197,21 +197,18 @@ static exit_code write_sources(const char *folder, const json_t *sources, proble
 }
 
 exit_code data_build_shards(const data_build *o, problems *list) {
-    char beside[PATH_ROOM] = "";
+    output_folder folder;
     json_t *sources = NULL;
     exit_code code = check_options(o, list);
     if (code != EXIT_OK) return code;
-    code = folder_create_beside(o->out, sizeof beside, beside, list);
+    code = output_folder_begin(o->out, &folder, list);
     if (code != EXIT_OK) return code;
     sources = json_array();
     for (int i = 0; i < o->n_sources; i++) {
-        exit_code of_source = build_source(o, i, beside, sources, list);
+        exit_code of_source = build_source(o, i, folder.work, sources, list);
         if (code == EXIT_OK) code = of_source;
     }
-    if (code == EXIT_OK) code = write_sources(beside, sources, list);
-    if (code == EXIT_OK && rename(beside, o->out) != 0)
-        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be renamed to %s: %s", beside, o->out, strerror(errno));
-    if (code != EXIT_OK) folder_remove(beside);
+    if (code == EXIT_OK) code = write_sources(folder.work, sources, list);
     json_decref(sources);
-    return code;
+    return output_folder_end(&folder, code, list);
 }

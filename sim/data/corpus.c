@@ -1,19 +1,18 @@
 /* corpus.c - a folder of shards, or the synthetic corpus, behind one face. */
 #include "data/corpus.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "config/paths.h"
 #include "data/parts.h"
+#include "data/shard_files.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
 
-enum { MOST_SOURCES = 65536 };
 /* What corpus_shard() shows of the endless synthetic text: train, valid, test tokens of a source. */
 static const int64_t SYNTHETIC_SHARD[DATA_SPLITS] = {1 << 20, 1 << 17, 1 << 17};
 
@@ -47,65 +46,34 @@ static exit_code open_synthetic(const data_settings *d, int vocabulary, corpus *
     return code;
 }
 
-static int is_folder(const char *path) {
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 /* `name` itself, or data/<name> below the current folder. */
 static exit_code resolve(const char *name, char **path, problems *list) {
-    char below[PATH_ROOM];
     struct stat status;
-    snprintf(below, sizeof below, "data/%s", name);
-    const char *found = is_folder(name) ? name : name[0] != '/' && is_folder(below) ? below : NULL;
-    if (found) {
-        *path = strdup(found);
-        return *path ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: no memory for its path", name);
-    }
+    *path = corpus_folder(name);
+    if (*path) return EXIT_OK;
     if (stat(name, &status) == 0)
         return problem(list, EXIT_INPUT, "the corpus %s is a file; a corpus is a folder of shards, which `cohort data NAME=%s` makes", name,
                        name);
     if (strcmp(name, "multilingual") == 0 || strcmp(name, "english") == 0)
-        return problem(list, EXIT_INPUT, "there is no corpus %s yet (neither the folder %s nor %s); configs/data/multilingual.sh makes it",
-                       name, name, below);
+        return problem(list, EXIT_INPUT,
+                       "there is no corpus %s yet (neither the folder %s nor data/%s); configs/data/multilingual.sh makes it", name, name,
+                       name);
     return problem(
         list, EXIT_INPUT,
         "there is no corpus %s (neither the folder %s nor data/%s); `cohort data` makes one from text, and `synthetic` needs none", name,
         name, name);
 }
 
-/* One more than the highest number in train_<i>.bin, valid_<i>.bin, test_<i>.bin; -1 if the folder cannot be read. */
-static int count_sources(const char *path) {
-    DIR *folder = opendir(path);
-    int n = 0;
-    if (!folder) return -1;
-    for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
-        char part[6];
-        int number, end = 0;
-        if (sscanf(entry->d_name, "%5[a-z]_%5d.bin%n", part, &number, &end) != 2 || end == 0 || entry->d_name[end] != '\0') continue;
-        for (int i = 0; i < DATA_SPLITS; i++)
-            if (strcmp(part, part_name(i)) == 0 && number >= n && number < MOST_SOURCES) n = number + 1;
-    }
-    closedir(folder);
-    return n;
-}
-
-static exit_code open_one(const corpus *c, int source, int part, int vocabulary, shard **out, problems *list) {
-    char path[PATH_ROOM];
-    struct stat status;
-    if (shard_path(c->path, part, source, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", c->path);
-    if (stat(path, &status) == 0) return shard_open(path, vocabulary, out, list);
-    return problem(list, EXIT_INPUT, "%s: is missing; a corpus of %d source(s) has train, valid and test shards numbered 0 to %d", path,
-                   c->n_sources, c->n_sources - 1);
-}
-
-static exit_code open_shards(corpus *c, int vocabulary, problems *list) {
+static exit_code open_shards(corpus *c, const shard_files *files, int vocabulary, problems *list) {
     exit_code code = EXIT_OK;
-    for (int i = 0; i < c->n_sources; i++)
-        for (int part = 0; part < DATA_SPLITS; part++) {
-            exit_code of_shard = open_one(c, i, part, vocabulary, &c->shards[i][part], list);
-            if (code == EXIT_OK) code = of_shard;
-        }
+    for (int64_t i = 0; i < files->count; i++) {
+        char path[PATH_ROOM];
+        const shard_file *file = &files->files[i];
+        bool fits = snprintf(path, sizeof path, "%s/%s", c->path, file->name) < (int)sizeof path;
+        exit_code one = fits ? shard_open(path, vocabulary, &c->shards[file->number][file->part], list)
+                             : problem(list, EXIT_INPUT, "%s: the path is too long", c->path);
+        if (code == EXIT_OK) code = one;
+    }
     return code;
 }
 
@@ -130,34 +98,23 @@ static exit_code open_folder(const char *name, int vocabulary, corpus *c, proble
     c->path = NULL;
     exit_code code = resolve(name, &c->path, list);
     if (code != EXIT_OK) return code;
-    int n = count_sources(c->path);
-    if (n < 0) return problem(list, EXIT_INPUT, "%s: cannot be read: %s", c->path, strerror(errno));
-    if (n == 0)
-        return problem(list, EXIT_INPUT, "%s: holds no shards train_<i>.bin, valid_<i>.bin, test_<i>.bin; `cohort data` makes them",
-                       c->path);
-    code = allocate(c, n, list);
-    if (code == EXIT_OK) code = open_shards(c, vocabulary, list);
+    shard_files files;
+    code = shard_files_find(c->path, &files, list);
+    if (code == EXIT_OK) code = allocate(c, files.sources, list);
+    if (code == EXIT_OK) code = open_shards(c, &files, vocabulary, list);
+    shard_files_free(&files);
     if (code == EXIT_OK) code = name_sources(c, list);
     return code;
 }
 
-static int64_t shards_bytes(const char *path) {
-    DIR *folder = opendir(path);
-    int64_t bytes = 0;
-    for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
-        struct stat status;
-        const char *end = strrchr(entry->d_name, '.');
-        if (end && strcmp(end, ".bin") == 0 && fstatat(dirfd(folder), entry->d_name, &status, 0) == 0) bytes += status.st_size;
-    }
-    if (folder) closedir(folder);
-    return bytes;
-}
-
 int64_t corpus_bytes(const data_settings *d) {
-    char below[PATH_ROOM];
     int64_t tokens = 0;
-    snprintf(below, sizeof below, "data/%s", d->corpus);
-    if (strcmp(d->corpus, "synthetic") != 0) return shards_bytes(is_folder(d->corpus) ? d->corpus : below);
+    if (strcmp(d->corpus, "synthetic") != 0) {
+        char *path = corpus_folder(d->corpus);
+        int64_t bytes = path ? shard_files_bytes(path) : 0;
+        free(path);
+        return bytes;
+    }
     for (int part = 0; part < DATA_SPLITS; part++) tokens += SYNTHETIC_SHARD[part];
     return d->synthetic.topics * tokens * (int64_t)sizeof(uint16_t);
 }

@@ -12,22 +12,26 @@
 
 typedef enum { DATA_TRAIN, DATA_VALID, DATA_TEST, DATA_SPLITS } data_part;
 
-/* A file of token ids, memory-mapped, or for the synthetic corpus ids in memory. All ids are checked once, at open. An llm.c shard (256 x
- * int32 header; magic 20240520: uint16, 20240801: uint32) is known by its header. A flat little-endian file says nothing about itself, so
- * the vocabulary decides: up to 65536 its ids are uint16, above uint32. */
+/* A file of token ids, or for the synthetic corpus ids in memory. All ids are checked at open, and again as they are read. An llm.c shard
+ * (256 x int32 header; magic 20240520: uint16, 20240801: uint32) is known by its header. A flat little-endian file says nothing about
+ * itself, so the vocabulary decides: up to 65536 its ids are uint16, above uint32. The text stays in its file, which must not change. */
 typedef struct shard shard;
 /* vocabulary: every id must be below it; the message names the first that is not. */
 exit_code shard_open(const char *path, int vocabulary, shard **out, problems *list);
 void shard_close(shard *s);
 int64_t shard_tokens(const shard *s);
-void shard_read(const shard *s, int64_t first, int64_t count, int32_t *out);
+/* Reading can fail (EXIT_RUN, with the file's name): it has become shorter, holds other ids, or is gone. */
+exit_code shard_read(const shard *s, int64_t first, int64_t count, int32_t *out, problems *list);
+/* tokens [sequence] from position `first` on, and targets [sequence]: the token after each. */
+exit_code shard_window(const shard *s, int64_t first, int sequence, int32_t *tokens, int32_t *targets, problems *list);
 
 /* All text a run can draw from: `sources` (languages, topics), each with three shards: train_<i>.bin, valid_<i>.bin, test_<i>.bin in the
- * folder data.corpus, or data/<corpus> below the current one; sources.json may name the sources. Or the synthetic topics (synthetic.h). */
+ * folder data.corpus, or data/<corpus> below the current one, with i = 0, 1, 2 and on, zero-padded or not; sources.json may name the
+ * sources. Or the synthetic topics (synthetic.h). */
 typedef struct corpus corpus;
 exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list);
 void corpus_close(corpus *c);
-/* About what it takes in memory once it is open: the whole of a folder's shards (their ids are all checked), or the synthetic text. */
+/* About what it takes in memory once it is open: what is kept of each of a folder's shards, or the synthetic text. */
 int64_t corpus_bytes(const data_settings *d);
 int corpus_sources(const corpus *c);
 const char *corpus_source_name(const corpus *c, int source);
@@ -50,6 +54,13 @@ int64_t device_data_tokens(const device_data *data, data_part part);
 /* True if the device's source has too little text for disjoint training ranges, so that devices share some of it. */
 bool device_data_overlaps(const device_data *data);
 
+/* The file data.windows of a population (windows.h), read once for all the devices that are wanted [devices]. `path` must outlive what is
+ * made of it. */
+typedef struct given_windows given_windows;
+exit_code given_windows_read(const char *path, int devices, const bool *wanted, given_windows **out, problems *list);
+void given_windows_destroy(given_windows *windows);
+/* Gives a device the windows listed for it, which must lie in its text; they are moved out of `from`. Without this all are drawn. */
+exit_code device_data_give_windows(device_data *data, int sequence, given_windows *from, problems *list);
 /* Refuses a file data.windows that does not list windows 0 .. batch - 1 of all steps 0 .. steps - 1; without a file there is nothing to
  * require. */
 exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch, problems *list);
@@ -57,10 +68,11 @@ exit_code device_data_require(const device_data *data, data_part part, int64_t s
  * random offsets with replacement, a function of (seed, device, part, step, index) alone; *offset (may be NULL) receives the position in
  * the device's text of that part, for the trace. Windows listed in the file data.windows (CSV: device,part,step,index,offset; see
  * windows.h) are taken from there, and a run requires that all its windows are. */
-void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,
-                        int64_t *offset);
+exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens,
+                             int32_t *targets, int64_t *offset, problems *list);
 /* Evaluation window `index` of `count`: fixed, evenly spread over the part, the same at every evaluation. */
-void device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets);
+exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets,
+                            problems *list);
 
 /* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16). Source i is names[i] with the text at paths[i].
  * Its files are dealt to train, valid and test whole, by a hash of their content, so that no page is in two splits (a source of one file is

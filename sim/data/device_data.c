@@ -60,20 +60,27 @@ static const text_range *range_at(const part_text *part, int64_t *offset) {
     return &part->ranges[i];
 }
 
-static exit_code check_windows(const device_data *data, const data_settings *d, problems *list) {
+static exit_code check_windows(const device_data *data, int sequence, problems *list) {
     for (int64_t i = 0; i < data->windows.count; i++) {
         const window_row *row = &data->windows.rows[i];
         int64_t offset = row->offset;
         const text_range *range = range_at(&data->parts[row->part], &offset);
-        if (offset + d->sequence + 1 > range->count)
+        if (offset + sequence + 1 > range->count)
             return problem(
                 list, EXIT_INPUT,
                 "%s:%d: a window of %d tokens and the one after it do not fit at offset %lld of device %d, whose %s text there ends "
                 "%lld tokens later",
-                d->windows, row->line, d->sequence, (long long)row->offset, data->device, part_name(row->part),
+                data->windows_file, row->line, sequence, (long long)row->offset, data->device, part_name(row->part),
                 (long long)(range->count > offset ? range->count - offset : 0));
     }
     return EXIT_OK;
+}
+
+exit_code device_data_give_windows(device_data *data, int sequence, given_windows *from, problems *list) {
+    data->windows_file = from->path;
+    data->windows = from->tables[data->device];
+    from->tables[data->device] = (window_table){0};
+    return check_windows(data, sequence, list);
 }
 
 exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
@@ -85,15 +92,12 @@ exit_code device_data_open(const corpus *c, const data_settings *d, uint64_t see
     if (!data) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory for its data", device);
     data->seed = seed;
     data->device = device;
-    data->windows_file = d->windows;
     data->source = pooled ? -1 : device % corpus_sources(c);
     data->overlaps = !pooled && partition_overlaps(&p, data->source);
     for (int part = 0; part < DATA_SPLITS; part++) {
         exit_code of_part = fill_part(&p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
-    if (code == EXIT_OK && d->windows) code = windows_read(d->windows, device, devices, &data->windows, list);
-    if (code == EXIT_OK) code = check_windows(data, d, list);
     if (code == EXIT_OK)
         *out = data;
     else
@@ -123,13 +127,6 @@ bool device_data_overlaps(const device_data *data) {
     return data->overlaps;
 }
 
-/* targets[i] is the token after tokens[i]. */
-static void read_window(const text_range *range, int64_t offset, int sequence, int32_t *tokens, int32_t *targets) {
-    shard_read(range->text, range->first + offset, sequence, tokens);
-    for (int i = 0; i + 1 < sequence; i++) targets[i] = tokens[i + 1];
-    shard_read(range->text, range->first + offset + sequence, 1, &targets[sequence - 1]);
-}
-
 static int64_t draw_window(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS, RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
@@ -152,20 +149,21 @@ exit_code device_data_require(const device_data *data, data_part part, int64_t s
     return EXIT_OK;
 }
 
-void device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens, int32_t *targets,
-                        int64_t *offset) {
+exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens,
+                             int32_t *targets, int64_t *offset, problems *list) {
     const window_row *given = windows_find(&data->windows, part, step, index);
     int64_t position = given ? given->offset : draw_window(data, part, step, index, sequence);
     if (offset) *offset = position;
     const text_range *range = range_at(&data->parts[part], &position);
-    read_window(range, position, sequence, tokens, targets);
+    return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
 }
 
-void device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets) {
+exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets,
+                            problems *list) {
     const part_text *text = &data->parts[part];
     int chosen = index % text->count;
     int64_t place = index / text->count, places = (count - chosen + text->count - 1) / text->count;
     const text_range *range = &text->ranges[chosen];
     int64_t positions = range->count - sequence;
-    read_window(range, positions * (2 * place + 1) / (2 * places), sequence, tokens, targets);
+    return shard_window(range->text, range->first + positions * (2 * place + 1) / (2 * places), sequence, tokens, targets, list);
 }

@@ -13,6 +13,10 @@ static int64_t count_of(const json_t *source, const char *what, int part) {
     return json_is_integer(value) ? json_integer_value(value) : -1;
 }
 
+static int left_out_of(const json_t *source, const char *what) {
+    return (int)json_integer_value(json_object_get(json_object_get(source, "left_out"), what));
+}
+
 static exit_code read_notes(const char *path, const json_t *root, source_notes *out, problems *list) {
     const json_t *sources = json_object_get(root, "sources");
     size_t n = json_array_size(sources);
@@ -29,6 +33,7 @@ static exit_code read_notes(const char *path, const json_t *root, source_notes *
         note->name = strdup(name);
         if (!note->name) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for a name", path);
         out->count++;
+        note->left_out = (left_out){left_out_of(source, "empty"), left_out_of(source, "copies"), left_out_of(source, "hidden")};
         for (int part = 0; part < DATA_SPLITS; part++) {
             note->files[part] = count_of(source, "files", part);
             note->tokens[part] = count_of(source, "tokens", part);

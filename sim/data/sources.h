@@ -1,4 +1,4 @@
-/* sources.h - sources.json beside the shards: {"sources": [{"name": .., "files": {..}, "tokens": {..}}, ..]}. */
+/* sources.h - sources.json beside the shards: {"sources": [{"name": .., "files": {..}, "tokens": {..}, "left_out": {..}}, ..]}. */
 #ifndef COHORT_SOURCES_H
 #define COHORT_SOURCES_H
 
@@ -6,10 +6,12 @@
 #include <stdint.h>
 
 #include "data/data.h"
+#include "data/text_files.h"
 
 typedef struct {
     char *name;
     int64_t files[DATA_SPLITS], tokens[DATA_SPLITS]; /* -1: not stated */
+    left_out left_out;                               /* 0 where not stated */
 } source_note;
 
 typedef struct {

@@ -1,9 +1,27 @@
 /* table.c - the closing table of `cohort data`. */
+#include <stdbool.h>
 #include <string.h>
 
 #include "data/corpus.h"
 #include "data/parts.h"
 #include "data/sources.h"
+
+/* "2 empty files" and its like, behind what was put before. */
+static bool put_count(FILE *to, bool first, int count, const char *one, const char *many) {
+    if (count == 0) return first;
+    fprintf(to, "%s%d %s", first ? " " : ", ", count, count == 1 ? one : many);
+    return false;
+}
+
+static void print_left_out(FILE *to, const source_note *n) {
+    const left_out *left = &n->left_out;
+    if (left->empty + left->copies + left->hidden == 0) return;
+    fprintf(to, "%s: left out", n->name);
+    bool first = put_count(to, true, left->empty, "empty file", "empty files");
+    first = put_count(to, first, left->copies, "copy of another file", "copies of other files");
+    put_count(to, first, left->hidden, "hidden file or folder", "hidden files or folders");
+    fputc('\n', to);
+}
 
 exit_code data_print_table(const char *folder, FILE *to, problems *list) {
     source_notes notes;
@@ -24,6 +42,7 @@ exit_code data_print_table(const char *folder, FILE *to, problems *list) {
     }
     fprintf(to, "%-23s %12lld %12lld %12lld  tokens\n", "all", (long long)sums[DATA_TRAIN], (long long)sums[DATA_VALID],
             (long long)sums[DATA_TEST]);
+    for (int i = 0; i < notes.count; i++) print_left_out(to, &notes.notes[i]);
     sources_free(&notes);
     return EXIT_OK;
 }

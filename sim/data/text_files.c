@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "data/text_check.h"
+
 exit_code text_file_read(const char *path, unsigned char **content, int64_t *bytes, problems *list) {
     struct stat status;
     exit_code code = EXIT_OK;
@@ -40,6 +42,8 @@ static exit_code add_file(text_files *t, const char *path, problems *list) {
     unsigned char *content = NULL;
     int64_t bytes = 0;
     exit_code code = text_file_read(path, &content, &bytes, list);
+    if (code == EXIT_OK) code = text_check(path, content, bytes, list);
+    if (code == EXIT_OK && bytes == 0) t->left_out.empty++;
     if (code != EXIT_OK || bytes == 0) goto cleanup;
     text_file *grown = realloc(t->files, (size_t)(t->count + 1) * sizeof *grown);
     char *name = strdup(path);
@@ -62,12 +66,20 @@ static int by_name(const FTSENT **a, const FTSENT **b) {
 
 static exit_code visit(FTS *walk, FTSENT *entry, text_files *t, problems *list) {
     if (entry->fts_level > FTS_ROOTLEVEL && entry->fts_name[0] == '.') {
+        t->left_out.hidden += entry->fts_info != FTS_DP; /* a folder that is skipped comes again when it is left */
         fts_set(walk, entry, FTS_SKIP);
         return EXIT_OK;
     }
     switch (entry->fts_info) {
     case FTS_F:
         return add_file(t, entry->fts_path, list);
+    case FTS_DC:
+        return problem(list, EXIT_INPUT, "%s: links back to %.*s, which it lies in; remove the link", entry->fts_path,
+                       (int)entry->fts_cycle->fts_pathlen, entry->fts_path); /* all entries share one path, to their own length */
+    case FTS_SLNONE:
+        return problem(list, EXIT_INPUT, "%s: is a link to nothing; repair or remove it", entry->fts_path);
+    case FTS_DEFAULT:
+        return problem(list, EXIT_INPUT, "%s: is neither a file nor a folder; write its text to a file", entry->fts_path);
     case FTS_DNR:
     case FTS_ERR:
     case FTS_NS:
@@ -94,6 +106,7 @@ static void order_and_drop_copies(text_files *t) {
         text_file *file = &t->files[i];
         if (kept > 0 && memcmp(file->hash, t->files[kept - 1].hash, sizeof file->hash) == 0) {
             free(file->path);
+            t->left_out.copies++;
             continue;
         }
         t->bytes += file->bytes;
@@ -107,12 +120,15 @@ exit_code text_files_find(const char *path, text_files *out, problems *list) {
     char *root = strdup(path);
     char *roots[] = {root, NULL};
     *out = (text_files){0};
-    FTS *walk = root ? fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_name) : NULL;
+    FTS *walk = root ? fts_open(roots, FTS_LOGICAL | FTS_NOCHDIR, by_name) : NULL;
     if (!walk) {
         code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be walked: %s", path, strerror(errno));
         goto cleanup;
     }
-    for (FTSENT *entry = fts_read(walk); entry && code == EXIT_OK; entry = fts_read(walk)) code = visit(walk, entry, out, list);
+    for (FTSENT *entry = fts_read(walk); entry && code != EXIT_ENVIRONMENT; entry = fts_read(walk)) {
+        exit_code one = visit(walk, entry, out, list);
+        if (one != EXIT_OK) code = one;
+    }
     if (code != EXIT_OK) goto cleanup;
     order_and_drop_copies(out);
     if (out->count == 0) code = problem(list, EXIT_INPUT, "%s: holds no text; give a text file, or a folder with text files in it", path);

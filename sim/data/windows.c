@@ -33,55 +33,93 @@ static int parse_line(const char *line, int *device, window_row *row) {
     return strcmp(part, "valid") == 0 || strcmp(part, "train") == 0;
 }
 
-static exit_code append(const char *path, const window_row *row, window_table *t, int64_t *room, problems *list) {
-    if (t->count == *room) {
-        *room = 2 * *room + 64;
-        window_row *grown = realloc(t->rows, (size_t)*room * sizeof *grown);
+static exit_code append(const char *path, const window_row *row, window_table *t, problems *list) {
+    if (t->count == t->room) {
+        int64_t room = t->room + t->room / 2 + 64;
+        window_row *grown = realloc(t->rows, (size_t)room * sizeof *grown);
         if (!grown) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for its windows", path);
         t->rows = grown;
+        t->room = room;
     }
     t->rows[t->count++] = *row;
     return EXIT_OK;
 }
 
-static exit_code read_lines(FILE *file, const char *path, int device, int devices, window_table *t, problems *list) {
-    char line[256];
-    int64_t room = 0;
+static exit_code take_line(const char *line, int number, const given_windows *w, problems *list) {
+    window_row row = {.line = number};
+    int device;
+    if (!parse_line(line, &device, &row))
+        return problem(list, EXIT_INPUT, "%s:%d: is not a window; write %s, with part train or valid and numbers from 0", w->path, number,
+                       FIRST_LINE);
+    if (device >= w->devices)
+        return problem(list, EXIT_INPUT, "%s:%d: device %d is not there; the population has %d, numbered from 0", w->path, number, device,
+                       w->devices);
+    return w->tables[device].wanted ? append(w->path, &row, &w->tables[device], list) : EXIT_OK;
+}
+
+/* Without its end of line; of the first line without the mark that some editors put before UTF-8. */
+static const char *strip(char *line, int number) {
+    static const char mark[] = "\xEF\xBB\xBF";
+    line[strcspn(line, "\r\n")] = '\0';
+    return number == 1 && strncmp(line, mark, strlen(mark)) == 0 ? line + strlen(mark) : line;
+}
+
+static exit_code read_lines(FILE *file, const given_windows *w, problems *list) {
+    char text[256];
     exit_code code = EXIT_OK;
-    for (int number = 1; code == EXIT_OK && fgets(line, sizeof line, file); number++) {
-        window_row row = {.line = number};
-        int of_device;
-        line[strcspn(line, "\r\n")] = '\0';
-        if (number == 1) {
-            if (strcmp(line, FIRST_LINE) != 0) code = problem(list, EXIT_INPUT, "%s:1: the first line must be %s", path, FIRST_LINE);
-        } else if (!parse_line(line, &of_device, &row)) {
-            code = problem(list, EXIT_INPUT, "%s:%d: is not a window; write %s, with part train or valid and numbers from 0", path, number,
-                           FIRST_LINE);
-        } else if (of_device >= devices) {
-            code = problem(list, EXIT_INPUT, "%s:%d: device %d is not there; the population has %d, numbered from 0", path, number,
-                           of_device, devices);
-        } else if (of_device == device) {
-            code = append(path, &row, t, &room, list);
-        }
+    for (int number = 1; code == EXIT_OK && fgets(text, sizeof text, file); number++) {
+        const char *line = strip(text, number);
+        if (number == 1 && strcmp(line, FIRST_LINE) != 0)
+            code = problem(list, EXIT_INPUT, "%s:1: the first line must be %s", w->path, FIRST_LINE);
+        else if (number > 1 && line[strspn(line, " \t")] != '\0')
+            code = take_line(line, number, w, list);
     }
     return code;
 }
 
-exit_code windows_read(const char *path, int device, int devices, window_table *out, problems *list) {
-    *out = (window_table){0};
+static exit_code sort_table(const char *path, window_table *t, problems *list) {
+    if (t->count > 0) qsort(t->rows, (size_t)t->count, sizeof *t->rows, by_place);
+    for (int64_t i = 1; i < t->count; i++) {
+        int a = t->rows[i - 1].line, b = t->rows[i].line;
+        if (by_place(&t->rows[i - 1], &t->rows[i]) == 0)
+            return problem(list, EXIT_INPUT, "%s:%d: the window of line %d again; one line a window", path, a > b ? a : b, a > b ? b : a);
+    }
+    return EXIT_OK;
+}
+
+static given_windows *create(const char *path, int devices, const bool *wanted) {
+    given_windows *w = calloc(1, sizeof *w);
+    if (!w) return NULL;
+    *w = (given_windows){.path = path, .devices = devices, .tables = calloc((size_t)devices, sizeof *w->tables)};
+    if (!w->tables) {
+        free(w);
+        return NULL;
+    }
+    for (int i = 0; i < devices; i++) w->tables[i].wanted = wanted[i];
+    return w;
+}
+
+exit_code given_windows_read(const char *path, int devices, const bool *wanted, given_windows **out, problems *list) {
+    *out = NULL;
     FILE *file = fopen(path, "r");
     if (!file) return problem(list, EXIT_INPUT, "data.windows: %s cannot be opened: %s", path, strerror(errno));
-    exit_code code = read_lines(file, path, device, devices, out, list);
+    given_windows *w = create(path, devices, wanted);
+    exit_code code = w ? read_lines(file, w, list) : problem(list, EXIT_ENVIRONMENT, "%s: no memory for its windows", path);
     if (ferror(file)) code = problem(list, EXIT_INPUT, "data.windows: %s cannot be read: %s", path, strerror(errno));
     fclose(file);
-    if (out->count > 0) qsort(out->rows, (size_t)out->count, sizeof *out->rows, by_place);
-    for (int64_t i = 1; i < out->count && code == EXIT_OK; i++)
-        if (by_place(&out->rows[i - 1], &out->rows[i]) == 0)
-            code = problem(list, EXIT_INPUT, "%s:%d: the window of line %d again; one line a window", path,
-                           out->rows[i].line > out->rows[i - 1].line ? out->rows[i].line : out->rows[i - 1].line,
-                           out->rows[i].line > out->rows[i - 1].line ? out->rows[i - 1].line : out->rows[i].line);
-    if (code != EXIT_OK) windows_free(out);
+    for (int i = 0; i < devices && code == EXIT_OK; i++) code = sort_table(path, &w->tables[i], list);
+    if (code == EXIT_OK)
+        *out = w;
+    else
+        given_windows_destroy(w);
     return code;
+}
+
+void given_windows_destroy(given_windows *w) {
+    if (!w) return;
+    for (int i = 0; i < w->devices; i++) windows_free(&w->tables[i]);
+    free(w->tables);
+    free(w);
 }
 
 void windows_free(window_table *t) {

@@ -20,5 +20,6 @@ const method method_comigs = {
     .default_specialists = 1,
     .gates = CK_GATES_TOP_K,
     .router = ROUTER_FROM_VALIDATION,
+    .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

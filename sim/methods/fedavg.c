@@ -1,7 +1,9 @@
-/* FedAvg on LoRA factors: all experts and the attention LoRA are averaged after every round, A and B separately; experts are mixed
- * by their mean.
+/* FedAvg on LoRA factors: all experts and the attention LoRA are averaged after every round, A and B separately, a device with n_i of the
+ * n training tokens by n_i / n; experts are mixed by their mean.
  *
- *   A <- (1/N) sum_i A_i      B <- (1/N) sum_i B_i       y = (1/E) sum_e MLP_e(x) */
+ *   A <- sum_i (n_i / n) A_i      B <- sum_i (n_i / n) B_i       y = (1/E) sum_e MLP_e(x)
+ *
+ * The CoMiGS paper's baseline weighs all devices alike: aggregate.weights: uniform. */
 #include "methods/all.h"
 
 static sharing shares(int generalists, int specialists) {
@@ -17,5 +19,6 @@ const method method_fedavg = {
     .default_specialists = 0,
     .gates = CK_GATES_MEAN,
     .router = ROUTER_ABSENT,
+    .weights = WEIGHTS_TOKENS,
     .shares = shares,
 };

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "config/settings.h"
 #include "kernels.h"
 
 typedef enum {
@@ -24,11 +25,14 @@ typedef struct {
     int default_generalists, default_specialists;
     ck_gates gates;
     router_learning router;
+    aggregate_weights
+        weights; /* of devices in an average, unless aggregate.weights says otherwise; WEIGHTS_OF_METHOD: it averages nothing */
     bool pooled; /* one device that holds all devices' data, batch times the number of devices */
     sharing (*shares)(int generalists, int specialists);
 } method;
 
 const method *method_find(const char *name); /* NULL if unknown */
 const method *const *method_list(int *count);
+const char *aggregate_weights_text(aggregate_weights weights); /* "uniform", "tokens", or "" for none */
 
 #endif

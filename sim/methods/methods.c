@@ -10,6 +10,11 @@ const method *const *method_list(int *count) {
     return METHODS;
 }
 
+const char *aggregate_weights_text(aggregate_weights weights) {
+    static const char *const texts[] = {[WEIGHTS_OF_METHOD] = "", [WEIGHTS_UNIFORM] = "uniform", [WEIGHTS_TOKENS] = "tokens"};
+    return texts[weights];
+}
+
 const method *method_find(const char *name) {
     int count;
     const method *const *list = method_list(&count);

@@ -17,5 +17,6 @@ const method method_pfedmoe = {
     .default_specialists = 1,
     .gates = CK_GATES_TOP_K,
     .router = ROUTER_WITH_EXPERTS,
+    .weights = WEIGHTS_UNIFORM,
     .shares = shares,
 };

@@ -78,8 +78,13 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
     return code;
 }
 
-bool fleet_carries_gradients(const population *p, const ck_shape *shape) {
-    return p->settings->as_released && p->method->router == ROUTER_FROM_VALIDATION && shape->router_rows > 0;
+/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
+ * passes leave behind is added to its next step. Bursts run on every device of such a method: those of a device with one expert, which has
+ * no router to learn, still leave their gradients to it. */
+static void set_bursts(const population *p, const ck_shape *shape, device *d) {
+    bool of_method = p->method->router == ROUTER_FROM_VALIDATION;
+    d->bursts = of_method && (shape->router_rows > 0 || p->settings->as_released);
+    d->carries = of_method && p->settings->as_released;
 }
 
 static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index, problems *list) {
@@ -92,7 +97,7 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     exit_code code = shape_of_device(f, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
-    d->carries = fleet_carries_gradients(p, shape);
+    set_bursts(p, shape, d);
     shape_count_parameters(shape, p->shares, d->generalists, &d->parameters_shared, &d->parameters_private);
     d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
     return EXIT_OK;
@@ -123,7 +128,7 @@ static bool same_text(const data_settings *a, const data_settings *b) {
            a->synthetic.seed == b->synthetic.seed;
 }
 
-/* Synthetic text is held for each device; shards are mapped once. A device's lists of stretches come with either. */
+/* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with either. */
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;
@@ -169,28 +174,42 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
 /* All windows that the device will need are in data.windows, if there is one. */
 static exit_code require_windows(const fleet *f, const population *p, const device *d, problems *list) {
     const train_settings *t = &p->settings->train;
-    bool bursts = p->method->router == ROUTER_FROM_VALIDATION && f->shapes[d->shape].router_rows > 0;
-    int64_t router_steps = bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
+    int64_t router_steps = d->bursts ? f->expert_steps / t->router.every * t->router.steps : 0;
     exit_code code = device_data_require(d->data, DATA_TRAIN, f->expert_steps, fleet_expert_batch(p), list);
     return code == EXIT_OK ? device_data_require(d->data, DATA_VALID, router_steps, fleet_router_batch(p), list) : code;
 }
 
-static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, problems *list) {
+static exit_code open_device_data(fleet *f, const population *p, const corpus *c, int device_index, given_windows *given, problems *list) {
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(c, &s->data, s->seed, device_index, s->devices, p->method->pooled, &d->data, list);
+    if (code == EXIT_OK && given) code = device_data_give_windows(d->data, s->data.sequence, given, list);
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data), .overlaps = device_data_overlaps(d->data)};
     for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, p, d, list);
 }
 
+/* Of the devices that this process has; NULL: the population's windows are all drawn. */
+static exit_code read_windows(const fleet *f, const population *p, given_windows **out, problems *list) {
+    *out = NULL;
+    if (!p->settings->data.windows) return EXIT_OK;
+    bool *wanted = calloc((size_t)p->settings->devices, sizeof *wanted);
+    if (!wanted) return problem(list, EXIT_ENVIRONMENT, "out of memory for the windows");
+    for (int i = 0; i < p->n_devices; i++) wanted[i] = f->owner[p->first_device + i] == f->place.process;
+    exit_code code = given_windows_read(p->settings->data.windows, p->settings->devices, wanted, out, list);
+    free(wanted);
+    return code;
+}
+
 static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
-    exit_code code = EXIT_OK;
+    given_windows *given;
     int before = problems_count(list);
     p->text = c;
+    exit_code code = read_windows(f, p, &given, list);
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
-        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, list);
+        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, c, i, given, list);
+    given_windows_destroy(given);
     problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name, (unsigned long long)p->settings->seed);
     prefix_place(list, before, f->file, p->settings);
     return code;

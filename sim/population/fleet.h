@@ -32,6 +32,7 @@ typedef struct {
     int shape;             /* index into fleet.shapes */
     int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
     int64_t carried;       /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
+    bool bursts;           /* takes part in its population's router steps on validation text */
     bool carries;          /* gradients from step to step */
     device_data *data;     /* NULL: another process has it */
     device_text text;      /* known once its text is open: of all devices to process 0, of its own to any other */
@@ -104,22 +105,21 @@ fleet_text_bytes fleet_measure_text(const fleet *f);
 exit_code fleet_open_data(fleet *f, problems *list);
 /* Where devices of a source share training text because there is too little of it: which (out[bytes]); false where none do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out);
+/* Gives devices their weights in averages by the text that they hold, where aggregate.weights asks for it; they weigh the same until then.
+ * Called by all processes, once the text of all devices is open. */
+exit_code fleet_weigh(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
  * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
  * seed start from the same tensors, and what is averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
 
-/* One aggregation: packed mean over each population's devices (in their order, process by process), then spread. Stopped populations take
+/* One aggregation: weighted mean over each population's devices (in their order, process by process), then spread. Stopped populations take
  * no part; the same populations must have stopped in all processes. Packs that lie far are read and written in place: 4 B over the bus a
  * shared value and device, each way, once a round. */
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
-
-/* As released: experts and router have an optimiser each, and each clears only its own gradients after a step. What the other's backward
- * passes leave behind is added to its next step. */
-bool fleet_carries_gradients(const population *p, const ck_shape *shape);
 
 /* Windows of a device's expert step and router step. */
 int fleet_expert_batch(const population *p);

@@ -1,13 +1,14 @@
 /* What is averaged: per population the ranges of its devices' packs that its method shares, as one ck_group.
  *
  * Its members are this process's devices, if any; their weights are those of the whole population, so that the sum over processes is the
- * mean over its devices.
+ * mean over its devices: 1/N, or once the text of all is open their share of its training tokens, where that is asked for.
  *
  * Devices of a population may differ in their number of private experts, so each distinct shape among them is a layout: the same
  * tensors at other offsets. Experts stand generalists first, so the shared ones of a tensor are one range. */
 #include <stdlib.h>
 
 #include "population/parts.h"
+#include "processes.h"
 
 typedef struct {
     int n;
@@ -127,6 +128,40 @@ void groups_destroy(fleet *f) {
     f->groups = NULL;
     f->group_population = NULL;
     f->n_groups = 0;
+}
+
+/* Training tokens of this process's devices in each population. */
+static void count_tokens(const fleet *f, int64_t *tokens) {
+    for (int i = 0; i < f->n_mine; i++) {
+        const device *d = &f->devices[f->mine[i]];
+        tokens[d->population] += d->text.tokens[DATA_TRAIN];
+    }
+}
+
+/* n_i / n: of equal devices the bits of 1/N. */
+static void weigh_by_tokens(const fleet *f, ck_group *g, const population *p, int64_t all) {
+    float *weights = (float *)g->weights;
+    int first = 0, n = count_members(f, p, &first);
+    for (int i = 0; i < n; i++) weights[i] = (float)((double)f->devices[f->mine[first + i]].text.tokens[DATA_TRAIN] / (double)all);
+}
+
+exit_code fleet_weigh(fleet *f, problems *list) {
+    int processes = ck_processes(f->collective), n = f->n_populations;
+    int64_t *tokens = calloc((size_t)n * ((size_t)processes + 1), sizeof *tokens), *mine = tokens ? tokens + (size_t)n * processes : NULL;
+    exit_code code = tokens ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the weights of the devices");
+    code = processes_agree(f->collective, code, list);
+    if (code == EXIT_OK) {
+        count_tokens(f, mine);
+        code = processes_problem(f->collective, ck_collective_exchange(f->collective, mine, (size_t)n * sizeof *mine, tokens), list);
+    }
+    for (int g = 0; code == EXIT_OK && g < f->n_groups; g++) {
+        const population *p = &f->populations[f->group_population[g]];
+        int64_t all = 0;
+        for (int process = 0; process < processes; process++) all += tokens[process * n + f->group_population[g]];
+        if (p->settings->weights == WEIGHTS_TOKENS) weigh_by_tokens(f, &f->groups[g], p, all);
+    }
+    free(tokens);
+    return code;
 }
 
 static void remove_group(fleet *f, int which) {

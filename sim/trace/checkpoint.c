@@ -157,26 +157,26 @@ exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list
 
 /* ---- reading ---- */
 
+static const char *const DAMAGED = "it is damaged: start over in a new folder";
+
 static exit_code refuse(const char *path, const char *why, problems *list) {
-    return problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, why);
+    return problem(list, EXIT_INPUT, "%s: %s; %s", path, why, DAMAGED);
 }
 
-static hid_t open_checkpoint(const char *path, problems *list) {
+/* *file is -1 on failure. */
+static exit_code open_checkpoint(const char *path, hid_t *file, problems *list) {
     h5_error error = {0};
     int64_t version = 0;
-    if (access(path, R_OK)) {
-        problem(list, EXIT_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
-        return -1;
-    }
-    hid_t file = h5_open_file(path, false, &error);
-    if (file >= 0 && !h5_read_scalar(file, "version", H5T_NATIVE_INT64, &version, &error) && version == CHECKPOINT_VERSION) return file;
-    if (file >= 0) H5Fclose(file);
-    if (error.text[0])
-        refuse(path, error.text, list);
-    else
-        problem(list, EXIT_INPUT, "%s: is of format version %lld, this program reads version %d", path, (long long)version,
-                CHECKPOINT_VERSION);
-    return -1;
+    *file = -1;
+    if (access(path, R_OK)) return problem(list, EXIT_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
+    *file = h5_open_file(path, false, &error);
+    if (*file >= 0 && !h5_read_scalar(*file, "version", H5T_NATIVE_INT64, &version, &error) && version == CHECKPOINT_VERSION)
+        return EXIT_OK;
+    if (*file >= 0) H5Fclose(*file);
+    *file = -1;
+    if (error.text[0]) return h5_problem(&error, path, DAMAGED, list);
+    return problem(list, EXIT_INPUT, "%s: is of format version %lld, this program reads version %d", path, (long long)version,
+                   CHECKPOINT_VERSION);
 }
 
 static exit_code read_identity(hid_t file, const char *path, checkpoint *c, problems *list) {
@@ -268,9 +268,10 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
 }
 
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
+    hid_t file = -1;
     h5_enter();
-    hid_t file = open_checkpoint(path, list);
-    exit_code code = file < 0 ? EXIT_INPUT : read_identity(file, path, c, list);
+    exit_code code = open_checkpoint(path, &file, list);
+    if (code == EXIT_OK) code = read_identity(file, path, c, list);
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;
@@ -288,9 +289,10 @@ static exit_code read_all(hid_t file, const char *path, checkpoint *c, problems 
 }
 
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list) {
+    hid_t file = -1;
     h5_enter();
-    hid_t file = open_checkpoint(path, list);
-    exit_code code = file < 0 ? EXIT_INPUT : read_all(file, path, c, list);
+    exit_code code = open_checkpoint(path, &file, list);
+    if (code == EXIT_OK) code = read_all(file, path, c, list);
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;

@@ -119,9 +119,11 @@ static population_record record_of(const trace_population *p) {
                                 .generalists = p->generalists,
                                 .specialists = p->specialists,
                                 .rank = p->rank,
-                                .top_k = p->top_k};
+                                .top_k = p->top_k,
+                                .first_source = p->first_source};
     strncpy(record.name, p->name, sizeof record.name - 1);
     strncpy(record.method, p->method, sizeof record.method - 1);
+    strncpy(record.gates, p->routed ? "top_k" : "mean", sizeof record.gates - 1);
     strncpy(record.split, p->out_of_distribution ? "out_of_distribution" : "in_distribution", sizeof record.split - 1);
     return record;
 }
@@ -133,7 +135,7 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
     for (int i = 0; i < header->n_populations; i++) records[i] = record_of(&header->populations[i]);
     int status = type < 0 ? -1
                           : write_records(file, "/populations", type, records, header->n_populations,
-                                          "text,text,text,1,tokens,devices,experts,experts,1,experts", error);
+                                          "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1", error);
     free(records);
     return status;
 }
@@ -143,6 +145,19 @@ static int write_devices(hid_t file, const trace_header *header, h5_error *error
     if (type < 0) return -1;
     return write_records(file, "/devices", type, header->devices, header->n_devices,
                          "1,1,1,experts,tokens,tokens,tokens,parameters,parameters,nats/token", error);
+}
+
+/* As wide as the longest name. */
+static int write_sources(hid_t file, const trace_header *header, h5_error *error) {
+    size_t width = 1;
+    for (int i = 0; i < header->n_sources; i++)
+        if (strlen(header->source_names[i]) >= width) width = strlen(header->source_names[i]) + 1;
+    char *names = calloc((size_t)header->n_sources + 1, width);
+    if (!names) return h5_failed(error, "not enough memory for the names of %d sources", header->n_sources);
+    for (int i = 0; i < header->n_sources; i++) memcpy(names + (size_t)i * width, header->source_names[i], strlen(header->source_names[i]));
+    int status = write_records(file, "/sources", text_type(width), names, header->n_sources, "text", error);
+    free(names);
+    return status;
 }
 
 static int write_windows(hid_t file, const trace_header *header, h5_error *error) {
@@ -167,7 +182,8 @@ static int write_attributes(hid_t file, const trace_header *header, const char *
 int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc, h5_error *error) {
     *file = (trace_file){.file = h5_create_file(path, error), .shape = trace_shape_of(header)};
     if (file->file < 0 || write_attributes(file->file, header, created_utc, error) || create_tables(file, error) ||
-        write_populations(file->file, header, error) || write_devices(file->file, header, error))
+        write_populations(file->file, header, error) || write_devices(file->file, header, error) ||
+        write_sources(file->file, header, error))
         return -1;
     return write_windows(file->file, header, error);
 }

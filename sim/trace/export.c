@@ -2,12 +2,12 @@
  * only the rows that /rounds counts are read. */
 #include "trace/export.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "output_file.h"
 #include "trace/export_tables.h"
 
 /* ---- An open result ---- */
@@ -29,6 +29,18 @@ cleanup:
     if (dataset >= 0) H5Dclose(dataset);
     if (type >= 0) H5Tclose(type);
     return records;
+}
+
+static int read_source_names(export_source *s, h5_error *error) {
+    if (H5Lexists(s->file, "/sources", H5P_DEFAULT) <= 0) return 0;
+    hid_t dataset = H5Dopen2(s->file, "/sources", H5P_DEFAULT), type = dataset < 0 ? -1 : H5Dget_type(dataset);
+    bool text = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0;
+    if (text) s->source_bytes = H5Tget_size(type);
+    if (text) s->source_names = read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes, &s->n_sources, error);
+    if (type >= 0) H5Tclose(type);
+    if (dataset >= 0) H5Dclose(dataset);
+    for (int i = 0; s->source_names && i < s->n_sources; i++) s->source_names[(size_t)(i + 1) * s->source_bytes - 1] = '\0';
+    return s->source_names ? 0 : h5_failed(error, "cannot read /sources");
 }
 
 static int read_dimensions(hid_t file, table_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
@@ -84,15 +96,21 @@ static int source_open(export_source *s, h5_error *error) {
     s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations, &s->n_populations, error);
     s->devices = read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->populations || !s->devices || !s->rounds || read_shape(s, error) || check_source(s, error)) return -1;
+    if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) || check_source(s, error))
+        return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
-    return s->train_steps && s->valid_steps ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
+    s->specialists = calloc((size_t)s->n_devices + 1, sizeof *s->specialists);
+    for (int i = 0; s->specialists && i < s->n_devices; i++)
+        s->specialists[i] = s->devices[i].experts - s->populations[s->devices[i].population].generalists;
+    return s->train_steps && s->valid_steps && s->specialists ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
 
 static void source_close(export_source *s) {
     free(s->populations);
     free(s->devices);
+    free(s->specialists);
+    free(s->source_names);
     free(s->window_devices);
     free(s->rounds);
     free(s->train_steps);
@@ -178,7 +196,7 @@ static exit_code open_result(const char *folder, export_source *s, problems *lis
     *s = (export_source){.file = -1};
     exit_code code = trace_find(folder, s->path, sizeof s->path, list);
     if (code != EXIT_OK) return code;
-    if (source_open(s, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", s->path, error.text);
+    if (source_open(s, &error)) return h5_problem(&error, s->path, "it is not a trace, or damaged", list);
     return EXIT_OK;
 }
 
@@ -187,7 +205,7 @@ static exit_code export_to(export_source *s, const export_table *table, FILE *ou
     if (!is_recorded(s, table))
         return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)", s->path, table->name,
                        table->wish ? table->wish : "");
-    if (write_table(s, table, out, &error)) return problem(list, EXIT_INPUT, "%s: %s; it is damaged", s->path, error.text);
+    if (write_table(s, table, out, &error)) return h5_problem(&error, s->path, "it is damaged", list);
     return EXIT_OK;
 }
 
@@ -198,40 +216,46 @@ static bool same_entry(const char *a, const char *b) {
 
 /* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet to write. */
 static exit_code refuse_own_file(const char *folder, const char *path, problems *list) {
-    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml", "summary.csv", "summary.csv.waiting"};
-    char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES];
-    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
-    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash + 1 - path) : 1, slash ? path : ".");
+    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml", BASE_NAME, "summary.csv", "summary.csv.waiting"};
+    char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES], target[OUTPUT_PATH_BYTES];
+    int descriptor = -1;
+    exit_code code = output_file_target(path, target, &descriptor, list);
+    if (code != EXIT_OK || descriptor >= 0) return code;
+    const char *slash = strrchr(target, '/'), *last = slash ? slash + 1 : target;
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash + 1 - target) : 1, slash ? target : ".");
     bool beside = same_entry(parent, folder);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(own, sizeof own, "%s/%s", folder, names[i]);
-        if (same_entry(path, own) || (beside && strcmp(last, names[i]) == 0))
+        if (same_entry(target, own) || (beside && strcmp(last, names[i]) == 0))
             return problem(list, EXIT_INPUT, "export: --out %s is the result's own %s; give another file for the table", path, names[i]);
     }
     return EXIT_OK;
 }
 
-/* Through PATH.partial and a rename. */
+/* A name that promises what is not written. */
+static exit_code refuse_other_format(const char *path, problems *list) {
+    static const char *const endings[] = {".parquet", ".pq",   ".feather", ".arrow", ".ipc",    ".orc",  ".avro",  ".json", ".jsonl",
+                                          ".ndjson",  ".xlsx", ".xls",     ".ods",   ".h5",     ".hdf",  ".nc",    ".npy",  ".npz",
+                                          ".mat",     ".pkl",  ".rds",     ".db",    ".sqlite", ".dta",  ".sav",   ".tsv",  ".gz",
+                                          ".bz2",     ".xz",   ".zst",     ".zip",   ".tar",    ".hdf5", ".pickle"};
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *ending = strrchr(name, '.');
+    for (size_t i = 0; ending && i < sizeof endings / sizeof *endings; i++)
+        if (strcasecmp(ending, endings[i]) == 0)
+            return problem(list, EXIT_INPUT, "export: --out %s: tables are written as CSV and nothing else; name it %.*s.csv", path,
+                           (int)(ending - path), path);
+    return EXIT_OK;
+}
+
 static exit_code export_to_file(export_source *s, const export_table *table, const char *path, problems *list) {
-    char partial[EXPORT_PATH_BYTES];
-    if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
-        return problem(list, EXIT_INPUT, "%.80s...: the path is too long", path);
-    FILE *out = fopen(partial, "w");
-    if (!out) return problem(list, EXIT_INPUT, "%s: cannot be written: %s", path, strerror(errno));
-    exit_code code = export_to(s, table, out, list);
-    bool written = fflush(out) == 0 && !ferror(out);
-    if (fclose(out) != 0) written = false;
-    if (code == EXIT_OK && (!written || rename(partial, path) != 0))
-        code = problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(errno));
-    if (code != EXIT_OK) unlink(partial);
-    return code;
+    output_file file;
+    exit_code code = output_file_begin(path, &file, list);
+    if (code != EXIT_OK) return code;
+    return output_file_end(&file, export_to(s, table, file.stream, list), list);
 }
 
 static exit_code export_every(export_source *s, const char *folder, problems *list) {
-    exit_code code = EXIT_OK;
     char path[EXPORT_PATH_BYTES];
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
-        return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", folder, strerror(errno));
+    exit_code code = folder_create(folder, list);
     for (int i = 0; i < export_n_tables && code == EXIT_OK; i++) {
         if (!is_recorded(s, &export_tables[i])) continue;
         if (snprintf(path, sizeof path, "%s/%s.csv", folder, export_tables[i].name) >= (int)sizeof path)
@@ -245,10 +269,11 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     const export_table *found = NULL;
     export_source s;
     exit_code code = find_table(table, &found, list);
+    if (code == EXIT_OK && path) code = refuse_own_file(folder, path, list);
+    if (code == EXIT_OK && path) code = refuse_other_format(path, list);
     if (code != EXIT_OK) return code;
     h5_enter();
     code = open_result(folder, &s, list);
-    if (code == EXIT_OK && path) code = refuse_own_file(folder, path, list);
     if (code == EXIT_OK) code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
     source_close(&s);
     h5_leave();
@@ -257,8 +282,10 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
 
 exit_code trace_export_all(const char *folder, const char *out, problems *list) {
     export_source s;
+    exit_code code = refuse_other_format(out, list);
+    if (code != EXIT_OK) return code;
     h5_enter();
-    exit_code code = open_result(folder, &s, list);
+    code = open_result(folder, &s, list);
     if (code == EXIT_OK) code = export_every(&s, out, list);
     source_close(&s);
     h5_leave();

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trace/bank.h"
 #include "trace/export_tables.h"
 
 static void put_text(FILE *out, const char *text) {
@@ -42,8 +43,22 @@ static void put_device(const export_source *s, int device, FILE *out) {
     fprintf(out, ",%" PRIu64 ",%d", s->populations[d->population].seed, d->index);
 }
 
+/* The name of the device's source; nothing where it sees the text of all. */
+static void put_source(const export_source *s, const trace_device *d, FILE *out) {
+    int64_t at = (int64_t)s->populations[d->population].first_source + d->source;
+    if (d->source >= 0 && at >= 0 && at < s->n_sources) put_text(out, s->source_names + (size_t)at * s->source_bytes);
+}
+
 static const char *kind_of(const export_source *s, int device, int expert) {
     return expert < s->populations[s->devices[device].population].generalists ? "generalist" : "specialist";
+}
+
+/* A population's devices are neighbours. */
+static void put_specialists(const export_source *s, int population, FILE *out) {
+    int first = 0, n = 0;
+    while (first < s->n_devices && s->devices[first].population != population) first++;
+    while (first + n < s->n_devices && s->devices[first + n].population == population) n++;
+    bank_cell(out, s->specialists + first, n);
 }
 
 static void write_populations(export_source *s, int64_t row, const void *const *values, FILE *out) {
@@ -53,9 +68,11 @@ static void write_populations(export_source *s, int64_t row, const void *const *
         put_text(out, p->name);
         fprintf(out, ",%" PRIu64 ",", p->seed);
         put_text(out, p->method);
-        fprintf(out, ",%d,%d,%d,%d,%d,%" PRId64 ",", p->devices, p->generalists, p->specialists, p->rank, p->top_k, p->tokens_per_device);
+        fprintf(out, ",%d,%d,", p->devices, p->generalists);
+        put_specialists(s, i, out);
+        fprintf(out, ",%d,%d,%" PRId64 ",", p->rank, p->top_k, p->tokens_per_device);
         put_text(out, p->split);
-        fputc('\n', out);
+        fprintf(out, ",%s\n", p->gates);
     }
 }
 
@@ -64,8 +81,10 @@ static void write_devices(export_source *s, int64_t row, const void *const *valu
     for (int i = 0; i < s->n_devices; i++) {
         const trace_device *d = &s->devices[i];
         put_device(s, i, out);
-        fprintf(out, ",%d,%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->source, d->experts, d->train_tokens,
-                d->valid_tokens, d->test_tokens, d->parameters_shared, d->parameters_private);
+        fprintf(out, ",%d,", d->source);
+        put_source(s, d, out);
+        fprintf(out, ",%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->experts, d->train_tokens, d->valid_tokens,
+                d->test_tokens, d->parameters_shared, d->parameters_private);
         if (!isnan(d->entropy)) put_double(out, d->entropy);
         fputc('\n', out);
     }
@@ -169,11 +188,12 @@ static void write_windows(export_source *s, int64_t row, const void *const *valu
 
 const export_table export_tables[] = {
     {.name = "populations",
-     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split",
+     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates",
      .write = write_populations},
     {.name = "devices",
-     .header = "population,seed,device,source,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,parameters_private,"
-               "entropy_nats_per_token",
+     .header =
+         "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,parameters_private,"
+         "entropy_nats_per_token",
      .write = write_devices},
     {.name = "loss",
      .header = "round,population,seed,device,split,loss",

@@ -12,9 +12,12 @@ typedef struct {
     char path[EXPORT_PATH_BYTES]; /* of trace.h5 */
     hid_t file;
     trace_shape shape;
-    int n_populations, n_devices, n_windows;
-    population_record *populations;     /* owned */
-    trace_device *devices;              /* owned */
+    int n_populations, n_devices, n_windows, n_sources;
+    population_record *populations; /* owned */
+    trace_device *devices;          /* owned */
+    int *specialists;               /* [n_devices], owned */
+    char *source_names;             /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
+    size_t source_bytes;
     int32_t *window_devices;            /* [n_windows], owned */
     int32_t *rounds;                    /* [rows], owned */
     int64_t *train_steps, *valid_steps; /* [n_devices] taken in the rows written so far, owned */

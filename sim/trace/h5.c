@@ -1,15 +1,19 @@
 /* h5.c - locking, error texts and attributes: what h5.h promises. */
 #include "trace/h5.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* A reader of a growing file tries again while a checksum is wrong, after twice the time each time, from 1 ns: 0.1 s in all. HDF5's own
  * 100 attempts would take longer than anybody lives where a file is damaged. */
 enum { READ_ATTEMPTS = 27, PAGE_BYTES = 4096 };
+/* Another program may have a file open for writing for a moment. */
+enum { OPEN_TRIES = 11, OPEN_PAUSE_MS = 100 };
 
 static pthread_mutex_t inside = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
@@ -32,22 +36,24 @@ void h5_leave(void) {
     pthread_mutex_unlock(&inside);
 }
 
+enum { REASON_BYTES = 200 };
+
 /* The innermost entry knows the cause; where it is the system's, only its own words are of use to the user. */
 static herr_t take_reason(unsigned n, const H5E_error2_t *entry, void *data) {
     char *reason = data;
     const char *begin = entry->desc ? strstr(entry->desc, "error message = '") : NULL;
     if (begin) {
         begin += strlen("error message = '");
-        snprintf(reason, 200, "%.*s", (int)strcspn(begin, "'"), begin);
+        snprintf(reason, REASON_BYTES, "%.*s", (int)strcspn(begin, "'"), begin);
         return 1;
     }
-    if (n == 0 && entry->desc) snprintf(reason, 200, "%s", entry->desc);
+    if (n == 0 && entry->desc) snprintf(reason, REASON_BYTES, "%s", entry->desc);
     return 0;
 }
 
 int h5_failed(h5_error *error, const char *format, ...) {
     if (error->text[0]) return -1;
-    char reason[200] = "";
+    char reason[REASON_BYTES] = "";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, reason);
     va_list arguments;
     va_start(arguments, format);
@@ -56,6 +62,11 @@ int h5_failed(h5_error *error, const char *format, ...) {
     if (used < 0 || (size_t)used >= sizeof error->text || !reason[0]) return -1;
     snprintf(error->text + used, sizeof error->text - (size_t)used, " (%s)", reason);
     return -1;
+}
+
+exit_code h5_problem(const h5_error *error, const char *path, const char *otherwise, problems *list) {
+    if (error->busy) return problem(list, EXIT_ENVIRONMENT, "%s: %s", path, error->text);
+    return problem(list, EXIT_INPUT, "%s: %s; %s", path, error->text, otherwise);
 }
 
 hid_t h5_object_properties(hid_t list_class, h5_error *error) {
@@ -94,10 +105,34 @@ hid_t h5_create_file(const char *path, h5_error *error) {
     return file;
 }
 
+/* Notes that the file which could not be opened is in use: another program holds its lock, or has left its mark in it (which outlives
+ * a program that is killed). */
+static bool is_open_elsewhere(h5_error *error) {
+    char reason[REASON_BYTES] = "";
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, reason);
+    bool locked = strcmp(reason, strerror(EWOULDBLOCK)) == 0, marked = strstr(reason, "already open for") != NULL;
+    if (locked) snprintf(error->text, sizeof error->text, "another program has it open for writing; close it there, then try again");
+    if (marked)
+        snprintf(error->text, sizeof error->text,
+                 "another program has it open for writing; close it there, then try again, or, if that program was killed, keep a copy and "
+                 "clear its mark with h5clear --status");
+    error->busy = locked || marked;
+    return error->busy;
+}
+
 hid_t h5_open_file(const char *path, bool swmr, h5_error *error) {
-    hid_t access = file_access(error);
+    const struct timespec pause = {.tv_nsec = OPEN_PAUSE_MS * 1000000L};
+    h5_error busy = {0};
+    hid_t access = file_access(error), file = -1;
     if (access < 0) return -1;
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY | (swmr ? H5F_ACC_SWMR_READ : 0), access);
+    for (int i = 0; i < OPEN_TRIES; i++) {
+        if (i > 0) nanosleep(&pause, NULL);
+        H5Eclear2(H5E_DEFAULT);
+        file = H5Fopen(path, H5F_ACC_RDONLY | (swmr ? H5F_ACC_SWMR_READ : 0), access);
+        busy = (h5_error){0};
+        if (file >= 0 || !is_open_elsewhere(&busy)) break;
+    }
+    if (file < 0 && busy.busy && !error->text[0]) *error = busy;
     if (file < 0) h5_failed(error, "cannot open %s", path);
     H5Pclose(access);
     return file;

@@ -12,11 +12,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "problems.h"
+
 /* Of each dataset that is being written, one chunk of at most this size stays in memory; larger ones are written at once. */
 enum { H5_CHUNK_BYTES = 64 * 1024 };
 
 typedef struct {
     char text[400]; /* of the first failure; empty: none */
+    bool busy;      /* it is that another program has the file open for writing */
 } h5_error;
 
 void h5_enter(void);
@@ -24,8 +27,12 @@ void h5_leave(void);
 
 /* Notes "<what was tried> (<why, from HDF5's error stack>)", unless an earlier failure is noted. Returns -1. */
 int h5_failed(h5_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* What is wrong with the file at `path`: EXIT_ENVIRONMENT where another program has it open, else EXIT_INPUT, with `otherwise` to close the
+ * message ("it is damaged"). */
+exit_code h5_problem(const h5_error *error, const char *path, const char *otherwise, problems *list);
 
 hid_t h5_create_file(const char *path, h5_error *error); /* format 1.10: SWMR, and checksums over all metadata */
+/* For reading. Where another program has the file open for writing it is tried again for a second. */
 hid_t h5_open_file(const char *path, bool swmr, h5_error *error);
 hid_t h5_create_group(hid_t file, const char *path, h5_error *error);
 hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties, h5_error *error);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels.h"
+#include "trace/bank.h"
 #include "trace/tables.h"
 
 enum { N_LOSSES = 4 };
@@ -119,6 +121,17 @@ static double mean_loss(const result *r, int which, int population) {
     return n ? sum / n : NAN;
 }
 
+static void bank_of(const result *r, int population, char out[BANK_TEXT_BYTES]) {
+    int generalists = r->populations[population].generalists, least = CK_MAX_EXPERTS, most = 0;
+    for (int i = 0; i < r->n_devices; i++) {
+        if (r->devices[i].population != population) continue;
+        int specialists = r->devices[i].experts - generalists;
+        least = specialists < least ? specialists : least;
+        most = specialists > most ? specialists : most;
+    }
+    bank_text(out, generalists, least, most);
+}
+
 static void print_losses(const result *r) {
     int width = (int)strlen("population");
     for (int p = 0; p < r->n_populations; p++) {
@@ -130,8 +143,8 @@ static void print_losses(const result *r) {
            "valid", "test", "after");
     for (int p = 0; p < r->n_populations; p++) {
         const population_record *population = &r->populations[p];
-        char experts[32];
-        snprintf(experts, sizeof experts, "%dG%dS", population->generalists, population->specialists);
+        char experts[BANK_TEXT_BYTES];
+        bank_of(r, p, experts);
         printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method, population->seed, population->devices,
                experts, population->rank);
         for (int i = 0; i < N_LOSSES; i++) {
@@ -163,5 +176,5 @@ exit_code trace_print_info(const char *folder, problems *list) {
     }
     result_close(&r);
     h5_leave();
-    return status ? problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged", path, error.text) : EXIT_OK;
+    return status ? h5_problem(&error, path, "it is not a trace, or damaged", list) : EXIT_OK;
 }

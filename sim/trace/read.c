@@ -20,6 +20,15 @@ exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems
     return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made", folder);
 }
 
+exit_code trace_look(const char *path, problems *list) {
+    h5_error error = {0};
+    h5_enter();
+    hid_t file = h5_open_file(path, true, &error);
+    if (file >= 0) H5Fclose(file);
+    h5_leave();
+    return file < 0 ? h5_problem(&error, path, "it is not a trace, or damaged", list) : EXIT_OK;
+}
+
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error) {
     int32_t *rounds = NULL;
     hid_t space = -1, dataset = H5Dopen2(file, "/rounds", H5P_DEFAULT);
@@ -70,5 +79,5 @@ exit_code trace_read_test_losses(const char *path, int round, int n_devices, dou
     free(rounds);
     if (file >= 0) H5Fclose(file);
     h5_leave();
-    return status ? problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, error.text) : EXIT_OK;
+    return status ? h5_problem(&error, path, "it is damaged: start over in a new folder", list) : EXIT_OK;
 }

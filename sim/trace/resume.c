@@ -27,7 +27,7 @@ static void close_old(old_trace *old) {
 static exit_code find_rows(const char *path, old_trace *old, int wanted, h5_error *error, problems *list) {
     int64_t n = 0;
     int32_t *rounds = trace_read_rounds(old->file, &n, error);
-    if (!rounds) return problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, error->text);
+    if (!rounds) return h5_problem(error, path, "it is damaged: start over in a new folder", list);
     while (old->rows < n && rounds[old->rows] <= wanted) old->last_round = rounds[old->rows++];
     free(rounds);
     if (old->last_round == wanted) return EXIT_OK;
@@ -54,7 +54,7 @@ static exit_code check_shape(const char *path, const old_trace *old, const table
     if (there && dataset < 0) h5_failed(&error, "%s cannot be read", spec->path);
     if (dataset >= 0) H5Dclose(dataset);
     if (same) return EXIT_OK;
-    if (error.text[0]) return problem(list, EXIT_INPUT, "%s: %s; it is damaged: start over in a new folder", path, error.text);
+    if (error.text[0]) return h5_problem(&error, path, "it is damaged: start over in a new folder", list);
     return problem(list, EXIT_INPUT, "%s: %s is missing or has another shape than this run's: it belongs to another configuration", path,
                    spec->path);
 }
@@ -73,8 +73,7 @@ static exit_code open_old(const char *path, const trace_header *header, int want
         return problem(list, EXIT_INPUT, "%s: there is no trace to resume, though the checkpoint was taken after round %d", path, wanted);
     old->file = h5_open_file(path, true, &error);
     if (old->file >= 0) old->created_utc = h5_read_text(old->file, "created_utc", &error);
-    if (!old->created_utc)
-        return problem(list, EXIT_INPUT, "%s: %s; it is not a trace, or damaged: start over in a new folder", path, error.text);
+    if (!old->created_utc) return h5_problem(&error, path, "it is not a trace, or damaged: start over in a new folder", list);
     const trace_shape shape = trace_shape_of(header);
     exit_code code = check_shapes(path, old, &shape, list);
     return code == EXIT_OK ? find_rows(path, old, wanted, &error, list) : code;

@@ -9,11 +9,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "trace/bank.h"
 #include "trace/durable.h"
 #include "trace/trace.h"
 
 static const char header[] = "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"
-                             "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean\n";
+                             "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"
+                             "aggregate_weights\n";
 
 static void put_text(FILE *out, const char *text) {
     if (!text[strcspn(text, ",\"\r\n")]) {
@@ -42,12 +44,18 @@ static void put_row(FILE *out, const summary_row *row) {
     put_number(out, row->test_ppl_std);
     fprintf(out, ",%" PRId64 ",%" PRId64 ",", row->bytes_up, row->bytes_down);
     put_number(out, row->test_ppl_after);
-    fprintf(out, ",%" PRIu64 ",%d,%d,%d,%" PRId64 ",", row->seed, row->generalists, row->specialists, row->rank, row->tokens_per_device);
+    fprintf(out, ",%" PRIu64 ",%d,", row->seed, row->generalists);
+    if (row->specialists_list)
+        bank_cell(out, row->specialists_list, row->devices);
+    else
+        fprintf(out, "%d", row->specialists);
+    fprintf(out, ",%d,%" PRId64 ",", row->rank, row->tokens_per_device);
     put_text(out, row->split);
     fputc(',', out);
     put_number(out, row->test_loss_mean);
     fputc(',', out);
     put_number(out, row->entropy_mean);
+    fprintf(out, ",%s", row->weights);
     fputc('\n', out);
 }
 

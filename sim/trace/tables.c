@@ -118,7 +118,7 @@ typedef struct {
     size_t text_bytes; /* 0: not a text */
 } field;
 
-static hid_t text_type(size_t bytes) {
+hid_t text_type(size_t bytes) {
     hid_t type = H5Tcopy(H5T_C_S1);
     if (type < 0 || H5Tset_size(type, bytes) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0) return -1;
     return type;
@@ -152,6 +152,8 @@ hid_t population_type(h5_error *error) {
         NUMBER(population_record, specialists, H5T_NATIVE_INT32),
         NUMBER(population_record, rank, H5T_NATIVE_INT32),
         NUMBER(population_record, top_k, H5T_NATIVE_INT32),
+        TEXT(population_record, gates),
+        NUMBER(population_record, first_source, H5T_NATIVE_INT32),
     };
     return compound(sizeof(population_record), fields, sizeof fields / sizeof *fields, error);
 }

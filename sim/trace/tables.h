@@ -72,10 +72,12 @@ typedef struct {
     char name[TRACE_NAME_BYTES], method[TRACE_NAME_BYTES], split[32];
     uint64_t seed;
     int64_t tokens_per_device;
-    int32_t devices, generalists, specialists, rank, top_k;
+    int32_t devices, generalists, specialists, rank, top_k, first_source;
+    char gates[16];
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */
 hid_t device_type(h5_error *error);     /* of trace_device in memory */
+hid_t text_type(size_t bytes);          /* of texts of fixed length, their zero byte included; -1 on failure */
 
 /* Creates a file with all attributes and empty tables. The three functions below return -1 on failure, with the reason noted. */
 int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc, h5_error *error);

@@ -2,7 +2,9 @@
  *
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
  *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
- *   /populations      one row each: name, method, seed, devices, generalists, specialists, rank, ...
+ *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any device), rank, ...,
+ *                     gates: top_k (of a router) or mean, first_source
+ *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
  *   /devices          one row each: population, index, source, experts, train/valid/test tokens, entropy (nats/token, NaN if unknown)
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
@@ -30,9 +32,11 @@
 typedef struct {
     const char *name, *method;
     uint64_t seed;
-    int devices, generalists, specialists, rank, top_k; /* generalists, specialists: largest over devices */
+    int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
     int64_t tokens_per_device;                          /* training tokens, as configured */
     bool out_of_distribution;
+    bool routed; /* a router weighs its experts, where a device has several; else their mean is taken */
+    int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
 
 typedef struct {
@@ -53,8 +57,10 @@ typedef struct {
     int n_populations, n_devices, n_layers, max_experts, sequence;
     const trace_population *populations;
     const trace_device *devices;
-    int routing_windows;        /* windows recorded at each evaluation */
-    const int *routing_devices; /* [routing_windows] whose window it is */
+    int n_sources;
+    const char *const *source_names; /* [n_sources] */
+    int routing_windows;             /* windows recorded at each evaluation */
+    const int *routing_devices;      /* [routing_windows] whose window it is */
     trace_sampling sampling;
 } trace_header;
 
@@ -132,16 +138,23 @@ typedef struct {
     double test_ppl_after;
     uint64_t seed;
     int generalists, specialists, rank;
+    const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
     int64_t tokens_per_device;
     const char *split;
     double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
+    const char *weights;                 /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing about the run. */
 bool summary_is_there(const char *path);
 
+/* In a result's folder: what a base that was loaded looks like, as its config.json. */
+#define BASE_NAME "base.json"
+
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);
+/* Whether a trace can be opened now: EXIT_ENVIRONMENT while another program has it open for writing (all that follows says so, too). */
+exit_code trace_look(const char *path, problems *list);
 
 /* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */
 exit_code trace_print_info(const char *folder, problems *list);

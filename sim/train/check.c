@@ -5,10 +5,13 @@
 
 #include "base/pretrain.h"
 #include "kernel_problem.h"
+#include "trace/bank.h"
 #include "train/deal.h"
 #include "train/plan.h"
 #include "train/report.h"
 #include "train/run.h"
+
+enum { MANY_TIMES = 10 };
 
 typedef struct {
     run_plan plan;
@@ -19,22 +22,25 @@ static double mib(size_t bytes) {
     return (double)bytes / (1024.0 * 1024.0);
 }
 
-/* "2", or "1-3" where devices differ. */
-static void experts_text(const fleet *f, const population *p, char out[32]) {
+static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT_BYTES]) {
     int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
     for (int i = 0; i < p->n_devices; i++) {
         int n = f->devices[p->first_device + i].specialists;
         least = n < least ? n : least;
         most = n > most ? n : most;
     }
-    if (least == most)
-        snprintf(out, 32, "%dG%dS", generalists, least);
-    else
-        snprintf(out, 32, "%dG%d-%dS", generalists, least, most);
+    bank_text(out, generalists, least, most);
+}
+
+/* How often the run's steps read a device's training text, in the mean over the population. */
+static double times_read(const fleet *f, const population *p) {
+    double read = (double)f->expert_steps * fleet_expert_batch(p) * p->settings->data.sequence, sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
+    return sum / p->n_devices;
 }
 
 static void print_population(const fleet *f, const population *p, int width) {
-    char experts[32];
+    char experts[BANK_TEXT_BYTES];
     double shared = 0.0, private_ = 0.0, bytes = 0.0, train = 0.0;
     experts_text(f, p, experts);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
@@ -43,8 +49,22 @@ static void print_population(const fleet *f, const population *p, int width) {
         bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
         train += (double)f->devices[i].text.tokens[DATA_TRAIN] / p->n_devices;
     }
-    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f\n", width, p->settings->name, p->method->name,
-           (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train);
+    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", width, p->settings->name, p->method->name,
+           (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train, times_read(f, p));
+}
+
+/* Once for all seeds of a population. */
+static void print_repetitions(const fleet *f) {
+    const char *last = "";
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        double times = times_read(f, p);
+        if (times <= MANY_TIMES || strcmp(p->settings->name, last) == 0) continue;
+        last = p->settings->name;
+        printf("\n%s reads each device's training text %.0f times over: it may learn it by heart; give devices more text "
+               "(data.tokens_per_device) or take fewer steps\n",
+               last, times);
+    }
 }
 
 static void print_populations(const fleet *f) {
@@ -52,9 +72,10 @@ static void print_populations(const fleet *f) {
     for (int i = 0; i < f->n_populations; i++)
         if ((int)strlen(f->populations[i].settings->name) > width) width = (int)strlen(f->populations[i].settings->name);
     printf("Per device (means over a population's devices); bytes are sent up and received each round\n\n");
-    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s\n", width, "population", "method", "seed", "devices", "experts", "shared par.",
-           "private par.", "bytes a round", "train tokens");
+    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed", "devices", "experts",
+           "shared par.", "private par.", "bytes a round", "train tokens", "times read");
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    print_repetitions(f);
 }
 
 static const char *packs_text(const run_plan *plan) {

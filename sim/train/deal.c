@@ -10,8 +10,7 @@ double deal_cost(const settings *s, const base_shape *base, const fleet *f, int 
     const ck_shape *shape = &f->shapes[d->shape];
     const train_settings *t = &p->settings->train;
     double windows = (double)s->local_steps * fleet_expert_batch(p);
-    if (p->method->router == ROUTER_FROM_VALIDATION && shape->router_rows > 0)
-        windows += (double)s->local_steps / t->router.every * t->router.steps * fleet_router_batch(p);
+    if (d->bursts) windows += (double)s->local_steps / t->router.every * t->router.steps * fleet_router_batch(p);
     double evaluations = d->bytes_a_round > 0 ? 3.0 : 2.0; /* test and validation text, and test text again after an aggregation */
     windows += evaluations * s->evaluate.windows / (3.0 * s->evaluate.every);
     return windows * s->data.sequence * model_flops_per_token(base, shape, s->data.sequence);

@@ -63,7 +63,7 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
     int windows = s->settings->evaluate.windows;
     bool in_wave = false;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < windows && !d->stopped; i++) {
+    for (int i = 0; i < windows && !d->stopped && code == EXIT_OK; i++) {
         if (!wave_fits(s->filling, 1, s->sequence, in_wave ? 0 : wave_pack(s->fleet, device_index, 0))) {
             code = pipeline_turn(s, work, list);
             in_wave = false;
@@ -73,7 +73,7 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
         in_wave = true;
         int32_t *tokens, *targets;
         wave_add_window(s->filling, s->sequence, &tokens, &targets);
-        device_data_fixed(d->data, e->order->part, i, windows, s->sequence, tokens, targets);
+        code = pipeline_check(s, device_data_fixed(d->data, e->order->part, i, windows, s->sequence, tokens, targets, list));
     }
     return code;
 }
@@ -139,16 +139,19 @@ static int window_of(const session *s, int w) {
     return nth % s->settings->evaluate.windows;
 }
 
-static bool add_routing_window(session *s, int w) {
+static bool routing_window_fits(const session *s, int w) {
+    return wave_fits(s->filling, 1, s->sequence, wave_pack(s->fleet, s->routing_devices[w], 0));
+}
+
+static exit_code add_routing_window(session *s, int w, problems *list) {
     int index = s->routing_devices[w];
     int32_t *tokens, *targets;
-    if (!wave_fits(s->filling, 1, s->sequence, wave_pack(s->fleet, index, 0))) return false;
     wave_add_device(s->filling, s->fleet, index, 0);
     wave_add_window(s->filling, s->sequence, &tokens, &targets);
-    device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows, s->sequence, tokens,
-                      targets);
-    memcpy(s->numbers.routing_ids + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
-    return true;
+    exit_code code = device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows,
+                                       s->sequence, tokens, targets, list);
+    if (code == EXIT_OK) memcpy(s->numbers.routing_ids + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
+    return pipeline_check(s, code);
 }
 
 /* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [tokens, layers, max_experts]. */
@@ -184,8 +187,10 @@ static exit_code record_mine(session *s, problems *list) {
         .what = "recording the routing", .program = s->record, .started = record_started, .finished = record_finished, .context = &first};
     exit_code code = EXIT_OK;
     for (; first < s->n_my_windows && code == EXIT_OK; first = end) {
-        while (end < s->n_my_windows && end - first < s->plan.record.max_sequences && add_routing_window(s, s->my_windows[end])) end++;
-        code = pipeline_once(s, &work, list);
+        while (code == EXIT_OK && end < s->n_my_windows && end - first < s->plan.record.max_sequences &&
+               routing_window_fits(s, s->my_windows[end]))
+            code = add_routing_window(s, s->my_windows[end++], list);
+        if (code == EXIT_OK) code = pipeline_once(s, &work, list);
     }
     return code;
 }

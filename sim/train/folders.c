@@ -8,7 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/tensors.h"
 #include "config/compare.h"
+#include "output_folder.h"
 #include "trace/durable.h"
 #include "trace/trace.h"
 #include "writable.h"
@@ -26,26 +28,6 @@ static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *na
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
     join(out, folder->path, name); /* result_choose() left room for the longest name */
-}
-
-static bool is_folder(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-exit_code make_folder(const char *path, problems *list) {
-    char part[FOLDER_PATH_BYTES];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return problem(list, EXIT_INPUT, "%.60s...: the path is too long", path);
-    for (char *end = part + 1;; end++) {
-        if (*end != '/' && *end != '\0') continue;
-        char kept = *end;
-        *end = '\0';
-        if (mkdir(part, 0777) != 0 && !is_folder(part))
-            return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", part, strerror(errno == EEXIST ? ENOTDIR : errno));
-        *end = kept;
-        if (kept == '\0') return EXIT_OK;
-    }
 }
 
 bool cache_path(const char *name, char out[FOLDER_PATH_BYTES]) {
@@ -68,18 +50,21 @@ static bool is_empty(const char *path) {
     DIR *folder = opendir(path);
     bool empty = true;
     for (struct dirent *e = folder ? readdir(folder) : NULL; e; e = readdir(folder))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, LOCK_NAME) != 0 &&
-            strcmp(e->d_name, "config.yaml.tmp") != 0)
-            empty = false;
+        if (!folder_is_nothing(e->d_name) && strcmp(e->d_name, LOCK_NAME) != 0 && strcmp(e->d_name, "config.yaml.tmp") != 0) empty = false;
     if (folder) closedir(folder);
     return empty;
+}
+
+/* The configuration's own name. */
+static const char *name_of(const settings *s) {
+    const char *slash = strrchr(s->file, '/');
+    return slash ? slash + 1 : s->file;
 }
 
 /* results/<configuration's name without .yaml>-<first 8 digits of its hash> */
 static bool default_path(const settings *s, char out[FOLDER_PATH_BYTES]) {
     char hash[SETTINGS_HASH_BYTES];
-    const char *name = strrchr(s->file, '/');
-    name = name ? name + 1 : s->file;
+    const char *name = name_of(s);
     const char *dot = strrchr(name, '.');
     int length = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
     settings_hash(s, hash);
@@ -99,56 +84,59 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
                    strerror(failure));
 }
 
-/* Settings that change no number (threads, waves) may differ: the hashes decide, the keys explain. */
-static exit_code compare_settings(const settings *s, const char *path, problems *list) {
-    char ours[SETTINGS_HASH_BYTES], theirs[SETTINGS_HASH_BYTES];
-    settings *old = NULL;
-    exit_code code = settings_load(path, 0, NULL, &old, list);
-    if (code != EXIT_OK) return code;
-    settings_hash(s, ours);
-    settings_hash(old, theirs);
-    if (strcmp(ours, theirs) != 0) {
-        char *keys = settings_differences(old, s);
-        code =
-            problem(list, EXIT_INPUT,
-                    "%s: the result is of another configuration; what differs: %s; resume with the same settings or choose another --out",
-                    path, keys);
-        free(keys);
-    }
-    settings_destroy(old);
-    return code;
-}
-
-/* The checkpoint knows what lay at the configuration's paths when the result was begun. */
-static exit_code compare_checkpoint(const settings *s, const char *path, problems *list) {
-    char ours[SETTINGS_HASH_BYTES];
-    checkpoint c;
-    exit_code code = checkpoint_peek(path, &c, list);
-    if (code != EXIT_OK) return code;
-    settings_hash(s, ours);
-    if (strcmp(ours, c.config_hash) == 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT,
-                   "%s: was written with the same settings but other contents: the files that the configuration names (data, base, "
-                   "adapters), or the program, have changed since; restore them or choose another --out",
-                   path);
-}
-
-static exit_code compare_result(const settings *s, const result_folder *folder, problems *list) {
-    char path[FOLDER_PATH_BYTES];
-    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
-    result_path(folder, "config.yaml", path);
-    if (access(path, F_OK) != 0)
-        return problem(list, EXIT_INPUT, "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
-                       folder->path);
-    exit_code code = compare_settings(s, path, list);
-    result_path(folder, "checkpoint.h5", path);
-    return code == EXIT_OK && access(path, F_OK) == 0 ? compare_checkpoint(s, path, list) : code;
-}
-
 static bool has(const result_folder *folder, const char *name) {
     char path[FOLDER_PATH_BYTES];
     result_path(folder, name, path);
     return access(path, F_OK) == 0;
+}
+
+/* The settings' hash of the result's last checkpoint: of what lay at the configuration's paths when it was begun. "": there is none yet. */
+static exit_code hash_of_checkpoint(const result_folder *folder, char hash[SETTINGS_HASH_BYTES], problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    checkpoint c;
+    hash[0] = '\0';
+    if (!has(folder, "checkpoint.h5")) return EXIT_OK;
+    result_path(folder, "checkpoint.h5", path);
+    exit_code code = checkpoint_peek(path, &c, list);
+    if (code == EXIT_OK) snprintf(hash, SETTINGS_HASH_BYTES, "%.*s", SETTINGS_HASH_BYTES - 1, c.config_hash);
+    return code;
+}
+
+/* Settings that change no number (threads, waves) may differ, and so may paths to equal contents: the hashes decide, the keys explain. */
+static exit_code compare_settings(const settings *s, const settings *old, const char *saved, const result_folder *folder, problems *list) {
+    char ours[SETTINGS_HASH_BYTES], theirs[SETTINGS_HASH_BYTES];
+    settings_hash(s, ours);
+    settings_hash(old, theirs);
+    if (strcmp(ours, saved[0] ? saved : theirs) == 0) return EXIT_OK;
+    char *keys = settings_differences(old, s);
+    exit_code code =
+        keys[0]
+            ? problem(list, EXIT_INPUT,
+                      "%s/config.yaml: the result is of another configuration; what differs: %s; resume with the same settings or choose "
+                      "another --out",
+                      folder->path, keys)
+            : problem(list, EXIT_INPUT,
+                      "%s/checkpoint.h5: was written with the same settings but other contents: the files that the configuration names "
+                      "(data, base, adapters), or the program, have changed since; restore them or choose another --out",
+                      folder->path);
+    free(keys);
+    return code;
+}
+
+static exit_code compare_result(const settings *s, const result_folder *folder, problems *list) {
+    char path[FOLDER_PATH_BYTES], saved[SETTINGS_HASH_BYTES];
+    settings *old = NULL;
+    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    if (!has(folder, "config.yaml"))
+        return problem(list, EXIT_INPUT, "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
+                       folder->path);
+    result_path(folder, "config.yaml", path);
+    exit_code code = settings_check_paths(s, list);
+    if (code == EXIT_OK) code = settings_load(path, 0, NULL, &old, list);
+    if (code == EXIT_OK) code = hash_of_checkpoint(folder, saved, list);
+    if (code == EXIT_OK) code = compare_settings(s, old, saved, folder, list);
+    settings_destroy(old);
+    return code;
 }
 
 static bool has_summary(const result_folder *folder) {
@@ -165,20 +153,42 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
         folder->resumes = has(folder, "checkpoint.h5");
         return code;
     }
-    if (!is_folder(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
     if (!has(folder, "config.yaml"))
         return problem(list, EXIT_INPUT, "%s: holds files that are no result; give a new or an empty folder with --out", folder->path);
     return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
                    folder->path);
 }
 
-exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
-    *out = (result_folder){0};
-    bool fits =
-        options->out ? snprintf(out->path, sizeof out->path, "%s", options->out) < (int)sizeof out->path : default_path(s, out->path);
+/* The folder that the configuration stands in, where both are a result's: a run has begun there (its lock file is left if it was killed).
+ * False: it is a configuration like any other. */
+static bool own_result(const settings *s, result_folder *out) {
+    const char *slash = strrchr(s->file, '/');
+    int length = slash ? (int)(slash - s->file) + (slash == s->file) : 1;
+    if (strcmp(name_of(s), "config.yaml") != 0 || length + LONGEST_NAME > FOLDER_PATH_BYTES) return false;
+    snprintf(out->path, sizeof out->path, "%.*s", length, slash ? s->file : ".");
+    return has(out, "trace.h5") || has(out, "checkpoint.h5") || has(out, LOCK_NAME);
+}
+
+/* --out, or the place that a run without it has; with --resume a result's own configuration means that result, and never another. */
+static exit_code choose_path(const settings *s, const run_options *options, result_folder *out, problems *list) {
+    bool fits = true;
+    if (options->out)
+        fits = snprintf(out->path, sizeof out->path, "%s", options->out) < (int)sizeof out->path;
+    else if (!options->resume || !own_result(s, out))
+        fits = default_path(s, out->path);
     if (!fits || strlen(out->path) + LONGEST_NAME > sizeof out->path)
         return problem(list, EXIT_INPUT, "the result's path is too long: %.60s...", out->path);
-    exit_code code = lock_look(out->path, list);
+    if (options->out || !options->resume || strcmp(name_of(s), "config.yaml") != 0 || folder_is_there(out->path)) return EXIT_OK;
+    return problem(list, EXIT_INPUT,
+                   "%s: there is nothing to resume: no run has begun in its folder, nor in %s; name the result with --out", s->file,
+                   out->path);
+}
+
+exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
+    *out = (result_folder){0};
+    exit_code code = choose_path(s, options, out, list);
+    if (code == EXIT_OK) code = lock_look(out->path, list);
     if (code == EXIT_OK) code = check_content(s, out, options->resume, list);
     return code == EXIT_OK && !out->finished ? writable_check(out->path, "the result", list) : code;
 }
@@ -192,7 +202,7 @@ static exit_code check_unchanged(const result_folder *folder, problems *list) {
 
 exit_code result_begin(const settings *s, result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    exit_code code = make_folder(folder->path, list);
+    exit_code code = folder_create(folder->path, list);
     if (code == EXIT_OK) code = lock_take(folder->path, &folder->lock, list);
     if (code == EXIT_OK) code = check_unchanged(folder, list);
     result_path(folder, "config.yaml", path);
@@ -200,6 +210,19 @@ exit_code result_begin(const settings *s, result_folder *folder, problems *list)
     char *yaml = settings_to_yaml(s);
     code = yaml ? write_config(path, yaml, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
     free(yaml);
+    return code;
+}
+
+exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder, problems *list) {
+    char path[FOLDER_PATH_BYTES];
+    if (!s->base.checkpoint || has(folder, BASE_NAME)) return EXIT_OK;
+    result_path(folder, BASE_NAME, path);
+    char *temporary = durable_temporary(path);
+    exit_code code = temporary ? base_config_write(temporary, shape, list) : problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
+    int failure = code == EXIT_OK ? durable_replace(temporary, path) : 0;
+    if (failure) code = problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(failure));
+    if (code != EXIT_OK && temporary) unlink(temporary);
+    free(temporary);
     return code;
 }
 

@@ -1,16 +1,11 @@
 /* The base of a run: a checkpoint, a base that was made before, or one made now. */
 #include <stdio.h>
-#include <sys/stat.h>
 
 #include "base/pretrain.h"
+#include "output_folder.h"
 #include "train/folders.h"
 #include "train/report.h"
 #include "train/run.h"
-
-static bool is_folder(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
 
 static exit_code load_cached(const char *path, base_model **model, problems *list) {
     exit_code code = base_load(path, model, list);
@@ -18,10 +13,12 @@ static exit_code load_cached(const char *path, base_model **model, problems *lis
                            : problem(list, code, "%s is a base that was made before and cannot be read; remove it to make it anew", path);
 }
 
-/* A base that cannot be kept is no reason to stop: the run has it in memory. */
+/* A base that cannot be kept is no reason to stop: the run has it in memory. Another run may have kept the same base meanwhile, and others
+ * may be reading it. */
 static void keep(const base_model *model, const char *folder, const char *path, bool quiet) {
+    if (folder_is_there(path)) return;
     problems *list = problems_create();
-    exit_code code = make_folder(folder, list);
+    exit_code code = folder_create(folder, list);
     if (code == EXIT_OK) code = base_save(model, path, list);
     if (code != EXIT_OK && problems_count(list) > 0)
         report_note(quiet, "the base is not kept for the next run: %s", problems_message(list, 0));
@@ -38,7 +35,7 @@ static bool cached_base(const settings *s, char path[FOLDER_PATH_BYTES]) {
 
 bool run_trains_base(const settings *s) {
     char path[FOLDER_PATH_BYTES];
-    return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && is_folder(path));
+    return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && folder_is_there(path));
 }
 
 /* Before what was found in a checkpoint: which key names it, and where. */
@@ -50,7 +47,7 @@ static void name_checkpoint(const settings *s, int first, problems *list) {
 }
 
 static exit_code check_checkpoint(const settings *s, problems *list) {
-    if (is_folder(s->base.checkpoint)) return EXIT_OK;
+    if (folder_is_there(s->base.checkpoint)) return EXIT_OK;
     return problem(list, EXIT_INPUT,
                    "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json and model.safetensors",
                    s->base.checkpoint);
@@ -77,7 +74,7 @@ exit_code run_load_checkpoint(const settings *s, base_model **model, problems *l
 static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
     char folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
     bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cached_base(s, path);
-    if (cached && is_folder(path)) return load_cached(path, model, list);
+    if (cached && folder_is_there(path)) return load_cached(path, model, list);
     exit_code code = pretrain_base(s, backend, quiet, model, list);
     if (code == EXIT_OK && cached) keep(*model, folder, path, quiet);
     return code;

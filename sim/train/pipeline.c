@@ -18,14 +18,16 @@ static ck_status finish(session *s, wave_buffer *w, const wave_work *work) {
     return status == CK_OK ? slots_leave(&s->slots, w, work->use, s->stream) : status;
 }
 
-/* After a failure nothing is left that could still write to the waves. */
-static exit_code ended(session *s, ck_status status, const wave_work *work, problems *list) {
-    exit_code code = kernel_problem(list, s->backend, status, work->what);
+exit_code pipeline_check(session *s, exit_code code) {
     if (code == EXIT_OK) return code;
     (void)ck_wait(s->stream);
     wave_clear(s->filling);
     wave_clear(s->running);
     return code;
+}
+
+static exit_code ended(session *s, ck_status status, const wave_work *work, problems *list) {
+    return pipeline_check(s, kernel_problem(list, s->backend, status, work->what));
 }
 
 exit_code pipeline_turn(session *s, const wave_work *work, problems *list) {

@@ -29,5 +29,7 @@ exit_code pipeline_turn(session *s, const wave_work *work, problems *list);
 exit_code pipeline_end(session *s, const wave_work *work, problems *list);
 /* session.filling alone, from start to end, with the devices in it that have stopped. */
 exit_code pipeline_once(session *s, const wave_work *work, problems *list);
+/* What became of filling a wave: after a failure all waves are awaited and emptied, so that nothing is left that could write to them. */
+exit_code pipeline_check(session *s, exit_code code);
 
 #endif

@@ -14,8 +14,9 @@ void report_note(bool quiet, const char *format, ...) __attribute__((format(prin
 void report_overlaps(bool quiet, const fleet *f);
 /* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole run. */
 void report_table(const summary_row *rows, int n);
-/* Tokens a second of the expert steps, and their FLOPs as a share of the measured sgemm rate (peak, FLOP/s), both of all processes. */
-void report_speed(const session *s, double peak);
+/* Tokens a second of the expert steps, and their FLOPs as shares of the ceiling: all of all processes. What was not measured has no share.
+ */
+void report_speed(const session *s, const ck_ceiling *ceiling);
 /* The result's files with their sizes. */
 void report_files(const result_folder *folder);
 

@@ -11,9 +11,12 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "processes.h"
 #include "progress.h"
+#include "shell_words.h"
+#include "stop_signals.h"
 #include "train/checkpoints.h"
 
 static volatile sig_atomic_t interrupted;
@@ -21,25 +24,6 @@ static volatile sig_atomic_t interrupted;
 static void on_signal(int number) {
     (void)number;
     interrupted = 1;
-}
-
-/* SIGHUP: the terminal is gone. SIGUSR1: mpirun hands it on to all processes, which it does not do with the others. */
-static const int polite[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
-enum { POLITE = sizeof polite / sizeof *polite };
-
-/* A second signal ends the process at once. Who started it with nohup wants it to outlive the terminal. */
-static void catch_signals(struct sigaction old[POLITE]) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigemptyset(&action.sa_mask);
-    interrupted = 0;
-    for (int i = 0; i < POLITE; i++) {
-        sigaction(polite[i], &action, &old[i]);
-        if (polite[i] == SIGHUP && old[i].sa_handler == SIG_IGN) sigaction(SIGHUP, &old[i], NULL);
-    }
-}
-
-static void release_signals(const struct sigaction old[POLITE]) {
-    for (int i = 0; i < POLITE; i++) sigaction(polite[i], &old[i], NULL);
 }
 
 /* Rows first: a checkpoint must never be ahead of the trace. `round`: the last that is complete. */
@@ -55,15 +39,18 @@ static exit_code save(rounds *r, int round, problems *list) {
 /* The result's own config.yaml has all that was set on the command line. */
 static exit_code check_interrupt(rounds *r, int step, problems *list) {
     const settings *s = r->session->settings;
-    const char *folder = r->folder->path;
     int processes = ck_processes(r->session->collective);
     char again[40] = "";
     if (!(processes > 1 ? r->session->stop : interrupted)) return EXIT_OK;
     if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
     exit_code code = save(r, r->session->round - 1, list);
-    return problem(list, code == EXIT_OK ? EXIT_RUN : code,
-                   "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run '%s/config.yaml' --out '%s' --resume%s",
-                   r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", folder, folder, again);
+    char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
+    problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
+            "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s --resume%s", r->session->round,
+            s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", config, folder, again);
+    free(config);
+    free(folder);
+    return code == EXIT_OK ? EXIT_INTERRUPTED : code;
 }
 
 static void show(progress *bar, const session *s) {
@@ -167,10 +154,11 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
 exit_code rounds_run(rounds *r, problems *list) {
     session *s = r->session;
     const settings *config = s->settings;
-    struct sigaction old[POLITE];
+    stop_signals_before before;
     exit_code code = EXIT_OK;
     progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
-    catch_signals(old);
+    interrupted = 0;
+    stop_signals_catch(on_signal, STOP_SECOND_ENDS, &before);
     s->interrupted = &interrupted;
     for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
         code = one_round(r, bar, list);
@@ -178,7 +166,7 @@ exit_code rounds_run(rounds *r, problems *list) {
         if (code == EXIT_OK && due) code = save(r, s->round, list);
     }
     s->interrupted = NULL;
-    release_signals(old);
+    stop_signals_release(&before);
     progress_finish(bar);
     return code;
 }

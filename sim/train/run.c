@@ -40,7 +40,7 @@ typedef struct {
     trace *trace;
     summary_row *summary;
     bool trained;
-    double peak; /* FLOP/s of sgemm, of all processes */
+    ck_ceiling ceiling; /* of all processes together */
 } run;
 
 static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
@@ -129,7 +129,9 @@ static exit_code open_trace(run *r, problems *list) {
 /* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over. */
 static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    exit_code code = processes_agree(r->collective, r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK, list);
+    exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
+    if (code == EXIT_OK && r->first) code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+    code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
     if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
     return code == EXIT_OK ? processes_agree(r->collective, open_trace(r, list), list) : code;
@@ -191,18 +193,29 @@ static exit_code publish_summary(run *r, problems *list) {
 static void report(const run *r) {
     if (r->summary) {
         report_table(r->summary, r->session->fleet->n_populations);
-        report_speed(r->session, r->peak);
+        report_speed(r->session, &r->ceiling);
     }
     report_files(&r->folder);
 }
 
-/* All processes at the same time, as in a step. */
-static exit_code measure_peak(run *r, problems *list) {
-    double mine = 0.0, *all = calloc((size_t)ck_processes(r->collective), sizeof *all);
+/* All processes at the same time, as in a step. A rate that one of them lacks is not known for all. */
+static exit_code measure_ceiling(run *r, problems *list) {
+    int n = ck_processes(r->collective);
+    ck_ceiling mine = {0}, *all = calloc((size_t)n, sizeof *all);
     exit_code code = processes_agree(r->collective, all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
-    if (code == EXIT_OK) mine = ck_gemm_rate(r->backend, CK_F32);
+    if (code == EXIT_OK) mine = ck_measure_ceiling(r->backend, CK_F32);
     if (code == EXIT_OK) code = processes_problem(r->collective, ck_collective_exchange(r->collective, &mine, sizeof mine, all), list);
-    for (int p = 0; p < ck_processes(r->collective) && code == EXIT_OK; p++) r->peak += all[p];
+    r->ceiling = mine;
+    bool product = true, fma = true;
+    double products = 0.0, fmas = 0.0;
+    for (int p = 0; p < n && code == EXIT_OK; p++) {
+        products += all[p].product;
+        fmas += all[p].fma;
+        product &= all[p].product > 0.0;
+        fma &= all[p].fma > 0.0;
+    }
+    r->ceiling.product = product ? products : 0.0;
+    r->ceiling.fma = fma ? fmas : 0.0;
     free(all);
     return code;
 }
@@ -228,7 +241,7 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (code == EXIT_OK) code = closed;
     if (code == EXIT_OK && r->first) code = publish_summary(r, list);
     code = processes_agree(r->collective, code, list);
-    if (code == EXIT_OK && !r->quiet && r->trained) code = measure_peak(r, list);
+    if (code == EXIT_OK && !r->quiet && r->trained) code = measure_ceiling(r, list);
     if (code == EXIT_OK && !r->quiet && r->first) report(r);
     return code;
 }

@@ -7,10 +7,10 @@ static int larger(int a, int b) {
     return a > b ? a : b;
 }
 
-static bool learns_from_validation(const fleet *f, const population *p) {
-    bool routed = false;
-    for (int i = 0; i < p->n_devices; i++) routed = routed || f->shapes[f->devices[p->first_device + i].shape].router_rows > 0;
-    return routed && p->method->router == ROUTER_FROM_VALIDATION;
+static bool any_bursts(const fleet *f, const population *p) {
+    for (int i = 0; i < p->n_devices; i++)
+        if (f->devices[p->first_device + i].bursts) return true;
+    return false;
 }
 
 /* A round has at most ceil(local_steps / every) router bursts, wherever it starts. */
@@ -26,7 +26,7 @@ static trace_sampling size_of(const settings *s, const fleet *f) {
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         size.train_batch = larger(size.train_batch, fleet_expert_batch(p));
-        if (!learns_from_validation(f, p)) continue;
+        if (!any_bursts(f, p)) continue;
         size.valid_steps = larger(size.valid_steps, most_router_steps(s, p));
         size.valid_batch = larger(size.valid_batch, fleet_router_batch(p));
     }

@@ -175,6 +175,7 @@ exit_code session_create_among(ck_collective *collective, const settings *config
     s->sequence = config->data.sequence;
     code = open_fleet(s, base, list);
     if (code == EXIT_OK) code = session_gather_texts(s, list);
+    if (code == EXIT_OK) code = fleet_weigh(s->fleet, list);
     if (code == EXIT_OK)
         code = allocate(s, base, list);
     else

@@ -71,13 +71,15 @@ static data_part part_of(step_kind kind) {
     return kind == STEP_EXPERTS ? DATA_TRAIN : DATA_VALID;
 }
 
-static void fill_windows(session *s, const device *d, step_kind kind, int batch) {
+static exit_code fill_windows(session *s, const device *d, step_kind kind, int batch, problems *list) {
     int64_t step = kind == STEP_EXPERTS ? d->expert_steps : d->router_steps;
-    for (int i = 0; i < batch; i++) {
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < batch && code == EXIT_OK; i++) {
         int32_t *tokens, *targets;
         int q = wave_add_window(s->filling, s->sequence, &tokens, &targets);
-        device_data_sample(d->data, part_of(kind), (uint64_t)step, i, s->sequence, tokens, targets, &s->filling->offset[q]);
+        code = device_data_sample(d->data, part_of(kind), (uint64_t)step, i, s->sequence, tokens, targets, &s->filling->offset[q], list);
     }
+    return pipeline_check(s, code);
 }
 
 /* What a wave that runs has drawn. */
@@ -190,8 +192,7 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
         code = pipeline_turn(s, work, list);
     if (code != EXIT_OK || d->stopped) return code;
     wave_add_device(s->filling, s->fleet, device_index, learn);
-    fill_windows(s, d, kind, batch);
-    return EXIT_OK;
+    return fill_windows(s, d, kind, batch, list);
 }
 
 exit_code session_expert_step(session *s, problems *list) {
@@ -210,8 +211,7 @@ exit_code session_expert_step(session *s, problems *list) {
 
 static bool wants_router_step(const session *s, const device *d, int step) {
     const population *p = population_of(s, d);
-    return !d->stopped && p->method->router == ROUTER_FROM_VALIDATION && has_router(s, d) &&
-           s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
+    return !d->stopped && d->bursts && s->expert_step % p->settings->train.router.every == 0 && step < p->settings->train.router.steps;
 }
 
 /* Of any process: all come to the same answer. */

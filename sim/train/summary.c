@@ -25,12 +25,12 @@ static void mean_and_std(const population *p, const double *loss, double *mean, 
     *std = sqrt(squares / p->n_devices);
 }
 
-static void largest_mix(const session *s, const population *p, summary_row *row) {
-    for (int i = 0; i < p->n_devices; i++) {
-        const device *d = &s->fleet->devices[p->first_device + i];
-        if (d->generalists > row->generalists) row->generalists = d->generalists;
-        if (d->specialists > row->specialists) row->specialists = d->specialists;
-    }
+/* A list in the settings has one number for each device, unless one device stands for all of them. */
+static void set_bank(const session *s, const population *p, summary_row *row) {
+    const population_settings *ps = p->settings;
+    row->generalists = s->fleet->devices[p->first_device].generalists;
+    row->specialists = s->fleet->devices[p->first_device].specialists;
+    if (ps->n_specialists_list == p->n_devices) row->specialists_list = ps->specialists_list;
 }
 
 static summary_row row_of(const session *s, const population *p) {
@@ -45,7 +45,8 @@ static summary_row row_of(const session *s, const population *p) {
     double unused;
     mean_and_std(p, s->numbers.test, &row.test_ppl_mean, &row.test_ppl_std);
     mean_and_std(p, s->numbers.test_after, &row.test_ppl_after, &unused);
-    largest_mix(s, p, &row);
+    row.weights = s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
+    set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         row.bytes_up += s->bytes_up[i];
         row.bytes_down += s->bytes_down[i];

@@ -20,12 +20,27 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .rank = ps->rank,
                               .top_k = ps->experts.top_k,
                               .tokens_per_device = ps->data.tokens_per_device,
-                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION};
+                              .out_of_distribution = ps->data.split == SPLIT_OUT_OF_DISTRIBUTION,
+                              .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];
         if (d->generalists > out->generalists) out->generalists = d->generalists;
         if (d->specialists > out->specialists) out->specialists = d->specialists;
     }
+}
+
+/* The names of all corpora's sources, one after the other; a population's begin where its corpus does. NULL without memory. */
+static const char **name_sources(const session *s, trace_population *populations, int *n) {
+    const fleet *f = s->fleet;
+    *n = 0;
+    for (int i = 0; i < f->n_corpora; i++) *n += corpus_sources(f->corpora[i]);
+    const char **names = calloc((size_t)*n + 1, sizeof *names);
+    for (int i = 0, first = 0; names && i < f->n_corpora; first += corpus_sources(f->corpora[i++])) {
+        for (int j = 0; j < corpus_sources(f->corpora[i]); j++) names[first + j] = corpus_source_name(f->corpora[i], j);
+        for (int p = 0; p < f->n_populations; p++)
+            if (f->populations[p].text == f->corpora[i]) populations[p].first_source = first;
+    }
+    return names;
 }
 
 static void fill_device(const session *s, int index, trace_device *out) {
@@ -60,12 +75,15 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     char *yaml = settings_to_yaml(s->settings);
     trace_population *populations = calloc((size_t)f->n_populations, sizeof *populations);
     trace_device *devices = calloc((size_t)f->n_devices, sizeof *devices);
+    const char **names = NULL;
+    int n_sources = 0;
     exit_code code = EXIT_OK;
-    if (!yaml || !populations || !devices) {
+    for (int i = 0; populations && i < f->n_populations; i++) fill_population(s, i, &populations[i]);
+    if (populations) names = name_sources(s, populations, &n_sources);
+    if (!yaml || !populations || !devices || !names) {
         code = problem(list, EXIT_ENVIRONMENT, "out of memory for the trace");
         goto cleanup;
     }
-    for (int i = 0; i < f->n_populations; i++) fill_population(s, i, &populations[i]);
     for (int i = 0; i < f->n_devices; i++) fill_device(s, i, &devices[i]);
     trace_header header = {.git_revision = COHORT_GIT_REVISION,
                            .config_yaml = yaml,
@@ -80,12 +98,15 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
                            .sequence = s->sequence,
                            .populations = populations,
                            .devices = devices,
+                           .n_sources = n_sources,
+                           .source_names = names,
                            .routing_windows = s->n_routing_windows,
                            .routing_devices = s->routing_devices,
                            .sampling = s->sampled.size};
     code = rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);
 cleanup:
     free(yaml);
+    free(names);
     free(populations);
     free(devices);
     return code;

@@ -34,6 +34,7 @@ test_json_is_what_google_benchmark_writes() {
 import json
 content = json.load(open("out.json"), parse_constant=lambda name: exit(f"{name} is no JSON"))
 context, entries = content["context"], content["benchmarks"]
+assert len(context["load_avg"]) == 3 and all(load >= 0 for load in context["load_avg"])
 for key in ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "library_build_type"):
     assert key in context, key
 for key in ("git_revision", "hardware", "backend", "copy_bytes_per_second", "schema_version"):
@@ -49,8 +50,35 @@ for run in runs:
     mine = [e for e in entries if e["run_name"] == run]
     samples = [e["real_time"] for e in mine if e["run_type"] == "iteration"]
     median = [e["real_time"] for e in mine if e.get("aggregate_name") == "median"]
-    assert len(samples) >= 3 and len(median) == 1 and min(samples) <= median[0] <= max(samples)
+    assert len(samples) == len({e["repetition_index"] for e in mine if e["run_type"] == "iteration"})
+    assert {e["repetitions"] for e in mine} == {len(samples)}
+    assert len(samples) >= 3 and len(median) == 1
+    counted = {(e["samples"], e["undisturbed_samples"]) for e in mine if e["run_type"] == "aggregate"}
+    assert len(counted) == 1 and all(n >= len(samples) and n >= m >= 0 for n, m in counted), counted
     assert {e["aggregate_name"] for e in mine if e["run_type"] == "aggregate"} >= {"mean", "median", "stddev", "cv"}
+# compare.py weighs every repetition the same in its OVERALL_GEOMEAN.
+assert len({sum(e["run_name"] == run and e["run_type"] == "iteration" for e in entries) for run in runs}) == 1
+PYTHON
+}
+
+# Whatever kernels OpenBLAS chooses, the ceiling is the best product there is, and no share of it is several times too good.
+test_slow_kernels_of_openblas_are_named_and_no_yardstick() {
+    require_bench
+    require python3
+    grep -qw avx2 /proc/cpuinfo || skip 'this processor has no AVX2'
+    OPENBLAS_CORETYPE=Prescott expect_status 0 "$bench" linear/forward --backend cpu --threads 1 --tokens 512 --width 256 --warm \
+        --seconds 0.2 --json out.json
+    [[ $(grep -c 'OpenBLAS uses its Prescott kernels (SSE) on this processor' out) == 1 ]] || fail "not named once: $(cat out)"
+    python3 - <<'PYTHON' || fail "$(cat out)"
+import json
+content = json.load(open("out.json"))
+context = content["context"]
+assert context["gemm_f32_of"] == "Cohort's", context
+assert 0 < context["gemm_f32_flops_per_second"] <= context["fma_f32_flops_per_second"], context
+fastest = min(e["real_time"] for e in content["benchmarks"] if e["run_type"] == "iteration")
+best = next(e for e in content["benchmarks"] if e["run_type"] == "iteration" and e["real_time"] == fastest)
+assert best["percent_of_floor"] < 130, best
+assert best["percent_of_fma_peak"] < 120, best
 PYTHON
 }
 
@@ -176,6 +204,48 @@ test_compare_tells_same_faster_slower_and_unclear() {
     expect_text err 'no case in common'
 }
 
+# FILE TIME:DISTURBED...: as made, of case x; a sample that is marked has no say.
+made_marked() {
+    local file=$1
+    shift
+    python3 - "$@" >"$file" <<'PYTHON'
+import json, sys
+entries = [{"name": "x", "run_name": "x", "run_type": "iteration", "time_unit": "us", "real_time": float(time), "disturbed": mark == "yes"}
+           for time, mark in (word.split(":") for word in sys.argv[1:])]
+json.dump({"context": {"hardware": "h"}, "benchmarks": entries}, sys.stdout)
+PYTHON
+}
+
+test_compare_judges_undisturbed_samples_alone() {
+    require_bench
+    require python3
+    made x a.json 100 101 100 99 100
+    made_marked b.json 100:no 800:yes 101:no 800:yes 800:yes 100:no 800:yes
+    verdict_of 0 same --fail-on-slower
+    made_marked b.json 800:yes 800:yes 800:yes 100:no
+    expect_status 0 "$bench" --compare a.json b.json --fail-on-slower
+    expect_text out 'unclear: others disturbed nearly all samples of B'
+    expect_text out '0 same, 0 faster, 0 slower, 1 unclear'
+}
+
+# The aggregates that Cohort writes are of more samples than the file lists.
+test_compare_takes_medians_of_all_undisturbed_samples() {
+    require_bench
+    require python3
+    made x a.json 100 101 100 99 100
+    python3 - >b.json <<'PYTHON'
+import json, sys
+entry = {"run_name": "x", "time_unit": "us"}
+of_all = dict(entry, run_type="aggregate", samples=90, undisturbed_samples=80)
+json.dump({"context": {"hardware": "h"}, "benchmarks": [dict(entry, run_type="iteration", real_time=100, disturbed=False),
+    dict(of_all, aggregate_name="median", real_time=130), dict(of_all, aggregate_name="spread", real_time=0.01)]}, sys.stdout)
+PYTHON
+    verdict_of 4 slower --fail-on-slower
+    sed -i 's/"undisturbed_samples": 80/"undisturbed_samples": 2/g' b.json
+    expect_status 0 "$bench" --compare a.json b.json --fail-on-slower
+    expect_text out 'unclear: others disturbed nearly all samples of B'
+}
+
 test_compare_says_what_is_wrong_in_the_other_run() {
     require_bench
     made x/warm a.json 100 101 100
@@ -189,7 +259,7 @@ test_compare_reads_what_json_wrote() {
     require_bench
     expect_status 0 "$bench" kernels norm "${small[@]}" --warm --json a.json
     expect_status 0 "$bench" --compare a.json a.json
-    [[ $(grep -cE ' 1\.000  (same|unclear)$' out) == 2 ]] || fail "$(cat out)"
+    [[ $(grep -cE ' 1\.000  (same|unclear)$|unclear: others disturbed' out) == 2 ]] || fail "$(cat out)"
 }
 
 test_compare_refuses_what_is_no_result() {
@@ -298,7 +368,7 @@ test_the_core_builds_with_a_c_compiler_alone() {
     gcc -std=gnu11 -D_GNU_SOURCE=1 -O0 -Wall -Wextra -Werror -I"$root/bench" -I"$root/kernels" -I"$root/sim" -I"$root/tests" \
         -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
         "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
-        "$root"/sim/{problems,kernel_problem,data/folders}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
+        "$root"/sim/{problems,kernel_problem,output_folder,writable}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list
     expect_text out 'route/forward'
     expect_status 3 ./core kernels norm --sweep "$root/configs/bench/small.yaml"

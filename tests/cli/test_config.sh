@@ -95,6 +95,19 @@ test_check_describes_the_run_and_writes_nothing() {
     expect_empty_folder elsewhere
 }
 
+# 6 rounds of 4 steps of 2 windows of 32 tokens: 1,536 of the 4,000 that a device has; 24,000 / 4,000 is more than it needs to be said.
+test_check_says_how_often_devices_read_their_text() {
+    local line
+    expect_status 0 cohort check "$tiny"
+    for line in 'alone .* 4000 +0.4$' 'pooled .* 16000 +0.4$'; do grep -Eq "^$line" out || fail "$line: $(<out)"; done
+    ! grep -q 'times over' out || fail "$(<out)"
+    expect_status 0 cohort check "$tiny" --set train.local_steps=200
+    grep -Eq '^both .* 4000 +19.2$' out || fail "$(<out)"
+    [[ $(grep -c '^both reads .* 19 times over' out) == 1 ]] || fail "once for both seeds: $(<out)"
+    expect_status 0 cohort check "$tiny" --set train.local_steps=104
+    ! grep -q 'times over' out || fail "10 times is not too many: $(<out)"
+}
+
 # A configuration whose text or weights are not on this machine must say so, and how to get them; any other must pass.
 test_check_of_every_configuration_in_the_repository() {
     local config checked=0 output=$PWD

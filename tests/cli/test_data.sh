@@ -153,4 +153,85 @@ test_a_full_disk_leaves_no_shards() {
     expect_empty_folder disk
 }
 
+# Each population has its own corpus; numbers of sources begin anew in each.
+test_devices_are_exported_with_the_names_of_their_sources() {
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    cohort data --out one 'three, four=text/down'
+    run_on shards --out result --set populations='[{name: a, method: local, devices: 3}, {name: b, method: fedavg, devices: 1,
+        data: {corpus: one}}, {name: c, method: centralized, devices: 2}]'
+    expect_status 0 cohort export result --table devices
+    expect_same <(cut -d, -f 1-6 out) - 'the devices' <<'TABLE'
+population,seed,device,source,source_name,experts
+a,7,0,0,up,2
+a,7,1,1,down,2
+a,7,2,0,up,2
+b,7,0,0,"three, four"
+c,7,0,-1,,2
+TABLE
+}
+
+# A federation of users with a shard trio each. A process may have about 65,000 mappings, and often 1,024 open files.
+make_users() { # folder, users
+    local user part ids
+    mkdir -p "$1"
+    ids=$(printf '\\%o\\0' {1..40})
+    for ((user = 0; user < $2; user++)); do
+        # shellcheck disable=SC2059
+        for part in train valid test; do printf "$ids" >"$1/${part}_$user.bin"; done
+    done
+}
+
+users_config() { # corpus, devices
+    printf '%s\n' 'base: {layers: 1, width: 16, heads: 2, vocabulary: 65, pretrain: {tokens: 0}}' \
+        "data: {corpus: $1, tokens_per_device: 0, sequence: 32}" 'train: {rounds: 1, local_steps: 1, batch: 1}' \
+        'evaluate: {windows: 1}' "populations: [{name: p, method: fedavg, devices: $2}]"
+}
+
+test_tens_of_thousands_of_sources_are_opened() {
+    make_users users 22000
+    users_config users 22000 >users.yaml
+    (ulimit -Sn 256 && expect_status 0 cohort check users.yaml) || fail "$(<err)"
+    [[ ! -s err ]] || fail "$(head -3 err)"
+}
+
+test_many_shards_that_are_alike_damaged_make_a_few_lines() {
+    make_users users 60
+    local shard
+    for shard in users/train_*; do printf x >>"$shard"; done
+    users_config users 60 >users.yaml
+    expect_status 2 cohort check users.yaml
+    [[ $(wc -l <err) == 8 ]] || fail "$(<err)"
+    expect_text err '(and 52 more like it)'
+}
+
+test_a_shard_that_shrinks_under_a_run_ends_it_with_its_name() {
+    local words status=0 run
+    make_text
+    cohort data --out shards up=text/up down=text/down
+    cp -r shards kept
+    words=(run "$tiny" --set data.corpus=shards --set base.pretrain.text=shards --set base.vocabulary=256 --set train.rounds=100000
+        --set populations='[{name: a, method: fedavg, devices: 2}]' --out result --quiet)
+    "$COHORT_BINARY" "${words[@]}" 2>err &
+    run=$!
+    wait_until "$run" test -e result/checkpoint.h5
+    for shard in shards/*_0.bin; do : >"$shard"; done
+    wait "$run" || status=$?
+    [[ $status == 4 ]] || fail "exit status $status: $(<err)"
+    expect_text err '_0.bin: has 0 bytes now, but had '
+    [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
+    rm -r shards
+    mv kept shards
+    checkpoint_text result >before.txt
+    "$COHORT_BINARY" "${words[@]}" --resume 2>err &
+    run=$!
+    wait_until "$run" checkpoint_moved_on
+    kill -INT "$run"
+    wait "$run" || true
+}
+
+checkpoint_moved_on() {
+    checkpoint_text result >after.txt 2>/dev/null && ! cmp -s before.txt after.txt
+}
+
 run_tests data "$@"

@@ -243,6 +243,69 @@ test_plot_says_what_is_drawn() {
     expect_text err 'no figure of tokens: no population has a router'
 }
 
+# In a figure of gates one look has one name: a lone generalist is the first of several elsewhere, a sum is none of them.
+expect_looks() { # result, names that the legend must have, in any order
+    local names
+    expect_status 0 cohort plot "$1"
+    names=$(grep -oE '<!-- (generalist|specialist)[^-]*-->' "$1/figures/gates.svg" | sort | sed 's/<!-- \(.*\) -->/\1/' | paste -sd,)
+    [[ $names == "$2" ]] || fail "the legend says: $names"
+}
+
+test_plot_of_one_and_two_generalists_names_each_look_once() {
+    local python
+    local bank='{name: %s, method: comigs, devices: 2, generalists: %d, specialists: %s}'
+    require_python h5py matplotlib
+    sed '/- {name/d' "$tiny" >banks.yaml
+    banks() { # result, bank...: name generalists specialists
+        local entries=() words entry
+        for entry in "${@:2}"; do
+            read -ra words <<<"$entry"
+            # shellcheck disable=SC2059
+            entries+=("$(printf "$bank" "${words[@]}")")
+        done
+        expect_status 0 cohort run banks.yaml --out "$1" --quiet --set "populations=[$(IFS=,; echo "${entries[*]}")]"
+    }
+    banks apart 'one 1 1' 'two 2 0'
+    expect_looks apart 'generalist 1,generalist 2,specialist'
+    banks sums 'one 1 1' 'two 2 0' 'more 2 1'
+    expect_looks sums 'generalist 1,generalist 2,generalists (sum),specialists (sum)'
+    banks uneven 'uneven 1 [1,2]' 'even 1 1'
+    expect_looks uneven 'generalists (sum),specialists (sum)'
+}
+
+test_uneven_banks_are_reported_device_by_device() {
+    local result
+    result=$(reference_result)
+    grep -q '^uneven,comigs,4,.*,7,1,1 2 1 3,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
+    grep -q '^alone,local,4,.*,7,0,2,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
+    expect_status 0 cohort export "$result" --table populations
+    expect_text out 'uneven,7,comigs,4,1,1 2 1 3,4,2,4000,in_distribution,top_k'
+    expect_text out 'alone,7,local,4,0,2,4,2,4000,in_distribution,mean'
+    expect_status 0 cohort info "$result"
+    grep -Eq '^uneven .* 1G1-3S ' out || fail "$(<out)"
+    expect_status 0 cohort check "$tiny"
+    grep -Eq '^uneven .* 1G1-3S ' out || fail "$(<out)"
+}
+
+# Which populations have a router is in the trace, whatever their method is called.
+test_plot_asks_the_trace_who_has_a_router() {
+    local python
+    require_python h5py matplotlib
+    cp -r "$(reference_result)" renamed
+    "$python" - renamed/trace.h5 <<'PYTHON'
+import sys, h5py
+with h5py.File(sys.argv[1], "r+") as file:
+    records = file["populations"][:]
+    records["method"] = b"new"
+    records["gates"][records["name"] == b"both"] = b"mean"
+    file["populations"][:] = records
+PYTHON
+    expect_status 0 cohort plot renamed
+    expect_text renamed/figures/gates.svg '<!-- mixture'
+    expect_text renamed/figures/gates.svg '<!-- uneven'
+    ! grep -q '<!-- both' renamed/figures/gates.svg || fail 'a population without a router has gates'
+}
+
 test_plot_whose_output_nobody_reads_ends_quietly() {
     local python
     local -a statuses

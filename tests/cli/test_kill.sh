@@ -110,7 +110,7 @@ test_killed_at_the_end() {
     done
 }
 
-# ---- SIGINT, SIGTERM, SIGHUP
+# ---- SIGINT, SIGTERM, SIGHUP, and the warnings of batch systems
 
 start() { # options; the process id is in $run
     "$COHORT_BINARY" run "$tiny" --out result "$@" >out 2>err &
@@ -123,7 +123,7 @@ interrupt() { # signal
     local status=0
     kill "-$1" "$run"
     wait "$run" || status=$?
-    ((status == 4)) || fail "expected exit status 4 after SIG$1, got $status: $(<err)"
+    ((status == 5)) || fail "expected exit status 5 after SIG$1, got $status: $(<err)"
     expect_text err 'which is saved'
     expect_text err '--resume'
     [[ ! -e result/summary.csv && ! -e result/.lock ]] || fail "left after SIG$1: $(ls -A result)"
@@ -163,7 +163,7 @@ test_interrupted_again_and_again() {
     start "${long[@]}"
     wait_until "$run" catches_signals
     interrupt INT
-    for signal in TERM HUP INT; do
+    for signal in TERM HUP USR2 USR1 INT; do
         start "${long[@]}" --resume
         wait_until "$run" catches_signals
         sleep 0.1
@@ -171,6 +171,17 @@ test_interrupted_again_and_again() {
     done
     go_on
     expect_same_results whole result
+}
+
+# A batch system warns a job more than once, and not only its first process.
+test_a_second_warning_does_not_end_it() {
+    start "${long[@]}" --set wave_tokens=32
+    wait_until "$run" catches_signals
+    kill -USR2 "$run"
+    kill -USR1 "$run"
+    interrupt USR2
+    go_on
+    [[ -s result/summary.csv ]] || fail "$(ls -A result)"
 }
 
 # ---- A full disk

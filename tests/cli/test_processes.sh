@@ -136,6 +136,44 @@ test_the_same_command_twice_gives_the_same_bits() {
     expect_same_results first second
 }
 
+# Devices that hold unequal amounts of text, and so weigh differently in an average.
+uneven_text() { # writes uneven.yaml and its shards
+    local token source part
+    mkdir shards
+    for token in {0..1299}; do printf '%b' "\\x$(printf %x $((token * token * 7 % 61)))\\0"; done >shards/train_1.bin
+    head -c 800 shards/train_1.bin >shards/train_0.bin
+    for source in 0 1; do
+        for part in valid test; do cp "shards/train_$source.bin" "shards/${part}_$source.bin"; done
+    done
+    cat >uneven.yaml <<YAML
+base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}
+data: {corpus: shards, tokens_per_device: 0, sequence: 32}
+train: {rounds: 3, local_steps: 2, batch: 2}
+experts: {rank: 4}
+attention: {rank: 2}
+evaluate: {every: 1, windows: 4}
+populations:
+  - {name: weighed, method: fedavg, devices: 5}
+  - {name: alike, method: fedavg, devices: 5, aggregate: {weights: uniform}}
+YAML
+}
+
+test_weights_by_tokens_sum_over_processes() {
+    local n
+    require_mpi
+    uneven_text
+    cohort run uneven.yaml --out one --quiet
+    for n in 2 3; do
+        expect_status 0 cohort run uneven.yaml --out "$n" --processes "$n" --quiet
+        expect_close one/trace.h5 "$n/trace.h5" /loss/test_after
+        expect_close one/checkpoint.h5 "$n/checkpoint.h5" /parameters
+        expect_close_summaries one/summary.csv "$n/summary.csv"
+    done
+    grep -q '^weighed,.*,tokens$' one/summary.csv || fail "$(<one/summary.csv)"
+    grep -q '^alike,.*,uniform$' one/summary.csv || fail "$(<one/summary.csv)"
+    [[ $(cut -d, -f4 one/summary.csv | sed -n 2p) != "$(cut -d, -f4 one/summary.csv | sed -n 3p)" ]] || fail 'the weights change nothing'
+}
+
 test_more_processes_than_devices() {
     local few=(--set train.rounds=2 --set 'populations=[{name: two, method: comigs, devices: 2}]' --quiet)
     require_mpi
@@ -217,12 +255,30 @@ test_interrupted_within_a_round_and_resumed_by_another_number() {
     kill -TERM "$run"
     local status=0
     wait "$run" || status=$?
-    ((status == 4)) || fail "exit status $status: $(<err)"
+    ((status == 5)) || fail "exit status $status: $(<err)"
     expect_text err 'of 150, which is saved'
     [[ $(grep -c interrupted err) == 1 ]] || fail "$(<err)"
     expect_status 0 cohort run "$config" --out result "${steps[@]}" --quiet --resume --processes 3
     expect_status 0 cohort run "$config" --out whole "${steps[@]}" --quiet
     expect_close_results whole result
+}
+
+# Weights come from the text that is open, so another number of processes goes on with the same.
+test_weights_by_tokens_survive_an_interruption() {
+    local status=0 steps=(--set train.rounds=2 --set train.local_steps=400)
+    require_mpi
+    uneven_text
+    config=uneven.yaml
+    start 2 "${steps[@]}"
+    wait_until "$run" test -e result/trace.h5
+    sleep 0.3
+    kill -TERM "$run"
+    wait "$run" || status=$?
+    ((status != 0)) || fail 'the run was over before it was interrupted'
+    expect_status 0 cohort run uneven.yaml --out result "${steps[@]}" --quiet --resume
+    expect_status 0 cohort run uneven.yaml --out whole "${steps[@]}" --quiet
+    expect_close whole/checkpoint.h5 result/checkpoint.h5 /parameters
+    expect_close_summaries whole/summary.csv result/summary.csv
 }
 
 # ---- What is refused, and said once
@@ -290,6 +346,22 @@ test_a_population_that_diverges_stops_in_all_processes() {
     expect_close one/trace.h5 two/trace.h5 /loss/test
 }
 
+# Of a batch system that warns the processes too, and of a terminal that is gone.
+test_signals_other_than_the_usual_save_as_well() {
+    local signal status
+    require_mpi
+    for signal in USR2 HUP; do
+        rm -rf result
+        start 2 --set train.rounds=200 --set train.local_steps=20 --quiet
+        wait_until "$run" test -e result/checkpoint.h5
+        kill "-$signal" "$run"
+        status=0
+        wait "$run" || status=$?
+        ((status == 5)) || fail "SIG$signal: exit status $status: $(<err)"
+        expect_text err 'which is saved'
+    done
+}
+
 # Before its rounds a run has nothing to save.
 test_interrupted_before_the_first_step() {
     require_mpi
@@ -303,18 +375,101 @@ test_interrupted_before_the_first_step() {
     [[ ! -e result ]] || fail 'something was written'
 }
 
+# What can be read once only is read by one, for all.
+test_a_configuration_from_a_pipe() {
+    require_mpi
+    local few=(--set train.rounds=2 --quiet)
+    cohort run "$config" --out file --processes 2 "${few[@]}"
+    expect_status 0 cohort run <(cat "$config") --out substituted --processes 2 "${few[@]}"
+    expect_status 0 cohort run /dev/stdin --out piped --processes 2 "${few[@]}" < <(cat "$config")
+    expect_status 0 "${mpi[@]}" -n 2 "$COHORT_BINARY" run /dev/stdin --out joined "${few[@]}" < <(cat "$config")
+    for folder in substituted piped joined; do expect_same_results file "$folder"; done
+    expect_status 2 cohort run <(printf 'rounds: 3\n') --processes 2
+    expect_text err 'rounds'
+}
+
+# An mpirun that tells its processes nothing, or what others tell theirs ($told). A program that started it again would never end: the
+# second generation is refused.
+pretend_mpirun() {
+    mkdir -p bin
+    cat >bin/mpirun <<'SH'
+#!/bin/bash
+((${GENERATION:-0} < 1)) || { echo "mpirun within mpirun" >&2; exit 9; }
+export GENERATION=1
+while [[ $1 != -n ]]; do shift; done
+n=$2
+shift 2
+for ((i = 0; i < n; i++)); do
+    ${told:+env PMI_SIZE="$n" PMI_RANK="$i"} "$@" &
+done
+wait -n
+SH
+    chmod +x bin/mpirun
+}
+
+test_an_mpirun_that_is_not_open_mpi_s_is_named_and_starts_nothing() {
+    local -x PATH=$PWD/bin:$PATH
+    local -x told
+    pretend_mpirun
+    for told in '' yes; do
+        expect_status 3 timeout 60 "$COHORT_BINARY" run "$config" --processes 3 --out result
+        expect_one_line "Open MPI's mpirun"
+        [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
+    done
+    printf '#!/bin/sh\necho unrecognized argument oversubscribe >&2\nexit 255\n' >bin/mpirun
+    expect_status 3 "$COHORT_BINARY" run "$config" --processes 3 --out result
+    expect_text err 'exit status 255'
+    expect_text err openmpi-bin
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+# Of processes that cannot be joined, each would write to the same folder. The first speaks for all.
+test_processes_of_other_launchers_are_refused() {
+    local told size process
+    for told in 'PMI_SIZE PMI_RANK' 'MPI_LOCALNRANKS MPI_LOCALRANKID' 'MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_RANK' \
+        'SLURM_STEP_NUM_TASKS SLURM_PROCID'; do
+        read -r size process <<<"$told"
+        expect_status 3 env "$size=3" "$process=0" "$COHORT_BINARY" run "$config" --out result
+        expect_text err "3 processes ($size)"
+        expect_text err '--processes 3'
+        expect_status 3 env "$size=3" "$process=1" "$COHORT_BINARY" run "$config" --out result
+        [[ ! -s err ]] || fail "both speak: $(<err)"
+    done
+    expect_status 3 env SLURM_NTASKS=3 SLURM_PROCID=1 "$COHORT_BINARY" run "$config" --out result
+    expect_text err SLURM_NTASKS
+    expect_status 3 env PMI_SIZE=3 PMI_RANK=0 "$build/cohort-bench" all-reduce
+    expect_text err PMI_SIZE
+    [[ ! -e result ]] || fail 'something was written'
+}
+
+# The script of a Slurm job with three tasks, a task of its own, and what a message says to type.
+test_a_process_by_itself_is_not_taken_for_one_of_many() {
+    local few=(--set train.rounds=1 --quiet)
+    local -a remedy
+    expect_status 0 env SLURM_NTASKS=3 SLURM_PROCID=0 "$COHORT_BINARY" run "$config" --out job "${few[@]}"
+    expect_status 0 env SLURM_NTASKS=1 SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 PMI_SIZE=1 PMI_RANK=0 "$COHORT_BINARY" run "$config" \
+        --out task "${few[@]}"
+    local -x SLURM_NTASKS=3 SLURM_STEP_NUM_TASKS=3 SLURM_PROCID=0 PMI_SIZE=3 PMI_RANK=0
+    expect_status 3 cohort run "$config" --out own
+    read -ra remedy < <(sed -n 's/.*put .\(env.*\). before.*/\1/p' err)
+    expect_status 0 "${remedy[@]}" "$COHORT_BINARY" run "$config" --out own "${few[@]}"
+}
+
 # The launcher is one of many then: it must neither install nor build. What stands in for the program says how it was called.
 test_the_launcher_only_starts_the_program_under_mpirun() {
-    local -x OMPI_COMM_WORLD_RANK=0
+    local told folder
     cp "$COHORT_SOURCE_DIR/cohort" cohort
-    expect_status 3 ./cohort run x.yaml
-    expect_text err 'build before mpirun'
-    mkdir build
-    printf '#!/bin/sh\necho called with "$@"\n' >build/cohort
-    chmod +x build/cohort
-    expect_status 0 ./cohort run x.yaml --quiet
-    [[ $(<out) == 'called with run x.yaml --quiet' && ! -s err ]] || fail "$(cat out err)"
-    [[ $(ls build) == cohort ]] || fail "built all the same: $(ls build)"
+    expect_status 3 env OMPI_COMM_WORLD_RANK=0 ./cohort run x.yaml
+    expect_text err 'build on it before mpirun'
+    folder=$(sed -n 's/.*(in \(build-[0-9a-f]*\)).*/\1/p' err)
+    mkdir "$folder"
+    printf '#!/bin/sh\necho called with "$@"\n' >"$folder/cohort"
+    chmod +x "$folder/cohort"
+    for told in OMPI_COMM_WORLD_RANK=1 PMI_SIZE=2 SLURM_STEP_NUM_TASKS=2; do
+        expect_status 0 env "$told" ./cohort run x.yaml --quiet
+        [[ $(<out) == 'called with run x.yaml --quiet' && ! -s err ]] || fail "$(cat out err)"
+        [[ $(ls "$folder") == cohort ]] || fail "built all the same: $(ls "$folder")"
+    done
 }
 
 test_numbers_of_processes_that_do_not_fit() {

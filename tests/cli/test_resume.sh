@@ -49,22 +49,22 @@ test_empty_summary_is_not_a_complete_run() {
     expect_same "$(reference_result)/summary.csv" result/summary.csv 'the summary and the one made again'
 }
 
-# The advice of an interrupted run is taken word for word, with a path that needs quotes.
+# The advice of an interrupted run is taken word for word, with a path that needs quotes and has one.
 test_interrupted_run_keeps_its_rounds_and_says_how_to_go_on() {
     local signal advice
     for signal in INT TERM; do
-        "$COHORT_BINARY" run "$tiny" --out "a $signal" "${long[@]}" --set checkpoint.every=3 2>said &
+        "$COHORT_BINARY" run "$tiny" --out "bob's $signal" "${long[@]}" --set checkpoint.every=3 2>said &
         run=$!
-        wait_until "$run" test -e "a $signal/checkpoint.h5" # so the rounds have begun
+        wait_until "$run" test -e "bob's $signal/checkpoint.h5" # so the rounds have begun
         kill "-$signal" "$run"
         local status=0
         wait "$run" || status=$?
-        [[ $status == 4 ]] || fail "SIG$signal: exit status $status, expected 4: $(cat said)"
-        [[ -e "a $signal/checkpoint.h5" && ! -e "a $signal/summary.csv" ]] || fail "SIG$signal: $(ls "a $signal")"
+        [[ $status == 5 ]] || fail "SIG$signal: exit status $status, expected 5: $(cat said)"
+        [[ -e "bob's $signal/checkpoint.h5" && ! -e "bob's $signal/summary.csv" ]] || fail "SIG$signal: $(ls "bob's $signal")"
         advice=$(sed -n 's|.*go on with: \./cohort ||p' said)
         [[ -n $advice ]] || fail "no advice: $(cat said)"
         eval "cohort $advice --quiet" || fail "the advice does not work: $advice"
-        expect_same "$(reference_long_result)/summary.csv" "a $signal/summary.csv" "the summaries"
+        expect_same "$(reference_long_result)/summary.csv" "bob's $signal/summary.csv" "the summaries"
     done
 }
 

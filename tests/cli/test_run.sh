@@ -34,6 +34,37 @@ test_summary_numbers_are_possible() {
         END { exit wrong }' || fail 'see above'
 }
 
+# As the configuration promises: what shares is ahead by far more than chance, and what averages everything loses some of it.
+test_quickstart_shows_that_sharing_wins() {
+    cohort run "$COHORT_SOURCE_DIR/configs/quickstart.yaml" --out result --quiet
+    awk -F, '
+        NR > 1 { mean[$1] = $4; error[$1] = $5 / sqrt($3); after[$1] = $8; bound = exp($16) }
+        END {
+            for (name in mean) {
+                if (mean[name] < bound) { print name " is below the bound"; exit 1 }
+                if (name == "local") continue
+                apart = (mean["local"] - mean[name]) / sqrt(error["local"] ^ 2 + error[name] ^ 2)
+                if (apart < 5 || mean[name] > 0.9 * mean["local"]) { print name ": " apart " standard errors"; exit 1 }
+            }
+            if (after["comigs-1g1s"] >= after["fedavg"]) { print "averaging costs fedavg nothing"; exit 1 }
+        }' result/summary.csv || fail "$(<result/summary.csv)"
+}
+
+# The entropy of synthetic text, as a perplexity, beside what was reached; of real text it is not known.
+test_closing_table_has_the_bound_that_the_entropy_sets() {
+    local bound
+    expect_status 0 cohort run "$tiny" --out result --set train.rounds=1
+    bound=$(awk -F, '$1 == "alone" { printf "%.3f", exp($16) }' result/summary.csv)
+    grep -Eq '^population .* averaged +bound +MB up' out || fail "$(<out)"
+    grep -Eq "^alone .* $bound +0.00 +0.00$" out || fail "no bound of $bound: $(<out)"
+    mkdir shards
+    for part in train valid test; do head -c 4000 "$tiny" | tr -c '[:lower:]' 'a' | sed 's/./&\x0/g' >"shards/${part}_0.bin"; done
+    expect_status 0 cohort run "$tiny" --out real --set train.rounds=1 --set data.corpus="$PWD/shards" --set base.vocabulary=256 \
+        --set base.pretrain.tokens=0 --set 'populations=[{name: one, method: local, devices: 1, data: {tokens_per_device: 200}}]' \
+        --set data.valid_tokens_per_device=0 --set data.test_tokens_per_device=0
+    ! grep -q bound out || fail "$(<out)"
+}
+
 test_same_command_twice_gives_the_same_result() {
     cohort run "$tiny" --out again --quiet
     expect_same_results "$(reference_result)" again
@@ -77,6 +108,13 @@ test_pipe_gets_plain_lines() {
     cat out err >all
     ! grep -q $'[\r\033]' all || fail 'control characters on a pipe'
     [[ -s all ]] || fail 'nothing was said'
+}
+
+# The rate that a share refers to is that of the threads OpenMP really gives.
+test_speed_is_a_share_of_the_best_product_and_of_the_fma_peak() {
+    expect_status 0 env OMP_THREAD_LIMIT=1 "$COHORT_BINARY" run "$tiny" --threads 4 --out result
+    grep -qE '^expert steps: .* % of the best sgemm rate \([0-9.]+ GFLOP/s, .*\), [0-9]+ % of the FMA peak \(.*, 1 thread, OpenBLAS' out ||
+        fail "$(grep -F 'expert steps' out)"
 }
 
 test_output_folder_with_content_is_refused_and_left_alone() {

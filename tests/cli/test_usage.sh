@@ -10,6 +10,23 @@ test_help_lists_the_commands() {
     [[ ! -s err ]] || fail "help was asked for, and yet: $(<err)"
 }
 
+# Every page that says how the programs end says it in the same words.
+test_exit_codes_are_documented() {
+    local code text lines=0
+    expect_status 0 cohort help
+    sed -n '/^Exit codes/,$p' out >codes
+    expect_status 0 "${COHORT_BINARY%/*}/cohort-bench" help
+    sed -n '/^Exit codes/,$p' out >bench_codes
+    expect_same codes bench_codes 'the exit codes of the two programs'
+    expect_status 0 "$COHORT_SOURCE_DIR/cohort" help
+    while read -r code text; do
+        expect_text out "  $code  $text"
+        expect_text "$COHORT_SOURCE_DIR/README.md" "| $code | $text |"
+        lines=$((lines + 1))
+    done < <(tail -n +2 codes)
+    ((lines == 5)) || fail "expected five exit codes: $(<codes)"
+}
+
 test_help_of_settings_is_made_from_their_table() {
     local key
     expect_status 0 cohort help settings
@@ -20,6 +37,10 @@ test_help_of_methods_names_each() {
     local method
     expect_status 0 cohort help methods
     for method in local fedavg centralized pfedmoe comigs; do expect_text out "$method"; done
+    [[ $(grep -A2 '^fedavg' out) == *'aggregate.weights: tokens,'* ]] || fail "how fedavg weighs devices: $(<out)"
+    for method in pfedmoe comigs; do
+        [[ $(grep -A2 "^$method" out) == *'aggregate.weights: uniform,'* ]] || fail "how $method weighs devices: $(<out)"
+    done
 }
 
 test_unknown_command_names_the_nearest() {

@@ -279,14 +279,25 @@ Test(oracle_layer, equal_experts_are_one_expert) {
     close_setting(s);
 }
 
-Test(oracle_layer, balance_has_no_gradient_when_both_of_two_are_kept) {
-    setting *s = open_spec(SHAPE_PAIR_BOTH, CK_MLP_GELU);
-    cr_expect(!s->shape.balanced);
-    double before[TOKENS * WIDTH];
-    factorised(s, true);
-    memcpy(before, s->dx, sizeof before);
-    s->coefficient[0] = 3;
-    factorised(s, true);
-    cr_expect(memcmp(before, s->dx, sizeof before) == 0, "dx moved with the coefficient");
-    close_setting(s);
+/* The slope of the load balance alone, whatever the shape says about it. */
+static double balance_slope(setting *s, double *value) {
+    bool balanced = s->shape.balanced;
+    double with = 0, without = 0;
+    s->shape.balanced = true, with = slope_at(s, value);
+    s->shape.balanced = false, without = slope_at(s, value);
+    s->shape.balanced = balanced;
+    return with - without;
+}
+
+Test(oracle_layer, balance_of_all_kept_is_constant_where_its_weights_are_equal) {
+    const int specs[] = {SHAPE_PAIR_BOTH, SHAPE_ALL, SHAPE_MANY_ALL};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        setting *s = open_spec(specs[i], CK_MLP_GELU);
+        double *router = s->pack + oracle_part_range(&s->shape, LAYER, ORACLE_ROUTER).offset;
+        for (int e = 0; e < s->shape.n_experts; e++) s->coefficient[e] = 1.5;
+        cr_expect(fabs(balance_slope(s, router)) < 1e-8, "shape %d: equal weights have a slope", specs[i]);
+        s->coefficient[0] = 0.5;
+        cr_expect(fabs(balance_slope(s, router)) > 1e-4, "shape %d: unequal weights have none", specs[i]);
+        close_setting(s);
+    }
 }

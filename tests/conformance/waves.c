@@ -19,7 +19,8 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
     [SHAPE_LINEAR_MEAN] = {.experts = 2, .rank = {5, 4}, .top_k = 1, .gates = CK_GATES_MEAN, .mix = CK_MIX_LINEAR},
     [SHAPE_MANY] =
         {.experts = 16, .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
-    [SHAPE_MANY_ALL] = {.experts = 16, .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}, .top_k = 16, .balance = 0.5f},
+    [SHAPE_MANY_ALL] =
+        {.experts = 16, .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}, .top_k = 16, .balance = 0.5f, .even = true},
     [SHAPE_EIGHT] = {.experts = 8, .rank = {16, 16, 16, 8, 8, 8, 16, 8}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
     [SHAPE_HEAVY] = {.experts = 5, .rank = {64, 32, 33, 30, 1}, .top_k = 3, .attention_rank = 33, .balance = 0.5f},
     [SHAPE_LIMIT] = {.experts = 16,
@@ -130,7 +131,7 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
     for (int e = 0; e < s->experts; e++) {
         shape.rank[e] = halve ? (s->rank[e] + 1) / 2 : s->rank[e];
         shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);
-        shape.balance[e] = s->balance * (float)s->experts * (e % 2 == 0 ? 1.5f : 0.75f) / (float)layers;
+        shape.balance[e] = s->balance * (float)s->experts * (s->even ? 1.0f : e % 2 == 0 ? 1.5f : 0.75f) / (float)layers;
     }
     const char *why;
     if (ck_shape_init(&shape, &why) != CK_OK) abort();

@@ -10,22 +10,23 @@ typedef struct {
     ck_gates gates;
     ck_mix mix;
     int attention_rank;
-    float balance; /* lambda; balance_e = lambda E c_e / L with unequal c_e */
+    float balance; /* lambda; balance_e = lambda E c_e / L with unequal c_e, unless even: c_e = 1 */
+    bool even;
 } shape_spec;
 
 enum {
     SHAPE_SINGLE,        /* E = 1 */
     SHAPE_SINGLE_ATTEND, /* E = 1, attention LoRA */
     SHAPE_PAIR_TOP1,     /* E = 2, k = 1: K = 1 < E */
-    SHAPE_PAIR_BOTH,     /* E = K = 2: the balance has no gradient */
+    SHAPE_PAIR_BOTH,     /* E = K = 2, unequal c */
     SHAPE_RAGGED,        /* E = 3, ranks 4, 8, 3, k = 2 */
-    SHAPE_ALL,           /* E = k = 4, ranks 2, 5, 1, 8 */
+    SHAPE_ALL,           /* E = k = 4, ranks 2, 5, 1, 8, unequal c */
     SHAPE_MEAN,          /* E = 4, gates mean, whatever k */
     SHAPE_LINEAR,        /* E = 3, k = 2, mix linear */
     SHAPE_LINEAR_TOP1,   /* E = 4, k = 1, mix linear */
     SHAPE_LINEAR_MEAN,   /* E = 2, gates mean, mix linear */
     SHAPE_MANY,          /* E = 16, k = 2 */
-    SHAPE_MANY_ALL,      /* E = k = 16 */
+    SHAPE_MANY_ALL,      /* E = k = 16, equal c: the balance is constant */
     SHAPE_EIGHT,         /* E = 8, k = 2, ranks sum to 96 */
     SHAPE_HEAVY,         /* ranks sum to 160, past any limit of "few ranks" */
     SHAPE_LIMIT,         /* CK_MAX_EXPERTS and CK_MAX_RANK_SUM */

@@ -8,11 +8,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void expect_known_ids(const shard *s, size_t bytes, int vocabulary) {
+static void expect_known_ids(const shard *s, size_t bytes, int vocabulary, problems *list) {
     int64_t n = shard_tokens(s);
     if (n < 1 || (size_t)n > bytes / 2) abort();
     int32_t *ids = malloc((size_t)n * sizeof *ids);
-    shard_read(s, 0, n, ids);
+    if (shard_read(s, 0, n, ids, list) != EXIT_OK) abort();
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocabulary) abort();
     free(ids);
@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memory_file(data + 1, size - 1, path);
     exit_code code = shard_open(path, vocabulary, &s, list);
     if ((code == EXIT_OK) != (s != NULL) || problems_count(list) != (code == EXIT_OK ? 0 : 1)) abort();
-    if (s) expect_known_ids(s, size - 1, vocabulary);
+    if (s) expect_known_ids(s, size - 1, vocabulary, list);
     shard_close(s);
     problems_destroy(list);
     return 0;

@@ -94,7 +94,7 @@ cd "$root"
 mkdir -p "$output/objects" results/gpu
 backend=("$root"/kernels/*.c "$root"/kernels/cuda/*.cu "$root"/kernels/cuda/gpu/*.cu)
 reference=("$root"/tests/oracle/*.c "$root"/sim/base/layout.c "$root"/sim/train/model.c "$root"/sim/train/model_pretraining.c
-    "$root"/sim/kernel_problem.c "$root"/sim/problems.c "$root"/sim/data/folders.c)
+    "$root"/sim/kernel_problem.c "$root"/sim/problems.c "$root"/sim/{output_folder,writable}.c)
 for source in "$root"/tests/conformance/*.c; do
     [[ $source == */test_*.c || $source == */bits.c ]] || reference+=("$source")
 done
@@ -109,7 +109,7 @@ say "building with $("$nvcc" --version | tail -n 1)"
 compile "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c" "$root/tests/simt/test_portable.cu" "${bench[@]}"
 link conformance "${backend[@]}" "${reference[@]}" "$root/tests/simt/conformance.c"
 link portable "$root/tests/simt/test_portable.cu"
-link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root"/sim/{problems,kernel_problem,data/folders}.c
+link cohort-bench "${backend[@]}" "${oracle[@]}" "${bench[@]}" "$root"/sim/{problems,kernel_problem,output_folder,writable}.c
 
 # ---- Run
 

@@ -268,7 +268,7 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0, CK_MLP_GELU},
         {&norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0, CK_MLP_GELU},
     };
-    const context no_ceilings = {0}, ceilings = {.copy_rate = 1e9, .gemm_rate = {1e9}};
+    const context no_ceilings = {0}, ceilings = {.copy_rate = 1e9, .ceiling = {{.product = 1e9, .fma = 2e9}}};
     ck_backend *backend;
     cr_assert_eq(ck_open("cpu", 1, &backend), CK_OK);
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
@@ -283,7 +283,8 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         cr_assert_eq(bench_point(&o, &ceilings, backend, NULL, expected[i].which, &at, &with, list), EXIT_OK);
         cr_assert(r.bytes == expected[i].bytes && r.flops == expected[i].flops, "%s/%s: %g bytes, %g FLOPs instead of %g, %g",
                   expected[i].which->name, expected[i].which->direction, r.bytes, r.flops, expected[i].bytes, expected[i].flops);
-        cr_assert_eq(r.floor_seconds, 0);
+        cr_assert(r.floor_seconds == 0 && r.fma_seconds == 0);
+        cr_assert(fabs(with.fma_seconds - 0.5e-9 * r.flops) <= 1e-12 * with.fma_seconds);
         double floor = 1e-9 * fmax(r.bytes, r.flops);
         cr_assert(fabs(with.floor_seconds - floor) < 1e-12 * floor + 1e-18);
         result_free(&r);

@@ -47,7 +47,7 @@ static char *split_text(const char *out, const char *name, int64_t *tokens) {
     *tokens = shard_tokens(s);
     int32_t *ids = malloc((size_t)*tokens * sizeof *ids);
     char *text = calloc(1, (size_t)*tokens + 1);
-    shard_read(s, 0, *tokens, ids);
+    cr_assert_eq(shard_read(s, 0, *tokens, ids, list), EXIT_OK);
     for (int64_t i = 0; i < *tokens; i++) text[i] = (char)ids[i];
     shard_close(s);
     free(ids);
@@ -126,6 +126,157 @@ Test(data_build, copies_count_once) {
     free(two);
 }
 
+static void link_to(const char *target, const char *name) {
+    cr_assert_eq(symlink(target, data_path(folder, name)), 0);
+}
+
+/* Two pages here, the others behind links to a file, to a folder and to a link. */
+Test(data_build, links_to_files_and_folders_are_followed) {
+    char *text = path_of("text"), *out = path_of("out");
+    int64_t tokens[3];
+    write_pages(3, "p"); /* 0 and 2 in text, 1 in text/deep */
+    cr_assert_eq(mkdir(data_path(folder, "store"), 0700), 0);
+    data_write(folder, "store/a", "<linked file>", 13);
+    cr_assert_eq(mkdir(data_path(folder, "elsewhere"), 0700), 0);
+    data_write(folder, "elsewhere/b", "<in a linked folder>", 20);
+    data_write(folder, "elsewhere/c", "<in a linked folder too>", 24);
+    link_to("../store/a", "text/a");
+    link_to("../elsewhere", "text/b");
+    link_to("text", "link"); /* and the source itself is one */
+    char *link = path_of("link");
+    cr_assert_eq(build(link, out), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    char *train = split_text(out, "train_0.bin", &tokens[0]), *valid = split_text(out, "valid_0.bin", &tokens[1]);
+    char *test = split_text(out, "test_0.bin", &tokens[2]), *all = NULL;
+    cr_assert_gt(asprintf(&all, "%s|%s|%s", train, valid, test), 0);
+    static const char *const pages[] = {
+        "<page 0>", "<page 1>", "<page 2>", "<linked file>", "<in a linked folder>", "<in a linked folder too>"};
+    for (int i = 0; i < 6; i++) cr_expect_not_null(strstr(all, pages[i]), "%s is not in %s", pages[i], all);
+    free(all);
+    free(train);
+    free(valid);
+    free(test);
+    free(link);
+    free(text);
+    free(out);
+}
+
+static void expect_refused(const char *name, const char *message) {
+    char *text = path_of("text"), *out = path_of("refused"), *expected = NULL;
+    problems_destroy(list);
+    list = problems_create();
+    cr_expect_eq(build(text, out), EXIT_INPUT, "accepted; expected: %s: %s", name, message);
+    cr_assert_gt(asprintf(&expected, "%s/%s: %s", folder, name, message), 0);
+    cr_expect(data_says(list, expected), "expected '%s', got '%s'", expected, problems_count(list) ? problems_message(list, 0) : "nothing");
+    cr_expect_eq(problems_count(list), 1);
+    cr_expect_neq(access(out, F_OK), 0, "something was written");
+    if (strncmp(name, "text/", 5) == 0) unlink(data_path(folder, name));
+    free(expected);
+    free(text);
+    free(out);
+}
+
+Test(data_build, refuses_links_to_nothing_loops_and_pipes) {
+    write_pages(30, "p");
+    link_to("nowhere", "text/broken");
+    expect_refused("text/broken", "is a link to nothing");
+    link_to("../../text", "text/deep/up");
+    char *message = NULL;
+    cr_assert_gt(asprintf(&message, "links back to %s/text, which it lies in", folder), 0);
+    expect_refused("text/deep/up", message);
+    cr_assert_eq(mkfifo(data_path(folder, "text/pipe"), 0600), 0);
+    expect_refused("text/pipe", "is neither a file nor a folder");
+    free(message);
+}
+
+Test(data_build, refuses_what_is_no_text) {
+    static const char gzip[] = {0x1f, (char)0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 'k', 'L', 'J', 'N', 'I', 'M', 'K', 7, 0};
+    static const char controls[] = "text with \x01 two in fifty\x02 or more";
+    static const char utf16[] = {(char)0xff, (char)0xfe, 'a', 0, 'b', 0, '\n', 0};
+    const struct {
+        const char *name, *content;
+        size_t bytes; /* 0: the content is a string */
+        const char *message;
+    } cases[] = {{"text/train_0.bin", "words", 0, "has the name of a token shard"},
+                 {"text/ids.BIN", "words", 0, "has the name of a token shard"},
+                 {"text/a.gz", gzip, sizeof gzip, "is no text: 10 of its 19 bytes are control characters, 7 of them 0"},
+                 {"text/a.txt", controls, sizeof controls - 1, "is no text: 2 of its 33 bytes are control characters"},
+                 {"text/wide.txt", utf16, sizeof utf16, "is no text"},
+                 {"text/a.jsonl", "not even {}", 0, "is JSON Lines"},
+                 {"text/a.NDJSON", "[1]", 0, "is JSON Lines"},
+                 {"text/a", "{\"text\": \"x\"}\n{\"text\": \"y\"}\n", 0, "is JSON Lines"},
+                 {"text/b", "\xEF\xBB\xBF\r\n {\"text\": \"x\"}", 0, "is JSON Lines"},
+                 {"text/a.json", "[\n  {\"text\": \"x\"}]", 0, "is a JSON array of objects"}};
+    write_pages(30, "p");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        data_write(folder, cases[i].name, cases[i].content, cases[i].bytes ? cases[i].bytes : strlen(cases[i].content));
+        expect_refused(cases[i].name, cases[i].message);
+    }
+}
+
+static void write_text(const char *name, const char *content) {
+    data_write(folder, name, content, strlen(content));
+}
+
+/* Sources of programs, other encodings, terminal text: all of it is text. */
+Test(data_build, takes_text_of_any_kind) {
+    char *text = path_of("text"), *out = path_of("out");
+    write_text("text/package.json", "{\n  \"name\": \"x\"\n}\n");
+    write_text("text/list.json", "[1, 2]\n");
+    write_text("text/style.css", "{ color: red }\n");
+    write_text("text/latin1", "caf\xe9 cr\xe8me\n");
+    write_text("text/rfc", "page\fpage \033[1mbold\033[m a\ba\r\n");
+    write_text("text/utf8", "\xd0\xb4\xd0\xb0 \xe4\xbd\xa0\xe5\xa5\xbd\n");
+    write_text("text/[{", "[{ of a text");
+    cr_expect_eq(build(text, out), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    free(text);
+    free(out);
+}
+
+Test(data_build, names_every_file_that_is_no_text_of_every_source) {
+    char *text = path_of("text"), *out = path_of("out");
+    const char *const names[] = {"a", "b"}, *const paths[] = {text, text};
+    data_build options = {2, names, paths, out, 0.1, 0.2};
+    write_pages(30, "p");
+    for (int i = 0; i < 6; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "text/picture%c", 'a' + i);
+        data_write(folder, name, "\0\1\2", 3);
+    }
+    cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
+    cr_expect_eq(problems_count(list), 12);
+    problems_condense(list);
+    cr_expect_eq(problems_count(list), PROBLEMS_ALIKE);
+    free(text);
+    free(out);
+}
+
+Test(data_build, what_is_left_out_is_counted_aloud) {
+    char *text = path_of("text"), *out = path_of("out"), *table = NULL;
+    size_t size;
+    write_pages(30, "a");
+    for (int other = 0; other < 2; other++) {
+        FILE *to = open_memstream(&table, &size);
+        cr_assert_eq(build(text, out), EXIT_OK);
+        cr_assert_eq(data_print_table(out, to, list), EXIT_OK);
+        fclose(to);
+        if (other)
+            cr_expect_not_null(strstr(table, "\npages: left out 1 empty file, 30 copies of other files, 2 hidden files or folders\n"), "%s",
+                               table);
+        else
+            cr_expect_null(strstr(table, "left out"), "%s", table);
+        free(table);
+        free(out);
+        out = path_of("another");
+        write_pages(30, "copy");
+        data_write(folder, "text/empty", "", 0);
+        data_write(folder, "text/.hidden", "not text", 8);
+        mkdir(data_path(folder, "text/.git"), 0700);
+        data_write(folder, "text/.git/file", "not text", 8);
+    }
+    free(text);
+    free(out);
+}
+
 Test(data_build, a_single_file_is_cut_at_lines) {
     char *out = path_of("out"), *file = path_of("text/book"), book[2000];
     int64_t tokens[3];
@@ -181,7 +332,7 @@ Test(data_build, refuses_a_folder_with_something_in_it) {
     cr_assert_eq(mkdir(out, 0700), 0);
     cr_expect_eq(build(text, out), EXIT_OK, "an empty folder is refused");
     cr_expect_eq(build(text, out), EXIT_INPUT);
-    cr_expect(data_says(list, "not an empty folder"));
+    cr_expect(data_says(list, "is not empty"));
     free(text);
     free(out);
 }

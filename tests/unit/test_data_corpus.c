@@ -58,7 +58,7 @@ Test(data_corpus, opens_all_shards_of_a_folder) {
     cr_expect_str_eq(corpus_source_name(c, 1), "1");
     cr_expect_eq(shard_tokens(corpus_shard(c, 1, DATA_TRAIN)), 101);
     cr_expect_eq(shard_tokens(corpus_shard(c, 0, DATA_VALID)), 50);
-    shard_read(corpus_shard(c, 1, DATA_TEST), 0, 1, &id);
+    cr_assert_eq(shard_read(corpus_shard(c, 1, DATA_TEST), 0, 1, &id, list), EXIT_OK);
     cr_expect_eq(id, 12);
     cr_expect(isnan(corpus_entropy(c, 0)));
     corpus_close(c);
@@ -90,9 +90,44 @@ Test(data_corpus, names_every_missing_shard) {
     data_write_shard(folder, "train_3.bin", 0, 100);
     unlink(data_path(folder, "valid_0.bin"));
     expect_refused(folder, "valid_0.bin: is missing");
-    cr_expect(data_says(list, "train_2.bin: is missing"), "a gap in the numbers is not named");
+    cr_expect(data_says(list, "has train_3.bin, but no shards numbered 2;"), "a gap in the numbers is not named");
     cr_expect(data_says(list, "test_3.bin: is missing"));
     cr_expect(!data_says(list, "train_3.bin: is missing"));
+}
+
+Test(data_corpus, numbers_may_be_padded_and_have_any_number_of_digits) {
+    static const char *const names[] = {"train_00000.bin", "valid_000.bin", "test_0.bin", "train_1.bin",
+                                        "valid_00000000000000000000000001.bin"};
+    char *padded = data_folder(), last[32];
+    for (int i = 0; i < 5; i++) data_write_shard(padded, names[i], i, 40 + i);
+    data_write_shard(padded, "test_00001.bin", 0, 45);
+    corpus *c = opened(padded);
+    cr_expect_eq(corpus_sources(c), 2);
+    for (int i = 0; i < 5; i++) cr_expect_eq(shard_tokens(corpus_shard(c, i / 3, i % 3)), 40 + i, "%s", names[i]);
+    corpus_close(c);
+    for (int i = 2; i < 1000; i++)
+        for (int part = 0; part < DATA_SPLITS; part++) {
+            snprintf(last, sizeof last, "%s_%06d.bin", part == 0 ? "train" : part == 1 ? "valid" : "test", i);
+            data_write_shard(padded, last, 0, 40);
+        }
+    c = opened(padded);
+    cr_expect_eq(corpus_sources(c), 1000);
+    corpus_close(c);
+    data_folder_remove(padded);
+}
+
+Test(data_corpus, refuses_numbers_that_are_too_large_or_taken) {
+    data_write_shard(folder, "train_00000000016777216.bin", 0, 100);
+    data_write_shard(folder, "train_99999999999999999999999.bin", 0, 100);
+    expect_refused(folder, "train_00000000016777216.bin: the number is too large");
+    cr_expect(data_says(list, "train_99999999999999999999999.bin: the number is too large"));
+    unlink(data_path(folder, "train_00000000016777216.bin"));
+    unlink(data_path(folder, "train_99999999999999999999999.bin"));
+    data_write_shard(folder, "train_16777215.bin", 0, 100);
+    expect_refused(folder, "has train_16777215.bin, but no shards numbered 2 to 16777214");
+    unlink(data_path(folder, "train_16777215.bin"));
+    data_write_shard(folder, "train_01.bin", 0, 100);
+    expect_refused(folder, "train_1.bin: has the number of ");
 }
 
 Test(data_corpus, ignores_other_files) {

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "data/partition.h"
 #include "data/synthetic.h"
@@ -45,9 +46,22 @@ static void tear_down(void) {
 
 TestSuite(data_device, .init = set_up, .fini = tear_down);
 
+/* With the windows of the file, if the settings name one. */
+static exit_code open_device(const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out) {
+    bool wanted[2 * TRAIN] = {0};
+    given_windows *given = NULL;
+    wanted[device] = true;
+    exit_code code = d->windows ? given_windows_read(d->windows, devices, wanted, &given, list) : EXIT_OK;
+    if (code == EXIT_OK) code = device_data_open(text, d, seed, device, devices, pooled, out, list);
+    if (code != EXIT_OK) cr_expect_null(*out);
+    if (code == EXIT_OK && given) code = device_data_give_windows(*out, d->sequence, given, list);
+    given_windows_destroy(given);
+    return code;
+}
+
 static device_data *device_of(const data_settings *d, uint64_t seed, int device, int devices, bool pooled) {
     device_data *data = NULL;
-    cr_assert_eq(device_data_open(text, d, seed, device, devices, pooled, &data, list), EXIT_OK, "%s",
+    cr_assert_eq(open_device(d, seed, device, devices, pooled, &data), EXIT_OK, "%s",
                  problems_count(list) ? problems_message(list, 0) : "");
     return data;
 }
@@ -59,13 +73,13 @@ typedef struct {
 
 static window sampled(const device_data *data, data_part part, uint64_t step, int index) {
     window w;
-    device_data_sample(data, part, step, index, SEQUENCE, w.tokens, w.targets, &w.offset);
+    cr_assert_eq(device_data_sample(data, part, step, index, SEQUENCE, w.tokens, w.targets, &w.offset, list), EXIT_OK);
     return w;
 }
 
 static window fixed(const device_data *data, data_part part, int index, int count) {
     window w = {.offset = 0};
-    device_data_fixed(data, part, index, count, SEQUENCE, w.tokens, w.targets);
+    cr_assert_eq(device_data_fixed(data, part, index, count, SEQUENCE, w.tokens, w.targets, list), EXIT_OK);
     return w;
 }
 
@@ -266,8 +280,8 @@ Test(data_device, fixed_windows_are_spread_and_the_same_for_all) {
 
 static void expect_refused(const data_settings *d, int device, int devices, const char *message) {
     device_data *data = NULL;
-    cr_expect_eq(device_data_open(text, d, 1, device, devices, false, &data, list), EXIT_INPUT, "accepted; expected: %s", message);
-    cr_expect_null(data);
+    cr_expect_eq(open_device(d, 1, device, devices, false, &data), EXIT_INPUT, "accepted; expected: %s", message);
+    device_data_close(data);
     cr_expect(data_says(list, message), "expected '%s', got '%s'", message,
               problems_count(list) ? problems_message(list, problems_count(list) - 1) : "nothing");
 }
@@ -305,8 +319,8 @@ Test(data_device, synthetic_text_never_runs_out) {
     cr_expect_eq(device_data_tokens(a, DATA_TRAIN), 3 << 20);
     cr_expect_not(device_data_overlaps(a));
     int32_t x[65], y[65], targets[65];
-    device_data_fixed(a, DATA_TRAIN, 0, 1, 65, x, targets);
-    device_data_fixed(b, DATA_TRAIN, 0, 1, 65, y, targets);
+    cr_assert_eq(device_data_fixed(a, DATA_TRAIN, 0, 1, 65, x, targets, list), EXIT_OK);
+    cr_assert_eq(device_data_fixed(b, DATA_TRAIN, 0, 1, 65, y, targets, list), EXIT_OK);
     cr_expect_neq(memcmp(x, y, sizeof x), 0, "two devices of a topic have the same text");
     device_data_close(a);
     device_data_close(b);
@@ -355,6 +369,53 @@ Test(data_device, a_file_replaces_the_windows_it_lists) {
     cr_expect_eq(sampled(data, DATA_TRAIN, 4, 1).offset, sampled(drawn, DATA_TRAIN, 4, 1).offset);
     device_data_close(data);
     device_data_close(drawn);
+}
+
+/* What editors and spreadsheets leave: a byte order mark, ends of line of another system, blank lines, none at the end. */
+Test(data_device, a_mark_and_blank_lines_in_a_window_file_say_nothing) {
+    static const char *const files[] = {"\xEF\xBB\xBF"
+                                        "device,part,step,index,offset\n1,train,4,0,77\n",
+                                        "device,part,step,index,offset\n1,train,4,0,77\n\n",
+                                        "device,part,step,index,offset\n\n1,train,4,0,77\n \t\n\n",
+                                        "\xEF\xBB\xBF"
+                                        "device,part,step,index,offset\r\n1,train,4,0,77\r\n\r\n",
+                                        "device,part,step,index,offset\n1,train,4,0,77"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        write_windows(files[i]);
+        device_data *data = device_of(&settings_used, 1, 1, 2, false);
+        cr_expect_eq(sampled(data, DATA_TRAIN, 4, 0).offset, 77, "file %zu", i);
+        device_data_close(data);
+    }
+    write_windows("device,part,step,index,offset\n\n0,train,1,0,7 x\n");
+    expect_refused(&settings_used, 0, 2, "windows.csv:3: is not a window");
+    write_windows("device,part,step,index,offset\n"
+                  "\xEF\xBB\xBF"
+                  "0,train,1,0,7\n");
+    expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
+}
+
+/* One pass for all: each device has its own lines, and those of devices that are not wanted are passed over. */
+Test(data_device, a_window_file_is_read_once_for_all_devices) {
+    enum { DEVICES = 6 };
+    const bool wanted[DEVICES] = {true, false, true, true, false, true};
+    char csv[1024] = "device,part,step,index,offset\n";
+    given_windows *given = NULL;
+    for (int step = 2; step >= 0; step--)
+        for (int i = 0; i < DEVICES; i++)
+            snprintf(csv + strlen(csv), sizeof csv - strlen(csv), "%d,train,%d,0,%d\n", i, step, 10 * i + step);
+    write_windows(csv);
+    cr_assert_eq(given_windows_read(settings_used.windows, DEVICES, wanted, &given, list), EXIT_OK);
+    unlink(settings_used.windows);
+    for (int i = 0; i < DEVICES; i++) {
+        device_data *data = NULL;
+        cr_assert_eq(device_data_open(text, &settings_used, 1, i, DEVICES, false, &data, list), EXIT_OK);
+        cr_assert_eq(device_data_give_windows(data, SEQUENCE, given, list), EXIT_OK);
+        cr_expect_eq(device_data_require(data, DATA_TRAIN, 3, 1, list), wanted[i] ? EXIT_OK : EXIT_INPUT, "device %d", i);
+        for (int step = 0; wanted[i] && step < 3; step++)
+            cr_expect_eq(sampled(data, DATA_TRAIN, (uint64_t)step, 0).offset, 10 * i + step, "device %d", i);
+        device_data_close(data);
+    }
+    given_windows_destroy(given);
 }
 
 Test(data_device, refuses_bad_window_files) {

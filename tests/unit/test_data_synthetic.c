@@ -41,7 +41,7 @@ static int32_t *text_of(const synthetic_text *s, int source, data_part part, int
     shard *text = NULL;
     int32_t *ids = malloc((size_t)count * sizeof *ids);
     cr_assert_eq(synthetic_range(s, source, part, first, count, &text, list), EXIT_OK);
-    shard_read(text, 0, count, ids);
+    cr_assert_eq(shard_read(text, 0, count, ids, list), EXIT_OK);
     shard_close(text);
     return ids;
 }

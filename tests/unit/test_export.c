@@ -70,16 +70,16 @@ static void device_words(char words[96], int device) {
 Test(export, populations_and_devices_are_as_they_were_declared) {
     result r = finished(WINDOWS);
     cr_expect_str_eq(table_of(&r, "populations"),
-                     "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split\n"
-                     "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution\n"
-                     "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution\n");
+                     "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates\n"
+                     "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution,top_k\n"
+                     "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution,mean\n");
     cr_expect_str_eq(table_of(&r, "devices"),
-                     "population,seed,device,source,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,"
+                     "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,"
                      "parameters_private,entropy_nats_per_token\n"
-                     "comigs-1g1s,42,0,0,2,1000,100,200,4096,8192,\n"
-                     "comigs-1g1s,42,1,1,2,1001,101,201,4096,8192,1.25\n"
-                     "\"local, poor\",18446744073709551615,0,2,2,1002,102,202,0,8192,2.5\n"
-                     "\"local, poor\",18446744073709551615,1,0,2,1003,103,203,0,8192,3.75\n");
+                     "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,\n"
+                     "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25\n"
+                     "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",2,1002,102,202,0,8192,2.5\n"
+                     "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75\n");
 }
 
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {

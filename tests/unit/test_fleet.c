@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/pretrain.h"
+#include "data_files.h"
 #include "population/fleet.h"
 #include "small_run.h"
 
@@ -90,7 +91,7 @@ Test(fleet, balance_coefficients_follow_the_formula) {
     cr_expect_float_eq(two->balance[1], 0.02 * 2.0 / 3.0, 1e-7);
     cr_expect_float_eq(generalists->balance[1], 0.02 * 3 / LAYERS, 1e-7, "without specialists c is 1");
     cr_expect_eq(mean->balance[0], 0.0F, "without a router there is nothing to balance");
-    cr_expect(four->balanced && !two->balanced && generalists->balanced && !mean->balanced);
+    cr_expect(four->balanced && two->balanced && generalists->balanced && !mean->balanced);
     fleet_destroy(f);
     settings_destroy(s);
 }
@@ -193,6 +194,67 @@ Test(fleet, averages_generalists_over_ragged_devices) {
     free(before);
     free(after);
     small_close(&r);
+}
+
+/* Two sources of 600 and 900 tokens, two devices each. */
+static small_run open_uneven_text(const char *populations) {
+    static char text[5000];
+    snprintf(text, sizeof text, "data.corpus=%s", small_folder());
+    for (int source = 0; source < 2; source++)
+        for (int part = 0; part < 3; part++) {
+            static const char *const names[] = {"train_%d.bin", "valid_%d.bin", "test_%d.bin"};
+            char name[32];
+            snprintf(name, sizeof name, names[part], source);
+            data_write_shard(small_folder(), name, source, source == 0 ? 600 : 900);
+        }
+    const char *overrides[] = {text, "data.tokens_per_device=0", "data.valid_tokens_per_device=0", "data.test_tokens_per_device=0",
+                               "base.vocabulary=256"};
+    return small_open(populations, 5, overrides);
+}
+
+static void expect_mean(const small_run *r, int which, const double weights[4]) {
+    const population *p = &r->session->fleet->populations[which];
+    const fleet *f = r->session->fleet;
+    const device *first = &f->devices[p->first_device];
+    int64_t at = f->shapes[first->shape].qkv_a + 5;
+    float *before = malloc((size_t)f->n_parameters * sizeof *before);
+    for (int i = 0; i < f->n_devices; i++)
+        for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++) before[f->devices[i].pack + j] = value(i, j);
+    cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before), CK_OK);
+    small_check(fleet_aggregate(r->session->fleet, r->problems), r->problems, "aggregate");
+    float *after = small_download(r, f->parameters, f->n_parameters);
+    double mean = 0.0;
+    for (int i = 0; i < 4; i++) mean += weights[i] * before[first[i].pack + at];
+    for (int i = 0; i < 4; i++)
+        cr_expect_float_eq(after[first[i].pack + at], mean, 1e-5 * mean, "population %d, device %d: %.9g, expected %.9g", which, i,
+                           (double)after[first[i].pack + at], mean);
+    free(before);
+    free(after);
+}
+
+Test(fleet, devices_weigh_by_their_training_tokens_or_the_same) {
+    small_run r = open_uneven_text("  - {name: f, method: fedavg, devices: 4}\n"
+                                   "  - {name: u, method: fedavg, devices: 4, aggregate: {weights: uniform}}\n"
+                                   "  - {name: c, method: comigs, devices: 4}\n"
+                                   "  - {name: t, method: comigs, devices: 4, aggregate: {weights: tokens}}\n");
+    const double tokens[] = {0.2, 0.3, 0.2, 0.3}, uniform[] = {0.25, 0.25, 0.25, 0.25};
+    for (int i = 0; i < 4; i++) expect_mean(&r, i, i == 0 || i == 3 ? tokens : uniform);
+    small_close(&r);
+}
+
+/* n / (N n) is 1 / N to the last bit. */
+Test(fleet, equal_texts_weigh_the_same_in_every_bit) {
+    static const int numbers[] = {3, 7, 10, 49};
+    for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) {
+        int devices = numbers[n];
+        char entries[160];
+        snprintf(entries, sizeof entries, "  - {name: f, method: fedavg, devices: %d}\n  - {name: c, method: comigs, devices: %d}\n",
+                 devices, devices);
+        small_run r = small_open(entries, 0, NULL);
+        const ck_group *groups = r.session->fleet->groups;
+        for (int i = 0; i < devices; i++) cr_assert_eq(groups[0].weights[i], groups[1].weights[i], "%d devices", devices);
+        small_close(&r);
+    }
 }
 
 Test(fleet, a_stopped_population_is_not_averaged) {

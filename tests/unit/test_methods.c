@@ -11,17 +11,18 @@ typedef struct {
     ck_gates gates;
     router_learning router;
     bool pooled;
+    aggregate_weights weights;
 } table_row;
 
 static const table_row TABLE[] = {
-    {"local", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, false},
-    {"fedavg", -1, -1, {.generalists = true, .specialists = true, .attention = true}, CK_GATES_MEAN, ROUTER_ABSENT, false},
-    {"centralized", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, true},
-    {"pfedmoe", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_WITH_EXPERTS, false},
-    {"comigs", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false},
-    {"comigs", 1, 3, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false},
-    {"comigs", 2, 0, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false},
-    {"comigs", 0, 2, {0}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false},
+    {"local", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_OF_METHOD},
+    {"fedavg", -1, -1, {.generalists = true, .specialists = true, .attention = true}, CK_GATES_MEAN, ROUTER_ABSENT, false, WEIGHTS_TOKENS},
+    {"centralized", -1, -1, {0}, CK_GATES_MEAN, ROUTER_ABSENT, true, WEIGHTS_OF_METHOD},
+    {"pfedmoe", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_WITH_EXPERTS, false, WEIGHTS_UNIFORM},
+    {"comigs", -1, -1, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 1, 3, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 2, 0, {.generalists = true, .attention = true}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
+    {"comigs", 0, 2, {0}, CK_GATES_TOP_K, ROUTER_FROM_VALIDATION, false, WEIGHTS_UNIFORM},
 };
 
 Test(methods, share_what_the_design_says) {
@@ -39,6 +40,7 @@ Test(methods, share_what_the_design_says) {
         cr_expect_eq(m->gates, row->gates, "%s: gates", row->name);
         cr_expect_eq(m->router, row->router, "%s: router's data", row->name);
         cr_expect_eq(m->pooled, row->pooled, "%s: pooled", row->name);
+        cr_expect_eq(m->weights, row->weights, "%s: weights", row->name);
     }
 }
 

@@ -213,3 +213,29 @@ Test(step, a_diverged_population_stops_and_the_others_go_on) {
     cr_expect_eq(s->fleet->devices[1].expert_steps, 0);
     small_close(&r);
 }
+
+/* Two experts, both kept: how many router values of a device differ after three steps under other settings of the load balance. */
+static int router_values_moved_by(const char *populations, const char *setting) {
+    small_run a = small_open(populations, 0, NULL), b = small_open(populations, 1, &setting);
+    for (int i = 0; i < 3; i++) {
+        small_check(session_expert_step(a.session, a.problems), a.problems, "expert step");
+        small_check(session_router_bursts(a.session, a.problems), a.problems, "burst");
+        small_check(session_expert_step(b.session, b.problems), b.problems, "expert step");
+        small_check(session_router_bursts(b.session, b.problems), b.problems, "burst");
+    }
+    snapshot after_a = take(&a), after_b = take(&b);
+    changes c = compare(a.session->fleet, 0, &after_a, &after_b);
+    drop(&after_a);
+    drop(&after_b);
+    small_close(&a);
+    small_close(&b);
+    return c.router;
+}
+
+Test(step, the_load_balance_of_two_kept_experts_acts_where_its_weights_differ) {
+    const char *const methods[] = {"  - {name: p, method: pfedmoe, devices: 1}\n", "  - {name: c, method: comigs, devices: 1}\n"};
+    for (int i = 0; i < 2; i++) {
+        cr_expect_gt(router_values_moved_by(methods[i], "experts.balance_importance=0.9"), 32, "method %d ignores pi", i);
+        cr_expect_eq(router_values_moved_by(methods[i], "experts.balance=0"), 0, "method %d: at pi = 0.5 the term is constant", i);
+    }
+}

@@ -1,5 +1,6 @@
 /* Settings written back load to the same settings; hashes change with what matters and with nothing else. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,8 @@ static const struct {
     {"experts.mix=linear", true, false},
     {"experts.balance=0", true, false},
     {"experts.balance_importance=0.4", true, false},
+    {"aggregate.weights=tokens", true, false},
+    {"aggregate.weights=uniform", false, false},
     {"attention.rank=4", true, false},
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},
@@ -266,4 +269,115 @@ Test(settings_write, paths_count_by_their_content) {
         rmdir(path[i]);
     }
     rmdir(folder);
+}
+
+/* ---- Paths ---- */
+
+static void put_shard(const char *folder, const char *content) {
+    char path[200];
+    cr_assert(mkdir(folder, 0777) == 0 || errno == EEXIST);
+    snprintf(path, sizeof path, "%s/train_0.bin", folder);
+    FILE *file = fopen(path, "w");
+    cr_assert_not_null(file);
+    fputs(content, file);
+    cr_assert_eq(fclose(file), 0);
+}
+
+static void enter_new_folder(char folder[200]) {
+    const char *root = getenv("TMPDIR");
+    snprintf(folder, 200, "%s/cohort-XXXXXX", root ? root : "/tmp");
+    cr_assert_not_null(mkdtemp(folder));
+    cr_assert_eq(chdir(folder), 0);
+}
+
+static void leave_folder(const char *folder) {
+    char command[300];
+    cr_assert_eq(chdir("/"), 0);
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+}
+
+static void hash_of(const char *text, char hash[SETTINGS_HASH_BYTES]) {
+    settings *s = configuration_must_load(text);
+    settings_hash(s, hash);
+    settings_destroy(s);
+}
+
+/* Whatever way a path is spelled: below data/, with a dot before it, once at the top and otherwise in a population. */
+static const char WITH_PATHS[] = "adapters: ./given\n"
+                                 "base: {pretrain: {text: english}}\n"
+                                 "data: {corpus: ./text, windows: \"given/it's.csv\"}\n"
+                                 "populations:\n"
+                                 "  - {name: a, method: local, devices: 1}\n"
+                                 "  - {name: b, method: local, devices: 1, data: {corpus: text}}\n"
+                                 "  - {name: c, method: local, devices: 1, data: {corpus: english}}\n"
+                                 "  - {name: d, method: local, devices: 1, data: {corpus: synthetic}}\n"
+                                 "  - {name: e, method: local, devices: 1, data: {corpus: nowhere}}\n";
+
+Test(settings_write, written_settings_mean_the_same_from_any_folder) {
+    char folder[200], line[400], before[SETTINGS_HASH_BYTES], after[SETTINGS_HASH_BYTES];
+    enter_new_folder(folder);
+    put_shard("text", "one");
+    put_shard("given", "two");
+    cr_assert_eq(mkdir("data", 0777), 0);
+    put_shard("data/english", "three");
+    cr_assert_eq(rename("given/train_0.bin", "given/it's.csv"), 0);
+    settings *s = configuration_must_load(WITH_PATHS);
+    settings_hash(s, before);
+    char *yaml = settings_to_yaml(s);
+    cr_assert_eq(chdir("/"), 0);
+    hash_of(yaml, after);
+    cr_expect_str_eq(after, before, "%s", yaml);
+    hash_of(WITH_PATHS, after);
+    cr_expect_str_neq(after, before, "nothing lies there, seen from this folder");
+    static const char *const names[] = {"adapters: %s/given\n", "text: %s/data/english\n", "windows: \"%s/given/it's.csv\"\n",
+                                        "corpus: %s/text\n",    "corpus: synthetic\n",     "corpus: nowhere\n"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(line, sizeof line, names[i], folder);
+        cr_expect_not_null(strstr(yaml, line), "no %s in\n%s", line, yaml);
+    }
+    free(yaml);
+    settings_destroy(s);
+    leave_folder(folder);
+}
+
+Test(settings_write, corpus_below_data_counts_by_its_content) {
+    static const char text[] =
+        "base: {pretrain: {tokens: 0}}\ndata: {corpus: english}\npopulations: [{name: a, method: local, devices: 1}]\n";
+    char folder[200], first[SETTINGS_HASH_BYTES], second[SETTINGS_HASH_BYTES];
+    enter_new_folder(folder);
+    cr_assert_eq(mkdir("data", 0777), 0);
+    put_shard("data/english", "one");
+    hash_of(text, first);
+    put_shard("data/english", "two");
+    hash_of(text, second);
+    cr_expect_str_neq(second, first);
+    cr_assert_eq(rename("data/english", "english"), 0);
+    hash_of(text, first);
+    cr_expect_str_eq(second, first);
+    leave_folder(folder);
+}
+
+Test(settings_write, every_path_that_leads_nowhere_is_named_once) {
+    settings *s = configuration_must_load(WITH_PATHS);
+    problems *list = problems_create();
+    cr_assert_eq(settings_check_paths(s, list), EXIT_INPUT);
+    static const char *const said[] = {"c.yaml: adapters: there is no file or folder ./given; put it back, or say where it is now: --set "
+                                       "adapters=PATH",
+                                       "c.yaml:2: base.pretrain.text: there is no folder english;",
+                                       "c.yaml: data.windows: there is no file",
+                                       "c.yaml:3: data.corpus: there is no folder ./text;",
+                                       "c.yaml:6: data.corpus: there is no folder text;",
+                                       "c.yaml:7: data.corpus: there is no folder english;",
+                                       "c.yaml:9: data.corpus: there is no folder nowhere;"};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+        cr_expect(configuration_has(list, said[i]), "%s in\n%s", said[i], configuration_messages(list));
+    cr_expect_eq(problems_count(list), (int)(sizeof said / sizeof *said), "%s", configuration_messages(list));
+    problems_destroy(list);
+    settings_destroy(s);
+    s = configuration_must_load("base: {pretrain: {tokens: 0, text: nowhere}}\npopulations: [{name: a, method: local, devices: 1}]\n");
+    list = problems_create();
+    cr_expect_eq(settings_check_paths(s, list), EXIT_OK, "nobody reads it: %s", configuration_messages(list));
+    problems_destroy(list);
+    settings_destroy(s);
 }

@@ -11,7 +11,7 @@
 
 #define HEADER                                                                                                                             \
     "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                                                            \
-    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean\n"
+    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,aggregate_weights\n"
 
 static char *written(const summary_row *rows, int n) {
     char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"), *text = fixture_array(8192, 1);
@@ -41,7 +41,8 @@ static summary_row plain(void) {
                          .tokens_per_device = 40000,
                          .split = "in_distribution",
                          .test_loss_mean = 2.2246235515243336,
-                         .entropy_mean = 1.125};
+                         .entropy_mean = 1.125,
+                         .weights = "uniform"};
 }
 
 Test(summary, a_row_per_population) {
@@ -49,10 +50,11 @@ Test(summary, a_row_per_population) {
     rows[1].population = "local";
     rows[1].test_ppl_mean = 123456789.25;
     rows[1].test_ppl_std = 0;
+    rows[1].weights = "";
     const char *expected = HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-                                  "in_distribution,2.22462355,1.125\n"
+                                  "in_distribution,2.22462355,1.125,uniform\n"
                                   "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-                                  "in_distribution,2.22462355,1.125\n";
+                                  "in_distribution,2.22462355,1.125,\n";
     cr_assert_str_eq(written(rows, 2), expected);
 }
 
@@ -62,7 +64,16 @@ Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     row.test_ppl_std = NAN;
     row.test_ppl_after = INFINITY;
     cr_assert_str_eq(written(&row, 1), HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
-                                              "in_distribution,2.22462355,\n");
+                                              "in_distribution,2.22462355,,uniform\n");
+}
+
+Test(summary, devices_that_differ_have_a_number_each) {
+    static const int specialists[] = {1, 2, 1, 3}, equal[] = {2, 2, 2, 2};
+    summary_row rows[2] = {plain(), plain()};
+    rows[0].specialists_list = specialists, rows[1].specialists_list = equal;
+    const char *text = written(rows, 2);
+    cr_assert(strstr(text, ",18446744073709551615,1,1 2 1 3,8,"), "%s", text);
+    cr_assert(strstr(text, ",18446744073709551615,1,2,8,"), "%s", text);
 }
 
 Test(summary, names_with_commas_and_quotes_are_quoted) {

@@ -61,7 +61,8 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .specialists = 1,
                                            .rank = 8,
                                            .top_k = 2,
-                                           .tokens_per_device = 40000};
+                                           .tokens_per_device = 40000,
+                                           .routed = true};
     f->populations[1] = (trace_population){.name = "local, poor",
                                            .method = "local",
                                            .seed = UINT64_MAX,
@@ -70,7 +71,8 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .rank = 4,
                                            .top_k = 2,
                                            .tokens_per_device = 15000,
-                                           .out_of_distribution = true};
+                                           .out_of_distribution = true,
+                                           .first_source = 1};
     f->devices = fixture_array(devices, sizeof *f->devices);
     for (int i = 0; i < devices; i++) {
         int population = i >= devices / 2;
@@ -86,6 +88,7 @@ void fixture_create(fixture *f, int devices, int windows) {
                                        .entropy = i == 0 ? NAN : 1.25 * i};
     }
     for (int i = 0; i < windows; i++) f->windows_of[i] = i % devices;
+    static const char *const source_names[] = {"german", "french", "italian", "topic, 3"};
     f->header = (trace_header){.git_revision = "0123abc",
                                .config_yaml = "seed: 42\n",
                                .backend = "cpu",
@@ -99,6 +102,8 @@ void fixture_create(fixture *f, int devices, int windows) {
                                .sequence = FIXTURE_SEQUENCE,
                                .populations = f->populations,
                                .devices = f->devices,
+                               .n_sources = 4,
+                               .source_names = source_names,
                                .routing_windows = windows,
                                .routing_devices = f->windows_of};
     int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)windows * FIXTURE_SEQUENCE;

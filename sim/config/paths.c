@@ -1,0 +1,88 @@
+#include "config/paths.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static bool is_folder(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static char *joined(const char *folder, const char *name) {
+    size_t bytes = strlen(folder) + strlen(name) + 2;
+    char *path = config_memory(malloc(bytes));
+    snprintf(path, bytes, "%s/%s", folder, name);
+    return path;
+}
+
+char *corpus_folder(const char *name) {
+    if (is_folder(name)) return config_text(name);
+    char *below = name[0] == '/' ? NULL : joined("data", name);
+    if (below && is_folder(below)) return below;
+    free(below);
+    return NULL;
+}
+
+bool setting_is_path(const setting_row *row, const void *base) {
+    if (!row->names_a_path || value_is_absent(row, base)) return false;
+    return !row->names_a_corpus || strcmp(*(char *const *)((const char *)base + row->offset), "synthetic") != 0;
+}
+
+char *setting_path(const setting_row *row, const void *base) {
+    char here[PATH_MAX];
+    if (!setting_is_path(row, base)) return NULL;
+    const char *text = *(char *const *)((const char *)base + row->offset);
+    char *path = row->names_a_corpus ? corpus_folder(text) : access(text, F_OK) == 0 ? config_text(text) : NULL;
+    if (!path || path[0] == '/' || !getcwd(here, sizeof here)) return path;
+    const char *below = strncmp(path, "./", 2) == 0 ? path + 2 : path;
+    char *absolute = strcmp(below, ".") == 0 || below[0] == '\0' ? config_text(here) : joined(strcmp(here, "/") == 0 ? "" : here, below);
+    free(path);
+    return absolute;
+}
+
+/* ---- What is missing ---- */
+
+/* The line that says which path; 0: --set, -1: it is not known. */
+static int line_of(const settings *s, const setting_row *row, const void *base) {
+    if (strcmp(row->path, "data.corpus") == 0) return ((const population_settings *)base)->data.corpus_line;
+    if (strcmp(row->path, "base.checkpoint") == 0) return s->base.checkpoint_line;
+    if (strcmp(row->path, "base.pretrain.text") == 0) return s->base.pretrain.text_line;
+    return -1;
+}
+
+static exit_code check_path(const settings *s, const setting_row *row, const void *base, problems *list) {
+    char line[16] = "";
+    char *path = setting_path(row, base);
+    bool unused = strcmp(row->path, "base.pretrain.text") == 0 && s->base.pretrain.tokens == 0;
+    bool there = path || unused || !setting_is_path(row, base);
+    free(path);
+    if (there) return EXIT_OK;
+    if (line_of(s, row, base) > 0) snprintf(line, sizeof line, ":%d", line_of(s, row, base));
+    return problem(list, EXIT_INPUT, "%s%s: %s: there is no %s %s; put it back, or say where it is now: --set %s=PATH",
+                   line_of(s, row, base) == 0 ? "--set" : s->file, line, row->path, row->names_a_corpus ? "folder" : "file or folder",
+                   *(char *const *)((const char *)base + row->offset), row->path);
+}
+
+/* A path that several populations share is missed once. */
+static bool is_first(const settings *s, const setting_row *row, int population) {
+    for (int i = 0; i < population; i++)
+        if (value_equal(row, &s->populations[i], &s->populations[population])) return false;
+    return true;
+}
+
+exit_code settings_check_paths(const settings *s, problems *list) {
+    exit_code code = EXIT_OK;
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) {
+        if (!rows[i].names_a_path) continue;
+        for (int p = 0; p < (rows[i].in_population ? s->n_populations : 1); p++) {
+            if (rows[i].in_population && !is_first(s, &rows[i], p)) continue;
+            if (check_path(s, &rows[i], rows[i].in_population ? (const void *)&s->populations[p] : s, list) != EXIT_OK) code = EXIT_INPUT;
+        }
+    }
+    return code;
+}

@@ -1,0 +1,16 @@
+/* paths.h - what the paths of a configuration lead to. They are read from the current folder; a result keeps them absolute, so that it can
+ * be used from any other. */
+#ifndef COHORT_PATHS_H
+#define COHORT_PATHS_H
+
+#include "config/table.h"
+
+/* The folder that a corpus names: NAME itself, else data/NAME below the current folder. malloc'd; NULL if neither is a folder. */
+char *corpus_folder(const char *name);
+
+/* A value that is a path: not absent, and not the word synthetic in place of a corpus. */
+bool setting_is_path(const setting_row *row, const void *base);
+/* Where that path leads, absolute; NULL if it is none, or nothing is there. malloc'd. */
+char *setting_path(const setting_row *row, const void *base);
+
+#endif
