@@ -26,13 +26,13 @@ template <typename M, int N> constexpr int backward_lanes = M::BRANCHES == 1 && 
 
 /* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as wide as the sums of the largest
  * expert leave room for. The last has room for any. */
-static const backward_form *forms_of(gelu_mlp) {
+static inline const backward_form *forms_of(gelu_mlp) {
     static const backward_form forms[] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT},
                                           {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT},
                                           {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
-static const backward_form *forms_of(swiglu_mlp) {
+static inline const backward_form *forms_of(swiglu_mlp) {
     static const backward_form forms[] = {{4, 4, 4, BACKWARD_TWO}, {4, 4, 2, BACKWARD_TWO}, {4, 4, 1, SHARED_LIMIT},
                                           {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
     return forms;
@@ -65,6 +65,10 @@ template <typename M, typename T> static backward_plan plan_backward(int ffn, in
     return plan;
 }
 
+/* One round of one group of experts (expert_backward_kernel.cuh). */
+template <typename M, typename T>
+const char *expert_backward_launch(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream);
+
 /* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than cuda_limits.parts_bytes a token */
 
 enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
@@ -93,12 +97,12 @@ template <typename M, typename T> static backward_room room_of(const ck_expert_a
     return room;
 }
 
-static size_t room_bytes(const backward_room &room) {
+static inline size_t room_bytes(const backward_room &room) {
     return (size_t)(room.parts_floats + room.split_devices * room.split_floats) * sizeof(float);
 }
 
 /* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
-static int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
+static inline int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
     int devices = wave->n_devices, wanted = ((int)(3 * cuda_limits.expert_blocks / 2) + devices * blocks - 1) / (devices * blocks);
     int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
     int splits = wanted < most ? wanted : most;
