@@ -1,25 +1,32 @@
 /* head.cu - tied head and cross-entropy; logits exist for a chunk of tokens at a time.
  *
- *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,  dx = dz wte,  dwte = sum over chunks of dz^T
- * x
+ *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,
+ *   dx = dz wte,   dwte = sum over chunks of dz^T x
  *
  * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply(). counted: of the device, in
  * pre-training of the wave.
  *
- * Between the products: a block a row. It reads z once for the maximum and the sum of exponentials, kept together (a sum is scaled when its
- * maximum moves), then once more, now mostly from L2 (132 rows of 200 KB), to write dz over it, in the type that the next products read: a
- * bf16 row lies in the first half of its f32 row, and is written a step behind what has been read. Losses of tokens go to the workspace,
- * and one warp a sequence sums them in a fixed order, as doubles.
+ * Between the products: a block a row. It reads z for the maximum and the sum of exponentials, kept together (a sum is scaled when its
+ * maximum moves), and writes dz over it, in the type that the next products read: a bf16 row lies in the first half of its f32 row.
  *
- * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read, 16
- * V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768).
- */
+ *   held    z is read once: exp(z - m) of every logit stays in shared memory as T, with m, the lane's maximum at that step. The target's
+ *           probability, from which 1 is subtracted, is computed from its logit in f32. V = 50257 on sm_90: two blocks a multiprocessor
+ *           in bf16, one in f32.
+ *   else    where a row has no room there (cuda_limits.head_row_bytes, or the GPU's own limit), z is read twice. Shared memory that is
+ *           asked for and not used then keeps it at one block a multiprocessor: 132 rows of 200 KB stay in an L2 of 50 MB. A bf16 row is
+ *           written a step behind what has been read.
+ *
+ * Losses of tokens go to the workspace, and one warp a sequence sums them in a fixed order, as doubles.
+ *
+ * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read,
+ * 16 V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768). */
 #include <math.h>
 
 #include "ops.cuh"
 #include "wide.cuh"
 
 enum { HEAD_LANES = 512, HEAD_WARPS = HEAD_LANES / 32, HEAD_ALIGN = 32, HEAD_ROWS = 128 };
+enum { HEAD_STATIC_BYTES = HEAD_WARPS * 16 }; /* at most: arrays of known size */
 
 typedef struct {
     global<float> z;      /* [rows, stride] */
@@ -82,7 +89,8 @@ static __device__ __forceinline__ void load_logits(float v[ROW_ELEMENTS], global
     }
 }
 
-static __device__ __forceinline__ void row_add(row_state *state, const float v[ROW_ELEMENTS], int first) {
+/* v becomes exp(v - state->largest). */
+static __device__ __forceinline__ void row_add(row_state *state, float v[ROW_ELEMENTS], int first) {
     float largest = v[0], sum = 0;
     CK_UNROLL
     for (int j = 1; j < ROW_ELEMENTS; j++) largest = fmaxf(largest, v[j]);
@@ -94,17 +102,56 @@ static __device__ __forceinline__ void row_add(row_state *state, const float v[R
         }
     }
     CK_UNROLL
-    for (int j = 0; j < ROW_ELEMENTS; j++) sum += fast_exp(v[j] - state->largest);
+    for (int j = 0; j < ROW_ELEMENTS; j++) {
+        v[j] = fast_exp(v[j] - state->largest);
+        sum += v[j];
+    }
     state->sum += sum;
 }
 
-static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary) {
+/* A row that stays in shared memory: a lane's powers where its logits were, and what it had taken off them in each step. */
+template <typename T> struct held_row {
+    shared<T> powers;      /* [row_stride()] */
+    shared<float> largest; /* [steps, lanes] */
+};
+
+static __device__ __host__ __forceinline__ int row_steps(int vocabulary, int lanes) {
+    return (vocabulary + ROW_ELEMENTS * lanes - 1) / (ROW_ELEMENTS * lanes);
+}
+
+static __device__ __forceinline__ void hold_four(shared<float> at, const float v[4]) {
+    store_as(at, make_float4(v[0], v[1], v[2], v[3]));
+}
+static __device__ __forceinline__ void hold_four(shared<bf16> at, const float v[4]) {
+    uint2 pairs = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])};
+    store_as(at, pairs);
+}
+static __device__ __forceinline__ void held_four(float v[4], shared<float> at) {
+    float4 x = load_as<float4>(at);
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+}
+static __device__ __forceinline__ void held_four(float v[4], shared<bf16> at) {
+    uint2 pairs = load_as<uint2>(at);
+    float2 low = unpack_bf16(pairs.x), high = unpack_bf16(pairs.y);
+    v[0] = low.x, v[1] = low.y, v[2] = high.x, v[3] = high.y;
+}
+
+template <typename T, bool held>
+static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary, const held_row<T> &row) {
     CK_SHARED(row_state, warps, HEAD_WARPS);
     row_state state = {-INFINITY, 0.0f, 0};
-    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x) {
+    int slot = (int)threadIdx.x; /* of the step and the lane */
+    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
         float v[ROW_ELEMENTS];
         load_logits(v, z, first, vocabulary);
         row_add(&state, v, first);
+        if constexpr (!held) continue;
+        row.largest[slot] = state.largest;
+        CK_UNROLL
+        for (int p = 0; p < ROW_PARTS; p++) {
+            int i = first + 4 * (int)blockDim.x * p;
+            if (i < vocabulary) hold_four(row.powers + i, v + 4 * p);
+        }
     }
     state = row_join_lanes(state);
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = state;
@@ -114,7 +161,40 @@ static __device__ __forceinline__ row_state row_reduce(global<const float> z, in
     return state;
 }
 
-/* dz over z. Of a bf16 row, what a step writes lies before all that later steps read; its own has been read once all lanes have come. */
+template <typename T> static __device__ __forceinline__ void store_four(global<T> dz, int i, const float v[4], int vocabulary) {
+    if (i + 4 <= vocabulary) {
+        store_wide<4>(dz + i, v);
+        return;
+    }
+    CK_UNROLL
+    for (int j = 0; j < 4; j++) {
+        if (i + j < vocabulary) store_one(dz + (i + j), v[j]);
+    }
+}
+
+/* dz over z, from the powers that were held; chosen: the target's logit. */
+template <typename T>
+static __device__ __forceinline__ void write_held_gradient(const held_row<T> &row, global<T> dz, int vocabulary, row_state state,
+                                                           int32_t target, float chosen, float inverse_count) {
+    float scale = target < 0 ? 0.0f : inverse_count / state.sum, of_target = scale * fast_exp(chosen - state.largest) - inverse_count;
+    int slot = (int)threadIdx.x;
+    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
+        float factor = scale * fast_exp(row.largest[slot] - state.largest);
+        CK_UNROLL
+        for (int p = 0; p < ROW_PARTS; p++) {
+            int i = first + 4 * (int)blockDim.x * p;
+            float v[4];
+            if (i >= vocabulary) continue;
+            held_four(v, row.powers + i);
+            CK_UNROLL
+            for (int j = 0; j < 4; j++) v[j] = i + j == target ? of_target : factor * v[j];
+            store_four(dz, i, v, vocabulary);
+        }
+    }
+}
+
+/* dz over z, which is read again. Of a bf16 row, what a step writes lies before all that later steps read; its own has been read once all
+ * lanes have come. */
 template <typename T>
 static __device__ __forceinline__ void write_gradient(global<const float> z, global<T> dz, int vocabulary, row_state state, int32_t target,
                                                       float inverse_count) {
@@ -133,33 +213,32 @@ static __device__ __forceinline__ void write_gradient(global<const float> z, glo
                 float probability = scale * fast_exp(v[4 * p + j] - state.largest);
                 v[4 * p + j] = i + j == target ? probability - inverse_count : probability;
             }
-            if (i + 4 <= vocabulary) {
-                store_wide<4>(dz + i, v + 4 * p);
-                continue;
-            }
-            CK_UNROLL
-            for (int j = 0; j < 4; j++) {
-                if (i + j < vocabulary) store_one(dz + (i + j), v[4 * p + j]);
-            }
+            store_four(dz, i, v + 4 * p, vocabulary);
         }
     }
 }
 
 /* Grid: the chunk's rows. */
-template <typename T, bool gradient>
+template <typename T, bool gradient, bool held>
 static __global__ void __launch_bounds__(HEAD_LANES) head_row_kernel(cuda_wave wave, head_workspace work, int64_t first, int vocabulary) {
     int64_t token = first + blockIdx.x;
     global<float> z = work.z + blockIdx.x * work.stride;
     int32_t target = wave.targets[token];
     float chosen = target < 0 ? 0.0f : (float)z[target]; /* before it is overwritten */
-    row_state state = row_reduce(z, vocabulary);
+    CK_DYNAMIC_SHARED(T, arena);
+    held_row<T> row = {arena, retype<float>(arena + work.stride)};
+    row_state state = row_reduce<T, held>(z, vocabulary, row);
     if (threadIdx.x == 0) {
         work.losses[token] = target < 0 ? 0.0f : logf(state.sum) + (state.largest - chosen);
         work.hits[token] = state.at == target;
     }
     if (!gradient) return;
     int32_t counted = record(wave.sequences + wave.sequence_of[token])->counted;
-    write_gradient<T>(z, retype<T>(z), vocabulary, state, target, counted > 0 ? 1.0f / (float)counted : 0.0f);
+    float inverse_count = counted > 0 ? 1.0f / (float)counted : 0.0f;
+    if constexpr (held)
+        write_held_gradient<T>(row, retype<T>(z), vocabulary, state, target, chosen, inverse_count);
+    else
+        write_gradient<T>(z, retype<T>(z), vocabulary, state, target, inverse_count);
 }
 
 /* Grid: the chunk's rows. */
@@ -214,6 +293,11 @@ static unsigned row_lanes(int vocabulary) {
     return (unsigned)(lanes < 32 ? 32 : lanes > HEAD_LANES ? (int)HEAD_LANES : lanes);
 }
 
+/* Shared memory of a row that stays there. */
+template <typename T> static size_t held_bytes(int vocabulary, int lanes) {
+    return (size_t)row_stride(vocabulary) * sizeof(T) + (size_t)(row_steps(vocabulary, lanes) * lanes) * sizeof(float);
+}
+
 template <typename T>
 static const char *rows_of_chunk(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows,
                                  bool gradient) {
@@ -223,8 +307,12 @@ static const char *rows_of_chunk(const ck_head *d, const cuda_call *call, const 
     if (d->logits) problem = CK_LAUNCH(copy_logits_kernel, grid, 256, 0, call->stream, *work, logits, first, d->vocabulary);
     if (problem) return problem;
     unsigned lanes = row_lanes(d->vocabulary);
-    if (gradient) return CK_LAUNCH((head_row_kernel<T, true>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
-    return CK_LAUNCH((head_row_kernel<T, false>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
+    if (!gradient)
+        return CK_LAUNCH((head_row_kernel<T, false, false>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
+    size_t row = held_bytes<T>(d->vocabulary, (int)lanes), alone = ck_shared_limit() / 2 + 1; /* one block on a multiprocessor */
+    if (row <= (size_t)cuda_limits.head_row_bytes && row + HEAD_STATIC_BYTES <= ck_shared_limit())
+        return CK_LAUNCH((head_row_kernel<T, true, true>), grid, lanes, row, call->stream, call->wave, *work, first, d->vocabulary);
+    return CK_LAUNCH((head_row_kernel<T, true, false>), grid, lanes, alone, call->stream, call->wave, *work, first, d->vocabulary);
 }
 
 template <typename T>

@@ -22,6 +22,7 @@
  *   fast_exp2                       2^x, one instruction: within 2e-7 relative, 0 where the result is below 2^-126
  *   fast_tanh                       within 2^-10.9 relative: for results that are rounded to bf16
  *   CK_UNROLL, CK_ROLL              before a loop that must be unrolled, or must not (registers)
+ *   ck_shared_limit()               bytes of shared memory that a block may have; host
  *   CK_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...)   NULL, or what was wrong, a sentence
  * and CUDA's own threadIdx, blockIdx, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync, __any_sync, __all_sync, __popc. */
 #ifndef COHORT_KERNELS_CUDA_PORTABLE_CUH

@@ -64,6 +64,10 @@ static const char *simt_issue_kernel(gpu_stream stream, const char *name, dim3 g
                       [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { kernel(arguments...); }); });
 }
 
+static inline size_t ck_shared_limit() {
+    return 232448; /* of sm_90 */
+}
+
 #define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
     simt_issue_kernel(stream, #kernel, grid, block, shared_bytes, kernel, __VA_ARGS__)
 
