@@ -87,7 +87,7 @@ static any_matrix matrix_of(const void *memory, bool half, int64_t rows, int64_t
     return m;
 }
 
-static const char *multiply_by_own_kernel(const cuda_product *p, gpu_stream stream) {
+static const char *multiply_slowly(const cuda_product *p, gpu_stream stream) {
     own_product own = {};
     own.a = matrix_of(p->a, p->half_in, p->m, p->k, p->turn_a ? 1 : p->lda, p->turn_a ? p->lda : 1);
     own.b = matrix_of(p->b, p->half_in, p->k, p->n, p->turn_b ? 1 : p->ldb, p->turn_b ? p->ldb : 1);
@@ -106,7 +106,7 @@ static const char *multiply_by_own_kernel(const cuda_product *p, gpu_stream stre
 static const char *begin_with_bias(const cuda_product *p, gpu_stream stream) {
     cuda_product begin = *p;
     begin.k = 0;
-    return multiply_by_own_kernel(&begin, stream);
+    return multiply_slowly(&begin, stream);
 }
 
 static bool own_products() {
@@ -136,7 +136,7 @@ static bool is_aligned(const void *bias) {
 
 const char *cuda_multiply(const cuda_product *p, gpu_stream stream) {
     if (p->m == 0 || p->n == 0) return nullptr;
-    if (own_products()) return multiply_by_own_kernel(p, stream);
+    if (own_products()) return multiply_slowly(p, stream);
     const char *refused = nullptr, *problem = nullptr;
     cuda_product q = *p;
     if (!p->bias || is_aligned(p->bias)) {
@@ -150,5 +150,5 @@ const char *cuda_multiply(const cuda_product *p, gpu_stream stream) {
         if (!refused) return problem;
     }
     tell_refused(p, refused);
-    return multiply_by_own_kernel(&q, stream);
+    return multiply_slowly(&q, stream);
 }

@@ -26,12 +26,20 @@ bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_
 
 const char *conformance_wave_text = "";
 
+void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, int wave, learn_pattern learn,
+                        check *c) {
+    const wave_spec *spec = &wave_specs[wave];
+    if (learn != LEARN_ALL && !which->learns) return;
+    if (which->run_alone != NULL && wave == 0) which->run_alone(backend, c);
+    if (which->run == NULL || strstr(spec->name, conformance_wave_text) == NULL) return;
+    if (which->whole && spec->mlp != CK_MLP_GELU) return;
+    run_on(which, backend, precision, spec, learn, c);
+}
+
 void conformance_run(const conformance_case *which, ck_backend *backend, ck_precision precision, check *c) {
-    if (which->run_alone != NULL) which->run_alone(backend, c);
-    for (int w = 0; w < n_wave_specs && which->run != NULL; w++) {
-        if (strstr(wave_specs[w].name, conformance_wave_text) == NULL || (which->whole && wave_specs[w].mlp != CK_MLP_GELU)) continue;
-        run_on(which, backend, precision, &wave_specs[w], LEARN_ALL, c);
-        if (which->learns) run_on(which, backend, precision, &wave_specs[w], LEARN_MIXED, c);
+    for (int w = 0; w < n_wave_specs; w++) {
+        conformance_run_on(which, backend, precision, w, LEARN_ALL, c);
+        conformance_run_on(which, backend, precision, w, LEARN_MIXED, c);
     }
 }
 

@@ -36,8 +36,12 @@ extern void (*conformance_between_runs)(void);
 
 /* Whether the case exists in this precision on this backend. */
 bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_precision precision);
-/* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails) in
- * every precision. */
+/* One case on one wave of the table, wave_specs[wave], with one learn pattern: nothing where the case has no other than LEARN_ALL. A case
+ * that is about no wave: where wave is 0. */
+void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, int wave, learn_pattern learn,
+                        check *c);
+/* One case on all waves (and learn patterns) of the table, with one backend, or with every usable one (at least one, or it fails) in every
+ * precision. */
 void conformance_run(const conformance_case *which, ck_backend *backend, ck_precision precision, check *c);
 void conformance_run_everywhere(const conformance_case *which, check *c);
 

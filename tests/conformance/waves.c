@@ -28,6 +28,8 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
                      .top_k = 3,
                      .attention_rank = 40,
                      .balance = 0.5f},
+    [SHAPE_TWENTY_FOUR] = {.experts = 3, .rank = {8, 8, 8}, .top_k = 2, .attention_rank = 16, .balance = 0.5f},
+    [SHAPE_ATTEND_MORE] = {.experts = 2, .rank = {4, 4}, .top_k = 1, .attention_rank = 24, .balance = 0.5f},
 };
 
 const wave_spec wave_specs[] = {
@@ -110,6 +112,9 @@ const wave_spec wave_specs[] = {
       {SHAPE_ALL, {19}},
       {SHAPE_LIMIT, {6, 5}}},
      CK_MLP_SWIGLU},
+    {"few ranks", 32, 64, 1, 3, {{SHAPE_SINGLE_ATTEND, {20, 13}}, {SHAPE_SINGLE_ATTEND, {33}}, {SHAPE_SINGLE_ATTEND, {1}}}, CK_MLP_GELU},
+    {"24 ranks", 32, 64, 2, 3, {{SHAPE_TWENTY_FOUR, {33}}, {SHAPE_TWENTY_FOUR, {17, 30}}, {SHAPE_SINGLE_ATTEND, {5}}}, CK_MLP_GELU},
+    {"24 ranks of attention", 32, 64, 2, 2, {{SHAPE_ATTEND_MORE, {33, 2}}, {SHAPE_PAIR_TOP1, {18}}}, CK_MLP_GELU},
 };
 const int n_wave_specs = sizeof wave_specs / sizeof *wave_specs;
 

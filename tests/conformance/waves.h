@@ -30,6 +30,8 @@ enum {
     SHAPE_EIGHT,         /* E = 8, k = 2, ranks sum to 96 */
     SHAPE_HEAVY,         /* ranks sum to 160, past any limit of "few ranks" */
     SHAPE_LIMIT,         /* CK_MAX_EXPERTS and CK_MAX_RANK_SUM */
+    SHAPE_TWENTY_FOUR,   /* ranks sum to 24, attention 16 */
+    SHAPE_ATTEND_MORE,   /* attention 24 */
     SHAPE_SPECS
 };
 

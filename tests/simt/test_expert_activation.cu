@@ -367,9 +367,11 @@ static void an_expert_of_many_ranks() {
         both_ways<bf16>(&spec, 0, {form.rank == 150 || form.rank == 200, form.rank});
     }
     wave_spec narrow = odd;
+    both_ways<float>(&narrow, 1, {false, 300});
     both_ways<bf16>(&narrow, 1, {false, 300});
     narrow.mlp = CK_MLP_SWIGLU;
     both_ways<float>(&narrow, 1, {false, 150});
+    both_ways<bf16>(&narrow, 1, {false, 150});
 }
 
 static void rows_that_are_not_wide() {
