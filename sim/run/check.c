@@ -85,12 +85,12 @@ static void print_mixture(const fleet *f, const population *p) {
            corpus_sources(p->text));
 }
 
-/* Where devices' mixtures of sources differ: once for all seeds of a population. */
+/* Where devices have several sources: once for all seeds of a population. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        if (!split_of(&p->settings->data)->unequal || p->method->pooled || (last && strcmp(p->settings->name, last) == 0)) continue;
+        if (split_of(&p->settings->data)->source || p->method->pooled || (last && strcmp(p->settings->name, last) == 0)) continue;
         if (!last) printf("\n");
         last = p->settings->name;
         print_mixture(f, p);

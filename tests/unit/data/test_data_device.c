@@ -246,6 +246,31 @@ Test(data_device, windows_depend_on_every_part_of_their_key) {
     device_data_close(seed);
 }
 
+/* Where shares are equal: a stretch by draw 2 i, one of its positions by draw 2 i + 1; fixed windows go round the stretches, and stand in
+ * the middle of equal parts of each. What a run drew is drawn again by every later version. */
+Test(data_device, windows_of_equal_shares_follow_their_formula) {
+    enum { COUNT = 9 };
+    data_settings d = settings_used;
+    d.split = split_named("out_of_distribution");
+    device_data *data = device_of(&d, 3, 1, 4, false);
+    for (uint64_t step = 0; step < 20; step++)
+        for (int i = 0; i < 5; i++) {
+            rng_key train = {3, 1, RNG_TRAIN_WINDOWS, step}, valid = {3, 1, RNG_ROUTER_WINDOWS, step};
+            int stretch = (int)rng_below(&valid, 2 * (uint64_t)i, SOURCES);
+            uint64_t positions = (uint64_t)(VALID + 100 * stretch - SEQUENCE);
+            int64_t expected = VALID * stretch + (int64_t)rng_below(&valid, 2 * (uint64_t)i + 1, positions);
+            cr_expect_eq(sampled(data, DATA_VALID, step, i).offset, expected);
+            expected = (int64_t)rng_below(&train, 2 * (uint64_t)i + 1, TRAIN / 2 - SEQUENCE);
+            cr_expect_eq(sampled(data, DATA_TRAIN, step, i).offset, expected);
+        }
+    for (int i = 0; i < COUNT; i++) {
+        int stretch = i % SOURCES, places = stretch == 0 ? 5 : 4;
+        cr_expect_eq(fixed(data, DATA_TEST, i, COUNT).tokens[0],
+                     stretch * 15000 + DATA_TEST * 5000 + (TEST - SEQUENCE) * (2 * (i / SOURCES) + 1) / (2 * places));
+    }
+    device_data_close(data);
+}
+
 /* First and last position are drawn: an off-by-one would lose one or read beyond. */
 Test(data_device, every_position_is_drawn) {
     data_settings d = settings_used;
