@@ -5,7 +5,8 @@
 
 comparison compare_statistics(const statistics *a, const statistics *b, double threshold) {
     double ratio = b->median / a->median;
-    bool apart = b->median * (1 - b->spread) > a->median * (1 + a->spread) || b->median * (1 + b->spread) < a->median * (1 - a->spread);
+    bool apart = b->median * (1 - b->spread) > a->median * (1 + a->spread) ||
+                 b->median * (1 + b->spread) < a->median * (1 - a->spread);
     if (apart && ratio > 1 + threshold) return COMPARE_SLOWER;
     if (apart && ratio < 1 - threshold) return COMPARE_FASTER;
     bool quiet = a->spread <= threshold && b->spread <= threshold;

@@ -19,8 +19,9 @@ typedef enum { COMPARE_SAME, COMPARE_FASTER, COMPARE_SLOWER, COMPARE_UNCLEAR } c
 comparison compare_statistics(const statistics *a, const statistics *b, double threshold);
 const char *comparison_name(comparison c);
 
-/* Files as --json writes them. Disturbed samples have no say: a case that has hardly any other is unclear. Prints a line for each case of
- * either file; counts those that are slower. */
-exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower, problems *list);
+/* Files as --json writes them. Disturbed samples have no say: a case that has hardly any other is unclear.
+ * Prints a line for each case of either file; counts those that are slower. */
+exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower,
+                        problems *list);
 
 #endif

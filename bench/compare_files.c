@@ -3,11 +3,13 @@
 
 #ifndef COHORT_JANSSON
 
-exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower, problems *list) {
+exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower,
+                        problems *list) {
     (void)out;
     (void)threshold;
     *slower = 0;
-    return problem(list, EXIT_ENVIRONMENT, "--compare %s %s: this cohort-bench was built without jansson, which reads JSON", path_a,
+    return problem(list, EXIT_ENVIRONMENT,
+                   "--compare %s %s: this cohort-bench was built without jansson, which reads JSON", path_a,
                    path_b);
 }
 
@@ -24,11 +26,14 @@ enum { FEWEST_UNDISTURBED = 3 };
 
 typedef struct {
     json_t *root;
-    json_t *times;     /* name -> array of real_time of undisturbed samples, in the file's order */
-    json_t *disturbed; /* name -> how many samples were disturbed; of those that the file has or its aggregates are of */
-    json_t *medians;   /* name -> {"real_time", "undisturbed_samples", "samples", ...}: the aggregate over all undisturbed samples */
-    json_t *spreads;   /* the same of the spread */
-    json_t *failed;    /* name -> message */
+    json_t *times; /* name -> array of real_time of undisturbed samples, in the file's order */
+    /* name -> how many samples were disturbed; of those that the file has or its aggregates are of */
+    json_t *disturbed;
+    /* name -> {"real_time", "undisturbed_samples", "samples", ...}: the aggregate over all undisturbed
+     * samples */
+    json_t *medians;
+    json_t *spreads; /* the same of the spread */
+    json_t *failed;  /* name -> message */
 } record;
 
 static json_t *times_of(record *r, const char *name) {
@@ -40,7 +45,8 @@ static json_t *times_of(record *r, const char *name) {
 static void add_sample(record *r, const char *name, double time, bool disturbed) {
     json_t *array = times_of(r, name);
     if (disturbed)
-        json_object_set_new(r->disturbed, name, json_integer(json_integer_value(json_object_get(r->disturbed, name)) + 1));
+        json_object_set_new(r->disturbed, name,
+                            json_integer(json_integer_value(json_object_get(r->disturbed, name)) + 1));
     else
         json_array_append_new(array, json_real(time));
 }
@@ -65,7 +71,8 @@ static double unit_seconds(const char *unit) {
 }
 
 static void add_entry(record *r, json_t *entry) {
-    const char *name = json_string_value(json_object_get(entry, "run_name")), *type = json_string_value(json_object_get(entry, "run_type"));
+    const char *name = json_string_value(json_object_get(entry, "run_name")),
+               *type = json_string_value(json_object_get(entry, "run_type"));
     if (!name) name = json_string_value(json_object_get(entry, "name"));
     if (name && type && strcmp(type, "aggregate") == 0) add_aggregate(r, name, entry);
     if (!name || (type && strcmp(type, "iteration") != 0)) return;
@@ -73,7 +80,9 @@ static void add_entry(record *r, json_t *entry) {
     if (json_is_true(json_object_get(entry, "error_occurred")))
         json_object_set(r->failed, name, json_object_get(entry, "error_message"));
     else if (json_is_number(time))
-        add_sample(r, name, json_number_value(time) * unit_seconds(json_string_value(json_object_get(entry, "time_unit"))),
+        add_sample(r, name,
+                   json_number_value(time) *
+                       unit_seconds(json_string_value(json_object_get(entry, "time_unit"))),
                    json_is_true(json_object_get(entry, "disturbed")));
 }
 
@@ -151,8 +160,8 @@ static void print_pair(tally *t, const char *name, const record *a, const record
     t->count[c]++;
     fprintf(t->out, "%-72s", name);
     if (judged)
-        fprintf(t->out, " %11.2f %5.1f%% %11.2f %5.1f%% %7.3f  %s\n", 1e6 * of_a.median, 100 * of_a.spread, 1e6 * of_b.median,
-                100 * of_b.spread, of_b.median / of_a.median, comparison_name(c));
+        fprintf(t->out, " %11.2f %5.1f%% %11.2f %5.1f%% %7.3f  %s\n", 1e6 * of_a.median, 100 * of_a.spread,
+                1e6 * of_b.median, 100 * of_b.spread, of_b.median / of_a.median, comparison_name(c));
     else
         fprintf(t->out, "  %s: others disturbed nearly all samples of %s\n", comparison_name(c),
                 judged_b   ? "A"
@@ -182,7 +191,8 @@ static void print_all(tally *t, const record *a, const record *b) {
             print_pair(t, name, a, b);
         else {
             t->missing++;
-            fprintf(t->out, "%-72s only in A%s\n", name, has_failed(b, name) ? ": B has no time, it is wrong" : "");
+            fprintf(t->out, "%-72s only in A%s\n", name,
+                    has_failed(b, name) ? ": B has no time, it is wrong" : "");
         }
     }
     json_object_foreach(b->times, name, times) {
@@ -192,23 +202,28 @@ static void print_all(tally *t, const record *a, const record *b) {
     }
 }
 
-exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower, problems *list) {
+exit_code compare_files(FILE *out, const char *path_a, const char *path_b, double threshold, int *slower,
+                        problems *list) {
     record a, b = {0};
     tally t = {.out = out, .threshold = threshold};
     exit_code code = open_record(path_a, &a, list);
     if (code == EXIT_OK) code = open_record(path_b, &b, list);
     if (code == EXIT_OK) {
-        fprintf(out, "A %s: %s, %s\nB %s: %s, %s\n\n", path_a, context_text(&a, "git_revision"), context_text(&a, "hardware"), path_b,
-                context_text(&b, "git_revision"), context_text(&b, "hardware"));
+        fprintf(out, "A %s: %s, %s\nB %s: %s, %s\n\n", path_a, context_text(&a, "git_revision"),
+                context_text(&a, "hardware"), path_b, context_text(&b, "git_revision"),
+                context_text(&b, "hardware"));
         if (strcmp(context_text(&a, "hardware"), context_text(&b, "hardware")) != 0)
             fprintf(out, "The hardware differs: the ratios say nothing about the code.\n\n");
         fprintf(out, "%-72s %11s %6s %11s %6s %7s\n", "case", "A us", "+-", "B us", "+-", "B / A");
         print_all(&t, &a, &b);
-        fprintf(out, "\n%d same, %d faster, %d slower, %d unclear, %d in one file only\n", t.count[COMPARE_SAME], t.count[COMPARE_FASTER],
-                t.count[COMPARE_SLOWER], t.count[COMPARE_UNCLEAR], t.missing);
+        fprintf(out, "\n%d same, %d faster, %d slower, %d unclear, %d in one file only\n",
+                t.count[COMPARE_SAME], t.count[COMPARE_FASTER], t.count[COMPARE_SLOWER],
+                t.count[COMPARE_UNCLEAR], t.missing);
         *slower = t.count[COMPARE_SLOWER];
-        int compared = t.count[COMPARE_SAME] + t.count[COMPARE_FASTER] + t.count[COMPARE_SLOWER] + t.count[COMPARE_UNCLEAR];
-        if (compared == 0) code = problem(list, EXIT_INPUT, "%s and %s have no case in common", path_a, path_b);
+        int compared = t.count[COMPARE_SAME] + t.count[COMPARE_FASTER] + t.count[COMPARE_SLOWER] +
+                       t.count[COMPARE_UNCLEAR];
+        if (compared == 0)
+            code = problem(list, EXIT_INPUT, "%s and %s have no case in common", path_a, path_b);
     }
     close_record(&a);
     close_record(&b);

@@ -1,7 +1,7 @@
 /* inputs.c - writes what all programs of a side-by-side read.
  *
- * Text of device i: states s of a walk s <- (5 s + 17 i + {0, 1, 2, 3}) mod 64, shown as ids spread over the vocabulary. It can be
- * learnt within a few steps, so that a wrong update soon shows in the loss. */
+ * Text of device i: states s of a walk s <- (5 s + 17 i + {0, 1, 2, 3}) mod 64, shown as ids spread over the
+ * vocabulary. It can be learnt within a few steps, so that a wrong update soon shows in the loss. */
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
@@ -38,43 +38,54 @@ static exit_code write_json(const job *j, const char *folder, problems *list) {
     char path[JOB_PATH_BYTES];
     path_in(path, folder, "job.json");
     const base_shape *b = &j->base;
-    json_t *root = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, "
-                             "s:f, s:f}",
-                             "name", j->name, "layers", b->layers, "width", b->width, "heads", b->heads, "ffn", b->ffn, "vocabulary",
-                             b->vocabulary, "norm_epsilon", (double)b->epsilon, "devices", j->devices, "batch", j->batch, "sequence",
-                             j->sequence, "steps", j->steps, "warmup", j->warmup, "experts", j->generalists + j->specialists, "rank",
-                             j->rank, "attention_rank", j->attention_rank, "top_k", j->top_k, "alpha", j->alpha, "learning_rate",
-                             j->learning_rate, "final_learning_rate", j->learning_rate * j->final_learning_rate_ratio, "weight_decay",
-                             j->weight_decay, "beta1", j->beta1, "beta2", j->beta2, "epsilon", j->epsilon);
+    json_t *root =
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, "
+                  "s:f, s:f, s:f, s:f, "
+                  "s:f, s:f}",
+                  "name", j->name, "layers", b->layers, "width", b->width, "heads", b->heads, "ffn", b->ffn,
+                  "vocabulary", b->vocabulary, "norm_epsilon", (double)b->epsilon, "devices", j->devices,
+                  "batch", j->batch, "sequence", j->sequence, "steps", j->steps, "warmup", j->warmup,
+                  "experts", j->generalists + j->specialists, "rank", j->rank, "attention_rank",
+                  j->attention_rank, "top_k", j->top_k, "alpha", j->alpha, "learning_rate", j->learning_rate,
+                  "final_learning_rate", j->learning_rate * j->final_learning_rate_ratio, "weight_decay",
+                  j->weight_decay, "beta1", j->beta1, "beta2", j->beta2, "epsilon", j->epsilon);
     int failed = !root || json_dump_file(root, path, JSON_INDENT(2)) != 0;
     json_decref(root);
     return failed ? cannot_write(path, list) : EXIT_OK;
 }
 
-static exit_code write_config(const job *j, const char *folder, const char *name, const char *adapters, problems *list) {
+static exit_code write_config(const job *j, const char *folder, const char *name, const char *adapters,
+                              problems *list) {
     char path[JOB_PATH_BYTES];
     path_in(path, folder, name);
     FILE *file = fopen(path, "w");
     if (!file) return cannot_write(path, list);
     fprintf(file, "seed: %llu\nadapters: \"%s/%s\"\n", (unsigned long long)j->seed, folder, adapters);
     fprintf(file, "base: {checkpoint: \"%s/base\"}\n", folder);
-    fprintf(file, "data: {corpus: \"%s/tokens\", windows: \"%s/windows.csv\", tokens_per_device: 0, sequence: %d}\n", folder, folder,
-            j->sequence);
-    fprintf(file, "train: {rounds: 1, local_steps: %d, batch: %d, learning_rate: %g, final_learning_rate_ratio: %g, weight_decay: %g,\n",
+    fprintf(
+        file,
+        "data: {corpus: \"%s/tokens\", windows: \"%s/windows.csv\", tokens_per_device: 0, sequence: %d}\n",
+        folder, folder, j->sequence);
+    fprintf(file,
+            "train: {rounds: 1, local_steps: %d, batch: %d, learning_rate: %g, final_learning_rate_ratio: "
+            "%g, weight_decay: %g,\n",
             j->steps, j->batch, j->learning_rate, j->final_learning_rate_ratio, j->weight_decay);
-    fprintf(file, "  beta1: %g, beta2: %g, epsilon: %g, router: {steps: 0}}\n", j->beta1, j->beta2, j->epsilon);
-    fprintf(file, "experts: {rank: %d, alpha: %g, scaling: rslora, top_k: %d}\nattention: {rank: %d}\n", j->rank, j->alpha, j->top_k,
-            j->attention_rank);
+    fprintf(file, "  beta1: %g, beta2: %g, epsilon: %g, router: {steps: 0}}\n", j->beta1, j->beta2,
+            j->epsilon);
+    fprintf(file, "experts: {rank: %d, alpha: %g, scaling: rslora, top_k: %d}\nattention: {rank: %d}\n",
+            j->rank, j->alpha, j->top_k, j->attention_rank);
     fprintf(file, "evaluate: {windows: 1}\ntrace: {routing_windows: 0}\n");
-    fprintf(file, "populations: [{name: bench, method: comigs, generalists: %d, specialists: %d, devices: %d}]\n", j->generalists,
-            j->specialists, j->devices);
+    fprintf(file,
+            "populations: [{name: bench, method: comigs, generalists: %d, specialists: %d, devices: %d}]\n",
+            j->generalists, j->specialists, j->devices);
     int failed = ferror(file);
     return fclose(file) || failed ? cannot_write(path, list) : EXIT_OK;
 }
 
 /* ---- Text and windows */
 
-static exit_code write_shard(const job *j, const char *folder, const char *part, int device, int64_t tokens, problems *list) {
+static exit_code write_shard(const job *j, const char *folder, const char *part, int device, int64_t tokens,
+                             problems *list) {
     char path[JOB_PATH_BYTES];
     snprintf(path, sizeof path, "%s/tokens/%s_%d.bin", folder, part, device);
     FILE *file = fopen(path, "wb");
@@ -108,9 +119,11 @@ static exit_code write_windows(const job *j, const char *folder, problems *list)
     fprintf(file, "device,part,step,index,offset\n");
     for (int i = 0; i < j->devices; i++)
         for (int step = 0; step < j->steps; step++) {
-            rng_key key = {.seed = j->seed, .device = i, .purpose = RNG_TRAIN_WINDOWS, .step = (uint64_t)step};
+            rng_key key = {
+                .seed = j->seed, .device = i, .purpose = RNG_TRAIN_WINDOWS, .step = (uint64_t)step};
             for (int w = 0; w < j->batch; w++) {
-                uint64_t offset = rng_below(&key, (uint64_t)w, (uint64_t)(TEXT_WINDOWS - 1) * (uint64_t)j->sequence);
+                uint64_t offset =
+                    rng_below(&key, (uint64_t)w, (uint64_t)(TEXT_WINDOWS - 1) * (uint64_t)j->sequence);
                 fprintf(file, "%d,train,%d,%d,%llu\n", i, step, w, (unsigned long long)offset);
             }
         }
@@ -120,10 +133,11 @@ static exit_code write_windows(const job *j, const char *folder, problems *list)
 
 /* ---- Weights */
 
-/* A fresh embedding gives logits near 0, and a loss that hardly depends on anything. Here those of a normalised x have a standard
- * deviation of 1. */
+/* A fresh embedding gives logits near 0, and a loss that hardly depends on anything. Here those of a
+ * normalised x have a standard deviation of 1. */
 static void widen_embedding(base_model *model) {
-    float *wte = model->weights + model->layout.wte, gain = 1.0F / (FRESH_SIGMA * sqrtf((float)model->shape.width));
+    float *wte = model->weights + model->layout.wte,
+          gain = 1.0F / (FRESH_SIGMA * sqrtf((float)model->shape.width));
     for (int64_t i = 0; i < (int64_t)model->shape.vocabulary * model->shape.width; i++) wte[i] *= gain;
 }
 
@@ -186,7 +200,8 @@ static void reverse_router(const ck_shape *s, float *pack) {
             }
 }
 
-static exit_code write_pack(const ck_shape *shape, const char *folder, const char *name, int device, const float *pack, problems *list) {
+static exit_code write_pack(const ck_shape *shape, const char *folder, const char *name, int device,
+                            const float *pack, problems *list) {
     char in[JOB_PATH_BYTES];
     path_in(in, folder, name);
     char *path = adapters_path(in, 0, device);

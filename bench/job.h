@@ -1,11 +1,15 @@
 /* job.h - the work that every program of a side-by-side does, and the folder it is read from.
  *
  *   job.json                     sizes and constants, for the PyTorch programs
- *   run.yaml, control.yaml       the same as configurations of Cohort; control.yaml starts from adapters_control/
+ *   run.yaml, control.yaml       the same as configurations of Cohort; control.yaml starts from
+ *                                adapters_control/
  *   base/                        config.json, model.safetensors: random weights
- *   adapters/                    adapters_0_<device>.safetensors: no factor is 0, so that every term of the model matters
- *   adapters_control/            the same with the router's rows in reverse order: a program that reads these is wrong
- *   tokens/                      train_<device>.bin (valid and test are too short to be used for more than a window)
+ *   adapters/                    adapters_0_<device>.safetensors: no factor is 0, so that every term of the
+ *                                model matters
+ *   adapters_control/            the same with the router's rows in reverse order: a program that reads these
+ *                                is wrong
+ *   tokens/                      train_<device>.bin (valid and test are too short to be used for more than a
+ *                                window)
  *   windows.csv                  the windows of every step (sim/data/windows.h) */
 #ifndef COHORT_BENCH_JOB_H
 #define COHORT_BENCH_JOB_H

@@ -26,7 +26,8 @@ static void help(void) {
 /* `cohort-bench help`, or --help anywhere. */
 static bool asks_for_help(int argc, char **argv) {
     bool asks = argc > 1 && strcmp(argv[1], "help") == 0;
-    for (int i = 1; i < argc && !asks; i++) asks = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    for (int i = 1; i < argc && !asks; i++)
+        asks = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
     return asks;
 }
 
@@ -41,7 +42,8 @@ static exit_code command(int argc, char **argv, problems *list) {
     if (strcmp(word, "steps") == 0) return side_by_side_steps(argc - 2, argv + 2, list);
 #else
     if (strcmp(word, "peers") == 0 || strcmp(word, "steps") == 0)
-        return problem(list, EXIT_ENVIRONMENT, "this cohort-bench was built without sim/: it has no %s", word);
+        return problem(list, EXIT_ENVIRONMENT, "this cohort-bench was built without sim/: it has no %s",
+                       word);
 #endif
     if (strcmp(word, "all-reduce") == 0) return microbenchmarks_all_reduce(argc - 2, argv + 2, list);
     if (strcmp(word, "--compare") == 0) return microbenchmarks_compare(argc - 2, argv + 2, list);
@@ -50,7 +52,9 @@ static exit_code command(int argc, char **argv, problems *list) {
 }
 
 static exit_code lacks(const char *instructions) {
-    fprintf(stderr, "cohort-bench: this program was compiled for a CPU with %s, which this one lacks; build it here: ./cohort build\n",
+    fprintf(stderr,
+            "cohort-bench: this program was compiled for a CPU with %s, which this one lacks; build it here: "
+            "./cohort build\n",
             instructions);
     return EXIT_ENVIRONMENT;
 }
@@ -62,7 +66,8 @@ int main(int argc, char **argv) {
     exit_code code = command(argc, argv, list);
     fflush(stdout);
     problems_condense(list);
-    for (int i = 0; i < problems_count(list); i++) fprintf(stderr, "cohort-bench: %s\n", problems_message(list, i));
+    for (int i = 0; i < problems_count(list); i++)
+        fprintf(stderr, "cohort-bench: %s\n", problems_message(list, i));
     problems_destroy(list);
     return code;
 }

@@ -12,30 +12,42 @@
 
 const char MICROBENCHMARKS_HELP[] =
     "  cohort-bench [kernels] [FILTER] [axes] [options]\n"
-    "      every operation alone and a whole expert layer: verified against float64, then timed, beside the floor that bandwidth and\n"
-    "      the best matrix product set on this machine. FILTER: part of a case's name, as route or lora/backward; --list names all\n"
+    "      every operation alone and a whole expert layer: verified against float64, then timed, beside the "
+    "floor that bandwidth and\n"
+    "      the best matrix product set on this machine. FILTER: part of a case's name, as route or "
+    "lora/backward; --list names all\n"
     "    axes, each a list of values; all combinations are measured\n"
-    "      --tokens 4096,65536   --sequence 128   --width 768,2048   --devices 16,256   --experts 2,8   --top-k 1,2\n"
-    "      --rank 4,64   --ranks 4,8,16 (in turn within a device)   --attention-rank 8   --vocabulary 50257   --layers 12\n"
-    "      --distribution uniform,zipf,skew,one-token   --precision f32,bf16   --direction forward|backward|update|step\n"
-    "      --sweep FILE      several sweeps in YAML, see configs/bench/; the axes above then hold for none of them\n"
+    "      --tokens 4096,65536   --sequence 128   --width 768,2048   --devices 16,256   --experts 2,8   "
+    "--top-k 1,2\n"
+    "      --rank 4,64   --ranks 4,8,16 (in turn within a device)   --attention-rank 8   --vocabulary 50257  "
+    " --layers 12\n"
+    "      --distribution uniform,zipf,skew,one-token   --precision f32,bf16   --direction "
+    "forward|backward|update|step\n"
+    "      --sweep FILE      several sweeps in YAML, see configs/bench/; the axes above then hold for none "
+    "of them\n"
     "    options\n"
     "      --backend auto|cpu|cuda   --threads N\n"
-    "      --noise PERCENT   samples have settled when their middle half lies within so much of the median (2)\n"
+    "      --noise PERCENT   samples have settled when their middle half lies within so much of the median "
+    "(2)\n"
     "      --seconds S       for each measurement at most (1); what has not settled by then says so\n"
     "                        (samples that other programs disturbed do not count, unless there is no other)\n"
     "      --samples N       at least (10)\n"
     "      --warm            leave out times with a cold cache\n"
     "      --json FILE       in the format of Google Benchmark        --csv FILE\n"
-    "      --peers           the same work in PyTorch, in turn with Cohort's; --python PATH (default $COHORT_PYTHON, else python3)\n"
-    "      --peer MODULE:FUNCTION   another kernel beside these, see bench/peers/kernels.py; implies --peers\n"
+    "      --peers           the same work in PyTorch, in turn with Cohort's; --python PATH (default "
+    "$COHORT_PYTHON, else python3)\n"
+    "      --peer MODULE:FUNCTION   another kernel beside these, see bench/peers/kernels.py; implies "
+    "--peers\n"
     "      --list            names, floors and axes of all cases; measures nothing\n"
-    "  mpirun -n 2 cohort-bench all-reduce [--most-mib N] [--backend B] [--threads N] [--noise P] [--seconds S] [--samples N] [--json "
+    "  mpirun -n 2 cohort-bench all-reduce [--most-mib N] [--backend B] [--threads N] [--noise P] [--seconds "
+    "S] [--samples N] [--json "
     "FILE]\n"
-    "      the sum of a packed buffer over processes, verified, with algorithm and bus bandwidth as nccl-tests defines them; sizes from\n"
+    "      the sum of a packed buffer over processes, verified, with algorithm and bus bandwidth as "
+    "nccl-tests defines them; sizes from\n"
     "      4 KiB to --most-mib (16)\n"
     "  cohort-bench --compare A.json B.json [--threshold PERCENT] [--fail-on-slower]\n"
-    "      B against A, case by case: same, faster, slower or unclear, from the spread of both; --threshold: less is the same (2).\n"
+    "      B against A, case by case: same, faster, slower or unclear, from the spread of both; --threshold: "
+    "less is the same (2).\n"
     "      Samples that other programs disturbed have no say\n";
 
 typedef struct {
@@ -56,8 +68,10 @@ static exit_code take_axis(void *into, const char *name, const char *value, prob
 static exit_code take_peer(void *into, const char *name, const char *value, problems *list) {
     bench_options *o = into;
     const char *colon = strchr(value, ':');
-    if (!colon || colon == value || !colon[1]) return problem(list, EXIT_INPUT, "%s %s: must be MODULE:FUNCTION", name, value);
-    if (o->n_peers == BENCH_MOST_PEERS) return problem(list, EXIT_INPUT, "%s: at most %d are possible", name, BENCH_MOST_PEERS);
+    if (!colon || colon == value || !colon[1])
+        return problem(list, EXIT_INPUT, "%s %s: must be MODULE:FUNCTION", name, value);
+    if (o->n_peers == BENCH_MOST_PEERS)
+        return problem(list, EXIT_INPUT, "%s: at most %d are possible", name, BENCH_MOST_PEERS);
     o->peer[o->n_peers++] = value;
     o->peers = true;
     return EXIT_OK;
@@ -96,7 +110,9 @@ static void fill_options(command *c, option *table) {
 }
 
 static exit_code read_sweeps(command *c, sweep **sweeps, int *n, problems *list) {
-    if (c->file && c->axes_given) return problem(list, EXIT_INPUT, "--sweep %s: axes on the command line have no place beside it", c->file);
+    if (c->file && c->axes_given)
+        return problem(list, EXIT_INPUT, "--sweep %s: axes on the command line have no place beside it",
+                       c->file);
     *sweeps = calloc(BENCH_MOST_SWEEPS, sizeof **sweeps);
     if (!*sweeps) return problem(list, EXIT_ENVIRONMENT, "out of memory");
     if (!c->file) {
@@ -160,10 +176,14 @@ exit_code microbenchmarks_compare(int n, char **arguments, problems *list) {
     bool fail_on_slower = false;
     const char *files[2];
     int n_files = 0, slower = 0;
-    const option table[] = {{.name = "--threshold", .real = &threshold}, {.name = "--fail-on-slower", .flag = &fail_on_slower}, {0}};
+    const option table[] = {{.name = "--threshold", .real = &threshold},
+                            {.name = "--fail-on-slower", .flag = &fail_on_slower},
+                            {0}};
     exit_code code = options_read(n, arguments, table, 2, files, &n_files, list);
-    if (code == EXIT_OK && n_files != 2) code = problem(list, EXIT_INPUT, "--compare needs two files: A.json B.json");
+    if (code == EXIT_OK && n_files != 2)
+        code = problem(list, EXIT_INPUT, "--compare needs two files: A.json B.json");
     if (code == EXIT_OK) code = compare_files(stdout, files[0], files[1], threshold / 100, &slower, list);
-    if (code == EXIT_OK && fail_on_slower && slower) code = problem(list, EXIT_RUN, "%d cases are slower", slower);
+    if (code == EXIT_OK && fail_on_slower && slower)
+        code = problem(list, EXIT_RUN, "%d cases are slower", slower);
     return code;
 }

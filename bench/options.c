@@ -9,8 +9,10 @@ static exit_code read_number(const option *o, const char *value, problems *list)
     char *end = NULL;
     double number = strtod(value, &end);
     if (end == value || *end || !(number >= o->least && number <= LARGEST))
-        return problem(list, EXIT_INPUT, "%s %s: must be a number from %g to 1000000", o->name, value, o->least);
-    if (o->whole && number != (int)number) return problem(list, EXIT_INPUT, "%s %s: must be a whole number", o->name, value);
+        return problem(list, EXIT_INPUT, "%s %s: must be a number from %g to 1000000", o->name, value,
+                       o->least);
+    if (o->whole && number != (int)number)
+        return problem(list, EXIT_INPUT, "%s %s: must be a whole number", o->name, value);
     if (o->whole)
         *o->whole = (int)number;
     else
@@ -25,7 +27,8 @@ static exit_code read_value(const option *o, const char *value, problems *list) 
     return EXIT_OK;
 }
 
-exit_code options_read(int n, char **arguments, const option *options, int most, const char **words, int *n_words, problems *list) {
+exit_code options_read(int n, char **arguments, const option *options, int most, const char **words,
+                       int *n_words, problems *list) {
     for (int i = 0; i < n; i++) {
         const option *o = options;
         while (o->name && strcmp(o->name, arguments[i]) != 0) o++;
@@ -33,7 +36,9 @@ exit_code options_read(int n, char **arguments, const option *options, int most,
             words[(*n_words)++] = arguments[i];
             continue;
         }
-        if (!o->name) return problem(list, EXIT_INPUT, "'%s' is not understood; cohort-bench help shows what is", arguments[i]);
+        if (!o->name)
+            return problem(list, EXIT_INPUT, "'%s' is not understood; cohort-bench help shows what is",
+                           arguments[i]);
         if (o->flag) {
             *o->flag = true;
             continue;

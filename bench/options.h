@@ -18,6 +18,7 @@ typedef struct {
 } option;
 
 /* Words that are no options go to words[*n_words], at most `most`. */
-exit_code options_read(int n, char **arguments, const option *options, int most, const char **words, int *n_words, problems *list);
+exit_code options_read(int n, char **arguments, const option *options, int most, const char **words,
+                       int *n_words, problems *list);
 
 #endif

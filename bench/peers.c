@@ -2,8 +2,9 @@
  *
  *   round = for each thread setting: Cohort, sequential_clients, shared_base, batched_clients
  *
- * So each sample of a PyTorch program has one of Cohort's beside it, taken within the same minute; ratios are made of such pairs. After
- * the first round, settings that are clearly not the best of their program are left out. */
+ * So each sample of a PyTorch program has one of Cohort's beside it, taken within the same minute; ratios are
+ * made of such pairs. After the first round, settings that are clearly not the best of their program are left
+ * out. */
 #include "peers.h"
 
 #include <math.h>
@@ -50,18 +51,21 @@ static double elapsed(const bench *b) {
 
 /* ---- One run */
 
-static exit_code run_cohort(const bench *b, const char *config, int steps, program_result *result, problems *list) {
+static exit_code run_cohort(const bench *b, const char *config, int steps, program_result *result,
+                            problems *list) {
     char path[2 * JOB_PATH_BYTES], threads[NAME_BYTES], most[NAME_BYTES], out[2 * JOB_PATH_BYTES];
     snprintf(path, sizeof path, "%s/%s", b->folder, config);
     snprintf(out, sizeof out, "%s/cohort", b->folder);
     snprintf(threads, sizeof threads, "%d", b->threads);
     snprintf(most, sizeof most, "%d", steps);
-    const char *arguments[] = {b->self, "steps", path, "--threads", threads, "--steps", most, NULL}, *environment[] = {NULL};
+    const char *arguments[] = {b->self, "steps", path, "--threads", threads, "--steps", most, NULL},
+               *environment[] = {NULL};
     return program_run(arguments, environment, out, steps, b->job.devices, result, list);
 }
 
 static exit_code run_peer(const bench *b, const row *r, program_result *result, problems *list) {
-    char script[JOB_PATH_BYTES], torch[NAME_BYTES], blas[NAME_BYTES], openmp[NAME_BYTES], mkl[NAME_BYTES], openblas[NAME_BYTES];
+    char script[JOB_PATH_BYTES], torch[NAME_BYTES], blas[NAME_BYTES], openmp[NAME_BYTES], mkl[NAME_BYTES],
+        openblas[NAME_BYTES];
     char out[2 * JOB_PATH_BYTES];
     snprintf(script, sizeof script, "%s/%s.py", COHORT_BENCH_PEERS, r->program);
     snprintf(torch, sizeof torch, "%d", r->torch_threads);
@@ -70,13 +74,15 @@ static exit_code run_peer(const bench *b, const row *r, program_result *result, 
     snprintf(mkl, sizeof mkl, "MKL_NUM_THREADS=%d", r->blas_threads);
     snprintf(openblas, sizeof openblas, "OPENBLAS_NUM_THREADS=%d", r->blas_threads);
     snprintf(out, sizeof out, "%s/%s-%d-%d", b->folder, r->program, r->torch_threads, r->blas_threads);
-    const char *arguments[] = {b->python, script, b->folder, "--torch-threads", torch, "--blas-threads", blas, NULL};
+    const char *arguments[] = {b->python, script,           b->folder, "--torch-threads",
+                               torch,     "--blas-threads", blas,      NULL};
     const char *environment[] = {openmp, mkl, openblas, "PYTHONDONTWRITEBYTECODE=1", NULL};
     return program_run(arguments, environment, out, b->job.steps, b->job.devices, result, list);
 }
 
 static void say(const row *r, int round) {
-    fprintf(stderr, "round %d: %s, %d torch and %d BLAS threads: ", round + 1, r->program, r->torch_threads, r->blas_threads);
+    fprintf(stderr, "round %d: %s, %d torch and %d BLAS threads: ", round + 1, r->program, r->torch_threads,
+            r->blas_threads);
     if (r->state == ROW_RIGHT)
         fprintf(stderr, "%.0f tokens/s\n", r->rate[r->samples - 1]);
     else
@@ -119,7 +125,8 @@ static bool takes_part(const row *r) {
 static exit_code run_turn(bench *b, int round, int setting, problems *list) {
     double cohort_rate = 0;
     bool any = false;
-    for (int peer = 0; peer < ROWS_PEERS; peer++) any |= takes_part(&b->all.rows[1 + peer * b->all.n_settings + setting]);
+    for (int peer = 0; peer < ROWS_PEERS; peer++)
+        any |= takes_part(&b->all.rows[1 + peer * b->all.n_settings + setting]);
     if (!any) return EXIT_OK;
     exit_code code = cohort_turn(b, round, &cohort_rate, list);
     for (int peer = 0; peer < ROWS_PEERS && code == EXIT_OK && !interrupted; peer++) {
@@ -144,18 +151,22 @@ static exit_code run_rounds(bench *b, int rounds, problems *list) {
 
 /* ---- Before and after */
 
-/* A check that cannot fail is not a check: with the control's adapters Cohort's first losses must differ on every device. */
+/* A check that cannot fail is not a check: with the control's adapters Cohort's first losses must differ on
+ * every device. */
 static exit_code measure_control(bench *b, problems *list) {
     program_result right = {0}, wrong = {0};
     exit_code code = run_cohort(b, "run.yaml", 1, &right, list);
     if (code == EXIT_OK) code = run_cohort(b, "control.yaml", 1, &wrong, list);
     b->all.control = INFINITY;
-    for (int i = 0; i < b->job.devices && code == EXIT_OK; i++) b->all.control = fmin(b->all.control, fabs(right.loss[i] - wrong.loss[i]));
+    for (int i = 0; i < b->job.devices && code == EXIT_OK; i++)
+        b->all.control = fmin(b->all.control, fabs(right.loss[i] - wrong.loss[i]));
     program_free(&right);
     program_free(&wrong);
     if (code != EXIT_OK || b->all.control > ROWS_TOLERANCE) return code;
-    return problem(list, EXIT_RUN, "a program known to be wrong differs by only %.1e: these inputs cannot tell right from wrong",
-                   b->all.control);
+    return problem(
+        list, EXIT_RUN,
+        "a program known to be wrong differs by only %.1e: these inputs cannot tell right from wrong",
+        b->all.control);
 }
 
 static int count_cores(void) {
@@ -168,7 +179,8 @@ static void make_rows(bench *b, const peers_options *o) {
     all->job = &b->job;
     all->n_settings = b->threads > 1 ? ROWS_SETTINGS : 1;
     all->n_rows = 1 + ROWS_PEERS * all->n_settings;
-    all->rule = (settling){.least_samples = LEAST_ROUNDS, .spread = SETTLED_SPREAD, .seconds = 60 * o->minutes};
+    all->rule =
+        (settling){.least_samples = LEAST_ROUNDS, .spread = SETTLED_SPREAD, .seconds = 60 * o->minutes};
     all->rows[0] = (row){.program = "cohort", .torch_threads = b->threads, .blas_threads = 1};
     for (int i = 1; i < all->n_rows; i++) {
         int setting = (i - 1) % all->n_settings;

@@ -1,4 +1,5 @@
-/* peers.h - the same expert steps in Cohort and in PyTorch programs (bench/peers/), one after another on one machine. */
+/* peers.h - the same expert steps in Cohort and in PyTorch programs (bench/peers/), one after another on one
+ * machine. */
 #ifndef COHORT_BENCH_PEERS_H
 #define COHORT_BENCH_PEERS_H
 
@@ -15,7 +16,8 @@ typedef struct {
     const char *keep;          /* NULL, or a new folder where inputs and outputs stay */
 } peers_options;
 
-/* Prints the table. EXIT_RUN if a program failed or its losses disagree with Cohort's; without PyTorch it says so and is EXIT_OK. */
+/* Prints the table. EXIT_RUN if a program failed or its losses disagree with Cohort's; without PyTorch it
+ * says so and is EXIT_OK. */
 exit_code peers_run(const peers_options *options, problems *list);
 
 #endif

@@ -43,18 +43,21 @@ static int spawn(const char *const *arguments, char **environment, const char *o
     error = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     if (!error) error = posix_spawn_file_actions_addopen(&actions, 1, out_path, flags, 0666);
     if (!error) error = posix_spawn_file_actions_addopen(&actions, 2, error_path, flags, 0666);
-    if (!error) error = posix_spawnp(process, arguments[0], &actions, NULL, (char *const *)arguments, environment);
+    if (!error)
+        error = posix_spawnp(process, arguments[0], &actions, NULL, (char *const *)arguments, environment);
     posix_spawn_file_actions_destroy(&actions);
     return error;
 }
 
-exit_code program_start(const char *const *arguments, const char *const *environment, const char *out, int *status, problems *list) {
+exit_code program_start(const char *const *arguments, const char *const *environment, const char *out,
+                        int *status, problems *list) {
     pid_t process = 0;
     char **joined = program_environment(environment);
     if (!joined) return problem(list, EXIT_ENVIRONMENT, "out of memory");
     int error = spawn(arguments, joined, out, &process);
     free(joined);
-    if (error) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", arguments[0], strerror(error));
+    if (error)
+        return problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", arguments[0], strerror(error));
     running = process;
     if (stopped) program_stop(); /* asked for between two programs, when there was none to end */
     do error = waitpid(process, status, 0) < 0 ? errno : 0;

@@ -60,10 +60,12 @@ static exit_code read_result(const char *name, const char *out, program_result *
     if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be read: %s", path, strerror(errno));
     while (code == EXIT_OK && getline(&line, &room, file) >= 0) {
         number++;
-        if (!read_line(line, r, &got)) code = problem(list, EXIT_RUN, "%s: line %d of its output is no result", name, number);
+        if (!read_line(line, r, &got))
+            code = problem(list, EXIT_RUN, "%s: line %d of its output is no result", name, number);
     }
     if (code == EXIT_OK && (got < r->steps || !r->end))
-        code = problem(list, EXIT_RUN, "%s: printed %d of %d steps%s", name, got, r->steps, r->end ? "" : " and no end");
+        code = problem(list, EXIT_RUN, "%s: printed %d of %d steps%s", name, got, r->steps,
+                       r->end ? "" : " and no end");
     free(line);
     fclose(file);
     return code;
@@ -75,8 +77,8 @@ static const char *name_of(const char *out) {
     return slash ? slash + 1 : out;
 }
 
-exit_code program_run(const char *const *arguments, const char *const *environment, const char *out, int steps, int devices,
-                      program_result *result, problems *list) {
+exit_code program_run(const char *const *arguments, const char *const *environment, const char *out,
+                      int steps, int devices, program_result *result, problems *list) {
     int status = 0;
     char words[512];
     *result = (program_result){.steps = steps, .devices = devices};
@@ -87,7 +89,8 @@ exit_code program_run(const char *const *arguments, const char *const *environme
     if (code != EXIT_OK) return code;
     if (status == 0) return read_result(name_of(out), out, result, list);
     last_words(out, words, sizeof words);
-    return problem(list, EXIT_RUN, "%s: ended with %s %d: %s", name_of(out), WIFSIGNALED(status) ? "signal" : "code",
+    return problem(list, EXIT_RUN, "%s: ended with %s %d: %s", name_of(out),
+                   WIFSIGNALED(status) ? "signal" : "code",
                    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), words);
 }
 

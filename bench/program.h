@@ -3,8 +3,8 @@
  *   {"step": 0, "loss": [nats per token of each device]}     for each step
  *   {"step_seconds": [..], "start_bytes": .., "peak_bytes": .., "threads": {..}, "version": ".."}
  *
- * Bytes are resident memory, at its peak and before the program read its inputs; all programs read them in the same place
- * (/proc/self/status). */
+ * Bytes are resident memory, at its peak and before the program read its inputs; all programs read them in
+ * the same place (/proc/self/status). */
 #ifndef COHORT_BENCH_PROGRAM_H
 #define COHORT_BENCH_PROGRAM_H
 
@@ -21,9 +21,10 @@ typedef struct {
     json_t *end; /* the last line */
 } program_result;
 
-/* Runs and reads. steps: lines expected; a program that ends badly or prints less is reported with its last words. */
-exit_code program_run(const char *const *arguments, const char *const *environment, const char *out, int steps, int devices,
-                      program_result *result, problems *list);
+/* Runs and reads. steps: lines expected; a program that ends badly or prints less is reported with its last
+ * words. */
+exit_code program_run(const char *const *arguments, const char *const *environment, const char *out,
+                      int steps, int devices, program_result *result, problems *list);
 void program_free(program_result *r);
 
 typedef struct {

@@ -8,7 +8,8 @@
 const char PYTHON_ADVICE[] = "no Python with PyTorch was found. It is optional; to have the comparison:\n"
                              "  python3 -m venv ~/.venv/peers\n"
                              "  ~/.venv/peers/bin/pip install torch\n"
-                             "  COHORT_PYTHON=~/.venv/peers/bin/python ./cohort bench peers      (or: ./cohort bench kernels --peers)\n";
+                             "  COHORT_PYTHON=~/.venv/peers/bin/python ./cohort bench peers      (or: "
+                             "./cohort bench kernels --peers)\n";
 
 static bool has_torch(const char *python, const char *scratch) {
     const char *arguments[] = {python, "-c", "import torch", NULL}, *environment[] = {NULL};

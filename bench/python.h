@@ -4,8 +4,8 @@
 
 #include "support/problems.h"
 
-/* The first of `wanted`, $COHORT_PYTHON and python3 that can import torch; NULL if none can. A `wanted` that cannot is a problem.
- * scratch: where the attempts' output goes. */
+/* The first of `wanted`, $COHORT_PYTHON and python3 that can import torch; NULL if none can. A `wanted` that
+ * cannot is a problem. scratch: where the attempts' output goes. */
 exit_code python_find(const char *wanted, const char *scratch, const char **python, problems *list);
 /* How to get one. */
 extern const char PYTHON_ADVICE[];

@@ -2,7 +2,8 @@
 
 #include <math.h>
 
-void row_add(row *r, const program_result *result, const program_result *reference, const job *j, double cohort_rate) {
+void row_add(row *r, const program_result *result, const program_result *reference, const job *j,
+             double cohort_rate) {
     difference loss = program_difference(reference, result);
     if (r->state == ROW_NOT_RUN) {
         r->state = ROW_RIGHT;
@@ -64,9 +65,11 @@ exit_code rows_report_wrong(const rows *all, problems *list) {
         const row *r = &all->rows[i];
         if (r->state != ROW_WRONG) continue;
         code = problem(list, EXIT_RUN,
-                       "%s (%d torch, %d BLAS threads): its loss differs from Cohort's by %.2g at step %d, device %d; at most %.0e is "
+                       "%s (%d torch, %d BLAS threads): its loss differs from Cohort's by %.2g at step %d, "
+                       "device %d; at most %.0e is "
                        "allowed, so it has no time",
-                       r->program, r->torch_threads, r->blas_threads, r->loss.largest, r->loss.step, r->loss.device, ROWS_TOLERANCE);
+                       r->program, r->torch_threads, r->blas_threads, r->loss.largest, r->loss.step,
+                       r->loss.device, ROWS_TOLERANCE);
     }
     return code;
 }

@@ -1,4 +1,5 @@
-/* rows.h - the lines of a side-by-side: a program at one thread setting, with a sample from each turn it took part in. */
+/* rows.h - the lines of a side-by-side: a program at one thread setting, with a sample from each turn it took
+ * part in. */
 #ifndef COHORT_BENCH_ROWS_H
 #define COHORT_BENCH_ROWS_H
 
@@ -10,7 +11,12 @@
 #include "program.h"
 #include "statistics.h"
 
-enum { ROWS_SETTINGS = 4, ROWS_PEERS = 3, ROWS_MOST = 1 + ROWS_PEERS * ROWS_SETTINGS, ROWS_MOST_SAMPLES = 256 };
+enum {
+    ROWS_SETTINGS = 4,
+    ROWS_PEERS = 3,
+    ROWS_MOST = 1 + ROWS_PEERS * ROWS_SETTINGS,
+    ROWS_MOST_SAMPLES = 256
+};
 
 /* Largest distance of two losses, in nats per token, that float32 and another order of sums explain. */
 static const double ROWS_TOLERANCE = 1e-4;
@@ -21,7 +27,8 @@ typedef struct {
     const char *program;
     int torch_threads, blas_threads; /* of Cohort: OpenMP and BLAS */
     row_state state;                 /* WRONG: losses disagree; neither WRONG nor FAILED has a time */
-    bool dropped;                    /* so slow in the first round that it cannot be this program's best setting */
+    /* so slow in the first round that it cannot be this program's best setting */
+    bool dropped;
     int samples;
     double rate[ROWS_MOST_SAMPLES];   /* tokens a second */
     double cohort[ROWS_MOST_SAMPLES]; /* Cohort's in the same turn */
@@ -37,12 +44,14 @@ typedef struct {
     bool interrupted;
     load_average load; /* before the first program ran */
     settling rule;
-    double control; /* least distance, over devices, of the first losses of a program that is known to be wrong */
+    /* least distance, over devices, of the first losses of a program that is known to be wrong */
+    double control;
     row rows[ROWS_MOST];
 } rows;
 
 /* Verifies and counts a run. */
-void row_add(row *r, const program_result *result, const program_result *reference, const job *j, double cohort_rate);
+void row_add(row *r, const program_result *result, const program_result *reference, const job *j,
+             double cohort_rate);
 /* The fastest setting of a peer; NULL if none is right. */
 const row *rows_best(const rows *all, int peer);
 /* Of two rates measured in one turn: above 1 where Cohort is faster. */

@@ -1,9 +1,10 @@
 /* statistics.h - what a bench says about its samples.
  *
- *   spread        (q75 - q25) / (2 |median|): half of the samples lie within about median (1 +- spread). Quartiles are interpolated
- *                 between neighbours, so of few samples none is ignored, and of five or more one disturbed sample is
- *   paired ratio  median_i (a_i / b_i) with its own spread; a_i and b_i were measured one after the other, so that a machine that is
- *                 slow for a while is slow for both
+ *   spread        (q75 - q25) / (2 |median|): half of the samples lie within about median (1 +- spread).
+ *                 Quartiles are interpolated between neighbours, so of few samples none is ignored, and of
+ *                 five or more one disturbed sample is
+ *   paired ratio  median_i (a_i / b_i) with its own spread; a_i and b_i were measured one after the other, so
+ *                 that a machine that is slow for a while is slow for both
  *   settled       the spread has come down to a limit after enough samples, or time is out */
 #ifndef COHORT_BENCH_STATISTICS_H
 #define COHORT_BENCH_STATISTICS_H

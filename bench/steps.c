@@ -1,4 +1,5 @@
-/* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling included. */
+/* steps.c - session_local_step() and a clock: what is timed is what `cohort run` does in each step, sampling
+ * included. */
 #include "steps.h"
 #include "config/config.h"
 #include "model/obtain_base.h"
@@ -31,7 +32,8 @@ static double peak_bytes(void) {
 }
 
 static exit_code print_line(json_t *root, problems *list) {
-    int failed = !root || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12)) != 0 || putchar('\n') == EOF || fflush(stdout);
+    int failed = !root || json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12)) != 0 ||
+                 putchar('\n') == EOF || fflush(stdout);
     json_decref(root);
     return failed ? problem(list, EXIT_RUN, "steps: a line of results could not be written") : EXIT_OK;
 }
@@ -39,15 +41,16 @@ static exit_code print_line(json_t *root, problems *list) {
 static exit_code print_step(int step, const session *s, problems *list) {
     json_t *losses = json_array();
     for (int i = 0; i < s->fleet->n_devices; i++)
-        json_array_append_new(losses, json_real(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] * s->settings->local_steps));
+        json_array_append_new(
+            losses, json_real(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] * s->settings->local_steps));
     return print_line(json_pack("{s:i, s:o}", "step", step, "loss", losses), list);
 }
 
 static exit_code print_end(const session *s, json_t *seconds, double start_bytes, problems *list) {
     json_t *threads = json_pack("{s:i, s:i}", "openmp", ck_threads(s->backend), "blas", 1);
-    return print_line(json_pack("{s:O, s:f, s:f, s:o, s:s, s:s}", "step_seconds", seconds, "start_bytes", start_bytes, "peak_bytes",
-                                peak_bytes(), "threads", threads, "version", "Cohort " COHORT_GIT_REVISION, "hardware",
-                                ck_hardware(s->backend)),
+    return print_line(json_pack("{s:O, s:f, s:f, s:o, s:s, s:s}", "step_seconds", seconds, "start_bytes",
+                                start_bytes, "peak_bytes", peak_bytes(), "threads", threads, "version",
+                                "Cohort " COHORT_GIT_REVISION, "hardware", ck_hardware(s->backend)),
                       list);
 }
 
@@ -72,11 +75,13 @@ exit_code steps_run(const char *config, int threads, int most_steps, problems *l
     session *run = NULL;
     json_t *seconds = json_array();
     exit_code code = settings_load(config, 0, NULL, &s, list);
-    if (code == EXIT_OK) code = kernel_problem(list, NULL, ck_open("cpu", threads, &backend), "opening the backend");
+    if (code == EXIT_OK)
+        code = kernel_problem(list, NULL, ck_open("cpu", threads, &backend), "opening the backend");
     if (code == EXIT_OK) code = run_obtain_base(s, backend, true, NULL, &base, list);
     if (code == EXIT_OK) code = session_create(s, backend, base, &run, list);
     if (code != EXIT_OK) goto cleanup;
-    code = take_steps(run, most_steps > 0 && most_steps < s->local_steps ? most_steps : s->local_steps, seconds, list);
+    code = take_steps(run, most_steps > 0 && most_steps < s->local_steps ? most_steps : s->local_steps,
+                      seconds, list);
     if (code == EXIT_OK) code = print_end(run, seconds, start_bytes, list);
 cleanup:
     session_destroy(run);

@@ -1,4 +1,5 @@
-/* sweep_file.h - sweeps in YAML: a list of mappings from axes to a value or a list of values, with filter and direction.
+/* sweep_file.h - sweeps in YAML: a list of mappings from axes to a value or a list of values, with filter and
+ * direction.
  *
  *   - {filter: route, tokens: [4096, 65536], devices: 256, rank: [4, 16]}
  *   - {filter: expert_layer, ranks: [4, 8, 16]} */

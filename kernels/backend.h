@@ -1,8 +1,9 @@
 /* backend.h - what a backend implements and what it gets: internal to kernels/.
  *
- * Recording (program.c) is the same for every backend: it validates descriptors, keeps them by value, and knows which activations
- * cross a global op. A backend then places the activations and executes the list. One list of ops (CK_OPS) drives the enum, the union,
- * and every backend's table, so an op that a backend forgot does not link. Gradients are written after the last global op only. */
+ * Recording (program.c) is the same for every backend: it validates descriptors, keeps them by value, and
+ * knows which activations cross a global op. A backend then places the activations and executes the list. One
+ * list of ops (CK_OPS) drives the enum, the union, and every backend's table, so an op that a backend forgot
+ * does not link. Gradients are written after the last global op only. */
 #ifndef COHORT_KERNELS_BACKEND_H
 #define COHORT_KERNELS_BACKEND_H
 
@@ -12,26 +13,26 @@
 extern "C" {
 #endif
 
-#define CK_FORWARD_OPS(X)                                                                                                                  \
-    X(embed)                                                                                                                               \
-    X(norm)                                                                                                                                \
-    X(linear)                                                                                                                              \
-    X(attention)                                                                                                                           \
-    X(gelu)                                                                                                                                \
-    X(head)                                                                                                                                \
-    X(lora)                                                                                                                                \
-    X(route)                                                                                                                               \
-    X(expert_activation)                                                                                                                   \
+#define CK_FORWARD_OPS(X)                                                                                    \
+    X(embed)                                                                                                 \
+    X(norm)                                                                                                  \
+    X(linear)                                                                                                \
+    X(attention)                                                                                             \
+    X(gelu)                                                                                                  \
+    X(head)                                                                                                  \
+    X(lora)                                                                                                  \
+    X(route)                                                                                                 \
+    X(expert_activation)                                                                                     \
     X(expert_expand)
-#define CK_BACKWARD_OPS(X)                                                                                                                 \
-    X(embed_backward)                                                                                                                      \
-    X(norm_backward)                                                                                                                       \
-    X(linear_backward)                                                                                                                     \
-    X(attention_backward)                                                                                                                  \
-    X(gelu_backward)                                                                                                                       \
-    X(lora_backward)                                                                                                                       \
-    X(route_backward)                                                                                                                      \
-    X(expert_activation_backward)                                                                                                          \
+#define CK_BACKWARD_OPS(X)                                                                                   \
+    X(embed_backward)                                                                                        \
+    X(norm_backward)                                                                                         \
+    X(linear_backward)                                                                                       \
+    X(attention_backward)                                                                                    \
+    X(gelu_backward)                                                                                         \
+    X(lora_backward)                                                                                         \
+    X(route_backward)                                                                                        \
+    X(expert_activation_backward)                                                                            \
     X(expert_expand_backward)
 #define CK_LOCAL_OPS(X)  CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
 #define CK_GLOBAL_OPS(X) X(balance)
@@ -74,11 +75,13 @@ static inline bool ck_is_backward(ck_op_kind kind) {
 struct ck_tensor {
     const char *name;
     int32_t columns;
-    bool wide, exact;                /* used as an activation proper (bf16 in a bf16 program), as f32 whatever the program */
+    /* used as an activation proper (bf16 in a bf16 program), as f32 whatever the program */
+    bool wide, exact;
     bool keep;                       /* stored for every sequence of the wave, not per worker */
     int first_segment, last_segment; /* of its uses; segments are cut by global ops; -1: unused */
     ck_program *program;
-    /* Set by the backend. Kept: [max_tokens, columns]. Else the backend's own placement, slot_stride floats a worker on the CPU. */
+    /* Set by the backend. Kept: [max_tokens, columns]. Else the backend's own placement, slot_stride floats a
+     * worker on the CPU. */
     void *data;
     int64_t slot_stride;
     ck_tensor *next;
@@ -156,22 +159,27 @@ struct ck_driver {
     ck_status (*program_place)(ck_program *);
     void (*program_release)(ck_program *);
     ck_status (*run)(ck_program *, ck_stream *, const ck_wave *);
-    ck_status (*adamw_devices)(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
-    ck_status (*carry_devices)(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *, int32_t);
-    ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
+    ck_status (*adamw_devices)(ck_stream *, float *, float *, float *, const float *, const ck_shape *,
+                               const ck_adamw_device *, int32_t);
+    ck_status (*carry_devices)(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *,
+                               int32_t);
+    ck_status (*adamw_ranges)(ck_stream *, float *, float *, float *, const float *, const ck_range *,
+                              int32_t, const ck_adamw_hyper *);
     ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
     size_t (*ceiling_bytes)(const ck_backend *);               /* NULL: 0 */
     void (*ceiling)(ck_backend *, ck_precision, ck_ceiling *); /* of zeros */
     double (*copy_rate)(ck_backend *);
-    void *(*device_stream)(ck_stream *); /* what the device's own libraries know it by (a cudaStream_t); NULL: memory is the host's */
+    /* what the device's own libraries know it by (a cudaStream_t); NULL: memory is the host's */
+    void *(*device_stream)(ck_stream *);
 };
 
 /* Those that this build has: COHORT_CPU, COHORT_CUDA. */
 extern const ck_driver ck_cpu_driver, ck_cuda_driver;
 
 /* Records the message and returns the status; backend NULL: for ck_open(). */
-ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* CK_BAD_ARGUMENT, with a message, where the wave contradicts itself or does not fit the program. */
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave);

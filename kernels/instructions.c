@@ -7,7 +7,8 @@ static char missing[512];
 
 static void __attribute__((unused)) need(const char *name, int there, const char *wanted) {
     size_t used = strlen(missing);
-    if (!there && strcmp(wanted, "1") == 0) snprintf(missing + used, sizeof missing - used, "%s%s", used > 0 ? ", " : "", name);
+    if (!there && strcmp(wanted, "1") == 0)
+        snprintf(missing + used, sizeof missing - used, "%s%s", used > 0 ? ", " : "", name);
 }
 
 const char *ck_instructions_missing(void) {

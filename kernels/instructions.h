@@ -1,12 +1,14 @@
-/* instructions.h - whether this CPU has the instructions that this program was compiled for. A program that runs on a CPU without them
- * would end with "Illegal instruction", at some later moment.
+/* instructions.h - whether this CPU has the instructions that this program was compiled for. A program that
+ * runs on a CPU without them would end with "Illegal instruction", at some later moment.
  *
- * Two files answer: instructions_wanted.c, compiled with the flags of all others, has a table of what these flags allow and nothing that
- * runs; instructions.c, compiled for any CPU of the architecture, compares. main() asks first of all, and is compiled for any CPU too. */
+ * Two files answer: instructions_wanted.c, compiled with the flags of all others, has a table of what these
+ * flags allow and nothing that runs; instructions.c, compiled for any CPU of the architecture, compares.
+ * main() asks first of all, and is compiled for any CPU too. */
 #ifndef COHORT_INSTRUCTIONS_H
 #define COHORT_INSTRUCTIONS_H
 
-/* The name that compilers know a set of instructions by, and the macro that they define where they may use it. */
+/* The name that compilers know a set of instructions by, and the macro that they define where they may use
+ * it. */
 #if defined __x86_64__
 /* clang-format off */
 #define INSTRUCTION_SETS(ROW) \

@@ -3,27 +3,31 @@
  * Vocabulary
  *   token      one row of an activation.
  *   sequence   consecutive tokens that attend to each other (one sampled window).
- *   device     a simulated device: owns a pack of adapter parameters (ck_shape) and some sequences of the wave.
+ *   device     a simulated device: owns a pack of adapter parameters (ck_shape) and some sequences of the
+ *              wave.
  *   wave       the sequences processed together; sequences of one device are neighbours.
  *   program    a recorded list of ops. ck_run() executes it over a wave.
  *
- * Why programs. A GPU wants each op to cover the whole wave (one big GEMM, one CUDA graph per program); a CPU wants one
- * sequence to go through all ops while it is still in cache. Recording serves both: the CUDA backend replays op by op, the
- * CPU backend replays sequence by sequence, and the caller writes the model once.
- *   - A *local* op reads and writes only rows of its own sequence (plus parameters). Runs of local ops are fused by the CPU.
- *   - A *global* op (optimiser, load balance, aggregation) sees the whole wave; all earlier ops are complete before it starts.
- * Activations (ck_activation) therefore have no defined content after a run; whatever the host wants to read goes to a buffer.
+ * Why programs. A GPU wants each op to cover the whole wave (one big GEMM, one CUDA graph per program); a CPU
+ * wants one sequence to go through all ops while it is still in cache. Recording serves both: the CUDA
+ * backend replays op by op, the CPU backend replays sequence by sequence, and the caller writes the model
+ * once.
+ *   - A *local* op reads and writes only rows of its own sequence (plus parameters). Runs of local ops are
+ *     fused by the CPU.
+ *   - A *global* op (optimiser, load balance, aggregation) sees the whole wave;
+ *     all earlier ops are complete before it starts.
+ * Activations (ck_activation) therefore have no defined content after a run; whatever the host wants to read
+ * goes to a buffer.
  *
- * Errors. Functions return a ck_status; ops record the first error of their program, which ck_program_finish() returns with a
- * message (ck_last_error). Nothing here prints or exits. A NaN router logit is not a choice: the run goes on, and the device's
- * entry in ck_wave.fault names the first such layer.
+ * Errors. Functions return a ck_status; ops record the first error of their program, which
+ * ck_program_finish() returns with a message (ck_last_error). Nothing here prints or exits. A NaN router
+ * logit is not a choice: the run goes on, and the device's entry in ck_wave.fault names the first such layer.
  *
- * Determinism (CPU). A device's results depend on its own sequences and parameters only: same bits for every wave, thread
- * count and neighbour. Gradients of a device are summed in sequence order.
+ * Determinism (CPU). A device's results depend on its own sequences and parameters only: same bits for every
+ * wave, thread count and neighbour. Gradients of a device are summed in sequence order.
  *
- * All matrices are row-major f32 (activations of a bf16 program: ck_precision). W of a linear is [out, in]; a LoRA factor is stored with
- * one row per rank: A is [r, in] and B, transposed, is [r, out].
- */
+ * All matrices are row-major f32 (activations of a bf16 program: ck_precision). W of a linear is [out, in]; a
+ * LoRA factor is stored with one row per rank: A is [r, in] and B, transposed, is [r, out]. */
 #ifndef COHORT_KERNELS_H
 #define COHORT_KERNELS_H
 
@@ -37,7 +41,7 @@
 extern "C" {
 #endif
 
-/* ---- Backends ------------------------------------------------------------------------------------------------------- */
+/* ---- Backends -------------------------------------------------------------------------------- */
 
 typedef struct ck_backend ck_backend;
 
@@ -49,40 +53,45 @@ typedef struct {
 /* The registry, in order of preference; *count entries, valid for the life of the process. */
 const ck_backend_info *ck_backends(int *count);
 
-/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most CK_MAX_THREADS; 0 = one per core of the
- * affinity mask. */
+/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most
+ * CK_MAX_THREADS; 0 = one per core of the affinity mask. */
 ck_status ck_open(const char *name, int threads, ck_backend **out);
 void ck_close(ck_backend *backend); /* NULL is fine */
 const char *ck_name(const ck_backend *backend);
-const char *ck_hardware(const ck_backend *backend); /* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
+/* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
+const char *ck_hardware(const ck_backend *backend);
 int ck_threads(const ck_backend *backend);
-/* The message of the last failed call on this backend; backend = NULL: of the last failed ck_open(). Never NULL. */
+/* The message of the last failed call on this backend; NULL: of the last failed ck_open(). Never NULL. */
 const char *ck_last_error(const ck_backend *backend);
 
-/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how they are to wait. May start the
- * program anew, in the same process and with the same arguments; other programs that it starts see nothing of that. */
+/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how
+ * they are to wait. May start the program anew, in the same process and with the same arguments; other
+ * programs that it starts see nothing of that. */
 void ck_wait_asleep(char **argv);
 
-/* ---- Streams -------------------------------------------------------------------------------------------------------- */
+/* ---- Streams --------------------------------------------------------------------------------- */
 
-/* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed. Several streams
- * may overlap where the backend can (CUDA), unless one awaits an event of another (ck_event_await()); the CPU backend finishes each call
- * before it returns.
+/* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed.
+ * Several streams may overlap where the backend can (CUDA), unless one awaits an event of another
+ * (ck_event_await()); the CPU backend finishes each call before it returns.
  *
- * A failure is sticky: every later call on the stream does nothing and returns the same status, until ck_wait() reports it and clears it.
- * So a caller may issue a sequence of calls and ask once. */
+ * A failure is sticky: every later call on the stream does nothing and returns the same status, until
+ * ck_wait() reports it and clears it. So a caller may issue a sequence of calls and ask once. */
 typedef struct ck_stream ck_stream;
 ck_status ck_stream_create(ck_backend *backend, ck_stream **out);
 void ck_stream_destroy(ck_stream *stream); /* NULL is fine */
 ck_status ck_wait(ck_stream *stream);
-ck_status ck_stream_status(const ck_stream *stream); /* CK_OK, or the first failure since the last ck_wait() */
+/* CK_OK, or the first failure since the last ck_wait() */
+ck_status ck_stream_status(const ck_stream *stream);
 
-/* ---- Memory --------------------------------------------------------------------------------------------------------- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
-/* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never dereferenced by it. */
+/* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never
+ * dereferenced by it. */
 ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
-/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its own): for what does not fit
- * beside the rest. Kernels may work on it in place, at the speed of the bus; what they need often is copied to near memory before. */
+/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its
+ * own): for what does not fit beside the rest. Kernels may work on it in place, at the speed of the bus; what
+ * they need often is copied to near memory before. */
 ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
 void ck_free(ck_backend *backend, void *memory);
 /* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */
@@ -93,41 +102,46 @@ ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes);
 ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes);
 ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
 ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
-size_t ck_allocated_bytes(const ck_backend *backend); /* live bytes: buffers, activations, workspaces; nothing that is far */
+/* live bytes: buffers, activations, workspaces; nothing that is far */
+size_t ck_allocated_bytes(const ck_backend *backend);
 
-/* ---- Events --------------------------------------------------------------------------------------------------------- */
+/* ---- Events ---------------------------------------------------------------------------------- */
 
 /* A moment in a stream's work: what was issued to it before is done. */
 typedef struct ck_event ck_event;
 ck_status ck_event_create(ck_backend *backend, ck_event **out);
 void ck_event_destroy(ck_event *event); /* NULL is fine */
 ck_status ck_event_record(ck_stream *stream, ck_event *event);
-/* What is issued to the stream from now on waits for the moment that was last recorded, on whichever stream; for nothing if none was. The
- * host does not wait. */
+/* What is issued to the stream from now on waits for the moment that was last recorded, on whichever stream;
+ * for nothing if none was. The host does not wait. */
 ck_status ck_event_await(ck_stream *stream, ck_event *event);
 /* Between two moments by the backend's own clock (a GPU's events), valid after ck_wait(). */
 double ck_event_seconds(const ck_event *from, const ck_event *to);
 
-/* ---- Measuring ------------------------------------------------------------------------------------------------------ */
+/* ---- Measuring ------------------------------------------------------------------------------- */
 
-/* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end nothing runs. A backend
- * without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues the work itself. */
+/* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end
+ * nothing runs. A backend without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues
+ * the work itself. */
 typedef struct ck_graph ck_graph;
 ck_status ck_capture_begin(ck_stream *stream);
 ck_status ck_capture_end(ck_stream *stream, ck_graph **out);
 ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph);
 void ck_graph_destroy(ck_graph *graph); /* NULL is fine */
 
-/* Bytes of the last cache before memory: a measurement that goes round buffers of four times as much finds them cold. */
+/* Bytes of the last cache before memory: a measurement that goes round four times as much finds them cold. */
 size_t ck_cache_bytes(const ck_backend *backend);
 
-/* ---- Waves ---------------------------------------------------------------------------------------------------------- */
+/* ---- Waves ----------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t parameters; /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments), aligned */
-    int64_t gradients;  /* offset in floats in ck_wave.gradients, a pack of the same layout; both multiples of CK_ALIGN_FLOATS */
-    int32_t shape;      /* index into ck_wave.shapes */
-    uint32_t learn;     /* CK_LEARN_*: which gradients this step needs, those of other classes have no defined content; 0 = evaluation */
+    /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments), aligned */
+    int64_t parameters;
+    /* offset in floats in ck_wave.gradients, a pack of the same layout; both multiples of CK_ALIGN_FLOATS */
+    int64_t gradients;
+    int32_t shape; /* index into ck_wave.shapes */
+    /* CK_LEARN_*: the gradients that this step needs, others have no defined content; 0: evaluation */
+    uint32_t learn;
 } ck_wave_device;
 
 /* Host arrays, copied by ck_run() to where the backend needs them; caller keeps ownership. */
@@ -140,35 +154,41 @@ typedef struct {
     const ck_shape *shapes;          /* [n_shapes] */
     const int32_t *tokens, *targets; /* [n_tokens] ids; target < 0: not counted */
     const float *parameters;         /* backend memory: packs of all devices */
-    float *gradients;                /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
-    float *base_gradients;           /* backend memory, only for programs that train the base; overwritten */
-    int32_t *fault; /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x, or -1 */
+    /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
+    float *gradients;
+    float *base_gradients; /* backend memory, only for programs that train the base; overwritten */
+    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x, or -1 */
+    int32_t *fault;
 } ck_wave;
 
-/* ---- Programs ------------------------------------------------------------------------------------------------------- */
+/* ---- Programs -------------------------------------------------------------------------------- */
 
 typedef struct ck_program ck_program;
 typedef struct ck_tensor ck_tensor; /* an activation [tokens of the wave, columns], owned by its program */
 
-/* Of a program: bf16 keeps activations and copies of the frozen weights in bf16 (router, gates, rank space, statistics, adapters and
- * their gradients stay f32, and so do all sums); whatever the host reads or writes is f32. The CPU backend has f32 only. */
+/* Of a program: bf16 keeps activations and copies of the frozen weights in bf16 (router, gates, rank space,
+ * statistics, adapters and their gradients stay f32, and so do all sums); whatever the host reads or writes
+ * is f32. The CPU backend has f32 only. */
 typedef enum { CK_F32, CK_BF16 } ck_precision;
 bool ck_supports(const ck_backend *backend, ck_precision precision);
 
 typedef struct {
     int32_t max_sequences, max_tokens; /* capacity of a wave */
     int32_t max_sequence_tokens;       /* longest sequence */
-    int64_t max_pack;                  /* floats of the largest device pack whose gradients are wanted; 0 = none */
-    int64_t base_pack;                 /* floats of the base's gradient pack (pre-training, f32 only); 0 = none */
+    /* floats of the largest device pack whose gradients are wanted; 0 = none */
+    int64_t max_pack;
+    /* floats of the base's gradient pack (pre-training, f32 only); 0 = none */
+    int64_t base_pack;
     ck_precision precision;
 } ck_capacity;
 
 ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out);
 /* Ends recording: allocates activations and returns the first error of any op. */
 ck_status ck_program_finish(ck_program *program);
-ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave); /* the wave must live until ck_wait() */
-void ck_program_destroy(ck_program *program);                                  /* NULL is fine */
-size_t ck_program_bytes(const ck_program *program);                            /* activations and workspaces, known after finish */
+/* the wave must live until ck_wait() */
+ck_status ck_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
+void ck_program_destroy(ck_program *program);       /* NULL is fine */
+size_t ck_program_bytes(const ck_program *program); /* activations and workspaces, known after finish */
 
 /* A new activation; lives as long as the program. Never NULL: errors are sticky (ck_program_finish). */
 ck_tensor *ck_activation(ck_program *program, int32_t columns, const char *name);
@@ -177,9 +197,10 @@ void ck_keep(ck_program *program, ck_tensor *tensor);
 ck_status ck_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host);
 ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host);
 
-/* ---- Local ops: the transformer ------------------------------------------------------------------------------------- */
-/* Pointers named weight, bias, gain are backend memory, frozen unless said otherwise. "+=" ops say so. Backward ops of frozen
- * tensors give input gradients; the *_gradient offsets (floats into the base's gradient pack, -1 = frozen) serve pre-training. */
+/* ---- Local ops: the transformer -------------------------------------------------------------- */
+/* Pointers named weight, bias, gain are backend memory, frozen unless said otherwise. "+=" ops say so.
+ * Backward ops of frozen tensors give input gradients; the *_gradient offsets (floats into the base's
+ * gradient pack, -1 = frozen) serve pre-training. */
 
 /* x_t = wte[token_t] + wpe[t - first token of its sequence]. */
 typedef struct {
@@ -240,7 +261,8 @@ typedef struct {
 } ck_linear_backward;
 void ck_op_linear_backward(ck_program *, const ck_linear_backward *);
 
-/* Causal multi-head attention. qkv [tokens, 3D], o [tokens, D], lse [tokens, heads] the log-sum-exp of each score row. */
+/* Causal multi-head attention. qkv [tokens, 3D], o [tokens, D], lse [tokens, heads] log-sum-exp of each score
+ * row. */
 typedef struct {
     const ck_tensor *qkv;
     ck_tensor *o, *lse;
@@ -268,10 +290,10 @@ typedef struct {
 } ck_gelu_backward;
 void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
 
-/* Tied head and cross-entropy, fused: logits = x wte^T exist for a few rows at a time only.
- * loss[sequence] = sum over counted tokens of -log p(target), nats; correct[sequence] = tokens whose arg max is the target.
- * dx (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens);
- * with wte_gradient >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
+/* Tied head and cross-entropy, fused: logits = x wte^T exist for a few rows at a time only. loss[sequence] =
+ * sum over counted tokens of -log p(target), nats; correct[sequence] = tokens whose arg max is the target. dx
+ * (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens); with wte_gradient
+ * >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *dx;
@@ -284,7 +306,7 @@ typedef struct {
 } ck_head;
 void ck_op_head(ck_program *, const ck_head *);
 
-/* ---- Local ops: adapters -------------------------------------------------------------------------------------------- */
+/* ---- Local ops: adapters --------------------------------------------------------------------- */
 
 /* The LoRA at a site that is not routed: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. */
 typedef struct {
@@ -305,9 +327,10 @@ typedef struct {
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 
-/* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md).
- * zh [tokens, E + H]: raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]: w_e, 0 if
- * not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not chosen may be left 0. */
+/* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md). zh [tokens, E + H]:
+ * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:
+ * w_e, 0 if not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not
+ * chosen may be left 0. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;
@@ -343,8 +366,8 @@ typedef struct {
 } ck_expert_expand;
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
-/* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e w_e g_e^T dy.
- * q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. */
+/* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e
+ * w_e g_e^T dy. q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. */
 typedef struct {
     const ck_tensor *dy, *g, *gates;
     ck_tensor *q, *dw;
@@ -353,9 +376,10 @@ typedef struct {
 } ck_expert_expand_backward;
 void ck_op_expert_expand_backward(ck_program *, const ck_expert_expand_backward *);
 
-/* dm = W_pr^T dy comes in (ck_op_linear_backward). Recomputes u_e, a_e. Out: du = sum_e du_e [tokens, F or 2 F];
- * p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, H]; dw += <a_e, dm> (linear mix: <s B1 h_e, du>); dB1, dA2. du is not dm.
- * SwiGLU: da = dm + A2^T q, du = w da v silu'(u), dv = w da silu(u); silu'(u) = sigma(u) (1 + u (1 - sigma(u))). */
+/* dm = W_pr^T dy comes in (ck_op_linear_backward). Recomputes u_e, a_e. Out: du = sum_e du_e [tokens, F or 2
+ * F]; p_e = s_e B1_e^T du_e (linear mix: times w_e) [tokens, H]; dw += <a_e, dm> (linear mix: <s B1 h_e,
+ * du>); dB1, dA2. du is not dm. SwiGLU: da = dm + A2^T q, du = w da v silu'(u), dv = w da silu(u); silu'(u) =
+ * sigma(u) (1 + u (1 - sigma(u))). */
 typedef struct {
     const ck_tensor *u, *zh, *gates, *dm, *q;
     ck_tensor *du, *p, *dw;
@@ -364,8 +388,8 @@ typedef struct {
 } ck_expert_activation_backward;
 void ck_op_expert_activation_backward(ck_program *, const ck_expert_activation_backward *);
 
-/* dz = softmax/top-k backward of dw (+ load balance); dx = dz R + p A1 (accumulate: +=); dR = dz^T x; dA1 = p^T x.
- * K = 1 < E: dz_j = dw_i w_i ([j = i] - softmax(z)_j). */
+/* dz = softmax/top-k backward of dw (+ load balance); dx = dz R + p A1 (accumulate: +=); dR = dz^T x; dA1 =
+ * p^T x. K = 1 < E: dz_j = dw_i w_i ([j = i] - softmax(z)_j). */
 typedef struct {
     const ck_tensor *x, *zh, *gates, *dw, *p;
     ck_tensor *dx;
@@ -376,57 +400,64 @@ typedef struct {
 } ck_route_backward;
 void ck_op_route_backward(ck_program *, const ck_route_backward *);
 
-/* ---- Global ops ----------------------------------------------------------------------------------------------------- */
+/* ---- Global ops ------------------------------------------------------------------------------ */
 
-/* Load balance: coefficient[device, layer, e] = balance_e f_e / T_i, f_e = (1/K) share of the device's tokens that chose e; the
- * factor of dP_e/dz in ck_op_route_backward. value[device] = sum over layers of balance_e f_e P_e. Splits the program: everything
- * recorded before is complete for the whole wave, and activations used on both sides are kept for the whole wave. */
+/* Load balance: coefficient[device, layer, e] = balance_e f_e / T_i, f_e = (1/K) share of the device's tokens
+ * that chose e; the factor of dP_e/dz in ck_op_route_backward. value[device] = sum over layers of balance_e
+ * f_e P_e. Splits the program: everything recorded before is complete for the whole wave, and activations
+ * used on both sides are kept for the whole wave. */
 typedef struct {
     const float *top_k_count, *p_sum; /* of ck_route */
-    float *coefficient;               /* [max_devices = max_sequences, n_layers, CK_MAX_EXPERTS] backend memory */
-    float *value;                     /* [max_sequences] backend memory */
+    /* [max_devices = max_sequences, n_layers, CK_MAX_EXPERTS] backend memory */
+    float *coefficient;
+    float *value; /* [max_sequences] backend memory */
     int32_t n_layers;
 } ck_balance;
 void ck_op_balance(ck_program *, const ck_balance *);
 
-/* ---- Parameter updates (outside programs) --------------------------------------------------------------------------- */
+/* ---- Parameter updates (outside programs) ---------------------------------------------------- */
 
 typedef struct {
     float learning_rate, weight_decay, beta1, beta2, epsilon;
     int32_t step;
 } ck_adamw_hyper; /* step counts from 1 */
 
-/* A device's step: AdamW (decoupled decay, bias-corrected) on the classes in learn. The router's rows use hyper[1], all else hyper[0]. */
+/* A device's step: AdamW (decoupled decay, bias-corrected) on the classes in learn. The router's rows use
+ * hyper[1], all else hyper[0]. */
 typedef struct {
-    int64_t parameters, moments, gradients; /* offsets in floats of packs of the device's layout; moments: into both of them */
+    /* offsets in floats of packs of the device's layout; moments: into both of them */
+    int64_t parameters, moments, gradients;
     int32_t shape;
     uint32_t learn;
     ck_adamw_hyper hyper[2];
 } ck_adamw_device;
-ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_shape *shapes,
-                           const ck_adamw_device *devices, int32_t n_devices);
+ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2,
+                           const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
+                           int32_t n_devices);
 
-/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own group. For the groups in learn
+/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own
+ * group. For the groups in learn
  *     gradients += carried, carried = 0          and for the others          carried += gradients. */
 typedef struct {
     int64_t carried, gradients; /* offsets in floats of two packs of the device's layout */
     int32_t shape;
     uint32_t learn;
 } ck_carry_device;
-ck_status ck_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
-                           int32_t n_devices);
+ck_status ck_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *shapes,
+                           const ck_carry_device *devices, int32_t n_devices);
 
 /* AdamW on plain ranges of one packed buffer (pre-training). */
 typedef struct {
     int64_t offset, count;
     float weight_decay;
 } ck_range;
-ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_range *ranges,
-                          int32_t n_ranges, const ck_adamw_hyper *hyper);
+ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2,
+                          const float *gradients, const ck_range *ranges, int32_t n_ranges,
+                          const ck_adamw_hyper *hyper);
 
-/* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of range j in its
- * layout]; spread writes the packed values back to every member. Between the two a collective may add the packed buffers of several
- * processes. */
+/* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of
+ * range j in its layout]; spread writes the packed values back to every member. Between the two a collective
+ * may add the packed buffers of several processes. */
 typedef struct {
     int32_t n_members;
     const int64_t *members;
@@ -437,10 +468,12 @@ typedef struct {
     const int64_t *offset; /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
     int64_t packed;        /* first float of this group in the packed buffer */
 } ck_group;
-ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed);
-ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed);
+ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups,
+                       float *packed);
+ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups,
+                          const float *packed);
 
-/* ---- Ceilings ------------------------------------------------------------------------------------------------------- */
+/* ---- Ceilings -------------------------------------------------------------------------------- */
 
 /* What the backend can compute at most, FLOP/s of all its threads; a rate is 0 where it was not measured. */
 typedef struct {
@@ -448,11 +481,13 @@ typedef struct {
     double fma;          /* of independent multiply-adds in registers, which nothing exceeds: f32 on a CPU */
     int threads;         /* of a CPU: those that took part in `product` */
     char product_of[48]; /* "Cohort's", "OpenBLAS Haswell", "cuBLASLt" */
-    char note[128];      /* a clause on OpenBLAS's kernels where they use less than the processor has; else empty */
+    /* a clause on OpenBLAS's kernels where they use less than the processor has; else empty */
+    char note[128];
 } ck_ceiling;
-/* Takes about 0.3 s. Not measured: what the backend does not support, and a product for whose memory there is no room. */
+/* Takes about 0.3 s. Not measured: what the backend does not support, and what finds no memory. */
 ck_ceiling ck_measure_ceiling(ck_backend *, ck_precision);
-/* Host memory that measuring it takes beside all else: a fixed amount, and one for each thread that has a core. */
+/* Host memory that measuring it takes beside all else: a fixed amount, and one for each thread that has a
+ * core. */
 size_t ck_ceiling_bytes(const ck_backend *);
 
 /* A large copy, bytes read and written a second; 0: not measured. */

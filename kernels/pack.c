@@ -15,7 +15,8 @@ static const char *given_problem(const ck_shape *s) {
     }
     int sum = 0;
     for (int e = 0; e < s->n_experts; e++) {
-        if (s->rank[e] < 1 || s->rank[e] > CK_MAX_RANK_SUM) return "an expert's rank must be between 1 and 512";
+        if (s->rank[e] < 1 || s->rank[e] > CK_MAX_RANK_SUM)
+            return "an expert's rank must be between 1 and 512";
         sum += s->rank[e];
     }
     if (sum > CK_MAX_RANK_SUM) return "a device's ranks must not sum to more than 512";
@@ -34,10 +35,12 @@ typedef struct {
 
 /* In the order of memory. */
 static const placed_block PLACES[CK_BLOCKS] = {
-    {CK_NO_SITE, CK_FACTOR_ROUTER, false}, {CK_SITE_GATE, CK_FACTOR_A, true}, {CK_SITE_FC, CK_FACTOR_A, true},
-    {CK_SITE_GATE, CK_FACTOR_B, false},    {CK_SITE_FC, CK_FACTOR_B, true},   {CK_SITE_PR, CK_FACTOR_A, false},
-    {CK_SITE_PR, CK_FACTOR_B, false},      {CK_SITE_QKV, CK_FACTOR_A, false}, {CK_SITE_QKV, CK_FACTOR_B, false},
-    {CK_SITE_OUT, CK_FACTOR_A, false},     {CK_SITE_OUT, CK_FACTOR_B, false},
+    {CK_NO_SITE, CK_FACTOR_ROUTER, false}, {CK_SITE_GATE, CK_FACTOR_A, true},
+    {CK_SITE_FC, CK_FACTOR_A, true},       {CK_SITE_GATE, CK_FACTOR_B, false},
+    {CK_SITE_FC, CK_FACTOR_B, true},       {CK_SITE_PR, CK_FACTOR_A, false},
+    {CK_SITE_PR, CK_FACTOR_B, false},      {CK_SITE_QKV, CK_FACTOR_A, false},
+    {CK_SITE_QKV, CK_FACTOR_B, false},     {CK_SITE_OUT, CK_FACTOR_A, false},
+    {CK_SITE_OUT, CK_FACTOR_B, false},
 };
 
 static int32_t inputs_of(const ck_shape *s, ck_site site) {
@@ -81,7 +84,8 @@ static void place_blocks(ck_shape *s) {
     s->total = s->layer_stride * s->n_layers;
 }
 
-/* With all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are equal, since sum_e P_e = 1. */
+/* With all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are
+ * equal, since sum_e P_e = 1. */
 static bool has_balance_gradient(const ck_shape *s) {
     bool weighted = false, equal = true;
     for (int e = 0; e < s->n_experts; e++) {
@@ -96,7 +100,8 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     if (why) *why = problem;
     if (problem) return CK_BAD_ARGUMENT;
     s->rank_first[0] = 0;
-    for (int e = 0; e < CK_MAX_EXPERTS; e++) s->rank_first[e + 1] = s->rank_first[e] + (e < s->n_experts ? s->rank[e] : 0);
+    for (int e = 0; e < CK_MAX_EXPERTS; e++)
+        s->rank_first[e + 1] = s->rank_first[e] + (e < s->n_experts ? s->rank[e] : 0);
     s->rank_sum = s->rank_first[s->n_experts];
     s->h_ranks = s->mlp == CK_MLP_SWIGLU ? 2 * s->rank_sum : s->rank_sum;
     s->router_rows = s->gates == CK_GATES_TOP_K && s->n_experts > 1 ? s->n_experts : 0;
@@ -150,7 +155,13 @@ ck_part ck_part_at(const ck_shape *s, int32_t index) {
     int i = 0;
     while (within >= parts_in(s, i)) within -= parts_in(s, i++);
     const ck_block *block = ck_block_of(s, PLACES[i].site, PLACES[i].factor);
-    ck_part part = {PLACES[i].site, PLACES[i].factor, -1, layer, block->rows, block->columns, layer * s->layer_stride + block->offset};
+    ck_part part = {PLACES[i].site,
+                    PLACES[i].factor,
+                    -1,
+                    layer,
+                    block->rows,
+                    block->columns,
+                    layer * s->layer_stride + block->offset};
     if (!ck_is_routed(part.site)) return part;
     part.expert = within;
     part.rows = s->rank[within];
@@ -172,9 +183,11 @@ int ck_learn_spans(const ck_shape *s, uint32_t learn, ck_span spans[CK_BLOCKS]) 
         const ck_block *block = ck_block_of(s, PLACES[i].site, PLACES[i].factor);
         ck_span span = {block->offset, 0, (learn & ck_learn_class(PLACES[i].site, PLACES[i].factor)) != 0,
                         PLACES[i].factor == CK_FACTOR_ROUTER};
-        if (block->rows == 0 || (n > 0 && !spans[n - 1].router && spans[n - 1].learned == span.learned)) continue;
+        if (block->rows == 0 || (n > 0 && !spans[n - 1].router && spans[n - 1].learned == span.learned))
+            continue;
         spans[n++] = span;
     }
-    for (int i = 0; i < n; i++) spans[i].count = (i + 1 < n ? spans[i + 1].offset : s->layer_stride) - spans[i].offset;
+    for (int i = 0; i < n; i++)
+        spans[i].count = (i + 1 < n ? spans[i + 1].offset : s->layer_stride) - spans[i].offset;
     return n;
 }

@@ -1,14 +1,16 @@
 /* pack.h - what one device holds: its parameters, listed once.
  *
- * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that adapters change. At a routed site
- * (the linears of the MLP) every expert has a LoRA of its own; at any other site there is one LoRA, or none.
+ * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that
+ * adapters change. At a routed site (the linears of the MLP) every expert has a LoRA of its own; at any other
+ * site there is one LoRA, or none.
  *
- *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the one LoRA. Kernels read blocks.
- *   part    the rows of a block that belong to one expert (or to no expert) in one layer. Everything outside kernels/ walks parts: initial
- *           values, adapter files, what a method shares, comparisons.
+ *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the one
+ *           LoRA. Kernels read blocks.
+ *   part    the rows of a block that belong to one expert (or to no expert) in one layer. Everything outside
+ *           kernels/ walks parts: initial values, adapter files, what a method shares, comparisons.
  *
- * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is stored [rank, in] and B,
- * transposed, [rank, out]; the router is [experts, D]. */
+ * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is
+ * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D]. */
 #ifndef COHORT_PACK_H
 #define COHORT_PACK_H
 
@@ -21,11 +23,18 @@
 extern "C" {
 #endif
 
-enum { CK_MAX_EXPERTS = 16, CK_MAX_RANK_SUM = 512, CK_MAX_TOP_K = 16, CK_MAX_THREADS = 1024, CK_ALIGN_FLOATS = 16 };
+enum {
+    CK_MAX_EXPERTS = 16,
+    CK_MAX_RANK_SUM = 512,
+    CK_MAX_TOP_K = 16,
+    CK_MAX_THREADS = 1024,
+    CK_ALIGN_FLOATS = 16
+};
 
 typedef enum {
-    CK_GATES_TOP_K, /* router: top-k of R x, softmax over the kept logits (K = 1 < E: probability over all E) */
-    CK_GATES_MEAN   /* no router: 1/E over all E */
+    /* router: top-k of R x, softmax over the kept logits (K = 1 < E: probability over all E) */
+    CK_GATES_TOP_K,
+    CK_GATES_MEAN /* no router: 1/E over all E */
 } ck_gates;
 
 typedef enum {
@@ -59,7 +68,8 @@ typedef struct {
     int32_t rows, columns; /* rows 0: the device has no such block */
 } ck_block;
 
-/* What a device holds, per layer; layer l begins at l * layer_stride floats. Devices with equal shapes share one ck_shape. */
+/* What a device holds, per layer; layer l begins at l * layer_stride floats. Devices with equal shapes share
+ * one ck_shape. */
 typedef struct {
     /* given */
     int32_t n_layers, width, ffn; /* L, D, F */
@@ -74,11 +84,13 @@ typedef struct {
     float lora_scale[CK_SITES];    /* its scale */
     float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
     /* derived */
-    int32_t rank_sum;                       /* S: sum of r_e */
-    int32_t h_ranks;                        /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
+    int32_t rank_sum; /* S: sum of r_e */
+    /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
+    int32_t h_ranks;
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    bool balanced;             /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
+    /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
+    bool balanced;
     ck_block block[CK_BLOCKS]; /* at ck_block_index(site, factor) */
     /* Blocks that lie side by side and that the expert operations read as one. */
     int64_t route;               /* [router_rows + H, D]: R, then A of gate and fc */
@@ -86,7 +98,8 @@ typedef struct {
     int64_t layer_stride, total; /* floats; both multiples of CK_ALIGN_FLOATS */
 } ck_shape;
 
-/* Fills the derived fields. On impossible given ones CK_BAD_ARGUMENT, with *why set to a sentence (why may be NULL). */
+/* Fills the derived fields. On impossible given ones CK_BAD_ARGUMENT, with *why set to a sentence (why may be
+ * NULL). */
 ck_status ck_shape_init(ck_shape *shape, const char **why);
 
 static inline int ck_block_index(ck_site site, ck_factor factor) {
@@ -110,8 +123,9 @@ typedef struct {
     int64_t offset;        /* floats from the beginning of the pack */
 } ck_part;
 
-/* The parts of a pack in the order layer, block, expert: ck_part_at(shape, 0) .. ck_part_at(shape, ck_part_count(shape) - 1). A layer's
- * parts are neighbours, and so are the experts of a block, whose rows lie side by side. */
+/* The parts of a pack in the order layer, block, expert: ck_part_at(shape, 0) .. ck_part_at(shape,
+ * ck_part_count(shape) - 1). A layer's parts are neighbours, and so are the experts of a block, whose rows
+ * lie side by side. */
 int32_t ck_part_count(const ck_shape *shape);
 ck_part ck_part_at(const ck_shape *shape, int32_t index);
 
@@ -122,7 +136,8 @@ enum {
     CK_LEARN_EXPERT_B = 4,
     CK_LEARN_LORA_A = 8,
     CK_LEARN_LORA_B = 16,
-    CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B /* all but the router */
+    /* all but the router */
+    CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B
 };
 /* The class of a block's parts. */
 uint32_t ck_learn_class(ck_site site, ck_factor factor);
@@ -132,8 +147,8 @@ typedef struct {
     int64_t offset, count; /* floats from the beginning of a layer */
     bool learned, router;  /* router: these are the router's rows, and no others */
 } ck_span;
-/* Cuts a layer into the fewest spans that `learn` tells apart, the router's rows always on their own. The spans rise and are together the
- * whole layer, padding included. Returns their number. */
+/* Cuts a layer into the fewest spans that `learn` tells apart, the router's rows always on their own. The
+ * spans rise and are together the whole layer, padding included. Returns their number. */
 int ck_learn_spans(const ck_shape *shape, uint32_t learn, ck_span spans[CK_BLOCKS]);
 
 #ifdef __cplusplus

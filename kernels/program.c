@@ -1,4 +1,5 @@
-/* program.c - recording: checks descriptors, keeps them in order, and finds the activations that cross a global op. */
+/* program.c - recording: checks descriptors, keeps them in order, and finds the activations that cross a
+ * global op. */
 #include "backend.h"
 
 #include <stdarg.h>
@@ -10,13 +11,16 @@
 
 ck_status ck_program_create(ck_backend *backend, const ck_capacity *capacity, ck_program **out) {
     *out = NULL;
-    if (capacity->max_sequences < 1 || capacity->max_sequence_tokens < 1 || capacity->max_tokens < capacity->max_sequence_tokens) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "a program needs room for at least one sequence (%d sequences, %d tokens, longest %d)",
+    if (capacity->max_sequences < 1 || capacity->max_sequence_tokens < 1 ||
+        capacity->max_tokens < capacity->max_sequence_tokens) {
+        return ck_fail(backend, CK_BAD_ARGUMENT,
+                       "a program needs room for at least one sequence (%d sequences, %d tokens, longest %d)",
                        capacity->max_sequences, capacity->max_tokens, capacity->max_sequence_tokens);
     }
     if (!ck_supports(backend, capacity->precision))
         return ck_fail(backend, CK_UNAVAILABLE, "the %s backend computes in f32 only", backend->driver->name);
-    if (capacity->precision != CK_F32 && capacity->base_pack > 0) return ck_fail(backend, CK_BAD_ARGUMENT, "a base is trained in f32 only");
+    if (capacity->precision != CK_F32 && capacity->base_pack > 0)
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a base is trained in f32 only");
     ck_program *program = calloc(1, sizeof *program);
     if (!program) return ck_fail(backend, CK_NO_MEMORY, "cannot allocate a program");
     program->backend = backend;
@@ -58,7 +62,8 @@ size_t ck_program_bytes(const ck_program *program) {
 
 ck_status ck_program_finish(ck_program *program) {
     if (program->status) return ck_fail(program->backend, program->status, "%s", program->error);
-    if (program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is finished already");
+    if (program->finished)
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is finished already");
     settle_keeping(program);
     ck_status status = program->backend->driver->program_place(program);
     program->finished = status == CK_OK;
@@ -111,7 +116,8 @@ static ck_op *append(ck_program *program, ck_op_kind kind) {
     ck_op *op = &program->ops[program->n_ops++];
     memset(op, 0, sizeof *op);
     op->kind = kind;
-    if (ck_is_global(kind) && program->backward) refuse(program, "a backward op was recorded before a global op");
+    if (ck_is_global(kind) && program->backward)
+        refuse(program, "a backward op was recorded before a global op");
     if (ck_is_global(kind)) program->segment++;
     program->backward |= ck_is_backward(kind);
     return op;
@@ -127,7 +133,8 @@ static ck_tensor *own(const ck_program *program, const ck_tensor *tensor) {
 }
 
 /* Notes a use of the activation and checks its width. */
-static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, use_kind kind, int64_t columns) {
+static void use(ck_program *program, const char *op, const ck_tensor *tensor, const char *field,
+                use_kind kind, int64_t columns) {
     if (!tensor) {
         refuse(program, "%s: %s is missing", op, field);
         return;
@@ -139,16 +146,18 @@ static void use(ck_program *program, const char *op, const ck_tensor *tensor, co
         return;
     }
     if (tensor->columns < columns)
-        refuse(program, "%s: %s (%s) has %d columns, needs %lld", op, field, tensor->name, tensor->columns, (long long)columns);
+        refuse(program, "%s: %s (%s) has %d columns, needs %lld", op, field, tensor->name, tensor->columns,
+               (long long)columns);
     *(kind == WIDE ? &used->wide : &used->exact) = true;
     if (used->wide && used->exact)
-        refuse(program, "%s: %s (%s) is %s here and was %s before", op, field, tensor->name, kind == WIDE ? "an activation" : "exact",
-               kind == WIDE ? "exact" : "an activation");
+        refuse(program, "%s: %s (%s) is %s here and was %s before", op, field, tensor->name,
+               kind == WIDE ? "an activation" : "exact", kind == WIDE ? "exact" : "an activation");
     if (used->first_segment < 0) used->first_segment = program->segment;
     used->last_segment = program->segment;
 }
 
-static void use_optional(ck_program *program, const char *op, const ck_tensor *tensor, const char *field, use_kind kind, int64_t columns) {
+static void use_optional(ck_program *program, const char *op, const ck_tensor *tensor, const char *field,
+                         use_kind kind, int64_t columns) {
     if (tensor) use(program, op, tensor, field, kind, columns);
 }
 
@@ -162,17 +171,17 @@ static void present(ck_program *program, const char *op, const char *field, cons
 
 static void gradient_range(ck_program *program, const char *op, int64_t offset, int64_t count) {
     if (offset >= 0 && offset + count > program->capacity.base_pack) {
-        refuse(program, "%s: a gradient of %lld floats at %lld does not fit the base pack of %lld", op, (long long)count, (long long)offset,
-               (long long)program->capacity.base_pack);
+        refuse(program, "%s: a gradient of %lld floats at %lld does not fit the base pack of %lld", op,
+               (long long)count, (long long)offset, (long long)program->capacity.base_pack);
     }
 }
 
-#define RECORD(op)                                                                                                                         \
-    static void check_##op(ck_program *program, const ck_##op *d);                                                                         \
-    void ck_op_##op(ck_program *program, const ck_##op *d) {                                                                               \
-        append(program, CK_OP_##op)->as.op = *d;                                                                                           \
-        check_##op(program, d);                                                                                                            \
-    }                                                                                                                                      \
+#define RECORD(op)                                                                                           \
+    static void check_##op(ck_program *program, const ck_##op *d);                                           \
+    void ck_op_##op(ck_program *program, const ck_##op *d) {                                                 \
+        append(program, CK_OP_##op)->as.op = *d;                                                             \
+        check_##op(program, d);                                                                              \
+    }                                                                                                        \
     static void check_##op(ck_program *program, const ck_##op *d)
 
 #define USE(op, field, kind, columns)    use(program, #op, d->field, #field, kind, columns)
@@ -194,7 +203,8 @@ RECORD(embed_backward) {
         refuse(program, "embed_backward: sequences are longer than %d positions", d->positions);
     gradient_range(program, "embed_backward", d->wte_gradient, (int64_t)d->vocabulary * d->width);
     gradient_range(program, "embed_backward", d->wpe_gradient, (int64_t)d->positions * d->width);
-    if (d->wte_gradient < 0 || d->wpe_gradient < 0) refuse(program, "embed_backward: both gradients are needed");
+    if (d->wte_gradient < 0 || d->wpe_gradient < 0)
+        refuse(program, "embed_backward: both gradients are needed");
     USE(embed_backward, dx, WIDE, d->width);
 }
 
@@ -241,7 +251,8 @@ RECORD(linear_backward) {
 }
 
 static void check_heads(ck_program *program, const char *op, int32_t heads, int32_t width) {
-    if (heads < 1 || width < 1 || width % heads != 0) refuse(program, "%s: %d heads do not divide width %d", op, heads, width);
+    if (heads < 1 || width < 1 || width % heads != 0)
+        refuse(program, "%s: %d heads do not divide width %d", op, heads, width);
 }
 
 RECORD(attention) {
@@ -300,7 +311,8 @@ RECORD(route) {
     USE(route, x, WIDE, 1);
     USE(route, zh, EXACT, 1);
     USE(route, gates, EXACT, CK_MAX_EXPERTS);
-    if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) && d->layer >= d->n_layers)) {
+    if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) &&
+                         d->layer >= d->n_layers)) {
         refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
     }
 }
@@ -339,7 +351,8 @@ RECORD(expert_activation_backward) {
     USE(expert_activation_backward, du, WIDE, up_columns(d->mlp, d->ffn));
     USE(expert_activation_backward, p, EXACT, 1);
     USE(expert_activation_backward, dw, EXACT, CK_MAX_EXPERTS);
-    if (d->du == d->dm || d->du == d->u) refuse(program, "expert_activation_backward: du must be an activation of its own");
+    if (d->du == d->dm || d->du == d->u)
+        refuse(program, "expert_activation_backward: du must be an activation of its own");
 }
 
 RECORD(expert_expand) {
@@ -369,11 +382,12 @@ RECORD(balance) {
 static ck_status readable(const ck_tensor *tensor, int64_t n_tokens) {
     ck_program *program = tensor->program;
     if (!program->finished || !tensor->keep) {
-        return ck_fail(program->backend, CK_BAD_ARGUMENT, "activation %s is not kept: call ck_keep() before ck_program_finish()",
-                       tensor->name);
+        return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                       "activation %s is not kept: call ck_keep() before ck_program_finish()", tensor->name);
     }
     if (n_tokens > program->capacity.max_tokens)
-        return ck_fail(program->backend, CK_BAD_ARGUMENT, "%lld tokens exceed the program's capacity", (long long)n_tokens);
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "%lld tokens exceed the program's capacity",
+                       (long long)n_tokens);
     return CK_OK;
 }
 

@@ -29,10 +29,12 @@ ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...
 }
 
 const ck_backend_info *ck_backends(int *count) {
-    for (int i = 0; i < N_DRIVERS; i++) infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
+    for (int i = 0; i < N_DRIVERS; i++)
+        infos[i] = (ck_backend_info){drivers[i]->name, drivers[i]->unavailable()};
     *count = N_DRIVERS;
 #ifndef COHORT_CUDA
-    infos[(*count)++] = (ck_backend_info){"cuda", "this build has no CUDA backend, because nvcc or a GPU was missing when it was built"};
+    infos[(*count)++] = (ck_backend_info){
+        "cuda", "this build has no CUDA backend, because nvcc or a GPU was missing when it was built"};
 #endif
     return infos;
 }
@@ -40,7 +42,8 @@ const ck_backend_info *ck_backends(int *count) {
 ck_status ck_open(const char *name, int threads, ck_backend **out) {
     *out = NULL;
     if (threads < 0 || threads > CK_MAX_THREADS)
-        return ck_fail(NULL, CK_BAD_ARGUMENT, "threads must be between 0 (one per core) and %d, not %d", CK_MAX_THREADS, threads);
+        return ck_fail(NULL, CK_BAD_ARGUMENT, "threads must be between 0 (one per core) and %d, not %d",
+                       CK_MAX_THREADS, threads);
     for (int i = 0; i < N_DRIVERS; i++) {
         const char *reason = drivers[i]->unavailable();
         bool automatic = strcmp(name, "auto") == 0;
@@ -53,7 +56,8 @@ ck_status ck_open(const char *name, int threads, ck_backend **out) {
     const ck_backend_info *known = ck_backends(&count);
     for (int i = 0; i < count; i++) {
         if (strcmp(name, known[i].name) == 0 || strcmp(name, "auto") == 0)
-            return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", known[i].name, known[i].unavailable);
+            return ck_fail(NULL, CK_UNAVAILABLE, "backend %s is not available: %s", known[i].name,
+                           known[i].unavailable);
     }
     return ck_fail(NULL, CK_UNAVAILABLE, "there is no backend '%s'; use auto, cpu or cuda", name);
 }
@@ -84,14 +88,17 @@ size_t ck_allocated_bytes(const ck_backend *backend) {
 
 ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out) {
     ck_status status = backend->driver->alloc(backend, bytes, out);
-    if (status) return ck_fail(backend, status, "cannot allocate %.1f MiB for %s", (double)bytes / 1048576.0, what);
+    if (status)
+        return ck_fail(backend, status, "cannot allocate %.1f MiB for %s", (double)bytes / 1048576.0, what);
     return CK_OK;
 }
 
 ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out) {
     if (!backend->driver->alloc_far) return ck_alloc(backend, bytes, what, out);
     ck_status status = backend->driver->alloc_far(backend, bytes, out);
-    if (status) return ck_fail(backend, status, "cannot allocate %.1f MiB of pinned host memory for %s", (double)bytes / 1048576.0, what);
+    if (status)
+        return ck_fail(backend, status, "cannot allocate %.1f MiB of pinned host memory for %s",
+                       (double)bytes / 1048576.0, what);
     return CK_OK;
 }
 
@@ -115,7 +122,8 @@ ck_status ck_stream_status(const ck_stream *stream) {
 }
 
 /* After a failure nothing more is issued. */
-#define ISSUE(stream, call) ((stream)->status ? (stream)->status : ((stream)->status = (stream)->backend->driver->call))
+#define ISSUE(stream, call)                                                                                  \
+    ((stream)->status ? (stream)->status : ((stream)->status = (stream)->backend->driver->call))
 
 void ck_stream_destroy(ck_stream *stream) {
     if (stream) stream->backend->driver->stream_destroy(stream);
@@ -143,26 +151,32 @@ ck_status ck_wait(ck_stream *stream) {
     return issued ? issued : waited;
 }
 
-ck_status ck_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                           const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices) {
-    return ISSUE(stream, adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices));
+ck_status ck_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                           const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
+                           int32_t n_devices) {
+    return ISSUE(stream,
+                 adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, devices, n_devices));
 }
 
-ck_status ck_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
-                           int32_t n_devices) {
+ck_status ck_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes,
+                           const ck_carry_device *devices, int32_t n_devices) {
     return ISSUE(stream, carry_devices(stream, carried, gradients, shapes, devices, n_devices));
 }
 
-ck_status ck_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                          const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
-    return ISSUE(stream, adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper));
+ck_status ck_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                          const float *gradients, const ck_range *ranges, int32_t n_ranges,
+                          const ck_adamw_hyper *hyper) {
+    return ISSUE(stream,
+                 adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n_ranges, hyper));
 }
 
-ck_status ck_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed) {
+ck_status ck_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n_groups,
+                       float *packed) {
     return ISSUE(stream, group_sum(stream, parameters, groups, n_groups, packed));
 }
 
-ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed) {
+ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups,
+                          const float *packed) {
     return ISSUE(stream, group_spread(stream, parameters, groups, n_groups, packed));
 }
 
@@ -197,7 +211,8 @@ double ck_event_seconds(const ck_event *from, const ck_event *to) {
 
 ck_status ck_capture_begin(ck_stream *stream) {
     const ck_driver *driver = stream->backend->driver;
-    if (!driver->capture_begin) return ck_fail(stream->backend, CK_UNAVAILABLE, "the %s backend has no graphs", driver->name);
+    if (!driver->capture_begin)
+        return ck_fail(stream->backend, CK_UNAVAILABLE, "the %s backend has no graphs", driver->name);
     return driver->capture_begin(stream);
 }
 

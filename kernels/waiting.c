@@ -1,12 +1,14 @@
 /* waiting.c - threads that wait soon sleep.
  *
- * OpenMP's threads wait for each other at the end of every parallel loop, and for the next one. GCC's library lets them spin for some
- * milliseconds first. Where another program wants the same core, a thread that spins uses up the time slice of the one that it waits for:
- * short loops become hundreds of times as slow. Waking a thread that sleeps takes some 10 us, so a thread spins about as long and then
- * sleeps: measured on two cores, short loops are as quick as with endless spinning where nobody else is there, and as quick as without any
- * spinning where somebody is.
+ * OpenMP's threads wait for each other at the end of every parallel loop, and for the next one. GCC's library
+ * lets them spin for some milliseconds first. Where another program wants the same core, a thread that spins
+ * uses up the time slice of the one that it waits for: short loops become hundreds of times as slow. Waking a
+ * thread that sleeps takes some 10 us, so a thread spins about as long and then sleeps: measured on two
+ * cores, short loops are as quick as with endless spinning where nobody else is there, and as quick as
+ * without any spinning where somebody is.
  *
- * The library reads how to wait from the environment, before main(). So the program starts itself once more, with the answer in it. */
+ * The library reads how to wait from the environment, before main(). So the program starts itself once more,
+ * with the answer in it. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +47,8 @@ void ck_wait_asleep(char **argv) {
     const char *started = getenv(STARTED);
     snprintf(process, sizeof process, "%ld", (long)getpid());
     if (!started && !user_has_chosen() && can_start_itself()) {
-        bool marked = setenv(STARTED, process, 1) == 0 && setenv(POLICY, "passive", 1) == 0 && setenv(SPINS, FEW_SPINS, 1) == 0;
+        bool marked = setenv(STARTED, process, 1) == 0 && setenv(POLICY, "passive", 1) == 0 &&
+                      setenv(SPINS, FEW_SPINS, 1) == 0;
         if (marked) execv("/proc/self/exe", argv);
         started = getenv(STARTED); /* it could not: all works, but may be slow on a busy machine */
     }

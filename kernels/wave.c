@@ -5,21 +5,24 @@ static ck_status sequences_problem(const ck_program *program, const ck_wave *wav
     ck_backend *backend = program->backend;
     const ck_capacity *capacity = &program->capacity;
     if (wave->n_sequences > capacity->max_sequences) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %d sequences exceeds the program's %d", wave->n_sequences,
-                       capacity->max_sequences);
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %d sequences exceeds the program's %d",
+                       wave->n_sequences, capacity->max_sequences);
     }
-    if (!wave->tokens || !wave->targets) return ck_fail(backend, CK_BAD_ARGUMENT, "the wave has no tokens or no targets");
-    if (wave->first_token[0] != 0) return ck_fail(backend, CK_BAD_ARGUMENT, "the wave's first sequence does not begin at token 0");
+    if (!wave->tokens || !wave->targets)
+        return ck_fail(backend, CK_BAD_ARGUMENT, "the wave has no tokens or no targets");
+    if (wave->first_token[0] != 0)
+        return ck_fail(backend, CK_BAD_ARGUMENT, "the wave's first sequence does not begin at token 0");
     for (int s = 0; s < wave->n_sequences; s++) {
         int64_t tokens = wave->first_token[s + 1] - wave->first_token[s];
         if (tokens < 1 || tokens > capacity->max_sequence_tokens) {
-            return ck_fail(backend, CK_BAD_ARGUMENT, "sequence %d has %lld tokens; 1 to %d are possible", s, (long long)tokens,
-                           capacity->max_sequence_tokens);
+            return ck_fail(backend, CK_BAD_ARGUMENT, "sequence %d has %lld tokens; 1 to %d are possible", s,
+                           (long long)tokens, capacity->max_sequence_tokens);
         }
     }
     int64_t tokens = wave->first_token[wave->n_sequences];
     if (tokens > capacity->max_tokens) {
-        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %lld tokens exceeds the program's %d", (long long)tokens, capacity->max_tokens);
+        return ck_fail(backend, CK_BAD_ARGUMENT, "a wave of %lld tokens exceeds the program's %d",
+                       (long long)tokens, capacity->max_tokens);
     }
     return CK_OK;
 }
@@ -31,18 +34,23 @@ typedef struct {
 } recorded_lora;
 
 static bool lora_fits(recorded_lora op, const ck_shape *shape) {
-    const ck_block *a = ck_block_of(shape, op.site, CK_FACTOR_A), *b = ck_block_of(shape, op.site, CK_FACTOR_B);
-    return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns && op.out == b->columns);
+    const ck_block *a = ck_block_of(shape, op.site, CK_FACTOR_A),
+                   *b = ck_block_of(shape, op.site, CK_FACTOR_B);
+    return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns &&
+                            op.out == b->columns);
 }
 
 /* Rank-space activations are as wide as the shapes the program was recorded for. */
 static bool op_fits(const ck_op *op, const ck_shape *s) {
     switch (op->kind) {
     case CK_OP_lora:
-        return lora_fits((recorded_lora){op->as.lora.site, op->as.lora.in, op->as.lora.out, op->as.lora.layer, op->as.lora.h}, s);
+        return lora_fits((recorded_lora){op->as.lora.site, op->as.lora.in, op->as.lora.out, op->as.lora.layer,
+                                         op->as.lora.h},
+                         s);
     case CK_OP_lora_backward:
-        return lora_fits((recorded_lora){op->as.lora_backward.site, op->as.lora_backward.in, op->as.lora_backward.out,
-                                         op->as.lora_backward.layer, op->as.lora_backward.h},
+        return lora_fits((recorded_lora){op->as.lora_backward.site, op->as.lora_backward.in,
+                                         op->as.lora_backward.out, op->as.lora_backward.layer,
+                                         op->as.lora_backward.h},
                          s);
     case CK_OP_route:
         return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
@@ -51,15 +59,19 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
         return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->h_ranks;
     case CK_OP_expert_activation:
         return op->as.expert_activation.ffn == s->ffn && op->as.expert_activation.mlp == s->mlp &&
-               op->as.expert_activation.layer < s->n_layers && op->as.expert_activation.g->columns >= s->rank_sum;
+               op->as.expert_activation.layer < s->n_layers &&
+               op->as.expert_activation.g->columns >= s->rank_sum;
     case CK_OP_expert_activation_backward:
-        return op->as.expert_activation_backward.ffn == s->ffn && op->as.expert_activation_backward.mlp == s->mlp &&
-               op->as.expert_activation_backward.layer < s->n_layers && op->as.expert_activation_backward.q->columns >= s->rank_sum &&
+        return op->as.expert_activation_backward.ffn == s->ffn &&
+               op->as.expert_activation_backward.mlp == s->mlp &&
+               op->as.expert_activation_backward.layer < s->n_layers &&
+               op->as.expert_activation_backward.q->columns >= s->rank_sum &&
                op->as.expert_activation_backward.p->columns >= s->h_ranks;
     case CK_OP_expert_expand:
         return op->as.expert_expand.layer < s->n_layers && op->as.expert_expand.y->columns >= s->width;
     case CK_OP_expert_expand_backward:
-        return op->as.expert_expand_backward.layer < s->n_layers && op->as.expert_expand_backward.q->columns >= s->rank_sum;
+        return op->as.expert_expand_backward.layer < s->n_layers &&
+               op->as.expert_expand_backward.q->columns >= s->rank_sum;
     case CK_OP_embed:
     case CK_OP_embed_backward:
     case CK_OP_norm:
@@ -80,11 +92,14 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
 
 static ck_status shape_problem(const ck_program *program, const ck_wave *wave, int device) {
     int32_t shape = wave->devices[device].shape;
-    if (device > 0 && wave->devices[device - 1].shape == shape) return CK_OK; /* neighbours mostly share one */
+    /* neighbours mostly share one */
+    if (device > 0 && wave->devices[device - 1].shape == shape) return CK_OK;
     for (int o = 0; o < program->n_ops; o++) {
         if (op_fits(&program->ops[o], &wave->shapes[shape])) continue;
-        return ck_fail(program->backend, CK_BAD_ARGUMENT,
-                       "device %d of the wave has a larger shape, or another MLP, than the program was recorded for", device);
+        return ck_fail(
+            program->backend, CK_BAD_ARGUMENT,
+            "device %d of the wave has a larger shape, or another MLP, than the program was recorded for",
+            device);
     }
     return CK_OK;
 }
@@ -104,11 +119,14 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
             return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
         }
         if (device->parameters % CK_ALIGN_FLOATS != 0 || device->gradients % CK_ALIGN_FLOATS != 0) {
-            return ck_fail(backend, CK_BAD_ARGUMENT, "the packs of device %d of the wave do not begin at a multiple of %d floats", i,
+            return ck_fail(backend, CK_BAD_ARGUMENT,
+                           "the packs of device %d of the wave do not begin at a multiple of %d floats", i,
                            CK_ALIGN_FLOATS);
         }
-        if (device->learn && (!wave->gradients || wave->shapes[device->shape].total > program->capacity.max_pack)) {
-            return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d", i);
+        if (device->learn &&
+            (!wave->gradients || wave->shapes[device->shape].total > program->capacity.max_pack)) {
+            return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d",
+                           i);
         }
         ck_status status = shape_problem(program, wave, i);
         if (status) return status;

@@ -1,4 +1,5 @@
-/* attention.c - causal attention, and the LoRA on its first linear. s tokens a sequence, H heads, ra the attention LoRA's rank:
+/* attention.c - causal attention, and the LoRA on its first linear. s tokens a sequence, H heads, ra the
+ * attention LoRA's rank:
  *
  *   attention             qkv read, o and log-sum-exps written; scores and mixing over the causal half
  *   attention, backward   qkv, o, do, log-sum-exps read, dqkv written; five products where forward has two
@@ -19,8 +20,11 @@ static void prepare_attention(world *w) {
 }
 
 static void record_attention(const world *w, world_copy *c) {
-    ck_op_attention(c->program,
-                    &(ck_attention){.qkv = c->tensor[QKV], .o = c->tensor[O], .lse = c->tensor[LSE], .heads = w->heads, .width = w->width});
+    ck_op_attention(c->program, &(ck_attention){.qkv = c->tensor[QKV],
+                                                .o = c->tensor[O],
+                                                .lse = c->tensor[LSE],
+                                                .heads = w->heads,
+                                                .width = w->width});
 }
 
 /* Sequences that the budget allows, at least the first. */
@@ -39,7 +43,8 @@ static void verify_attention(const world *w, verdict *v) {
     for (int64_t i = 0; i < sequences.n; i++) {
         picks rows = rows_of(w, sequences.index[i]);
         oracle_attention_size size = {.n = rows.n, .width = w->width, .heads = w->heads};
-        double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width), *lse = oracle_zeros(rows.n * w->heads);
+        double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
+               *lse = oracle_zeros(rows.n * w->heads);
         oracle_attention(size, qkv, o, lse);
         world_compare(w, v, O, &rows, NULL, o);
         world_compare(w, v, LSE, &rows, NULL, lse);
@@ -62,7 +67,8 @@ static double pairs(const world *w) {
 }
 
 cost attention_cost(const world *w) {
-    return (cost){"attention", tokens_of(w) * (4 * activation_bytes(w) * w->width + 4.0 * w->heads), 4 * pairs(w) * w->width};
+    return (cost){"attention", tokens_of(w) * (4 * activation_bytes(w) * w->width + 4.0 * w->heads),
+                  4 * pairs(w) * w->width};
 }
 
 static int costs_of_attention(const world *w, cost *parts) {
@@ -79,7 +85,8 @@ const bench_case attention_forward = {.name = "attention",
                                       .verify = verify_attention,
                                       .costs = costs_of_attention};
 
-/* o and lse as the forward operation leaves them, for every sequence: the same content in each, so that one is computed. */
+/* o and lse as the forward operation leaves them, for every sequence: the same content in each, so that one
+ * is computed. */
 static void repeat_sequence(world *w, tensor_id id) {
     tensor_array *t = &w->tensor[id];
     int64_t period = w->first_token[1] * t->columns;
@@ -95,9 +102,11 @@ static void prepare_attention_backward(world *w) {
     world_tensor(w, DQKV, "dqkv", OUTPUT, 3 * w->width, true, 1);
     repeat_sequence(w, QKV);
     picks rows = rows_of(w, 0);
-    double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width), *lse = oracle_zeros(rows.n * w->heads);
+    double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
+           *lse = oracle_zeros(rows.n * w->heads);
     oracle_attention((oracle_attention_size){.n = rows.n, .width = w->width, .heads = w->heads}, qkv, o, lse);
-    for (int64_t i = 0; i < rows.n * w->width; i++) w->tensor[O].before[i] = bf16 ? draw_bf16((float)o[i]) : (float)o[i];
+    for (int64_t i = 0; i < rows.n * w->width; i++)
+        w->tensor[O].before[i] = bf16 ? draw_bf16((float)o[i]) : (float)o[i];
     for (int64_t i = 0; i < rows.n * w->heads; i++) w->tensor[LSE].before[i] = (float)lse[i];
     repeat_sequence(w, O);
     repeat_sequence(w, LSE);
@@ -122,7 +131,8 @@ static void verify_attention_backward(const world *w, verdict *v) {
     for (int64_t i = 0; i < sequences.n; i++) {
         picks rows = rows_of(w, sequences.index[i]);
         oracle_attention_size size = {.n = rows.n, .width = w->width, .heads = w->heads};
-        double *qkv = world_read(w, QKV, &rows, NULL), *d_o = world_read(w, D_O, &rows, NULL), *dqkv = oracle_zeros(rows.n * 3 * w->width);
+        double *qkv = world_read(w, QKV, &rows, NULL), *d_o = world_read(w, D_O, &rows, NULL),
+               *dqkv = oracle_zeros(rows.n * 3 * w->width);
         oracle_attention_backward(size, qkv, d_o, dqkv);
         world_compare(w, v, DQKV, &rows, NULL, dqkv);
         free(qkv);
@@ -134,7 +144,8 @@ static void verify_attention_backward(const world *w, verdict *v) {
 }
 
 cost attention_backward_cost(const world *w) {
-    return (cost){"attention backward", tokens_of(w) * (8 * activation_bytes(w) * w->width + 4.0 * w->heads), 10 * pairs(w) * w->width};
+    return (cost){"attention backward", tokens_of(w) * (8 * activation_bytes(w) * w->width + 4.0 * w->heads),
+                  10 * pairs(w) * w->width};
 }
 
 static int costs_of_attention_backward(const world *w, cost *parts) {
@@ -162,9 +173,12 @@ static void prepare_lora(world *w) {
 
 static void record_lora(const world *w, world_copy *c) {
     (void)w;
-    ck_op_lora(
-        c->program,
-        &(ck_lora){.x = c->tensor[X], .h = c->tensor[H], .y = c->tensor[Y], .site = CK_SITE_QKV, .in = w->width, .out = 3 * w->width});
+    ck_op_lora(c->program, &(ck_lora){.x = c->tensor[X],
+                                      .h = c->tensor[H],
+                                      .y = c->tensor[Y],
+                                      .site = CK_SITE_QKV,
+                                      .in = w->width,
+                                      .out = 3 * w->width});
 }
 
 static void verify_lora(const world *w, verdict *v) {
@@ -173,7 +187,8 @@ static void verify_lora(const world *w, verdict *v) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_some_rows(w, w->checked[i], 4.0 * w->width * rank);
-        double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL), *h = oracle_zeros(rows.n * rank);
+        double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL),
+               *h = oracle_zeros(rows.n * rank);
         oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y);
         world_compare(w, v, H, &rows, NULL, h);
         world_compare(w, v, Y, &rows, NULL, y);
@@ -187,7 +202,8 @@ static void verify_lora(const world *w, verdict *v) {
 
 cost lora_cost(const world *w, int out) {
     double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV];
-    return (cost){"lora", activation_bytes(w) * t * (d + 2 * o) + 4 * t * rank + 4.0 * w->n_devices * rank * (d + o),
+    return (cost){"lora",
+                  activation_bytes(w) * t * (d + 2 * o) + 4 * t * rank + 4.0 * w->n_devices * rank * (d + o),
                   2 * t * rank * (d + o)};
 }
 
@@ -232,7 +248,8 @@ static void verify_lora_backward(const world *w, verdict *v) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_all_rows(w, w->checked[i]);
-        double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL), *dy = world_read(w, DY, &rows, NULL);
+        double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL),
+               *dy = world_read(w, DY, &rows, NULL);
         double *dx = world_gather(w, DX, BEFORE, &rows, NULL);
         oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, dx);
         world_compare(w, v, DX, &rows, NULL, dx);
@@ -248,8 +265,11 @@ static void verify_lora_backward(const world *w, verdict *v) {
 }
 
 cost lora_backward_cost(const world *w, int out, bool input_gradient) {
-    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV], dx = input_gradient ? d : 0;
-    return (cost){"lora backward", activation_bytes(w) * t * (d + o + 2 * dx) + 4 * t * rank + 8.0 * w->n_devices * rank * (d + o),
+    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV],
+           dx = input_gradient ? d : 0;
+    return (cost){"lora backward",
+                  activation_bytes(w) * t * (d + o + 2 * dx) + 4 * t * rank +
+                      8.0 * w->n_devices * rank * (d + o),
                   2 * t * rank * (d + 2 * o + dx)};
 }
 

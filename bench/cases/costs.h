@@ -56,7 +56,8 @@ cost lora_cost(const world *w, int out); /* of a linear D to out */
 cost lora_backward_cost(const world *w, int out, bool input_gradient);
 cost head_cost(const world *w);
 
-/* The hyperparameters of every case with an AdamW step: [0] all, [1] the router's rows. Large steps, so that an error shows. */
+/* The hyperparameters of every case with an AdamW step: [0] all, [1] the router's rows. Large steps, so that
+ * an error shows. */
 extern const ck_adamw_hyper BENCH_HYPER[2];
 /* One entry per device, for ck_adamw_devices; free() it. */
 ck_adamw_device *adamw_devices(const world *w);

@@ -105,7 +105,8 @@ static void record_norm_backward(const world *w, world_copy *c) {
 static void verify_norm_backward(const world *w, verdict *v) {
     picks rows = world_some_rows(w, 0, w->width);
     double *x = world_read(w, X, &rows, NULL), *dy = world_read(w, DY, &rows, NULL),
-           *gain = oracle_from_floats(w->buffer[GAIN].before, w->width), *dx = oracle_zeros(rows.n * w->width);
+           *gain = oracle_from_floats(w->buffer[GAIN].before, w->width),
+           *dx = oracle_zeros(rows.n * w->width);
     oracle_norm_backward(norm_size(w, rows.n), x, gain, dy, dx, NULL, NULL);
     world_compare(w, v, DX, &rows, NULL, dx);
     double *all[] = {x, dy, gain, dx};
@@ -115,7 +116,8 @@ static void verify_norm_backward(const world *w, verdict *v) {
 
 cost norm_backward_cost(const world *w, bool accumulate) {
     double arrays = accumulate ? 4 : 3;
-    return (cost){"norm backward", tokens_of(w) * (arrays * activation_bytes(w) * w->width + 8) + 4.0 * w->width, 0};
+    return (cost){"norm backward",
+                  tokens_of(w) * (arrays * activation_bytes(w) * w->width + 8) + 4.0 * w->width, 0};
 }
 
 static int costs_of_norm_backward(const world *w, cost *parts) {
@@ -142,10 +144,12 @@ static void prepare_linear(world *w) {
 }
 
 static void record_linear(const world *w, world_copy *c) {
-    ck_op_linear(
-        c->program,
-        &(ck_linear){
-            .x = c->tensor[X], .y = c->tensor[Y], .weight = c->buffer[WEIGHT], .bias = c->buffer[BIAS], .in = w->width, .out = w->ffn});
+    ck_op_linear(c->program, &(ck_linear){.x = c->tensor[X],
+                                          .y = c->tensor[Y],
+                                          .weight = c->buffer[WEIGHT],
+                                          .bias = c->buffer[BIAS],
+                                          .in = w->width,
+                                          .out = w->ffn});
 }
 
 static void verify_linear(const world *w, verdict *v) {
@@ -221,11 +225,13 @@ static void record_head(const world *w, world_copy *c) {
 /* Some rows of dx, and the loss of the first and last sequence. */
 static void verify_head(const world *w, verdict *v) {
     oracle_head_size size = {.n = 1, .width = w->width, .vocabulary = w->at.value[AXIS_VOCABULARY]};
-    picks rows = world_some_rows(w, 0, 2.0 * w->width * size.vocabulary), ends = picks_of(0, w->n_sequences, 2);
+    picks rows = world_some_rows(w, 0, 2.0 * w->width * size.vocabulary),
+          ends = picks_of(0, w->n_sequences, 2);
     double *x = world_read(w, X, &rows, NULL), *dx = oracle_zeros(rows.n * w->width);
     double *wte = oracle_from_floats(w->buffer[WTE].before, (int64_t)size.vocabulary * size.width);
     for (int64_t r = 0; r < rows.n; r++)
-        oracle_head_backward(size, x + r * w->width, wte, w->targets + rows.index[r], 1.0 / tokens_of(w), dx + r * w->width, NULL);
+        oracle_head_backward(size, x + r * w->width, wte, w->targets + rows.index[r], 1.0 / tokens_of(w),
+                             dx + r * w->width, NULL);
     world_compare(w, v, DX, &rows, NULL, dx);
     for (int64_t i = 0; i < ends.n; i++) {
         int64_t first = w->first_token[ends.index[i]];

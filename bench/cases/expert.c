@@ -1,12 +1,13 @@
 /* expert.c - the expert layer's operations, each alone.
  *
- * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D, I branches of the MLP (GELU 1, SwiGLU 2),
- * each with F columns of U and S ranks of h, rows of A1 and of B1:
+ * a bytes of an activation, R router rows, S sum of ranks, S' = S k / E, N devices, F = 4 D, I branches of
+ * the MLP (GELU 1, SwiGLU 2), each with F columns of U and S ranks of h, rows of A1 and of B1:
  *   route                 x read; z and h, gates written; R and A1 read
  *   activation            U read, m written; h, gates read, g written; B1, A2 read
  *   expand                y read and written; g, gates read; B2 read
  *   expand, backward      dy read; g, gates read; q, dw written; B2 read, dB2 written
- *   activation, backward  U, dm read, dU written; h, q, gates read, p written, dw read and written; B1, A2 read, dB1, dA2 written
+ *   activation, backward  U, dm read, dU written; h, q, gates read, p written, dw read and written; B1, A2
+ *                         read, dB1, dA2 written
  *   route, backward       x read, dx written; z, gates, dw, p read; R, A1 read, dR, dA1 written */
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
@@ -17,37 +18,47 @@ static double packs(const world *w, double rows) {
 
 cost route_cost(const world *w) {
     double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.h_ranks;
-    return (cost){"route", activation_bytes(w) * t * d + 4 * t * rows + gates_bytes(w) + packs(w, rows * d), 2 * t * d * rows};
+    return (cost){"route", activation_bytes(w) * t * d + 4 * t * rows + gates_bytes(w) + packs(w, rows * d),
+                  2 * t * d * rows};
 }
 
 cost activation_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, i = branches_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
-    return (cost){"activation", (i + 1) * activation_bytes(w) * t * f + h_bytes(w) + rank_bytes(w) + gates_bytes(w) + packs(w, weights),
+    double t = tokens_of(w), f = w->ffn, i = branches_of(w),
+           weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    return (cost){"activation",
+                  (i + 1) * activation_bytes(w) * t * f + h_bytes(w) + rank_bytes(w) + gates_bytes(w) +
+                      packs(w, weights),
                   2 * (i + 1) * t * f * chosen_ranks(w)};
 }
 
 cost expand_cost(const world *w) {
     double t = tokens_of(w), d = w->width, s = w->shape.rank_sum;
-    return (cost){"expand", 2 * activation_bytes(w) * t * d + rank_bytes(w) + gates_bytes(w) + packs(w, s * d),
+    return (cost){"expand",
+                  2 * activation_bytes(w) * t * d + rank_bytes(w) + gates_bytes(w) + packs(w, s * d),
                   2 * t * d * chosen_ranks(w)};
 }
 
 cost expand_backward_cost(const world *w) {
     double t = tokens_of(w), d = w->width, s = w->shape.rank_sum;
-    return (cost){"expand backward", activation_bytes(w) * t * d + 2 * rank_bytes(w) + 2 * gates_bytes(w) + packs(w, 2 * s * d),
+    return (cost){"expand backward",
+                  activation_bytes(w) * t * d + 2 * rank_bytes(w) + 2 * gates_bytes(w) + packs(w, 2 * s * d),
                   4 * t * d * chosen_ranks(w)};
 }
 
 cost activation_backward_cost(const world *w) {
-    double t = tokens_of(w), f = w->ffn, i = branches_of(w), weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
+    double t = tokens_of(w), f = w->ffn, i = branches_of(w),
+           weights = (w->shape.h_ranks + w->shape.rank_sum) * f;
     return (cost){"activation backward",
-                  (2 * i + 1) * activation_bytes(w) * t * f + 2 * h_bytes(w) + rank_bytes(w) + 3 * gates_bytes(w) + packs(w, 2 * weights),
+                  (2 * i + 1) * activation_bytes(w) * t * f + 2 * h_bytes(w) + rank_bytes(w) +
+                      3 * gates_bytes(w) + packs(w, 2 * weights),
                   (6 * i + 4) * t * f * chosen_ranks(w)};
 }
 
 cost route_backward_cost(const world *w) {
     double t = tokens_of(w), d = w->width, rows = w->shape.router_rows + w->shape.h_ranks;
-    return (cost){"route backward", 2 * activation_bytes(w) * t * d + 4 * t * rows + 2 * gates_bytes(w) + packs(w, 2 * rows * d),
+    return (cost){"route backward",
+                  2 * activation_bytes(w) * t * d + 4 * t * rows + 2 * gates_bytes(w) +
+                      packs(w, 2 * rows * d),
                   4 * t * d * rows};
 }
 
@@ -66,7 +77,9 @@ static void prepare_route(world *w) {
 
 static void record_route(const world *w, world_copy *c) {
     (void)w;
-    ck_op_route(c->program, &(ck_route){.x = c->tensor[X], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .n_layers = 1});
+    ck_op_route(
+        c->program,
+        &(ck_route){.x = c->tensor[X], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .n_layers = 1});
 }
 
 static int costs_of_route(const world *w, cost *parts) {
@@ -74,14 +87,15 @@ static int costs_of_route(const world *w, cost *parts) {
     return 1;
 }
 
-const bench_case route_forward = {.name = "route",
-                                  .direction = "forward",
-                                  .floor = "bytes a T D + 4 T (R + I S) + 64 T + 4 N (R + I S) D; FLOPs 2 T D (R + I S)",
-                                  .axes = AXES_MLP,
-                                  .prepare = prepare_route,
-                                  .record = record_route,
-                                  .verify = check_route,
-                                  .costs = costs_of_route};
+const bench_case route_forward = {
+    .name = "route",
+    .direction = "forward",
+    .floor = "bytes a T D + 4 T (R + I S) + 64 T + 4 N (R + I S) D; FLOPs 2 T D (R + I S)",
+    .axes = AXES_MLP,
+    .prepare = prepare_route,
+    .record = record_route,
+    .verify = check_route,
+    .costs = costs_of_route};
 
 /* p of experts that were not chosen is 0, as the operation before leaves it. */
 static void clear_unchosen(world *w, tensor_id id) {
@@ -89,7 +103,8 @@ static void clear_unchosen(world *w, tensor_id id) {
     for (int64_t t = 0; t < w->n_tokens; t++)
         for (int e = 0; e < s->n_experts; e++)
             for (int r = s->rank_first[e]; r < s->rank_first[e + 1]; r++)
-                for (int h = r; h < s->h_ranks && w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] == 0; h += s->rank_sum)
+                for (int h = r; h < s->h_ranks && w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] == 0;
+                     h += s->rank_sum)
                     w->tensor[id].before[t * s->h_ranks + h] = 0;
 }
 
@@ -123,14 +138,15 @@ static int costs_of_route_backward(const world *w, cost *parts) {
     return 1;
 }
 
-const bench_case route_backward = {.name = "route",
-                                   .direction = "backward",
-                                   .floor = "bytes 2 a T D + 4 T (R + I S) + 128 T + 8 N (R + I S) D; FLOPs 4 T D (R + I S)",
-                                   .axes = AXES_MLP,
-                                   .prepare = prepare_route_backward,
-                                   .record = record_route_backward,
-                                   .verify = verify_route_backward,
-                                   .costs = costs_of_route_backward};
+const bench_case route_backward = {
+    .name = "route",
+    .direction = "backward",
+    .floor = "bytes 2 a T D + 4 T (R + I S) + 128 T + 8 N (R + I S) D; FLOPs 4 T D (R + I S)",
+    .axes = AXES_MLP,
+    .prepare = prepare_route_backward,
+    .record = record_route_backward,
+    .verify = verify_route_backward,
+    .costs = costs_of_route_backward};
 
 /* ---- Activation */
 
@@ -157,14 +173,15 @@ static int costs_of_activation(const world *w, cost *parts) {
     return 1;
 }
 
-const bench_case activation_forward = {.name = "expert_activation",
-                                       .direction = "forward",
-                                       .floor = "bytes (I + 1) a T F + 4 T (I + 1) S + 64 T + 4 N (I + 1) S F; FLOPs 2 (I + 1) T F S'",
-                                       .axes = AXES_MLP,
-                                       .prepare = prepare_activation,
-                                       .record = record_activation,
-                                       .verify = check_activation,
-                                       .costs = costs_of_activation};
+const bench_case activation_forward = {
+    .name = "expert_activation",
+    .direction = "forward",
+    .floor = "bytes (I + 1) a T F + 4 T (I + 1) S + 64 T + 4 N (I + 1) S F; FLOPs 2 (I + 1) T F S'",
+    .axes = AXES_MLP,
+    .prepare = prepare_activation,
+    .record = record_activation,
+    .verify = check_activation,
+    .costs = costs_of_activation};
 
 static void prepare_activation_backward(world *w) {
     backward_needs(w);
@@ -199,15 +216,15 @@ static int costs_of_activation_backward(const world *w, cost *parts) {
     return 1;
 }
 
-const bench_case activation_backward = {.name = "expert_activation",
-                                        .direction = "backward",
-                                        .floor =
-                                            "bytes (2 I + 1) a T F + 4 T (2 I + 1) S + 192 T + 8 N (I + 1) S F; FLOPs (6 I + 4) T F S'",
-                                        .axes = AXES_MLP,
-                                        .prepare = prepare_activation_backward,
-                                        .record = record_activation_backward,
-                                        .verify = verify_activation_backward,
-                                        .costs = costs_of_activation_backward};
+const bench_case activation_backward = {
+    .name = "expert_activation",
+    .direction = "backward",
+    .floor = "bytes (2 I + 1) a T F + 4 T (2 I + 1) S + 192 T + 8 N (I + 1) S F; FLOPs (6 I + 4) T F S'",
+    .axes = AXES_MLP,
+    .prepare = prepare_activation_backward,
+    .record = record_activation_backward,
+    .verify = verify_activation_backward,
+    .costs = costs_of_activation_backward};
 
 /* ---- Expand */
 
@@ -220,7 +237,8 @@ static void prepare_expand(world *w) {
 
 static void record_expand(const world *w, world_copy *c) {
     (void)w;
-    ck_op_expert_expand(c->program, &(ck_expert_expand){.g = c->tensor[G], .gates = c->tensor[GATES], .y = c->tensor[Y]});
+    ck_op_expert_expand(c->program,
+                        &(ck_expert_expand){.g = c->tensor[G], .gates = c->tensor[GATES], .y = c->tensor[Y]});
 }
 
 static void verify_expand(const world *w, verdict *v) {

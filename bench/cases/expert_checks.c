@@ -10,12 +10,13 @@ static double least_margin(const world *w) {
 
 static double *start(const world *w, start_value *value, tensor_id id, int device, const picks *rows) {
     if (value) return value(w, device, rows);
-    return w->tensor[id].before ? world_gather(w, id, BEFORE, rows, NULL) : oracle_zeros(rows->n * w->tensor[id].columns);
+    return w->tensor[id].before ? world_gather(w, id, BEFORE, rows, NULL)
+                                : oracle_zeros(rows->n * w->tensor[id].columns);
 }
 
 /* Compares columns of chosen experts only; by_rank: columns are ranks, else experts. */
-static void compare_chosen(const world *w, verdict *v, tensor_id id, const picks *rows, const double *gates, bool by_rank,
-                           const double *ref) {
+static void compare_chosen(const world *w, verdict *v, tensor_id id, const picks *rows, const double *gates,
+                           bool by_rank, const double *ref) {
     const ck_shape *s = &w->shape;
     const tensor_array *t = &w->tensor[id];
     int columns = by_rank ? s->rank_sum : s->n_experts;
@@ -36,7 +37,8 @@ static void compare_chosen(const world *w, verdict *v, tensor_id id, const picks
 
 /* ---- Forward */
 
-static void compare_gates(const world *w, verdict *v, const picks *rows, const double *zh, const double *gates) {
+static void compare_gates(const world *w, verdict *v, const picks *rows, const double *zh,
+                          const double *gates) {
     int columns = w->tensor[ZH].columns;
     for (int64_t r = 0; r < rows->n; r++) {
         picks row = {.n = 1, .index = rows->index + r};
@@ -74,7 +76,8 @@ void check_route(const world *w, verdict *v) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_some_rows(w, w->checked[i], (double)w->width * columns);
-        double *x = world_read(w, X, &rows, NULL), *zh = oracle_zeros(rows.n * columns), *gates = oracle_zeros(rows.n * CK_MAX_EXPERTS);
+        double *x = world_read(w, X, &rows, NULL), *zh = oracle_zeros(rows.n * columns),
+               *gates = oracle_zeros(rows.n * CK_MAX_EXPERTS);
         oracle_route(&a, rows.n, x, zh, columns, gates);
         compare_zh(w, v, &rows, zh);
         compare_gates(w, v, &rows, zh, gates);
@@ -92,7 +95,8 @@ void check_activation(const world *w, verdict *v) {
         device_reference ref = reference_of(w, w->checked[i]);
         oracle_adapter a = reference_adapter(&ref);
         picks rows = world_some_rows(w, w->checked[i], (double)w->up * (2 * w->shape.rank_sum + 32));
-        double *u = world_read(w, U, &rows, NULL), *zh = world_read(w, ZH, &rows, NULL), *gates = world_read(w, GATES, &rows, NULL);
+        double *u = world_read(w, U, &rows, NULL), *zh = world_read(w, ZH, &rows, NULL),
+               *gates = world_read(w, GATES, &rows, NULL);
         double *m = oracle_zeros(rows.n * w->ffn), *g = oracle_zeros(rows.n * g_columns);
         oracle_expert_activation(&a, rows.n, u, zh, zh_columns, gates, m, g, g_columns);
         world_compare(w, v, M, &rows, NULL, m);
@@ -132,7 +136,8 @@ static void expand_backward_rows(const world *w, verdict *v, int device, bool ju
     oracle_adapter a = reference_adapter(&ref);
     picks rows = world_some_rows(w, device, (double)w->width * w->shape.rank_sum * 2);
     int columns = w->tensor[G].columns;
-    double *dy = world_read(w, DY, &rows, NULL), *g = world_read(w, G, &rows, NULL), *gates = world_read(w, GATES, &rows, NULL);
+    double *dy = world_read(w, DY, &rows, NULL), *g = world_read(w, G, &rows, NULL),
+           *gates = world_read(w, GATES, &rows, NULL);
     double *bias = oracle_from_floats(w->buffer[BIAS2].before, w->width);
     double *q = oracle_zeros(rows.n * columns), *dw = oracle_zeros(rows.n * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, rows.n, bias, dy, g, columns, gates, q, dw);
@@ -149,12 +154,15 @@ static void expand_backward_rows(const world *w, verdict *v, int device, bool ju
 }
 
 static void expand_backward_columns(const world *w, verdict *v, int i) {
-    picks rows = world_all_rows(w, w->checked[i]), some = world_some_columns(w->width, 2.0 * (double)rows.n * w->shape.rank_sum);
+    picks rows = world_all_rows(w, w->checked[i]),
+          some = world_some_columns(w->width, 2.0 * (double)rows.n * w->shape.rank_sum);
     device_reference ref = reference_of_width(w, w->checked[i], &some);
     oracle_adapter a = reference_adapter(&ref);
     int columns = w->tensor[G].columns;
-    double *dy = world_read(w, DY, &rows, &some), *g = world_read(w, G, &rows, NULL), *gates = world_read(w, GATES, &rows, NULL);
-    double *bias = oracle_zeros(some.n), *q = oracle_zeros(rows.n * columns), *dw = oracle_zeros(rows.n * CK_MAX_EXPERTS);
+    double *dy = world_read(w, DY, &rows, &some), *g = world_read(w, G, &rows, NULL),
+           *gates = world_read(w, GATES, &rows, NULL);
+    double *bias = oracle_zeros(some.n), *q = oracle_zeros(rows.n * columns),
+           *dw = oracle_zeros(rows.n * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, rows.n, bias, dy, g, columns, gates, q, dw);
     world_compare_gradient(w, v, i, &ref, ORACLE_B2, &some);
     free(dy);
@@ -183,14 +191,15 @@ typedef struct {
 /* Of U: those of F in each of its branches. */
 static picks up_columns(const world *w, const picks *columns) {
     int64_t branches = w->up / w->ffn;
-    picks up = {.n = branches * columns->n, .index = calloc((size_t)(branches * columns->n + 1), sizeof *up.index)};
+    picks up = {.n = branches * columns->n,
+                .index = calloc((size_t)(branches * columns->n + 1), sizeof *up.index)};
     if (!up.index) abort();
     for (int64_t i = 0; i < up.n; i++) up.index[i] = i / columns->n * w->ffn + columns->index[i % columns->n];
     return up;
 }
 
-static activation_arrays activation_backward(const world *w, const device_reference *ref, const picks *rows, const picks *columns,
-                                             double *dw) {
+static activation_arrays activation_backward(const world *w, const device_reference *ref, const picks *rows,
+                                             const picks *columns, double *dw) {
     oracle_adapter a = reference_adapter(ref);
     int q_columns = w->tensor[Q].columns, p_columns = w->tensor[P].columns;
     picks up = columns ? up_columns(w, columns) : (picks){0};
@@ -202,8 +211,8 @@ static activation_arrays activation_backward(const world *w, const device_refere
                            .du = oracle_zeros(rows->n * (w->up / w->ffn) * ref->shape.ffn),
                            .p = oracle_zeros(rows->n * p_columns),
                            .dw = dw};
-    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q, q_columns, t.du, t.p, p_columns,
-                                      t.dw);
+    oracle_expert_activation_backward(&a, rows->n, t.u, t.zh, w->tensor[ZH].columns, t.gates, t.dm, t.q,
+                                      q_columns, t.du, t.p, p_columns, t.dw);
     picks_free(&up);
     return t;
 }
@@ -219,7 +228,8 @@ void check_activation_backward(const world *w, verdict *v, start_value *dw_start
         int device = w->checked[i];
         device_reference ref = reference_of(w, device);
         picks rows = world_some_rows(w, device, per_row);
-        activation_arrays t = activation_backward(w, &ref, &rows, NULL, start(w, dw_start, DW, device, &rows));
+        activation_arrays t =
+            activation_backward(w, &ref, &rows, NULL, start(w, dw_start, DW, device, &rows));
         world_compare(w, v, DU, &rows, NULL, t.du);
         world_compare(w, v, P, &rows, NULL, t.p);
         compare_chosen(w, v, DW, &rows, t.gates, false, t.dw);
@@ -244,11 +254,14 @@ void check_activation_backward(const world *w, verdict *v, start_value *dw_start
 }
 
 /* dx (with what it began as) and, over all rows, the gradients of some columns. */
-static void route_backward(const world *w, const device_reference *ref, const picks *rows, const picks *columns, double *dx) {
+static void route_backward(const world *w, const device_reference *ref, const picks *rows,
+                           const picks *columns, double *dx) {
     oracle_adapter a = reference_adapter(ref);
-    double *x = world_read(w, X, rows, columns), *zh = world_read(w, ZH, rows, NULL), *gates = world_read(w, GATES, rows, NULL);
+    double *x = world_read(w, X, rows, columns), *zh = world_read(w, ZH, rows, NULL),
+           *gates = world_read(w, GATES, rows, NULL);
     double *dw = world_read(w, DW, rows, NULL), *p = world_read(w, P, rows, NULL);
-    oracle_route_backward(&a, rows->n, x, zh, w->tensor[ZH].columns, gates, dw, p, w->tensor[P].columns, NULL, dx);
+    oracle_route_backward(&a, rows->n, x, zh, w->tensor[ZH].columns, gates, dw, p, w->tensor[P].columns, NULL,
+                          dx);
     free(x);
     free(zh);
     free(gates);
@@ -286,8 +299,8 @@ void check_route_backward(const world *w, verdict *v, start_value *dx_start) {
 
 /* ---- Frozen matrices */
 
-double *linear_value(const world *w, tensor_id in, buffer_id weight, buffer_id bias, const double *factor, const double *residual,
-                     const picks *rows, int out) {
+double *linear_value(const world *w, tensor_id in, buffer_id weight, buffer_id bias, const double *factor,
+                     const double *residual, const picks *rows, int out) {
     int columns = w->tensor[in].columns;
     double *x = world_read(w, in, rows, NULL), *y = oracle_zeros(rows->n * out);
     double *matrix = oracle_from_floats(w->buffer[weight].before, (int64_t)columns * out);
@@ -303,7 +316,8 @@ double *linear_backward_value(const world *w, tensor_id dy, buffer_id weight, co
     int columns = w->tensor[dy].columns;
     double *gradient = world_read(w, dy, rows, NULL), *dx = oracle_zeros(rows->n * in);
     double *matrix = oracle_from_floats(w->buffer[weight].before, (int64_t)columns * in);
-    oracle_linear_backward((oracle_linear_size){rows->n, in, columns}, NULL, matrix, gradient, dx, NULL, NULL);
+    oracle_linear_backward((oracle_linear_size){rows->n, in, columns}, NULL, matrix, gradient, dx, NULL,
+                           NULL);
     free(gradient);
     free(matrix);
     return dx;
@@ -311,7 +325,8 @@ double *linear_backward_value(const world *w, tensor_id dy, buffer_id weight, co
 
 void check_linear(const world *w, verdict *v, tensor_id in, tensor_id out, buffer_id weight, buffer_id bias) {
     for (int i = 0; i < w->n_checked; i++) {
-        picks rows = world_some_rows(w, w->checked[i], (double)w->tensor[in].columns * w->tensor[out].columns);
+        picks rows =
+            world_some_rows(w, w->checked[i], (double)w->tensor[in].columns * w->tensor[out].columns);
         double *y = linear_value(w, in, weight, bias, NULL, NULL, &rows, w->tensor[out].columns);
         world_compare(w, v, out, &rows, NULL, y);
         free(y);
@@ -321,21 +336,27 @@ void check_linear(const world *w, verdict *v, tensor_id in, tensor_id out, buffe
 
 /* ---- AdamW */
 
-static void check_adamw_part(const world *w, verdict *v, int i, int layer, oracle_part part, const ck_adamw_hyper *hyper) {
+static void check_adamw_part(const world *w, verdict *v, int i, int layer, oracle_part part,
+                             const ck_adamw_hyper *hyper) {
     oracle_range range = oracle_part_range(&w->shape, layer, part);
     double *value[PACK_MEMORIES];
     for (int m = 0; m < PACK_MEMORIES; m++) {
         bool came_out = m == PACK_GRADIENTS && !w->gradients_given;
         value[m] = oracle_zeros(range.count);
         for (int64_t j = 0; j < range.count; j++)
-            value[m][j] = came_out ? (double)w->pack_after[m][i][range.offset + j]
-                                   : (double)world_pack_value(w, (pack_memory)m, w->checked[i], range.offset + j);
+            value[m][j] = came_out
+                              ? (double)w->pack_after[m][i][range.offset + j]
+                              : (double)world_pack_value(w, (pack_memory)m, w->checked[i], range.offset + j);
     }
-    oracle_adamw((oracle_adamw_arrays){value[PACK_PARAMETERS], value[PACK_MOMENT1], value[PACK_MOMENT2], value[PACK_GRADIENTS]},
+    oracle_adamw((oracle_adamw_arrays){value[PACK_PARAMETERS], value[PACK_MOMENT1], value[PACK_MOMENT2],
+                                       value[PACK_GRADIENTS]},
                  range.count, hyper);
-    verdict_compare(v, "parameters", w->pack_after[PACK_PARAMETERS][i] + range.offset, value[PACK_PARAMETERS], range.count);
-    verdict_compare(v, "first moments", w->pack_after[PACK_MOMENT1][i] + range.offset, value[PACK_MOMENT1], range.count);
-    verdict_compare(v, "second moments", w->pack_after[PACK_MOMENT2][i] + range.offset, value[PACK_MOMENT2], range.count);
+    verdict_compare(v, "parameters", w->pack_after[PACK_PARAMETERS][i] + range.offset, value[PACK_PARAMETERS],
+                    range.count);
+    verdict_compare(v, "first moments", w->pack_after[PACK_MOMENT1][i] + range.offset, value[PACK_MOMENT1],
+                    range.count);
+    verdict_compare(v, "second moments", w->pack_after[PACK_MOMENT2][i] + range.offset, value[PACK_MOMENT2],
+                    range.count);
     for (int m = 0; m < PACK_MEMORIES; m++) free(value[m]);
 }
 

@@ -1,10 +1,17 @@
 /* layer.c - a whole expert step of one layer: forward, backward, AdamW.
  *
- *   z, h = route(x)     U = W_fc x + b_fc (with SwiGLU the rows of gate and up)     m, g = activation(U, h)     y = residual + W_pr m +
- * b_pr sum w + expand(g) q, dw, dB2 = expand'(dy)     dm = W_pr^T dy     dU, p, dw, dB1, dA2 = activation'     dx, dR, dA1 = route'     dx
- * += W_fc^T dU
+ *   z, h = route(x)
+ *   U = W_fc x + b_fc (with SwiGLU the rows of gate and up)
+ *   m, g = activation(U, h)
+ *   y = residual + W_pr m + b_pr sum w + expand(g)
+ *   q, dw, dB2 = expand'(dy)
+ *   dm = W_pr^T dy
+ *   dU, p, dw, dB1, dA2 = activation'
+ *   dx, dR, dA1 = route'
+ *   dx += W_fc^T dU
  *
- * Recorded by the hooks of the single cases, whose tensors have the same names; the floor is the sum of their floors. */
+ * Recorded by the hooks of the single cases, whose tensors have the same names; the floor is the sum of their
+ * floors. */
 #include <stdlib.h>
 
 #include "cases/case.h"
@@ -43,10 +50,12 @@ static void release(world *w) {
 
 static void record_forward(const world *w, world_copy *c) {
     route_forward.record(w, c);
-    ck_op_linear(
-        c->program,
-        &(ck_linear){
-            .x = c->tensor[X], .y = c->tensor[U], .weight = c->buffer[WEIGHT], .bias = c->buffer[BIAS], .in = w->width, .out = w->up});
+    ck_op_linear(c->program, &(ck_linear){.x = c->tensor[X],
+                                          .y = c->tensor[U],
+                                          .weight = c->buffer[WEIGHT],
+                                          .bias = c->buffer[BIAS],
+                                          .in = w->width,
+                                          .out = w->up});
     activation_forward.record(w, c);
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
@@ -59,7 +68,8 @@ static void record_forward(const world *w, world_copy *c) {
     expand_forward.record(w, c);
 }
 
-static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, buffer_id weight, int in, int out, bool accumulate) {
+static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, buffer_id weight, int in,
+                                   int out, bool accumulate) {
     ck_op_linear_backward(c->program, &(ck_linear_backward){.dy = c->tensor[dy],
                                                             .dx = c->tensor[dx],
                                                             .weight = c->buffer[weight],
@@ -92,7 +102,8 @@ static ck_status issue(const world *w, world_copy *c) {
 
 static double *y_start(const world *w, int device, const picks *rows) {
     (void)device;
-    double *gates = world_read(w, GATES, rows, NULL), *residual = world_read(w, RESIDUAL, rows, NULL), *factor = oracle_zeros(rows->n);
+    double *gates = world_read(w, GATES, rows, NULL), *residual = world_read(w, RESIDUAL, rows, NULL),
+           *factor = oracle_zeros(rows->n);
     oracle_bias_factor(&w->shape, rows->n, gates, factor);
     double *y = linear_value(w, M, WEIGHT2, BIAS2, factor, residual, rows, w->width);
     free(gates);
@@ -105,7 +116,8 @@ static double *dw_start(const world *w, int device, const picks *rows) {
     device_reference ref = reference_of(w, device);
     oracle_adapter a = reference_adapter(&ref);
     int columns = w->shape.rank_sum;
-    double *dy = world_read(w, DY, rows, NULL), *g = world_read(w, G, rows, NULL), *gates = world_read(w, GATES, rows, NULL);
+    double *dy = world_read(w, DY, rows, NULL), *g = world_read(w, G, rows, NULL),
+           *gates = world_read(w, GATES, rows, NULL);
     double *bias = oracle_from_floats(w->buffer[BIAS2].before, w->width);
     double *q = oracle_zeros(rows->n * columns), *dw = oracle_zeros(rows->n * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, rows->n, bias, dy, g, columns, gates, q, dw);
@@ -164,9 +176,9 @@ static int costs(const world *w, cost *parts) {
 
 const bench_case layer_step = {.name = "expert_layer",
                                .direction = "step",
-                               .floor =
-                                   "the sum of the floors of route, linear (D to I F, F to D), expert_activation, expert_expand, the same "
-                                   "backward, and adamw",
+                               .floor = "the sum of the floors of route, linear (D to I F, F to D), "
+                                        "expert_activation, expert_expand, the same "
+                                        "backward, and adamw",
                                .axes = AXES_MLP,
                                .prepare = prepare,
                                .record = record,

@@ -1,11 +1,13 @@
-/* model.c - a whole expert step of the whole model: forward and backward of all layers (sim/model/model.h), AdamW.
+/* model.c - a whole expert step of the whole model: forward and backward of all layers (sim/model/model.h),
+ * AdamW.
  *
- * The floor is the sum of the floors of its operations, as the single cases count them; a linear that adds to what is there reads that
- * too. MFU counts model FLOPs as a run does (model_flops_per_token).
+ * The floor is the sum of the floors of its operations, as the single cases count them; a linear that adds to
+ * what is there reads that too. MFU counts model FLOPs as a run does (model_flops_per_token).
  *
- * Verified are AdamW of the checked devices from the gradients that came out, the size of every loss, and, of as many checked devices as
- * the oracle can take through the whole model (MODEL_BUDGET), losses and all gradients. That is every device of a small wave, one device
- * of 4,096 with GPT-2 124M at 64 k tokens, and none where devices have more tokens than that. */
+ * Verified are AdamW of the checked devices from the gradients that came out, the size of every loss, and, of
+ * as many checked devices as the oracle can take through the whole model (MODEL_BUDGET), losses and all
+ * gradients. That is every device of a small wave, one device of 4,096 with GPT-2 124M at 64 k tokens, and
+ * none where devices have more tokens than that. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +19,8 @@
 
 /* Multiply-adds of the oracle. */
 static const double MODEL_BUDGET = 8e9;
-/* Inputs of an operation carry the rounding of all before it, see tests/conformance/cases_model.c. In bf16 an expert of a close choice may
- * be another: gradients are compared where all are chosen. */
+/* Inputs of an operation carry the rounding of all before it, see tests/conformance/cases_model.c. In bf16 an
+ * expert of a close choice may be another: gradients are compared where all are chosen. */
 static const double F32_GRADIENTS = 3e-5, BF16_GRADIENTS = 5e-2, F32_MARGIN = 1e-5;
 
 static base_shape base_of(const world *w) {
@@ -35,7 +37,8 @@ static base_shape base_of(const world *w) {
 
 static void raise_gains(const world *w, int64_t offset) {
     float *gain = w->buffer[WEIGHT].before + offset;
-    for (int i = 0; i < w->width; i++) gain[i] = w->precision == CK_BF16 ? draw_bf16(1 + gain[i]) : 1 + gain[i];
+    for (int i = 0; i < w->width; i++)
+        gain[i] = w->precision == CK_BF16 ? draw_bf16(1 + gain[i]) : 1 + gain[i];
 }
 
 static void prepare(world *w) {
@@ -76,7 +79,8 @@ static ck_status issue(const world *w, world_copy *c) {
 static void check_sizes_of_losses(const world *w, verdict *v) {
     double guess = log(w->at.value[AXIS_VOCABULARY]);
     for (int s = 0; s < w->n_sequences; s++) {
-        double tokens = (double)(w->first_token[s + 1] - w->first_token[s]), loss = (double)w->buffer[LOSS].after[s];
+        double tokens = (double)(w->first_token[s + 1] - w->first_token[s]),
+               loss = (double)w->buffer[LOSS].after[s];
         verdict_exact(v, "size of a loss", loss > 0 && loss < 3 * guess * tokens);
     }
 }
@@ -94,7 +98,8 @@ static void check_gradients(const world *w, verdict *v, int i, const double *gra
             char what[64];
             oracle_range range = oracle_part_range(&w->shape, layer, (oracle_part)part);
             snprintf(what, sizeof what, "d%s of layer %d", oracle_part_name((oracle_part)part), layer);
-            verdict_compare(v, what, w->pack_after[PACK_GRADIENTS][i] + range.offset, gradients + range.offset, range.count);
+            verdict_compare(v, what, w->pack_after[PACK_GRADIENTS][i] + range.offset,
+                            gradients + range.offset, range.count);
         }
     v->tolerance = usual;
 }
@@ -104,7 +109,8 @@ static void check_device(const world *w, verdict *v, int i, const oracle_base *b
     int device = w->checked[i], first = w->first_sequence[device], n = w->first_sequence[device + 1] - first;
     int64_t token = w->first_token[first];
     const oracle_batch batch = {n, w->first_token + first, w->tokens + token, w->targets + token};
-    double *parameters = world_pack(w, PACK_PARAMETERS, device), *gradients = oracle_zeros(w->shape.total), *loss = oracle_zeros(n);
+    double *parameters = world_pack(w, PACK_PARAMETERS, device), *gradients = oracle_zeros(w->shape.total),
+           *loss = oracle_zeros(n);
     oracle_pass pass = {.loss = loss, .gradients = gradients};
     oracle_model(base, &w->shape, parameters, &batch, &pass);
     bool bf16 = w->precision == CK_BF16, all_chosen = w->shape.top_k >= w->shape.n_experts;
@@ -124,7 +130,8 @@ static void verify(const world *w, verdict *v) {
     for (int i = 0; i < w->n_checked; i++) {
         left -= multiplications(w, w->checked[i]);
         if (left < 0) break;
-        if (!weights) base.weights = weights = oracle_from_floats(w->buffer[WEIGHT].before, base.layout.total);
+        if (!weights)
+            base.weights = weights = oracle_from_floats(w->buffer[WEIGHT].before, base.layout.total);
         check_device(w, v, i, &base);
     }
     free(weights);
@@ -145,8 +152,12 @@ static cost adding(const world *w, cost linear, int columns) {
 }
 
 static cost embed_cost(const world *w) {
-    double vocabulary = w->at.value[AXIS_VOCABULARY], rows = tokens_of(w) < vocabulary ? tokens_of(w) : vocabulary;
-    return (cost){"embed", activation_bytes(w) * w->width * (tokens_of(w) + rows + w->at.value[AXIS_SEQUENCE]) + 4 * tokens_of(w), 0};
+    double vocabulary = w->at.value[AXIS_VOCABULARY],
+           rows = tokens_of(w) < vocabulary ? tokens_of(w) : vocabulary;
+    return (cost){"embed",
+                  activation_bytes(w) * w->width * (tokens_of(w) + rows + w->at.value[AXIS_SEQUENCE]) +
+                      4 * tokens_of(w),
+                  0};
 }
 
 /* Below the first layer's attention LoRA nothing needs a gradient. */
@@ -197,15 +208,16 @@ static double model_flops(const world *w) {
     return sum;
 }
 
-const bench_case model_step = {.name = "model",
-                               .direction = "step",
-                               .floor = "the sum of the floors of all operations of L layers, embedding and head, forward and backward, "
-                                        "and adamw; MFU of the model's FLOPs",
-                               .axes = AXES_MODEL,
-                               .prepare = prepare,
-                               .create = create,
-                               .issue = issue,
-                               .verify = verify,
-                               .costs = costs,
-                               .model_flops = model_flops,
-                               .release = release};
+const bench_case model_step = {
+    .name = "model",
+    .direction = "step",
+    .floor = "the sum of the floors of all operations of L layers, embedding and head, forward and backward, "
+             "and adamw; MFU of the model's FLOPs",
+    .axes = AXES_MODEL,
+    .prepare = prepare,
+    .create = create,
+    .issue = issue,
+    .verify = verify,
+    .costs = costs,
+    .model_flops = model_flops,
+    .release = release};

@@ -1,8 +1,8 @@
 /* updates.c - AdamW on the packs of all devices, and the sums and copies of aggregation.
  *
  *   adamw   parameter, both moments read and written, gradient read: 28 bytes a parameter
- *   group   one group of all N devices over one expert (A1, B1, A2, B2 of expert 0): c values of each are read and c written (sum),
- *           c are read and c of each written (spread) */
+ *   group   one group of all N devices over one expert (A1, B1, A2, B2 of expert 0): c values of each are
+ *           read and c written (sum), c are read and c of each written (spread) */
 #include <stdlib.h>
 
 #include "cases/costs.h"
@@ -10,7 +10,12 @@
 #include "measure/draw.h"
 
 const ck_adamw_hyper BENCH_HYPER[2] = {
-    {.learning_rate = 1e-2f, .weight_decay = 1e-2f, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .step = 2},
+    {.learning_rate = 1e-2f,
+     .weight_decay = 1e-2f,
+     .beta1 = 0.9f,
+     .beta2 = 0.99f,
+     .epsilon = 1e-8f,
+     .step = 2},
     {.learning_rate = 2e-2f, .weight_decay = 0, .beta1 = 0.8f, .beta2 = 0.95f, .epsilon = 1e-6f, .step = 3}};
 
 ck_adamw_device *adamw_devices(const world *w) {
@@ -26,12 +31,14 @@ ck_adamw_device *adamw_devices(const world *w) {
 }
 
 ck_status issue_adamw(const world *w, world_copy *c, const ck_adamw_device *devices) {
-    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1], c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS],
-                            &w->shape, devices, w->n_devices);
+    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1],
+                            c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS], &w->shape, devices,
+                            w->n_devices);
 }
 
 cost adamw_cost(const world *w) {
-    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks, attention = 6 * d * w->shape.lora_rank[CK_SITE_QKV];
+    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks,
+           attention = 6 * d * w->shape.lora_rank[CK_SITE_QKV];
     double parameters = (w->shape.router_rows + h) * d + (h + s) * w->ffn + s * d + attention;
     return (cost){"adamw", 28.0 * w->n_devices * w->shape.n_layers * parameters, 0};
 }
@@ -123,11 +130,13 @@ static void prepare_group_spread(world *w) {
 }
 
 static ck_status issue_group_sum(const world *w, world_copy *c) {
-    return ck_group_sum(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1, c->buffer[PACKED]);
+    return ck_group_sum(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1,
+                        c->buffer[PACKED]);
 }
 
 static ck_status issue_group_spread(const world *w, world_copy *c) {
-    return ck_group_spread(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1, c->buffer[PACKED]);
+    return ck_group_spread(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1,
+                           c->buffer[PACKED]);
 }
 
 /* Where packed value j lies in a member's pack. */
@@ -145,7 +154,8 @@ static void verify_group_sum(const world *w, verdict *v) {
     for (int64_t i = 0; i < some.n && out; i++) {
         out[i] = w->buffer[PACKED].after[some.index[i]];
         for (int d = 0; d < w->n_devices; d++)
-            ref[i] += (double)g->weights[d] * (double)world_pack_value(w, PACK_PARAMETERS, d, offset_of(g, some.index[i]));
+            ref[i] += (double)g->weights[d] *
+                      (double)world_pack_value(w, PACK_PARAMETERS, d, offset_of(g, some.index[i]));
     }
     v->tolerance = 1e-5; /* f32 whatever the program */
     if (out) verdict_compare(v, "packed", out, ref, some.n);
@@ -160,15 +170,19 @@ static void verify_group_spread(const world *w, verdict *v) {
     const group_world *g = w->own;
     for (int i = 0; i < w->n_checked; i++) {
         const float *after = w->pack_after[PACK_PARAMETERS][i];
-        picks some = picks_of(0, g->values, SPREAD_CHECKS), others = picks_of(0, w->shape.total, SPREAD_CHECKS);
+        picks some = picks_of(0, g->values, SPREAD_CHECKS),
+              others = picks_of(0, w->shape.total, SPREAD_CHECKS);
         for (int64_t j = 0; j < some.n; j++)
-            verdict_exact(v, "spread value", after[offset_of(g, some.index[j])] == w->buffer[PACKED].before[some.index[j]]);
+            verdict_exact(v, "spread value",
+                          after[offset_of(g, some.index[j])] == w->buffer[PACKED].before[some.index[j]]);
         for (int64_t j = 0; j < others.n; j++) {
             bool shared = false;
-            for (int r = 0; r < RANGES; r++) shared |= others.index[j] >= g->offset[r] && others.index[j] < g->offset[r] + g->count[r];
+            for (int r = 0; r < RANGES; r++)
+                shared |= others.index[j] >= g->offset[r] && others.index[j] < g->offset[r] + g->count[r];
             if (!shared)
                 verdict_exact(v, "value that is nobody else's",
-                              after[others.index[j]] == world_pack_value(w, PACK_PARAMETERS, w->checked[i], others.index[j]));
+                              after[others.index[j]] ==
+                                  world_pack_value(w, PACK_PARAMETERS, w->checked[i], others.index[j]));
         }
         picks_free(&some);
         picks_free(&others);

@@ -13,7 +13,14 @@
 #define COHORT_GIT_REVISION "unknown"
 #endif
 
-enum { FIRST_BYTES = 4096, GROWTH = 4, MOST_SIZES = 24, SEED = 7000, MOST_PROCESSES = 1024, MOST_ITERATIONS = 10000 };
+enum {
+    FIRST_BYTES = 4096,
+    GROWTH = 4,
+    MOST_SIZES = 24,
+    SEED = 7000,
+    MOST_PROCESSES = 1024,
+    MOST_ITERATIONS = 10000
+};
 static const double MICRO = 1e6;
 
 typedef struct {
@@ -64,7 +71,8 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
     float *out = malloc((size_t)s->count * sizeof *out);
     double *sum = calloc((size_t)s->count, sizeof *sum);
     int64_t mine[2], all[2 * MOST_PROCESSES];
-    exit_code code = out && sum ? upload_values(s, list) : problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
+    exit_code code =
+        out && sum ? upload_values(s, list) : problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
     if (code == EXIT_OK) code = said(s, ck_collective_sum(s->c, s->stream, s->packed, s->count), list);
     if (code == EXIT_OK) {
         ck_status status = ck_download(s->stream, out, s->packed, (size_t)s->count * sizeof *out);
@@ -77,7 +85,8 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
         code = said(s, ck_collective_exchange(s->c, mine, sizeof mine, all), list);
     }
     v->checked = v->wrong = 0;
-    for (int p = 0; p < ck_processes(s->c) && code == EXIT_OK; p++) v->checked += all[2 * p], v->wrong += all[2 * p + 1];
+    for (int p = 0; p < ck_processes(s->c) && code == EXIT_OK; p++)
+        v->checked += all[2 * p], v->wrong += all[2 * p + 1];
     free(out);
     free(sum);
     return code;
@@ -92,7 +101,8 @@ static bool work(void *who, int64_t n, sample *out) {
     ck_status status = ck_collective_exchange(s->c, &mine, sizeof mine, all); /* all begin together */
     usage begin = usage_now();
     double start = now();
-    for (int64_t i = 0; i < n && status == CK_OK; i++) status = ck_collective_sum(s->c, s->stream, s->packed, s->count);
+    for (int64_t i = 0; i < n && status == CK_OK; i++)
+        status = ck_collective_sum(s->c, s->stream, s->packed, s->count);
     mine.seconds = now() - start;
     mine.used = usage_since(&begin);
     if (status == CK_OK) status = ck_collective_exchange(s->c, &mine, sizeof mine, all);
@@ -122,13 +132,16 @@ static bool follow(sums *s) {
 
 /* Sums of sums grow without bound: the buffer becomes zeros, which travel as quickly as anything. */
 static exit_code measure(sums *s, result *r, problems *list) {
-    exit_code code = kernel_problem(list, s->backend, ck_zero(s->stream, s->packed, (size_t)s->count * sizeof(float)), "all-reduce");
+    exit_code code = kernel_problem(
+        list, s->backend, ck_zero(s->stream, s->packed, (size_t)s->count * sizeof(float)), "all-reduce");
     bool ok = code == EXIT_OK && ck_wait(s->stream) == CK_OK;
     if (ck_process(s->c) > 0) return ok && follow(s) ? EXIT_OK : said(s, CK_FAILED, list);
-    subject one = {.who = s, .work = ask, .threads = strcmp(ck_name(s->backend), "cpu") == 0 ? 2 : 0}; /* one process waits for another */
+    /* one process waits for another */
+    subject one = {.who = s, .work = ask, .threads = strcmp(ck_name(s->backend), "cpu") == 0 ? 2 : 0};
     int64_t enough = 0;
     if (ok) timing_measure(&one, 1, &s->o->rule);
-    if (!ok || one.t.failed || ck_collective_broadcast(s->c, &enough, sizeof enough) != CK_OK) return said(s, CK_FAILED, list);
+    if (!ok || one.t.failed || ck_collective_broadcast(s->c, &enough, sizeof enough) != CK_OK)
+        return said(s, CK_FAILED, list);
     measured *m = &r->times[r->n_times++];
     *m = (measured){.right = r->right, .t = one.t};
     snprintf(m->label, sizeof m->label, "%s", ck_collective_route(s->c));
@@ -138,23 +151,26 @@ static exit_code measure(sums *s, result *r, problems *list) {
 /* ---- The table */
 
 static void print_header(FILE *out, const sums *s) {
-    fprintf(out, "processes: %d, of them on this machine %d; %s backend: %s; Cohort %s\n\n", ck_processes(s->c), ck_local_processes(s->c),
-            ck_name(s->backend), ck_hardware(s->backend), COHORT_GIT_REVISION);
-    fprintf(out, "%12s %12s %6s %12s %6s %4s %10s %10s %10s\n", "bytes", "floats", "by", "median us", "+-", "n", "algbw GB/s", "busbw GB/s",
-            "wrong");
+    fprintf(out, "processes: %d, of them on this machine %d; %s backend: %s; Cohort %s\n\n",
+            ck_processes(s->c), ck_local_processes(s->c), ck_name(s->backend), ck_hardware(s->backend),
+            COHORT_GIT_REVISION);
+    fprintf(out, "%12s %12s %6s %12s %6s %4s %10s %10s %10s\n", "bytes", "floats", "by", "median us", "+-",
+            "n", "algbw GB/s", "busbw GB/s", "wrong");
 }
 
 static void print_row(FILE *out, const sums *s, const result *r) {
     double n = ck_processes(s->c);
     fprintf(out, "%12.0f %12lld %6s", r->bytes, (long long)s->count, ck_collective_route(s->c));
     if (r->n_times == 0) {
-        fprintf(out, " %12s %6s %4s %10s %10s %10lld  WRONG\n", "", "", "", "", "", (long long)r->right.wrong);
+        fprintf(out, " %12s %6s %4s %10s %10s %10lld  WRONG\n", "", "", "", "", "",
+                (long long)r->right.wrong);
         return;
     }
     const statistics *t = &r->times[0].t.real;
     double algbw = 1e-9 * r->bytes / t->median;
-    fprintf(out, " %12.2f %5.1f%% %4d %10.3f %10.3f %10lld%s\n", MICRO * t->median, 100 * t->spread, t->count, algbw,
-            algbw * 2 * (n - 1) / n, (long long)r->right.wrong, r->times[0].t.settled ? "" : "  DID NOT SETTLE");
+    fprintf(out, " %12.2f %5.1f%% %4d %10.3f %10.3f %10lld%s\n", MICRO * t->median, 100 * t->spread, t->count,
+            algbw, algbw * 2 * (n - 1) / n, (long long)r->right.wrong,
+            r->times[0].t.settled ? "" : "  DID NOT SETTLE");
     fflush(out);
 }
 
@@ -163,7 +179,8 @@ static exit_code take_size(sums *s, size_t bytes, problems *list) {
     *r = (result){.family = "all_reduce", .bytes = (double)bytes, .right = {.tolerance = 1e-5}};
     snprintf(r->name, sizeof r->name, "all_reduce/B%zu/P%d", bytes, ck_processes(s->c));
     s->count = (int64_t)(bytes / sizeof(float));
-    exit_code code = kernel_problem(list, s->backend, ck_alloc(s->backend, bytes, "all-reduce", &s->packed), "all-reduce");
+    exit_code code =
+        kernel_problem(list, s->backend, ck_alloc(s->backend, bytes, "all-reduce", &s->packed), "all-reduce");
     if (code == EXIT_OK) code = verify(s, &r->right, list);
     if (code == EXIT_OK && verdict_passed(&r->right)) code = measure(s, r, list);
     if (s->packed) ck_free(s->backend, s->packed);
@@ -180,26 +197,32 @@ static exit_code write_result(const sums *s, problems *list) {
                        .rule = s->o->rule,
                        .cache_bytes = ck_cache_bytes(s->backend),
                        .load = s->load};
-    return s->o->json && ck_process(s->c) == 0 ? result_write_json(s->o->json, &c, s->results, s->n_results, list) : EXIT_OK;
+    return s->o->json && ck_process(s->c) == 0
+               ? result_write_json(s->o->json, &c, s->results, s->n_results, list)
+               : EXIT_OK;
 }
 
 static exit_code take_sizes(sums *s, problems *list) {
     bool first = ck_process(s->c) == 0;
     int wrong = 0;
     exit_code code = EXIT_OK;
-    if (ck_processes(s->c) > MOST_PROCESSES) return problem(list, EXIT_INPUT, "all-reduce: at most %d processes", MOST_PROCESSES);
+    if (ck_processes(s->c) > MOST_PROCESSES)
+        return problem(list, EXIT_INPUT, "all-reduce: at most %d processes", MOST_PROCESSES);
     if (ck_processes(s->c) == 1) {
-        fprintf(s->o->out ? s->o->out : stdout, "one process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
+        fprintf(s->o->out ? s->o->out : stdout,
+                "one process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
         return EXIT_OK;
     }
     s->load = load_now();
     if (first) print_header(s->o->out ? s->o->out : stdout, s);
-    for (double bytes = FIRST_BYTES; bytes <= s->o->most_bytes && s->n_results < MOST_SIZES && code == EXIT_OK; bytes *= GROWTH) {
+    for (double bytes = FIRST_BYTES;
+         bytes <= s->o->most_bytes && s->n_results < MOST_SIZES && code == EXIT_OK; bytes *= GROWTH) {
         code = take_size(s, (size_t)bytes, list);
         wrong += !verdict_passed(&s->results[s->n_results - 1].right);
     }
     if (code == EXIT_OK) code = write_result(s, list);
-    if (code == EXIT_OK && wrong && first) code = problem(list, EXIT_RUN, "%d sums are wrong: they have no times", wrong);
+    if (code == EXIT_OK && wrong && first)
+        code = problem(list, EXIT_RUN, "%d sums are wrong: they have no times", wrong);
     return code == EXIT_OK && wrong ? EXIT_RUN : code;
 }
 
@@ -219,9 +242,11 @@ exit_code all_reduce_run(const all_reduce_options *options, problems *list) {
     if (code == EXIT_OK && ck_collective_open(&s->c) != CK_OK)
         code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
     if (code == EXIT_OK)
-        code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
-                              "opening the backend");
-    if (code == EXIT_OK) code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "a stream");
+        code = kernel_problem(
+            list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
+            "opening the backend");
+    if (code == EXIT_OK)
+        code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "a stream");
     if (code == EXIT_OK) code = take_sizes(s, list);
     if (code == EXIT_RUN && ck_collective_broken(s->c)) ck_collective_abort(s->c, code);
     for (int i = 0; i < s->n_results; i++) result_free(&s->results[i]);

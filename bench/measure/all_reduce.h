@@ -1,6 +1,8 @@
-/* all_reduce.h - `cohort-bench all-reduce`: the sum of a packed buffer over processes, as nccl-tests tabulates it.
+/* all_reduce.h - `cohort-bench all-reduce`: the sum of a packed buffer over processes, as nccl-tests
+ * tabulates it.
  *
- *   algbw = bytes / time        busbw = algbw 2 (n - 1) / n: what a link carries if every byte travels no more often than it must
+ *   algbw = bytes / time        busbw = algbw 2 (n - 1) / n: what a link carries if every byte travels no
+ *                               more often than it must
  *
  * Time is that of the slowest process. Every element of every process is held against the float64 sum. */
 #ifndef COHORT_BENCH_ALL_REDUCE_H

@@ -60,10 +60,12 @@ static void skip(result *r, const char *why) {
     snprintf(r->note, sizeof r->note, "%s", why);
 }
 
-/* A point that does not fit is left out, with its reason; whatever else goes wrong fails the run, and the next case is measured. */
+/* A point that does not fit is left out, with its reason; whatever else goes wrong fails the run, and the
+ * next case is measured. */
 static void take_point(run *all, const bench_case *which, const point *at, result *r) {
     const char *why = point_problem(at, which->axes);
-    if (!why && !ck_supports(all->backend, (ck_precision)at->value[AXIS_PRECISION])) why = "the backend has no such precision";
+    if (!why && !ck_supports(all->backend, (ck_precision)at->value[AXIS_PRECISION]))
+        why = "the backend has no such precision";
     if (why) {
         skip(r, why);
         return;
@@ -101,8 +103,9 @@ static exit_code check_filters(const bench_options *o, const bench_case *const *
         int selected = 0;
         for (int c = 0; cases[c]; c++) selected += selects(s, cases[c]);
         if (!selected)
-            code = problem(list, EXIT_INPUT, "no case contains '%s'%s%s; cohort-bench kernels --list names all", s->filter,
-                           s->direction[0] ? " in direction " : "", s->direction);
+            code =
+                problem(list, EXIT_INPUT, "no case contains '%s'%s%s; cohort-bench kernels --list names all",
+                        s->filter, s->direction[0] ? " in direction " : "", s->direction);
     }
     return code;
 }
@@ -111,14 +114,16 @@ static void measure_ceilings(run *all) {
     context *c = &all->c;
     c->copy_rate = ck_copy_rate(all->backend);
     for (int p = CK_F32; p <= CK_BF16; p++)
-        if (ck_supports(all->backend, (ck_precision)p)) c->ceiling[p] = ck_measure_ceiling(all->backend, (ck_precision)p);
+        if (ck_supports(all->backend, (ck_precision)p))
+            c->ceiling[p] = ck_measure_ceiling(all->backend, (ck_precision)p);
     c->cache_bytes = ck_cache_bytes(all->backend);
 }
 
 static exit_code write_files(const run *all, problems *list) {
     exit_code code = EXIT_OK;
     if (all->o->json) code = result_write_json(all->o->json, &all->c, all->results, all->n, list);
-    if (code == EXIT_OK && all->o->csv) code = result_write_csv(all->o->csv, &all->c, all->results, all->n, list);
+    if (code == EXIT_OK && all->o->csv)
+        code = result_write_csv(all->o->csv, &all->c, all->results, all->n, list);
     return code;
 }
 
@@ -136,7 +141,8 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
     code = write_files(all, list);
     if (code == EXIT_OK && interrupted)
         code = problem(list, EXIT_INTERRUPTED, "interrupted: the cases after the last one shown are missing");
-    if (code == EXIT_OK && all->wrong) code = problem(list, EXIT_RUN, "%d cases are wrong: they have no times", all->wrong);
+    if (code == EXIT_OK && all->wrong)
+        code = problem(list, EXIT_RUN, "%d cases are wrong: they have no times", all->wrong);
     if (code == EXIT_OK && all->failed) code = problem(list, EXIT_RUN, "%d cases failed", all->failed);
     return code;
 }
@@ -145,8 +151,9 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
     run all = {.o = options, .out = options->out ? options->out : stdout};
     exit_code code = check_filters(options, cases, list);
     if (code != EXIT_OK) return code;
-    code = kernel_problem(list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &all.backend),
-                          "opening the backend");
+    code = kernel_problem(
+        list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &all.backend),
+        "opening the backend");
     if (code != EXIT_OK) return code;
     all.c = (context){.backend = ck_name(all.backend),
                       .hardware = ck_hardware(all.backend),
@@ -170,13 +177,15 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
 }
 
 void bench_list(FILE *out, const bench_case *const *cases) {
-    fprintf(
-        out,
-        "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S the sum of a device's ranks,\n"
-        "I branches of the MLP (GELU 1, SwiGLU 2), each with F columns of U and S rows of A1 and B1,\n"
-        "S' = S k / E, ra the attention LoRA's rank, s tokens of a sequence, H heads, V vocabulary, a bytes of an activation or frozen\n"
-        "weight; floor = max(bytes / copy rate, FLOPs / best product rate)\n\n");
-    for (int i = 0; cases[i]; i++) fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
+    fprintf(out,
+            "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S "
+            "the sum of a device's ranks,\n"
+            "I branches of the MLP (GELU 1, SwiGLU 2), each with F columns of U and S rows of A1 and B1,\n"
+            "S' = S k / E, ra the attention LoRA's rank, s tokens of a sequence, H heads, V vocabulary, a "
+            "bytes of an activation or frozen\n"
+            "weight; floor = max(bytes / copy rate, FLOPs / best product rate)\n\n");
+    for (int i = 0; cases[i]; i++)
+        fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
     fprintf(out, "\naxes\n");
     for (int a = 0; a < AXES; a++) fprintf(out, "  --%-16s %s\n", axis_key((axis)a), axis_meaning((axis)a));
     fprintf(out, "  --%-16s %s\n", "ranks", "LoRA ranks that the experts of a device have in turn");

@@ -33,7 +33,7 @@ void bench_list(FILE *out, const bench_case *const *cases);
 
 /* A case at a point: r is filled but for peers. */
 typedef struct bench_peers bench_peers;
-exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,
-                      const point *at, result *r, problems *list);
+exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers,
+                      const bench_case *which, const point *at, result *r, problems *list);
 
 #endif

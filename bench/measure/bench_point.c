@@ -24,7 +24,8 @@ static ck_status issue_next(round_of_copies *r) {
     return world_issue(r->w, &r->w->copies[r->first + (int)(r->turn++ % r->count)]);
 }
 
-/* Others may have used the cache since: one iteration before the clock starts. Of cold copies the next one is as cold as any. */
+/* Others may have used the cache since: one iteration before the clock starts. Of cold copies the next one is
+ * as cold as any. */
 static bool work(void *who, int64_t n, sample *out) {
     round_of_copies *r = who;
     ck_status status = r->count == 1 ? issue_next(r) : CK_OK;
@@ -47,7 +48,9 @@ static int working_threads(const ck_backend *backend) {
 static exit_code open_round(round_of_copies *r, world *w, int count, problems *list) {
     *r = (round_of_copies){.w = w, .first = 0, .count = count};
     exit_code code = kernel_problem(list, w->backend, ck_event_create(w->backend, &r->begin), "an event");
-    return code == EXIT_OK ? kernel_problem(list, w->backend, ck_event_create(w->backend, &r->end), "an event") : code;
+    return code == EXIT_OK
+               ? kernel_problem(list, w->backend, ck_event_create(w->backend, &r->end), "an event")
+               : code;
 }
 
 static void close_round(round_of_copies *r) {
@@ -96,12 +99,15 @@ static void add_time(result *r, const char *label, subject *s) {
 
 static exit_code time_warm(world *w, const bench_options *o, bench_peers *peers, result *r, problems *list) {
     round_of_copies own;
-    subject subjects[RESULT_MOST_TIMES] = {{.who = &own, .work = work, .threads = working_threads(w->backend)}};
+    subject subjects[RESULT_MOST_TIMES] = {
+        {.who = &own, .work = work, .threads = working_threads(w->backend)}};
     exit_code code = open_round(&own, w, 1, list);
-    int n_peers = code == EXIT_OK && peers ? peers_begin(peers, w, r, subjects + 1, RESULT_MOST_TIMES - 3) : 0;
+    int n_peers =
+        code == EXIT_OK && peers ? peers_begin(peers, w, r, subjects + 1, RESULT_MOST_TIMES - 3) : 0;
     if (code == EXIT_OK) {
         timing_measure(subjects, 1 + n_peers, &o->rule);
-        if (subjects[0].t.failed) code = problem(list, EXIT_RUN, "%s: %s", r->name, ck_last_error(w->backend));
+        if (subjects[0].t.failed)
+            code = problem(list, EXIT_RUN, "%s: %s", r->name, ck_last_error(w->backend));
         add_time(r, "warm", &subjects[0]);
     }
     if (peers) peers_end(peers, r, subjects + 1);
@@ -170,8 +176,8 @@ static void sum_costs(const world *w, const context *c, result *r) {
     r->product_rate = most->product;
 }
 
-exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers, const bench_case *which,
-                      const point *at, result *r, problems *list) {
+exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers,
+                      const bench_case *which, const point *at, result *r, problems *list) {
     world *w = NULL;
     exit_code code = world_open(&w, which, at, backend, list);
     r->right.tolerance = at->value[AXIS_PRECISION] == CK_BF16 ? 1e-2 : 1e-5;

@@ -30,13 +30,15 @@ static void put_line(FILE *file, const context *c, const result *r, const measur
     const verdict *v = m && m->peer ? &m->right : &r->right;
     fprintf(file, "%s,\"%s\"", r->name, m ? m->label : "");
     put_axes(file, r);
-    fprintf(file, ",%s,%lld,%lld,%.0f,%.0f", c->backend, (long long)v->wrong, (long long)v->checked, r->bytes, r->flops);
+    fprintf(file, ",%s,%lld,%lld,%.0f,%.0f", c->backend, (long long)v->wrong, (long long)v->checked, r->bytes,
+            r->flops);
     if (!m || m->t.count == 0) {
         fprintf(file, ",,,,,,,,\n");
         return;
     }
     const statistics *s = &m->t.real;
-    fprintf(file, ",%d,%.6g,%.6g,%.4g,%s", s->count, MICRO * s->median, MICRO * s->min, s->spread, m->t.settled ? "yes" : "no");
+    fprintf(file, ",%d,%.6g,%.6g,%.4g,%s", s->count, MICRO * s->median, MICRO * s->min, s->spread,
+            m->t.settled ? "yes" : "no");
     put_known(file, r->floor_seconds);
     put_known(file, r->fma_seconds);
     fprintf(file, ",%d\n", m->t.count - m->t.undisturbed);
@@ -47,12 +49,16 @@ exit_code result_write_csv(const char *path, const context *c, const result *all
     if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
     fputs("name,measured", file);
     for (int a = 0; a < AXES; a++) fprintf(file, ",%s", axis_key((axis)a));
-    fputs(",backend,wrong,checked,bytes,flops,samples,median_us,min_us,spread,settled,floor_us,fma_us,disturbed\n", file);
+    fputs(",backend,wrong,checked,bytes,flops,samples,median_us,min_us,spread,settled,floor_us,fma_us,"
+          "disturbed\n",
+          file);
     for (int i = 0; i < n; i++) {
         if (all[i].skipped) continue;
         if (all[i].n_times == 0) put_line(file, c, &all[i], NULL);
         for (int j = 0; j < all[i].n_times; j++) put_line(file, c, &all[i], &all[i].times[j]);
     }
     int failed = ferror(file);
-    return fclose(file) || failed ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno)) : EXIT_OK;
+    return fclose(file) || failed
+               ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
+               : EXIT_OK;
 }

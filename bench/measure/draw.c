@@ -19,7 +19,8 @@ float draw_bf16(float value) {
     return value;
 }
 
-/* A large array repeats itself after a prime number of elements: no row of any width meets its copy, and copying is ten times as quick. */
+/* A large array repeats itself after a prime number of elements: no row of any width meets its copy, and
+ * copying is ten times as quick. */
 enum { PERIOD = 1048583 };
 
 void draw_fill(uint64_t seed, double deviation, bool bf16, float *out, int64_t count) {

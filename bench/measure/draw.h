@@ -1,5 +1,5 @@
-/* draw.h - reproducible numbers: elements of stream `seed`, uniform with mean 0 and a given standard deviation. Never zeros: matrix
- * products of zeros are quicker than others on some hardware. */
+/* draw.h - reproducible numbers: elements of stream `seed`, uniform with mean 0 and a given standard
+ * deviation. Never zeros: matrix products of zeros are quicker than others on some hardware. */
 #ifndef COHORT_BENCH_DRAW_H
 #define COHORT_BENCH_DRAW_H
 

@@ -30,7 +30,8 @@ static double at_least(double wanted, double least) {
 }
 
 picks world_some_rows(const world *w, int device, double cost_per_row) {
-    return picks_of(world_first(w, device), world_rows(w, device), at_least(GATHER_BUDGET / cost_per_row, LEAST_ROWS));
+    return picks_of(world_first(w, device), world_rows(w, device),
+                    at_least(GATHER_BUDGET / cost_per_row, LEAST_ROWS));
 }
 
 picks world_all_rows(const world *w, int device) {
@@ -57,7 +58,8 @@ double *world_gather(const world *w, tensor_id id, side when, const picks *rows,
     int64_t n = width_of(columns, t->columns);
     double *out = oracle_zeros(rows->n * n);
     for (int64_t r = 0; r < rows->n; r++)
-        for (int64_t c = 0; c < n; c++) out[r * n + c] = (double)from[rows->index[r] * t->columns + at(columns, c)];
+        for (int64_t c = 0; c < n; c++)
+            out[r * n + c] = (double)from[rows->index[r] * t->columns + at(columns, c)];
     return out;
 }
 
@@ -65,12 +67,14 @@ double *world_read(const world *w, tensor_id id, const picks *rows, const picks 
     return world_gather(w, id, w->tensor[id].before ? BEFORE : AFTER, rows, columns);
 }
 
-void world_compare(const world *w, verdict *v, tensor_id id, const picks *rows, const picks *columns, const double *ref) {
+void world_compare(const world *w, verdict *v, tensor_id id, const picks *rows, const picks *columns,
+                   const double *ref) {
     const tensor_array *t = &w->tensor[id];
     int64_t n = width_of(columns, t->columns);
     float *out = need(malloc((size_t)(rows->n * n + 1) * sizeof *out));
     for (int64_t r = 0; r < rows->n; r++)
-        for (int64_t c = 0; c < n; c++) out[r * n + c] = t->after[rows->index[r] * t->columns + at(columns, c)];
+        for (int64_t c = 0; c < n; c++)
+            out[r * n + c] = t->after[rows->index[r] * t->columns + at(columns, c)];
     verdict_compare(v, t->name, out, ref, rows->n * n);
     free(out);
 }
@@ -79,7 +83,8 @@ void world_compare_finite(const world *w, verdict *v, bool all_kept) {
     for (int i = 0; i < TENSORS; i++) {
         const tensor_array *t = &w->tensor[i];
         if (i == G || i == Q || i == DW) continue;
-        if (t->after && (all_kept || t->role != INNER)) verdict_finite(v, t->name, t->after, w->n_tokens * t->columns);
+        if (t->after && (all_kept || t->role != INNER))
+            verdict_finite(v, t->name, t->after, w->n_tokens * t->columns);
     }
     for (int i = 0; i < BUFFERS; i++)
         if (w->buffer[i].after) verdict_finite(v, w->buffer[i].name, w->buffer[i].after, w->buffer[i].count);
@@ -93,23 +98,26 @@ static device_reference make_reference(const ck_shape *shape, double *parameters
 }
 
 oracle_adapter reference_adapter(const device_reference *r) {
-    return (oracle_adapter){.shape = &r->shape, .layer = 0, .parameters = r->parameters, .gradients = r->gradients};
+    return (oracle_adapter){
+        .shape = &r->shape, .layer = 0, .parameters = r->parameters, .gradients = r->gradients};
 }
 
 device_reference reference_of(const world *w, int device) {
     return make_reference(&w->shape, world_pack(w, PACK_PARAMETERS, device));
 }
 
-static void copy_columns(const world *w, int device, const ck_shape *to, double *pack, oracle_part part, const picks *columns) {
+static void copy_columns(const world *w, int device, const ck_shape *to, double *pack, oracle_part part,
+                         const picks *columns) {
     oracle_range wide = oracle_part_range(&w->shape, 0, part), narrow = oracle_part_range(to, 0, part);
     int64_t rows = columns->n ? narrow.count / columns->n : 0, stride = rows ? wide.count / rows : 0;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns->n; c++)
-            pack[narrow.offset + r * columns->n + c] =
-                (double)world_pack_value(w, PACK_PARAMETERS, device, wide.offset + r * stride + columns->index[c]);
+            pack[narrow.offset + r * columns->n + c] = (double)world_pack_value(
+                w, PACK_PARAMETERS, device, wide.offset + r * stride + columns->index[c]);
 }
 
-static device_reference narrow_reference(const world *w, int device, int width, int ffn, unsigned parts, const picks *columns) {
+static device_reference narrow_reference(const world *w, int device, int width, int ffn, unsigned parts,
+                                         const picks *columns) {
     ck_shape shape = w->shape;
     shape.width = width;
     shape.ffn = ffn;
@@ -122,7 +130,8 @@ static device_reference narrow_reference(const world *w, int device, int width, 
 }
 
 device_reference reference_of_width(const world *w, int device, const picks *columns) {
-    return narrow_reference(w, device, (int)columns->n, 1, 1u << ORACLE_ROUTER | 1u << ORACLE_A1 | 1u << ORACLE_B2, columns);
+    return narrow_reference(w, device, (int)columns->n, 1,
+                            1u << ORACLE_ROUTER | 1u << ORACLE_A1 | 1u << ORACLE_B2, columns);
 }
 
 device_reference reference_of_ffn(const world *w, int device, const picks *columns) {
@@ -134,7 +143,8 @@ void reference_free(device_reference *r) {
     free(r->gradients);
 }
 
-void world_compare_gradient(const world *w, verdict *v, int i, const device_reference *r, oracle_part part, const picks *columns) {
+void world_compare_gradient(const world *w, verdict *v, int i, const device_reference *r, oracle_part part,
+                            const picks *columns) {
     oracle_range wide = oracle_part_range(&w->shape, 0, part), narrow = oracle_part_range(&r->shape, 0, part);
     if (narrow.count == 0) return;
     float *out = need(malloc((size_t)narrow.count * sizeof *out));

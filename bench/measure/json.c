@@ -1,4 +1,5 @@
-/* json.c - results in the format of Google Benchmark's --benchmark_format=json, for its compare.py and whatever else reads that. */
+/* json.c - results in the format of Google Benchmark's --benchmark_format=json, for its compare.py and
+ * whatever else reads that. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -164,7 +165,8 @@ static void put_counters(writer *w, const entry *e, double seconds) {
         real(w, "flops_per_second", r->flops / seconds);
         if (r->floor_seconds > 0) real(w, "percent_of_floor", 100 * r->floor_seconds / seconds);
         if (r->fma_seconds > 0) real(w, "percent_of_fma_peak", 100 * r->fma_seconds / seconds);
-        if (r->model_flops > 0 && r->product_rate > 0) real(w, "mfu_percent", 100 * r->model_flops / (seconds * r->product_rate));
+        if (r->model_flops > 0 && r->product_rate > 0)
+            real(w, "mfu_percent", 100 * r->model_flops / (seconds * r->product_rate));
     }
     rate(w, "floor_us", MICRO * r->floor_seconds);
     integer(w, "wrong", e->m->peer ? e->m->right.wrong : r->right.wrong);
@@ -200,7 +202,8 @@ static double deviation_of(const double *x, int n) {
     return n > 1 ? sqrt(sum / (n - 1)) : 0;
 }
 
-static void put_aggregate(writer *w, const entry *e, const char *what, const char *unit, double seconds, double cpu_seconds) {
+static void put_aggregate(writer *w, const entry *e, const char *what, const char *unit, double seconds,
+                          double cpu_seconds) {
     char suffix[32];
     bool time = strcmp(unit, "time") == 0;
     snprintf(suffix, sizeof suffix, "_%s", what);
@@ -219,8 +222,8 @@ static void put_aggregate(writer *w, const entry *e, const char *what, const cha
     close_in(w, '}');
 }
 
-/* Writes so many samples that every measurement of the file has: evenly chosen from the undisturbed ones; where these are too few, all of
- * them and then disturbed ones. */
+/* Writes so many samples that every measurement of the file has: evenly chosen from the undisturbed ones;
+ * where these are too few, all of them and then disturbed ones. */
 static void put_repetitions(writer *w, const entry *e) {
     const timing *t = &e->m->t;
     int left = e->repetitions, of = t->undisturbed, repetition = 0;
@@ -260,7 +263,8 @@ static void put_measured(writer *w, const entry *e) {
     free(seconds);
 }
 
-/* No time, and a name that no measurement has: Google Benchmark's compare.py expects times of all that are called alike. */
+/* No time, and a name that no measurement has: Google Benchmark's compare.py expects times of all that are
+ * called alike. */
 static void put_error(writer *w, const entry *e, const char *name, const char *message) {
     open_in(w, NULL, '{');
     put_names(w, e, name, "", "iteration");
@@ -283,8 +287,8 @@ static void put_result(writer *w, const result *r, int family, int instance, int
     const measured nothing = {.label = ""};
     if (r->skipped) return;
     if (!verdict_passed(&r->right)) {
-        snprintf(message, sizeof message, "%lld of %lld elements are wrong, first in %s", (long long)r->right.wrong,
-                 (long long)r->right.checked, r->right.where);
+        snprintf(message, sizeof message, "%lld of %lld elements are wrong, first in %s",
+                 (long long)r->right.wrong, (long long)r->right.checked, r->right.where);
         put_error(w, &(entry){r, &nothing, family, instance, 0}, r->name, message);
     }
     for (int i = 0; i < r->n_times; i++) {
@@ -326,7 +330,8 @@ exit_code result_write_json(const char *path, const context *c, const result *al
     fputc('\n', file);
     if (w.failed) problem(list, EXIT_ENVIRONMENT, "%s: out of memory, it is not complete", path);
     int failed = ferror(file);
-    return fclose(file) || failed ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
-           : w.failed             ? EXIT_ENVIRONMENT
-                                  : EXIT_OK;
+    return fclose(file) || failed
+               ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
+           : w.failed ? EXIT_ENVIRONMENT
+                      : EXIT_OK;
 }

@@ -1,4 +1,5 @@
-/* outputs.h - the results of a run, kept to hold others against them: another recording of the same work, a peer. */
+/* outputs.h - the results of a run, kept to hold others against them: another recording of the same work, a
+ * peer. */
 #ifndef COHORT_BENCH_OUTPUTS_H
 #define COHORT_BENCH_OUTPUTS_H
 

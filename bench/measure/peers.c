@@ -56,15 +56,18 @@ static bool ask(bench_peers *p, const char *format, ...) {
     return answered;
 }
 
-static exit_code start(bench_peers *p, const char *const *arguments, const char *const *added, problems *list) {
+static exit_code start(bench_peers *p, const char *const *arguments, const char *const *added,
+                       problems *list) {
     int to[2], from[2];
     char **environment = program_environment(added);
     posix_spawn_file_actions_t actions;
-    if (!environment || pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC) || posix_spawn_file_actions_init(&actions))
+    if (!environment || pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC) ||
+        posix_spawn_file_actions_init(&actions))
         return problem(list, EXIT_ENVIRONMENT, "peers: %s", strerror(errno));
     posix_spawn_file_actions_adddup2(&actions, to[0], 0);
     posix_spawn_file_actions_adddup2(&actions, from[1], 1);
-    int error = posix_spawnp(&p->process, arguments[0], &actions, NULL, (char *const *)arguments, environment);
+    int error =
+        posix_spawnp(&p->process, arguments[0], &actions, NULL, (char *const *)arguments, environment);
     posix_spawn_file_actions_destroy(&actions);
     free(environment);
     close(to[0]);
@@ -72,13 +75,16 @@ static exit_code start(bench_peers *p, const char *const *arguments, const char 
     p->to = fdopen(to[1], "w");
     p->from = fdopen(from[0], "r");
     if (error) p->process = 0;
-    return error || !p->to || !p->from ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", arguments[0], strerror(error))
-                                       : EXIT_OK;
+    return error || !p->to || !p->from
+               ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", arguments[0], strerror(error))
+               : EXIT_OK;
 }
 
-static exit_code start_python(bench_peers *p, const char *python, const bench_options *o, const context *c, problems *list) {
+static exit_code start_python(bench_peers *p, const char *python, const bench_options *o, const context *c,
+                              problems *list) {
     char script[JOB_PATH_BYTES], threads[16], openmp[40], mkl[40];
-    const char *device = strcmp(c->backend, "cpu") == 0 ? "cpu" : "cuda", *arguments[8 + 2 * BENCH_MOST_PEERS];
+    const char *device = strcmp(c->backend, "cpu") == 0 ? "cpu" : "cuda",
+               *arguments[8 + 2 * BENCH_MOST_PEERS];
     int n = 0;
     p->threads = strcmp(device, "cpu") == 0 ? c->threads : 0;
     snprintf(script, sizeof script, "%s/kernels.py", COHORT_BENCH_PEERS);
@@ -112,8 +118,10 @@ exit_code peers_open(bench_peers **out, const bench_options *options, const cont
     if (code == EXIT_OK) code = python_find(options->python, scratch, &python, list);
     if (code == EXIT_OK && python) code = start_python(p, python, options, c, list);
     if (code == EXIT_OK && python && (!ask(p, "hello\n") || strcmp(p->line, "ready") != 0))
-        code = problem(list, EXIT_INPUT, "peers: %s", strncmp(p->line, "failed ", 7) == 0 ? p->line + 7 : p->line);
-    if (code == EXIT_OK && !python) fprintf(stderr, "cohort-bench kernels: without --peers: %s", PYTHON_ADVICE);
+        code = problem(list, EXIT_INPUT, "peers: %s",
+                       strncmp(p->line, "failed ", 7) == 0 ? p->line + 7 : p->line);
+    if (code == EXIT_OK && !python)
+        fprintf(stderr, "cohort-bench kernels: without --peers: %s", PYTHON_ADVICE);
     if (code == EXIT_OK && python)
         *out = p;
     else
@@ -135,9 +143,9 @@ void peers_close(bench_peers *p) {
 static bool work(void *who, int64_t n, sample *out) {
     form *f = who;
     long long preemptions = 0;
-    bool ok =
-        ask(f->all, "time %d %lld\n", f->index, (long long)n) &&
-        sscanf(f->all->line, "time %lf %lf %lf %lld", &out->seconds, &out->used.cpu_seconds, &out->used.queued_seconds, &preemptions) == 4;
+    bool ok = ask(f->all, "time %d %lld\n", f->index, (long long)n) &&
+              sscanf(f->all->line, "time %lf %lf %lf %lld", &out->seconds, &out->used.cpu_seconds,
+                     &out->used.queued_seconds, &preemptions) == 4;
     out->used.preemptions = preemptions;
     if (!ok) snprintf(f->reason, sizeof f->reason, "%.150s", f->all->line);
     return ok;
@@ -147,7 +155,8 @@ static bool work(void *who, int64_t n, sample *out) {
 static void read_form(bench_peers *p, form *f, int index) {
     *f = (form){.all = p, .index = index, .subject = -1};
     p->line[0] = '\0';
-    if (!fgets(p->line, sizeof p->line, p->from)) snprintf(p->line, sizeof p->line, "no answer: the process of the peers has ended");
+    if (!fgets(p->line, sizeof p->line, p->from))
+        snprintf(p->line, sizeof p->line, "no answer: the process of the peers has ended");
     p->line[strcspn(p->line, "\n")] = '\0';
     bool ready = strncmp(p->line, "ready ", 6) == 0;
     char *label = strchr(p->line, ' '), *reason = ready ? NULL : strstr(p->line, ": ");
@@ -158,7 +167,8 @@ static void read_form(bench_peers *p, form *f, int index) {
     snprintf(f->label, sizeof f->label, "%.90s", label ? label + 1 : p->line);
 }
 
-/* Against the float64 reference; where that needs what only Cohort's own recording shows, against Cohort's verified results. */
+/* Against the float64 reference; where that needs what only Cohort's own recording shows, against Cohort's
+ * verified results. */
 static void verify(form *f, world *w, const outputs *known) {
     problems *list = problems_create();
     char folder[JOB_PATH_BYTES];

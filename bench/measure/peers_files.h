@@ -3,9 +3,10 @@
  *   job.txt        "key value" lines: sizes, offsets of a pack, checked devices, hyperparameters
  *   NAME.f32       an input, [tokens, columns] or flat, little-endian float32
  *   tokens.i32     tokens of every device
- *   packs.f32      [kinds, pack]: device d has number d mod kinds; its first moment is (d + 2) mod kinds, its second the square of
- *                  (d + 3) mod kinds
- * and back: NAME.out for every output; parameters.out, gradients.out, moment1.out, moment2.out [checked devices, pack]. */
+ *   packs.f32      [kinds, pack]: device d has number d mod kinds; its first moment is (d + 2) mod kinds, its
+ *                  second the square of (d + 3) mod kinds
+ * and back: NAME.out for every output; parameters.out, gradients.out, moment1.out, moment2.out [checked
+ * devices, pack]. */
 #ifndef COHORT_BENCH_PEERS_FILES_H
 #define COHORT_BENCH_PEERS_FILES_H
 

@@ -19,7 +19,9 @@ static const char *const DIRECTIONS[] = {"forward", "backward", "update", "step"
 static const axis_row ROWS[AXES] = {
     [AXIS_TOKENS] = {"tokens", "T", "tokens of the wave, all devices together", 1, 1 << 24, NULL},
     [AXIS_SEQUENCE] = {"sequence", "s", "longest sequence", 1, 1024, NULL},
-    [AXIS_WIDTH] = {"width", "D", "model width; the MLP is 4 times as wide, a head of attention has 64 columns", 16, 16384, NULL},
+    [AXIS_WIDTH] = {"width", "D",
+                    "model width; the MLP is 4 times as wide, a head of attention has 64 columns", 16, 16384,
+                    NULL},
     [AXIS_DEVICES] = {"devices", "N", "devices that share the tokens", 1, 1 << 20, NULL},
     [AXIS_EXPERTS] = {"experts", "E", "experts of a device", 1, CK_MAX_EXPERTS, NULL},
     [AXIS_TOP_K] = {"top-k", "k", "experts a token", 1, CK_MAX_TOP_K, NULL},
@@ -28,9 +30,10 @@ static const axis_row ROWS[AXES] = {
     [AXIS_ATTENTION_RANK] = {"attention-rank", "a", "LoRA rank on qkv", 1, CK_MAX_RANK_SUM, NULL},
     [AXIS_VOCABULARY] = {"vocabulary", "V", "columns of the head", 2, 1 << 20, NULL},
     [AXIS_LAYERS] = {"layers", "L", "layers of the whole model", 1, 256, NULL},
-    [AXIS_DISTRIBUTION] = {"distribution", "",
-                           "tokens over devices: uniform, zipf, skew (device 0 has half), one-token (device 0 has the rest)", 0, 0,
-                           DISTRIBUTIONS},
+    [AXIS_DISTRIBUTION] =
+        {"distribution", "",
+         "tokens over devices: uniform, zipf, skew (device 0 has half), one-token (device 0 has the rest)", 0,
+         0, DISTRIBUTIONS},
     [AXIS_PRECISION] = {"precision", "", "of activations and frozen weights: f32, bf16", 0, 0, PRECISIONS},
 };
 
@@ -48,7 +51,8 @@ const char *axis_word(axis a, int value) {
 
 /* ---- Reading lists */
 
-static exit_code word_value(const char *where, const axis_row *row, const char *text, int *value, problems *list) {
+static exit_code word_value(const char *where, const axis_row *row, const char *text, int *value,
+                            problems *list) {
     char known[128] = "";
     for (int i = 0; row->words[i]; i++) {
         if (strcmp(row->words[i], text) == 0) {
@@ -60,32 +64,37 @@ static exit_code word_value(const char *where, const axis_row *row, const char *
     return problem(list, EXIT_INPUT, "%s%s: '%s' is none of %s", where, row->key, text, known);
 }
 
-static exit_code number_value(const char *where, const axis_row *row, const char *text, int *value, problems *list) {
+static exit_code number_value(const char *where, const axis_row *row, const char *text, int *value,
+                              problems *list) {
     char *end = NULL;
     errno = 0;
     long number = strtol(text, &end, 10);
     if (end == text || *end || errno || number < row->least || number > row->most)
-        return problem(list, EXIT_INPUT, "%s%s: '%s' must be a whole number from %d to %d", where, row->key, text, row->least, row->most);
+        return problem(list, EXIT_INPUT, "%s%s: '%s' must be a whole number from %d to %d", where, row->key,
+                       text, row->least, row->most);
     *value = (int)number;
     return EXIT_OK;
 }
 
 /* Adds each value of a list to values[*n]. */
-static exit_code read_list(const char *where, const axis_row *row, const char *text, int most, int *n, int *values, problems *list) {
+static exit_code read_list(const char *where, const axis_row *row, const char *text, int most, int *n,
+                           int *values, problems *list) {
     char *copy = strdup(text), *rest = copy;
     exit_code code = copy ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory");
     for (char *word; code == EXIT_OK && (word = strsep(&rest, ",")) != NULL;) {
         if (*n == most)
             code = problem(list, EXIT_INPUT, "%s%s: takes at most %d values", where, row->key, most);
         else
-            code = row->words ? word_value(where, row, word, &values[*n], list) : number_value(where, row, word, &values[*n], list);
+            code = row->words ? word_value(where, row, word, &values[*n], list)
+                              : number_value(where, row, word, &values[*n], list);
         (*n)++;
     }
     free(copy);
     return code;
 }
 
-static exit_code set_text(char *field, size_t size, const char *where, const char *key, const char *text, problems *list) {
+static exit_code set_text(char *field, size_t size, const char *where, const char *key, const char *text,
+                          problems *list) {
     if (strlen(text) >= size) return problem(list, EXIT_INPUT, "%s%s: '%s' is too long", where, key, text);
     strcpy(field, text);
     return EXIT_OK;
@@ -106,7 +115,8 @@ static exit_code set_direction(sweep *s, const char *where, const char *text, pr
     const axis_row row = {.key = "direction", .words = DIRECTIONS};
     int unused;
     exit_code code = word_value(where, &row, text, &unused, list);
-    return code == EXIT_OK ? set_text(s->direction, sizeof s->direction, where, "direction", text, list) : code;
+    return code == EXIT_OK ? set_text(s->direction, sizeof s->direction, where, "direction", text, list)
+                           : code;
 }
 
 /* A value given twice is measured once. */
@@ -126,14 +136,16 @@ exit_code sweep_set(sweep *s, const char *where, const char *key, const char *te
     if (strcmp(key, "ranks") == 0) return set_ranks(s, where, text, list);
     for (int a = 0; a < AXES; a++) {
         if (strcmp(key, ROWS[a].key) != 0) continue;
-        exit_code code = read_list(where, &ROWS[a], text, AXIS_MOST_VALUES, &s->n_values[a], s->values[a], list);
+        exit_code code =
+            read_list(where, &ROWS[a], text, AXIS_MOST_VALUES, &s->n_values[a], s->values[a], list);
         drop_repeated(&s->n_values[a], s->values[a]);
         return code;
     }
-    return problem(list, EXIT_INPUT,
-                   "%s'%s' is no axis; axes are tokens, sequence, width, devices, experts, top-k, rank, ranks, "
-                   "mlp, attention-rank, vocabulary, layers, distribution, precision, direction",
-                   where, key);
+    return problem(
+        list, EXIT_INPUT,
+        "%s'%s' is no axis; axes are tokens, sequence, width, devices, experts, top-k, rank, ranks, "
+        "mlp, attention-rank, vocabulary, layers, distribution, precision, direction",
+        where, key);
 }
 
 /* ---- Defaults and combinations */
@@ -145,7 +157,8 @@ static void set_default(sweep *s, axis a, int n, const int *values) {
 }
 
 void sweep_defaults(sweep *s, bool gpu) {
-#define DEFAULT(a, ...) set_default(s, a, (int)(sizeof(const int[]){__VA_ARGS__} / sizeof(int)), (const int[]){__VA_ARGS__})
+#define DEFAULT(a, ...)                                                                                      \
+    set_default(s, a, (int)(sizeof(const int[]){__VA_ARGS__} / sizeof(int)), (const int[]){__VA_ARGS__})
     if (gpu) {
         DEFAULT(AXIS_TOKENS, 65536);
         DEFAULT(AXIS_WIDTH, 768, 2048);
@@ -195,7 +208,8 @@ point sweep_point(const sweep *s, unsigned used, int index) {
 
 const char *point_problem(const point *p, unsigned used) {
     bool routed = (used >> AXIS_EXPERTS & 1) != 0;
-    if (used >> AXIS_DEVICES & 1 && p->value[AXIS_DEVICES] > p->value[AXIS_TOKENS]) return "there are more devices than tokens";
+    if (used >> AXIS_DEVICES & 1 && p->value[AXIS_DEVICES] > p->value[AXIS_TOKENS])
+        return "there are more devices than tokens";
     if (routed && used >> AXIS_TOP_K & 1 && p->value[AXIS_TOP_K] > p->value[AXIS_EXPERTS])
         return "a token cannot choose more experts than there are";
     int sum = 0;
@@ -217,7 +231,8 @@ void point_name(const point *p, unsigned used, char name[POINT_NAME_BYTES]) {
         if (ROWS[a].words)
             snprintf(out, room, "/%s", ROWS[a].words[p->value[a]]);
         else if (a == AXIS_RANK && p->value[a] == RANK_MIXED)
-            for (int i = 0; i < p->n_mixed && i < 4; i++) snprintf(out + strlen(out), room - strlen(out), i ? "+%d" : "/r%d", p->mixed[i]);
+            for (int i = 0; i < p->n_mixed && i < 4; i++)
+                snprintf(out + strlen(out), room - strlen(out), i ? "+%d" : "/r%d", p->mixed[i]);
         else
             snprintf(out, room, "/%s%d", ROWS[a].mark, p->value[a]);
         at += strlen(out);

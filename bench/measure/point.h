@@ -1,7 +1,7 @@
 /* point.h - what a microbenchmark is measured at: axes, sweeps over them, and the points of a sweep.
  *
- * A sweep holds some values of each axis; its points are all combinations. A case uses some of the axes only, and is measured once
- * for each combination of those. */
+ * A sweep holds some values of each axis; its points are all combinations. A case uses some of the axes only,
+ * and is measured once for each combination of those. */
 #ifndef COHORT_BENCH_POINT_H
 #define COHORT_BENCH_POINT_H
 
@@ -50,24 +50,28 @@ typedef struct {
     char direction[16]; /* empty: all */
 } sweep;
 
-/* The key of an axis ("tokens", "top-k", ...) as options and sweep files write it, and what it means; "ranks" is a key too. */
+/* The key of an axis ("tokens", "top-k", ...) as options and sweep files write it, and what it means; "ranks"
+ * is a key too. */
 const char *axis_key(axis a);
 const char *axis_meaning(axis a);
 /* The name of a value of an axis whose values are words ("uniform", ...); NULL where they are numbers. */
 const char *axis_word(axis a, int value);
 
-/* Adds to one axis the values of a list "4096,65536"; key as above, or "filter", "direction". where: what messages begin with. */
+/* Adds to one axis the values of a list "4096,65536"; key as above, or "filter", "direction". where: what
+ * messages begin with. */
 exit_code sweep_set(sweep *s, const char *where, const char *key, const char *text, problems *list);
 /* Fills what was not chosen: small shapes on a CPU, those of a GPU's work otherwise. */
 void sweep_defaults(sweep *s, bool gpu);
 
-/* The number of points over the axes in `used` (bit 1 << axis), and the i-th of them; axes that are not used have their first value. */
+/* The number of points over the axes in `used` (bit 1 << axis), and the i-th of them; axes that are not used
+ * have their first value. */
 int sweep_points(const sweep *s, unsigned used);
 point sweep_point(const sweep *s, unsigned used, int index);
 
 /* A sentence on why the point is impossible (more devices than tokens, k > E, ...), NULL if it is not. */
 const char *point_problem(const point *p, unsigned used);
-/* Parts of a name as "/T4096/D768/N16/E8/k2/r16/uniform/f32", "/swiglu" behind the rank where the MLP is not GELU. */
+/* Parts of a name as "/T4096/D768/N16/E8/k2/r16/uniform/f32", "/swiglu" behind the rank where the MLP is not
+ * GELU. */
 void point_name(const point *p, unsigned used, char name[POINT_NAME_BYTES]);
 
 /* tokens[d] of every device: at least one each, all together the point's. */

@@ -27,7 +27,8 @@ typedef struct {
     verdict right;
     double bytes, flops, floor_seconds; /* floor 0: no ceilings were measured */
     double fma_seconds;                 /* FLOPs / FMA peak; 0: that was not measured */
-    double model_flops, product_rate;   /* of a whole model, else 0; FLOP/s that its MFU is a share of, 0: not measured */
+    /* of a whole model, else 0; FLOP/s that its MFU is a share of, 0: not measured */
+    double model_flops, product_rate;
     int n_times;
     measured times[RESULT_MOST_TIMES];
     char note[192]; /* why something is missing; empty: nothing is */
@@ -49,9 +50,10 @@ void table_row(FILE *out, const result *r);
 /* Closing lines: what is wrong, what did not settle. */
 void table_end(FILE *out, const result *all, int n);
 
-/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their aggregates. Its compare.py weighs
- * every repetition the same in OVERALL_GEOMEAN; so that it weighs every measurement the same, all have as many repetitions as the one with
- * the fewest samples: undisturbed ones first, else spread evenly over the time. Aggregates are of all undisturbed samples. */
+/* Google Benchmark's format: "context", and for every measurement its samples as repetitions and their
+ * aggregates. Its compare.py weighs every repetition the same in OVERALL_GEOMEAN; so that it weighs every
+ * measurement the same, all have as many repetitions as the one with the fewest samples: undisturbed ones
+ * first, else spread evenly over the time. Aggregates are of all undisturbed samples. */
 exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list);
 /* One line a measurement. */
 exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list);

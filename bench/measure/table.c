@@ -7,7 +7,8 @@ static const double MICRO = 1e6;
 
 static void print_ceiling(FILE *out, const char *precision, const ck_ceiling *most) {
     if (most->product > 0)
-        fprintf(out, ", best product %.1f GFLOP/s in %s (%s)", 1e-9 * most->product, precision, most->product_of);
+        fprintf(out, ", best product %.1f GFLOP/s in %s (%s)", 1e-9 * most->product, precision,
+                most->product_of);
     else
         fprintf(out, ", no product measured in %s", precision);
     if (most->fma > 0) fprintf(out, ", FMA peak %.1f GFLOP/s", 1e-9 * most->fma);
@@ -22,11 +23,11 @@ void table_begin(FILE *out, const context *c) {
     print_ceiling(out, "f32", &c->ceiling[CK_F32]);
     if (c->ceiling[CK_BF16].product > 0) print_ceiling(out, "bf16", &c->ceiling[CK_BF16]);
     if (c->load.count > 0) fprintf(out, "; load average %.2f", c->load.average[0]);
-    fprintf(out, "; cold: beyond 4 x %.0f MiB of cache; settled: spread below %.1f %%\n", (double)c->cache_bytes / 1048576.0,
-            100 * c->rule.noise);
+    fprintf(out, "; cold: beyond 4 x %.0f MiB of cache; settled: spread below %.1f %%\n",
+            (double)c->cache_bytes / 1048576.0, 100 * c->rule.noise);
     if (c->ceiling[CK_F32].note[0]) fprintf(out, "%s\n", c->ceiling[CK_F32].note);
-    fprintf(out, "\n%-70s %12s  %-5s %11s %11s %6s %4s %9s %9s %11s %7s %7s\n", "case", "wrong", "cache", "median us", "min us", "+-", "n",
-            "GB/s", "GFLOP/s", "floor us", "floor %", "FMA %");
+    fprintf(out, "\n%-70s %12s  %-5s %11s %11s %6s %4s %9s %9s %11s %7s %7s\n", "case", "wrong", "cache",
+            "median us", "min us", "+-", "n", "GB/s", "GFLOP/s", "floor us", "floor %", "FMA %");
 }
 
 static void print_wrong(FILE *out, const verdict *v) {
@@ -54,15 +55,16 @@ static void print_share(FILE *out, double least_seconds, double seconds) {
 
 static void print_time(FILE *out, const result *r, const measured *m) {
     const statistics *s = &m->t.real;
-    fprintf(out, " %11.2f %11.2f %5.1f%% %4d %9.2f %9.2f", MICRO * s->median, MICRO * s->min, 100 * s->spread, s->count,
-            1e-9 * r->bytes / s->median, 1e-9 * r->flops / s->median);
+    fprintf(out, " %11.2f %11.2f %5.1f%% %4d %9.2f %9.2f", MICRO * s->median, MICRO * s->min, 100 * s->spread,
+            s->count, 1e-9 * r->bytes / s->median, 1e-9 * r->flops / s->median);
     if (r->floor_seconds > 0)
         fprintf(out, " %11.2f", MICRO * r->floor_seconds);
     else
         fprintf(out, " %11s", "-");
     print_share(out, r->floor_seconds, s->median);
     print_share(out, r->fma_seconds, s->median);
-    if (r->model_flops > 0 && r->product_rate > 0) fprintf(out, "  MFU %.1f%%", 100 * r->model_flops / (s->median * r->product_rate));
+    if (r->model_flops > 0 && r->product_rate > 0)
+        fprintf(out, "  MFU %.1f%%", 100 * r->model_flops / (s->median * r->product_rate));
     print_marks(out, &m->t);
 }
 
@@ -78,8 +80,8 @@ static void print_peer(FILE *out, const result *r, const measured *m) {
     fprintf(out, "  %-68s", m->label);
     if (m->t.count == 0 || !own) {
         if (m->right.wrong)
-            fprintf(out, "  WRONG: %lld of %lld, first in %s, error %.1e\n", (long long)m->right.wrong, (long long)m->right.checked,
-                    m->right.where, m->right.error);
+            fprintf(out, "  WRONG: %lld of %lld, first in %s, error %.1e\n", (long long)m->right.wrong,
+                    (long long)m->right.checked, m->right.where, m->right.error);
         else
             fprintf(out, "  no time: %s\n", m->reason);
         return;
@@ -88,8 +90,8 @@ static void print_peer(FILE *out, const result *r, const measured *m) {
     fprintf(out, "  %-5s", "warm");
     statistics ratio = timing_ratio(&m->t, &own->t);
     const statistics *s = &m->t.real;
-    fprintf(out, " %11.2f %11.2f %5.1f%% %4d   %.2f x Cohort's time, spread %.1f %%", MICRO * s->median, MICRO * s->min, 100 * s->spread,
-            s->count, ratio.median, 100 * ratio.spread);
+    fprintf(out, " %11.2f %11.2f %5.1f%% %4d   %.2f x Cohort's time, spread %.1f %%", MICRO * s->median,
+            MICRO * s->min, 100 * s->spread, s->count, ratio.median, 100 * ratio.spread);
     print_marks(out, &m->t);
 }
 
@@ -128,8 +130,8 @@ void table_end(FILE *out, const result *all, int n) {
             disturbed += all[i].times[j].t.count - all[i].times[j].t.undisturbed;
         }
     }
-    fprintf(out, "\n%d case%s, %d wrong, %d skipped; %d times, %d of them did not settle; ", n, n == 1 ? "" : "s", wrong, skipped, timed,
-            unsettled);
+    fprintf(out, "\n%d case%s, %d wrong, %d skipped; %d times, %d of them did not settle; ", n,
+            n == 1 ? "" : "s", wrong, skipped, timed, unsettled);
     fprintf(out, "others disturbed %d of %d samples\n", disturbed, samples);
 }
 

@@ -5,8 +5,8 @@
 #include <time.h>
 
 enum { MOST_ITERATIONS = 100000, FIRST_ROOM = 64, FEWEST_SAMPLES = 3 };
-/* A thread that is preempted may be away for a time slice of the other program, 3 ms or more. Waking threads takes a few hundredths of
- * short loops also where nobody else is there. */
+/* A thread that is preempted may be away for a time slice of the other program, 3 ms or more. Waking threads
+ * takes a few hundredths of short loops also where nobody else is there. */
 static const double TIME_SLICE_SECONDS = 3e-3, LOST_SHARE = 0.1;
 
 static double now(void) {
@@ -19,7 +19,8 @@ bool timing_disturbed(const sample *s, int threads, const timing_rule *rule) {
     if (threads == 0) return false;
     double lost = s->used.queued_seconds;
     if (threads == 1) lost = fmax(lost, s->seconds - s->used.cpu_seconds); /* it has nobody to wait for */
-    return (double)s->used.preemptions * TIME_SLICE_SECONDS > rule->noise * s->seconds || lost > LOST_SHARE * s->seconds;
+    return (double)s->used.preemptions * TIME_SLICE_SECONDS > rule->noise * s->seconds ||
+           lost > LOST_SHARE * s->seconds;
 }
 
 int timing_judged(const timing *t, const double *values, double *out) {
@@ -37,7 +38,8 @@ statistics timing_ratio(const timing *a, const timing *b) {
         of_a[n] = a->seconds[i];
         of_b[n++] = b->seconds[i];
     }
-    statistics s = n > 0 || !of_a ? statistics_of_ratio(of_a, of_b, n) : statistics_of_ratio(a->seconds, b->seconds, pairs);
+    statistics s = n > 0 || !of_a ? statistics_of_ratio(of_a, of_b, n)
+                                  : statistics_of_ratio(a->seconds, b->seconds, pairs);
     free(of_a);
     return s;
 }
@@ -98,7 +100,8 @@ static void take_sample(subject *s, const timing_rule *rule) {
     t->undisturbed += !t->disturbed[t->count++];
     lengthen(t, taken.seconds, rule);
     t->real = statistics_of_judged(t);
-    const settling limits = {.least_samples = rule->least_samples, .spread = rule->noise, .seconds = rule->seconds};
+    const settling limits = {
+        .least_samples = rule->least_samples, .spread = rule->noise, .seconds = rule->seconds};
     t->settled = t->undisturbed > 0 && statistics_settled(&t->real, &limits, 0) == STATISTICS_SETTLED;
 }
 

@@ -1,10 +1,12 @@
 /* timing.h - undisturbed samples until they agree.
  *
- * A subject is anything that can be asked to work n times and to say how long that took: a copy of a world, a program in another process.
- * Subjects that are compared are sampled in turn, so that a machine that is slow for a while is slow for all of them.
+ * A subject is anything that can be asked to work n times and to say how long that took: a copy of a world, a
+ * program in another process. Subjects that are compared are sampled in turn, so that a machine that is slow
+ * for a while is slow for all of them.
  *
- * A sample is disturbed where another program had cores that its threads wanted: it then measures the scheduler, and many such samples may
- * well agree. Disturbed samples are kept and marked, but neither settle nor count in the statistics, unless there is no other. */
+ * A sample is disturbed where another program had cores that its threads wanted: it then measures the
+ * scheduler, and many such samples may well agree. Disturbed samples are kept and marked, but neither settle
+ * nor count in the statistics, unless there is no other. */
 #ifndef COHORT_BENCH_TIMING_H
 #define COHORT_BENCH_TIMING_H
 
@@ -28,10 +30,11 @@ typedef struct {
 
 typedef struct {
     int count, room, undisturbed;
-    double *seconds, *cpu_seconds; /* [count] of one iteration: by the backend's clock; of all of the process' threads */
-    bool *disturbed;               /* [count] */
-    int64_t iterations;            /* of the next sample */
-    statistics real;               /* of the seconds that count, see timing_judged() */
+    /* [count] of one iteration: by the backend's clock; of all of the process' threads */
+    double *seconds, *cpu_seconds;
+    bool *disturbed;    /* [count] */
+    int64_t iterations; /* of the next sample */
+    statistics real;    /* of the seconds that count, see timing_judged() */
     bool settled, failed;
 } timing;
 

@@ -41,7 +41,8 @@ usage usage_now(void) {
 }
 
 usage usage_since(const usage *begin) {
-    usage u = {.cpu_seconds = cpu_now() - begin->cpu_seconds, .preemptions = preemptions_now() - begin->preemptions};
+    usage u = {.cpu_seconds = cpu_now() - begin->cpu_seconds,
+               .preemptions = preemptions_now() - begin->preemptions};
     u.queued_seconds = queued_now() - begin->queued_seconds;
     if (u.queued_seconds < 0) u.queued_seconds = 0; /* a thread that has ended took its share with it */
     return u;

@@ -1,13 +1,15 @@
-/* usage.h - what this process' threads had of the processor, and what others took from them; how busy the machine is. */
+/* usage.h - what this process' threads had of the processor, and what others took from them; how busy the
+ * machine is. */
 #ifndef COHORT_BENCH_USAGE_H
 #define COHORT_BENCH_USAGE_H
 
 #include <stdint.h>
 
 typedef struct {
-    double cpu_seconds;    /* of all threads */
-    double queued_seconds; /* that threads were ready but had no core, all together; 0 where the system does not tell */
-    int64_t preemptions;   /* involuntary context switches of all threads */
+    double cpu_seconds; /* of all threads */
+    /* that threads were ready but had no core, all together; 0 where the system does not tell */
+    double queued_seconds;
+    int64_t preemptions; /* involuntary context switches of all threads */
 } usage;
 
 /* So far. */

@@ -20,7 +20,8 @@ enum {
 };
 
 static void *need(void *memory) {
-    if (!memory) abort(); /* as the oracle: a benchmark without memory for its host arrays has nothing to say */
+    /* as the oracle: a benchmark without memory for its host arrays has nothing to say */
+    if (!memory) abort();
     return memory;
 }
 
@@ -31,15 +32,24 @@ static void *zeros(int64_t count, size_t size) {
 /* ---- The wave */
 
 static int heads_of(int width) {
-    return width % HEAD_COLUMNS == 0 ? width / HEAD_COLUMNS : width % 16 == 0 && width < HEAD_COLUMNS ? width / 16 : 1;
+    return width % HEAD_COLUMNS == 0                 ? width / HEAD_COLUMNS
+           : width % 16 == 0 && width < HEAD_COLUMNS ? width / 16
+                                                     : 1;
 }
 
 static exit_code lay_shape(world *w, problems *list) {
     const int *v = w->at.value;
     ck_shape *s = &w->shape;
-    bool lora = (w->which->axes >> AXIS_ATTENTION_RANK & 1) != 0, routed = (w->which->axes >> AXIS_EXPERTS & 1) != 0;
+    bool lora = (w->which->axes >> AXIS_ATTENTION_RANK & 1) != 0,
+         routed = (w->which->axes >> AXIS_EXPERTS & 1) != 0;
     int layers = w->which->axes >> AXIS_LAYERS & 1 ? v[AXIS_LAYERS] : 1;
-    *s = (ck_shape){.n_layers = layers, .width = w->width, .ffn = w->ffn, .n_experts = 1, .top_k = 1, .rank = {1}, .scale = {1}};
+    *s = (ck_shape){.n_layers = layers,
+                    .width = w->width,
+                    .ffn = w->ffn,
+                    .n_experts = 1,
+                    .top_k = 1,
+                    .rank = {1},
+                    .scale = {1}};
     s->lora_rank[CK_SITE_QKV] = s->lora_rank[CK_SITE_OUT] = lora ? v[AXIS_ATTENTION_RANK] : 0;
     s->lora_scale[CK_SITE_QKV] = s->lora_scale[CK_SITE_OUT] = 1;
     if (routed) s->n_experts = v[AXIS_EXPERTS];
@@ -50,7 +60,8 @@ static exit_code lay_shape(world *w, problems *list) {
         s->scale[e] = 1;
     }
     const char *why = NULL;
-    return ck_shape_init(s, &why) == CK_OK ? EXIT_OK : problem(list, EXIT_INPUT, "%s: %s", w->which->name, why);
+    return ck_shape_init(s, &why) == CK_OK ? EXIT_OK
+                                           : problem(list, EXIT_INPUT, "%s: %s", w->which->name, why);
 }
 
 /* Each device's tokens in sequences of at most the axis' length. */
@@ -62,7 +73,8 @@ static void lay_sequences(world *w) {
     w->first_sequence = zeros(w->n_devices + 1, sizeof *w->first_sequence);
     for (int d = 0, s = 0; d < w->n_devices; d++) {
         w->first_sequence[d] = s;
-        for (int left = tokens[d]; left > 0; left -= most, s++) w->first_token[s + 1] = w->first_token[s] + (left < most ? left : most);
+        for (int left = tokens[d]; left > 0; left -= most, s++)
+            w->first_token[s + 1] = w->first_token[s] + (left < most ? left : most);
         w->first_sequence[d + 1] = s;
     }
     w->n_tokens = w->first_token[w->n_sequences];
@@ -112,7 +124,8 @@ bool world_has_inner(const world *w) {
 
 /* ---- Arrays */
 
-void world_tensor(world *w, tensor_id id, const char *name, array_role role, int columns, bool wide, double deviation) {
+void world_tensor(world *w, tensor_id id, const char *name, array_role role, int columns, bool wide,
+                  double deviation) {
     int64_t count = w->n_tokens * columns;
     tensor_array *t = &w->tensor[id];
     *t = (tensor_array){.name = name, .role = role, .columns = columns, .wide = wide};
@@ -123,7 +136,8 @@ void world_tensor(world *w, tensor_id id, const char *name, array_role role, int
     if (role != INPUT) t->after = zeros(count, sizeof *t->after);
 }
 
-void world_buffer(world *w, buffer_id id, const char *name, array_role role, int64_t count, double deviation) {
+void world_buffer(world *w, buffer_id id, const char *name, array_role role, int64_t count,
+                  double deviation) {
     buffer_array *b = &w->buffer[id];
     *b = (buffer_array){.name = name, .role = role, .count = count};
     if (role == INPUT || role == IN_PLACE) {
@@ -143,7 +157,8 @@ void world_gates(world *w, array_role zh_role, array_role gates_role) {
         double logits[CK_MAX_EXPERTS], gates[CK_MAX_EXPERTS];
         for (int e = 0; e < s->router_rows; e++) logits[e] = (double)w->tensor[ZH].before[t * columns + e];
         oracle_gates(s, logits, gates);
-        for (int e = 0; e < CK_MAX_EXPERTS; e++) w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] = (float)gates[e];
+        for (int e = 0; e < CK_MAX_EXPERTS; e++)
+            w->tensor[GATES].before[t * CK_MAX_EXPERTS + e] = (float)gates[e];
     }
 }
 
@@ -167,7 +182,8 @@ static void make_packs(world *w) {
         for (int i = 0; i < w->n_checked; i++) w->pack_after[m][i] = zeros(w->shape.total, sizeof(float));
 }
 
-/* Moments and given gradients are made of the parameters: as small, another device's, the second moment not negative. */
+/* Moments and given gradients are made of the parameters: as small, another device's, the second moment not
+ * negative. */
 float world_pack_value(const world *w, pack_memory memory, int device, int64_t offset) {
     int kinds = w->n_devices < PACK_KINDS ? w->n_devices : PACK_KINDS;
     float value = w->pack_kind[(device + (int)memory) % kinds][offset];
@@ -182,7 +198,8 @@ double *world_pack(const world *w, pack_memory memory, int device) {
 
 /* ---- Life */
 
-exit_code world_open(world **out, const bench_case *which, const point *at, ck_backend *backend, problems *list) {
+exit_code world_open(world **out, const bench_case *which, const point *at, ck_backend *backend,
+                     problems *list) {
     const int *v = at->value;
     world *w = zeros(1, sizeof *w);
     *out = w;
@@ -208,8 +225,10 @@ exit_code world_open(world **out, const bench_case *which, const point *at, ck_b
     which->prepare(w);
     if (w->needs & NEED_PACKS) make_packs(w);
     for (int d = 0; d < w->n_devices; d++)
-        w->devices[d] = (ck_wave_device){.parameters = d * w->shape.total, .gradients = d * w->shape.total, .learn = w->learn};
-    if (ck_stream_create(backend, &w->stream) != CK_OK) return problem(list, EXIT_ENVIRONMENT, "a stream: %s", ck_last_error(backend));
+        w->devices[d] = (ck_wave_device){
+            .parameters = d * w->shape.total, .gradients = d * w->shape.total, .learn = w->learn};
+    if (ck_stream_create(backend, &w->stream) != CK_OK)
+        return problem(list, EXIT_ENVIRONMENT, "a stream: %s", ck_last_error(backend));
     return EXIT_OK;
 }
 

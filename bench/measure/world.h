@@ -1,10 +1,12 @@
-/* world.h - what a case runs on: one wave of devices, its arrays on the host, and copies of them in the backend's memory.
+/* world.h - what a case runs on: one wave of devices, its arrays on the host, and copies of them in the
+ * backend's memory.
  *
- * Host arrays exist once: `before` is what every copy begins with, `after` what was read back from one of them. A copy is a recorded
- * program with buffers of its own; going round enough copies finds none of them in the cache.
+ * Host arrays exist once: `before` is what every copy begins with, `after` what was read back from one of
+ * them. A copy is a recorded program with buffers of its own; going round enough copies finds none of them in
+ * the cache.
  *
- * Adapter packs are too many to keep on the host (4,096 devices are gigabytes): PACK_KINDS different ones are made, device d has number
- * d mod PACK_KINDS, and results are read back for a few checked devices only. */
+ * Adapter packs are too many to keep on the host (4,096 devices are gigabytes): PACK_KINDS different ones are
+ * made, device d has number d mod PACK_KINDS, and results are read back for a few checked devices only. */
 #ifndef COHORT_BENCH_WORLD_H
 #define COHORT_BENCH_WORLD_H
 
@@ -18,12 +20,42 @@
 typedef struct bench_case bench_case;
 
 /* One number for each array that any case knows; [tokens, columns]. */
-typedef enum { X, ZH, GATES, U, M, G, RESIDUAL, Y, DY, Q, DW, DM, DU, P, DX, QKV, O, LSE, D_O, DQKV, H, STATS, TENSORS } tensor_id;
+typedef enum {
+    X,
+    ZH,
+    GATES,
+    U,
+    M,
+    G,
+    RESIDUAL,
+    Y,
+    DY,
+    Q,
+    DW,
+    DM,
+    DU,
+    P,
+    DX,
+    QKV,
+    O,
+    LSE,
+    D_O,
+    DQKV,
+    H,
+    STATS,
+    TENSORS
+} tensor_id;
 
 /* Arrays that are not by token. */
 typedef enum { WEIGHT, BIAS, WEIGHT2, BIAS2, GAIN, WTE, LOSS, PACKED, BUFFERS } buffer_id;
 
-typedef enum { ABSENT, INPUT, OUTPUT, IN_PLACE, INNER /* an output that only a copy with everything kept can show */ } array_role;
+typedef enum {
+    ABSENT,
+    INPUT,
+    OUTPUT,
+    IN_PLACE,
+    INNER /* an output that only a copy with everything kept can show */
+} array_role;
 
 typedef struct {
     const char *name;
@@ -83,11 +115,13 @@ typedef struct world {
     world_copy *copies;
 } world;
 
-exit_code world_open(world **out, const bench_case *which, const point *at, ck_backend *backend, problems *list);
+exit_code world_open(world **out, const bench_case *which, const point *at, ck_backend *backend,
+                     problems *list);
 void world_close(world *w); /* NULL is fine */
 
 /* For `prepare`. deviation: of the random content of inputs. */
-void world_tensor(world *w, tensor_id id, const char *name, array_role role, int columns, bool wide, double deviation);
+void world_tensor(world *w, tensor_id id, const char *name, array_role role, int columns, bool wide,
+                  double deviation);
 void world_buffer(world *w, buffer_id id, const char *name, array_role role, int64_t count, double deviation);
 /* Router logits in zh and the gates that follow from them. */
 void world_gates(world *w, array_role zh_role, array_role gates_role);

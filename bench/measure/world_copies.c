@@ -8,7 +8,8 @@
 #include "support/kernel_problem.h"
 
 static const unsigned NEED_OF[PACK_MEMORIES] = {NEED_PACKS, NEED_GRADIENTS, NEED_MOMENTS, NEED_MOMENTS};
-static const char *const MEMORY_NAMES[PACK_MEMORIES] = {"adapters", "gradients", "first moments", "second moments"};
+static const char *const MEMORY_NAMES[PACK_MEMORIES] = {"adapters", "gradients", "first moments",
+                                                        "second moments"};
 
 static exit_code said(const world *w, ck_status status, const char *doing, problems *list) {
     return kernel_problem(list, w->backend, status, doing);
@@ -17,7 +18,8 @@ static exit_code said(const world *w, ck_status status, const char *doing, probl
 /* ---- Making a copy */
 
 ck_capacity world_capacity(const world *w) {
-    ck_capacity c = {.max_sequences = w->n_sequences, .max_tokens = (int32_t)w->n_tokens, .precision = w->precision};
+    ck_capacity c = {
+        .max_sequences = w->n_sequences, .max_tokens = (int32_t)w->n_tokens, .precision = w->precision};
     for (int s = 0; s < w->n_sequences; s++) {
         int32_t tokens = (int32_t)(w->first_token[s + 1] - w->first_token[s]);
         if (tokens > c.max_sequence_tokens) c.max_sequence_tokens = tokens;
@@ -50,9 +52,12 @@ static exit_code allocate(const world *w, size_t floats, const char *what, float
 static exit_code make_memory(const world *w, world_copy *c, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < BUFFERS && code == EXIT_OK; i++)
-        if (w->buffer[i].role != ABSENT) code = allocate(w, (size_t)w->buffer[i].count, w->buffer[i].name, &c->buffer[i], list);
+        if (w->buffer[i].role != ABSENT)
+            code = allocate(w, (size_t)w->buffer[i].count, w->buffer[i].name, &c->buffer[i], list);
     for (int m = 0; m < PACK_MEMORIES && code == EXIT_OK; m++)
-        if (w->needs & NEED_OF[m]) code = allocate(w, (size_t)w->n_devices * (size_t)w->shape.total, MEMORY_NAMES[m], &c->packs[m], list);
+        if (w->needs & NEED_OF[m])
+            code = allocate(w, (size_t)w->n_devices * (size_t)w->shape.total, MEMORY_NAMES[m], &c->packs[m],
+                            list);
     c->wave = (ck_wave){.n_devices = w->n_devices,
                         .n_sequences = w->n_sequences,
                         .first_token = w->first_token,
@@ -85,7 +90,8 @@ exit_code world_copy_add(world *w, bool all_kept, problems *list) {
     if (w->n_copies == w->room_copies) {
         int room = w->room_copies ? 2 * w->room_copies : 8;
         world_copy *grown = realloc(w->copies, (size_t)room * sizeof *grown);
-        if (!grown) return problem(list, EXIT_ENVIRONMENT, "%s: out of memory for %d copies", w->which->name, room);
+        if (!grown)
+            return problem(list, EXIT_ENVIRONMENT, "%s: out of memory for %d copies", w->which->name, room);
         w->copies = grown;
         w->room_copies = room;
     }
@@ -110,7 +116,9 @@ static exit_code reset_tensor(const world *w, world_copy *c, int id, problems *l
     if (t->role == ABSENT || t->role == INNER) return EXIT_OK;
     float *unwritten = t->before ? NULL : nan_array(w->n_tokens * t->columns);
     if (!t->before && !unwritten) return problem(list, EXIT_ENVIRONMENT, "%s: out of memory", t->name);
-    exit_code code = said(w, ck_tensor_upload(w->stream, c->tensor[id], w->n_tokens, t->before ? t->before : unwritten), t->name, list);
+    exit_code code =
+        said(w, ck_tensor_upload(w->stream, c->tensor[id], w->n_tokens, t->before ? t->before : unwritten),
+             t->name, list);
     if (unwritten && code == EXIT_OK) code = said(w, ck_wait(w->stream), t->name, list);
     free(unwritten);
     return code;
@@ -122,7 +130,8 @@ static exit_code reset_buffer(const world *w, world_copy *c, int id, problems *l
     float *unwritten = b->before ? NULL : nan_array(b->count);
     if (!b->before && !unwritten) return problem(list, EXIT_ENVIRONMENT, "%s: out of memory", b->name);
     size_t bytes = (size_t)b->count * sizeof(float);
-    exit_code code = said(w, ck_upload(w->stream, c->buffer[id], b->before ? b->before : unwritten, bytes), b->name, list);
+    exit_code code =
+        said(w, ck_upload(w->stream, c->buffer[id], b->before ? b->before : unwritten, bytes), b->name, list);
     if (unwritten && code == EXIT_OK) code = said(w, ck_wait(w->stream), b->name, list);
     free(unwritten);
     return code;
@@ -140,7 +149,8 @@ static const float *pack_content(const world *w, pack_memory memory, int device,
 static exit_code reset_packs(const world *w, world_copy *c, pack_memory memory, problems *list) {
     size_t bytes = (size_t)w->shape.total * sizeof(float);
     float *scratch = nan_array(w->shape.total);
-    exit_code code = scratch ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: out of memory", MEMORY_NAMES[memory]);
+    exit_code code =
+        scratch ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: out of memory", MEMORY_NAMES[memory]);
     bool computed = memory == PACK_GRADIENTS && !w->gradients_given;
     for (int i = 0; i < (computed ? w->n_checked : w->n_devices) && code == EXIT_OK; i++) {
         int device = computed ? w->checked[i] : i;
@@ -172,7 +182,8 @@ ck_status world_issue(const world *w, world_copy *c) {
     return c->graph ? ck_graph_launch(w->stream, c->graph) : issue(w, c);
 }
 
-/* The work runs once before it is recorded, on zeros: what a backend makes when first asked for must not be made within a graph. */
+/* The work runs once before it is recorded, on zeros: what a backend makes when first asked for must not be
+ * made within a graph. */
 exit_code world_capture(const world *w, world_copy *c, problems *list) {
     exit_code code = said(w, issue(w, c), w->which->name, list);
     if (code == EXIT_OK) code = said(w, ck_wait(w->stream), w->which->name, list);
@@ -189,7 +200,9 @@ static exit_code download_packs(world *w, const world_copy *c, problems *list) {
     exit_code code = EXIT_OK;
     for (int m = 0; m < PACK_MEMORIES; m++)
         for (int i = 0; i < w->n_checked && code == EXIT_OK && c->packs[m]; i++)
-            code = said(w, ck_download(w->stream, w->pack_after[m][i], c->packs[m] + w->checked[i] * w->shape.total, bytes),
+            code = said(w,
+                        ck_download(w->stream, w->pack_after[m][i],
+                                    c->packs[m] + w->checked[i] * w->shape.total, bytes),
                         MEMORY_NAMES[m], list);
     return code;
 }
@@ -203,7 +216,9 @@ exit_code world_download(world *w, const world_copy *c, bool all_kept, problems 
     }
     for (int i = 0; i < BUFFERS && code == EXIT_OK; i++) {
         buffer_array *b = &w->buffer[i];
-        if (b->after) code = said(w, ck_download(w->stream, b->after, c->buffer[i], (size_t)b->count * sizeof(float)), b->name, list);
+        if (b->after)
+            code = said(w, ck_download(w->stream, b->after, c->buffer[i], (size_t)b->count * sizeof(float)),
+                        b->name, list);
     }
     if (code == EXIT_OK) code = download_packs(w, c, list);
     return code == EXIT_OK ? said(w, ck_wait(w->stream), w->which->name, list) : code;

@@ -12,7 +12,8 @@
 
 #include "collective/driver.h"
 
-static ck_collective alone = {.driver = &collective_local, .processes = 1, .local_processes = 1, .route = "local"};
+static ck_collective alone = {
+    .driver = &collective_local, .processes = 1, .local_processes = 1, .route = "local"};
 static char open_error[512];
 
 const ck_backend_info *ck_collectives(int *count) {
@@ -111,11 +112,13 @@ ck_status ck_collective_broadcast(ck_collective *c, void *values, size_t bytes) 
 
 ck_status ck_collective_move(ck_collective *c, int from, int to, void *values, size_t bytes) {
     if (from == to || bytes == 0) return CK_OK;
-    return c->process == from ? c->driver->send(c, to, values, bytes) : c->driver->receive(c, from, values, bytes);
+    return c->process == from ? c->driver->send(c, to, values, bytes)
+                              : c->driver->receive(c, from, values, bytes);
 }
 
 ck_status ck_collective_gather(ck_collective *c, const void *mine, const size_t *bytes, void *all) {
-    if (c->process != 0) return bytes[c->process] > 0 ? c->driver->send(c, 0, mine, bytes[c->process]) : CK_OK;
+    if (c->process != 0)
+        return bytes[c->process] > 0 ? c->driver->send(c, 0, mine, bytes[c->process]) : CK_OK;
     unsigned char *to = all;
     ck_status status = CK_OK;
     if (bytes[0] > 0) memcpy(to, mine, bytes[0]);
@@ -137,7 +140,8 @@ size_t collective_scratch(const ck_collective *c) {
 static ck_status take_host(ck_collective *c) {
     if (c->host) return CK_OK;
     c->host = malloc((CK_COLLECTIVE_CHUNK + collective_scratch(c)) * sizeof *c->host);
-    return c->host ? CK_OK : collective_fail(c, "no memory for the values that are on their way between processes");
+    return c->host ? CK_OK
+                   : collective_fail(c, "no memory for the values that are on their way between processes");
 }
 
 static ck_status sum_chunk(ck_collective *c, ck_stream *stream, float *packed, int count) {
@@ -155,7 +159,8 @@ static ck_status sum_chunk(ck_collective *c, ck_stream *stream, float *packed, i
 static ck_status sum_through_host(ck_collective *c, ck_stream *stream, float *packed, int64_t count) {
     ck_status status = take_host(c);
     for (int64_t first = 0; first < count && status == CK_OK; first += CK_COLLECTIVE_CHUNK)
-        status = sum_chunk(c, stream, packed + first, (int)(count - first < CK_COLLECTIVE_CHUNK ? count - first : CK_COLLECTIVE_CHUNK));
+        status = sum_chunk(c, stream, packed + first,
+                           (int)(count - first < CK_COLLECTIVE_CHUNK ? count - first : CK_COLLECTIVE_CHUNK));
     return status;
 }
 

@@ -12,8 +12,8 @@ int ck_mpirun_process(void) {
     return ck_under_mpirun() ? atoi(getenv("OMPI_COMM_WORLD_RANK")) : 0;
 }
 
-/* Variables with the number of processes, and the one of this process. A batch script of Slurm is told the number of tasks that the job may
- * have, as if it were their first; only srun starts them. */
+/* Variables with the number of processes, and the one of this process. A batch script of Slurm is told the
+ * number of tasks that the job may have, as if it were their first; only srun starts them. */
 static const struct {
     const char *size, *process, *who;
     bool first_may_be_alone;
@@ -35,7 +35,8 @@ static int number_of(const char *variable, int missing) {
 static void write_remedy(char *out, size_t size) {
     size_t used = (size_t)snprintf(out, size, "env");
     for (int i = 0; i < N_LAUNCHERS && used < size; i++)
-        if (number_of(LAUNCHERS[i].size, 1) > 1) used += (size_t)snprintf(out + used, size - used, " -u %s", LAUNCHERS[i].size);
+        if (number_of(LAUNCHERS[i].size, 1) > 1)
+            used += (size_t)snprintf(out + used, size - used, " -u %s", LAUNCHERS[i].size);
 }
 
 const char *ck_foreign_launcher(bool *speaks) {
@@ -47,11 +48,11 @@ const char *ck_foreign_launcher(bool *speaks) {
         if (size < 2 || (process == 0 && LAUNCHERS[i].first_may_be_alone)) continue;
         *speaks = process == 0 || LAUNCHERS[i].first_may_be_alone;
         write_remedy(remedy, sizeof remedy);
-        snprintf(
-            why, sizeof why,
-            "%s started %d processes (%s), and only those of Open MPI's mpirun can join to one run; use that mpirun, or start one process "
-            "with --processes %d; if each is meant to be a run of its own, put `%s` before the command",
-            LAUNCHERS[i].who, size, LAUNCHERS[i].size, size, remedy);
+        snprintf(why, sizeof why,
+                 "%s started %d processes (%s), and only those of Open MPI's mpirun can join to one run; use "
+                 "that mpirun, or start one process "
+                 "with --processes %d; if each is meant to be a run of its own, put `%s` before the command",
+                 LAUNCHERS[i].who, size, LAUNCHERS[i].size, size, remedy);
         return why;
     }
     return NULL;

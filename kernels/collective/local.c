@@ -24,5 +24,8 @@ static ck_status local_sum(ck_collective *c, float *values, float *scratch, int 
 }
 
 /* There is nobody to send to, to receive from, or to end with it. */
-const collective_driver collective_local = {
-    .name = "local", .unavailable = local_unavailable, .exchange = local_exchange, .broadcast = local_broadcast, .sum = local_sum};
+const collective_driver collective_local = {.name = "local",
+                                            .unavailable = local_unavailable,
+                                            .exchange = local_exchange,
+                                            .broadcast = local_broadcast,
+                                            .sum = local_sum};

@@ -4,9 +4,11 @@
  *
  *   process q gets block [q b, (q + 1) b) of everybody      (n / P floats from each)
  *   adds them: ((x_0 + x_1) + x_2) + ...                    in the order of the processes
- *   and everybody gets every block's sum                    2 n (P - 1) / P floats in and out in all: as little as any all-reduce
+ *   and everybody gets every block's sum                    2 n (P - 1) / P floats in and out in all:
+ *       as little as any all-reduce
  *
- * MPI waits by polling, which would take a core that another process needs; here every wait polls for a while and then sleeps between. */
+ * MPI waits by polling, which would take a core that another process needs; here every wait polls for a while
+ * and then sleeps between. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,8 +59,9 @@ static ck_status mpi_open(ck_collective *c) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &c->process);
     MPI_Comm_size(MPI_COMM_WORLD, &c->processes);
-    status = check(c, MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, c->process, MPI_INFO_NULL, &machine),
-                   "finding the processes of this machine");
+    status = check(
+        c, MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, c->process, MPI_INFO_NULL, &machine),
+        "finding the processes of this machine");
     if (status != CK_OK) return status;
     MPI_Comm_rank(machine, &c->local_process);
     MPI_Comm_size(machine, &c->local_processes);
@@ -95,8 +98,8 @@ static ck_status mpi_broadcast(ck_collective *c, void *values, size_t bytes) {
     for (size_t at = 0; at < bytes && status == CK_OK; at += PIECE_BYTES) {
         MPI_Request request;
         void *from = (char *)values + at;
-        status =
-            finish(c, MPI_Ibcast(from, piece_of(bytes - at), MPI_BYTE, 0, MPI_COMM_WORLD, &request), &request, "hearing from process 0");
+        status = finish(c, MPI_Ibcast(from, piece_of(bytes - at), MPI_BYTE, 0, MPI_COMM_WORLD, &request),
+                        &request, "hearing from process 0");
     }
     return status;
 }
@@ -106,8 +109,8 @@ static ck_status mpi_send(ck_collective *c, int to, const void *values, size_t b
     for (size_t at = 0; at < bytes && status == CK_OK; at += PIECE_BYTES) {
         MPI_Request request;
         const void *from = (const char *)values + at;
-        status = finish(c, MPI_Isend(from, piece_of(bytes - at), MPI_BYTE, to, TAG, MPI_COMM_WORLD, &request), &request,
-                        "sending to another process");
+        status = finish(c, MPI_Isend(from, piece_of(bytes - at), MPI_BYTE, to, TAG, MPI_COMM_WORLD, &request),
+                        &request, "sending to another process");
     }
     return status;
 }
@@ -117,8 +120,8 @@ static ck_status mpi_receive(ck_collective *c, int from, void *values, size_t by
     for (size_t at = 0; at < bytes && status == CK_OK; at += PIECE_BYTES) {
         MPI_Request request;
         void *to = (char *)values + at;
-        status = finish(c, MPI_Irecv(to, piece_of(bytes - at), MPI_BYTE, from, TAG, MPI_COMM_WORLD, &request), &request,
-                        "receiving from another process");
+        status = finish(c, MPI_Irecv(to, piece_of(bytes - at), MPI_BYTE, from, TAG, MPI_COMM_WORLD, &request),
+                        &request, "receiving from another process");
     }
     return status;
 }
@@ -130,7 +133,8 @@ static int block_count(int n, int block, int q) {
 }
 
 typedef struct {
-    int *counts, *offsets, *same, *blocks; /* [processes] each: of the values by block; of my block from everybody */
+    /* [processes] each: of the values by block; of my block from everybody */
+    int *counts, *offsets, *same, *blocks;
 } layout;
 
 static void fill_layout(const ck_collective *c, int count, layout *l) {
@@ -146,15 +150,18 @@ static void fill_layout(const ck_collective *c, int count, layout *l) {
 static ck_status add_blocks(ck_collective *c, const layout *l, float *values, float *scratch) {
     MPI_Request request;
     int mine = l->same[0];
-    ck_status status = finish(
-        c, MPI_Ialltoallv(values, l->counts, l->offsets, MPI_FLOAT, scratch, l->same, l->blocks, MPI_FLOAT, MPI_COMM_WORLD, &request),
-        &request, "summing over processes");
+    ck_status status = finish(c,
+                              MPI_Ialltoallv(values, l->counts, l->offsets, MPI_FLOAT, scratch, l->same,
+                                             l->blocks, MPI_FLOAT, MPI_COMM_WORLD, &request),
+                              &request, "summing over processes");
     if (status != CK_OK) return status;
     for (int q = 1; q < c->processes; q++) {
         const float *from = scratch + l->blocks[q];
         for (int j = 0; j < mine; j++) scratch[j] += from[j];
     }
-    return finish(c, MPI_Iallgatherv(scratch, mine, MPI_FLOAT, values, l->counts, l->offsets, MPI_FLOAT, MPI_COMM_WORLD, &request),
+    return finish(c,
+                  MPI_Iallgatherv(scratch, mine, MPI_FLOAT, values, l->counts, l->offsets, MPI_FLOAT,
+                                  MPI_COMM_WORLD, &request),
                   &request, "summing over processes");
 }
 
@@ -162,7 +169,8 @@ static ck_status mpi_sum(ck_collective *c, float *values, float *scratch, int co
     size_t n = (size_t)c->processes;
     int *numbers = malloc(4 * n * sizeof *numbers);
     if (!numbers) return collective_fail(c, "no memory to sum over processes");
-    layout l = {.counts = numbers, .offsets = numbers + n, .same = numbers + 2 * n, .blocks = numbers + 3 * n};
+    layout l = {
+        .counts = numbers, .offsets = numbers + n, .same = numbers + 2 * n, .blocks = numbers + 3 * n};
     fill_layout(c, count, &l);
     ck_status status = add_blocks(c, &l, values, scratch);
     free(numbers);

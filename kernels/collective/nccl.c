@@ -1,11 +1,13 @@
 /* nccl.c - sums of GPU memory, from GPU to GPU.
  *
  *   process 0: ncclGetUniqueId --MPI--> everybody: ncclCommInitRank     once, at the first sum
- *   ncclAllReduce(packed, packed, n, f32, sum) on the backend's stream   2 n (P - 1) / P floats in and out of each GPU
+ *   ncclAllReduce(packed, packed, n, f32, sum) on the backend's stream
+ *       2 n (P - 1) / P floats in and out of each GPU
  *
- * The library is loaded when it is first needed, so neither building nor a run of one process asks for it. What is used of it has kept
- * its binary interface since NCCL 2.0 and is declared here. Whether all processes can use it is agreed by MPI: where one cannot (no
- * library, two processes on one GPU), all sum through the host. */
+ * The library is loaded when it is first needed, so neither building nor a run of one process asks for it.
+ * What is used of it has kept its binary interface since NCCL 2.0 and is declared here. Whether all processes
+ * can use it is agreed by MPI: where one cannot (no library, two processes on one GPU), all sum through the
+ * host. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +34,8 @@ typedef struct {
     int (*GetUniqueId)(ncclUniqueId *);
     int (*CommInitRank)(ncclComm_t *, int processes, ncclUniqueId, int process);
     int (*CommDestroy)(ncclComm_t);
-    int (*AllReduce)(const void *from, void *to, size_t count, int type, int operation, ncclComm_t, void *stream);
+    int (*AllReduce)(const void *from, void *to, size_t count, int type, int operation, ncclComm_t,
+                     void *stream);
     const char *(*GetErrorString)(int);
 } entry_points;
 
@@ -40,7 +43,8 @@ static entry_points api;
 
 static bool find(void *target, const char *name) {
     void *symbol = dlsym(api.library, name);
-    memcpy(target, &symbol, sizeof symbol); /* ISO C has no conversion of an object's address to a function's */
+    /* ISO C has no conversion of an object's address to a function's */
+    memcpy(target, &symbol, sizeof symbol);
     return symbol != NULL;
 }
 
@@ -50,13 +54,15 @@ const char *nccl_unavailable(void) {
     char why[512];
     if (!api.library) api.library = ck_load_library("libnccl.so.2", NULL, why, sizeof why);
     if (!api.library) {
-        snprintf(message, sizeof message, "%s: sums of GPU memory go through the host (NVIDIA's package: libnccl2)", why);
+        snprintf(message, sizeof message,
+                 "%s: sums of GPU memory go through the host (NVIDIA's package: libnccl2)", why);
         return message;
     }
     bool found = find(&api.GetUniqueId, "ncclGetUniqueId") && find(&api.CommInitRank, "ncclCommInitRank") &&
-                 find(&api.CommDestroy, "ncclCommDestroy") && find(&api.GetErrorString, "ncclGetErrorString") &&
-                 find(&api.AllReduce, "ncclAllReduce");
-    return found ? NULL : "libnccl.so.2 lacks a function that is needed: sums of GPU memory go through the host";
+                 find(&api.CommDestroy, "ncclCommDestroy") &&
+                 find(&api.GetErrorString, "ncclGetErrorString") && find(&api.AllReduce, "ncclAllReduce");
+    return found ? NULL
+                 : "libnccl.so.2 lacks a function that is needed: sums of GPU memory go through the host";
 }
 
 static void *device_stream(ck_stream *stream) {
@@ -100,9 +106,12 @@ ck_status nccl_serves(ck_collective *c, ck_stream *stream, bool *serves) {
 }
 
 ck_status nccl_sum(ck_collective *c, ck_stream *stream, float *packed, int64_t count) {
-    int result = api.AllReduce(packed, packed, (size_t)count, ncclFloat32, ncclSum, c->gpu->communicator, device_stream(stream));
+    int result = api.AllReduce(packed, packed, (size_t)count, ncclFloat32, ncclSum, c->gpu->communicator,
+                               device_stream(stream));
     if (result != ncclSuccess) return collective_fail(c, "summing over GPUs: %s", api.GetErrorString(result));
-    return ck_wait(stream) == CK_OK ? CK_OK : collective_fail(c, "summing over GPUs: %s", ck_last_error(stream->backend));
+    return ck_wait(stream) == CK_OK
+               ? CK_OK
+               : collective_fail(c, "summing over GPUs: %s", ck_last_error(stream->backend));
 }
 
 void nccl_close(ck_collective *c) {

@@ -1,6 +1,7 @@
 /* adamw.c - AdamW on packed parameters, decoupled decay (Loshchilov & Hutter, ICLR 2019, Algorithm 2):
  *
- *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = p - lr (decay p + (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps))
+ *   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+ *       p = p - lr (decay p + (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps))
  *
  * 28 bytes a parameter: reads p, m, v, g, writes p, m, v.
  */
@@ -16,7 +17,8 @@ typedef struct {
 static void update(pack_view view, int64_t count, const ck_adamw_hyper *hyper, float weight_decay) {
     float *restrict p = view.parameters, *restrict m = view.moment1, *restrict v = view.moment2;
     const float *restrict g = view.gradients;
-    float b1 = hyper->beta1, b2 = hyper->beta2, epsilon = hyper->epsilon, keep = 1.0f - hyper->learning_rate * weight_decay;
+    float b1 = hyper->beta1, b2 = hyper->beta2, epsilon = hyper->epsilon,
+          keep = 1.0f - hyper->learning_rate * weight_decay;
     float rate = (float)(hyper->learning_rate / (1.0 - pow(hyper->beta1, hyper->step)));
     float correction = (float)(1.0 / sqrt(1.0 - pow(hyper->beta2, hyper->step)));
     for (int64_t i = 0; i < count; i++) {
@@ -29,7 +31,8 @@ static void update(pack_view view, int64_t count, const ck_adamw_hyper *hyper, f
 }
 
 static pack_view moved(pack_view view, int64_t parameters, int64_t moments, int64_t gradients) {
-    return (pack_view){view.parameters + parameters, view.moment1 + moments, view.moment2 + moments, view.gradients + gradients};
+    return (pack_view){view.parameters + parameters, view.moment1 + moments, view.moment2 + moments,
+                       view.gradients + gradients};
 }
 
 /* view: of the device's pack. */
@@ -39,12 +42,14 @@ static void update_layer(pack_view view, const ck_shape *shape, const ck_adamw_d
     for (int i = 0; i < n; i++) {
         int64_t start = layer * shape->layer_stride + spans[i].offset;
         const ck_adamw_hyper *hyper = &device->hyper[spans[i].router ? 1 : 0];
-        if (spans[i].learned) update(moved(view, start, start, start), spans[i].count, hyper, hyper->weight_decay);
+        if (spans[i].learned)
+            update(moved(view, start, start, start), spans[i].count, hyper, hyper->weight_decay);
     }
 }
 
-ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                            const ck_shape *shapes, const ck_adamw_device *devices, int32_t n_devices) {
+ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                            const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
+                            int32_t n_devices) {
     pack_view view = {parameters, moment1, moment2, gradients};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
     for (int d = 0; d < n_devices; d++) {
@@ -55,8 +60,9 @@ ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1
     return CK_OK;
 }
 
-ck_status cpu_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                           const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
+ck_status cpu_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                           const float *gradients, const ck_range *ranges, int32_t n_ranges,
+                           const ck_adamw_hyper *hyper) {
     pack_view view = {parameters, moment1, moment2, gradients};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
     for (int r = 0; r < n_ranges; r++) {

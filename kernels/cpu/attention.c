@@ -1,7 +1,9 @@
 /* attention.c - causal multi-head attention, tiles of query rows against the keys they may see.
  *
- *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;  lse = log sum exp of S keeps what backward needs
- *   dP = dO V^T,  dS = P (dP - <dO, O>) / sqrt(d),  dQ = dS K,  dK = dS^T Q,  dV = P^T dO        (P recomputed from S and lse)
+ *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
+ *       lse = log sum exp of S keeps what backward needs
+ *   dP = dO V^T,  dS = P (dP - <dO, O>) / sqrt(d),  dQ = dS K,  dK = dS^T Q,  dV = P^T dO
+ *       (P recomputed from S and lse)
  */
 #include "cpu.h"
 #include "gemm.h"
@@ -21,14 +23,17 @@ typedef struct {
 static tile make_tile(const float *qkv, int stride, int width, int head, int dim, int first, int n_tokens) {
     int rows = n_tokens - first < TILE ? n_tokens - first : TILE;
     const float *q = qkv + (int64_t)head * dim;
-    return (tile){q, q + width, q + 2 * (int64_t)width, stride, dim, first, rows, first + rows, 1.0f / sqrtf((float)dim)};
+    return (tile){q,    q + width,    q + 2 * (int64_t)width,  stride, dim, first,
+                  rows, first + rows, 1.0f / sqrtf((float)dim)};
 }
 
 static void scores(const tile *t, float *s) {
-    gemm_nt(t->rows, t->keys, t->dim, t->scale, t->q + (int64_t)t->first * t->stride, t->stride, t->k, t->stride, 0, s, t->keys);
+    gemm_nt(t->rows, t->keys, t->dim, t->scale, t->q + (int64_t)t->first * t->stride, t->stride, t->k,
+            t->stride, 0, s, t->keys);
 }
 
-/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp. */
+/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp.
+ */
 static float softmax_row(float *restrict s, int visible, int keys) {
     float largest = s[0], sum = 0;
 #pragma omp simd reduction(max : largest)
@@ -54,15 +59,18 @@ void cpu_attention(const void *descriptor, const cpu_block *block) {
             tile t = make_tile(qkv, d->qkv->columns, d->width, head, dim, first, block->n_tokens);
             scores(&t, s);
             for (int i = 0; i < t.rows; i++) {
-                lse[(int64_t)(first + i) * d->lse->columns + head] = softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
+                lse[(int64_t)(first + i) * d->lse->columns + head] =
+                    softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
             }
-            gemm_nn(t.rows, dim, t.keys, 1, s, t.keys, t.v, t.stride, 0, o + (int64_t)first * d->o->columns + head * dim, d->o->columns);
+            gemm_nn(t.rows, dim, t.keys, 1, s, t.keys, t.v, t.stride, 0,
+                    o + (int64_t)first * d->o->columns + head * dim, d->o->columns);
         }
     }
 }
 
 /* s: scores -> P; dp: dP -> dS. */
-static void score_gradient_row(float *restrict s, float *restrict dp, float lse, float delta, float scale, int visible, int keys) {
+static void score_gradient_row(float *restrict s, float *restrict dp, float lse, float delta, float scale,
+                               int visible, int keys) {
     for (int j = 0; j < visible; j++) {
         s[j] = vec_exp(s[j] - lse);
         dp[j] = s[j] * (dp[j] - delta) * scale;
@@ -79,14 +87,18 @@ static float dot(const float *a, const float *b, int n) {
 }
 
 static void head_backward(const ck_attention_backward *d, const cpu_block *block, int head) {
-    int dim = d->width / d->heads, stride = d->dqkv->columns, o_stride = d->o->columns, do_stride = d->d_o->columns;
-    const float *o = cpu_rows(d->o, block) + (int64_t)head * dim, *d_o = cpu_rows(d->d_o, block) + (int64_t)head * dim;
+    int dim = d->width / d->heads, stride = d->dqkv->columns, o_stride = d->o->columns,
+        do_stride = d->d_o->columns;
+    const float *o = cpu_rows(d->o, block) + (int64_t)head * dim,
+                *d_o = cpu_rows(d->d_o, block) + (int64_t)head * dim;
     const float *lse = cpu_rows(d->lse, block);
     float *dq = cpu_rows(d->dqkv, block) + (int64_t)head * dim, *dk = dq + d->width, *dv = dk + d->width;
     float *s = block->scratch, *dp = s + ck_align((int64_t)TILE * block->n_tokens);
     int last = (block->n_tokens - 1) / TILE * TILE;
-    for (int first = last; first >= 0; first -= TILE) { /* the last tile sees all keys: it writes dK and dV, the others add */
-        tile t = make_tile(cpu_rows(d->qkv, block), d->qkv->columns, d->width, head, dim, first, block->n_tokens);
+    /* the last tile sees all keys: it writes dK and dV, the others add */
+    for (int first = last; first >= 0; first -= TILE) {
+        tile t =
+            make_tile(cpu_rows(d->qkv, block), d->qkv->columns, d->width, head, dim, first, block->n_tokens);
         float beta = first == last ? 0.0f : 1.0f;
         const float *d_o_tile = d_o + (int64_t)first * do_stride;
         scores(&t, s);
@@ -94,12 +106,13 @@ static void head_backward(const ck_attention_backward *d, const cpu_block *block
         for (int i = 0; i < t.rows; i++) {
             int row = first + i;
             float delta = dot(d_o + (int64_t)row * do_stride, o + (int64_t)row * o_stride, dim);
-            score_gradient_row(s + (int64_t)i * t.keys, dp + (int64_t)i * t.keys, lse[(int64_t)row * d->lse->columns + head], delta,
-                               t.scale, row + 1, t.keys);
+            score_gradient_row(s + (int64_t)i * t.keys, dp + (int64_t)i * t.keys,
+                               lse[(int64_t)row * d->lse->columns + head], delta, t.scale, row + 1, t.keys);
         }
         gemm_tn(t.keys, dim, t.rows, 1, s, t.keys, d_o_tile, do_stride, beta, dv, stride);
         gemm_nn(t.rows, dim, t.keys, 1, dp, t.keys, t.k, t.stride, 0, dq + (int64_t)first * stride, stride);
-        gemm_tn(t.keys, dim, t.rows, 1, dp, t.keys, t.q + (int64_t)first * t.stride, t.stride, beta, dk, stride);
+        gemm_tn(t.keys, dim, t.rows, 1, dp, t.keys, t.q + (int64_t)first * t.stride, t.stride, beta, dk,
+                stride);
     }
 }
 

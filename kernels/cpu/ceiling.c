@@ -1,16 +1,20 @@
 /* ceiling.c - what this processor can do at most: the rates that shares and floors refer to.
  *
- *   product  2 M N K FLOPs of matrices in the caches: the better one of OpenBLAS and of gemm.c. A and B are the same for all threads
- *   fma      x_c <- x_c a + b for independent c, all in registers: 2 FLOPs a lane. No loads, no stores, as many chains as hide the latency;
- *            of the widest vectors that the processor has, whatever the rest was compiled for
+ *   product  2 M N K FLOPs of matrices in the caches: the better one of OpenBLAS and of gemm.c. A and B are
+ *            the same for all threads
+ *   fma      x_c <- x_c a + b for independent c, all in registers: 2 FLOPs a lane. No loads, no stores, as
+ *            many chains as hide the latency; of the widest vectors that the processor has, whatever the rest
+ *            was compiled for
  *   copy     bytes read and written by memcpy() beyond the caches
  *
- * All threads, but no more than there are cores, work at the same time: a round begins when the last of them has arrived. What a thread
- * computes is held against its CPU time, and the rates of those that OpenMP really gave are added: a ceiling is no lower because others use
- * the cores too. Memory is shared, so a copy takes the time from the first start to the last end. The best of several short rounds counts.
+ * All threads, but no more than there are cores, work at the same time: a round begins when the last of them
+ * has arrived. What a thread computes is held against its CPU time, and the rates of those that OpenMP really
+ * gave are added: a ceiling is no lower because others use the cores too. Memory is shared, so a copy takes
+ * the time from the first start to the last end. The best of several short rounds counts.
  *
- * OpenBLAS chooses its kernels by the processor's number. Where it does not know the number it may fall back to those of a much older
- * processor, so it is one candidate among others and its kernels are named where they use less than the processor has. */
+ * OpenBLAS chooses its kernels by the processor's number. Where it does not know the number it may fall back
+ * to those of a much older processor, so it is one candidate among others and its kernels are named where
+ * they use less than the processor has. */
 #include <cblas.h>
 #include <math.h>
 #include <omp.h>
@@ -26,9 +30,18 @@
 #include "cpu.h"
 #include "gemm.h"
 
-enum { M = 192, N = 192, K = 384, SHARED_FLOATS = M * K + K * N, OWN_FLOATS = M * N, FEWEST_ROUNDS = 3, MOST_ROUNDS = 30 };
-static const size_t BLAS_TOUCHES_BYTES = (size_t)640 << 10; /* of a thread inside cblas_sgemm(): packed A and B, its pages */
-static const size_t BLAS_MAPS_BYTES = (size_t)128 << 20;    /* and so much address space */
+enum {
+    M = 192,
+    N = 192,
+    K = 384,
+    SHARED_FLOATS = M * K + K * N,
+    OWN_FLOATS = M * N,
+    FEWEST_ROUNDS = 3,
+    MOST_ROUNDS = 30
+};
+/* of a thread inside cblas_sgemm(): packed A and B, its pages */
+static const size_t BLAS_TOUCHES_BYTES = (size_t)640 << 10;
+static const size_t BLAS_MAPS_BYTES = (size_t)128 << 20; /* and so much address space */
 static const double ROUND_SECONDS = 2e-3, CANDIDATE_SECONDS = 0.06;
 
 /* Threads beyond the cores add nothing but memory. */
@@ -38,7 +51,8 @@ static int useful_threads(const ck_backend *backend) {
 }
 
 size_t cpu_ceiling_bytes(const ck_backend *backend) {
-    return SHARED_FLOATS * sizeof(float) + (size_t)useful_threads(backend) * (OWN_FLOATS * sizeof(float) + BLAS_TOUCHES_BYTES);
+    return SHARED_FLOATS * sizeof(float) +
+           (size_t)useful_threads(backend) * (OWN_FLOATS * sizeof(float) + BLAS_TOUCHES_BYTES);
 }
 
 /* ---- Rounds ---- */
@@ -92,7 +106,8 @@ static measured run_round(const candidate *c, int threads, int calls) {
 
 static measured measure(const candidate *c, int threads) {
     measured best = {0}, once = run_round(c, threads, 1);
-    double start = clock_seconds(CLOCK_MONOTONIC), wanted = ROUND_SECONDS * once.rate / (c->amount * once.threads);
+    double start = clock_seconds(CLOCK_MONOTONIC),
+           wanted = ROUND_SECONDS * once.rate / (c->amount * once.threads);
     int calls = wanted > 1000 ? 1000 : wanted > 1 ? (int)wanted : 1;
     for (int round = 0; round < MOST_ROUNDS; round++) {
         if (round >= FEWEST_ROUNDS && clock_seconds(CLOCK_MONOTONIC) - start >= CANDIDATE_SECONDS) break;
@@ -116,7 +131,8 @@ static void own_product(const void *shared, void *own, size_t bytes) {
     gemm_nn(M, N, K, 1, a, K, b, N, 0, own, N);
 }
 
-/* OpenBLAS maps a buffer for every thread inside it, and tries for ever where it cannot; beyond its table of buffers it complains. */
+/* OpenBLAS maps a buffer for every thread inside it, and tries for ever where it cannot; beyond its table of
+ * buffers it complains. */
 static bool blas_has_room(int threads) {
     const char *most = strstr(openblas_get_config(), "MAX_THREADS=");
     if (most && threads > 2 * atoi(most + strlen("MAX_THREADS="))) return false;
@@ -139,8 +155,10 @@ static void measure_products(ck_ceiling *out, int threads) {
     float *memory = aligned_alloc(64, floats * sizeof *memory);
     if (!memory) return;
     for (size_t i = 0; i < floats; i++) memory[i] = (float)(i % 13) * 0.1f;
-    candidate c = {
-        .shared = memory, .own = (char *)(memory + SHARED_FLOATS), .bytes = OWN_FLOATS * sizeof(float), .amount = 2.0 * M * N * K};
+    candidate c = {.shared = memory,
+                   .own = (char *)(memory + SHARED_FLOATS),
+                   .bytes = OWN_FLOATS * sizeof(float),
+                   .amount = 2.0 * M * N * K};
     c.work = own_product;
     if (gemm_is_own) take_product(out, c, "Cohort's", threads);
     snprintf(blas, sizeof blas, "OpenBLAS %s", openblas_get_corename());
@@ -158,21 +176,21 @@ enum { CHAINS = 12, STEPS = 20000 };
 #define STEP_CHAIN(c)    x##c = x##c * half + one;
 #define END_CHAIN(c)     sum += x##c;
 #define DECLARE_CHAIN(c) vector x##c = {0};
-#define MULTIPLY_ADD(name, bytes, attribute)                                                                                               \
-    attribute static void name(const void *shared, void *own, size_t unused) {                                                             \
-        typedef float vector __attribute__((vector_size(bytes)));                                                                          \
-        volatile float source = 1, sink;                                                                                                   \
-        float start = source;                                                                                                              \
-        vector half = {0}, one = {0}, sum = {0};                                                                                           \
-        half += 0.5f * start, one += start;                                                                                                \
-        EACH_CHAIN(DECLARE_CHAIN)                                                                                                          \
-        EACH_CHAIN(BEGIN_CHAIN)                                                                                                            \
-        for (int step = 0; step < STEPS; step++) {                                                                                         \
-            EACH_CHAIN(STEP_CHAIN)                                                                                                         \
-        }                                                                                                                                  \
-        EACH_CHAIN(END_CHAIN)                                                                                                              \
-        sink = sum[0];                                                                                                                     \
-        (void)sink, (void)shared, (void)own, (void)unused;                                                                                 \
+#define MULTIPLY_ADD(name, bytes, attribute)                                                                 \
+    attribute static void name(const void *shared, void *own, size_t unused) {                               \
+        typedef float vector __attribute__((vector_size(bytes)));                                            \
+        volatile float source = 1, sink;                                                                     \
+        float start = source;                                                                                \
+        vector half = {0}, one = {0}, sum = {0};                                                             \
+        half += 0.5f * start, one += start;                                                                  \
+        EACH_CHAIN(DECLARE_CHAIN)                                                                            \
+        EACH_CHAIN(BEGIN_CHAIN)                                                                              \
+        for (int step = 0; step < STEPS; step++) {                                                           \
+            EACH_CHAIN(STEP_CHAIN)                                                                           \
+        }                                                                                                    \
+        EACH_CHAIN(END_CHAIN)                                                                                \
+        sink = sum[0];                                                                                       \
+        (void)sink, (void)shared, (void)own, (void)unused;                                                   \
     }
 
 MULTIPLY_ADD(add_of_16_bytes, 16, )
@@ -195,18 +213,21 @@ static level processor_level(void) {
     return LEVEL_SSE;
 }
 
-/* By the names that openblas_get_corename() gives; one that is not listed is taken to be the processor's own. */
+/* By the names that openblas_get_corename() gives; one that is not listed is taken to be the processor's own.
+ */
 static level kernels_level(const char *core) {
     static const struct {
         const char *core;
         level level;
     } known[] = {
-        {"Prescott", LEVEL_SSE},     {"Core2", LEVEL_SSE},      {"Penryn", LEVEL_SSE},     {"Dunnington", LEVEL_SSE},
-        {"Nehalem", LEVEL_SSE},      {"Atom", LEVEL_SSE},       {"Athlon", LEVEL_SSE},     {"Opteron", LEVEL_SSE},
-        {"Opteron_SSE3", LEVEL_SSE}, {"Barcelona", LEVEL_SSE},  {"Bobcat", LEVEL_SSE},     {"Nano", LEVEL_SSE},
-        {"Katmai", LEVEL_SSE},       {"Coppermine", LEVEL_SSE}, {"Northwood", LEVEL_SSE},  {"Banias", LEVEL_SSE},
-        {"Sandybridge", LEVEL_AVX},  {"Bulldozer", LEVEL_AVX},  {"Piledriver", LEVEL_AVX}, {"Steamroller", LEVEL_AVX},
-        {"Excavator", LEVEL_FMA},    {"Haswell", LEVEL_FMA},    {"Zen", LEVEL_FMA},
+        {"Prescott", LEVEL_SSE},   {"Core2", LEVEL_SSE},       {"Penryn", LEVEL_SSE},
+        {"Dunnington", LEVEL_SSE}, {"Nehalem", LEVEL_SSE},     {"Atom", LEVEL_SSE},
+        {"Athlon", LEVEL_SSE},     {"Opteron", LEVEL_SSE},     {"Opteron_SSE3", LEVEL_SSE},
+        {"Barcelona", LEVEL_SSE},  {"Bobcat", LEVEL_SSE},      {"Nano", LEVEL_SSE},
+        {"Katmai", LEVEL_SSE},     {"Coppermine", LEVEL_SSE},  {"Northwood", LEVEL_SSE},
+        {"Banias", LEVEL_SSE},     {"Sandybridge", LEVEL_AVX}, {"Bulldozer", LEVEL_AVX},
+        {"Piledriver", LEVEL_AVX}, {"Steamroller", LEVEL_AVX}, {"Excavator", LEVEL_FMA},
+        {"Haswell", LEVEL_FMA},    {"Zen", LEVEL_FMA},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcasecmp(known[i].core, core) == 0) return known[i].level;
@@ -229,9 +250,11 @@ void cpu_ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out) {
     if (precision != CK_F32) return;
     measure_products(out, useful_threads(backend));
     out->fma = measure_multiply_adds(useful_threads(backend));
-    if (out->fma < out->product) out->fma = out->product; /* it consists of them: on a busy machine either may come out too low */
+    /* it consists of them: on a busy machine either may come out too low */
+    if (out->fma < out->product) out->fma = out->product;
     if (used < has)
-        snprintf(out->note, sizeof out->note, "OpenBLAS uses its %s kernels (%s) on this processor, which has %s", core, LEVELS[used],
+        snprintf(out->note, sizeof out->note,
+                 "OpenBLAS uses its %s kernels (%s) on this processor, which has %s", core, LEVELS[used],
                  LEVELS[has]);
 }
 
@@ -243,12 +266,16 @@ static void copy_half(const void *shared, void *own, size_t bytes) {
 }
 
 double cpu_copy_rate(ck_backend *backend) {
-    size_t threads = (size_t)backend->threads, lines = (4 * cpu_cache_bytes(backend) / threads + 63) / 64, bytes = 2 * lines * 64;
+    size_t threads = (size_t)backend->threads, lines = (4 * cpu_cache_bytes(backend) / threads + 63) / 64,
+           bytes = 2 * lines * 64;
     char *memory = aligned_alloc(64, bytes * threads);
     if (!memory) return 0;
     memset(memory, 1, bytes * threads);
     double rate =
-        measure(&(candidate){.work = copy_half, .own = memory, .bytes = bytes, .amount = (double)bytes, .together = true}, backend->threads)
+        measure(
+            &(candidate){
+                .work = copy_half, .own = memory, .bytes = bytes, .amount = (double)bytes, .together = true},
+            backend->threads)
             .rate;
     free(memory);
     return rate;

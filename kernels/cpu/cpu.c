@@ -27,7 +27,8 @@ static void cpu_says(const char *key, char *out, size_t size) {
     while (file && !out[0] && fgets(line, sizeof line, file)) {
         if (strncmp(line, key, length) != 0) continue;
         const char *value = line + length + strspn(line + length, " \t");
-        if (value[0] == ':' && value[1] == ' ') snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        if (value[0] == ':' && value[1] == ' ')
+            snprintf(out, size, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
     }
     if (file) fclose(file);
 }
@@ -39,7 +40,8 @@ static void cpu_model(char *out, size_t size) {
     cpu_says("cpu family", family, sizeof family);
     cpu_says("model", model, sizeof model);
     snprintf(out, size, "%s", name[0] ? name : "unknown CPU");
-    if (family[0] && model[0]) snprintf(out + strlen(out), size - strlen(out), " (family %s model %s)", family, model);
+    if (family[0] && model[0])
+        snprintf(out + strlen(out), size - strlen(out), " (family %s model %s)", family, model);
 }
 
 /* OpenMP may give fewer than are asked for (OMP_THREAD_LIMIT, OMP_MAX_ACTIVE_LEVELS=0). */
@@ -57,8 +59,8 @@ static ck_status cpu_open(int threads, ck_backend **out) {
     openblas_set_num_threads(1);
     char model[96];
     cpu_model(model, sizeof model);
-    snprintf(backend->hardware, sizeof backend->hardware, "%s, %d thread%s, OpenBLAS %s", model, backend->threads,
-             backend->threads == 1 ? "" : "s", openblas_get_corename());
+    snprintf(backend->hardware, sizeof backend->hardware, "%s, %d thread%s, OpenBLAS %s", model,
+             backend->threads, backend->threads == 1 ? "" : "s", openblas_get_corename());
     *out = backend;
     return CK_OK;
 }
@@ -67,7 +69,8 @@ static void cpu_close(ck_backend *backend) {
     free(backend);
 }
 
-/* Large blocks ask for large pages: packs and activations are walked end to end, and small pages cost a lookup every 4 KiB. */
+/* Large blocks ask for large pages: packs and activations are walked end to end, and small pages cost a
+ * lookup every 4 KiB. */
 static char *allocate_block(size_t total) {
     enum { LARGE_PAGE = 2 << 20 };
     void *block = NULL;
@@ -127,11 +130,13 @@ static ck_status cpu_wait(ck_stream *stream) {
     return CK_OK;
 }
 
-static ck_status cpu_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
+static ck_status cpu_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens,
+                                   const float *host) {
     return cpu_copy(stream, tensor->data, host, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
 }
 
-static ck_status cpu_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
+static ck_status cpu_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens,
+                                     float *host) {
     return cpu_copy(stream, host, tensor->data, (size_t)n_tokens * (size_t)tensor->columns * sizeof(float));
 }
 
@@ -181,7 +186,8 @@ static double cpu_event_seconds(const ck_event *from, const ck_event *to) {
     return ((const cpu_event *)to)->at - ((const cpu_event *)from)->at;
 }
 
-/* The kernel knows better than sysconf(), which on some virtual machines counts the cache of the whole processor for every core. */
+/* The kernel knows better than sysconf(), which on some virtual machines counts the cache of the whole
+ * processor for every core. */
 static size_t cache_of_kernel(void) {
     size_t kib = 0;
     for (int level = 3; level >= 2 && kib == 0; level--) {

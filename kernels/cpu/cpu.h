@@ -1,11 +1,12 @@
 /* cpu.h - what the ops of the CPU backend share.
  *
- * A local op is a function of (descriptor, block): one sequence, seen from one worker thread. All ops of a segment run on a sequence
- * before the next one is touched, so activations live in the worker's L2 cache and exist once per worker.
+ * A local op is a function of (descriptor, block): one sequence, seen from one worker thread. All ops of a
+ * segment run on a sequence before the next one is touched, so activations live in the worker's L2 cache and
+ * exist once per worker.
  *
- * Gradients. The block's `gradients` is a pack of the device's shape: for a device's first sequence of the wave the device's own pack, for
- * the others the worker's spare pack, which run.c adds in sequence order. Ops therefore *write* every range they own (never add to it),
- * once per sequence. */
+ * Gradients. The block's `gradients` is a pack of the device's shape: for a device's first sequence of the
+ * wave the device's own pack, for the others the worker's spare pack, which run.c adds in sequence order. Ops
+ * therefore *write* every range they own (never add to it), once per sequence. */
 #ifndef COHORT_KERNELS_CPU_H
 #define COHORT_KERNELS_CPU_H
 
@@ -16,8 +17,9 @@ typedef struct {
     int sequence, worker;
     int64_t first_token;
     int32_t n_tokens;
-    int32_t counted; /* targets >= 0 of the loss mean this sequence belongs to: its device's, or the wave's without devices */
-    int device;      /* -1: the wave has no devices */
+    /* targets >= 0 of the loss mean this sequence belongs to: its device's, or the wave's without devices */
+    int32_t counted;
+    int device; /* -1: the wave has no devices */
     uint32_t learn;
     const ck_shape *shape; /* NULL without devices, like the next two */
     const float *pack;
@@ -36,7 +38,8 @@ void cpu_balance(const ck_balance *d, const ck_wave *wave);
 
 /* Rows of this block's sequence. */
 static inline float *cpu_rows(const ck_tensor *tensor, const cpu_block *block) {
-    return (float *)tensor->data + (tensor->keep ? block->first_token * tensor->columns : block->worker * tensor->slot_stride);
+    return (float *)tensor->data +
+           (tensor->keep ? block->first_token * tensor->columns : block->worker * tensor->slot_stride);
 }
 
 static inline const float *cpu_layer(const cpu_block *block, int layer) {
@@ -56,7 +59,8 @@ static inline int cpu_tile_rows(int columns) {
 /* Scratch an op needs, floats a worker. */
 int64_t cpu_head_scratch(const ck_head *d);
 int64_t cpu_attention_scratch(int max_sequence_tokens);
-int64_t cpu_rank_space_scratch(int max_sequence_tokens);    /* lora, route, expert_expand and their backward */
+/* lora, route, expert_expand and their backward */
+int64_t cpu_rank_space_scratch(int max_sequence_tokens);
 int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp); /* forward and backward */
 
 size_t cpu_cache_bytes(const ck_backend *backend);
@@ -69,9 +73,12 @@ size_t cpu_program_bytes(const ck_program *program);
 void cpu_program_release(ck_program *program);
 ck_status cpu_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
 
-ck_status cpu_adamw_devices(ck_stream *, float *, float *, float *, const float *, const ck_shape *, const ck_adamw_device *, int32_t);
-ck_status cpu_carry_devices(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *, int32_t);
-ck_status cpu_adamw_ranges(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t, const ck_adamw_hyper *);
+ck_status cpu_adamw_devices(ck_stream *, float *, float *, float *, const float *, const ck_shape *,
+                            const ck_adamw_device *, int32_t);
+ck_status cpu_carry_devices(ck_stream *, float *, float *, const ck_shape *, const ck_carry_device *,
+                            int32_t);
+ck_status cpu_adamw_ranges(ck_stream *, float *, float *, float *, const float *, const ck_range *, int32_t,
+                           const ck_adamw_hyper *);
 ck_status cpu_group_sum(ck_stream *, const float *, const ck_group *, int32_t, float *);
 ck_status cpu_group_spread(ck_stream *, float *, const ck_group *, int32_t, const float *);
 

@@ -8,7 +8,8 @@ void cpu_embed(const void *descriptor, const cpu_block *block) {
     float *x = cpu_rows(d->x, block);
     const int32_t *tokens = block->wave->tokens + block->first_token;
     for (int t = 0; t < block->n_tokens; t++) {
-        const float *token = d->wte + (int64_t)tokens[t] * d->width, *position = d->wpe + (int64_t)t * d->width;
+        const float *token = d->wte + (int64_t)tokens[t] * d->width,
+                    *position = d->wpe + (int64_t)t * d->width;
         for (int i = 0; i < d->width; i++) x[(int64_t)t * d->width + i] = token[i] + position[i];
     }
 }

@@ -1,16 +1,18 @@
 /* expert_activation.c - the experts' activation and gate mix around one base product (sim/methods/README.md).
  *
  *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
- *     backward:  du_e = w_e (dm + q_e A2_e) act'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e, dm>,
- *                dB1_e = s_e h_e^T du_e, dA2_e = (w_e q_e)^T a_e
+ *     backward:  du_e = w_e (dm + q_e A2_e) act'(u_e), dU = sum_e du_e, p_e = s_e du_e B1_e^T, dw_e += <a_e,
+ *                dm>, dB1_e = s_e h_e^T du_e, dA2_e = (w_e q_e)^T a_e
  *   linear mix:  u = U + sum_e w_e s_e h_e B1_e, m = act(u), g = m A2^T
- *     backward:  du = (dm + sum_e w_e q_e A2_e) act'(u), p_e = w_e s_e du B1_e^T, dw_e += <h_e, s_e du B1_e^T>,
- *                dB1_e = (w_e s_e h_e)^T du, dA2_e = (w_e q_e)^T m
- *   act:         gelu(u), one branch;  silu(u) v, two: u of the gate and v of the up, each with its half of U, h, B1, dU, p and dB1
+ *     backward:  du = (dm + sum_e w_e q_e A2_e) act'(u), p_e = w_e s_e du B1_e^T, dw_e += <h_e, s_e du
+ *                B1_e^T>, dB1_e = (w_e s_e h_e)^T du, dA2_e = (w_e q_e)^T m
+ *   act:         gelu(u), one branch;  silu(u) v, two: u of the gate and v of the up,
+ *       each with its half of U, h, B1, dU, p and dB1
  *
- * Tiles of tokens, small enough that U's tile stays in L2 while every expert visits it. An expert sees only the tokens that chose it,
- * gathered in rank space: a token costs K activations, not E. Forward reads U once and writes m once, 8 F bytes a token (SwiGLU 12 F);
- * FLOPs: 4 F r K forward, 10 F r K backward in products (SwiGLU 6 and 16), about 25 F K in elementwise work each way.
+ * Tiles of tokens, small enough that U's tile stays in L2 while every expert visits it. An expert sees only
+ * the tokens that chose it, gathered in rank space: a token costs K activations, not E. Forward reads U once
+ * and writes m once, 8 F bytes a token (SwiGLU 12 F); FLOPs: 4 F r K forward, 10 F r K backward in products
+ * (SwiGLU 6 and 16), about 25 F K in elementwise work each way.
  */
 #include "cpu.h"
 #include "gemm.h"
@@ -25,7 +27,8 @@ static int branches_of(ck_mlp mlp) {
 }
 
 int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp) {
-    return (branches_of(mlp) + 1) * ck_align((int64_t)cpu_tile_rows(ffn) * ffn) + 4 * ck_align((int64_t)MAX_TILE * CK_MAX_RANK_SUM);
+    return (branches_of(mlp) + 1) * ck_align((int64_t)cpu_tile_rows(ffn) * ffn) +
+           4 * ck_align((int64_t)MAX_TILE * CK_MAX_RANK_SUM);
 }
 
 /* The tokens of a tile that chose one expert, and the scratch of the tile. */
@@ -72,8 +75,10 @@ static void tile_choose(tile *t, const float *gates, int expert) {
     }
 }
 
-/* out[i] = factor(i) * source row of the i-th chosen token, columns [column, column + width); gates NULL: factor 1. */
-static void gather(const tile *t, const float *source, int columns, int column, int width, const float *gates, int expert, float *out) {
+/* out[i] = factor(i) * source row of the i-th chosen token, columns [column, column + width); gates NULL:
+ * factor 1. */
+static void gather(const tile *t, const float *source, int columns, int column, int width, const float *gates,
+                   int expert, float *out) {
     for (int i = 0; i < t->n; i++) {
         int64_t token = t->first + t->chosen[i];
         float factor = gates ? gates[token * CK_MAX_EXPERTS + expert] : 1.0f;
@@ -84,27 +89,31 @@ static void gather(const tile *t, const float *source, int columns, int column, 
 
 static void scatter(const tile *t, const float *rows, int width, float *to, int columns, int column) {
     for (int i = 0; i < t->n; i++) {
-        memcpy(to + (int64_t)(t->first + t->chosen[i]) * columns + column, rows + (int64_t)i * width, (size_t)width * sizeof(float));
+        memcpy(to + (int64_t)(t->first + t->chosen[i]) * columns + column, rows + (int64_t)i * width,
+               (size_t)width * sizeof(float));
     }
 }
 
 static void clear_rows(const tile *t, float *to, int columns, int width) {
-    for (int i = 0; i < t->rows; i++) memset(to + (int64_t)(t->first + i) * columns, 0, (size_t)width * sizeof(float));
+    for (int i = 0; i < t->rows; i++)
+        memset(to + (int64_t)(t->first + i) * columns, 0, (size_t)width * sizeof(float));
 }
 
 /* ---- Rows ---- */
 
-/* pre <- a = act(u + pre), m (+)= w a; inlined for either `add`, because a store that depends on one keeps a loop scalar. */
-static inline __attribute__((always_inline)) void gelu_row(const float *restrict u, float *restrict pre, float *restrict m, float w,
-                                                           const bool add, int ffn) {
+/* pre <- a = act(u + pre), m (+)= w a; inlined for either `add`, because a store that depends on one keeps a
+ * loop scalar. */
+static inline __attribute__((always_inline)) void
+gelu_row(const float *restrict u, float *restrict pre, float *restrict m, float w, const bool add, int ffn) {
     for (int f = 0; f < ffn; f++) {
         pre[f] = vec_gelu(u[f] + pre[f]);
         m[f] = add ? m[f] + w * pre[f] : w * pre[f];
     }
 }
 
-static inline __attribute__((always_inline)) void swiglu_row(const float *restrict u, float *restrict pre, const float *restrict up,
-                                                             float *restrict m, float w, const bool add, int ffn) {
+static inline __attribute__((always_inline)) void swiglu_row(const float *restrict u, float *restrict pre,
+                                                             const float *restrict up, float *restrict m,
+                                                             float w, const bool add, int ffn) {
     for (int f = 0; f < ffn; f++) {
         pre[f] = vec_silu(u[f] + pre[f]) * (u[ffn + f] + up[f]);
         m[f] = add ? m[f] + w * pre[f] : w * pre[f];
@@ -122,9 +131,9 @@ static void activate(const tile *t, int i, const float *u, float *m, float w, bo
 }
 
 /* pre <- a = gelu(u + pre), v <- du = w (dm + v) gelu'(u + pre), dU (+)= du; returns <a, dm>. */
-static inline __attribute__((always_inline)) float gelu_backward_row(const float *restrict u, const float *restrict dm, float *restrict pre,
-                                                                     float *restrict v, float *restrict du_sum, float w, const bool add,
-                                                                     int ffn) {
+static inline __attribute__((always_inline)) float
+gelu_backward_row(const float *restrict u, const float *restrict dm, float *restrict pre, float *restrict v,
+                  float *restrict du_sum, float w, const bool add, int ffn) {
     float dot = 0;
 #pragma omp simd reduction(+ : dot)
     for (int f = 0; f < ffn; f++) {
@@ -139,9 +148,10 @@ static inline __attribute__((always_inline)) float gelu_backward_row(const float
 }
 
 /* The same with two branches: up <- their dv. */
-static inline __attribute__((always_inline)) float swiglu_backward_row(const float *restrict u, const float *restrict dm,
-                                                                       float *restrict pre, float *restrict up, float *restrict v,
-                                                                       float *restrict du_sum, float w, const bool add, int ffn) {
+static inline __attribute__((always_inline)) float
+swiglu_backward_row(const float *restrict u, const float *restrict dm, float *restrict pre,
+                    float *restrict up, float *restrict v, float *restrict du_sum, float w, const bool add,
+                    int ffn) {
     float dot = 0;
 #pragma omp simd reduction(+ : dot)
     for (int f = 0; f < ffn; f++) {
@@ -157,13 +167,15 @@ static inline __attribute__((always_inline)) float swiglu_backward_row(const flo
     return dot;
 }
 
-static float activate_backward(const tile *t, int i, const float *u, const float *dm, float *du, float w, bool add) {
+static float activate_backward(const tile *t, int i, const float *u, const float *dm, float *du, float w,
+                               bool add) {
     int64_t at = (int64_t)i * t->ffn;
     float *pre = t->pre[0] + at, *up = t->pre[1] + at, *v = t->wide + at;
     if (t->branches == 2)
         return add ? swiglu_backward_row(u, dm, pre, up, v, du, w, true, t->ffn)
                    : swiglu_backward_row(u, dm, pre, up, v, du, w, false, t->ffn);
-    return add ? gelu_backward_row(u, dm, pre, v, du, w, true, t->ffn) : gelu_backward_row(u, dm, pre, v, du, w, false, t->ffn);
+    return add ? gelu_backward_row(u, dm, pre, v, du, w, true, t->ffn)
+               : gelu_backward_row(u, dm, pre, v, du, w, false, t->ffn);
 }
 
 /* After activate_backward(): gradients of the branch's pre-activations. */
@@ -174,11 +186,13 @@ static const float *branch_gradient(const tile *t, int branch) {
 /* ---- MLP mix ---- */
 
 /* pre = s_e h_e B1_e of the chosen tokens, of each branch. */
-static void gather_pre(const tile *t, const ck_shape *shape, const float *zh, int columns, const float *layer, int e) {
+static void gather_pre(const tile *t, const ck_shape *shape, const float *zh, int columns, const float *layer,
+                       int e) {
     int rank = shape->rank[e], first = shape->rank_first[e];
     for (int b = 0; b < t->branches; b++) {
         gather(t, zh, columns, shape->router_rows + branch_rank(shape, b, first), rank, NULL, e, t->h[b]);
-        gemm_nn(t->n, t->ffn, rank, shape->scale[e], t->h[b], rank, layer + b1_of(shape, b, first), t->ffn, 0, t->pre[b], t->ffn);
+        gemm_nn(t->n, t->ffn, rank, shape->scale[e], t->h[b], rank, layer + b1_of(shape, b, first), t->ffn, 0,
+                t->pre[b], t->ffn);
     }
 }
 
@@ -197,7 +211,8 @@ static void mlp_forward(const ck_expert_activation *d, const cpu_block *block, t
         for (int i = 0; i < t->n; i++) {
             int64_t token = t->first + t->chosen[i];
             bool *touched = &t->touched[t->chosen[i]];
-            activate(t, i, u + token * d->u->columns, m + token * d->m->columns, gates[token * CK_MAX_EXPERTS + e], *touched);
+            activate(t, i, u + token * d->u->columns, m + token * d->m->columns,
+                     gates[token * CK_MAX_EXPERTS + e], *touched);
             *touched = true;
         }
         gemm_nt(t->n, rank, ffn, 1, t->pre[0], ffn, a2, ffn, 0, t->p[0], rank);
@@ -206,7 +221,8 @@ static void mlp_forward(const ck_expert_activation *d, const cpu_block *block, t
 }
 
 /* p and dB1 of each branch, and dA2, of expert e. */
-static void mlp_ranks_backward(const ck_expert_activation_backward *d, const cpu_block *block, const tile *t, float *gradients, int e) {
+static void mlp_ranks_backward(const ck_expert_activation_backward *d, const cpu_block *block, const tile *t,
+                               float *gradients, int e) {
     const ck_shape *shape = block->shape;
     const float *layer = cpu_layer(block, d->layer);
     int ffn = d->ffn, rank = shape->rank[e], first = shape->rank_first[e];
@@ -220,12 +236,14 @@ static void mlp_ranks_backward(const ck_expert_activation_backward *d, const cpu
     }
     if (!gradients) return;
     gather(t, cpu_rows(d->q, block), d->q->columns, first, rank, cpu_rows(d->gates, block), e, t->wq);
-    gemm_tn(rank, ffn, t->n, 1, t->wq, rank, t->pre[0], ffn, beta, gradients + shape->a2 + (int64_t)first * ffn, ffn);
+    gemm_tn(rank, ffn, t->n, 1, t->wq, rank, t->pre[0], ffn, beta,
+            gradients + shape->a2 + (int64_t)first * ffn, ffn);
 }
 
 static void mlp_backward(const ck_expert_activation_backward *d, const cpu_block *block, tile *t) {
     const ck_shape *shape = block->shape;
-    const float *u = cpu_rows(d->u, block), *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block), *dm = cpu_rows(d->dm, block);
+    const float *u = cpu_rows(d->u, block), *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block),
+                *dm = cpu_rows(d->dm, block);
     const float *layer = cpu_layer(block, d->layer);
     float *du = cpu_rows(d->du, block), *dw = cpu_rows(d->dw, block);
     float *gradients = block->learn & CK_LEARN_EXPERTS ? cpu_layer_gradients(block, d->layer) : NULL;
@@ -236,12 +254,14 @@ static void mlp_backward(const ck_expert_activation_backward *d, const cpu_block
         tile_choose(t, gates, e);
         gather(t, cpu_rows(d->q, block), d->q->columns, first_rank, rank, NULL, e, t->q);
         gather_pre(t, shape, zh, d->zh->columns, layer, e);
-        gemm_nn(t->n, ffn, rank, 1, t->q, rank, layer + shape->a2 + (int64_t)first_rank * ffn, ffn, 0, t->wide, ffn);
+        gemm_nn(t->n, ffn, rank, 1, t->q, rank, layer + shape->a2 + (int64_t)first_rank * ffn, ffn, 0,
+                t->wide, ffn);
         for (int i = 0; i < t->n; i++) {
             int64_t token = t->first + t->chosen[i];
             bool *touched = &t->touched[t->chosen[i]];
-            dw[token * CK_MAX_EXPERTS + e] += activate_backward(t, i, u + token * d->u->columns, dm + token * d->dm->columns,
-                                                                du + token * d->du->columns, gates[token * CK_MAX_EXPERTS + e], *touched);
+            dw[token * CK_MAX_EXPERTS + e] +=
+                activate_backward(t, i, u + token * d->u->columns, dm + token * d->dm->columns,
+                                  du + token * d->du->columns, gates[token * CK_MAX_EXPERTS + e], *touched);
             *touched = true;
         }
         mlp_ranks_backward(d, block, t, gradients, e);
@@ -251,8 +271,8 @@ static void mlp_backward(const ck_expert_activation_backward *d, const cpu_block
 /* ---- Linear mix ---- */
 
 /* out[token] = [factor_e w_e source_e]_e over all experts, factor_e = s_e or 1. */
-static void weight_ranks(const tile *t, const ck_shape *shape, const float *source, int columns, int column, const float *gates,
-                         bool scaled, float *out) {
+static void weight_ranks(const tile *t, const ck_shape *shape, const float *source, int columns, int column,
+                         const float *gates, bool scaled, float *out) {
     for (int i = 0; i < t->rows; i++) {
         int64_t token = t->first + i;
         for (int e = 0; e < shape->n_experts; e++) {
@@ -265,29 +285,36 @@ static void weight_ranks(const tile *t, const ck_shape *shape, const float *sour
 }
 
 /* pre = sum_e w_e s_e h_e B1_e of each branch. */
-static void mix_pre(const tile *t, const ck_shape *shape, const float *zh, int columns, const float *gates, const float *layer) {
+static void mix_pre(const tile *t, const ck_shape *shape, const float *zh, int columns, const float *gates,
+                    const float *layer) {
     int ranks = shape->rank_sum;
     for (int b = 0; b < t->branches; b++) {
-        weight_ranks(t, shape, zh, columns, shape->router_rows + branch_rank(shape, b, 0), gates, true, t->h[b]);
-        gemm_nn(t->rows, t->ffn, ranks, 1, t->h[b], ranks, layer + b1_of(shape, b, 0), t->ffn, 0, t->pre[b], t->ffn);
+        weight_ranks(t, shape, zh, columns, shape->router_rows + branch_rank(shape, b, 0), gates, true,
+                     t->h[b]);
+        gemm_nn(t->rows, t->ffn, ranks, 1, t->h[b], ranks, layer + b1_of(shape, b, 0), t->ffn, 0, t->pre[b],
+                t->ffn);
     }
 }
 
 static void linear_forward(const ck_expert_activation *d, const cpu_block *block, tile *t) {
     const ck_shape *shape = block->shape;
-    const float *u = cpu_rows(d->u, block) + (int64_t)t->first * d->u->columns, *layer = cpu_layer(block, d->layer);
+    const float *u = cpu_rows(d->u, block) + (int64_t)t->first * d->u->columns,
+                *layer = cpu_layer(block, d->layer);
     float *m = cpu_rows(d->m, block) + (int64_t)t->first * d->m->columns;
     int ffn = d->ffn, ranks = shape->rank_sum;
     mix_pre(t, shape, cpu_rows(d->zh, block), d->zh->columns, cpu_rows(d->gates, block), layer);
-    for (int i = 0; i < t->rows; i++) activate(t, i, u + (int64_t)i * d->u->columns, m + (int64_t)i * d->m->columns, 1, false);
-    gemm_nt(t->rows, ranks, ffn, 1, t->pre[0], ffn, layer + shape->a2, ffn, 0, cpu_rows(d->g, block) + (int64_t)t->first * d->g->columns,
-            d->g->columns);
+    for (int i = 0; i < t->rows; i++)
+        activate(t, i, u + (int64_t)i * d->u->columns, m + (int64_t)i * d->m->columns, 1, false);
+    gemm_nt(t->rows, ranks, ffn, 1, t->pre[0], ffn, layer + shape->a2, ffn, 0,
+            cpu_rows(d->g, block) + (int64_t)t->first * d->g->columns, d->g->columns);
 }
 
 /* p and dw of a branch, from t->p. */
-static void linear_gates_backward(const ck_expert_activation_backward *d, const cpu_block *block, const tile *t, int branch) {
+static void linear_gates_backward(const ck_expert_activation_backward *d, const cpu_block *block,
+                                  const tile *t, int branch) {
     const ck_shape *shape = block->shape;
-    const float *h = cpu_rows(d->zh, block) + shape->router_rows + branch_rank(shape, branch, 0), *gates = cpu_rows(d->gates, block);
+    const float *h = cpu_rows(d->zh, block) + shape->router_rows + branch_rank(shape, branch, 0),
+                *gates = cpu_rows(d->gates, block);
     float *p = cpu_rows(d->p, block) + branch_rank(shape, branch, 0), *dw = cpu_rows(d->dw, block);
     for (int i = 0; i < t->rows; i++) {
         int64_t token = t->first + i;
@@ -307,7 +334,8 @@ static void linear_backward(const ck_expert_activation_backward *d, const cpu_bl
     const ck_shape *shape = block->shape;
     const float *u = cpu_rows(d->u, block), *dm = cpu_rows(d->dm, block), *gates = cpu_rows(d->gates, block);
     const float *layer = cpu_layer(block, d->layer);
-    float *gradients = block->learn & CK_LEARN_EXPERTS ? cpu_layer_gradients(block, d->layer) : NULL, *du = cpu_rows(d->du, block);
+    float *gradients = block->learn & CK_LEARN_EXPERTS ? cpu_layer_gradients(block, d->layer) : NULL,
+          *du = cpu_rows(d->du, block);
     float beta = t->first == 0 ? 0.0f : 1.0f;
     int ffn = d->ffn, ranks = shape->rank_sum;
     mix_pre(t, shape, cpu_rows(d->zh, block), d->zh->columns, gates, layer);
@@ -315,15 +343,19 @@ static void linear_backward(const ck_expert_activation_backward *d, const cpu_bl
     gemm_nn(t->rows, ffn, ranks, 1, t->wq, ranks, layer + shape->a2, ffn, 0, t->wide, ffn);
     for (int i = 0; i < t->rows; i++) {
         int64_t token = t->first + i;
-        activate_backward(t, i, u + token * d->u->columns, dm + token * d->dm->columns, du + token * d->du->columns, 1, false);
+        activate_backward(t, i, u + token * d->u->columns, dm + token * d->dm->columns,
+                          du + token * d->du->columns, 1, false);
     }
     for (int b = 0; b < t->branches; b++) {
         const float *slope = branch_gradient(t, b);
         gemm_nt(t->rows, ranks, ffn, 1, slope, ffn, layer + b1_of(shape, b, 0), ffn, 0, t->p[b], ranks);
         linear_gates_backward(d, block, t, b);
-        if (gradients) gemm_tn(ranks, ffn, t->rows, 1, t->h[b], ranks, slope, ffn, beta, gradients + b1_of(shape, b, 0), ffn);
+        if (gradients)
+            gemm_tn(ranks, ffn, t->rows, 1, t->h[b], ranks, slope, ffn, beta, gradients + b1_of(shape, b, 0),
+                    ffn);
     }
-    if (gradients) gemm_tn(ranks, ffn, t->rows, 1, t->wq, ranks, t->pre[0], ffn, beta, gradients + shape->a2, ffn);
+    if (gradients)
+        gemm_tn(ranks, ffn, t->rows, 1, t->wq, ranks, t->pre[0], ffn, beta, gradients + shape->a2, ffn);
 }
 
 /* ---- Ops ---- */

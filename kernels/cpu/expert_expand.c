@@ -1,12 +1,13 @@
-/* expert_expand.c - the experts' second factors, all in one product:  y += [s_e w_e g_e]_e B2      2 S D FLOPs a token.
- * backward:  q_e = s_e dy B2_e^T,  dw_e = <g_e, q_e> + <b_pr, dy>,  dB2_e = s_e w_e g_e^T dy */
+/* expert_expand.c - the experts' second factors, all in one product: y += [s_e w_e g_e]_e B2 2 S D FLOPs a
+ * token. backward: q_e = s_e dy B2_e^T, dw_e = <g_e, q_e> + <b_pr, dy>, dB2_e = s_e w_e g_e^T dy */
 #include "cpu.h"
 #include "gemm.h"
 
 #include <string.h>
 
 /* [s_e w_e g_e]_e, rows of rank_sum floats. */
-static void scaled_by_gates(const ck_shape *shape, const float *g, int g_columns, const float *gates, int n_tokens, float *out) {
+static void scaled_by_gates(const ck_shape *shape, const float *g, int g_columns, const float *gates,
+                            int n_tokens, float *out) {
     for (int t = 0; t < n_tokens; t++) {
         for (int e = 0; e < shape->n_experts; e++) {
             float factor = shape->scale[e] * gates[(int64_t)t * CK_MAX_EXPERTS + e];
@@ -22,9 +23,10 @@ void cpu_expert_expand(const void *descriptor, const cpu_block *block) {
     const ck_shape *shape = block->shape;
     if (!shape) return;
     float *scaled = block->scratch;
-    scaled_by_gates(shape, cpu_rows(d->g, block), d->g->columns, cpu_rows(d->gates, block), block->n_tokens, scaled);
-    gemm_nn(block->n_tokens, shape->width, shape->rank_sum, 1, scaled, shape->rank_sum, cpu_layer(block, d->layer) + shape->b2,
-            shape->width, 1, cpu_rows(d->y, block), d->y->columns);
+    scaled_by_gates(shape, cpu_rows(d->g, block), d->g->columns, cpu_rows(d->gates, block), block->n_tokens,
+                    scaled);
+    gemm_nn(block->n_tokens, shape->width, shape->rank_sum, 1, scaled, shape->rank_sum,
+            cpu_layer(block, d->layer) + shape->b2, shape->width, 1, cpu_rows(d->y, block), d->y->columns);
 }
 
 static float dot(const float *a, const float *b, int n) {
@@ -50,12 +52,13 @@ void cpu_expert_expand_backward(const void *descriptor, const cpu_block *block) 
     if (!shape) return;
     const float *dy = cpu_rows(d->dy, block), *g = cpu_rows(d->g, block);
     float *q = cpu_rows(d->q, block), *dw = cpu_rows(d->dw, block);
-    gemm_nt(block->n_tokens, shape->rank_sum, shape->width, 1, dy, d->dy->columns, cpu_layer(block, d->layer) + shape->b2, shape->width, 0,
-            q, d->q->columns);
+    gemm_nt(block->n_tokens, shape->rank_sum, shape->width, 1, dy, d->dy->columns,
+            cpu_layer(block, d->layer) + shape->b2, shape->width, 0, q, d->q->columns);
     bool bias = d->bias && shape->mix == CK_MIX_MLP;
     for (int t = 0; t < block->n_tokens; t++) {
         float bias_term = bias ? dot(d->bias, dy + (int64_t)t * d->dy->columns, shape->width) : 0.0f;
-        finish_row(shape, bias_term, g + (int64_t)t * d->g->columns, q + (int64_t)t * d->q->columns, dw + (int64_t)t * CK_MAX_EXPERTS);
+        finish_row(shape, bias_term, g + (int64_t)t * d->g->columns, q + (int64_t)t * d->q->columns,
+                   dw + (int64_t)t * CK_MAX_EXPERTS);
     }
     if (!(block->learn & CK_LEARN_EXPERTS)) return;
     float *scaled = block->scratch;

@@ -1,17 +1,19 @@
-/* gemm.c - the products of the CPU backend, for the shapes that sequences of tokens make: M of a sequence (about 100), K and N of the
- * model.
+/* gemm.c - the products of the CPU backend, for the shapes that sequences of tokens make: M of a sequence
+ * (about 100), K and N of the model.
  *
  *   C[i,j] = alpha sum_k A[i,k] B[k,j] + addend[i,j]
  *
- * Floor: 2 M N K FLOPs, 2 LANES a cycle and FMA unit; 4 (M K + K N + 2 M N) bytes.
- * A general BLAS first copies A and B into its own order, which pays where an element is used a thousand times; at M = 128 the copies are a
- * tenth of the work. Here C is cut into tiles of ROWS x WIDTH that live in registers. A is read where it lies, element by element, and so
- * is B where its rows are runs of columns (nn, tn). Only nt copies: WIDTH rows of B become a panel [K][WIDTH], transposed in registers by
- * blocks of 8 x 8 (0.2 cycles an element, against 8 of arithmetic); it stays in L1 or L2 while all rows of A pass. K is cut into
- * blocks of DEPTH, so that a panel and the rows of A fit the caches whatever K is. What the next tiles want is asked for ahead: weights
- * come from L3 or memory at every step.
+ * Floor: 2 M N K FLOPs, 2 LANES a cycle and FMA unit; 4 (M K + K N + 2 M N) bytes. A general BLAS first
+ * copies A and B into its own order, which pays where an element is used a thousand times; at M = 128 the
+ * copies are a tenth of the work. Here C is cut into tiles of ROWS x WIDTH that live in registers. A is read
+ * where it lies, element by element, and so is B where its rows are runs of columns (nn, tn). Only nt copies:
+ * WIDTH rows of B become a panel [K][WIDTH], transposed in registers by blocks of 8 x 8 (0.2 cycles an
+ * element, against 8 of arithmetic); it stays in L1 or L2 while all rows of A pass. K is cut into blocks of
+ * DEPTH, so that a panel and the rows of A fit the caches whatever K is. What the next tiles want is asked
+ * for ahead: weights come from L3 or memory at every step.
  *
- * Compiled without FMA and registers of 8 floats, OpenBLAS does the work: it chooses its instructions at run time.
+ * Compiled without FMA and registers of 8 floats, OpenBLAS does the work: it chooses its instructions at run
+ * time.
  */
 #include "gemm.h"
 
@@ -35,7 +37,8 @@ enum { HALF = 8, WIDTH = 2 * LANES, DEPTH = 256, SHALLOW = 32, LINE = 16 };
 typedef float wide __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef float half __attribute__((vector_size(HALF * sizeof(float)), aligned(4), may_alias));
 
-/* sum + a b, rounded once. Written out: compilers split it in some tiles and not in others, whose bits would differ. */
+/* sum + a b, rounded once. Written out: compilers split it in some tiles and not in others, whose bits would
+ * differ. */
 static inline half half_step(float a, half b, half sum) {
     return (half)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)sum);
 }
@@ -49,7 +52,8 @@ static inline wide wide_step(float a, wide b, wide sum) {
 }
 #endif
 
-/* Element (i, k) of A is a[i a_row + k a_step]; row k of B starts at b + k b_row, or column k where B is transposed. */
+/* Element (i, k) of A is a[i a_row + k a_step]; row k of B starts at b + k b_row, or column k where B is
+ * transposed. */
 typedef struct {
     int m, n, k;
     float alpha;
@@ -71,7 +75,8 @@ typedef struct {
     int64_t residual_row, residual_next, bias_next, bias_scale_next;
     float *c;
     int64_t c_row, c_next;
-    const float *ahead; /* [ahead_rows][ahead_columns] of B that the next tiles will want; a tile asks for ahead_share rows */
+    /* [ahead_rows][ahead_columns] of B that the next tiles will want; a tile asks for ahead_share rows */
+    const float *ahead;
     int64_t ahead_row;
     int ahead_rows, ahead_columns, ahead_share;
 } run;
@@ -96,95 +101,99 @@ static void finish_columns(const run *r, int row, const float *sums) {
 }
 
 #ifdef __AVX512F__
-#define EACH_ROW(X, vector) X(0, vector) X(1, vector) X(2, vector) X(3, vector) X(4, vector) X(5, vector) X(6, vector) X(7, vector)
+#define EACH_ROW(X, vector)                                                                                  \
+    X(0, vector) X(1, vector) X(2, vector) X(3, vector) X(4, vector) X(5, vector) X(6, vector) X(7, vector)
 #else
 #define EACH_ROW(X, vector) X(0, vector) X(1, vector) X(2, vector) X(3, vector) X(4, vector) X(5, vector)
 #endif
 
-/* Row i of a tile is left_i and, where `pair`, right_i: variables of their own, so that every compiler keeps them in registers. */
+/* Row i of a tile is left_i and, where `pair`, right_i: variables of their own, so that every compiler keeps
+ * them in registers. */
 #define LANES_OF(vector) (int)(sizeof(vector) / sizeof(float))
 #define ZERO(i, vector)  vector left_##i = {0}, right_##i = {0};
 /* The tile's part of C is asked for before the sums are made, and is there when they are. */
-#define FETCH(i, vector)                                                                                                                   \
-    if (i < rows) {                                                                                                                        \
-        __builtin_prefetch(r.c + i * r.c_row, 1);                                                                                          \
-        if (pair) __builtin_prefetch(r.c + i * r.c_row + LANES_OF(vector), 1);                                                             \
+#define FETCH(i, vector)                                                                                     \
+    if (i < rows) {                                                                                          \
+        __builtin_prefetch(r.c + i * r.c_row, 1);                                                            \
+        if (pair) __builtin_prefetch(r.c + i * r.c_row + LANES_OF(vector), 1);                               \
     }
-#define MULTIPLY(i, vector)                                                                                                                \
-    if (i < rows) {                                                                                                                        \
-        left_##i = vector##_step(a[i * r.a_row], left, left_##i);                                                                          \
-        if (pair) right_##i = vector##_step(a[i * r.a_row], right, right_##i);                                                             \
+#define MULTIPLY(i, vector)                                                                                  \
+    if (i < rows) {                                                                                          \
+        left_##i = vector##_step(a[i * r.a_row], left, left_##i);                                            \
+        if (pair) right_##i = vector##_step(a[i * r.a_row], right, right_##i);                               \
     }
-#define ADD_BIAS(i, vector)                                                                                                                \
-    if (i < rows) {                                                                                                                        \
-        float scale = r.bias_scale ? r.bias_scale[i] : 1.0f;                                                                               \
-        left_##i = vector##_step(scale, *(const vector *)r.bias, left_##i);                                                                \
-        if (pair) right_##i = vector##_step(scale, *(const vector *)(r.bias + LANES_OF(vector)), right_##i);                               \
+#define ADD_BIAS(i, vector)                                                                                  \
+    if (i < rows) {                                                                                          \
+        float scale = r.bias_scale ? r.bias_scale[i] : 1.0f;                                                 \
+        left_##i = vector##_step(scale, *(const vector *)r.bias, left_##i);                                  \
+        if (pair) right_##i = vector##_step(scale, *(const vector *)(r.bias + LANES_OF(vector)), right_##i); \
     }
-#define ADD_RESIDUAL(i, vector)                                                                                                            \
-    if (i < rows) {                                                                                                                        \
-        left_##i += *(const vector *)(r.residual + i * r.residual_row);                                                                    \
-        if (pair) right_##i += *(const vector *)(r.residual + i * r.residual_row + LANES_OF(vector));                                      \
+#define ADD_RESIDUAL(i, vector)                                                                              \
+    if (i < rows) {                                                                                          \
+        left_##i += *(const vector *)(r.residual + i * r.residual_row);                                      \
+        if (pair) right_##i += *(const vector *)(r.residual + i * r.residual_row + LANES_OF(vector));        \
     }
 #define SCALE(i, vector) left_##i *= r.alpha, right_##i *= r.alpha;
-#define STORE(i, vector)                                                                                                                   \
-    if (i < rows) {                                                                                                                        \
-        *(vector *)(r.c + i * r.c_row) = left_##i;                                                                                         \
-        if (pair) *(vector *)(r.c + i * r.c_row + LANES_OF(vector)) = right_##i;                                                           \
+#define STORE(i, vector)                                                                                     \
+    if (i < rows) {                                                                                          \
+        *(vector *)(r.c + i * r.c_row) = left_##i;                                                           \
+        if (pair) *(vector *)(r.c + i * r.c_row + LANES_OF(vector)) = right_##i;                             \
     }
-#define STORE_COLUMNS(i, vector)                                                                                                           \
-    if (i < rows) {                                                                                                                        \
-        *(vector *)sums = left_##i;                                                                                                        \
-        if (pair) *(vector *)(sums + LANES_OF(vector)) = right_##i;                                                                        \
-        finish_columns(&r, i, sums);                                                                                                       \
+#define STORE_COLUMNS(i, vector)                                                                             \
+    if (i < rows) {                                                                                          \
+        *(vector *)sums = left_##i;                                                                          \
+        if (pair) *(vector *)(sums + LANES_OF(vector)) = right_##i;                                          \
+        finish_columns(&r, i, sums);                                                                         \
     }
 
-#define DEFINE_TILES(name, vector)                                                                                                         \
-    static inline __attribute__((always_inline)) void name(const run *all, const int rows, const bool pair) {                              \
-        run r = *all;                                                                                                                      \
-        for (int tile = 0; tile < r.tiles; tile++) {                                                                                       \
-            EACH_ROW(ZERO, vector)                                                                                                         \
-            EACH_ROW(FETCH, vector)                                                                                                        \
-            look_ahead(&r);                                                                                                                \
-            const float *a = r.a, *b = r.b;                                                                                                \
-            for (int k = r.k; k > 0; k--, a += r.a_step, b += r.b_row) {                                                                   \
-                vector left = *(const vector *)b, right = pair ? *(const vector *)(b + LANES_OF(vector)) : left;                           \
-                EACH_ROW(MULTIPLY, vector)                                                                                                 \
-            }                                                                                                                              \
-            if (r.alpha != 1.0f) {                                                                                                         \
-                EACH_ROW(SCALE, vector)                                                                                                    \
-            }                                                                                                                              \
-            if (r.columns < (pair ? 2 : 1) * LANES_OF(vector)) {                                                                           \
-                float sums[2 * LANES_OF(vector)];                                                                                          \
-                EACH_ROW(STORE_COLUMNS, vector)                                                                                            \
-            } else {                                                                                                                       \
-                if (r.bias) {                                                                                                              \
-                    EACH_ROW(ADD_BIAS, vector)                                                                                             \
-                }                                                                                                                          \
-                if (r.residual) {                                                                                                          \
-                    EACH_ROW(ADD_RESIDUAL, vector)                                                                                         \
-                }                                                                                                                          \
-                EACH_ROW(STORE, vector)                                                                                                    \
-            }                                                                                                                              \
-            r.a += r.a_next;                                                                                                               \
-            r.b += r.b_next;                                                                                                               \
-            r.c += r.c_next;                                                                                                               \
-            if (r.bias) r.bias += r.bias_next;                                                                                             \
-            if (r.bias_scale) r.bias_scale += r.bias_scale_next;                                                                           \
-            if (r.residual) r.residual += r.residual_next;                                                                                 \
-        }                                                                                                                                  \
+#define DEFINE_TILES(name, vector)                                                                           \
+    static inline __attribute__((always_inline)) void name(const run *all, const int rows,                   \
+                                                           const bool pair) {                                \
+        run r = *all;                                                                                        \
+        for (int tile = 0; tile < r.tiles; tile++) {                                                         \
+            EACH_ROW(ZERO, vector)                                                                           \
+            EACH_ROW(FETCH, vector)                                                                          \
+            look_ahead(&r);                                                                                  \
+            const float *a = r.a, *b = r.b;                                                                  \
+            for (int k = r.k; k > 0; k--, a += r.a_step, b += r.b_row) {                                     \
+                vector left = *(const vector *)b,                                                            \
+                       right = pair ? *(const vector *)(b + LANES_OF(vector)) : left;                        \
+                EACH_ROW(MULTIPLY, vector)                                                                   \
+            }                                                                                                \
+            if (r.alpha != 1.0f) {                                                                           \
+                EACH_ROW(SCALE, vector)                                                                      \
+            }                                                                                                \
+            if (r.columns < (pair ? 2 : 1) * LANES_OF(vector)) {                                             \
+                float sums[2 * LANES_OF(vector)];                                                            \
+                EACH_ROW(STORE_COLUMNS, vector)                                                              \
+            } else {                                                                                         \
+                if (r.bias) {                                                                                \
+                    EACH_ROW(ADD_BIAS, vector)                                                               \
+                }                                                                                            \
+                if (r.residual) {                                                                            \
+                    EACH_ROW(ADD_RESIDUAL, vector)                                                           \
+                }                                                                                            \
+                EACH_ROW(STORE, vector)                                                                      \
+            }                                                                                                \
+            r.a += r.a_next;                                                                                 \
+            r.b += r.b_next;                                                                                 \
+            r.c += r.c_next;                                                                                 \
+            if (r.bias) r.bias += r.bias_next;                                                               \
+            if (r.bias_scale) r.bias_scale += r.bias_scale_next;                                             \
+            if (r.residual) r.residual += r.residual_next;                                                   \
+        }                                                                                                    \
     }
 DEFINE_TILES(wide_tiles, wide)
 DEFINE_TILES(half_tiles, half)
 
-#define DEFINE_ROWS(rows, unused)                                                                                                          \
-    static void tiles_of_##rows(const run *r, int width) {                                                                                 \
-        if (width == WIDTH)                                                                                                                \
-            wide_tiles(r, rows + 1, true);                                                                                                 \
-        else if (width == LANES)                                                                                                           \
-            wide_tiles(r, rows + 1, false);                                                                                                \
-        else                                                                                                                               \
-            half_tiles(r, rows + 1, false);                                                                                                \
+#define DEFINE_ROWS(rows, unused)                                                                            \
+    static void tiles_of_##rows(const run *r, int width) {                                                   \
+        if (width == WIDTH)                                                                                  \
+            wide_tiles(r, rows + 1, true);                                                                   \
+        else if (width == LANES)                                                                             \
+            wide_tiles(r, rows + 1, false);                                                                  \
+        else                                                                                                 \
+            half_tiles(r, rows + 1, false);                                                                  \
     }
 EACH_ROW(DEFINE_ROWS, )
 #define NAME_ROWS(rows, unused) tiles_of_##rows,
@@ -206,7 +215,8 @@ static void transpose_block(const float *from, int64_t from_row, float *to, int 
     }
     for (int i = 0; i < 4; i++) {
         *(half *)(to + i * to_row) = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(half *)(to + (i + 4) * to_row) = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        *(half *)(to + (i + 4) * to_row) =
+            __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
 }
 
@@ -216,10 +226,12 @@ static void pack_transposed(const product *p, int first, int n, int width, float
     for (int block = 0; block < width; block += 8) {
         const float *from = p->b + (first + block) * p->b_row;
         bool full = block + 8 <= n;
-        for (int k = 0; k < whole && full; k += 8) transpose_block(from + k, p->b_row, panel + (int64_t)k * width + block, width);
+        for (int k = 0; k < whole && full; k += 8)
+            transpose_block(from + k, p->b_row, panel + (int64_t)k * width + block, width);
         for (int j = 0; j < 8; j++) {
             bool exists = block + j < n;
-            for (int k = full ? whole : 0; k < p->k; k++) panel[(int64_t)k * width + block + j] = exists ? from[j * p->b_row + k] : 0;
+            for (int k = full ? whole : 0; k < p->k; k++)
+                panel[(int64_t)k * width + block + j] = exists ? from[j * p->b_row + k] : 0;
         }
     }
 }
@@ -292,8 +304,8 @@ static void column_of_tiles(const product *p, int first, int n, int width) {
     tiles_with_last_row[p->m - whole * ROWS - 1](&r, width);
 }
 
-/* Rows of tiles as wide as they can be, over columns [0, n) of a B read in place: C is written from left to right, which counts where the
- * sums are short. */
+/* Rows of tiles as wide as they can be, over columns [0, n) of a B read in place: C is written from left to
+ * right, which counts where the sums are short. */
 static void rows_of_tiles(const product *p, int n) {
     for (int row = 0; row < p->m; row += ROWS) {
         run r = run_at(p, row, 0, p->b, p->b_row);
@@ -338,19 +350,23 @@ static gemm_addend keep(float beta, const float *c, int ldc) {
     return (gemm_addend){.residual = beta != 0.0f ? c : NULL, .residual_stride = ldc};
 }
 
-void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
     multiply(&(product){m, n, k, alpha, a, b, lda, 1, ldb, true, keep(beta, c, ldc), c, ldc});
 }
 
-void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
     multiply(&(product){m, n, k, alpha, a, b, lda, 1, ldb, false, keep(beta, c, ldc), c, ldc});
 }
 
-void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
     multiply(&(product){m, n, k, alpha, a, b, 1, lda, ldb, false, keep(beta, c, ldc), c, ldc});
 }
 
-void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend, float *y, int ldy) {
+void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend,
+                 float *y, int ldy) {
     multiply(&(product){m, n, k, 1, x, w, ldx, 1, ldw, true, addend, y, ldy});
 }
 
@@ -359,24 +375,32 @@ void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, i
 
 const bool gemm_is_own = false;
 
-void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-    if (m > 0 && n > 0) cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
+    if (m > 0 && n > 0)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-    if (m > 0 && n > 0) cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
+    if (m > 0 && n > 0)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-    if (m > 0 && n > 0) cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc) {
+    if (m > 0 && n > 0)
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 /* y starts as the addend; the product accumulates onto it. */
-void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend, float *y, int ldy) {
+void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend,
+                 float *y, int ldy) {
     for (int i = 0; i < m; i++) {
         float *row = y + (int64_t)i * ldy, scale = addend.bias_scale ? addend.bias_scale[i] : 1.0f;
         if (!addend.residual) memset(row, 0, (size_t)n * sizeof(float));
-        for (int j = 0; j < n && addend.residual; j++) row[j] = addend.residual[(int64_t)i * addend.residual_stride + j];
+        for (int j = 0; j < n && addend.residual; j++)
+            row[j] = addend.residual[(int64_t)i * addend.residual_stride + j];
         for (int j = 0; j < n && addend.bias; j++) row[j] += scale * addend.bias[j];
     }
     gemm_nt(m, n, k, 1, x, ldx, w, ldw, 1, y, ldy);

@@ -5,9 +5,10 @@
  *   gemm_tn: C[M,N] = alpha A[K,M]^T B[K,N] + beta C     weight gradients
  *   gemm_linear: Y[M,N] = X[M,K] W[N,K]^T + scale b^T + R
  *
- * lda, ldb, ... are floats from row to row. beta is 0 (C is only written) or 1. C overlaps neither A nor B. An element's sum runs over k in
- * order, in blocks of a fixed size: its bits depend on nothing but K and its row of A and column of B. (Where OpenBLAS
- * does the work, see gemm.c, the order is its own, and may depend on M and N.) */
+ * lda, ldb, ... are floats from row to row. beta is 0 (C is only written) or 1. C overlaps neither A nor B.
+ * An element's sum runs over k in order, in blocks of a fixed size: its bits depend on nothing but K and its
+ * row of A and column of B. (Where OpenBLAS does the work, see gemm.c, the order is its own, and may depend
+ * on M and N.) */
 #ifndef COHORT_KERNELS_CPU_GEMM_H
 #define COHORT_KERNELS_CPU_GEMM_H
 
@@ -15,9 +16,12 @@
 
 extern const bool gemm_is_own; /* false: OpenBLAS does the work */
 
-void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
-void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
-void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc);
+void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc);
+void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+             float *c, int ldc);
 
 /* What a product is added to; every part may be NULL. The residual may be Y itself. */
 typedef struct {
@@ -27,6 +31,7 @@ typedef struct {
     int residual_stride;
 } gemm_addend;
 
-void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend, float *y, int ldy);
+void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, int ldw, gemm_addend addend,
+                 float *y, int ldy);
 
 #endif

@@ -23,8 +23,8 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
         for (int t = 0; t < block->n_tokens; t++) scale[t] = gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS);
         addend.bias_scale = scale;
     }
-    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in, addend, cpu_rows(d->y, block),
-                d->y->columns);
+    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in,
+                addend, cpu_rows(d->y, block), d->y->columns);
 }
 
 static void column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
@@ -38,13 +38,14 @@ void cpu_linear_backward(const void *descriptor, const cpu_block *block) {
     const ck_linear_backward *d = descriptor;
     const float *dy = cpu_rows(d->dy, block);
     if (d->dx) {
-        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, d->weight, d->in, d->accumulate ? 1.0f : 0.0f,
-                cpu_rows(d->dx, block), d->dx->columns);
+        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, d->weight, d->in,
+                d->accumulate ? 1.0f : 0.0f, cpu_rows(d->dx, block), d->dx->columns);
     }
     if (!block->base_gradients) return;
     if (d->weight_gradient >= 0) {
-        gemm_tn(d->out, d->in, block->n_tokens, 1, dy, d->dy->columns, cpu_rows(d->x, block), d->x->columns, 0,
-                block->base_gradients + d->weight_gradient, d->in);
+        gemm_tn(d->out, d->in, block->n_tokens, 1, dy, d->dy->columns, cpu_rows(d->x, block), d->x->columns,
+                0, block->base_gradients + d->weight_gradient, d->in);
     }
-    if (d->bias_gradient >= 0) column_sums(dy, d->dy->columns, block->n_tokens, d->out, block->base_gradients + d->bias_gradient);
+    if (d->bias_gradient >= 0)
+        column_sums(dy, d->dy->columns, block->n_tokens, d->out, block->base_gradients + d->bias_gradient);
 }

@@ -1,5 +1,5 @@
-/* lora.c - the LoRA at a site that is not routed, rank ra, per device:  h = x A^T,  y += s h B
- * backward:  q = s dy B^T,  dx += q A,  dA = q^T x,  dB = s h^T dy.        4 ra (in + out) FLOPs a token forward. */
+/* lora.c - the LoRA at a site that is not routed, rank ra, per device: h = x A^T, y += s h B backward: q = s
+ * dy B^T, dx += q A, dA = q^T x, dB = s h^T dy. 4 ra (in + out) FLOPs a token forward. */
 #include "cpu.h"
 #include "gemm.h"
 
@@ -12,7 +12,8 @@ typedef struct {
 static factors factors_of(const ck_shape *shape, ck_site site, int layer) {
     int64_t start = layer * shape->layer_stride;
     const ck_block *a = ck_block_of(shape, site, CK_FACTOR_A), *b = ck_block_of(shape, site, CK_FACTOR_B);
-    return (factors){a->rows, a->columns, b->columns, shape->lora_scale[site], start + a->offset, start + b->offset};
+    return (factors){a->rows,           a->columns,       b->columns, shape->lora_scale[site],
+                     start + a->offset, start + b->offset};
 }
 
 void cpu_lora(const void *descriptor, const cpu_block *block) {
@@ -20,8 +21,10 @@ void cpu_lora(const void *descriptor, const cpu_block *block) {
     if (!block->shape || block->shape->lora_rank[d->site] == 0) return;
     factors f = factors_of(block->shape, d->site, d->layer);
     float *h = cpu_rows(d->h, block);
-    gemm_nt(block->n_tokens, f.rank, f.in, 1, cpu_rows(d->x, block), d->x->columns, block->pack + f.a, f.in, 0, h, d->h->columns);
-    gemm_nn(block->n_tokens, f.out, f.rank, f.scale, h, d->h->columns, block->pack + f.b, f.out, 1, cpu_rows(d->y, block), d->y->columns);
+    gemm_nt(block->n_tokens, f.rank, f.in, 1, cpu_rows(d->x, block), d->x->columns, block->pack + f.a, f.in,
+            0, h, d->h->columns);
+    gemm_nn(block->n_tokens, f.out, f.rank, f.scale, h, d->h->columns, block->pack + f.b, f.out, 1,
+            cpu_rows(d->y, block), d->y->columns);
 }
 
 void cpu_lora_backward(const void *descriptor, const cpu_block *block) {
@@ -30,12 +33,16 @@ void cpu_lora_backward(const void *descriptor, const cpu_block *block) {
     factors f = factors_of(block->shape, d->site, d->layer);
     const float *dy = cpu_rows(d->dy, block);
     float *q = block->scratch;
-    gemm_nt(block->n_tokens, f.rank, f.out, f.scale, dy, d->dy->columns, block->pack + f.b, f.out, 0, q, f.rank);
-    if (d->dx) gemm_nn(block->n_tokens, f.in, f.rank, 1, q, f.rank, block->pack + f.a, f.in, 1, cpu_rows(d->dx, block), d->dx->columns);
+    gemm_nt(block->n_tokens, f.rank, f.out, f.scale, dy, d->dy->columns, block->pack + f.b, f.out, 0, q,
+            f.rank);
+    if (d->dx)
+        gemm_nn(block->n_tokens, f.in, f.rank, 1, q, f.rank, block->pack + f.a, f.in, 1,
+                cpu_rows(d->dx, block), d->dx->columns);
     if (!(block->learn & CK_LEARN_EXPERTS)) return;
-    gemm_tn(f.rank, f.in, block->n_tokens, 1, q, f.rank, cpu_rows(d->x, block), d->x->columns, 0, block->gradients + f.a, f.in);
-    gemm_tn(f.rank, f.out, block->n_tokens, f.scale, cpu_rows(d->h, block), d->h->columns, dy, d->dy->columns, 0, block->gradients + f.b,
-            f.out);
+    gemm_tn(f.rank, f.in, block->n_tokens, 1, q, f.rank, cpu_rows(d->x, block), d->x->columns, 0,
+            block->gradients + f.a, f.in);
+    gemm_tn(f.rank, f.out, block->n_tokens, f.scale, cpu_rows(d->h, block), d->h->columns, dy, d->dy->columns,
+            0, block->gradients + f.b, f.out);
 }
 
 int64_t cpu_rank_space_scratch(int max_sequence_tokens) {

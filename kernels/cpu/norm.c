@@ -1,7 +1,8 @@
 /* norm.c - LayerNorm, two passes over a row that is in cache.
  *
  *   y = (x - mean) rstd gain + bias,  rstd = 1 / sqrt(var + epsilon)
- *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n));  dgain = sum_t dy n, dbias = sum_t dy
+ *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n));
+ *       dgain = sum_t dy n, dbias = sum_t dy
  */
 #include "cpu.h"
 
@@ -26,12 +27,13 @@ void cpu_norm(const void *descriptor, const cpu_block *block) {
     const float *x = cpu_rows(d->x, block);
     float *y = cpu_rows(d->y, block), *stats = cpu_rows(d->stats, block);
     for (int t = 0; t < block->n_tokens; t++) {
-        norm_row(d, x + (int64_t)t * d->x->columns, y + (int64_t)t * d->y->columns, stats + (int64_t)t * d->stats->columns);
+        norm_row(d, x + (int64_t)t * d->x->columns, y + (int64_t)t * d->y->columns,
+                 stats + (int64_t)t * d->stats->columns);
     }
 }
 
-static void norm_row_backward(const ck_norm_backward *d, const float *restrict x, const float *stats, const float *restrict dy,
-                              float *restrict dx) {
+static void norm_row_backward(const ck_norm_backward *d, const float *restrict x, const float *stats,
+                              const float *restrict dy, float *restrict dx) {
     float mean = stats[0], rstd = stats[1], sum = 0, product = 0;
     const float *restrict gain = d->gain;
 #pragma omp simd reduction(+ : sum, product)
@@ -48,8 +50,11 @@ static void norm_row_backward(const ck_norm_backward *d, const float *restrict x
     }
 }
 
-static void norm_weight_gradients(const ck_norm_backward *d, const cpu_block *block, const float *x, const float *stats, const float *dy) {
-    float *restrict dgain = block->base_gradients + d->gain_gradient, *restrict dbias = block->base_gradients + d->bias_gradient;
+static void norm_weight_gradients(const ck_norm_backward *d, const cpu_block *block, const float *x,
+                                  const float *stats, const float *dy) {
+    float *restrict dgain = block->base_gradients + d->gain_gradient, *restrict dbias =
+                                                                          block->base_gradients +
+                                                                          d->bias_gradient;
     memset(dgain, 0, (size_t)d->width * sizeof(float));
     memset(dbias, 0, (size_t)d->width * sizeof(float));
     for (int t = 0; t < block->n_tokens; t++) {
@@ -66,9 +71,10 @@ void cpu_norm_backward(const void *descriptor, const cpu_block *block) {
     const ck_norm_backward *d = descriptor;
     const float *x = cpu_rows(d->x, block), *stats = cpu_rows(d->stats, block), *dy = cpu_rows(d->dy, block);
     float *dx = cpu_rows(d->dx, block);
-    if (d->gain_gradient >= 0 && d->bias_gradient >= 0 && block->base_gradients) norm_weight_gradients(d, block, x, stats, dy);
+    if (d->gain_gradient >= 0 && d->bias_gradient >= 0 && block->base_gradients)
+        norm_weight_gradients(d, block, x, stats, dy);
     for (int t = 0; t < block->n_tokens; t++) {
-        norm_row_backward(d, x + (int64_t)t * d->x->columns, stats + (int64_t)t * d->stats->columns, dy + (int64_t)t * d->dy->columns,
-                          dx + (int64_t)t * d->dx->columns);
+        norm_row_backward(d, x + (int64_t)t * d->x->columns, stats + (int64_t)t * d->stats->columns,
+                          dy + (int64_t)t * d->dy->columns, dx + (int64_t)t * d->dx->columns);
     }
 }

@@ -1,10 +1,14 @@
-/* route.c - router and all experts' first factors in one product, x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax per token.
+/* route.c - router and all experts' first factors in one product, x [R | A1_0 .. A1_{E-1}]^T, then top-k and
+ * softmax per token.
  *
- *   S = TopK(z), K = min(k, E), the lower index wins ties;  w = softmax(z_S);  K = 1 < E: w = softmax(z) over all E, kept for the best
+ *   S = TopK(z), K = min(k, E), the lower index wins ties;  w = softmax(z_S);
+ *       K = 1 < E: w = softmax(z) over all E, kept for the best
  *   P = softmax(z with the unchosen set to 0) (K >= 2), softmax(z) (K = 1): the load balance's probabilities
  * backward, K >= 2:  dz_e = w_e (dw_e - sum_j w_j dw_j);  K = 1 < E: dz_j = dw_i w_i ([i = j] - softmax(z)_j)
- *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e), no gradient to the unchosen where K >= 2
- *   dx = dz R + p A1,  dR = dz^T x,  dA1 = p^T x: one product each over the concatenation [dz | p].      2 D (E + S) FLOPs a token.
+ *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e),
+ *       no gradient to the unchosen where K >= 2
+ *   dx = dz R + p A1,  dR = dz^T x,  dA1 = p^T x: one product each over the concatenation [dz | p].
+ *       2 D (E + S) FLOPs a token.
  */
 #include "cpu.h"
 #include "gemm.h"
@@ -91,7 +95,9 @@ static void route_token(const ck_shape *shape, const float *z, bool want_p, floa
 }
 
 static void store(float *table, const ck_route *d, const cpu_block *block, const float *values) {
-    if (table) memcpy(table + ((int64_t)block->sequence * d->n_layers + d->layer) * CK_MAX_EXPERTS, values, CK_MAX_EXPERTS * sizeof(float));
+    if (table)
+        memcpy(table + ((int64_t)block->sequence * d->n_layers + d->layer) * CK_MAX_EXPERTS, values,
+               CK_MAX_EXPERTS * sizeof(float));
 }
 
 void cpu_route(const void *descriptor, const cpu_block *block) {
@@ -100,17 +106,19 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     if (!shape) return;
     float *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block);
     statistics sums = {{0}, {0}, {0}, {0}};
-    gemm_nt(block->n_tokens, shape->router_rows + shape->h_ranks, shape->width, 1, cpu_rows(d->x, block), d->x->columns,
-            cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
+    gemm_nt(block->n_tokens, shape->router_rows + shape->h_ranks, shape->width, 1, cpu_rows(d->x, block),
+            d->x->columns, cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
         if (!finite_row(z, shape->router_rows + shape->h_ranks)) {
             if (*block->fault_layer < 0) *block->fault_layer = d->layer;
-            memset(z, 0, (size_t)shape->router_rows * sizeof(float)); /* the run goes on; the fault is what the caller acts on */
+            /* the run goes on; the fault is what the caller acts on */
+            memset(z, 0, (size_t)shape->router_rows * sizeof(float));
         }
         route_token(shape, z, d->p_sum != NULL, w, &sums);
         if (d->gate_record) {
-            float *record = d->gate_record + ((block->first_token + t) * d->n_layers + d->layer) * CK_MAX_EXPERTS;
+            float *record =
+                d->gate_record + ((block->first_token + t) * d->n_layers + d->layer) * CK_MAX_EXPERTS;
             memcpy(record, w, CK_MAX_EXPERTS * sizeof(float));
         }
     }
@@ -120,7 +128,8 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     store(d->p_sum, d, block, sums.p_sum);
 }
 
-static void logit_gradients(const ck_shape *shape, const float *z, const float *w, const float *dw, const float *balance, float *dz) {
+static void logit_gradients(const ck_shape *shape, const float *z, const float *w, const float *dw,
+                            const float *balance, float *dz) {
     choice c = choose(z, shape->n_experts, shape->top_k);
     bool single = c.kept == 1 && c.experts > 1;
     if (single) {
@@ -136,7 +145,8 @@ static void logit_gradients(const ck_shape *shape, const float *z, const float *
     float p[CK_MAX_EXPERTS], mean = 0;
     balance_probabilities(z, &c, p);
     for (int e = 0; e < c.experts; e++) mean += balance[e] * p[e];
-    for (int e = 0; e < c.experts; e++) dz[e] += single || c.chosen >> e & 1 ? p[e] * (balance[e] - mean) : 0.0f;
+    for (int e = 0; e < c.experts; e++)
+        dz[e] += single || c.chosen >> e & 1 ? p[e] * (balance[e] - mean) : 0.0f;
 }
 
 void cpu_route_backward(const void *descriptor, const cpu_block *block) {
@@ -146,34 +156,41 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
     int rows = shape->router_rows, columns = rows + shape->h_ranks, n_tokens = block->n_tokens;
     float *dzp = block->scratch; /* [tokens, E + S] */
     const float *balance =
-        d->balance && shape->balanced ? d->balance + ((int64_t)block->device * d->n_layers + d->layer) * CK_MAX_EXPERTS : NULL;
+        d->balance && shape->balanced
+            ? d->balance + ((int64_t)block->device * d->n_layers + d->layer) * CK_MAX_EXPERTS
+            : NULL;
     for (int t = 0; t < n_tokens; t++) {
         float *row = dzp + (int64_t)t * columns;
         int64_t gate = (int64_t)t * CK_MAX_EXPERTS;
         if (rows) {
-            logit_gradients(shape, cpu_rows(d->zh, block) + (int64_t)t * d->zh->columns, cpu_rows(d->gates, block) + gate,
-                            cpu_rows(d->dw, block) + gate, balance, row);
+            logit_gradients(shape, cpu_rows(d->zh, block) + (int64_t)t * d->zh->columns,
+                            cpu_rows(d->gates, block) + gate, cpu_rows(d->dw, block) + gate, balance, row);
         }
-        memcpy(row + rows, cpu_rows(d->p, block) + (int64_t)t * d->p->columns, (size_t)shape->h_ranks * sizeof(float));
+        memcpy(row + rows, cpu_rows(d->p, block) + (int64_t)t * d->p->columns,
+               (size_t)shape->h_ranks * sizeof(float));
     }
     const float *weights = cpu_layer(block, d->layer) + shape->route;
     if (d->dx) {
-        gemm_nn(n_tokens, shape->width, columns, 1, dzp, columns, weights, shape->width, d->accumulate ? 1.0f : 0.0f,
-                cpu_rows(d->dx, block), d->dx->columns);
+        gemm_nn(n_tokens, shape->width, columns, 1, dzp, columns, weights, shape->width,
+                d->accumulate ? 1.0f : 0.0f, cpu_rows(d->dx, block), d->dx->columns);
     }
     if (!block->learn) return;
-    int first = block->learn & CK_LEARN_ROUTER ? 0 : rows, last = block->learn & CK_LEARN_EXPERTS ? columns : rows;
-    gemm_tn(last - first, shape->width, n_tokens, 1, dzp + first, columns, cpu_rows(d->x, block), d->x->columns, 0,
-            cpu_layer_gradients(block, d->layer) + shape->route + (int64_t)first * shape->width, shape->width);
+    int first = block->learn & CK_LEARN_ROUTER ? 0 : rows,
+        last = block->learn & CK_LEARN_EXPERTS ? columns : rows;
+    gemm_tn(
+        last - first, shape->width, n_tokens, 1, dzp + first, columns, cpu_rows(d->x, block), d->x->columns,
+        0, cpu_layer_gradients(block, d->layer) + shape->route + (int64_t)first * shape->width, shape->width);
 }
 
-/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i); value = sum over layers of balance_e f_e P_e. */
+/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i); value = sum over layers of balance_e f_e P_e.
+ */
 void cpu_balance(const ck_balance *d, const ck_wave *wave) {
     for (int i = 0; i < wave->n_devices; i++) {
         const ck_shape *shape = &wave->shapes[wave->devices[i].shape];
         int first = wave->first_sequence[i], last = wave->first_sequence[i + 1];
         float tokens = (float)(wave->first_token[last] - wave->first_token[first]);
-        float kept = (float)(shape->router_rows == 0 || shape->top_k > shape->n_experts ? shape->n_experts : shape->top_k);
+        float kept = (float)(shape->router_rows == 0 || shape->top_k > shape->n_experts ? shape->n_experts
+                                                                                        : shape->top_k);
         d->value[i] = 0;
         for (int layer = 0; layer < d->n_layers; layer++) {
             float *coefficient = d->coefficient + ((int64_t)i * d->n_layers + layer) * CK_MAX_EXPERTS;

@@ -1,8 +1,8 @@
 /* run.c - executes a program sequence by sequence, and sums gradients in sequence order.
  *
- * Order of work: the first sequence of every device, then every second one, ... so that neighbours in time belong to different devices
- * and a worker seldom waits for its turn to add. A sequence's predecessor in its device was always handed out earlier, hence the wait
- * ends. */
+ * Order of work: the first sequence of every device, then every second one, ... so that neighbours in time
+ * belong to different devices and a worker seldom waits for its turn to add. A sequence's predecessor in its
+ * device was always handed out earlier, hence the wait ends. */
 #include "cpu.h"
 
 #include <limits.h>
@@ -15,10 +15,12 @@
 #include <unistd.h>
 
 typedef struct {
-    float *memory;                                                       /* all activations and scratch, one allocation */
-    int64_t scratch_floats;                                              /* a worker's */
-    float *scratch;                                                      /* [threads, scratch_floats] */
-    float *spare, *base_spare;                                           /* [threads, max_pack], [threads, base_pack] */
+    /* all activations and scratch, one allocation */
+    float *memory;
+    int64_t scratch_floats; /* a worker's */
+    float *scratch;         /* [threads, scratch_floats] */
+    /* [threads, max_pack], [threads, base_pack] */
+    float *spare, *base_spare;
     int32_t *order, *rank_in_device, *device_of, *fault_layer, *counted; /* [max_sequences] */
     atomic_int *turn; /* [max_sequences]: per device, sequences whose gradients are in; [0] for the base */
 } cpu_private;
@@ -42,7 +44,8 @@ static int64_t scratch_floats(const ck_program *program) {
         const ck_expert_activation *up = &op->as.expert_activation;
         const ck_expert_activation_backward *down = &op->as.expert_activation_backward;
         if (op->kind == CK_OP_expert_activation) floats = cpu_expert_activation_scratch(up->ffn, up->mlp);
-        if (op->kind == CK_OP_expert_activation_backward) floats = cpu_expert_activation_scratch(down->ffn, down->mlp);
+        if (op->kind == CK_OP_expert_activation_backward)
+            floats = cpu_expert_activation_scratch(down->ffn, down->mlp);
         if (floats > most) most = floats;
     }
     return ck_align(most);
@@ -61,7 +64,8 @@ static int64_t layout(const ck_program *program, cpu_private *p, float *memory) 
     for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
         if (tensor->first_segment < 0 && !tensor->keep) continue;
         int64_t slot = ck_align((int64_t)capacity->max_sequence_tokens * tensor->columns);
-        float *data = take(memory, &end, tensor->keep ? (int64_t)capacity->max_tokens * tensor->columns : slot * threads);
+        float *data = take(memory, &end,
+                           tensor->keep ? (int64_t)capacity->max_tokens * tensor->columns : slot * threads);
         if (!memory) continue;
         tensor->slot_stride = slot;
         tensor->data = data;
@@ -80,7 +84,8 @@ static int64_t layout(const ck_program *program, cpu_private *p, float *memory) 
 }
 
 size_t cpu_program_bytes(const ck_program *program) {
-    return (size_t)layout(program, NULL, NULL) * sizeof(float) + (size_t)program->capacity.max_sequences * 6 * sizeof(int32_t);
+    return (size_t)layout(program, NULL, NULL) * sizeof(float) +
+           (size_t)program->capacity.max_sequences * 6 * sizeof(int32_t);
 }
 
 ck_status cpu_program_place(ck_program *program) {
@@ -96,16 +101,19 @@ ck_status cpu_program_place(ck_program *program) {
     p->fault_layer = malloc(sequences * sizeof *p->fault_layer);
     p->counted = malloc(sequences * sizeof *p->counted);
     p->turn = malloc(sequences * sizeof *p->turn);
-    if (!p->order || !p->rank_in_device || !p->device_of || !p->fault_layer || !p->counted || !p->turn) goto no_memory;
+    if (!p->order || !p->rank_in_device || !p->device_of || !p->fault_layer || !p->counted || !p->turn)
+        goto no_memory;
     void *memory;
-    if (ck_alloc(backend, (size_t)layout(program, NULL, NULL) * sizeof(float), "activations", &memory)) goto no_memory;
+    if (ck_alloc(backend, (size_t)layout(program, NULL, NULL) * sizeof(float), "activations", &memory))
+        goto no_memory;
     p->memory = memory;
     layout(program, p, p->memory);
     return CK_OK;
 
 no_memory:
     cpu_program_release(program);
-    return ck_fail(backend, CK_NO_MEMORY, "cannot allocate %.1f MiB for activations", (double)program->bytes / 1048576.0);
+    return ck_fail(backend, CK_NO_MEMORY, "cannot allocate %.1f MiB for activations",
+                   (double)program->bytes / 1048576.0);
 }
 
 void cpu_program_release(ck_program *program) {
@@ -133,14 +141,17 @@ static void add_learned(float *to, const float *from, const ck_shape *shape, uin
     int n = ck_learn_spans(shape, learn, spans);
     for (int64_t start = 0; start < shape->total; start += shape->layer_stride)
         for (int i = 0; i < n; i++)
-            if (spans[i].learned) add(to + start + spans[i].offset, from + start + spans[i].offset, spans[i].count);
+            if (spans[i].learned)
+                add(to + start + spans[i].offset, from + start + spans[i].offset, spans[i].count);
 }
 
-/* Short waits spin; in a long one the core is of more use to others, perhaps to the very thread that is awaited. */
+/* Short waits spin; in a long one the core is of more use to others, perhaps to the very thread that is
+ * awaited. */
 static void await(atomic_int *turn, int rank) {
     enum { SPINS = 1000 };
     int now = atomic_load_explicit(turn, memory_order_acquire);
-    for (int spin = 0; spin < SPINS && now != rank; spin++) now = atomic_load_explicit(turn, memory_order_acquire);
+    for (int spin = 0; spin < SPINS && now != rank; spin++)
+        now = atomic_load_explicit(turn, memory_order_acquire);
     while (now != rank) {
         syscall(SYS_futex, turn, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
         now = atomic_load_explicit(turn, memory_order_acquire);
@@ -159,7 +170,8 @@ static void commit(const ck_wave *wave, cpu_private *p, const cpu_block *block, 
     int rank = device ? p->rank_in_device[block->sequence] : block->sequence;
     await(turn, rank);
     if (rank > 0 && device)
-        add_learned(wave->gradients + wave->devices[block->device].gradients, block->gradients, block->shape, block->learn);
+        add_learned(wave->gradients + wave->devices[block->device].gradients, block->gradients, block->shape,
+                    block->learn);
     if (rank > 0 && block->base_gradients) add(wave->base_gradients, block->base_gradients, base_pack);
     pass_on(turn, rank + 1);
 }
@@ -205,15 +217,18 @@ static void prepare(const ck_wave *wave, cpu_private *p) {
     order_by_rank(wave, p);
 }
 
-static cpu_block make_block(const ck_program *program, const ck_wave *wave, cpu_private *p, int sequence, int worker) {
-    cpu_block block = {.wave = wave, .sequence = sequence, .worker = worker, .device = p->device_of[sequence]};
+static cpu_block make_block(const ck_program *program, const ck_wave *wave, cpu_private *p, int sequence,
+                            int worker) {
+    cpu_block block = {
+        .wave = wave, .sequence = sequence, .worker = worker, .device = p->device_of[sequence]};
     block.first_token = wave->first_token[sequence];
     block.n_tokens = (int32_t)(wave->first_token[sequence + 1] - block.first_token);
     block.counted = p->counted[sequence];
     block.scratch = p->scratch + worker * p->scratch_floats;
     block.fault_layer = &p->fault_layer[sequence];
     if (wave->base_gradients && program->capacity.base_pack) {
-        block.base_gradients = sequence == 0 ? wave->base_gradients : p->base_spare + worker * ck_align(program->capacity.base_pack);
+        block.base_gradients = sequence == 0 ? wave->base_gradients
+                                             : p->base_spare + worker * ck_align(program->capacity.base_pack);
     }
     if (block.device < 0) return block;
     const ck_wave_device *device = &wave->devices[block.device];
@@ -222,7 +237,8 @@ static cpu_block make_block(const ck_program *program, const ck_wave *wave, cpu_
     block.learn = device->learn;
     if (!device->learn) return block;
     bool first = p->rank_in_device[sequence] == 0;
-    block.gradients = first ? wave->gradients + device->gradients : p->spare + worker * ck_align(program->capacity.max_pack);
+    block.gradients = first ? wave->gradients + device->gradients
+                            : p->spare + worker * ck_align(program->capacity.max_pack);
     return block;
 }
 

@@ -1,10 +1,15 @@
-/* vector.h - the one exponential of the CPU backend, and what is made of it: branch-free, so that loops over it vectorise.
+/* vector.h - the one exponential of the CPU backend, and what is made of it: branch-free, so that loops over
+ * it vectorise.
  *
- *   2^(n + f), |f| <= 1/2: n goes to the exponent, 2^f is its minimax polynomial of degree 5 with p(0) = 1 (error < 1e-7 relative)
- *   exp(x):   n = round(x / ln 2), f = (x - n ln 2) / ln 2, the difference in two steps so that nothing cancels
- *   GELU (tanh form):  gelu(u) = u sigma(v),  v = 2 sqrt(2/pi) (u + 0.044715 u^3)      since (1 + tanh(v/2)) / 2 = sigma(v)
+ *   2^(n + f), |f| <= 1/2: n goes to the exponent,
+ *       2^f is its minimax polynomial of degree 5 with p(0) = 1 (error < 1e-7 relative)
+ *   exp(x):   n = round(x / ln 2), f = (x - n ln 2) / ln 2, the difference in two steps so that nothing
+ *             cancels
+ *   GELU (tanh form):  gelu(u) = u sigma(v),  v = 2 sqrt(2/pi) (u + 0.044715 u^3)
+ *       since (1 + tanh(v/2)) / 2 = sigma(v)
  *                      gelu'(u) = sigma + u sigma (1 - sigma) v',  v' = 2 sqrt(2/pi) (1 + 3 0.044715 u^2)
- *                      sigma(v) = 1 / (1 + 2^-t), t = v / ln 2 in one step: its error counts little where sigma is flat
+ *                      sigma(v) = 1 / (1 + 2^-t), t = v / ln 2 in one step:
+ *                          its error counts little where sigma is flat
  *                      1 - sigma = e^-v sigma, which does not cancel
  *   SiLU:  silu(u) = u sigma(u),  silu'(u) = sigma + u sigma (1 - sigma)
  */
@@ -33,7 +38,8 @@ static inline float vec_power_of_two(float shifted, float f) {
 }
 
 static inline float vec_exp(float x) {
-    /* Beyond these bounds a float's exp is 0 or close to overflow. NaN stays NaN: both comparisons are false for it. */
+    /* Beyond these bounds a float's exp is 0 or close to overflow. NaN stays NaN: both comparisons are false
+     * for it. */
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
     float shifted = x * 1.44269504f + VEC_SHIFTER;
@@ -44,8 +50,8 @@ static inline float vec_exp(float x) {
 #define VEC_GELU_SCALE 1.59576912f /* 2 sqrt(2 / pi) */
 #define VEC_GELU_CUBIC 0.044715f
 
-/* u between -10 and 10, beyond which sigma(v) is 1 or (2^-126 instead of less) 0; by its bits, because compilers make branches, and then
- * two divisions, of a comparison of floats. */
+/* u between -10 and 10, beyond which sigma(v) is 1 or (2^-126 instead of less) 0; by its bits, because
+ * compilers make branches, and then two divisions, of a comparison of floats. */
 static inline float vec_gelu_bounded(float u) {
     const uint32_t sign = 0x80000000u;
     const int32_t ten = 0x41200000;
@@ -60,7 +66,8 @@ static inline float vec_gelu_bounded(float u) {
 
 /* e^-v of a bounded u. */
 static inline float vec_gelu_decay(float u) {
-    float minus_t = u * (-1.44269504f * VEC_GELU_SCALE + -1.44269504f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (u * u));
+    float minus_t =
+        u * (-1.44269504f * VEC_GELU_SCALE + -1.44269504f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (u * u));
     float shifted = minus_t + VEC_SHIFTER;
     return vec_power_of_two(shifted, minus_t - (shifted - VEC_SHIFTER));
 }
@@ -72,8 +79,10 @@ static inline float vec_gelu(float u) {
 
 /* Returns gelu(u) and stores gelu'(u). */
 static inline float vec_gelu_slope(float u, float *slope) {
-    float bounded = vec_gelu_bounded(u), decay = vec_gelu_decay(bounded), sigma = 1.0f / (1.0f + decay), value = u * sigma;
-    *slope = sigma + value * (decay * sigma) * (VEC_GELU_SCALE + 3.0f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (bounded * bounded));
+    float bounded = vec_gelu_bounded(u), decay = vec_gelu_decay(bounded), sigma = 1.0f / (1.0f + decay),
+          value = u * sigma;
+    *slope = sigma + value * (decay * sigma) *
+                         (VEC_GELU_SCALE + 3.0f * VEC_GELU_SCALE * VEC_GELU_CUBIC * (bounded * bounded));
     return value;
 }
 

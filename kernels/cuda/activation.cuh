@@ -1,10 +1,12 @@
 /* activation.cuh - the activations of the base's MLP (ck_mlp) and their derivatives.
  *
- *   gelu(u), tanh form:  u sigma(v), v = 2 sqrt(2 / pi) (u + 0.044715 u^3), since (1 + tanh(v / 2)) / 2 = sigma(v)
+ *   gelu(u), tanh form:  u sigma(v), v = 2 sqrt(2 / pi) (u + 0.044715 u^3), since (1 + tanh(v / 2)) / 2 =
+ *                        sigma(v)
  *   swiglu(u, v):        silu(u) v, silu(u) = u sigma(u), silu'(u) = sigma(u) (1 + u (1 - sigma(u)))
  *
- * For activations of type T. A value that is rounded to bf16 may be made of the tanh instruction: one special function instead of two,
- * which are what bounds a kernel that does little else (16 a clock and multiprocessor). */
+ * For activations of type T. A value that is rounded to bf16 may be made of the tanh instruction: one special
+ * function instead of two, which are what bounds a kernel that does little else (16 a clock and
+ * multiprocessor). */
 #ifndef COHORT_KERNELS_CUDA_ACTIVATION_CUH
 #define COHORT_KERNELS_CUDA_ACTIVATION_CUH
 
@@ -42,8 +44,8 @@ template <> __device__ __forceinline__ float gelu_slope_as<bf16>(float u, float 
     return u * sigma;
 }
 
-/* ---- What kernels are made for, one of ck_mlp: the activation's branches, F columns of U each, with ranks of h and rows of B1 of their
- * own
+/* ---- What kernels are made for, one of ck_mlp: the activation's branches, F columns of U each, with ranks
+ * of h and rows of B1 of their own
  */
 
 struct gelu_mlp {

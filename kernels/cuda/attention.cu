@@ -1,16 +1,20 @@
 /* attention.cu - causal multi-head attention, forward, without the score matrix in memory.
  *
- *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;  lse = log sum exp of S keeps what backward needs
+ *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
+ *       lse = log sum exp of S keeps what backward needs
  *
- * qkv [T, 3 D], o [T, D] in f32 or bf16, lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018) over tiles of keys
- * (FlashAttention-2, Dao 2023): with m the row's largest score so far, l <- l exp(m - m') + sum_j exp(s_j - m'), O likewise.
+ * qkv [T, 3 D], o [T, D] in f32 or bf16, lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
+ * over tiles of keys (FlashAttention-2, Dao 2023): with m the row's largest score so far, l <- l exp(m - m')
+ * + sum_j exp(s_j - m'), O likewise.
  *
- * Block: 64 query rows of one head of one sequence (fewer where no sequence is so long), 16 a warp; keys and values come through shared
- * memory 64 at a time (32 where they are large), the next while these are used. A warp leaves out the keys that none of its rows may see.
- * Scores, sums and O are f32 in registers; P is rounded to T for P V.
+ * Block: 64 query rows of one head of one sequence (fewer where no sequence is so long), 16 a warp; keys and
+ * values come through shared memory 64 at a time (32 where they are large), the next while these are used. A
+ * warp leaves out the keys that none of its rows may see. Scores, sums and O are f32 in registers; P is
+ * rounded to T for P V.
  *
- * Bytes a token: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of the sequence, from L2. FLOPs a token: 2 D (n + 1)
- * in a sequence of n. The bound at the full rate of products: memory up to n of about 700.
+ * Bytes a token: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of the sequence, from
+ * L2. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of products: memory up to n
+ * of about 700.
  */
 #include "attention.cuh"
 
@@ -23,7 +27,8 @@ template <typename T> struct attention_op {
 
 template <typename T, int DIM> using query_factor = row_factor<T, DIM, room_to_hold<T, DIM>>;
 
-/* Of a warp's 16 rows: the result so far, its rows' largest score and sum of exponentials (the lane's share). */
+/* Of a warp's 16 rows: the result so far, its rows' largest score and sum of exponentials (the lane's share).
+ */
 template <int DIM> struct softmax_state { float o[DIM / 8][4], largest[2], sum[2]; };
 
 template <int DIM> static __device__ __forceinline__ void begin_softmax(softmax_state<DIM> &state) {
@@ -38,19 +43,24 @@ template <int DIM> static __device__ __forceinline__ void begin_softmax(softmax_
 
 /* s = Q K^T for the first `units` of 16 keys. */
 template <typename T, int DIM, int N>
-static __device__ __forceinline__ void score(float s[N][4], const query_factor<T, DIM> &q, shared<const T> k, int units) {
+static __device__ __forceinline__ void score(float s[N][4], const query_factor<T, DIM> &q, shared<const T> k,
+                                             int units) {
     CK_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
         left_factor<T> a = factor_part(q, i);
         CK_UNROLL
         for (int u = 0; u < N / 2; u++) {
-            if (u < units) multiply_two(s + 2 * u, a, load_right<tile_stride<DIM>>(k + (16 * u * tile_stride<DIM> + 16 * i)));
+            if (u < units)
+                multiply_two(s + 2 * u, a,
+                             load_right<tile_stride<DIM>>(k + (16 * u * tile_stride<DIM> + 16 * i)));
         }
     }
 }
 
-/* s -> exp(scale s - scale m), and what was summed before, rescaled to the new m. A row's first key is never masked, so m is finite. */
-template <int DIM, int N> static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale2) {
+/* s -> exp(scale s - scale m), and what was summed before, rescaled to the new m. A row's first key is never
+ * masked, so m is finite. */
+template <int DIM, int N>
+static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale2) {
     float correction[2], shift[2];
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
@@ -74,10 +84,11 @@ template <int DIM, int N> static __device__ __forceinline__ void softmax_step(so
 
 /* A warp's rows against the keys of a tile; whole: all of them are before all of the rows. */
 template <typename T, int DIM, bool whole>
-static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q, shared<const T> k, int row, int key,
-                                              float scale2) {
+static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q,
+                                              shared<const T> k, int row, int key, float scale2) {
     constexpr int KEYS = passing_rows<T, DIM>, N = KEYS / 8;
-    int units = whole ? KEYS / 16 : (row - key) / 16 + 1; /* of 16 keys that one of the rows sees; both are multiples of 16 */
+    /* of 16 keys that one of the rows sees; both are multiples of 16 */
+    int units = whole ? KEYS / 16 : (row - key) / 16 + 1;
     shared<const T> v = k + KEYS * tile_stride<DIM>;
     float s[N][4] = {};
     score<T, DIM, N>(s, q, k, units);
@@ -85,13 +96,14 @@ static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const q
     softmax_step<DIM, N>(state, s, scale2);
     CK_UNROLL
     for (int u = 0; u < KEYS / 16; u++) {
-        if (u < units) add_rows<T, DIM>(state.o, left_of<T>(s[2 * u], s[2 * u + 1]), v + 16 * u * tile_stride<DIM>);
+        if (u < units)
+            add_rows<T, DIM>(state.o, left_of<T>(s[2 * u], s[2 * u + 1]), v + 16 * u * tile_stride<DIM>);
     }
 }
 
 template <typename T, int DIM>
-static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op, softmax_state<DIM> &state, const attention_place *place,
-                                                      int row, shared<T> own) {
+static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op, softmax_state<DIM> &state,
+                                                      const attention_place *place, int row, shared<T> own) {
     float factor[2];
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
@@ -107,13 +119,15 @@ static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op,
 }
 
 template <typename T, int DIM>
-static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>) attention_kernel(attention_op<T> op) {
+static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<T, DIM>)
+    attention_kernel(attention_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, KEYS = passing_rows<T, DIM>;
     attention_place place = find_place(&op.size, false);
     int warp = (int)threadIdx.x / 32, rows = (int)blockDim.x / 2, row = place.first + 16 * warp;
     if (place.first >= place.n_tokens) return;
-    int end = place.first + rows < place.n_tokens ? place.first + rows : place.n_tokens; /* of the keys that the block sees */
+    /* of the keys that the block sees */
+    int end = place.first + rows < place.n_tokens ? place.first + rows : place.n_tokens;
     head_rows<const T> q = head_of(op.qkv, &op.size, &place, 0), k = head_of(op.qkv, &op.size, &place, 1),
                        v = head_of(op.qkv, &op.size, &place, 2);
     shared<T> queries = part(arena, rows * STRIDE), passing = part(arena + rows * STRIDE, 4 * KEYS * STRIDE);
@@ -125,7 +139,8 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     for (int key = 0, turn = 0; key < end; key += KEYS, turn ^= 1) {
         cp_async_wait<0>();
         __syncthreads(); /* these keys are here, and the others have been used by all warps */
-        if (key + KEYS < end) bring_two<T, DIM>(passing + 2 * (turn ^ 1) * KEYS * STRIDE, k, v, key + KEYS, end);
+        if (key + KEYS < end)
+            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * KEYS * STRIDE, k, v, key + KEYS, end);
         if (row >= end || key > row) continue;
         if (key == 0) factor = factor_of<T, DIM, room_to_hold<T, DIM>>(queries + 16 * warp * STRIDE);
         shared<const T> keys = passing + 2 * turn * KEYS * STRIDE;
@@ -140,17 +155,19 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
 
 /* ---- Host */
 
-template <typename T, int DIM> static const char *launch(const attention_op<T> *op, int warps, gpu_stream stream) {
+template <typename T, int DIM>
+static const char *launch(const attention_op<T> *op, int warps, gpu_stream stream) {
     int rows = 16 * warps + 4 * passing_rows<T, DIM>;
     size_t bytes = (size_t)rows * tile_stride<DIM> * sizeof(T);
-    return CK_LAUNCH((attention_kernel<T, DIM>), dim3((unsigned)(op->size.pairs * op->size.tiles)), dim3((unsigned)warps * 32), bytes,
-                     stream, *op);
+    return CK_LAUNCH((attention_kernel<T, DIM>), dim3((unsigned)(op->size.pairs * op->size.tiles)),
+                     dim3((unsigned)warps * 32), bytes, stream, *op);
 }
 
 template <typename T> static const char *run(const ck_attention *d, const cuda_call *call) {
-    int dim = d->width / d->heads, warps = attention_warps(d->qkv->program->capacity.max_sequence_tokens, ATTENTION_WARPS);
-    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, 16 * warps), cuda_rows_of<const T>(d->qkv),
-                          cuda_rows_of<T>(d->o), cuda_rows_of<float>(d->lse)};
+    int dim = d->width / d->heads,
+        warps = attention_warps(d->qkv->program->capacity.max_sequence_tokens, ATTENTION_WARPS);
+    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, 16 * warps),
+                          cuda_rows_of<const T>(d->qkv), cuda_rows_of<T>(d->o), cuda_rows_of<float>(d->lse)};
     op.size.wide = attention_is_wide(d->qkv, dim, sizeof(T)) && attention_is_wide(d->o, dim, sizeof(T));
     if (dim <= 16) return launch<T, 16>(&op, warps, call->stream);
     if (dim <= 32) return launch<T, 32>(&op, warps, call->stream);

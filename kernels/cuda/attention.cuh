@@ -1,8 +1,10 @@
-/* attention.cuh - what attention forward and backward share: which block does what, and one head's columns of the activations.
+/* attention.cuh - what attention forward and backward share: which block does what, and one head's columns of
+ * the activations.
  *
- * A tile is up to 64 rows of one head of one sequence, 16 a warp. Sequences of a wave differ in length, so that blocks beyond a sequence's
- * last tile have nothing to do. Blocks go by groups of (sequence, head) pairs, whose keys and values (at most 32 MiB) stay in the L2 cache,
- * and in a group the tiles with most work begin first. */
+ * A tile is up to 64 rows of one head of one sequence, 16 a warp. Sequences of a wave differ in length, so
+ * that blocks beyond a sequence's last tile have nothing to do. Blocks go by groups of (sequence, head)
+ * pairs, whose keys and values (at most 32 MiB) stay in the L2 cache, and in a group the tiles with most work
+ * begin first. */
 #ifndef COHORT_KERNELS_CUDA_ATTENTION_CUH
 #define COHORT_KERNELS_CUDA_ATTENTION_CUH
 
@@ -38,23 +40,28 @@ typedef struct {
     int first; /* row of the sequence, of the block's tile */
 } attention_place;
 
-/* first_tile_longest: the tile of the first rows has most work (rows are keys), else that of the last (rows are queries). */
-static __device__ __forceinline__ attention_place find_place(const attention_size *size, bool first_tile_longest) {
+/* first_tile_longest: the tile of the first rows has most work (rows are keys), else that of the last (rows
+ * are queries). */
+static __device__ __forceinline__ attention_place find_place(const attention_size *size,
+                                                             bool first_tile_longest) {
     int block = (int)blockIdx.x, first = block / (ATTENTION_GROUP * size->tiles) * ATTENTION_GROUP;
     int group = size->pairs - first < ATTENTION_GROUP ? size->pairs - first : (int)ATTENTION_GROUP;
     int rest = block - first * size->tiles, pair = first + rest % group, tile = rest / group;
     if (!first_tile_longest) tile = size->tiles - 1 - tile;
     const cuda_sequence *sequence = record(size->sequences + pair / size->heads);
-    attention_place place = {sequence->first_token, sequence->n_tokens, pair % size->heads, tile * (int)(blockDim.x / 2)};
+    attention_place place = {sequence->first_token, sequence->n_tokens, pair % size->heads,
+                             tile * (int)(blockDim.x / 2)};
     return place;
 }
 
-/* The head's columns of an activation, from the sequence's first row; `part`: which of several [tokens, width] lie side by side. */
+/* The head's columns of an activation, from the sequence's first row; `part`: which of several [tokens,
+ * width] lie side by side. */
 template <typename T>
-static __device__ __forceinline__ head_rows<T> head_of(const cuda_rows<T> &rows, const attention_size *size, const attention_place *place,
-                                                       int part) {
+static __device__ __forceinline__ head_rows<T> head_of(const cuda_rows<T> &rows, const attention_size *size,
+                                                       const attention_place *place, int part) {
     int64_t column = ((int64_t)part * size->heads + place->head) * size->dim;
-    head_rows<T> head = {rows.data + (place->token * rows.columns + column), (int)rows.columns, size->dim, size->wide};
+    head_rows<T> head = {rows.data + (place->token * rows.columns + column), (int)rows.columns, size->dim,
+                         size->wide};
     return head;
 }
 
@@ -62,10 +69,11 @@ static __device__ __forceinline__ int whole_units(int rows) {
     return (rows + 15) / 16;
 }
 
-/* Rows [row, row + passing_rows) of two matrices, those before `end`, to two tiles side by side; one group of copies. */
+/* Rows [row, row + passing_rows) of two matrices, those before `end`, to two tiles side by side; one group of
+ * copies. */
 template <typename T, int DIM>
-static __device__ __forceinline__ void bring_two(shared<T> tiles, const head_rows<const T> &a, const head_rows<const T> &b, int row,
-                                                 int end) {
+static __device__ __forceinline__ void bring_two(shared<T> tiles, const head_rows<const T> &a,
+                                                 const head_rows<const T> &b, int row, int end) {
     constexpr int ROWS = passing_rows<T, DIM>;
     int count = end - row < ROWS ? 16 * whole_units(end - row) : ROWS;
     load_rows<T, DIM>(tiles, a, row, count, end);
@@ -91,7 +99,8 @@ template <typename T, int DIM, bool held> struct row_factor {
     left_factor<T> parts[held ? DIM / 16 : 1];
 };
 
-template <typename T, int DIM, bool held> static __device__ __forceinline__ row_factor<T, DIM, held> factor_of(shared<const T> rows) {
+template <typename T, int DIM, bool held>
+static __device__ __forceinline__ row_factor<T, DIM, held> factor_of(shared<const T> rows) {
     row_factor<T, DIM, held> factor;
     factor.rows = rows;
     if constexpr (held) {
@@ -112,9 +121,11 @@ static __device__ __forceinline__ left_factor<T> factor_part(const row_factor<T,
 
 /* d [16, DIM] += a b: b the 16 rows at p. */
 template <typename T, int DIM>
-static __device__ __forceinline__ void add_rows(float d[DIM / 8][4], const left_factor<T> &a, shared<const T> p) {
+static __device__ __forceinline__ void add_rows(float d[DIM / 8][4], const left_factor<T> &a,
+                                                shared<const T> p) {
     CK_UNROLL
-    for (int n = 0; n < DIM / 16; n++) multiply_two(d + 2 * n, a, load_right_turned<tile_stride<DIM>>(p + 16 * n));
+    for (int n = 0; n < DIM / 16; n++)
+        multiply_two(d + 2 * n, a, load_right_turned<tile_stride<DIM>>(p + 16 * n));
 }
 
 /* s [16, N]: scores of queries from `row` on and keys from `key` on. Keys after the query have no part. */
@@ -133,10 +144,18 @@ static inline bool attention_is_wide(const ck_tensor *tensor, int dim, size_t by
     return dim % width == 0 && tensor->columns % width == 0 && (uintptr_t)tensor->data % 16 == 0;
 }
 
-static inline attention_size attention_size_of(const cuda_call *call, const ck_tensor *qkv, int32_t heads, int32_t width, int rows) {
+static inline attention_size attention_size_of(const cuda_call *call, const ck_tensor *qkv, int32_t heads,
+                                               int32_t width, int rows) {
     int tiles = (qkv->program->capacity.max_sequence_tokens + rows - 1) / rows, dim = width / heads;
     float scale = 1.0f / sqrtf((float)dim);
-    attention_size size = {call->wave.sequences, call->wave.n_sequences * heads, tiles, heads, dim, scale, scale * LOG2_E, false};
+    attention_size size = {call->wave.sequences,
+                           call->wave.n_sequences * heads,
+                           tiles,
+                           heads,
+                           dim,
+                           scale,
+                           scale * LOG2_E,
+                           false};
     return size;
 }
 

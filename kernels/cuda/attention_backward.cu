@@ -3,20 +3,22 @@
  *   P = exp(Q K^T / sqrt(d) - lse),  delta = <dO, O> of each row and head
  *   dP = dO V^T,  dS = P (dP - delta),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d),  dV = P^T dO
  *
- * qkv, dqkv [T, 3 D], o, d_o [T, D] in f32 or bf16, lse [T, heads] f32. Every result has one warp that sums it in a fixed order.
+ * qkv, dqkv [T, 3 D], o, d_o [T, D] in f32 or bf16, lse [T, heads] f32. Every result has one warp that sums
+ * it in a fixed order.
  *
- * A warp owns 16 rows and multiplies them with 16 or 32 of the others at a time: as queries it sums dQ over the keys before them, as keys
- * it sums dK and dV over the queries after them, with the transposed products K Q^T and V dO^T, so that no matrix changes its layout. P
- * and dS are rounded to T as factors.
+ * A warp owns 16 rows and multiplies them with 16 or 32 of the others at a time: as queries it sums dQ over
+ * the keys before them, as keys it sums dK and dV over the queries after them, with the transposed products K
+ * Q^T and V dO^T, so that no matrix changes its layout. P and dS are rounded to T as factors.
  *
- * Short sequences (up to 128 tokens where shared memory has room): block = one head of one sequence, everything of it in shared memory,
- * each warp is queries and then keys. Longer ones: a kernel of query tiles, which also writes (lse log2(e), delta) of every row and head to
- * the workspace, [heads, T], then a kernel of key tiles; the other side's rows pass through shared memory 64 at a time (32 where they are
+ * Short sequences (up to 128 tokens where shared memory has room): block = one head of one sequence,
+ * everything of it in shared memory, each warp is queries and then keys. Longer ones: a kernel of query
+ * tiles, which also writes (lse log2(e), delta) of every row and head to the workspace, [heads, T], then a
+ * kernel of key tiles; the other side's rows pass through shared memory 64 at a time (32 where they are
  * large), the next while these are used.
  *
- * Bytes a token: short reads 5 D and writes 3 D, in bf16 16 D; long reads 9 D and writes 3 D, 24 D, and 4 D more for every further 64 rows
- * of the sequence, from L2. FLOPs a token: 7 D (n + 1) in a sequence of n. The bound at the full rate of products: memory up to n of about
- * 400.
+ * Bytes a token: short reads 5 D and writes 3 D, in bf16 16 D; long reads 9 D and writes 3 D, 24 D, and 4 D
+ * more for every further 64 rows of the sequence, from L2. FLOPs a token: 7 D (n + 1) in a sequence of n. The
+ * bound at the full rate of products: memory up to n of about 400.
  */
 #include "attention.cuh"
 
@@ -28,14 +30,17 @@ template <typename T> struct attention_backward_op {
     cuda_rows<const T> qkv, o, d_o;
     cuda_rows<const float> lse;
     cuda_rows<T> dqkv;
-    global<float2> rows; /* [heads, n_tokens] (lse log2(e), delta); not used by the kernel of short sequences */
+    /* [heads, n_tokens] (lse log2(e), delta); not used by the kernel of short sequences */
+    global<float2> rows;
     int64_t n_tokens;
 };
 
-/* What a query row is known by: x = lse log2(e), y = delta, of rows g and g + 8 of the warp's 16. Rows behind the sequence: 0. */
+/* What a query row is known by: x = lse log2(e), y = delta, of rows g and g + 8 of the warp's 16. Rows behind
+ * the sequence: 0. */
 template <typename T, int DIM>
-static __device__ __forceinline__ void describe_rows(float2 known[2], const attention_backward_op<T> *op, const attention_place *place,
-                                                     int row, shared<const T> o, shared<const T> d_o) {
+static __device__ __forceinline__ void describe_rows(float2 known[2], const attention_backward_op<T> *op,
+                                                     const attention_place *place, int row, shared<const T> o,
+                                                     shared<const T> d_o) {
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         int r = fragment_g() + 8 * half;
@@ -47,15 +52,16 @@ static __device__ __forceinline__ void describe_rows(float2 known[2], const atte
             float2 x = load_two(o + at), y = load_two(d_o + at);
             delta += x.x * y.x + x.y * y.y;
         }
-        known[half].x = row + r < place->n_tokens ? LOG2_E * op->lse.data[token * op->lse.columns + place->head] : 0.0f;
+        known[half].x =
+            row + r < place->n_tokens ? LOG2_E * op->lse.data[token * op->lse.columns + place->head] : 0.0f;
         known[half].y = quad_sum(delta);
     }
 }
 
 /* s = a b^T and ds = da db^T: 16 rows against U times 16 rows at b and db. */
 template <typename T, int DIM, int U, typename Factor>
-static __device__ __forceinline__ void score_both(float s[2 * U][4], float ds[2 * U][4], const Factor &a, const Factor &da,
-                                                  shared<const T> b, shared<const T> db) {
+static __device__ __forceinline__ void score_both(float s[2 * U][4], float ds[2 * U][4], const Factor &a,
+                                                  const Factor &da, shared<const T> b, shared<const T> db) {
     constexpr int STRIDE = tile_stride<DIM>;
     CK_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
@@ -68,33 +74,41 @@ static __device__ __forceinline__ void score_both(float s[2 * U][4], float ds[2 
     }
 }
 
-/* ---- A warp's rows as queries: dQ sqrt(d) += dS K for U times 16 keys, of which the last may be hidden in part */
+/* ---- A warp's rows as queries: dQ sqrt(d) += dS K for U times 16 keys, of which the last may be hidden in
+ * part */
 
 template <typename T, int DIM, int U, typename Factor>
-static __device__ __forceinline__ void query_step(float dq[DIM / 8][4], const Factor &q, const Factor &d_o, const float2 known[2],
-                                                  shared<const T> k, shared<const T> v, int row, int key, float scale2) {
+static __device__ __forceinline__ void query_step(float dq[DIM / 8][4], const Factor &q, const Factor &d_o,
+                                                  const float2 known[2], shared<const T> k, shared<const T> v,
+                                                  int row, int key, float scale2) {
     float s[2 * U][4] = {}, ds[2 * U][4] = {};
     score_both<T, DIM, U>(s, ds, q, d_o, k, v);
     if (key + 16 * U > row) mask_scores<2 * U>(s, row, key);
     CK_UNROLL
     for (int i = 0; i < 8 * U; i++) {
         float2 of_row = known[i % 4 / 2];
-        ds[i / 4][i % 4] = fast_exp2(fmaf(scale2, s[i / 4][i % 4], -of_row.x)) * (ds[i / 4][i % 4] - of_row.y);
+        ds[i / 4][i % 4] =
+            fast_exp2(fmaf(scale2, s[i / 4][i % 4], -of_row.x)) * (ds[i / 4][i % 4] - of_row.y);
     }
     CK_UNROLL
-    for (int u = 0; u < U; u++) add_rows<T, DIM>(dq, left_of<T>(ds[2 * u], ds[2 * u + 1]), k + 16 * u * tile_stride<DIM>);
+    for (int u = 0; u < U; u++)
+        add_rows<T, DIM>(dq, left_of<T>(ds[2 * u], ds[2 * u + 1]), k + 16 * u * tile_stride<DIM>);
 }
 
 template <typename T, int DIM, int U, typename Factor>
-static __device__ __forceinline__ void query_steps(float dq[DIM / 8][4], const Factor &q, const Factor &d_o, const float2 known[2],
-                                                   shared<const T> k, shared<const T> v, int row, int key, int units, float scale2) {
+static __device__ __forceinline__ void
+query_steps(float dq[DIM / 8][4], const Factor &q, const Factor &d_o, const float2 known[2],
+            shared<const T> k, shared<const T> v, int row, int key, int units, float scale2) {
     constexpr int STRIDE = 16 * tile_stride<DIM>;
     int u = 0;
-    for (; u + U <= units; u += U) query_step<T, DIM, U>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
-    if (U > 1 && u < units) query_step<T, DIM, 1>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
+    for (; u + U <= units; u += U)
+        query_step<T, DIM, U>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
+    if (U > 1 && u < units)
+        query_step<T, DIM, 1>(dq, q, d_o, known, k + u * STRIDE, v + u * STRIDE, row, key + 16 * u, scale2);
 }
 
-/* ---- A warp's rows as keys: dV += P^T dO, dK sqrt(d) += dS^T Q for U times 16 queries, of which the first may not see all */
+/* ---- A warp's rows as keys: dV += P^T dO, dK sqrt(d) += dS^T Q for U times 16 queries, of which the first
+ * may not see all */
 
 template <typename T> struct passing_queries {
     shared<const T> q, d_o;
@@ -102,8 +116,9 @@ template <typename T> struct passing_queries {
 };
 
 template <typename T, int DIM, int U, typename Factor>
-static __device__ __forceinline__ void key_step(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k, const Factor &v,
-                                                const passing_queries<T> &from, int first, int row, int query, float scale2) {
+static __device__ __forceinline__ void key_step(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k,
+                                                const Factor &v, const passing_queries<T> &from, int first,
+                                                int row, int query, float scale2) {
     constexpr int STRIDE = tile_stride<DIM>;
     float p[2 * U][4] = {}, ds[2 * U][4] = {};
     shared<const T> q = from.q + first * STRIDE, d_o = from.d_o + first * STRIDE;
@@ -129,10 +144,12 @@ static __device__ __forceinline__ void key_step(float dk[DIM / 8][4], float dv[D
 
 /* Queries [query + 16 from, query + 16 to), of which the first unit lies at `passing`. */
 template <typename T, int DIM, int U, typename Factor>
-static __device__ __forceinline__ void key_steps(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k, const Factor &v,
-                                                 const passing_queries<T> &passing, int row, int query, int from, int to, float scale2) {
+static __device__ __forceinline__ void key_steps(float dk[DIM / 8][4], float dv[DIM / 8][4], const Factor &k,
+                                                 const Factor &v, const passing_queries<T> &passing, int row,
+                                                 int query, int from, int to, float scale2) {
     int u = from;
-    for (; u + U <= to; u += U) key_step<T, DIM, U>(dk, dv, k, v, passing, 16 * u, row, query + 16 * u, scale2);
+    for (; u + U <= to; u += U)
+        key_step<T, DIM, U>(dk, dv, k, v, passing, 16 * u, row, query + 16 * u, scale2);
     if (U > 1 && u < to) key_step<T, DIM, 1>(dk, dv, k, v, passing, 16 * u, row, query + 16 * u, scale2);
 }
 
@@ -147,9 +164,10 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WHOLE_WARPS, room_to_hol
     attention_place place = find_place(&op.size, false);
     int n = place.n_tokens, units = whole_units(n);
     if (n == 0) return;
-    const head_rows<const T> from[5] = {head_of(op.qkv, &op.size, &place, 0), head_of(op.qkv, &op.size, &place, 1),
-                                        head_of(op.qkv, &op.size, &place, 2), head_of(op.d_o, &op.size, &place, 0),
-                                        head_of(op.o, &op.size, &place, 0)};
+    const head_rows<const T> from[5] = {
+        head_of(op.qkv, &op.size, &place, 0), head_of(op.qkv, &op.size, &place, 1),
+        head_of(op.qkv, &op.size, &place, 2), head_of(op.d_o, &op.size, &place, 0),
+        head_of(op.o, &op.size, &place, 0)};
     CK_UNROLL
     for (int i = 0; i < 5; i++) load_rows<T, DIM>(arena + i * tile, from[i], 0, 16 * units, n);
     cp_async_commit();
@@ -161,20 +179,24 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WHOLE_WARPS, room_to_hol
     float2 of_rows[2];
     if (row < n) {
         describe_rows<T, DIM>(of_rows, &op, &place, row, own, d_o + row * STRIDE);
-        if (fragment_t() < 2) known[row + fragment_g() + 8 * fragment_t()] = fragment_t() == 0 ? of_rows[0] : of_rows[1];
+        if (fragment_t() < 2)
+            known[row + fragment_g() + 8 * fragment_t()] = fragment_t() == 0 ? of_rows[0] : of_rows[1];
     }
     __syncthreads();
     if (row >= n) return;
     const float one[2] = {1, 1}, scale[2] = {op.size.scale, op.size.scale};
     {
         float dq[DIM / 8][4] = {};
-        row_factor<T, DIM, false> a = factor_of<T, DIM, false>(q + row * STRIDE), b = factor_of<T, DIM, false>(d_o + row * STRIDE);
+        row_factor<T, DIM, false> a = factor_of<T, DIM, false>(q + row * STRIDE),
+                                  b = factor_of<T, DIM, false>(d_o + row * STRIDE);
         query_steps<T, DIM, 1>(dq, a, b, of_rows, k, v, row, 0, row / 16 + 1, op.size.scale2);
         store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 0), row, n, dq, scale, own);
     }
     float dk[DIM / 8][4] = {}, dv[DIM / 8][4] = {};
-    row_factor<T, DIM, false> a = factor_of<T, DIM, false>(k + row * STRIDE), b = factor_of<T, DIM, false>(v + row * STRIDE);
-    key_steps<T, DIM, 1>(dk, dv, a, b, passing_queries<T>{q, d_o, known}, row, 0, row / 16, units, op.size.scale2);
+    row_factor<T, DIM, false> a = factor_of<T, DIM, false>(k + row * STRIDE),
+                              b = factor_of<T, DIM, false>(v + row * STRIDE);
+    key_steps<T, DIM, 1>(dk, dv, a, b, passing_queries<T>{q, d_o, known}, row, 0, row / 16, units,
+                         op.size.scale2);
     store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 1), row, n, dk, scale, own);
     store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 2), row, n, dv, one, own);
 }
@@ -191,12 +213,14 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     if (place.first >= place.n_tokens) return;
     int end = place.n_tokens - place.first < ATTENTION_TILE ? place.n_tokens : place.first + ATTENTION_TILE;
     int count = 16 * whole_units(end - place.first);
-    shared<T> q = part(arena, TILE), d_o = part(arena + TILE, TILE), passing = part(arena + 2 * TILE, 4 * KEYS * STRIDE);
+    shared<T> q = part(arena, TILE), d_o = part(arena + TILE, TILE),
+              passing = part(arena + 2 * TILE, 4 * KEYS * STRIDE);
     shared<T> o = passing + 2 * KEYS * STRIDE; /* for a moment: the next keys come later */
     load_rows<T, DIM>(q, head_of(op.qkv, &op.size, &place, 0), place.first, count, end);
     load_rows<T, DIM>(d_o, head_of(op.d_o, &op.size, &place, 0), place.first, count, end);
     load_rows<T, DIM>(o, head_of(op.o, &op.size, &place, 0), place.first, count, end);
-    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 1), head_of(op.qkv, &op.size, &place, 2), 0, end);
+    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 1), head_of(op.qkv, &op.size, &place, 2), 0,
+                      end);
     cp_async_wait<0>();
     __syncthreads();
     float dq[DIM / 8][4] = {};
@@ -207,7 +231,8 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
         b = factor_of<T, DIM, room_to_hold<T, DIM>>(d_o + own_row * STRIDE);
         describe_rows<T, DIM>(known, &op, &place, row, o + own_row * STRIDE, d_o + own_row * STRIDE);
         int r = row + fragment_g() + 8 * fragment_t();
-        if (fragment_t() < 2 && r < end) op.rows[place.head * op.n_tokens + place.token + r] = fragment_t() == 0 ? known[0] : known[1];
+        if (fragment_t() < 2 && r < end)
+            op.rows[place.head * op.n_tokens + place.token + r] = fragment_t() == 0 ? known[0] : known[1];
     }
     for (int key = 0, turn = 0; key < end; key += KEYS, turn ^= 1) {
         cp_async_wait<0>();
@@ -222,14 +247,18 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
                                                 units < KEYS / 16 ? units : KEYS / 16, op.size.scale2);
     }
     const float scale[2] = {op.size.scale, op.size.scale};
-    if (row < end) store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 0), row, end, dq, scale, q + own_row * STRIDE);
+    if (row < end)
+        store_rows<T, DIM>(head_of(op.dqkv, &op.size, &place, 0), row, end, dq, scale, q + own_row * STRIDE);
 }
 
-/* (lse log2(e), delta) of rows [row, row + passing_rows); those from `end` on become 0. In the caller's next group of copies. */
+/* (lse log2(e), delta) of rows [row, row + passing_rows); those from `end` on become 0. In the caller's next
+ * group of copies. */
 template <typename T, int DIM>
-static __device__ __forceinline__ void bring_known(shared<float2> to, global<const float2> from, int row, int end) {
+static __device__ __forceinline__ void bring_known(shared<float2> to, global<const float2> from, int row,
+                                                   int end) {
     int i = (int)threadIdx.x;
-    if (i < passing_rows<T, DIM>) cp_async<8>(to + i, from + (row + i < end ? row + i : row), row + i < end ? 8 : 0);
+    if (i < passing_rows<T, DIM>)
+        cp_async<8>(to + i, from + (row + i < end ? row + i : row), row + i < end ? 8 : 0);
 }
 
 template <typename T, int DIM>
@@ -240,14 +269,17 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     attention_place place = find_place(&op.size, true);
     int own_row = (int)threadIdx.x / 32 * 16, row = place.first + own_row, n = place.n_tokens;
     if (place.first >= n) return;
-    int end = n - place.first < ATTENTION_TILE ? n : place.first + ATTENTION_TILE, count = 16 * whole_units(end - place.first);
-    shared<T> k = part(arena, TILE), v = part(arena + TILE, TILE), passing = part(arena + 2 * TILE, 4 * QUERIES * STRIDE);
+    int end = n - place.first < ATTENTION_TILE ? n : place.first + ATTENTION_TILE,
+        count = 16 * whole_units(end - place.first);
+    shared<T> k = part(arena, TILE), v = part(arena + TILE, TILE),
+              passing = part(arena + 2 * TILE, 4 * QUERIES * STRIDE);
     shared<float2> known = retype<float2>(arena + (2 * TILE + 4 * QUERIES * STRIDE));
     global<const float2> rows = op.rows + (place.head * op.n_tokens + place.token);
     load_rows<T, DIM>(k, head_of(op.qkv, &op.size, &place, 1), place.first, count, end);
     load_rows<T, DIM>(v, head_of(op.qkv, &op.size, &place, 2), place.first, count, end);
     bring_known<T, DIM>(known, rows, place.first, n);
-    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 0), head_of(op.d_o, &op.size, &place, 0), place.first, n);
+    bring_two<T, DIM>(passing, head_of(op.qkv, &op.size, &place, 0), head_of(op.d_o, &op.size, &place, 0),
+                      place.first, n);
     float dk[DIM / 8][4] = {}, dv[DIM / 8][4] = {};
     row_factor<T, DIM, room_to_hold<T, DIM>> a, b;
     for (int query = place.first, turn = 0; query < n; query += QUERIES, turn ^= 1) {
@@ -255,15 +287,17 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
         __syncthreads();
         if (query + QUERIES < n) {
             bring_known<T, DIM>(known + (turn ^ 1) * QUERIES, rows, query + QUERIES, n);
-            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * QUERIES * STRIDE, head_of(op.qkv, &op.size, &place, 0),
-                              head_of(op.d_o, &op.size, &place, 0), query + QUERIES, n);
+            bring_two<T, DIM>(passing + 2 * (turn ^ 1) * QUERIES * STRIDE,
+                              head_of(op.qkv, &op.size, &place, 0), head_of(op.d_o, &op.size, &place, 0),
+                              query + QUERIES, n);
         }
         if (row >= end) continue;
         if (query == place.first) {
             a = factor_of<T, DIM, room_to_hold<T, DIM>>(k + own_row * STRIDE);
             b = factor_of<T, DIM, room_to_hold<T, DIM>>(v + own_row * STRIDE);
         }
-        int from = row > query ? (row - query) / 16 : 0, to = n - query < QUERIES ? whole_units(n - query) : QUERIES / 16;
+        int from = row > query ? (row - query) / 16 : 0,
+            to = n - query < QUERIES ? whole_units(n - query) : QUERIES / 16;
         shared<const T> queries = passing + 2 * turn * QUERIES * STRIDE;
         passing_queries<T> now = {queries, queries + QUERIES * STRIDE, known + turn * QUERIES};
         key_steps<T, DIM, 1>(dk, dv, a, b, now, row, query, from, to, op.size.scale2);
@@ -287,32 +321,39 @@ static size_t whole_bytes(int warps, int dim, size_t element_bytes) {
 /* Warps of a block that has all of a sequence; 0: there is no such block. */
 static int whole_warps(int max_sequence_tokens, int dim, bool half) {
     int warps = (max_sequence_tokens + 15) / 16;
-    return warps <= cuda_limits.attention_warps && whole_bytes(warps, dim, half ? 2 : 4) <= ATTENTION_SHARED ? warps : 0;
+    return warps <= cuda_limits.attention_warps && whole_bytes(warps, dim, half ? 2 : 4) <= ATTENTION_SHARED
+               ? warps
+               : 0;
 }
 
-template <typename T, int DIM> static const char *launch(const attention_backward_op<T> *op, int whole, gpu_stream stream) {
+template <typename T, int DIM>
+static const char *launch(const attention_backward_op<T> *op, int whole, gpu_stream stream) {
     dim3 grid((unsigned)(op->size.pairs * op->size.tiles)), block(32 * ATTENTION_WARPS);
     if (whole > 0) {
         size_t bytes = whole_bytes(whole, DIM, sizeof(T));
-        return CK_LAUNCH((attention_backward_whole_kernel<T, DIM>), grid, dim3((unsigned)whole * 32), bytes, stream, *op);
+        return CK_LAUNCH((attention_backward_whole_kernel<T, DIM>), grid, dim3((unsigned)whole * 32), bytes,
+                         stream, *op);
     }
     size_t bytes = (size_t)(2 * ATTENTION_TILE + 4 * passing_rows<T, DIM>)*tile_stride<DIM> * sizeof(T);
-    const char *problem = CK_LAUNCH((attention_backward_query_kernel<T, DIM>), grid, block, bytes, stream, *op);
+    const char *problem =
+        CK_LAUNCH((attention_backward_query_kernel<T, DIM>), grid, block, bytes, stream, *op);
     if (problem) return problem;
     bytes += 2 * passing_rows<T, DIM> * sizeof(float2);
     return CK_LAUNCH((attention_backward_key_kernel<T, DIM>), grid, block, bytes, stream, *op);
 }
 
 template <typename T> static const char *run(const ck_attention_backward *d, const cuda_call *call) {
-    int dim = d->width / d->heads, whole = whole_warps(d->qkv->program->capacity.max_sequence_tokens, dim, sizeof(T) == 2);
-    attention_backward_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, whole > 0 ? 16 * whole : (int)ATTENTION_TILE),
-                                   cuda_rows_of<const T>(d->qkv),
-                                   cuda_rows_of<const T>(d->o),
-                                   cuda_rows_of<const T>(d->d_o),
-                                   cuda_rows_of<const float>(d->lse),
-                                   cuda_rows_of<T>(d->dqkv),
-                                   static_cast<float2 *>(call->workspace),
-                                   call->wave.n_tokens};
+    int dim = d->width / d->heads,
+        whole = whole_warps(d->qkv->program->capacity.max_sequence_tokens, dim, sizeof(T) == 2);
+    attention_backward_op<T> op = {
+        attention_size_of(call, d->qkv, d->heads, d->width, whole > 0 ? 16 * whole : (int)ATTENTION_TILE),
+        cuda_rows_of<const T>(d->qkv),
+        cuda_rows_of<const T>(d->o),
+        cuda_rows_of<const T>(d->d_o),
+        cuda_rows_of<const float>(d->lse),
+        cuda_rows_of<T>(d->dqkv),
+        static_cast<float2 *>(call->workspace),
+        call->wave.n_tokens};
     op.size.wide = attention_is_wide(d->qkv, dim, sizeof(T)) && attention_is_wide(d->o, dim, sizeof(T)) &&
                    attention_is_wide(d->d_o, dim, sizeof(T)) && attention_is_wide(d->dqkv, dim, sizeof(T));
     if (dim <= 16) return launch<T, 16>(&op, whole, call->stream);

@@ -1,9 +1,10 @@
 /* balance.cu - the load balance's coefficients, from what the router counted over each sequence.
  *
- *   c_e = balance_e f_e / T_i,  f_e = (choices of e) / (K T_i);  value = sum over layers and experts of c_e P_e, P_e summed over tokens
+ *   c_e = balance_e f_e / T_i,  f_e = (choices of e) / (K T_i);
+ *       value = sum over layers and experts of c_e P_e, P_e summed over tokens
  *
- * Block: a device; half a warp: every BALANCE_HALVES-th layer, a lane per expert. Sums run over the sequences in order, then over layers,
- * then over experts. 8 L 16 bytes a sequence. */
+ * Block: a device; half a warp: every BALANCE_HALVES-th layer, a lane per expert. Sums run over the sequences
+ * in order, then over layers, then over experts. 8 L 16 bytes a sequence. */
 #include "ops.cuh"
 
 enum { BALANCE_LANES = 128, BALANCE_HALVES = BALANCE_LANES / CK_MAX_EXPERTS };
@@ -16,7 +17,8 @@ typedef struct {
 } balance_op;
 
 /* Over the device's sequences, for the lane's expert of one layer. */
-static __device__ __forceinline__ float2 sum_sequences(const balance_op *op, int first, int last, int layer, int e) {
+static __device__ __forceinline__ float2 sum_sequences(const balance_op *op, int first, int last, int layer,
+                                                       int e) {
     float2 sum = make_float2(0, 0);
     for (int s = first; s <= last; s++) {
         int64_t at = ((int64_t)s * op->n_layers + layer) * CK_MAX_EXPERTS + e;
@@ -32,8 +34,10 @@ static __global__ void __launch_bounds__(BALANCE_LANES) balance_kernel(balance_o
     if (device->n_tokens == 0) return;
     const ck_shape *shape = record(op.wave.shapes + device->shape);
     int lane = (int)threadIdx.x, e = lane % CK_MAX_EXPERTS, experts = shape->router_rows;
-    int first = op.wave.sequence_of[device->first_token], last = op.wave.sequence_of[device->first_token + device->n_tokens - 1];
-    float tokens = (float)device->n_tokens, kept = (float)(shape->top_k < experts ? shape->top_k : experts), value = 0;
+    int first = op.wave.sequence_of[device->first_token],
+        last = op.wave.sequence_of[device->first_token + device->n_tokens - 1];
+    float tokens = (float)device->n_tokens, kept = (float)(shape->top_k < experts ? shape->top_k : experts),
+          value = 0;
     for (int layer = lane / CK_MAX_EXPERTS; layer < op.n_layers; layer += BALANCE_HALVES) {
         float c = 0;
         if (e < experts) {
@@ -58,5 +62,6 @@ const char *cuda_balance(const ck_balance *d, const cuda_call *call) {
     op.top_k_count = d->top_k_count, op.p_sum = d->p_sum;
     op.coefficient = d->coefficient, op.value = d->value;
     op.n_layers = d->n_layers;
-    return CK_LAUNCH(balance_kernel, dim3((unsigned)call->wave.n_devices), dim3(BALANCE_LANES), 0, call->stream, op);
+    return CK_LAUNCH(balance_kernel, dim3((unsigned)call->wave.n_devices), dim3(BALANCE_LANES), 0,
+                     call->stream, op);
 }

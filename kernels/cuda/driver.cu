@@ -1,10 +1,8 @@
 /* driver.cu - the CUDA backend: memory, streams, events, and the table of calls. */
 #include "driver.hpp"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static cuda_backend *of(ck_backend *backend) {
     return reinterpret_cast<cuda_backend *>(backend);
@@ -23,7 +21,8 @@ static ck_status issued(ck_stream *stream, const char *what, const char *problem
 static ck_status cuda_open(int threads, ck_backend **out) {
     char wrong[448];
     (void)threads;
-    if (!cuda_read_limits(getenv("COHORT_CUDA_LIMITS"), wrong, sizeof wrong)) return ck_fail(nullptr, CK_BAD_ARGUMENT, "%s", wrong);
+    if (!cuda_read_limits(getenv("COHORT_CUDA_LIMITS"), wrong, sizeof wrong))
+        return ck_fail(nullptr, CK_BAD_ARGUMENT, "%s", wrong);
     cuda_backend *backend = static_cast<cuda_backend *>(calloc(1, sizeof *backend));
     if (!backend) return ck_fail(nullptr, CK_NO_MEMORY, "cannot allocate the CUDA backend");
     const char *problem = gpu_describe(&backend->gpu);
@@ -51,7 +50,7 @@ const cuda_block *cuda_block_of(const ck_backend *backend, const void *address) 
     return nullptr;
 }
 
-static const char *allocate_zeros(size_t bytes, bool far, void **out) {
+const char *cuda_alloc_zeros(size_t bytes, bool far, void **out) {
     gpu_stream stream;
     const char *problem = far ? gpu_alloc_far(bytes, "a far buffer", out) : gpu_alloc(bytes, "a buffer", out);
     if (problem) return problem;
@@ -68,7 +67,7 @@ static ck_status allocate(ck_backend *backend, size_t bytes, bool far, void **ou
     cuda_block *block = static_cast<cuda_block *>(calloc(1, sizeof *block));
     *out = nullptr;
     if (!block) return CK_NO_MEMORY;
-    const char *problem = allocate_zeros(bytes, far, out);
+    const char *problem = cuda_alloc_zeros(bytes, far, out);
     if (problem) {
         if (*out) (far ? gpu_free_far : gpu_free)(*out);
         free(block);
@@ -140,16 +139,20 @@ static void cuda_stream_destroy(ck_stream *stream) {
 
 static ck_status cuda_copy(ck_stream *stream, void *to, const void *from, size_t bytes) {
     changed(stream->backend, to);
-    return bytes ? issued(stream, "a copy within the GPU's memories", gpu_copy(of(stream)->stream, to, from, bytes)) : CK_OK;
+    return bytes ? issued(stream, "a copy within the GPU's memories",
+                          gpu_copy(of(stream)->stream, to, from, bytes))
+                 : CK_OK;
 }
 
 static ck_status cuda_upload(ck_stream *stream, void *to, const void *host, size_t bytes) {
     changed(stream->backend, to);
-    return bytes ? issued(stream, "a copy to the GPU", gpu_upload(of(stream)->stream, to, host, bytes)) : CK_OK;
+    return bytes ? issued(stream, "a copy to the GPU", gpu_upload(of(stream)->stream, to, host, bytes))
+                 : CK_OK;
 }
 
 static ck_status cuda_download(ck_stream *stream, void *host, const void *from, size_t bytes) {
-    return bytes ? issued(stream, "a copy from the GPU", cuda_land(of(stream), host, from, bytes, false)) : CK_OK;
+    return bytes ? issued(stream, "a copy from the GPU", cuda_land(of(stream), host, from, bytes, false))
+                 : CK_OK;
 }
 
 static ck_status cuda_zero(ck_stream *stream, void *memory, size_t bytes) {
@@ -162,7 +165,8 @@ static ck_status cuda_wait(ck_stream *stream) {
 }
 
 /* Kept activations of a bf16 program pass through a f32 buffer; tests only, so it is made and freed here. */
-static ck_status convert(ck_stream *stream, const ck_tensor *tensor, int64_t count, const float *up, float *down) {
+static ck_status convert(ck_stream *stream, const ck_tensor *tensor, int64_t count, const float *up,
+                         float *down) {
     void *floats = nullptr;
     gpu_stream s = of(stream)->stream;
     bf16 *halves = static_cast<bf16 *>(tensor->data);
@@ -181,13 +185,15 @@ static bool is_half(const ck_tensor *tensor) {
     return tensor->wide && tensor->program->capacity.precision == CK_BF16;
 }
 
-static ck_status cuda_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens, const float *host) {
+static ck_status cuda_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_tokens,
+                                    const float *host) {
     int64_t count = n_tokens * tensor->columns;
     if (is_half(tensor)) return convert(stream, tensor, count, host, nullptr);
     return cuda_upload(stream, tensor->data, host, (size_t)count * sizeof(float));
 }
 
-static ck_status cuda_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens, float *host) {
+static ck_status cuda_tensor_download(ck_stream *stream, const ck_tensor *tensor, int64_t n_tokens,
+                                      float *host) {
     int64_t count = n_tokens * tensor->columns;
     if (is_half(tensor)) return convert(stream, tensor, count, nullptr, host);
     return cuda_download(stream, host, tensor->data, (size_t)count * sizeof(float));
@@ -234,19 +240,23 @@ static void cuda_event_destroy(ck_event *event) {
 }
 
 static ck_status cuda_event_record(ck_stream *stream, ck_event *event) {
-    return issued(stream, "an event", gpu_event_record(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
+    return issued(stream, "an event",
+                  gpu_event_record(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
 }
 
 static ck_status cuda_event_await(ck_stream *stream, ck_event *event) {
-    return issued(stream, "an event", gpu_event_await(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
+    return issued(stream, "an event",
+                  gpu_event_await(of(stream)->stream, reinterpret_cast<cuda_event *>(event)->event));
 }
 
 static double cuda_event_seconds(const ck_event *from, const ck_event *to) {
-    return gpu_event_seconds(reinterpret_cast<const cuda_event *>(from)->event, reinterpret_cast<const cuda_event *>(to)->event);
+    return gpu_event_seconds(reinterpret_cast<const cuda_event *>(from)->event,
+                             reinterpret_cast<const cuda_event *>(to)->event);
 }
 
 static ck_status cuda_capture_begin(ck_stream *stream) {
-    if (!of(stream->backend)->gpu.graphs) return ck_fail(stream->backend, CK_UNAVAILABLE, "this GPU runtime has no graphs");
+    if (!of(stream->backend)->gpu.graphs)
+        return ck_fail(stream->backend, CK_UNAVAILABLE, "this GPU runtime has no graphs");
     ck_status status = issued(stream, "a graph", gpu_capture_begin(of(stream)->stream));
     of(stream)->capturing = status == CK_OK;
     return status;
@@ -268,7 +278,8 @@ static ck_status cuda_capture_end(ck_stream *stream, ck_graph **out) {
     }
     of(stream)->captured = nullptr;
     of(stream)->programs = nullptr;
-    return status == CK_OK && !graph ? ck_fail(stream->backend, CK_NO_MEMORY, "cannot allocate a graph") : status;
+    return status == CK_OK && !graph ? ck_fail(stream->backend, CK_NO_MEMORY, "cannot allocate a graph")
+                                     : status;
 }
 
 static ck_status cuda_graph_launch(ck_stream *stream, ck_graph *graph) {
@@ -308,136 +319,52 @@ template <typename D> static int32_t shapes_named(const D *devices, int32_t n_de
     return n;
 }
 
-static ck_status adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                               const ck_shape *shapes, const ck_adamw_device *devices, int32_t n) {
-    if (n == 0) return CK_OK;
-    const char *problem = cuda_stage_begin(of(stream));
-    if (!problem)
-        problem = cuda_adamw_devices(stream, parameters, moment1, moment2, gradients, shapes, shapes_named(devices, n), devices, n);
-    return update_ended(stream, "AdamW", problem);
-}
-
-static ck_status carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, const ck_carry_device *devices,
+static ck_status adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                               const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
                                int32_t n) {
     if (n == 0) return CK_OK;
     const char *problem = cuda_stage_begin(of(stream));
-    if (!problem) problem = cuda_carry_devices(stream, carried, gradients, shapes, shapes_named(devices, n), devices, n);
-    return update_ended(stream, "carried gradients", problem);
-}
-
-static ck_status adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                              const ck_range *ranges, int32_t n, const ck_adamw_hyper *hyper) {
-    if (n == 0) return CK_OK;
-    const char *problem = cuda_stage_begin(of(stream));
-    changed(stream->backend, parameters);
-    if (!problem) problem = cuda_adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n, hyper);
+    if (!problem)
+        problem = cuda_adamw_devices(stream, parameters, moment1, moment2, gradients, shapes,
+                                     shapes_named(devices, n), devices, n);
     return update_ended(stream, "AdamW", problem);
 }
 
-static ck_status group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n, float *packed) {
+static ck_status carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes,
+                               const ck_carry_device *devices, int32_t n) {
+    if (n == 0) return CK_OK;
+    const char *problem = cuda_stage_begin(of(stream));
+    if (!problem)
+        problem =
+            cuda_carry_devices(stream, carried, gradients, shapes, shapes_named(devices, n), devices, n);
+    return update_ended(stream, "carried gradients", problem);
+}
+
+static ck_status adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                              const float *gradients, const ck_range *ranges, int32_t n,
+                              const ck_adamw_hyper *hyper) {
+    if (n == 0) return CK_OK;
+    const char *problem = cuda_stage_begin(of(stream));
+    changed(stream->backend, parameters);
+    if (!problem)
+        problem = cuda_adamw_ranges(stream, parameters, moment1, moment2, gradients, ranges, n, hyper);
+    return update_ended(stream, "AdamW", problem);
+}
+
+static ck_status group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n,
+                           float *packed) {
     if (n == 0) return CK_OK;
     const char *problem = cuda_stage_begin(of(stream));
     if (!problem) problem = cuda_group_sum(stream, parameters, groups, n, packed);
     return update_ended(stream, "aggregation", problem);
 }
 
-static ck_status group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n, const float *packed) {
+static ck_status group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n,
+                              const float *packed) {
     if (n == 0) return CK_OK;
     const char *problem = cuda_stage_begin(of(stream));
     if (!problem) problem = cuda_group_spread(stream, parameters, groups, n, packed);
     return update_ended(stream, "aggregation", problem);
-}
-
-/* ---- Ceilings ---- */
-
-typedef struct {
-    gpu_stream stream;
-    gpu_event *from, *to;
-    void *memory;
-} measurement;
-
-static const char *measurement_begin(measurement *m, size_t bytes) {
-    *m = measurement{};
-    const char *problem = allocate_zeros(bytes, false, &m->memory);
-    if (!problem) problem = gpu_stream_create(&m->stream);
-    if (!problem) problem = gpu_event_create(&m->from);
-    if (!problem) problem = gpu_event_create(&m->to);
-    return problem;
-}
-
-static void measurement_end(measurement *m) {
-    gpu_event_destroy(m->from);
-    gpu_event_destroy(m->to);
-    if (m->stream) gpu_stream_destroy(m->stream);
-    if (m->memory) gpu_free(m->memory);
-}
-
-/* The shortest of several repetitions of `work`, each long enough for the clock. */
-template <typename Work> static double shortest(measurement *m, const Work &work) {
-    enum { REPETITIONS = 8, TIMES = 8 };
-    double best = 0;
-    for (int r = 0; r < REPETITIONS; r++) {
-        const char *problem = gpu_event_record(m->stream, m->from);
-        for (int i = 0; i < TIMES && !problem; i++) problem = work();
-        if (!problem) problem = gpu_event_record(m->stream, m->to);
-        if (!problem) problem = gpu_wait(m->stream);
-        if (problem) return 0;
-        double seconds = gpu_event_seconds(m->from, m->to) / TIMES;
-        if (seconds > 0 && (best == 0 || seconds < best)) best = seconds;
-    }
-    return best;
-}
-
-/* Numbers as real ones are: of zeros a GPU makes products faster than of any others. Every two bytes are a bf16, and four an f32, of
- * magnitude 1/2 to 1. They repeat, so that little of them is in host memory. */
-static const char *fill_with_numbers(measurement *m, size_t bytes) {
-    enum { PIECE = 1 << 15 };
-    uint16_t host[PIECE];
-    uint32_t state = 1;
-    const char *problem = nullptr;
-    for (int i = 0; i < PIECE; i++) {
-        state = state * 1664525u + 1013904223u;
-        host[i] = (uint16_t)(0x3f00u | (state >> 16 & 0x807fu));
-    }
-    for (size_t done = 0; done < bytes && !problem; done += sizeof host) {
-        size_t piece = bytes - done < sizeof host ? bytes - done : sizeof host;
-        problem = gpu_upload(m->stream, static_cast<char *>(m->memory) + done, host, piece);
-    }
-    return problem ? problem : gpu_wait(m->stream);
-}
-
-/* Square matrices, many times a GPU's cache and so many tiles that no multiprocessor idles for long; small ones where the cache is small,
- * as where tests play a GPU. */
-static void ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out) {
-    const size_t cache = cuda_cache_bytes(backend);
-    const int64_t size = cache >= (size_t)16 << 20 ? 8192 : (int64_t)sqrt((double)cache / 3) / 64 * 64;
-    const int64_t bytes = precision == CK_BF16 ? 2 : 4, matrix = size * size * bytes;
-    measurement m;
-    double seconds = 0;
-    if (!measurement_begin(&m, (size_t)(3 * matrix)) && !fill_with_numbers(&m, (size_t)(3 * matrix))) {
-        cuda_product p = {};
-        char *memory = static_cast<char *>(m.memory);
-        p.m = p.n = p.k = p.lda = p.ldb = p.ld_out = size;
-        p.a = memory, p.b = memory + matrix, p.out = memory + 2 * matrix;
-        p.half_in = p.half_out = precision == CK_BF16;
-        p.alpha = 1;
-        seconds = shortest(&m, [&] { return cuda_multiply(&p, m.stream); });
-    }
-    measurement_end(&m);
-    if (seconds > 0) out->product = 2.0 * (double)size * (double)size * (double)size / seconds;
-    strcpy(out->product_of, "cuBLASLt");
-}
-
-static double copy_rate(ck_backend *backend) {
-    size_t bytes = 8 * cuda_cache_bytes(backend);
-    measurement m;
-    double seconds = 0;
-    if (!measurement_begin(&m, 2 * bytes)) {
-        char *memory = static_cast<char *>(m.memory);
-        seconds = shortest(&m, [&] { return gpu_copy(m.stream, memory + bytes, memory, bytes); });
-    }
-    measurement_end(&m);
-    return seconds > 0 ? 2.0 * (double)bytes / seconds : 0;
 }
 
 static void *device_stream(ck_stream *stream) {
@@ -483,8 +410,8 @@ static ck_driver make_driver() {
     d.adamw_ranges = adamw_ranges;
     d.group_sum = group_sum;
     d.group_spread = group_spread;
-    d.ceiling = ceiling;
-    d.copy_rate = copy_rate;
+    d.ceiling = cuda_ceiling;
+    d.copy_rate = cuda_copy_rate;
     d.device_stream = device_stream;
     return d;
 }

@@ -5,7 +5,8 @@
  *   plan.cu     a recorded program: order of its ops, placement of its activations
  *   report.cu   which op failed
  *   run.cu      a wave's tables, and the ops over it, as a graph where there are graphs
- *   linear.cu   the base's products */
+ *   linear.cu   the base's products
+ *   ceilings.cu the best rates of this GPU */
 #ifndef COHORT_KERNELS_CUDA_DRIVER_HPP
 #define COHORT_KERNELS_CUDA_DRIVER_HPP
 
@@ -18,8 +19,9 @@
 typedef struct cuda_block {
     char *memory;
     size_t bytes;
-    bool far;         /* pinned host memory */
-    uint64_t version; /* counts what may have changed its content, but for programs: copies of frozen weights go by it */
+    bool far; /* pinned host memory */
+    /* counts what may have changed its content, but for programs: copies of frozen weights go by it */
+    uint64_t version;
     struct cuda_block *next;
 } cuda_block;
 
@@ -32,10 +34,19 @@ typedef struct {
 
 /* NULL where the address belongs to none. */
 const cuda_block *cuda_block_of(const ck_backend *backend, const void *address);
+/* far: pinned host memory. NULL, or what was wrong. */
+const char *cuda_alloc_zeros(size_t bytes, bool far, void **out);
+
+/* ---- Ceilings (ceilings.cu) */
+
+void cuda_ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out);
+/* Bytes read and written a second by a copy on the GPU; 0: it failed. */
+double cuda_copy_rate(ck_backend *backend);
 
 /* ---- Streams */
 
-/* Host memory (pinned) and its image on the GPU, filled from the front by the calls between two uses of it. */
+/* Host memory (pinned) and its image on the GPU, filled from the front by the calls between two uses of it.
+ */
 typedef struct cuda_arena {
     char *host, *gpu;
     size_t bytes, used;
@@ -59,8 +70,8 @@ typedef struct cuda_stream {
     char explanation[384];
 } cuda_stream;
 
-/* What is on its way to the host's pageable memory, by way of pinned memory: a copy straight there would hold the host up. It is there
- * after a wait. */
+/* What is on its way to the host's pageable memory, by way of pinned memory: a copy straight there would hold
+ * the host up. It is there after a wait. */
 typedef struct cuda_delivery {
     const void *pinned;
     void *out;
@@ -69,9 +80,11 @@ typedef struct cuda_delivery {
     struct cuda_delivery *next;
 } cuda_delivery;
 
-/* A call that stages begins and ends: then its arena belongs to the GPU until it has read it. NULL, or what was wrong. */
+/* A call that stages begins and ends: then its arena belongs to the GPU until it has read it. NULL, or what
+ * was wrong. */
 const char *cuda_stage_begin(cuda_stream *stream);
-/* Pinned memory that the caller fills, and its image, which cuda_stage_send() brings up to date. NULL: no memory. */
+/* Pinned memory that the caller fills, and its image, which cuda_stage_send() brings up to date. NULL: no
+ * memory. */
 void *cuda_stage_take(cuda_stream *stream, size_t bytes, void **image);
 const char *cuda_stage_send(cuda_stream *stream, void *host, void *image, size_t bytes);
 const char *cuda_stage_end(cuda_stream *stream);
@@ -132,8 +145,8 @@ size_t cuda_program_bytes(const ck_program *program);
 ck_status cuda_program_place(ck_program *program);
 void cuda_program_release(ck_program *program);
 ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
-/* What a graph needs of a program that runs in it: before a launch its bf16 copies of weights are refreshed, and its tables if others have
- * come in their place. */
+/* What a graph needs of a program that runs in it: before a launch its bf16 copies of weights are refreshed,
+ * and its tables if others have come in their place. */
 typedef struct cuda_captured {
     cuda_program *program;
     const char *tables; /* pinned image, in an arena of the graph */
@@ -150,14 +163,16 @@ ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, c
 bool cuda_waits_for_each_op();
 /* Its place in the program, its name and its layer; returns text. */
 const char *cuda_describe_op(const cuda_program *p, int step, char *text, size_t size);
-/* Keeps what the stream did last, for cuda_explain_wait(): the problem that a wait met, with the ops that it can come from; NULL for NULL.
+/* Keeps what the stream did last, for cuda_explain_wait(): the problem that a wait met, with the ops that it
+ * can come from; NULL for NULL.
  */
 void cuda_note_run(cuda_stream *stream, const cuda_program *p);
 const char *cuda_explain_wait(cuda_stream *stream, const char *problem);
 
 /* ---- Deliveries (stage.cu) */
 
-/* Copies to host memory that need not be pinned; faults: as kernels have them, to a ck_wave.fault. NULL, or what was wrong. */
+/* Copies to host memory that need not be pinned; faults: as kernels have them, to a ck_wave.fault. NULL, or
+ * what was wrong. */
 const char *cuda_land(cuda_stream *stream, void *host, const void *from, size_t bytes, bool faults);
 /* Waits for the stream; then all is where it belongs, or, after a failure, nothing is. */
 const char *cuda_arrive(cuda_stream *stream);

@@ -1,14 +1,15 @@
 /* embed.cu - x_t = wte[token_t] + wpe[t - first token of its sequence], and its backward in pre-training.
  *
- *   dwte[v] += sum over the tokens t with id v of dx_t, in their order        dwpe[i] = sum over sequences longer than i of dx_(first + i)
+ *   dwte[v] += sum over the tokens t with id v of dx_t, in their order
+ *       dwpe[i] = sum over sequences longer than i of dx_(first + i)
  *
- * Forward: a warp a token, each lane W neighbouring columns at a time. Bytes a token: reads 4 D of wte (wpe stays in L2), writes x: 8 D in
- * f32, 6 D in bf16, whose sum is of the f32 weights and rounded once.
+ * Forward: a warp a token, each lane W neighbouring columns at a time. Bytes a token: reads 4 D of wte (wpe
+ * stays in L2), writes x: 8 D in f32, 6 D in bf16, whose sum is of the f32 weights and rounded once.
  *
- * Backward: every row of a gradient has one warp for each 32 W of its columns, which finds the rows that it adds by reading a list 32
- * entries at a time. dwte: the warp of an id's first token adds for all of them, the warps of the others find an earlier one and stop; so
- * the work is (distinct ids) x T comparisons of ids at most, and a row that no token has is not touched. dwpe: the list is that of the
- * sequences. */
+ * Backward: every row of a gradient has one warp for each 32 W of its columns, which finds the rows that it
+ * adds by reading a list 32 entries at a time. dwte: the warp of an id's first token adds for all of them,
+ * the warps of the others find an earlier one and stop; so the work is (distinct ids) x T comparisons of ids
+ * at most, and a row that no token has is not touched. dwpe: the list is that of the sequences. */
 #include "ops.cuh"
 #include "wide.cuh"
 
@@ -16,7 +17,8 @@ enum { EMBED_WARPS = 8 };
 
 template <typename T, int W>
 static __global__ void __launch_bounds__(32 * EMBED_WARPS)
-    embed_kernel(cuda_wave wave, cuda_rows<T> x, global<const float> wte, global<const float> wpe, int width) {
+    embed_kernel(cuda_wave wave, cuda_rows<T> x, global<const float> wte, global<const float> wpe,
+                 int width) {
     int64_t token = (int64_t)blockIdx.x * EMBED_WARPS + threadIdx.x / 32;
     if (token >= wave.n_tokens) return;
     int64_t position = token - record(wave.sequences + wave.sequence_of[token])->first_token;
@@ -36,10 +38,13 @@ template <typename T> static const char *embed_as(const ck_embed *d, const cuda_
     global<const float> wte = d->wte, wpe = d->wpe;
     dim3 grid((unsigned)((call->wave.n_tokens + EMBED_WARPS - 1) / EMBED_WARPS));
     constexpr int W = wide_elements<T>();
-    bool weights = cuda_is_wide(d->wte, d->width * (int64_t)sizeof(float)) && cuda_is_wide(d->wpe, d->width * (int64_t)sizeof(float));
+    bool weights = cuda_is_wide(d->wte, d->width * (int64_t)sizeof(float)) &&
+                   cuda_is_wide(d->wpe, d->width * (int64_t)sizeof(float));
     if (weights && cuda_is_wide<T>(d->x) && d->width % W == 0)
-        return CK_LAUNCH((embed_kernel<T, W>), grid, 32 * EMBED_WARPS, 0, call->stream, call->wave, x, wte, wpe, d->width);
-    return CK_LAUNCH((embed_kernel<T, 1>), grid, 32 * EMBED_WARPS, 0, call->stream, call->wave, x, wte, wpe, d->width);
+        return CK_LAUNCH((embed_kernel<T, W>), grid, 32 * EMBED_WARPS, 0, call->stream, call->wave, x, wte,
+                         wpe, d->width);
+    return CK_LAUNCH((embed_kernel<T, 1>), grid, 32 * EMBED_WARPS, 0, call->stream, call->wave, x, wte, wpe,
+                     d->width);
 }
 
 const char *cuda_embed(const ck_embed *d, const cuda_call *call) {
@@ -49,7 +54,9 @@ const char *cuda_embed(const ck_embed *d, const cuda_call *call) {
 /* ---- Backward */
 
 /* sum += rows of dx, for each bit of `found`: row at + its index, in order. */
-template <int W> static __device__ __forceinline__ void add_rows(float sum[W], uint32_t found, global<const float> at, int64_t stride) {
+template <int W>
+static __device__ __forceinline__ void add_rows(float sum[W], uint32_t found, global<const float> at,
+                                                int64_t stride) {
     for (int i = 0; i < 32; i++) {
         if (!(found >> i & 1)) continue;
         float v[W];
@@ -79,7 +86,8 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
     if (found_before(wave.tokens, token, id)) return;
     float sum[W] = {};
     for (int64_t first = token; first < wave.n_tokens; first += 32) {
-        uint32_t found = __ballot_sync(0xffffffffu, first + lane < wave.n_tokens && wave.tokens[first + lane] == id);
+        uint32_t found =
+            __ballot_sync(0xffffffffu, first + lane < wave.n_tokens && wave.tokens[first + lane] == id);
         if (column < width) add_rows<W>(sum, found, dx.data + (first * dx.columns + column), dx.columns);
     }
     if (column >= width) return;
@@ -94,17 +102,23 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
 /* Grid: positions by EMBED_WARPS, spans of 32 W columns. */
 template <int W>
 static __global__ void __launch_bounds__(32 * EMBED_WARPS)
-    position_gradient_kernel(cuda_wave wave, cuda_rows<const float> dx, global<float> dwpe, int width, int positions) {
+    position_gradient_kernel(cuda_wave wave, cuda_rows<const float> dx, global<float> dwpe, int width,
+                             int positions) {
     int lane = (int)(threadIdx.x % 32), column = ((int)blockIdx.y * 32 + lane) * W;
     int64_t position = (int64_t)blockIdx.x * EMBED_WARPS + threadIdx.x / 32;
     if (position >= positions) return;
     float sum[W] = {};
     for (int first = 0; first < wave.n_sequences; first += 32) {
         const bool here = first + lane < wave.n_sequences;
-        uint32_t longer = __ballot_sync(0xffffffffu, here && record(wave.sequences + (first + lane))->n_tokens > position);
+        uint32_t longer =
+            __ballot_sync(0xffffffffu, here && record(wave.sequences + (first + lane))->n_tokens > position);
         for (int i = 0; i < 32; i++) {
             if (!(longer >> i & 1) || column >= width) continue;
-            add_rows<W>(sum, 1, dx.data + ((record(wave.sequences + (first + i))->first_token + position) * dx.columns + column), 0);
+            add_rows<W>(
+                sum, 1,
+                dx.data +
+                    ((record(wave.sequences + (first + i))->first_token + position) * dx.columns + column),
+                0);
         }
     }
     if (column < width) store_wide<W>(dwpe + (position * width + column), sum);
@@ -112,22 +126,24 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
 
 template <int W> static const char *embed_backward_as(const ck_embed_backward *d, const cuda_call *call) {
     cuda_rows<const float> dx = cuda_rows_of<const float>(d->dx);
-    global<float> dwte = call->base_gradients + d->wte_gradient, dwpe = call->base_gradients + d->wpe_gradient;
+    global<float> dwte = call->base_gradients + d->wte_gradient,
+                  dwpe = call->base_gradients + d->wpe_gradient;
     unsigned spans = (unsigned)((d->width + 32 * W - 1) / (32 * W));
     dim3 tokens((unsigned)((call->wave.n_tokens + EMBED_WARPS - 1) / EMBED_WARPS), spans);
     dim3 positions((unsigned)((d->positions + EMBED_WARPS - 1) / EMBED_WARPS), spans);
-    const char *problem = CK_LAUNCH((token_gradient_kernel<W>), tokens, 32 * EMBED_WARPS, 0, call->stream, call->wave, dx, dwte, d->width);
+    const char *problem = CK_LAUNCH((token_gradient_kernel<W>), tokens, 32 * EMBED_WARPS, 0, call->stream,
+                                    call->wave, dx, dwte, d->width);
     if (problem) return problem;
-    return CK_LAUNCH((position_gradient_kernel<W>), positions, 32 * EMBED_WARPS, 0, call->stream, call->wave, dx, dwpe, d->width,
-                     d->positions);
+    return CK_LAUNCH((position_gradient_kernel<W>), positions, 32 * EMBED_WARPS, 0, call->stream, call->wave,
+                     dx, dwpe, d->width, d->positions);
 }
 
 /* A base is trained in f32 only. */
 const char *cuda_embed_backward(const ck_embed_backward *d, const cuda_call *call) {
     if (!call->base_gradients) return nullptr;
     int64_t stride = d->width * (int64_t)sizeof(float);
-    bool wide =
-        cuda_is_wide(call->base_gradients + d->wte_gradient, stride) && cuda_is_wide(call->base_gradients + d->wpe_gradient, stride);
+    bool wide = cuda_is_wide(call->base_gradients + d->wte_gradient, stride) &&
+                cuda_is_wide(call->base_gradients + d->wpe_gradient, stride);
     if (wide && cuda_is_wide<float>(d->dx)) return embed_backward_as<4>(d, call);
     return embed_backward_as<1>(d, call);
 }

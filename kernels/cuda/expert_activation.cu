@@ -1,20 +1,26 @@
-/* expert_activation.cu - the experts' activation and gate mix around one base product (sim/methods/README.md).
+/* expert_activation.cu - the experts' activation and gate mix around one base product
+ * (sim/methods/README.md).
  *
  *   MLP mix:     u_e = U + s_e h_e B1_e, a_e = act(u_e), m = sum_e w_e a_e, g_e = a_e A2_e^T
  *   linear mix:  u = U + sum_e w_e s_e h_e B1_e, m = act(u), g_e = m A2_e^T
- *   act:         gelu(u), or with SwiGLU silu(u) v of the two halves [u | v] of U, each with an h_e and a B1_e of its own
+ *   act:         gelu(u), or with SwiGLU silu(u) v of the two halves [u | v] of U, each with an h_e and a
+ *                B1_e of its own
  *
- * U [T, I F] and m [T, F] of type T, I = 1, SwiGLU 2; h [T, I S], g [T, S] and w [T, 16] f32; B1 [I S, F], A2 [S, F] f32 of each device and
- * layer, one row per rank. Factors of products are rounded to T (f32: split tf32), sums are f32. g is 0 where w_e is 0.
+ * U [T, I F] and m [T, F] of type T, I = 1, SwiGLU 2; h [T, I S], g [T, S] and w [T, 16] f32; B1 [I S, F], A2
+ * [S, F] f32 of each device and layer, one row per rank. Factors of products are rounded to T (f32: split
+ * tf32), sums are f32. g is 0 where w_e is 0.
  *
- * Block: a segment, all of F; dense or gathered (expert_segment.cuh). Warp: 32 columns of a fragment at a time, then 32 WARPS further on;
- * for its columns it goes through the fragments before it goes on, so that weights come from memory once and then from L1. U goes straight
- * from memory to registers and m back, a row's 8 neighbours a lane. h lies in shared memory as the matrix instruction takes it, made once
- * for all columns. What a warp adds to g lies there too, private to each lane, and is summed over the warps at the end, in order.
+ * Block: a segment, all of F; dense or gathered (expert_segment.cuh). Warp: 32 columns of a fragment at a
+ * time, then 32 WARPS further on; for its columns it goes through the fragments before it goes on, so that
+ * weights come from memory once and then from L1. U goes straight from memory to registers and m back, a
+ * row's 8 neighbours a lane. h lies in shared memory as the matrix instruction takes it, made once for all
+ * columns. What a warp adds to g lies there too, private to each lane, and is summed over the warps at the
+ * end, in order.
  *
- * Bytes a token: (2 I + 2) F in bf16, twice that in f32, and 4 (I + 1) S F a segment of up to 128 tokens for the weights (from L2 where a
- * device has several). FLOPs a token: 2 (I + 1) F S in products, about 10 F an expert visited in elementwise work, with one special
- * function in bf16. The bound: memory up to about two experts a token, then the elementwise work.
+ * Bytes a token: (2 I + 2) F in bf16, twice that in f32, and 4 (I + 1) S F a segment of up to 128 tokens for
+ * the weights (from L2 where a device has several). FLOPs a token: 2 (I + 1) F S in products, about 10 F an
+ * expert visited in elementwise work, with one special function in bf16. The bound: memory up to about two
+ * experts a token, then the elementwise work.
  */
 #include "expert_segment.cuh"
 
@@ -29,20 +35,23 @@ template <typename T> struct expert_forward {
     cuda_rows<float> g;
 };
 
-/* ---- h as left factors, in shared memory: [fragment, branch, step of 16 ranks, rows g then rows g + 8, lane] */
+/* ---- h as left factors, in shared memory: [fragment, branch, step of 16 ranks, rows g then rows g + 8,
+ * lane] */
 
 template <typename T> struct left_size {
     enum : int { QUAD = (int)(sizeof(quad<T>) / sizeof(float)), FLOATS = 64 * QUAD };
 };
 
-template <typename T> static __device__ __forceinline__ shared<float> left_at(shared<float> left, int step, int half) {
+template <typename T>
+static __device__ __forceinline__ shared<float> left_at(shared<float> left, int step, int half) {
     return left + (step * left_size<T>::FLOATS + (32 * half + (int)(threadIdx.x % 32)) * left_size<T>::QUAD);
 }
 
 /* Dealt to the warps. steps: of one branch. */
 template <typename M, typename T>
-static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass, int first,
-                                                   int count, int steps, shared<float> left) {
+static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, const expert_view *view,
+                                                   const expert_pass *pass, int first, int count, int steps,
+                                                   shared<float> left) {
     const ck_shape *shape = view->shape;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
     for (int j = 0; j < count; j++) {
@@ -55,8 +64,9 @@ static __device__ __forceinline__ void stage_ranks(const expert_forward<T> *op, 
             for (int i = 0; i < 2 * M::BRANCHES; i++) {
                 int branch = i / 2, half = i % 2;
                 float factor = shape->scale[e] * (shape->mix == CK_MIX_LINEAR ? w[half] : 1.0f);
-                global<const float> h = op->zh.data + ((view->token + rows.row[half]) * op->zh.columns + shape->router_rows +
-                                                       branch * shape->rank_sum + shape->rank_first[e]);
+                global<const float> h =
+                    op->zh.data + ((view->token + rows.row[half]) * op->zh.columns + shape->router_rows +
+                                   branch * shape->rank_sum + shape->rank_first[e]);
                 for (int k = 0; k < shape->rank[e]; k += 16) {
                     quad<T> q = rank_quad<T>(h + k, rows.row[half] >= 0 ? shape->rank[e] - k : 0, factor);
                     store_quad(left_at<T>(left, (j * M::BRANCHES + branch) * steps + step + k / 16, half), q);
@@ -76,15 +86,16 @@ typedef struct {
 
 /* u = the fragment's columns of U. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void load_u(branches<M, FORWARD_N> &u, const expert_forward<T> *op, const expert_view *view,
-                                              lane_rows rows, int column) {
-    load_branches<M, FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + column), (int)op->u.columns, op->ffn, rows,
-                                      op->ffn - column);
+static __device__ __forceinline__ void load_u(branches<M, FORWARD_N> &u, const expert_forward<T> *op,
+                                              const expert_view *view, lane_rows rows, int column) {
+    load_branches<M, FORWARD_N, wide>(u, op->u.data + (view->token * op->u.columns + column),
+                                      (int)op->u.columns, op->ffn, rows, op->ffn - column);
 }
 
 /* d += (s h) B1 of one branch. */
 template <typename T, bool wide>
-static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared<float> left, int step, const expert_weight *b1) {
+static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared<float> left, int step,
+                                                   const expert_weight *b1) {
     CK_ROLL
     for (int k = 0; k < b1->rank; k += 16) {
         quad<T> b[FORWARD_N], low, high;
@@ -98,8 +109,8 @@ static __device__ __forceinline__ void add_columns(float d[FORWARD_N][4], shared
 
 /* u += (s h) B1. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void add_expert(branches<M, FORWARD_N> &u, const fragment_place *place, const ck_shape *shape, int step,
-                                                  const expert_weight *b1) {
+static __device__ __forceinline__ void add_expert(branches<M, FORWARD_N> &u, const fragment_place *place,
+                                                  const ck_shape *shape, int step, const expert_weight *b1) {
     CK_UNROLL
     for (int i = 0; i < M::BRANCHES; i++) {
         expert_weight rows = of_branch(*b1, shape, i);
@@ -108,7 +119,8 @@ static __device__ __forceinline__ void add_expert(branches<M, FORWARD_N> &u, con
 }
 
 /* Of element i of a fragment. */
-template <typename M, typename T> static __device__ __forceinline__ float activate(const branches<M, FORWARD_N> &u, int i) {
+template <typename M, typename T>
+static __device__ __forceinline__ float activate(const branches<M, FORWARD_N> &u, int i) {
     float in[M::BRANCHES], slope[M::BRANCHES];
     CK_UNROLL
     for (int j = 0; j < M::BRANCHES; j++) in[j] = u[j][i / 4][i % 4];
@@ -117,7 +129,8 @@ template <typename M, typename T> static __device__ __forceinline__ float activa
 
 /* sums[tile ..] += a A2^T. */
 template <typename T, bool wide>
-static __device__ __forceinline__ void add_g(shared<float> sums, int tile, const float a[FORWARD_N][4], const expert_weight *a2) {
+static __device__ __forceinline__ void add_g(shared<float> sums, int tile, const float a[FORWARD_N][4],
+                                             const expert_weight *a2) {
     CK_ROLL
     for (int j = 0; 8 * j < a2->rank; j++) {
         float c[4];
@@ -127,11 +140,12 @@ static __device__ __forceinline__ void add_g(shared<float> sums, int tile, const
     }
 }
 
-/* m of the fragment, and what these columns add to g. Where U has two halves, each further expert reads them again, from L1: to keep them
- * would take the registers of a second block. */
+/* m of the fragment, and what these columns add to g. Where U has two halves, each further expert reads them
+ * again, from L1: to keep them would take the registers of a second block. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                   const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
+static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, const expert_view *view,
+                                                   const expert_pass *pass, const fragment_place *place,
+                                                   lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
     constexpr bool KEPT = M::BRANCHES == 1;
     branches<M, FORWARD_N> u;
@@ -164,8 +178,9 @@ static __device__ __forceinline__ void mix_outputs(const expert_forward<T> *op, 
 
 /* The same where experts mix before the activation. */
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                  const fragment_place *place, lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
+static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, const expert_view *view,
+                                                  const expert_pass *pass, const fragment_place *place,
+                                                  lane_rows rows, uint32_t mask, float m[FORWARD_N][4]) {
     const ck_shape *shape = view->shape;
     branches<M, FORWARD_N> u;
     load_u<M, T, wide>(u, op, view, rows, place->column);
@@ -184,8 +199,9 @@ static __device__ __forceinline__ void mix_inputs(const expert_forward<T> *op, c
 }
 
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void fragment_forward(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                        const fragment_place *place, int fragment) {
+static __device__ __forceinline__ void fragment_forward(const expert_forward<T> *op, const expert_view *view,
+                                                        const expert_pass *pass, const fragment_place *place,
+                                                        int fragment) {
     float m[FORWARD_N][4];
     lane_rows rows = rows_of(view, fragment);
     int left = op->ffn - place->column;
@@ -195,7 +211,9 @@ static __device__ __forceinline__ void fragment_forward(const expert_forward<T> 
         mix_inputs<M, T, wide>(op, view, pass, place, rows, mask, m);
     else
         mix_outputs<M, T, wide>(op, view, pass, place, rows, mask, m);
-    if (pass->gathered) add_earlier<FORWARD_N, wide>(m, view, pass->begin, global<const T>(to), (int)op->m.columns, rows, left);
+    if (pass->gathered)
+        add_earlier<FORWARD_N, wide>(m, view, pass->begin, global<const T>(to), (int)op->m.columns, rows,
+                                     left);
     store_fragment<FORWARD_N, wide>(m, to, (int)op->m.columns, rows, left);
 }
 
@@ -203,8 +221,9 @@ static __device__ __forceinline__ void fragment_forward(const expert_forward<T> 
 
 /* From every warp's sums; tiles of 8 ranks are dealt to the warps. */
 template <typename T>
-static __device__ __forceinline__ void write_g(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass, int first,
-                                               int count, int tiles, shared<const float> sums, int stride) {
+static __device__ __forceinline__ void write_g(const expert_forward<T> *op, const expert_view *view,
+                                               const expert_pass *pass, int first, int count, int tiles,
+                                               shared<const float> sums, int stride) {
     const ck_shape *shape = view->shape;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
     for (int j = 0; j < count; j++) {
@@ -217,7 +236,8 @@ static __device__ __forceinline__ void write_g(const expert_forward<T> *op, cons
                 float c[4] = {0, 0, 0, 0};
                 for (int other = 0; other < warps; other++) {
                     float part_of[4];
-                    load_sum(part_of, sums + (other * stride + (j * tiles + tile + i) * LANE_TILE + 4 * (int)(threadIdx.x % 32)));
+                    load_sum(part_of, sums + (other * stride + (j * tiles + tile + i) * LANE_TILE +
+                                              4 * (int)(threadIdx.x % 32)));
                     CK_UNROLL
                     for (int k = 0; k < 4; k++) c[k] += part_of[k];
                 }
@@ -225,7 +245,8 @@ static __device__ __forceinline__ void write_g(const expert_forward<T> *op, cons
                 for (int k = 0; k < 4; k++) {
                     int rank = 8 * i + 2 * fragment_t() + k % 2, row = rows.row[k / 2];
                     if (row >= 0 && rank < shape->rank[e])
-                        op->g.data[(view->token + row) * op->g.columns + shape->rank_first[e] + rank] = w[k / 2] != 0.0f ? c[k] : 0.0f;
+                        op->g.data[(view->token + row) * op->g.columns + shape->rank_first[e] + rank] =
+                            w[k / 2] != 0.0f ? c[k] : 0.0f;
                 }
             }
         }
@@ -233,7 +254,8 @@ static __device__ __forceinline__ void write_g(const expert_forward<T> *op, cons
 }
 
 /* What no pass of the gathered form visits. */
-template <typename T> static __device__ __forceinline__ void clear_unchosen(const expert_forward<T> *op, const expert_view *view) {
+template <typename T>
+static __device__ __forceinline__ void clear_unchosen(const expert_forward<T> *op, const expert_view *view) {
     const ck_shape *shape = view->shape;
     for (int row = (int)threadIdx.x; row < view->rows; row += (int)blockDim.x) {
         for (int e = 0; e < shape->n_experts; e++) {
@@ -247,14 +269,17 @@ template <typename T> static __device__ __forceinline__ void clear_unchosen(cons
 /* ---- A pass; its fragments in groups of as many as the arena has room for */
 
 template <typename M, typename T, bool wide>
-static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op, const expert_view *view, const expert_pass *pass,
-                                                    global<const float> layer, shared<float> arena) {
+static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op, const expert_view *view,
+                                                    const expert_pass *pass, global<const float> layer,
+                                                    shared<float> arena) {
     const ck_shape *shape = view->shape;
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, steps = 0, tiles = 0;
-    for (int e = pass->begin; e < pass->end; e++) steps += rank_steps(shape->rank[e]), tiles += rank_tiles(shape->rank[e]);
+    for (int e = pass->begin; e < pass->end; e++)
+        steps += rank_steps(shape->rank[e]), tiles += rank_tiles(shape->rank[e]);
     int group = op->arena_floats / (M::BRANCHES * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
     for (int first = 0; first < pass->fragments; first += group) {
-        int count = pass->fragments - first < group ? pass->fragments - first : group, stride = count * tiles * LANE_TILE;
+        int count = pass->fragments - first < group ? pass->fragments - first : group,
+            stride = count * tiles * LANE_TILE;
         shared<float> left = arena + warps * stride, sums = arena + warp * stride;
         stage_ranks<M, T>(op, view, pass, first, count, steps, left);
         clear_sums(sums, count * tiles);
@@ -278,16 +303,19 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
     }
 }
 
-/* Grid: tiles by op.tiles. wide: rows of activations and weights begin at multiples of 16 bytes and F is a multiple of 8. */
+/* Grid: tiles by op.tiles. wide: rows of activations and weights begin at multiples of 16 bytes and F is a
+ * multiple of 8. */
 template <typename M, typename T, bool wide>
 static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof(bf16) ? 2 : 1)
     expert_forward_kernel(expert_forward<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
-    int tile = (int)blockIdx.x * op.tiles, end = tile + op.tiles < op.wave.n_tiles ? tile + op.tiles : op.wave.n_tiles;
+    int tile = (int)blockIdx.x * op.tiles,
+        end = tile + op.tiles < op.wave.n_tiles ? tile + op.tiles : op.wave.n_tiles;
     for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) {
         const cuda_device *device = record(op.wave.devices + s.device);
         EXPERT_VIEW(view, s, record(op.wave.shapes + device->shape));
-        global<const float> layer = op.wave.parameters + (device->parameters + op.layer * view.shape->layer_stride);
+        global<const float> layer =
+            op.wave.parameters + (device->parameters + op.layer * view.shape->layer_stride);
         read_choices(&view, &op.gates);
         bool gathered = is_gathered(&view);
         if (gathered) clear_unchosen<T>(&op, &view);
@@ -301,18 +329,22 @@ static __global__ void __launch_bounds__(32 * FORWARD_WARPS, sizeof(T) == sizeof
 
 /* ---- Host */
 
-/* Floats of the arena: room for a segment's fragments, as far as two blocks fit a multiprocessor, but for one of the largest shape. */
+/* Floats of the arena: room for a segment's fragments, as far as two blocks fit a multiprocessor, but for one
+ * of the largest shape. */
 template <typename M, typename T> static int arena_floats(cuda_wave_limits limits, int tiles, int warps) {
-    int steps = (limits.rank_tiles + limits.experts) / 2 + 1; /* of 16 ranks: no expert has more than half a step too much */
+    /* of 16 ranks: no expert has more than half a step too much */
+    int steps = (limits.rank_tiles + limits.experts) / 2 + 1;
     int one = M::BRANCHES * steps * left_size<T>::FLOATS + warps * limits.rank_tiles * LANE_TILE,
         groups = (int)(cuda_limits.expert_arena_bytes / (int64_t)sizeof(float)) / one;
     return one * (groups < 1 ? 1 : groups > tiles ? tiles : groups);
 }
 
-template <typename M, typename T> static const char *expert_forward_as(const ck_expert_activation *d, const cuda_call *call) {
+template <typename M, typename T>
+static const char *expert_forward_as(const ck_expert_activation *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     int warps = FORWARD_WARPS, tiles = expert_tiles(&call->wave);
-    while (warps > 1 && (size_t)arena_floats<M, T>(call->limits, tiles, warps) * sizeof(float) > SHARED_LIMIT) warps /= 2;
+    while (warps > 1 && (size_t)arena_floats<M, T>(call->limits, tiles, warps) * sizeof(float) > SHARED_LIMIT)
+        warps /= 2;
     expert_forward<T> op = {call->wave,
                             d->ffn,
                             d->layer,
@@ -330,10 +362,12 @@ template <typename M, typename T> static const char *expert_forward_as(const ck_
     return CK_LAUNCH((expert_forward_kernel<M, T, false>), grid, block, bytes, call->stream, op);
 }
 
-template <typename M> static const char *expert_forward_of(const ck_expert_activation *d, const cuda_call *call) {
+template <typename M>
+static const char *expert_forward_of(const ck_expert_activation *d, const cuda_call *call) {
     return call->half ? expert_forward_as<M, bf16>(d, call) : expert_forward_as<M, float>(d, call);
 }
 
 const char *cuda_expert_activation(const ck_expert_activation *d, const cuda_call *call) {
-    return d->mlp == CK_MLP_SWIGLU ? expert_forward_of<swiglu_mlp>(d, call) : expert_forward_of<gelu_mlp>(d, call);
+    return d->mlp == CK_MLP_SWIGLU ? expert_forward_of<swiglu_mlp>(d, call)
+                                   : expert_forward_of<gelu_mlp>(d, call);
 }

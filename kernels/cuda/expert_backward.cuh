@@ -1,5 +1,5 @@
-/* expert_backward.cuh - what the files of the expert activation's backward share: the operation as its kernels see it, and the kernels that
- * follow the first one. */
+/* expert_backward.cuh - what the files of the expert activation's backward share: the operation as its
+ * kernels see it, and the kernels that follow the first one. */
 #ifndef COHORT_KERNELS_CUDA_EXPERT_BACKWARD_CUH
 #define COHORT_KERNELS_CUDA_EXPERT_BACKWARD_CUH
 
@@ -8,9 +8,10 @@
 template <typename T> struct expert_backward {
     cuda_wave wave;
     int32_t ffn, layer, tiles, splits;
-    int32_t first_block;              /* of F, in this round */
-    int32_t branches;                 /* of the activation: I */
-    int32_t group, group_tiles;       /* of experts, one a launch: its number, and how many tiles of 8 ranks it has at most */
+    int32_t first_block; /* of F, in this round */
+    int32_t branches;    /* of the activation: I */
+    /* of experts, one a launch: its number, and how many tiles of 8 ranks it has at most */
+    int32_t group, group_tiles;
     int32_t parts_columns, max_ranks; /* the largest I S + E and S of the wave */
     int32_t own_floats, parts_floats; /* shared memory of a warp: what it keeps, and its parts of p and dw */
     cuda_rows<const T> u, dm;

@@ -1,15 +1,19 @@
-/* expert_backward_finish.cu - what the blocks of the expert activation's backward left in parts, added in their order.
+/* expert_backward_finish.cu - what the blocks of the expert activation's backward left in parts, added in
+ * their order.
  *
  *   p_e [T, I S], dw [T, E]         over the blocks that dealt F among them
- *   dB1 [I S, F], dA2 [S, F]        over the blocks that dealt a device's tokens among them, where that was done
+ *   dB1 [I S, F], dA2 [S, F]        over the blocks that dealt a device's tokens among them, where that was
+ *                                   done
  *
- * I is 1, with SwiGLU 2. f32. Bytes: those of the parts (expert_activation_backward.cu); 4 (I + 1) S F read for each split of a device. */
+ * I is 1, with SwiGLU 2. f32. Bytes: those of the parts (expert_activation_backward.cu); 4 (I + 1) S F read
+ * for each split of a device. */
 #include "expert_backward.cuh"
 
 /* ---- p and dw from the parts of F; a tile a block, a token a warp at a time */
 
 template <typename T>
-static __device__ __forceinline__ float sum_parts(const expert_backward<T> *op, int64_t token, int blocks, int column) {
+static __device__ __forceinline__ float sum_parts(const expert_backward<T> *op, int64_t token, int blocks,
+                                                  int column) {
     float sum = 0;
     for (int b = 0; b < blocks; b++) sum += op->parts[(token * blocks + b) * op->parts_columns + column];
     return sum;
@@ -17,12 +21,13 @@ static __device__ __forceinline__ float sum_parts(const expert_backward<T> *op, 
 
 /* Returns the lane's share of <h_e, part of p_e>, which the linear mix's dw is the sum of. */
 template <typename T>
-static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, const ck_shape *shape, int64_t token, int e, float w,
-                                                 int blocks) {
+static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, const ck_shape *shape,
+                                                 int64_t token, int e, float w, int blocks) {
     bool linear = shape->mix == CK_MIX_LINEAR;
     float dot = 0;
     for (int i = 0; i < op->branches; i++) {
-        int first = i * shape->rank_sum + shape->rank_first[e], end = i * shape->rank_sum + shape->rank_first[e + 1];
+        int first = i * shape->rank_sum + shape->rank_first[e],
+            end = i * shape->rank_sum + shape->rank_first[e + 1];
         for (int j = first + (int)(threadIdx.x % 32); j < end; j += 32) {
             float raw = w != 0.0f ? sum_parts(op, token, blocks, j) : 0.0f;
             global<float> p = op->p.data + (token * op->p.columns + j);
@@ -33,7 +38,8 @@ static __device__ __forceinline__ float finish_p(const expert_backward<T> *op, c
     return dot;
 }
 
-template <typename T> static __global__ void __launch_bounds__(128) expert_finish_kernel(expert_backward<T> op, int blocks) {
+template <typename T>
+static __global__ void __launch_bounds__(128) expert_finish_kernel(expert_backward<T> op, int blocks) {
     const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
     if (tile->rows == 0) return;
     const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
@@ -41,24 +47,29 @@ template <typename T> static __global__ void __launch_bounds__(128) expert_finis
     for (int row = (int)threadIdx.x / 32; row < tile->rows; row += (int)blockDim.x / 32) {
         int64_t token = tile->first_token + row;
         for (int e = 0; e < shape->n_experts; e++) {
-            float w = op.gates.data[token * op.gates.columns + e], dot = finish_p(&op, shape, token, e, w, blocks);
+            float w = op.gates.data[token * op.gates.columns + e],
+                  dot = finish_p(&op, shape, token, e, w, blocks);
             CK_UNROLL
             for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
             if (lane != 0 || w == 0.0f) continue;
-            op.dw.data[token * op.dw.columns + e] += shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->h_ranks + e);
+            op.dw.data[token * op.dw.columns + e] +=
+                shape->mix == CK_MIX_LINEAR ? dot : sum_parts(&op, token, blocks, shape->h_ranks + e);
         }
     }
 }
 
 /* ---- Weight gradients of splits, in their order. Grid: devices, chunks of dB1 and dA2 */
 
-template <typename T> static __global__ void __launch_bounds__(256) expert_splits_kernel(expert_backward<T> op) {
+template <typename T>
+static __global__ void __launch_bounds__(256) expert_splits_kernel(expert_backward<T> op) {
     const cuda_device *device = record(op.wave.devices + blockIdx.x);
     const ck_shape *shape = record(op.wave.shapes + device->shape);
     if (!(device->learn & CK_LEARN_EXPERTS)) return;
-    int64_t one = (int64_t)op.max_ranks * op.ffn, of_b1 = (int64_t)shape->h_ranks * op.ffn, of_a2 = (int64_t)shape->rank_sum * op.ffn;
+    int64_t one = (int64_t)op.max_ranks * op.ffn, of_b1 = (int64_t)shape->h_ranks * op.ffn,
+            of_a2 = (int64_t)shape->rank_sum * op.ffn;
     int64_t layer = device->gradients + op.layer * shape->layer_stride;
-    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < of_b1; i += (int64_t)gridDim.y * blockDim.x) {
+    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < of_b1;
+         i += (int64_t)gridDim.y * blockDim.x) {
         float b1 = 0, a2 = 0;
         for (int s = 0; s < op.splits; s++) {
             int64_t at = ((int64_t)blockIdx.x * op.splits + s) * (op.branches + 1) * one + i;
@@ -72,7 +83,8 @@ template <typename T> static __global__ void __launch_bounds__(256) expert_split
 
 /* ---- Host */
 
-template <typename T> static const char *finish_as(const expert_backward<T> &op, int blocks, gpu_stream stream) {
+template <typename T>
+static const char *finish_as(const expert_backward<T> &op, int blocks, gpu_stream stream) {
     return CK_LAUNCH((expert_finish_kernel<T>), (unsigned)op.wave.n_tiles, 128, 0, stream, op, blocks);
 }
 

@@ -1,5 +1,6 @@
 /* expert_backward_gelu_bf16.cu - forms of the expert activation's backward (expert_backward_kernel.cuh). */
 #include "expert_backward_kernel.cuh"
 
-template const char *expert_backward_launch<gelu_mlp, bf16>(const expert_backward<bf16> *, const backward_plan *, bool, unsigned,
+template const char *expert_backward_launch<gelu_mlp, bf16>(const expert_backward<bf16> *,
+                                                            const backward_plan *, bool, unsigned,
                                                             gpu_stream);

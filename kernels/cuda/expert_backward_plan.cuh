@@ -1,5 +1,5 @@
-/* expert_backward_plan.cuh - how F and a device's tokens are dealt to the blocks of the expert activation's backward, and the workspace of
- * what they leave to be added. */
+/* expert_backward_plan.cuh - how F and a device's tokens are dealt to the blocks of the expert activation's
+ * backward, and the workspace of what they leave to be added. */
 #ifndef COHORT_KERNELS_CUDA_EXPERT_BACKWARD_PLAN_CUH
 #define COHORT_KERNELS_CUDA_EXPERT_BACKWARD_PLAN_CUH
 
@@ -15,26 +15,29 @@ typedef struct {
 } backward_plan;
 
 typedef struct {
-    int n, warps, fragments; /* fragments: whose parts are kept; several only where all experts are one group */
-    size_t bytes;            /* at most */
+    /* fragments: whose parts are kept; several only where all experts are one group */
+    int n, warps, fragments;
+    size_t bytes; /* at most */
 } backward_form;
 
-enum { BACKWARD_TWO = 80 * 1024 }; /* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
+/* bytes of shared memory that let two blocks on a multiprocessor of sm_80 */
+enum { BACKWARD_TWO = 80 * 1024 };
 
 /* The most that a block has: as many as registers let two on a multiprocessor have in bf16. */
 template <typename M, int N> constexpr int backward_lanes = M::BRANCHES == 1 && N == 4 ? 192 : 128;
 
-/* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as wide as the sums of the largest
- * expert leave room for. The last has room for any. */
+/* Two blocks on a multiprocessor while ranks are few; else one, whose experts are worked on in groups, as
+ * wide as the sums of the largest expert leave room for. The last has room for any. */
 static inline const backward_form *forms_of(gelu_mlp) {
-    static const backward_form forms[] = {{4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT},
-                                          {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT},
-                                          {2, 1, 1, SHARED_LIMIT}};
+    static const backward_form forms[] = {
+        {4, 6, 4, BACKWARD_TWO}, {4, 6, 2, BACKWARD_TWO}, {4, 6, 1, SHARED_LIMIT}, {4, 4, 1, SHARED_LIMIT},
+        {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
 static inline const backward_form *forms_of(swiglu_mlp) {
-    static const backward_form forms[] = {{4, 4, 4, BACKWARD_TWO}, {4, 4, 2, BACKWARD_TWO}, {4, 4, 1, SHARED_LIMIT},
-                                          {2, 4, 1, SHARED_LIMIT}, {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
+    static const backward_form forms[] = {{4, 4, 4, BACKWARD_TWO}, {4, 4, 2, BACKWARD_TWO},
+                                          {4, 4, 1, SHARED_LIMIT}, {2, 4, 1, SHARED_LIMIT},
+                                          {2, 2, 1, SHARED_LIMIT}, {2, 1, 1, SHARED_LIMIT}};
     return forms;
 }
 
@@ -58,7 +61,8 @@ static backward_plan plan_of(const backward_form *form, int ffn, int tiles, int 
 }
 
 /* By rank tiles and experts of the largest shape, and rank tiles of the largest expert. */
-template <typename M, typename T> static backward_plan plan_backward(int ffn, int tiles, int expert_tiles, int experts) {
+template <typename M, typename T>
+static backward_plan plan_backward(int ffn, int tiles, int expert_tiles, int experts) {
     const backward_form *form = forms_of(M());
     backward_plan plan = plan_of<M, T>(form, ffn, tiles, expert_tiles, experts);
     while (plan.group_tiles == 0) plan = plan_of<M, T>(++form, ffn, tiles, expert_tiles, experts);
@@ -67,9 +71,11 @@ template <typename M, typename T> static backward_plan plan_backward(int ffn, in
 
 /* One round of one group of experts (expert_backward_kernel.cuh). */
 template <typename M, typename T>
-const char *expert_backward_launch(const expert_backward<T> *op, const backward_plan *plan, bool wide, unsigned blocks, gpu_stream stream);
+const char *expert_backward_launch(const expert_backward<T> *op, const backward_plan *plan, bool wide,
+                                   unsigned blocks, gpu_stream stream);
 
-/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than cuda_limits.parts_bytes a token */
+/* ---- Workspace. Blocks over F whose parts exist at a time: all, but where they would take more than
+ * cuda_limits.parts_bytes a token */
 
 enum : int64_t { SPLITS_BYTES = (int64_t)256 << 20, SPLIT_DEVICES = 64 };
 
@@ -79,10 +85,13 @@ typedef struct {
     int64_t parts_floats, split_floats;
 } backward_room;
 
-/* How many experts share the ranks is not known here: a guess, from what zh has beside them; more blocks than slots take rounds. */
-template <typename M, typename T> static backward_room room_of(const ck_expert_activation_backward *d, int64_t tokens) {
+/* How many experts share the ranks is not known here: a guess, from what zh has beside them; more blocks than
+ * slots take rounds. */
+template <typename M, typename T>
+static backward_room room_of(const ck_expert_activation_backward *d, int64_t tokens) {
     backward_room room = {};
-    room.ranks = d->q->columns < CK_MAX_RANK_SUM / M::BRANCHES ? d->q->columns : CK_MAX_RANK_SUM / M::BRANCHES;
+    room.ranks =
+        d->q->columns < CK_MAX_RANK_SUM / M::BRANCHES ? d->q->columns : CK_MAX_RANK_SUM / M::BRANCHES;
     room.parts_columns = M::BRANCHES * room.ranks + CK_MAX_EXPERTS;
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
@@ -101,9 +110,11 @@ static inline size_t room_bytes(const backward_room &room) {
     return (size_t)(room.parts_floats + room.split_devices * room.split_floats) * sizeof(float);
 }
 
-/* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has less than two tiles. */
+/* Few devices are split: so that there are three rounds of blocks, as far as there is room, but no split has
+ * less than two tiles. */
 static inline int splits_of(const cuda_wave *wave, const backward_room *room, int blocks) {
-    int devices = wave->n_devices, wanted = ((int)(3 * cuda_limits.expert_blocks / 2) + devices * blocks - 1) / (devices * blocks);
+    int devices = wave->n_devices,
+        wanted = ((int)(3 * cuda_limits.expert_blocks / 2) + devices * blocks - 1) / (devices * blocks);
     int most = room->split_devices / devices, tiles = wave->n_tiles / devices / 2;
     int splits = wanted < most ? wanted : most;
     splits = splits < tiles ? splits : tiles;

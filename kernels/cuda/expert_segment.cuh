@@ -1,19 +1,24 @@
-/* expert_segment.cuh - the tokens, experts and weights of a segment (segmented.cuh), as the expert activation's warps see them.
+/* expert_segment.cuh - the tokens, experts and weights of a segment (segmented.cuh), as the expert
+ * activation's warps see them.
  *
- * A *fragment* is 16 tokens, the rows of a matrix instruction. A *pass* visits some experts with a list of the segment's tokens, cut into
- * fragments:
- *   dense     one pass, all experts, all tokens in order; a fragment visits the experts that one of its tokens chose
- *   gathered  a pass for each expert, the tokens that chose it; what a token's experts add up to is added in memory, pass by pass
+ * A *fragment* is 16 tokens, the rows of a matrix instruction. A *pass* visits some experts with a list of
+ * the segment's tokens, cut into fragments:
+ *   dense     one pass, all experts, all tokens in order; a fragment visits the experts that one of its
+ *             tokens chose
+ *   gathered  a pass for each expert, the tokens that chose it; what a token's experts add up to is added in
+ *             memory, pass by pass
  *
  * The regimes, by shape and tokens of the segment (E experts, K chosen):
  *   linear mix                    dense: one activation a token, however many experts
- *   E < 2 K                       dense: a gathered pass would save less than its second visit of U and m costs
- *   at most 16 tokens             dense: one fragment; it reads the weights of chosen experts only, which is the bound where devices have
- *                                 few tokens
+ *   E < 2 K                       dense: a gathered pass would save less than its second visit of U and m
+ *                                 costs
+ *   at most 16 tokens             dense: one fragment; it reads the weights of chosen experts only, which is
+ *                                 the bound where devices have few tokens
  *   else                          gathered: K activations a token instead of (nearly) E
  *
- * Columns. A warp holds 8 N columns of a fragment. Column c of instruction n stands for column N c + n in memory: then a lane's share of a
- * row of activations is 2 N neighbours, and that of a row of weights N or 2 N neighbours, whichever way round the weights are wanted. */
+ * Columns. A warp holds 8 N columns of a fragment. Column c of instruction n stands for column N c + n in
+ * memory: then a lane's share of a row of activations is 2 N neighbours, and that of a row of weights N or 2
+ * N neighbours, whichever way round the weights are wanted. */
 #ifndef COHORT_KERNELS_CUDA_EXPERT_SEGMENT_CUH
 #define COHORT_KERNELS_CUDA_EXPERT_SEGMENT_CUH
 
@@ -21,8 +26,9 @@
 #include "segmented.cuh"
 
 enum { EXPERT_TILES = 8, EXPERT_ROWS = 16 * EXPERT_TILES, GATE_STRIDE = CK_MAX_EXPERTS + 1 };
-enum { LANE_TILE = 128 };       /* floats of a 16 x 8 result, 4 a lane */
-enum { SHARED_LIMIT = 155648 }; /* bytes that a block may ask for, its lists not counted: sm_80 has 163 KiB, later ones more */
+enum { LANE_TILE = 128 }; /* floats of a 16 x 8 result, 4 a lane */
+/* bytes that a block may ask for, its lists not counted: sm_80 has 163 KiB, later ones more */
+enum { SHARED_LIMIT = 155648 };
 
 typedef struct {
     const ck_shape *shape;
@@ -34,12 +40,13 @@ typedef struct {
     shared<uint32_t> masks;  /* [EXPERT_TILES] of the pass: experts of each fragment */
 } expert_view;
 
-#define EXPERT_VIEW(name, segment, shape)                                                                                                  \
-    CK_SHARED(float, name##_gates, EXPERT_ROWS *GATE_STRIDE);                                                                              \
-    CK_SHARED(uint32_t, name##_chosen, EXPERT_ROWS);                                                                                       \
-    CK_SHARED(int32_t, name##_list, EXPERT_ROWS);                                                                                          \
-    CK_SHARED(uint32_t, name##_masks, EXPERT_TILES);                                                                                       \
-    expert_view name = {shape, (segment).token, (segment).rows, name##_gates, name##_chosen, name##_list, name##_masks}
+#define EXPERT_VIEW(name, segment, shape)                                                                    \
+    CK_SHARED(float, name##_gates, EXPERT_ROWS *GATE_STRIDE);                                                \
+    CK_SHARED(uint32_t, name##_chosen, EXPERT_ROWS);                                                         \
+    CK_SHARED(int32_t, name##_list, EXPERT_ROWS);                                                            \
+    CK_SHARED(uint32_t, name##_masks, EXPERT_TILES);                                                         \
+    expert_view name = {shape,         (segment).token, (segment).rows, name##_gates,                        \
+                        name##_chosen, name##_list,     name##_masks}
 
 typedef struct {
     int begin, end; /* experts */
@@ -56,13 +63,16 @@ static __device__ __host__ __forceinline__ int rank_steps(int rank) {
 
 static __device__ __forceinline__ bool is_gathered(const expert_view *view) {
     const ck_shape *shape = view->shape;
-    return shape->mix == CK_MIX_MLP && shape->router_rows > 0 && shape->n_experts >= 2 * shape->top_k && view->rows > 16;
+    return shape->mix == CK_MIX_MLP && shape->router_rows > 0 && shape->n_experts >= 2 * shape->top_k &&
+           view->rows > 16;
 }
 
 /* ---- Lists; by the whole block, with a barrier behind each */
 
-/* Gates and choices of the segment. A token without a choice (its logits were not numbers) is as if it chose the first, with weight 0. */
-static __device__ __forceinline__ void read_choices(const expert_view *view, const cuda_rows<const float> *gates) {
+/* Gates and choices of the segment. A token without a choice (its logits were not numbers) is as if it chose
+ * the first, with weight 0. */
+static __device__ __forceinline__ void read_choices(const expert_view *view,
+                                                    const cuda_rows<const float> *gates) {
     CK_ROLL
     for (int i = (int)threadIdx.x; i < view->rows * view->shape->n_experts; i += (int)blockDim.x) {
         int row = i / view->shape->n_experts, e = i - row * view->shape->n_experts;
@@ -73,7 +83,8 @@ static __device__ __forceinline__ void read_choices(const expert_view *view, con
     for (int row = (int)threadIdx.x; row < view->rows; row += (int)blockDim.x) {
         uint32_t chosen = 0;
         CK_ROLL
-        for (int e = 0; e < view->shape->n_experts; e++) chosen |= (uint32_t)(view->gates[row * GATE_STRIDE + e] != 0.0f) << e;
+        for (int e = 0; e < view->shape->n_experts; e++)
+            chosen |= (uint32_t)(view->gates[row * GATE_STRIDE + e] != 0.0f) << e;
         view->chosen[row] = chosen ? chosen : 1u;
     }
     __syncthreads();
@@ -82,7 +93,8 @@ static __device__ __forceinline__ void read_choices(const expert_view *view, con
 static __device__ __forceinline__ expert_pass list_all(const expert_view *view) {
     expert_pass pass = {0, view->shape->n_experts, (view->rows + 15) / 16, false};
     CK_ROLL
-    for (int i = (int)threadIdx.x; i < 16 * pass.fragments; i += (int)blockDim.x) view->list[i] = i < view->rows ? i : -1;
+    for (int i = (int)threadIdx.x; i < 16 * pass.fragments; i += (int)blockDim.x)
+        view->list[i] = i < view->rows ? i : -1;
     CK_ROLL
     for (int j = (int)threadIdx.x; j < pass.fragments; j += (int)blockDim.x) {
         uint32_t mask = 0;
@@ -120,31 +132,37 @@ typedef struct {
 } lane_rows;
 
 static __device__ __forceinline__ lane_rows rows_of(const expert_view *view, int fragment) {
-    lane_rows rows = {{view->list[16 * fragment + fragment_g()], view->list[16 * fragment + 8 + fragment_g()]}};
+    lane_rows rows = {
+        {view->list[16 * fragment + fragment_g()], view->list[16 * fragment + 8 + fragment_g()]}};
     return rows;
 }
 
 static __device__ __forceinline__ void gates_of(float w[2], const expert_view *view, lane_rows rows, int e) {
     CK_UNROLL
-    for (int half = 0; half < 2; half++) w[half] = rows.row[half] >= 0 ? (float)view->gates[rows.row[half] * GATE_STRIDE + e] : 0.0f;
+    for (int half = 0; half < 2; half++)
+        w[half] = rows.row[half] >= 0 ? (float)view->gates[rows.row[half] * GATE_STRIDE + e] : 0.0f;
 }
 
-/* d = the lane's columns of its rows; at: the segment's first row, the warp's first column, of which `columns` are left. */
+/* d = the lane's columns of its rows; at: the segment's first row, the warp's first column, of which
+ * `columns` are left. */
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void load_fragment(float d[N][4], P at, int stride, lane_rows rows, int columns) {
+static __device__ __forceinline__ void load_fragment(float d[N][4], P at, int stride, lane_rows rows,
+                                                     int columns) {
     int column = 2 * N * fragment_t();
     forget(stride);
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         float v[2 * N];
-        load_some<wide, 2 * N>(v, at + (rows.row[half] * stride + column), rows.row[half] >= 0 ? columns - column : 0);
+        load_some<wide, 2 * N>(v, at + (rows.row[half] * stride + column),
+                               rows.row[half] >= 0 ? columns - column : 0);
         CK_UNROLL
         for (int i = 0; i < 2 * N; i++) d[i % N][2 * half + i / N] = v[i];
     }
 }
 
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void store_fragment(const float d[N][4], P at, int stride, lane_rows rows, int columns) {
+static __device__ __forceinline__ void store_fragment(const float d[N][4], P at, int stride, lane_rows rows,
+                                                      int columns) {
     int column = 2 * N * fragment_t();
     forget(stride);
     CK_UNROLL
@@ -152,7 +170,8 @@ static __device__ __forceinline__ void store_fragment(const float d[N][4], P at,
         float v[2 * N];
         CK_UNROLL
         for (int i = 0; i < 2 * N; i++) v[i] = d[i % N][2 * half + i / N];
-        store_some<wide, 2 * N>(at + (rows.row[half] * stride + column), v, rows.row[half] >= 0 ? columns - column : 0);
+        store_some<wide, 2 * N>(at + (rows.row[half] * stride + column), v,
+                                rows.row[half] >= 0 ? columns - column : 0);
     }
 }
 
@@ -160,15 +179,16 @@ static __device__ __forceinline__ void store_fragment(const float d[N][4], P at,
 template <typename M, int N> using branches = float[M::BRANCHES][N][4];
 
 template <typename M, int N, bool wide, typename P>
-static __device__ __forceinline__ void load_branches(branches<M, N> &u, P at, int stride, int ffn, lane_rows rows, int columns) {
+static __device__ __forceinline__ void load_branches(branches<M, N> &u, P at, int stride, int ffn,
+                                                     lane_rows rows, int columns) {
     CK_UNROLL
     for (int i = 0; i < M::BRANCHES; i++) load_fragment<N, wide>(u[i], at + i * ffn, stride, rows, columns);
 }
 
 /* d += what earlier passes have left for the lane's rows. */
 template <int N, bool wide, typename P>
-static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_view *view, int e, P at, int stride, lane_rows rows,
-                                                   int columns) {
+static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_view *view, int e, P at,
+                                                   int stride, lane_rows rows, int columns) {
     lane_rows begun = rows;
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
@@ -182,7 +202,8 @@ static __device__ __forceinline__ void add_earlier(float d[N][4], const expert_v
 
 /* ---- Ranks of a row: the lane's four of a step of 16, times factor */
 
-template <typename T> static __device__ __forceinline__ quad<T> rank_quad(global<const float> ranks, int left, float factor) {
+template <typename T>
+static __device__ __forceinline__ quad<T> rank_quad(global<const float> ranks, int left, float factor) {
     float v[4];
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
@@ -219,19 +240,24 @@ typedef struct {
     int ffn;
 } expert_weight;
 
-static __device__ __forceinline__ expert_weight weight_of(global<const float> weight, const ck_shape *shape, int e, int column, int ffn) {
-    expert_weight w = {weight + ((int64_t)shape->rank_first[e] * ffn + column), shape->rank[e], ffn - column, ffn};
+static __device__ __forceinline__ expert_weight weight_of(global<const float> weight, const ck_shape *shape,
+                                                          int e, int column, int ffn) {
+    expert_weight w = {weight + ((int64_t)shape->rank_first[e] * ffn + column), shape->rank[e], ffn - column,
+                       ffn};
     return w;
 }
 
-/* The rows of B1 for one branch of the activation (swiglu_mlp: the gate's, then the up's), given those for the first. */
-static __device__ __forceinline__ expert_weight of_branch(expert_weight w, const ck_shape *shape, int branch) {
+/* The rows of B1 for one branch of the activation (swiglu_mlp: the gate's, then the up's), given those for
+ * the first. */
+static __device__ __forceinline__ expert_weight of_branch(expert_weight w, const ck_shape *shape,
+                                                          int branch) {
     w.at += (int64_t)(branch * shape->rank_sum) * w.ffn;
     return w;
 }
 
 /* b[n]: ranks [k, k + 16) down, columns along: for products that make columns. */
-template <typename T, int N, bool wide> static __device__ __forceinline__ void weight_down(quad<T> b[N], const expert_weight *w, int k) {
+template <typename T, int N, bool wide>
+static __device__ __forceinline__ void weight_down(quad<T> b[N], const expert_weight *w, int k) {
     float v[4][N];
     int column = N * fragment_g(), ffn = w->ffn;
     forget(ffn);
@@ -246,7 +272,8 @@ template <typename T, int N, bool wide> static __device__ __forceinline__ void w
 
 /* c += d W^T for ranks [8 j, 8 j + 8). */
 template <typename T, int N, bool wide>
-static __device__ __forceinline__ void add_ranks(float c[4], const float d[N][4], const expert_weight *w, int j) {
+static __device__ __forceinline__ void add_ranks(float c[4], const float d[N][4], const expert_weight *w,
+                                                 int j) {
     float v[2 * N];
     int rank = 8 * j + fragment_g(), column = 2 * N * fragment_t(), ffn = w->ffn;
     forget(ffn);
@@ -282,10 +309,13 @@ static __device__ __forceinline__ void clear_sums(shared<float> sums, int tiles)
 
 /* ---- Host */
 
-/* Tiles of a segment: enough tokens for weights and lists to be used often, where that leaves blocks enough. */
+/* Tiles of a segment: enough tokens for weights and lists to be used often, where that leaves blocks enough.
+ */
 static inline int expert_tiles(const cuda_wave *wave) {
     int tiles = EXPERT_TILES;
-    while (tiles > 1 && (wave->n_tiles / tiles < cuda_limits.expert_blocks || wave->n_tiles / wave->n_devices * 2 <= tiles)) tiles /= 2;
+    while (tiles > 1 && (wave->n_tiles / tiles < cuda_limits.expert_blocks ||
+                         wave->n_tiles / wave->n_devices * 2 <= tiles))
+        tiles /= 2;
     return tiles;
 }
 

@@ -1,6 +1,7 @@
-/* four_columns.cuh - products of which a warp makes four side by side, d_j [16, 8] += a b_j, j < 4, column n of the j-th being column
- * 4 n + j of the matrix in memory. So a lane's share of a row of b is four neighbours, and of a row of the result eight: columns
- * [8 t, 8 t + 8) are d_j[g, 2 t], j < 4, then d_j[g, 2 t + 1].
+/* four_columns.cuh - products of which a warp makes four side by side, d_j [16, 8] += a b_j, j < 4, column n
+ * of the j-th being column 4 n + j of the matrix in memory. So a lane's share of a row of b is four
+ * neighbours, and of a row of the result eight: columns [8 t, 8 t + 8) are d_j[g, 2 t], j < 4, then d_j[g, 2
+ * t + 1].
  *
  * T: float or bf16, of the factors; a comes from rows in shared memory, as they are or turned. */
 #ifndef COHORT_KERNELS_CUDA_FOUR_COLUMNS_CUH
@@ -19,7 +20,8 @@ template <> struct right_four<bf16> { uint32_t v[4][2]; };
 static __device__ __forceinline__ void load_left(left<float> *a, shared<const float> p, int stride) {
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
-        float2 pair = load_as<float2>(p + ((fragment_g() + i % 2 * 8) * stride + 2 * fragment_t() + i / 2 * 8));
+        float2 pair =
+            load_as<float2>(p + ((fragment_g() + i % 2 * 8) * stride + 2 * fragment_t() + i / 2 * 8));
         a->v[2 * i] = pair.x, a->v[2 * i + 1] = pair.y;
     }
 }
@@ -31,7 +33,8 @@ static __device__ __forceinline__ void load_left(left<bf16> *a, shared<const bf1
 /* Its 16 columns as rows. */
 static __device__ __forceinline__ void load_left_turned(left<float> *a, shared<const float> p, int stride) {
     CK_UNROLL
-    for (int i = 0; i < 8; i++) a->v[i] = p[(2 * fragment_t() + i % 2 + i / 4 * 8) * stride + fragment_g() + i / 2 % 2 * 8];
+    for (int i = 0; i < 8; i++)
+        a->v[i] = p[(2 * fragment_t() + i % 2 + i / 4 * 8) * stride + fragment_g() + i / 2 % 2 * 8];
 }
 static __device__ __forceinline__ void load_left_turned(left<bf16> *a, shared<const bf16> p, int stride) {
     int lane = (int)(threadIdx.x % 32);
@@ -45,7 +48,8 @@ static __device__ __forceinline__ int right_row(int i) {
 
 static __device__ __forceinline__ void make_right(right_four<float> *b, const float4 rows[4]) {
     CK_UNROLL
-    for (int i = 0; i < 4; i++) b->v[0][i] = rows[i].x, b->v[1][i] = rows[i].y, b->v[2][i] = rows[i].z, b->v[3][i] = rows[i].w;
+    for (int i = 0; i < 4; i++)
+        b->v[0][i] = rows[i].x, b->v[1][i] = rows[i].y, b->v[2][i] = rows[i].z, b->v[3][i] = rows[i].w;
 }
 static __device__ __forceinline__ void make_right(right_four<bf16> *b, const float4 rows[4]) {
     CK_UNROLL
@@ -75,11 +79,14 @@ static __device__ __forceinline__ void take_right(right_four<bf16> *b, shared<co
 /* A lane's own store of them, in 16s of bytes 512 apart. */
 static __device__ __forceinline__ void put_right(shared<float> own, const right_four<float> &b) {
     CK_UNROLL
-    for (int j = 0; j < 4; j++) store_as(own + 128 * j, make_float4(b.v[j][0], b.v[j][1], b.v[j][2], b.v[j][3]));
+    for (int j = 0; j < 4; j++)
+        store_as(own + 128 * j, make_float4(b.v[j][0], b.v[j][1], b.v[j][2], b.v[j][3]));
 }
 static __device__ __forceinline__ void put_right(shared<bf16> own, const right_four<bf16> &b) {
     CK_UNROLL
-    for (int j = 0; j < 2; j++) store_as(own + 256 * j, make_uint4(b.v[2 * j][0], b.v[2 * j][1], b.v[2 * j + 1][0], b.v[2 * j + 1][1]));
+    for (int j = 0; j < 2; j++)
+        store_as(own + 256 * j,
+                 make_uint4(b.v[2 * j][0], b.v[2 * j][1], b.v[2 * j + 1][0], b.v[2 * j + 1][1]));
 }
 static __device__ __forceinline__ void get_right(right_four<float> *b, shared<const float> own) {
     CK_UNROLL
@@ -96,11 +103,13 @@ static __device__ __forceinline__ void get_right(right_four<bf16> *b, shared<con
     }
 }
 
-static __device__ __forceinline__ void multiply_four(float d[4][4], const left<float> &a, const right_four<float> &b) {
+static __device__ __forceinline__ void multiply_four(float d[4][4], const left<float> &a,
+                                                     const right_four<float> &b) {
     CK_UNROLL
     for (int j = 0; j < 4; j++) mma_f32_rounded(d[j], a.v, b.v[j]);
 }
-static __device__ __forceinline__ void multiply_four(float d[4][4], const left<bf16> &a, const right_four<bf16> &b) {
+static __device__ __forceinline__ void multiply_four(float d[4][4], const left<bf16> &a,
+                                                     const right_four<bf16> &b) {
     CK_UNROLL
     for (int j = 0; j < 4; j++) mma_bf16(d[j], a.v, b.v[j]);
 }

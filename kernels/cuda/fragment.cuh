@@ -1,8 +1,9 @@
-/* fragment.cuh - parts of matrices in the registers of a warp, as mma_f32 wants them (portable.cuh), read from ragged rows.
+/* fragment.cuh - parts of matrices in the registers of a warp, as mma_f32 wants them (portable.cuh), read
+ * from ragged rows.
  *
- * T is float or bf16, of the matrices in memory; fragments hold floats, and mma<T> multiplies them as T. Lane 4 g + t of the warp. Whatever
- * lies outside the given rows or columns reads as 0 and is not written. `pairs` says that rows begin at even offsets, so that two
- * neighbours are one load. */
+ * T is float or bf16, of the matrices in memory; fragments hold floats, and mma<T> multiplies them as T. Lane
+ * 4 g + t of the warp. Whatever lies outside the given rows or columns reads as 0 and is not written. `pairs`
+ * says that rows begin at even offsets, so that two neighbours are one load. */
 #ifndef COHORT_KERNELS_CUDA_FRAGMENT_CUH
 #define COHORT_KERNELS_CUDA_FRAGMENT_CUH
 
@@ -50,7 +51,8 @@ template <bool pairs, typename P> __device__ __forceinline__ float2 load_pair(P 
     return make_float2(valid > 0 ? load_one(p) : 0.0f, valid > 1 ? load_one(p + 1) : 0.0f);
 }
 
-template <bool pairs, typename P> __device__ __forceinline__ void store_pair(P p, int valid, float x, float y) {
+template <bool pairs, typename P>
+__device__ __forceinline__ void store_pair(P p, int valid, float x, float y) {
     if (pairs && valid >= 2) {
         store_two(p, x, y);
         return;
@@ -61,8 +63,8 @@ template <bool pairs, typename P> __device__ __forceinline__ void store_pair(P p
 
 /* ---- d [16, 8] += a [16, 16] b [16, 8], factors rounded to T (f32: three tf32 products) */
 
-/* mma_f32 for long sums: the instruction cuts off what it adds to instead of rounding it, always towards 0; so only 16 products are summed
- * by it, and they are added to d by an addition that rounds. */
+/* mma_f32 for long sums: the instruction cuts off what it adds to instead of rounding it, always towards 0;
+ * so only 16 products are summed by it, and they are added to d by an addition that rounds. */
 __device__ __forceinline__ void mma_f32_rounded(float d[4], const float a[8], const float b[4]) {
     float sum[4] = {0, 0, 0, 0};
     mma_f32(sum, a, b);
@@ -75,7 +77,8 @@ template <> __device__ __forceinline__ void mma<float>(float d[4], const float a
     mma_f32(d, a, b);
 }
 template <> __device__ __forceinline__ void mma<bf16>(float d[4], const float a[8], const float b[4]) {
-    const uint32_t left[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(a[4], a[5]), pack_bf16(a[6], a[7])};
+    const uint32_t left[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(a[4], a[5]),
+                              pack_bf16(a[6], a[7])};
     const uint32_t right[2] = {pack_bf16(b[0], b[1]), pack_bf16(b[2], b[3])};
     mma_bf16(d, left, right);
 }
@@ -113,17 +116,20 @@ __device__ __forceinline__ void store_tile(const float d[N][4], P p, int64_t str
 
 /* a = rows x columns [16, 16] at p; row g is multiplied by factor[0], row g + 8 by factor[1]. */
 template <typename P>
-__device__ __forceinline__ void load_a(float a[8], P p, int64_t stride, int rows, int columns, const float factor[2]) {
+__device__ __forceinline__ void load_a(float a[8], P p, int64_t stride, int rows, int columns,
+                                       const float factor[2]) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int i = 0; i < 8; i++) {
         int row = g + i / 2 % 2 * 8, column = 2 * t + i % 2 + i / 4 * 8;
-        a[i] = row < rows && column < columns ? factor[i / 2 % 2] * load_one(p + (row * stride + column)) : 0.0f;
+        a[i] =
+            row < rows && column < columns ? factor[i / 2 % 2] * load_one(p + (row * stride + column)) : 0.0f;
     }
 }
 
 /* b[k, n] = element (row k, column n) at p: the summed index runs down the rows. */
-template <typename P> __device__ __forceinline__ void load_b(float b[4], P p, int64_t stride, int rows, int columns) {
+template <typename P>
+__device__ __forceinline__ void load_b(float b[4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int i = 0; i < 4; i++) {
@@ -133,7 +139,8 @@ template <typename P> __device__ __forceinline__ void load_b(float b[4], P p, in
 }
 
 /* b[k, n] = element (row n, column k) at p: the summed index runs along the rows. */
-template <bool pairs, typename P> __device__ __forceinline__ void load_b_turned(float b[4], P p, int64_t stride, int rows, int columns) {
+template <bool pairs, typename P>
+__device__ __forceinline__ void load_b_turned(float b[4], P p, int64_t stride, int rows, int columns) {
     int g = fragment_g(), t = fragment_t();
     CK_UNROLL
     for (int half = 0; half < 2; half++) {

@@ -1,12 +1,14 @@
-/* gram.cuh - gradients of weights with one row per rank, of each device over its own tokens:  dW [S, D] = a^T x.
+/* gram.cuh - gradients of weights with one row per rank, of each device over its own tokens: dW [S, D] = a^T
+ * x.
  *
- * a [T, S] f32, any source that rank_value() takes (segmented.cuh); x [T, D]. A block owns 16 R ranks and 32 W columns (W = 16 bytes of x)
- * of a chunk of the wave's tiles, and walks the chunk device by device. A device that lies in one chunk is written at once. Of one that
- * lies in several each block leaves its part in the workspace, and the block that the device begins in adds them in the order of the chunks
- * in a second launch: the same bits every time, however many tokens a device has.
+ * a [T, S] f32, any source that rank_value() takes (segmented.cuh); x [T, D]. A block owns 16 R ranks and 32
+ * W columns (W = 16 bytes of x) of a chunk of the wave's tiles, and walks the chunk device by device. A
+ * device that lies in one chunk is written at once. Of one that lies in several each block leaves its part in
+ * the workspace, and the block that the device begins in adds them in the order of the chunks in a second
+ * launch: the same bits every time, however many tokens a device has.
  *
- * Bytes: x once per 16 R ranks, S D f32 a device written; a part of 64 R W columns is written and read once per chunk that cuts a device.
- * Shared memory: 80 floats for each of 16 R ranks, of 64 tokens. */
+ * Bytes: x once per 16 R ranks, S D f32 a device written; a part of 64 R W columns is written and read once
+ * per chunk that cuts a device. Shared memory: 80 floats for each of 16 R ranks, of 64 tokens. */
 #ifndef COHORT_KERNELS_CUDA_GRAM_CUH
 #define COHORT_KERNELS_CUDA_GRAM_CUH
 
@@ -28,8 +30,8 @@ typedef struct {
     int first, end; /* the block's ranks; none where this device does not learn */
 } gram_view;
 
-static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, const cuda_device *device, const ck_shape *shape,
-                                                         int ranks) {
+static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, const cuda_device *device,
+                                                         const ck_shape *shape, int ranks) {
     gram_view v;
     v.weight = rank_weight_of(shape, to->weight, to->layer);
     v.gradient = to->wave.gradients + (device->gradients + v.weight.offset);
@@ -49,29 +51,35 @@ template <int R, int G, int W, bool wide>
 static __device__ __forceinline__ void write_gradient(const gram_view *v, const float d[G][R][W][4]) {
     CK_UNROLL
     for (int i = 0; i < 2 * R * G; i++) {
-        int rank = v->first + 8 * (i / G) + fragment_g(), first = gram_column(i % G, G, 8 * W) + 2 * W * fragment_t();
+        int rank = v->first + 8 * (i / G) + fragment_g(),
+            first = gram_column(i % G, G, 8 * W) + 2 * W * fragment_t();
         float row[2 * W];
         neighbours<W>(row, d[i % G][i / G / 2], i / G % 2);
         if (rank >= v->end) continue;
         CK_UNROLL
         for (int j = 0; j < 2 * W; j += 8) {
             int column = first + j;
-            store_some<wide, 8>(v->gradient + ((int64_t)rank * v->weight.columns + column), row + j, v->weight.columns - column);
+            store_some<wide, 8>(v->gradient + ((int64_t)rank * v->weight.columns + column), row + j,
+                                v->weight.columns - column);
         }
     }
 }
 
-/* A block's part of a device that other chunks hold too, each lane's own values. slot 0: the device began before this chunk; 1: in it. */
-static __device__ __forceinline__ global<float> part_of(global<float> parts, int chunk, int slot, int lane_floats) {
+/* A block's part of a device that other chunks hold too, each lane's own values. slot 0: the device began
+ * before this chunk; 1: in it. */
+static __device__ __forceinline__ global<float> part_of(global<float> parts, int chunk, int slot,
+                                                        int lane_floats) {
     int64_t block = (((int64_t)chunk * 2 + slot) * gridDim.y + blockIdx.y) * gridDim.z + blockIdx.z;
     return parts + (block * blockDim.x * lane_floats + 4 * (int)threadIdx.x);
 }
 
 /* What a block has summed over a segment: the gradient, or a part of it. */
 template <int R, int G, int W, bool wide>
-static __device__ __forceinline__ void write_gram(const gram_target *to, const gram_view *v, const cuda_device *device, const segment *s,
+static __device__ __forceinline__ void write_gram(const gram_target *to, const gram_view *v,
+                                                  const cuda_device *device, const segment *s,
                                                   const float d[G][R][W][4]) {
-    bool begins = s->token == device->first_token, ends = s->token + s->rows == device->first_token + device->n_tokens;
+    bool begins = s->token == device->first_token,
+         ends = s->token + s->rows == device->first_token + device->n_tokens;
     if (begins && ends) {
         write_gradient<R, G, W, wide>(v, d);
         return;
@@ -120,7 +128,8 @@ template <typename T, typename Source> struct gram {
 };
 
 template <typename T, int R, bool wide, typename Source>
-static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, shared<float> a, const segment *s) {
+static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, shared<float> a,
+                                                    const segment *s) {
     const int W = access<T>::COUNT;
     const cuda_device *device = record(op->to.wave.devices + s->device);
     const ck_shape *shape = record(op->to.wave.shapes + device->shape);
@@ -136,7 +145,8 @@ static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, s
         stage_ranks(a, 1, GRAM_STRIDE, op->a, shape, token, tokens, v.first, ranks);
         __syncthreads();
         if (left <= 0) continue;
-        add_product<T, R, wide>(d[0], a, GRAM_STRIDE, tokens, op->x.data + (token * op->x.columns + column), op->x.columns, left);
+        add_product<T, R, wide>(d[0], a, GRAM_STRIDE, tokens, op->x.data + (token * op->x.columns + column),
+                                op->x.columns, left);
     }
     write_gram<R, 1, W, wide>(&op->to, &v, device, s, d);
 }
@@ -145,8 +155,10 @@ static __device__ __forceinline__ void gram_segment(const gram<T, Source> *op, s
 template <typename T, int R, bool wide, typename Source>
 static __global__ void __launch_bounds__(SEGMENT_LANES, R == 1 ? 4 : 2) gram_kernel(gram<T, Source> op) {
     CK_SHARED(float, a, 16 * R * GRAM_STRIDE);
-    int tile = (int)blockIdx.x * op.to.chunk, end = tile + op.to.chunk < op.to.wave.n_tiles ? tile + op.to.chunk : op.to.wave.n_tiles;
-    for (segment s; (s = segment_at(&op.to.wave, tile, end)).tiles > 0; tile += s.tiles) gram_segment<T, R, wide>(&op, a, &s);
+    int tile = (int)blockIdx.x * op.to.chunk,
+        end = tile + op.to.chunk < op.to.wave.n_tiles ? tile + op.to.chunk : op.to.wave.n_tiles;
+    for (segment s; (s = segment_at(&op.to.wave, tile, end)).tiles > 0; tile += s.tiles)
+        gram_segment<T, R, wide>(&op, a, &s);
 }
 
 /* ---- Host */
@@ -156,19 +168,21 @@ typedef struct {
 } gram_plan;
 
 /* Blocks that fill a GPU, and longer chunks rather than more of them. */
-static inline gram_plan plan_gram(int64_t n_tiles, int ranks, int64_t columns, size_t element_bytes, bool wide) {
+static inline gram_plan plan_gram(int64_t n_tiles, int ranks, int64_t columns, size_t element_bytes,
+                                  bool wide) {
     gram_plan p;
     int64_t wide_columns = 32 * (int64_t)(16 / element_bytes);
     p.rank_tiles = !wide || ranks <= 16 ? 1 : ranks <= 32 ? 2 : 4;
     p.groups = (ranks + 16 * p.rank_tiles - 1) / (16 * p.rank_tiles);
     p.column_blocks = (int)((columns + wide_columns - 1) / wide_columns);
-    p.chunk = (int)((n_tiles * p.column_blocks * p.groups + cuda_limits.gram_blocks - 1) / cuda_limits.gram_blocks);
+    p.chunk =
+        (int)((n_tiles * p.column_blocks * p.groups + cuda_limits.gram_blocks - 1) / cuda_limits.gram_blocks);
     p.chunks = (int)((n_tiles + p.chunk - 1) / p.chunk);
     return p;
 }
 
-/* Bytes of workspace for any wave of up to n_tiles and up to these ranks: fewer ranks make fewer or smaller parts, and fewer tiles no
- * longer chunks. */
+/* Bytes of workspace for any wave of up to n_tiles and up to these ranks: fewer ranks make fewer or smaller
+ * parts, and fewer tiles no longer chunks. */
 static inline size_t gram_workspace(int64_t n_tiles, int ranks, int64_t columns, size_t element_bytes) {
     gram_plan p = plan_gram(n_tiles, ranks, columns, element_bytes, true);
     int64_t across = (int64_t)p.column_blocks * p.groups, blocks = n_tiles * across;

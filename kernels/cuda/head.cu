@@ -3,23 +3,26 @@
  *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,
  *   dx = dz wte,   dwte = sum over chunks of dz^T x
  *
- * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply(). counted: of the device, in
- * pre-training of the wave.
+ * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply().
+ * counted: of the device, in pre-training of the wave.
  *
- * Between the products: a block a row. It reads z for the maximum and the sum of exponentials, kept together (a sum is scaled when its
- * maximum moves), and writes dz over it, in the type that the next products read: a bf16 row lies in the first half of its f32 row.
+ * Between the products: a block a row. It reads z for the maximum and the sum of exponentials, kept together
+ * (a sum is scaled when its maximum moves), and writes dz over it, in the type that the next products read: a
+ * bf16 row lies in the first half of its f32 row.
  *
- *   held    z is read once: exp(z - m) of every logit stays in shared memory as T, with m, the lane's maximum at that step. The target's
- *           probability, from which 1 is subtracted, is computed from its logit in f32. V = 50257 on sm_90: two blocks a multiprocessor
- *           in bf16, one in f32.
- *   else    where a row has no room there (cuda_limits.head_row_bytes, or the GPU's own limit), z is read twice. Shared memory that is
- *           asked for and not used then keeps it at one block a multiprocessor: 132 rows of 200 KB stay in an L2 of 50 MB. A bf16 row is
- *           written a step behind what has been read.
+ *   held    z is read once: exp(z - m) of every logit stays in shared memory as T, with m, the lane's maximum
+ *           at that step. The target's probability, from which 1 is subtracted, is computed from its logit in
+ *           f32. V = 50257 on sm_90: two blocks a multiprocessor in bf16, one in f32.
+ *   else    where a row has no room there (cuda_limits.head_row_bytes, or the GPU's own limit), z is read
+ *           twice. Shared memory that is asked for and not used then keeps it at one block a multiprocessor:
+ *           132 rows of 200 KB stay in an L2 of 50 MB. A bf16 row is written a step behind what has been
+ *           read.
  *
  * Losses of tokens go to the workspace, and one warp a sequence sums them in a fixed order, as doubles.
  *
- * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written, read and dz written, read,
- * 16 V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for the products' 4 D V FLOPs at D = 768). */
+ * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written,
+ * read and dz written, read, 16 V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for
+ * the products' 4 D V FLOPs at D = 768). */
 #include <math.h>
 
 #include "ops.cuh"
@@ -40,7 +43,8 @@ static int64_t row_stride(int vocabulary) {
     return ((int64_t)vocabulary + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
 }
 
-/* Of cuda_limits.head_bytes: as many as fill a GPU with tiles of the product dz wte, whose result is narrow. */
+/* Of cuda_limits.head_bytes: as many as fill a GPU with tiles of the product dz wte, whose result is narrow.
+ */
 static int64_t chunk_rows(int vocabulary, int64_t max_tokens) {
     int64_t rows = cuda_limits.head_bytes / (row_stride(vocabulary) * (int64_t)sizeof(float));
     rows = rows > HEAD_ROWS ? rows / HEAD_ROWS * HEAD_ROWS : rows < 1 ? 1 : rows;
@@ -66,17 +70,19 @@ static __device__ __forceinline__ row_state row_join(row_state a, row_state b) {
 static __device__ __forceinline__ row_state row_join_lanes(row_state a) {
     CK_UNROLL
     for (int step = 16; step > 0; step /= 2) {
-        row_state b = {__shfl_xor_sync(0xffffffffu, a.largest, step), __shfl_xor_sync(0xffffffffu, a.sum, step),
-                       __shfl_xor_sync(0xffffffffu, a.at, step)};
+        row_state b = {__shfl_xor_sync(0xffffffffu, a.largest, step),
+                       __shfl_xor_sync(0xffffffffu, a.sum, step), __shfl_xor_sync(0xffffffffu, a.at, step)};
         a = row_join(a, b);
     }
     return a;
 }
 
-enum { ROW_PARTS = 4, ROW_ELEMENTS = 4 * ROW_PARTS }; /* a lane's logits of one step: accesses of 16 bytes, a block's width apart */
+/* a lane's logits of one step: accesses of 16 bytes, a block's width apart */
+enum { ROW_PARTS = 4, ROW_ELEMENTS = 4 * ROW_PARTS };
 
 /* v[4 p + j] = z[first + 4 blockDim p + j]; -inf behind the last. */
-static __device__ __forceinline__ void load_logits(float v[ROW_ELEMENTS], global<const float> z, int first, int vocabulary) {
+static __device__ __forceinline__ void load_logits(float v[ROW_ELEMENTS], global<const float> z, int first,
+                                                   int vocabulary) {
     CK_UNROLL
     for (int p = 0; p < ROW_PARTS; p++) {
         int i = first + 4 * (int)blockDim.x * p;
@@ -109,7 +115,8 @@ static __device__ __forceinline__ void row_add(row_state *state, float v[ROW_ELE
     state->sum += sum;
 }
 
-/* A row that stays in shared memory: a lane's powers where its logits were, and what it had taken off them in each step. */
+/* A row that stays in shared memory: a lane's powers where its logits were, and what it had taken off them in
+ * each step. */
 template <typename T> struct held_row {
     shared<T> powers;      /* [row_stride()] */
     shared<float> largest; /* [steps, lanes] */
@@ -137,11 +144,13 @@ static __device__ __forceinline__ void held_four(float v[4], shared<bf16> at) {
 }
 
 template <typename T, bool held>
-static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary, const held_row<T> &row) {
+static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary,
+                                                       const held_row<T> &row) {
     CK_SHARED(row_state, warps, HEAD_WARPS);
     row_state state = {-INFINITY, 0.0f, 0};
     int slot = (int)threadIdx.x; /* of the step and the lane */
-    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
+    for (int first = 4 * (int)threadIdx.x; first < vocabulary;
+         first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
         float v[ROW_ELEMENTS];
         load_logits(v, z, first, vocabulary);
         row_add(&state, v, first);
@@ -161,7 +170,8 @@ static __device__ __forceinline__ row_state row_reduce(global<const float> z, in
     return state;
 }
 
-template <typename T> static __device__ __forceinline__ void store_four(global<T> dz, int i, const float v[4], int vocabulary) {
+template <typename T>
+static __device__ __forceinline__ void store_four(global<T> dz, int i, const float v[4], int vocabulary) {
     if (i + 4 <= vocabulary) {
         store_wide<4>(dz + i, v);
         return;
@@ -174,11 +184,14 @@ template <typename T> static __device__ __forceinline__ void store_four(global<T
 
 /* dz over z, from the powers that were held; chosen: the target's logit. */
 template <typename T>
-static __device__ __forceinline__ void write_held_gradient(const held_row<T> &row, global<T> dz, int vocabulary, row_state state,
-                                                           int32_t target, float chosen, float inverse_count) {
-    float scale = target < 0 ? 0.0f : inverse_count / state.sum, of_target = scale * fast_exp(chosen - state.largest) - inverse_count;
+static __device__ __forceinline__ void write_held_gradient(const held_row<T> &row, global<T> dz,
+                                                           int vocabulary, row_state state, int32_t target,
+                                                           float chosen, float inverse_count) {
+    float scale = target < 0 ? 0.0f : inverse_count / state.sum,
+          of_target = scale * fast_exp(chosen - state.largest) - inverse_count;
     int slot = (int)threadIdx.x;
-    for (int first = 4 * (int)threadIdx.x; first < vocabulary; first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
+    for (int first = 4 * (int)threadIdx.x; first < vocabulary;
+         first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
         float factor = scale * fast_exp(row.largest[slot] - state.largest);
         CK_UNROLL
         for (int p = 0; p < ROW_PARTS; p++) {
@@ -193,11 +206,11 @@ static __device__ __forceinline__ void write_held_gradient(const held_row<T> &ro
     }
 }
 
-/* dz over z, which is read again. Of a bf16 row, what a step writes lies before all that later steps read; its own has been read once all
- * lanes have come. */
+/* dz over z, which is read again. Of a bf16 row, what a step writes lies before all that later steps read;
+ * its own has been read once all lanes have come. */
 template <typename T>
-static __device__ __forceinline__ void write_gradient(global<const float> z, global<T> dz, int vocabulary, row_state state, int32_t target,
-                                                      float inverse_count) {
+static __device__ __forceinline__ void write_gradient(global<const float> z, global<T> dz, int vocabulary,
+                                                      row_state state, int32_t target, float inverse_count) {
     const int step = ROW_ELEMENTS * (int)blockDim.x;
     float scale = target < 0 ? 0.0f : inverse_count / state.sum;
     for (int begin = 0; begin < vocabulary; begin += step) {
@@ -220,7 +233,8 @@ static __device__ __forceinline__ void write_gradient(global<const float> z, glo
 
 /* Grid: the chunk's rows. */
 template <typename T, bool gradient, bool held>
-static __global__ void __launch_bounds__(HEAD_LANES) head_row_kernel(cuda_wave wave, head_workspace work, int64_t first, int vocabulary) {
+static __global__ void __launch_bounds__(HEAD_LANES)
+    head_row_kernel(cuda_wave wave, head_workspace work, int64_t first, int vocabulary) {
     int64_t token = first + blockIdx.x;
     global<float> z = work.z + blockIdx.x * work.stride;
     int32_t target = wave.targets[token];
@@ -242,7 +256,8 @@ static __global__ void __launch_bounds__(HEAD_LANES) head_row_kernel(cuda_wave w
 }
 
 /* Grid: the chunk's rows. */
-static __global__ void __launch_bounds__(256) copy_logits_kernel(head_workspace work, global<float> logits, int64_t first, int vocabulary) {
+static __global__ void __launch_bounds__(256)
+    copy_logits_kernel(head_workspace work, global<float> logits, int64_t first, int vocabulary) {
     for (int i = (int)threadIdx.x; i < vocabulary; i += (int)blockDim.x)
         logits[(first + blockIdx.x) * vocabulary + i] = work.z[blockIdx.x * work.stride + i];
 }
@@ -295,28 +310,36 @@ static unsigned row_lanes(int vocabulary) {
 
 /* Shared memory of a row that stays there. */
 template <typename T> static size_t held_bytes(int vocabulary, int lanes) {
-    return (size_t)row_stride(vocabulary) * sizeof(T) + (size_t)(row_steps(vocabulary, lanes) * lanes) * sizeof(float);
+    return (size_t)row_stride(vocabulary) * sizeof(T) +
+           (size_t)(row_steps(vocabulary, lanes) * lanes) * sizeof(float);
 }
 
 template <typename T>
-static const char *rows_of_chunk(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows,
-                                 bool gradient) {
+static const char *rows_of_chunk(const ck_head *d, const cuda_call *call, const head_workspace *work,
+                                 int64_t first, int64_t rows, bool gradient) {
     dim3 grid((unsigned)rows);
     global<float> logits = d->logits;
     const char *problem = nullptr;
-    if (d->logits) problem = CK_LAUNCH(copy_logits_kernel, grid, 256, 0, call->stream, *work, logits, first, d->vocabulary);
+    if (d->logits)
+        problem =
+            CK_LAUNCH(copy_logits_kernel, grid, 256, 0, call->stream, *work, logits, first, d->vocabulary);
     if (problem) return problem;
     unsigned lanes = row_lanes(d->vocabulary);
     if (!gradient)
-        return CK_LAUNCH((head_row_kernel<T, false, false>), grid, lanes, 0, call->stream, call->wave, *work, first, d->vocabulary);
-    size_t row = held_bytes<T>(d->vocabulary, (int)lanes), alone = ck_shared_limit() / 2 + 1; /* one block on a multiprocessor */
+        return CK_LAUNCH((head_row_kernel<T, false, false>), grid, lanes, 0, call->stream, call->wave, *work,
+                         first, d->vocabulary);
+    /* one block on a multiprocessor */
+    size_t row = held_bytes<T>(d->vocabulary, (int)lanes), alone = ck_shared_limit() / 2 + 1;
     if (row <= (size_t)cuda_limits.head_row_bytes && row + HEAD_STATIC_BYTES <= ck_shared_limit())
-        return CK_LAUNCH((head_row_kernel<T, true, true>), grid, lanes, row, call->stream, call->wave, *work, first, d->vocabulary);
-    return CK_LAUNCH((head_row_kernel<T, true, false>), grid, lanes, alone, call->stream, call->wave, *work, first, d->vocabulary);
+        return CK_LAUNCH((head_row_kernel<T, true, true>), grid, lanes, row, call->stream, call->wave, *work,
+                         first, d->vocabulary);
+    return CK_LAUNCH((head_row_kernel<T, true, false>), grid, lanes, alone, call->stream, call->wave, *work,
+                     first, d->vocabulary);
 }
 
 template <typename T>
-static const char *multiply_logits(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+static const char *multiply_logits(const ck_head *d, const cuda_call *call, const head_workspace *work,
+                                   int64_t first, int64_t rows) {
     cuda_product z = {};
     z.m = rows, z.n = d->vocabulary, z.k = d->width;
     z.a = static_cast<const T *>(d->x->data) + first * d->x->columns, z.lda = d->x->columns;
@@ -333,7 +356,8 @@ template <typename T> static int64_t gradient_stride(const head_workspace *work)
 }
 
 template <typename T>
-static const char *multiply_dx(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+static const char *multiply_dx(const ck_head *d, const cuda_call *call, const head_workspace *work,
+                               int64_t first, int64_t rows) {
     cuda_product dx = {};
     dx.m = rows, dx.n = d->width, dx.k = d->vocabulary;
     dx.a = work->logits, dx.lda = gradient_stride<T>(work);
@@ -345,7 +369,8 @@ static const char *multiply_dx(const ck_head *d, const cuda_call *call, const he
 }
 
 /* A base is trained in f32 only. */
-static const char *multiply_dwte(const ck_head *d, const cuda_call *call, const head_workspace *work, int64_t first, int64_t rows) {
+static const char *multiply_dwte(const ck_head *d, const cuda_call *call, const head_workspace *work,
+                                 int64_t first, int64_t rows) {
     cuda_product dwte = {};
     dwte.m = d->vocabulary, dwte.n = d->width, dwte.k = rows;
     dwte.a = work->logits, dwte.lda = work->stride, dwte.turn_a = true;
@@ -356,7 +381,8 @@ static const char *multiply_dwte(const ck_head *d, const cuda_call *call, const 
     return cuda_multiply(&dwte, call->stream);
 }
 
-template <typename T> static const char *head_as(const ck_head *d, const cuda_call *call, head_workspace work) {
+template <typename T>
+static const char *head_as(const ck_head *d, const cuda_call *call, head_workspace work) {
     bool train = d->wte_gradient >= 0 && call->base_gradients;
     const char *problem = nullptr;
     for (int64_t first = 0; first < call->wave.n_tokens && !problem; first += work.rows) {
@@ -376,5 +402,6 @@ const char *cuda_head(const ck_head *d, const cuda_call *call) {
     global<int32_t> correct = d->correct;
     const char *problem = call->half ? head_as<bf16>(d, call, work) : head_as<float>(d, call, work);
     if (problem) return problem;
-    return CK_LAUNCH(head_sum_kernel, (unsigned)call->wave.n_sequences, 32, 0, call->stream, call->wave, work, loss, correct);
+    return CK_LAUNCH(head_sum_kernel, (unsigned)call->wave.n_sequences, 32, 0, call->stream, call->wave, work,
+                     loss, correct);
 }

@@ -30,10 +30,14 @@ static bool says(const char *item, size_t length, const char *name) {
 }
 
 static bool unknown(const char *item, size_t length, char *message, size_t size) {
-    int end = snprintf(message, size, "COHORT_CUDA_LIMITS: '%.*s' is not known; known are small, large, and name=value with the names",
-                       (int)(length < 40 ? length : 40), item);
+    int end = snprintf(
+        message, size,
+        "COHORT_CUDA_LIMITS: '%.*s' is not known; known are small, large, and name=value with the names",
+        (int)(length < 40 ? length : 40), item);
     for (const auto &limit : known)
-        if ((size_t)end < size) end += snprintf(message + end, size - (size_t)end, "%s %s", &limit == known ? "" : ",", limit.name);
+        if ((size_t)end < size)
+            end +=
+                snprintf(message + end, size - (size_t)end, "%s %s", &limit == known ? "" : ",", limit.name);
     return false;
 }
 
@@ -44,12 +48,14 @@ static bool read_value(cuda_limits_table *into, const char *item, size_t length,
         char *end;
         errno = 0;
         long long value = strtoll(equals + 1, &end, 10);
-        if (end == item + length && end > equals + 1 && errno == 0 && value >= limit.least && value <= limit.most) {
+        if (end == item + length && end > equals + 1 && errno == 0 && value >= limit.least &&
+            value <= limit.most) {
             into->*limit.value = value;
             return true;
         }
-        snprintf(message, size, "COHORT_CUDA_LIMITS: %s must be a whole number from %lld to %lld, not '%.*s'", limit.name,
-                 (long long)limit.least, (long long)limit.most, (int)(item + length - equals - 1), equals + 1);
+        snprintf(message, size, "COHORT_CUDA_LIMITS: %s must be a whole number from %lld to %lld, not '%.*s'",
+                 limit.name, (long long)limit.least, (long long)limit.most, (int)(item + length - equals - 1),
+                 equals + 1);
         return false;
     }
     return unknown(item, length, message, size);

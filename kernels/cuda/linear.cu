@@ -2,8 +2,9 @@
  *
  *   y = x W^T + c b + residual      dx (+)= dy W      dW = dy^T x, db = column sums of dy (pre-training)
  *
- * Bytes a token, bf16: 2 (in + out), with a residual 2 out more; the products dominate (2 in out FLOPs a token). A bias without gates and
- * a residual are part of the product itself; only where gates weigh the bias y is begun by a kernel of its own. */
+ * Bytes a token, bf16: 2 (in + out), with a residual 2 out more; the products dominate (2 in out FLOPs a
+ * token). A bias without gates and a residual are part of the product itself; only where gates weigh the bias
+ * y is begun by a kernel of its own. */
 #include "driver.hpp"
 #include "fragment.cuh"
 
@@ -16,17 +17,21 @@ static unsigned blocks_for(int64_t count) {
 
 /* ---- Types ---- */
 
-template <typename From, typename To> static __global__ void convert_kernel(global<const From> from, global<To> to, int64_t count) {
+template <typename From, typename To>
+static __global__ void convert_kernel(global<const From> from, global<To> to, int64_t count) {
     int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) store_one(to + i, load_one(from + i));
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
+        store_one(to + i, load_one(from + i));
 }
 
 const char *cuda_to_half(const float *from, bf16 *to, int64_t count, gpu_stream stream) {
-    return CK_LAUNCH((convert_kernel<float, bf16>), dim3(blocks_for(count)), dim3(ELEMENT_BLOCK), 0, stream, from, to, count);
+    return CK_LAUNCH((convert_kernel<float, bf16>), dim3(blocks_for(count)), dim3(ELEMENT_BLOCK), 0, stream,
+                     from, to, count);
 }
 
 const char *cuda_to_float(const bf16 *from, float *to, int64_t count, gpu_stream stream) {
-    return CK_LAUNCH((convert_kernel<bf16, float>), dim3(blocks_for(count)), dim3(ELEMENT_BLOCK), 0, stream, from, to, count);
+    return CK_LAUNCH((convert_kernel<bf16, float>), dim3(blocks_for(count)), dim3(ELEMENT_BLOCK), 0, stream,
+                     from, to, count);
 }
 
 /* ---- y = residual + c b: a warp a token ---- */
@@ -40,7 +45,8 @@ template <typename T> struct begin_arguments {
     int32_t out;
 };
 
-template <typename T> static __device__ __forceinline__ float bias_factor(const begin_arguments<T> &a, int64_t token) {
+template <typename T>
+static __device__ __forceinline__ float bias_factor(const begin_arguments<T> &a, int64_t token) {
     int32_t device = record(a.wave.sequences + (int32_t)a.wave.sequence_of[token])->device;
     if (!a.gates.data || device < 0) return 1.0f;
     const ck_shape *shape = record(a.wave.shapes + record(a.wave.devices + device)->shape);
@@ -68,7 +74,8 @@ template <typename T> static const char *begin(const ck_linear *d, const cuda_ca
     if (d->gates) a.gates = cuda_rows_of<const float>(d->gates);
     a.bias = d->bias;
     a.out = d->out;
-    return CK_LAUNCH(begin_kernel<T>, dim3((unsigned)((call->wave.n_tokens + 7) / 8)), dim3(256), 0, call->stream, a);
+    return CK_LAUNCH(begin_kernel<T>, dim3((unsigned)((call->wave.n_tokens + 7) / 8)), dim3(256), 0,
+                     call->stream, a);
 }
 
 /* ---- Products ---- */
@@ -109,8 +116,8 @@ const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
 
 /* ---- Column sums: rows in groups (cuda_limits.slice_tokens), then the groups in order ---- */
 
-static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows, int32_t columns, int64_t group,
-                                         global<float> sums) {
+static __global__ void group_sums_kernel(global<const float> rows, int64_t stride, int64_t n_rows,
+                                         int32_t columns, int64_t group, global<float> sums) {
     int column = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (column >= columns) return;
     int64_t first = blockIdx.x * group, end = first + group < n_rows ? first + group : n_rows;
@@ -119,7 +126,8 @@ static __global__ void group_sums_kernel(global<const float> rows, int64_t strid
     sums[(int64_t)blockIdx.x * columns + column] = sum;
 }
 
-static __global__ void total_kernel(global<const float> sums, int64_t groups, int32_t columns, global<float> out) {
+static __global__ void total_kernel(global<const float> sums, int64_t groups, int32_t columns,
+                                    global<float> out) {
     int column = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (column >= columns) return;
     float sum = 0;
@@ -132,16 +140,17 @@ static int64_t sum_groups(int64_t rows) {
 }
 
 size_t cuda_linear_backward_workspace(const ck_linear_backward *d, const cuda_bounds *bounds) {
-    return d->bias_gradient >= 0 ? (size_t)sum_groups(bounds->max_tokens) * (size_t)d->out * sizeof(float) : 0;
+    return d->bias_gradient >= 0 ? (size_t)sum_groups(bounds->max_tokens) * (size_t)d->out * sizeof(float)
+                                 : 0;
 }
 
 static const char *bias_gradient(const ck_linear_backward *d, const cuda_call *call) {
     float *sums = static_cast<float *>(call->workspace);
     int64_t groups = sum_groups(call->wave.n_tokens);
     unsigned columns = (unsigned)((d->out + 127) / 128);
-    const char *problem =
-        CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0, call->stream, static_cast<const float *>(d->dy->data),
-                  d->dy->columns, call->wave.n_tokens, d->out, cuda_limits.slice_tokens, sums);
+    const char *problem = CK_LAUNCH(group_sums_kernel, dim3((unsigned)groups, columns), dim3(128), 0,
+                                    call->stream, static_cast<const float *>(d->dy->data), d->dy->columns,
+                                    call->wave.n_tokens, d->out, cuda_limits.slice_tokens, sums);
     if (problem) return problem;
     return CK_LAUNCH(total_kernel, dim3(columns), dim3(128), 0, call->stream, sums, groups, d->out,
                      call->base_gradients + d->bias_gradient);
@@ -167,7 +176,8 @@ const char *cuda_linear_backward(const ck_linear_backward *d, const cuda_call *c
         if (d->accumulate) p.add = p.out, p.ld_add = p.ld_out, p.beta = 1;
         problem = cuda_multiply(&p, call->stream);
     }
-    if (!problem && d->weight_gradient >= 0) problem = weight_gradient(d, call, call->base_gradients + d->weight_gradient);
+    if (!problem && d->weight_gradient >= 0)
+        problem = weight_gradient(d, call, call->base_gradients + d->weight_gradient);
     if (!problem && d->bias_gradient >= 0) problem = bias_gradient(d, call);
     return problem;
 }

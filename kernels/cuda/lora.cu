@@ -1,18 +1,21 @@
 /* lora.cu - the LoRA at a site that is not routed, of each device its own.
  *
- *   h = x A^T,  y += s h B        or y = residual + c bias + s h B, where the base product is added afterwards
+ *   h = x A^T,  y += s h B        or y = residual + c bias + s h B,
+ *       where the base product is added afterwards
  *   backward:  q = s dy B^T,  dx += q A (or dx = q A),  dA = q^T x,  dB = s h^T dy
  *
- * x, dx [T, in]; y, dy [T, out]; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its scale.
- * A device without such a LoRA has ra = 0: only what begins is written for it.
+ * x, dx [T, in]; y, dy [T, out]; h [T, ra] f32; A [ra, in], B [ra, out] of each device and layer; s its
+ * scale. A device without such a LoRA has ra = 0: only what begins is written for it.
  *
- * Forward: shrink, then expand from shared memory, in one kernel (segmented.cuh). Backward: with many tokens and up to 16 ranks one pass
- * over dy for q and dB (one_pass.cuh), then dx from q; else the forward's kernel with the factors exchanged, and dB as a gram (gram.cuh), a
- * second pass over dy. dA is a gram of q, which lies in the workspace, and x.
+ * Forward: shrink, then expand from shared memory, in one kernel (segmented.cuh). Backward: with many tokens
+ * and up to 16 ranks one pass over dy for q and dB (one_pass.cuh), then dx from q; else the forward's kernel
+ * with the factors exchanged, and dB as a gram (gram.cuh), a second pass over dy. dA is a gram of q, which
+ * lies in the workspace, and x.
  *
- * Bytes a token in bf16: forward 2 in + 4 out (2 out where y begins here without a residual) + 4 ra; backward 2 out + 4 in + 8 ra, and
- * where experts learn 2 in + 8 ra more (in two passes 2 out more); 4 ra (in + out) a device for the factors and for their gradients. FLOPs
- * a token: 2 ra (in + out), twice that for the gradients. The bound: memory. */
+ * Bytes a token in bf16: forward 2 in + 4 out (2 out where y begins here without a residual) + 4 ra; backward
+ * 2 out + 4 in + 8 ra, and where experts learn 2 in + 8 ra more (in two passes 2 out more); 4 ra (in + out) a
+ * device for the factors and for their gradients. FLOPs a token: 2 ra (in + out), twice that for the
+ * gradients. The bound: memory. */
 #include "one_pass.cuh"
 
 /* One direction: through `down` into rank space, through `up` out of it. */
@@ -33,7 +36,8 @@ static inline int lora_shared_floats(int m, int n, int stride) {
 
 /* Keeps the segment's ranked rows, and scales them for what follows. */
 template <typename T>
-static __device__ __forceinline__ void keep_ranked(const lora_op<T> *op, const segment *s, shared<float> rows, int ranks, float scale) {
+static __device__ __forceinline__ void keep_ranked(const lora_op<T> *op, const segment *s, shared<float> rows,
+                                                   int ranks, float scale) {
     for (int i = (int)threadIdx.x; i < s->rows * ranks; i += SEGMENT_LANES) {
         int row = i / ranks, j = i % ranks;
         float raw = rows[row * op->stride + j], scaled = scale * raw;
@@ -43,40 +47,52 @@ static __device__ __forceinline__ void keep_ranked(const lora_op<T> *op, const s
 }
 
 template <typename T, int M, int N, bool wide>
-static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const segment *s, shared<float> arena) {
+static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const segment *s,
+                                                    shared<float> arena) {
     const cuda_device *device = record(op->wave.devices + s->device);
     const ck_shape *shape = record(op->wave.shapes + device->shape);
-    rank_weight down = rank_weight_of(shape, op->down, op->layer), up = rank_weight_of(shape, op->up, op->layer);
+    rank_weight down = rank_weight_of(shape, op->down, op->layer),
+                up = rank_weight_of(shape, op->up, op->layer);
     if (down.ranks == 0 && !op->to.starts) return;
-    shared<float> sums = part(arena, shrink_floats(M, N)), rows = part(arena + shrink_floats(M, N), 16 * M * op->stride);
+    shared<float> sums = part(arena, shrink_floats(M, N)),
+                  rows = part(arena + shrink_floats(M, N), 16 * M * op->stride);
     shared<float> factors = part(arena + (shrink_floats(M, N) + 16 * M * op->stride), 16 * M);
-    rank_rows weight = {op->wave.parameters + (device->parameters + down.offset), nullptr, down.ranks, down.columns};
+    rank_rows weight = {op->wave.parameters + (device->parameters + down.offset), nullptr, down.ranks,
+                        down.columns};
     __syncthreads(); /* the last segment's rows have been read */
     for (int first = 0; first < down.ranks; first += 8 * N) {
-        shrink<T, M, N, wide>(rows + first, op->stride, op->stride - first, sums, s, op->from, &weight, first);
+        shrink<T, M, N, wide>(rows + first, op->stride, op->stride - first, sums, s, op->from, &weight,
+                              first);
     }
     keep_ranked(op, s, rows, down.ranks, shape->lora_scale[op->site]);
     if (!op->expands) return;
     stage_bias_factors(factors, op->to, s, shape);
     __syncthreads();
-    expand<T, M, wide>(op->to, s, rows, op->stride, up.ranks, op->wave.parameters + (device->parameters + up.offset), up.columns, factors);
+    expand<T, M, wide>(op->to, s, rows, op->stride, up.ranks,
+                       op->wave.parameters + (device->parameters + up.offset), up.columns, factors);
 }
 
 /* Grid: M tiles each. */
-template <typename T, int M, int N, bool wide> static __global__ void __launch_bounds__(SEGMENT_LANES, 2) lora_kernel(lora_op<T> op) {
+template <typename T, int M, int N, bool wide>
+static __global__ void __launch_bounds__(SEGMENT_LANES, 2) lora_kernel(lora_op<T> op) {
     CK_DYNAMIC_SHARED(float, arena);
     int tile = (int)blockIdx.x * M, end = tile + M < op.wave.n_tiles ? tile + M : op.wave.n_tiles;
-    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles) lora_segment<T, M, N, wide>(&op, &s, arena);
+    for (segment s; (s = segment_at(&op.wave, tile, end)).tiles > 0; tile += s.tiles)
+        lora_segment<T, M, N, wide>(&op, &s, arena);
 }
 
-template <typename T, int M, int N, bool wide> static const char *launch_form(const lora_op<T> &op, gpu_stream stream) {
+template <typename T, int M, int N, bool wide>
+static const char *launch_form(const lora_op<T> &op, gpu_stream stream) {
     dim3 grid((unsigned)((op.wave.n_tiles + M - 1) / M)), block(SEGMENT_LANES);
-    return CK_LAUNCH((lora_kernel<T, M, N, wide>), grid, block, (size_t)lora_shared_floats(M, N, op.stride) * sizeof(float), stream, op);
+    return CK_LAUNCH((lora_kernel<T, M, N, wide>), grid, block,
+                     (size_t)lora_shared_floats(M, N, op.stride) * sizeof(float), stream, op);
 }
 
-enum { LORA_FEW_RANKS = 16, LORA_MANY_RANKS = 128 }; /* up to both: 4 tiles a block; the first with fewer registers */
+/* up to both: 4 tiles a block; the first with fewer registers */
+enum { LORA_FEW_RANKS = 16, LORA_MANY_RANKS = 128 };
 
-template <typename T, bool wide> static const char *launch_lora(const lora_op<T> &op, int ranks, gpu_stream stream) {
+template <typename T, bool wide>
+static const char *launch_lora(const lora_op<T> &op, int ranks, gpu_stream stream) {
     if constexpr (wide) {
         bool many = segment_tiles(&op.wave) == 4;
         if (many && ranks <= LORA_FEW_RANKS) return launch_form<T, 4, 2, true>(op, stream);
@@ -99,8 +115,10 @@ template <typename T> static const char *lora_of(const ck_lora *d, const cuda_ca
                      ck_block_index(d->site, CK_FACTOR_B),
                      d->layer,
                      rank_stride(d->h->columns)};
-    bool wide = d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
-    return wide ? launch_lora<T, true>(op, d->h->columns, call->stream) : launch_lora<T, false>(op, d->h->columns, call->stream);
+    bool wide =
+        d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
+    return wide ? launch_lora<T, true>(op, d->h->columns, call->stream)
+                : launch_lora<T, false>(op, d->h->columns, call->stream);
 }
 
 size_t cuda_lora_workspace(const ck_lora *, const cuda_bounds *) {
@@ -125,8 +143,9 @@ typedef struct {
     ck_site site;
 } lora_sink;
 
-static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const ck_shape *shape, const segment *s, shared<const float> raw,
-                                                    int stride, int, int, int ranks, shared<float>) {
+static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const ck_shape *shape,
+                                                    const segment *s, shared<const float> raw, int stride,
+                                                    int, int, int ranks, shared<float>) {
     for (int i = (int)threadIdx.x; i < s->rows * ranks; i += (int)blockDim.x) {
         int row = i / ranks, j = i % ranks;
         to.q.data[(s->token + row) * to.q.columns + j] = shape->lora_scale[to.site] * raw[row * stride + j];
@@ -146,30 +165,45 @@ template <typename T> struct lora_backward_parts {
     gram_target of_a, of_b;
 };
 
-template <typename T> static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const cuda_call *call) {
+template <typename T>
+static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const cuda_call *call) {
     lora_backward_parts<T> p = {};
     p.wave = call->wave;
-    p.x = cuda_rows_of<const T>(d->x), p.dy = cuda_rows_of<const T>(d->dy), p.h = cuda_rows_of<const float>(d->h);
+    p.x = cuda_rows_of<const T>(d->x), p.dy = cuda_rows_of<const T>(d->dy),
+    p.h = cuda_rows_of<const float>(d->h);
     p.q.data = static_cast<float *>(call->workspace), p.q.columns = d->h->columns;
     if (d->dx) p.dx = expand_target_of<T>(d->dx, call->start);
     p.site = d->site, p.a = ck_block_index(d->site, CK_FACTOR_A), p.b = ck_block_index(d->site, CK_FACTOR_B);
     p.layer = d->layer, p.ranks = d->h->columns, p.in = d->in, p.out = d->out;
-    float *parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
+    float *parts =
+        reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
     p.of_a = gram_target{call->wave, p.a, d->layer, 0, parts};
     p.of_b = gram_target{call->wave, p.b, d->layer, 0, parts};
     return p;
 }
 
 /* q and dx together, then dB. */
-template <typename T, bool wide> static const char *backward_apart(const lora_backward_parts<T> &p, gpu_stream stream) {
-    lora_op<T> op = {p.wave, p.dy, p.q, true, static_cast<bool>(p.dx.y.data), p.dx, p.site, p.b, p.a, p.layer, rank_stride(p.ranks)};
+template <typename T, bool wide>
+static const char *backward_apart(const lora_backward_parts<T> &p, gpu_stream stream) {
+    lora_op<T> op = {p.wave,
+                     p.dy,
+                     p.q,
+                     true,
+                     static_cast<bool>(p.dx.y.data),
+                     p.dx,
+                     p.site,
+                     p.b,
+                     p.a,
+                     p.layer,
+                     rank_stride(p.ranks)};
     const char *problem = launch_lora<T, wide>(op, p.ranks, stream);
     if (problem) return problem;
     return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, p.site}, p.dy}, p.ranks, p.out, stream);
 }
 
 /* q and dB together, then dx. */
-template <typename T> static const char *backward_in_one_pass(const lora_backward_parts<T> &p, gpu_stream stream) {
+template <typename T>
+static const char *backward_in_one_pass(const lora_backward_parts<T> &p, gpu_stream stream) {
     one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, p.site}, p.dy, nullptr, {p.q, p.site}};
     const char *problem = launch_one_pass(op, p.ranks, p.out, stream);
     if (problem || !p.dx.y.data) return problem;
@@ -177,12 +211,15 @@ template <typename T> static const char *backward_in_one_pass(const lora_backwar
     return launch_expand(dx, p.ranks, p.in, true, stream);
 }
 
-template <typename T, bool wide> static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
+template <typename T, bool wide>
+static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *call) {
     lora_backward_parts<T> p = backward_parts_of<T>(d, call);
     bool together = wide && one_pass_fits(&p.wave, p.ranks, p.out, sizeof(T));
-    const char *problem = together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
+    const char *problem =
+        together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
     if (problem) return problem;
-    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.x}, p.ranks, p.in, call->stream);
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.x},
+                             p.ranks, p.in, call->stream);
 }
 
 template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {
@@ -200,6 +237,9 @@ size_t cuda_lora_backward_workspace(const ck_lora_backward *d, const cuda_bounds
 
 const char *cuda_lora_backward(const ck_lora_backward *d, const cuda_call *call) {
     if (call->wave.n_tiles == 0) return call->start ? "lora_backward: the wave has no devices" : nullptr;
-    if (call->half) return is_wide_backward<bf16>(d, call) ? lora_backward_of<bf16, true>(d, call) : lora_backward_of<bf16, false>(d, call);
-    return is_wide_backward<float>(d, call) ? lora_backward_of<float, true>(d, call) : lora_backward_of<float, false>(d, call);
+    if (call->half)
+        return is_wide_backward<bf16>(d, call) ? lora_backward_of<bf16, true>(d, call)
+                                               : lora_backward_of<bf16, false>(d, call);
+    return is_wide_backward<float>(d, call) ? lora_backward_of<float, true>(d, call)
+                                            : lora_backward_of<float, false>(d, call);
 }

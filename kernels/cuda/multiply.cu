@@ -1,11 +1,13 @@
 /* multiply.cu - cuda_multiply(): the library's product, and what is done where the library has none.
  *
  *   1. The library, the bias in the product itself.
- *   2. Where it refuses, or the bias is not aligned to 16 bytes (it may be read so): out = beta add + bias by a kernel, then the library.
- *   3. Where it refuses that too, or COHORT_CUDA_PRODUCTS=own: a kernel of our own, right for every shape and far from the library's speed.
+ *   2. Where it refuses, or the bias is not aligned to 16 bytes (it may be read so):
+ *       out = beta add + bias by a kernel, then the library.
+ *   3. Where it refuses that too, or COHORT_CUDA_PRODUCTS=own: a kernel of our own,
+ *       right for every shape and far from the library's speed.
  *
- * The own kernel: a block makes 64 x 64 of out, 16 of the summed index at a time in shared memory, a lane 4 x 4; f32 products and sums in
- * the order of the summed index. 2 m n k FLOPs. */
+ * The own kernel: a block makes 64 x 64 of out, 16 of the summed index at a time in shared memory, a lane 4 x
+ * 4; f32 products and sums in the order of the summed index. 2 m n k FLOPs. */
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,23 +63,28 @@ static __global__ void __launch_bounds__(OWN_LANES) own_product_kernel(own_produ
     for (int64_t k = 0; k < p.k; k += OWN_DEPTH) {
         __syncthreads();
         for (int at = lane; at < OWN_TILE * OWN_DEPTH; at += OWN_LANES) {
-            a[at % OWN_DEPTH * OWN_STRIDE + at / OWN_DEPTH] = any_element(p.a, row + at / OWN_DEPTH, k + at % OWN_DEPTH);
-            b[at / OWN_TILE * OWN_STRIDE + at % OWN_TILE] = any_element(p.b, k + at / OWN_TILE, column + at % OWN_TILE);
+            a[at % OWN_DEPTH * OWN_STRIDE + at / OWN_DEPTH] =
+                any_element(p.a, row + at / OWN_DEPTH, k + at % OWN_DEPTH);
+            b[at / OWN_TILE * OWN_STRIDE + at % OWN_TILE] =
+                any_element(p.b, k + at / OWN_TILE, column + at % OWN_TILE);
         }
         __syncthreads();
         for (int d = 0; d < OWN_DEPTH; d++) {
             CK_UNROLL
             for (int at = 0; at < 16; at++)
-                sums[at / 4][at % 4] += a[d * OWN_STRIDE + i + at / 4 * 16] * b[d * OWN_STRIDE + j + at % 4 * 16];
+                sums[at / 4][at % 4] +=
+                    a[d * OWN_STRIDE + i + at / 4 * 16] * b[d * OWN_STRIDE + j + at % 4 * 16];
         }
     }
     CK_UNROLL
-    for (int at = 0; at < 16; at++) write_own(p, row + i + at / 4 * 16, column + j + at % 4 * 16, sums[at / 4][at % 4]);
+    for (int at = 0; at < 16; at++)
+        write_own(p, row + i + at / 4 * 16, column + j + at % 4 * 16, sums[at / 4][at % 4]);
 }
 
 /* ---- Host */
 
-static any_matrix matrix_of(const void *memory, bool half, int64_t rows, int64_t columns, int64_t row, int64_t column) {
+static any_matrix matrix_of(const void *memory, bool half, int64_t rows, int64_t columns, int64_t row,
+                            int64_t column) {
     any_matrix m = {};
     if (half)
         m.half = static_cast<const bf16 *>(memory);
@@ -115,9 +122,10 @@ static bool own_products() {
 }
 
 const char *cuda_describe_product(const cuda_product *p, char *text, size_t size) {
-    snprintf(text, size, "a product %lld x %lld x %lld, %s to %s%s%s%s, rows of %lld, %lld, %lld", (long long)p->m, (long long)p->n,
-             (long long)p->k, p->half_in ? "bf16" : "f32", p->half_out ? "bf16" : "f32", p->turn_a ? ", a turned" : "",
-             p->turn_b ? ", b turned" : "", p->bias ? ", with a bias" : "", (long long)p->lda, (long long)p->ldb, (long long)p->ld_out);
+    snprintf(text, size, "a product %lld x %lld x %lld, %s to %s%s%s%s, rows of %lld, %lld, %lld",
+             (long long)p->m, (long long)p->n, (long long)p->k, p->half_in ? "bf16" : "f32",
+             p->half_out ? "bf16" : "f32", p->turn_a ? ", a turned" : "", p->turn_b ? ", b turned" : "",
+             p->bias ? ", with a bias" : "", (long long)p->lda, (long long)p->ldb, (long long)p->ld_out);
     return text;
 }
 
@@ -127,7 +135,8 @@ static void tell_refused(const cuda_product *p, const char *why) {
     int form = p->turn_a | p->turn_b << 1 | p->half_in << 2 | p->half_out << 3;
     if (!told.emplace(p->m, p->n, p->k, form).second) return;
     char shape[192];
-    fprintf(stderr, "cuda: %s: %s; it is made by a slow kernel instead\n", cuda_describe_product(p, shape, sizeof shape), why);
+    fprintf(stderr, "cuda: %s: %s; it is made by a slow kernel instead\n",
+            cuda_describe_product(p, shape, sizeof shape), why);
 }
 
 static bool is_aligned(const void *bias) {

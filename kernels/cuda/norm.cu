@@ -1,18 +1,20 @@
 /* norm.cu - LayerNorm.
  *
  *   y = (x - mean) rstd gain + bias,  rstd = 1 / sqrt(var + epsilon)
- *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n));  dgain = sum_t dy n, dbias = sum_t dy
+ *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n));
+ *       dgain = sum_t dy n, dbias = sum_t dy
  *
  * x, y, dx, dy [T, D] in f32 or bf16, stats [T, 2] (mean, rstd), gain, bias [D] and all sums f32.
  *
- * A warp has a row: 16 bytes a lane, then the next 512 bytes. Rows of up to 2048 columns that begin at multiples of 16 bytes stay in
- * registers and are read once; others are walked again for every sum, from the cache. Sums go over the lanes by a butterfly: a fixed order.
+ * A warp has a row: 16 bytes a lane, then the next 512 bytes. Rows of up to 2048 columns that begin at
+ * multiples of 16 bytes stay in registers and are read once; others are walked again for every sum, from the
+ * cache. Sums go over the lanes by a butterfly: a fixed order.
  *
- * dgain and dbias (pre-training): a block sums 32 columns over a slice of the tokens into the workspace, [slices, 2, D]; a second kernel
- * adds the slices in order.
+ * dgain and dbias (pre-training): a block sums 32 columns over a slice of the tokens into the workspace,
+ * [slices, 2, D]; a second kernel adds the slices in order.
  *
- * Bytes a token: forward reads x, writes y: 4 D in bf16; backward reads x and dy, writes dx: 6 D, accumulating 8 D; with weight gradients x
- * and dy once more. The bound: memory.
+ * Bytes a token: forward reads x, writes y: 4 D in bf16; backward reads x and dy, writes dx: 6 D,
+ * accumulating 8 D; with weight gradients x and dy once more. The bound: memory.
  */
 #include <math.h>
 
@@ -55,7 +57,8 @@ static __device__ __forceinline__ int own_column(int piece, int width) {
 
 /* ---- Rows in registers: N pieces of W columns a lane. Columns outside the row are 0. */
 
-template <int W, int N, typename P> static __device__ __forceinline__ void load_row(float v[N][W], P row, int width) {
+template <int W, int N, typename P>
+static __device__ __forceinline__ void load_row(float v[N][W], P row, int width) {
     CK_UNROLL
     for (int n = 0; n < N; n++) {
         if (own_column(n, W) < width) {
@@ -67,7 +70,8 @@ template <int W, int N, typename P> static __device__ __forceinline__ void load_
     }
 }
 
-template <typename T, int W, int N> static __global__ void __launch_bounds__(32 * WARPS) norm_kernel(norm_op<T> op) {
+template <typename T, int W, int N>
+static __global__ void __launch_bounds__(32 * WARPS) norm_kernel(norm_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
     float v[N][W], sum = 0, square = 0;
@@ -96,13 +100,15 @@ template <typename T, int W, int N> static __global__ void __launch_bounds__(32 
         for (int i = 0; i < W; i++) v[n][i] = v[n][i] * rstd * gain[i] + bias[i];
         store_wide<W>(op.y.data + (row * op.y.columns + column), v[n]);
     }
-    if (threadIdx.x % 32 < 2) op.stats.data[row * op.stats.columns + threadIdx.x % 32] = threadIdx.x % 32 == 0 ? mean : rstd;
+    if (threadIdx.x % 32 < 2)
+        op.stats.data[row * op.stats.columns + threadIdx.x % 32] = threadIdx.x % 32 == 0 ? mean : rstd;
 }
 
 /* dx of W columns, from what the whole row has in common: shift = mean(e), slope = rstd mean(e n). */
 template <typename T, int W>
-static __device__ __forceinline__ void store_gradient(const norm_backward_op<T> *op, int64_t row, int column, const float centred[W],
-                                                      const float e[W], float rstd, float shift, float slope) {
+static __device__ __forceinline__ void store_gradient(const norm_backward_op<T> *op, int64_t row, int column,
+                                                      const float centred[W], const float e[W], float rstd,
+                                                      float shift, float slope) {
     global<T> at = op->dx.data + (row * op->dx.columns + column);
     float dx[W], before[W];
     CK_UNROLL
@@ -117,8 +123,8 @@ static __device__ __forceinline__ void store_gradient(const norm_backward_op<T> 
 
 /* v: a part of a row of x, e: of dy; on return x - mean and e. */
 template <int W>
-static __device__ __forceinline__ void add_products(float v[W], float e[W], global<const float> gain, float mean, float *sum,
-                                                    float *product) {
+static __device__ __forceinline__ void add_products(float v[W], float e[W], global<const float> gain,
+                                                    float mean, float *sum, float *product) {
     float factor[W];
     load_wide<W>(factor, gain);
     CK_UNROLL
@@ -130,7 +136,8 @@ static __device__ __forceinline__ void add_products(float v[W], float e[W], glob
     }
 }
 
-template <typename T, int W, int N> static __global__ void __launch_bounds__(32 * WARPS) norm_backward_kernel(norm_backward_op<T> op) {
+template <typename T, int W, int N>
+static __global__ void __launch_bounds__(32 * WARPS) norm_backward_kernel(norm_backward_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
     float v[N][W], e[N][W], sum = 0, product = 0;
@@ -139,18 +146,21 @@ template <typename T, int W, int N> static __global__ void __launch_bounds__(32 
     load_row<W, N>(e, op.dy.data + row * op.dy.columns, op.width);
     CK_UNROLL
     for (int n = 0; n < N; n++) {
-        if (own_column(n, W) < op.width) add_products<W>(v[n], e[n], op.gain + own_column(n, W), mean, &sum, &product);
+        if (own_column(n, W) < op.width)
+            add_products<W>(v[n], e[n], op.gain + own_column(n, W), mean, &sum, &product);
     }
     float shift = warp_sum(sum) / (float)op.width, slope = warp_sum(product) * rstd * rstd / (float)op.width;
     CK_UNROLL
     for (int n = 0; n < N; n++) {
-        if (own_column(n, W) < op.width) store_gradient<T, W>(&op, row, own_column(n, W), v[n], e[n], rstd, shift, slope);
+        if (own_column(n, W) < op.width)
+            store_gradient<T, W>(&op, row, own_column(n, W), v[n], e[n], rstd, shift, slope);
     }
 }
 
 /* ---- Rows that are walked */
 
-template <typename T, int W> static __global__ void __launch_bounds__(32 * WARPS) norm_walk_kernel(norm_op<T> op) {
+template <typename T, int W>
+static __global__ void __launch_bounds__(32 * WARPS) norm_walk_kernel(norm_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
     global<const T> x = op.x.data + row * op.x.columns;
@@ -176,10 +186,12 @@ template <typename T, int W> static __global__ void __launch_bounds__(32 * WARPS
         for (int i = 0; i < W; i++) v[i] = (v[i] - mean) * rstd * gain[i] + bias[i];
         store_wide<W>(op.y.data + (row * op.y.columns + column), v);
     }
-    if (threadIdx.x % 32 < 2) op.stats.data[row * op.stats.columns + threadIdx.x % 32] = threadIdx.x % 32 == 0 ? mean : rstd;
+    if (threadIdx.x % 32 < 2)
+        op.stats.data[row * op.stats.columns + threadIdx.x % 32] = threadIdx.x % 32 == 0 ? mean : rstd;
 }
 
-template <typename T, int W> static __global__ void __launch_bounds__(32 * WARPS) norm_backward_walk_kernel(norm_backward_op<T> op) {
+template <typename T, int W>
+static __global__ void __launch_bounds__(32 * WARPS) norm_backward_walk_kernel(norm_backward_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
     global<const T> x = op.x.data + row * op.x.columns, dy = op.dy.data + row * op.dy.columns;
@@ -201,15 +213,19 @@ template <typename T, int W> static __global__ void __launch_bounds__(32 * WARPS
 
 /* ---- dgain and dbias */
 
-/* Grid: 32 columns, slices. Warp w has every WARPS-th token of the slice from w on, lane l column l. parts [slices, 2, D]. */
+/* Grid: 32 columns, slices. Warp w has every WARPS-th token of the slice from w on, lane l column l. parts
+ * [slices, 2, D]. */
 template <typename T>
-static __global__ void __launch_bounds__(32 * WARPS) norm_parts_kernel(norm_backward_op<T> op, global<float> parts, int slice_tokens) {
+static __global__ void __launch_bounds__(32 * WARPS)
+    norm_parts_kernel(norm_backward_op<T> op, global<float> parts, int slice_tokens) {
     CK_SHARED(float2, sums, WARPS * 32);
-    int warp = (int)threadIdx.x / 32, column = (int)(blockIdx.x * 32 + threadIdx.x % 32), first = (int)blockIdx.y * slice_tokens;
+    int warp = (int)threadIdx.x / 32, column = (int)(blockIdx.x * 32 + threadIdx.x % 32),
+        first = (int)blockIdx.y * slice_tokens;
     int end = op.n_tokens - first < slice_tokens ? op.n_tokens : first + slice_tokens;
     float2 sum = make_float2(0, 0);
     for (int64_t row = first + warp; row < end && column < op.width; row += WARPS) {
-        float dy = load_one(op.dy.data + (row * op.dy.columns + column)), x = load_one(op.x.data + (row * op.x.columns + column));
+        float dy = load_one(op.dy.data + (row * op.dy.columns + column)),
+              x = load_one(op.x.data + (row * op.x.columns + column));
         sum.x += dy * (x - op.stats.data[row * op.stats.columns]) * op.stats.data[row * op.stats.columns + 1];
         sum.y += dy;
     }
@@ -227,7 +243,8 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_parts_kernel(norm_back
 
 /* Grid: columns; y: 0 = dgain, 1 = dbias. */
 static __global__ void __launch_bounds__(128)
-    norm_sum_kernel(global<const float> parts, int slices, int width, global<float> dgain, global<float> dbias) {
+    norm_sum_kernel(global<const float> parts, int slices, int width, global<float> dgain,
+                    global<float> dbias) {
     int column = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     float sum = 0;
     if (column >= width) return;
@@ -242,16 +259,21 @@ static dim3 norm_grid(int n_tokens) {
 }
 
 template <typename T, int N> static const char *launch_held(const norm_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
+    return CK_LAUNCH((norm_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0,
+                     stream, op);
 }
-template <typename T, int N> static const char *launch_held(const norm_backward_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_backward_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
+template <typename T, int N>
+static const char *launch_held(const norm_backward_op<T> &op, gpu_stream stream) {
+    return CK_LAUNCH((norm_backward_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens),
+                     dim3(32 * WARPS), 0, stream, op);
 }
 template <typename T, int W> static const char *launch_walk(const norm_op<T> &op, gpu_stream stream) {
     return CK_LAUNCH((norm_walk_kernel<T, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
 }
-template <typename T, int W> static const char *launch_walk(const norm_backward_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_backward_walk_kernel<T, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
+template <typename T, int W>
+static const char *launch_walk(const norm_backward_op<T> &op, gpu_stream stream) {
+    return CK_LAUNCH((norm_backward_walk_kernel<T, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream,
+                     op);
 }
 
 template <typename T, typename Op> static const char *launch(const Op &op, bool wide, gpu_stream stream) {
@@ -274,7 +296,8 @@ template <typename T> static const char *forward(const ck_norm *d, const cuda_ca
                      call->wave.n_tokens,
                      d->width,
                      d->epsilon};
-    bool wide = cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->y) && cuda_is_wide(d->gain, 0) && cuda_is_wide(d->bias, 0);
+    bool wide = cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->y) && cuda_is_wide(d->gain, 0) &&
+                cuda_is_wide(d->bias, 0);
     return launch<T>(op, wide, call->stream);
 }
 
@@ -292,12 +315,15 @@ static int slices_of(int64_t n_tokens) {
     return (int)((n_tokens + tokens - 1) / tokens);
 }
 
-template <typename T> static const char *weight_gradients(const ck_norm_backward *d, const norm_backward_op<T> &op, const cuda_call *call) {
+template <typename T>
+static const char *weight_gradients(const ck_norm_backward *d, const norm_backward_op<T> &op,
+                                    const cuda_call *call) {
     float *parts = static_cast<float *>(call->workspace);
     int slices = slices_of(op.n_tokens);
-    dim3 part_grid((unsigned)(op.width + 31) / 32, (unsigned)slices), sum_grid((unsigned)(op.width + 127) / 128, 2);
-    const char *problem =
-        CK_LAUNCH(norm_parts_kernel<T>, part_grid, dim3(32 * WARPS), 0, call->stream, op, parts, slice_tokens_of(op.n_tokens));
+    dim3 part_grid((unsigned)(op.width + 31) / 32, (unsigned)slices),
+        sum_grid((unsigned)(op.width + 127) / 128, 2);
+    const char *problem = CK_LAUNCH(norm_parts_kernel<T>, part_grid, dim3(32 * WARPS), 0, call->stream, op,
+                                    parts, slice_tokens_of(op.n_tokens));
     if (problem) return problem;
     return CK_LAUNCH(norm_sum_kernel, sum_grid, dim3(128), 0, call->stream, parts, slices, op.width,
                      call->base_gradients + d->gain_gradient, call->base_gradients + d->bias_gradient);
@@ -312,7 +338,8 @@ template <typename T> static const char *backward(const ck_norm_backward *d, con
                               call->wave.n_tokens,
                               d->width,
                               d->accumulate};
-    bool wide = cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) && cuda_is_wide<T>(d->dx) && cuda_is_wide(d->gain, 0);
+    bool wide =
+        cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) && cuda_is_wide<T>(d->dx) && cuda_is_wide(d->gain, 0);
     if (d->gain_gradient >= 0 && d->bias_gradient >= 0 && call->base_gradients) {
         const char *problem = weight_gradients(d, op, call);
         if (problem) return problem;
@@ -322,7 +349,9 @@ template <typename T> static const char *backward(const ck_norm_backward *d, con
 
 size_t cuda_norm_backward_workspace(const ck_norm_backward *d, const cuda_bounds *bounds) {
     if (d->gain_gradient < 0 || d->bias_gradient < 0) return 0;
-    int64_t slices = bounds->max_tokens < MOST_SLICES * cuda_limits.slice_tokens ? slices_of(bounds->max_tokens) : (int64_t)MOST_SLICES;
+    int64_t slices = bounds->max_tokens < MOST_SLICES * cuda_limits.slice_tokens
+                         ? slices_of(bounds->max_tokens)
+                         : (int64_t)MOST_SLICES;
     return (size_t)slices * 2 * (size_t)d->width * sizeof(float);
 }
 

@@ -1,8 +1,9 @@
-/* ops.cuh - what the host calls to run an op over a wave. Every function issues work to the stream and returns NULL, or what was wrong,
- * a sentence. None allocates, waits, or decides by anything that is only known on the GPU; so a whole program can be one CUDA graph.
+/* ops.cuh - what the host calls to run an op over a wave. Every function issues work to the stream and
+ * returns NULL, or what was wrong, a sentence. None allocates, waits, or decides by anything that is only
+ * known on the GPU; so a whole program can be one CUDA graph.
  *
- * Element types. A tensor that is used as an activation proper (ck_tensor.wide) holds bf16 in a bf16 program, every other tensor f32. A
- * kernel is a template over the activation's type; sums are f32 in both. */
+ * Element types. A tensor that is used as an activation proper (ck_tensor.wide) holds bf16 in a bf16 program,
+ * every other tensor f32. A kernel is a template over the activation's type; sums are f32 in both. */
 #ifndef COHORT_KERNELS_CUDA_OPS_CUH
 #define COHORT_KERNELS_CUDA_OPS_CUH
 
@@ -10,9 +11,10 @@
 #include "limits.hpp"
 #include "wave.cuh"
 
-/* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base product will be added onto it
- * afterwards: y0 = residual + c bias, c = sum_e w_e for a device whose mix is MLP where gates are given, else 1. NULL members: 0. The op
- * writes y0 and its own part for every token of the wave, those of devices without such an adapter too. */
+/* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base
+ * product will be added onto it afterwards: y0 = residual + c bias, c = sum_e w_e for a device whose mix is
+ * MLP where gates are given, else 1. NULL members: 0. The op writes y0 and its own part for every token of
+ * the wave, those of devices without such an adapter too. */
 typedef struct {
     const ck_tensor *residual, *gates;
     const float *bias;
@@ -23,13 +25,17 @@ typedef struct {
     cuda_wave_limits limits; /* over the shapes of this wave */
     bool half;               /* activations are bf16 */
     float *base_gradients;   /* wave.base_gradients, for the host */
-    void *workspace;         /* what the op's cuda_*_workspace() asked for, in GPU memory, aligned to 256 bytes; nothing survives an op */
+    /* what the op's cuda_*_workspace() asked for, in GPU memory, aligned to 256 bytes; nothing survives an op
+     */
+    void *workspace;
     const struct cuda_copies *copies; /* what cuda_weight() looks in */
-    const cuda_start *start;          /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
+    /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
+    const cuda_start *start;
     gpu_stream stream;
 } cuda_call;
 
-/* What a workspace is planned for: the program's capacity. Ranks are bounded by the columns of the op's own tensors. */
+/* What a workspace is planned for: the program's capacity. Ranks are bounded by the columns of the op's own
+ * tensors. */
 typedef struct {
     int64_t max_tokens;
     int32_t max_sequences, max_devices, max_tiles, max_sequence_tokens;
@@ -41,28 +47,28 @@ CK_OPS(X)
 #undef X
 
 /* Ops that need a workspace: size_t cuda_OP_workspace(descriptor, bounds), bytes. */
-#define CUDA_WORKSPACES(X)                                                                                                                 \
-    X(norm_backward)                                                                                                                       \
-    X(linear_backward)                                                                                                                     \
-    X(attention_backward)                                                                                                                  \
-    X(head)                                                                                                                                \
-    X(lora)                                                                                                                                \
-    X(lora_backward)                                                                                                                       \
-    X(route_backward)                                                                                                                      \
-    X(expert_activation_backward)                                                                                                          \
-    X(expert_expand)                                                                                                                       \
+#define CUDA_WORKSPACES(X)                                                                                   \
+    X(norm_backward)                                                                                         \
+    X(linear_backward)                                                                                       \
+    X(attention_backward)                                                                                    \
+    X(head)                                                                                                  \
+    X(lora)                                                                                                  \
+    X(lora_backward)                                                                                         \
+    X(route_backward)                                                                                        \
+    X(expert_activation_backward)                                                                            \
+    X(expert_expand)                                                                                         \
     X(expert_expand_backward)
 /* The operations that need none. */
-#define CUDA_WITHOUT_WORKSPACE(X)                                                                                                          \
-    X(embed)                                                                                                                               \
-    X(embed_backward)                                                                                                                      \
-    X(norm)                                                                                                                                \
-    X(linear)                                                                                                                              \
-    X(attention)                                                                                                                           \
-    X(gelu)                                                                                                                                \
-    X(gelu_backward)                                                                                                                       \
-    X(route)                                                                                                                               \
-    X(expert_activation)                                                                                                                   \
+#define CUDA_WITHOUT_WORKSPACE(X)                                                                            \
+    X(embed)                                                                                                 \
+    X(embed_backward)                                                                                        \
+    X(norm)                                                                                                  \
+    X(linear)                                                                                                \
+    X(attention)                                                                                             \
+    X(gelu)                                                                                                  \
+    X(gelu_backward)                                                                                         \
+    X(route)                                                                                                 \
+    X(expert_activation)                                                                                     \
     X(balance)
 #define X(op) size_t cuda_##op##_workspace(const ck_##op *d, const cuda_bounds *bounds);
 CUDA_WORKSPACES(X)
@@ -76,9 +82,10 @@ template <typename T> static inline cuda_rows<T> cuda_rows_of(const ck_tensor *t
 /* The frozen weight or bias as this program's products read it: itself in f32, its copy in a bf16 program. */
 const void *cuda_weight(const cuda_call *call, const float *weight);
 
-/* out = alpha a b + beta add, plus a bias [n] added to every row where given; row-major, out is m x n, the summed index has k values.
- * turn_a: a is stored [k, m]; turn_b: b is stored [n, k]. half_in: a and b are bf16; half_out: out, add and bias are. Sums are f32, and f32
- * factors are not rounded to tf32. add may be out; it is not read where beta is 0. */
+/* out = alpha a b + beta add, plus a bias [n] added to every row where given; row-major, out is m x n, the
+ * summed index has k values. turn_a: a is stored [k, m]; turn_b: b is stored [n, k]. half_in: a and b are
+ * bf16; half_out: out, add and bias are. Sums are f32, and f32 factors are not rounded to tf32. add may be
+ * out; it is not read where beta is 0. */
 typedef struct {
     int64_t m, n, k;
     const void *a, *b, *add, *bias;
@@ -89,25 +96,30 @@ typedef struct {
 } cuda_product;
 const char *cuda_multiply(const cuda_product *product, gpu_stream stream);
 
-/* By the library alone (gpu/product.cu; tests/simt has loops). *refused: it has no way to make this one, and nothing was issued. */
+/* By the library alone (gpu/product.cu; tests/simt has loops). *refused: it has no way to make this one, and
+ * nothing was issued. */
 const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused);
 /* Its sizes, types and strides, for messages; returns text. */
 const char *cuda_describe_product(const cuda_product *product, char *text, size_t size);
 
 /* ---- Updates, outside programs (updates.cu): the driver's own entries */
 
-/* GPU memory that holds a copy of `bytes` of host memory, in time for what is issued to the stream next; good until the driver's call
- * returns. NULL: no memory. */
+/* GPU memory that holds a copy of `bytes` of host memory, in time for what is issued to the stream next; good
+ * until the driver's call returns. NULL: no memory. */
 const void *cuda_stage(ck_stream *stream, const void *host, size_t bytes);
 gpu_stream cuda_stream_of(ck_stream *stream);
 
-const char *cuda_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_shape *,
-                               int32_t n_shapes, const ck_adamw_device *, int32_t n_devices);
-const char *cuda_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *, int32_t n_shapes, const ck_carry_device *,
-                               int32_t n_devices);
-const char *cuda_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2, const float *gradients, const ck_range *,
-                              int32_t n_ranges, const ck_adamw_hyper *);
-const char *cuda_group_sum(ck_stream *, const float *parameters, const ck_group *, int32_t n_groups, float *packed);
-const char *cuda_group_spread(ck_stream *, float *parameters, const ck_group *, int32_t n_groups, const float *packed);
+const char *cuda_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2,
+                               const float *gradients, const ck_shape *, int32_t n_shapes,
+                               const ck_adamw_device *, int32_t n_devices);
+const char *cuda_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *,
+                               int32_t n_shapes, const ck_carry_device *, int32_t n_devices);
+const char *cuda_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2,
+                              const float *gradients, const ck_range *, int32_t n_ranges,
+                              const ck_adamw_hyper *);
+const char *cuda_group_sum(ck_stream *, const float *parameters, const ck_group *, int32_t n_groups,
+                           float *packed);
+const char *cuda_group_spread(ck_stream *, float *parameters, const ck_group *, int32_t n_groups,
+                              const float *packed);
 
 #endif

@@ -1,8 +1,9 @@
 /* plan.cu - a recorded program on the GPU: the order of its ops, and where everything lies.
  *
- * Order. A base product that another op adds to afterwards is issued after that op instead: the other op begins y (residual and bias, then
- * its own low-rank part), and the product accumulates onto it with beta = 1, which hides the read of y under the product. The same for
- * the gradient of x. Sums change their order by this, nothing else. */
+ * Order. A base product that another op adds to afterwards is issued after that op instead: the other op
+ * begins y (residual and bias, then its own low-rank part), and the product accumulates onto it with beta =
+ * 1, which hides the read of y under the product. The same for the gradient of x. Sums change their order by
+ * this, nothing else. */
 #include "driver.hpp"
 
 #include <stdlib.h>
@@ -95,8 +96,8 @@ static cuda_bounds bounds_of(const ck_program *program) {
 
 static size_t workspace_bytes(const ck_op *op, const cuda_bounds *bounds) {
     switch (op->kind) {
-#define X(name)                                                                                                                            \
-    case CK_OP_##name:                                                                                                                     \
+#define X(name)                                                                                              \
+    case CK_OP_##name:                                                                                       \
         return cuda_##name##_workspace(&op->as.name, bounds);
         CUDA_WORKSPACES(X)
 #undef X
@@ -208,8 +209,10 @@ static const char *unsupported(const ck_program *program) {
     enum { HEAD_COLUMNS = 128 };
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i];
-        bool wide = op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
-        wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
+        bool wide =
+            op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
+        wide |= op->kind == CK_OP_attention_backward &&
+                op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
         if (wide) return "attention on a GPU needs heads of at most 128 columns";
     }
     return nullptr;
@@ -235,8 +238,8 @@ ck_status cuda_program_place(ck_program *program) {
     }
     if (!problem) return CK_OK;
     cuda_program_release(program);
-    return ck_fail(backend, CK_NO_MEMORY, "cannot place %.1f MiB of activations and workspaces: %s", (double)program->bytes / 1048576.0,
-                   problem);
+    return ck_fail(backend, CK_NO_MEMORY, "cannot place %.1f MiB of activations and workspaces: %s",
+                   (double)program->bytes / 1048576.0, problem);
 }
 
 void cuda_program_release(ck_program *program) {

@@ -1,5 +1,6 @@
-/* report.cu - which op failed. A GPU tells of a failed kernel when it is waited for, which may be many ops later, and then fails whatever
- * comes next. COHORT_CUDA_SYNC=1 has every op of a program waited for, outside graphs, so that the op itself is named. */
+/* report.cu - which op failed. A GPU tells of a failed kernel when it is waited for, which may be many ops
+ * later, and then fails whatever comes next. COHORT_CUDA_SYNC=1 has every op of a program waited for, outside
+ * graphs, so that the op itself is named. */
 #include "driver.hpp"
 
 #include <stdio.h>
@@ -13,8 +14,8 @@ bool cuda_waits_for_each_op() {
 
 static const char *name_of(const ck_op *op) {
     switch (op->kind) {
-#define X(name)                                                                                                                            \
-    case CK_OP_##name:                                                                                                                     \
+#define X(name)                                                                                              \
+    case CK_OP_##name:                                                                                       \
         return #name;
         CK_OPS(X)
 #undef X
@@ -25,18 +26,18 @@ static const char *name_of(const ck_op *op) {
 
 /* -1: it belongs to no layer. */
 static int layer_of(const ck_op *op) {
-#define LAYERED_OPS(X)                                                                                                                     \
-    X(lora)                                                                                                                                \
-    X(lora_backward)                                                                                                                       \
-    X(route)                                                                                                                               \
-    X(route_backward)                                                                                                                      \
-    X(expert_activation)                                                                                                                   \
-    X(expert_activation_backward)                                                                                                          \
-    X(expert_expand)                                                                                                                       \
+#define LAYERED_OPS(X)                                                                                       \
+    X(lora)                                                                                                  \
+    X(lora_backward)                                                                                         \
+    X(route)                                                                                                 \
+    X(route_backward)                                                                                        \
+    X(expert_activation)                                                                                     \
+    X(expert_activation_backward)                                                                            \
+    X(expert_expand)                                                                                         \
     X(expert_expand_backward)
     switch (op->kind) {
-#define X(name)                                                                                                                            \
-    case CK_OP_##name:                                                                                                                     \
+#define X(name)                                                                                              \
+    case CK_OP_##name:                                                                                       \
         return op->as.name.layer;
         LAYERED_OPS(X)
 #undef X
@@ -60,8 +61,9 @@ void cuda_note_run(cuda_stream *stream, const cuda_program *p) {
 const char *cuda_explain_wait(cuda_stream *stream, const char *problem) {
     if (!problem || !stream->last_op[0]) return problem;
     snprintf(stream->explanation, sizeof stream->explanation,
-             "%s, in or before %s of the last program; COHORT_CUDA_SYNC=1 waits after each op and names the one that fails", problem,
-             stream->last_op);
+             "%s, in or before %s of the last program; COHORT_CUDA_SYNC=1 waits after each op and names the "
+             "one that fails",
+             problem, stream->last_op);
     return stream->explanation;
 }
 
@@ -70,7 +72,8 @@ ck_status cuda_status(ck_backend *backend, ck_status status, const char *what, c
     if (!problem) return CK_OK;
     cuda_backend *own = reinterpret_cast<cuda_backend *>(backend);
     if (own->first_problem[0])
-        return ck_fail(backend, status, "%s: %s (this backend's first failure was %s)", what, problem, own->first_problem);
+        return ck_fail(backend, status, "%s: %s (this backend's first failure was %s)", what, problem,
+                       own->first_problem);
     if (status == CK_FAILED) snprintf(own->first_problem, sizeof own->first_problem, "%s: %s", what, problem);
     return ck_fail(backend, status, "%s: %s", what, problem);
 }

@@ -1,20 +1,25 @@
-/* route.cu - router and all experts' first factors in one product, then top-k and softmax per token, nothing sorted or moved.
+/* route.cu - router and all experts' first factors in one product, then top-k and softmax per token, nothing
+ * sorted or moved.
  *
- *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + H <= 528;  w by route.cuh;  sums of w, P and choices over each sequence
+ *   [z | h] = x [R | A1_0 .. A1_{E-1}]^T [T, C], C = E + H <= 528;  w by route.cuh;
+ *       sums of w, P and choices over each sequence
  *
- * x [T, D] f32 or bf16, everything else f32. Products of factors rounded to T (f32: split tf32), sums f32. In a bf16 program a logit is
- * therefore that of a bf16 linear without its final rounding: off by about 2^-10 |R_e| |x| / sqrt(D), so a token whose kept and dropped
- * logits lie closer than that may choose another expert than in f32. An exact tie stays one and goes to the lower index.
- * A row with a NaN or Inf anywhere in z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
+ * x [T, D] f32 or bf16, everything else f32. Products of factors rounded to T (f32: split tf32), sums f32. In
+ * a bf16 program a logit is therefore that of a bf16 linear without its final rounding: off by about 2^-10
+ * |R_e| |x| / sqrt(D), so a token whose kept and dropped logits lie closer than that may choose another
+ * expert than in f32. An exact tie stays one and goes to the lower index. A row with a NaN or Inf anywhere in
+ * z or h is the device's fault of this layer; its z then counts, and is stored, as 0.
  *
- * Two regimes, by the mean tokens of a device (cuda_limits.route_tokens), each right for every wave: few (route_few.cuh) and many. Here a
- * block has 8 / WN tiles of the list by 8 N WN columns, 8 warps; tiles of one device are one product, a warp has 16 x 8 N sums of it. x
- * comes by asynchronous copies that each lane makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of
- * [R | A1] pass through registers, are rounded once and lie in shared memory in the order in which lanes read them, double-buffered: one
- * barrier for 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2).
+ * Two regimes, by the mean tokens of a device (cuda_limits.route_tokens), each right for every wave: few
+ * (route_few.cuh) and many. Here a block has 8 / WN tiles of the list by 8 N WN columns, 8 warps; tiles of
+ * one device are one product, a warp has 16 x 8 N sums of it. x comes by asynchronous copies that each lane
+ * makes for itself, RING steps of 64 bytes a row ahead: no barrier, no bank conflict. Rows of [R | A1] pass
+ * through registers, are rounded once and lie in shared memory in the order in which lanes read them,
+ * double-buffered: one barrier for 128 bytes of a row (64 where WN > 1). x is read once (WN times from L2).
  *
- * Floor, bytes: 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device. 2 C D FLOPs a token: memory bound up to C of about 140 in bf16.
- * Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a token. */
+ * Floor, bytes: 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device. 2 C D FLOPs a token: memory bound up to
+ * C of about 140 in bf16. Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a
+ * token. */
 #include "route_few.cuh"
 
 /* ---- Many tokens a device */
@@ -23,18 +28,24 @@
 template <typename T, int N, int WN> struct many_form {
     static constexpr int ROWS = CUDA_TILE * ROUTE_WARPS / WN, COLUMNS = 8 * N * WN;
     static constexpr int STEPS = N != 9 && WN == 1 ? 2 : 1; /* that the weights in shared memory reach */
-    static constexpr int RING = N == 18 ? 8 : 4;            /* steps of x under way, plus one; few warps have room for more */
-    static constexpr int BLOCKS = N == 18 ? 1 : 2;          /* a multiprocessor */
+    /* steps of x under way, plus one; few warps have room for more */
+    static constexpr int RING = N == 18 ? 8 : 4;
+    static constexpr int BLOCKS = N == 18 ? 1 : 2; /* a multiprocessor */
     /* Each lane fetches fours of the same columns, LINES rows apart. */
-    static constexpr int FOURS = STEPS * one_step<T>::COLUMNS / 4, LINES = ROUTE_LANES / FOURS, LOADS = (COLUMNS + LINES - 1) / LINES;
-    static constexpr int WEIGHT_BYTES = N * WN * STEPS * 512, RING_BYTES = RING * 2 * 512; /* a buffer; a warp */
+    static constexpr int FOURS = STEPS * one_step<T>::COLUMNS / 4, LINES = ROUTE_LANES / FOURS,
+                         LOADS = (COLUMNS + LINES - 1) / LINES;
+    /* a buffer; a warp */
+    static constexpr int WEIGHT_BYTES = N * WN * STEPS * 512, RING_BYTES = RING * 2 * 512;
     static constexpr int STRIDE = COLUMNS % 16 == 8 ? COLUMNS : COLUMNS + 8;
-    static constexpr int SUM_BYTES = ROWS * STRIDE * 4, COPY_BYTES = 2 * WEIGHT_BYTES + ROUTE_WARPS * RING_BYTES;
+    static constexpr int SUM_BYTES = ROWS * STRIDE * 4,
+                         COPY_BYTES = 2 * WEIGHT_BYTES + ROUTE_WARPS * RING_BYTES;
     static constexpr int BYTES = SUM_BYTES > COPY_BYTES ? SUM_BYTES : COPY_BYTES;
 };
 
 /* This lane's fours of the rows, from `column` on. */
-template <typename Form> static __device__ __forceinline__ void fetch_weights(float4 w[Form::LOADS], const router_rows *r, int column) {
+template <typename Form>
+static __device__ __forceinline__ void fetch_weights(float4 w[Form::LOADS], const router_rows *r,
+                                                     int column) {
     int row = (int)threadIdx.x / Form::FOURS, from = column + (int)threadIdx.x % Form::FOURS * 4;
     global<const float> at = r->rows + ((int64_t)row * r->width + from);
     CK_UNROLL
@@ -50,14 +61,18 @@ static __device__ __forceinline__ void put_quad(shared<bf16> to, float4 v) {
     store_as(to, uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)});
 }
 
-/* Laid out so that lane 4 g + t finds its 16 bytes of row g of tile n, step k at 16 bytes times 32 (n STEPS + k) + 4 g + t. */
-template <typename T, typename Form> static __device__ __forceinline__ void put_weights(shared<T> to, const float4 w[Form::LOADS]) {
+/* Laid out so that lane 4 g + t finds its 16 bytes of row g of tile n, step k at 16 bytes times 32 (n STEPS +
+ * k) + 4 g + t. */
+template <typename T, typename Form>
+static __device__ __forceinline__ void put_weights(shared<T> to, const float4 w[Form::LOADS]) {
     constexpr int Q = access<T>::QUADS;
-    int first = (int)threadIdx.x / Form::FOURS, four = (int)threadIdx.x % Form::FOURS, step = four / (4 * Q), t = four / Q % 4;
+    int first = (int)threadIdx.x / Form::FOURS, four = (int)threadIdx.x % Form::FOURS, step = four / (4 * Q),
+        t = four / Q % 4;
     CK_UNROLL
     for (int i = 0; i < Form::LOADS; i++) {
         int row = first + i * Form::LINES, lane = row % 8 * 4 + t;
-        if (row < Form::COLUMNS) put_quad(to + (((row / 8 * Form::STEPS + step) * 32 + lane) * Q + four % Q) * 4, w[i]);
+        if (row < Form::COLUMNS)
+            put_quad(to + (((row / 8 * Form::STEPS + step) * 32 + lane) * Q + four % Q) * 4, w[i]);
     }
 }
 
@@ -72,23 +87,25 @@ static __device__ __forceinline__ void take_quads(quad<bf16> q[2], shared<const 
 
 /* Rows g and g + 8 of the warp's 16, this lane's share of a step. */
 template <typename T>
-static __device__ __forceinline__ void copy_rows(shared<T> slot, const route_op<T> *op, int64_t token, int rows, int width, int step,
-                                                 bool wide) {
+static __device__ __forceinline__ void copy_rows(shared<T> slot, const route_op<T> *op, int64_t token,
+                                                 int rows, int width, int step, bool wide) {
     constexpr int SHARE = 4 * access<T>::QUADS;
     int column = step * one_step<T>::COLUMNS + SHARE * fragment_t();
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         int row = fragment_g() + 8 * half;
-        copy_share<SHARE>(slot + half * 32 * SHARE, op->x.data + ((token + row) * op->x.columns + column), op->x.data,
-                          row < rows ? width - column : 0, wide);
+        copy_share<SHARE>(slot + half * 32 * SHARE, op->x.data + ((token + row) * op->x.columns + column),
+                          op->x.data, row < rows ? width - column : 0, wide);
     }
 }
 
-/* d += x [R | A1]^T for the warp's 16 rows (`rows` of them real, none: the warp only helps with the weights) and N tiles from `first` on.
+/* d += x [R | A1]^T for the warp's 16 rows (`rows` of them real, none: the warp only helps with the weights)
+ * and N tiles from `first` on.
  */
 template <typename T, typename Form, int N>
-static __device__ __forceinline__ void multiply_rows(float d[N][4], const route_op<T> *op, const router_rows *r, int64_t token, int rows,
-                                                     int first, shared<T> weights, shared<T> ring) {
+static __device__ __forceinline__ void multiply_rows(float d[N][4], const route_op<T> *op,
+                                                     const router_rows *r, int64_t token, int rows, int first,
+                                                     shared<T> weights, shared<T> ring) {
     constexpr int RING = Form::RING, Q = access<T>::QUADS, SHARE = 4 * Q, SLOT = 2 * 32 * SHARE,
                   BUFFER = Form::WEIGHT_BYTES / (int)sizeof(T);
     int lane = (int)(threadIdx.x % 32), steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS;
@@ -113,7 +130,8 @@ static __device__ __forceinline__ void multiply_rows(float d[N][4], const route_
             quad<T> low[Q], high[Q];
             take_quads(low, own + step % RING * SLOT);
             take_quads(high, own + (step % RING * SLOT + 32 * SHARE));
-            if (ahead < steps) copy_rows(own + ahead % RING * SLOT, op, token, rows, r->width, ahead, r->wide);
+            if (ahead < steps)
+                copy_rows(own + ahead % RING * SLOT, op, token, rows, r->width, ahead, r->wide);
             cp_async_commit();
             CK_UNROLL
             for (int n = 0; n < N; n++) {
@@ -131,11 +149,13 @@ static __device__ __forceinline__ void multiply_rows(float d[N][4], const route_
 }
 
 template <typename T, int N, int WN>
-static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOCKS)) route_many(route_op<T> op) {
+static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOCKS))
+    route_many(route_op<T> op) {
     typedef many_form<T, N, WN> form;
     CK_DYNAMIC_SHARED(unsigned char, arena);
     const int tiles = form::ROWS / CUDA_TILE;
-    int warp = (int)threadIdx.x / 32, row = CUDA_TILE * (warp % tiles), first = N * (warp / tiles), g = fragment_g(), t = fragment_t();
+    int warp = (int)threadIdx.x / 32, row = CUDA_TILE * (warp % tiles), first = N * (warp / tiles),
+        g = fragment_g(), t = fragment_t();
     int tile = (int)blockIdx.x * tiles, end = tile + tiles < op.wave.n_tiles ? tile + tiles : op.wave.n_tiles;
     shared<float> sums = retype<float>(arena);
     shared<T> ring = retype<T>(arena + (2 * form::WEIGHT_BYTES + warp * form::RING_BYTES));
@@ -171,8 +191,8 @@ typedef struct {
 enum { STATISTICS = 4, STATISTICS_ROWS = ROUTE_LANES / HALF };
 
 /* Adds the lane's expert of one token. */
-static __device__ __forceinline__ void count_token(float sums[STATISTICS], const statistics_op *op, const ck_shape *shape, int64_t token,
-                                                   bool inside) {
+static __device__ __forceinline__ void count_token(float sums[STATISTICS], const statistics_op *op,
+                                                   const ck_shape *shape, int64_t token, bool inside) {
     int e = (int)threadIdx.x % HALF;
     float w = inside && e < shape->n_experts ? (float)op->gates.data[token * op->gates.columns + e] : 0.0f;
     if (shape->router_rows == 0) { /* equal gates: the lower index */
@@ -206,16 +226,21 @@ static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistic
     __syncthreads();
     if (lane >= STATISTICS * HALF) return;
     int which = lane / HALF;
-    global<float> table = which == 0 ? op.gate_sum : which == 1 ? op.top1_count : which == 2 ? op.top_k_count : op.p_sum;
+    global<float> table = which == 0   ? op.gate_sum
+                          : which == 1 ? op.top1_count
+                          : which == 2 ? op.top_k_count
+                                       : op.p_sum;
     if (!table) return;
     float sum = 0;
-    for (int row = 0; row < STATISTICS_ROWS; row++) sum += parts[which * ROUTE_LANES + row * HALF + lane % HALF];
+    for (int row = 0; row < STATISTICS_ROWS; row++)
+        sum += parts[which * ROUTE_LANES + row * HALF + lane % HALF];
     table[((int64_t)blockIdx.x * op.n_layers + op.layer) * CK_MAX_EXPERTS + lane % HALF] = sum;
 }
 
 /* ---- Host */
 
-template <typename T, int N, int WN> static const char *launch_many(const route_op<T> &op, gpu_stream stream) {
+template <typename T, int N, int WN>
+static const char *launch_many(const route_op<T> &op, gpu_stream stream) {
     typedef many_form<T, N, WN> form;
     const int tiles = form::ROWS / CUDA_TILE;
     dim3 grid((unsigned)((op.wave.n_tiles + tiles - 1) / tiles));
@@ -226,13 +251,15 @@ template <typename T, int N, int WN> static const char *launch_many(const route_
 template <typename T> static const char *launch_route(const ck_route *d, const cuda_call *call) {
     route_op<T> op = {};
     op.wave = call->wave;
-    op.x = cuda_rows_of<const T>(d->x), op.zh = cuda_rows_of<float>(d->zh), op.gates = cuda_rows_of<float>(d->gates);
+    op.x = cuda_rows_of<const T>(d->x), op.zh = cuda_rows_of<float>(d->zh),
+    op.gates = cuda_rows_of<float>(d->gates);
     op.gate_record = d->gate_record;
     op.layer = d->layer, op.n_layers = d->n_layers;
     op.wide = cuda_is_wide<T>(d->x);
     int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
-    if (call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices) return launch_few(op, columns, call->stream);
+    if (call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices)
+        return launch_few(op, columns, call->stream);
     if (columns <= 24) return launch_many<T, 3, 1>(op, call->stream);
     if (columns <= 72) return launch_many<T, 9, 1>(op, call->stream);
     if (columns <= 144) return launch_many<T, 18, 1>(op, call->stream);
@@ -247,7 +274,9 @@ const char *cuda_route(const ck_route *d, const cuda_call *call) {
     statistics_op op = {};
     op.wave = call->wave;
     op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates);
-    op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count, op.p_sum = d->p_sum;
+    op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count,
+    op.p_sum = d->p_sum;
     op.layer = d->layer, op.n_layers = d->n_layers;
-    return CK_LAUNCH(route_statistics, dim3((unsigned)call->wave.n_sequences), dim3(ROUTE_LANES), 0, call->stream, op);
+    return CK_LAUNCH(route_statistics, dim3((unsigned)call->wave.n_sequences), dim3(ROUTE_LANES), 0,
+                     call->stream, op);
 }

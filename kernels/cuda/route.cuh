@@ -1,6 +1,7 @@
 /* route.cuh - what the router's forward and backward share.
  *
- *   S = TopK(z), K = min(k, E), the lower index wins ties;  w = softmax(z_S);  K = 1 < E: w = softmax(z) over all E, kept for the best
+ *   S = TopK(z), K = min(k, E), the lower index wins ties;  w = softmax(z_S);
+ *       K = 1 < E: w = softmax(z) over all E, kept for the best
  *   P = softmax(z with the unchosen set to 0) (K >= 2), softmax(z) (K = 1): the load balance's probabilities
  *
  * A token belongs to half a warp, a lane per expert; both halves of a warp have tokens of the same device. */
@@ -20,27 +21,35 @@ typedef struct {
     bool wide; /* a row's fours begin at multiples of 16 bytes, and so do the activation's eights */
 } router_rows;
 
-static __device__ __forceinline__ router_rows router_rows_of(const cuda_wave *wave, const cuda_device *device, int layer, bool wide) {
+static __device__ __forceinline__ router_rows router_rows_of(const cuda_wave *wave, const cuda_device *device,
+                                                             int layer, bool wide) {
     const ck_shape *shape = record(wave->shapes + device->shape);
-    router_rows r = {shape, wave->parameters + (device->parameters + layer * shape->layer_stride + shape->route),
-                     shape->router_rows + shape->h_ranks, shape->width, wide && shape->width % 8 == 0 && device->parameters % 4 == 0};
+    router_rows r = {shape,
+                     wave->parameters + (device->parameters + layer * shape->layer_stride + shape->route),
+                     shape->router_rows + shape->h_ranks, shape->width,
+                     wide && shape->width % 8 == 0 && device->parameters % 4 == 0};
     return r;
 }
 
 /* Four neighbouring floats of a row, 0 beyond its end. */
 static __device__ __forceinline__ float4 load_four(global<const float> p, int valid, bool wide) {
     if (wide) return valid > 0 ? load_as<float4>(p) : make_float4(0, 0, 0, 0);
-    return make_float4(valid > 0 ? p[0] : 0.0f, valid > 1 ? p[1] : 0.0f, valid > 2 ? p[2] : 0.0f, valid > 3 ? p[3] : 0.0f);
+    return make_float4(valid > 0 ? p[0] : 0.0f, valid > 1 ? p[1] : 0.0f, valid > 2 ? p[2] : 0.0f,
+                       valid > 3 ? p[3] : 0.0f);
 }
 
-/* A lane's own copy of N neighbouring elements: `to` in shared memory, 0 beyond `valid`. Wide: all or none, and only there once waited for.
+/* A lane's own copy of N neighbouring elements: `to` in shared memory, 0 beyond `valid`. Wide: all or none,
+ * and only there once waited for.
  */
 template <int N, typename T>
-static __device__ __forceinline__ void copy_share(shared<T> to, global<const T> from, global<const T> base, int valid, bool wide) {
+static __device__ __forceinline__ void copy_share(shared<T> to, global<const T> from, global<const T> base,
+                                                  int valid, bool wide) {
     if (wide) {
-        constexpr int bytes = N * (int)sizeof(T), piece = bytes < 16 ? bytes : 16, step = piece / (int)sizeof(T);
+        constexpr int bytes = N * (int)sizeof(T), piece = bytes < 16 ? bytes : 16,
+                      step = piece / (int)sizeof(T);
         CK_UNROLL
-        for (int i = 0; i < N; i += step) cp_async<piece>(to + i, valid > 0 ? from + i : base, valid > 0 ? piece : 0);
+        for (int i = 0; i < N; i += step)
+            cp_async<piece>(to + i, valid > 0 ? from + i : base, valid > 0 ? piece : 0);
     } else {
         CK_UNROLL
         for (int i = 0; i < N; i++) to[i] = i < valid ? (T)from[i] : T{};
@@ -79,7 +88,8 @@ static __device__ __forceinline__ expert_choice choose_experts(float z, const ck
         ahead += rival > z || (rival == z && other < e);
         largest = fmaxf(largest, rival);
     }
-    expert_choice c = {e < experts, e < experts && ahead < kept, e < experts && ahead == 0, kept == 1 && experts > 1, largest};
+    expert_choice c = {e < experts, e < experts && ahead < kept, e < experts && ahead == 0,
+                       kept == 1 && experts > 1, largest};
     return c;
 }
 

@@ -1,81 +1,37 @@
 /* route_backward.cu - gradients of the router and of the experts' first factors, and what x gets of them.
  *
  *   K >= 2:  dz_e = w_e (dw_e - sum_j w_j dw_j);  K = 1 < E:  dz_j = dw_i w_i ([i = j] - softmax(z)_j)
- *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e), no gradient to the unchosen where K >= 2
- *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x      [T, C] with [C, D] and [T, D], C = E + H <= 528
+ *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e),
+ *       no gradient to the unchosen where K >= 2
+ *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x
+ *       [T, C] with [C, D] and [T, D], C = E + H <= 528
  *
- * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. With a cuda_start, which has no members, dx
- * =. Rows of R are written where the router is learned, rows of A1 where the experts are.
+ * x, dx of type T, the rest f32; products of factors rounded to T (f32: split tf32), sums f32. With a
+ * cuda_start, which has no members, dx =. Rows of R are written where the router is learned, rows of A1 where
+ * the experts are.
  *
- * 1. Factors: half a warp a token makes [dz | p] once, of type T, in the workspace, filled up with zeros to whole 16s.
- * 2. Products. Block: a device's chunk of at most `chunk` tiles, 32 columns a warp. Warps share the factors of a tile (shared memory) and
- *    nothing else. The columns of the four products that a warp makes side by side are 4 g + j: a lane's share of a row of x is one access
- *    of 8 bytes (f32: 16), and of a row of dx or of a gradient eight neighbours. Shares of x and dx come by asynchronous copies that each
- *    lane makes for itself, RING tiles ahead, and a lane's share of [R | A1] is rounded once and kept in shared memory for it alone. The
- *    gradients' sums lie in registers, 16 M rows of a weight at a time; with more rows the block walks its tiles again (only for x).
- *    A block takes the chunks that begin in its window of the list of tiles: several devices or a part of one where they have many tokens,
- *    one device where they have few and the weights are the bulk of the bytes.
- * 3. Where a device has several chunks, their sums lie in the workspace and are added in order. One owner each: no atomics.
+ * 1. Factors (route_factors.cuh): half a warp a token makes [dz | p] once, of type T, in the workspace,
+ *   filled up with zeros to whole 16s.
+ * 2. Products. Block: a device's chunk of at most `chunk` tiles, 32 columns a warp. Warps share the factors
+ *   of a tile (shared memory) and nothing else. The columns of the four products that a warp makes side by
+ *   side are 4 g + j: a lane's share of a row of x is one access of 8 bytes (f32: 16), and of a row of dx or
+ *   of a gradient eight neighbours. Shares of x and dx come by asynchronous copies that each lane makes for
+ *   itself, RING tiles ahead, and a lane's share of [R | A1] is rounded once and kept in shared memory for it
+ *   alone. The gradients' sums lie in registers, 16 M rows of a weight at a time; with more rows the block
+ *   walks its tiles again (only for x). A block takes the chunks that begin in its window of the list of
+ *   tiles: several devices or a part of one where they have many tokens, one device where they have few and
+ *   the weights are the bulk of the bytes.
+ * 3. Where a device has several chunks, their sums lie in the workspace and are added in order. One owner
+ *   each: no atomics.
  *
- * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a device: 4 C D read, 4 C D written.
- * Beyond it: 2 C ceil(D / 256) from L2 for the factors, 8 C + 64 for making them; 8 C D for each chunk of a device with several.
- * 4 C D FLOPs a token. Workspace: 2 C T bytes and 8 C D for each window that can be cut. */
+ * Floor, bytes a token in bf16 (f32: twice): 2 D of x, 4 D of dx (2 D where it starts from nothing); a
+ * device: 4 C D read, 4 C D written. Beyond it: 2 C ceil(D / 256) from L2 for the factors, 8 C + 64 for
+ * making them; 8 C D for each chunk of a device with several. 4 C D FLOPs a token. Workspace: 2 C T bytes and
+ * 8 C D for each window that can be cut. */
 #include "four_columns.cuh"
-#include "route.cuh"
+#include "route_factors.cuh"
 
 enum { SLAB = 32 /* columns of a warp */, LEAST_CHUNK = 4 };
-
-template <typename T> struct route_backward_op {
-    cuda_wave wave;
-    cuda_rows<const T> x;
-    cuda_rows<T> dx; /* NULL data: not wanted */
-    cuda_rows<const float> zh, gates, dw, p;
-    global<const float> balance;
-    global<T> factors; /* [tokens, 16 depth] */
-    global<float> parts;
-    int64_t part_floats;
-    int depth; /* 16s of columns that the widest device needs */
-    int layer, n_layers, chunk, window;
-    bool accumulate, wide;
-};
-
-/* ---- 1. Factors */
-
-template <typename T>
-static __device__ __forceinline__ float logit_gradient(const route_backward_op<T> *op, const ck_shape *shape, int device, int64_t token,
-                                                       bool inside) {
-    int e = (int)threadIdx.x % HALF;
-    bool exists = inside && e < shape->router_rows;
-    float z = exists ? (float)op->zh.data[token * op->zh.columns + e] : 0.0f;
-    float w = exists ? (float)op->gates.data[token * op->gates.columns + e] : 0.0f;
-    float dw = exists ? (float)op->dw.data[token * op->dw.columns + e] : 0.0f;
-    expert_choice c = choose_experts(z, shape);
-    bool counts = c.single ? c.best : c.chosen;
-    float mean = half_sum(counts ? w * dw : 0.0f), dz = counts ? w * (dw - mean) : 0.0f;
-    if (c.single) dz = mean * ((c.best ? 1.0f : 0.0f) - softmax_lanes(z, c.exists, c.largest));
-    if (!op->balance || !shape->balanced) return dz;
-    float p = balance_probability(z, c);
-    float slope = c.exists ? (float)op->balance[((int64_t)device * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] : 0.0f;
-    float average = half_sum(slope * p);
-    return c.single || c.chosen ? dz + p * (slope - average) : dz;
-}
-
-template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_factors(route_backward_op<T> op) {
-    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
-    int row = (int)threadIdx.x / HALF, e = (int)threadIdx.x % HALF;
-    if (tile->rows == 0) return;
-    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
-    int rows = shape->router_rows, columns = rows + shape->h_ranks;
-    int64_t token = tile->first_token + row;
-    bool inside = row < tile->rows;
-    float dz = rows > 0 ? logit_gradient(&op, shape, tile->device, token, inside) : 0.0f;
-    if (!inside) return;
-    global<T> out = op.factors + token * 16 * op.depth;
-    if (e < rows) store_one(out + e, dz);
-    for (int c = rows + e; c < (columns + 15) / 16 * 16; c += HALF) {
-        store_one(out + c, c < columns ? (float)op.p.data[token * op.p.columns + c - rows] : 0.0f);
-    }
-}
 
 /* ---- 2. Products: a block's shared memory */
 
@@ -107,8 +63,8 @@ typedef struct {
     int column;                   /* the warp's first */
 } chunk_view;
 
-/* Where the sums of a chunk go that does not hold all of its device: at most one whole chunk and one last, smaller one begin in any
- * `chunk` tiles of the list. */
+/* Where the sums of a chunk go that does not hold all of its device: at most one whole chunk and one last,
+ * smaller one begin in any `chunk` tiles of the list. */
 static __device__ __forceinline__ int64_t part_of(int tile, int index, int tiles, int chunk) {
     return 2 * (int64_t)(tile / chunk) + (index > 0 && tiles < chunk ? 1 : 0);
 }
@@ -119,14 +75,16 @@ static __device__ __forceinline__ int tile_index(const cuda_device *device, cons
 }
 
 /* The chunk that the tile lies in. */
-template <typename T> static __device__ __forceinline__ chunk_view chunk_at(const route_backward_op<T> *op, int tile) {
+template <typename T>
+static __device__ __forceinline__ chunk_view chunk_at(const route_backward_op<T> *op, int tile) {
     const cuda_tile *entry = record(op->wave.tiles + tile);
     const cuda_device *device = record(op->wave.devices + entry->device);
     chunk_view c;
     c.weight = router_rows_of(&op->wave, device, op->layer, op->wide && device->gradients % 4 == 0);
     c.of = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE;
     c.index = tile_index(device, entry);
-    c.tiles = op->chunk - c.index % op->chunk < c.of - c.index ? op->chunk - c.index % op->chunk : c.of - c.index;
+    c.tiles =
+        op->chunk - c.index % op->chunk < c.of - c.index ? op->chunk - c.index % op->chunk : c.of - c.index;
     c.token = entry->first_token;
     int left = device->n_tokens - c.index * CUDA_TILE;
     c.tokens = c.tiles * CUDA_TILE < left ? c.tiles * CUDA_TILE : left;
@@ -135,31 +93,33 @@ template <typename T> static __device__ __forceinline__ chunk_view chunk_at(cons
     if (c.of > op->chunk)
         c.gradient = op->parts + part_of(tile, c.index, c.tiles, op->chunk) * op->part_floats;
     else if (c.low < c.high)
-        c.gradient = op->wave.gradients + (device->gradients + op->layer * c.weight.shape->layer_stride + c.weight.shape->route);
+        c.gradient = op->wave.gradients +
+                     (device->gradients + op->layer * c.weight.shape->layer_stride + c.weight.shape->route);
     c.column = ((int)blockIdx.y * ((int)blockDim.x / 32) + (int)threadIdx.x / 32) * SLAB;
     return c;
 }
 
 /* Tile i of the chunk: factors by the whole block, x and dx by each lane for itself. */
 template <typename T>
-static __device__ __forceinline__ void copy_tile(const route_backward_op<T> *op, const chunk_view *c, int i, bool dx, shared<T> factors,
-                                                 shared<T> own) {
+static __device__ __forceinline__ void copy_tile(const route_backward_op<T> *op, const chunk_view *c, int i,
+                                                 bool dx, shared<T> factors, shared<T> own) {
     constexpr int PIECE = 16 / (int)sizeof(T);
     int64_t token = c->token + i * CUDA_TILE;
-    int rows = c->tokens - i * CUDA_TILE, pieces = (c->weight.columns + 15) / 16 * 16 / PIECE, stride = factor_stride<T>(op->depth);
+    int rows = c->tokens - i * CUDA_TILE, pieces = (c->weight.columns + 15) / 16 * 16 / PIECE,
+        stride = factor_stride<T>(op->depth);
     for (int at = (int)threadIdx.x; at < CUDA_TILE * pieces; at += (int)blockDim.x) {
         int row = at / pieces, column = at % pieces * PIECE;
         bool inside = row < rows;
-        cp_async<16>(factors + (row * stride + column), op->factors + (inside ? (token + row) * 16 * op->depth + column : 0),
-                     inside ? 16 : 0);
+        cp_async<16>(factors + (row * stride + column),
+                     op->factors + (inside ? (token + row) * 16 * op->depth + column : 0), inside ? 16 : 0);
     }
     int g = fragment_g(), lane = (int)(threadIdx.x % 32), column = c->column + 4 * g;
     if (c->low < c->high) {
         CK_UNROLL
         for (int k = 0; k < 4; k++) {
             int row = right_row(k);
-            copy_share<4>(own + (k * 32 + lane) * 4, op->x.data + ((token + row) * op->x.columns + column), op->x.data,
-                          row < rows ? c->weight.width - column : 0, c->weight.wide);
+            copy_share<4>(own + (k * 32 + lane) * 4, op->x.data + ((token + row) * op->x.columns + column),
+                          op->x.data, row < rows ? c->weight.width - column : 0, c->weight.wide);
         }
     }
     if (!dx || !op->accumulate) return;
@@ -168,21 +128,23 @@ static __device__ __forceinline__ void copy_tile(const route_backward_op<T> *op,
     CK_UNROLL
     for (int half = 0; half < 2; half++) {
         int row = g + 8 * half;
-        copy_share<8>(own + (512 + (half * 32 + lane) * 8), old + ((token + row) * op->dx.columns + column), old,
-                      row < rows ? c->weight.width - column : 0, c->weight.wide);
+        copy_share<8>(own + (512 + (half * 32 + lane) * 8), old + ((token + row) * op->dx.columns + column),
+                      old, row < rows ? c->weight.width - column : 0, c->weight.wide);
     }
 }
 
 /* Rounds the lane's share of [R | A1] once for all tiles. DEPTH 16s of rows are under way at a time. */
-template <typename T, int DEPTH> static __device__ __forceinline__ void keep_weights(const chunk_view *c, shared<T> own) {
+template <typename T, int DEPTH>
+static __device__ __forceinline__ void keep_weights(const chunk_view *c, shared<T> own) {
     int column = c->column + 4 * fragment_g();
     for (int first = 0; 16 * first < c->weight.columns; first += DEPTH) {
         float4 rows[DEPTH][4];
         CK_UNROLL
         for (int i = 0; i < 4 * DEPTH; i++) {
             int row = 16 * (first + i / 4) + right_row(i % 4);
-            rows[i / 4][i % 4] = load_four(c->weight.rows + ((int64_t)row * c->weight.width + column),
-                                           row < c->weight.columns ? c->weight.width - column : 0, c->weight.wide);
+            rows[i / 4][i % 4] =
+                load_four(c->weight.rows + ((int64_t)row * c->weight.width + column),
+                          row < c->weight.columns ? c->weight.width - column : 0, c->weight.wide);
         }
         CK_UNROLL
         for (int k = 0; k < DEPTH; k++) {
@@ -195,7 +157,8 @@ template <typename T, int DEPTH> static __device__ __forceinline__ void keep_wei
 
 static __device__ __forceinline__ void load_eight(float v[8], shared<const float> p) {
     float4 low = load_as<float4>(p), high = load_as<float4>(p + 4);
-    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z,
+    v[7] = high.w;
 }
 static __device__ __forceinline__ void load_eight(float v[8], shared<const bf16> p) {
     uint4 x = load_as<uint4>(p);
@@ -205,10 +168,12 @@ static __device__ __forceinline__ void load_eight(float v[8], shared<const bf16>
 
 /* A tile of dx (+)= [dz | p] [R | A1]; old: the lane's share of what dx is. */
 template <typename T>
-static __device__ __forceinline__ void write_dx(const route_backward_op<T> *op, const chunk_view *c, int i, shared<const T> factors,
-                                                shared<const T> kept, shared<const T> old) {
+static __device__ __forceinline__ void write_dx(const route_backward_op<T> *op, const chunk_view *c, int i,
+                                                shared<const T> factors, shared<const T> kept,
+                                                shared<const T> old) {
     float d[4][4] = {};
-    int stride = factor_stride<T>(op->depth), column = c->column + 8 * fragment_t(), valid = c->weight.width - column;
+    int stride = factor_stride<T>(op->depth), column = c->column + 8 * fragment_t(),
+        valid = c->weight.width - column;
     for (int k = 0; 16 * k < c->weight.columns; k++) {
         left<T> a;
         right_four<T> b;
@@ -233,7 +198,9 @@ static __device__ __forceinline__ void write_dx(const route_backward_op<T> *op, 
     }
 }
 
-template <int M> static __device__ __forceinline__ void write_gradient(const chunk_view *c, const float d[M][4][4], int first) {
+template <int M>
+static __device__ __forceinline__ void write_gradient(const chunk_view *c, const float d[M][4][4],
+                                                      int first) {
     int column = c->column + 8 * fragment_t();
     CK_UNROLL
     for (int i = 0; i < 2 * M; i++) {
@@ -252,8 +219,9 @@ template <int M> static __device__ __forceinline__ void write_gradient(const chu
 
 /* All tiles of a chunk, for the gradients of rows [first, first + 16 M) and, where wanted, dx. */
 template <typename T, int M, int RING>
-static __device__ __forceinline__ void walk_chunk(const route_backward_op<T> *op, const chunk_view *c, int first, bool dx,
-                                                  shared<T> factors, shared<T> kept, shared<T> slots) {
+static __device__ __forceinline__ void walk_chunk(const route_backward_op<T> *op, const chunk_view *c,
+                                                  int first, bool dx, shared<T> factors, shared<T> kept,
+                                                  shared<T> slots) {
     constexpr int SLOT = backward_bytes<T>::SLOT / (int)sizeof(T);
     int stride = factor_stride<T>(op->depth), lane = (int)(threadIdx.x % 32);
     bool learns = c->low < c->high;
@@ -268,7 +236,9 @@ static __device__ __forceinline__ void walk_chunk(const route_backward_op<T> *op
         cp_async_wait<RING - 2>();
         __syncthreads(); /* the factors are there, and those of the tile before have been read */
         int ahead = i + RING - 1;
-        if (ahead < c->tiles) copy_tile(op, c, ahead, dx, factors + ahead % RING * CUDA_TILE * stride, slots + ahead % RING * SLOT);
+        if (ahead < c->tiles)
+            copy_tile(op, c, ahead, dx, factors + ahead % RING * CUDA_TILE * stride,
+                      slots + ahead % RING * SLOT);
         cp_async_commit();
         shared<const T> rows = factors + i % RING * CUDA_TILE * stride, own = slots + i % RING * SLOT;
         if (dx) write_dx<T>(op, c, i, rows, kept, own + (512 + lane * 8));
@@ -306,13 +276,16 @@ static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(rout
     }
 }
 
-/* ---- 3. Devices of several chunks. Grid: windows of `chunk` tiles, in each of which at most one such device begins; slices of [C, D]. */
+/* ---- 3. Devices of several chunks. Grid: windows of `chunk` tiles, in each of which at most one such device
+ * begins; slices of [C, D]. */
 
 enum { SUM_FLOATS = 8 * ROUTE_LANES };
 
-template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) route_sum_chunks(route_backward_op<T> op) {
+template <typename T>
+static __global__ void __launch_bounds__(ROUTE_LANES) route_sum_chunks(route_backward_op<T> op) {
     CK_SHARED(int, found, 1);
-    int begin = (int)blockIdx.x * op.chunk, end = begin + op.chunk < op.wave.n_tiles ? begin + op.chunk : op.wave.n_tiles;
+    int begin = (int)blockIdx.x * op.chunk,
+        end = begin + op.chunk < op.wave.n_tiles ? begin + op.chunk : op.wave.n_tiles;
     if (threadIdx.x == 0) found[0] = -1;
     __syncthreads();
     for (int tile = begin + (int)threadIdx.x; tile < end; tile += ROUTE_LANES) {
@@ -326,10 +299,12 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
     if (tile < 0) return;
     const cuda_device *device = record(op.wave.devices + record(op.wave.tiles + tile)->device);
     const ck_shape *shape = record(op.wave.shapes + device->shape);
-    int tiles = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, rows = shape->router_rows, width = shape->width;
+    int tiles = (device->n_tokens + CUDA_TILE - 1) / CUDA_TILE, rows = shape->router_rows,
+        width = shape->width;
     int64_t low = device->learn & CK_LEARN_ROUTER ? 0 : (int64_t)rows * width;
     int64_t high = (int64_t)(device->learn & CK_LEARN_EXPERTS ? rows + shape->h_ranks : rows) * width;
-    global<float> gradient = op.wave.gradients + (device->gradients + op.layer * shape->layer_stride + shape->route);
+    global<float> gradient =
+        op.wave.gradients + (device->gradients + op.layer * shape->layer_stride + shape->route);
     for (int i = (int)threadIdx.x; i < SUM_FLOATS; i += ROUTE_LANES) {
         int64_t at = (int64_t)blockIdx.y * SUM_FLOATS + i;
         if (at < low || at >= high) continue;
@@ -344,11 +319,13 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES) rout
 
 /* ---- Host */
 
-/* M and RING of the form that has room for the columns, and how many of its blocks a multiprocessor runs at a time. */
+/* M and RING of the form that has room for the columns, and how many of its blocks a multiprocessor runs at a
+ * time. */
 typedef struct {
     int columns, m, ring, each;
 } products_form;
-static const products_form forms[] = {{32, 2, 4, 2}, {80, 5, 4, 1}, {144, 9, 4, 1}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 1}};
+static const products_form forms[] = {
+    {32, 2, 4, 2}, {80, 5, 4, 1}, {144, 9, 4, 1}, {CK_MAX_RANK_SUM + CK_MAX_EXPERTS, 9, 2, 1}};
 
 static int64_t blocks_at_a_time(const products_form *form) {
     return form->each * cuda_limits.route_blocks;
@@ -386,11 +363,12 @@ static int64_t most_windows(const products_form *form, int tiles, int blocks) {
     return fill < short_ones ? fill : short_ones;
 }
 
-/* Tiles of a chunk. A device of mean length is cut into as many equal ones as end soonest, in rounds of blocks that run at a time; a chunk
- * of several costs about C / 12 tiles more, for the sums that it leaves. Where that is one, only a device of more than twice the mean is
- * cut. */
+/* Tiles of a chunk. A device of mean length is cut into as many equal ones as end soonest, in rounds of
+ * blocks that run at a time; a chunk of several costs about C / 12 tiles more, for the sums that it leaves.
+ * Where that is one, only a device of more than twice the mean is cut. */
 static int chunk_tiles(const products_plan *plan, int tiles, int devices) {
-    int64_t mean = divided(tiles, devices), least = divided((int64_t)tiles * plan->blocks, 2 * blocks_at_a_time(plan->form)), best = 0,
+    int64_t mean = divided(tiles, devices),
+            least = divided((int64_t)tiles * plan->blocks, 2 * blocks_at_a_time(plan->form)), best = 0,
             cuts = 1;
     if (least < LEAST_CHUNK) least = LEAST_CHUNK;
     for (int64_t k = 1; k == 1 || divided(mean, k) >= least; k++) {
@@ -407,7 +385,8 @@ static int64_t part_floats(int columns, int width) {
 }
 
 static size_t factor_bytes(int64_t n_tokens, int columns, bool half) {
-    size_t bytes = (size_t)n_tokens * (size_t)((columns + 15) / 16 * 16) * (half ? sizeof(bf16) : sizeof(float));
+    size_t bytes =
+        (size_t)n_tokens * (size_t)((columns + 15) / 16 * 16) * (half ? sizeof(bf16) : sizeof(float));
     return (bytes + 255) / 256 * 256;
 }
 
@@ -418,14 +397,17 @@ size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_boun
     for (const products_form &form : forms) {
         if (before >= d->zh->columns) break;
         int columns = d->zh->columns < form.columns ? d->zh->columns : form.columns;
-        int64_t need = 2 * most_windows(&form, bounds->max_tiles, least) * part_floats(columns, d->x->columns);
+        int64_t need =
+            2 * most_windows(&form, bounds->max_tiles, least) * part_floats(columns, d->x->columns);
         if (need > floats) floats = need;
         before = form.columns;
     }
     return factor_bytes(bounds->max_tokens, d->zh->columns, bounds->half) + (size_t)floats * sizeof(float);
 }
 
-template <typename T> static route_backward_op<T> describe(const ck_route_backward *d, const cuda_call *call, const products_plan *plan) {
+template <typename T>
+static route_backward_op<T> describe(const ck_route_backward *d, const cuda_call *call,
+                                     const products_plan *plan) {
     route_backward_op<T> op = {};
     op.wave = call->wave;
     op.x = cuda_rows_of<const T>(d->x);
@@ -434,29 +416,34 @@ template <typename T> static route_backward_op<T> describe(const ck_route_backwa
     op.dw = cuda_rows_of<const float>(d->dw), op.p = cuda_rows_of<const float>(d->p);
     op.balance = d->balance;
     op.factors = static_cast<T *>(call->workspace);
-    op.parts =
-        reinterpret_cast<float *>(static_cast<char *>(call->workspace) + factor_bytes(call->wave.n_tokens, plan->columns, call->half));
+    op.parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) +
+                                         factor_bytes(call->wave.n_tokens, plan->columns, call->half));
     op.part_floats = part_floats(plan->columns, d->x->columns);
     op.depth = plan->depth;
     op.layer = d->layer, op.n_layers = d->n_layers;
     op.chunk = chunk_tiles(plan, call->wave.n_tiles, call->wave.n_devices);
-    op.window = call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices || op.chunk < 8 ? 1 : op.chunk / 8;
+    op.window = call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices || op.chunk < 8
+                    ? 1
+                    : op.chunk / 8;
     op.accumulate = d->accumulate && !call->start;
     op.wide = cuda_is_wide<T>(d->x) && (!d->dx || cuda_is_wide<T>(d->dx));
     return op;
 }
 
 template <typename T, int M, int RING>
-static const char *launch_products(const route_backward_op<T> &op, const products_plan *plan, gpu_stream stream) {
+static const char *launch_products(const route_backward_op<T> &op, const products_plan *plan,
+                                   gpu_stream stream) {
     dim3 grid((unsigned)divided(op.wave.n_tiles, op.window), (unsigned)plan->blocks);
-    return CK_LAUNCH((route_products<T, M, RING>), grid, dim3((unsigned)plan->warps * 32), plan->shared_bytes, stream, op);
+    return CK_LAUNCH((route_products<T, M, RING>), grid, dim3((unsigned)plan->warps * 32), plan->shared_bytes,
+                     stream, op);
 }
 
 template <typename T> static const char *launch_backward(const ck_route_backward *d, const cuda_call *call) {
     int columns = call->limits.experts + call->limits.h_ranks, width = d->x->columns;
     products_plan plan = plan_products<T>(columns < d->zh->columns ? columns : d->zh->columns, width);
     route_backward_op<T> op = describe<T>(d, call, &plan);
-    const char *problem = CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);
+    const char *problem =
+        CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);
     if (problem) return problem;
     if (plan.form->m == 2)
         problem = launch_products<T, 2, 4>(op, &plan, call->stream);
@@ -473,7 +460,8 @@ template <typename T> static const char *launch_backward(const ck_route_backward
 
 const char *cuda_route_backward(const ck_route_backward *d, const cuda_call *call) {
     const cuda_start *start = call->start;
-    if (start && (start->residual || start->gates || start->bias)) return "route_backward: dx begins with nothing";
+    if (start && (start->residual || start->gates || start->bias))
+        return "route_backward: dx begins with nothing";
     if (call->wave.n_devices == 0) return start ? "route_backward: the wave has no devices" : nullptr;
     return call->half ? launch_backward<bf16>(d, call) : launch_backward<float>(d, call);
 }

@@ -1,10 +1,12 @@
 /* route_few.cuh - the router where devices have few tokens, and [R | A1] is the bulk of the bytes.
  *
- * Block: one tile. Rows of [R | A1] are used once: they go straight from memory to registers, 16 bytes a lane. 8 warps deal out D and,
- * where C is large, columns; their sums are added in order through shared memory.
+ * Block: one tile. Rows of [R | A1] are used once: they go straight from memory to registers, 16 bytes a
+ * lane. 8 warps deal out D and, where C is large, columns; their sums are added in order through shared
+ * memory.
  *
- * Where the tile's tokens cannot choose all experts, or hardly (two_phases()), the router's rows come first, then of A1 only those of
- * experts that a token of the tile has chosen; h of the others is 0. Each column's sum has the same terms in the same order either way.
+ * Where the tile's tokens cannot choose all experts, or hardly (two_phases()), the router's rows come first,
+ * then of A1 only those of experts that a token of the tile has chosen; h of the others is 0. Each column's
+ * sum has the same terms in the same order either way.
  *
  * Floor, bytes a device: 4 E D + 4 H D min(1, K rows / E), and 2 D (f32: 4 D) + 4 (C + 16) a token. */
 #ifndef COHORT_KERNELS_CUDA_ROUTE_FEW_CUH
@@ -25,25 +27,28 @@ static __device__ __forceinline__ bool two_phases(const ck_shape *shape, int row
     return shape->router_rows > shape->top_k && rows * shape->top_k <= 2 * shape->router_rows;
 }
 
-/* Columns [first, last) whose expert is among `experts` (a bit each; the router's rows belong to all), as bits of words. The block comes
- * and goes in step. */
-static __device__ __forceinline__ void want_columns(shared<uint32_t> wanted, const router_rows *r, int first, int last, uint32_t experts) {
+/* Columns [first, last) whose expert is among `experts` (a bit each; the router's rows belong to all), as
+ * bits of words. The block comes and goes in step. */
+static __device__ __forceinline__ void want_columns(shared<uint32_t> wanted, const router_rows *r, int first,
+                                                    int last, uint32_t experts) {
     int rows = r->shape->router_rows, sum = r->shape->rank_sum;
     __syncthreads(); /* the words before have been read */
     for (int base = (int)(threadIdx.x & ~31u); base < FEW_WORDS * FEW_GROUP; base += ROUTE_LANES) {
         int c = base + (int)(threadIdx.x % 32), e = 0, rank = c < rows ? 0 : (c - rows) % sum;
         while (rank >= r->shape->rank_first[e + 1]) e++;
-        uint32_t word = __ballot_sync(0xffffffffu, c >= first && c < last && (c < rows || (experts >> e & 1)));
+        uint32_t word =
+            __ballot_sync(0xffffffffu, c >= first && c < last && (c < rows || (experts >> e & 1)));
         if (threadIdx.x % 32 == 0) wanted[base / FEW_GROUP] = word;
     }
     __syncthreads();
 }
 
-/* The experts that a row of the tile has chosen, by z [CUDA_TILE, HALF]; a row with a number that is none counts as zeros, as
- * finish_rows() will have it. The same for all lanes of the block. */
-static __device__ __forceinline__ uint32_t chosen_of_tile(shared<uint32_t> by_warp, const ck_shape *shape, shared<const float> z,
-                                                          int rows) {
-    int warp = (int)threadIdx.x / 32, row = 2 * warp + (int)threadIdx.x % 32 / HALF, e = (int)threadIdx.x % HALF;
+/* The experts that a row of the tile has chosen, by z [CUDA_TILE, HALF]; a row with a number that is none
+ * counts as zeros, as finish_rows() will have it. The same for all lanes of the block. */
+static __device__ __forceinline__ uint32_t chosen_of_tile(shared<uint32_t> by_warp, const ck_shape *shape,
+                                                          shared<const float> z, int rows) {
+    int warp = (int)threadIdx.x / 32, row = 2 * warp + (int)threadIdx.x % 32 / HALF,
+        e = (int)threadIdx.x % HALF;
     float value = row < rows && e < shape->router_rows ? (float)z[row * HALF + e] : 0.0f;
     uint32_t bad = __ballot_sync(0xffffffffu, !(value - value == 0.0f)) >> (row % 2 * HALF) & 0xffffu;
     expert_choice c = choose_experts(bad ? 0.0f : value, shape);
@@ -62,44 +67,53 @@ template <typename T> struct few_form {
     enum : int { STEPS = 2 / access<T>::QUADS };
 };
 
-/* d += x [R | A1]^T over the steps [step, step + STEPS) before `end`, for the wanted of FEW_GROUP columns from `first` on: everything
- * is under way before the first product. */
+/* d += x [R | A1]^T over the steps [step, step + STEPS) before `end`, for the wanted of FEW_GROUP columns
+ * from `first` on: everything is under way before the first product. */
 template <typename T, bool wide>
-static __device__ __forceinline__ void multiply_steps(float d[FEW_TILES][4], const route_op<T> *op, const router_rows *r,
-                                                      const cuda_tile *tile, int first, uint32_t wanted, int step, int end) {
+static __device__ __forceinline__ void multiply_steps(float d[FEW_TILES][4], const route_op<T> *op,
+                                                      const router_rows *r, const cuda_tile *tile, int first,
+                                                      uint32_t wanted, int step, int end) {
     constexpr int Q = access<T>::QUADS, STEPS = few_form<T>::STEPS;
     int g = fragment_g();
     uint32_t mine = wanted >> g; /* every eighth bit */
     quad<T> low[STEPS][Q], high[STEPS][Q], b[STEPS][FEW_TILES][Q];
     CK_UNROLL
     for (int k = 0; k < STEPS; k++) {
-        int column = (step + k) * one_step<T>::COLUMNS + 4 * Q * fragment_t(), valid = step + k < end ? r->width - column : 0;
+        int column = (step + k) * one_step<T>::COLUMNS + 4 * Q * fragment_t(),
+            valid = step + k < end ? r->width - column : 0;
         global<const T> x = op->x.data + ((tile->first_token + g) * op->x.columns + column);
         load_quads<wide, T>(low[k], x, g < tile->rows ? valid : 0);
         load_quads<wide, T>(high[k], x + 8 * op->x.columns, g + 8 < tile->rows ? valid : 0);
         global<const float> row = r->rows + ((int64_t)(first + g) * r->width + column);
         CK_UNROLL
-        for (int n = 0; n < FEW_TILES; n++) load_quads<wide, T>(b[k][n], row + 8 * n * r->width, mine >> 8 * n & 1 ? valid : 0);
+        for (int n = 0; n < FEW_TILES; n++)
+            load_quads<wide, T>(b[k][n], row + 8 * n * r->width, mine >> 8 * n & 1 ? valid : 0);
     }
     CK_UNROLL
     for (int n = 0; n < FEW_TILES; n++) {
         CK_UNROLL
-        for (int i = 0; i < STEPS * Q; i++) mma_quads(d[n], low[i / Q][i % Q], high[i / Q][i % Q], b[i / Q][n][i % Q]);
+        for (int i = 0; i < STEPS * Q; i++)
+            mma_quads(d[n], low[i / Q][i % Q], high[i / Q][i % Q], b[i / Q][n][i % Q]);
     }
 }
 
-/* The warp's slice of D, and its groups of columns: sums [slices, CUDA_TILE, stride]; what is not wanted is nothing, or 0. */
+/* The warp's slice of D, and its groups of columns: sums [slices, CUDA_TILE, stride]; what is not wanted is
+ * nothing, or 0. */
 template <typename T, bool wide>
-static __device__ __forceinline__ void multiply_slices(const route_op<T> *op, const router_rows *r, const cuda_tile *tile,
-                                                       shared<const uint32_t> wanted, shared<float> sums) {
+static __device__ __forceinline__ void multiply_slices(const route_op<T> *op, const router_rows *r,
+                                                       const cuda_tile *tile, shared<const uint32_t> wanted,
+                                                       shared<float> sums) {
     int warp = (int)threadIdx.x / 32, slice = warp % op->slices, g = fragment_g(), t = fragment_t();
-    int steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS, each = (steps + op->slices - 1) / op->slices;
+    int steps = (r->width + one_step<T>::COLUMNS - 1) / one_step<T>::COLUMNS,
+        each = (steps + op->slices - 1) / op->slices;
     int begin = slice * each, end = begin + each < steps ? begin + each : steps;
-    for (int first = warp / op->slices * FEW_GROUP; first < r->columns; first += ROUTE_WARPS / op->slices * FEW_GROUP) {
+    for (int first = warp / op->slices * FEW_GROUP; first < r->columns;
+         first += ROUTE_WARPS / op->slices * FEW_GROUP) {
         uint32_t word = wanted[first / FEW_GROUP];
         if (word == 0) continue;
         float d[FEW_TILES][4] = {};
-        for (int step = begin; step < end; step += few_form<T>::STEPS) multiply_steps<T, wide>(d, op, r, tile, first, word, step, end);
+        for (int step = begin; step < end; step += few_form<T>::STEPS)
+            multiply_steps<T, wide>(d, op, r, tile, first, word, step, end);
         CK_UNROLL
         for (int n = 0; n < FEW_TILES; n++) {
             shared<float> to = sums + ((slice * CUDA_TILE + g) * op->stride + first + 8 * n + 2 * t);
@@ -110,8 +124,9 @@ static __device__ __forceinline__ void multiply_slices(const route_op<T> *op, co
 }
 
 template <typename T>
-static __device__ __forceinline__ void multiply_wanted(const route_op<T> *op, const router_rows *r, const cuda_tile *tile,
-                                                       shared<const uint32_t> wanted, shared<float> sums) {
+static __device__ __forceinline__ void multiply_wanted(const route_op<T> *op, const router_rows *r,
+                                                       const cuda_tile *tile, shared<const uint32_t> wanted,
+                                                       shared<float> sums) {
     if (r->wide)
         multiply_slices<T, true>(op, r, tile, wanted, sums);
     else
@@ -119,7 +134,9 @@ static __device__ __forceinline__ void multiply_wanted(const route_op<T> *op, co
     __syncthreads();
 }
 
-template <typename T> static __device__ __forceinline__ float sum_slices(const route_op<T> *op, shared<const float> sums, int row, int c) {
+template <typename T>
+static __device__ __forceinline__ float sum_slices(const route_op<T> *op, shared<const float> sums, int row,
+                                                   int c) {
     int at = row * op->stride + c;
     float sum = sums[at];
     for (int slice = 1; slice < op->slices; slice++) sum += sums[slice * CUDA_TILE * op->stride + at];
@@ -139,7 +156,8 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES, 2) r
     int routed = two_phases(r.shape, tile->rows) ? r.shape->router_rows : 0; /* columns that come first */
     uint32_t experts = ~0u;
     CK_ROLL
-    for (int first = 0, last = routed > 0 ? routed : r.columns; first < r.columns; first = last, last = r.columns) {
+    for (int first = 0, last = routed > 0 ? routed : r.columns; first < r.columns;
+         first = last, last = r.columns) {
         want_columns(wanted, &r, first, last, experts);
         multiply_wanted(&op, &r, tile, wanted, sums);
         if (last == r.columns) break;

@@ -1,4 +1,5 @@
-/* route_forward.cuh - what the forward regimes of the router share: the op, and the way from sums to gates. */
+/* route_forward.cuh - what the forward regimes of the router share: the op, and the way from sums to gates.
+ */
 #ifndef COHORT_KERNELS_CUDA_ROUTE_FORWARD_CUH
 #define COHORT_KERNELS_CUDA_ROUTE_FORWARD_CUH
 
@@ -22,7 +23,8 @@ template <typename T> struct route_op {
 /* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */
 
 template <typename T>
-static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape, int64_t token, bool inside, float z) {
+static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape,
+                                                   int64_t token, bool inside, float z) {
     int e = (int)threadIdx.x % HALF;
     float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
     if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
@@ -32,8 +34,8 @@ static __device__ __forceinline__ void write_gates(const route_op<T> *op, const 
 }
 
 template <typename T>
-static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const router_rows *r, const segment *s, shared<const float> sums,
-                                                   int stride) {
+static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const router_rows *r,
+                                                   const segment *s, shared<const float> sums, int stride) {
     int e = (int)threadIdx.x % HALF, half = (int)threadIdx.x % 32 / HALF, experts = r->shape->router_rows;
     for (int pair = (int)threadIdx.x / 32; 2 * pair < s->rows; pair += ROUTE_WARPS) {
         int row = 2 * pair + half;
@@ -45,7 +47,8 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
         bool fault = (__ballot_sync(0xffffffffu, !finite) >> (HALF * half) & 0xffffu) != 0;
         if (fault && e == 0) atomic_min(op->wave.faults + s->device, op->layer);
         for (int c = e; c < r->columns && inside; c += HALF) {
-            op->zh.data[(s->token + row) * op->zh.columns + c] = fault && c < experts ? 0.0f : (float)sums[row * stride + c];
+            op->zh.data[(s->token + row) * op->zh.columns + c] =
+                fault && c < experts ? 0.0f : (float)sums[row * stride + c];
         }
         float z = inside && !fault && e < experts ? (float)sums[row * stride + e] : 0.0f;
         write_gates(op, r->shape, s->token + row, inside, z);

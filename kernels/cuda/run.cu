@@ -1,6 +1,8 @@
-/* run.cu - a wave: its tables go to the GPU in one copy, then the ops follow, replayed as a graph where this wave's sizes were seen before.
+/* run.cu - a wave: its tables go to the GPU in one copy, then the ops follow, replayed as a graph where this
+ * wave's sizes were seen before.
  *
- * A graph holds sizes and addresses, never content: which devices, tokens, packs and gradients a wave has lies in the tables. */
+ * A graph holds sizes and addresses, never content: which devices, tokens, packs and gradients a wave has
+ * lies in the tables. */
 #include "driver.hpp"
 
 #include <stdio.h>
@@ -35,12 +37,14 @@ static int32_t fill_tables(const cuda_program *p, const ck_wave *wave, char *ima
     cuda_device *devices = reinterpret_cast<cuda_device *>(image + at->devices);
     size_t n_tokens = (size_t)wave->first_token[wave->n_sequences];
     cuda_list_devices(wave, devices);
-    list_sequences(wave, reinterpret_cast<cuda_sequence *>(image + at->sequences), reinterpret_cast<int32_t *>(image + at->sequence_of));
+    list_sequences(wave, reinterpret_cast<cuda_sequence *>(image + at->sequences),
+                   reinterpret_cast<int32_t *>(image + at->sequence_of));
     memcpy(image + at->tokens, wave->tokens, n_tokens * sizeof(int32_t));
     memcpy(image + at->targets, wave->targets, n_tokens * sizeof(int32_t));
     int32_t *faults = reinterpret_cast<int32_t *>(image + at->faults);
     for (int32_t d = 0; d < wave->n_devices; d++) faults[d] = CUDA_NO_FAULT;
-    if (wave->n_shapes > 0) memcpy(image + at->shapes, wave->shapes, (size_t)wave->n_shapes * sizeof(ck_shape));
+    if (wave->n_shapes > 0)
+        memcpy(image + at->shapes, wave->shapes, (size_t)wave->n_shapes * sizeof(ck_shape));
     return cuda_list_tiles(devices, wave->n_devices, reinterpret_cast<cuda_tile *>(image + at->tiles));
 }
 
@@ -70,8 +74,8 @@ static cuda_wave view_of(const cuda_program *p, const cuda_graph_key *key) {
 static const char *issue_step(const cuda_step *step, const cuda_call *call) {
     if (step->starts && step->op.kind == CK_OP_linear) return cuda_linear_onto(&step->op.as.linear, call);
     switch (step->op.kind) {
-#define X(name)                                                                                                                            \
-    case CK_OP_##name:                                                                                                                     \
+#define X(name)                                                                                              \
+    case CK_OP_##name:                                                                                       \
         return cuda_##name(&step->op.as.name, call);
         CK_OPS(X)
 #undef X
@@ -86,7 +90,8 @@ static bool base_product(ck_op_kind kind) {
 }
 
 /* waits: after each op, so that it is named if it fails. */
-static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream, bool waits = false) {
+static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream,
+                         bool waits = false) {
     cuda_call call = {};
     const char *problem = nullptr;
     static char named[448];
@@ -113,14 +118,16 @@ static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_s
 /* ---- Graphs ---- */
 
 static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
-    return a->n_tokens == b->n_tokens && a->n_sequences == b->n_sequences && a->n_devices == b->n_devices && a->n_tiles == b->n_tiles &&
-           a->limits.experts == b->limits.experts && a->limits.rank_sum == b->limits.rank_sum && a->limits.h_ranks == b->limits.h_ranks &&
+    return a->n_tokens == b->n_tokens && a->n_sequences == b->n_sequences && a->n_devices == b->n_devices &&
+           a->n_tiles == b->n_tiles && a->limits.experts == b->limits.experts &&
+           a->limits.rank_sum == b->limits.rank_sum && a->limits.h_ranks == b->limits.h_ranks &&
            a->limits.rank_tiles == b->limits.rank_tiles && a->limits.expert_tiles == b->limits.expert_tiles &&
-           a->limits.width == b->limits.width && a->parameters == b->parameters && a->gradients == b->gradients &&
-           a->base_gradients == b->base_gradients;
+           a->limits.width == b->limits.width && a->parameters == b->parameters &&
+           a->gradients == b->gradients && a->base_gradients == b->base_gradients;
 }
 
-/* The entry with the key; -1: these sizes are new, and the entry that was not used for the longest time is theirs now. */
+/* The entry with the key; -1: these sizes are new, and the entry that was not used for the longest time is
+ * theirs now. */
 static int find_graph(cuda_program *p, const cuda_graph_key *key) {
     int oldest = 0;
     for (int i = 0; i < CUDA_GRAPHS; i++) {
@@ -137,7 +144,8 @@ static int find_graph(cuda_program *p, const cuda_graph_key *key) {
     return -1;
 }
 
-static const char *capture(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream, gpu_graph **out) {
+static const char *capture(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream,
+                           gpu_graph **out) {
     const char *problem = gpu_capture_begin(stream);
     if (problem) return problem;
     problem = issue(p, key, stream);
@@ -148,8 +156,8 @@ static const char *capture(const cuda_program *p, const cuda_graph_key *key, gpu
     return problem;
 }
 
-/* Sizes that are seen for the first time run as they are: kernels are loaded, the library chooses its algorithms, and a wave that never
- * comes again costs no graph. */
+/* Sizes that are seen for the first time run as they are: kernels are loaded, the library chooses its
+ * algorithms, and a wave that never comes again costs no graph. */
 static const char *replay(cuda_program *p, const cuda_graph_key *key, gpu_stream stream) {
     int i = find_graph(p, key);
     if (i < 0) return issue(p, key, stream);
@@ -200,8 +208,8 @@ static bool routes(const cuda_program *p) {
     return false;
 }
 
-/* Within a capture: the tables are no part of the graph, so that it can be timed without them, but for faults, which routing writes. A
- * second run of the program in one graph has to bring its own. */
+/* Within a capture: the tables are no part of the graph, so that it can be timed without them, but for
+ * faults, which routing writes. A second run of the program in one graph has to bring its own. */
 static const char *capture_tables(cuda_program *p, cuda_stream *stream, const char *host, int32_t n_devices) {
     for (cuda_captured *c = stream->programs; c; c = c->next) {
         if (c->program != p) continue;
@@ -213,7 +221,8 @@ static const char *capture_tables(cuda_program *p, cuda_stream *stream, const ch
     *c = cuda_captured{p, host, false, stream->programs};
     stream->programs = c;
     size_t faults = routes(p) ? (size_t)n_devices * sizeof(int32_t) : 0;
-    return faults ? gpu_upload(stream->stream, p->tables + p->layout.faults, host + p->layout.faults, faults) : nullptr;
+    return faults ? gpu_upload(stream->stream, p->tables + p->layout.faults, host + p->layout.faults, faults)
+                  : nullptr;
 }
 
 static const char *bring_tables(cuda_program *p, cuda_stream *stream, const char *host, int32_t n_devices) {
@@ -234,16 +243,20 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
     problem = bring_tables(p, stream, host, wave->n_devices);
     bool waits = cuda_waits_for_each_op() && !stream->capturing;
-    bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs && !stream->capturing && !waits;
+    bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs &&
+                  !stream->capturing && !waits;
     if (!problem) cuda_note_run(stream, p);
     if (!problem) problem = graphs ? replay(p, &key, stream->stream) : issue(p, &key, stream->stream, waits);
     if (problem || !wave->fault || wave->n_devices == 0 || stream->capturing) return problem;
-    return cuda_land(stream, wave->fault, p->tables + p->layout.faults, (size_t)wave->n_devices * sizeof(int32_t), true);
+    return cuda_land(stream, wave->fault, p->tables + p->layout.faults,
+                     (size_t)wave->n_devices * sizeof(int32_t), true);
 }
 
 ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
     cuda_program *p = static_cast<cuda_program *>(program->private_data);
     if (wave->n_shapes > p->max_shapes)
-        return ck_fail(program->backend, CK_BAD_ARGUMENT, "a wave can name %d shapes, not %d", p->max_shapes, wave->n_shapes);
-    return cuda_status(program->backend, CK_FAILED, "a wave", run(p, reinterpret_cast<cuda_stream *>(stream), wave));
+        return ck_fail(program->backend, CK_BAD_ARGUMENT, "a wave can name %d shapes, not %d", p->max_shapes,
+                       wave->n_shapes);
+    return cuda_status(program->backend, CK_FAILED, "a wave",
+                       run(p, reinterpret_cast<cuda_stream *>(stream), wave));
 }

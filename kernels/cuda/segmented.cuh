@@ -2,29 +2,36 @@
  *
  *   shrink  out [t, S] = x [t, D] W^T        expand  y [t, D] (+)= a [t, S] W        gram  dW [S, D] = a^T x
  *
- * W [S, D] f32, one row per rank; x, y [tokens, D] of type T; a, out f32. Products are of factors rounded to T (f32: split tf32), sums f32.
+ * W [S, D] f32, one row per rank; x, y [tokens, D] of type T; a, out f32. Products are of factors rounded to
+ * T (f32: split tf32), sums f32.
  *
- * A block is four warps and works on a segment: up to 16 M tokens of one device, consecutive tiles of the wave's list.
- *   shrink  The warps deal the columns of x among them, 16 bytes of a row to a lane, and hold [16 M, 8 N] sums each; these are added
- *           through shared memory, in the order of the warps. x and W go straight from memory to registers: x is read once per 8 N ranks.
- *   expand  a lies in shared memory; a warp makes 32 columns of y at a time. y is read and written once, W read once per 16 M tokens.
- *   gram    (gram.cuh) A block owns 16 R ranks and 4 warps' columns of a chunk of tiles. A device that lies in one chunk is written at
- * once; the parts of one that lies in several go to the workspace, and a second kernel adds them in the order of the chunks.
+ * A block is four warps and works on a segment: up to 16 M tokens of one device, consecutive tiles of the
+ * wave's list.
+ *   shrink  The warps deal the columns of x among them, 16 bytes of a row to a lane, and hold [16 M, 8 N]
+ *           sums each; these are added through shared memory, in the order of the warps. x and W go straight
+ *           from memory to registers: x is read once per 8 N ranks.
+ *   expand  a lies in shared memory; a warp makes 32 columns of y at a time. y is read and written once, W
+ *           read once per 16 M tokens.
+ *   gram    (gram.cuh) A block owns 16 R ranks and 4 warps' columns of a chunk of tiles. A device that lies
+ *           in one chunk is written at once; the parts of one that lies in several go to the workspace, and a
+ *           second kernel adds them in the order of the chunks.
  *
- * The summed index of a matrix instruction may be permuted as long as both factors are, and so may the columns of its result. So a lane's
- * share of every row is one access of 16 bytes: the four values that it owes an instruction are neighbours in memory (quad), and where the
- * summed index runs down the rows, its W columns are those of W instructions.
+ * The summed index of a matrix instruction may be permuted as long as both factors are, and so may the
+ * columns of its result. So a lane's share of every row is one access of 16 bytes: the four values that it
+ * owes an instruction are neighbours in memory (quad.cuh), and where the summed index runs down the rows, its
+ * W columns are those of W instructions.
  *
- * Bytes a token: shrink sizeof(T) D + 4 S, expand 2 sizeof(T) D + 4 S (1 where y begins here and has no residual), gram sizeof(T) D + 4 S,
- * and 4 S D a device each. Rows of W are read from L2 once per segment: 4 S D / (16 M) bytes a token, half of x's at S = 16, M = 4, bf16.
+ * Bytes a token: shrink sizeof(T) D + 4 S, expand 2 sizeof(T) D + 4 S (1 where y begins here and has no
+ * residual), gram sizeof(T) D + 4 S, and 4 S D a device each. Rows of W are read from L2 once per segment: 4
+ * S D / (16 M) bytes a token, half of x's at S = 16, M = 4, bf16.
  *
- * wide: every row begins at a multiple of 16 bytes and D at a multiple of 8, so that a lane's share lies in the row or outside as a whole.
- * Packs of parameters and gradients begin at multiples of CK_ALIGN_FLOATS. */
+ * wide: every row begins at a multiple of 16 bytes and D at a multiple of 8, so that a lane's share lies in
+ * the row or outside as a whole. Packs of parameters and gradients begin at multiples of CK_ALIGN_FLOATS. */
 #ifndef COHORT_KERNELS_CUDA_SEGMENTED_CUH
 #define COHORT_KERNELS_CUDA_SEGMENTED_CUH
 
 #include "ops.cuh"
-#include "wide.cuh"
+#include "quad.cuh"
 
 enum { SEGMENT_WARPS = 4, SEGMENT_LANES = 32 * SEGMENT_WARPS };
 
@@ -47,74 +54,10 @@ static __device__ __forceinline__ segment segment_at(const cuda_wave *wave, int 
     return s;
 }
 
-/* Tiles that a block takes, the M of the kernels: 4 where that leaves blocks enough to fill a large GPU and devices have several tiles
- * each, else 1. */
+/* Tiles that a block takes, the M of the kernels: 4 where that leaves blocks enough to fill a large GPU and
+ * devices have several tiles each, else 1. */
 static inline int segment_tiles(const cuda_wave *wave) {
     return wave->n_tiles >= cuda_limits.segment_tiles && wave->n_tiles / 2 >= wave->n_devices ? 4 : 1;
-}
-
-/* ---- Quads: four neighbouring values of the summed index, a lane's share of one row in a matrix instruction */
-
-template <typename T> struct quad;
-template <> struct quad<float> { float v[4]; };
-template <> struct quad<bf16> { uint32_t v[2]; };
-
-/* In 16 bytes of T. */
-template <typename T> struct access {
-    enum : int { COUNT = 16 / (int)sizeof(T), QUADS = COUNT / 4 };
-};
-
-static __device__ __forceinline__ void make_quad(quad<float> *q, float a, float b, float c, float d) {
-    q->v[0] = a, q->v[1] = b, q->v[2] = c, q->v[3] = d;
-}
-static __device__ __forceinline__ void make_quad(quad<bf16> *q, float a, float b, float c, float d) {
-    q->v[0] = pack_bf16(a, b), q->v[1] = pack_bf16(c, d);
-}
-
-/* d [16, 8] += a b; low and high: rows g and g + 8 of a. */
-static __device__ __forceinline__ void mma_quads(float d[4], const quad<float> &low, const quad<float> &high, const quad<float> &b) {
-    const float a[8] = {low.v[0], low.v[1], high.v[0], high.v[1], low.v[2], low.v[3], high.v[2], high.v[3]};
-    mma_f32_rounded(d, a, b.v);
-}
-static __device__ __forceinline__ void mma_quads(float d[4], const quad<bf16> &low, const quad<bf16> &high, const quad<bf16> &b) {
-    const uint32_t a[4] = {low.v[0], high.v[0], low.v[1], high.v[1]};
-    mma_bf16(d, a, b.v);
-}
-
-/* v = the first `valid` of W elements at p, then 0; wide: all or none. */
-template <bool wide, int W, typename P> __device__ __forceinline__ void load_some(float v[W], P p, int valid) {
-    if constexpr (wide) {
-        CK_UNROLL
-        for (int i = 0; i < W; i++) v[i] = 0.0f;
-        if (valid > 0) load_wide<W>(v, p);
-    } else {
-        CK_UNROLL
-        for (int i = 0; i < W; i++) v[i] = i < valid ? load_one(p + i) : 0.0f;
-    }
-}
-
-template <bool wide, int W, typename P> __device__ __forceinline__ void store_some(P p, const float v[W], int valid) {
-    if constexpr (wide) {
-        if (valid > 0) store_wide<W>(p, v);
-    } else {
-        CK_UNROLL
-        for (int i = 0; i < W; i++) {
-            if (i < valid) store_one(p + i, v[i]);
-        }
-    }
-}
-
-/* The quads of 16 bytes of T at p, from memory of type T or from f32. */
-template <bool wide, typename T, typename P> __device__ __forceinline__ void load_quads(quad<T> q[access<T>::QUADS], P p, int valid) {
-    float v[access<T>::COUNT];
-    load_some<wide, access<T>::COUNT>(v, p, valid);
-    CK_UNROLL
-    for (int i = 0; i < access<T>::QUADS; i++) make_quad(&q[i], v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
-}
-template <> __device__ __forceinline__ void load_quads<true, bf16, global<const bf16>>(quad<bf16> q[2], global<const bf16> p, int valid) {
-    uint4 x = {0, 0, 0, 0};
-    if (valid > 0) x = load_as<uint4>(p);
-    q[0].v[0] = x.x, q[0].v[1] = x.y, q[1].v[0] = x.z, q[1].v[1] = x.w;
 }
 
 /* ---- The weights of a device that have one row per rank */
@@ -132,9 +75,12 @@ static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, 
 
 /* ---- Few tokens: weights of experts that no token has chosen are not read */
 
-/* The experts that a token of a segment of one tile has chosen, a bit each; the same for all lanes of a warp. */
-static __device__ __forceinline__ uint32_t chosen_experts(const cuda_rows<const float> &gates, const segment *s) {
-    int row = (int)(threadIdx.x % CUDA_TILE), first = (int)(threadIdx.x % 32) / CUDA_TILE * (CK_MAX_EXPERTS / 2);
+/* The experts that a token of a segment of one tile has chosen, a bit each; the same for all lanes of a warp.
+ */
+static __device__ __forceinline__ uint32_t chosen_experts(const cuda_rows<const float> &gates,
+                                                          const segment *s) {
+    int row = (int)(threadIdx.x % CUDA_TILE),
+        first = (int)(threadIdx.x % 32) / CUDA_TILE * (CK_MAX_EXPERTS / 2);
     uint32_t chosen = 0;
     for (int i = 0; i < CK_MAX_EXPERTS / 2 && row < s->rows; i++) {
         chosen |= (uint32_t)(gates.data[(s->token + row) * gates.columns + first + i] != 0.0f) << (first + i);
@@ -144,8 +90,10 @@ static __device__ __forceinline__ uint32_t chosen_experts(const cuda_rows<const 
     return chosen;
 }
 
-/* Of the 32 pieces of `size` ranks from `first` on, those with a rank of such an expert, or behind the last: a bit each. */
-static __device__ __forceinline__ uint32_t wanted_pieces(const ck_shape *shape, uint32_t experts, int first, int size) {
+/* Of the 32 pieces of `size` ranks from `first` on, those with a rank of such an expert, or behind the last:
+ * a bit each. */
+static __device__ __forceinline__ uint32_t wanted_pieces(const ck_shape *shape, uint32_t experts, int first,
+                                                         int size) {
     int begin = first + size * (int)(threadIdx.x % 32), end = begin + size;
     bool wanted = end > shape->rank_sum;
     for (int e = 0; e < shape->n_experts; e++) {
@@ -166,17 +114,19 @@ static __device__ __forceinline__ int count_rows(const rank_rows *w) {
     return w->ranks + (w->extra ? 1 : 0);
 }
 
-/* From a row of factors in shared memory to the next, where a row is read four values a lane: lanes meet different banks. */
+/* From a row of factors in shared memory to the next, where a row is read four values a lane: lanes meet
+ * different banks. */
 static inline __device__ __host__ int rank_stride(int ranks) {
     int whole = (ranks + 15) / 16 * 16;
     return whole % 32 == 0 ? whole + 16 : whole;
 }
 
-/* d += x W^T over columns [begin, end), or each `step`-th 16 Q of them, for the ranks from `first` on; Q quads in 16 bytes of T. Rows of
- * every eighth ranks n whose bit of `wanted` is 0 count as zeros. */
+/* d += x W^T over columns [begin, end), or each `step`-th 16 Q of them, for the ranks from `first` on; Q
+ * quads in 16 bytes of T. Rows of every eighth ranks n whose bit of `wanted` is 0 count as zeros. */
 template <typename T, int M, int N, bool wide>
-static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const segment *s, const cuda_rows<const T> &x, const rank_rows *w,
-                                                      int first, int begin, int end, int step, uint32_t wanted = ~0u) {
+static __device__ __forceinline__ void
+shrink_columns(float d[M][N][4], const segment *s, const cuda_rows<const T> &x, const rank_rows *w, int first,
+               int begin, int end, int step, uint32_t wanted = ~0u) {
     const int Q = access<T>::QUADS;
     int g = fragment_g(), ranks = count_rows(w) - first;
     for (; begin < end; begin += 16 * Q * step) {
@@ -199,7 +149,8 @@ static __device__ __forceinline__ void shrink_columns(float d[M][N][4], const se
         for (int n = 0; n < N; n++) {
             if (8 * n >= ranks || !(wanted >> n & 1)) continue;
             CK_UNROLL
-            for (int i = 0; i < M * Q; i++) mma_quads(d[i / Q][n], low[i / Q][i % Q], high[i / Q][i % Q], b[n][i % Q]);
+            for (int i = 0; i < M * Q; i++)
+                mma_quads(d[i / Q][n], low[i / Q][i % Q], high[i / Q][i % Q], b[n][i % Q]);
         }
     }
 }
@@ -209,14 +160,17 @@ static inline __device__ __host__ int shrink_floats(int m, int n, int warps = SE
     return warps * m * n * 128;
 }
 
-/* result[row, 0 .. 8 N) = the sum of the warps' d, columns from `limit` on left out. Begins and ends in step with all lanes of the block.
+/* result[row, 0 .. 8 N) = the sum of the warps' d, columns from `limit` on left out. Begins and ends in step
+ * with all lanes of the block.
  */
 template <int M, int N>
-static __device__ __forceinline__ void shrink_sum(shared<float> result, int stride, int limit, shared<float> sums, const float d[M][N][4]) {
+static __device__ __forceinline__ void shrink_sum(shared<float> result, int stride, int limit,
+                                                  shared<float> sums, const float d[M][N][4]) {
     CK_UNROLL
     for (int i = 0; i < M * N; i++) {
         const float *c = d[i / N][i % N];
-        store_as(sums + 4 * ((int)(threadIdx.x / 32 * M * N + i) * 32 + (int)(threadIdx.x % 32)), make_float4(c[0], c[1], c[2], c[3]));
+        store_as(sums + 4 * ((int)(threadIdx.x / 32 * M * N + i) * 32 + (int)(threadIdx.x % 32)),
+                 make_float4(c[0], c[1], c[2], c[3]));
     }
     __syncthreads();
     for (int i = (int)threadIdx.x; i < M * N * 32; i += (int)blockDim.x) {
@@ -233,22 +187,27 @@ static __device__ __forceinline__ void shrink_sum(shared<float> result, int stri
     __syncthreads();
 }
 
-/* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end. */
+/* result[row, 0 .. 8 N) = x W^T of the segment's rows for the ranks from `first` on; 0 beyond either's end.
+ */
 template <typename T, int M, int N, bool wide>
-static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums, const segment *s,
-                                              const cuda_rows<const T> &x, const rank_rows *w, int first, uint32_t wanted = ~0u) {
+static __device__ __forceinline__ void shrink(shared<float> result, int stride, int limit, shared<float> sums,
+                                              const segment *s, const cuda_rows<const T> &x,
+                                              const rank_rows *w, int first, uint32_t wanted = ~0u) {
     float d[M][N][4] = {};
-    shrink_columns<T, M, N, wide>(d, s, x, w, first, (int)(threadIdx.x / 32) * 16 * access<T>::QUADS, w->columns, SEGMENT_WARPS, wanted);
+    shrink_columns<T, M, N, wide>(d, s, x, w, first, (int)(threadIdx.x / 32) * 16 * access<T>::QUADS,
+                                  w->columns, SEGMENT_WARPS, wanted);
     shrink_sum<M, N>(result, stride, limit, sums, d);
 }
 
 /* ---- Products whose summed index runs down the rows of a matrix in memory */
 
-/* d += a b: a [16 M, depth] in shared memory, 0 up to the next multiple of 16; b the rows [depth, columns] of type V. d[m][j] holds
- * columns W n + j of n = 0 .. 7, W = 16 / sizeof(V). some: only the sixteens of the depth whose bits in `wanted` are 1. */
+/* d += a b: a [16 M, depth] in shared memory, 0 up to the next multiple of 16; b the rows [depth, columns] of
+ * type V. d[m][j] holds columns W n + j of n = 0 .. 7, W = 16 / sizeof(V). some: only the sixteens of the
+ * depth whose bits in `wanted` are 1. */
 template <typename T, int M, bool wide, bool some = false, typename V>
-static __device__ __forceinline__ void add_product(float d[M][access<V>::COUNT][4], shared<const float> a, int stride, int depth,
-                                                   global<const V> b, int64_t b_stride, int columns, uint32_t wanted = 0) {
+static __device__ __forceinline__ void add_product(float d[M][access<V>::COUNT][4], shared<const float> a,
+                                                   int stride, int depth, global<const V> b, int64_t b_stride,
+                                                   int columns, uint32_t wanted = 0) {
     const int W = access<V>::COUNT;
     int g = fragment_g(), t = fragment_t();
     for (int k = 0; k < depth; k += 16) {
@@ -277,8 +236,10 @@ static __device__ __forceinline__ void add_product(float d[M][access<V>::COUNT][
     }
 }
 
-/* The lane's neighbouring columns of row g (half 0) or g + 8 of such a result: 2 W of them, from column 2 W t on. */
-template <int W> static __device__ __forceinline__ void neighbours(float v[2 * W], const float d[W][4], int half) {
+/* The lane's neighbouring columns of row g (half 0) or g + 8 of such a result: 2 W of them, from column 2 W t
+ * on. */
+template <int W>
+static __device__ __forceinline__ void neighbours(float v[2 * W], const float d[W][4], int half) {
     CK_UNROLL
     for (int i = 0; i < 2 * W; i++) v[i] = d[i % W][2 * half + i / W];
 }
@@ -296,7 +257,8 @@ typedef struct {
     cuda_rows<const float> g, gates;
 } gated_ranks;
 
-static __device__ __forceinline__ float rank_value(const plain_ranks &from, const ck_shape *shape, int64_t token, int rank) {
+static __device__ __forceinline__ float rank_value(const plain_ranks &from, const ck_shape *shape,
+                                                   int64_t token, int rank) {
     float value = from.rows.data[token * from.rows.columns + rank];
     return from.scaled_at == CK_NO_SITE ? value : shape->lora_scale[from.scaled_at] * value;
 }
@@ -305,29 +267,34 @@ static __device__ __forceinline__ int expert_of(const ck_shape *shape, int rank)
     while (rank >= shape->rank_first[e + 1]) e++;
     return e;
 }
-static __device__ __forceinline__ float rank_value(const gated_ranks &from, const ck_shape *shape, int64_t token, int rank) {
+static __device__ __forceinline__ float rank_value(const gated_ranks &from, const ck_shape *shape,
+                                                   int64_t token, int rank) {
     int e = expert_of(shape, rank);
     float w = from.gates.data[token * from.gates.columns + e];
     return w != 0.0f ? shape->scale[e] * w * from.g.data[token * from.g.columns + rank] : 0.0f;
 }
 
 /* Of one tile, the sixteens of ranks that are not 0 for every token. */
-static __device__ __forceinline__ uint32_t wanted_ranks(const plain_ranks &, const ck_shape *, const segment *) {
+static __device__ __forceinline__ uint32_t wanted_ranks(const plain_ranks &, const ck_shape *,
+                                                        const segment *) {
     return ~0u;
 }
-static __device__ __forceinline__ uint32_t wanted_ranks(const gated_ranks &from, const ck_shape *shape, const segment *s) {
+static __device__ __forceinline__ uint32_t wanted_ranks(const gated_ranks &from, const ck_shape *shape,
+                                                        const segment *s) {
     return wanted_pieces(shape, chosen_experts(from.gates, s), 0, 16);
 }
 
-/* Puts them into shared memory, value (i, j) at a[i token_step + j rank_step], for `tokens` x `ranks` from (token, first) on; 0 up to
- * whole 16s. */
+/* Puts them into shared memory, value (i, j) at a[i token_step + j rank_step], for `tokens` x `ranks` from
+ * (token, first) on; 0 up to whole 16s. */
 template <typename Source>
-static __device__ __forceinline__ void stage_ranks(shared<float> a, int token_step, int rank_step, const Source &source,
-                                                   const ck_shape *shape, int64_t token, int tokens, int first, int ranks) {
+static __device__ __forceinline__ void stage_ranks(shared<float> a, int token_step, int rank_step,
+                                                   const Source &source, const ck_shape *shape, int64_t token,
+                                                   int tokens, int first, int ranks) {
     int all_ranks = (ranks + 15) / 16 * 16, all = (tokens + 15) / 16 * 16 * all_ranks;
     for (int i = (int)threadIdx.x; i < all; i += (int)blockDim.x) {
         int row = i / all_ranks, rank = i % all_ranks;
-        float value = row < tokens && rank < ranks ? rank_value(source, shape, token + row, first + rank) : 0.0f;
+        float value =
+            row < tokens && rank < ranks ? rank_value(source, shape, token + row, first + rank) : 0.0f;
         a[row * token_step + rank * rank_step] = value;
     }
 }
@@ -347,8 +314,12 @@ template <typename T> static expand_target<T> expand_target_of(const ck_tensor *
     expand_target<T> to = {};
     to.y = cuda_rows_of<T>(y);
     to.starts = start != nullptr;
-    if (start && start->residual) to.residual = cuda_rows<const T>{static_cast<const T *>(start->residual->data), start->residual->columns};
-    if (start && start->gates) to.gates = cuda_rows<const float>{static_cast<const float *>(start->gates->data), start->gates->columns};
+    if (start && start->residual)
+        to.residual =
+            cuda_rows<const T>{static_cast<const T *>(start->residual->data), start->residual->columns};
+    if (start && start->gates)
+        to.gates =
+            cuda_rows<const float>{static_cast<const float *>(start->gates->data), start->gates->columns};
     if (start) to.bias = start->bias;
     return to;
 }
@@ -360,14 +331,15 @@ template <typename T> static bool is_wide_target(const ck_tensor *y, const cuda_
 
 /* c of each of the segment's rows. */
 template <typename T>
-static __device__ __forceinline__ void stage_bias_factors(shared<float> factors, const expand_target<T> &to, const segment *s,
-                                                          const ck_shape *shape) {
+static __device__ __forceinline__ void stage_bias_factors(shared<float> factors, const expand_target<T> &to,
+                                                          const segment *s, const ck_shape *shape) {
     if (!to.bias) return;
     for (int row = (int)threadIdx.x; row < s->rows; row += (int)blockDim.x) {
         float c = 1.0f;
         if (to.gates.data && shape->mix == CK_MIX_MLP) {
             c = 0.0f;
-            for (int e = 0; e < shape->n_experts; e++) c += to.gates.data[(s->token + row) * to.gates.columns + e];
+            for (int e = 0; e < shape->n_experts; e++)
+                c += to.gates.data[(s->token + row) * to.gates.columns + e];
         }
         factors[row] = c;
     }
@@ -375,7 +347,8 @@ static __device__ __forceinline__ void stage_bias_factors(shared<float> factors,
 
 /* y += v for 8 columns of a token. */
 template <bool wide, typename T>
-static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, int64_t token, int column, int valid, float v[8], float c) {
+static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, int64_t token, int column,
+                                                  int valid, float v[8], float c) {
     global<T> at = to.y.data + (token * to.y.columns + column);
     float before[8];
     if (!to.starts) {
@@ -396,11 +369,13 @@ static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, in
     store_some<wide, 8>(at, v, valid);
 }
 
-/* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are dealt to the warps of all
- * blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`. */
+/* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are
+ * dealt to the warps of all blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`.
+ */
 template <typename T, int M, bool wide>
-static __device__ __forceinline__ void expand(const expand_target<T> &to, const segment *s, shared<const float> a, int stride, int ranks,
-                                              global<const float> w, int columns, shared<const float> factors, uint32_t wanted = ~0u) {
+static __device__ __forceinline__ void
+expand(const expand_target<T> &to, const segment *s, shared<const float> a, int stride, int ranks,
+       global<const float> w, int columns, shared<const float> factors, uint32_t wanted = ~0u) {
     int g = fragment_g(), begin = 32 * ((int)(threadIdx.x / 32) + SEGMENT_WARPS * (int)blockIdx.y);
     for (; begin < columns; begin += 32 * SEGMENT_WARPS * (int)gridDim.y) {
         float d[M][4][4] = {};
@@ -411,7 +386,9 @@ static __device__ __forceinline__ void expand(const expand_target<T> &to, const 
             int row = 8 * i + g;
             float v[8];
             neighbours<4>(v, d[i / 2], i % 2);
-            if (row < s->rows) add_to_row<wide>(to, s->token + row, column, columns - column, v, to.bias ? (float)factors[row] : 1.0f);
+            if (row < s->rows)
+                add_to_row<wide>(to, s->token + row, column, columns - column, v,
+                                 to.bias ? (float)factors[row] : 1.0f);
         }
     }
 }
@@ -442,15 +419,17 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expand_kernel(expand_
         __syncthreads();
         uint32_t wanted = ~0u;
         if constexpr (M == 1) wanted = wanted_ranks(op.a, shape, &s);
-        expand<T, M, wide>(op.to, &s, a, op.stride, w.ranks, op.wave.parameters + (device->parameters + w.offset), w.columns, factors,
-                           wanted);
+        expand<T, M, wide>(op.to, &s, a, op.stride, w.ranks,
+                           op.wave.parameters + (device->parameters + w.offset), w.columns, factors, wanted);
     }
 }
 
 template <int M, bool wide, typename T, typename Source>
 static const char *launch_expand_form(const expand_op<T, Source> &op, int columns, gpu_stream stream) {
-    int blocks = (op.wave.n_tiles + M - 1) / M, across = (columns + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
-    int splits = (int)((cuda_limits.segment_tiles + blocks - 1) / blocks); /* few tokens: the columns are dealt to several blocks */
+    int blocks = (op.wave.n_tiles + M - 1) / M,
+        across = (columns + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
+    /* few tokens: the columns are dealt to several blocks */
+    int splits = (int)((cuda_limits.segment_tiles + blocks - 1) / blocks);
     dim3 grid((unsigned)blocks, (unsigned)(splits < across ? splits : across)), block(SEGMENT_LANES);
     size_t bytes = (size_t)(16 * M * (op.stride + 1)) * sizeof(float);
     return CK_LAUNCH((expand_kernel<T, M, wide, Source>), grid, block, bytes, stream, op);
@@ -458,7 +437,8 @@ static const char *launch_expand_form(const expand_op<T, Source> &op, int column
 
 /* op.stride is filled in. ranks: the most that a device of the wave has. */
 template <typename T, typename Source>
-static const char *launch_expand(expand_op<T, Source> op, int ranks, int columns, bool wide, gpu_stream stream) {
+static const char *launch_expand(expand_op<T, Source> op, int ranks, int columns, bool wide,
+                                 gpu_stream stream) {
     op.stride = rank_stride(ranks);
     if (!wide) return launch_expand_form<1, false>(op, columns, stream);
     return segment_tiles(&op.wave) == 1 ? launch_expand_form<1, true>(op, columns, stream)

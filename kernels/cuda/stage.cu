@@ -1,7 +1,8 @@
 /* stage.cu - host tables on their way to the GPU, and numbers on their way back.
  *
- * A call copies its tables into pinned memory and from there to the GPU, so that the caller's arrays are free when it returns and the host
- * never waits for the GPU, unless it is CUDA_ARENAS calls ahead. What is captured into a graph has an arena of its own. */
+ * A call copies its tables into pinned memory and from there to the GPU, so that the caller's arrays are free
+ * when it returns and the host never waits for the GPU, unless it is CUDA_ARENAS calls ahead. What is
+ * captured into a graph has an arena of its own. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +31,8 @@ static const char *fill(cuda_arena *arena, size_t bytes) {
     return problem;
 }
 
-/* Arenas that a call had to add because its first was too small; the next time the first is as large as all together. */
+/* Arenas that a call had to add because its first was too small; the next time the first is as large as all
+ * together. */
 static const char *settle(cuda_arena *arena) {
     size_t needed = 0;
     for (cuda_arena *more = arena->next; more; more = more->next) needed += more->bytes;
@@ -96,8 +98,8 @@ static const char *expect(cuda_stream *stream, cuda_delivery what) {
     return nullptr;
 }
 
-/* In the first arena with room, or a new one: what a wave brings has its place from the second wave on. NULL: no memory, or so much is on
- * its way that it has to arrive first. */
+/* In the first arena with room, or a new one: what a wave brings has its place from the second wave on. NULL:
+ * no memory, or so much is on its way that it has to arrive first. */
 static char *take_landing(cuda_stream *stream, size_t bytes) {
     cuda_arena **at = &stream->landing;
     size_t all = 0;
@@ -105,7 +107,8 @@ static char *take_landing(cuda_stream *stream, size_t bytes) {
     if (!*at) {
         void *host = nullptr;
         size_t room = bytes > STAGE_LEAST ? bytes : (size_t)STAGE_LEAST;
-        cuda_arena *more = all + room <= LANDING_MOST ? static_cast<cuda_arena *>(calloc(1, sizeof *more)) : nullptr;
+        cuda_arena *more =
+            all + room <= LANDING_MOST ? static_cast<cuda_arena *>(calloc(1, sizeof *more)) : nullptr;
         if (!more || gpu_alloc_host(room, &host)) {
             free(more);
             return nullptr;
@@ -135,7 +138,8 @@ static void deliver(const cuda_delivery *d) {
     const int32_t *from = static_cast<const int32_t *>(d->pinned);
     int32_t *out = static_cast<int32_t *>(d->out);
     if (!d->faults) memcpy(d->out, d->pinned, d->bytes);
-    for (size_t i = 0; d->faults && i < d->bytes / sizeof *out; i++) out[i] = from[i] == CUDA_NO_FAULT ? -1 : from[i];
+    for (size_t i = 0; d->faults && i < d->bytes / sizeof *out; i++)
+        out[i] = from[i] == CUDA_NO_FAULT ? -1 : from[i];
 }
 
 void cuda_forget_deliveries(cuda_stream *stream) {

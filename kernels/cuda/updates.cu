@@ -1,16 +1,19 @@
 /* updates.cu - parameter updates outside programs, over packs of many devices at once.
  *
- *   AdamW      m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = (1 - lr decay) p - rate m / (correction sqrt(v) + eps)
- *              rate = lr / (1 - b1^t), correction = 1 / sqrt(1 - b2^t)      (Loshchilov & Hutter, ICLR 2019, Algorithm 2)
+ *   AdamW      m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p = (1 - lr decay) p - rate m / (correction
+ *              sqrt(v) + eps) rate = lr / (1 - b1^t), correction = 1 / sqrt(1 - b2^t) (Loshchilov & Hutter,
+ *              ICLR 2019, Algorithm 2)
  *   carry      the classes in learn: g += c, c = 0; the others: c += g
- *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;      spread: p_(m, j) = packed_j
+ *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;
+ *       spread: p_(m, j) = packed_j
  *
- * A span is a range of floats that lies at the same place in every layer of a pack (ck_learn_spans). The
- * host lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch. Elements belong to blocks
- * by groups of four at multiples of 16 bytes; a group that lies inside the span is one access, at its ends elements are taken one by one.
- * Bytes: AdamW 28 a parameter (reads p, m, v, g, writes p, m, v), carry 16 where g collects (reads g, c, writes both), else 12; sum 4 a
- * member and value, spread 4 a member and value. The bound is memory in all of them; a grid has cuda_limits.update_blocks blocks or more
- * where there is so much to do, few devices being cut into more pieces.
+ * A span is a range of floats that lies at the same place in every layer of a pack (ck_learn_spans). The host
+ * lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch.
+ * Elements belong to blocks by groups of four at multiples of 16 bytes; a group that lies inside the span is
+ * one access, at its ends elements are taken one by one. Bytes: AdamW 28 a parameter (reads p, m, v, g,
+ * writes p, m, v), carry 16 where g collects (reads g, c, writes both), else 12; sum 4 a member and value,
+ * spread 4 a member and value. The bound is memory in all of them; a grid has cuda_limits.update_blocks
+ * blocks or more where there is so much to do, few devices being cut into more pieces.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -80,14 +83,17 @@ struct carry_rule {
     }
 };
 
-/* Grid: spans, blocks that share the chunks of one. wide: a span's places are equal modulo four, strides multiples of it. */
+/* Grid: spans, blocks that share the chunks of one. wide: a span's places are equal modulo four, strides
+ * multiples of it. */
 template <bool wide, typename Rule>
-static __global__ void __launch_bounds__(UPDATE_LANES) update_kernel(Rule rule, global<const cuda_span> spans) {
+static __global__ void __launch_bounds__(UPDATE_LANES)
+    update_kernel(Rule rule, global<const cuda_span> spans) {
     const cuda_span span = *record(spans + blockIdx.x);
     int64_t chunks = chunks_of(&span);
     for (int64_t i = blockIdx.y; i < chunks * span.layers; i += gridDim.y) {
         int64_t layer = i / chunks, before = span.at % 4, end = layer * span.stride + span.count;
-        int64_t first = layer * span.stride - before + (i - layer * chunks) * UPDATE_CHUNK + 4 * threadIdx.x; /* from the span's begin */
+        /* from the span's begin */
+        int64_t first = layer * span.stride - before + (i - layer * chunks) * UPDATE_CHUNK + 4 * threadIdx.x;
         if (wide && first >= layer * span.stride && first + 4 <= end) {
             rule.template apply<4>(&span, first);
             continue;
@@ -120,18 +126,24 @@ static unsigned blocks_each(int64_t n, int64_t parts) {
     return (unsigned)(blocks > 65535 ? 65535 : blocks < 1 ? 1 : blocks);
 }
 
-template <typename Rule> static const char *update(ck_stream *stream, const Rule &rule, const span_list *spans) {
+template <typename Rule>
+static const char *update(ck_stream *stream, const Rule &rule, const span_list *spans) {
     if (spans->n == 0) return nullptr;
-    global<const cuda_span> table = static_cast<const cuda_span *>(cuda_stage(stream, spans->list, (size_t)spans->n * sizeof *spans->list));
+    global<const cuda_span> table = static_cast<const cuda_span *>(
+        cuda_stage(stream, spans->list, (size_t)spans->n * sizeof *spans->list));
     if (!table) return "no memory for the table of an update";
     dim3 grid((unsigned)spans->n, blocks_each(spans->n, spans->most));
-    if (spans->wide) return CK_LAUNCH((update_kernel<true, Rule>), grid, UPDATE_LANES, 0, cuda_stream_of(stream), rule, table);
-    return CK_LAUNCH((update_kernel<false, Rule>), grid, UPDATE_LANES, 0, cuda_stream_of(stream), rule, table);
+    if (spans->wide)
+        return CK_LAUNCH((update_kernel<true, Rule>), grid, UPDATE_LANES, 0, cuda_stream_of(stream), rule,
+                         table);
+    return CK_LAUNCH((update_kernel<false, Rule>), grid, UPDATE_LANES, 0, cuda_stream_of(stream), rule,
+                     table);
 }
 
 /* A list with room for n; NULL list: no memory. */
 static span_list span_list_create(int64_t n, bool wide) {
-    span_list spans = {static_cast<cuda_span *>(calloc(n > 0 ? (size_t)n : 1, sizeof(cuda_span))), 0, 0, wide};
+    span_list spans = {static_cast<cuda_span *>(calloc(n > 0 ? (size_t)n : 1, sizeof(cuda_span))), 0, 0,
+                       wide};
     return spans;
 }
 
@@ -167,9 +179,11 @@ static bool begins_wide(const void *a, const void *b, const void *c, const void 
     return cuda_is_wide(a, 0) && cuda_is_wide(b, 0) && cuda_is_wide(c, 0) && cuda_is_wide(d, 0);
 }
 
-const char *cuda_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                               const ck_shape *shapes, int32_t, const ck_adamw_device *devices, int32_t n_devices) {
-    span_list spans = span_list_create(CK_BLOCKS * (int64_t)n_devices, begins_wide(parameters, moment1, moment2, gradients));
+const char *cuda_adamw_devices(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                               const float *gradients, const ck_shape *shapes, int32_t,
+                               const ck_adamw_device *devices, int32_t n_devices) {
+    span_list spans = span_list_create(CK_BLOCKS * (int64_t)n_devices,
+                                       begins_wide(parameters, moment1, moment2, gradients));
     if (!spans.list) return no_memory;
     for (int32_t d = 0; d < n_devices; d++) {
         const ck_adamw_device *device = &devices[d];
@@ -191,8 +205,9 @@ const char *cuda_adamw_devices(ck_stream *stream, float *parameters, float *mome
     return problem;
 }
 
-const char *cuda_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2, const float *gradients,
-                              const ck_range *ranges, int32_t n_ranges, const ck_adamw_hyper *hyper) {
+const char *cuda_adamw_ranges(ck_stream *stream, float *parameters, float *moment1, float *moment2,
+                              const float *gradients, const ck_range *ranges, int32_t n_ranges,
+                              const ck_adamw_hyper *hyper) {
     span_list spans = span_list_create(n_ranges, begins_wide(parameters, moment1, moment2, gradients));
     if (!spans.list) return no_memory;
     for (int32_t r = 0; r < n_ranges; r++) {
@@ -210,9 +225,10 @@ const char *cuda_adamw_ranges(ck_stream *stream, float *parameters, float *momen
 
 /* ---- Gradients carried from step to step */
 
-const char *cuda_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes, int32_t,
-                               const ck_carry_device *devices, int32_t n_devices) {
-    span_list spans = span_list_create(CK_BLOCKS * (int64_t)n_devices, begins_wide(carried, gradients, carried, gradients));
+const char *cuda_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes,
+                               int32_t, const ck_carry_device *devices, int32_t n_devices) {
+    span_list spans =
+        span_list_create(CK_BLOCKS * (int64_t)n_devices, begins_wide(carried, gradients, carried, gradients));
     if (!spans.list) return no_memory;
     for (int32_t d = 0; d < n_devices; d++) {
         const ck_carry_device *device = &devices[d];
@@ -253,13 +269,14 @@ typedef struct {
     global<const int64_t> offsets;
 } cuda_group_table;
 
-/* Grid: ranges, blocks that share the elements of one. A lane fetches the place of one member for all: 32 reads of the members' values may
- * be under way at once. */
+/* Grid: ranges, blocks that share the elements of one. A lane fetches the place of one member for all: 32
+ * reads of the members' values may be under way at once. */
 static __global__ void __launch_bounds__(UPDATE_LANES)
     group_sum_kernel(cuda_group_table table, global<const float> parameters, global<float> packed) {
     const cuda_group_range range = *record(table.ranges + blockIdx.x);
     int lane = (int)(threadIdx.x % 32);
-    for (int64_t first = (int64_t)blockIdx.y * UPDATE_LANES; first < range.count; first += (int64_t)gridDim.y * UPDATE_LANES) {
+    for (int64_t first = (int64_t)blockIdx.y * UPDATE_LANES; first < range.count;
+         first += (int64_t)gridDim.y * UPDATE_LANES) {
         int64_t i = first + threadIdx.x;
         float sum = 0;
         for (int32_t m = 0; m < range.n_members; m += 32) {
@@ -267,7 +284,8 @@ static __global__ void __launch_bounds__(UPDATE_LANES)
             float weight = 0;
             if (m + lane < range.n_members) {
                 const cuda_member *member = record(table.members + (range.first_member + m + lane));
-                from = member->at + table.offsets[range.first_offset + (int64_t)member->layout * range.offset_stride];
+                from = member->at +
+                       table.offsets[range.first_offset + (int64_t)member->layout * range.offset_stride];
                 weight = member->weight;
             }
             int left = range.n_members - m < 32 ? range.n_members - m : 32;
@@ -285,11 +303,14 @@ static __global__ void __launch_bounds__(UPDATE_LANES)
 static __global__ void __launch_bounds__(UPDATE_LANES)
     group_spread_kernel(cuda_group_table table, global<float> parameters, global<const float> packed) {
     const cuda_group_range range = *record(table.ranges + blockIdx.x);
-    for (int64_t i = (int64_t)blockIdx.z * UPDATE_LANES + threadIdx.x; i < range.count; i += (int64_t)gridDim.z * UPDATE_LANES) {
+    for (int64_t i = (int64_t)blockIdx.z * UPDATE_LANES + threadIdx.x; i < range.count;
+         i += (int64_t)gridDim.z * UPDATE_LANES) {
         float value = packed[range.packed + i];
         for (int32_t m = (int32_t)blockIdx.y; m < range.n_members; m += (int32_t)gridDim.y) {
             const cuda_member *member = record(table.members + (range.first_member + m));
-            parameters[member->at + table.offsets[range.first_offset + (int64_t)member->layout * range.offset_stride] + i] = value;
+            parameters[member->at +
+                       table.offsets[range.first_offset + (int64_t)member->layout * range.offset_stride] +
+                       i] = value;
         }
     }
 }
@@ -362,7 +383,8 @@ static const char *stage_groups(ck_stream *stream, const group_lists *lists, cud
     return good ? nullptr : "no memory for the table of an aggregation";
 }
 
-const char *cuda_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n_groups, float *packed) {
+const char *cuda_group_sum(ck_stream *stream, const float *parameters, const ck_group *groups,
+                           int32_t n_groups, float *packed) {
     group_lists lists;
     cuda_group_table table = {};
     global<const float> from = parameters;
@@ -370,14 +392,18 @@ const char *cuda_group_sum(ck_stream *stream, const float *parameters, const ck_
     const char *problem = group_lists_create(&lists, groups, n_groups) ? nullptr : no_memory;
     if (!problem && lists.n_ranges > 0) {
         problem = stage_groups(stream, &lists, &table);
-        dim3 grid((unsigned)lists.n_ranges, blocks_each(lists.n_ranges, (lists.most_elements + UPDATE_LANES - 1) / UPDATE_LANES));
-        if (!problem) problem = CK_LAUNCH(group_sum_kernel, grid, UPDATE_LANES, 0, cuda_stream_of(stream), table, from, to);
+        dim3 grid((unsigned)lists.n_ranges,
+                  blocks_each(lists.n_ranges, (lists.most_elements + UPDATE_LANES - 1) / UPDATE_LANES));
+        if (!problem)
+            problem =
+                CK_LAUNCH(group_sum_kernel, grid, UPDATE_LANES, 0, cuda_stream_of(stream), table, from, to);
     }
     group_lists_destroy(&lists);
     return problem;
 }
 
-const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups, const float *packed) {
+const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups,
+                              const float *packed) {
     group_lists lists;
     cuda_group_table table = {};
     global<const float> from = packed;
@@ -385,9 +411,13 @@ const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_gro
     const char *problem = group_lists_create(&lists, groups, n_groups) ? nullptr : no_memory;
     if (!problem && lists.n_ranges > 0 && lists.n_members > 0) {
         problem = stage_groups(stream, &lists, &table);
-        unsigned elements = blocks_each(lists.n_ranges, (lists.most_elements + UPDATE_LANES - 1) / UPDATE_LANES);
-        dim3 grid((unsigned)lists.n_ranges, blocks_each(lists.n_ranges * elements, lists.most_members), elements);
-        if (!problem) problem = CK_LAUNCH(group_spread_kernel, grid, UPDATE_LANES, 0, cuda_stream_of(stream), table, to, from);
+        unsigned elements =
+            blocks_each(lists.n_ranges, (lists.most_elements + UPDATE_LANES - 1) / UPDATE_LANES);
+        dim3 grid((unsigned)lists.n_ranges, blocks_each(lists.n_ranges * elements, lists.most_members),
+                  elements);
+        if (!problem)
+            problem = CK_LAUNCH(group_spread_kernel, grid, UPDATE_LANES, 0, cuda_stream_of(stream), table, to,
+                                from);
     }
     group_lists_destroy(&lists);
     return problem;

@@ -1,8 +1,9 @@
 /* wave.cuh - what kernels read of a wave: tables in global memory, made on the host from ck_wave.
  *
- * A tile is up to CUDA_TILE consecutive tokens of one simulated device, the rows of one matrix instruction. Tiles are listed device by
- * device, so their number is known on the host and a grid over them needs no sorting; a graph is replayed only with as many tiles as it was
- * captured with. An entry without rows ends a list before that number. */
+ * A tile is up to CUDA_TILE consecutive tokens of one simulated device, the rows of one matrix instruction.
+ * Tiles are listed device by device, so their number is known on the host and a grid over them needs no
+ * sorting; a graph is replayed only with as many tiles as it was captured with. An entry without rows ends a
+ * list before that number. */
 #ifndef COHORT_KERNELS_CUDA_WAVE_CUH
 #define COHORT_KERNELS_CUDA_WAVE_CUH
 
@@ -26,7 +27,8 @@ typedef struct {
 typedef struct {
     int64_t first_token;
     int32_t n_tokens, device; /* device: -1 without devices */
-    int32_t counted;          /* targets >= 0 of the loss mean it belongs to: its device's, or the wave's without devices */
+    /* targets >= 0 of the loss mean it belongs to: its device's, or the wave's without devices */
+    int32_t counted;
 } cuda_sequence;
 
 typedef struct {
@@ -38,7 +40,8 @@ typedef struct {
     global<const ck_shape> shapes;
     global<const float> parameters;
     global<float> gradients, base_gradients; /* base_gradients: NULL unless pre-training */
-    global<int32_t> faults;                  /* [n_devices]: the smallest layer with a fault; begins as CUDA_NO_FAULT */
+    /* [n_devices]: the smallest layer with a fault; begins as CUDA_NO_FAULT */
+    global<int32_t> faults;
     int32_t n_devices, n_tiles, n_sequences, n_tokens;
 } cuda_wave;
 
@@ -82,8 +85,10 @@ static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
 static inline void cuda_list_devices(const ck_wave *wave, cuda_device *devices) {
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_wave_device *from = &wave->devices[d];
-        int64_t first = wave->first_token[wave->first_sequence[d]], end = wave->first_token[wave->first_sequence[d + 1]];
-        cuda_device device = {first, from->parameters, from->gradients, (int32_t)(end - first), from->shape, from->learn};
+        int64_t first = wave->first_token[wave->first_sequence[d]],
+                end = wave->first_token[wave->first_sequence[d + 1]];
+        cuda_device device = {first,       from->parameters, from->gradients, (int32_t)(end - first),
+                              from->shape, from->learn};
         devices[d] = device;
     }
 }
@@ -94,7 +99,8 @@ static inline int32_t cuda_list_tiles(const cuda_device *devices, int32_t n_devi
     for (int32_t d = 0; d < n_devices; d++) {
         for (int32_t first = 0; first < devices[d].n_tokens; first += CUDA_TILE, n++) {
             int32_t left = devices[d].n_tokens - first;
-            cuda_tile tile = {devices[d].first_token + first, left < CUDA_TILE ? left : (int32_t)CUDA_TILE, d};
+            cuda_tile tile = {devices[d].first_token + first, left < CUDA_TILE ? left : (int32_t)CUDA_TILE,
+                              d};
             if (tiles) tiles[n] = tile;
         }
     }

@@ -1,7 +1,7 @@
 /* wide.cuh - several neighbouring elements in one access, for kernels whose bound is memory.
  *
- * W elements at a time: 16 bytes of f32 or bf16 at W = 16 / sizeof(T), where rows begin at multiples of 16 bytes; else W = 1. The host
- * asks cuda_is_wide() of every pointer and stride and picks the template. */
+ * W elements at a time: 16 bytes of f32 or bf16 at W = 16 / sizeof(T), where rows begin at multiples of 16
+ * bytes; else W = 1. The host asks cuda_is_wide() of every pointer and stride and picks the template. */
 #ifndef COHORT_KERNELS_CUDA_WIDE_CUH
 #define COHORT_KERNELS_CUDA_WIDE_CUH
 
@@ -67,7 +67,8 @@ template <int W> __device__ __forceinline__ void store_wide(global<bf16> p, cons
         store_as(p, x);
     } else {
         static_assert(W == 8, "one access of 8 or 16 bytes");
-        store_as(p, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])));
+        store_as(p, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]),
+                               pack_bf16(v[6], v[7])));
     }
 }
 

@@ -12,7 +12,8 @@ typedef struct {
 
 packed_tensor packed_part(const ck_part *part) {
     if (part->factor == CK_FACTOR_B)
-        return (packed_tensor){.n_dims = 2, .dims = {part->columns, part->rows}, .offset = part->offset, .transposed = true};
+        return (packed_tensor){
+            .n_dims = 2, .dims = {part->columns, part->rows}, .offset = part->offset, .transposed = true};
     return (packed_tensor){.n_dims = 2, .dims = {part->rows, part->columns}, .offset = part->offset};
 }
 
@@ -43,9 +44,11 @@ char *adapters_path(const char *folder, int population, int device) {
 }
 
 /* On success the caller closes the file and frees the tensors; on failure there is nothing to free. */
-static exit_code open_checked(const char *path, const ck_shape *shape, safetensors **file, tensor_list *tensors, problems *list) {
+static exit_code open_checked(const char *path, const ck_shape *shape, safetensors **file,
+                              tensor_list *tensors, problems *list) {
     *file = NULL;
-    if (!list_tensors(shape, tensors)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
+    if (!list_tensors(shape, tensors))
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
     exit_code code = safetensors_open(path, file, list);
     if (!code) code = safetensors_check(*file, tensors->tensors, tensors->count, NULL, list);
     if (!code) return EXIT_OK;
@@ -68,7 +71,8 @@ exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, pr
 
 exit_code adapters_write(const char *path, const ck_shape *shape, const float *pack, problems *list) {
     tensor_list tensors;
-    if (!list_tensors(shape, &tensors)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to write it", path);
+    if (!list_tensors(shape, &tensors))
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory to write it", path);
     exit_code code = safetensors_write(path, tensors.tensors, tensors.count, pack, list);
     free(tensors.tensors);
     return code;

@@ -1,11 +1,15 @@
-/* adapters.h - the adapters of one device as a safetensors file, so that another program can start from the same numbers or compare.
+/* adapters.h - the adapters of one device as a safetensors file, so that another program can start from the
+ * same numbers or compare.
  *
- * A folder holds one file per device, adapters_<population>_<device>.safetensors, both counted from 0 in the run's order. Tensors
- * have PyTorch's orientation ([out, in]; PEFT's lora_A is [r, in], lora_B [out, r]); generalists come first:
+ * A folder holds one file per device, adapters_<population>_<device>.safetensors, both counted from 0 in the
+ * run's order. Tensors have PyTorch's orientation ([out, in]; PEFT's lora_A is [r, in], lora_B [out, r]);
+ * generalists come first:
  *
- *   layer.<l>.attention.qkv.A [ra, D]      layer.<l>.attention.qkv.B [3D, ra]      where the shape has attention LoRA
+ *   layer.<l>.attention.qkv.A [ra, D]      layer.<l>.attention.qkv.B [3D, ra]
+ *       where the shape has attention LoRA
  *   layer.<l>.attention.out.A [ra, D]      layer.<l>.attention.out.B [D, ra]
- *   layer.<l>.router          [E, D]                                               where the shape has a router
+ *   layer.<l>.router          [E, D]                                               where the shape has a
+ *       router
  *   layer.<l>.expert.<e>.fc.A [r_e, D]     layer.<l>.expert.<e>.fc.B [F, r_e]
  *   layer.<l>.expert.<e>.proj.A [r_e, F]   layer.<l>.expert.<e>.proj.B [D, r_e]
  */
@@ -22,8 +26,8 @@ char *adapters_path(const char *folder, int population, int device);
 /* A part as a tensor of a file, in PyTorch's orientation and still without a name. */
 packed_tensor packed_part(const ck_part *part);
 
-/* Fills a pack of shape->total floats (host); what lies between tensors becomes 0. Missing and unexpected tensors, wrong shapes and
- * values that are not finite are all reported. F32, F16 and BF16 are read. */
+/* Fills a pack of shape->total floats (host); what lies between tensors becomes 0. Missing and unexpected
+ * tensors, wrong shapes and values that are not finite are all reported. F32, F16 and BF16 are read. */
 exit_code adapters_read(const char *path, const ck_shape *shape, float *pack, problems *list);
 /* Writes F32, atomically. */
 exit_code adapters_write(const char *path, const ck_shape *shape, const float *pack, problems *list);

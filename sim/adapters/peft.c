@@ -1,4 +1,5 @@
-/* peft.c - one expert of a pack as PEFT's two files. Scale: alpha / sqrt(r) (rsLoRA) or alpha / r, r of each module. */
+/* peft.c - one expert of a pack as PEFT's two files. Scale: alpha / sqrt(r) (rsLoRA) or alpha / r, r of each
+ * module. */
 #include "adapters/peft.h"
 
 #include <errno.h>
@@ -45,19 +46,21 @@ static bool list_tensors(const ck_shape *s, int e, tensor_list *list) {
         if (!is_part_of(&part, e)) continue;
         packed_tensor *t = &list->tensors[list->count++];
         *t = packed_part(&part);
-        snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", part.layer, module_of(part.site),
-                 part.factor == CK_FACTOR_A ? 'A' : 'B');
+        snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", part.layer,
+                 module_of(part.site), part.factor == CK_FACTOR_A ? 'A' : 'B');
     }
     return list->tensors != NULL;
 }
 
-/* PEFT's keys: the modules that have a LoRA, and which of them have another rank than r; both match the end of a module's name. */
+/* PEFT's keys: the modules that have a LoRA, and which of them have another rank than r; both match the end
+ * of a module's name. */
 static void list_modules(const ck_shape *s, int e, json_t *targets, json_t *rank_pattern) {
     for (int32_t i = 0; i < ck_part_count(s); i++) {
         ck_part part = ck_part_at(s, i);
         if (part.layer > 0 || part.factor != CK_FACTOR_A || !is_part_of(&part, e)) continue;
         json_array_append_new(targets, json_string(module_of(part.site)));
-        if (part.rows != s->rank[e]) json_object_set_new(rank_pattern, module_of(part.site), json_integer(part.rows));
+        if (part.rows != s->rank[e])
+            json_object_set_new(rank_pattern, module_of(part.site), json_integer(part.rows));
     }
 }
 
@@ -65,10 +68,11 @@ static json_t *make_config(const ck_shape *s, int e, const experts_settings *x, 
     json_t *targets = json_array(), *rank_pattern = json_object();
     list_modules(s, e, targets, rank_pattern);
     json_t *alpha = x->alpha == rint(x->alpha) ? json_integer((json_int_t)x->alpha) : json_real(x->alpha);
-    return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:{}, s:b}", "peft_type", "LORA", "task_type", "CAUSAL_LM",
-                     "base_model_name_or_path", base, "r", (int)s->rank[e], "lora_alpha", alpha, "use_rslora", x->scaling == SCALING_RSLORA,
-                     "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern", rank_pattern,
-                     "alpha_pattern", "inference_mode", 1);
+    return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:{}, s:b}", "peft_type",
+                     "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", base, "r", (int)s->rank[e],
+                     "lora_alpha", alpha, "use_rslora", x->scaling == SCALING_RSLORA, "lora_dropout", 0.0,
+                     "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern",
+                     rank_pattern, "alpha_pattern", "inference_mode", 1);
 }
 
 static exit_code write_config(const char *path, json_t *config, problems *list) {
@@ -81,7 +85,8 @@ static exit_code write_config(const char *path, json_t *config, problems *list) 
     return ok ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
 }
 
-static exit_code write_tensors(const char *path, const tensor_list *tensors, const float *pack, problems *list) {
+static exit_code write_tensors(const char *path, const tensor_list *tensors, const float *pack,
+                               problems *list) {
     if (!path || !tensors->tensors) return problem(list, EXIT_ENVIRONMENT, "no memory to write adapters");
     return safetensors_write(path, tensors->tensors, tensors->count, pack, list);
 }
@@ -91,9 +96,10 @@ static char *path_of(const char *folder, const char *name) {
     return asprintf(&path, "%s/%s", folder, name) < 0 ? NULL : path;
 }
 
-exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *scaling, const char *base,
-                     const float *pack, problems *list) {
-    char *weights = path_of(folder, "adapter_model.safetensors"), *config = path_of(folder, "adapter_config.json");
+exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *scaling,
+                     const char *base, const float *pack, problems *list) {
+    char *weights = path_of(folder, "adapter_model.safetensors"),
+         *config = path_of(folder, "adapter_config.json");
     json_t *object = make_config(shape, expert, scaling, base);
     tensor_list tensors;
     list_tensors(shape, expert, &tensors);

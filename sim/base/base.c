@@ -16,9 +16,10 @@ exit_code base_create(const base_shape *shape, base_model **out, problems *list)
     if (!model || !weights) {
         free(model);
         free(weights);
-        return problem(list, EXIT_ENVIRONMENT,
-                       "base: %.1f MiB of memory are needed for the weights of %d layers of width %d, and cannot be had",
-                       (double)layout.total * sizeof(float) / 1048576.0, shape->layers, shape->width);
+        return problem(
+            list, EXIT_ENVIRONMENT,
+            "base: %.1f MiB of memory are needed for the weights of %d layers of width %d, and cannot be had",
+            (double)layout.total * sizeof(float) / 1048576.0, shape->layers, shape->width);
     }
     *model = (base_model){.shape = *shape, .layout = layout, .weights = weights};
     *out = model;

@@ -1,4 +1,5 @@
-/* The header's checks. What the file says is not believed before it was compared with the file's size and with itself. */
+/* The header's checks. What the file says is not believed before it was compared with the file's size and
+ * with itself. */
 #include "base/safetensors.h"
 
 #include <errno.h>
@@ -38,11 +39,12 @@ static const struct {
     const char *name;
     safetensors_dtype dtype;
     size_t bytes;
-} known_dtypes[] = {{"F32", SAFETENSORS_F32, 4},       {"F16", SAFETENSORS_F16, 2},       {"BF16", SAFETENSORS_BF16, 2},
-                    {"F64", SAFETENSORS_OTHER, 8},     {"I64", SAFETENSORS_OTHER, 8},     {"U64", SAFETENSORS_OTHER, 8},
-                    {"I32", SAFETENSORS_OTHER, 4},     {"U32", SAFETENSORS_OTHER, 4},     {"I16", SAFETENSORS_OTHER, 2},
-                    {"U16", SAFETENSORS_OTHER, 2},     {"I8", SAFETENSORS_OTHER, 1},      {"U8", SAFETENSORS_OTHER, 1},
-                    {"F8_E5M2", SAFETENSORS_OTHER, 1}, {"F8_E4M3", SAFETENSORS_OTHER, 1}, {"BOOL", SAFETENSORS_OTHER, 1}};
+} known_dtypes[] = {
+    {"F32", SAFETENSORS_F32, 4},       {"F16", SAFETENSORS_F16, 2},       {"BF16", SAFETENSORS_BF16, 2},
+    {"F64", SAFETENSORS_OTHER, 8},     {"I64", SAFETENSORS_OTHER, 8},     {"U64", SAFETENSORS_OTHER, 8},
+    {"I32", SAFETENSORS_OTHER, 4},     {"U32", SAFETENSORS_OTHER, 4},     {"I16", SAFETENSORS_OTHER, 2},
+    {"U16", SAFETENSORS_OTHER, 2},     {"I8", SAFETENSORS_OTHER, 1},      {"U8", SAFETENSORS_OTHER, 1},
+    {"F8_E5M2", SAFETENSORS_OTHER, 1}, {"F8_E4M3", SAFETENSORS_OTHER, 1}, {"BOOL", SAFETENSORS_OTHER, 1}};
 
 const char *safetensors_shown(const char *name, char out[SAFETENSORS_SHOWN_BYTES]) {
     size_t n = 0;
@@ -57,29 +59,39 @@ const char *safetensors_shown(const char *name, char out[SAFETENSORS_SHOWN_BYTES
 static exit_code bad_tensor(reader *r, const char *name, const char *what) {
     char shown[SAFETENSORS_SHOWN_BYTES];
     if (r->messages++ >= MAX_MESSAGES) return EXIT_INPUT;
-    return problem(r->list, EXIT_INPUT, "%s: tensor \"%s\": %s", r->path, safetensors_shown(name, shown), what);
+    return problem(r->list, EXIT_INPUT, "%s: tensor \"%s\": %s", r->path, safetensors_shown(name, shown),
+                   what);
 }
 
 /* N, checked against the file's size. */
-static exit_code header_length(const uint8_t *bytes, size_t size, const char *path, size_t *length, problems *list) {
+static exit_code header_length(const uint8_t *bytes, size_t size, const char *path, size_t *length,
+                               problems *list) {
     if (size < LENGTH_BYTES)
-        return problem(list, EXIT_INPUT, "%s: %zu bytes is too short for a safetensors file, which starts with 8 bytes of header length",
-                       path, size);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: %zu bytes is too short for a safetensors file, which starts with 8 bytes of header length",
+            path, size);
     uint64_t n = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) n = n << 8 | bytes[i];
     if (n > SAFETENSORS_MAX_HEADER_BYTES)
-        return problem(list, EXIT_INPUT, "%s: header length %llu is above the format's limit of %d bytes; is this a safetensors file?",
-                       path, (unsigned long long)n, SAFETENSORS_MAX_HEADER_BYTES);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: header length %llu is above the format's limit of %d bytes; is this a safetensors file?",
+            path, (unsigned long long)n, SAFETENSORS_MAX_HEADER_BYTES);
     if (n > size - LENGTH_BYTES)
-        return problem(list, EXIT_INPUT, "%s: header length %llu does not fit into the file of %zu bytes; the file is truncated or damaged",
+        return problem(list, EXIT_INPUT,
+                       "%s: header length %llu does not fit into the file of %zu bytes; the file is "
+                       "truncated or damaged",
                        path, (unsigned long long)n, size);
     *length = (size_t)n;
     return EXIT_OK;
 }
 
-static exit_code parse_json(const uint8_t *text, size_t length, const char *path, json_t **out, problems *list) {
+static exit_code parse_json(const uint8_t *text, size_t length, const char *path, json_t **out,
+                            problems *list) {
     char shown[SAFETENSORS_SHOWN_BYTES];
-    if (length == 0 || text[0] != '{') return problem(list, EXIT_INPUT, "%s: the header must be JSON that starts with '{'", path);
+    if (length == 0 || text[0] != '{')
+        return problem(list, EXIT_INPUT, "%s: the header must be JSON that starts with '{'", path);
     json_error_t error;
     *out = json_loadb((const char *)text, length, JSON_REJECT_DUPLICATES, &error);
     if (!*out)
@@ -92,12 +104,13 @@ static exit_code check_metadata(reader *r, json_t *metadata) {
     const char *key;
     json_t *value;
     if (!json_is_object(metadata)) return bad_tensor(r, "__metadata__", "must be an object of strings");
-    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return bad_tensor(r, "__metadata__",
-                                                                                            "all values must be strings");
+    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return bad_tensor(
+        r, "__metadata__", "all values must be strings");
     return EXIT_OK;
 }
 
-static exit_code parse_dtype(reader *r, const char *name, json_t *value, safetensor *t, size_t *element_bytes) {
+static exit_code parse_dtype(reader *r, const char *name, json_t *value, safetensor *t,
+                             size_t *element_bytes) {
     const char *text = json_string_value(value);
     for (size_t i = 0; text && i < sizeof known_dtypes / sizeof *known_dtypes; i++) {
         if (strcmp(text, known_dtypes[i].name)) continue;
@@ -105,11 +118,13 @@ static exit_code parse_dtype(reader *r, const char *name, json_t *value, safeten
         *element_bytes = known_dtypes[i].bytes;
         return EXIT_OK;
     }
-    return bad_tensor(r, name, "\"dtype\" must be one of the format's types, such as \"F32\", \"F16\" or \"BF16\"");
+    return bad_tensor(r, name,
+                      "\"dtype\" must be one of the format's types, such as \"F32\", \"F16\" or \"BF16\"");
 }
 
 /* Dimensions, and the bytes they make: *bytes = element_bytes * product, without overflow. */
-static exit_code parse_shape(reader *r, const char *name, json_t *value, safetensor *t, size_t element_bytes, uint64_t *bytes) {
+static exit_code parse_shape(reader *r, const char *name, json_t *value, safetensor *t, size_t element_bytes,
+                             uint64_t *bytes) {
     if (!json_is_array(value) || json_array_size(value) > SAFETENSORS_MAX_DIMS)
         return bad_tensor(r, name, "\"shape\" must be a list of at most 8 dimensions");
     t->n_dims = (int)json_array_size(value);
@@ -118,7 +133,8 @@ static exit_code parse_shape(reader *r, const char *name, json_t *value, safeten
     for (int i = 0; i < t->n_dims; i++) {
         json_t *dim = json_array_get(value, (size_t)i);
         t->dims[i] = json_integer_value(dim);
-        if (!json_is_integer(dim) || t->dims[i] < 0) return bad_tensor(r, name, "dimensions in \"shape\" must be integers, 0 or more");
+        if (!json_is_integer(dim) || t->dims[i] < 0)
+            return bad_tensor(r, name, "dimensions in \"shape\" must be integers, 0 or more");
         if (__builtin_mul_overflow(product, t->dims[i], &product)) overflow = true;
     }
     if (overflow) return bad_tensor(r, name, "\"shape\" describes more bytes than any file can hold");
@@ -134,21 +150,25 @@ static exit_code parse_offsets(reader *r, const char *name, json_t *value, entry
         return bad_tensor(r, name, "\"data_offsets\" must satisfy 0 <= begin <= end");
     e->begin = (uint64_t)json_integer_value(begin);
     e->end = (uint64_t)json_integer_value(end);
-    if (e->end > r->data_bytes) return bad_tensor(r, name, "\"data_offsets\" end beyond the file; the file is truncated or damaged");
+    if (e->end > r->data_bytes)
+        return bad_tensor(r, name, "\"data_offsets\" end beyond the file; the file is truncated or damaged");
     return EXIT_OK;
 }
 
 static exit_code parse_tensor(reader *r, const char *name, json_t *value, entry *e) {
     size_t element_bytes = 0;
     uint64_t bytes = 0;
-    if (!json_is_object(value)) return bad_tensor(r, name, "must be an object with \"dtype\", \"shape\" and \"data_offsets\"");
+    if (!json_is_object(value))
+        return bad_tensor(r, name, "must be an object with \"dtype\", \"shape\" and \"data_offsets\"");
     e->tensor.name = name;
     exit_code code = parse_dtype(r, name, json_object_get(value, "dtype"), &e->tensor, &element_bytes);
-    if (!code) code = parse_shape(r, name, json_object_get(value, "shape"), &e->tensor, element_bytes, &bytes);
+    if (!code)
+        code = parse_shape(r, name, json_object_get(value, "shape"), &e->tensor, element_bytes, &bytes);
     if (!code) code = parse_offsets(r, name, json_object_get(value, "data_offsets"), e);
     if (code) return code;
     if (e->end - e->begin != bytes)
-        return bad_tensor(r, name, "\"data_offsets\" span a different number of bytes than \"dtype\" and \"shape\" need");
+        return bad_tensor(
+            r, name, "\"data_offsets\" span a different number of bytes than \"dtype\" and \"shape\" need");
     e->tensor.data = r->data + e->begin;
     e->tensor.bytes = (size_t)bytes;
     return EXIT_OK;
@@ -164,19 +184,23 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const safetensor *)a)->name, ((const safetensor *)b)->name);
 }
 
-/* The data is covered exactly once: sorted by offset, each tensor starts where the last one ended, and the last ends the file. */
+/* The data is covered exactly once: sorted by offset, each tensor starts where the last one ended, and the
+ * last ends the file. */
 static exit_code check_cover(reader *r, entry *entries, int64_t count) {
     uint64_t expected = 0;
     qsort(entries, (size_t)count, sizeof *entries, by_offset);
     for (int64_t i = 0; i < count; i++) {
-        if (entries[i].begin < expected) return bad_tensor(r, entries[i].tensor.name, "its data overlaps another tensor's");
-        if (entries[i].begin > expected) return bad_tensor(r, entries[i].tensor.name, "its data leaves a hole after the tensor before it");
+        if (entries[i].begin < expected)
+            return bad_tensor(r, entries[i].tensor.name, "its data overlaps another tensor's");
+        if (entries[i].begin > expected)
+            return bad_tensor(r, entries[i].tensor.name, "its data leaves a hole after the tensor before it");
         expected = entries[i].end;
     }
     if (expected == r->data_bytes) return EXIT_OK;
     return problem(r->list, EXIT_INPUT,
-                   "%s: the tensors cover %llu bytes but the file holds %zu; the file is damaged or has something appended", r->path,
-                   (unsigned long long)expected, r->data_bytes);
+                   "%s: the tensors cover %llu bytes but the file holds %zu; the file is damaged or has "
+                   "something appended",
+                   r->path, (unsigned long long)expected, r->data_bytes);
 }
 
 static exit_code parse_entries(reader *r, json_t *header, entry *entries, int64_t *count) {
@@ -185,10 +209,12 @@ static exit_code parse_entries(reader *r, json_t *header, entry *entries, int64_
     exit_code code = EXIT_OK;
     *count = 0;
     json_object_foreach(header, name, value) {
-        exit_code one = strcmp(name, "__metadata__") ? parse_tensor(r, name, value, &entries[(*count)++]) : check_metadata(r, value);
+        exit_code one = strcmp(name, "__metadata__") ? parse_tensor(r, name, value, &entries[(*count)++])
+                                                     : check_metadata(r, value);
         if (!code) code = one;
     }
-    if (r->messages > MAX_MESSAGES) problem(r->list, EXIT_INPUT, "%s: %d more tensors are wrong", r->path, r->messages - MAX_MESSAGES);
+    if (r->messages > MAX_MESSAGES)
+        problem(r->list, EXIT_INPUT, "%s: %d more tensors are wrong", r->path, r->messages - MAX_MESSAGES);
     return code ? code : check_cover(r, entries, *count);
 }
 
@@ -198,7 +224,8 @@ static exit_code build(reader *r, json_t *header, safetensors *file) {
     file->tensors_owned = calloc(capacity, sizeof *file->tensors_owned);
     exit_code code;
     if (!entries || !file->tensors_owned)
-        code = problem(r->list, EXIT_ENVIRONMENT, "%s: no memory for a header of %zu tensors", r->path, capacity - 1);
+        code = problem(r->list, EXIT_ENVIRONMENT, "%s: no memory for a header of %zu tensors", r->path,
+                       capacity - 1);
     else
         code = parse_entries(r, header, entries, &file->count);
     if (code) goto cleanup;
@@ -209,7 +236,8 @@ cleanup:
     return code;
 }
 
-exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out, problems *list) {
+exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out,
+                            problems *list) {
     size_t length = 0;
     *out = NULL;
     safetensors *file = calloc(1, sizeof *file);
@@ -220,7 +248,10 @@ exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
     exit_code code = header_length(bytes, size, path, &length, list);
     if (!code) code = parse_json(bytes + LENGTH_BYTES, length, path, &file->header_owned, list);
     if (!code) {
-        reader r = {.path = path, .list = list, .data = bytes + LENGTH_BYTES + length, .data_bytes = size - LENGTH_BYTES - length};
+        reader r = {.path = path,
+                    .list = list,
+                    .data = bytes + LENGTH_BYTES + length,
+                    .data_bytes = size - LENGTH_BYTES - length};
         code = build(&r, file->header_owned, file);
     }
     if (code)

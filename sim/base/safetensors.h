@@ -1,11 +1,13 @@
 /* safetensors.h - reads and writes safetensors files.
  *
  *   file = u64 little-endian N | N bytes of JSON header | data
- *   header = {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {string: string}}
+ *   header = {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__":
+ *       {string: string}}
  *
- * Two layers. `safetensors` is a file whose header has been checked from the first byte to the last: after a successful open or
- * parse, every tensor's data lies inside the file and is exactly as long as its dtype and shape say. `packed_tensor` says where
- * a tensor of a file lives in one buffer of floats; base models and adapters are each a list of them, for both directions. */
+ * Two layers. `safetensors` is a file whose header has been checked from the first byte to the last: after a
+ * successful open or parse, every tensor's data lies inside the file and is exactly as long as its dtype and
+ * shape say. `packed_tensor` says where a tensor of a file lives in one buffer of floats; base models and
+ * adapters are each a list of them, for both directions. */
 #ifndef COHORT_SAFETENSORS_H
 #define COHORT_SAFETENSORS_H
 
@@ -33,7 +35,8 @@ typedef struct safetensors safetensors;
 /* Maps the file and checks its header. Every problem found is reported, up to a few tens. */
 exit_code safetensors_open(const char *path, safetensors **out, problems *list);
 /* The same on bytes in memory, which must outlive *out; path is for messages only. */
-exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out, problems *list);
+exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out,
+                            problems *list);
 void safetensors_close(safetensors *file); /* NULL is fine */
 
 const char *safetensors_path(const safetensors *file);
@@ -53,13 +56,15 @@ typedef struct {
     bool transposed; /* the pack holds [dims[1], dims[0]] */
 } packed_tensor;
 
-/* Are these, and only these, tensors in the file, each with its shape and a float dtype? ignored (may be NULL) says which other
- * names may be there. */
-exit_code safetensors_check(const safetensors *file, const packed_tensor *tensors, int n_tensors, bool (*ignored)(const char *name),
-                            problems *list);
+/* Are these, and only these, tensors in the file, each with its shape and a float dtype? ignored (may be
+ * NULL) says which other names may be there. */
+exit_code safetensors_check(const safetensors *file, const packed_tensor *tensors, int n_tensors,
+                            bool (*ignored)(const char *name), problems *list);
 /* Converts checked tensors to f32 into the pack; a NaN or an Inf is refused, naming tensor and element. */
-exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors, int n_tensors, float *pack, problems *list);
+exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors, int n_tensors, float *pack,
+                           problems *list);
 /* Writes an F32 file through PATH.partial, fsync and rename. */
-exit_code safetensors_write(const char *path, const packed_tensor *tensors, int n_tensors, const float *pack, problems *list);
+exit_code safetensors_write(const char *path, const packed_tensor *tensors, int n_tensors, const float *pack,
+                            problems *list);
 
 #endif

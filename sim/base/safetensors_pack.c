@@ -59,24 +59,26 @@ static int64_t first_not_finite(const float *values, int64_t n) {
     return -1;
 }
 
-static exit_code refuse_not_finite(const safetensors *file, const packed_tensor *p, int64_t at, float value, problems *list) {
+static exit_code refuse_not_finite(const safetensors *file, const packed_tensor *p, int64_t at, float value,
+                                   problems *list) {
     const char *kind = isnan(value) ? "NaN" : "Inf";
     const char *advice = "weights must be finite numbers";
     if (p->n_dims == 1)
-        return problem(list, EXIT_INPUT, "%s: tensor \"%s\": element [%lld] is %s; %s", safetensors_path(file), p->name, (long long)at,
-                       kind, advice);
+        return problem(list, EXIT_INPUT, "%s: tensor \"%s\": element [%lld] is %s; %s",
+                       safetensors_path(file), p->name, (long long)at, kind, advice);
     int64_t inner = p->transposed ? p->dims[0] : p->dims[1];
     int64_t outer_index = at / inner, inner_index = at % inner;
-    return problem(list, EXIT_INPUT, "%s: tensor \"%s\": element [%lld, %lld] is %s; %s", safetensors_path(file), p->name,
-                   (long long)(p->transposed ? inner_index : outer_index), (long long)(p->transposed ? outer_index : inner_index), kind,
-                   advice);
+    return problem(list, EXIT_INPUT, "%s: tensor \"%s\": element [%lld, %lld] is %s; %s",
+                   safetensors_path(file), p->name, (long long)(p->transposed ? inner_index : outer_index),
+                   (long long)(p->transposed ? outer_index : inner_index), kind, advice);
 }
 
 static int64_t element_count(const packed_tensor *p) {
     return p->n_dims == 1 ? p->dims[0] : p->dims[0] * p->dims[1];
 }
 
-exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors, int n_tensors, float *pack, problems *list) {
+exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors, int n_tensors, float *pack,
+                           problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < n_tensors; i++) {
         const packed_tensor *p = &tensors[i];
@@ -95,34 +97,40 @@ exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors
 /* "[2, 3]" */
 static const char *show_shape(const int64_t *dims, int n_dims, char out[160]) {
     int length = snprintf(out, 160, "[");
-    for (int i = 0; i < n_dims; i++) length += snprintf(out + length, 160 - (size_t)length, i ? ", %lld" : "%lld", (long long)dims[i]);
+    for (int i = 0; i < n_dims; i++)
+        length += snprintf(out + length, 160 - (size_t)length, i ? ", %lld" : "%lld", (long long)dims[i]);
     snprintf(out + length, 160 - (size_t)length, "]");
     return out;
 }
 
-static exit_code check_one(const safetensors *file, const packed_tensor *p, const safetensor *t, problems *list) {
+static exit_code check_one(const safetensors *file, const packed_tensor *p, const safetensor *t,
+                           problems *list) {
     char is[160], should_be[160];
     const char *path = safetensors_path(file);
     if (!t)
-        return problem(list, EXIT_INPUT, "%s: tensor \"%s\" is missing; it must be there with shape %s", path, p->name,
-                       show_shape(p->dims, p->n_dims, should_be));
+        return problem(list, EXIT_INPUT, "%s: tensor \"%s\" is missing; it must be there with shape %s", path,
+                       p->name, show_shape(p->dims, p->n_dims, should_be));
     exit_code code = EXIT_OK;
     if (t->n_dims != p->n_dims || memcmp(t->dims, p->dims, (size_t)p->n_dims * sizeof *p->dims))
-        code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" has shape %s; it must be %s", path, p->name, show_shape(t->dims, t->n_dims, is),
-                       show_shape(p->dims, p->n_dims, should_be));
-    if (t->dtype == SAFETENSORS_OTHER) code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" must be F32, F16 or BF16", path, p->name);
+        code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" has shape %s; it must be %s", path, p->name,
+                       show_shape(t->dims, t->n_dims, is), show_shape(p->dims, p->n_dims, should_be));
+    if (t->dtype == SAFETENSORS_OTHER)
+        code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" must be F32, F16 or BF16", path, p->name);
     return code;
 }
 
-static exit_code check_unexpected(const safetensors *file, const bool *expected, bool (*ignored)(const char *name), problems *list) {
+static exit_code check_unexpected(const safetensors *file, const bool *expected,
+                                  bool (*ignored)(const char *name), problems *list) {
     char shown[SAFETENSORS_SHOWN_BYTES];
     int64_t unexpected = 0;
     for (int64_t i = 0; i < safetensors_count(file); i++) {
         const char *name = safetensors_at(file, i)->name;
         if (expected[i] || (ignored && ignored(name))) continue;
         if (unexpected++ < MAX_UNEXPECTED)
-            problem(list, EXIT_INPUT, "%s: tensor \"%s\" has no place in this model; remove it, or correct the model's settings",
-                    safetensors_path(file), safetensors_shown(name, shown));
+            problem(
+                list, EXIT_INPUT,
+                "%s: tensor \"%s\" has no place in this model; remove it, or correct the model's settings",
+                safetensors_path(file), safetensors_shown(name, shown));
     }
     if (unexpected > MAX_UNEXPECTED)
         problem(list, EXIT_INPUT, "%s: %lld more tensors have no place in this model", safetensors_path(file),
@@ -130,10 +138,11 @@ static exit_code check_unexpected(const safetensors *file, const bool *expected,
     return unexpected ? EXIT_INPUT : EXIT_OK;
 }
 
-exit_code safetensors_check(const safetensors *file, const packed_tensor *tensors, int n_tensors, bool (*ignored)(const char *name),
-                            problems *list) {
+exit_code safetensors_check(const safetensors *file, const packed_tensor *tensors, int n_tensors,
+                            bool (*ignored)(const char *name), problems *list) {
     bool *expected = calloc((size_t)safetensors_count(file) + 1, sizeof *expected);
-    if (!expected) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to check its tensors", safetensors_path(file));
+    if (!expected)
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory to check its tensors", safetensors_path(file));
     exit_code code = EXIT_OK;
     for (int i = 0; i < n_tensors; i++) {
         const safetensor *t = safetensors_find(file, tensors[i].name);

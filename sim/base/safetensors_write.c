@@ -1,4 +1,5 @@
-/* A pack of f32 -> a safetensors file. Tensors in the order of their names, header padded to 8 bytes, as the reference writer does. */
+/* A pack of f32 -> a safetensors file. Tensors in the order of their names, header padded to 8 bytes, as the
+ * reference writer does. */
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -28,11 +29,11 @@ static char *make_header(const packed_tensor *const *sorted, int n_tensors, size
     for (int i = 0; header && i < n_tensors; i++) {
         const packed_tensor *p = sorted[i];
         int64_t end = begin + element_count(p) * (int64_t)sizeof(float);
-        json_t *shape =
-            p->n_dims == 1 ? json_pack("[I]", (json_int_t)p->dims[0]) : json_pack("[I,I]", (json_int_t)p->dims[0], (json_int_t)p->dims[1]);
-        json_object_set_new(
-            header, p->name,
-            json_pack("{s:s, s:o, s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)begin, (json_int_t)end));
+        json_t *shape = p->n_dims == 1 ? json_pack("[I]", (json_int_t)p->dims[0])
+                                       : json_pack("[I,I]", (json_int_t)p->dims[0], (json_int_t)p->dims[1]);
+        json_object_set_new(header, p->name,
+                            json_pack("{s:s, s:o, s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                                      (json_int_t)begin, (json_int_t)end));
         begin = end;
     }
     char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
@@ -84,7 +85,8 @@ static bool write_file(FILE *out, const packed_tensor *const *sorted, int n_tens
     return ok && fflush(out) == 0 && fsync(fileno(out)) == 0;
 }
 
-exit_code safetensors_write(const char *path, const packed_tensor *tensors, int n_tensors, const float *pack, problems *list) {
+exit_code safetensors_write(const char *path, const packed_tensor *tensors, int n_tensors, const float *pack,
+                            problems *list) {
     exit_code code = EXIT_OK;
     FILE *out = NULL;
     char *partial = NULL;

@@ -1,4 +1,5 @@
-/* base_model -> a Hugging Face GPT-2 folder. Where an earlier base stands in it, that has gone before the new one comes. */
+/* base_model -> a Hugging Face GPT-2 folder. Where an earlier base stands in it, that has gone before the new
+ * one comes. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -17,11 +18,14 @@ static exit_code check_replaceable(const char *folder, problems *list) {
     exit_code code = EXIT_OK;
     DIR *entries = opendir(folder);
     if (!entries && errno == ENOENT) return EXIT_OK;
-    if (!entries) return problem(list, EXIT_INPUT, "%s: a base cannot be saved there: %s", folder, strerror(errno));
+    if (!entries)
+        return problem(list, EXIT_INPUT, "%s: a base cannot be saved there: %s", folder, strerror(errno));
     for (struct dirent *e = readdir(entries); e && !code; e = readdir(entries)) {
         bool ours = folder_is_nothing(e->d_name);
         for (int i = 0; i < FILES; i++) ours |= !strcmp(e->d_name, files[i]);
-        if (!ours) code = problem(list, EXIT_INPUT, "%s: holds other files than a base; name a new or an empty folder", folder);
+        if (!ours)
+            code = problem(list, EXIT_INPUT,
+                           "%s: holds other files than a base; name a new or an empty folder", folder);
     }
     closedir(entries);
     return code;
@@ -38,7 +42,8 @@ static exit_code write_files(const base_model *model, const char *folder, proble
     if (!tensors) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to save a base", folder);
     snprintf(weights, sizeof weights, "%s/%s", folder, files[0]);
     snprintf(config, sizeof config, "%s/%s", folder, files[1]);
-    exit_code code = safetensors_write(weights, tensors, base_tensor_count(&model->shape), model->weights, list);
+    exit_code code =
+        safetensors_write(weights, tensors, base_tensor_count(&model->shape), model->weights, list);
     free(tensors);
     return code == EXIT_OK ? base_config_write(config, &model->shape, list) : code;
 }

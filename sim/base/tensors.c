@@ -1,4 +1,5 @@
-/* The tensors of a GPT-2 checkpoint. Its linears are Conv1D: y = x W + b with W [in, out]; ours are [out, in]. */
+/* The tensors of a GPT-2 checkpoint. Its linears are Conv1D: y = x W + b with W [in, out]; ours are [out,
+ * in]. */
 #include "base/tensors.h"
 
 #include <stddef.h>
@@ -38,7 +39,8 @@ int base_tensor_count(const base_shape *shape) {
     return EMBEDDINGS + LAYER_TENSORS * shape->layers + FINAL_TENSORS;
 }
 
-static packed_tensor embedding(const char *prefix, const char *name, int64_t rows, int64_t width, int64_t offset) {
+static packed_tensor embedding(const char *prefix, const char *name, int64_t rows, int64_t width,
+                               int64_t offset) {
     packed_tensor t = {.n_dims = 2, .dims = {rows, width}, .offset = offset};
     snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
     return t;
@@ -50,16 +52,20 @@ static packed_tensor final_norm(const char *prefix, const char *name, int64_t wi
     return t;
 }
 
-static packed_tensor layer_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int layer, int which) {
-    packed_tensor t = {.dims = {size_of(shape, layer_tensors[which].rows), size_of(shape, layer_tensors[which].cols)}};
+static packed_tensor layer_tensor(const base_shape *shape, const base_layout *layout, const char *prefix,
+                                  int layer, int which) {
+    packed_tensor t = {
+        .dims = {size_of(shape, layer_tensors[which].rows), size_of(shape, layer_tensors[which].cols)}};
     t.n_dims = layer_tensors[which].cols == ONE ? 1 : 2;
     t.transposed = t.n_dims == 2;
-    t.offset = *(const int64_t *)((const char *)&layout->layer0 + layer_tensors[which].offset) + layer * layout->layer_stride;
+    t.offset = *(const int64_t *)((const char *)&layout->layer0 + layer_tensors[which].offset) +
+               layer * layout->layer_stride;
     snprintf(t.name, sizeof t.name, "%sh.%d.%s", prefix, layer, layer_tensors[which].name);
     return t;
 }
 
-packed_tensor base_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int index, base_tensor_kind *kind) {
+packed_tensor base_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int index,
+                          base_tensor_kind *kind) {
     base_tensor_kind unwanted;
     int in_layers = index - EMBEDDINGS;
     if (!kind) kind = &unwanted;

@@ -1,4 +1,5 @@
-/* tensors.h - the list of a base's tensors, in the order of a GPT-2 checkpoint: random initialisation, load and save walk it. */
+/* tensors.h - the list of a base's tensors, in the order of a GPT-2 checkpoint: random initialisation, load
+ * and save walk it. */
 #ifndef COHORT_BASE_TENSORS_H
 #define COHORT_BASE_TENSORS_H
 
@@ -16,7 +17,8 @@ typedef enum {
 
 int base_tensor_count(const base_shape *shape);
 /* Tensor `index` and where it lies; *kind may be NULL. Names carry `prefix` ("" or "transformer."). */
-packed_tensor base_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int index, base_tensor_kind *kind);
+packed_tensor base_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int index,
+                          base_tensor_kind *kind);
 /* All of them (malloc'd), NULL without memory. */
 packed_tensor *base_tensor_list(const base_shape *shape, const base_layout *layout, const char *prefix);
 

@@ -21,7 +21,12 @@ const char *cli_version(void) {
 
 /* ---- The tables ---- */
 
-enum { ON_RUN = 1 << COMMAND_RUN, ON_CHECK = 1 << COMMAND_CHECK, ON_PRETRAIN = 1 << COMMAND_PRETRAIN, ON_DATA = 1 << COMMAND_DATA };
+enum {
+    ON_RUN = 1 << COMMAND_RUN,
+    ON_CHECK = 1 << COMMAND_CHECK,
+    ON_PRETRAIN = 1 << COMMAND_PRETRAIN,
+    ON_DATA = 1 << COMMAND_DATA
+};
 enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT };
 enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
 
@@ -36,17 +41,21 @@ static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
-    {"table", "NAME", ON_EXPORT, 'T', "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
-    {"out", "PATH", ON_EXPORT, 'o', "CSV file for the table (default: standard output); folder for --table all"},
+    {"table", "NAME", ON_EXPORT, 'T',
+     "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
+    {"out", "PATH", ON_EXPORT, 'o',
+     "CSV file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
     {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
     {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
     {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
-    {"resume", NULL, ON_RUN, 'r', "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
+    {"resume", NULL, ON_RUN, 'r',
+     "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
-    {"processes", "N", ON_RUN | ON_CHECK, 'P', "share the devices among N processes of this machine, started by mpirun"},
+    {"processes", "N", ON_RUN | ON_CHECK, 'P',
+     "share the devices among N processes of this machine, started by mpirun"},
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
@@ -61,47 +70,63 @@ typedef struct {
 } command_row;
 
 static const command_row COMMANDS[] = {
-    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment",
-                     "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
-                     "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_RUN] =
+        {"run", "CONFIG", 1, 1, "run an experiment",
+         "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
+         "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
     [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       "Reports every problem of a configuration, or prints its populations, parameters, traffic and memory plan.\n"
+                       "Reports every problem of a configuration, or prints its populations, parameters, "
+                       "traffic and memory plan.\n"
                        "Runs nothing and writes nothing.\n\n"
                        "  cohort check configs/quickstart.yaml\n"},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
-                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else ~/.cache/cohort); run does this by itself.\n"
+                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else "
+                          "~/.cache/cohort); run does this by itself.\n"
                           "With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
                           "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
-    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
-                      "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for each NAME=PATH.\n"
-                      "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, shards, compressed\n"
-                      "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-                      "  cohort data --out data/languages german=text/de french=text/fr\n"},
+    [COMMAND_DATA] =
+        {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
+         "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
+         "each NAME=PATH.\n"
+         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, "
+         "shards, compressed\n"
+         "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
+         "  cohort data --out data/languages german=text/de french=text/fr\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
-                      "Prints the provenance, populations and last losses of a result folder; also of a run that is still going.\n\n"
+                      "Prints the provenance, populations and last losses of a result folder; also of a run "
+                      "that is still going.\n\n"
                       "  cohort info results/quickstart-1a2b3c4d\n"},
     [COMMAND_EXPORT] =
         {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
-         "Tables have an observation a line and share the columns population, seed, device and round. Losses are nats per token,\n"
-         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the round. What was not\n"
-         "measured has no line. metrics has all that belongs to a device or a population, a line a value, fairness too. Works on a\n"
+         "Tables have an observation a line and share the columns population, seed, device and round. Losses "
+         "are nats per token,\n"
+         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the "
+         "round. What was not\n"
+         "measured has no line. metrics has all that belongs to a device or a population, a line a value, "
+         "fairness too. Works on a\n"
          "run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
          "the columns that data.windows reads: device,part,step,index,offset.\n\n"
-         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the last checkpoint.\n"
-         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain RESULT/config.yaml --out DIR\n\n"
+         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
+         "last checkpoint.\n"
+         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain "
+         "RESULT/config.yaml --out DIR\n\n"
          "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
          "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
-         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 --device 0\n"},
-    [COMMAND_PLOT] =
-        {"plot", "RESULT", 1, 1, "a result's figures",
-         "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and text coloured by expert,\n"
-         "each as PNG and SVG. Works on a run that is still going. Needs a Python with matplotlib and h5py: the first of\n"
-         "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
-         "  cohort plot results/quickstart-1a2b3c4d\n"},
+         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 "
+         "--device 0\n"},
+    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures",
+                      "Draws the test loss over rounds, the final perplexities, the gates over rounds and "
+                      "layers, and text coloured by expert,\n"
+                      "each as PNG and SVG. Works on a run that is still going. Needs a Python with "
+                      "matplotlib and h5py: the first of\n"
+                      "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
+                      "  cohort plot results/quickstart-1a2b3c4d\n"},
     [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
-                      "Topics: any command, settings (all keys of a configuration), methods (how devices learn together).\n\n"
+                      "Topics: any command, settings (all keys of a configuration), methods (how devices "
+                      "learn together).\n\n"
                       "  cohort help settings\n"},
-    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", "Prints the version and the revision it was built from.\n"},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision",
+                         "Prints the version and the revision it was built from.\n"},
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -171,17 +196,19 @@ static void unknown_option(cli_command command, const char *typed, problems *lis
     snprintf(name, sizeof name, "%.*s", (int)strcspn(typed, "="), typed);
     const char *near = nearest_word(name + strspn(name, "-"), names, n);
     if (near)
-        problem(list, EXIT_INPUT, "%s: unknown option %s; did you mean --%s?", COMMANDS[command].name, name, near);
+        problem(list, EXIT_INPUT, "%s: unknown option %s; did you mean --%s?", COMMANDS[command].name, name,
+                near);
     else
-        problem(list, EXIT_INPUT, "%s: unknown option %s; `cohort %s --help` lists them", COMMANDS[command].name, name,
-                COMMANDS[command].name);
+        problem(list, EXIT_INPUT, "%s: unknown option %s; `cohort %s --help` lists them",
+                COMMANDS[command].name, name, COMMANDS[command].name);
 }
 
 /* What getopt_long did not take: a letter, a flag with a value, or a name it does not know. */
 static void refuse_option(cli_command command, const char *typed, problems *list) {
     char letter[3] = {'-', (char)optopt, '\0'};
     if (optopt != 0 && strncmp(typed, "--", 2) == 0)
-        problem(list, EXIT_INPUT, "%s: %.*s takes no value; write it alone", COMMANDS[command].name, (int)strcspn(typed, "="), typed);
+        problem(list, EXIT_INPUT, "%s: %.*s takes no value; write it alone", COMMANDS[command].name,
+                (int)strcspn(typed, "="), typed);
     else
         unknown_option(command, optopt != 0 ? letter : typed, list);
 }
@@ -189,13 +216,15 @@ static void refuse_option(cli_command command, const char *typed, problems *list
 static void missing_value(cli_command command, char letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
         if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
-            problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name, OPTIONS[i].name, OPTIONS[i].name,
-                    OPTIONS[i].value);
+            problem(list, EXIT_INPUT, "%s: --%s has no value; write --%s %s", COMMANDS[command].name,
+                    OPTIONS[i].name, OPTIONS[i].name, OPTIONS[i].value);
 }
 
 static void add_override(cli_arguments *a, const char *key, const char *value, problems *list) {
     if (a->n_overrides == CLI_MAX_WORDS) {
-        problem(list, EXIT_INPUT, "more than %d overrides on the command line; write them into the configuration", CLI_MAX_WORDS);
+        problem(list, EXIT_INPUT,
+                "more than %d overrides on the command line; write them into the configuration",
+                CLI_MAX_WORDS);
         return;
     }
     char *text = NULL;
@@ -211,18 +240,20 @@ static double read_share(const char *option, const char *text, problems *list) {
     double share = strtod(text, &end);
     bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
     if (!whole || *end != '\0' || !(share > 0 && share < 1))
-        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option, text);
+        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option,
+                text);
     return share;
 }
 
 /* A whole number from `least` to `most`, every character of it. */
-static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least, uint64_t most, problems *list) {
+static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least,
+                           uint64_t most, problems *list) {
     char *end = NULL;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
-        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu", COMMANDS[command].name, option, text,
-                (unsigned long long)least, (unsigned long long)most);
+        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu",
+                COMMANDS[command].name, option, text, (unsigned long long)least, (unsigned long long)most);
     return value;
 }
 
@@ -230,8 +261,8 @@ static uint64_t read_whole(cli_command command, const char *option, const char *
 static void refuse_second(cli_command command, int letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
         if (takes(command, &OPTIONS[i]) && OPTIONS[i].letter == letter && OPTIONS[i].value)
-            problem(list, EXIT_INPUT, "%s: --%s is given twice (again as '%s'); write it once", COMMANDS[command].name, OPTIONS[i].name,
-                    optarg);
+            problem(list, EXIT_INPUT, "%s: --%s is given twice (again as '%s'); write it once",
+                    COMMANDS[command].name, OPTIONS[i].name, optarg);
 }
 
 static void take_option(cli_arguments *a, int letter, problems *list) {
@@ -293,7 +324,8 @@ static void take_options(int argc, char **argv, cli_arguments *a, problems *list
     int n = 0;
     for (int i = 0; i < N_OPTIONS; i++)
         if (takes(a->command, &OPTIONS[i]))
-            allowed[n++] = (struct option){OPTIONS[i].name, OPTIONS[i].value ? required_argument : no_argument, NULL, OPTIONS[i].letter};
+            allowed[n++] = (struct option){
+                OPTIONS[i].name, OPTIONS[i].value ? required_argument : no_argument, NULL, OPTIONS[i].letter};
     opterr = 0;
     optind = 0; /* GNU: start afresh */
     for (int letter; (letter = getopt_long(argc, argv, ":h", allowed, NULL)) != -1;) {
@@ -313,27 +345,34 @@ static void take_options(int argc, char **argv, cli_arguments *a, problems *list
 static void check_words(const cli_arguments *a, problems *list) {
     const command_row *c = &COMMANDS[a->command];
     if (a->n_words < c->least_words)
-        problem(list, EXIT_INPUT, "%s: %s is missing; `cohort %s --help` shows an example", c->name, c->words, c->name);
-    if (a->n_words > c->most_words)
-        problem(list, EXIT_INPUT, "%s: '%s' is one word too many; `cohort %s --help` shows an example", c->name, a->words[c->most_words],
+        problem(list, EXIT_INPUT, "%s: %s is missing; `cohort %s --help` shows an example", c->name, c->words,
                 c->name);
+    if (a->n_words > c->most_words)
+        problem(list, EXIT_INPUT, "%s: '%s' is one word too many; `cohort %s --help` shows an example",
+                c->name, a->words[c->most_words], c->name);
     if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
 }
 
 static void check_export(const cli_arguments *a, problems *list) {
     bool selects = a->population || a->one_seed || a->device >= 0;
     if (!a->table && !a->adapters)
-        problem(list, EXIT_INPUT, "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
+        problem(list, EXIT_INPUT,
+                "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
     if (selects && !a->adapters)
-        problem(list, EXIT_INPUT, "export: --population, --seed and --device choose adapters; write --adapters DIR too");
-    if (a->out && !a->table) problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
+        problem(list, EXIT_INPUT,
+                "export: --population, --seed and --device choose adapters; write --adapters DIR too");
+    if (a->out && !a->table)
+        problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
     if (a->table && strcmp(a->table, "all") == 0 && !a->out)
         problem(list, EXIT_INPUT, "export: all tables need a folder; write --out DIR too");
-    if (a->adapters && a->adapters[0] == '\0') problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
+    if (a->adapters && a->adapters[0] == '\0')
+        problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
 }
 
 static void check_data(const cli_arguments *a, problems *list) {
-    if (!a->out) problem(list, EXIT_INPUT, "data: --out is missing; name the folder to write, for example --out data/NAME");
+    if (!a->out)
+        problem(list, EXIT_INPUT,
+                "data: --out is missing; name the folder to write, for example --out data/NAME");
 }
 
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
@@ -343,7 +382,8 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
-    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before) check_export(out, list);
+    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
+        check_export(out, list);
     if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }

@@ -4,8 +4,9 @@
  *         ---- configuration --->           (its text, on the standard input of process 0)
  *         <------- stderr -------           (their messages, and mpirun's own in frames of dashes)
  *
- * What the processes say passes through as it comes. mpirun's frames are kept: of a process that a signal ended they name it, and this
- * program says it in its own words; otherwise they are only of use when nobody else has said what was wrong. */
+ * What the processes say passes through as it comes. mpirun's frames are kept: of a process that a signal
+ * ended they name it, and this program says it in its own words; otherwise they are only of use when nobody
+ * else has said what was wrong. */
 #include "command/launch.h"
 
 #include <errno.h>
@@ -31,8 +32,9 @@ bool launch_was_here(void) {
     return getenv(MARK) != NULL;
 }
 
-/* All processes are on this machine: its memory is the way between them. The processes' own limits on what they may copy from each other
- * differ between containers, so nothing is copied behind the back of the shared memory. */
+/* All processes are on this machine: its memory is the way between them. The processes' own limits on what
+ * they may copy from each other differ between containers, so nothing is copied behind the back of the shared
+ * memory. */
 static const char *const MPIRUN[] = {"mpirun",
                                      "--oversubscribe",
                                      "--allow-run-as-root",
@@ -71,7 +73,8 @@ static void on_signal(int number) {
 static void become_mpirun(char **arguments, int configuration, int error_pipe, pid_t parent) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent || dup2(configuration, STDIN_FILENO) < 0 || dup2(error_pipe, STDERR_FILENO) < 0) _exit(127);
+    if (getppid() != parent || dup2(configuration, STDIN_FILENO) < 0 || dup2(error_pipe, STDERR_FILENO) < 0)
+        _exit(127);
     execvp(arguments[0], arguments);
     _exit(127);
 }
@@ -218,46 +221,54 @@ static void relay_all(relay *r, int from) {
 
 /* ---- How it ended ---- */
 
-/* "... process rank 1 with PID 0 on node vm exited on signal 9 (Killed)." False: no process died of a signal. */
+/* "... process rank 1 with PID 0 on node vm exited on signal 9 (Killed)." False: no process died of a signal.
+ */
 static bool find_dead(const char *frames, int *process, int *number) {
     const char *at = strstr(frames, "process rank "), *on = at ? strstr(at, "exited on signal ") : NULL;
-    return on && sscanf(at, "process rank %d", process) == 1 && sscanf(on, "exited on signal %d", number) == 1;
+    return on && sscanf(at, "process rank %d", process) == 1 &&
+           sscanf(on, "exited on signal %d", number) == 1;
 }
 
 static exit_code report_dead(int process, int processes, int number, problems *list) {
     if (asked)
         return problem(list, EXIT_RUN,
-                       "interrupted: the processes were ended before they had saved; what the last checkpoint has is safe, "
+                       "interrupted: the processes were ended before they had saved; what the last "
+                       "checkpoint has is safe, "
                        "the same command with --resume goes on from there");
     return problem(list, EXIT_RUN,
-                   "process %d of %d was ended by signal %d (%s), and the others with it; what the last checkpoint has is safe, the same "
+                   "process %d of %d was ended by signal %d (%s), and the others with it; what the last "
+                   "checkpoint has is safe, the same "
                    "command with --resume goes on from there",
                    process, processes, number, strsignal(number));
 }
 
-/* mpirun's exit status is that of the first process that failed, 128 + the signal that ended one, or its own. */
+/* mpirun's exit status is that of the first process that failed, 128 + the signal that ended one, or its own.
+ */
 static exit_code judge(const relay *r, int status, int processes, problems *list) {
     int process = 0, number = 0, code = WEXITSTATUS(status);
     if (WIFSIGNALED(status))
         return problem(list, EXIT_RUN,
-                       "mpirun was ended by signal %d (%s); the same command with --resume goes on from the last checkpoint",
+                       "mpirun was ended by signal %d (%s); the same command with --resume goes on from the "
+                       "last checkpoint",
                        WTERMSIG(status), strsignal(WTERMSIG(status)));
     if (code == EXIT_OK) return EXIT_OK;
     if (code == 127 && !r->said && r->frames_length == 0)
-        return problem(list, EXIT_ENVIRONMENT, "mpirun cannot be started; --processes needs Open MPI (Debian: openmpi-bin)");
+        return problem(list, EXIT_ENVIRONMENT,
+                       "mpirun cannot be started; --processes needs Open MPI (Debian: openmpi-bin)");
     if (find_dead(r->frames, &process, &number)) return report_dead(process, processes, number, list);
     if (r->said && exit_code_is_known(code)) return (exit_code)code;
     bool ran = code == EXIT_RUN || (code > FIRST_SIGNAL_STATUS && code <= FIRST_SIGNAL_STATUS + SIGRTMAX);
     if (ran || r->frames_length > 0)
         return problem(list, ran ? EXIT_RUN : EXIT_ENVIRONMENT, "mpirun failed (exit status %d)%s%s", code,
                        r->frames_length > 0 ? ":\n" : "", r->frames);
-    return problem(
-        list, EXIT_ENVIRONMENT,
-        "mpirun failed (exit status %d); --processes needs Open MPI's (Debian: openmpi-bin), and `mpirun --version` says whose it is",
-        code);
+    return problem(list, EXIT_ENVIRONMENT,
+                   "mpirun failed (exit status %d); --processes needs Open MPI's (Debian: openmpi-bin), and "
+                   "`mpirun --version` says whose it is",
+                   code);
 }
 
-exit_code launch_processes(int argc, char **argv, int processes, const char *configuration, size_t bytes, problems *list) {
+exit_code launch_processes(int argc, char **argv, int processes, const char *configuration, size_t bytes,
+                           problems *list) {
     stop_signals_before before;
     relay r = {.length = 0};
     int from = -1, status = 0, file = file_of(configuration, bytes);

@@ -39,41 +39,49 @@ typedef struct {
 static exit_code check_processes(const command_line *c, problems *list) {
     int typed = c->arguments.processes, found = ck_processes(c->collective);
     if (!ck_under_mpirun() || typed == 0 || typed == found) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "run: --processes %d, but mpirun has started %d; leave --processes away, or mpirun", typed, found);
+    return problem(list, EXIT_INPUT,
+                   "run: --processes %d, but mpirun has started %d; leave --processes away, or mpirun", typed,
+                   found);
 }
 
-/* Processes that cannot be joined would each do the whole run, in the same folder, or start further ones without end. */
+/* Processes that cannot be joined would each do the whole run, in the same folder, or start further ones
+ * without end. */
 static exit_code check_launcher(problems *list) {
     bool speaks = true;
     const char *why = ck_foreign_launcher(&speaks);
     if (ck_under_mpirun() || (!why && !launch_was_here())) return EXIT_OK;
     if (!speaks) return EXIT_ENVIRONMENT;
     if (!launch_was_here()) return problem(list, EXIT_ENVIRONMENT, "run: %s", why);
-    return problem(
-        list, EXIT_ENVIRONMENT,
-        "--processes needs Open MPI's mpirun (Debian: openmpi-bin), and the mpirun that is found first is another one; put Open MPI's "
-        "in front of it in PATH");
+    return problem(list, EXIT_ENVIRONMENT,
+                   "--processes needs Open MPI's mpirun (Debian: openmpi-bin), and the mpirun that is found "
+                   "first is another one; put Open MPI's "
+                   "in front of it in PATH");
 }
 
 /* Process 0 reads the configuration, which may be a pipe, and tells the others. */
 static exit_code read_configuration(const command_line *c, char **text, size_t *bytes, problems *list) {
     bool first = ck_process(c->collective) == 0;
-    if (first) *text = settings_read(launch_was_here() ? LAUNCH_CONFIGURATION : c->arguments.words[0], bytes, list);
+    if (first)
+        *text = settings_read(launch_was_here() ? LAUNCH_CONFIGURATION : c->arguments.words[0], bytes, list);
     exit_code code = processes_agree(c->collective, first && !*text ? EXIT_INPUT : EXIT_OK, list);
     return code == EXIT_OK ? processes_share_text(c->collective, text, bytes, list) : code;
 }
 
-/* Several processes are started once the configuration is known to be good; each of them comes here again, under mpirun. */
+/* Several processes are started once the configuration is known to be good; each of them comes here again,
+ * under mpirun. */
 static exit_code run(const command_line *c, problems *list) {
     const cli_arguments *a = &c->arguments;
     settings *s = NULL;
     char *text = NULL;
     size_t bytes = 0;
-    run_options options = {.out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
+    run_options options = {
+        .out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
     exit_code code = check_launcher(list);
     if (code == EXIT_OK) code = check_processes(c, list);
     if (code == EXIT_OK) code = read_configuration(c, &text, &bytes, list);
-    if (code == EXIT_OK) code = settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s, list);
+    if (code == EXIT_OK)
+        code = settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s,
+                              list);
     code = processes_agree(c->collective, code, list);
     if (code == EXIT_OK && a->processes > 1 && !ck_under_mpirun())
         code = launch_processes(c->argc, c->argv, a->processes, text, bytes, list);
@@ -113,7 +121,8 @@ cleanup:
 static exit_code split_source(const char *word, char **name, const char **path, problems *list) {
     const char *equals = strchr(word, '=');
     if (!equals || equals == word || equals[1] == '\0')
-        return problem(list, EXIT_INPUT, "data: '%s' is not NAME=PATH; write for example german=texts/de", word);
+        return problem(list, EXIT_INPUT, "data: '%s' is not NAME=PATH; write for example german=texts/de",
+                       word);
     *name = strndup(word, (size_t)(equals - word));
     *path = equals + 1;
     return *name ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory");
@@ -143,14 +152,16 @@ static exit_code export_tables(const cli_arguments *a, problems *list) {
 }
 
 static exit_code export_adapters(const cli_arguments *a, problems *list) {
-    peft_selection wanted = {.population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
+    peft_selection wanted = {
+        .population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
     peft_written written;
     exit_code code = peft_export(a->words[0], a->adapters, &wanted, &written, list);
     if (code != EXIT_OK || a->table) return code;
-    printf("%s: %d expert%s of %d device%s, after round %d\n", a->adapters, written.folders, written.folders == 1 ? "" : "s",
-           written.devices, written.devices == 1 ? "" : "s", written.round);
+    printf("%s: %d expert%s of %d device%s, after round %d\n", a->adapters, written.folders,
+           written.folders == 1 ? "" : "s", written.devices, written.devices == 1 ? "" : "s", written.round);
     if (written.diverged > 0)
-        printf("%d of these devices belong to populations that diverged, and are as the last checkpoint before that has them\n",
+        printf("%d of these devices belong to populations that diverged, and are as the last checkpoint "
+               "before that has them\n",
                written.diverged);
     return code;
 }
@@ -169,8 +180,8 @@ static void print_methods(void) {
         printf("%-14s%s\n%14s%s\n", methods[i]->name, methods[i]->summary, "", methods[i]->source);
         if (weights[0]) printf("%14saggregate.weights: %s, unless it is written\n", "", weights);
     }
-    printf(
-        "\naggregate.weights: how a device counts in an average. uniform: 1/N; tokens: its share of the population's training tokens.\n");
+    printf("\naggregate.weights: how a device counts in an average. uniform: 1/N; tokens: its share of the "
+           "population's training tokens.\n");
 }
 
 static exit_code help(const cli_arguments *a, problems *list) {
@@ -222,10 +233,12 @@ static exit_code execute(const command_line *c, problems *list) {
     return EXIT_OK;
 }
 
-/* Under mpirun only a run has work for more than process 0; and only process 0 speaks, unless it cannot be reached. */
+/* Under mpirun only a run has work for more than process 0; and only process 0 speaks, unless it cannot be
+ * reached. */
 static exit_code execute_here(command_line *c, problems *list) {
     exit_code code = cli_parse(c->argc, c->argv, &c->arguments, list);
-    bool works = ck_process(c->collective) == 0 || (c->arguments.command == COMMAND_RUN && !c->arguments.help);
+    bool works =
+        ck_process(c->collective) == 0 || (c->arguments.command == COMMAND_RUN && !c->arguments.help);
     if (code == EXIT_OK && works) code = execute(c, list);
     if (fflush(stdout) != 0 && errno != EPIPE)
         code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
@@ -238,7 +251,9 @@ static void print_problems(problems *list) {
 }
 
 static exit_code lacks(const char *instructions) {
-    fprintf(stderr, "cohort: this program was compiled for a CPU with %s, which this one lacks; build it here: ./cohort build\n",
+    fprintf(stderr,
+            "cohort: this program was compiled for a CPU with %s, which this one lacks; build it here: "
+            "./cohort build\n",
             instructions);
     return EXIT_ENVIRONMENT;
 }
@@ -248,12 +263,14 @@ int main(int argc, char **argv) {
     if (ck_instructions_missing()) return lacks(ck_instructions_missing());
     ck_wait_asleep(argv);
     problems *list = problems_create();
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, and is reported like one */
+    /* a file that may not grow is an error like a full disk, and is reported like one */
+    signal(SIGXFSZ, SIG_IGN);
     line.argc = argc;
     line.argv = argv;
     exit_code code = EXIT_OK;
     if (ck_collective_open(&line.collective) != CK_OK)
-        code = problem(list, EXIT_ENVIRONMENT, "the processes that mpirun started cannot be joined: %s", ck_collective_error(NULL));
+        code = problem(list, EXIT_ENVIRONMENT, "the processes that mpirun started cannot be joined: %s",
+                       ck_collective_error(NULL));
     if (code == EXIT_OK) code = execute_here(&line, list);
     if (ck_mpirun_process() == 0 || ck_collective_broken(line.collective)) print_problems(list);
     if (ck_collective_broken(line.collective)) ck_collective_abort(line.collective, code);

@@ -26,7 +26,8 @@ static const char PROBE[] = "import importlib.util as u\n"
 /* ---- The script ---- */
 
 static bool place(char path[PATH_BYTES], const char *folder, size_t length, const char *name) {
-    return snprintf(path, PATH_BYTES, "%.*s/%s", (int)length, folder, name) < PATH_BYTES && access(path, R_OK) == 0;
+    return snprintf(path, PATH_BYTES, "%.*s/%s", (int)length, folder, name) < PATH_BYTES &&
+           access(path, R_OK) == 0;
 }
 
 /* Beside the program (build/cohort, or bin/cohort of an installation), else where this file was compiled. */
@@ -44,7 +45,8 @@ static bool find_script(char path[PATH_BYTES]) {
 
 /* ---- Python ---- */
 
-/* Starts a program found along PATH; its standard output goes to `output`, its errors to `errors` (-1: where ours go). */
+/* Starts a program found along PATH; its standard output goes to `output`, its errors to `errors` (-1: where
+ * ours go). */
 static int start(const char *const *words, int output, int errors, pid_t *child) {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
@@ -90,10 +92,12 @@ static exit_code find_python(const char **python, problems *list) {
         probe(candidates[i], missing);
         if (missing[0] == '\0') return EXIT_OK;
         if (used < sizeof reasons)
-            used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s", used ? "; " : "", candidates[i], missing);
+            used += (size_t)snprintf(reasons + used, sizeof reasons - used, "%s%s: %s", used ? "; " : "",
+                                     candidates[i], missing);
     }
     return problem(list, EXIT_ENVIRONMENT,
-                   "plot: no Python here has both h5py and matplotlib (missing: %s); apt-get install python3-h5py python3-matplotlib, or "
+                   "plot: no Python here has both h5py and matplotlib (missing: %s); apt-get install "
+                   "python3-h5py python3-matplotlib, or "
                    "name another Python in COHORT_PYTHON",
                    reasons);
 }
@@ -112,14 +116,18 @@ exit_code plot_result(const char *folder, const char *out, problems *list) {
     if (code == EXIT_OK) code = trace_look(found, list);
     if (code == EXIT_OK) code = check_place(folder, out, list);
     if (code != EXIT_OK) return code;
-    if (!find_script(script)) return problem(list, EXIT_ENVIRONMENT, "plot: results/plot.py is not beside the program; run it by hand");
+    if (!find_script(script))
+        return problem(list, EXIT_ENVIRONMENT,
+                       "plot: results/plot.py is not beside the program; run it by hand");
     code = find_python(&python, list);
     if (code != EXIT_OK) return code;
     const char *const words[] = {python, script, folder, out ? "--out" : NULL, out, NULL};
     pid_t child = 0;
     int status = start(words, -1, -1, &child);
-    if (status != 0) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", python, strerror(status));
+    if (status != 0)
+        return problem(list, EXIT_ENVIRONMENT, "%s: cannot be started: %s", python, strerror(status));
     status = wait_for(child);
     if (status == 0) return EXIT_OK;
-    return problem(list, status == EXIT_INPUT ? EXIT_INPUT : EXIT_RUN, "%s %s: exit status %d (see above)", python, script, status);
+    return problem(list, status == EXIT_INPUT ? EXIT_INPUT : EXIT_RUN, "%s %s: exit status %d (see above)",
+                   python, script, status);
 }

@@ -25,7 +25,8 @@ static void check_name(const level *of) {
     size_t good = 0;
     while (isalnum((unsigned char)name[good]) || (name[good] && strchr("._-", name[good]))) good++;
     if (name[good] == '\0' && good <= 64) return;
-    snprintf(message, sizeof message, "'%.80s' is no name; use at most 64 letters, digits, dots, dashes and underscores", name);
+    snprintf(message, sizeof message,
+             "'%.80s' is no name; use at most 64 letters, digits, dots, dashes and underscores", name);
     report(of, "name", message);
 }
 
@@ -51,11 +52,13 @@ static void check_experts(const level *of, int specialists, int device) {
     int experts = p->generalists + specialists;
     if (device >= 0) snprintf(who, sizeof who, "device %d", device);
     if (experts < 1 || experts > CK_MAX_EXPERTS) {
-        snprintf(message, sizeof message, "%s has %d experts (%d generalists + %d specialists); it must have 1 to %d", who, experts,
+        snprintf(message, sizeof message,
+                 "%s has %d experts (%d generalists + %d specialists); it must have 1 to %d", who, experts,
                  p->generalists, specialists, CK_MAX_EXPERTS);
         report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
     } else if (experts * p->rank > CK_MAX_RANK_SUM) {
-        snprintf(message, sizeof message, "the ranks of the %d experts of %s sum to %d; the sum must be at most %d", experts, who,
+        snprintf(message, sizeof message,
+                 "the ranks of the %d experts of %s sum to %d; the sum must be at most %d", experts, who,
                  experts * p->rank, CK_MAX_RANK_SUM);
         report(of, level_has(of, "rank") ? "rank" : "experts.rank", message);
     }
@@ -70,7 +73,8 @@ static void check_specialists(const level *of) {
         return;
     }
     if (p->devices > 0 && p->n_specialists_list != p->devices) {
-        snprintf(message, sizeof message, "the list has %d entries for %d devices; write one for each device, or a single number",
+        snprintf(message, sizeof message,
+                 "the list has %d entries for %d devices; write one for each device, or a single number",
                  p->n_specialists_list, p->devices);
         report(of, "specialists", message);
     }
@@ -82,7 +86,8 @@ static void check_tokens(const level *of, const char *path, int64_t tokens) {
     char message[256];
     int sequence = of->defaults->data.sequence;
     if (tokens == 0 || tokens > sequence) return;
-    snprintf(message, sizeof message, "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
+    snprintf(message, sizeof message,
+             "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
              (long long)tokens, sequence, sequence + 1);
     report(of, path, message);
 }
@@ -94,15 +99,18 @@ static void check_data(const level *of) {
     check_tokens(of, "data.valid_tokens_per_device", d->valid_tokens_per_device);
     check_tokens(of, "data.test_tokens_per_device", d->test_tokens_per_device);
     if (d->synthetic.branching <= d->synthetic.vocabulary) return;
-    snprintf(message, sizeof message, "%d ids cannot follow a state of a corpus with %d ids; it must be at most data.synthetic.vocabulary",
-             d->synthetic.branching, d->synthetic.vocabulary);
+    snprintf(
+        message, sizeof message,
+        "%d ids cannot follow a state of a corpus with %d ids; it must be at most data.synthetic.vocabulary",
+        d->synthetic.branching, d->synthetic.vocabulary);
     report(of, "data.synthetic.branching", message);
 }
 
 /* Keys a population did not write itself were checked once, at the top level. */
 static bool wrote_data(const level *of) {
-    static const char *const paths[] = {"data.tokens_per_device", "data.valid_tokens_per_device", "data.test_tokens_per_device",
-                                        "data.synthetic.vocabulary", "data.synthetic.branching"};
+    static const char *const paths[] = {"data.tokens_per_device", "data.valid_tokens_per_device",
+                                        "data.test_tokens_per_device", "data.synthetic.vocabulary",
+                                        "data.synthetic.branching"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (level_has(of, paths[i])) return true;
     return false;
@@ -116,26 +124,30 @@ static bool is_synthetic(const char *name) {
 static void check_vocabulary(const settings *s, const level *of) {
     const data_settings *d = &of->defaults->data;
     char message[256];
-    if (s->base.checkpoint || !is_synthetic(d->corpus) || d->synthetic.vocabulary <= s->base.vocabulary) return;
-    snprintf(message, sizeof message, "the corpus has %d ids, the base only %d; give base.vocabulary at least %d", d->synthetic.vocabulary,
-             s->base.vocabulary, d->synthetic.vocabulary);
+    if (s->base.checkpoint || !is_synthetic(d->corpus) || d->synthetic.vocabulary <= s->base.vocabulary)
+        return;
+    snprintf(message, sizeof message,
+             "the corpus has %d ids, the base only %d; give base.vocabulary at least %d",
+             d->synthetic.vocabulary, s->base.vocabulary, d->synthetic.vocabulary);
     report(of, "data.synthetic.vocabulary", message);
 }
 
 /* ---- What is counted in 32 bits ---- */
 
-static void check_window_tokens(const level *of, const char *path, int64_t windows, int sequence, const char *what) {
+static void check_window_tokens(const level *of, const char *path, int64_t windows, int sequence,
+                                const char *what) {
     char message[256];
     if (windows <= INT32_MAX / sequence) return;
-    snprintf(message, sizeof message, "%s has %lld windows of %d tokens; it must have at most %d tokens", what, (long long)windows,
-             sequence, INT32_MAX);
+    snprintf(message, sizeof message, "%s has %lld windows of %d tokens; it must have at most %d tokens",
+             what, (long long)windows, sequence, INT32_MAX);
     report(of, path, message);
 }
 
 static void check_step_count(const level *of, const char *path, int64_t steps, const char *what) {
     char message[256];
     if (steps <= INT32_MAX) return;
-    snprintf(message, sizeof message, "%s takes %lld steps; it must take at most %d", what, (long long)steps, INT32_MAX);
+    snprintf(message, sizeof message, "%s takes %lld steps; it must take at most %d", what, (long long)steps,
+             INT32_MAX);
     report(of, path, message);
 }
 
@@ -143,20 +155,24 @@ static void check_steps_of_population(const settings *s, const level *of) {
     const population_settings *p = of->defaults;
     const train_settings *t = &p->train;
     const method *how = p->method ? method_find(p->method) : NULL;
-    int64_t together = how && how->pooled && p->devices > 0 ? p->devices : 1, steps = (int64_t)s->rounds * s->local_steps;
+    int64_t together = how && how->pooled && p->devices > 0 ? p->devices : 1,
+            steps = (int64_t)s->rounds * s->local_steps;
     check_window_tokens(of, "train.batch", t->batch * together, p->data.sequence, "an expert step");
     if (t->router.batch != t->batch)
-        check_window_tokens(of, "train.router.batch", t->router.batch * together, p->data.sequence, "a router step");
-    if (steps <= INT32_MAX) check_step_count(of, "train.router.steps", steps / t->router.every * t->router.steps, "a router");
+        check_window_tokens(of, "train.router.batch", t->router.batch * together, p->data.sequence,
+                            "a router step");
+    if (steps <= INT32_MAX)
+        check_step_count(of, "train.router.steps", steps / t->router.every * t->router.steps, "a router");
 }
 
 static void check_steps_of_run(const settings *s, const level *top) {
     const base_settings *b = &s->base;
     int64_t a_step = (int64_t)b->pretrain.batch * b->pretrain.sequence;
-    check_step_count(top, level_has(top, "train.rounds") ? "train.rounds" : "train.local_steps", (int64_t)s->rounds * s->local_steps,
-                     "a device");
+    check_step_count(top, level_has(top, "train.rounds") ? "train.rounds" : "train.local_steps",
+                     (int64_t)s->rounds * s->local_steps, "a device");
     if (s->base.checkpoint) return;
-    check_window_tokens(top, "base.pretrain.batch", b->pretrain.batch, b->pretrain.sequence, "a step of pre-training");
+    check_window_tokens(top, "base.pretrain.batch", b->pretrain.batch, b->pretrain.sequence,
+                        "a step of pre-training");
     check_step_count(top, "base.pretrain.tokens", b->pretrain.tokens / a_step, "pre-training");
 }
 
@@ -180,7 +196,8 @@ static void check_splits(const settings *s, const level *of) {
         const char *key = split_at(i)->parameter;
         bool is_read = of->run ? has_population_of_split(s, i) : of->defaults->data.split == i;
         if (!key || is_read || !level_has(of, key)) continue;
-        snprintf(message, sizeof message, "is of data.split %s, but the split is %s; write data.split: %s, or remove this key",
+        snprintf(message, sizeof message,
+                 "is of data.split %s, but the split is %s; write data.split: %s, or remove this key",
                  split_name(i), split_name(of->defaults->data.split), split_name(i));
         report(of, key, message);
     }
@@ -203,19 +220,25 @@ static void check_shape(const settings *s, const level *top) {
     char message[256];
     if (s->base.width % s->base.heads != 0) {
         snprintf(message, sizeof message,
-                 "%d heads do not divide the width %d; choose heads so that every head has width / heads dimensions", s->base.heads,
-                 s->base.width);
+                 "%d heads do not divide the width %d; choose heads so that every head has width / heads "
+                 "dimensions",
+                 s->base.heads, s->base.width);
         report(top, level_has(top, "base.heads") ? "base.heads" : "base.width", message);
     }
     if (top->defaults->data.sequence > s->base.context) {
-        snprintf(message, sizeof message, "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
-                 top->defaults->data.sequence, s->base.context);
+        snprintf(
+            message, sizeof message,
+            "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
+            top->defaults->data.sequence, s->base.context);
         report(top, level_has(top, "data.sequence") ? "data.sequence" : "base.context", message);
     }
     if (s->base.pretrain.sequence > s->base.context) {
-        snprintf(message, sizeof message, "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
-                 s->base.pretrain.sequence, s->base.context);
-        report(top, level_has(top, "base.pretrain.sequence") ? "base.pretrain.sequence" : "base.context", message);
+        snprintf(
+            message, sizeof message,
+            "windows of %d tokens do not fit the base's context of %d; make base.context at least as long",
+            s->base.pretrain.sequence, s->base.context);
+        report(top, level_has(top, "base.pretrain.sequence") ? "base.pretrain.sequence" : "base.context",
+               message);
     }
 }
 
@@ -224,12 +247,15 @@ static void check_pretraining_text(const settings *s, const level *top) {
     char message[256];
     bool needed = s->base.pretrain.tokens > 0 && is_synthetic(s->base.pretrain.text);
     if (needed && !is_synthetic(d->corpus) && !level_has(top, "base.pretrain.text")) {
-        snprintf(message, sizeof message, "is missing, and the corpus '%.100s' is real text; name the folder of shards to pre-train on",
-                 d->corpus);
+        snprintf(
+            message, sizeof message,
+            "is missing, and the corpus '%.100s' is real text; name the folder of shards to pre-train on",
+            d->corpus);
         report(top, "base.pretrain.text", message);
     }
     if (!needed || d->synthetic.vocabulary <= s->base.vocabulary) return;
-    snprintf(message, sizeof message, "%d ids are fewer than the %d of the synthetic text it is pre-trained on; give at least %d",
+    snprintf(message, sizeof message,
+             "%d ids are fewer than the %d of the synthetic text it is pre-trained on; give at least %d",
              s->base.vocabulary, d->synthetic.vocabulary, d->synthetic.vocabulary);
     report(top, "base.vocabulary", message);
 }
@@ -238,12 +264,15 @@ static void check_checkpoint(const level *top) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
-        if (strncmp(rows[i].path, "base.", 5) == 0 && strcmp(rows[i].path, "base.checkpoint") != 0 && top->given[i].source)
-            report(top, rows[i].path, "the base comes from base.checkpoint, which says this itself; remove one of the two");
+        if (strncmp(rows[i].path, "base.", 5) == 0 && strcmp(rows[i].path, "base.checkpoint") != 0 &&
+            top->given[i].source)
+            report(top, rows[i].path,
+                   "the base comes from base.checkpoint, which says this itself; remove one of the two");
 }
 
 static int compare_populations(const void *a, const void *b) {
-    const population_settings *p = *(const population_settings *const *)a, *q = *(const population_settings *const *)b;
+    const population_settings *p = *(const population_settings *const *)a,
+                              *q = *(const population_settings *const *)b;
     int names = strcmp(p->name ? p->name : "", q->name ? q->name : "");
     if (names) return names;
     if (p->seed != q->seed) return p->seed < q->seed ? -1 : 1;
@@ -253,7 +282,8 @@ static int compare_populations(const void *a, const void *b) {
 /* A name and a seed are how results tell populations apart. */
 static void check_distinct(const settings *s, const level *top) {
     if (s->n_populations < 2) return;
-    const population_settings **sorted = config_memory(calloc((size_t)s->n_populations, sizeof(population_settings *)));
+    const population_settings **sorted =
+        config_memory(calloc((size_t)s->n_populations, sizeof(population_settings *)));
     for (int i = 0; i < s->n_populations; i++) sorted[i] = &s->populations[i];
     qsort(sorted, (size_t)s->n_populations, sizeof *sorted, compare_populations);
     for (int i = 1; i < s->n_populations; i++) {
@@ -262,7 +292,8 @@ static void check_distinct(const settings *s, const level *top) {
         place where = {.source = q->line > 0 ? top->where.source : "--set", .line = q->line};
         char first[32] = "there";
         if (p->line > 0) snprintf(first, sizeof first, "in line %d", p->line);
-        problem_at(top->list, where, "populations", "'%s' with seed %llu is already %s; give one another name or seed", q->name,
+        problem_at(top->list, where, "populations",
+                   "'%s' with seed %llu is already %s; give one another name or seed", q->name,
                    (unsigned long long)q->seed, first);
     }
     free(sorted);
@@ -272,8 +303,8 @@ static void check_devices(const settings *s, const level *top) {
     int64_t devices = 0;
     for (int i = 0; i < s->n_populations; i++) devices += s->populations[i].devices;
     if (devices > INT32_MAX)
-        problem_at(top->list, top->where, "populations", "they have %lld devices together; there can be at most %d", (long long)devices,
-                   INT32_MAX);
+        problem_at(top->list, top->where, "populations",
+                   "they have %lld devices together; there can be at most %d", (long long)devices, INT32_MAX);
 }
 
 void check_run(const settings *s, const level *top) {

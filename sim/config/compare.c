@@ -1,4 +1,5 @@
-/* compare.c - walks the table over two configurations. A key of which all populations have one value is named once, as the run's. */
+/* compare.c - walks the table over two configurations. A key of which all populations have one value is named
+ * once, as the run's. */
 #include "config/compare.h"
 
 #include <stdio.h>
@@ -20,10 +21,12 @@ static void name_key(report *r, int population, const char *key, const char *the
     if (++r->found > MOST_NAMED) return;
     if (r->found > 1) fputs(", ", r->out);
     if (population >= 0) fprintf(r->out, "populations.%d.", population);
-    fprintf(r->out, "%s (%.*s there, %.*s here)", key, MOST_SHOWN, *there ? there : "none", MOST_SHOWN, *here ? here : "none");
+    fprintf(r->out, "%s (%.*s there, %.*s here)", key, MOST_SHOWN, *there ? there : "none", MOST_SHOWN,
+            *here ? here : "none");
 }
 
-static void compare_values(report *r, const setting_row *row, int population, const void *there, const void *here) {
+static void compare_values(report *r, const setting_row *row, int population, const void *there,
+                           const void *here) {
     char *theirs = value_text(row, there), *ours = value_text(row, here);
     if (!write_same_content(row, there, here)) name_key(r, population, row->path, theirs, ours);
     free(theirs);
@@ -45,17 +48,20 @@ static population_settings run_values(const settings *s) {
 
 static void compare_run(report *r, const setting_row *row, const settings *there, const settings *here) {
     population_settings theirs = run_values(there), ours = run_values(here);
-    compare_values(r, row, -1, row->in_population ? (const void *)&theirs : there, row->in_population ? (const void *)&ours : here);
+    compare_values(r, row, -1, row->in_population ? (const void *)&theirs : there,
+                   row->in_population ? (const void *)&ours : here);
 }
 
 /* Whether all populations of `s` have one value. */
 static bool is_shared(const setting_row *row, const settings *s) {
     bool shared = true;
-    for (int i = 1; i < s->n_populations && shared; i++) shared = value_equal(row, &s->populations[0], &s->populations[i]);
+    for (int i = 1; i < s->n_populations && shared; i++)
+        shared = value_equal(row, &s->populations[0], &s->populations[i]);
     return shared;
 }
 
-static void compare_populations(report *r, const setting_row *row, const settings *there, const settings *here) {
+static void compare_populations(report *r, const setting_row *row, const settings *there,
+                                const settings *here) {
     bool together = row->scope == SCOPE_BOTH && is_shared(row, there) && is_shared(row, here);
     for (int i = 0; i < (together ? 1 : here->n_populations); i++)
         compare_values(r, row, together ? -1 : i, &there->populations[i], &here->populations[i]);
@@ -87,7 +93,8 @@ char *settings_differences(const settings *there, const settings *here) {
     const setting_row *rows = table_rows(&count);
     report r = {.out = config_memory(open_memstream(&text, &bytes))};
     for (int i = 0; i < count; i++)
-        if (rows[i].scope == SCOPE_RUN && counts(&rows[i], there, here)) compare_run(&r, &rows[i], there, here);
+        if (rows[i].scope == SCOPE_RUN && counts(&rows[i], there, here))
+            compare_run(&r, &rows[i], there, here);
     bool same = same_populations(&r, there, here);
     for (int i = 0; i < count && same; i++)
         if (rows[i].in_population && rows[i].scope != SCOPE_RUN && counts(&rows[i], there, here))

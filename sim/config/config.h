@@ -5,28 +5,32 @@
 #include "settings/settings.h"
 #include "support/problems.h"
 
-/* Reads `path` and applies `overrides` ("a.b=c", populations by index: populations.0.rank=4). All problems are reported, each as
- * "FILE:LINE: key: what is wrong; what would be right". *out is NULL on failure. */
-exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list);
-/* The same in two steps, for text that can be read only once: all of a file or a pipe (owned by the caller; NULL after reporting), and
- * what it says. */
+/* Reads `path` and applies `overrides` ("a.b=c", populations by index: populations.0.rank=4). All problems
+ * are reported, each as "FILE:LINE: key: what is wrong; what would be right". *out is NULL on failure. */
+exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out,
+                        problems *list);
+/* The same in two steps, for text that can be read only once: all of a file or a pipe (owned by the caller;
+ * NULL after reporting), and what it says. */
 char *settings_read(const char *path, size_t *bytes, problems *list);
-exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
-                         problems *list);
+exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides,
+                         const char *const *overrides, settings **out, problems *list);
 void settings_destroy(settings *s);
-/* Puts where a key of the top level is written before all messages from index `first` on: "FILE:LINE: KEY: ", "--set KEY: ", or
- * "FILE: KEY: " where it has its default. */
+/* Puts where a key of the top level is written before all messages from index `first` on: "FILE:LINE: KEY: ",
+ * "--set KEY: ", or "FILE: KEY: " where it has its default. */
 void settings_prefix(const settings *s, const char *key, int first, problems *list);
 /* The same of a key whose line is known otherwise; 0: --set, negative: its default. */
 void settings_prefix_line(const settings *s, const char *key, int line, int first, problems *list);
 
-/* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings, whatever the current folder.
+/* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings,
+ * whatever the current folder.
  */
 char *settings_to_yaml(const settings *s);
-/* EXIT_INPUT with a message for every path that leads nowhere: without what lies there no hash below can be compared. */
+/* EXIT_INPUT with a message for every path that leads nowhere: without what lies there no hash below can be
+ * compared. */
 exit_code settings_check_paths(const settings *s, problems *list);
-/* 32 hex digits (XXH3-128) of what determines the base's weights (cache key), and of everything that determines a run's numbers (not
- * the file's name, threads, backend, wave_tokens or checkpoint.every). Paths count by what lies there, not by their names. */
+/* 32 hex digits (XXH3-128) of what determines the base's weights (cache key), and of everything that
+ * determines a run's numbers (not the file's name, threads, backend, wave_tokens or checkpoint.every). Paths
+ * count by what lies there, not by their names. */
 enum { SETTINGS_HASH_BYTES = 33 };
 void settings_base_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);
 void settings_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);

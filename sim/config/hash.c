@@ -80,7 +80,8 @@ bool write_same_content(const setting_row *row, const void *a, const void *b) {
 
 static void hash_text(const char *text, size_t bytes, char out[SETTINGS_HASH_BYTES]) {
     XXH128_hash_t hash = XXH3_128bits(text, bytes);
-    snprintf(out, SETTINGS_HASH_BYTES, "%016llx%016llx", (unsigned long long)hash.high64, (unsigned long long)hash.low64);
+    snprintf(out, SETTINGS_HASH_BYTES, "%016llx%016llx", (unsigned long long)hash.high64,
+             (unsigned long long)hash.low64);
 }
 
 /* The synthetic text's own settings, where the base learns from it. */

@@ -21,7 +21,8 @@ int edit_distance(const char *a, const char *b) {
         for (size_t j = 1; j <= m; j++) {
             int replaced = before[j - 1] + (a[i - 1] != b[j - 1]);
             now[j] = least_of(replaced, least_of(before[j], now[j - 1]) + 1);
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) now[j] = least_of(now[j], before_that[j - 2] + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                now[j] = least_of(now[j], before_that[j - 2] + 1);
         }
     }
     return rows[n % 3][m];

@@ -2,7 +2,8 @@
 #ifndef COHORT_NEAREST_H
 #define COHORT_NEAREST_H
 
-/* Fewest insertions, deletions, replacements and swaps of neighbours that turn a into b (words of at most 63 bytes; longer: 64). */
+/* Fewest insertions, deletions, replacements and swaps of neighbours that turn a into b (words of at most 63
+ * bytes; longer: 64). */
 int edit_distance(const char *a, const char *b);
 
 /* The closest of `count` words, the first of equals; NULL if none is close enough to be a likely slip. */

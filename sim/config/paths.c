@@ -18,17 +18,22 @@ static char *joined(const char *folder, const char *name) {
 
 bool setting_is_path(const setting_row *row, const void *base) {
     if (!row->names_a_path || value_is_absent(row, base)) return false;
-    return !row->names_a_corpus || strcmp(*(char *const *)((const char *)base + row->offset), "synthetic") != 0;
+    return !row->names_a_corpus ||
+           strcmp(*(char *const *)((const char *)base + row->offset), "synthetic") != 0;
 }
 
 char *setting_path(const setting_row *row, const void *base) {
     char here[PATH_MAX];
     if (!setting_is_path(row, base)) return NULL;
     const char *text = *(char *const *)((const char *)base + row->offset);
-    char *path = row->names_a_corpus ? corpus_folder(text) : access(text, F_OK) == 0 ? config_text(text) : NULL;
+    char *path = row->names_a_corpus       ? corpus_folder(text)
+                 : access(text, F_OK) == 0 ? config_text(text)
+                                           : NULL;
     if (!path || path[0] == '/' || !getcwd(here, sizeof here)) return path;
     const char *below = strncmp(path, "./", 2) == 0 ? path + 2 : path;
-    char *absolute = strcmp(below, ".") == 0 || below[0] == '\0' ? config_text(here) : joined(strcmp(here, "/") == 0 ? "" : here, below);
+    char *absolute = strcmp(below, ".") == 0 || below[0] == '\0'
+                         ? config_text(here)
+                         : joined(strcmp(here, "/") == 0 ? "" : here, below);
     free(path);
     return absolute;
 }
@@ -43,9 +48,11 @@ static exit_code check_path(const settings *s, const setting_row *row, const voi
     free(path);
     if (there) return EXIT_OK;
     problem(list, EXIT_INPUT, "there is no %s %s; put it back, or say where it is now: --set %s=PATH",
-            row->names_a_corpus ? "folder" : "file or folder", *(char *const *)((const char *)base + row->offset), row->path);
+            row->names_a_corpus ? "folder" : "file or folder",
+            *(char *const *)((const char *)base + row->offset), row->path);
     if (strcmp(row->path, "data.corpus") == 0)
-        settings_prefix_line(s, row->path, ((const population_settings *)base)->data.corpus_line, before, list);
+        settings_prefix_line(s, row->path, ((const population_settings *)base)->data.corpus_line, before,
+                             list);
     else
         settings_prefix(s, row->path, before, list);
     return EXIT_INPUT;
@@ -66,7 +73,9 @@ exit_code settings_check_paths(const settings *s, problems *list) {
         if (!rows[i].names_a_path) continue;
         for (int p = 0; p < (rows[i].in_population ? s->n_populations : 1); p++) {
             if (rows[i].in_population && !is_first(s, &rows[i], p)) continue;
-            if (check_path(s, &rows[i], rows[i].in_population ? (const void *)&s->populations[p] : s, list) != EXIT_OK) code = EXIT_INPUT;
+            if (check_path(s, &rows[i], rows[i].in_population ? (const void *)&s->populations[p] : s, list) !=
+                EXIT_OK)
+                code = EXIT_INPUT;
         }
     }
     return code;

@@ -1,5 +1,5 @@
-/* paths.h - what the paths of a configuration lead to. They are read from the current folder; a result keeps them absolute, so that it can
- * be used from any other. */
+/* paths.h - what the paths of a configuration lead to. They are read from the current folder; a result keeps
+ * them absolute, so that it can be used from any other. */
 #ifndef COHORT_PATHS_H
 #define COHORT_PATHS_H
 

@@ -34,7 +34,8 @@ void population_free(population_settings *p) {
 
 /* A copy of `from` with this seed, at the end of the list. */
 static void append(settings *s, const population_settings *from, uint64_t seed) {
-    s->populations = config_memory(realloc(s->populations, (size_t)(s->n_populations + 1) * sizeof *s->populations));
+    s->populations =
+        config_memory(realloc(s->populations, (size_t)(s->n_populations + 1) * sizeof *s->populations));
     population_settings *p = &s->populations[s->n_populations++];
     population_copy(p, from);
     p->seed = seed;
@@ -44,7 +45,8 @@ static void append_seeds(settings *s, const level *of, const node *seeds) {
     char label[MAX_KEY];
     snprintf(label, sizeof label, "%sseeds", of->label);
     if (seeds->kind != NODE_LIST || seeds->count == 0) {
-        problem_at(of->list, seeds->where, label, "must be a list of seeds ([42, 45, 47]); for a single one write seed");
+        problem_at(of->list, seeds->where, label,
+                   "must be a list of seeds ([42, 45, 47]); for a single one write seed");
         return;
     }
     if (level_has(of, "seed")) {
@@ -56,7 +58,8 @@ static void append_seeds(settings *s, const level *of, const node *seeds) {
         if (value_read_seed(seeds->entries[i].value, &seed))
             append(s, of->defaults, seed);
         else
-            problem_at(of->list, seeds->entries[i].where, label, "entry %d is not a seed; a seed is a whole number, 0 to 2^64 - 1", i);
+            problem_at(of->list, seeds->entries[i].where, label,
+                       "entry %d is not a seed; a seed is a whole number, 0 to 2^64 - 1", i);
     }
 }
 
@@ -80,7 +83,8 @@ static void resolve(const settings *s, const level *of) {
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
     if (p->train.router.learning_rate == 0) p->train.router.learning_rate = p->train.learning_rate;
-    if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD)) p->weights = how->weights;
+    if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD))
+        p->weights = how->weights;
     resolve_splits(p);
     if (how && p->generalists < 0) p->generalists = how->default_generalists;
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
@@ -120,9 +124,10 @@ static void read_population(settings *s, const level *top, const node *entry, in
 void populations_read(settings *s, const level *top, const node *entries, problems *list) {
     char label[32];
     if (!entries || entries->kind != NODE_LIST || entries->count == 0) {
-        problem_at(list, entries ? entries->where : top->where, "populations",
-                   "%s; write a list with at least one entry such as {name: mine, method: comigs, devices: 4}",
-                   entries ? "is not a list of populations" : "is missing");
+        problem_at(
+            list, entries ? entries->where : top->where, "populations",
+            "%s; write a list with at least one entry such as {name: mine, method: comigs, devices: 4}",
+            entries ? "is not a list of populations" : "is missing");
         return;
     }
     for (int i = 0; i < entries->count; i++) {
@@ -132,6 +137,7 @@ void populations_read(settings *s, const level *top, const node *entries, proble
             continue;
         }
         snprintf(label, sizeof label, "populations.%d", i);
-        problem_at(list, entry->where, label, "is not a map; write for example {name: mine, method: comigs, devices: 4}");
+        problem_at(list, entry->where, label,
+                   "is not a map; write for example {name: mine, method: comigs, devices: 4}");
     }
 }

@@ -1,4 +1,5 @@
-/* populations.h - the list `populations`: each entry starts from the run's defaults, and becomes one population for each seed. */
+/* populations.h - the list `populations`: each entry starts from the run's defaults, and becomes one
+ * population for each seed. */
 #ifndef COHORT_POPULATIONS_H
 #define COHORT_POPULATIONS_H
 
@@ -7,7 +8,8 @@
 /* Appends to s->populations; top: the run's level, already walked. */
 void populations_read(settings *s, const level *top, const node *entries, problems *list);
 
-/* Gives a split's parameter its default where it is not written, and takes it from populations of another split. */
+/* Gives a split's parameter its default where it is not written, and takes it from populations of another
+ * split. */
 void resolve_splits(population_settings *p);
 
 /* Checks of one population before expansion (check.c). */

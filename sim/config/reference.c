@@ -5,17 +5,21 @@
 #include "config/config.h"
 #include "config/table.h"
 
-static const char PREFACE[] =
-    "# Settings\n\n"
-    "A configuration is one YAML file, a map of the keys below. Keys not written have the default; unknown and repeated keys are\n"
-    "refused. Whole numbers are digits (`1_000_000` is fine); paths are relative to the current directory. Any key can be set on\n"
-    "the command line: `--set train.rounds=5`, `--set populations.0.rank=4`.\n\n"
-    "    seed: 42\n"
-    "    base: {layers: 4, width: 128, heads: 4, pretrain: {text: synthetic, tokens: 5_000_000}}   # or {checkpoint: FOLDER}\n"
-    "    data: {corpus: synthetic, tokens_per_device: 40_000, sequence: 128}\n"
-    "    train: {rounds: 20, local_steps: 10, batch: 8, learning_rate: 2e-3, router: {every: 30, steps: 10}}\n"
-    "    populations:\n"
-    "      - {name: comigs-1g1s, method: comigs, generalists: 1, specialists: 1, rank: 8, devices: 4, seeds: [42, 45, 47]}\n";
+static const char PREFACE[] = "# Settings\n\n"
+                              "A configuration is one YAML file, a map of the keys below. Keys not written "
+                              "have the default; unknown and repeated keys are\n"
+                              "refused. Whole numbers are digits (`1_000_000` is fine); paths are relative "
+                              "to the current directory. Any key can be set on\n"
+                              "the command line: `--set train.rounds=5`, `--set populations.0.rank=4`.\n\n"
+                              "    seed: 42\n"
+                              "    base: {layers: 4, width: 128, heads: 4, pretrain: {text: synthetic, "
+                              "tokens: 5_000_000}}   # or {checkpoint: FOLDER}\n"
+                              "    data: {corpus: synthetic, tokens_per_device: 40_000, sequence: 128}\n"
+                              "    train: {rounds: 20, local_steps: 10, batch: 8, learning_rate: 2e-3, "
+                              "router: {every: 30, steps: 10}}\n"
+                              "    populations:\n"
+                              "      - {name: comigs-1g1s, method: comigs, generalists: 1, specialists: 1, "
+                              "rank: 8, devices: 4, seeds: [42, 45, 47]}\n";
 
 static void write_default(FILE *out, const setting_row *row) {
     if (row->required)
@@ -71,7 +75,8 @@ char *settings_reference(void) {
     fputs(PREFACE, out);
     fputs("\n## Of the run: at the top level only\n", out);
     write_table(out, SCOPE_RUN);
-    fputs("\n## Of the run or of one population\n\nAt the top level: the default of all populations. In an entry of `populations`: its "
+    fputs("\n## Of the run or of one population\n\nAt the top level: the default of all populations. In an "
+          "entry of `populations`: its "
           "own.\n",
           out);
     write_table(out, SCOPE_BOTH);

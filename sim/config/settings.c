@@ -12,7 +12,8 @@
 static void set_defaults(settings *s, population_settings *defaults) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
-    for (int i = 0; i < count; i++) value_set_default(&rows[i], rows[i].in_population ? (void *)defaults : (void *)s);
+    for (int i = 0; i < count; i++)
+        value_set_default(&rows[i], rows[i].in_population ? (void *)defaults : (void *)s);
 }
 
 static int larger(int a, int b) {
@@ -30,7 +31,8 @@ static void forget_shape(base_settings *b) {
 static void resolve_base(settings *s, const level *top) {
     base_settings *b = &s->base;
     const data_settings *d = &top->defaults->data;
-    bool synthetic = strcmp(d->corpus, "synthetic") == 0 || (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
+    bool synthetic = strcmp(d->corpus, "synthetic") == 0 ||
+                     (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
     if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
     if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;
     if (b->context == 0) b->context = larger(d->sequence, b->pretrain.sequence);
@@ -58,13 +60,15 @@ void settings_prefix_line(const settings *s, const char *key, int line, int firs
 void settings_prefix(const settings *s, const char *key, int first, problems *list) {
     int count = 0;
     const setting_row *row = table_find(key, false);
-    settings_prefix_line(s, key, row && s->key_lines ? s->key_lines[row - table_rows(&count)] : NOT_WRITTEN, first, list);
+    settings_prefix_line(s, key, row && s->key_lines ? s->key_lines[row - table_rows(&count)] : NOT_WRITTEN,
+                         first, list);
 }
 
 static void read_tree(settings *s, const node *tree, const char *path, problems *list) {
     static const char *const not_rows[] = {"populations", NULL};
     population_settings defaults = {0};
-    level top = {.run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
+    level top = {
+        .run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
     set_defaults(s, &defaults);
     walk_level(&top, tree, not_rows);
     keep_lines(s, &top);
@@ -72,14 +76,16 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);
-    resolve_splits(&defaults); /* not before: populations of another split than the run's have its parameter from here */
+    /* not before: populations of another split than the run's have its parameter from here */
+    resolve_splits(&defaults);
     if (s->base.checkpoint) forget_shape(&s->base);
     s->data = defaults.data;
     defaults.data = (data_settings){0};
     population_free(&defaults);
 }
 
-exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out, problems *list) {
+exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out,
+                        problems *list) {
     size_t bytes = 0;
     char *text = settings_read(path, &bytes, list);
     *out = NULL;
@@ -88,8 +94,8 @@ exit_code settings_load(const char *path, int n_overrides, const char *const *ov
     return code;
 }
 
-exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides, const char *const *overrides, settings **out,
-                         problems *list) {
+exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides,
+                         const char *const *overrides, settings **out, problems *list) {
     int before = problems_count(list);
     *out = NULL;
     node *tree = tree_parse(path, text, bytes, list);

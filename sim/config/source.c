@@ -1,4 +1,5 @@
-/* source.c - where a configuration comes from: a file, and the --set overrides that are applied to its tree. */
+/* source.c - where a configuration comes from: a file, and the --set overrides that are applied to its tree.
+ */
 #define _GNU_SOURCE 1 /* memmem */
 #include <errno.h>
 #include <stdio.h>
@@ -30,12 +31,14 @@ static char *read_all(FILE *file, size_t *bytes) {
 char *settings_read(const char *path, size_t *bytes, problems *list) {
     FILE *file = fopen(path, "rb");
     if (!file) {
-        problem(list, EXIT_INPUT, "%s: cannot open the configuration: %s; give the path of a YAML file", path, strerror(errno));
+        problem(list, EXIT_INPUT, "%s: cannot open the configuration: %s; give the path of a YAML file", path,
+                strerror(errno));
         return NULL;
     }
     char *text = read_all(file, bytes);
     if (ferror(file))
-        problem(list, EXIT_INPUT, "%s: cannot read the configuration: %s; give the path of a YAML file", path, strerror(errno));
+        problem(list, EXIT_INPUT, "%s: cannot read the configuration: %s; give the path of a YAML file", path,
+                strerror(errno));
     else if (*bytes > MAX_FILE_BYTES)
         problem(list, EXIT_INPUT, "%s: larger than 16 MiB; a configuration is a small YAML file", path);
     else
@@ -79,14 +82,16 @@ static node_entry *step_into(node *from, const char *step, const char *path, pla
         return entry ? entry : add_entry(from, step, where);
     }
     if (from->kind == NODE_SCALAR) {
-        problem_at(list, where, path, "'%s' is looked for inside a single value; only maps and lists have parts", step);
+        problem_at(list, where, path,
+                   "'%s' is looked for inside a single value; only maps and lists have parts", step);
         return NULL;
     }
     char *end = NULL;
     long index = strtol(step, &end, 10);
     bool is_index = step[0] >= '0' && step[0] <= '9' && *end == '\0';
     if (is_index && index < from->count) return &from->entries[index];
-    problem_at(list, where, path, "'%s' does not name an entry of the list; it has %d (count from 0)", step, from->count);
+    problem_at(list, where, path, "'%s' does not name an entry of the list; it has %d (count from 0)", step,
+               from->count);
     return NULL;
 }
 
@@ -115,13 +120,17 @@ void tree_override(node *tree, const char *assignment, problems *list) {
     const char *equals = strchr(assignment, '=');
     size_t length = equals ? (size_t)(equals - assignment) : 0;
     if (length == 0 || assignment[0] == '.' || equals[-1] == '.' || memmem(assignment, length, "..", 2)) {
-        problem(list, EXIT_INPUT, "--set %s: not of the form key.path=value; write for example --set train.rounds=5", assignment);
+        problem(list, EXIT_INPUT,
+                "--set %s: not of the form key.path=value; write for example --set train.rounds=5",
+                assignment);
         return;
     }
     char *path = config_memory(strndup(assignment, length));
     char *steps = config_text(path);
     if (equals[1] == '\0')
-        problem(list, EXIT_INPUT, "--set %s: there is no value after the equals sign; write for example --set train.rounds=5", path);
+        problem(list, EXIT_INPUT,
+                "--set %s: there is no value after the equals sign; write for example --set train.rounds=5",
+                path);
     else {
         node *value = yaml_parse(equals + 1, strlen(equals + 1), "--set", false, path, list);
         if (value) assign(tree, steps, path, value, list);

@@ -1,5 +1,5 @@
-/* table.h - the one table of settings: a row per key. Loading, limits, messages, writing back, hashing and the reference page all
- * walk it; adding a setting is adding a member to settings.h and a row to table.c. */
+/* table.h - the one table of settings: a row per key. Loading, limits, messages, writing back, hashing and
+ * the reference page all walk it; adding a setting is adding a member to settings.h and a row to table.c. */
 #ifndef COHORT_TABLE_H
 #define COHORT_TABLE_H
 
@@ -63,7 +63,8 @@ const setting_row *table_find(const char *path, bool in_a_population);
 
 /* ---- Values (values.c) ---- */
 
-/* Reads a scalar (or what the row's type takes) into its place in `base`; false after reporting under the name `key`. */
+/* Reads a scalar (or what the row's type takes) into its place in `base`; false after reporting under the
+ * name `key`. */
 bool value_read(const setting_row *row, const node *value, void *base, const char *key, problems *list);
 void value_set_default(const setting_row *row, void *base);
 /* Writes the value as YAML that value_read() reads back to the same bits. */

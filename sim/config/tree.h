@@ -1,4 +1,5 @@
-/* tree.h - a YAML document as a tree of places: what was written, and where. Values are not interpreted here. */
+/* tree.h - a YAML document as a tree of places: what was written, and where. Values are not interpreted here.
+ */
 #ifndef COHORT_TREE_H
 #define COHORT_TREE_H
 
@@ -32,9 +33,11 @@ struct node {
 };
 
 /* Adds "FILE:LINE: key: message" or "--set key: message". */
-void problem_at(problems *list, place where, const char *key, const char *format, ...) __attribute__((format(printf, 4, 5)));
+void problem_at(problems *list, place where, const char *key, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
-/* The one document in the text of `path` (a map), with aliases written out; NULL after reporting what is wrong. `path` must outlive it. */
+/* The one document in the text of `path` (a map), with aliases written out; NULL after reporting what is
+ * wrong. `path` must outlive it. */
 node *tree_parse(const char *path, const char *text, size_t bytes, problems *list);
 void tree_destroy(node *tree); /* NULL is fine */
 

@@ -134,7 +134,8 @@ static bool is_within(const setting_row *row, double value) {
 
 /* ---- Reading ---- */
 
-static bool refuse(const setting_row *row, const node *value, const char *key, const char *what, problems *list) {
+static bool refuse(const setting_row *row, const node *value, const char *key, const char *what,
+                   problems *list) {
     char *limits = value_limits(row);
     problem_at(list, value->where, key, "'%s' %s; it must be %s", value->text, what, limits);
     free(limits);
@@ -151,21 +152,28 @@ static int choice_index(const char *choices, const char *word) {
     return -1;
 }
 
-static bool read_whole(const setting_row *row, const node *value, int64_t *out, const char *key, problems *list) {
-    if (!read_int64(value->text, out)) return refuse(row, value, key, "is not a whole number in digits (1_000_000 is fine)", list);
+static bool read_whole(const setting_row *row, const node *value, int64_t *out, const char *key,
+                       problems *list) {
+    if (!read_int64(value->text, out))
+        return refuse(row, value, key, "is not a whole number in digits (1_000_000 is fine)", list);
     return is_within(row, (double)*out) || refuse(row, value, key, "is out of range", list);
 }
 
-/* A number that is used in single precision is what it is there: one that rounds to 0, or onto a limit, is that. */
-static bool check_number(const setting_row *row, const node *value, double real, const char *key, problems *list) {
+/* A number that is used in single precision is what it is there: one that rounds to 0, or onto a limit, is
+ * that. */
+static bool check_number(const setting_row *row, const node *value, double real, const char *key,
+                         problems *list) {
     float used = (float)real;
     if (!is_within(row, real)) return refuse(row, value, key, "is out of range", list);
     if (!row->single) return true;
-    if (used == 0.0F && real != 0.0) return refuse(row, value, key, "is 0 in single precision, in which it is used", list);
-    return is_within(row, (double)used) || refuse(row, value, key, "rounds to a limit in single precision, in which it is used", list);
+    if (used == 0.0F && real != 0.0)
+        return refuse(row, value, key, "is 0 in single precision, in which it is used", list);
+    return is_within(row, (double)used) ||
+           refuse(row, value, key, "rounds to a limit in single precision, in which it is used", list);
 }
 
-static bool read_number(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
+static bool read_number(const setting_row *row, const node *value, void *at, const char *key,
+                        problems *list) {
     int64_t whole = 0;
     double real = 0;
     if (value->quoted) return refuse(row, value, key, "is text because of its quotes, not a number", list);
@@ -195,7 +203,8 @@ static bool read_word(const setting_row *row, const node *value, void *at, const
     return true;
 }
 
-static bool read_counts(const setting_row *row, const node *value, population_settings *p, const char *key, problems *list) {
+static bool read_counts(const setting_row *row, const node *value, population_settings *p, const char *key,
+                        problems *list) {
     int64_t count = 0;
     bool good = true;
     if (value->kind == NODE_SCALAR) {
@@ -204,8 +213,10 @@ static bool read_counts(const setting_row *row, const node *value, population_se
         return read_number(&one, value, &p->specialists, key, list);
     }
     if (value->count == 0 || value->count > SETTINGS_MAX_SPECIALISTS_LIST) {
-        problem_at(list, value->where, key, "the list has %d entries; write one for each device (at most %d), or a single number for all",
-                   value->count, SETTINGS_MAX_SPECIALISTS_LIST);
+        problem_at(
+            list, value->where, key,
+            "the list has %d entries; write one for each device (at most %d), or a single number for all",
+            value->count, SETTINGS_MAX_SPECIALISTS_LIST);
         return false;
     }
     p->specialists_list = config_memory(calloc((size_t)value->count, sizeof *p->specialists_list));
@@ -214,7 +225,8 @@ static bool read_counts(const setting_row *row, const node *value, population_se
         const node *entry = value->entries[i].value;
         p->specialists_list[i] = -1; /* until it is found good: not to be judged further */
         if (entry->kind != NODE_SCALAR) {
-            problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device", i);
+            problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device",
+                       i);
             good = false;
             continue;
         }
@@ -252,8 +264,8 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
     void *at = (char *)base + row->offset;
     bool list_is_fine = row->type == VALUE_COUNTS && value->kind == NODE_LIST;
     if (value->kind != NODE_SCALAR && !list_is_fine) {
-        problem_at(list, value->where, key, "a %s is written where %s is expected", value->kind == NODE_LIST ? "list" : "map",
-                   kind_in_words(row));
+        problem_at(list, value->where, key, "a %s is written where %s is expected",
+                   value->kind == NODE_LIST ? "list" : "map", kind_in_words(row));
         return false;
     }
     if (node_is_null(value)) {

@@ -17,7 +17,8 @@ static void write_double(FILE *out, double value) {
 
 static bool needs_quotes(const char *text) {
     node plain = {.kind = NODE_SCALAR, .text = (char *)text};
-    if (node_is_null(&plain) || !(isalpha((unsigned char)text[0]) || text[0] == '/' || text[0] == '.')) return true;
+    if (node_is_null(&plain) || !(isalpha((unsigned char)text[0]) || text[0] == '/' || text[0] == '.'))
+        return true;
     for (const char *p = text; *p; p++)
         if (!isalnum((unsigned char)*p) && !strchr("._-/", *p)) return true;
     return false;
@@ -51,7 +52,8 @@ static void write_counts(FILE *out, const population_settings *p) {
         fprintf(out, "%d", p->specialists);
         return;
     }
-    for (int i = 0; i < p->n_specialists_list; i++) fprintf(out, "%s%d", i ? ", " : "[", p->specialists_list[i]);
+    for (int i = 0; i < p->n_specialists_list; i++)
+        fprintf(out, "%s%d", i ? ", " : "[", p->specialists_list[i]);
     fputc(']', out);
 }
 

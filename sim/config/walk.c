@@ -45,7 +45,8 @@ static int known_names(const level *of, const char *prefix, char names[][48], in
         if (!may_stand(&rows[i], of) || strncmp(rows[i].path, prefix, skip) != 0) continue;
         const char *name = rows[i].path + skip;
         int length = (int)strcspn(name, ".");
-        if (n > 0 && strncmp(names[n - 1], name, (size_t)length) == 0 && names[n - 1][length] == '\0') continue;
+        if (n > 0 && strncmp(names[n - 1], name, (size_t)length) == 0 && names[n - 1][length] == '\0')
+            continue;
         if (n < capacity) snprintf(names[n++], sizeof names[0], "%.*s", length, name);
     }
     if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "populations");
@@ -66,7 +67,8 @@ static const setting_row *row_of_last_name(const level *of, const char *key) {
 static void list_names(char names[][48], int n, char *out, size_t bytes) {
     size_t used = 0;
     out[0] = '\0';
-    for (int i = 0; i < n && used < bytes; i++) used += (size_t)snprintf(out + used, bytes - used, "%s%s", i ? ", " : "", names[i]);
+    for (int i = 0; i < n && used < bytes; i++)
+        used += (size_t)snprintf(out + used, bytes - used, "%s%s", i ? ", " : "", names[i]);
 }
 
 static void refuse_unknown(level *of, place where, const char *prefix, const char *key, const char *label) {
@@ -90,8 +92,8 @@ static void refuse_unknown(level *of, place where, const char *prefix, const cha
 static bool refuse_misplaced(level *of, place where, const char *path, const char *label) {
     const setting_row *row = table_find(path, !in_population(of));
     if (row && in_population(of))
-        problem_at(of->list, where, label, "a population cannot have its own%s%s; write %s at the top level", row->why_run ? ": " : "",
-                   row->why_run ? row->why_run : "", path);
+        problem_at(of->list, where, label, "a population cannot have its own%s%s; write %s at the top level",
+                   row->why_run ? ": " : "", row->why_run ? row->why_run : "", path);
     else if (row)
         problem_at(of->list, where, label, "belongs to a population; write it in an entry of populations");
     return row != NULL;
@@ -103,7 +105,8 @@ static bool is_repeated(level *to, const node *map, int index, const char *label
     const node_entry *entry = &map->entries[index];
     for (int i = 0; i < index; i++) {
         if (strcmp(map->entries[i].key, entry->key) != 0) continue;
-        problem_at(to->list, entry->where, label, "is written twice, first in line %d; remove one", map->entries[i].where.line);
+        problem_at(to->list, entry->where, label, "is written twice, first in line %d; remove one",
+                   map->entries[i].where.line);
         return true;
     }
     return false;
@@ -124,7 +127,8 @@ static void walk_section(level *to, const node_entry *entry, const char *path, c
         walk_map(to, entry->value, prefix, NULL);
     else
         problem_at(to->list, entry->value->where, label, "must be a map of keys ({key: value, ...}); %s",
-                   node_is_null(entry->value) ? "it is empty: fill it or remove it" : "a value cannot stand here");
+                   node_is_null(entry->value) ? "it is empty: fill it or remove it"
+                                              : "a value cannot stand here");
 }
 
 static bool is_among(const char *key, const char *const *words) {
@@ -148,7 +152,8 @@ static void walk_entry(level *to, const node_entry *entry, const char *prefix) {
     if (row)
         read_row(to, row, entry, label);
     else if (is_section(path) && is_foreign_section(to, path))
-        problem_at(to->list, entry->where, label, "a population cannot have its own %s: it belongs to the run; write it at the top level",
+        problem_at(to->list, entry->where, label,
+                   "a population cannot have its own %s: it belongs to the run; write it at the top level",
                    path);
     else if (is_section(path))
         walk_section(to, entry, path, label);

@@ -1,5 +1,5 @@
-/* write.c - settings as YAML, in the table's order. At the top level stand the first population's values; a population writes only
- * what differs from there. */
+/* write.c - settings as YAML, in the table's order. At the top level stand the first population's values; a
+ * population writes only what differs from there. */
 #include "config/write.h"
 #include "config/config.h"
 
@@ -85,13 +85,15 @@ static void write_top(writer *w, const settings *s, const population_settings *t
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++) {
         const void *base = rows[i].in_population ? (const void *)top : (const void *)s;
-        if (rows[i].scope == SCOPE_POPULATION || !is_wanted(w, &rows[i], s) || value_is_absent(&rows[i], base)) continue;
+        if (rows[i].scope == SCOPE_POPULATION || !is_wanted(w, &rows[i], s) ||
+            value_is_absent(&rows[i], base))
+            continue;
         write_row(w, &rows[i], base);
     }
 }
 
-/* Whether a population's value can be left to the top level: as it would be written, so that a configuration and what was written of it
- * are taken alike. */
+/* Whether a population's value can be left to the top level: as it would be written, so that a configuration
+ * and what was written of it are taken alike. */
 static bool is_top_value(const writer *w, const setting_row *row, const void *own, const void *top) {
     if (w->options->contents) return write_same_content(row, own, top);
     char *first = setting_path(row, own), *second = setting_path(row, top);
@@ -101,12 +103,14 @@ static bool is_top_value(const writer *w, const setting_row *row, const void *ow
     return same;
 }
 
-static void write_population(writer *w, const settings *s, const population_settings *p, const population_settings *top) {
+static void write_population(writer *w, const settings *s, const population_settings *p,
+                             const population_settings *top) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     w->first = true;
     for (int i = 0; i < count; i++) {
-        if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s) || value_is_absent(&rows[i], p)) continue;
+        if (rows[i].scope == SCOPE_RUN || !is_wanted(w, &rows[i], s) || value_is_absent(&rows[i], p))
+            continue;
         if (rows[i].scope == SCOPE_BOTH && is_top_value(w, &rows[i], p, top)) continue;
         write_row(w, &rows[i], p);
     }

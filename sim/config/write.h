@@ -1,4 +1,5 @@
-/* write.h - settings as YAML: the resolved configuration, with absolute paths, or the canonical text that hashes are taken of. */
+/* write.h - settings as YAML: the resolved configuration, with absolute paths, or the canonical text that
+ * hashes are taken of. */
 #ifndef COHORT_WRITE_H
 #define COHORT_WRITE_H
 
@@ -16,8 +17,8 @@ typedef struct {
 
 void write_settings(const settings *s, const write_options *options, FILE *out);
 
-/* 16 hex digits of what lies where a setting_is_path() leads: a file, or the files of a folder by name; of its text if nothing lies there.
- * Of each file the size and the first and last mebibyte count. */
+/* 16 hex digits of what lies where a setting_is_path() leads: a file, or the files of a folder by name; of
+ * its text if nothing lies there. Of each file the size and the first and last mebibyte count. */
 enum { FINGERPRINT_BYTES = 17 };
 void write_fingerprint(const setting_row *row, const void *base, char out[FINGERPRINT_BYTES]);
 /* Equal values; of paths, equal fingerprints. */

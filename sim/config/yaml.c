@@ -1,5 +1,6 @@
-/* yaml.c - libyaml composes a document (aliases become shared nodes); this copies it into a tree, so that a node belongs to one
- * place only. What the settings cannot mean is refused here: tags, a second document, a node inside itself. */
+/* yaml.c - libyaml composes a document (aliases become shared nodes); this copies it into a tree, so that a
+ * node belongs to one place only. What the settings cannot mean is refused here: tags, a second document, a
+ * node inside itself. */
 #include "config/yaml.h"
 
 #include <stdio.h>
@@ -40,7 +41,8 @@ static void copy_scalar(copier *c, const yaml_node_t *from, node *to) {
     const char *text = (const char *)from->data.scalar.value;
     to->text = config_text(text);
     to->quoted = from->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
-    if (strlen(text) != from->data.scalar.length) refuse(c, to->where, "the text contains a zero byte; remove it");
+    if (strlen(text) != from->data.scalar.length)
+        refuse(c, to->where, "the text contains a zero byte; remove it");
 }
 
 static void copy_list(copier *c, const yaml_node_t *from, node *to, int depth) {
@@ -64,20 +66,25 @@ static void copy_map(copier *c, const yaml_node_t *from, node *to, int depth) {
         }
         node *value = copy_node(c, pair->value, depth + 1);
         if (value)
-            to->entries[to->count++] =
-                (node_entry){.key = config_text((const char *)key->data.scalar.value), .where = place_of(c, key), .value = value};
+            to->entries[to->count++] = (node_entry){.key = config_text((const char *)key->data.scalar.value),
+                                                    .where = place_of(c, key),
+                                                    .value = value};
     }
 }
 
 static node *copy_node(copier *c, int index, int depth) {
     const yaml_node_t *from = yaml_document_get_node(c->document, index);
     place where = place_of(c, from);
-    if (depth > MAX_DEPTH) return refuse(c, where, "nested deeper than 16 levels (an alias inside its own anchor?); flatten it");
-    if (++c->nodes > MAX_NODES) return refuse(c, where, "more than 200000 values after writing out aliases; make it smaller");
+    if (depth > MAX_DEPTH)
+        return refuse(c, where, "nested deeper than 16 levels (an alias inside its own anchor?); flatten it");
+    if (++c->nodes > MAX_NODES)
+        return refuse(c, where, "more than 200000 values after writing out aliases; make it smaller");
     if (has_own_tag(from)) return refuse(c, where, "tags (!...) have no meaning here; remove the tag");
     node *to = config_memory(calloc(1, sizeof *to));
     to->where = where;
-    to->kind = from->type == YAML_SCALAR_NODE ? NODE_SCALAR : from->type == YAML_SEQUENCE_NODE ? NODE_LIST : NODE_MAP;
+    to->kind = from->type == YAML_SCALAR_NODE     ? NODE_SCALAR
+               : from->type == YAML_SEQUENCE_NODE ? NODE_LIST
+                                                  : NODE_MAP;
     if (to->kind == NODE_SCALAR) copy_scalar(c, from, to);
     if (to->kind == NODE_LIST) copy_list(c, from, to, depth);
     if (to->kind == NODE_MAP) copy_map(c, from, to, depth);
@@ -91,14 +98,17 @@ static void report_syntax(const yaml_parser_t *parser, const copier *c) {
         return;
     }
     if (parser->error == YAML_READER_ERROR) {
-        problem(c->list, EXIT_INPUT, "%s: not readable as YAML text: %s at byte %zu; save the file as UTF-8 text", c->source, what,
+        problem(c->list, EXIT_INPUT,
+                "%s: not readable as YAML text: %s at byte %zu; save the file as UTF-8 text", c->source, what,
                 parser->problem_offset);
         return;
     }
     char context[160] = "";
-    if (parser->context) snprintf(context, sizeof context, " %s that begins in line %zu", parser->context, parser->context_mark.line + 1);
-    problem(c->list, EXIT_INPUT, "%s:%zu:%zu: not valid YAML: %s%s; correct it there or in the line before", c->source,
-            parser->problem_mark.line + 1, parser->problem_mark.column + 1, what, context);
+    if (parser->context)
+        snprintf(context, sizeof context, " %s that begins in line %zu", parser->context,
+                 parser->context_mark.line + 1);
+    problem(c->list, EXIT_INPUT, "%s:%zu:%zu: not valid YAML: %s%s; correct it there or in the line before",
+            c->source, parser->problem_mark.line + 1, parser->problem_mark.column + 1, what, context);
 }
 
 static node *copy_document(copier *c) {
@@ -123,7 +133,8 @@ static bool is_last_document(yaml_parser_t *parser, copier *c) {
     return !root;
 }
 
-node *yaml_parse(const char *text, size_t bytes, const char *source, bool lined, const char *key, problems *list) {
+node *yaml_parse(const char *text, size_t bytes, const char *source, bool lined, const char *key,
+                 problems *list) {
     yaml_parser_t parser;
     yaml_document_t document;
     node *tree = NULL;

@@ -6,7 +6,9 @@
 
 #include "config/tree.h"
 
-/* The document in `text`; source as in place, lines counted only where `lined`. key: what messages call it. NULL on failure. */
-node *yaml_parse(const char *text, size_t bytes, const char *source, bool lined, const char *key, problems *list);
+/* The document in `text`; source as in place, lines counted only where `lined`. key: what messages call it.
+ * NULL on failure. */
+node *yaml_parse(const char *text, size_t bytes, const char *source, bool lined, const char *key,
+                 problems *list);
 
 #endif

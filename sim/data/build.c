@@ -1,9 +1,11 @@
-/* build.c - `cohort data`: text files -> train_<i>.bin, valid_<i>.bin, test_<i>.bin (bytes as uint16 tokens) and sources.json.
+/* build.c - `cohort data`: text files -> train_<i>.bin, valid_<i>.bin, test_<i>.bin (bytes as uint16 tokens)
+ * and sources.json.
  *
- * Whole files are dealt in the order of their content's hash, so that a page is never in two splits and neither names nor the
- * file system decide: a file goes to test while that brings test nearer its share, else to valid likewise, else to train; small files
- * first. A source that is one file is cut instead, at ends of lines: its beginning is train, then valid, then test. A folder of
- * shards is always whole (output_folder.h). */
+ * Whole files are dealt in the order of their content's hash, so that a page is never in two splits and
+ * neither names nor the file system decide: a file goes to test while that brings test nearer its share, else
+ * to valid likewise, else to train; small files first. A source that is one file is cut instead, at ends of
+ * lines: its beginning is train, then valid, then test. A folder of shards is always whole (output_folder.h).
+ */
 #include <errno.h>
 #include <jansson.h>
 #include <stdbool.h>
@@ -22,23 +24,28 @@ enum { SEPARATOR = '\n' };
 
 static exit_code check_options(const data_build *o, problems *list) {
     exit_code code = EXIT_OK;
-    if (o->n_sources < 1) code = problem(list, EXIT_INPUT, "no source is given; write NAME=PATH, PATH a text file or a folder");
+    if (o->n_sources < 1)
+        code = problem(list, EXIT_INPUT, "no source is given; write NAME=PATH, PATH a text file or a folder");
     if (!(o->valid_share > 0 && o->test_share > 0 && o->valid_share + o->test_share < 1))
-        code =
-            problem(list, EXIT_INPUT, "shares of %g (valid) and %g (test) leave a split empty; both must be above 0 and sum to less than 1",
-                    o->valid_share, o->test_share);
+        code = problem(list, EXIT_INPUT,
+                       "shares of %g (valid) and %g (test) leave a split empty; both must be above 0 and sum "
+                       "to less than 1",
+                       o->valid_share, o->test_share);
     for (int i = 0; i < o->n_sources; i++) {
-        if (o->names[i][0] == '\0') code = problem(list, EXIT_INPUT, "the source %s has no name; write NAME=%s", o->paths[i], o->paths[i]);
+        if (o->names[i][0] == '\0')
+            code = problem(list, EXIT_INPUT, "the source %s has no name; write NAME=%s", o->paths[i],
+                           o->paths[i]);
         for (int j = 0; j < i; j++)
             if (strcmp(o->names[i], o->names[j]) == 0)
-                code = problem(list, EXIT_INPUT, "the name %s is given to both %s and %s; names must differ", o->names[i], o->paths[j],
-                               o->paths[i]);
+                code = problem(list, EXIT_INPUT, "the name %s is given to both %s and %s; names must differ",
+                               o->names[i], o->paths[j], o->paths[i]);
     }
     exit_code place = output_folder_check(o->out, "the shards", list);
     return code == EXIT_OK ? place : code;
 }
 
-/* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the bytes still missing. */
+/* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the
+ * bytes still missing. */
 static double deal_files(text_files *t, data_part part, double missing, double most) {
     for (int i = 0; i < t->count; i++) {
         text_file *file = &t->files[i];
@@ -57,24 +64,28 @@ static void deal_part(text_files *t, data_part part, double share) {
     if (deal_files(t, part, missing, wanted) < wanted) return;
     text_file *smallest = NULL;
     for (int i = 0; i < t->count; i++)
-        if (t->files[i].part == DATA_TRAIN && (!smallest || t->files[i].bytes < smallest->bytes)) smallest = &t->files[i];
+        if (t->files[i].part == DATA_TRAIN && (!smallest || t->files[i].bytes < smallest->bytes))
+            smallest = &t->files[i];
     if (smallest) smallest->part = part;
 }
 
-static exit_code write_text(FILE *to, const unsigned char *text, int64_t bytes, const char *path, problems *list) {
+static exit_code write_text(FILE *to, const unsigned char *text, int64_t bytes, const char *path,
+                            problems *list) {
     enum { CHUNK = 4096 };
     uint16_t tokens[CHUNK];
     for (int64_t first = 0; first < bytes; first += CHUNK) {
         size_t n = (size_t)(bytes - first < CHUNK ? bytes - first : CHUNK);
         for (size_t i = 0; i < n; i++) tokens[i] = text[first + (int64_t)i];
         if (fwrite(tokens, sizeof *tokens, n, to) != n)
-            return problem(list, EXIT_ENVIRONMENT, "%s: its tokens cannot be written: %s", path, strerror(errno));
+            return problem(list, EXIT_ENVIRONMENT, "%s: its tokens cannot be written: %s", path,
+                           strerror(errno));
     }
     return EXIT_OK;
 }
 
 /* The ranges [first, last) of a single file's splits, in the order of data_part. */
-static void cut_file(const unsigned char *text, int64_t bytes, const data_build *o, int64_t ends[DATA_SPLITS]) {
+static void cut_file(const unsigned char *text, int64_t bytes, const data_build *o,
+                     int64_t ends[DATA_SPLITS]) {
     double shares[DATA_SPLITS] = {1 - o->valid_share - o->test_share, 1 - o->test_share, 1};
     for (int part = 0; part < DATA_SPLITS; part++) {
         int64_t end = (int64_t)(shares[part] * (double)bytes);
@@ -83,8 +94,8 @@ static void cut_file(const unsigned char *text, int64_t bytes, const data_build 
     }
 }
 
-static exit_code write_file(FILE *const to[DATA_SPLITS], const text_file *file, bool cut, const data_build *o, int64_t tokens[DATA_SPLITS],
-                            problems *list) {
+static exit_code write_file(FILE *const to[DATA_SPLITS], const text_file *file, bool cut, const data_build *o,
+                            int64_t tokens[DATA_SPLITS], problems *list) {
     unsigned char *text = NULL;
     int64_t bytes = 0, ends[DATA_SPLITS], first = 0;
     exit_code code = text_file_read(file->path, &text, &bytes, list);
@@ -107,8 +118,8 @@ static exit_code write_separator(FILE *to, int64_t *tokens, problems *list) {
     return write_text(to, &separator, 1, "a shard", list);
 }
 
-static exit_code write_splits(const text_files *t, FILE *const to[DATA_SPLITS], const data_build *o, int64_t tokens[DATA_SPLITS],
-                              int files[DATA_SPLITS], problems *list) {
+static exit_code write_splits(const text_files *t, FILE *const to[DATA_SPLITS], const data_build *o,
+                              int64_t tokens[DATA_SPLITS], int files[DATA_SPLITS], problems *list) {
     bool cut = t->count == 1;
     exit_code code = EXIT_OK;
     for (int i = 0; i < t->count && code == EXIT_OK; i++) {
@@ -121,12 +132,15 @@ static exit_code write_splits(const text_files *t, FILE *const to[DATA_SPLITS], 
     return code;
 }
 
-static exit_code check_splits(const data_build *o, int source, const int64_t tokens[DATA_SPLITS], int files, problems *list) {
+static exit_code check_splits(const data_build *o, int source, const int64_t tokens[DATA_SPLITS], int files,
+                              problems *list) {
     exit_code code = EXIT_OK;
     for (int part = 0; part < DATA_SPLITS; part++)
         if (tokens[part] == 0)
-            code = problem(list, EXIT_INPUT, "%s: too little text in %d file(s) for three splits, %s stays empty; give more files",
-                           o->paths[source], files, part_name(part));
+            code =
+                problem(list, EXIT_INPUT,
+                        "%s: too little text in %d file(s) for three splits, %s stays empty; give more files",
+                        o->paths[source], files, part_name(part));
     return code;
 }
 
@@ -147,17 +161,20 @@ static int close_shards(FILE *to[DATA_SPLITS]) {
     return failed;
 }
 
-static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS], const left_out *left) {
+static json_t *describe(const char *name, const int files[DATA_SPLITS], const int64_t tokens[DATA_SPLITS],
+                        const left_out *left) {
     json_t *f = json_object(), *t = json_object();
     for (int part = 0; part < DATA_SPLITS; part++) {
         json_object_set_new(f, part_name(part), json_integer(files[part]));
         json_object_set_new(t, part_name(part), json_integer(tokens[part]));
     }
-    json_t *l = json_pack("{s:i, s:i, s:i}", "empty", left->empty, "copies", left->copies, "hidden", left->hidden);
+    json_t *l =
+        json_pack("{s:i, s:i, s:i}", "empty", left->empty, "copies", left->copies, "hidden", left->hidden);
     return json_pack("{s:s, s:o, s:o, s:o}", "name", name, "files", f, "tokens", t, "left_out", l);
 }
 
-static exit_code build_source(const data_build *o, int source, const char *folder, json_t *sources, problems *list) {
+static exit_code build_source(const data_build *o, int source, const char *folder, json_t *sources,
+                              problems *list) {
     text_files t = {0};
     FILE *to[DATA_SPLITS] = {0};
     int64_t tokens[DATA_SPLITS] = {0};
@@ -176,7 +193,8 @@ static exit_code build_source(const data_build *o, int source, const char *folde
     if (code == EXIT_OK) code = check_splits(o, source, tokens, t.count, list);
     json_t *described = describe(o->names[source], files, tokens, &t.left_out);
     if (!described && code == EXIT_OK)
-        code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name", o->names[source]);
+        code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name",
+                       o->names[source]);
     if (described) json_array_append_new(sources, described);
 cleanup:
     if (close_shards(to) != 0 && code == EXIT_OK)

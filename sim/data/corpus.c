@@ -27,7 +27,8 @@ struct corpus {
 static exit_code allocate(corpus *c, int n_sources, problems *list) {
     c->names = calloc((size_t)n_sources, sizeof *c->names);
     c->shards = calloc((size_t)n_sources, sizeof *c->shards);
-    if (!c->names || !c->shards) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for %d sources", c->path, n_sources);
+    if (!c->names || !c->shards)
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory for %d sources", c->path, n_sources);
     c->n_sources = n_sources;
     return EXIT_OK;
 }
@@ -41,7 +42,8 @@ static exit_code open_synthetic(const data_settings *d, int vocabulary, corpus *
         c->names[i] = strdup(name);
         if (!c->names[i]) code = problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for a name");
         for (int part = 0; part < DATA_SPLITS && code == EXIT_OK; part++)
-            code = synthetic_range(c->synthetic, i, (data_part)part, 0, SYNTHETIC_SHARD[part], &c->shards[i][part], list);
+            code = synthetic_range(c->synthetic, i, (data_part)part, 0, SYNTHETIC_SHARD[part],
+                                   &c->shards[i][part], list);
     }
     return code;
 }
@@ -52,16 +54,19 @@ static exit_code resolve(const char *name, char **path, problems *list) {
     *path = corpus_folder(name);
     if (*path) return EXIT_OK;
     if (stat(name, &status) == 0)
-        return problem(list, EXIT_INPUT, "the corpus %s is a file; a corpus is a folder of shards, which `cohort data NAME=%s` makes", name,
-                       name);
+        return problem(
+            list, EXIT_INPUT,
+            "the corpus %s is a file; a corpus is a folder of shards, which `cohort data NAME=%s` makes",
+            name, name);
     if (strcmp(name, "multilingual") == 0 || strcmp(name, "english") == 0)
         return problem(list, EXIT_INPUT,
-                       "there is no corpus %s yet (neither the folder %s nor data/%s); configs/data/multilingual.sh makes it", name, name,
-                       name);
-    return problem(
-        list, EXIT_INPUT,
-        "there is no corpus %s (neither the folder %s nor data/%s); `cohort data` makes one from text, and `synthetic` needs none", name,
-        name, name);
+                       "there is no corpus %s yet (neither the folder %s nor data/%s); "
+                       "configs/data/multilingual.sh makes it",
+                       name, name, name);
+    return problem(list, EXIT_INPUT,
+                   "there is no corpus %s (neither the folder %s nor data/%s); `cohort data` makes one from "
+                   "text, and `synthetic` needs none",
+                   name, name, name);
 }
 
 static exit_code open_shards(corpus *c, const shard_files *files, int vocabulary, problems *list) {
@@ -81,8 +86,10 @@ static exit_code name_sources(corpus *c, problems *list) {
     source_notes notes;
     exit_code code = sources_read(c->path, &notes, list);
     if (code == EXIT_OK && notes.count != 0 && notes.count != c->n_sources)
-        code = problem(list, EXIT_INPUT, "%s/sources.json: lists %d source(s), but there are shards for %d; repair or remove the file",
-                       c->path, notes.count, c->n_sources);
+        code = problem(
+            list, EXIT_INPUT,
+            "%s/sources.json: lists %d source(s), but there are shards for %d; repair or remove the file",
+            c->path, notes.count, c->n_sources);
     for (int i = 0; i < c->n_sources && code == EXIT_OK; i++) {
         char number[32];
         snprintf(number, sizeof number, "%d", i);
@@ -127,8 +134,8 @@ exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, prob
         free(c);
         return problem(list, EXIT_ENVIRONMENT, "%s: no memory to open it", d->corpus);
     }
-    exit_code code =
-        strcmp(d->corpus, "synthetic") == 0 ? open_synthetic(d, vocabulary, c, list) : open_folder(d->corpus, vocabulary, c, list);
+    exit_code code = strcmp(d->corpus, "synthetic") == 0 ? open_synthetic(d, vocabulary, c, list)
+                                                         : open_folder(d->corpus, vocabulary, c, list);
     if (code == EXIT_OK)
         *out = c;
     else
@@ -173,7 +180,8 @@ int64_t corpus_text_tokens(const corpus *c, int source, data_part part) {
     return c->synthetic ? SYNTHETIC_TOKENS : shard_tokens(c->shards[source][part]);
 }
 
-exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count, text_range *out, problems *list) {
+exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count,
+                      text_range *out, problems *list) {
     const shard *text = c->shards[source][part];
     *out = (text_range){.text = text, .first = first, .count = count, .source = source};
     if (first + count <= shard_tokens(text)) return EXIT_OK;

@@ -1,9 +1,11 @@
 /* device_data.c - a device's text, part by part, and the windows drawn from it.
  *
- * A part is a list of stretches; a window lies within one, at one of its count - sequence positions. Where shares are equal, a random
- * window picks a stretch uniformly, then one of its positions; fixed window k of a part with P stretches lies in stretch k mod P. So all
- * sources of a mixture, and all devices of pooled data, weigh the same, whatever their lengths. Where shares are unequal, a random window
- * picks one of all stretches' positions, and fixed windows are spread evenly over them: a source weighs as much as a device has of it. */
+ * A part is a list of stretches; a window lies within one, at one of its count - sequence positions. Where
+ * shares are equal, a random window picks a stretch uniformly, then one of its positions; fixed window k of a
+ * part with P stretches lies in stretch k mod P. So all sources of a mixture, and all devices of pooled data,
+ * weigh the same, whatever their lengths. Where shares are unequal, a random window picks one of all
+ * stretches' positions, and fixed windows are spread evenly over them: a source weighs as much as a device
+ * has of it. */
 #include <stdlib.h>
 
 #include "data/corpus.h"
@@ -23,10 +25,12 @@ struct device_data {
 };
 
 /* Pooled data are the texts of all devices, those that differ. */
-static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out, problems *list) {
+static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out,
+                           problems *list) {
     int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < devices && code == EXIT_OK; i++) code = partition_take(p, pooled ? i : device, part, out, list);
+    for (int i = 0; i < devices && code == EXIT_OK; i++)
+        code = partition_take(p, pooled ? i : device, part, out, list);
     return code;
 }
 
@@ -43,12 +47,13 @@ static exit_code check_windows(const device_data *data, int sequence, problems *
         int64_t offset = row->offset;
         const text_range *range = range_at(&data->parts[row->part], &offset);
         if (offset + sequence + 1 > range->count)
-            return problem(
-                list, EXIT_INPUT,
-                "%s:%d: a window of %d tokens and the one after it do not fit at offset %lld of device %d, whose %s text there ends "
-                "%lld tokens later",
-                data->windows_file, row->line, sequence, (long long)row->offset, data->device, part_name(row->part),
-                (long long)(range->count > offset ? range->count - offset : 0));
+            return problem(list, EXIT_INPUT,
+                           "%s:%d: a window of %d tokens and the one after it do not fit at offset %lld of "
+                           "device %d, whose %s text there ends "
+                           "%lld tokens later",
+                           data->windows_file, row->line, sequence, (long long)row->offset, data->device,
+                           part_name(row->part),
+                           (long long)(range->count > offset ? range->count - offset : 0));
     }
     return EXIT_OK;
 }
@@ -150,31 +155,37 @@ static int64_t offset_of(const part_text *text, int64_t position, int sequence) 
 }
 
 static int64_t draw_window(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
-    static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS, RNG_TEST_WINDOWS};
+    static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS,
+                                                      RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
     if (data->by_positions)
-        return offset_of(text, (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)), sequence);
+        return offset_of(text,
+                         (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
+                         sequence);
     int chosen = (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
     int64_t before = 0;
     for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
-    return before + (int64_t)rng_below(&key, 2 * (uint64_t)index + 1, (uint64_t)(text->ranges[chosen].count - sequence));
+    return before + (int64_t)rng_below(&key, 2 * (uint64_t)index + 1,
+                                       (uint64_t)(text->ranges[chosen].count - sequence));
 }
 
-exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch, problems *list) {
+exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch,
+                              problems *list) {
     if (!data->windows_file) return EXIT_OK;
     for (int64_t step = 0; step < steps; step++)
         for (int index = 0; index < batch; index++)
             if (!windows_find(&data->windows, part, (uint64_t)step, index))
-                return problem(
-                    list, EXIT_INPUT,
-                    "%s: has no line for device %d, %s, step %lld, index %d; the run takes steps 0 to %lld there, with index 0 to %d",
-                    data->windows_file, data->device, part_name(part), (long long)step, index, (long long)steps - 1, batch - 1);
+                return problem(list, EXIT_INPUT,
+                               "%s: has no line for device %d, %s, step %lld, index %d; the run takes steps "
+                               "0 to %lld there, with index 0 to %d",
+                               data->windows_file, data->device, part_name(part), (long long)step, index,
+                               (long long)steps - 1, batch - 1);
     return EXIT_OK;
 }
 
-exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence, int32_t *tokens,
-                             int32_t *targets, int64_t *offset, problems *list) {
+exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence,
+                             int32_t *tokens, int32_t *targets, int64_t *offset, problems *list) {
     const window_row *given = windows_find(&data->windows, part, step, index);
     int64_t position = given ? given->offset : draw_window(data, part, step, index, sequence);
     if (offset) *offset = position;
@@ -193,11 +204,12 @@ static int64_t fixed_window(const device_data *data, data_part part, int index, 
     int chosen = index % text->count;
     int64_t before = 0;
     for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
-    return before + middle(text->ranges[chosen].count - sequence, index / text->count, (count - chosen + text->count - 1) / text->count);
+    return before + middle(text->ranges[chosen].count - sequence, index / text->count,
+                           (count - chosen + text->count - 1) / text->count);
 }
 
-exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence, int32_t *tokens, int32_t *targets,
-                            problems *list) {
+exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence,
+                            int32_t *tokens, int32_t *targets, problems *list) {
     int64_t position = fixed_window(data, part, index, count, sequence);
     const text_range *range = range_at(&data->parts[part], &position);
     return shard_window(range->text, range->first + position, sequence, tokens, targets, list);

@@ -7,7 +7,8 @@
 
 #include "support/rng.h"
 
-static const uint64_t ROWS = UINT64_C(1) << 39; /* steps of RNG_CORPUS from here on are rows of chains, below it text */
+/* steps of RNG_CORPUS from here on are rows of chains, below it text */
+static const uint64_t ROWS = UINT64_C(1) << 39;
 static const uint64_t CYCLE = (UINT64_C(1) << 39) - 1;
 
 enum { MOST_ITERATIONS = 1000000 };
@@ -64,7 +65,8 @@ static double lazy_step(const markov_chain *m, const double *from, double *to) {
     double moved = 0;
     for (int v = 0; v < m->vocabulary; v++) to[v] = from[v] / 2;
     for (int v = 0; v < m->vocabulary; v++)
-        for (int j = 0; j < m->branching; j++) to[m->successors[(int64_t)v * m->branching + j]] += from[v] * row_probability(m, v, j) / 2;
+        for (int j = 0; j < m->branching; j++)
+            to[m->successors[(int64_t)v * m->branching + j]] += from[v] * row_probability(m, v, j) / 2;
     for (int v = 0; v < m->vocabulary; v++) moved += fabs(to[v] - from[v]);
     return moved;
 }
@@ -100,7 +102,8 @@ static void accumulate(const double *pi, int n, double *cumulative) {
     for (int v = 0; v < n; v++) cumulative[v] /= sum;
 }
 
-exit_code markov_create(uint64_t seed, int topic, int vocabulary, int branching, markov_chain *m, problems *list) {
+exit_code markov_create(uint64_t seed, int topic, int vocabulary, int branching, markov_chain *m,
+                        problems *list) {
     size_t rows = (size_t)vocabulary, entries = rows * (size_t)branching;
     int *cycle = malloc(2 * rows * sizeof *cycle);
     double *pi = malloc(2 * rows * sizeof *pi);
@@ -110,8 +113,9 @@ exit_code markov_create(uint64_t seed, int topic, int vocabulary, int branching,
     m->cumulative = malloc(entries * sizeof *m->cumulative);
     m->stationary = malloc(rows * sizeof *m->stationary);
     if (!cycle || !pi || !m->successors || !m->cumulative || !m->stationary) {
-        code = problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for a topic of %d tokens with %d successors each", vocabulary,
-                       branching);
+        code = problem(list, EXIT_ENVIRONMENT,
+                       "data.synthetic: no memory for a topic of %d tokens with %d successors each",
+                       vocabulary, branching);
         goto cleanup;
     }
     random_cycle(seed, vocabulary, cycle, cycle + rows);

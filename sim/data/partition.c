@@ -1,29 +1,35 @@
-/* partition.c - a split says how much a device has of each source; here these shares get their places in the sources' text.
+/* partition.c - a split says how much a device has of each source; here these shares get their places in the
+ * sources' text.
  *
- * Places are keyed by (seed, RNG_PARTITION, part, source): populations of equal seed, method whatever, have the same stretches, and other
- * seeds others. Test stretches depend on no seed, so that all populations are measured on the same text. */
+ * Places are keyed by (seed, RNG_PARTITION, part, source): populations of equal seed, method whatever, have
+ * the same stretches, and other seeds others. Test stretches depend on no seed, so that all populations are
+ * measured on the same text. */
 #include "data/partition.h"
 
 #include <stdlib.h>
 
 #include "data/parts.h"
 
-static const char *const KEYS[DATA_SPLITS] = {"data.tokens_per_device", "data.valid_tokens_per_device", "data.test_tokens_per_device"};
+static const char *const KEYS[DATA_SPLITS] = {"data.tokens_per_device", "data.valid_tokens_per_device",
+                                              "data.test_tokens_per_device"};
 
 int64_t partition_first(int64_t total, int64_t wanted, int slot, int slots, const rng_key *key) {
     int64_t place = (slot + (int64_t)rng_below(key, 0, (uint64_t)slots)) % slots;
     int64_t spare = total - wanted;
-    if (wanted <= total / slots) return (int64_t)rng_below(key, 1, (uint64_t)(total - slots * wanted) + 1) + place * wanted;
+    if (wanted <= total / slots)
+        return (int64_t)rng_below(key, 1, (uint64_t)(total - slots * wanted) + 1) + place * wanted;
     return (int64_t)((__int128)spare * place / (slots - 1));
 }
 
-int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all, const rng_key *key) {
+int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all,
+                              const rng_key *key) {
     if (all <= total) return (int64_t)rng_below(key, 1, (uint64_t)(total - all) + 1) + before;
     return (int64_t)((__int128)(total - wanted) * before / (all - wanted));
 }
 
 int64_t partition_wanted(const data_settings *d, data_part part) {
-    const int64_t wanted[DATA_SPLITS] = {d->tokens_per_device, d->valid_tokens_per_device, d->test_tokens_per_device};
+    const int64_t wanted[DATA_SPLITS] = {d->tokens_per_device, d->valid_tokens_per_device,
+                                         d->test_tokens_per_device};
     return wanted[part];
 }
 
@@ -38,7 +44,8 @@ int64_t partition_held(const partition *p, int source, data_part part) {
 
 /* ---- Sums over devices, where shares are unequal ---- */
 
-/* Brings `before` to the devices before `device`. Devices come in their order, so that a whole population costs one pass. */
+/* Brings `before` to the devices before `device`. Devices come in their order, so that a whole population
+ * costs one pass. */
 static void sum_up_to(partition *p, int device, data_part part) {
     partition_sums *sums = &p->sums[part];
     int sources = corpus_sources(p->corpus);
@@ -63,7 +70,8 @@ static bool create_sums(partition *p, data_part part) {
     return true;
 }
 
-exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed, int devices, partition **out, problems *list) {
+exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed, int devices, partition **out,
+                         problems *list) {
     size_t sources = (size_t)corpus_sources(c);
     partition *p = *out = calloc(1, sizeof *p);
     bool good = p != NULL;
@@ -73,7 +81,8 @@ exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed,
         p->others = calloc(sources, sizeof *p->others);
         good = p->shares && p->others;
     }
-    for (int part = 0; part < DATA_TEST && good && p->split->unequal; part++) good = create_sums(p, (data_part)part);
+    for (int part = 0; part < DATA_TEST && good && p->split->unequal; part++)
+        good = create_sums(p, (data_part)part);
     if (good) return EXIT_OK;
     partition_close(p);
     *out = NULL;
@@ -93,28 +102,33 @@ void partition_close(partition *p) {
 
 /* ---- Stretches ---- */
 
-static exit_code too_little(const partition *p, int device, int source, data_part part, int64_t wanted, int64_t total, problems *list) {
-    const char *of = corpus_source_name(p->corpus, source), *path = corpus_path(p->corpus), *name = part_name(part), *key = KEYS[part];
+static exit_code too_little(const partition *p, int device, int source, data_part part, int64_t wanted,
+                            int64_t total, problems *list) {
+    const char *of = corpus_source_name(p->corpus, source), *path = corpus_path(p->corpus),
+               *name = part_name(part), *key = KEYS[part];
     if (p->split->unequal)
-        return problem(
-            list, EXIT_INPUT,
-            "device %d of %d: takes %lld of %s (%lld tokens) from source %s of %s, which has %lld in its %s split; ask for fewer, "
-            "or 0 for as many as its mixture allows",
-            device, p->devices, (long long)wanted, key, (long long)partition_wanted(p->settings, part), of, path, (long long)total, name);
-    return problem(
-        list, EXIT_INPUT,
-        "device %d of %d: %s asks for %lld tokens, but source %s of %s has %lld in its %s split; ask for at most that many, or 0 for all",
-        device, p->devices, key, (long long)wanted, of, path, (long long)total, name);
+        return problem(list, EXIT_INPUT,
+                       "device %d of %d: takes %lld of %s (%lld tokens) from source %s of %s, which has %lld "
+                       "in its %s split; ask for fewer, "
+                       "or 0 for as many as its mixture allows",
+                       device, p->devices, (long long)wanted, key,
+                       (long long)partition_wanted(p->settings, part), of, path, (long long)total, name);
+    return problem(list, EXIT_INPUT,
+                   "device %d of %d: %s asks for %lld tokens, but source %s of %s has %lld in its %s split; "
+                   "ask for at most that many, or 0 for all",
+                   device, p->devices, key, (long long)wanted, of, path, (long long)total, name);
 }
 
-static exit_code check_window(const partition *p, int device, int source, data_part part, int64_t count, problems *list) {
+static exit_code check_window(const partition *p, int device, int source, data_part part, int64_t count,
+                              problems *list) {
     int sequence = p->settings->sequence;
     if (count > sequence) return EXIT_OK;
-    return problem(
-        list, EXIT_INPUT,
-        "device %d of %d: holds %lld %s token(s) of source %s, fewer than a window (data.sequence: %d) and the token after it need; "
-        "give each device at least %d by %s, or fewer devices, or more text",
-        device, p->devices, (long long)count, part_name(part), corpus_source_name(p->corpus, source), sequence, sequence + 1, KEYS[part]);
+    return problem(list, EXIT_INPUT,
+                   "device %d of %d: holds %lld %s token(s) of source %s, fewer than a window "
+                   "(data.sequence: %d) and the token after it need; "
+                   "give each device at least %d by %s, or fewer devices, or more text",
+                   device, p->devices, (long long)count, part_name(part),
+                   corpus_source_name(p->corpus, source), sequence, sequence + 1, KEYS[part]);
 }
 
 static int64_t place_of(partition *p, int device, data_part part, const text_share *share, int64_t wanted) {
@@ -128,14 +142,17 @@ static int64_t place_of(partition *p, int device, data_part part, const text_sha
 }
 
 /* Whether other devices have some of the same training text. */
-static bool is_shared(const partition *p, data_part part, const text_share *share, int64_t wanted, int64_t total) {
+static bool is_shared(const partition *p, data_part part, const text_share *share, int64_t wanted,
+                      int64_t total) {
     if (part != DATA_TRAIN) return false;
     return p->split->unequal ? p->sums[part].all[share->source] > total : wanted > total / share->slots;
 }
 
-static exit_code take_share(partition *p, int device, data_part part, const text_share *share, text_range *out, problems *list) {
+static exit_code take_share(partition *p, int device, data_part part, const text_share *share,
+                            text_range *out, problems *list) {
     int64_t total = partition_held(p, share->source, part), wanted = share->tokens;
-    if (partition_wanted(p->settings, part) == 0 && !p->split->unequal) wanted = part == DATA_TRAIN ? total / share->slots : total;
+    if (partition_wanted(p->settings, part) == 0 && !p->split->unequal)
+        wanted = part == DATA_TRAIN ? total / share->slots : total;
     if (wanted > total) return too_little(p, device, share->source, part, wanted, total, list);
     exit_code code = check_window(p, device, share->source, part, wanted, list);
     if (code != EXIT_OK) return code;
@@ -157,7 +174,8 @@ static bool make_room(part_text *text, int more) {
 
 exit_code partition_take(partition *p, int device, data_part part, part_text *out, problems *list) {
     int n = p->split->shares(p, device, part, p->shares);
-    if (!make_room(out, n)) return problem(list, EXIT_ENVIRONMENT, "device %d: no memory to list its text", device);
+    if (!make_room(out, n))
+        return problem(list, EXIT_ENVIRONMENT, "device %d: no memory to list its text", device);
     for (int i = 0; i < n; i++) {
         text_range *range = &out->ranges[out->count];
         exit_code code = take_share(p, device, part, &p->shares[i], range, list);

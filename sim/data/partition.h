@@ -9,13 +9,15 @@
 #include "data/data.h"
 #include "data/split.h"
 
-/* Of `slots` holders of a text of `total` tokens, holder `slot` begins here. While slots * wanted <= total their stretches are disjoint
- * and lie side by side, from a random position on; beyond that they are spread evenly and overlap. Needs wanted <= total. */
+/* Of `slots` holders of a text of `total` tokens, holder `slot` begins here. While slots * wanted <= total
+ * their stretches are disjoint and lie side by side, from a random position on; beyond that they are spread
+ * evenly and overlap. Needs wanted <= total. */
 int64_t partition_first(int64_t total, int64_t wanted, int slot, int slots, const rng_key *key);
 /* The same for stretches of unequal lengths: those before it take `before` tokens, all of them `all`. */
 int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all, const rng_key *key);
 
-/* Of unequal shares: the tokens that devices take of each source [sources], all together and those before `next`. */
+/* Of unequal shares: the tokens that devices take of each source [sources], all together and those before
+ * `next`. */
 typedef struct {
     int next;
     int64_t *before, *all;

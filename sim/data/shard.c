@@ -1,13 +1,15 @@
 /* shard.c - token files, checked once and then read window by window.
  *
- *   llm.c:  256 x int32 header {magic, version, tokens, ...}; magic 20240520, version 1: uint16; magic 20240801, version 7: uint32
+ *   llm.c:  256 x int32 header {magic, version, tokens, ...}; magic 20240520, version 1: uint16; magic
+ *           20240801, version 7: uint32
  *   flat:   no header; uint16 for vocabularies up to 65536, uint32 above
  *
  * Both little-endian, as this machine is assumed to be.
  *
- * A window is read with pread() and not through a mapping: a file that shrinks or changes under a run is an error with a name instead of a
- * SIGBUS or an id beyond the vocabulary, the number of sources is not bounded by the kernel's mappings (vm.max_map_count), and the text is
- * the page cache's memory, not the process's. A window takes a microsecond to read and a step on it milliseconds. */
+ * A window is read with pread() and not through a mapping: a file that shrinks or changes under a run is an
+ * error with a name instead of a SIGBUS or an id beyond the vocabulary, the number of sources is not bounded
+ * by the kernel's mappings (vm.max_map_count), and the text is the page cache's memory, not the process's. A
+ * window takes a microsecond to read and a step on it milliseconds. */
 #include "data/shard.h"
 
 #include <errno.h>
@@ -53,7 +55,8 @@ static exit_code report_shorter(const shard *s, int file, problems *list) {
     struct stat status = {0};
     (void)fstat(file, &status);
     return problem(list, EXIT_RUN,
-                   "%s: has %lld bytes now, but had %lld when it was opened; a shard must stay as it is while it is in use: restore it, "
+                   "%s: has %lld bytes now, but had %lld when it was opened; a shard must stay as it is "
+                   "while it is in use: restore it, "
                    "and go on from the last checkpoint",
                    s->path, (long long)status.st_size, (long long)s->bytes);
 }
@@ -69,7 +72,8 @@ static exit_code read_bytes(const shard *s, int file, int64_t at, int64_t bytes,
     return EXIT_OK;
 }
 
-static exit_code read_tokens(const shard *s, int file, int64_t first, int64_t count, void *out, problems *list) {
+static exit_code read_tokens(const shard *s, int file, int64_t first, int64_t count, void *out,
+                             problems *list) {
     return read_bytes(s, file, s->first_byte + first * s->width, count * s->width, out, list);
 }
 
@@ -77,7 +81,8 @@ static exit_code read_tokens(const shard *s, int file, int64_t first, int64_t co
 
 static exit_code measure_file(shard *s, int file, problems *list) {
     struct stat status;
-    if (file < 0 || fstat(file, &status) != 0) return problem(list, EXIT_INPUT, "%s: cannot be opened: %s", s->path, strerror(errno));
+    if (file < 0 || fstat(file, &status) != 0)
+        return problem(list, EXIT_INPUT, "%s: cannot be opened: %s", s->path, strerror(errno));
     if (!S_ISREG(status.st_mode) || status.st_size == 0)
         return problem(list, EXIT_INPUT, "%s: %s; a shard holds token ids", s->path,
                        S_ISREG(status.st_mode) ? "is empty" : "is not a file");
@@ -93,12 +98,13 @@ static const llmc_format *llmc_of(int32_t magic) {
 
 static exit_code layout_llmc(const int32_t header[3], const llmc_format *format, shard *s, problems *list) {
     if (header[1] != format->version)
-        return problem(list, EXIT_INPUT, "%s: llm.c shard of version %d; version %d is known for magic %d", s->path, header[1],
-                       format->version, format->magic);
+        return problem(list, EXIT_INPUT, "%s: llm.c shard of version %d; version %d is known for magic %d",
+                       s->path, header[1], format->version, format->magic);
     int64_t payload = s->bytes - HEADER_BYTES;
     if (header[2] <= 0 || payload != (int64_t)header[2] * format->width)
-        return problem(list, EXIT_INPUT, "%s: the llm.c header announces %d tokens of %d bytes, but %lld bytes follow it%s", s->path,
-                       header[2], format->width, (long long)payload,
+        return problem(list, EXIT_INPUT,
+                       "%s: the llm.c header announces %d tokens of %d bytes, but %lld bytes follow it%s",
+                       s->path, header[2], format->width, (long long)payload,
                        header[2] > 0 && payload < (int64_t)header[2] * format->width ? " (truncated?)" : "");
     s->width = format->width;
     s->count = header[2];
@@ -110,7 +116,8 @@ static exit_code layout_flat(shard *s, problems *list) {
     s->width = s->vocabulary <= FLAT16_VOCABULARY ? 2 : 4;
     s->count = s->bytes / s->width;
     if (s->bytes % s->width == 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "%s: %lld bytes are no multiple of %d; a vocabulary of %u is read as uint%d%s", s->path,
+    return problem(list, EXIT_INPUT,
+                   "%s: %lld bytes are no multiple of %d; a vocabulary of %u is read as uint%d%s", s->path,
                    (long long)s->bytes, s->width, s->vocabulary, 8 * s->width,
                    s->width == 4 && s->bytes % 2 == 0 ? " (is the file uint16?)" : "");
 }
@@ -155,20 +162,22 @@ static void look_at(const shard *s, const chunk *c, int64_t first, int64_t count
         seen->any |= c->narrow[i];
         if (i % 2 == 1) seen->odd |= c->narrow[i];
     }
-    if (s->width == 4) seen->narrow_fits = seen->narrow_fits && first_beyond(c, 2, 2 * count, s->vocabulary) == 2 * count;
+    if (s->width == 4)
+        seen->narrow_fits = seen->narrow_fits && first_beyond(c, 2, 2 * count, s->vocabulary) == 2 * count;
 }
 
 static exit_code judge(const shard *s, const findings *seen, problems *list) {
     /* uint32 ids below 65536, read as uint16: every second one is 0. */
     if (s->width == 2 && s->count % 2 == 0 && s->count >= ENOUGH_TO_GUESS && seen->odd == 0 && seen->any != 0)
-        return problem(
-            list, EXIT_INPUT,
-            "%s: every second uint16 is 0, so the file looks like uint32; a vocabulary of %u (up to %d) is read as uint16: write it so, "
-            "or with an llm.c header",
-            s->path, s->vocabulary, FLAT16_VOCABULARY);
+        return problem(list, EXIT_INPUT,
+                       "%s: every second uint16 is 0, so the file looks like uint32; a vocabulary of %u (up "
+                       "to %d) is read as uint16: write it so, "
+                       "or with an llm.c header",
+                       s->path, s->vocabulary, FLAT16_VOCABULARY);
     if (seen->beyond < 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "%s: token %lld is %u, but ids must be below the vocabulary of %u (read as uint%d)%s", s->path,
-                   (long long)seen->beyond, seen->id, s->vocabulary, 8 * s->width,
+    return problem(list, EXIT_INPUT,
+                   "%s: token %lld is %u, but ids must be below the vocabulary of %u (read as uint%d)%s",
+                   s->path, (long long)seen->beyond, seen->id, s->vocabulary, 8 * s->width,
                    s->width == 4 && seen->narrow_fits ? "; as uint16 all would be" : "");
 }
 
@@ -239,14 +248,16 @@ int64_t shard_tokens(const shard *s) {
     return s->count;
 }
 
-static exit_code read_chunk(const shard *s, int file, int64_t first, int64_t count, int32_t *out, problems *list) {
+static exit_code read_chunk(const shard *s, int file, int64_t first, int64_t count, int32_t *out,
+                            problems *list) {
     chunk c;
     exit_code code = read_tokens(s, file, first, count, &c, list);
     if (code != EXIT_OK) return code;
     int64_t beyond = first_beyond(&c, s->width, count, s->vocabulary);
     if (beyond < count)
         return problem(list, EXIT_RUN,
-                       "%s: token %lld has become %u, which is not below the vocabulary of %u; a shard must stay as it is while it is in "
+                       "%s: token %lld has become %u, which is not below the vocabulary of %u; a shard must "
+                       "stay as it is while it is in "
                        "use: restore it, and go on from the last checkpoint",
                        s->path, (long long)(first + beyond), token_at(&c, s->width, beyond), s->vocabulary);
     for (int64_t i = 0; i < count; i++) out[i] = (int32_t)token_at(&c, s->width, i);
@@ -254,11 +265,13 @@ static exit_code read_chunk(const shard *s, int file, int64_t first, int64_t cou
 }
 
 /* file: where the tokens are, unless they are in memory. */
-static exit_code read_ids(const shard *s, int file, int64_t first, int64_t count, int32_t *out, problems *list) {
+static exit_code read_ids(const shard *s, int file, int64_t first, int64_t count, int32_t *out,
+                          problems *list) {
     exit_code code = EXIT_OK;
     for (int64_t i = 0; s->tokens && i < count; i++) out[i] = s->tokens[first + i];
     for (int64_t done = 0; !s->tokens && done < count && code == EXIT_OK; done += CHUNK)
-        code = read_chunk(s, file, first + done, count - done < CHUNK ? count - done : CHUNK, out + done, list);
+        code =
+            read_chunk(s, file, first + done, count - done < CHUNK ? count - done : CHUNK, out + done, list);
     return code;
 }
 
@@ -280,7 +293,8 @@ exit_code shard_read(const shard *s, int64_t first, int64_t count, int32_t *out,
     return code;
 }
 
-exit_code shard_window(const shard *s, int64_t first, int sequence, int32_t *tokens, int32_t *targets, problems *list) {
+exit_code shard_window(const shard *s, int64_t first, int sequence, int32_t *tokens, int32_t *targets,
+                       problems *list) {
     int file;
     exit_code code = file_of(s, &file, list);
     if (code == EXIT_OK) code = read_ids(s, file, first, sequence, tokens, list);

@@ -25,10 +25,12 @@ static bool parse_name(const char *name, shard_file *out) {
     return true;
 }
 
-static exit_code append(const char *folder, const shard_file *file, const char *name, shard_files *s, int64_t *room, problems *list) {
+static exit_code append(const char *folder, const shard_file *file, const char *name, shard_files *s,
+                        int64_t *room, problems *list) {
     if (file->number >= MOST_SOURCES)
-        return problem(list, EXIT_INPUT, "%s/%s: the number is too large; sources are numbered 0, 1, 2 and on, up to %d", folder, name,
-                       MOST_SOURCES - 1);
+        return problem(list, EXIT_INPUT,
+                       "%s/%s: the number is too large; sources are numbered 0, 1, 2 and on, up to %d",
+                       folder, name, MOST_SOURCES - 1);
     if (s->count == *room) {
         *room = 2 * *room + 64;
         shard_file *grown = realloc(s->files, (size_t)*room * sizeof *grown);
@@ -37,7 +39,8 @@ static exit_code append(const char *folder, const shard_file *file, const char *
     }
     s->files[s->count] = *file;
     s->files[s->count].name = strdup(name);
-    if (!s->files[s->count].name) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to list its shards", folder);
+    if (!s->files[s->count].name)
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory to list its shards", folder);
     s->count++;
     return EXIT_OK;
 }
@@ -49,7 +52,8 @@ static exit_code read_folder(const char *path, shard_files *s, problems *list) {
     if (!folder) return problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
     for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
         shard_file file;
-        exit_code one = parse_name(entry->d_name, &file) ? append(path, &file, entry->d_name, s, &room, list) : EXIT_OK;
+        exit_code one =
+            parse_name(entry->d_name, &file) ? append(path, &file, entry->d_name, s, &room, list) : EXIT_OK;
         if (code == EXIT_OK) code = one;
     }
     closedir(folder);
@@ -70,8 +74,10 @@ static exit_code refuse_gap(const char *folder, int64_t first, const shard_file 
         snprintf(missing, sizeof missing, "%lld", (long long)first);
     else
         snprintf(missing, sizeof missing, "%lld to %lld", (long long)first, (long long)next->number - 1);
-    return problem(list, EXIT_INPUT, "%s: has %s, but no shards numbered %s; sources are numbered 0, 1, 2 and on, without a gap", folder,
-                   next->name, missing);
+    return problem(
+        list, EXIT_INPUT,
+        "%s: has %s, but no shards numbered %s; sources are numbered 0, 1, 2 and on, without a gap", folder,
+        next->name, missing);
 }
 
 /* files[0 .. n) have one number. */
@@ -81,14 +87,17 @@ static exit_code check_source(const char *folder, const shard_file *files, int64
     for (int64_t i = 0; i < n; i++) {
         const char **name = &names[files[i].part];
         if (*name)
-            code = problem(list, EXIT_INPUT, "%s/%s: has the number of %s; give each shard its own", folder, files[i].name, *name);
+            code = problem(list, EXIT_INPUT, "%s/%s: has the number of %s; give each shard its own", folder,
+                           files[i].name, *name);
         else
             *name = files[i].name;
     }
     for (int part = 0; part < DATA_SPLITS; part++)
         if (!names[part])
-            code = problem(list, EXIT_INPUT, "%s/%s_%lld.bin: is missing; there is %s, and a source has a train, a valid and a test shard",
-                           folder, part_name(part), (long long)files->number, files->name);
+            code = problem(
+                list, EXIT_INPUT,
+                "%s/%s_%lld.bin: is missing; there is %s, and a source has a train, a valid and a test shard",
+                folder, part_name(part), (long long)files->number, files->name);
     return code;
 }
 
@@ -111,8 +120,10 @@ exit_code shard_files_find(const char *folder, shard_files *out, problems *list)
     *out = (shard_files){0};
     exit_code code = read_folder(folder, out, list);
     if (code == EXIT_OK && out->count == 0)
-        code =
-            problem(list, EXIT_INPUT, "%s: holds no shards train_<i>.bin, valid_<i>.bin, test_<i>.bin; `cohort data` makes them", folder);
+        code = problem(
+            list, EXIT_INPUT,
+            "%s: holds no shards train_<i>.bin, valid_<i>.bin, test_<i>.bin; `cohort data` makes them",
+            folder);
     if (code != EXIT_OK) return code;
     qsort(out->files, (size_t)out->count, sizeof *out->files, by_number);
     return check_numbers(folder, out, list);

@@ -1,5 +1,5 @@
-/* shard_files.h - which files of a folder are the shards of a corpus: train_<i>.bin, valid_<i>.bin, test_<i>.bin, i in any number of
- * digits. */
+/* shard_files.h - which files of a folder are the shards of a corpus: train_<i>.bin, valid_<i>.bin,
+ * test_<i>.bin, i in any number of digits. */
 #ifndef COHORT_SHARD_FILES_H
 #define COHORT_SHARD_FILES_H
 
@@ -19,10 +19,12 @@ typedef struct {
     int sources;
 } shard_files;
 
-/* Refused: a folder without shards, a source without all three, numbers with gaps, too large, or given to two files. */
+/* Refused: a folder without shards, a source without all three, numbers with gaps, too large, or given to two
+ * files. */
 exit_code shard_files_find(const char *folder, shard_files *out, problems *list);
 void shard_files_free(shard_files *s);
-/* About what a corpus keeps in memory of all shards in a folder, the list above included while it is opened. */
+/* About what a corpus keeps in memory of all shards in a folder, the list above included while it is opened.
+ */
 int64_t shard_files_bytes(const char *folder);
 
 #endif

@@ -21,8 +21,10 @@ static exit_code read_notes(const char *path, const json_t *root, source_notes *
     const json_t *sources = json_object_get(root, "sources");
     size_t n = json_array_size(sources);
     if (n == 0)
-        return problem(list, EXIT_INPUT, "%s: has no list \"sources\"; write {\"sources\": [{\"name\": ..}, ..]}, or remove the file",
-                       path);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: has no list \"sources\"; write {\"sources\": [{\"name\": ..}, ..]}, or remove the file",
+            path);
     out->notes = calloc(n, sizeof *out->notes);
     if (!out->notes) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for %zu sources", path, n);
     for (size_t i = 0; i < n; i++) {
@@ -33,7 +35,8 @@ static exit_code read_notes(const char *path, const json_t *root, source_notes *
         note->name = strdup(name);
         if (!note->name) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for a name", path);
         out->count++;
-        note->left_out = (left_out){left_out_of(source, "empty"), left_out_of(source, "copies"), left_out_of(source, "hidden")};
+        note->left_out = (left_out){left_out_of(source, "empty"), left_out_of(source, "copies"),
+                                    left_out_of(source, "hidden")};
         for (int part = 0; part < DATA_SPLITS; part++) {
             note->files[part] = count_of(source, "files", part);
             note->tokens[part] = count_of(source, "tokens", part);
@@ -49,7 +52,9 @@ exit_code sources_read(const char *folder, source_notes *out, problems *list) {
     if (sources_path(folder, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", folder);
     if (access(path, F_OK) != 0) return EXIT_OK;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (!root) return problem(list, EXIT_INPUT, "%s:%d: %s; repair or remove the file", path, error.line, error.text);
+    if (!root)
+        return problem(list, EXIT_INPUT, "%s:%d: %s; repair or remove the file", path, error.line,
+                       error.text);
     exit_code code = read_notes(path, root, out, list);
     if (code != EXIT_OK) sources_free(out);
     json_decref(root);

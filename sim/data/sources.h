@@ -1,4 +1,5 @@
-/* sources.h - sources.json beside the shards: {"sources": [{"name": .., "files": {..}, "tokens": {..}, "left_out": {..}}, ..]}. */
+/* sources.h - sources.json beside the shards: {"sources": [{"name": .., "files": {..}, "tokens": {..},
+ * "left_out": {..}}, ..]}. */
 #ifndef COHORT_SOURCES_H
 #define COHORT_SOURCES_H
 

@@ -12,23 +12,28 @@
 /* What a device has of one source in one of its parts. */
 typedef struct {
     int source;
-    int64_t tokens;                 /* 0, where shares are equal: all that the source has, of training text its slots' equal share */
-    int slot, slots;                /* where shares are equal: of so many holders of the source, the device is this one */
+    /* 0, where shares are equal: all that the source has, of training text its slots' equal share */
+    int64_t tokens;
+    /* where shares are equal: of so many holders of the source, the device is this one */
+    int slot, slots;
     double weight, remainder, room; /* for the split's own use */
 } text_share;
 
 typedef struct {
-    /* True: shares differ from device to device. Their stretches then lie one after the other in the order of devices, and windows fall on
-     * all positions of a part alike. False: stretches lie by slot, and windows fall on stretches alike, whatever their lengths. */
+    /* True: shares differ from device to device. Their stretches then lie one after the other in the order of
+     * devices, and windows fall on all positions of a part alike. False: stretches lie by slot, and windows
+     * fall on stretches alike, whatever their lengths. */
     bool unequal;
-    /* A key with a number above 0 that only this split reads, and what it is where it is not written; NULL: none. */
+    /* A key with a number above 0 that only this split reads, and what it is where it is not written; NULL:
+     * none. */
     const char *parameter;
     double parameter_default;
     /* The one source of the device's training text; NULL: devices have several. */
     int (*source)(const partition *p, int device);
     /* How many devices' texts differ in a part, the first ones; NULL: all. */
     int (*distinct)(const partition *p, data_part part);
-    /* Writes what a device has of each source [sources] in rising order of sources, and returns of how many it has any: at least 1. */
+    /* Writes what a device has of each source [sources] in rising order of sources, and returns of how many
+     * it has any: at least 1. */
     int (*shares)(const partition *p, int device, data_part part, text_share *out);
 } data_split;
 

@@ -9,15 +9,22 @@ enum { SEGMENTS = SYNTHETIC_BLOCK / SYNTHETIC_SEGMENT, MOST_TOKENS = 65536, BLOC
 static exit_code check_settings(const data_settings *d, int vocabulary, problems *list) {
     exit_code code = EXIT_OK;
     int tokens = d->synthetic.vocabulary;
-    if (d->synthetic.topics < 1) code = problem(list, EXIT_INPUT, "data.synthetic.topics is %d; at least 1 is needed", d->synthetic.topics);
+    if (d->synthetic.topics < 1)
+        code = problem(list, EXIT_INPUT, "data.synthetic.topics is %d; at least 1 is needed",
+                       d->synthetic.topics);
     if (tokens < 2 || tokens > MOST_TOKENS || tokens > vocabulary)
-        code = problem(list, EXIT_INPUT, "data.synthetic.vocabulary is %d; it must be between 2 and the base's vocabulary of %d", tokens,
-                       vocabulary < MOST_TOKENS ? vocabulary : MOST_TOKENS);
+        code =
+            problem(list, EXIT_INPUT,
+                    "data.synthetic.vocabulary is %d; it must be between 2 and the base's vocabulary of %d",
+                    tokens, vocabulary < MOST_TOKENS ? vocabulary : MOST_TOKENS);
     if (d->synthetic.branching < 1 || d->synthetic.branching > tokens)
-        code = problem(list, EXIT_INPUT, "data.synthetic.branching is %d; it must be between 1 and data.synthetic.vocabulary (%d)",
-                       d->synthetic.branching, tokens);
+        code =
+            problem(list, EXIT_INPUT,
+                    "data.synthetic.branching is %d; it must be between 1 and data.synthetic.vocabulary (%d)",
+                    d->synthetic.branching, tokens);
     if (!(d->synthetic.purity >= 0 && d->synthetic.purity <= 1))
-        code = problem(list, EXIT_INPUT, "data.synthetic.purity is %g; it must be between 0 and 1", d->synthetic.purity);
+        code = problem(list, EXIT_INPUT, "data.synthetic.purity is %g; it must be between 0 and 1",
+                       d->synthetic.purity);
     return code;
 }
 
@@ -30,7 +37,8 @@ exit_code synthetic_create(const data_settings *d, int vocabulary, synthetic_tex
     if (!s || !chains) {
         free(s);
         free(chains);
-        return problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for %d topics", d->synthetic.topics);
+        return problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for %d topics",
+                       d->synthetic.topics);
     }
     *s = (synthetic_text){d->synthetic.topics, d->synthetic.purity, d->synthetic.seed, chains};
     for (int t = 0; t < s->topics && code == EXIT_OK; t++)
@@ -79,11 +87,15 @@ static void write_block(const synthetic_text *s, int source, data_part part, int
     }
 }
 
-exit_code synthetic_range(const synthetic_text *s, int source, data_part part, int64_t first, int64_t count, shard **out, problems *list) {
+exit_code synthetic_range(const synthetic_text *s, int source, data_part part, int64_t first, int64_t count,
+                          shard **out, problems *list) {
     uint16_t *tokens = malloc((size_t)count * sizeof *tokens);
     *out = NULL;
-    if (!tokens) return problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for %lld tokens of text", (long long)count);
-    int64_t last = first + count, first_block = first / SYNTHETIC_BLOCK, end_block = (last + SYNTHETIC_BLOCK - 1) / SYNTHETIC_BLOCK;
+    if (!tokens)
+        return problem(list, EXIT_ENVIRONMENT, "data.synthetic: no memory for %lld tokens of text",
+                       (long long)count);
+    int64_t last = first + count, first_block = first / SYNTHETIC_BLOCK,
+            end_block = (last + SYNTHETIC_BLOCK - 1) / SYNTHETIC_BLOCK;
 /* A device's text is a block or two: waking the threads for it would take longer. */
 #pragma omp parallel for schedule(dynamic) if (end_block - first_block >= BLOCKS_WORTH_THREADS)
     for (int64_t block = first_block; block < end_block; block++) {

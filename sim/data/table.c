@@ -28,7 +28,8 @@ exit_code data_print_table(const char *folder, FILE *to, problems *list) {
     int64_t sums[DATA_SPLITS] = {0};
     exit_code code = sources_read(folder, &notes, list);
     if (code != EXIT_OK) return code;
-    if (notes.count == 0) return problem(list, EXIT_INPUT, "%s/sources.json: is missing; `cohort data` writes it", folder);
+    if (notes.count == 0)
+        return problem(list, EXIT_INPUT, "%s/sources.json: is missing; `cohort data` writes it", folder);
     fprintf(to, "%-14s %8s %12s %12s %12s\n", "source", "files", "train", "valid", "test");
     for (int i = 0; i < notes.count; i++) {
         const source_note *n = &notes.notes[i];
@@ -40,8 +41,8 @@ exit_code data_print_table(const char *folder, FILE *to, problems *list) {
         }
         fputc('\n', to);
     }
-    fprintf(to, "%-23s %12lld %12lld %12lld  tokens\n", "all", (long long)sums[DATA_TRAIN], (long long)sums[DATA_VALID],
-            (long long)sums[DATA_TEST]);
+    fprintf(to, "%-23s %12lld %12lld %12lld  tokens\n", "all", (long long)sums[DATA_TRAIN],
+            (long long)sums[DATA_VALID], (long long)sums[DATA_TEST]);
     for (int i = 0; i < notes.count; i++) print_left_out(to, &notes.notes[i]);
     sources_free(&notes);
     return EXIT_OK;

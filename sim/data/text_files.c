@@ -22,11 +22,13 @@ exit_code text_file_read(const char *path, unsigned char **content, int64_t *byt
     }
     text = malloc((size_t)status.st_size + 1);
     if (!text) {
-        code = problem(list, EXIT_ENVIRONMENT, "%s: no memory for its %lld bytes", path, (long long)status.st_size);
+        code = problem(list, EXIT_ENVIRONMENT, "%s: no memory for its %lld bytes", path,
+                       (long long)status.st_size);
         goto cleanup;
     }
     if (fread(text, 1, (size_t)status.st_size, file) != (size_t)status.st_size) {
-        code = problem(list, EXIT_INPUT, "%s: ended before its %lld bytes were read", path, (long long)status.st_size);
+        code = problem(list, EXIT_INPUT, "%s: ended before its %lld bytes were read", path,
+                       (long long)status.st_size);
         goto cleanup;
     }
     *content = text;
@@ -54,7 +56,8 @@ static exit_code add_file(text_files *t, const char *path, problems *list) {
         goto cleanup;
     }
     XXH128_hash_t hash = XXH3_128bits(content, (size_t)bytes);
-    t->files[t->count++] = (text_file){.hash = {hash.high64, hash.low64}, .bytes = bytes, .part = DATA_TRAIN, .path = name};
+    t->files[t->count++] =
+        (text_file){.hash = {hash.high64, hash.low64}, .bytes = bytes, .part = DATA_TRAIN, .path = name};
 cleanup:
     free(content);
     return code;
@@ -66,7 +69,8 @@ static int by_name(const FTSENT **a, const FTSENT **b) {
 
 static exit_code visit(FTS *walk, FTSENT *entry, text_files *t, problems *list) {
     if (entry->fts_level > FTS_ROOTLEVEL && entry->fts_name[0] == '.') {
-        t->left_out.hidden += entry->fts_info != FTS_DP; /* a folder that is skipped comes again when it is left */
+        /* a folder that is skipped comes again when it is left */
+        t->left_out.hidden += entry->fts_info != FTS_DP;
         fts_set(walk, entry, FTS_SKIP);
         return EXIT_OK;
     }
@@ -74,23 +78,26 @@ static exit_code visit(FTS *walk, FTSENT *entry, text_files *t, problems *list) 
     case FTS_F:
         return add_file(t, entry->fts_path, list);
     case FTS_DC:
-        return problem(list, EXIT_INPUT, "%s: links back to %.*s, which it lies in; remove the link", entry->fts_path,
-                       (int)entry->fts_cycle->fts_pathlen, entry->fts_path); /* all entries share one path, to their own length */
+        return problem(list, EXIT_INPUT, "%s: links back to %.*s, which it lies in; remove the link",
+                       entry->fts_path, (int)entry->fts_cycle->fts_pathlen,
+                       entry->fts_path); /* all entries share one path, to their own length */
     case FTS_SLNONE:
         return problem(list, EXIT_INPUT, "%s: is a link to nothing; repair or remove it", entry->fts_path);
     case FTS_DEFAULT:
-        return problem(list, EXIT_INPUT, "%s: is neither a file nor a folder; write its text to a file", entry->fts_path);
+        return problem(list, EXIT_INPUT, "%s: is neither a file nor a folder; write its text to a file",
+                       entry->fts_path);
     case FTS_DNR:
     case FTS_ERR:
     case FTS_NS:
-        return problem(list, EXIT_INPUT, "%s: cannot be read: %s", entry->fts_path, strerror(entry->fts_errno));
+        return problem(list, EXIT_INPUT, "%s: cannot be read: %s", entry->fts_path,
+                       strerror(entry->fts_errno));
     default:
         return EXIT_OK;
     }
 }
 
-/* By content first, so that neither names nor the file system's order decide a split; by path among copies, so that the same
- * copy is always the one kept. */
+/* By content first, so that neither names nor the file system's order decide a split; by path among copies,
+ * so that the same copy is always the one kept. */
 static int by_hash(const void *a, const void *b) {
     const text_file *x = a, *y = b;
     for (int i = 0; i < 2; i++)
@@ -131,7 +138,9 @@ exit_code text_files_find(const char *path, text_files *out, problems *list) {
     }
     if (code != EXIT_OK) goto cleanup;
     order_and_drop_copies(out);
-    if (out->count == 0) code = problem(list, EXIT_INPUT, "%s: holds no text; give a text file, or a folder with text files in it", path);
+    if (out->count == 0)
+        code = problem(list, EXIT_INPUT,
+                       "%s: holds no text; give a text file, or a folder with text files in it", path);
 cleanup:
     if (code != EXIT_OK) text_files_free(out);
     if (walk) fts_close(walk);

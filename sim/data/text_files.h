@@ -21,15 +21,17 @@ typedef struct {
 } text_file;
 
 typedef struct {
-    text_file *files; /* [count], ordered by hash; files of equal content appear once, empty ones not at all */
+    /* [count], ordered by hash; files of equal content appear once, empty ones not at all */
+    text_file *files;
     int count;
     int64_t bytes; /* of all files */
     left_out left_out;
 } text_files;
 
-/* `path` is a file, or a folder that is walked to the bottom; links are followed. Names that begin with a dot, empty files and copies are
- * left out, and counted. All else that is no text is refused, each file by its name: pipes, links to nothing or back to a folder that they
- * lie in, token shards, JSON Lines, and files that are not made of characters. */
+/* `path` is a file, or a folder that is walked to the bottom; links are followed. Names that begin with a
+ * dot, empty files and copies are left out, and counted. All else that is no text is refused, each file by
+ * its name: pipes, links to nothing or back to a folder that they lie in, token shards, JSON Lines, and files
+ * that are not made of characters. */
 exit_code text_files_find(const char *path, text_files *out, problems *list);
 void text_files_free(text_files *t);
 

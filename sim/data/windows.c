@@ -20,7 +20,8 @@ static int parse_line(const char *line, int *device, window_row *row) {
     char part[6];
     int end = 0;
     char numbers[4][20];
-    if (sscanf(line, "%19[0-9],%5[a-z],%19[0-9],%19[0-9],%19[0-9] %n", numbers[0], part, numbers[1], numbers[2], numbers[3], &end) != 5)
+    if (sscanf(line, "%19[0-9],%5[a-z],%19[0-9],%19[0-9],%19[0-9] %n", numbers[0], part, numbers[1],
+               numbers[2], numbers[3], &end) != 5)
         return 0;
     int64_t device_number = strtoll(numbers[0], NULL, 10), index = strtoll(numbers[2], NULL, 10);
     if (line[end] != '\0' || device_number > INT_MAX || index > INT_MAX) return 0;
@@ -49,11 +50,13 @@ static exit_code take_line(const char *line, int number, const given_windows *w,
     window_row row = {.line = number};
     int device;
     if (!parse_line(line, &device, &row))
-        return problem(list, EXIT_INPUT, "%s:%d: is not a window; write %s, with part train or valid and numbers from 0", w->path, number,
-                       FIRST_LINE);
+        return problem(list, EXIT_INPUT,
+                       "%s:%d: is not a window; write %s, with part train or valid and numbers from 0",
+                       w->path, number, FIRST_LINE);
     if (device >= w->devices)
-        return problem(list, EXIT_INPUT, "%s:%d: device %d is not there; the population has %d, numbered from 0", w->path, number, device,
-                       w->devices);
+        return problem(list, EXIT_INPUT,
+                       "%s:%d: device %d is not there; the population has %d, numbered from 0", w->path,
+                       number, device, w->devices);
     return w->tables[device].wanted ? append(w->path, &row, &w->tables[device], list) : EXIT_OK;
 }
 
@@ -82,7 +85,8 @@ static exit_code sort_table(const char *path, window_table *t, problems *list) {
     for (int64_t i = 1; i < t->count; i++) {
         int a = t->rows[i - 1].line, b = t->rows[i].line;
         if (by_place(&t->rows[i - 1], &t->rows[i]) == 0)
-            return problem(list, EXIT_INPUT, "%s:%d: the window of line %d again; one line a window", path, a > b ? a : b, a > b ? b : a);
+            return problem(list, EXIT_INPUT, "%s:%d: the window of line %d again; one line a window", path,
+                           a > b ? a : b, a > b ? b : a);
     }
     return EXIT_OK;
 }
@@ -90,7 +94,8 @@ static exit_code sort_table(const char *path, window_table *t, problems *list) {
 static given_windows *create(const char *path, int devices, const bool *wanted) {
     given_windows *w = calloc(1, sizeof *w);
     if (!w) return NULL;
-    *w = (given_windows){.path = path, .devices = devices, .tables = calloc((size_t)devices, sizeof *w->tables)};
+    *w = (given_windows){
+        .path = path, .devices = devices, .tables = calloc((size_t)devices, sizeof *w->tables)};
     if (!w->tables) {
         free(w);
         return NULL;
@@ -99,13 +104,17 @@ static given_windows *create(const char *path, int devices, const bool *wanted) 
     return w;
 }
 
-exit_code given_windows_read(const char *path, int devices, const bool *wanted, given_windows **out, problems *list) {
+exit_code given_windows_read(const char *path, int devices, const bool *wanted, given_windows **out,
+                             problems *list) {
     *out = NULL;
     FILE *file = fopen(path, "r");
-    if (!file) return problem(list, EXIT_INPUT, "data.windows: %s cannot be opened: %s", path, strerror(errno));
+    if (!file)
+        return problem(list, EXIT_INPUT, "data.windows: %s cannot be opened: %s", path, strerror(errno));
     given_windows *w = create(path, devices, wanted);
-    exit_code code = w ? read_lines(file, w, list) : problem(list, EXIT_ENVIRONMENT, "%s: no memory for its windows", path);
-    if (ferror(file)) code = problem(list, EXIT_INPUT, "data.windows: %s cannot be read: %s", path, strerror(errno));
+    exit_code code = w ? read_lines(file, w, list)
+                       : problem(list, EXIT_ENVIRONMENT, "%s: no memory for its windows", path);
+    if (ferror(file))
+        code = problem(list, EXIT_INPUT, "data.windows: %s cannot be read: %s", path, strerror(errno));
     fclose(file);
     for (int i = 0; i < devices && code == EXIT_OK; i++) code = sort_table(path, &w->tables[i], list);
     if (code == EXIT_OK)

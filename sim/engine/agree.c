@@ -1,7 +1,9 @@
-/* agree.c - where the processes of a run meet: after every expert step, round of router bursts and evaluation.
+/* agree.c - where the processes of a run meet: after every expert step, round of router bursts and
+ * evaluation.
  *
- * Each brings how it fared, whether a signal came to it, the populations that it saw diverge and its part of the step's numbers; all leave
- * with the same: the run goes on, stops or fails as one, and a population stops everywhere at once. A process that is alone meets itself.
+ * Each brings how it fared, whether a signal came to it, the populations that it saw diverge and its part of
+ * the step's numbers; all leave with the same: the run goes on, stops or fails as one, and a population stops
+ * everywhere at once. A process that is alone meets itself.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +36,8 @@ exit_code session_create_news(session *s, problems *list) {
     s->diverged = malloc((size_t)s->fleet->n_populations * sizeof *s->diverged);
     s->my_news = calloc(1, news_bytes(s));
     s->all_news = calloc(processes, news_bytes(s));
-    if (!s->diverged || !s->my_news || !s->all_news) return problem(list, EXIT_ENVIRONMENT, "out of memory for what the processes tell");
+    if (!s->diverged || !s->my_news || !s->all_news)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for what the processes tell");
     for (int i = 0; i < s->fleet->n_populations; i++) s->diverged[i].device = -1;
     return EXIT_OK;
 }
@@ -63,8 +66,9 @@ static void describe_layer(int layer, char out[32]) {
 
 static void describe_checkpoint(const session *s, char *out, size_t bytes) {
     if (s->saved_round > 0)
-        snprintf(out, bytes, "%s/checkpoint.h5 keeps its adapters as they were after round %d, its last good checkpoint", s->result,
-                 s->saved_round);
+        snprintf(out, bytes,
+                 "%s/checkpoint.h5 keeps its adapters as they were after round %d, its last good checkpoint",
+                 s->result, s->saved_round);
     else
         snprintf(out, bytes, "there was no checkpoint of it yet");
 }
@@ -79,7 +83,8 @@ static void report_divergence(const session *s, const divergence *seen, problems
     describe_layer(seen->layer, where);
     describe_checkpoint(s, saved, sizeof saved);
     problem(list, EXIT_RUN,
-            "population '%s' (seed %llu): %s of device %d is not finite in round %d, first seen in %s; the population stops, the others go "
+            "population '%s' (seed %llu): %s of device %d is not finite in round %d, first seen in %s; the "
+            "population stops, the others go "
             "on; %s; a lower learning rate may help",
             p->name, (unsigned long long)p->seed, what[seen->kind], d->index, s->round, where, saved);
 }

@@ -20,9 +20,12 @@ exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) 
     out->bytes_up = calloc(devices, sizeof *out->bytes_up);
     out->bytes_down = calloc(devices, sizeof *out->bytes_down);
     out->stopped = calloc(devices, sizeof *out->stopped);
-    if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down && out->stopped) return EXIT_OK;
+    if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down &&
+        out->stopped)
+        return EXIT_OK;
     checkpoints_destroy(out);
-    return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices", s->fleet->n_devices);
+    return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices",
+                   s->fleet->n_devices);
 }
 
 void checkpoints_destroy(checkpoint *c) {
@@ -36,16 +39,19 @@ void checkpoints_destroy(checkpoint *c) {
 }
 
 size_t checkpoints_bytes(const fleet *f) {
-    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * (4 * sizeof(int64_t) + sizeof(uint8_t));
+    return (size_t)pack_walk_floats(f) * sizeof(float) +
+           (size_t)f->n_devices * (4 * sizeof(int64_t) + sizeof(uint8_t));
 }
 
 /* Process 0 writes or reads the file, while the others send or get their packs. */
-static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c, const char *path, problems *list) {
+static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c, const char *path,
+                            problems *list) {
     pack_walk walk;
     exit_code code = EXIT_OK;
     pack_walk_begin(&walk, direction, s, c);
     if (ck_process(s->collective) == 0)
-        code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list) : checkpoint_read(path, c, list);
+        code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list)
+                                               : checkpoint_read(path, c, list);
     exit_code walked = pack_walk_end(&walk, list);
     return processes_agree(s->collective, code == EXIT_OK ? walked : code, list);
 }
@@ -85,7 +91,8 @@ static bool stopped_since(const session *s, const population *p, const checkpoin
 }
 
 static ck_status clear(const session *s, float *memory, span which) {
-    return which.count == 0 ? CK_OK : ck_zero(s->stream, memory + which.first, (size_t)which.count * sizeof *memory);
+    return which.count == 0 ? CK_OK
+                            : ck_zero(s->stream, memory + which.first, (size_t)which.count * sizeof *memory);
 }
 
 /* Nothing good was ever saved of it. */
@@ -100,8 +107,9 @@ static exit_code clear_population(const session *s, const population *p, problem
     return kernel_problem(list, s->backend, status, "clearing the adapters of a population that stopped");
 }
 
-/* What the packs of a population that stopped are now is of no use, and nobody works on them any more: they become what the checkpoint
- * before holds of them (zeros, where there was none), so that the next one has it too. */
+/* What the packs of a population that stopped are now is of no use, and nobody works on them any more: they
+ * become what the checkpoint before holds of them (zeros, where there was none), so that the next one has it
+ * too. */
 static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path, problems *list) {
     const fleet *f = s->fleet;
     bool any = false;
@@ -133,8 +141,9 @@ static void take_devices(const session *s, const population *p, bool keep_steps,
 
 /* Counts of all devices to process 0, and the largest. */
 static exit_code gather_devices(const session *s, checkpoint *c, problems *list) {
-    const process_rows tables[2] = {{c->device_expert_steps, sizeof *c->device_expert_steps, sizeof *c->device_expert_steps},
-                                    {c->device_router_steps, sizeof *c->device_router_steps, sizeof *c->device_router_steps}};
+    const process_rows tables[2] = {
+        {c->device_expert_steps, sizeof *c->device_expert_steps, sizeof *c->device_expert_steps},
+        {c->device_router_steps, sizeof *c->device_router_steps, sizeof *c->device_router_steps}};
     exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, 2, list);
     c->router_step = 0;
     for (int i = 0; i < c->n_devices; i++)
@@ -159,7 +168,8 @@ static exit_code take_unfinished(const session *s, int round, checkpoint *c, pro
     if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
     size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
     c->unfinished = malloc(bytes);
-    if (!c->unfinished) return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
+    if (!c->unfinished)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
     c->n_unfinished = (int64_t)bytes;
     memcpy(c->unfinished, metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), losses);
     sampling_pack(&s->sampled, c->unfinished + losses);
@@ -170,8 +180,10 @@ static exit_code give_unfinished(session *s, const checkpoint *c, const char *pa
     size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
-        return problem(list, EXIT_INPUT, "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
-                       path, (long long)c->expert_step, c->round);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
+            path, (long long)c->expert_step, c->round);
     if (!within) return EXIT_OK;
     memcpy(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), c->unfinished, losses);
     sampling_unpack(&s->sampled, c->unfinished + losses);
@@ -181,7 +193,8 @@ static exit_code give_unfinished(session *s, const checkpoint *c, const char *pa
 /* What it holds besides the packs. */
 static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
-    for (int i = 0; i < f->n_populations; i++) take_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
+    for (int i = 0; i < f->n_populations; i++)
+        take_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
     exit_code code = gather_devices(s, c, list);
     if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
     if (code != EXIT_OK) return code;
@@ -207,7 +220,8 @@ static void give_devices(session *s, const checkpoint *c, problems *list) {
         s->bytes_down[i] = c->bytes_down[i];
         if (!c->stopped[i] || d->stopped) continue;
         const population_settings *p = s->fleet->populations[d->population].settings;
-        problem(list, EXIT_RUN, "population '%s' (seed %llu) stopped by round %d because a loss was not finite", p->name,
+        problem(list, EXIT_RUN,
+                "population '%s' (seed %llu) stopped by round %d because a loss was not finite", p->name,
                 (unsigned long long)p->seed, c->round);
         fleet_stop(s->fleet, d->population);
     }
@@ -225,15 +239,22 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     c->expert_step = counts.expert_step;
     c->router_step = counts.router_step;
     c->n_unfinished = counts.n_unfinished;
-    if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0) c->unfinished = malloc((size_t)counts.n_unfinished);
-    exit_code code =
-        counts.n_unfinished > 0 && !c->unfinished ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint") : EXIT_OK;
+    if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0)
+        c->unfinished = malloc((size_t)counts.n_unfinished);
+    exit_code code = counts.n_unfinished > 0 && !c->unfinished
+                         ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint")
+                         : EXIT_OK;
     code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
+    if (status == CK_OK)
+        status =
+            ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
+    if (status == CK_OK)
+        status =
+            ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
     if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
+    if (status == CK_OK)
+        status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
     if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
     if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
     return processes_problem(all, status, list);

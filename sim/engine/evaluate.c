@@ -1,7 +1,8 @@
 /* evaluate.c - losses and routing statistics on fixed windows.
  *
- * An evaluation's windows may be split over waves: every number is kept per window and summed in window order, so the split changes
- * no bit. gate_mean is the mean weight of an expert over tokens, token_share the share of tokens whose first choice it is. */
+ * An evaluation's windows may be split over waves: every number is kept per window and summed in window
+ * order, so the split changes no bit. gate_mean is the mean weight of an expert over tokens, token_share the
+ * share of tokens whose first choice it is. */
 #include <math.h>
 #include <string.h>
 
@@ -19,7 +20,8 @@ static float *device_experts(const session *s, float *table, int device_index) {
 
 /* Adds a window's sums [layers, CK_MAX_EXPERTS] to a device's row [layers, max_experts]. */
 static void add_statistics(const session *s, int device_index, int window, const float *sums, float *table) {
-    int layers = s->base.shape.layers, experts = s->fleet->shapes[s->fleet->devices[device_index].shape].n_experts;
+    int layers = s->base.shape.layers,
+        experts = s->fleet->shapes[s->fleet->devices[device_index].shape].n_experts;
     float *row = device_experts(s, table, device_index);
     const float *from = sums + (int64_t)window * layers * CK_MAX_EXPERTS;
     for (int l = 0; l < layers; l++)
@@ -35,7 +37,8 @@ typedef struct {
 static ck_status evaluation_started(session *s, wave_buffer *w, const void *context) {
     const evaluation *e = context;
     const model_outputs *out = &s->evaluation_outputs;
-    size_t n = (size_t)w->n_sequences, statistics = n * (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
+    size_t n = (size_t)w->n_sequences,
+           statistics = n * (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
     (void)ck_download(s->stream, w->loss, out->loss, n * sizeof(float));
     if (e->order->routing) (void)ck_download(s->stream, s->host.gate_sum, out->gate_sum, statistics);
     if (e->order->routing) (void)ck_download(s->stream, s->host.top1_count, out->top1_count, statistics);
@@ -73,7 +76,8 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
         in_wave = true;
         int32_t *tokens, *targets;
         wave_add_window(s->filling, s->sequence, &tokens, &targets);
-        code = pipeline_check(s, device_data_fixed(d->data, e->order->part, i, windows, s->sequence, tokens, targets, list));
+        code = pipeline_check(
+            s, device_data_fixed(d->data, e->order->part, i, windows, s->sequence, tokens, targets, list));
     }
     return code;
 }
@@ -83,15 +87,18 @@ static void clear_row(session *s, int device_index, int experts) {
     float *mean = device_experts(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index),
           *share = device_experts(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
     for (int l = 0; l < s->base.shape.layers; l++)
-        for (int e = 0; e < s->max_experts; e++) mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
+        for (int e = 0; e < s->max_experts; e++)
+            mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
 }
 
 static void clear_tables(session *s) {
-    for (int d = 0; d < s->fleet->n_devices; d++) clear_row(s, d, s->fleet->shapes[s->fleet->devices[d].shape].n_experts);
+    for (int d = 0; d < s->fleet->n_devices; d++)
+        clear_row(s, d, s->fleet->shapes[s->fleet->devices[d].shape].n_experts);
 }
 
 static void divide_tables(session *s, double tokens) {
-    float *gate_mean = metric_floats(&s->numbers, METRIC_GATE_MEAN), *token_share = metric_floats(&s->numbers, METRIC_TOKEN_SHARE);
+    float *gate_mean = metric_floats(&s->numbers, METRIC_GATE_MEAN),
+          *token_share = metric_floats(&s->numbers, METRIC_TOKEN_SHARE);
     int64_t n = metric_values(METRIC_GATE_MEAN, &s->numbers.shape);
     for (int64_t i = 0; i < n; i++) {
         gate_mean[i] = (float)(gate_mean[i] / tokens);
@@ -103,8 +110,11 @@ static void divide_tables(session *s, double tokens) {
 static exit_code evaluate_mine(session *s, const evaluation_order *order, double *loss, problems *list) {
     const fleet *f = s->fleet;
     const evaluation e = {.order = order, .loss = loss};
-    const wave_work work = {
-        .what = "evaluation", .program = s->evaluation, .started = evaluation_started, .finished = evaluation_finished, .context = &e};
+    const wave_work work = {.what = "evaluation",
+                            .program = s->evaluation,
+                            .started = evaluation_started,
+                            .finished = evaluation_finished,
+                            .context = &e};
     double tokens = (double)s->settings->evaluate.windows * s->sequence;
     exit_code code = EXIT_OK;
     for (int i = 0; i < f->n_mine; i++)
@@ -151,10 +161,11 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
     int32_t *tokens, *targets;
     wave_add_device(s->filling, s->fleet, index, 0);
     wave_add_window(s->filling, s->sequence, &tokens, &targets);
-    exit_code code = device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w), s->settings->evaluate.windows,
-                                       s->sequence, tokens, targets, list);
+    exit_code code = device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w),
+                                       s->settings->evaluate.windows, s->sequence, tokens, targets, list);
     if (code == EXIT_OK)
-        memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->sequence, tokens, (size_t)s->sequence * sizeof *tokens);
+        memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->sequence, tokens,
+               (size_t)s->sequence * sizeof *tokens);
     return pipeline_check(s, code);
 }
 
@@ -165,7 +176,8 @@ static void copy_gates(session *s, int window, const float *from) {
     int64_t rows = (int64_t)s->sequence * s->base.shape.layers;
     float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * s->max_experts;
     for (int64_t row = 0; row < rows; row++)
-        for (int e = 0; e < s->max_experts; e++) to[row * s->max_experts + e] = e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
+        for (int e = 0; e < s->max_experts; e++)
+            to[row * s->max_experts + e] = e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
 }
 
 static int64_t window_gates(const session *s) {
@@ -181,14 +193,18 @@ static ck_status record_started(session *s, wave_buffer *w, const void *context)
 /* context: the first of the wave's windows, in my_windows. */
 static ck_status record_finished(session *s, wave_buffer *w, const void *context) {
     int first = *(const int *)context;
-    for (int q = 0; q < w->n_sequences; q++) copy_gates(s, s->my_windows[first + q], s->host.gate_record + q * window_gates(s));
+    for (int q = 0; q < w->n_sequences; q++)
+        copy_gates(s, s->my_windows[first + q], s->host.gate_record + q * window_gates(s));
     return CK_OK;
 }
 
 static exit_code record_mine(session *s, problems *list) {
     int first = 0, end = 0;
-    const wave_work work = {
-        .what = "recording the routing", .program = s->record, .started = record_started, .finished = record_finished, .context = &first};
+    const wave_work work = {.what = "recording the routing",
+                            .program = s->record,
+                            .started = record_started,
+                            .finished = record_finished,
+                            .context = &first};
     exit_code code = EXIT_OK;
     for (; first < s->n_my_windows && code == EXIT_OK; first = end) {
         while (code == EXIT_OK && end < s->n_my_windows && end - first < s->plan.record.max_sequences &&

@@ -1,5 +1,6 @@
-/* gather.c - the numbers of all devices to process 0, which writes them. Tables are [devices, ...]: of each process its own devices' rows
- * count. Where a population has stopped, process 0 knows it too: nothing that others left in its rows comes through. */
+/* gather.c - the numbers of all devices to process 0, which writes them. Tables are [devices, ...]: of each
+ * process its own devices' rows count. Where a population has stopped, process 0 knows it too: nothing that
+ * others left in its rows comes through. */
 #include <math.h>
 
 #include "engine/session.h"
@@ -14,7 +15,8 @@ static process_rows rows_of(void *values, size_t bytes) {
 }
 
 exit_code session_gather_texts(session *s, problems *list) {
-    const process_rows text = {.values = &s->fleet->devices[0].text, .row_bytes = sizeof(device_text), .stride = sizeof(device)};
+    const process_rows text = {
+        .values = &s->fleet->devices[0].text, .row_bytes = sizeof(device_text), .stride = sizeof(device)};
     return gather(s, &text, 1, list);
 }
 
@@ -44,7 +46,8 @@ static bool is_of_windows(metric_axes axes) {
 }
 
 /* The metrics of one kind that this round has. */
-static int list_metrics(const session *s, bool (*is_of)(metric_axes), int rows, process_rows out[METRIC_COUNT]) {
+static int list_metrics(const session *s, bool (*is_of)(metric_axes), int rows,
+                        process_rows out[METRIC_COUNT]) {
     int n = 0;
     for (metric_id id = 0; id < METRIC_COUNT; id++) {
         bool measured = s->numbers.evaluated || metrics[id].when == METRIC_EACH_ROUND;

@@ -5,7 +5,8 @@
 
 #include "engine/deal.h"
 
-exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out, problems *list) {
+exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out,
+                       problems *list) {
     exit_code code = run_base_shape(s, &out->shape, list);
     if (code == EXIT_OK) code = plan_admits_devices(s, ck_local_processes(collective), list);
     if (code == EXIT_OK) code = fleet_create_among(collective, s, &out->shape, &out->fleet, list);

@@ -1,4 +1,5 @@
-/* outline.h - what a configuration comes to on this machine: the one place where `check` and `run` find out whether it can be run. */
+/* outline.h - what a configuration comes to on this machine: the one place where `check` and `run` find out
+ * whether it can be run. */
 #ifndef COHORT_OUTLINE_H
 #define COHORT_OUTLINE_H
 
@@ -15,9 +16,10 @@ typedef struct {
     run_plan plan;
 } run_outline;
 
-/* All that can be refused before a base is loaded, or pre-trained for minutes: the base's shape, populations, memory, text. `out` is zeros;
- * after a failure, too, it is to be freed. */
-exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out, problems *list);
+/* All that can be refused before a base is loaded, or pre-trained for minutes: the base's shape, populations,
+ * memory, text. `out` is zeros; after a failure, too, it is to be freed. */
+exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out,
+                       problems *list);
 void outline_free(run_outline *o); /* one of zeros is fine */
 
 #endif

@@ -7,7 +7,8 @@
 enum { PIECE_FLOATS = 1 << 20 };
 
 int64_t pack_walk_floats(const fleet *f) {
-    int64_t largest = fleet_largest_pack(f), piece = f->n_parameters < PIECE_FLOATS ? f->n_parameters : PIECE_FLOATS;
+    int64_t largest = fleet_largest_pack(f),
+            piece = f->n_parameters < PIECE_FLOATS ? f->n_parameters : PIECE_FLOATS;
     return f->place.process == 0 && piece > largest ? piece : largest;
 }
 
@@ -24,7 +25,8 @@ static bool is_own(const pack_walk *w, int index) {
 
 /* Whether this walk moves the device's packs, rather than pass them by. */
 static bool is_moved(const pack_walk *w, int index) {
-    return w->direction != STOPPED_PACKS_TO_OWNERS || (w->session->fleet->devices[index].stopped && !w->checkpoint->stopped[index]);
+    return w->direction != STOPPED_PACKS_TO_OWNERS ||
+           (w->session->fleet->devices[index].stopped && !w->checkpoint->stopped[index]);
 }
 
 /* Between the buffer and the values of this process's devices that begin with the given one. */
@@ -36,9 +38,11 @@ static exit_code copy_own(const pack_walk *w, packs_array which, int index, int6
     float *place = arrays[which] + (which == PACKS_CARRIED ? d->carried : d->pack);
     size_t bytes = (size_t)floats * sizeof *place;
     bool saves = w->direction == PACKS_TO_PROCESS_0;
-    ck_status status = saves ? ck_download(s->stream, s->pack, place, bytes) : ck_upload(s->stream, place, s->pack, bytes);
+    ck_status status =
+        saves ? ck_download(s->stream, s->pack, place, bytes) : ck_upload(s->stream, place, s->pack, bytes);
     if (status == CK_OK) status = ck_wait(s->stream);
-    return kernel_problem(list, s->backend, status, saves ? "reading the adapters back" : "placing the checkpoint's adapters");
+    return kernel_problem(list, s->backend, status,
+                          saves ? "reading the adapters back" : "placing the checkpoint's adapters");
 }
 
 /* The buffer between process 0 and the device's owner, whichever this is. */
@@ -47,7 +51,8 @@ static exit_code travel(const pack_walk *w, packs_array which, int index, proble
     int owner = w->session->fleet->owner[index];
     bool home = w->direction != PACKS_TO_PROCESS_0;
     size_t bytes = (size_t)values_of(w, which, index) * sizeof *w->session->pack;
-    return processes_problem(all, ck_collective_move(all, home ? 0 : owner, home ? owner : 0, w->session->pack, bytes), list);
+    return processes_problem(
+        all, ck_collective_move(all, home ? 0 : owner, home ? owner : 0, w->session->pack, bytes), list);
 }
 
 /* ---- Process 0 ---- */
@@ -59,12 +64,14 @@ static bool skip_empty(pack_walk *w) {
     return w->device < n;
 }
 
-/* Steps over one of another process's devices, or over as many of process 0's, which lie side by side, as the buffer holds. */
+/* Steps over one of another process's devices, or over as many of process 0's, which lie side by side, as the
+ * buffer holds. */
 static int64_t step_over_piece(pack_walk *w) {
     int first = w->device++;
     int64_t room = pack_walk_floats(w->session->fleet), count = values_of(w, w->array, first);
     if (!is_own(w, first)) return count;
-    for (; skip_empty(w) && is_own(w, w->device) && is_moved(w, w->device) == is_moved(w, first); w->device++) {
+    for (; skip_empty(w) && is_own(w, w->device) && is_moved(w, w->device) == is_moved(w, first);
+         w->device++) {
         int64_t more = values_of(w, w->array, w->device);
         if (count + more > room) break;
         count += more;
@@ -72,7 +79,8 @@ static int64_t step_over_piece(pack_walk *w) {
     return count;
 }
 
-static exit_code next(void *context, packs_array which, int64_t first, int64_t *count, float **values, problems *list) {
+static exit_code next(void *context, packs_array which, int64_t first, int64_t *count, float **values,
+                      problems *list) {
     pack_walk *w = context;
     if (first == 0) {
         w->array = which;
@@ -94,7 +102,8 @@ static exit_code filled(void *context, problems *list) {
     int index = w->read_device;
     w->read_device = -1;
     if (!is_moved(w, index)) return EXIT_OK;
-    return is_own(w, index) ? copy_own(w, w->array, index, w->read_floats, list) : travel(w, w->array, index, list);
+    return is_own(w, index) ? copy_own(w, w->array, index, w->read_floats, list)
+                            : travel(w, w->array, index, list);
 }
 
 /* What a failure left to be exchanged: the content does not matter any more. */
@@ -110,7 +119,8 @@ static exit_code walk_to_the_end(pack_walk *w, problems *list) {
 /* ---- The others ---- */
 
 /* After a failed copy, too, process 0 waits for the exchange. */
-static exit_code serve_pack(const pack_walk *w, packs_array which, int index, exit_code *copied, problems *list) {
+static exit_code serve_pack(const pack_walk *w, packs_array which, int index, exit_code *copied,
+                            problems *list) {
     int64_t floats = values_of(w, which, index);
     bool saves = w->direction == PACKS_TO_PROCESS_0;
     if (floats == 0 || !is_moved(w, index)) return EXIT_OK;
@@ -124,7 +134,8 @@ static exit_code serve(const pack_walk *w, problems *list) {
     const fleet *f = w->session->fleet;
     exit_code code = EXIT_OK, copied = EXIT_OK;
     for (packs_array which = PACKS_PARAMETERS; which < PACKS_ARRAYS; which++)
-        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++) code = serve_pack(w, which, f->mine[i], &copied, list);
+        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
+            code = serve_pack(w, which, f->mine[i], &copied, list);
     return code == EXIT_OK ? copied : code;
 }
 
@@ -132,7 +143,8 @@ static exit_code serve(const pack_walk *w, problems *list) {
 
 void pack_walk_begin(pack_walk *w, pack_direction direction, const session *s, checkpoint *c) {
     *w = (pack_walk){.session = s, .checkpoint = c, .direction = direction, .read_device = -1};
-    w->pieces = (checkpoint_pieces){.context = w, .next = next, .filled = direction == PACKS_TO_PROCESS_0 ? NULL : filled};
+    w->pieces = (checkpoint_pieces){
+        .context = w, .next = next, .filled = direction == PACKS_TO_PROCESS_0 ? NULL : filled};
     c->pieces = &w->pieces;
 }
 

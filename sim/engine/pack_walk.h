@@ -1,5 +1,6 @@
-/* pack_walk.h - the packs of all devices past process 0, in the order of the checkpoint: array by array, device by device. They are copied
- * between where they lie and session.pack, a buffer for some of them, on their way to the file or from it: there is no second copy of all.
+/* pack_walk.h - the packs of all devices past process 0, in the order of the checkpoint: array by array,
+ * device by device. They are copied between where they lie and session.pack, a buffer for some of them, on
+ * their way to the file or from it: there is no second copy of all.
  */
 #ifndef COHORT_PACK_WALK_H
 #define COHORT_PACK_WALK_H
@@ -11,7 +12,8 @@
 typedef enum {
     PACKS_TO_PROCESS_0,
     PACKS_TO_OWNERS,
-    STOPPED_PACKS_TO_OWNERS /* of devices that have stopped since the checkpoint was written; all others keep theirs */
+    /* of devices that have stopped since the checkpoint was written; all others keep theirs */
+    STOPPED_PACKS_TO_OWNERS
 } pack_direction;
 
 typedef struct {
@@ -28,9 +30,11 @@ typedef struct {
 /* Floats of session.pack for this process of the fleet. */
 int64_t pack_walk_floats(const fleet *f);
 
-/* From here on checkpoint_write() or checkpoint_read() of process 0 gets the packs through checkpoint->pieces. */
+/* From here on checkpoint_write() or checkpoint_read() of process 0 gets the packs through
+ * checkpoint->pieces. */
 void pack_walk_begin(pack_walk *w, pack_direction direction, const session *s, checkpoint *c);
-/* The other processes send or receive their packs; process 0 walks to the end if a failure stopped it before, so that nobody waits. */
+/* The other processes send or receive their packs; process 0 walks to the end if a failure stopped it before,
+ * so that nobody waits. */
 exit_code pack_walk_end(pack_walk *w, problems *list);
 
 #endif

@@ -18,7 +18,8 @@
 /* A CPU gains nothing beyond enough windows for its threads; a GPU wants large products. */
 enum { CPU_WAVE_TOKENS = 16384, GPU_WAVE_TOKENS = 65536 };
 
-/* What the libraries touch only once a run is on its way: HDF5's caches and its writer in process 0, and a worker's stack. */
+/* What the libraries touch only once a run is on its way: HDF5's caches and its writer in process 0, and a
+ * worker's stack. */
 static const size_t RUNNING_BYTES = 6 << 20, THREAD_BYTES = 96 << 10, MPI_BYTES = 8 << 20;
 /* The same program finds the machine a little different each time. */
 static const double UNCERTAIN_MIB = 1.0, MIB = 1048576.0;
@@ -56,7 +57,8 @@ static demand measure(const settings *s, const fleet *f) {
     return d;
 }
 
-static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence, int64_t all_packs, ck_precision precision) {
+static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence, int64_t all_packs,
+                       ck_precision precision) {
     int64_t devices = larger(windows / d->least_step, 1);
     plan->limits.max_sequences = (int32_t)windows;
     plan->limits.max_tokens = windows * sequence;
@@ -74,24 +76,29 @@ static void set_limits(run_plan *plan, const demand *d, int64_t windows, int seq
 }
 
 /* Programs are recorded only to be measured: nothing is read through these pointers. */
-static exit_code measure_programs(ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, run_plan *plan,
-                                  problems *list) {
+static exit_code measure_programs(ck_backend *backend, const base_shape *base, const fleet *f,
+                                  const demand *d, run_plan *plan, problems *list) {
     static float unread[1];
     model_base model = {.shape = *base, .layout = base_layout_of(base), .weights = unread};
-    model_outputs step = {.loss = unread}, evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
+    model_outputs step = {.loss = unread},
+                  evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
     model_outputs record = {.loss = unread, .gate_record = unread};
     if (d->balanced) step.top_k_count = step.p_sum = step.balance_coefficient = step.balance_value = unread;
     size_t bytes[3] = {0};
-    exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true, &bytes[0], list);
+    exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
+                                         &bytes[0], list);
     if (code == EXIT_OK)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation, false, &bytes[1], list);
+        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
+                                   false, &bytes[1], list);
     if (code == EXIT_OK && plan->n_routing_windows > 0)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false, &bytes[2], list);
+        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
+                                   &bytes[2], list);
     plan->activations = bytes[0] + bytes[1] + bytes[2];
     return code;
 }
 
-/* A row of the round's tables is there once, twice more in the trace's writer, and of several processes once more on its way to process 0.
+/* A row of the round's tables is there once, twice more in the trace's writer, and of several processes once
+ * more on its way to process 0.
  */
 static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
@@ -110,13 +117,15 @@ static size_t exchange_bytes(const fleet *f) {
     return f->place.processes > 1 ? 2 * (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK) * sizeof(float) : 0;
 }
 
-/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a balanced step; the record is
- * one a token on both. Two waves take turns. */
-static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f, bool balanced) {
+/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a
+ * balanced step; the record is one a token on both. Two waves take turns. */
+static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
+                           bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
     size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
-    return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) + 2 * wave_bytes(&plan->limits);
+    return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) +
+           2 * wave_bytes(&plan->limits);
 }
 
 /* Of the packs that lie in host memory. */
@@ -132,8 +141,9 @@ static size_t near_bytes(const run_plan *plan, const fleet *f, packs_memory pack
     return all - far_bytes(f, packs_at) + slots_bytes(packs_at, plan->limits.max_packs);
 }
 
-/* The nearest that fits: moments leave the GPU first, because only updates need them. What is far takes slots for two waves, so that with
- * large waves of few devices nothing is gained; what fits in no way is planned for as it takes least. */
+/* The nearest that fits: moments leave the GPU first, because only updates need them. What is far takes slots
+ * for two waves, so that with large waves of few devices nothing is gained; what fits in no way is planned
+ * for as it takes least. */
 static void place_packs(run_plan *plan, const fleet *f) {
     plan->near_total = SIZE_MAX;
     for (packs_memory at = PACKS_NEAR; at <= PACKS_FAR && plan->near_total > plan->near_limit; at++) {
@@ -148,14 +158,16 @@ static void place_packs(run_plan *plan, const fleet *f) {
     plan->training = plan->resident + plan->passing + plan->buffers + far_bytes(f, plan->packs_at);
 }
 
-/* Initial adapters pass before there are activations, which on a CPU take more than these: each of its threads has room for a pack. */
+/* Initial adapters pass before there are activations, which on a CPU take more than these: each of its
+ * threads has room for a pack. */
 static size_t passing_bytes(const ck_backend *backend, const run_plan *plan, const fleet *f) {
-    size_t saved = checkpoints_bytes(f), initial = plan->near_limit < SIZE_MAX ? fleet_initial_bytes(f, ck_threads(backend)) : 0;
+    size_t saved = checkpoints_bytes(f),
+           initial = plan->near_limit < SIZE_MAX ? fleet_initial_bytes(f, ck_threads(backend)) : 0;
     return saved > initial ? saved : initial;
 }
 
-static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, const demand *d, int64_t windows,
-                           run_plan *plan, problems *list) {
+static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f,
+                           const demand *d, int64_t windows, run_plan *plan, problems *list) {
     set_limits(plan, d, windows, s->data.sequence, f->n_parameters, (ck_precision)s->precision);
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
@@ -167,30 +179,36 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else
-        plan->training = plan->resident + plan->base + plan->packs + plan->passing + plan->gradients + plan->activations + plan->buffers;
+        plan->training = plan->resident + plan->base + plan->packs + plan->passing + plan->gradients +
+                         plan->activations + plan->buffers;
     plan->total = plan->training > plan->outside ? plan->training : plan->outside;
     return EXIT_OK;
 }
 
-/* What another device adds to host memory, on average over the fleet; the averages are there once, whatever their number. */
+/* What another device adds to host memory, on average over the fleet; the averages are there once, whatever
+ * their number. */
 static double device_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f) {
     packs_memory packs_at = plan->near_limit < SIZE_MAX ? plan->packs_at : PACKS_FAR;
     double packs = (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
-    return (packs + (double)fleet_measure_text(f).devices) / mine + (double)number_bytes(s, base, f, 0) / mine;
+    return (packs + (double)fleet_measure_text(f).devices) / mine +
+           (double)number_bytes(s, base, f, 0) / mine;
 }
 
 /* In no way of placing the packs. Fewer devices might fit with all of theirs on the GPU, without slots. */
 static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *list) {
     double packs = (double)far_bytes(f, PACKS_FAR), a_device = packs / (f->n_mine > 0 ? f->n_mine : 1.0);
-    double fit = floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
+    double fit =
+        floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
     char fewer[96] = "";
     if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_mine);
-    return problem(
-        list, EXIT_ENVIRONMENT,
-        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its adapters lie: %.0f MiB go to "
-        "activations, %.0f MiB to the base, %.0f MiB to gradients and adapters of waves; take %sa smaller base, batch or sequence",
-        (double)plan->near_total / MIB, (double)plan->near_limit / MIB, (double)plan->activations / MIB, (double)plan->base / MIB,
-        (double)(plan->gradients + plan->slots) / MIB, fewer);
+    return problem(list, EXIT_ENVIRONMENT,
+                   "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
+                   "adapters lie: %.0f MiB go to "
+                   "activations, %.0f MiB to the base, %.0f MiB to gradients and adapters of waves; take %sa "
+                   "smaller base, batch or sequence",
+                   (double)plan->near_total / MIB, (double)plan->near_limit / MIB,
+                   (double)plan->activations / MIB, (double)plan->base / MIB,
+                   (double)(plan->gradients + plan->slots) / MIB, fewer);
 }
 
 /* How many devices would fit, where what they all add is `each` a device to what is there without them. */
@@ -209,34 +227,42 @@ static bool are_alike(const fleet *f) {
     return true;
 }
 
-static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f, problems *list) {
+static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f,
+                        problems *list) {
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
-    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB, a_device = device_bytes(s, plan, base, f) / MIB;
+    double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB,
+           a_device = device_bytes(s, plan, base, f) / MIB;
     double text = f->n_mine > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_mine : 0.0;
     double outside = (double)plan->outside / MIB, training = (double)plan->training / MIB;
-    double fit_outside = fitting(limit, outside, text, f->n_mine), fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_mine));
+    double fit_outside = fitting(limit, outside, text, f->n_mine),
+           fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_mine));
     const char *source = limit_source(s, plan->limit);
     char who[48] = "the run";
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
     if (fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
-                       "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single device: %.0f MiB go to %s; "
+                       "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single "
+                       "device: %.0f MiB go to %s; "
                        "take a smaller base, batch or sequence",
                        who, ceil(need), floor(limit), source,
                        fit_outside < 1.0 ? outside - text * f->n_mine : training - a_device * f->n_mine,
                        fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
-                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; lower `devices`, the number "
+                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; "
+                   "lower `devices`, the number "
                    "of populations, `rank` or `data.tokens_per_device`",
-                   who, ceil(need), floor(limit), source, f->n_mine, fit, are_alike(f) ? "" : ", if all populations shrink alike");
+                   who, ceil(need), floor(limit), source, f->n_mine, fit,
+                   are_alike(f) ? "" : ", if all populations shrink alike");
 }
 
-/* Before the devices are there: a host copy of the base beside the backend's, or its training, which is process 0's. When they are gone:
- * what a run measures for its report. */
-static exit_code outside_bytes(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, run_plan *plan,
-                               problems *list) {
-    size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0, rate = ck_ceiling_bytes(backend);
-    exit_code code = f->place.process == 0 && run_trains_base(s) ? pretrain_bytes(s, backend, &trained, list) : EXIT_OK;
+/* Before the devices are there: a host copy of the base beside the backend's, or its training, which is
+ * process 0's. When they are gone: what a run measures for its report. */
+static exit_code outside_bytes(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f,
+                               run_plan *plan, problems *list) {
+    size_t weights = (size_t)base_layout_of(base).total * sizeof(float), trained = 0,
+           rate = ck_ceiling_bytes(backend);
+    exit_code code =
+        f->place.process == 0 && run_trains_base(s) ? pretrain_bytes(s, backend, &trained, list) : EXIT_OK;
     size_t start = weights + (trained > weights ? trained : weights);
     plan->outside = plan->resident + (rate > start ? rate : start);
     plan->why_outside = rate > start        ? "libraries and measuring the rate of matrix products"
@@ -272,21 +298,24 @@ exit_code plan_admits_devices(const settings *s, int on_machine, problems *list)
     }
     size_t need = now + devices * FLEET_DEVICE_BYTES;
     if (need <= limit) return EXIT_OK;
-    return problem(list, EXIT_ENVIRONMENT,
-                   "the run needs %.0f MiB of memory for the list of its %zu devices alone, and only %.0f MiB %s; "
-                   "lower `devices`, or the number of populations",
-                   ceil((double)need / MIB), devices, floor((double)limit / MIB), limit_source(s, limit));
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "the run needs %.0f MiB of memory for the list of its %zu devices alone, and only %.0f MiB %s; "
+        "lower `devices`, or the number of populations",
+        ceil((double)need / MIB), devices, floor((double)limit / MIB), limit_source(s, limit));
 }
 
 static exit_code refuse_precision(const settings *s, const ck_backend *backend, problems *list) {
     int before = problems_count(list);
-    exit_code code =
-        problem(list, EXIT_INPUT, "bf16 needs a GPU, and this run computes on the %s backend; set precision: f32", ck_name(backend));
+    exit_code code = problem(list, EXIT_INPUT,
+                             "bf16 needs a GPU, and this run computes on the %s backend; set precision: f32",
+                             ck_name(backend));
     settings_prefix(s, "precision", before, list);
     return code;
 }
 
-exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f, run_plan *out, problems *list) {
+exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f,
+                    run_plan *out, problems *list) {
     if (!ck_supports(backend, (ck_precision)s->precision)) return refuse_precision(s, backend, list);
     demand d = measure(s, f);
     memory_give_back();
@@ -297,7 +326,9 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     size_t near = ck_memory_bytes(backend);
     out->near_limit = near < SIZE_MAX ? near + ck_allocated_bytes(backend) : SIZE_MAX;
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
-    int64_t preferred = s->wave_tokens > 0 ? s->wave_tokens : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS : GPU_WAVE_TOKENS;
+    int64_t preferred = s->wave_tokens > 0                     ? s->wave_tokens
+                        : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS
+                                                               : GPU_WAVE_TOKENS;
     int64_t all = larger(larger(d.whole_step, d.evaluation), 1); /* a process may have no device */
     int64_t windows = smaller(larger(preferred / s->data.sequence, d.largest_step), all);
     exit_code code = outside_bytes(s, backend, base, f, out, list);
@@ -310,7 +341,8 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     return code;
 }
 
-exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, fleet *f, run_plan *out, problems *list) {
+exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shape *base, fleet *f,
+                         run_plan *out, problems *list) {
     exit_code code = plan_make(s, backend, base, f, out, list);
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);

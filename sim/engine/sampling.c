@@ -30,7 +30,9 @@ static size_t valid_count(const sampling_shape *size, int devices) {
 
 size_t sampling_bytes(const sampled_windows *w) {
     if (w->size.train_steps == 0) return 0;
-    return (train_count(&w->size, w->n_devices) + valid_count(&w->size, w->n_devices) + 2 * (size_t)w->n_devices) * sizeof(int64_t);
+    return (train_count(&w->size, w->n_devices) + valid_count(&w->size, w->n_devices) +
+            2 * (size_t)w->n_devices) *
+           sizeof(int64_t);
 }
 
 exit_code sampling_create(sampled_windows *w, const fleet *f, const metric_row *numbers, problems *list) {
@@ -41,7 +43,9 @@ exit_code sampling_create(sampled_windows *w, const fleet *f, const metric_row *
     w->first_train = calloc((size_t)f->n_devices, sizeof *w->first_train);
     w->first_valid = calloc((size_t)f->n_devices, sizeof *w->first_valid);
     if (w->first_train && w->first_valid) return EXIT_OK;
-    return problem(list, EXIT_ENVIRONMENT, "out of memory for the sampled windows of a round; trace.sampling_windows: false does without");
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "out of memory for the sampled windows of a round; trace.sampling_windows: false does without");
 }
 
 void sampling_destroy(sampled_windows *w) {
@@ -86,9 +90,13 @@ void sampling_clear(sampled_windows *w, const fleet *f) {
     }
 }
 
-int64_t *sampling_place(const sampled_windows *w, const fleet *f, const device *d, data_part part, int index) {
+int64_t *sampling_place(const sampled_windows *w, const fleet *f, const device *d, data_part part,
+                        int index) {
     if (w->size.train_steps == 0) return NULL;
     int64_t i = d - f->devices;
-    if (part == DATA_TRAIN) return w->train + (i * w->size.train_steps + d->expert_steps - w->first_train[i]) * w->size.train_batch + index;
-    return w->valid + (i * w->size.valid_steps + d->router_steps - w->first_valid[i]) * w->size.valid_batch + index;
+    if (part == DATA_TRAIN)
+        return w->train +
+               (i * w->size.train_steps + d->expert_steps - w->first_train[i]) * w->size.train_batch + index;
+    return w->valid + (i * w->size.valid_steps + d->router_steps - w->first_valid[i]) * w->size.valid_batch +
+           index;
 }

@@ -1,4 +1,5 @@
-/* sampling.h - which windows every step of a round drew, for /sampling/windows; only where the configuration asks for it. */
+/* sampling.h - which windows every step of a round drew, for /sampling/windows; only where the configuration
+ * asks for it. */
 #ifndef COHORT_SAMPLING_H
 #define COHORT_SAMPLING_H
 
@@ -14,7 +15,8 @@
 typedef struct {
     sampling_shape size; /* all 0: nothing is recorded */
     int n_devices;
-    int64_t *train, *valid;             /* [devices, steps, batch] offsets of this round, -1 where none was drawn: metrics, borrowed */
+    /* [devices, steps, batch] offsets of this round, -1 where none was drawn: metrics, borrowed */
+    int64_t *train, *valid;
     int64_t *first_train, *first_valid; /* [devices] steps taken before this round */
 } sampled_windows;
 
@@ -31,7 +33,8 @@ void sampling_unpack(sampled_windows *w, const uint8_t *bytes);
 
 /* A round starts. */
 void sampling_clear(sampled_windows *w, const fleet *f);
-/* Where the offset of window `index` of the step that the device is about to take belongs; NULL: it is not recorded. */
+/* Where the offset of window `index` of the step that the device is about to take belongs; NULL: it is not
+ * recorded. */
 int64_t *sampling_place(const sampled_windows *w, const fleet *f, const device *d, data_part part, int index);
 
 #endif

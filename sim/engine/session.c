@@ -40,7 +40,8 @@ static bool any_balanced(const fleet *f) {
 
 static exit_code allocate_outputs(session *s, problems *list) {
     allocator a = {.backend = s->backend};
-    size_t sequences = (size_t)s->plan.limits.max_sequences, row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
+    size_t sequences = (size_t)s->plan.limits.max_sequences,
+           row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
     s->step_outputs.loss = s->evaluation_outputs.loss = take(&a, sequences * sizeof(float), "losses");
     s->record_outputs.loss = s->step_outputs.loss;
     s->evaluation_outputs.gate_sum = take(&a, sequences * row, "gate sums");
@@ -52,19 +53,22 @@ static exit_code allocate_outputs(session *s, problems *list) {
         s->step_outputs.balance_value = take(&a, sequences * sizeof(float), "load balance");
     }
     if (s->n_routing_windows > 0)
-        s->record_outputs.gate_record = take(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
+        s->record_outputs.gate_record =
+            take(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
     s->gradients = take(&a, (size_t)s->plan.limits.max_packs * sizeof(float), "gradients of a wave");
     return kernel_problem(list, s->backend, a.status, "allocating a wave");
 }
 
 static exit_code record_programs(session *s, problems *list) {
     const fleet *f = s->fleet;
-    exit_code code = model_record_step(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.step, &s->step_outputs, &s->step, list);
+    exit_code code = model_record_step(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.step,
+                                       &s->step_outputs, &s->step, list);
     if (code == EXIT_OK)
-        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.evaluation, &s->evaluation_outputs,
-                                       &s->evaluation, list);
+        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.evaluation,
+                                       &s->evaluation_outputs, &s->evaluation, list);
     if (code == EXIT_OK && s->n_routing_windows > 0)
-        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.record, &s->record_outputs, &s->record, list);
+        code = model_record_evaluation(s->backend, &s->base, f->shapes, f->n_shapes, &s->plan.record,
+                                       &s->record_outputs, &s->record, list);
     return code;
 }
 
@@ -93,7 +97,8 @@ static bool allocate_numbers(session *s) {
 }
 
 static exit_code allocate_host(session *s, problems *list) {
-    size_t sequences = (size_t)s->plan.limits.max_sequences, row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS;
+    size_t sequences = (size_t)s->plan.limits.max_sequences,
+           row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS;
     size_t record = s->n_routing_windows > 0 ? (size_t)s->plan.record.max_tokens * row : 1;
     s->updates = malloc(sequences * sizeof *s->updates);
     s->carries = malloc(sequences * sizeof *s->carries);
@@ -101,14 +106,16 @@ static exit_code allocate_host(session *s, problems *list) {
     s->host.top1_count = malloc(sequences * row * sizeof(float));
     s->host.gate_record = malloc(record * sizeof(float));
     s->pack = calloc((size_t)pack_walk_floats(s->fleet), sizeof *s->pack);
-    bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count && s->host.gate_record && allocate_numbers(s);
+    bool ok = s->pack && s->updates && s->carries && s->host.gate_sum && s->host.top1_count &&
+              s->host.gate_record && allocate_numbers(s);
     if (!ok) return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
     exit_code code = sampling_create(&s->sampled, s->fleet, &s->numbers, list);
     if (code == EXIT_OK) code = wave_create(&s->plan.limits, 0, &s->filling, list);
     return code == EXIT_OK ? wave_create(&s->plan.limits, 1, &s->running, list) : code;
 }
 
-/* Spread evenly over the devices that have a router; where there are more windows than such devices, they take turns. */
+/* Spread evenly over the devices that have a router; where there are more windows than such devices, they
+ * take turns. */
 static exit_code choose_routing_devices(session *s, problems *list) {
     const fleet *f = s->fleet;
     size_t windows = (size_t)s->n_routing_windows + 1;
@@ -123,7 +130,8 @@ static exit_code choose_routing_devices(session *s, problems *list) {
     for (int i = 0; i < f->n_devices; i++)
         if (f->shapes[f->devices[i].shape].router_rows > 0) routed[n++] = i;
     for (int w = 0; w < s->n_routing_windows; w++) {
-        s->routing_devices[w] = routed[s->n_routing_windows < n ? (int64_t)w * n / s->n_routing_windows : w % n];
+        s->routing_devices[w] =
+            routed[s->n_routing_windows < n ? (int64_t)w * n / s->n_routing_windows : w % n];
         s->routing_owners[w] = f->owner[s->routing_devices[w]];
         if (s->routing_owners[w] == f->place.process) s->my_windows[s->n_my_windows++] = w;
     }
@@ -157,7 +165,8 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
 /* The files that both were read from may have been changed in between. */
 static exit_code check_shape(const run_outline *outline, const base_model *base, problems *list) {
     if (memcmp(&outline->shape, &base->shape, sizeof base->shape) == 0) return EXIT_OK;
-    return problem(list, EXIT_INPUT, "the base is not of the shape that it had when the run was checked; start again");
+    return problem(list, EXIT_INPUT,
+                   "the base is not of the shape that it had when the run was checked; start again");
 }
 
 static exit_code open_session(session *s, run_outline *outline, base_model *base, problems *list) {
@@ -165,7 +174,8 @@ static exit_code open_session(session *s, run_outline *outline, base_model *base
     s->fleet = outline->fleet;
     s->plan = outline->plan;
     outline->fleet = NULL;
-    if (code == EXIT_OK) code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "opening a stream");
+    if (code == EXIT_OK)
+        code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "opening a stream");
     code = processes_agree(s->collective, code, list);
     if (code == EXIT_OK) code = session_gather_texts(s, list);
     if (code == EXIT_OK) code = fleet_weigh(s->fleet, list);
@@ -174,18 +184,20 @@ static exit_code open_session(session *s, run_outline *outline, base_model *base
     return code;
 }
 
-exit_code session_create_among(ck_collective *collective, const settings *config, ck_backend *backend, run_outline *outline,
-                               base_model *base, session **out, problems *list) {
+exit_code session_create_among(ck_collective *collective, const settings *config, ck_backend *backend,
+                               run_outline *outline, base_model *base, session **out, problems *list) {
     *out = NULL;
     session *s = calloc(1, sizeof *s);
-    exit_code code = processes_agree(collective, s ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
+    exit_code code =
+        processes_agree(collective, s ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
     if (code != EXIT_OK) {
         outline_free(outline);
         base_destroy(base);
         free(s);
         return code;
     }
-    *s = (session){.collective = collective, .settings = config, .backend = backend, .sequence = config->data.sequence};
+    *s = (session){
+        .collective = collective, .settings = config, .backend = backend, .sequence = config->data.sequence};
     code = open_session(s, outline, base, list);
     if (code != EXIT_OK) {
         session_destroy(s);
@@ -195,11 +207,13 @@ exit_code session_create_among(ck_collective *collective, const settings *config
     return EXIT_OK;
 }
 
-exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out, problems *list) {
+exit_code session_create(const settings *config, ck_backend *backend, base_model *base, session **out,
+                         problems *list) {
     run_outline outline = {0};
     *out = NULL;
     exit_code code = outline_make(config, ck_collective_local(), backend, &outline, list);
-    if (code == EXIT_OK) return session_create_among(ck_collective_local(), config, backend, &outline, base, out, list);
+    if (code == EXIT_OK)
+        return session_create_among(ck_collective_local(), config, backend, &outline, base, out, list);
     outline_free(&outline);
     base_destroy(base);
     return code;

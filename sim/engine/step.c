@@ -2,9 +2,10 @@
  *
  *   theta <- AdamW(theta; grad of mean loss on a batch)      of the classes of parts that an entry trains
  *
- * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never split over waves, and its
- * update follows its wave before the next one runs, so gradients exist for one wave only. Where an entry leaves gradients that it does not
- * use itself, they wait in fleet.carried for the step that does. */
+ * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never
+ * split over waves, and its update follows its wave before the next one runs, so gradients exist for one wave
+ * only. Where an entry leaves gradients that it does not use itself, they wait in fleet.carried for the step
+ * that does. */
 #include <math.h>
 #include <time.h>
 
@@ -57,7 +58,8 @@ static exit_code fill_windows(session *s, const device *d, const schedule_entry 
     for (int i = 0; i < e->batch && code == EXIT_OK; i++) {
         int32_t *tokens, *targets;
         int q = wave_add_window(s->filling, s->sequence, &tokens, &targets);
-        code = device_data_sample(d->data, e->text, step, i, s->sequence, tokens, targets, &s->filling->offset[q], list);
+        code = device_data_sample(d->data, e->text, step, i, s->sequence, tokens, targets,
+                                  &s->filling->offset[q], list);
     }
     return pipeline_check(s, code);
 }
@@ -90,7 +92,8 @@ static void count_training_step(session *s, device *d, int device_index, double 
     s->step_part.loss += loss;
     s->step_part.devices++;
     s->step_part.tokens += tokens;
-    s->step_part.flops += tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
+    s->step_part.flops +=
+        tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], s->sequence);
 }
 
 typedef struct {
@@ -107,7 +110,8 @@ static packs_use use_of(uint32_t learn) {
     return learn & CK_LEARN_EXPERTS ? PACKS_UPDATED : PACKS_READ;
 }
 
-static void place_update(const session *s, const device *d, const ck_wave_device *in_wave, uint32_t learn, ck_adamw_device *update) {
+static void place_update(const session *s, const device *d, const ck_wave_device *in_wave, uint32_t learn,
+                         ck_adamw_device *update) {
     packs_memory at = use_of(learn) == PACKS_UPDATED ? s->fleet->packs_at : PACKS_NEAR;
     update->parameters = at == PACKS_FAR ? in_wave->gradients : d->pack;
     update->moments = at == PACKS_NEAR ? d->pack : in_wave->gradients;
@@ -128,9 +132,13 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
         place_update(s, d, &w->devices[i], e.learn, update);
         set_hyper(s, d, &e, update);
         if (d->carried >= 0)
-            s->carries[n.carries++] =
-                (ck_carry_device){.carried = d->carried, .gradients = update->gradients, .shape = d->shape, .learn = update->learn};
-        if (e.text == DATA_TRAIN) count_training_step(s, d, w->device_index[i], loss, w->first_sequence[i + 1] - w->first_sequence[i]);
+            s->carries[n.carries++] = (ck_carry_device){.carried = d->carried,
+                                                        .gradients = update->gradients,
+                                                        .shape = d->shape,
+                                                        .learn = update->learn};
+        if (e.text == DATA_TRAIN)
+            count_training_step(s, d, w->device_index[i], loss,
+                                w->first_sequence[i + 1] - w->first_sequence[i]);
         ++*(e.text == DATA_TRAIN ? &d->expert_steps : &d->router_steps);
     }
     return n;
@@ -138,10 +146,13 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
 
 static ck_status update_devices(session *s, const wave_buffer *w, packs_use use, step_counts n) {
     fleet *f = s->fleet;
-    packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->slots, w) : (packs_view){f->parameters, f->moment1, f->moment2};
-    if (n.carries > 0) (void)ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
+    packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->slots, w)
+                                            : (packs_view){f->parameters, f->moment1, f->moment2};
+    if (n.carries > 0)
+        (void)ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
     if (n.updates > 0)
-        (void)ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients, f->shapes, s->updates, n.updates);
+        (void)ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients,
+                               f->shapes, s->updates, n.updates);
     return ck_stream_status(s->stream);
 }
 
@@ -167,17 +178,20 @@ static wave_work wave_work_of(const session *s, const step_work *work) {
 }
 
 /* Adds a device's step to the wave, after starting the wave if it is full. */
-static exit_code add_device(session *s, int device_index, const schedule_entry *e, const wave_work *work, problems *list) {
+static exit_code add_device(session *s, int device_index, const schedule_entry *e, const wave_work *work,
+                            problems *list) {
     const device *d = &s->fleet->devices[device_index];
     exit_code code = EXIT_OK;
-    if (!wave_fits(s->filling, e->batch, (int64_t)e->batch * s->sequence, wave_pack(s->fleet, device_index, e->leaves)))
+    if (!wave_fits(s->filling, e->batch, (int64_t)e->batch * s->sequence,
+                   wave_pack(s->fleet, device_index, e->leaves)))
         code = pipeline_turn(s, work, list);
     if (code != EXIT_OK || d->stopped) return code;
     wave_add_device(s->filling, s->fleet, device_index, e->leaves);
     return fill_windows(s, d, e, list);
 }
 
-/* What the devices of all processes, so that all come to the same answer, learn there; 0: none has anything to do. */
+/* What the devices of all processes, so that all come to the same answer, learn there; 0: none has anything
+ * to do. */
 static uint32_t learned_at(const session *s, const step_position *at) {
     uint32_t learn = 0;
     schedule_entry e;

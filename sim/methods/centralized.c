@@ -1,5 +1,5 @@
-/* Centralized: one model sees the text of all devices, with a batch as large as all of theirs together. There is nobody to average
- * with; experts are mixed by their mean.
+/* Centralized: one model sees the text of all devices, with a batch as large as all of theirs together. There
+ * is nobody to average with; experts are mixed by their mean.
  *
  *   theta <- AdamW(theta; sum_i L(train_i))              y = (1/E) sum_e MLP_e(x) */
 #include "methods/method.h"

@@ -1,10 +1,13 @@
-/* CoMiGS: generalists are averaged, specialists and routers stay on the device, and the router learns from validation text alone.
+/* CoMiGS: generalists are averaged, specialists and routers stay on the device, and the router learns from
+ * validation text alone.
  *
- *   min over phi of sum_i L(valid_i; theta^G, theta_i^S, phi_i)  subject to  (theta^G, theta^S) in argmin sum_i L(train_i; .)
+ *   min over phi of sum_i L(valid_i; theta^G, theta_i^S, phi_i)  subject to
+ *       (theta^G, theta^S) in argmin sum_i L(train_i; .)
  *   theta^G <- (1/N) sum_i theta_i^G after every round
  *
- * Solved by alternation: AdamW steps on the experts; every tau of them, s AdamW steps on the router. xGyS is x generalists and y
- * specialists per device. The attention LoRA is shared as the generalists are; a population of specialists only shares nothing. */
+ * Solved by alternation: AdamW steps on the experts; every tau of them, s AdamW steps on the router. xGyS is
+ * x generalists and y specialists per device. The attention LoRA is shared as the generalists are; a
+ * population of specialists only shares nothing. */
 #include "methods/as_released.h"
 
 static bool shares(const ck_part *part, int generalists) {

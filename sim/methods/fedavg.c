@@ -1,5 +1,5 @@
-/* FedAvg on LoRA factors: all experts and the attention LoRA are averaged after every round, A and B separately, a device with n_i of the
- * n training tokens by n_i / n; experts are mixed by their mean.
+/* FedAvg on LoRA factors: all experts and the attention LoRA are averaged after every round, A and B
+ * separately, a device with n_i of the n training tokens by n_i / n; experts are mixed by their mean.
  *
  *   A <- sum_i (n_i / n) A_i      B <- sum_i (n_i / n) B_i       y = (1/E) sum_e MLP_e(x)
  *

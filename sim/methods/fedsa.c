@@ -1,4 +1,5 @@
-/* FedSA-LoRA: of every LoRA the factor A, which learns what devices have in common, is averaged after every round; B stays on its device.
+/* FedSA-LoRA: of every LoRA the factor A, which learns what devices have in common, is averaged after every
+ * round; B stays on its device.
  *
  *   A <- (1/N) sum_i A_i      B_i stays          W_i = W + s B_i A */
 #include "methods/method.h"

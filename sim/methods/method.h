@@ -1,6 +1,8 @@
-/* method.h - a method says which parts of a pack are shared, what learns from which text, and how the shared tensors are combined.
+/* method.h - a method says which parts of a pack are shared, what learns from which text, and how the shared
+ * tensors are combined.
  *
- * To add one: write methods/NAME.c, with the formula and its source on top, and add NAME to the list in methods.c. */
+ * To add one: write methods/NAME.c, with the formula and its source on top, and add NAME to the list in
+ * methods.c. */
 #ifndef COHORT_METHOD_H
 #define COHORT_METHOD_H
 
@@ -18,10 +20,12 @@ typedef struct {
     ck_gates gates;
     schedule_list schedule; /* who learns what from which text, in which order */
     schedule_list released; /* the same where the population is as released; NULL: no other */
-    /* Of devices in an average, unless aggregate.weights says otherwise. WEIGHTS_OF_METHOD: it averages nothing. */
+    /* Of devices in an average, unless aggregate.weights says otherwise. WEIGHTS_OF_METHOD: it averages
+     * nothing. */
     aggregate_weights weights;
     bool pooled; /* one device that holds all devices' data, batch times the number of devices */
-    /* Whether a part of a pack is averaged over the population's devices after every round; a device's generalists come first. */
+    /* Whether a part of a pack is averaged over the population's devices after every round; a device's
+     * generalists come first. */
     bool (*shares)(const ck_part *part, int generalists);
 } method;
 

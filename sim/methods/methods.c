@@ -21,7 +21,8 @@ const method *const *method_list(int *count) {
 }
 
 const char *aggregate_weights_text(aggregate_weights weights) {
-    static const char *const texts[] = {[WEIGHTS_OF_METHOD] = "", [WEIGHTS_UNIFORM] = "uniform", [WEIGHTS_TOKENS] = "tokens"};
+    static const char *const texts[] = {
+        [WEIGHTS_OF_METHOD] = "", [WEIGHTS_UNIFORM] = "uniform", [WEIGHTS_TOKENS] = "tokens"};
     return texts[weights];
 }
 

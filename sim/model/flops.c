@@ -1,16 +1,20 @@
 /* FLOPs a token of an expert step, as model FLOPs (no recomputation), a multiply-add is 2:
  *
- *   base         per layer 2 (4 D^2 + 2 D F) forward and as much for the input gradients, without the first layer's qkv backward
+ *   base         per layer 2 (4 D^2 + 2 D F) forward and as much for the input gradients, without the first
+ *                layer's qkv backward
  *   head         2 D V forward and backward each
  *   attention    per layer scores and mixing over the causal half: 2 D (T + 1) forward, twice that backward
- *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses it.
- *                The router, A of gate and fc, and the LoRA at sites that are not routed serve every token, all else K/E of them
+ *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses
+ *                it. The router, A of gate and fc, and the LoRA at sites that are not routed serve every
+ *                token, all else K/E of them
  */
 #include "model/model.h"
 
 /* Adapter parameters that a token passes through, on average. */
 static double used_parameters(const ck_shape *shape) {
-    double chosen = shape->gates == CK_GATES_MEAN || shape->top_k > shape->n_experts ? 1.0 : (double)shape->top_k / shape->n_experts;
+    double chosen = shape->gates == CK_GATES_MEAN || shape->top_k > shape->n_experts
+                        ? 1.0
+                        : (double)shape->top_k / shape->n_experts;
     double used = 0.0;
     for (int32_t i = 0; i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);

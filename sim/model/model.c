@@ -5,9 +5,10 @@
  *   U   = W_fc n2,  (z, h) = route(n2)             (m, g) = experts(U, h, w)
  *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g                         loss = head(norm(x_L))
  *
- * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor per layer, everything
- * else is shared by all layers; an evaluation shares all of it. Below the lowest adapter (the first layer's qkv LoRA, or without
- * attention LoRA its router and experts) nothing needs a gradient and nothing is recorded. */
+ * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
+ * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
+ * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
+ * gradient and nothing is recorded. */
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -39,7 +40,8 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        r->attention_columns = wider(r->attention_columns, wider(shapes[i].lora_rank[CK_SITE_QKV], shapes[i].lora_rank[CK_SITE_OUT]));
+        r->attention_columns = wider(
+            r->attention_columns, wider(shapes[i].lora_rank[CK_SITE_QKV], shapes[i].lora_rank[CK_SITE_OUT]));
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
@@ -91,11 +93,15 @@ static void create_tensors(recorder *r, bool backward) {
     r->dqkv = ck_activation(r->program, 3 * s->width, "gradient of qkv");
 }
 
-static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, const float *gain, const float *bias) {
-    ck_op_norm(
-        r->program,
-        &(ck_norm){
-            .x = x, .y = y, .stats = stats, .gain = gain, .bias = bias, .width = r->base->shape.width, .epsilon = r->base->shape.epsilon});
+static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, const float *gain,
+                 const float *bias) {
+    ck_op_norm(r->program, &(ck_norm){.x = x,
+                                      .y = y,
+                                      .stats = stats,
+                                      .gain = gain,
+                                      .bias = bias,
+                                      .width = r->base->shape.width,
+                                      .epsilon = r->base->shape.epsilon});
 }
 
 static void attention_forward(recorder *r, int l) {
@@ -103,14 +109,23 @@ static void attention_forward(recorder *r, int l) {
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
     norm(r, t->x, t->n1, t->stats1, at(r, w->ln1_gain, l), at(r, w->ln1_bias, l));
-    ck_op_linear(
-        r->program,
-        &(ck_linear){
-            .x = t->n1, .y = t->qkv, .weight = at(r, w->qkv_w, l), .bias = at(r, w->qkv_b, l), .in = s->width, .out = 3 * s->width});
+    ck_op_linear(r->program, &(ck_linear){.x = t->n1,
+                                          .y = t->qkv,
+                                          .weight = at(r, w->qkv_w, l),
+                                          .bias = at(r, w->qkv_b, l),
+                                          .in = s->width,
+                                          .out = 3 * s->width});
     if (t->hq)
-        ck_op_lora(r->program,
-                   &(ck_lora){.x = t->n1, .h = t->hq, .y = t->qkv, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
-    ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+        ck_op_lora(r->program, &(ck_lora){.x = t->n1,
+                                          .h = t->hq,
+                                          .y = t->qkv,
+                                          .site = CK_SITE_QKV,
+                                          .in = s->width,
+                                          .out = 3 * s->width,
+                                          .layer = l});
+    ck_op_attention(
+        r->program,
+        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
@@ -119,8 +134,13 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = s->width});
     if (t->ho)
-        ck_op_lora(r->program,
-                   &(ck_lora){.x = t->o, .h = t->ho, .y = t->x2, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
+        ck_op_lora(r->program, &(ck_lora){.x = t->o,
+                                          .h = t->ho,
+                                          .y = t->x2,
+                                          .site = CK_SITE_OUT,
+                                          .in = s->width,
+                                          .out = s->width,
+                                          .layer = l});
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -139,11 +159,16 @@ static void experts_forward(recorder *r, int l) {
                                         .p_sum = out->p_sum,
                                         .n_layers = s->layers,
                                         .gate_record = out->gate_record});
-    ck_op_linear(
-        r->program,
-        &(ck_linear){.x = t->n2, .y = t->u, .weight = at(r, w->fc_w, l), .bias = at(r, w->fc_b, l), .in = s->width, .out = s->ffn});
+    ck_op_linear(r->program, &(ck_linear){.x = t->n2,
+                                          .y = t->u,
+                                          .weight = at(r, w->fc_w, l),
+                                          .bias = at(r, w->fc_b, l),
+                                          .in = s->width,
+                                          .out = s->ffn});
     ck_op_expert_activation(
-        r->program, &(ck_expert_activation){.u = t->u, .zh = t->zh, .gates = t->gates, .m = r->m, .g = t->g, .ffn = s->ffn, .layer = l});
+        r->program,
+        &(ck_expert_activation){
+            .u = t->u, .zh = t->zh, .gates = t->gates, .m = r->m, .g = t->g, .ffn = s->ffn, .layer = l});
     ck_tensor *y = r->layers[l + 1].x;
     ck_op_linear(r->program, &(ck_linear){.x = r->m,
                                           .y = y,
@@ -159,7 +184,8 @@ static void experts_forward(recorder *r, int l) {
 static void head(recorder *r, ck_tensor *dx) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
-    norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain, r->base->weights + w->lnf_bias);
+    norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain,
+         r->base->weights + w->lnf_bias);
     ck_op_head(r->program, &(ck_head){.x = r->nf,
                                       .dx = dx,
                                       .wte = r->base->weights + w->wte,
@@ -174,9 +200,10 @@ static void head(recorder *r, ck_tensor *dx) {
 static void forward(recorder *r) {
     const base_shape *s = &r->base->shape;
     const float *weights = r->base->weights;
-    ck_op_embed(
-        r->program,
-        &(ck_embed){.x = r->layers[0].x, .wte = weights + r->base->layout.wte, .wpe = weights + r->base->layout.wpe, .width = s->width});
+    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x,
+                                        .wte = weights + r->base->layout.wte,
+                                        .wpe = weights + r->base->layout.wpe,
+                                        .width = s->width});
     for (int l = 0; l < s->layers; l++) {
         attention_forward(r, l);
         experts_forward(r, l);
@@ -196,7 +223,8 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, const flo
                                                         .accumulate = accumulate});
 }
 
-static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in, int32_t out, bool accumulate) {
+static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in,
+                            int32_t out, bool accumulate) {
     ck_op_linear_backward(r->program, &(ck_linear_backward){.dy = dy,
                                                             .dx = dx,
                                                             .weight = weight,
@@ -212,9 +240,13 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
-    ck_op_expert_expand_backward(
-        r->program, &(ck_expert_expand_backward){
-                        .dy = r->d, .g = t->g, .gates = t->gates, .q = r->q, .dw = r->dw, .bias = at(r, w->pr_b, l), .layer = l});
+    ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = r->d,
+                                                                          .g = t->g,
+                                                                          .gates = t->gates,
+                                                                          .q = r->q,
+                                                                          .dw = r->dw,
+                                                                          .bias = at(r, w->pr_b, l),
+                                                                          .layer = l});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
                                                                                   .zh = t->zh,
@@ -247,20 +279,32 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
     if (t->ho)
-        ck_op_lora_backward(
-            r->program,
-            &(ck_lora_backward){
-                .x = t->o, .h = t->ho, .dy = r->d, .dx = r->d_o, .site = CK_SITE_OUT, .in = s->width, .out = s->width, .layer = l});
-    ck_op_attention_backward(
-        r->program, &(ck_attention_backward){
-                        .qkv = t->qkv, .o = t->o, .lse = t->lse, .d_o = r->d_o, .dqkv = r->dqkv, .heads = s->heads, .width = s->width});
+        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->o,
+                                                            .h = t->ho,
+                                                            .dy = r->d,
+                                                            .dx = r->d_o,
+                                                            .site = CK_SITE_OUT,
+                                                            .in = s->width,
+                                                            .out = s->width,
+                                                            .layer = l});
+    ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
+                                                                  .o = t->o,
+                                                                  .lse = t->lse,
+                                                                  .d_o = r->d_o,
+                                                                  .dqkv = r->dqkv,
+                                                                  .heads = s->heads,
+                                                                  .width = s->width});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
     if (t->hq)
-        ck_op_lora_backward(
-            r->program,
-            &(ck_lora_backward){
-                .x = t->n1, .h = t->hq, .dy = r->dqkv, .dx = dn, .site = CK_SITE_QKV, .in = s->width, .out = 3 * s->width, .layer = l});
+        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->n1,
+                                                            .h = t->hq,
+                                                            .dy = r->dqkv,
+                                                            .dx = dn,
+                                                            .site = CK_SITE_QKV,
+                                                            .in = s->width,
+                                                            .out = 3 * s->width,
+                                                            .layer = l});
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 
@@ -283,10 +327,12 @@ static void balance(recorder *r) {
 }
 
 /* Records without finishing, so that the size of a program can be asked before it is allocated. */
-static exit_code record(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes, const ck_capacity *capacity,
-                        const model_outputs *outputs, bool train, ck_program **out, problems *list) {
+static exit_code record(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
+                        const ck_capacity *capacity, const model_outputs *outputs, bool train,
+                        ck_program **out, problems *list) {
     recorder r = {.base = base, .out = outputs};
-    exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program), "recording the model");
+    exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program),
+                                    "recording the model");
     if (code != EXIT_OK) return code;
     r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
@@ -311,22 +357,25 @@ static exit_code finish(ck_backend *backend, ck_program **program, problems *lis
     return code;
 }
 
-exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes, const ck_capacity *capacity,
-                            const model_outputs *outputs, ck_program **out, problems *list) {
+exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
+                            const ck_capacity *capacity, const model_outputs *outputs, ck_program **out,
+                            problems *list) {
     *out = NULL;
     exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, true, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
-exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                                  const ck_capacity *capacity, const model_outputs *outputs, ck_program **out, problems *list) {
+exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                  int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
+                                  ck_program **out, problems *list) {
     *out = NULL;
     exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, false, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
-exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                              const ck_capacity *capacity, const model_outputs *outputs, bool train, size_t *bytes, problems *list) {
+exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                              int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
+                              bool train, size_t *bytes, problems *list) {
     ck_program *program = NULL;
     exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, train, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);

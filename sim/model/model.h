@@ -1,4 +1,5 @@
-/* model.h - the transformer with adapters, recorded as programs (kernels.h). The only place that knows the order of the ops. */
+/* model.h - the transformer with adapters, recorded as programs (kernels.h). The only place that knows the
+ * order of the ops. */
 #ifndef COHORT_MODEL_H
 #define COHORT_MODEL_H
 
@@ -26,23 +27,29 @@ typedef struct {
 } model_outputs;                                        /* backend memory, the caller's */
 
 /* A training step's forward and backward into ck_wave.gradients. */
-exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes, const ck_capacity *capacity,
-                            const model_outputs *outputs, ck_program **out, problems *list);
+exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
+                            const ck_capacity *capacity, const model_outputs *outputs, ck_program **out,
+                            problems *list);
 /* Forward only: losses and routing statistics; activations are shared by all layers. */
-exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                                  const ck_capacity *capacity, const model_outputs *outputs, ck_program **out, problems *list);
-/* Pre-training: the plain transformer, gradients of every weight into ck_wave.base_gradients (layout of the weights). */
-exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                                   ck_program **out, problems *list);
+exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                  int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
+                                  ck_program **out, problems *list);
+/* Pre-training: the plain transformer, gradients of every weight into ck_wave.base_gradients (layout of the
+ * weights). */
+exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
+                                   const model_outputs *outputs, ck_program **out, problems *list);
 
-/* Bytes of activations and workspaces that such a step (train) or evaluation needs, without allocating them. */
-exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                              const ck_capacity *capacity, const model_outputs *outputs, bool train, size_t *bytes, problems *list);
-exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                                  size_t *bytes, problems *list);
+/* Bytes of activations and workspaces that such a step (train) or evaluation needs, without allocating them.
+ */
+exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                              int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
+                              bool train, size_t *bytes, problems *list);
+exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
+                                  const model_outputs *outputs, size_t *bytes, problems *list);
 
-/* FLOPs a token of an expert step costs (forward, input gradients, adapter gradients; sequence tokens long): the numerator of
- * "percent of sgemm". Base GEMMs once forward and once backward, attention as computed by its definition over the causal half. */
+/* FLOPs a token of an expert step costs (forward, input gradients, adapter gradients; sequence tokens long):
+ * the numerator of "percent of sgemm". Base GEMMs once forward and once backward, attention as computed by
+ * its definition over the causal half. */
 double model_flops_per_token(const base_shape *base, const ck_shape *shape, int sequence);
 
 #endif

@@ -1,9 +1,10 @@
 /* model_pretraining.c - the plain transformer with the gradients of every weight, as one program.
  *
- *   x_0 = embed     x' = x_l + W_out attention(W_qkv norm(x_l))     x_{l+1} = x' + W_pr gelu(W_fc norm(x'))     loss = head(norm(x_L))
+ *   x_0 = embed     x' = x_l + W_out attention(W_qkv norm(x_l))     x_{l+1} = x' + W_pr gelu(W_fc norm(x'))
+ *       loss = head(norm(x_L))
  *
- * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The tied embedding's gradient is
- * written by the head and added to by the embedding, which comes last. */
+ * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The tied
+ * embedding's gradient is written by the head and added to by the embedding, which comes last. */
 #include <stdlib.h>
 
 #include "model/model.h"
@@ -64,10 +65,16 @@ static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, int6
                                       .epsilon = r->base->shape.epsilon});
 }
 
-static void linear(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *residual, int64_t weight, int64_t bias, int32_t in, int32_t out) {
+static void linear(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *residual, int64_t weight, int64_t bias,
+                   int32_t in, int32_t out) {
     const float *w = r->base->weights;
-    ck_op_linear(r->program,
-                 &(ck_linear){.x = x, .y = y, .residual = residual, .weight = w + weight, .bias = w + bias, .in = in, .out = out});
+    ck_op_linear(r->program, &(ck_linear){.x = x,
+                                          .y = y,
+                                          .residual = residual,
+                                          .weight = w + weight,
+                                          .bias = w + bias,
+                                          .in = in,
+                                          .out = out});
 }
 
 static void layer_forward(recorder *r, int l) {
@@ -76,19 +83,25 @@ static void layer_forward(recorder *r, int l) {
     const layer_tensors *t = &r->layers[l];
     norm(r, t->x, t->n1, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l));
     linear(r, t->n1, t->qkv, NULL, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width, 3 * s->width);
-    ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+    ck_op_attention(
+        r->program,
+        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
     linear(r, t->o, t->x2, t->x, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width, s->width);
     norm(r, t->x2, t->n2, t->stats2, offset(r, w->ln2_gain, l), offset(r, w->ln2_bias, l));
     linear(r, t->n2, t->u, NULL, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, s->ffn);
     ck_op_gelu(r->program, &(ck_gelu){.u = t->u, .m = t->m, .ffn = s->ffn});
-    linear(r, t->m, r->layers[l + 1].x, t->x2, offset(r, w->pr_w, l), offset(r, w->pr_b, l), s->ffn, s->width);
+    linear(r, t->m, r->layers[l + 1].x, t->x2, offset(r, w->pr_w, l), offset(r, w->pr_b, l), s->ffn,
+           s->width);
 }
 
 static void forward(recorder *r) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
     const float *weights = r->base->weights;
-    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x, .wte = weights + w->wte, .wpe = weights + w->wpe, .width = s->width});
+    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x,
+                                        .wte = weights + w->wte,
+                                        .wpe = weights + w->wpe,
+                                        .width = s->width});
     for (int l = 0; l < s->layers; l++) layer_forward(r, l);
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, w->lnf_gain, w->lnf_bias);
     ck_op_head(r->program, &(ck_head){.x = r->nf,
@@ -102,7 +115,8 @@ static void forward(recorder *r) {
                                       .wte_gradient = w->wte});
 }
 
-static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t gain, int64_t bias, bool accumulate) {
+static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t gain, int64_t bias,
+                          bool accumulate) {
     ck_op_norm_backward(r->program, &(ck_norm_backward){.x = x,
                                                         .stats = stats,
                                                         .dy = r->dn,
@@ -114,8 +128,8 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t g
                                                         .accumulate = accumulate});
 }
 
-static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor *dx, int64_t weight, int64_t bias, int32_t in,
-                            int32_t out) {
+static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor *dx, int64_t weight,
+                            int64_t bias, int32_t in, int32_t out) {
     ck_op_linear_backward(r->program, &(ck_linear_backward){.x = x,
                                                             .dy = dy,
                                                             .dx = dx,
@@ -134,11 +148,17 @@ static void layer_backward(recorder *r, int l) {
     ck_op_gelu_backward(r->program, &(ck_gelu_backward){.u = t->u, .dm = r->dm, .du = r->dm, .ffn = s->ffn});
     linear_backward(r, t->n2, r->dm, r->dn, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, s->ffn);
     norm_backward(r, t->x2, t->stats2, offset(r, w->ln2_gain, l), offset(r, w->ln2_bias, l), true);
-    linear_backward(r, t->o, r->d, r->d_o, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width, s->width);
-    ck_op_attention_backward(
-        r->program, &(ck_attention_backward){
-                        .qkv = t->qkv, .o = t->o, .lse = t->lse, .d_o = r->d_o, .dqkv = r->dqkv, .heads = s->heads, .width = s->width});
-    linear_backward(r, t->n1, r->dqkv, r->dn, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width, 3 * s->width);
+    linear_backward(r, t->o, r->d, r->d_o, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width,
+                    s->width);
+    ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
+                                                                  .o = t->o,
+                                                                  .lse = t->lse,
+                                                                  .d_o = r->d_o,
+                                                                  .dqkv = r->dqkv,
+                                                                  .heads = s->heads,
+                                                                  .width = s->width});
+    linear_backward(r, t->n1, r->dqkv, r->dn, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width,
+                    3 * s->width);
     norm_backward(r, t->x, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l), true);
 }
 
@@ -156,10 +176,11 @@ static void backward(recorder *r) {
 }
 
 /* Records without finishing, so that the size can be asked before anything is allocated. */
-static exit_code record(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                        ck_program **out, problems *list) {
+static exit_code record(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
+                        const model_outputs *outputs, ck_program **out, problems *list) {
     recorder r = {.base = base, .out = outputs};
-    exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program), "recording the base");
+    exit_code code =
+        kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program), "recording the base");
     if (code != EXIT_OK) return code;
     r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
@@ -174,8 +195,8 @@ static exit_code record(ck_backend *backend, const model_base *base, const ck_ca
     return EXIT_OK;
 }
 
-exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                                   ck_program **out, problems *list) {
+exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
+                                   const model_outputs *outputs, ck_program **out, problems *list) {
     *out = NULL;
     exit_code code = record(backend, base, capacity, outputs, out, list);
     if (code != EXIT_OK) return code;
@@ -186,8 +207,8 @@ exit_code model_record_pretraining(ck_backend *backend, const model_base *base, 
     return code;
 }
 
-exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity, const model_outputs *outputs,
-                                  size_t *bytes, problems *list) {
+exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
+                                  const model_outputs *outputs, size_t *bytes, problems *list) {
     ck_program *program = NULL;
     exit_code code = record(backend, base, capacity, outputs, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);

@@ -13,16 +13,20 @@ static exit_code load_cached(const settings *s, const char *path, base_model **m
     const base_shape expected = pretrain_shape(s);
     exit_code code = base_load(path, model, list);
     if (code != EXIT_OK)
-        return problem(list, code, "%s is a base that was made before and cannot be read; remove it to make it anew", path);
+        return problem(list, code,
+                       "%s is a base that was made before and cannot be read; remove it to make it anew",
+                       path);
     if (memcmp(&(*model)->shape, &expected, sizeof expected) == 0) return EXIT_OK;
     base_destroy(*model);
     *model = NULL;
-    return problem(list, EXIT_INPUT, "%s is a base that was made before, and its config.json has been changed; remove it to make it anew",
-                   path);
+    return problem(
+        list, EXIT_INPUT,
+        "%s is a base that was made before, and its config.json has been changed; remove it to make it anew",
+        path);
 }
 
-/* A base that cannot be kept is no reason to stop: the run has it in memory. Another run may have kept the same base meanwhile, and others
- * may be reading it. */
+/* A base that cannot be kept is no reason to stop: the run has it in memory. Another run may have kept the
+ * same base meanwhile, and others may be reading it. */
 static void keep(const base_model *model, const char *folder, const char *path, bool quiet) {
     if (folder_is_there(path)) return;
     problems *list = problems_create();
@@ -43,13 +47,15 @@ static bool cached_base(const settings *s, char path[FOLDER_PATH_BYTES]) {
 
 bool run_trains_base(const settings *s) {
     char path[FOLDER_PATH_BYTES];
-    return !s->base.checkpoint && s->base.pretrain.tokens > 0 && !(cached_base(s, path) && folder_is_there(path));
+    return !s->base.checkpoint && s->base.pretrain.tokens > 0 &&
+           !(cached_base(s, path) && folder_is_there(path));
 }
 
 static exit_code check_checkpoint(const settings *s, problems *list) {
     if (folder_is_there(s->base.checkpoint)) return EXIT_OK;
     return problem(list, EXIT_INPUT,
-                   "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json and model.safetensors",
+                   "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json "
+                   "and model.safetensors",
                    s->base.checkpoint);
 }
 
@@ -58,7 +64,8 @@ static exit_code check_context(const settings *s, const base_shape *shape, probl
     int before = problems_count(list);
     if (s->data.sequence <= shape->context) return EXIT_OK;
     exit_code code = problem(list, EXIT_INPUT,
-                             "windows of %d tokens do not fit the base in %s, which knows %d positions (n_positions in its config.json); "
+                             "windows of %d tokens do not fit the base in %s, which knows %d positions "
+                             "(n_positions in its config.json); "
                              "take at most %d",
                              s->data.sequence, s->base.checkpoint, shape->context, shape->context);
     settings_prefix(s, "data.sequence", before, list);
@@ -95,7 +102,8 @@ exit_code run_read_base(const settings *s, problems *list) {
     return code;
 }
 
-static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model, problems *list) {
+static exit_code from_settings(const settings *s, ck_backend *backend, bool quiet, base_model **model,
+                               problems *list) {
     char folder[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
     bool cached = s->base.pretrain.tokens > 0 && cache_path("bases", folder) && cached_base(s, path);
     if (cached && folder_is_there(path)) return load_cached(s, path, model, list);
@@ -104,10 +112,13 @@ static exit_code from_settings(const settings *s, ck_backend *backend, bool quie
     return code;
 }
 
-exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out, base_model **model, problems *list) {
+exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, const char *out,
+                          base_model **model, problems *list) {
     *model = NULL;
     exit_code code = out ? base_check_place(out, list) : EXIT_OK;
-    if (code == EXIT_OK) code = s->base.checkpoint ? load_checkpoint(s, model, list) : from_settings(s, backend, quiet, model, list);
+    if (code == EXIT_OK)
+        code = s->base.checkpoint ? load_checkpoint(s, model, list)
+                                  : from_settings(s, backend, quiet, model, list);
     if (code == EXIT_OK && out) code = base_save(*model, out, list);
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*model);

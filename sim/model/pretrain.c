@@ -3,7 +3,8 @@
  *   loss = mean over the batch's tokens of -log p(next)      beta = (0.9, 0.95), decay on matrices only
  *   rate = lr t / warmup for t <= warmup, then a cosine from lr to lr / 10 over the remaining steps
  *
- * A window is drawn uniformly over all positions of all training shards, so sources weigh as much as they have text. */
+ * A window is drawn uniformly over all positions of all training shards, so sources weigh as much as they
+ * have text. */
 #include "model/pretrain.h"
 #include "config/config.h"
 
@@ -99,7 +100,8 @@ static exit_code allocate_backend(trainer *t, problems *list) {
     if (status == CK_OK) status = take(t, t->n_floats, "second moments", &t->moment2);
     if (status == CK_OK) status = take(t, t->n_floats, "base gradients", &t->gradients);
     if (status == CK_OK) status = take(t, t->batch, "losses", &t->loss);
-    if (status == CK_OK) status = ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float));
+    if (status == CK_OK)
+        status = ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float));
     if (status == CK_OK) status = ck_wait(t->stream);
     return kernel_problem(list, t->backend, status, "pre-training");
 }
@@ -122,7 +124,10 @@ static int sequence_of(const settings *s) {
 
 static ck_capacity capacity_of(const settings *s, int64_t n_floats) {
     int batch = s->base.pretrain.batch, sequence = sequence_of(s);
-    return (ck_capacity){.max_sequences = batch, .max_tokens = batch * sequence, .max_sequence_tokens = sequence, .base_pack = n_floats};
+    return (ck_capacity){.max_sequences = batch,
+                         .max_tokens = batch * sequence,
+                         .max_sequence_tokens = sequence,
+                         .base_pack = n_floats};
 }
 
 static exit_code record(trainer *t, problems *list) {
@@ -160,11 +165,15 @@ static exit_code read_window(trainer *t, data_part part, int64_t position, int s
     int source = 0;
     int64_t first = (int64_t)slot * t->sequence;
     while (position >= positions(t, source, part)) position -= positions(t, source++, part);
-    return shard_window(corpus_shard(t->text, source, part), position, t->sequence, t->tokens + first, t->targets + first, list);
+    return shard_window(corpus_shard(t->text, source, part), position, t->sequence, t->tokens + first,
+                        t->targets + first, list);
 }
 
 static exit_code sample_batch(trainer *t, int64_t step, problems *list) {
-    rng_key key = {.seed = t->settings->base.pretrain.seed, .device = RNG_SHARED, .purpose = RNG_PRETRAIN_WINDOWS, .step = (uint64_t)step};
+    rng_key key = {.seed = t->settings->base.pretrain.seed,
+                   .device = RNG_SHARED,
+                   .purpose = RNG_PRETRAIN_WINDOWS,
+                   .step = (uint64_t)step};
     uint64_t n = (uint64_t)all_positions(t, DATA_TRAIN);
     exit_code code = EXIT_OK;
     for (int i = 0; i < t->batch && code == EXIT_OK; i++)
@@ -205,13 +214,19 @@ static exit_code train_step(trainer *t, int64_t step, double *loss, problems *li
     exit_code code = sample_batch(t, step, list);
     if (code != EXIT_OK) return code;
     ck_status status = run_batch(t, loss);
-    ck_adamw_hyper hyper = {
-        .learning_rate = rate_at(t, step), .beta1 = BETA1, .beta2 = BETA2, .epsilon = EPSILON, .step = (int32_t)(step + 1)};
+    ck_adamw_hyper hyper = {.learning_rate = rate_at(t, step),
+                            .beta1 = BETA1,
+                            .beta2 = BETA2,
+                            .epsilon = EPSILON,
+                            .step = (int32_t)(step + 1)};
     if (status == CK_OK && !isfinite(*loss))
-        return problem(list, EXIT_RUN, "pre-training: the loss is not finite at step %lld; lower base.pretrain.learning_rate (it is %g)",
-                       (long long)(step + 1), t->settings->base.pretrain.learning_rate);
+        return problem(
+            list, EXIT_RUN,
+            "pre-training: the loss is not finite at step %lld; lower base.pretrain.learning_rate (it is %g)",
+            (long long)(step + 1), t->settings->base.pretrain.learning_rate);
     if (status == CK_OK)
-        status = ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges, t->n_ranges, &hyper);
+        status = ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges,
+                                 t->n_ranges, &hyper);
     if (status == CK_OK) status = ck_wait(t->stream);
     return kernel_problem(list, t->backend, status, "pre-training");
 }
@@ -241,10 +256,12 @@ static exit_code train(trainer *t, bool quiet, problems *list) {
     for (int64_t step = 0; step < t->steps && code == EXIT_OK; step++) {
         code = train_step(t, step, &loss, list);
         smooth = step == 0 ? loss : 0.95 * smooth + 0.05 * loss;
-        if (code == EXIT_OK && step + 1 < t->steps) progress_update(bar, step + 1, "loss %.3f nats/token", smooth);
+        if (code == EXIT_OK && step + 1 < t->steps)
+            progress_update(bar, step + 1, "loss %.3f nats/token", smooth);
     }
     if (code == EXIT_OK) code = validate(t, &valid, list);
-    if (code == EXIT_OK) progress_update(bar, t->steps, "loss %.3f, validation loss %.3f nats/token", smooth, valid);
+    if (code == EXIT_OK)
+        progress_update(bar, t->steps, "loss %.3f, validation loss %.3f nats/token", smooth, valid);
     progress_finish(bar);
     return code;
 }
@@ -252,7 +269,8 @@ static exit_code train(trainer *t, bool quiet, problems *list) {
 static exit_code check_text(const trainer *t, problems *list) {
     int before = problems_count(list);
     if (all_positions(t, DATA_TRAIN) > 0) return EXIT_OK;
-    exit_code code = problem(list, EXIT_INPUT, "'%s' has no training shard of more than %d tokens (base.pretrain.sequence)",
+    exit_code code = problem(list, EXIT_INPUT,
+                             "'%s' has no training shard of more than %d tokens (base.pretrain.sequence)",
                              t->settings->base.pretrain.text, t->sequence);
     settings_prefix(t->settings, "base.pretrain.text", before, list);
     return code;
@@ -282,9 +300,14 @@ static void free_trainer(trainer *t) {
     free(t->host_loss);
 }
 
-static exit_code train_model(const settings *s, ck_backend *backend, bool quiet, base_model *model, problems *list) {
+static exit_code train_model(const settings *s, ck_backend *backend, bool quiet, base_model *model,
+                             problems *list) {
     const base_settings *b = &s->base;
-    trainer t = {.settings = s, .backend = backend, .model = model, .batch = b->pretrain.batch, .n_floats = model->layout.total};
+    trainer t = {.settings = s,
+                 .backend = backend,
+                 .model = model,
+                 .batch = b->pretrain.batch,
+                 .n_floats = model->layout.total};
     t.sequence = sequence_of(s);
     int64_t a_step = (int64_t)t.batch * t.sequence;
     t.steps = (b->pretrain.tokens + a_step - 1) / a_step;
@@ -311,11 +334,13 @@ exit_code pretrain_bytes(const settings *s, ck_backend *backend, size_t *bytes, 
     model_outputs outputs = {.loss = unread};
     ck_capacity capacity = capacity_of(s, base.layout.total);
     exit_code code = model_pretraining_bytes(backend, &base, &capacity, &outputs, bytes, list);
-    *bytes += 4 * (size_t)base.layout.total * sizeof(float) + 2 * (size_t)capacity.max_tokens * sizeof(int32_t);
+    *bytes +=
+        4 * (size_t)base.layout.total * sizeof(float) + 2 * (size_t)capacity.max_tokens * sizeof(int32_t);
     return code;
 }
 
-exit_code pretrain_base(const settings *s, ck_backend *backend, bool quiet, base_model **out, problems *list) {
+exit_code pretrain_base(const settings *s, ck_backend *backend, bool quiet, base_model **out,
+                        problems *list) {
     base_shape shape = pretrain_shape(s);
     *out = NULL;
     exit_code code = base_random(&shape, s->base.pretrain.seed, out, list);

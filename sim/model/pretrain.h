@@ -11,11 +11,13 @@
 
 /* The shape that settings.base describes (no checkpoint). */
 base_shape pretrain_shape(const settings *s);
-/* Random weights where base.pretrain.tokens is 0; else trains, with a progress bar that ends with the validation loss in nats per token. */
+/* Random weights where base.pretrain.tokens is 0; else trains, with a progress bar that ends with the
+ * validation loss in nats per token. */
 exit_code pretrain_base(const settings *s, ck_backend *backend, bool quiet, base_model **out, problems *list);
 /* Whether the text that training reads is there and long enough. */
 exit_code pretrain_check_text(const settings *s, problems *list);
-/* Bytes that training takes beside the base's own copy on the host: weights, gradients and moments on the backend, and activations. */
+/* Bytes that training takes beside the base's own copy on the host: weights, gradients and moments on the
+ * backend, and activations. */
 exit_code pretrain_bytes(const settings *s, ck_backend *backend, size_t *bytes, problems *list);
 
 #endif

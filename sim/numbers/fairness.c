@@ -1,7 +1,9 @@
-/* fairness.c - how unequally a population's devices are served, by their test losses x_1 <= ... <= x_n before the aggregation.
+/* fairness.c - how unequally a population's devices are served, by their test losses x_1 <= ... <= x_n before
+ * the aggregation.
  *
  *   worst decile   mean of the ceil(n / 10) largest losses
- *   Gini           sum_ij |x_i - x_j| / (2 n^2 mean x) = 2 sum_i i x_i / (n sum_i x_i) - (n + 1) / n: 0 where all are equal
+ *   Gini           sum_ij |x_i - x_j| / (2 n^2 mean x) = 2 sum_i i x_i / (n sum_i x_i) - (n + 1) / n: 0 where
+ *                  all are equal
  *
  * A population that has stopped has neither: NaN. */
 #include <math.h>

@@ -5,21 +5,33 @@
 #include <string.h>
 
 const metric metrics[METRIC_COUNT] = {
-    [METRIC_TRAIN_LOSS] = {"/loss/train", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_EACH_ROUND, NULL},
-    [METRIC_VALID_LOSS] = {"/loss/valid", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_TEST_LOSS] = {"/loss/test", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_TEST_AFTER] = {"/loss/test_after", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_WORST_DECILE] = {"/fairness/test_worst_decile", "nats/token", METRIC_F64, METRIC_OF_POPULATION, METRIC_WHERE_EVALUATED,
-                             derive_worst_decile},
-    [METRIC_GINI] = {"/fairness/test_gini", "1", METRIC_F64, METRIC_OF_POPULATION, METRIC_WHERE_EVALUATED, derive_gini},
-    [METRIC_GATE_MEAN] = {"/routing/gate_mean", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_TOKEN_SHARE] = {"/routing/token_share", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_ROUTING_IDS] = {"/routing/tokens/ids", "token", METRIC_I32, METRIC_OF_TOKEN, METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_ROUTING_GATES] = {"/routing/tokens/gates", "1", METRIC_F32, METRIC_OF_TOKEN_EXPERT, METRIC_WHERE_EVALUATED, NULL},
+    [METRIC_TRAIN_LOSS] = {"/loss/train", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_EACH_ROUND,
+                           NULL},
+    [METRIC_VALID_LOSS] = {"/loss/valid", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
+                           NULL},
+    [METRIC_TEST_LOSS] = {"/loss/test", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
+                          NULL},
+    [METRIC_TEST_AFTER] = {"/loss/test_after", "nats/token", METRIC_F64, METRIC_OF_DEVICE,
+                           METRIC_WHERE_EVALUATED, NULL},
+    [METRIC_WORST_DECILE] = {"/fairness/test_worst_decile", "nats/token", METRIC_F64, METRIC_OF_POPULATION,
+                             METRIC_WHERE_EVALUATED, derive_worst_decile},
+    [METRIC_GINI] = {"/fairness/test_gini", "1", METRIC_F64, METRIC_OF_POPULATION, METRIC_WHERE_EVALUATED,
+                     derive_gini},
+    [METRIC_GATE_MEAN] = {"/routing/gate_mean", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED,
+                          NULL},
+    [METRIC_TOKEN_SHARE] = {"/routing/token_share", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED,
+                            NULL},
+    [METRIC_ROUTING_IDS] = {"/routing/tokens/ids", "token", METRIC_I32, METRIC_OF_TOKEN,
+                            METRIC_WHERE_EVALUATED, NULL},
+    [METRIC_ROUTING_GATES] = {"/routing/tokens/gates", "1", METRIC_F32, METRIC_OF_TOKEN_EXPERT,
+                              METRIC_WHERE_EVALUATED, NULL},
     [METRIC_BYTES_UP] = {"/traffic/bytes_up", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND, NULL},
-    [METRIC_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND, NULL},
-    [METRIC_TRAIN_WINDOWS] = {"/sampling/windows/train", "token", METRIC_I64, METRIC_OF_TRAIN_WINDOW, METRIC_EACH_ROUND, NULL},
-    [METRIC_VALID_WINDOWS] = {"/sampling/windows/valid", "token", METRIC_I64, METRIC_OF_VALID_WINDOW, METRIC_EACH_ROUND, NULL},
+    [METRIC_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND,
+                           NULL},
+    [METRIC_TRAIN_WINDOWS] = {"/sampling/windows/train", "token", METRIC_I64, METRIC_OF_TRAIN_WINDOW,
+                              METRIC_EACH_ROUND, NULL},
+    [METRIC_VALID_WINDOWS] = {"/sampling/windows/valid", "token", METRIC_I64, METRIC_OF_VALID_WINDOW,
+                              METRIC_EACH_ROUND, NULL},
     [METRIC_TIME_TRAIN] = {"/time/train", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
     [METRIC_TIME_EVALUATE] = {"/time/evaluate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
     [METRIC_TIME_AGGREGATE] = {"/time/aggregate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
@@ -64,11 +76,14 @@ int metric_dimensions(metric_id id, const metric_shape *s, int64_t dims[METRIC_M
     case METRIC_OF_TOKEN:
         return set_dimensions(dims, 2, (int64_t[METRIC_MAX_DIMS]){s->windows, s->sequence});
     case METRIC_OF_TOKEN_EXPERT:
-        return set_dimensions(dims, 4, (int64_t[METRIC_MAX_DIMS]){s->windows, s->sequence, s->layers, s->experts});
+        return set_dimensions(dims, 4,
+                              (int64_t[METRIC_MAX_DIMS]){s->windows, s->sequence, s->layers, s->experts});
     case METRIC_OF_TRAIN_WINDOW:
-        return set_dimensions(dims, 3, (int64_t[METRIC_MAX_DIMS]){s->devices, w->train_steps, w->train_batch});
+        return set_dimensions(dims, 3,
+                              (int64_t[METRIC_MAX_DIMS]){s->devices, w->train_steps, w->train_batch});
     case METRIC_OF_VALID_WINDOW:
-        return set_dimensions(dims, 3, (int64_t[METRIC_MAX_DIMS]){s->devices, w->valid_steps, w->valid_batch});
+        return set_dimensions(dims, 3,
+                              (int64_t[METRIC_MAX_DIMS]){s->devices, w->valid_steps, w->valid_batch});
     }
     return 0;
 }
@@ -148,5 +163,6 @@ void metric_row_destroy(metric_row *row) {
 
 void metric_row_derive(metric_row *row) {
     for (metric_id id = 0; id < METRIC_COUNT; id++)
-        if (metrics[id].derive && (row->evaluated || metrics[id].when == METRIC_EACH_ROUND)) metrics[id].derive(row);
+        if (metrics[id].derive && (row->evaluated || metrics[id].when == METRIC_EACH_ROUND))
+            metrics[id].derive(row);
 }

@@ -1,8 +1,9 @@
-/* metrics.h - what a run measures: one row per metric, which everyone walks who handles them all: the memory of a round, what processes
- * send to process 0, the plan, the tables of trace.h5, resume, `cohort info` and the long-form CSV.
+/* metrics.h - what a run measures: one row per metric, which everyone walks who handles them all: the memory
+ * of a round, what processes send to process 0, the plan, the tables of trace.h5, resume, `cohort info` and
+ * the long-form CSV.
  *
- * To add one: a name in metric_id, a row in metrics.c, and the line that computes it (or a function that derives it from other metrics,
- * named in the row). */
+ * To add one: a name in metric_id, a row in metrics.c, and the line that computes it (or a function that
+ * derives it from other metrics, named in the row). */
 #ifndef COHORT_METRICS_H
 #define COHORT_METRICS_H
 
@@ -67,18 +68,22 @@ typedef struct {
     metric_type type;
     metric_axes axes;
     metric_when when;
-    void (*derive)(metric_row *row); /* computes it on process 0 from the other metrics of the round; NULL: measured */
+    /* computes it on process 0 from the other metrics of the round; NULL: measured */
+    void (*derive)(metric_row *row);
 } metric;
 extern const metric metrics[METRIC_COUNT];
 
 enum { METRIC_MAX_DIMS = 4 };
 /* False where nothing of the kind was asked for: no window's routing, no offsets. */
 bool metric_recorded(metric_id id, const metric_shape *shape);
-int metric_dimensions(metric_id id, const metric_shape *shape, int64_t dims[METRIC_MAX_DIMS]); /* of a round; returns how many, 0 or more */
-int64_t metric_values(metric_id id, const metric_shape *shape);                                /* of a round */
+/* of a round; returns how many, 0 or more */
+int metric_dimensions(metric_id id, const metric_shape *shape, int64_t dims[METRIC_MAX_DIMS]);
+/* of a round */
+int64_t metric_values(metric_id id, const metric_shape *shape);
 size_t metric_value_bytes(metric_id id);
 size_t metric_bytes(metric_id id, const metric_shape *shape); /* of a round */
-const void *metric_fill(metric_id id);                        /* what stands where nothing was measured: NaN, or -1 */
+/* what stands where nothing was measured: NaN, or -1 */
+const void *metric_fill(metric_id id);
 
 /* The metrics of one round. Devices of a population are neighbours. */
 struct metric_row {

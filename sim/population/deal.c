@@ -1,7 +1,7 @@
 /* Which process has which device, and where its pack lies there.
  *
- * By falling cost, each to the process with the least so far: at most 4/3 - 1/(3P) times the best possible load (Graham 1969). Every
- * process computes the same, so nothing needs to be sent. */
+ * By falling cost, each to the process with the least so far: at most 4/3 - 1/(3P) times the best possible
+ * load (Graham 1969). Every process computes the same, so nothing needs to be sent. */
 #include <stdlib.h>
 
 #include "population/parts.h"
@@ -60,7 +60,8 @@ void packs_place(fleet *f) {
 
 exit_code fleet_deal(fleet *f, process_place place, const double *cost, problems *list) {
     f->place = place;
-    if (!choose_owners(f, cost)) return problem(list, EXIT_ENVIRONMENT, "out of memory to deal %d devices to processes", f->n_devices);
+    if (!choose_owners(f, cost))
+        return problem(list, EXIT_ENVIRONMENT, "out of memory to deal %d devices to processes", f->n_devices);
     packs_place(f);
     groups_destroy(f);
     return groups_create(f, list);

@@ -23,7 +23,8 @@ bool population_shares(const population *p, const ck_part *part) {
 
 static int specialists_of(const population *p, int index) {
     const population_settings *s = p->settings;
-    if (s->n_specialists_list > 0) return s->specialists_list[index < s->n_specialists_list ? index : s->n_specialists_list - 1];
+    if (s->n_specialists_list > 0)
+        return s->specialists_list[index < s->n_specialists_list ? index : s->n_specialists_list - 1];
     return s->specialists >= 0 ? s->specialists : p->method->default_specialists;
 }
 
@@ -38,7 +39,8 @@ static void prefix_place(problems *list, int first, const char *file, const popu
 /* Whether parts are averaged whose number, or size, depends on a device's specialists. */
 static bool shares_with_specialists(const population *p) {
     int first = generalists_of(p);
-    const ck_part a = {CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0}, b = {CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
+    const ck_part a = {CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
+                  b = {CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
                   router = {CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
     return population_shares(p, &a) || population_shares(p, &b) || population_shares(p, &router);
 }
@@ -49,11 +51,14 @@ static exit_code check_population(const population *p, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
         if (generalists_of(p) + specialists_of(p, i) < 1)
-            code = problem(list, EXIT_INPUT, "population '%s': device %d has no expert; generalists + specialists must be at least 1",
-                           ps->name, i);
+            code = problem(
+                list, EXIT_INPUT,
+                "population '%s': device %d has no expert; generalists + specialists must be at least 1",
+                ps->name, i);
         else if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
-                           "population '%s': method %s averages all experts, so every device must have as many; device 0 has %d "
+                           "population '%s': method %s averages all experts, so every device must have as "
+                           "many; device 0 has %d "
                            "specialists, device %d has %d",
                            ps->name, p->method->name, specialists_of(p, 0), i, specialists_of(p, i));
     }
@@ -71,7 +76,8 @@ static schedule_query query_of(const fleet *f, const population *p, bool routed,
 static void count_steps(const settings *s, const fleet *f, population *p) {
     for (int routed = 0; routed < 2; routed++) {
         schedule_query q = query_of(f, p, routed, 0);
-        p->totals[routed] = schedule_count(released_schedule(p->method, p->settings->as_released), &q, s->rounds, s->local_steps);
+        p->totals[routed] = schedule_count(released_schedule(p->method, p->settings->as_released), &q,
+                                           s->rounds, s->local_steps);
     }
 }
 
@@ -83,8 +89,9 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
         p->settings = &s->populations[i];
         p->method = method_find(p->settings->method);
         if (!p->method) {
-            code = problem(list, EXIT_INPUT, "population '%s': there is no method '%s'; see `cohort help methods`", p->settings->name,
-                           p->settings->method);
+            code = problem(list, EXIT_INPUT,
+                           "population '%s': there is no method '%s'; see `cohort help methods`",
+                           p->settings->name, p->settings->method);
             prefix_place(list, before, s->file, p->settings);
             continue;
         }
@@ -103,7 +110,8 @@ static bool is_routed(const fleet *f, const device *d) {
     return f->shapes[d->shape].router_rows > 0;
 }
 
-int fleet_schedule(const fleet *f, const device *d, int64_t local_step, schedule_entry entries[SCHEDULE_MOST]) {
+int fleet_schedule(const fleet *f, const device *d, int64_t local_step,
+                   schedule_entry entries[SCHEDULE_MOST]) {
     const population *p = &f->populations[d->population];
     schedule_query q = query_of(f, p, is_routed(f, d), local_step);
     return released_schedule(p->method, p->settings->as_released)(&q, entries);
@@ -113,7 +121,8 @@ const schedule_totals *fleet_totals(const fleet *f, const device *d) {
     return &f->populations[d->population].totals[is_routed(f, d)];
 }
 
-static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index, problems *list) {
+static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index,
+                             problems *list) {
     population *p = &f->populations[population_index];
     device *d = &f->devices[p->first_device + index];
     d->population = population_index;
@@ -135,11 +144,13 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
     f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
     f->owner = calloc((size_t)f->n_devices, sizeof *f->owner);
     f->mine = calloc((size_t)f->n_devices, sizeof *f->mine);
-    if (!f->devices || !f->owner || !f->mine) return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
+    if (!f->devices || !f->owner || !f->mine)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
     for (int i = 0; i < f->n_populations; i++) {
         exit_code one = EXIT_OK;
         int before = problems_count(list);
-        for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++) one = make_device(f, base, i, j, list);
+        for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++)
+            one = make_device(f, base, i, j, list);
         prefix_place(list, before, f->file, f->populations[i].settings);
         if (one != EXIT_OK) code = one;
     }
@@ -147,8 +158,10 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
 }
 
 static bool same_text(const data_settings *a, const data_settings *b) {
-    return strcmp(a->corpus, b->corpus) == 0 && a->split == b->split && a->tokens_per_device == b->tokens_per_device &&
-           a->valid_tokens_per_device == b->valid_tokens_per_device && a->test_tokens_per_device == b->test_tokens_per_device &&
+    return strcmp(a->corpus, b->corpus) == 0 && a->split == b->split &&
+           a->tokens_per_device == b->tokens_per_device &&
+           a->valid_tokens_per_device == b->valid_tokens_per_device &&
+           a->test_tokens_per_device == b->test_tokens_per_device &&
            a->synthetic.topics == b->synthetic.topics && a->synthetic.vocabulary == b->synthetic.vocabulary &&
            a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
            a->synthetic.seed == b->synthetic.seed;
@@ -162,13 +175,16 @@ static size_t list_bytes(const data_settings *d) {
     return LIST_BYTES + (many ? (size_t)(stretches < most ? stretches : most) * STRETCH_BYTES : 0);
 }
 
-/* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with either. */
+/* Synthetic text is held for each device; shards stay in their files. A device's lists of stretches come with
+ * either. */
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;
-    int64_t tokens = synthetic ? d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device : 0;
+    int64_t tokens =
+        synthetic ? d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device : 0;
     size_t holders = 0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) holders += f->owner[i] == f->place.process;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        holders += f->owner[i] == f->place.process;
     if (p->method->pooled) holders *= (size_t)p->settings->devices;
     return holders * ((size_t)tokens * sizeof(uint16_t) + list_bytes(d));
 }
@@ -185,7 +201,8 @@ fleet_text_bytes fleet_measure_text(const fleet *f) {
     return bytes;
 }
 
-static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, corpus **out, problems *list) {
+static exit_code corpus_of(fleet *f, int population_index, const data_settings **sections, corpus **out,
+                           problems *list) {
     const data_settings *data = &f->populations[population_index].settings->data;
     for (int i = 0; i < f->n_corpora; i++)
         if (same_text(sections[i], data)) {
@@ -211,7 +228,8 @@ static exit_code require_windows(const fleet *f, const device *d, problems *list
     return code;
 }
 
-static exit_code open_device_data(fleet *f, const population *p, partition *parts, int device_index, given_windows *given, problems *list) {
+static exit_code open_device_data(fleet *f, const population *p, partition *parts, int device_index,
+                                  given_windows *given, problems *list) {
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(parts, device_index, p->method->pooled, &d->data, list);
@@ -221,7 +239,8 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
                             .overlaps = device_data_overlaps(d->data),
                             .longest = device_data_longest(d->data, DATA_TRAIN),
                             .entropy = device_data_entropy(d->data)};
-    for (int part = 0; part < DATA_SPLITS; part++) d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
+    for (int part = 0; part < DATA_SPLITS; part++)
+        d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, d, list);
 }
 
@@ -243,12 +262,15 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     p->text = c;
     partition *parts = NULL;
     exit_code code = read_windows(f, p, &given, list);
-    if (code == EXIT_OK) code = partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list);
+    if (code == EXIT_OK)
+        code = partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list);
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
-        if (f->owner[p->first_device + i] == f->place.process) code = open_device_data(f, p, parts, i, given, list);
+        if (f->owner[p->first_device + i] == f->place.process)
+            code = open_device_data(f, p, parts, i, given, list);
     partition_close(parts);
     given_windows_destroy(given);
-    problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name, (unsigned long long)p->settings->seed);
+    problems_prefix(list, before, "population '%s', seed %llu: ", p->settings->name,
+                    (unsigned long long)p->settings->seed);
     prefix_place(list, before, f->file, p->settings);
     return code;
 }
@@ -260,7 +282,9 @@ static exit_code check_adapters(const fleet *f, problems *list) {
     exit_code code =
         stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)
             ? packs_check(f, list)
-            : problem(list, EXIT_INPUT, "there is no folder %s; it must hold adapters_<population>_<device>.safetensors", f->adapters);
+            : problem(list, EXIT_INPUT,
+                      "there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
+                      f->adapters);
     settings_prefix(f->settings, "adapters", before, list);
     return code;
 }
@@ -276,7 +300,8 @@ exit_code fleet_open_data(fleet *f, problems *list) {
         corpus *c = NULL;
         exit_code one = corpus_of(f, i, sections, &c, list);
         const population_settings *p = f->populations[i].settings;
-        bool again = refused && refused->line == p->line && strcmp(refused->name, p->name) == 0; /* another seed of it */
+        /* another seed of it */
+        bool again = refused && refused->line == p->line && strcmp(refused->name, p->name) == 0;
         if (c && !again) one = open_population_data(f, &f->populations[i], c, list);
         if (one == EXIT_OK) continue;
         refused = p;
@@ -299,7 +324,8 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->settings = s;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
-    exit_code code = f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    exit_code code =
+        f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     if (code == EXIT_OK) code = make_populations(s, f, list);
     if (code == EXIT_OK) code = make_devices(f, base, list);
     if (code == EXIT_OK) packs_place(f);
@@ -330,8 +356,10 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
     f->stream = stream;
     bool moments_far = f->packs_at != PACKS_NEAR, all_far = f->packs_at == PACKS_FAR;
     ck_status status = allocate_packs(f, f->n_parameters, all_far, "adapters", &f->parameters);
-    if (status == CK_OK) status = allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1);
-    if (status == CK_OK) status = allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2);
+    if (status == CK_OK)
+        status = allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1);
+    if (status == CK_OK)
+        status = allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2);
     if (status == CK_OK) status = allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried);
     if (status == CK_OK) status = allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed);
     exit_code code = kernel_problem(list, backend, status, "allocating the devices");
@@ -366,10 +394,12 @@ void fleet_destroy(fleet *f) {
 exit_code fleet_aggregate(fleet *f, problems *list) {
     if (f->n_groups == 0) return EXIT_OK;
     ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
-    if (status != CK_OK) (void)ck_wait(f->stream); /* the other processes are there already: the sum must take place */
+    /* the other processes are there already: the sum must take place */
+    if (status != CK_OK) (void)ck_wait(f->stream);
     ck_status summed = ck_collective_sum(f->collective, f->stream, f->packed, f->n_packed);
     if (summed != CK_OK)
-        return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s", ck_collective_error(f->collective));
+        return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s",
+                       ck_collective_error(f->collective));
     (void)ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
     ck_status spread = ck_wait(f->stream);
     return kernel_problem(list, f->backend, status ? status : spread, "averaging the shared adapters");

@@ -4,8 +4,8 @@
  *
  * Every process of a run knows all devices, but has the packs and the text of its own only (fleet_deal).
  *
- * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which ranges of a pack are averaged over a
- * population is its list of shared tensors (fleet_groups). */
+ * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which ranges of a pack are
+ * averaged over a population is its list of shared tensors (fleet_groups). */
 #ifndef COHORT_FLEET_H
 #define COHORT_FLEET_H
 
@@ -22,9 +22,10 @@
 
 /* What of its text concerns others than its steps. */
 typedef struct {
-    int source;                  /* of its training text; -1: of several */
-    bool overlaps;               /* with other devices' training text */
-    int64_t longest;             /* tokens of its longest stretch of training text: of its largest source, where it is not pooled */
+    int source;    /* of its training text; -1: of several */
+    bool overlaps; /* with other devices' training text */
+    /* tokens of its longest stretch of training text: of its largest source, where it is not pooled */
+    int64_t longest;
     double entropy;              /* of its test text, nats per token; NaN if unknown */
     int64_t tokens[DATA_SPLITS]; /* of its parts */
 } device_text;
@@ -32,14 +33,18 @@ typedef struct {
 typedef struct {
     int population, index; /* index within the population */
     int shape;             /* index into fleet.shapes */
-    int64_t pack;          /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
-    int64_t carried;       /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
-    bool carries;          /* gradients from step to step */
-    device_data *data;     /* NULL: another process has it */
-    device_text text;      /* known once its text is open: of all devices to process 0, of its own to any other */
+    /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
+    int64_t pack;
+    /* offset in floats into fleet.carried; -1: another process's, or its gradients end with their step */
+    int64_t carried;
+    bool carries;      /* gradients from step to step */
+    device_data *data; /* NULL: another process has it */
+    /* known once its text is open: of all devices to process 0, of its own to any other */
+    device_text text;
     int generalists, specialists;
     int64_t parameters_shared, parameters_private;
-    int64_t bytes_a_round;              /* sent and received each round (4 B a value); 0 where nothing is shared */
+    /* sent and received each round (4 B a value); 0 where nothing is shared */
+    int64_t bytes_a_round;
     int64_t expert_steps, router_steps; /* AdamW counts */
     bool stopped;                       /* diverged: takes no further part */
 } device;
@@ -57,15 +62,16 @@ typedef struct {
     int process, processes, on_machine; /* on_machine: how many share this machine, itself included */
 } process_place;
 
-/* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h); waves then get them through slots
- * (store/slots.h). */
+/* Where the packs lie on a backend with memory of its own: in it, or some of them far (kernels.h); waves then
+ * get them through slots (store/slots.h). */
 typedef enum { PACKS_NEAR, MOMENTS_FAR, PACKS_FAR } packs_memory;
 
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
-    packs_memory packs_at;     /* for fleet_allocate() */
-    ck_collective *collective; /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
+    packs_memory packs_at; /* for fleet_allocate() */
+    /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
+    ck_collective *collective;
     process_place place;
     int *owner; /* [n_devices] the process of each device */
     int n_mine;
@@ -81,11 +87,13 @@ typedef struct {
     ck_shape *shapes;
     int64_t n_parameters;                  /* floats of this process's packs */
     float *parameters, *moment1, *moment2; /* backend memory [n_parameters]; NULL until fleet_allocate() */
-    int64_t n_carried;                     /* floats of the packs among them that carry gradients from step to step */
-    float *carried;                        /* backend memory [n_carried]; NULL without any */
-    int64_t all_parameters, all_carried;   /* of all processes */
+    /* floats of the packs among them that carry gradients from step to step */
+    int64_t n_carried;
+    float *carried;                      /* backend memory [n_carried]; NULL without any */
+    int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    ck_group *groups;      /* one per population that shares anything, has more than one device, and has not stopped */
+    /* one per population that shares anything, has more than one device, and has not stopped */
+    ck_group *groups;
     int *group_population; /* [n_groups] */
     int64_t n_packed;      /* floats of all groups' packed buffers */
     float *packed;         /* backend memory [n_packed] */
@@ -93,10 +101,12 @@ typedef struct {
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;
 
-/* Builds populations, devices, shapes and groups: enough for the memory plan. All devices are this process's. */
+/* Builds populations, devices, shapes and groups: enough for the memory plan. All devices are this process's.
+ */
 exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, problems *list);
-/* Leaves this process the devices that are its own among several: by falling cost (any unit, [n_devices]; equal ones in their order), each
- * to the process that has the least so far. Before text is opened or memory allocated. */
+/* Leaves this process the devices that are its own among several: by falling cost (any unit, [n_devices];
+ * equal ones in their order), each to the process that has the least so far. Before text is opened or memory
+ * allocated. */
 exit_code fleet_deal(fleet *f, process_place place, const double *cost, problems *list);
 /* About what the text of all devices takes once it is open: the devices' own parts, and what they share. */
 typedef struct {
@@ -105,36 +115,45 @@ typedef struct {
 fleet_text_bytes fleet_measure_text(const fleet *f);
 /* Opens the text of all devices, and looks for the adapters' folder: before a base is trained for minutes. */
 exit_code fleet_open_data(fleet *f, problems *list);
-/* Where devices of a source share training text because there is too little of it: which (out[bytes]); false where none do. */
+/* Where devices of a source share training text because there is too little of it: which (out[bytes]); false
+ * where none do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out);
-/* Gives devices their weights in averages by the text that they hold, where aggregate.weights asks for it; they weigh the same until then.
- * Called by all processes, once the text of all devices is open. */
+/* Gives devices their weights in averages by the text that they hold, where aggregate.weights asks for it;
+ * they weigh the same until then. Called by all processes, once the text of all devices is open. */
 exit_code fleet_weigh(fleet *f, problems *list);
-/* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2). Generalists, the attention
- * LoRA and whatever is averaged are keyed by (seed, tensor), specialists and routers by (seed, device, tensor): populations of equal
- * seed start from the same tensors, and what is averaged starts equal on all devices. */
+/* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2).
+ * Generalists, the attention LoRA and whatever is averaged are keyed by (seed, tensor), specialists and
+ * routers by (seed, device, tensor): populations of equal seed start from the same tensors, and what is
+ * averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
 void fleet_destroy(fleet *f);
 int64_t fleet_largest_pack(const fleet *f); /* floats */
-/* Host memory that fleet_allocate() needs meanwhile, on a backend of so many threads; and what a fleet's lists take of each device. */
+/* Host memory that fleet_allocate() needs meanwhile, on a backend of so many threads; and what a fleet's
+ * lists take of each device. */
 size_t fleet_initial_bytes(const fleet *f, int threads);
-enum { FLEET_DEVICE_BYTES = sizeof(device) + 2 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float) };
+enum {
+    FLEET_DEVICE_BYTES = sizeof(device) + 2 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
+};
 
-/* One aggregation: weighted mean over each population's devices (in their order, process by process), then spread. Stopped populations take
- * no part; the same populations must have stopped in all processes. Packs that lie far are read and written in place: 4 B over the bus a
- * shared value and device, each way, once a round. */
+/* One aggregation: weighted mean over each population's devices (in their order, process by process), then
+ * spread. Stopped populations take no part; the same populations must have stopped in all processes. Packs
+ * that lie far are read and written in place: 4 B over the bus a shared value and device, each way, once a
+ * round. */
 exit_code fleet_aggregate(fleet *f, problems *list);
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
 
-/* What a device does at a local step of the run (counted from 0, over all rounds): entries, of which there are as many as it returns. */
-int fleet_schedule(const fleet *f, const device *d, int64_t local_step, schedule_entry entries[SCHEDULE_MOST]);
+/* What a device does at a local step of the run (counted from 0, over all rounds): entries, of which there
+ * are as many as it returns. */
+int fleet_schedule(const fleet *f, const device *d, int64_t local_step,
+                   schedule_entry entries[SCHEDULE_MOST]);
 /* The same of the whole run. */
 const schedule_totals *fleet_totals(const fleet *f, const device *d);
 
 /* Whether a part is averaged over the population's devices. */
 bool population_shares(const population *p, const ck_part *part);
-/* The ranges of a pack that are averaged over the population's devices, in floats; at most ck_part_count(shape). Returns their number. */
+/* The ranges of a pack that are averaged over the population's devices, in floats; at most
+ * ck_part_count(shape). Returns their number. */
 int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count);
 /* Writes a new device's pack [shape->total], from random numbers. */
 void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);

@@ -1,10 +1,12 @@
 /* What is averaged: per population the ranges of its devices' packs that its method shares, as one ck_group.
  *
- * Its members are this process's devices, if any; their weights are those of the whole population, so that the sum over processes is the
- * mean over its devices: 1/N, or once the text of all is open their share of its training tokens, where that is asked for.
+ * Its members are this process's devices, if any; their weights are those of the whole population, so that
+ * the sum over processes is the mean over its devices: 1/N, or once the text of all is open their share of
+ * its training tokens, where that is asked for.
  *
- * Devices of a population may differ in their number of private experts, so each distinct shape among them is a layout: the same
- * tensors at other offsets. Experts stand generalists first, so the shared ones of a tensor are one range. */
+ * Devices of a population may differ in their number of private experts, so each distinct shape among them is
+ * a layout: the same tensors at other offsets. Experts stand generalists first, so the shared ones of a
+ * tensor are one range. */
 #include <stdlib.h>
 
 #include "population/parts.h"
@@ -30,8 +32,8 @@ int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *off
 }
 
 /* The population's first device has layout 0, member or not: all processes find the same ranges. */
-static int distinct_layouts(const fleet *f, const population *p, const int *members, int n_members, int *shape_of_layout,
-                            int32_t *layout_of_member) {
+static int distinct_layouts(const fleet *f, const population *p, const int *members, int n_members,
+                            int *shape_of_layout, int32_t *layout_of_member) {
     int n = 1;
     shape_of_layout[0] = f->devices[p->first_device].shape;
     for (int i = 0; i < n_members; i++) {
@@ -71,7 +73,12 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
     int *shape_of_layout = malloc((size_t)f->n_shapes * sizeof *shape_of_layout);
     int64_t *count = malloc((size_t)max_ranges * sizeof *count);
     int64_t *offset = malloc((size_t)max_ranges * (size_t)f->n_shapes * sizeof *offset);
-    *g = (ck_group){.n_members = n_members, .members = packs, .layout = layout, .weights = weights, .count = count, .offset = offset};
+    *g = (ck_group){.n_members = n_members,
+                    .members = packs,
+                    .layout = layout,
+                    .weights = weights,
+                    .count = count,
+                    .offset = offset};
     bool ok = packs && layout && weights && shape_of_layout && count && offset;
     if (ok) n_layouts = distinct_layouts(f, p, f->mine + first, n_members, shape_of_layout, layout);
     for (int i = 0; ok && i < n_members; i++) {
@@ -79,7 +86,8 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
         weights[i] = 1.0F / (float)p->n_devices;
     }
     for (int j = 0; ok && j < n_layouts; j++)
-        g->n_ranges = fleet_shared_ranges(p, &f->shapes[shape_of_layout[j]], offset + (int64_t)j * g->n_ranges, count);
+        g->n_ranges =
+            fleet_shared_ranges(p, &f->shapes[shape_of_layout[j]], offset + (int64_t)j * g->n_ranges, count);
     free(shape_of_layout);
     return ok;
 }
@@ -94,7 +102,8 @@ exit_code groups_create(fleet *f, problems *list) {
     f->n_packed = 0;
     f->groups = calloc((size_t)f->n_populations, sizeof *f->groups);
     f->group_population = calloc((size_t)f->n_populations, sizeof *f->group_population);
-    if (!f->groups || !f->group_population) return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    if (!f->groups || !f->group_population)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         if (p->n_devices < 2 || f->devices[p->first_device].parameters_shared == 0) continue;
@@ -128,22 +137,28 @@ static void count_tokens(const fleet *f, int64_t *tokens) {
 static void weigh_by_tokens(const fleet *f, ck_group *g, const population *p, int64_t all) {
     float *weights = (float *)g->weights;
     int first = 0, n = count_members(f, p, &first);
-    for (int i = 0; i < n; i++) weights[i] = (float)((double)f->devices[f->mine[first + i]].text.tokens[DATA_TRAIN] / (double)all);
+    for (int i = 0; i < n; i++)
+        weights[i] = (float)((double)f->devices[f->mine[first + i]].text.tokens[DATA_TRAIN] / (double)all);
 }
 
 exit_code fleet_weigh(fleet *f, problems *list) {
     int processes = ck_processes(f->collective), n = f->n_populations;
-    int64_t *tokens = calloc((size_t)n * ((size_t)processes + 1), sizeof *tokens), *mine = tokens ? tokens + (size_t)n * processes : NULL;
-    exit_code code = tokens ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the weights of the devices");
+    int64_t *tokens = calloc((size_t)n * ((size_t)processes + 1), sizeof *tokens),
+            *mine = tokens ? tokens + (size_t)n * processes : NULL;
+    exit_code code =
+        tokens ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the weights of the devices");
     code = processes_agree(f->collective, code, list);
     if (code == EXIT_OK) {
         count_tokens(f, mine);
-        code = processes_problem(f->collective, ck_collective_exchange(f->collective, mine, (size_t)n * sizeof *mine, tokens), list);
+        code = processes_problem(
+            f->collective, ck_collective_exchange(f->collective, mine, (size_t)n * sizeof *mine, tokens),
+            list);
     }
     for (int g = 0; code == EXIT_OK && g < f->n_groups; g++) {
         const population *p = &f->populations[f->group_population[g]];
         int64_t all = 0;
-        for (int process = 0; process < processes; process++) all += tokens[process * n + f->group_population[g]];
+        for (int process = 0; process < processes; process++)
+            all += tokens[process * n + f->group_population[g]];
         if (p->settings->weights == WEIGHTS_TOKENS) weigh_by_tokens(f, &f->groups[g], p, all);
     }
     free(tokens);

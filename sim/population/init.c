@@ -1,7 +1,8 @@
-/* Initial adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt 5), B = 0, R ~ N(0, 0.02^2).
+/* Initial adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt 5), B = 0, R ~ N(0,
+ * 0.02^2).
  *
- * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's attention LoRA. So a
- * further expert, another rank or another population changes no other tensor.
+ * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's
+ * attention LoRA. So a further expert, another rank or another population changes no other tensor.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -21,12 +22,15 @@ static const float ROUTER_SIGMA = 0.02F;
 static bool starts_equal(const population *p, const device *d, const ck_part *part) {
     if (population_shares(p, part)) return true;
     if (part->factor == CK_FACTOR_ROUTER) return false;
-    return part->expert < d->generalists || released_start_is_shared(p->method, p->settings->as_released, part->expert);
+    return part->expert < d->generalists ||
+           released_start_is_shared(p->method, p->settings->as_released, part->expert);
 }
 
-/* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their kind. */
+/* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their
+ * kind. */
 static int tensor_number(const ck_part *part, int expert) {
-    static const int first[CK_SITES] = {[CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3, [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1};
+    static const int first[CK_SITES] = {
+        [CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3, [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1};
     int step = part->site == CK_SITE_GATE ? 1 : 2;
     return first[part->site] + (ck_is_routed(part->site) ? step * expert : 0);
 }
@@ -67,7 +71,8 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
     return code;
 }
 
-/* After a few bad files the rest would say the same. Each is read into the same place: what is in it counts, too. */
+/* After a few bad files the rest would say the same. Each is read into the same place: what is in it counts,
+ * too. */
 exit_code packs_check(const fleet *f, problems *list) {
     float *pack = malloc((size_t)fleet_largest_pack(f) * sizeof *pack + 1);
     exit_code code = pack ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
@@ -89,7 +94,8 @@ static exit_code read_chunk(const fleet *f, int first, int end, float *host, pro
     return code;
 }
 
-/* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload. */
+/* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload.
+ */
 static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
     int64_t origin = f->devices[f->mine[first]].pack;
     exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
@@ -97,7 +103,8 @@ static exit_code init_chunk(fleet *f, int first, int end, float *host, problems 
 #pragma omp parallel for num_threads(ck_threads(f->backend))
     for (int i = first; i < end; i++) {
         const device *d = &f->devices[f->mine[i]];
-        if (!f->adapters) fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
+        if (!f->adapters)
+            fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
     }
     const device *last = &f->devices[f->mine[end - 1]];
     size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;

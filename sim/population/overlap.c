@@ -23,9 +23,12 @@ static holders holders_of(const fleet *f, const population *p, int source) {
 /* Devices with several sources: of which one there is too little depends on the mixtures of all. */
 static bool describe_mixtures(const fleet *f, const population *p, size_t bytes, char *out) {
     int sharing = 0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sharing += f->devices[i].text.overlaps;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        sharing += f->devices[i].text.overlaps;
     if (sharing > 0)
-        snprintf(out, bytes, "population '%s', seed %llu: %d of its %d devices share text: more of a source is asked than it has",
+        snprintf(out, bytes,
+                 "population '%s', seed %llu: %d of its %d devices share text: more of a source is asked "
+                 "than it has",
                  p->settings->name, (unsigned long long)p->settings->seed, sharing, p->n_devices);
     return sharing > 0;
 }
@@ -41,9 +44,12 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
         }
     if (short_sources == 0) return false;
     holders h = holders_of(f, p, first);
-    int end = snprintf(out, bytes, "population '%s', seed %llu: its %d devices of source %s share text: %d x %lld tokens are asked of %lld",
-                       p->settings->name, (unsigned long long)p->settings->seed, h.devices, corpus_source_name(p->text, first), h.devices,
-                       (long long)(h.tokens / h.devices), (long long)shard_tokens(corpus_shard(p->text, first, DATA_TRAIN)));
+    int end = snprintf(out, bytes,
+                       "population '%s', seed %llu: its %d devices of source %s share text: %d x %lld tokens "
+                       "are asked of %lld",
+                       p->settings->name, (unsigned long long)p->settings->seed, h.devices,
+                       corpus_source_name(p->text, first), h.devices, (long long)(h.tokens / h.devices),
+                       (long long)shard_tokens(corpus_shard(p->text, first, DATA_TRAIN)));
     if (short_sources > 1 && end > 0 && (size_t)end < bytes)
         snprintf(out + end, bytes - (size_t)end, "; %d more source%s", short_sources - 1,
                  short_sources > 2 ? "s run short" : " runs short");

@@ -1,4 +1,5 @@
-/* The ck_shape of a device: its experts, their ranks and scales, and the coefficients of its load-balance term
+/* The ck_shape of a device: its experts, their ranks and scales, and the coefficients of its load-balance
+ * term
  *
  *   balance_e = lambda E c_e / L      c_e: methods/as_released.h */
 #include <math.h>
@@ -29,18 +30,21 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     }
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
     for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {
-        double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists, d->specialists, e);
+        double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
+                                        d->specialists, e);
         shape->rank[e] = ps->rank;
         shape->scale[e] = lora_scale(&ps->experts, ps->rank);
-        shape->balance[e] = routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;
+        shape->balance[e] =
+            routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;
     }
 }
 
 static bool same_shape(const ck_shape *a, const ck_shape *b) {
     return a->n_experts == b->n_experts && memcmp(a->rank, b->rank, sizeof a->rank) == 0 &&
-           memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates && a->mix == b->mix &&
-           memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
-           memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 && memcmp(a->balance, b->balance, sizeof a->balance) == 0;
+           memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates &&
+           a->mix == b->mix && memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
+           memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 &&
+           memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
 static bool has_balance(const ck_shape *shape, const experts_settings *x) {
@@ -51,34 +55,40 @@ static bool has_balance(const ck_shape *shape, const experts_settings *x) {
 static exit_code check_coefficients(const ck_shape *shape, const population *p, problems *list) {
     const experts_settings *x = &p->settings->experts;
     bool scaled = true, balanced = true;
-    for (int site = 0; site < CK_SITES; site++) scaled = scaled && (shape->lora_rank[site] == 0 || shape->lora_scale[site] > 0.0F);
+    for (int site = 0; site < CK_SITES; site++)
+        scaled = scaled && (shape->lora_rank[site] == 0 || shape->lora_scale[site] > 0.0F);
     for (int e = 0; e < shape->n_experts; e++) {
         scaled = scaled && shape->scale[e] > 0.0F;
-        balanced = balanced && isfinite(shape->balance[e]) && (shape->balance[e] > 0.0F || !has_balance(shape, x));
+        balanced =
+            balanced && isfinite(shape->balance[e]) && (shape->balance[e] > 0.0F || !has_balance(shape, x));
     }
     if (!scaled)
         return problem(list, EXIT_INPUT,
-                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; make it larger",
+                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; "
+                       "make it larger",
                        p->settings->name, x->alpha);
     if (balanced) return EXIT_OK;
     return problem(list, EXIT_INPUT,
-                   "population '%s': experts.balance %g with experts.balance_importance %g gives a load-balance term that single precision "
+                   "population '%s': experts.balance %g with experts.balance_importance %g gives a "
+                   "load-balance term that single precision "
                    "cannot hold; bring the importance nearer to 0.5, or make the balance 0",
                    p->settings->name, x->balance, x->balance_importance);
 }
 
-exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape, problems *list) {
+exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape,
+                          problems *list) {
     ck_shape made;
     fill_given(&made, base, p, d);
     if (made.n_experts > CK_MAX_EXPERTS)
-        return problem(list, EXIT_INPUT, "population '%s': device %d has %d experts; at most %d are possible", p->settings->name, d->index,
-                       made.n_experts, CK_MAX_EXPERTS);
+        return problem(list, EXIT_INPUT, "population '%s': device %d has %d experts; at most %d are possible",
+                       p->settings->name, d->index, made.n_experts, CK_MAX_EXPERTS);
     exit_code checked = check_coefficients(&made, p, list);
     if (checked != EXIT_OK) return checked;
     for (*shape = 0; *shape < f->n_shapes; ++*shape)
         if (same_shape(&f->shapes[*shape], &made)) return EXIT_OK;
     const char *why = NULL;
-    if (ck_shape_init(&made, &why) != CK_OK) return problem(list, EXIT_INPUT, "population '%s': %s", p->settings->name, why);
+    if (ck_shape_init(&made, &why) != CK_OK)
+        return problem(list, EXIT_INPUT, "population '%s': %s", p->settings->name, why);
     ck_shape *grown = realloc(f->shapes, (size_t)(f->n_shapes + 1) * sizeof *grown);
     if (!grown) return problem(list, EXIT_ENVIRONMENT, "out of memory for the devices' shapes");
     f->shapes = grown;

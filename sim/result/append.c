@@ -1,7 +1,8 @@
 /* append.c - rows into an open trace.h5, and its way to the disk.
  *
- * A row is written to every table and flushed, then to /rounds and flushed: whoever reads sees a row of /rounds only when the row
- * is complete everywhere. Every flush is checked, because after a failed write H5Dwrite may succeed and only H5Dflush tells. */
+ * A row is written to every table and flushed, then to /rounds and flushed: whoever reads sees a row of
+ * /rounds only when the row is complete everywhere. Every flush is checked, because after a failed write
+ * H5Dwrite may succeed and only H5Dflush tells. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,11 +14,13 @@ int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *e
     hsize_t dims[TRACE_MAX_RANK];
     table_dimensions(id, &file->shape, dims);
     dims[0] = (hsize_t)rows;
-    if (H5Dset_extent(file->datasets[id], dims) < 0) return h5_failed(error, "cannot extend %s", metrics[id].path);
+    if (H5Dset_extent(file->datasets[id], dims) < 0)
+        return h5_failed(error, "cannot extend %s", metrics[id].path);
     return 0;
 }
 
-int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values, h5_error *error) {
+int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values,
+                     h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK], start[TRACE_MAX_RANK] = {(hsize_t)first};
     int rank = table_dimensions(id, &file->shape, dims);
     dims[0] = (hsize_t)count;
@@ -54,7 +57,8 @@ int trace_file_append(trace_file *file, int round, const void *const cells[METRI
 }
 
 int trace_file_publish(trace_file *file, const char *temporary, const char *path, h5_error *error) {
-    if (H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0 || H5Fstart_swmr_write(file->file) < 0 || H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0)
+    if (H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0 || H5Fstart_swmr_write(file->file) < 0 ||
+        H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0)
         return h5_failed(error, "cannot write %s", temporary);
     int status = durable_replace(temporary, path);
     return status ? h5_failed(error, "cannot put %s in its place: %s", path, strerror(status)) : 0;
@@ -62,14 +66,17 @@ int trace_file_publish(trace_file *file, const char *temporary, const char *path
 
 int trace_file_sync(const trace_file *file, h5_error *error) {
     int *descriptor = NULL;
-    if (H5Fget_vfd_handle(file->file, H5P_DEFAULT, (void **)&descriptor) < 0) return h5_failed(error, "cannot sync the trace");
-    if (fsync(*descriptor) && errno != EINVAL) return h5_failed(error, "cannot sync the trace: %s", strerror(errno));
+    if (H5Fget_vfd_handle(file->file, H5P_DEFAULT, (void **)&descriptor) < 0)
+        return h5_failed(error, "cannot sync the trace");
+    if (fsync(*descriptor) && errno != EINVAL)
+        return h5_failed(error, "cannot sync the trace: %s", strerror(errno));
     return 0;
 }
 
 int trace_file_close(trace_file *file, h5_error *error) {
     for (int id = 0; id < METRIC_COUNT; id++)
-        if (file->datasets[id] >= 0 && H5Dclose(file->datasets[id]) < 0) return h5_failed(error, "cannot close %s", metrics[id].path);
+        if (file->datasets[id] >= 0 && H5Dclose(file->datasets[id]) < 0)
+            return h5_failed(error, "cannot close %s", metrics[id].path);
     if (H5Fclose(file->file) < 0) return h5_failed(error, "cannot close the trace");
     return 0;
 }

@@ -8,7 +8,8 @@
 enum { BANK_TEXT_BYTES = 40 };
 void bank_text(char out[BANK_TEXT_BYTES], int generalists, int least_specialists, int most_specialists);
 
-/* Specialists of n devices: one number where all have as many, else a number for each device with a space between. */
+/* Specialists of n devices: one number where all have as many, else a number for each device with a space
+ * between. */
 void bank_cell(FILE *out, const int *specialists, int n);
 
 #endif

@@ -2,8 +2,8 @@
  *
  *   content_hash = XXH3-128(config_hash, round, steps, sizes, arrays in the order of arrays_of())
  *
- * HDF5 1.10 protects its own metadata by checksums, but not the values: a file that was torn or changed behind its back fails
- * the content hash, and is refused. */
+ * HDF5 1.10 protects its own metadata by checksums, but not the values: a file that was torn or changed
+ * behind its back fails the content hash, and is refused. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -33,16 +33,20 @@ typedef struct {
 
 static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
     const array all[N_ARRAYS] = {
-        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false, PACKS_PARAMETERS},
+        {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false,
+         PACKS_PARAMETERS},
         {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters, false, PACKS_MOMENT1},
         {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters, false, PACKS_MOMENT2},
-        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false, -1},
-        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false, -1},
+        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false,
+         -1},
+        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false,
+         -1},
         {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices, false, -1},
         {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices, false, -1},
         {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices, false, -1},
         {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true, PACKS_CARRIED},
-        {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished, true, -1},
+        {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished,
+         true, -1},
     };
     memcpy(list, all, sizeof all);
 }
@@ -53,7 +57,8 @@ static bool is_absent(const array *a) {
 
 /* The arrays follow, piece by piece. */
 static void begin_hash(const checkpoint *c, XXH3_state_t *state) {
-    const int64_t scalars[] = {CHECKPOINT_VERSION, c->round, c->expert_step, c->router_step, c->n_parameters, c->n_devices};
+    const int64_t scalars[] = {CHECKPOINT_VERSION, c->round,        c->expert_step,
+                               c->router_step,     c->n_parameters, c->n_devices};
     XXH3_128bits_reset(state);
     XXH3_128bits_update(state, c->config_hash, strlen(c->config_hash));
     XXH3_128bits_update(state, scalars, sizeof scalars);
@@ -65,7 +70,8 @@ static void end_hash(const XXH3_state_t *state, char text[HASH_TEXT_BYTES]) {
 }
 
 /* The piece of an array that begins at value `first`: all of it, where it is whole. */
-static exit_code next_piece(const checkpoint *c, const array *a, int64_t first, int64_t *count, void **values, problems *list) {
+static exit_code next_piece(const checkpoint *c, const array *a, int64_t first, int64_t *count, void **values,
+                            problems *list) {
     float *floats = NULL;
     *count = a->count - first;
     *values = a->values;
@@ -75,11 +81,14 @@ static exit_code next_piece(const checkpoint *c, const array *a, int64_t first, 
     return code;
 }
 
-/* Values [first, first + count) of a dataset, to or from memory. The reason of a failure is noted before HDF5's next call forgets it. */
-static int move_values(hid_t dataset, const array *a, int64_t first, int64_t count, void *values, bool write, h5_error *error) {
+/* Values [first, first + count) of a dataset, to or from memory. The reason of a failure is noted before
+ * HDF5's next call forgets it. */
+static int move_values(hid_t dataset, const array *a, int64_t first, int64_t count, void *values, bool write,
+                       h5_error *error) {
     const hsize_t start = (hsize_t)first, size = (hsize_t)count;
     hid_t memory = H5Screate_simple(1, &size, NULL), space = H5Dget_space(dataset);
-    bool moved = memory >= 0 && space >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &size, NULL) >= 0 &&
+    bool moved = memory >= 0 && space >= 0 &&
+                 H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &size, NULL) >= 0 &&
                  (write ? H5Dwrite(dataset, a->type, memory, space, H5P_DEFAULT, values)
                         : H5Dread(dataset, a->type, memory, space, H5P_DEFAULT, values)) >= 0;
     if (!moved) h5_failed(error, "cannot %s %s", write ? "write" : "read", a->path);
@@ -101,18 +110,21 @@ static int write_attributes(hid_t file, const checkpoint *c, h5_error *error) {
     return 0;
 }
 
-static int write_pieces(hid_t dataset, const checkpoint *c, const array *a, XXH3_state_t *hash, h5_error *error, problems *list) {
+static int write_pieces(hid_t dataset, const checkpoint *c, const array *a, XXH3_state_t *hash,
+                        h5_error *error, problems *list) {
     int64_t count = 0;
     for (int64_t first = 0; first < a->count; first += count) {
         void *values = NULL;
-        if (next_piece(c, a, first, &count, &values, list) != EXIT_OK) return h5_failed(error, "%s is incomplete", a->path);
+        if (next_piece(c, a, first, &count, &values, list) != EXIT_OK)
+            return h5_failed(error, "%s is incomplete", a->path);
         if (move_values(dataset, a, first, count, values, true, error)) return -1;
         XXH3_128bits_update(hash, values, (size_t)count * a->value_bytes);
     }
     return 0;
 }
 
-static int write_array(hid_t file, const checkpoint *c, const array *a, XXH3_state_t *hash, h5_error *error, problems *list) {
+static int write_array(hid_t file, const checkpoint *c, const array *a, XXH3_state_t *hash, h5_error *error,
+                       problems *list) {
     hid_t dataset = is_absent(a) ? -1 : h5_create_array(file, a->path, a->type, (hsize_t)a->count, error);
     if (is_absent(a)) return 0;
     if (dataset < 0 || write_pieces(dataset, c, a, hash, error, list)) return -1;
@@ -131,7 +143,8 @@ static int write_file(const char *path, const checkpoint *c, h5_error *error, pr
         if (write_array(file, c, &arrays[i], &state, error, list)) return -1;
     end_hash(&state, hash);
     if (h5_write_text(file, "content_hash", hash, error)) return -1;
-    if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fclose(file) < 0) return h5_failed(error, "cannot write %s", path);
+    if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fclose(file) < 0)
+        return h5_failed(error, "cannot write %s", path);
     return 0;
 }
 
@@ -145,14 +158,16 @@ exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list
     h5_leave();
     if (!status) {
         status = durable_replace(temporary, path);
-        if (status) snprintf(error.text, sizeof error.text, "cannot put it in its place (%s)", strerror(status));
+        if (status)
+            snprintf(error.text, sizeof error.text, "cannot put it in its place (%s)", strerror(status));
     }
     if (status) unlink(temporary);
     free(temporary);
     if (!status) return EXIT_OK;
     return problem(list, EXIT_RUN,
-                   "%s: %s; the checkpoint before it, if any, is untouched: make room or repair the disk, then go on with --resume", path,
-                   error.text);
+                   "%s: %s; the checkpoint before it, if any, is untouched: make room or repair the disk, "
+                   "then go on with --resume",
+                   path, error.text);
 }
 
 /* ---- reading ---- */
@@ -168,22 +183,25 @@ static exit_code open_checkpoint(const char *path, hid_t *file, problems *list) 
     h5_error error = {0};
     int64_t version = 0;
     *file = -1;
-    if (access(path, R_OK)) return problem(list, EXIT_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
+    if (access(path, R_OK))
+        return problem(list, EXIT_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
     *file = h5_open_file(path, false, &error);
-    if (*file >= 0 && !h5_read_scalar(*file, "version", H5T_NATIVE_INT64, &version, &error) && version == CHECKPOINT_VERSION)
+    if (*file >= 0 && !h5_read_scalar(*file, "version", H5T_NATIVE_INT64, &version, &error) &&
+        version == CHECKPOINT_VERSION)
         return EXIT_OK;
     if (*file >= 0) H5Fclose(*file);
     *file = -1;
     if (error.text[0]) return h5_problem(&error, path, DAMAGED, list);
-    return problem(list, EXIT_INPUT, "%s: is of format version %lld, this program reads version %d", path, (long long)version,
-                   CHECKPOINT_VERSION);
+    return problem(list, EXIT_INPUT, "%s: is of format version %lld, this program reads version %d", path,
+                   (long long)version, CHECKPOINT_VERSION);
 }
 
 static exit_code read_identity(hid_t file, const char *path, checkpoint *c, problems *list) {
     h5_error error = {0};
     int64_t round = 0;
     char *hash = h5_read_text(file, "config_hash", &error);
-    if (!hash || strlen(hash) >= sizeof c->config_hash || h5_read_scalar(file, "round", H5T_NATIVE_INT64, &round, &error)) {
+    if (!hash || strlen(hash) >= sizeof c->config_hash ||
+        h5_read_scalar(file, "round", H5T_NATIVE_INT64, &round, &error)) {
         free(hash);
         return refuse(path, error.text[0] ? error.text : "the configuration's hash is too long", list);
     }
@@ -203,7 +221,8 @@ static int64_t count_values(hid_t file, const array *a) {
     return count;
 }
 
-static exit_code read_pieces(hid_t dataset, const char *path, const checkpoint *c, const array *a, XXH3_state_t *hash, problems *list) {
+static exit_code read_pieces(hid_t dataset, const char *path, const checkpoint *c, const array *a,
+                             XXH3_state_t *hash, problems *list) {
     exit_code code = EXIT_OK;
     int64_t count = 0;
     for (int64_t first = 0; first < a->count && code == EXIT_OK; first += count) {
@@ -211,19 +230,23 @@ static exit_code read_pieces(hid_t dataset, const char *path, const checkpoint *
         void *values = NULL;
         code = next_piece(c, a, first, &count, &values, list);
         if (code != EXIT_OK) break;
-        if (move_values(dataset, a, first, count, values, false, &error)) return refuse(path, error.text, list);
+        if (move_values(dataset, a, first, count, values, false, &error))
+            return refuse(path, error.text, list);
         XXH3_128bits_update(hash, values, (size_t)count * a->value_bytes);
-        if (c->pieces && c->pieces->filled && a->packs >= 0) code = c->pieces->filled(c->pieces->context, list);
+        if (c->pieces && c->pieces->filled && a->packs >= 0)
+            code = c->pieces->filled(c->pieces->context, list);
     }
     return code;
 }
 
-static exit_code read_array(hid_t file, const char *path, const checkpoint *c, const array *a, XXH3_state_t *hash, problems *list) {
+static exit_code read_array(hid_t file, const char *path, const checkpoint *c, const array *a,
+                            XXH3_state_t *hash, problems *list) {
     h5_error error = {0};
     int64_t count = count_values(file, a);
     if (count >= 0 && count != a->count)
-        return problem(list, EXIT_INPUT, "%s: %s holds %lld %s, this run has %lld: it belongs to another configuration", path, a->path,
-                       (long long)count, a->what, (long long)a->count);
+        return problem(list, EXIT_INPUT,
+                       "%s: %s holds %lld %s, this run has %lld: it belongs to another configuration", path,
+                       a->path, (long long)count, a->what, (long long)a->count);
     if (count == 0) return EXIT_OK;
     hid_t dataset = count < 0 ? -1 : H5Dopen2(file, a->path, H5P_DEFAULT);
     if (dataset < 0) {
@@ -258,13 +281,15 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
     exit_code code = allocate_unfinished(file, path, c, list);
     arrays_of(c, arrays);
     begin_hash(c, &state);
-    for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++) code = read_array(file, path, c, &arrays[i], &state, list);
+    for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++)
+        code = read_array(file, path, c, &arrays[i], &state, list);
     if (code != EXIT_OK) return code;
     char found[HASH_TEXT_BYTES], *stored = h5_read_text(file, "content_hash", &error);
     end_hash(&state, found);
     bool same = stored && strcmp(stored, found) == 0;
     free(stored);
-    return same ? EXIT_OK : refuse(path, error.text[0] ? error.text : "its content does not match its hash", list);
+    return same ? EXIT_OK
+                : refuse(path, error.text[0] ? error.text : "its content does not match its hash", list);
 }
 
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
@@ -283,8 +308,10 @@ static exit_code read_all(hid_t file, const char *path, checkpoint *c, problems 
     exit_code code = read_identity(file, path, c, list);
     if (code != EXIT_OK) return code;
     if (expected[0] && strcmp(expected, c->config_hash) != 0)
-        return problem(list, EXIT_INPUT, "%s: was written by a run of another configuration (hash %.12s..., this run's is %.12s...)", path,
-                       c->config_hash, expected);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: was written by a run of another configuration (hash %.12s..., this run's is %.12s...)", path,
+            c->config_hash, expected);
     return read_content(file, path, c, list);
 }
 

@@ -1,7 +1,8 @@
-/* create.c - an empty trace.h5: attributes, /populations, /devices and the tables that rows will be appended to.
+/* create.c - an empty trace.h5: attributes, /populations, /devices and the tables that rows will be appended
+ * to.
  *
- * Chunks hold up to 64 rounds or 64 KiB, so that a device's curve is a few reads and a round of thousands of devices is a few
- * writes; a single row beyond 1 MiB is cut along its second axis. */
+ * Chunks hold up to 64 rounds or 64 KiB, so that a device's curve is a few reads and a round of thousands of
+ * devices is a few writes; a single row beyond 1 MiB is cut along its second axis. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@ static hid_t table_properties(metric_id id, int rank, const hsize_t *chunk, h5_e
     hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
     if (properties < 0) return -1;
     /* Chunks come into being when something is written: rounds without an evaluation take no space. */
-    if (H5Pset_chunk(properties, rank, chunk) < 0 || H5Pset_fill_value(properties, table_memory_type(id), metric_fill(id)) < 0 ||
+    if (H5Pset_chunk(properties, rank, chunk) < 0 ||
+        H5Pset_fill_value(properties, table_memory_type(id), metric_fill(id)) < 0 ||
         H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR) < 0)
         return h5_failed(error, "cannot prepare %s", metrics[id].path);
     return properties;
@@ -63,9 +65,11 @@ static hid_t create_table(hid_t file, metric_id id, const metric_shape *shape, h
     hid_t properties = table_properties(id, rank, chunk, error);
     hid_t space = H5Screate_simple(rank, dims, most);
     if (properties < 0 || space < 0) return -1;
-    hid_t dataset = h5_create_dataset(file, metrics[id].path, table_memory_type(id), space, properties, error);
+    hid_t dataset =
+        h5_create_dataset(file, metrics[id].path, table_memory_type(id), space, properties, error);
     if (dataset < 0) return -1;
-    if (h5_write_text(dataset, "units", metrics[id].units, error) || h5_write_text(dataset, "axes", axes_text(metrics[id].axes), error))
+    if (h5_write_text(dataset, "units", metrics[id].units, error) ||
+        h5_write_text(dataset, "axes", axes_text(metrics[id].axes), error))
         return -1;
     H5Sclose(space);
     H5Pclose(properties);
@@ -95,13 +99,16 @@ static int create_tables(trace_file *file, h5_error *error) {
     return 0;
 }
 
-/* A table that never grows. `type` is the records' layout in memory; the file holds them packed. Closes `type`. */
-static int write_records(hid_t file, const char *path, hid_t type, const void *records, int n, const char *units, h5_error *error) {
+/* A table that never grows. `type` is the records' layout in memory; the file holds them packed. Closes
+ * `type`. */
+static int write_records(hid_t file, const char *path, hid_t type, const void *records, int n,
+                         const char *units, h5_error *error) {
     hsize_t count = (hsize_t)n;
     hid_t packed = H5Tcopy(type), space = H5Screate_simple(1, &count, NULL);
     hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error);
     if (packed < 0 || space < 0 || properties < 0) return h5_failed(error, "cannot prepare %s", path);
-    if (H5Tget_class(packed) == H5T_COMPOUND && H5Tpack(packed) < 0) return h5_failed(error, "cannot prepare %s", path);
+    if (H5Tget_class(packed) == H5T_COMPOUND && H5Tpack(packed) < 0)
+        return h5_failed(error, "cannot prepare %s", path);
     hid_t dataset = h5_create_dataset(file, path, packed, space, properties, error);
     if (dataset < 0 || h5_write_text(dataset, "units", units, error)) return -1;
     if (H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0 || H5Dclose(dataset) < 0)
@@ -134,9 +141,10 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
     hid_t type = population_type(error);
     if (!records) return h5_failed(error, "not enough memory for %d populations", header->n_populations);
     for (int i = 0; i < header->n_populations; i++) records[i] = record_of(&header->populations[i]);
-    int status = type < 0 ? -1
-                          : write_records(file, "/populations", type, records, header->n_populations,
-                                          "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1", error);
+    int status =
+        type < 0 ? -1
+                 : write_records(file, "/populations", type, records, header->n_populations,
+                                 "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1", error);
     free(records);
     return status;
 }
@@ -155,7 +163,8 @@ static int write_sources(hid_t file, const trace_header *header, h5_error *error
         if (strlen(header->source_names[i]) >= width) width = strlen(header->source_names[i]) + 1;
     char *names = calloc((size_t)header->n_sources + 1, width);
     if (!names) return h5_failed(error, "not enough memory for the names of %d sources", header->n_sources);
-    for (int i = 0; i < header->n_sources; i++) memcpy(names + (size_t)i * width, header->source_names[i], strlen(header->source_names[i]));
+    for (int i = 0; i < header->n_sources; i++)
+        memcpy(names + (size_t)i * width, header->source_names[i], strlen(header->source_names[i]));
     int status = write_records(file, "/sources", text_type(width), names, header->n_sources, "text", error);
     free(names);
     return status;
@@ -164,10 +173,12 @@ static int write_sources(hid_t file, const trace_header *header, h5_error *error
 static int write_windows(hid_t file, const trace_header *header, h5_error *error) {
     if (header->routing_windows == 0) return 0;
     hid_t type = H5Tcopy(H5T_NATIVE_INT);
-    return write_records(file, "/routing/tokens/devices", type, header->routing_devices, header->routing_windows, "device", error);
+    return write_records(file, "/routing/tokens/devices", type, header->routing_devices,
+                         header->routing_windows, "device", error);
 }
 
-static int write_attributes(hid_t file, const trace_header *header, const char *created_utc, h5_error *error) {
+static int write_attributes(hid_t file, const trace_header *header, const char *created_utc,
+                            h5_error *error) {
     const int32_t schema = TRACE_SCHEMA_VERSION;
     const struct {
         const char *name, *text;
@@ -180,11 +191,12 @@ static int write_attributes(hid_t file, const trace_header *header, const char *
     return h5_write_scalar(file, "seed", H5T_NATIVE_UINT64, &header->seed, error);
 }
 
-int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc, h5_error *error) {
+int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc,
+                      h5_error *error) {
     *file = (trace_file){.file = h5_create_file(path, error), .shape = trace_shape_of(header)};
-    if (file->file < 0 || write_attributes(file->file, header, created_utc, error) || create_tables(file, error) ||
-        write_populations(file->file, header, error) || write_devices(file->file, header, error) ||
-        write_sources(file->file, header, error))
+    if (file->file < 0 || write_attributes(file->file, header, created_utc, error) ||
+        create_tables(file, error) || write_populations(file->file, header, error) ||
+        write_devices(file->file, header, error) || write_sources(file->file, header, error))
         return -1;
     return write_windows(file->file, header, error);
 }

@@ -1,5 +1,5 @@
-/* export.c - opens a result, reads a table row by row and hands the rows to export_rows.c. Works on a trace that is still growing:
- * only the rows that /rounds counts are read. */
+/* export.c - opens a result, reads a table row by row and hands the rows to export_rows.c. Works on a trace
+ * that is still growing: only the rows that /rounds counts are read. */
 #include "result/export.h"
 
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 /* ---- An open result ---- */
 
 /* All records of a table that never grows, malloc'd; closes `type`. */
-static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n, h5_error *error) {
+static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
+                          h5_error *error) {
     void *records = NULL;
     hid_t space = -1, dataset = type < 0 ? -1 : H5Dopen2(file, path, H5P_DEFAULT);
     if (dataset < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
@@ -33,17 +34,22 @@ cleanup:
 
 static int read_source_names(export_source *s, h5_error *error) {
     if (H5Lexists(s->file, "/sources", H5P_DEFAULT) <= 0) return 0;
-    hid_t dataset = H5Dopen2(s->file, "/sources", H5P_DEFAULT), type = dataset < 0 ? -1 : H5Dget_type(dataset);
+    hid_t dataset = H5Dopen2(s->file, "/sources", H5P_DEFAULT),
+          type = dataset < 0 ? -1 : H5Dget_type(dataset);
     bool text = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0;
     if (text) s->source_bytes = H5Tget_size(type);
-    if (text) s->source_names = read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes, &s->n_sources, error);
+    if (text)
+        s->source_names = read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes,
+                                       &s->n_sources, error);
     if (type >= 0) H5Tclose(type);
     if (dataset >= 0) H5Dclose(dataset);
-    for (int i = 0; s->source_names && i < s->n_sources; i++) s->source_names[(size_t)(i + 1) * s->source_bytes - 1] = '\0';
+    for (int i = 0; s->source_names && i < s->n_sources; i++)
+        s->source_names[(size_t)(i + 1) * s->source_bytes - 1] = '\0';
     return s->source_names ? 0 : h5_failed(error, "cannot read /sources");
 }
 
-static int read_dimensions(hid_t file, metric_id id, int rank, hsize_t dims[TRACE_MAX_RANK], h5_error *error) {
+static int read_dimensions(hid_t file, metric_id id, int rank, hsize_t dims[TRACE_MAX_RANK],
+                           h5_error *error) {
     hid_t space = -1, dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
     int status = 0;
     if (dataset < 0 || (space = H5Dget_space(dataset)) < 0 || H5Sget_simple_extent_ndims(space) != rank ||
@@ -71,39 +77,49 @@ static int read_sampling(export_source *s, h5_error *error) {
 static int read_shape(export_source *s, h5_error *error) {
     hsize_t dims[TRACE_MAX_RANK];
     if (read_dimensions(s->file, METRIC_GATE_MEAN, 4, dims, error)) return -1;
-    s->shape = (metric_shape){.populations = s->n_populations, .devices = (int)dims[1], .layers = (int)dims[2], .experts = (int)dims[3]};
+    s->shape = (metric_shape){.populations = s->n_populations,
+                              .devices = (int)dims[1],
+                              .layers = (int)dims[2],
+                              .experts = (int)dims[3]};
     if (read_sampling(s, error)) return -1;
     if (H5Lexists(s->file, "/routing/tokens", H5P_DEFAULT) <= 0) return 0;
     if (read_dimensions(s->file, METRIC_ROUTING_IDS, 3, dims, error)) return -1;
     s->shape.windows = (int)dims[1];
     s->shape.sequence = (int)dims[2];
-    s->window_devices =
-        read_records(s->file, "/routing/tokens/devices", H5Tcopy(H5T_NATIVE_INT32), sizeof *s->window_devices, &s->n_windows, error);
+    s->window_devices = read_records(s->file, "/routing/tokens/devices", H5Tcopy(H5T_NATIVE_INT32),
+                                     sizeof *s->window_devices, &s->n_windows, error);
     return s->window_devices ? 0 : -1;
 }
 
 /* What the tables point at must be there, or a damaged file would send us out of bounds. */
 static int check_source(const export_source *s, h5_error *error) {
     bool fits = s->n_devices == s->shape.devices && s->n_windows == s->shape.windows;
-    for (int i = 0; i < s->n_devices; i++) fits = fits && s->devices[i].population >= 0 && s->devices[i].population < s->n_populations;
-    for (int i = 0; i < s->n_windows; i++) fits = fits && s->window_devices[i] >= 0 && s->window_devices[i] < s->n_devices;
+    for (int i = 0; i < s->n_devices; i++)
+        fits = fits && s->devices[i].population >= 0 && s->devices[i].population < s->n_populations;
+    for (int i = 0; i < s->n_windows; i++)
+        fits = fits && s->window_devices[i] >= 0 && s->window_devices[i] < s->n_devices;
     return fits ? 0 : h5_failed(error, "its tables contradict each other");
 }
 
 static int source_open(export_source *s, h5_error *error) {
     s->file = h5_open_file(s->path, true, error);
     if (s->file < 0) return -1;
-    s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations, &s->n_populations, error);
-    s->devices = read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
+    s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations,
+                                  &s->n_populations, error);
+    s->devices =
+        read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) || check_source(s, error))
+    if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) ||
+        check_source(s, error))
         return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
     s->specialists = calloc((size_t)s->n_devices + 1, sizeof *s->specialists);
     for (int i = 0; s->specialists && i < s->n_devices; i++)
         s->specialists[i] = s->devices[i].experts - s->populations[s->devices[i].population].generalists;
-    return s->train_steps && s->valid_steps && s->specialists ? 0 : h5_failed(error, "not enough memory for %d devices", s->n_devices);
+    return s->train_steps && s->valid_steps && s->specialists
+               ? 0
+               : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
 
 static void source_close(export_source *s) {
@@ -137,9 +153,11 @@ static bool uses(const export_table *table, metric_id id) {
 static bool has(const export_source *s, const export_table *table, metric_id id) {
     if (!uses(table, id) || !metric_recorded(id, &s->shape)) return false;
     char group[64];
-    snprintf(group, sizeof group, "%.*s", (int)(strrchr(metrics[id].path, '/') - metrics[id].path), metrics[id].path);
+    snprintf(group, sizeof group, "%.*s", (int)(strrchr(metrics[id].path, '/') - metrics[id].path),
+             metrics[id].path);
     if (!table->every_metric) return true;
-    return H5Lexists(s->file, group, H5P_DEFAULT) > 0 && H5Lexists(s->file, metrics[id].path, H5P_DEFAULT) > 0;
+    return H5Lexists(s->file, group, H5P_DEFAULT) > 0 &&
+           H5Lexists(s->file, metrics[id].path, H5P_DEFAULT) > 0;
 }
 
 static int columns_open(columns *c, const export_source *s, const export_table *table, h5_error *error) {
@@ -152,7 +170,8 @@ static int columns_open(columns *c, const export_source *s, const export_table *
         if (!has(s, table, id)) continue;
         c->datasets[id] = H5Dopen2(s->file, metrics[id].path, H5P_DEFAULT);
         c->values[id] = malloc(metric_bytes(id, &s->shape));
-        if (c->datasets[id] < 0 || !c->values[id]) status = h5_failed(error, "cannot read %s", metrics[id].path);
+        if (c->datasets[id] < 0 || !c->values[id])
+            status = h5_failed(error, "cannot read %s", metrics[id].path);
     }
     return status;
 }
@@ -205,7 +224,8 @@ static exit_code find_table(const char *name, const export_table **out, problems
             return EXIT_OK;
         }
     list_names(names, sizeof names);
-    return problem(list, EXIT_INPUT, "there is no table '%.80s'; a result has %s (or all of them: all)", name, names);
+    return problem(list, EXIT_INPUT, "there is no table '%.80s'; a result has %s (or all of them: all)", name,
+                   names);
 }
 
 static exit_code open_result(const char *folder, export_source *s, problems *list) {
@@ -220,8 +240,8 @@ static exit_code open_result(const char *folder, export_source *s, problems *lis
 static exit_code export_to(export_source *s, const export_table *table, FILE *out, problems *list) {
     h5_error error = {0};
     if (!is_recorded(s, table))
-        return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)", s->path, table->name,
-                       table->wish ? table->wish : "");
+        return problem(list, EXIT_INPUT, "%s: the run recorded no %s; ask for them in its configuration (%s)",
+                       s->path, table->name, table->wish ? table->wish : "");
     if (write_table(s, table, out, &error)) return h5_problem(&error, s->path, "it is damaged", list);
     return EXIT_OK;
 }
@@ -231,9 +251,11 @@ static bool same_entry(const char *a, const char *b) {
     return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
 }
 
-/* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet to write. */
+/* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet
+ * to write. */
 static exit_code refuse_own_file(const char *folder, const char *path, problems *list) {
-    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml", BASE_NAME, "summary.csv", "summary.csv.waiting"};
+    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml",
+                                        BASE_NAME,  "summary.csv",   "summary.csv.waiting"};
     char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES], target[OUTPUT_PATH_BYTES];
     int descriptor = -1;
     exit_code code = output_file_target(path, target, &descriptor, list);
@@ -244,26 +266,31 @@ static exit_code refuse_own_file(const char *folder, const char *path, problems 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(own, sizeof own, "%s/%s", folder, names[i]);
         if (same_entry(target, own) || (beside && strcmp(last, names[i]) == 0))
-            return problem(list, EXIT_INPUT, "export: --out %s is the result's own %s; give another file for the table", path, names[i]);
+            return problem(list, EXIT_INPUT,
+                           "export: --out %s is the result's own %s; give another file for the table", path,
+                           names[i]);
     }
     return EXIT_OK;
 }
 
 /* A name that promises what is not written. */
 static exit_code refuse_other_format(const char *path, problems *list) {
-    static const char *const endings[] = {".parquet", ".pq",   ".feather", ".arrow", ".ipc",    ".orc",  ".avro",  ".json", ".jsonl",
-                                          ".ndjson",  ".xlsx", ".xls",     ".ods",   ".h5",     ".hdf",  ".nc",    ".npy",  ".npz",
-                                          ".mat",     ".pkl",  ".rds",     ".db",    ".sqlite", ".dta",  ".sav",   ".tsv",  ".gz",
-                                          ".bz2",     ".xz",   ".zst",     ".zip",   ".tar",    ".hdf5", ".pickle"};
+    static const char *const endings[] = {
+        ".parquet", ".pq",   ".feather", ".arrow", ".ipc",    ".orc",  ".avro",  ".json", ".jsonl",
+        ".ndjson",  ".xlsx", ".xls",     ".ods",   ".h5",     ".hdf",  ".nc",    ".npy",  ".npz",
+        ".mat",     ".pkl",  ".rds",     ".db",    ".sqlite", ".dta",  ".sav",   ".tsv",  ".gz",
+        ".bz2",     ".xz",   ".zst",     ".zip",   ".tar",    ".hdf5", ".pickle"};
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *ending = strrchr(name, '.');
     for (size_t i = 0; ending && i < sizeof endings / sizeof *endings; i++)
         if (strcasecmp(ending, endings[i]) == 0)
-            return problem(list, EXIT_INPUT, "export: --out %s: tables are written as CSV and nothing else; name it %.*s.csv", path,
-                           (int)(ending - path), path);
+            return problem(list, EXIT_INPUT,
+                           "export: --out %s: tables are written as CSV and nothing else; name it %.*s.csv",
+                           path, (int)(ending - path), path);
     return EXIT_OK;
 }
 
-static exit_code export_to_file(export_source *s, const export_table *table, const char *path, problems *list) {
+static exit_code export_to_file(export_source *s, const export_table *table, const char *path,
+                                problems *list) {
     output_file file;
     exit_code code = output_file_begin(path, &file, list);
     if (code != EXIT_OK) return code;
@@ -291,7 +318,8 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     if (code != EXIT_OK) return code;
     h5_enter();
     code = open_result(folder, &s, list);
-    if (code == EXIT_OK) code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
+    if (code == EXIT_OK)
+        code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
     source_close(&s);
     h5_leave();
     return code;

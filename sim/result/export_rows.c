@@ -46,7 +46,8 @@ static void put_device(const export_source *s, int device, FILE *out) {
 /* The name of the device's source; nothing where it sees the text of all. */
 static void put_source(const export_source *s, const trace_device *d, FILE *out) {
     int64_t at = (int64_t)s->populations[d->population].first_source + d->source;
-    if (d->source >= 0 && at >= 0 && at < s->n_sources) put_text(out, s->source_names + (size_t)at * s->source_bytes);
+    if (d->source >= 0 && at >= 0 && at < s->n_sources)
+        put_text(out, s->source_names + (size_t)at * s->source_bytes);
 }
 
 static const char *kind_of(const export_source *s, int device, int expert) {
@@ -61,7 +62,8 @@ static void put_specialists(const export_source *s, int population, FILE *out) {
     bank_cell(out, s->specialists + first, n);
 }
 
-static void write_populations(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+static void write_populations(export_source *s, int64_t row, const void *const values[METRIC_COUNT],
+                              FILE *out) {
     (void)row, (void)values;
     for (int i = 0; i < s->n_populations; i++) {
         const population_record *p = &s->populations[i];
@@ -83,8 +85,9 @@ static void write_devices(export_source *s, int64_t row, const void *const value
         put_device(s, i, out);
         fprintf(out, ",%d,", d->source);
         put_source(s, d, out);
-        fprintf(out, ",%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->experts, d->train_tokens, d->valid_tokens,
-                d->test_tokens, d->parameters_shared, d->parameters_private);
+        fprintf(out, ",%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->experts,
+                d->train_tokens, d->valid_tokens, d->test_tokens, d->parameters_shared,
+                d->parameters_private);
         if (!isnan(d->entropy)) put_double(out, d->entropy);
         fputc('\n', out);
     }
@@ -92,7 +95,8 @@ static void write_devices(export_source *s, int64_t row, const void *const value
 
 static void write_loss(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     static const char *const splits[] = {"train", "valid", "test", "test_after"};
-    static const metric_id losses[] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
+    static const metric_id losses[] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS,
+                                       METRIC_TEST_AFTER};
     for (int i = 0; i < s->n_devices; i++)
         for (int split = 0; split < 4; split++) {
             double loss = ((const double *)values[losses[split]])[i];
@@ -123,7 +127,8 @@ static void write_routing(export_source *s, int64_t row, const void *const value
 }
 
 /* One line for each expert that exists of one token's layers. */
-static void put_token(const export_source *s, int64_t row, int window, int position, int32_t token, const float *gates, FILE *out) {
+static void put_token(const export_source *s, int64_t row, int window, int position, int32_t token,
+                      const float *gates, FILE *out) {
     int device = s->window_devices[window];
     for (int layer = 0; layer < s->shape.layers; layer++)
         for (int e = 0; e < s->shape.experts; e++) {
@@ -159,7 +164,8 @@ static void write_traffic(export_source *s, int64_t row, const void *const value
 
 static void write_time(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     static const char *const phases[] = {"train", "evaluate", "aggregate", "total"};
-    static const metric_id times[] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
+    static const metric_id times[] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE,
+                                      METRIC_TIME_TOTAL};
     for (int i = 0; i < 4; i++) {
         fprintf(out, "%d,%s,", s->rounds[row], phases[i]);
         put_double(out, *(const double *)values[times[i]]);
@@ -167,9 +173,10 @@ static void write_time(export_source *s, int64_t row, const void *const values[M
     }
 }
 
-/* The windows of one part; a step's number counts the device's steps of that kind over all rounds, as data.windows does. */
-static void put_windows(const export_source *s, int64_t row, const char *part, int steps, int batch, const int64_t *offsets, int64_t *taken,
-                        FILE *out) {
+/* The windows of one part; a step's number counts the device's steps of that kind over all rounds, as
+ * data.windows does. */
+static void put_windows(const export_source *s, int64_t row, const char *part, int steps, int batch,
+                        const int64_t *offsets, int64_t *taken, FILE *out) {
     for (int i = 0; i < s->n_devices; i++)
         for (int step = 0; step < steps; step++, offsets += batch) {
             if (offsets[0] < 0) continue;
@@ -184,8 +191,10 @@ static void put_windows(const export_source *s, int64_t row, const char *part, i
 
 static void write_windows(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
     const sampling_shape *size = &s->shape.sampling;
-    put_windows(s, row, "train", size->train_steps, size->train_batch, values[METRIC_TRAIN_WINDOWS], s->train_steps, out);
-    put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[METRIC_VALID_WINDOWS], s->valid_steps, out);
+    put_windows(s, row, "train", size->train_steps, size->train_batch, values[METRIC_TRAIN_WINDOWS],
+                s->train_steps, out);
+    put_windows(s, row, "valid", size->valid_steps, size->valid_batch, values[METRIC_VALID_WINDOWS],
+                s->valid_steps, out);
 }
 
 static bool is_measured(metric_id id, const void *values, int64_t index) {
@@ -245,12 +254,13 @@ static void write_metrics(export_source *s, int64_t row, const void *const value
 
 const export_table export_tables[] = {
     {.name = "populations",
-     .header = "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates",
+     .header =
+         "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates",
      .write = write_populations},
     {.name = "devices",
-     .header =
-         "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,parameters_private,"
-         "entropy_nats_per_token",
+     .header = "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,"
+               "parameters_shared,parameters_private,"
+               "entropy_nats_per_token",
      .write = write_devices},
     {.name = "loss",
      .header = "round,population,seed,device,split,loss",
@@ -279,7 +289,10 @@ const export_table export_tables[] = {
      .n_columns = 2,
      .columns = {METRIC_TRAIN_WINDOWS, METRIC_VALID_WINDOWS},
      .write = write_windows},
-    {.name = "metrics", .header = "round,population,seed,device,metric,unit,value", .every_metric = true, .write = write_metrics},
+    {.name = "metrics",
+     .header = "round,population,seed,device,metric,unit,value",
+     .every_metric = true,
+     .write = write_metrics},
     {.name = "time",
      .header = "round,phase,seconds",
      .n_columns = 4,

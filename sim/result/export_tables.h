@@ -16,7 +16,8 @@ typedef struct {
     population_record *populations; /* owned */
     trace_device *devices;          /* owned */
     int *specialists;               /* [n_devices], owned */
-    char *source_names;             /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
+    /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
+    char *source_names;
     size_t source_bytes;
     int32_t *window_devices;            /* [n_windows], owned */
     int32_t *rounds;                    /* [rows], owned */
@@ -26,8 +27,8 @@ typedef struct {
 
 enum { EXPORT_MOST_COLUMNS = 4 };
 
-/* values[id] is the row's value of a metric that the table uses, NULL where the trace has none. A table that uses none is written once,
- * from the source alone. */
+/* values[id] is the row's value of a metric that the table uses, NULL where the trace has none. A table that
+ * uses none is written once, from the source alone. */
 typedef struct {
     const char *name, *header, *wish; /* wish: the setting that asks for it; NULL: always there */
     bool every_metric;                /* it uses all that are of a population or a device */

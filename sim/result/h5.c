@@ -9,8 +9,8 @@
 #include <string.h>
 #include <time.h>
 
-/* A reader of a growing file tries again while a checksum is wrong, after twice the time each time, from 1 ns: 0.1 s in all. HDF5's own
- * 100 attempts would take longer than anybody lives where a file is damaged. */
+/* A reader of a growing file tries again while a checksum is wrong, after twice the time each time, from 1
+ * ns: 0.1 s in all. HDF5's own 100 attempts would take longer than anybody lives where a file is damaged. */
 enum { READ_ATTEMPTS = 27, PAGE_BYTES = 4096 };
 /* Another program may have a file open for writing for a moment. */
 enum { OPEN_TRIES = 11, OPEN_PAUSE_MS = 100 };
@@ -18,7 +18,8 @@ enum { OPEN_TRIES = 11, OPEN_PAUSE_MS = 100 };
 static pthread_mutex_t inside = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 
-/* A paged file has an object that HDF5 makes by the default properties, and the clock is in no file of ours. */
+/* A paged file has an object that HDF5 makes by the default properties, and the clock is in no file of ours.
+ */
 static void prepare(void) {
     H5dont_atexit();
     H5Pset_obj_track_times(H5P_GROUP_CREATE_DEFAULT, false);
@@ -38,7 +39,8 @@ void h5_leave(void) {
 
 enum { REASON_BYTES = 200 };
 
-/* The innermost entry knows the cause; where it is the system's, only its own words are of use to the user. */
+/* The innermost entry knows the cause; where it is the system's, only its own words are of use to the user.
+ */
 static herr_t take_reason(unsigned n, const H5E_error2_t *entry, void *data) {
     char *reason = data;
     const char *begin = entry->desc ? strstr(entry->desc, "error message = '") : NULL;
@@ -71,20 +73,23 @@ exit_code h5_problem(const h5_error *error, const char *path, const char *otherw
 
 hid_t h5_object_properties(hid_t list_class, h5_error *error) {
     hid_t properties = H5Pcreate(list_class);
-    if (properties < 0 || H5Pset_obj_track_times(properties, false) < 0) return h5_failed(error, "cannot prepare an HDF5 object");
+    if (properties < 0 || H5Pset_obj_track_times(properties, false) < 0)
+        return h5_failed(error, "cannot prepare an HDF5 object");
     return properties;
 }
 
 static hid_t file_access(h5_error *error) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     /* Locks keep two writers apart, but some network file systems have none: those go without. */
-    if (access < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 || H5Pset_file_locking(access, true, true) < 0 ||
+    if (access < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
+        H5Pset_file_locking(access, true, true) < 0 ||
         H5Pset_metadata_read_attempts(access, READ_ATTEMPTS) < 0)
         return h5_failed(error, "cannot prepare HDF5 file access");
     return access;
 }
 
-/* Whatever HDF5 updates in place lies within one page of the system, so that a process that is killed writes it whole or not at all. */
+/* Whatever HDF5 updates in place lies within one page of the system, so that a process that is killed writes
+ * it whole or not at all. */
 static hid_t file_creation(h5_error *error) {
     hid_t creation = h5_object_properties(H5P_FILE_CREATE, error);
     if (creation < 0 || H5Pset_file_space_strategy(creation, H5F_FSPACE_STRATEGY_PAGE, false, 1) < 0 ||
@@ -105,16 +110,20 @@ hid_t h5_create_file(const char *path, h5_error *error) {
     return file;
 }
 
-/* Notes that the file which could not be opened is in use: another program holds its lock, or has left its mark in it (which outlives
- * a program that is killed). */
+/* Notes that the file which could not be opened is in use: another program holds its lock, or has left its
+ * mark in it (which outlives a program that is killed). */
 static bool is_open_elsewhere(h5_error *error) {
     char reason[REASON_BYTES] = "";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, reason);
-    bool locked = strcmp(reason, strerror(EWOULDBLOCK)) == 0, marked = strstr(reason, "already open for") != NULL;
-    if (locked) snprintf(error->text, sizeof error->text, "another program has it open for writing; close it there, then try again");
+    bool locked = strcmp(reason, strerror(EWOULDBLOCK)) == 0,
+         marked = strstr(reason, "already open for") != NULL;
+    if (locked)
+        snprintf(error->text, sizeof error->text,
+                 "another program has it open for writing; close it there, then try again");
     if (marked)
         snprintf(error->text, sizeof error->text,
-                 "another program has it open for writing; close it there, then try again, or, if that program was killed, keep a copy and "
+                 "another program has it open for writing; close it there, then try again, or, if that "
+                 "program was killed, keep a copy and "
                  "clear its mark with h5clear --status");
     error->busy = locked || marked;
     return error->busy;
@@ -147,7 +156,8 @@ hid_t h5_create_group(hid_t file, const char *path, h5_error *error) {
     return group;
 }
 
-hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties, h5_error *error) {
+hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties,
+                        h5_error *error) {
     hid_t dataset = H5Dcreate2(file, path, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     if (dataset < 0) h5_failed(error, "cannot create %s", path);
     return dataset;
@@ -174,7 +184,8 @@ int h5_write_text(hid_t object, const char *name, const char *text, h5_error *er
 int h5_read_scalar(hid_t object, const char *name, hid_t type, void *value, h5_error *error) {
     hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
     int status = 0;
-    if (attribute < 0 || H5Aread(attribute, type, value) < 0) status = h5_failed(error, "cannot read the attribute %s", name);
+    if (attribute < 0 || H5Aread(attribute, type, value) < 0)
+        status = h5_failed(error, "cannot read the attribute %s", name);
     if (attribute >= 0) H5Aclose(attribute);
     return status;
 }
@@ -197,7 +208,8 @@ cleanup:
 }
 
 hid_t h5_create_array(hid_t file, const char *path, hid_t type, hsize_t count, h5_error *error) {
-    hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error), space = H5Screate_simple(1, &count, NULL);
+    hid_t properties = h5_object_properties(H5P_DATASET_CREATE, error),
+          space = H5Screate_simple(1, &count, NULL);
     if (properties < 0) return -1;
     hid_t dataset = h5_create_dataset(file, path, type, space, properties, error);
     H5Sclose(space);

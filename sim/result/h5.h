@@ -2,8 +2,9 @@
  *
  * - One thread at a time is inside HDF5: h5_enter() ... h5_leave() around every group of calls.
  * - H5dont_atexit() comes before the first call: after a failed write HDF5's own exit handler would crash.
- * - A file of which a write failed is never touched again, not even closed: H5Fclose() would write, and fail, again. So functions
- *   that write return at the first error and leave their identifiers to the end of the process.
+ * - A file of which a write failed is never touched again, not even closed: H5Fclose() would write, and fail,
+ *   again. So functions that write return at the first error and leave their identifiers to the end of the
+ *   process.
  * - Objects carry no time stamps: the same run gives the same file. */
 #ifndef COHORT_TRACE_H5_H
 #define COHORT_TRACE_H5_H
@@ -14,7 +15,8 @@
 
 #include "support/problems.h"
 
-/* Of each dataset that is being written, one chunk of at most this size stays in memory; larger ones are written at once. */
+/* Of each dataset that is being written, one chunk of at most this size stays in memory; larger ones are
+ * written at once. */
 enum { H5_CHUNK_BYTES = 64 * 1024 };
 
 typedef struct {
@@ -25,17 +27,20 @@ typedef struct {
 void h5_enter(void);
 void h5_leave(void);
 
-/* Notes "<what was tried> (<why, from HDF5's error stack>)", unless an earlier failure is noted. Returns -1. */
+/* Notes "<what was tried> (<why, from HDF5's error stack>)", unless an earlier failure is noted. Returns -1.
+ */
 int h5_failed(h5_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* What is wrong with the file at `path`: EXIT_ENVIRONMENT where another program has it open, else EXIT_INPUT, with `otherwise` to close the
- * message ("it is damaged"). */
+/* What is wrong with the file at `path`: EXIT_ENVIRONMENT where another program has it open, else EXIT_INPUT,
+ * with `otherwise` to close the message ("it is damaged"). */
 exit_code h5_problem(const h5_error *error, const char *path, const char *otherwise, problems *list);
 
-hid_t h5_create_file(const char *path, h5_error *error); /* format 1.10: SWMR, and checksums over all metadata */
+/* format 1.10: SWMR, and checksums over all metadata */
+hid_t h5_create_file(const char *path, h5_error *error);
 /* For reading. Where another program has the file open for writing it is tried again for a second. */
 hid_t h5_open_file(const char *path, bool swmr, h5_error *error);
 hid_t h5_create_group(hid_t file, const char *path, h5_error *error);
-hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties, h5_error *error);
+hid_t h5_create_dataset(hid_t file, const char *path, hid_t type, hid_t space, hid_t properties,
+                        h5_error *error);
 hid_t h5_object_properties(hid_t list_class, h5_error *error);
 
 /* Attributes: text is stored with a fixed length. */

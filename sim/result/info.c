@@ -1,5 +1,5 @@
-/* info.c - `cohort info RESULT`: where a result comes from, how far it got, and the last losses of every population.
- * Reads a finished result as well as one that a run is still writing. */
+/* info.c - `cohort info RESULT`: where a result comes from, how far it got, and the last losses of every
+ * population. Reads a finished result as well as one that a run is still writing. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +11,8 @@
 #include "result/tables.h"
 
 enum { N_LOSSES = 4 };
-static const metric_id losses[N_LOSSES] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
+static const metric_id losses[N_LOSSES] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS,
+                                           METRIC_TEST_AFTER};
 
 typedef struct {
     hid_t file;
@@ -33,7 +34,8 @@ static void result_close(result *r) {
 }
 
 /* All records of a table, malloc'd; closes `type`. */
-static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n, h5_error *error) {
+static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
+                          h5_error *error) {
     void *records = NULL;
     hid_t space = -1, dataset = H5Dopen2(file, path, H5P_DEFAULT);
     if (dataset < 0 || type < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
@@ -77,9 +79,12 @@ static int read_last(result *r, int which, h5_error *error) {
 static int result_read(result *r, const char *path, h5_error *error) {
     r->file = h5_open_file(path, true, error);
     if (r->file < 0) return -1;
-    r->populations = read_records(r->file, "/populations", population_type(error), sizeof *r->populations, &r->n_populations, error);
-    r->devices = read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
-    if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error))) return -1;
+    r->populations = read_records(r->file, "/populations", population_type(error), sizeof *r->populations,
+                                  &r->n_populations, error);
+    r->devices =
+        read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
+    if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error)))
+        return -1;
     for (int i = 0; i < N_LOSSES; i++)
         if (read_last(r, i, error)) return -1;
     return 0;
@@ -88,7 +93,8 @@ static int result_read(result *r, const char *path, h5_error *error) {
 /* ---- printing ---- */
 
 static void print_attributes(const result *r) {
-    static const char *const names[] = {"created_utc", "cohort_version", "git_revision", "backend", "hardware"};
+    static const char *const names[] = {"created_utc", "cohort_version", "git_revision", "backend",
+                                        "hardware"};
     h5_error error = {0};
     uint64_t seed = 0;
     int32_t schema = 0;
@@ -97,8 +103,10 @@ static void print_attributes(const result *r) {
         printf("%-15s %s\n", names[i], text ? text : "(missing)");
         free(text);
     }
-    if (!h5_read_scalar(r->file, "schema_version", H5T_NATIVE_INT32, &schema, &error)) printf("%-15s %d\n", "schema_version", schema);
-    if (!h5_read_scalar(r->file, "seed", H5T_NATIVE_UINT64, &seed, &error)) printf("%-15s %" PRIu64 "\n", "seed", seed);
+    if (!h5_read_scalar(r->file, "schema_version", H5T_NATIVE_INT32, &schema, &error))
+        printf("%-15s %d\n", "schema_version", schema);
+    if (!h5_read_scalar(r->file, "seed", H5T_NATIVE_UINT64, &seed, &error))
+        printf("%-15s %" PRIu64 "\n", "seed", seed);
 }
 
 static void print_progress(const result *r, bool summary) {
@@ -106,7 +114,8 @@ static void print_progress(const result *r, bool summary) {
     printf("%-15s %d", "rounds so far", r->rows ? r->rounds[r->rows - 1] : 0);
     if (r->round[2]) printf(", last evaluated after round %d", r->round[2]);
     printf("\n%-15s %s\n", "state",
-           summary ? "finished" : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
+           summary ? "finished"
+                   : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
 }
 
 /* Mean over the population's devices that have a value, NaN if none has. */
@@ -139,14 +148,14 @@ static void print_losses(const result *r) {
         if (length > width) width = length;
     }
     printf("\nLast losses, nats per token, mean over devices (test: before aggregation, after: after it)\n");
-    printf("%-*s  %-12s %20s %7s %7s %4s %8s %8s %8s %8s\n", width, "population", "method", "seed", "devices", "experts", "rank", "train",
-           "valid", "test", "after");
+    printf("%-*s  %-12s %20s %7s %7s %4s %8s %8s %8s %8s\n", width, "population", "method", "seed", "devices",
+           "experts", "rank", "train", "valid", "test", "after");
     for (int p = 0; p < r->n_populations; p++) {
         const population_record *population = &r->populations[p];
         char experts[BANK_TEXT_BYTES];
         bank_of(r, p, experts);
-        printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method, population->seed, population->devices,
-               experts, population->rank);
+        printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method,
+               population->seed, population->devices, experts, population->rank);
         for (int i = 0; i < N_LOSSES; i++) {
             double loss = r->round[i] ? mean_loss(r, i, p) : NAN;
             if (isnan(loss))

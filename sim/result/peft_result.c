@@ -1,4 +1,5 @@
-/* peft_result.c - a result's last checkpoint as PEFT folders: the packs' shapes are rebuilt from the result's config.yaml. */
+/* peft_result.c - a result's last checkpoint as PEFT folders: the packs' shapes are rebuilt from the result's
+ * config.yaml. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,7 +25,8 @@ typedef struct {
     checkpoint checkpoint;
 } source;
 
-__attribute__((format(printf, 3, 4))) static exit_code join(char path[PATH_BYTES], problems *list, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static exit_code join(char path[PATH_BYTES], problems *list,
+                                                            const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     int used = vsnprintf(path, PATH_BYTES, format, arguments);
@@ -40,7 +42,8 @@ static exit_code shape_of_base(const settings *s, const char *result, base_shape
     *shape = pretrain_shape(s);
     if (!s->base.checkpoint) return EXIT_OK;
     exit_code code = join(path, list, "%s/" BASE_NAME, result);
-    if (code == EXIT_OK && access(path, F_OK) != 0) code = join(path, list, "%s/config.json", s->base.checkpoint);
+    if (code == EXIT_OK && access(path, F_OK) != 0)
+        code = join(path, list, "%s/config.json", s->base.checkpoint);
     return code == EXIT_OK ? base_config_read(path, shape, list) : code;
 }
 
@@ -55,8 +58,8 @@ static bool allocate(checkpoint *c) {
     c->bytes_up = malloc(devices * sizeof *c->bytes_up);
     c->bytes_down = malloc(devices * sizeof *c->bytes_down);
     c->stopped = malloc(devices * sizeof *c->stopped);
-    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps && c->device_router_steps && c->bytes_up &&
-           c->bytes_down && c->stopped;
+    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps &&
+           c->device_router_steps && c->bytes_up && c->bytes_down && c->stopped;
 }
 
 static void source_close(source *s) {
@@ -77,8 +80,9 @@ static exit_code source_open(source *s, const char *result, problems *list) {
     if (code == EXIT_OK) code = shape_of_base(s->settings, result, &shape, list);
     if (code == EXIT_OK) code = fleet_create(s->settings, &shape, &s->fleet, list);
     if (code != EXIT_OK) return code;
-    s->checkpoint =
-        (checkpoint){.n_parameters = s->fleet->n_parameters, .n_carried = s->fleet->n_carried, .n_devices = s->fleet->n_devices};
+    s->checkpoint = (checkpoint){.n_parameters = s->fleet->n_parameters,
+                                 .n_carried = s->fleet->n_carried,
+                                 .n_devices = s->fleet->n_devices};
     if (!allocate(&s->checkpoint)) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
     return checkpoint_read(path, &s->checkpoint, list);
 }
@@ -87,7 +91,8 @@ static exit_code source_open(source *s, const char *result, problems *list) {
 
 static bool is_selected(const source *s, const peft_selection *wanted, const device *d) {
     const population_settings *p = s->fleet->populations[d->population].settings;
-    return (!wanted->population || strcmp(wanted->population, p->name) == 0) && (!wanted->one_seed || wanted->seed == p->seed) &&
+    return (!wanted->population || strcmp(wanted->population, p->name) == 0) &&
+           (!wanted->one_seed || wanted->seed == p->seed) &&
            (wanted->device < 0 || wanted->device == d->index);
 }
 
@@ -98,13 +103,16 @@ static int count_selected(const source *s, const peft_selection *wanted) {
 }
 
 /* Nothing was ever saved of a population that diverged before its first checkpoint. */
-static exit_code check_saved(const source *s, const peft_selection *wanted, const char *result, problems *list) {
+static exit_code check_saved(const source *s, const peft_selection *wanted, const char *result,
+                             problems *list) {
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         const population_settings *p = s->fleet->populations[d->population].settings;
-        if (is_selected(s, wanted, d) && s->checkpoint.stopped[i] && s->checkpoint.device_expert_steps[i] == 0)
+        if (is_selected(s, wanted, d) && s->checkpoint.stopped[i] &&
+            s->checkpoint.device_expert_steps[i] == 0)
             return problem(list, EXIT_INPUT,
-                           "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there are no adapters of it; choose "
+                           "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there "
+                           "are no adapters of it; choose "
                            "others with --population",
                            result, p->name, (unsigned long long)p->seed);
     }
@@ -117,15 +125,18 @@ static exit_code nothing_selected(const source *s, const char *result, problems 
     size_t used = 0;
     for (int i = 0; i < s->fleet->n_populations && used < sizeof text; i++) {
         const population *p = &s->fleet->populations[i];
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s (seed %llu, devices 0 to %d)", i ? ", " : "", p->settings->name,
-                                 (unsigned long long)p->settings->seed, p->n_devices - 1);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s (seed %llu, devices 0 to %d)",
+                                 i ? ", " : "", p->settings->name, (unsigned long long)p->settings->seed,
+                                 p->n_devices - 1);
     }
     return problem(list, EXIT_INPUT, "%s: no such device; the result has %s", result, text);
 }
 
 static exit_code make_new(const char *path, problems *list) {
     if (mkdir(path, 0777) == 0) return EXIT_OK;
-    if (errno == EEXIST) return problem(list, EXIT_INPUT, "%s: would be written twice; give populations of one seed different names", path);
+    if (errno == EEXIST)
+        return problem(list, EXIT_INPUT,
+                       "%s: would be written twice; give populations of one seed different names", path);
     return problem(list, EXIT_RUN, "%s: cannot make the folder: %s", path, strerror(errno));
 }
 
@@ -133,21 +144,26 @@ static exit_code write_expert(const source *s, const device *d, int e, const cha
     const population_settings *p = s->fleet->populations[d->population].settings;
     char path[PATH_BYTES];
     bool generalist = e < d->generalists;
-    exit_code code = join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist", generalist ? e : e - d->generalists);
+    exit_code code = join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist",
+                          generalist ? e : e - d->generalists);
     if (code == EXIT_OK) code = make_new(path, list);
     if (code != EXIT_OK) return code;
     const float *pack = s->checkpoint.parameters + d->pack;
-    return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, s->settings->base.checkpoint, pack, list);
+    return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, s->settings->base.checkpoint, pack,
+                      list);
 }
 
-static exit_code write_device(const source *s, const device *d, const char *out, peft_written *written, problems *list) {
+static exit_code write_device(const source *s, const device *d, const char *out, peft_written *written,
+                              problems *list) {
     const population_settings *p = s->fleet->populations[d->population].settings;
     const ck_shape *shape = &s->fleet->shapes[d->shape];
     char path[PATH_BYTES];
     exit_code code = join(path, list, "%s/%s-seed%llu", out, p->name, (unsigned long long)p->seed);
     if (code == EXIT_OK && mkdir(path, 0777) != 0 && errno != EEXIST)
         code = problem(list, EXIT_RUN, "%s: cannot make the folder: %s", path, strerror(errno));
-    if (code == EXIT_OK) code = join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index);
+    if (code == EXIT_OK)
+        code =
+            join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index);
     if (code == EXIT_OK) code = make_new(path, list);
     for (int e = 0; e < shape->n_experts && code == EXIT_OK; e++) {
         code = write_expert(s, d, e, path, list);
@@ -159,15 +175,18 @@ static exit_code write_device(const source *s, const device *d, const char *out,
     return code;
 }
 
-static exit_code write_devices(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
+static exit_code write_devices(const source *s, const char *out, const peft_selection *wanted,
+                               peft_written *written, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < s->fleet->n_devices && code == EXIT_OK; i++)
-        if (is_selected(s, wanted, &s->fleet->devices[i])) code = write_device(s, &s->fleet->devices[i], out, written, list);
+        if (is_selected(s, wanted, &s->fleet->devices[i]))
+            code = write_device(s, &s->fleet->devices[i], out, written, list);
     return code;
 }
 
 /* All of it, or nothing. */
-static exit_code write_whole(const source *s, const char *out, const peft_selection *wanted, peft_written *written, problems *list) {
+static exit_code write_whole(const source *s, const char *out, const peft_selection *wanted,
+                             peft_written *written, problems *list) {
     output_folder folder;
     exit_code code = output_folder_begin(out, &folder, list);
     if (code != EXIT_OK) return code;
@@ -178,7 +197,8 @@ exit_code peft_check_place(const char *out, problems *list) {
     return output_folder_check(out, "the adapters", list);
 }
 
-exit_code peft_export(const char *result, const char *out, const peft_selection *selection, peft_written *written, problems *list) {
+exit_code peft_export(const char *result, const char *out, const peft_selection *selection,
+                      peft_written *written, problems *list) {
     source s = {0};
     *written = (peft_written){0};
     exit_code code = peft_check_place(out, list);

@@ -1,5 +1,6 @@
-/* summary.c - summary.csv: a row per population, whole or absent. Numbers have nine significant digits, text that holds a comma, a
- * quote or a line break is quoted (RFC 4180), a value that does not exist is an empty cell. */
+/* summary.c - summary.csv: a row per population, whole or absent. Numbers have nine significant digits, text
+ * that holds a comma, a quote or a line break is quoted (RFC 4180), a value that does not exist is an empty
+ * cell. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -13,9 +14,10 @@
 #include "result/trace.h"
 #include "support/durable.h"
 
-static const char header[] = "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"
-                             "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"
-                             "aggregate_weights\n";
+static const char header[] =
+    "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"
+    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"
+    "aggregate_weights\n";
 
 static void put_text(FILE *out, const char *text) {
     if (!text[strcspn(text, ",\"\r\n")]) {
@@ -81,7 +83,8 @@ exit_code summary_write(const char *path, const summary_row *rows, int n, proble
     if (status && temporary) unlink(temporary);
     free(temporary);
     if (!status) return EXIT_OK;
-    return problem(list, EXIT_RUN, "%s: cannot be written (%s); make room or repair the disk, then go on with --resume", path,
+    return problem(list, EXIT_RUN,
+                   "%s: cannot be written (%s); make room or repair the disk, then go on with --resume", path,
                    strerror(status));
 }
 

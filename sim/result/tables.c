@@ -59,9 +59,9 @@ static hid_t compound(size_t bytes, const field *fields, size_t n, h5_error *err
     return type;
 }
 
-#define TEXT(s, f)                                                                                                                         \
+#define TEXT(s, f)                                                                                           \
     { #f, offsetof(s, f), -1, sizeof(((s *)NULL)->f) }
-#define NUMBER(s, f, t)                                                                                                                    \
+#define NUMBER(s, f, t)                                                                                      \
     { #f, offsetof(s, f), t, 0 }
 
 hid_t population_type(h5_error *error) {

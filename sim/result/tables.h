@@ -1,4 +1,5 @@
-/* tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the records of populations and devices.
+/* tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the
+ * records of populations and devices.
  */
 #ifndef COHORT_TRACE_TABLES_H
 #define COHORT_TRACE_TABLES_H
@@ -22,7 +23,8 @@ typedef struct {
 } trace_file;
 
 metric_shape trace_shape_of(const trace_header *header);
-int table_dimensions(metric_id id, const metric_shape *shape, hsize_t dims[TRACE_MAX_RANK]); /* dims[0] = 1; returns the rank */
+/* dims[0] = 1; returns the rank */
+int table_dimensions(metric_id id, const metric_shape *shape, hsize_t dims[TRACE_MAX_RANK]);
 hid_t table_memory_type(metric_id id);
 
 /* One record of /populations. */
@@ -35,22 +37,28 @@ typedef struct {
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */
 hid_t device_type(h5_error *error);     /* of trace_device in memory */
-hid_t text_type(size_t bytes);          /* of texts of fixed length, their zero byte included; -1 on failure */
+/* of texts of fixed length, their zero byte included; -1 on failure */
+hid_t text_type(size_t bytes);
 
-/* Creates a file with all attributes and empty tables. The three functions below return -1 on failure, with the reason noted. */
-int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc, h5_error *error);
-/* Starts SWMR and puts the file in its place: from here on it can be read at any moment. No object can be created any more. */
+/* Creates a file with all attributes and empty tables. The three functions below return -1 on failure, with
+ * the reason noted. */
+int trace_file_create(trace_file *file, const char *path, const trace_header *header, const char *created_utc,
+                      h5_error *error);
+/* Starts SWMR and puts the file in its place: from here on it can be read at any moment. No object can be
+ * created any more. */
 int trace_file_publish(trace_file *file, const char *temporary, const char *path, h5_error *error);
 /* Appends a row: cells[table] are the row's values, NULL leaves the fill value. Flushed when it returns. */
 int trace_file_append(trace_file *file, int round, const void *const cells[METRIC_COUNT], h5_error *error);
 /* Writes rows [first, first + count) of one table, which has been extended; used on unpublished files too. */
 int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *error);
-int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values, h5_error *error);
+int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values,
+                     h5_error *error);
 int trace_file_sync(const trace_file *file, h5_error *error); /* to the disk */
 int trace_file_close(trace_file *file, h5_error *error);
 
 /* The rounds of the complete rows, *n of them: malloc'd, NULL on failure. */
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error);
-int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count, void *values);
+int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,
+                    void *values);
 
 #endif

@@ -1,27 +1,35 @@
 /* trace.h - what a run leaves behind: trace.h5 (readable while the run goes on), checkpoint.h5, summary.csv.
  *
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
- *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend, hardware, seed, created_utc
- *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any device), rank, ...,
- *                     gates: top_k (of a router) or mean, first_source
+ *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend,
+ *                     hardware, seed, created_utc
+ *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any
+ *                     device), rank, ..., gates: top_k (of a router) or mean, first_source
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
- *   /devices          one row each: population, index, source (of its training text; -1: several), experts, train/valid/test tokens,
- *                     entropy (nats/token, NaN if unknown)
- *   /rounds           [row] round of each row of the tables below; written last, so its length is the number of complete rows
+ *   /devices          one row each: population, index, source (of its training text; -1: several), experts,
+ *                     train/valid/test tokens, entropy (nats/token, NaN if unknown)
+ *   /rounds           [row] round of each row of the tables below; written last, so its length is the number
+ *                     of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
  *   /loss/valid       [row, device] after the round's last local step, on fixed windows
  *   /loss/test        [row, device] likewise, before aggregation; NaN where the round was not evaluated
  *   /loss/test_after  [row, device] after aggregation
- *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows, NaN where there is no such expert
- *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer, expert] of the sampled windows
+ *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows,
+ *       NaN where there is no such expert
+ *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer,
+ *       expert] of the sampled windows
  *   /routing/tokens/devices                    [window] whose window it is
- *   /sampling/windows/{train, valid}           [row, device, step, index] offset of each window that an expert or a router step of
- *                                              this round drew, in the device's text of that part; -1 where none; only on request
+ *   /sampling/windows/{train, valid}           [row, device, step,
+ *       index] offset of each window that an expert or a router step of
+ *                                              this round drew, in the device's text of that part;
+ *                                                  -1 where none; only on request
  *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
- *   /fairness/test_worst_decile, test_gini     [row, population] of the test losses before aggregation (numbers/fairness.c)
+ *   /fairness/test_worst_decile, test_gini     [row,
+ *       population] of the test losses before aggregation (numbers/fairness.c)
  *   /time/{train, evaluate, aggregate, total}  [row] seconds
- * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says so (elsewhere NaN, ids -1).
- * Compound tables carry `units` as a comma list, a unit per column; the growing ones also carry `axes`. */
+ * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says
+ * so (elsewhere NaN, ids -1). Compound tables carry `units` as a comma list, a unit per column; the growing
+ * ones also carry `axes`. */
 #ifndef COHORT_TRACE_H
 #define COHORT_TRACE_H
 
@@ -35,9 +43,10 @@
 typedef struct {
     const char *name, *method;
     uint64_t seed;
-    int devices, generalists, specialists, rank, top_k; /* specialists: most of any device; trace_device.experts has each one's */
-    int64_t tokens_per_device;                          /* training tokens, as configured */
-    const char *split;                                  /* data.split */
+    /* specialists: most of any device; trace_device.experts has each one's */
+    int devices, generalists, specialists, rank, top_k;
+    int64_t tokens_per_device; /* training tokens, as configured */
+    const char *split;         /* data.split */
     bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
@@ -65,26 +74,32 @@ typedef struct {
 /* One writer on its own thread: append copies and returns; rows are flushed in order. */
 typedef struct trace trace;
 exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
-/* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into a new file, renames. */
+/* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into
+ * a new file, renames. */
 exit_code trace_resume(const char *path, const trace_header *header, int rounds, trace **out, problems *list);
-/* A round; what is only measured where a round is evaluated is left out where it was not. Also reports an earlier row's failure (full disk
- * ...), once: later calls return its code without another message. After a failure nothing more is written or closed; rounds must increase.
+/* A round; what is only measured where a round is evaluated is left out where it was not. Also reports an
+ * earlier row's failure (full disk ...), once: later calls return its code without another message. After a
+ * failure nothing more is written or closed; rounds must increase.
  */
 exit_code trace_append(trace *t, const metric_row *row, problems *list);
 /* Waits until all rows so far are on the disk: call before replacing the checkpoint. */
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
-/* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test, test_after [n_devices]. */
-exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after, problems *list);
+/* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test,
+ * test_after [n_devices]. */
+exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after,
+                                 problems *list);
 
-/* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the arrays and of their values. */
+/* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the
+ * arrays and of their values. */
 typedef enum { PACKS_PARAMETERS, PACKS_MOMENT1, PACKS_MOMENT2, PACKS_CARRIED, PACKS_ARRAYS } packs_array;
 typedef struct {
     void *context;
-    /* The piece of an array that begins at value `first`: its length, and where it is (to be written) or has room (to be read), both good
-     * until the next call. */
-    exit_code (*next)(void *context, packs_array which, int64_t first, int64_t *count, float **values, problems *list);
+    /* The piece of an array that begins at value `first`: its length, and where it is (to be written) or has
+     * room (to be read), both good until the next call. */
+    exit_code (*next)(void *context, packs_array which, int64_t first, int64_t *count, float **values,
+                      problems *list);
     /* That piece has been read; NULL: nobody needs to know. */
     exit_code (*filled)(void *context, problems *list);
 } checkpoint_pieces;
@@ -99,18 +114,21 @@ typedef struct {
     int64_t n_parameters;
     float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
     int64_t n_carried;
-    float *carried; /* [n_carried] gradients that wait for a later step; in the file only where there are any */
+    /* [n_carried] gradients that wait for a later step; in the file only where there are any */
+    float *carried;
     int n_devices;
     int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
     int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
     uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
     int64_t n_unfinished;
-    uint8_t *unfinished; /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else none */
+    /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else
+     * none */
+    uint8_t *unfinished;
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
-/* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash to the run's (empty: any); a
- * file that differs, or whose content does not match its hash, is refused (the arrays may have been overwritten by then). `unfinished` is
- * allocated here, and the caller's to free. */
+/* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash
+ * to the run's (empty: any); a file that differs, or whose content does not match its hash, is refused (the
+ * arrays may have been overwritten by then). `unfinished` is allocated here, and the caller's to free. */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
@@ -128,10 +146,12 @@ typedef struct {
     int64_t tokens_per_device;
     const char *split;
     double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
-    const char *weights;                 /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
+    /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
+    const char *weights;
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
-/* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing about the run. */
+/* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing
+ * about the run. */
 bool summary_is_there(const char *path);
 
 /* In a result's folder: what a base that was loaded looks like, as its config.json. */
@@ -139,7 +159,8 @@ bool summary_is_there(const char *path);
 
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);
-/* Whether a trace can be opened now: EXIT_ENVIRONMENT while another program has it open for writing (all that follows says so, too). */
+/* Whether a trace can be opened now: EXIT_ENVIRONMENT while another program has it open for writing (all that
+ * follows says so, too). */
 exit_code trace_look(const char *path, problems *list);
 
 /* `cohort info RESULT`: prints what a result holds. A running result (SWMR) can be read too. */

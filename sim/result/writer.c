@@ -2,7 +2,8 @@
  *
  *   trace_append: caller --copy--> slots[QUEUE_ROWS] --writer thread--> trace_file_append --flush--> trace.h5
  *
- * The caller waits only while all slots are full. After a failure the writer drops what comes, and never calls HDF5 again. */
+ * The caller waits only while all slots are full. After a failure the writer drops what comes, and never
+ * calls HDF5 again. */
 #include "result/writer.h"
 
 #include <errno.h>
@@ -122,8 +123,10 @@ static exit_code report(trace *t, problems *list) {
     if (!t->failed) return EXIT_OK;
     if (t->reported) return EXIT_RUN;
     t->reported = true;
-    return problem(list, EXIT_RUN, "%s: %s; the rounds up to %d are whole in it; make room or repair the disk, then go on with --resume",
-                   t->path, t->error.text, t->complete_round);
+    return problem(
+        list, EXIT_RUN,
+        "%s: %s; the rounds up to %d are whole in it; make room or repair the disk, then go on with --resume",
+        t->path, t->error.text, t->complete_round);
 }
 
 static void destroy(trace *t) {
@@ -163,7 +166,8 @@ exit_code trace_start(const trace_file *file, const char *path, trace **out, pro
     size_t bytes = slot_bytes(&file->shape);
     if (!t->path || allocate_slots(t, bytes) || start_thread(t)) {
         destroy(t);
-        return problem(list, EXIT_ENVIRONMENT, "%s: no memory or no thread for its writer (%zu bytes a round)", path, bytes);
+        return problem(list, EXIT_ENVIRONMENT,
+                       "%s: no memory or no thread for its writer (%zu bytes a round)", path, bytes);
     }
     *out = t;
     return EXIT_OK;
@@ -174,7 +178,8 @@ exit_code trace_append(trace *t, const metric_row *row, problems *list) {
     while (t->count == QUEUE_ROWS && !t->failed) pthread_cond_wait(&t->changed, &t->lock);
     exit_code code = report(t, list);
     if (code == EXIT_OK && metric_round(row) <= t->last_appended)
-        code = problem(list, EXIT_RUN, "%s: round %d after round %d; rounds must increase", t->path, metric_round(row), t->last_appended);
+        code = problem(list, EXIT_RUN, "%s: round %d after round %d; rounds must increase", t->path,
+                       metric_round(row), t->last_appended);
     if (code == EXIT_OK) {
         fill_slot(&t->slots[(t->first + t->count) % QUEUE_ROWS], &t->file.shape, row);
         t->count++;
@@ -214,11 +219,12 @@ exit_code trace_close(trace *t, problems *list) {
 exit_code trace_check_header(const char *path, const trace_header *header, problems *list) {
     const trace_population *p = header->populations;
     if (header->n_populations < 1 || header->n_devices < 1 || header->n_layers < 1 || header->max_experts < 1)
-        return problem(list, EXIT_RUN, "%s: a trace needs at least one population, device, layer and expert", path);
+        return problem(list, EXIT_RUN, "%s: a trace needs at least one population, device, layer and expert",
+                       path);
     for (int i = 0; i < header->n_populations; i++)
         if (strlen(p[i].name) >= TRACE_NAME_BYTES || strlen(p[i].method) >= TRACE_NAME_BYTES)
-            return problem(list, EXIT_INPUT, "%s: the population name %.32s... is longer than %d bytes", path, p[i].name,
-                           TRACE_NAME_BYTES - 1);
+            return problem(list, EXIT_INPUT, "%s: the population name %.32s... is longer than %d bytes", path,
+                           p[i].name, TRACE_NAME_BYTES - 1);
     return EXIT_OK;
 }
 
@@ -237,6 +243,8 @@ exit_code trace_create(const char *path, const trace_header *header, trace **out
     h5_leave();
     if (status) unlink(temporary);
     free(temporary);
-    if (status) return problem(list, EXIT_RUN, "%s: %s; make room or repair the disk, then try again with --resume", path, error.text);
+    if (status)
+        return problem(list, EXIT_RUN, "%s: %s; make room or repair the disk, then try again with --resume",
+                       path, error.text);
     return trace_start(&file, path, out, list);
 }

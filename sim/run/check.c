@@ -38,8 +38,10 @@ static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT
 /* How often the run's steps read a device's training text, in the mean over the population. */
 static double times_read(const fleet *f, const population *p) {
     const schedule_totals *all = fleet_totals(f, &f->devices[p->first_device]);
-    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence, sum = 0.0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
+    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence,
+           sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
     return sum / p->n_devices;
 }
 
@@ -53,8 +55,9 @@ static void print_population(const fleet *f, const population *p, int width) {
         bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
         train += (double)f->devices[i].text.tokens[DATA_TRAIN] / p->n_devices;
     }
-    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", width, p->settings->name, p->method->name,
-           (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_, bytes, train, times_read(f, p));
+    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", width, p->settings->name,
+           p->method->name, (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_,
+           bytes, train, times_read(f, p));
 }
 
 /* Once for all seeds of a population. */
@@ -65,7 +68,8 @@ static void print_repetitions(const fleet *f) {
         double times = times_read(f, p);
         if (times <= MANY_TIMES || strcmp(p->settings->name, last) == 0) continue;
         last = p->settings->name;
-        printf("\n%s reads each device's training text %.0f times over: it may learn it by heart; give devices more text "
+        printf("\n%s reads each device's training text %.0f times over: it may learn it by heart; give "
+               "devices more text "
                "(data.tokens_per_device) or take fewer steps\n",
                last, times);
     }
@@ -80,9 +84,10 @@ static void print_mixture(const fleet *f, const population *p) {
         most = share > most ? share : most;
         sum += share;
     }
-    printf("%s (%s): %.0f %% of a device's training text are of its largest source (%.0f %% to %.0f %%; there are %d sources)\n",
-           p->settings->name, split_name(p->settings->data.split), 100.0 * sum / p->n_devices, 100.0 * least, 100.0 * most,
-           corpus_sources(p->text));
+    printf("%s (%s): %.0f %% of a device's training text are of its largest source (%.0f %% to %.0f %%; "
+           "there are %d sources)\n",
+           p->settings->name, split_name(p->settings->data.split), 100.0 * sum / p->n_devices, 100.0 * least,
+           100.0 * most, corpus_sources(p->text));
 }
 
 /* Where devices have several sources: once for all seeds of a population. */
@@ -90,7 +95,9 @@ static void print_mixtures(const fleet *f) {
     const char *last = NULL;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        if (split_of(&p->settings->data)->source || p->method->pooled || (last && strcmp(p->settings->name, last) == 0)) continue;
+        if (split_of(&p->settings->data)->source || p->method->pooled ||
+            (last && strcmp(p->settings->name, last) == 0))
+            continue;
         if (!last) printf("\n");
         last = p->settings->name;
         print_mixture(f, p);
@@ -100,10 +107,12 @@ static void print_mixtures(const fleet *f) {
 static void print_populations(const fleet *f) {
     int width = (int)strlen("population");
     for (int i = 0; i < f->n_populations; i++)
-        if ((int)strlen(f->populations[i].settings->name) > width) width = (int)strlen(f->populations[i].settings->name);
+        if ((int)strlen(f->populations[i].settings->name) > width)
+            width = (int)strlen(f->populations[i].settings->name);
     printf("Per device (means over a population's devices); bytes are sent up and received each round\n\n");
-    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed", "devices", "experts",
-           "shared par.", "private par.", "bytes a round", "train tokens", "times read");
+    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed",
+           "devices", "experts", "shared par.", "private par.", "bytes a round", "train tokens",
+           "times read");
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
     print_mixtures(f);
     print_repetitions(f);
@@ -111,8 +120,9 @@ static void print_populations(const fleet *f) {
 
 static const char *packs_text(const run_plan *plan) {
     if (plan->near_limit == SIZE_MAX) return "";
-    static const char *const texts[] = {
-        [PACKS_NEAR] = ", on the GPU", [MOMENTS_FAR] = ", the moments in host memory", [PACKS_FAR] = ", in host memory"};
+    static const char *const texts[] = {[PACKS_NEAR] = ", on the GPU",
+                                        [MOMENTS_FAR] = ", the moments in host memory",
+                                        [PACKS_FAR] = ", in host memory"};
     return texts[plan->packs_at];
 }
 
@@ -120,12 +130,14 @@ static const char *packs_text(const run_plan *plan) {
 static void print_traffic(const run_plan *plan) {
     if (plan->updated_traffic == 0) return;
     printf("\n  A full wave of an expert step moves %.1f MiB over the bus", mib(plan->updated_traffic));
-    if (plan->read_traffic > 0) printf(", one of a router step or an evaluation %.1f MiB", mib(plan->read_traffic));
+    if (plan->read_traffic > 0)
+        printf(", one of a router step or an evaluation %.1f MiB", mib(plan->read_traffic));
     printf("\n");
 }
 
 static void print_plan(const run_plan *plan) {
-    printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences, (long long)plan->limits.max_tokens);
+    printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences,
+           (long long)plan->limits.max_tokens);
     printf("  %12.1f MiB  base\n", mib(plan->base));
     printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
     if (plan->slots > 0) printf("  %12.1f MiB  room for those of two waves, on the GPU\n", mib(plan->slots));
@@ -135,10 +147,13 @@ static void print_plan(const run_plan *plan) {
     printf("  %12.1f MiB  tokens, losses, statistics\n", mib(plan->buffers));
     printf("  %12.1f MiB  libraries and text\n", mib(plan->resident));
     if (plan->outside > plan->training)
-        printf("  %12.1f MiB  more outside the rounds: %s\n", mib(plan->outside - plan->training), plan->why_outside);
+        printf("  %12.1f MiB  more outside the rounds: %s\n", mib(plan->outside - plan->training),
+               plan->why_outside);
     if (plan->near_limit < SIZE_MAX)
-        printf("  %12.1f MiB  on the GPU, of %.1f MiB that can be had\n", mib(plan->near_total), mib(plan->near_limit));
-    printf("  %12.1f MiB  in total%s", mib(plan->total), plan->near_limit < SIZE_MAX ? " in host memory" : "");
+        printf("  %12.1f MiB  on the GPU, of %.1f MiB that can be had\n", mib(plan->near_total),
+               mib(plan->near_limit));
+    printf("  %12.1f MiB  in total%s", mib(plan->total),
+           plan->near_limit < SIZE_MAX ? " in host memory" : "");
     if (plan->limit < SIZE_MAX)
         printf(" of %.1f MiB that can be had\n", mib(plan->limit));
     else
@@ -146,11 +161,13 @@ static void print_plan(const run_plan *plan) {
     print_traffic(plan);
 }
 
-static exit_code plan_process(const settings *s, const base_shape *shape, process_place place, process_plan *out, problems *list) {
+static exit_code plan_process(const settings *s, const base_shape *shape, process_place place,
+                              process_plan *out, problems *list) {
     fleet *f = NULL;
     ck_backend *backend = NULL;
     int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
-    exit_code code = kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
+    exit_code code =
+        kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
     if (code == EXIT_OK) code = fleet_create_at(place, s, shape, &f, list);
     if (code == EXIT_OK) code = plan_make(s, backend, shape, f, &out->plan, list);
     if (code == EXIT_OK) out->devices = f->n_mine;
@@ -160,12 +177,15 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
     return code;
 }
 
-/* As if all ran on this machine, with its memory between them. Planned before the text of all devices is open, which no process has. */
-static exit_code plan_processes(const settings *s, int n, process_plan *plans, run_outline *o, problems *list) {
+/* As if all ran on this machine, with its memory between them. Planned before the text of all devices is
+ * open, which no process has. */
+static exit_code plan_processes(const settings *s, int n, process_plan *plans, run_outline *o,
+                                problems *list) {
     exit_code code = run_base_shape(s, &o->shape, list);
     if (code == EXIT_OK) code = plan_admits_devices(s, n, list);
     for (int p = 0; p < n && code == EXIT_OK; p++)
-        code = plan_process(s, &o->shape, (process_place){.process = p, .processes = n, .on_machine = n}, &plans[p], list);
+        code = plan_process(s, &o->shape, (process_place){.process = p, .processes = n, .on_machine = n},
+                            &plans[p], list);
     if (code == EXIT_OK) code = fleet_create(s, &o->shape, &o->fleet, list);
     if (code == EXIT_OK) code = fleet_open_data(o->fleet, list);
     exit_code text = code == EXIT_OK && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
@@ -174,7 +194,8 @@ static exit_code plan_processes(const settings *s, int n, process_plan *plans, r
 
 static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
     ck_backend *backend = NULL;
-    exit_code code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    exit_code code =
+        kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
     if (code == EXIT_OK) code = outline_make(s, ck_collective_local(), backend, o, list);
     plan->plan = o->plan;
     ck_close(backend);
@@ -183,7 +204,9 @@ static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *
 
 static void print_plans(const process_plan *plans, int n) {
     for (int p = 0; p < n; p++) {
-        if (n > 1) printf("\nProcess %d of %d, with %d device%s\n", p, n, plans[p].devices, plans[p].devices == 1 ? "" : "s");
+        if (n > 1)
+            printf("\nProcess %d of %d, with %d device%s\n", p, n, plans[p].devices,
+                   plans[p].devices == 1 ? "" : "s");
         print_plan(&plans[p].plan);
     }
 }
@@ -192,7 +215,8 @@ exit_code run_check(const settings *s, int processes, problems *list) {
     run_outline o = {0};
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
     exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
-    if (code == EXIT_OK) code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
+    if (code == EXIT_OK)
+        code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
     if (code == EXIT_OK) code = run_read_base(s, list);
     if (code == EXIT_OK) {
         print_populations(o.fleet);

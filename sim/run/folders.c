@@ -38,7 +38,9 @@ static bool is_empty(const char *path) {
     DIR *folder = opendir(path);
     bool empty = true;
     for (struct dirent *e = folder ? readdir(folder) : NULL; e; e = readdir(folder))
-        if (!folder_is_nothing(e->d_name) && strcmp(e->d_name, LOCK_NAME) != 0 && strcmp(e->d_name, "config.yaml.tmp") != 0) empty = false;
+        if (!folder_is_nothing(e->d_name) && strcmp(e->d_name, LOCK_NAME) != 0 &&
+            strcmp(e->d_name, "config.yaml.tmp") != 0)
+            empty = false;
     if (folder) closedir(folder);
     return empty;
 }
@@ -68,8 +70,9 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
     int failure = !written ? errno : durable_replace(temporary, path);
     free(temporary);
     if (failure == 0) return EXIT_OK;
-    return problem(list, EXIT_RUN, "%s: cannot be written: %s; make room or repair the disk, then try again with --resume", path,
-                   strerror(failure));
+    return problem(list, EXIT_RUN,
+                   "%s: cannot be written: %s; make room or repair the disk, then try again with --resume",
+                   path, strerror(failure));
 }
 
 static bool has(const result_folder *folder, const char *name) {
@@ -78,8 +81,10 @@ static bool has(const result_folder *folder, const char *name) {
     return access(path, F_OK) == 0;
 }
 
-/* The settings' hash of the result's last checkpoint: of what lay at the configuration's paths when it was begun. "": there is none yet. */
-static exit_code hash_of_checkpoint(const result_folder *folder, char hash[SETTINGS_HASH_BYTES], problems *list) {
+/* The settings' hash of the result's last checkpoint: of what lay at the configuration's paths when it was
+ * begun. "": there is none yet. */
+static exit_code hash_of_checkpoint(const result_folder *folder, char hash[SETTINGS_HASH_BYTES],
+                                    problems *list) {
     char path[FOLDER_PATH_BYTES];
     checkpoint c;
     hash[0] = '\0';
@@ -90,23 +95,26 @@ static exit_code hash_of_checkpoint(const result_folder *folder, char hash[SETTI
     return code;
 }
 
-/* Settings that change no number (threads, waves) may differ, and so may paths to equal contents: the hashes decide, the keys explain. */
-static exit_code compare_settings(const settings *s, const settings *old, const char *saved, const result_folder *folder, problems *list) {
+/* Settings that change no number (threads, waves) may differ, and so may paths to equal contents: the hashes
+ * decide, the keys explain. */
+static exit_code compare_settings(const settings *s, const settings *old, const char *saved,
+                                  const result_folder *folder, problems *list) {
     char ours[SETTINGS_HASH_BYTES], theirs[SETTINGS_HASH_BYTES];
     settings_hash(s, ours);
     settings_hash(old, theirs);
     if (strcmp(ours, saved[0] ? saved : theirs) == 0) return EXIT_OK;
     char *keys = settings_differences(old, s);
-    exit_code code =
-        keys[0]
-            ? problem(list, EXIT_INPUT,
-                      "%s/config.yaml: the result is of another configuration; what differs: %s; resume with the same settings or choose "
-                      "another --out",
-                      folder->path, keys)
-            : problem(list, EXIT_INPUT,
-                      "%s/checkpoint.h5: was written with the same settings but other contents: the files that the configuration names "
-                      "(data, base, adapters), or the program, have changed since; restore them or choose another --out",
-                      folder->path);
+    exit_code code = keys[0] ? problem(list, EXIT_INPUT,
+                                       "%s/config.yaml: the result is of another configuration; what "
+                                       "differs: %s; resume with the same settings or choose "
+                                       "another --out",
+                                       folder->path, keys)
+                             : problem(list, EXIT_INPUT,
+                                       "%s/checkpoint.h5: was written with the same settings but other "
+                                       "contents: the files that the configuration names "
+                                       "(data, base, adapters), or the program, have changed since; restore "
+                                       "them or choose another --out",
+                                       folder->path);
     free(keys);
     return code;
 }
@@ -116,8 +124,10 @@ static exit_code compare_result(const settings *s, const result_folder *folder, 
     settings *old = NULL;
     if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
     if (!has(folder, "config.yaml"))
-        return problem(list, EXIT_INPUT, "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
-                       folder->path);
+        return problem(
+            list, EXIT_INPUT,
+            "%s: there is nothing to resume: it holds files, but no config.yaml; choose another --out",
+            folder->path);
     result_path(folder, "config.yaml", path);
     exit_code code = settings_check_paths(s, list);
     if (code == EXIT_OK) code = settings_load(path, 0, NULL, &old, list);
@@ -143,13 +153,17 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
     }
     if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
     if (!has(folder, "config.yaml"))
-        return problem(list, EXIT_INPUT, "%s: holds files that are no result; give a new or an empty folder with --out", folder->path);
-    return problem(list, EXIT_INPUT, "%s holds a result already: add --resume to go on with it, or give another folder with --out",
-                   folder->path);
+        return problem(list, EXIT_INPUT,
+                       "%s: holds files that are no result; give a new or an empty folder with --out",
+                       folder->path);
+    return problem(
+        list, EXIT_INPUT,
+        "%s holds a result already: add --resume to go on with it, or give another folder with --out",
+        folder->path);
 }
 
-/* The folder that the configuration stands in, where both are a result's: a run has begun there (its lock file is left if it was killed).
- * False: it is a configuration like any other. */
+/* The folder that the configuration stands in, where both are a result's: a run has begun there (its lock
+ * file is left if it was killed). False: it is a configuration like any other. */
 static bool own_result(const settings *s, result_folder *out) {
     const char *slash = strrchr(s->file, '/');
     int length = slash ? (int)(slash - s->file) + (slash == s->file) : 1;
@@ -158,8 +172,10 @@ static bool own_result(const settings *s, result_folder *out) {
     return has(out, "trace.h5") || has(out, "checkpoint.h5") || has(out, LOCK_NAME);
 }
 
-/* --out, or the place that a run without it has; with --resume a result's own configuration means that result, and never another. */
-static exit_code choose_path(const settings *s, const run_options *options, result_folder *out, problems *list) {
+/* --out, or the place that a run without it has; with --resume a result's own configuration means that
+ * result, and never another. */
+static exit_code choose_path(const settings *s, const run_options *options, result_folder *out,
+                             problems *list) {
     bool fits = true;
     if (options->out)
         fits = snprintf(out->path, sizeof out->path, "%s", options->out) < (int)sizeof out->path;
@@ -167,10 +183,13 @@ static exit_code choose_path(const settings *s, const run_options *options, resu
         fits = default_path(s, out->path);
     if (!fits || strlen(out->path) + LONGEST_NAME > sizeof out->path)
         return problem(list, EXIT_INPUT, "the result's path is too long: %.60s...", out->path);
-    if (options->out || !options->resume || strcmp(name_of(s), "config.yaml") != 0 || folder_is_there(out->path)) return EXIT_OK;
+    if (options->out || !options->resume || strcmp(name_of(s), "config.yaml") != 0 ||
+        folder_is_there(out->path))
+        return EXIT_OK;
     return problem(list, EXIT_INPUT,
-                   "%s: there is nothing to resume: no run has begun in its folder, nor in %s; name the result with --out", s->file,
-                   out->path);
+                   "%s: there is nothing to resume: no run has begun in its folder, nor in %s; name the "
+                   "result with --out",
+                   s->file, out->path);
 }
 
 exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
@@ -183,9 +202,12 @@ exit_code result_choose(const settings *s, const run_options *options, result_fo
 
 /* Between choosing and beginning a base may have been trained: time enough for another run. */
 static exit_code check_unchanged(const result_folder *folder, problems *list) {
-    bool same =
-        folder->fresh ? is_empty(folder->path) : has_summary(folder) == folder->finished && has(folder, "checkpoint.h5") == folder->resumes;
-    return same ? EXIT_OK : problem(list, EXIT_INPUT, "%s: another run has written to it since this one started", folder->path);
+    bool same = folder->fresh ? is_empty(folder->path)
+                              : has_summary(folder) == folder->finished &&
+                                    has(folder, "checkpoint.h5") == folder->resumes;
+    return same ? EXIT_OK
+                : problem(list, EXIT_INPUT, "%s: another run has written to it since this one started",
+                          folder->path);
 }
 
 exit_code result_begin(const settings *s, result_folder *folder, problems *list) {
@@ -196,17 +218,20 @@ exit_code result_begin(const settings *s, result_folder *folder, problems *list)
     result_path(folder, "config.yaml", path);
     if (code != EXIT_OK || folder->resumes) return code;
     char *yaml = settings_to_yaml(s);
-    code = yaml ? write_config(path, yaml, list) : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
+    code = yaml ? write_config(path, yaml, list)
+                : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
     free(yaml);
     return code;
 }
 
-exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder, problems *list) {
+exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder,
+                           problems *list) {
     char path[FOLDER_PATH_BYTES];
     if (!s->base.checkpoint || has(folder, BASE_NAME)) return EXIT_OK;
     result_path(folder, BASE_NAME, path);
     char *temporary = durable_temporary(path);
-    exit_code code = temporary ? base_config_write(temporary, shape, list) : problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
+    exit_code code = temporary ? base_config_write(temporary, shape, list)
+                               : problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
     int failure = code == EXIT_OK ? durable_replace(temporary, path) : 0;
     if (failure) code = problem(list, EXIT_RUN, "%s: cannot be written: %s", path, strerror(failure));
     if (code != EXIT_OK && temporary) unlink(temporary);

@@ -20,14 +20,17 @@ typedef struct {
     run_lock lock; /* from result_begin() to result_end() */
 } result_folder;
 
-/* Picks the folder: --out, with --resume the folder of a configuration that is a result's own, else results/NAME-HASH. Refuses one that
- * holds something unless it is to be resumed, with --resume one of another configuration, one that another run writes to, and one that
- * cannot be written. Writes nothing, so that a run that cannot start leaves nothing. */
+/* Picks the folder: --out, with --resume the folder of a configuration that is a result's own, else
+ * results/NAME-HASH. Refuses one that holds something unless it is to be resumed, with --resume one of
+ * another configuration, one that another run writes to, and one that cannot be written. Writes nothing, so
+ * that a run that cannot start leaves nothing. */
 exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list);
 /* Makes the folder, locks it, and writes config.yaml. */
 exit_code result_begin(const settings *s, result_folder *folder, problems *list);
-/* base.json: the shape of a base that was loaded (its config.json), so that nothing outside the folder is needed to read the result. */
-exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder, problems *list);
+/* base.json: the shape of a base that was loaded (its config.json), so that nothing outside the folder is
+ * needed to read the result. */
+exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder,
+                           problems *list);
 void result_end(result_folder *folder);
 /* FOLDER/NAME. */
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]);

@@ -12,7 +12,8 @@
 void report_overlaps(bool quiet, const fleet *f) {
     char text[512];
     for (int i = 0; i < f->n_populations && !quiet; i++)
-        if (fleet_describe_overlap(f, &f->populations[i], sizeof text, text)) progress_note(quiet, "%s", text);
+        if (fleet_describe_overlap(f, &f->populations[i], sizeof text, text))
+            progress_note(quiet, "%s", text);
 }
 
 static void number(char out[32], double value, const char *format) {
@@ -34,26 +35,31 @@ void report_table(const summary_row *rows, int n) {
     for (int i = 0; i < n; i++)
         if ((int)strlen(rows[i].population) > widest) widest = (int)strlen(rows[i].population);
     bool bounded = has_bounds(rows, n);
-    printf("\n%-*s  %-11s %6s %8s  %18s  %10s", widest, "population", "method", "seed", "devices", "test perplexity", "averaged");
+    printf("\n%-*s  %-11s %6s %8s  %18s  %10s", widest, "population", "method", "seed", "devices",
+           "test perplexity", "averaged");
     printf("%s  %9s  %9s\n", bounded ? "    bound" : "", "MB up", "MB down");
     for (int i = 0; i < n; i++) {
         char mean[32], std[32], after[32], bound[32];
         number(mean, rows[i].test_ppl_mean, "%.3f");
         number(std, rows[i].test_ppl_std, "%.3f");
         number(after, rows[i].test_ppl_after, "%.3f");
-        printf("%-*s  %-11s %6llu %8d  %9s ± %6s  %10s", widest, rows[i].population, rows[i].method, (unsigned long long)rows[i].seed,
-               rows[i].devices, mean, std, after);
+        printf("%-*s  %-11s %6llu %8d  %9s ± %6s  %10s", widest, rows[i].population, rows[i].method,
+               (unsigned long long)rows[i].seed, rows[i].devices, mean, std, after);
         number(bound, exp(rows[i].entropy_mean), "%.3f");
         if (bounded) printf("  %7s", bound);
         printf("  %9.2f  %9.2f\n", 1e-6 * (double)rows[i].bytes_up, 1e-6 * (double)rows[i].bytes_down);
     }
-    printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the mean after it\n");
-    if (bounded) printf("bound: no model can be expected to go below it, which is the entropy of the synthetic text as a perplexity\n");
+    printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the "
+           "mean after it\n");
+    if (bounded)
+        printf("bound: no model can be expected to go below it, which is the entropy of the synthetic text "
+               "as a perplexity\n");
 }
 
 static void print_share(double rate, double of, const char *what, const char *whose) {
     if (of > 0.0)
-        printf("%.0f %% of the %s (%.1f GFLOP/s%s%s)", 100.0 * rate / of, what, 1e-9 * of, whose[0] ? ", " : "", whose);
+        printf("%.0f %% of the %s (%.1f GFLOP/s%s%s)", 100.0 * rate / of, what, 1e-9 * of,
+               whose[0] ? ", " : "", whose);
     else
         printf("the %s was not measured, for want of memory", what);
 }
@@ -61,7 +67,8 @@ static void print_share(double rate, double of, const char *what, const char *wh
 void report_speed(const session *s, const ck_ceiling *ceiling) {
     if (s->expert_seconds <= 0.0) return;
     double rate = s->expert_flops / s->expert_seconds;
-    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: ", 1e-3 * s->expert_tokens / s->expert_seconds, 1e-9 * rate);
+    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: ", 1e-3 * s->expert_tokens / s->expert_seconds,
+           1e-9 * rate);
     print_share(rate, ceiling->product, "best sgemm rate", ceiling->product_of);
     if (ceiling->fma > 0.0) fputs(", ", stdout);
     if (ceiling->fma > 0.0) print_share(rate, ceiling->fma, "FMA peak", "");

@@ -10,9 +10,11 @@
 
 /* A note per population whose devices share training text for want of it. */
 void report_overlaps(bool quiet, const fleet *f);
-/* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole run. */
+/* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole
+ * run. */
 void report_table(const summary_row *rows, int n);
-/* Tokens a second of the expert steps, and their FLOPs as shares of the ceiling: all of all processes. What was not measured has no share.
+/* Tokens a second of the expert steps, and their FLOPs as shares of the ceiling: all of all processes. What
+ * was not measured has no share.
  */
 void report_speed(const session *s, const ck_ceiling *ceiling);
 /* The result's files with their sizes. */

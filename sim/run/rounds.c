@@ -1,11 +1,12 @@
 /* rounds.c - the order of a round:
  *
- *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row -> checkpoint
+ *   local steps (experts; router bursts where due) -> evaluation -> aggregation -> evaluation -> trace row ->
+ *       checkpoint
  *
  * Process 0 has the trace and the checkpoint; the others bring it their numbers.
  *
- * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after the step it is in, with
- * a checkpoint: the run that resumes goes on with the next step. */
+ * The losses before the aggregation are the ones that the CoMiGS paper reports. A signal ends the run after
+ * the step it is in, with a checkpoint: the run that resumes goes on with the next step. */
 #include "run/rounds.h"
 
 #include <math.h>
@@ -31,7 +32,8 @@ static void on_signal(int number) {
 static exit_code save(rounds *r, int round, problems *list) {
     char path[FOLDER_PATH_BYTES];
     result_path(r->folder, "checkpoint.h5", path);
-    exit_code code = processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
+    exit_code code =
+        processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
     if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
     if (code == EXIT_OK) r->session->saved_round = round;
     return code;
@@ -47,8 +49,10 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
     exit_code code = save(r, r->session->round - 1, list);
     char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
     problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
-            "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s --resume%s", r->session->round,
-            s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "", config, folder, again);
+            "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s "
+            "--resume%s",
+            r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "",
+            config, folder, again);
     free(config);
     free(folder);
     return code == EXIT_OK ? EXIT_INTERRUPTED : code;
@@ -56,8 +60,8 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
 
 static void show(progress *bar, const session *s) {
     double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
-    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round, s->settings->rounds, 1e-3 * rate,
-                    s->step_loss);
+    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round,
+                    s->settings->rounds, 1e-3 * rate, s->step_loss);
 }
 
 /* All that are left: a resumed run may be within the round. */
@@ -78,23 +82,28 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
 }
 
 static exit_code evaluate_before(session *s, problems *list) {
-    exit_code code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
-    if (code == EXIT_OK) code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
+    exit_code code =
+        session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
+    if (code == EXIT_OK)
+        code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
     return code == EXIT_OK ? session_record_routing(s, list) : code;
 }
 
 /* Devices that average nothing are what they were. */
 static exit_code evaluate_after(session *s, problems *list) {
     const double *before = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
-    memcpy(metric_doubles(&s->numbers, METRIC_TEST_AFTER), before, (size_t)s->fleet->n_devices * sizeof *before);
-    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true}, METRIC_TEST_AFTER, list);
+    memcpy(metric_doubles(&s->numbers, METRIC_TEST_AFTER), before,
+           (size_t)s->fleet->n_devices * sizeof *before);
+    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true},
+                            METRIC_TEST_AFTER, list);
 }
 
 static exit_code aggregate(session *s, problems *list) {
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
-        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = bytes;
+        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] =
+            bytes;
         s->bytes_up[i] += bytes;
         s->bytes_down[i] += bytes;
     }
@@ -102,7 +111,8 @@ static exit_code aggregate(session *s, problems *list) {
 }
 
 static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
-    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
+    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE,
+                                       METRIC_TIME_TOTAL};
     session *s = r->session;
     for (int i = 0; i < 4; i++) *metric_doubles(&s->numbers, times[i]) = seconds[i];
     *metric_ints(&s->numbers, METRIC_ROUND) = s->round;
@@ -124,7 +134,8 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     double aggregated = run_clock();
     if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
     double end = run_clock();
-    double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before, end - start};
+    double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before,
+                         end - start};
     s->numbers.evaluated = evaluated;
     return code == EXIT_OK ? end_round(r, seconds, list) : code;
 }

@@ -16,7 +16,8 @@ typedef struct {
     bool quiet;
 } rounds;
 
-/* Rounds after checkpoint->round. The last one leaves its losses in session->numbers and no checkpoint: that follows the summary. */
+/* Rounds after checkpoint->round. The last one leaves its losses in session->numbers and no checkpoint: that
+ * follows the summary. */
 exit_code rounds_run(rounds *r, problems *list);
 
 #endif

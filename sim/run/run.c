@@ -5,8 +5,8 @@
  *
  * Of several processes all go this way together; process 0 alone touches the folder.
  *
- * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint and that rename finds
- * its summary waiting. */
+ * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint
+ * and that rename finds its summary waiting. */
 #include "run/run.h"
 #include "model/obtain_base.h"
 #include "support/progress.h"
@@ -60,18 +60,22 @@ static exit_code obtain_first(run *r, base_model **base, problems *list) {
     return code;
 }
 
-/* Process 0 makes or loads it, the others get it from there: they need neither the cache nor the checkpoint. */
+/* Process 0 makes or loads it, the others get it from there: they need neither the cache nor the checkpoint.
+ */
 static exit_code obtain_base(run *r, base_model **base, problems *list) {
     base_shape shape = {0};
     *base = NULL;
     exit_code code = processes_agree(r->collective, r->first ? obtain_first(r, base, list) : EXIT_OK, list);
     if (code != EXIT_OK || ck_processes(r->collective) == 1) return code;
     if (r->first) shape = (*base)->shape;
-    code = processes_problem(r->collective, ck_collective_broadcast(r->collective, &shape, sizeof shape), list);
+    code =
+        processes_problem(r->collective, ck_collective_broadcast(r->collective, &shape, sizeof shape), list);
     if (code == EXIT_OK && !r->first) code = base_create(&shape, base, list);
     code = processes_agree(r->collective, code, list);
     size_t bytes = *base ? (size_t)(*base)->layout.total * sizeof(float) : 0;
-    if (code == EXIT_OK) code = processes_problem(r->collective, ck_collective_broadcast(r->collective, (*base)->weights, bytes), list);
+    if (code == EXIT_OK)
+        code = processes_problem(r->collective,
+                                 ck_collective_broadcast(r->collective, (*base)->weights, bytes), list);
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*base);
     *base = NULL;
@@ -91,8 +95,10 @@ int run_threads(const settings *s, int process, int processes) {
 }
 
 static exit_code open_backend(run *r, problems *list) {
-    int threads = run_threads(r->settings, ck_local_process(r->collective), ck_local_processes(r->collective));
-    exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, threads, &r->backend), "opening the backend");
+    int threads =
+        run_threads(r->settings, ck_local_process(r->collective), ck_local_processes(r->collective));
+    exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, threads, &r->backend),
+                                    "opening the backend");
     return processes_agree(r->collective, code, list);
 }
 
@@ -100,10 +106,13 @@ static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
     run_outline outline = {0};
     exit_code code = open_backend(r, list);
-    if (code == EXIT_OK) code = processes_agree(r->collective, outline_make(r->settings, r->collective, r->backend, &outline, list), list);
+    if (code == EXIT_OK)
+        code = processes_agree(r->collective,
+                               outline_make(r->settings, r->collective, r->backend, &outline, list), list);
     if (code == EXIT_OK) code = obtain_base(r, &base, list);
     if (code == EXIT_OK)
-        code = session_create_among(r->collective, r->settings, r->backend, &outline, base, &r->session, list);
+        code =
+            session_create_among(r->collective, r->settings, r->backend, &outline, base, &r->session, list);
     else
         outline_free(&outline);
     if (code != EXIT_OK) return code;
@@ -120,14 +129,17 @@ static exit_code open_trace(run *r, problems *list) {
     return session_open_trace(r->session, path, r->checkpoint.round, &r->trace, list);
 }
 
-/* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over. */
+/* Goes on from the checkpoint where there is one; a result that was killed before its first one starts over.
+ */
 static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
-    if (code == EXIT_OK && r->first) code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+    if (code == EXIT_OK && r->first)
+        code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
     code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
-    if (code == EXIT_OK && r->folder.resumes) code = checkpoints_restore(r->session, &r->checkpoint, path, list);
+    if (code == EXIT_OK && r->folder.resumes)
+        code = checkpoints_restore(r->session, &r->checkpoint, path, list);
     return code == EXIT_OK ? processes_agree(r->collective, open_trace(r, list), list) : code;
 }
 
@@ -158,8 +170,11 @@ static exit_code save_result(run *r, problems *list) {
 }
 
 static exit_code train(run *r, problems *list) {
-    rounds all = {
-        .session = r->session, .trace = r->trace, .checkpoint = &r->checkpoint, .folder = &r->folder, .quiet = r->quiet || !r->first};
+    rounds all = {.session = r->session,
+                  .trace = r->trace,
+                  .checkpoint = &r->checkpoint,
+                  .folder = &r->folder,
+                  .quiet = r->quiet || !r->first};
     if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
     r->trained = true;
     exit_code code = rounds_run(&all, list);
@@ -171,7 +186,8 @@ static exit_code restore_summary(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     metric_row *n = &r->session->numbers;
     result_path(&r->folder, "trace.h5", path);
-    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices, metric_doubles(n, METRIC_TEST_LOSS),
+    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices,
+                                            metric_doubles(n, METRIC_TEST_LOSS),
                                             metric_doubles(n, METRIC_TEST_AFTER), list);
     return code == EXIT_OK ? write_summary(r, list) : code;
 }
@@ -182,7 +198,9 @@ static exit_code publish_summary(run *r, problems *list) {
     result_path(&r->folder, SUMMARY, path);
     exit_code code = access(waiting, F_OK) != 0 ? restore_summary(r, list) : EXIT_OK;
     int failure = code == EXIT_OK ? durable_replace(waiting, path) : 0;
-    return failure == 0 ? code : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
+    return failure == 0
+               ? code
+               : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
 }
 
 static void report(const run *r) {
@@ -197,9 +215,12 @@ static void report(const run *r) {
 static exit_code measure_ceiling(run *r, problems *list) {
     int n = ck_processes(r->collective);
     ck_ceiling mine = {0}, *all = calloc((size_t)n, sizeof *all);
-    exit_code code = processes_agree(r->collective, all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
+    exit_code code = processes_agree(r->collective,
+                                     all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
     if (code == EXIT_OK) mine = ck_measure_ceiling(r->backend, CK_F32);
-    if (code == EXIT_OK) code = processes_problem(r->collective, ck_collective_exchange(r->collective, &mine, sizeof mine, all), list);
+    if (code == EXIT_OK)
+        code = processes_problem(r->collective,
+                                 ck_collective_exchange(r->collective, &mine, sizeof mine, all), list);
     r->ceiling = mine;
     bool product = true, fma = true;
     double products = 0.0, fmas = 0.0;
@@ -228,7 +249,8 @@ static exit_code choose_folder(run *r, const run_options *options, problems *lis
     exit_code code = r->first ? result_choose(r->settings, options, &r->folder, list) : EXIT_OK;
     code = processes_agree(r->collective, code, list);
     if (code != EXIT_OK || ck_processes(r->collective) == 1) return code;
-    return processes_problem(r->collective, ck_collective_broadcast(r->collective, &r->folder, sizeof r->folder), list);
+    return processes_problem(r->collective,
+                             ck_collective_broadcast(r->collective, &r->folder, sizeof r->folder), list);
 }
 
 static exit_code finish(run *r, exit_code code, problems *list) {
@@ -236,14 +258,17 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (code == EXIT_OK) code = closed;
     if (code == EXIT_OK && r->first) code = publish_summary(r, list);
     code = processes_agree(r->collective, code, list);
-    if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session); /* the measurement has memory of its own */
+    /* the measurement has memory of its own */
+    if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session);
     if (code == EXIT_OK && !r->quiet && r->trained) code = measure_ceiling(r, list);
     if (code == EXIT_OK && !r->quiet && r->first) report(r);
     return code;
 }
 
 exit_code run_execute(const settings *s, const run_options *options, problems *list) {
-    run r = {.settings = s, .collective = options->collective ? options->collective : ck_collective_local(), .quiet = options->quiet};
+    run r = {.settings = s,
+             .collective = options->collective ? options->collective : ck_collective_local(),
+             .quiet = options->quiet};
     r.first = ck_process(r.collective) == 0;
     exit_code code = choose_folder(&r, options, list);
     if (code == EXIT_OK && r.folder.finished) {

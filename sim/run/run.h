@@ -1,4 +1,5 @@
-/* run.h - a run from start to end: rounds of two-level training over all populations at once, evaluation, aggregation, trace. */
+/* run.h - a run from start to end: rounds of two-level training over all populations at once, evaluation,
+ * aggregation, trace. */
 #ifndef COHORT_RUN_H
 #define COHORT_RUN_H
 
@@ -9,18 +10,21 @@
 #include "support/problems.h"
 
 typedef struct {
-    const char *out; /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
+    /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
+    const char *out;
     bool resume, quiet;
     ck_collective *collective; /* the processes of the run; NULL: this one alone */
 } run_options;
 
-/* Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads, writes and speaks. */
+/* Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads,
+ * writes and speaks. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
-/* CPU threads of one of so many processes on a machine: its share of those that the settings, or the machine's cores, give to all. 0: as
- * ck_open() likes. */
+/* CPU threads of one of so many processes on a machine: its share of those that the settings, or the
+ * machine's cores, give to all. 0: as ck_open() likes. */
 int run_threads(const settings *s, int process, int processes);
 
-/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of each of so many processes. */
+/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of
+ * each of so many processes. */
 exit_code run_check(const settings *s, int processes, problems *list);
 
 #endif

@@ -7,7 +7,8 @@
 
 static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
     double sum = 0.0, squares = 0.0;
-    for (int i = 0; i < p->n_devices; i++) sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
+    for (int i = 0; i < p->n_devices; i++)
+        sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
     *mean = sum / p->n_devices;
     for (int i = 0; i < p->n_devices; i++)
         squares += pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - *mean, 2.0);
@@ -34,7 +35,8 @@ static summary_row row_of(const session *s, const population *p) {
     double unused;
     mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_LOSS), &row.test_ppl_mean, &row.test_ppl_std);
     mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_AFTER), &row.test_ppl_after, &unused);
-    row.weights = s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
+    row.weights =
+        s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
     set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         row.bytes_up += s->bytes_up[i];

@@ -30,14 +30,16 @@ static void fill_population(const session *s, int index, trace_population *out) 
     }
 }
 
-/* The names of all corpora's sources, one after the other; a population's begin where its corpus does. NULL without memory. */
+/* The names of all corpora's sources, one after the other; a population's begin where its corpus does. NULL
+ * without memory. */
 static const char **name_sources(const session *s, trace_population *populations, int *n) {
     const fleet *f = s->fleet;
     *n = 0;
     for (int i = 0; i < f->n_corpora; i++) *n += corpus_sources(f->corpora[i]);
     const char **names = calloc((size_t)*n + 1, sizeof *names);
     for (int i = 0, first = 0; names && i < f->n_corpora; first += corpus_sources(f->corpora[i++])) {
-        for (int j = 0; j < corpus_sources(f->corpora[i]); j++) names[first + j] = corpus_source_name(f->corpora[i], j);
+        for (int j = 0; j < corpus_sources(f->corpora[i]); j++)
+            names[first + j] = corpus_source_name(f->corpora[i], j);
         for (int p = 0; p < f->n_populations; p++)
             if (f->populations[p].text == f->corpora[i]) populations[p].first_source = first;
     }
@@ -104,7 +106,8 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
                            .routing_windows = s->n_routing_windows,
                            .routing_devices = s->routing_devices,
                            .sampling = s->sampled.size};
-    code = rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);
+    code =
+        rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);
 cleanup:
     free(yaml);
     free(names);

@@ -8,7 +8,8 @@ double cosine_rate(double first, double last, int64_t step, int64_t steps) {
 
 schedule_entry schedule_train(const schedule_query *q, uint32_t learn) {
     const train_settings *t = q->train;
-    double rate = cosine_rate(t->learning_rate, t->learning_rate * t->final_learning_rate_ratio, q->local_step, q->local_steps);
+    double rate = cosine_rate(t->learning_rate, t->learning_rate * t->final_learning_rate_ratio,
+                              q->local_step, q->local_steps);
     return (schedule_entry){.learn = learn,
                             .leaves = learn,
                             .text = DATA_TRAIN,
@@ -31,7 +32,8 @@ schedule_entry schedule_burst(const schedule_query *q) {
                             .text = DATA_VALID,
                             .batch = (t->router.batch > 0 ? t->router.batch : t->batch) * q->pooled,
                             .steps = t->router.steps,
-                            .router_learning_rate = t->router.learning_rate > 0.0 ? t->router.learning_rate : t->learning_rate,
+                            .router_learning_rate =
+                                t->router.learning_rate > 0.0 ? t->router.learning_rate : t->learning_rate,
                             .router_weight_decay = t->router.weight_decay,
                             .own_router_count = true};
 }
@@ -48,7 +50,8 @@ int schedule_two_levels(const schedule_query *q, schedule_entry entries[SCHEDULE
     return 2;
 }
 
-static void count_local_step(schedule_list list, const schedule_query *q, schedule_totals *totals, int in_round[DATA_SPLITS]) {
+static void count_local_step(schedule_list list, const schedule_query *q, schedule_totals *totals,
+                             int in_round[DATA_SPLITS]) {
     schedule_entry entries[SCHEDULE_MOST];
     int n = list(q, entries);
     for (int i = 0; i < n; i++) {

@@ -1,9 +1,11 @@
-/* schedule.h - who does what when: the steps that a method asks of its devices. The engine carries them out and knows no method.
+/* schedule.h - who does what when: the steps that a method asks of its devices. The engine carries them out
+ * and knows no method.
  *
- * A round has `train.local_steps` local steps, counted over all rounds from 0. At each of them a device has one or more entries, in order:
- * the first is its step on training text, others follow it (CoMiGS: a burst of router steps on validation text). A method has a function
- * that lists them (methods/method.h), put together from those below. The plan, the assignment of devices to processes and the sampling ask
- * the totals, never a setting of their own. */
+ * A round has `train.local_steps` local steps, counted over all rounds from 0. At each of them a device has
+ * one or more entries, in order: the first is its step on training text, others follow it (CoMiGS: a burst of
+ * router steps on validation text). A method has a function that lists them (methods/method.h), put together
+ * from those below. The plan, the assignment of devices to processes and the sampling ask the totals, never a
+ * setting of their own. */
 #ifndef COHORT_SCHEDULE_H
 #define COHORT_SCHEDULE_H
 
@@ -15,13 +17,16 @@ enum { SCHEDULE_MOST = 2 }; /* entries of a device at one local step */
 
 /* `steps` AdamW steps, one after another. */
 typedef struct {
-    uint32_t learn;  /* CK_LEARN_*: the classes of parts that they update */
-    uint32_t leaves; /* the classes whose gradients they compute: those in learn, and others that a later step collects */
+    uint32_t learn; /* CK_LEARN_*: the classes of parts that they update */
+    /* the classes whose gradients they compute: those in learn, and others that a later step collects */
+    uint32_t leaves;
     data_part text;
-    int batch, steps;                                 /* windows a step */
-    double learning_rate, weight_decay;               /* of experts and LoRA, and of a router that learns with them */
+    int batch, steps; /* windows a step */
+    /* of experts and LoRA, and of a router that learns with them */
+    double learning_rate, weight_decay;
     double router_learning_rate, router_weight_decay; /* of a router */
-    bool own_router_count;                            /* the router's AdamW counts its own steps, not those of the experts */
+    /* the router's AdamW counts its own steps, not those of the experts */
+    bool own_router_count;
 } schedule_entry;
 
 /* What an entry may depend on: never on what other devices do, nor on the process. */
@@ -32,11 +37,14 @@ typedef struct {
     bool routed;                     /* the device has a router */
 } schedule_query;
 
-typedef int (*schedule_list)(const schedule_query *q, schedule_entry entries[SCHEDULE_MOST]); /* returns how many, at least 1 */
+/* returns how many, at least 1 */
+typedef int (*schedule_list)(const schedule_query *q, schedule_entry entries[SCHEDULE_MOST]);
 
-/* One step on training text. The rate is a cosine from learning_rate to its last value (train.final_learning_rate_ratio). */
+/* One step on training text. The rate is a cosine from learning_rate to its last value
+ * (train.final_learning_rate_ratio). */
 schedule_entry schedule_train(const schedule_query *q, uint32_t learn);
-/* After every train.router.every-th local step, train.router.steps steps of the router alone on validation text, at a constant rate. */
+/* After every train.router.every-th local step, train.router.steps steps of the router alone on validation
+ * text, at a constant rate. */
 bool schedule_burst_is_due(const schedule_query *q);
 schedule_entry schedule_burst(const schedule_query *q);
 

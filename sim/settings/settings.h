@@ -1,5 +1,6 @@
 /* settings.h - what a configuration says, resolved: defaults applied, populations expanded over their seeds.
- * Plain structs, which every room may read; config/ makes them from a file. `cohort help settings` is the reference of the keys. */
+ * Plain structs, which every room may read; config/ makes them from a file. `cohort help settings` is the
+ * reference of the keys. */
 #ifndef COHORT_SETTINGS_H
 #define COHORT_SETTINGS_H
 
@@ -16,7 +17,8 @@ typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_we
 
 /* base: the frozen transformer (GPT-2 architecture). */
 typedef struct {
-    char *checkpoint; /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
+    /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
+    char *checkpoint;
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
@@ -30,25 +32,31 @@ typedef struct {
 } base_settings;
 
 typedef struct {
-    char *corpus;              /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
-    int corpus_line;           /* where the configuration says which; 0: --set */
-    int split;                 /* index into the list of splits (data/splits/splits.h) */
-    double dirichlet;          /* alpha of the split of that name; 0 in all others */
-    int64_t tokens_per_device; /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
+    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
+    char *corpus;
+    int corpus_line;  /* where the configuration says which; 0: --set */
+    int split;        /* index into the list of splits (data/splits/splits.h) */
+    double dirichlet; /* alpha of the split of that name; 0 in all others */
+    /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
+    int64_t tokens_per_device;
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
-    int sequence;                                            /* tokens of a window (targets are shifted by one) */
-    char *windows;                                           /* NULL, or a file of window offsets that replaces sampling */
+    /* tokens of a window (targets are shifted by one) */
+    int sequence;
+    /* NULL, or a file of window offsets that replaces sampling */
+    char *windows;
     struct {
         int topics, vocabulary;
         int branching; /* successors each state can reach: entropy <= ln(branching) */
-        double purity; /* share of a device's text that comes from its own topic, the rest uniform over topics */
+        /* share of a device's text that comes from its own topic, the rest uniform over topics */
+        double purity;
         uint64_t seed;
     } synthetic;
 } data_settings;
 
 typedef struct {
-    int batch;                                       /* windows a device and step */
-    double learning_rate, final_learning_rate_ratio; /* cosine from lr to ratio * lr over rounds * local_steps */
+    int batch; /* windows a device and step */
+    /* cosine from lr to ratio * lr over rounds * local_steps */
+    double learning_rate, final_learning_rate_ratio;
     double weight_decay, beta1, beta2, epsilon;
     struct {
         int every, steps, batch;
@@ -83,8 +91,9 @@ typedef struct {
 } population_settings;
 
 typedef struct {
-    char *file;     /* the configuration's path, for messages */
-    int *key_lines; /* of the top level's keys in the order of the table, for settings_prefix(); NULL: unknown */
+    char *file; /* the configuration's path, for messages */
+    /* of the top level's keys in the order of the table, for settings_prefix(); NULL: unknown */
+    int *key_lines;
     uint64_t seed;
     char *backend;           /* auto, cpu, cuda */
     int precision;           /* ck_precision of activations and frozen weights in training and evaluation */

@@ -11,8 +11,10 @@ static ck_status take(const fleet *f, bool far, int64_t floats, const char *what
 static ck_status open_slot(const fleet *f, int64_t floats, slot *one) {
     bool all = f->packs_at == PACKS_FAR;
     ck_status status = take(f, all, floats, "adapters of a wave", f->parameters, &one->packs.parameters);
-    if (status == CK_OK) status = take(f, true, floats, "first moments of a wave", f->moment1, &one->packs.moment1);
-    if (status == CK_OK) status = take(f, true, floats, "second moments of a wave", f->moment2, &one->packs.moment2);
+    if (status == CK_OK)
+        status = take(f, true, floats, "first moments of a wave", f->moment1, &one->packs.moment1);
+    if (status == CK_OK)
+        status = take(f, true, floats, "second moments of a wave", f->moment2, &one->packs.moment2);
     if (status == CK_OK) status = ck_event_create(f->backend, &one->parameters);
     if (status == CK_OK) status = ck_event_create(f->backend, &one->moments);
     return status == CK_OK ? ck_event_create(f->backend, &one->left) : status;
@@ -53,7 +55,9 @@ size_t slots_bytes(packs_memory packs_at, int64_t floats) {
 
 size_t slots_traffic(packs_memory packs_at, packs_use use, int64_t floats) {
     size_t array = (size_t)floats * sizeof(float);
-    return use == PACKS_UPDATED ? 2 * (size_t)far_arrays(packs_at) * array : packs_at == PACKS_FAR ? array : 0;
+    return use == PACKS_UPDATED    ? 2 * (size_t)far_arrays(packs_at) * array
+           : packs_at == PACKS_FAR ? array
+                                   : 0;
 }
 
 /* ---- Copies ---- */
@@ -61,7 +65,8 @@ size_t slots_traffic(packs_memory packs_at, packs_use use, int64_t floats) {
 /* One array of all packs of the wave, in runs of neighbours. */
 static ck_status move(const slots *s, const wave_buffer *w, float *near, float *far, bool home) {
     for (int i = 0; i < w->n_devices;) {
-        int64_t at_home = s->fleet->devices[w->device_index[i]].pack, in_slot = w->devices[i].gradients, floats = 0;
+        int64_t at_home = s->fleet->devices[w->device_index[i]].pack, in_slot = w->devices[i].gradients,
+                floats = 0;
         for (; i < w->n_devices; i++) {
             const device *d = &s->fleet->devices[w->device_index[i]];
             if (d->pack != at_home + floats || w->devices[i].gradients != in_slot + floats) break;
@@ -76,7 +81,8 @@ static ck_status move(const slots *s, const wave_buffer *w, float *near, float *
 
 static ck_status move_parameters(const slots *s, const wave_buffer *w, bool home) {
     const fleet *f = s->fleet;
-    return f->packs_at == PACKS_FAR ? move(s, w, s->slot[w->slot].packs.parameters, f->parameters, home) : CK_OK;
+    return f->packs_at == PACKS_FAR ? move(s, w, s->slot[w->slot].packs.parameters, f->parameters, home)
+                                    : CK_OK;
 }
 
 static ck_status move_moments(const slots *s, const wave_buffer *w, bool home) {

@@ -19,9 +19,10 @@ exit_code wave_create(const wave_limits *limits, int slot, wave_buffer **out, pr
     w->targets = malloc(tokens * sizeof *w->targets);
     w->offset = malloc(n * sizeof *w->offset);
     w->loss = malloc(n * sizeof *w->loss);
-    if (!w->first_token || !w->first_sequence || !w->devices || !w->device_index || !w->fault || !w->tokens || !w->targets || !w->offset ||
-        !w->loss)
-        return problem(list, EXIT_ENVIRONMENT, "out of memory for a wave of %lld tokens", (long long)limits->max_tokens);
+    if (!w->first_token || !w->first_sequence || !w->devices || !w->device_index || !w->fault || !w->tokens ||
+        !w->targets || !w->offset || !w->loss)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for a wave of %lld tokens",
+                       (long long)limits->max_tokens);
     wave_clear(w);
     return EXIT_OK;
 }
@@ -41,7 +42,8 @@ void wave_destroy(wave_buffer *w) {
 }
 
 size_t wave_bytes(const wave_limits *limits) {
-    size_t a_sequence = 2 * sizeof(int64_t) + sizeof(int32_t) + sizeof(ck_wave_device) + sizeof(int) + sizeof(int32_t) + sizeof(float);
+    size_t a_sequence = 2 * sizeof(int64_t) + sizeof(int32_t) + sizeof(ck_wave_device) + sizeof(int) +
+                        sizeof(int32_t) + sizeof(float);
     return (size_t)limits->max_sequences * a_sequence + (size_t)limits->max_tokens * 2 * sizeof(int32_t);
 }
 
@@ -57,15 +59,18 @@ int64_t wave_pack(const fleet *f, int device_index, uint32_t learn) {
 }
 
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs) {
-    return w->n_sequences + sequences <= w->limits.max_sequences && w->first_token[w->n_sequences] + tokens <= w->limits.max_tokens &&
+    return w->n_sequences + sequences <= w->limits.max_sequences &&
+           w->first_token[w->n_sequences] + tokens <= w->limits.max_tokens &&
            w->n_packs + packs <= w->limits.max_packs;
 }
 
 void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t learn) {
     const device *d = &f->devices[device_index];
     w->device_index[w->n_devices] = device_index;
-    w->devices[w->n_devices] = (ck_wave_device){
-        .parameters = f->packs_at == PACKS_FAR ? w->n_packs : d->pack, .gradients = w->n_packs, .shape = d->shape, .learn = learn};
+    w->devices[w->n_devices] = (ck_wave_device){.parameters = f->packs_at == PACKS_FAR ? w->n_packs : d->pack,
+                                                .gradients = w->n_packs,
+                                                .shape = d->shape,
+                                                .learn = learn};
     w->n_devices++;
     w->first_sequence[w->n_devices] = w->n_sequences;
     w->n_packs += wave_pack(f, device_index, learn);
@@ -84,7 +89,8 @@ int wave_add_window(wave_buffer *w, int n_tokens, int32_t **tokens, int32_t **ta
 /* A device's windows, and what comes with each, to where the wave ends so far. */
 static void keep_windows(wave_buffer *w, int first, int end) {
     for (int q = first; q < end; q++) {
-        int64_t from = w->first_token[q], to = w->first_token[w->n_sequences], tokens = w->first_token[q + 1] - from;
+        int64_t from = w->first_token[q], to = w->first_token[w->n_sequences],
+                tokens = w->first_token[q + 1] - from;
         memmove(w->tokens + to, w->tokens + from, (size_t)tokens * sizeof *w->tokens);
         memmove(w->targets + to, w->targets + from, (size_t)tokens * sizeof *w->targets);
         w->offset[w->n_sequences] = w->offset[q];

@@ -1,4 +1,5 @@
-/* waves.h - the host side of a wave: devices and their windows are added until it is full, then a program runs over it. */
+/* waves.h - the host side of a wave: devices and their windows are added until it is full, then a program
+ * runs over it. */
 #ifndef COHORT_WAVES_H
 #define COHORT_WAVES_H
 
@@ -9,8 +10,8 @@
 #include "population/fleet.h"
 #include "support/problems.h"
 
-/* What a wave can hold. A device of a step needs room for all its windows and its gradients, one whose pack lies far for its copy
- * (slots.h): both have the same place among the wave's packs. */
+/* What a wave can hold. A device of a step needs room for all its windows and its gradients, one whose pack
+ * lies far for its copy (slots.h): both have the same place among the wave's packs. */
 typedef struct {
     int32_t max_sequences;
     int64_t max_tokens, max_packs; /* floats of the packs */
@@ -38,7 +39,8 @@ size_t wave_bytes(const wave_limits *limits);
 void wave_clear(wave_buffer *w);
 /* Floats that a device will take of the wave's packs. */
 int64_t wave_pack(const fleet *f, int device_index, uint32_t learn);
-/* Whether a device's further windows, and packs of so many floats, still fit. An empty wave that cannot take them never will. */
+/* Whether a device's further windows, and packs of so many floats, still fit. An empty wave that cannot take
+ * them never will. */
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs);
 /* Starts a device; learn = 0: no gradients. The windows that follow are its own. */
 void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t learn);

@@ -21,7 +21,8 @@ int durable_sync(const char *path) {
     if (file < 0) return errno;
     int status = fsync(file) ? errno : 0;
     close(file);
-    /* Some file systems cannot sync a folder and say so by EINVAL: there is nothing more to be had from them. */
+    /* Some file systems cannot sync a folder and say so by EINVAL: there is nothing more to be had from them.
+     */
     return status == EINVAL ? 0 : status;
 }
 

@@ -1,4 +1,5 @@
-/* durable.h - files that are whole or absent, also after a power cut: write PATH.tmp, sync it, rename it, sync the folder. */
+/* durable.h - files that are whole or absent, also after a power cut: write PATH.tmp, sync it, rename it,
+ * sync the folder. */
 #ifndef COHORT_TRACE_DURABLE_H
 #define COHORT_TRACE_DURABLE_H
 

@@ -23,8 +23,9 @@ static exit_code refuse(const char *folder, int file, problems *list) {
     char holder[160] = "";
     ssize_t n = pread(file, holder, sizeof holder - 1, 0);
     if (n > 0) holder[strcspn(holder, "\n")] = '\0';
-    return problem(list, EXIT_INPUT, "%s: another run writes to it%s%s%s; let it end, or choose another --out", folder, n > 0 ? " (" : "",
-                   n > 0 ? holder : "", n > 0 ? ")" : "");
+    return problem(list, EXIT_INPUT,
+                   "%s: another run writes to it%s%s%s; let it end, or choose another --out", folder,
+                   n > 0 ? " (" : "", n > 0 ? holder : "", n > 0 ? ")" : "");
 }
 
 /* False: somebody else has it. Where the file system knows no locks there is nothing to hold. */
@@ -49,7 +50,8 @@ exit_code lock_look(const char *folder, problems *list) {
 /* The run that held the lock before may have removed the file between our open and our lock. */
 static bool is_current(int file, const char *path) {
     struct stat ours, there;
-    return fstat(file, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
+    return fstat(file, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+           ours.st_dev == there.st_dev;
 }
 
 static void sign(int file) {

@@ -1,5 +1,5 @@
-/* lock.h - one run at a time writes to a folder. The system drops the lock with the process, however it ends; the file that carries it
- * says who holds it, and goes away with the run. */
+/* lock.h - one run at a time writes to a folder. The system drops the lock with the process, however it ends;
+ * the file that carries it says who holds it, and goes away with the run. */
 #ifndef COHORT_LOCK_H
 #define COHORT_LOCK_H
 

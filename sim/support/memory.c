@@ -43,7 +43,8 @@ static uint64_t read_entry(const char *path, const char *key) {
 }
 
 /* Pages of files that the kernel would drop first are not in the way. */
-static size_t left_in_group(const char *limit_path, const char *used_path, const char *stat_path, const char *reclaimable) {
+static size_t left_in_group(const char *limit_path, const char *used_path, const char *stat_path,
+                            const char *reclaimable) {
     uint64_t limit, used;
     if (!read_number(limit_path, &limit) || !read_number(used_path, &used)) return SIZE_MAX;
     uint64_t files = read_entry(stat_path, reclaimable);
@@ -56,7 +57,8 @@ static size_t smaller(size_t a, size_t b) {
 }
 
 /* Of the group `path` below `root`, and of all groups that it is in: the least that is left. */
-static size_t left_in_groups(const char *root, const char *path, const char *const names[3], const char *reclaimable) {
+static size_t left_in_groups(const char *root, const char *path, const char *const names[3],
+                             const char *reclaimable) {
     enum { ROOM = 4096 };
     char group[ROOM], files[3][ROOM + 64];
     size_t least = SIZE_MAX;
@@ -70,8 +72,9 @@ static size_t left_in_groups(const char *root, const char *path, const char *con
     return least;
 }
 
-/* The groups that this process is in, as /proc/self/cgroup has them: "0::/path" of version 2, "4:memory:/path" of version 1. In a container
- * the path may be one of outside: its parents are looked at too. */
+/* The groups that this process is in, as /proc/self/cgroup has them: "0::/path" of version 2,
+ * "4:memory:/path" of version 1. In a container the path may be one of outside: its parents are looked at
+ * too. */
 static size_t left_in_own_groups(void) {
     static const char *const v2[3] = {"memory.max", "memory.current", "memory.stat"};
     static const char *const v1[3] = {"memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"};
@@ -84,8 +87,10 @@ static size_t left_in_own_groups(void) {
         char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
         if (!path) continue;
         *path++ = '\0';
-        if (names[1] == '\0') least = smaller(least, left_in_groups("/sys/fs/cgroup", path, v2, "inactive_file"));
-        if (strstr(names + 1, "memory")) least = smaller(least, left_in_groups("/sys/fs/cgroup/memory", path, v1, "total_inactive_file"));
+        if (names[1] == '\0')
+            least = smaller(least, left_in_groups("/sys/fs/cgroup", path, v2, "inactive_file"));
+        if (strstr(names + 1, "memory"))
+            least = smaller(least, left_in_groups("/sys/fs/cgroup/memory", path, v1, "total_inactive_file"));
     }
     if (file) fclose(file);
     return least;

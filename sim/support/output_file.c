@@ -25,12 +25,14 @@ static int descriptor_of(const char *path) {
     char folder[OUTPUT_PATH_BYTES], real[PATH_MAX], own[PATH_MAX];
     const char *name = path + folder_bytes(path);
     snprintf(folder, sizeof folder, "%.*s", folder_bytes(path), path);
-    if (!isdigit((unsigned char)name[0]) || name[strspn(name, "0123456789")] != '\0' || strlen(name) > 9) return -1;
+    if (!isdigit((unsigned char)name[0]) || name[strspn(name, "0123456789")] != '\0' || strlen(name) > 9)
+        return -1;
     if (!realpath(folder, real) || !realpath("/proc/self/fd", own) || strcmp(real, own) != 0) return -1;
     return atoi(name);
 }
 
-exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], int *descriptor, problems *list) {
+exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], int *descriptor,
+                             problems *list) {
     char link[OUTPUT_PATH_BYTES], next[2 * OUTPUT_PATH_BYTES];
     struct stat there;
     *descriptor = -1;
@@ -41,8 +43,10 @@ exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], i
         ssize_t length = *descriptor >= 0 ? -1 : readlink(target, link, sizeof link - 1);
         if (length < 0) return EXIT_OK;
         link[length] = '\0';
-        int used = snprintf(next, sizeof next, "%.*s%s", link[0] == '/' ? 0 : folder_bytes(target), target, link);
-        if (used >= OUTPUT_PATH_BYTES) return problem(list, EXIT_INPUT, "%s: leads to a path that is too long", path);
+        int used =
+            snprintf(next, sizeof next, "%.*s%s", link[0] == '/' ? 0 : folder_bytes(target), target, link);
+        if (used >= OUTPUT_PATH_BYTES)
+            return problem(list, EXIT_INPUT, "%s: leads to a path that is too long", path);
         if (stat(target, &there) == 0 && lstat(next, &there) != 0)
             return EXIT_OK; /* an open pipe of another process: its text is no path */
         memcpy(target, next, (size_t)used + 1);
@@ -55,9 +59,12 @@ exit_code output_file_target(const char *path, char target[OUTPUT_PATH_BYTES], i
 /* A new file beside the target, with its permissions where it is there already. -1 with errno. */
 static int create_partial(output_file *file, const struct stat *old) {
     for (int i = 0; i < TRIES; i++) {
-        int length = snprintf(file->partial, sizeof file->partial, "%s.partial-%ld-%d", file->target, (long)getpid(), i);
+        int length = snprintf(file->partial, sizeof file->partial, "%s.partial-%ld-%d", file->target,
+                              (long)getpid(), i);
         errno = ENAMETOOLONG;
-        int descriptor = length >= (int)sizeof file->partial ? -1 : open(file->partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        int descriptor = length >= (int)sizeof file->partial
+                             ? -1
+                             : open(file->partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (descriptor >= 0 && old && fchmod(descriptor, old->st_mode & 07777) != 0) {
             close(descriptor);
             unlink(file->partial);
@@ -103,7 +110,9 @@ exit_code output_file_end(output_file *file, exit_code code, problems *list) {
     bool written = fflush(file->stream) == 0 && !ferror(file->stream);
     if (fclose(file->stream) != 0) written = false;
     if (written && code == EXIT_OK && file->partial[0]) written = rename(file->partial, file->target) == 0;
-    if (!written && code == EXIT_OK) code = problem(list, EXIT_RUN, "%s: cannot be written: %s", file->path, strerror(errno ? errno : EIO));
+    if (!written && code == EXIT_OK)
+        code =
+            problem(list, EXIT_RUN, "%s: cannot be written: %s", file->path, strerror(errno ? errno : EIO));
     if (code != EXIT_OK && file->partial[0]) unlink(file->partial);
     *file = (output_file){0};
     return code;

@@ -30,7 +30,8 @@ bool folder_is_free(const char *path) {
     DIR *folder = opendir(path);
     if (!folder) return errno == ENOENT;
     bool empty = true;
-    for (struct dirent *entry = readdir(folder); entry && empty; entry = readdir(folder)) empty = folder_is_nothing(entry->d_name);
+    for (struct dirent *entry = readdir(folder); entry && empty; entry = readdir(folder))
+        empty = folder_is_nothing(entry->d_name);
     closedir(folder);
     return empty;
 }
@@ -44,7 +45,8 @@ exit_code folder_create(const char *path, problems *list) {
         char kept = *end;
         *end = '\0';
         if (mkdir(part, 0777) != 0 && !folder_is_there(part))
-            return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", part, strerror(errno == EEXIST ? ENOTDIR : errno));
+            return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", part,
+                           strerror(errno == EEXIST ? ENOTDIR : errno));
         *end = kept;
         if (kept == '\0') return EXIT_OK;
     }
@@ -76,27 +78,33 @@ static int sync_folder(const char *path) {
 exit_code output_folder_check(const char *path, const char *what, problems *list) {
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
-        return problem(list, EXIT_INPUT, "%s: exists and is no folder; give a new or an empty folder for %s", path, what);
-    if (!folder_is_free(path)) return problem(list, EXIT_INPUT, "%s: is not empty; give a new or an empty folder for %s", path, what);
+        return problem(list, EXIT_INPUT, "%s: exists and is no folder; give a new or an empty folder for %s",
+                       path, what);
+    if (!folder_is_free(path))
+        return problem(list, EXIT_INPUT, "%s: is not empty; give a new or an empty folder for %s", path,
+                       what);
     return writable_check(path, what, list);
 }
 
 /* The folder that the path's last name stands in. */
 static void parent_of(const char *path, char parent[OUTPUT_PATH_BYTES]) {
     const char *slash = strrchr(path, '/');
-    snprintf(parent, OUTPUT_PATH_BYTES, "%.*s", slash ? (int)(slash - path + (slash == path)) : 1, slash ? path : ".");
+    snprintf(parent, OUTPUT_PATH_BYTES, "%.*s", slash ? (int)(slash - path + (slash == path)) : 1,
+             slash ? path : ".");
 }
 
 /* A name that nobody has. */
 static exit_code make_work(output_folder *folder, problems *list) {
     for (int i = 0; i < TRIES; i++) {
-        int length =
-            snprintf(folder->work, sizeof folder->work, "%s%s.partial-%ld-%d", folder->path, folder->inside ? "/" : "", (long)getpid(), i);
-        if (length >= (int)sizeof folder->work) return problem(list, EXIT_INPUT, "%.60s...: the path is too long", folder->path);
+        int length = snprintf(folder->work, sizeof folder->work, "%s%s.partial-%ld-%d", folder->path,
+                              folder->inside ? "/" : "", (long)getpid(), i);
+        if (length >= (int)sizeof folder->work)
+            return problem(list, EXIT_INPUT, "%.60s...: the path is too long", folder->path);
         if (mkdir(folder->work, 0777) == 0) return EXIT_OK;
         if (errno != EEXIST) break;
     }
-    return problem(list, EXIT_ENVIRONMENT, "%s: a folder cannot be created there: %s", folder->path, strerror(errno));
+    return problem(list, EXIT_ENVIRONMENT, "%s: a folder cannot be created there: %s", folder->path,
+                   strerror(errno));
 }
 
 exit_code output_folder_begin(const char *path, output_folder *out, problems *list) {
@@ -119,8 +127,8 @@ static void join(char out[OUTPUT_PATH_BYTES + NAME_MAX + 2], const char *folder,
     snprintf(out, OUTPUT_PATH_BYTES + NAME_MAX + 2, "%s/%s", folder, name);
 }
 
-/* The entries from the last to the first name; those that stand there have gone before the first arrives, so that old and new are never
- * mixed. 0, or an errno. */
+/* The entries from the last to the first name; those that stand there have gone before the first arrives, so
+ * that old and new are never mixed. 0, or an errno. */
 static int move_up(const output_folder *folder, struct dirent *const *entries, int n) {
     char from[OUTPUT_PATH_BYTES + NAME_MAX + 2], to[OUTPUT_PATH_BYTES + NAME_MAX + 2];
     struct stat info;
@@ -164,7 +172,9 @@ exit_code output_folder_end(const output_folder *folder, exit_code code, problem
         failure = sync_folder(folder->work);
         if (failure == 0) failure = folder->inside ? move_all_up(folder) : take_path(folder);
         if (failure == 0) failure = sync_folder(folder->inside ? folder->path : parent);
-        if (failure) code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be put in place: %s", folder->path, strerror(failure));
+        if (failure)
+            code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be put in place: %s", folder->path,
+                           strerror(failure));
     }
     if (code != EXIT_OK && folder->work[0]) folder_remove(folder->work);
     return code;

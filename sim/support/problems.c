@@ -39,7 +39,8 @@ struct problems {
     entry *entries;
 };
 
-/* Without memory for a message there is no way left to report anything: the only place in sim/ that gives up. */
+/* Without memory for a message there is no way left to report anything: the only place in sim/ that gives up.
+ */
 static void *must_have(void *memory) {
     if (!memory) abort();
     return memory;
@@ -123,7 +124,8 @@ static const char *skip_digits(const char *text) {
 }
 
 static bool alike(const entry *a, const entry *b) {
-    const char *x = what_it_says(a), *y = what_it_says(b), *x_end = a->text + a->length, *y_end = b->text + b->length;
+    const char *x = what_it_says(a), *y = what_it_says(b), *x_end = a->text + a->length,
+               *y_end = b->text + b->length;
     for (;; x++, y++) {
         if (isdigit((unsigned char)*x) && isdigit((unsigned char)*y)) x = skip_digits(x), y = skip_digits(y);
         if (x >= x_end || y >= y_end) return x >= x_end && y >= y_end;

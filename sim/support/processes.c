@@ -6,8 +6,8 @@
 
 exit_code processes_problem(ck_collective *c, ck_status status, problems *list) {
     if (status == CK_OK) return EXIT_OK;
-    return problem(list, EXIT_RUN, "process %d of %d cannot reach the others: %s; go on with --resume", ck_process(c), ck_processes(c),
-                   ck_collective_error(c));
+    return problem(list, EXIT_RUN, "process %d of %d cannot reach the others: %s; go on with --resume",
+                   ck_process(c), ck_processes(c), ck_collective_error(c));
 }
 
 /* ---- Agreeing ---- */
@@ -28,9 +28,11 @@ static bool knows(const problems *list, const char *message) {
     return false;
 }
 
-static void take_messages(const char *text, size_t bytes, int process, int processes, exit_code code, problems *list) {
+static void take_messages(const char *text, size_t bytes, int process, int processes, exit_code code,
+                          problems *list) {
     for (size_t at = 0; at < bytes; at += strlen(text + at) + 1)
-        if (!knows(list, text + at)) problem(list, code, "process %d of %d: %s", process, processes, text + at);
+        if (!knows(list, text + at))
+            problem(list, code, "process %d of %d: %s", process, processes, text + at);
 }
 
 /* From process `from` to process 0. */
@@ -85,12 +87,15 @@ static unsigned char *row_at(const process_rows *table, int row) {
 }
 
 static unsigned char *pack_row(const process_rows *tables, int n, int row, unsigned char *to) {
-    for (int i = 0; i < n; to += tables[i++].row_bytes) memcpy(to, row_at(&tables[i], row), tables[i].row_bytes);
+    for (int i = 0; i < n; to += tables[i++].row_bytes)
+        memcpy(to, row_at(&tables[i], row), tables[i].row_bytes);
     return to;
 }
 
-static const unsigned char *unpack_row(const process_rows *tables, int n, int row, const unsigned char *from) {
-    for (int i = 0; i < n; from += tables[i++].row_bytes) memcpy(row_at(&tables[i], row), from, tables[i].row_bytes);
+static const unsigned char *unpack_row(const process_rows *tables, int n, int row,
+                                       const unsigned char *from) {
+    for (int i = 0; i < n; from += tables[i++].row_bytes)
+        memcpy(row_at(&tables[i], row), from, tables[i].row_bytes);
     return from;
 }
 
@@ -107,14 +112,16 @@ static bool allocate_rows(const ck_collective *c, int n_rows, const int *owner, 
     return p->bytes && p->mine && (p->all || ck_process(c) != 0);
 }
 
-static void unpack(const ck_collective *c, int n_rows, const int *owner, const process_rows *tables, int n, const packed_rows *p) {
+static void unpack(const ck_collective *c, int n_rows, const int *owner, const process_rows *tables, int n,
+                   const packed_rows *p) {
     const unsigned char *from = p->all;
     for (int process = 0; process < ck_processes(c); process++)
         for (int i = 0; i < n_rows; i++)
             if (owner[i] == process) from = unpack_row(tables, n, i, from);
 }
 
-exit_code processes_gather(ck_collective *c, int n_rows, const int *owner, const process_rows *tables, int n_tables, problems *list) {
+exit_code processes_gather(ck_collective *c, int n_rows, const int *owner, const process_rows *tables,
+                           int n_tables, problems *list) {
     packed_rows p;
     if (ck_processes(c) == 1) return EXIT_OK;
     exit_code code = EXIT_OK;

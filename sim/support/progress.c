@@ -32,7 +32,8 @@ progress *progress_start(const char *label, int64_t total, bool quiet) {
     if (!p) return NULL;
     snprintf(p->label, sizeof p->label, "%s", label);
     p->total = total > 0 ? total : 1;
-    p->terminal = isatty(STDERR_FILENO) || getenv("COHORT_TERMINAL"); /* whoever started this process shows what it writes on one */
+    /* whoever started this process shows what it writes on one */
+    p->terminal = isatty(STDERR_FILENO) || getenv("COHORT_TERMINAL");
     p->last_seconds = now_seconds();
     p->last_done = -1;
     return p;
@@ -87,7 +88,8 @@ static void draw(progress *p, double now) {
     if (p->terminal)
         draw_bar(p, left);
     else
-        fprintf(stderr, "%s %lld/%lld  %s%s\n", p->label, (long long)p->done, (long long)p->total, p->detail, left);
+        fprintf(stderr, "%s %lld/%lld  %s%s\n", p->label, (long long)p->done, (long long)p->total, p->detail,
+                left);
     p->last_seconds = now;
     p->last_done = p->done;
 }

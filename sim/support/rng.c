@@ -8,8 +8,8 @@
  *   bits 120..125   purpose
  *   bits 126..127   kind of draw: one word, a pair of words, normals
  *
- * Distinct (seed, device, purpose, step, kind, index) read distinct words as long as device and step stay below 2^40 - 1 and
- * the index below 2^41. */
+ * Distinct (seed, device, purpose, step, kind, index) read distinct words as long as device and step stay
+ * below 2^40 - 1 and the index below 2^41. */
 #include "support/rng.h"
 
 #include <Random123/philox.h>
@@ -72,7 +72,8 @@ void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n) {
     stream s = stream_of(key, DRAW_WORD);
     for (int64_t i = 0; i < n; i += 4) {
         philox4x32_ctr_t words = stream_block(&s, (uint64_t)i / 4);
-        for (int64_t j = 0; j < 4 && i + j < n; j++) out[i + j] = bound * (2.0F * unit_float(words.v[j]) - 1.0F);
+        for (int64_t j = 0; j < 4 && i + j < n; j++)
+            out[i + j] = bound * (2.0F * unit_float(words.v[j]) - 1.0F);
     }
 }
 
@@ -95,8 +96,9 @@ void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n) {
     }
 }
 
-/* Marsaglia & Tsang (2000): with d = shape - 1/3, c = 1 / sqrt(9 d) and x normal, v = (1 + c x)^3, the number d v is accepted where
- * v > 0 and ln u < x^2 / 2 + d - d v + d ln v. An attempt takes three draws: two for x by Box-Muller, one for u. */
+/* Marsaglia & Tsang (2000): with d = shape - 1/3, c = 1 / sqrt(9 d) and x normal, v = (1 + c x)^3, the number
+ * d v is accepted where v > 0 and ln u < x^2 / 2 + d - d v + d ln v. An attempt takes three draws: two for x
+ * by Box-Muller, one for u. */
 double rng_gamma(const rng_key *key, double shape) {
     double d = shape - 1.0 / 3.0, c = 1.0 / sqrt(9.0 * d);
     for (uint64_t draw = 0;; draw += 3) {

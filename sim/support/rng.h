@@ -1,6 +1,6 @@
-/* rng.h - counter-based random numbers (Philox4x32-10, Random123): a value is a pure function of who asks for what.
- * Keyed by (seed, device, purpose, step), never by position, so results do not depend on wave size, thread count, process
- * count or neighbours. */
+/* rng.h - counter-based random numbers (Philox4x32-10, Random123): a value is a pure function of who asks for
+ * what. Keyed by (seed, device, purpose, step), never by position, so results do not depend on wave size,
+ * thread count, process count or neighbours. */
 #ifndef COHORT_RNG_H
 #define COHORT_RNG_H
 
@@ -14,9 +14,10 @@ typedef enum {
     RNG_ROUTER_WINDOWS,   /* step = router step */
     RNG_PRETRAIN_WINDOWS, /* step = pre-training step */
     RNG_TEST_WINDOWS,     /* step = 0 */
-    RNG_CORPUS = 9,       /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
-    RNG_PARTITION,        /* which part of a source a device holds */
-    RNG_MIXTURE           /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
+    /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
+    RNG_CORPUS = 9,
+    RNG_PARTITION, /* which part of a source a device holds */
+    RNG_MIXTURE    /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
 } rng_purpose;
 
 enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */
@@ -35,7 +36,8 @@ uint64_t rng_below(const rng_key *key, uint64_t index, uint64_t bound);
 float rng_uniform(const rng_key *key, uint64_t index); /* [0, 1), 24 bits */
 /* (0, 1), 52 bits, neither end; shares its draws with rng_below(). */
 double rng_open_unit(const rng_key *key, uint64_t index);
-/* Gamma(shape, 1), shape >= 1, the key's one number of this kind: takes as many draws of rng_open_unit() as it needs. */
+/* Gamma(shape, 1), shape >= 1, the key's one number of this kind: takes as many draws of rng_open_unit() as
+ * it needs. */
 double rng_gamma(const rng_key *key, double shape);
 /* Fill n floats, uniform on [-bound, bound) / normal(0, sigma) by Box-Muller. */
 void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n);

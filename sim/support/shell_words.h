@@ -2,7 +2,8 @@
 #ifndef COHORT_SHELL_WORDS_H
 #define COHORT_SHELL_WORDS_H
 
-/* `text` and `more` joined, as one word for a shell: in single quotes, whatever they contain. Owned by the caller. */
+/* `text` and `more` joined, as one word for a shell: in single quotes, whatever they contain. Owned by the
+ * caller. */
 char *shell_word(const char *text, const char *more);
 
 #endif

@@ -2,8 +2,9 @@
  *
  *   SIGINT, SIGTERM    Ctrl-C, kill, the end of a job
  *   SIGHUP             the terminal is gone; not where nohup has it ignored
- *   SIGUSR1, SIGUSR2   warnings: of batch systems (Slurm, submitit) before a job's time is over, and what mpirun hands on to its processes.
- *                      Several of them may reach a process, so a second one never ends it. */
+ *   SIGUSR1, SIGUSR2   warnings: of batch systems (Slurm, submitit) before a job's time is over, and what
+ *                      mpirun hands on to its processes. Several of them may reach a process, so a second one
+ *                      never ends it. */
 #ifndef COHORT_STOP_SIGNALS_H
 #define COHORT_STOP_SIGNALS_H
 
@@ -16,7 +17,8 @@ typedef struct {
     struct sigaction actions[N_STOP_SIGNALS];
 } stop_signals_before;
 
-/* STOP_SECOND_ENDS: a second signal of its kind, which is no warning, ends the process at once. STOP_ALL_CAUGHT: it comes to the handler.
+/* STOP_SECOND_ENDS: a second signal of its kind, which is no warning, ends the process at once.
+ * STOP_ALL_CAUGHT: it comes to the handler.
  */
 typedef enum { STOP_SECOND_ENDS, STOP_ALL_CAUGHT } stop_signals_rule;
 

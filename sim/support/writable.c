@@ -41,7 +41,8 @@ exit_code writable_check(const char *path, const char *what, problems *list) {
     bool folder = failure == 0 && stat(part, &info) == 0 && S_ISDIR(info.st_mode);
     if (folder) failure = try_entry(part);
     if (failure)
-        code = problem(list, EXIT_INPUT, "%s: %s cannot be written there: %s: %s", path, what, part, strerror(failure));
+        code = problem(list, EXIT_INPUT, "%s: %s cannot be written there: %s: %s", path, what, part,
+                       strerror(failure));
     else if (!folder)
         code = problem(list, EXIT_INPUT, "%s: %s cannot be written there: %s is no folder", path, what, part);
     free(part);

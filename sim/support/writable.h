@@ -4,8 +4,9 @@
 
 #include "support/problems.h"
 
-/* Makes an entry in the nearest folder at or above `path` that exists, and removes it: permissions alone do not say what root may do, or
- * what a file system allows. `what` is what would be written ("the result"). EXIT_INPUT with the folder and the reason if it cannot. */
+/* Makes an entry in the nearest folder at or above `path` that exists, and removes it: permissions alone do
+ * not say what root may do, or what a file system allows. `what` is what would be written ("the result").
+ * EXIT_INPUT with the folder and the reason if it cannot. */
 exit_code writable_check(const char *path, const char *what, problems *list);
 
 #endif

@@ -2,7 +2,8 @@
  *
  *   DIE_MATCH=TEXT   only calls on files whose path contains TEXT count
  *   DIE_CUT=1        only writes that cross pages count
- *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at the last, as the kernel may cut it
+ *   DIE_AT=N         the N-th of them, from 1, does not return: a write that crosses pages is cut at the
+ *                    last, as the kernel may cut it
  *   DIE_SLOW=TEXT    every write to files whose path contains TEXT takes 20 ms longer
  *   DIE_COUNT=FILE   a program that ends in peace writes there how many there were
  */
@@ -67,7 +68,8 @@ typedef ssize_t (*write_call)(int, const void *, size_t);
 
 ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset) {
     pwrite_call next = (pwrite_call)dlsym(RTLD_NEXT, "pwrite");
-    off_t whole = (offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset; /* up to the last page that it touches */
+    /* up to the last page that it touches */
+    off_t whole = (offset + (off_t)size) / PAGE_BYTES * PAGE_BYTES - offset;
     slow_down(file);
     bool crosses = whole > 0 && whole < (off_t)size, matching = file_matches(file);
     if ((counts(matching) || (matching && crosses)) && is_the_one()) {

@@ -1,7 +1,9 @@
-/* check.c - every process checks what it gets from the others; prints what is wrong and exits 1, else prints "process P of N: ok ROUTE".
+/* check.c - every process checks what it gets from the others; prints what is wrong and exits 1, else prints
+ * "process P of N: ok ROUTE".
  *
  *   mpirun -n N collective-check           all calls, small and large
- *   mpirun -n N collective-check device    the same with a backend that has streams of its own, so that sums may go by NCCL
+ *   mpirun -n N collective-check device    the same with a backend that has streams of its own,
+ *       so that sums may go by NCCL
  *   mpirun -n N collective-check abort     the last process ends all with status 5 */
 #include <math.h>
 #include <stdio.h>
@@ -16,13 +18,13 @@ static ck_collective *all;
 static int me, n;
 static int wrong;
 
-#define EXPECT(condition, ...)                                                                                                             \
-    do {                                                                                                                                   \
-        if (condition) break;                                                                                                              \
-        printf("process %d of %d, line %d: ", me, n, __LINE__);                                                                            \
-        printf(__VA_ARGS__);                                                                                                               \
-        printf(" (%s)\n", ck_collective_error(all));                                                                                       \
-        wrong = 1;                                                                                                                         \
+#define EXPECT(condition, ...)                                                                               \
+    do {                                                                                                     \
+        if (condition) break;                                                                                \
+        printf("process %d of %d, line %d: ", me, n, __LINE__);                                              \
+        printf(__VA_ARGS__);                                                                                 \
+        printf(" (%s)\n", ck_collective_error(all));                                                         \
+        wrong = 1;                                                                                           \
     } while (0)
 
 /* Processes arrive at different moments, another first each time. */
@@ -36,7 +38,8 @@ static void check_exchange(void) {
     stagger(0);
     EXPECT(ck_collective_exchange(all, mine, sizeof mine, every) == CK_OK, "exchange");
     for (int p = 0; p < n; p++)
-        EXPECT(every[2 * p] == p && every[2 * p + 1] == 100 + p, "exchange: %lld of process %d", (long long)every[2 * p], p);
+        EXPECT(every[2 * p] == p && every[2 * p + 1] == 100 + p, "exchange: %lld of process %d",
+               (long long)every[2 * p], p);
     free(every);
 }
 
@@ -58,7 +61,8 @@ static void check_broadcast(size_t count) {
     unsigned char *bytes = calloc(count + 1, 1);
     if (me == 0) fill(bytes, 0, count);
     stagger(1);
-    EXPECT(ck_collective_broadcast(all, bytes, count) == CK_OK && holds(bytes, 0, count), "broadcast of %zu bytes", count);
+    EXPECT(ck_collective_broadcast(all, bytes, count) == CK_OK && holds(bytes, 0, count),
+           "broadcast of %zu bytes", count);
     EXPECT(bytes[count] == 0, "broadcast wrote beyond %zu bytes", count);
     free(bytes);
 }
@@ -71,7 +75,8 @@ static void check_gather(void) {
     fill(mine, me, sizes[me]);
     stagger(2);
     EXPECT(ck_collective_gather(all, mine, sizes, every) == CK_OK, "gather");
-    for (int p = 0; me == 0 && p < n; at += sizes[p++]) EXPECT(holds(at, p, sizes[p]), "gather: the bytes of process %d", p);
+    for (int p = 0; me == 0 && p < n; at += sizes[p++])
+        EXPECT(holds(at, p, sizes[p]), "gather: the bytes of process %d", p);
     free(sizes);
     free(mine);
     free(every);
@@ -82,11 +87,13 @@ static void check_move(int from, int to, size_t count) {
     if (me == from) fill(bytes, from, count);
     stagger(1);
     if (me == from || me == to)
-        EXPECT(ck_collective_move(all, from, to, bytes, count) == CK_OK && holds(bytes, from, count), "move of %zu bytes", count);
+        EXPECT(ck_collective_move(all, from, to, bytes, count) == CK_OK && holds(bytes, from, count),
+               "move of %zu bytes", count);
     free(bytes);
 }
 
-/* Their sum depends on the order: ((1 + 1e8) - 1e8) is 0, (1 + (1e8 - 1e8)) is 1. Who has which changes from value to value. */
+/* Their sum depends on the order: ((1 + 1e8) - 1e8) is 0, (1 + (1e8 - 1e8)) is 1. Who has which changes from
+ * value to value. */
 static float value_of(int process, int64_t j) {
     static const float values[] = {1.0F, 1e8F, -1e8F, 0.3F};
     return values[(process + j) % 4];
@@ -102,7 +109,8 @@ static void check_sum(ck_stream *stream, int64_t count, int turn) {
     float *host = malloc((size_t)(count + 1) * sizeof *host);
     void *memory = NULL;
     int64_t differing = 0;
-    EXPECT(ck_alloc(stream->backend, (size_t)(count + 1) * sizeof *host, "the sum", &memory) == CK_OK, "%lld floats", (long long)count);
+    EXPECT(ck_alloc(stream->backend, (size_t)(count + 1) * sizeof *host, "the sum", &memory) == CK_OK,
+           "%lld floats", (long long)count);
     for (int64_t j = 0; j < count; j++) host[j] = value_of(me, j);
     host[count] = 42.0F;
     ck_upload(stream, memory, host, (size_t)(count + 1) * sizeof *host);
@@ -111,7 +119,8 @@ static void check_sum(ck_stream *stream, int64_t count, int turn) {
     ck_download(stream, host, memory, (size_t)(count + 1) * sizeof *host);
     ck_wait(stream);
     for (int64_t j = 0; j < count; j++) differing += host[j] != sum_in_order(j);
-    EXPECT(differing == 0, "sum of %lld: %lld differ from the sum in the order of the processes", (long long)count, (long long)differing);
+    EXPECT(differing == 0, "sum of %lld: %lld differ from the sum in the order of the processes",
+           (long long)count, (long long)differing);
     EXPECT(host[count] == 42.0F, "sum of %lld wrote beyond", (long long)count);
     ck_free(stream->backend, memory);
     free(host);
@@ -139,7 +148,8 @@ static void check_sums(bool device) {
     ck_backend *backend = open_backend(device);
     ck_stream *stream = NULL;
     EXPECT(backend && ck_stream_create(backend, &stream) == CK_OK, "a stream");
-    for (size_t i = 0; stream && i < sizeof counts / sizeof *counts; i++) check_sum(stream, counts[i], (int)i);
+    for (size_t i = 0; stream && i < sizeof counts / sizeof *counts; i++)
+        check_sum(stream, counts[i], (int)i);
     EXPECT(ck_collective_sum(all, stream, NULL, 0) == CK_OK, "a sum of nothing");
     ck_stream_destroy(stream);
     ck_close(backend);

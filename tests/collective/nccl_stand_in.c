@@ -1,5 +1,6 @@
-/* nccl_stand_in.c - the five entry points of NCCL that Cohort uses, for processes of one machine whose "GPU memory" is the host's. A sum
- * goes through a shared-memory object named by the unique id, in the order of the processes, when the stream has come to it.
+/* nccl_stand_in.c - the five entry points of NCCL that Cohort uses, for processes of one machine whose "GPU
+ * memory" is the host's. A sum goes through a shared-memory object named by the unique id, in the order of
+ * the processes, when the stream has come to it.
  *
  *   NCCL_STAND_IN=refuse          nobody may join, as on a machine where two processes have the same GPU
  *   NCCL_STAND_IN_COUNT=FILE      gets a line for every sum of every process */
@@ -40,12 +41,14 @@ static void count_sum(size_t count) {
     fclose(file);
 }
 
-int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *handle, void *stream);
+int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *handle,
+                  void *stream);
 const char *ncclGetErrorString(int result);
 
 static board *map(const char *name) {
     int file = shm_open(name, O_RDWR, 0600);
-    void *memory = file < 0 ? MAP_FAILED : mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory =
+        file < 0 ? MAP_FAILED : mmap(NULL, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (file >= 0) close(file);
     return memory == MAP_FAILED ? NULL : memory;
 }
@@ -110,12 +113,14 @@ static void catch_up(void *stream) {
     if (ask) ask(stream);
 }
 
-int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *handle, void *stream) {
+int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, void *handle,
+                  void *stream) {
     if (type != FLOAT32 || operation != SUM || !stream) return FAILURE;
     catch_up(stream);
     count_sum(count);
     for (size_t first = 0; first < count; first += MOST_FLOATS)
-        sum_piece(handle, (const float *)from + first, (float *)to + first, count - first < MOST_FLOATS ? count - first : MOST_FLOATS);
+        sum_piece(handle, (const float *)from + first, (float *)to + first,
+                  count - first < MOST_FLOATS ? count - first : MOST_FLOATS);
     return SUCCESS;
 }
 

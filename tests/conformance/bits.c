@@ -38,7 +38,8 @@ static void *allocate(int64_t count, size_t size) {
 }
 
 static void make_member(bits_world *w, int d) {
-    const int shapes[] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND, SHAPE_LINEAR, SHAPE_MEAN, SHAPE_MANY};
+    const int shapes[] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
+                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY};
     member *m = &w->members[d];
     uint64_t random = 500 + (uint64_t)d;
     m->shape = shapes[d % 7];
@@ -47,13 +48,19 @@ static void make_member(bits_world *w, int d) {
     m->pack = allocate(w->shapes[m->shape].total, sizeof(float));
     wave_fill_pack(&w->shapes[m->shape], 700 + (uint64_t)d, m->pack);
     m->tokens = allocate(tokens_of(m) + 1, sizeof(int32_t));
-    for (int t = 0; t <= tokens_of(m); t++) m->tokens[t] = (int32_t)(fabs(wave_draw(&random, 1)) * 1e6) % VOCABULARY;
+    for (int t = 0; t <= tokens_of(m); t++)
+        m->tokens[t] = (int32_t)(fabs(wave_draw(&random, 1)) * 1e6) % VOCABULARY;
 }
 
 bits_world *bits_create(void) {
     bits_world *w = allocate(1, sizeof *w);
-    w->base = (base_shape){
-        .layers = WAVE_LAYERS, .width = WIDTH, .heads = HEADS, .ffn = FFN, .vocabulary = VOCABULARY, .context = CONTEXT, .epsilon = 1e-5f};
+    w->base = (base_shape){.layers = WAVE_LAYERS,
+                           .width = WIDTH,
+                           .heads = HEADS,
+                           .ffn = FFN,
+                           .vocabulary = VOCABULARY,
+                           .context = CONTEXT,
+                           .epsilon = 1e-5f};
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);
@@ -71,7 +78,7 @@ void bits_destroy(bits_world *w) {
     free(w);
 }
 
-/* ---- A wave of chosen members, on the host ----------------------------------------------------------------------------------------- */
+/* ---- A wave of chosen members, on the host --------------------------------------------------- */
 
 typedef struct {
     int64_t first_token[BITS_DEVICES * MAX_SEQUENCES + 1];
@@ -103,8 +110,10 @@ static host_wave *host_create(const bits_world *w, const int *order, int n) {
         memcpy(h->tokens + token, m->tokens, (size_t)tokens_of(m) * sizeof(int32_t));
         memcpy(h->targets + token, m->tokens + 1, (size_t)tokens_of(m) * sizeof(int32_t));
         memcpy(h->packs + pack, m->pack, (size_t)total * sizeof(float));
-        h->devices[i] =
-            (ck_wave_device){.parameters = pack, .gradients = pack, .shape = m->shape, .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER};
+        h->devices[i] = (ck_wave_device){.parameters = pack,
+                                         .gradients = pack,
+                                         .shape = m->shape,
+                                         .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER};
         token += tokens_of(m);
         pack += total;
     }
@@ -128,7 +137,7 @@ static ck_capacity capacity_of(const bits_world *w, const host_wave *h, bool bas
     return c;
 }
 
-/* ---- Running it ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- Running it ------------------------------------------------------------------------------ */
 
 enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, P_SUM, COEFFICIENT, VALUE, BUFFERS };
 
@@ -141,12 +150,14 @@ typedef struct {
 } session;
 
 static bool worked(session *s, ck_status status, const char *what) {
-    if (status != CK_OK && !s->broken) check_fail(s->check, "%s: status %d: %s", what, (int)status, ck_last_error(s->backend));
+    if (status != CK_OK && !s->broken)
+        check_fail(s->check, "%s: status %d: %s", what, (int)status, ck_last_error(s->backend));
     s->broken |= status != CK_OK;
     return !s->broken;
 }
 
-static session session_open(const bits_world *w, const host_wave *h, int64_t gradient_floats, ck_backend *backend, check *c) {
+static session session_open(const bits_world *w, const host_wave *h, int64_t gradient_floats,
+                            ck_backend *backend, check *c) {
     session s = {.backend = backend, .check = c};
     int64_t entries = (int64_t)h->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats, h->n_sequences,
@@ -154,8 +165,14 @@ static session session_open(const bits_world *w, const host_wave *h, int64_t gra
     worked(&s, ck_stream_create(backend, &s.stream), "ck_stream_create");
     for (int i = 0; i < BUFFERS && !s.broken; i++)
         worked(&s, ck_alloc(backend, (size_t)counts[i] * sizeof(float), "bits", &s.memory[i]), "ck_alloc");
-    if (!s.broken) worked(&s, ck_upload(s.stream, s.memory[WEIGHTS], w->weights, (size_t)w->layout.total * sizeof(float)), "ck_upload");
-    if (!s.broken) worked(&s, ck_upload(s.stream, s.memory[PARAMETERS], h->packs, (size_t)h->pack_floats * sizeof(float)), "ck_upload");
+    if (!s.broken)
+        worked(&s,
+               ck_upload(s.stream, s.memory[WEIGHTS], w->weights, (size_t)w->layout.total * sizeof(float)),
+               "ck_upload");
+    if (!s.broken)
+        worked(&s,
+               ck_upload(s.stream, s.memory[PARAMETERS], h->packs, (size_t)h->pack_floats * sizeof(float)),
+               "ck_upload");
     return s;
 }
 
@@ -166,7 +183,9 @@ static void session_close(session *s) {
 
 static float *fetch(session *s, int buffer, int64_t count) {
     float *host = allocate(count, sizeof *host);
-    if (!s->broken) worked(s, ck_download(s->stream, host, s->memory[buffer], (size_t)count * sizeof *host), "ck_download");
+    if (!s->broken)
+        worked(s, ck_download(s->stream, host, s->memory[buffer], (size_t)count * sizeof *host),
+               "ck_download");
     if (!s->broken) worked(s, ck_wait(s->stream), "ck_wait");
     return host;
 }
@@ -181,8 +200,11 @@ static ck_program *record(session *s, const bits_world *w, const ck_capacity *ca
         out.balance_coefficient = s->memory[COEFFICIENT], out.balance_value = s->memory[VALUE];
     }
     exit_code code = pretraining ? model_record_pretraining(s->backend, &base, capacity, &out, &program, list)
-                                 : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity, &out, &program, list);
-    if (code != EXIT_OK) check_fail(s->check, "recording: %s", problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+                                 : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity,
+                                                     &out, &program, list);
+    if (code != EXIT_OK)
+        check_fail(s->check, "recording: %s",
+                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
     s->broken |= code != EXIT_OK;
     problems_destroy(list);
     return program;
@@ -210,10 +232,12 @@ static void run_program(session *s, const bits_world *w, host_wave *h, int n, bo
     ck_program_destroy(program);
 }
 
-/* ---- Results ----------------------------------------------------------------------------------------------------------------------------
+/* ---- Results
+ * --------------------------------------------------------------------------------------------------
  */
 
-static bits_result gather(const bits_world *w, const host_wave *h, int i, const float *loss, const float *gradients) {
+static bits_result gather(const bits_world *w, const host_wave *h, int i, const float *loss,
+                          const float *gradients) {
     const ck_shape *s = &w->shapes[h->devices[i].shape];
     int first = h->first_sequence[i], sequences = h->first_sequence[i + 1] - first;
     bits_result r = {.values = allocate(sequences + s->total, sizeof(float)), .fault = h->fault[i]};
@@ -222,7 +246,8 @@ static bits_result gather(const bits_world *w, const host_wave *h, int i, const 
     for (int l = 0; l < WAVE_LAYERS; l++)
         for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
             oracle_range range = oracle_part_range(s, l, part);
-            memcpy(r.values + r.count, gradients + h->devices[i].gradients + range.offset, (size_t)range.count * sizeof(float));
+            memcpy(r.values + r.count, gradients + h->devices[i].gradients + range.offset,
+                   (size_t)range.count * sizeof(float));
             r.count += range.count;
         }
     return r;
@@ -231,10 +256,12 @@ static bits_result gather(const bits_world *w, const host_wave *h, int i, const 
 static void spoil_router(const bits_world *w, host_wave *h, const int *order, int n, int spoil) {
     for (int i = 0; i < n; i++)
         if (order[i] == spoil)
-            h->packs[h->devices[i].parameters + oracle_part_range(&w->shapes[h->devices[i].shape], 1, ORACLE_ROUTER).offset] = NAN;
+            h->packs[h->devices[i].parameters +
+                     oracle_part_range(&w->shapes[h->devices[i].shape], 1, ORACLE_ROUTER).offset] = NAN;
 }
 
-void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil, bits_result *results, check *c) {
+void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil,
+               bits_result *results, check *c) {
     host_wave *h = host_create(w, order, n);
     spoil_router(w, h, order, n, spoil);
     session s = session_open(w, h, h->pack_floats, backend, c);
@@ -253,7 +280,8 @@ void bits_free(bits_result *results, int n) {
 
 /* NaN equals itself here: it is about bits. */
 bool bits_equal(const bits_result *a, const bits_result *b) {
-    return a->count == b->count && a->fault == b->fault && memcmp(a->values, b->values, (size_t)a->count * sizeof(float)) == 0;
+    return a->count == b->count && a->fault == b->fault &&
+           memcmp(a->values, b->values, (size_t)a->count * sizeof(float)) == 0;
 }
 
 bits_result bits_pretraining(const bits_world *w, ck_backend *backend, check *c) {

@@ -1,5 +1,5 @@
-/* bits.h - a population of small devices whose losses and gradients can be computed in any wave, on any number of threads, and are
- * then compared to the bit. */
+/* bits.h - a population of small devices whose losses and gradients can be computed in any wave, on any
+ * number of threads, and are then compared to the bit. */
 #ifndef COHORT_CONFORMANCE_BITS_H
 #define COHORT_CONFORMANCE_BITS_H
 
@@ -12,15 +12,18 @@ typedef struct bits_world bits_world;
 bits_world *bits_create(void);
 void bits_destroy(bits_world *w);
 
-/* What one device's step gave: losses of its sequences, then the gradients of every tensor, without padding. */
+/* What one device's step gave: losses of its sequences, then the gradients of every tensor, without padding.
+ */
 typedef struct {
     int64_t count;
     float *values;
     int fault;
 } bits_result;
 
-/* The devices in `order` (n of them) as one wave; results[i] belongs to order[i]. spoil >= 0: this device gets a NaN router in layer 1. */
-void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil, bits_result *results, check *c);
+/* The devices in `order` (n of them) as one wave; results[i] belongs to order[i]. spoil >= 0: this device
+ * gets a NaN router in layer 1. */
+void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil,
+               bits_result *results, check *c);
 void bits_free(bits_result *results, int n);
 bool bits_equal(const bits_result *a, const bits_result *b);
 

@@ -4,16 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-const conformance_group *const conformance_groups[] = {&transformer_group, &head_group,  &lora_group,   &route_group, &expert_group,
-                                                       &update_group,      &carry_group, &memory_group, &model_group};
+const conformance_group *const conformance_groups[] = {&transformer_group, &head_group,   &lora_group,
+                                                       &route_group,       &expert_group, &update_group,
+                                                       &carry_group,       &memory_group, &model_group};
 const int n_conformance_groups = sizeof conformance_groups / sizeof *conformance_groups;
 
-static void run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, const wave_spec *spec, learn_pattern learn,
-                   check *c) {
+static void run_on(const conformance_case *which, ck_backend *backend, ck_precision precision,
+                   const wave_spec *spec, learn_pattern learn, check *c) {
     rig *r = malloc(sizeof *r);
     if (r == NULL) abort();
     rig_open(r, c, backend, which->name, spec,
-             (rig_options){.learn = learn, .trains_base = which->trains_base, .skip_evaluated = which->learns, .precision = precision});
+             (rig_options){.learn = learn,
+                           .trains_base = which->trains_base,
+                           .skip_evaluated = which->learns,
+                           .precision = precision});
     if (!r->broken) which->run(r);
     rig_close(r);
     free(r);
@@ -26,8 +30,8 @@ bool conformance_applies(const conformance_case *which, ck_backend *backend, ck_
 
 const char *conformance_wave_text = "";
 
-void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, int wave, learn_pattern learn,
-                        check *c) {
+void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_precision precision, int wave,
+                        learn_pattern learn, check *c) {
     const wave_spec *spec = &wave_specs[wave];
     if (learn != LEARN_ALL && !which->learns) return;
     if (which->run_alone != NULL && wave == 0) which->run_alone(backend, c);

@@ -1,4 +1,5 @@
-/* Gradients carried from step to step: every shape, each learning one group, both or none, over several steps. */
+/* Gradients carried from step to step: every shape, each learning one group, both or none, over several
+ * steps. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,9 @@ typedef struct {
 } world;
 
 static bool worked(world *w, ck_status status) {
-    if (status != CK_OK) check_fail(w->check, "%s: status %d: %s", ck_name(w->backend), (int)status, ck_last_error(w->backend));
+    if (status != CK_OK)
+        check_fail(w->check, "%s: status %d: %s", ck_name(w->backend), (int)status,
+                   ck_last_error(w->backend));
     return status == CK_OK;
 }
 
@@ -39,14 +42,16 @@ static bool world_open(world *w, ck_backend *backend, check *c) {
         w->devices[d] = (ck_carry_device){.carried = w->count, .shape = d};
         w->count += w->shapes[d].total;
     }
-    for (int d = 0; d < SHAPE_SPECS; d++) w->devices[d].gradients = w->count - w->devices[d].carried - w->shapes[d].total;
+    for (int d = 0; d < SHAPE_SPECS; d++)
+        w->devices[d].gradients = w->count - w->devices[d].carried - w->shapes[d].total;
     w->host_carried = floats(w->count);
     w->host_gradients = floats(w->count);
     w->given = floats(w->count);
     w->ref_carried = oracle_zeros(w->count);
     w->ref_gradients = oracle_zeros(w->count);
     size_t bytes = (size_t)w->count * sizeof(float);
-    return worked(w, ck_stream_create(backend, &w->stream)) && worked(w, ck_alloc(backend, bytes, "carried", &w->carried)) &&
+    return worked(w, ck_stream_create(backend, &w->stream)) &&
+           worked(w, ck_alloc(backend, bytes, "carried", &w->carried)) &&
            worked(w, ck_alloc(backend, bytes, "gradients", &w->gradients));
 }
 
@@ -83,11 +88,16 @@ static void reference(world *w, const ck_carry_device *d, oracle_part part, orac
 static void compare(world *w, const ck_carry_device *d, oracle_part part, oracle_range range) {
     char what[128];
     int64_t carried = d->carried + range.offset, gradients = d->gradients + range.offset;
-    snprintf(what, sizeof what, "%s: carried, device %d, %s", ck_name(w->backend), d->shape, oracle_part_name(part));
-    check_near(w->check, what, w->host_carried + carried, w->ref_carried + carried, range.count, rig_tolerance);
-    snprintf(what, sizeof what, "%s: gradients, device %d, %s", ck_name(w->backend), d->shape, oracle_part_name(part));
-    check_near(w->check, what, w->host_gradients + gradients, w->ref_gradients + gradients, range.count, rig_tolerance);
-    if (!learned(d, part) && memcmp(w->host_gradients + gradients, w->given + gradients, (size_t)range.count * sizeof(float)) != 0)
+    snprintf(what, sizeof what, "%s: carried, device %d, %s", ck_name(w->backend), d->shape,
+             oracle_part_name(part));
+    check_near(w->check, what, w->host_carried + carried, w->ref_carried + carried, range.count,
+               rig_tolerance);
+    snprintf(what, sizeof what, "%s: gradients, device %d, %s", ck_name(w->backend), d->shape,
+             oracle_part_name(part));
+    check_near(w->check, what, w->host_gradients + gradients, w->ref_gradients + gradients, range.count,
+               rig_tolerance);
+    if (!learned(d, part) &&
+        memcmp(w->host_gradients + gradients, w->given + gradients, (size_t)range.count * sizeof(float)) != 0)
         check_fail(w->check, "%s: changed though they are not collected", what);
 }
 
@@ -99,9 +109,12 @@ static bool step(world *w, int number) {
     for (int64_t i = 0; i < w->count; i++) w->given[i] = (float)wave_draw(&w->random, 0.1);
     each_range(w, reference);
     if (!worked(w, ck_upload(w->stream, w->gradients, w->given, bytes))) return false;
-    if (!worked(w, ck_carry_devices(w->stream, w->carried, w->gradients, w->shapes, w->devices, SHAPE_SPECS))) return false;
+    if (!worked(w, ck_carry_devices(w->stream, w->carried, w->gradients, w->shapes, w->devices, SHAPE_SPECS)))
+        return false;
     if (!worked(w, ck_download(w->stream, w->host_carried, w->carried, bytes))) return false;
-    if (!worked(w, ck_download(w->stream, w->host_gradients, w->gradients, bytes)) || !worked(w, ck_wait(w->stream))) return false;
+    if (!worked(w, ck_download(w->stream, w->host_gradients, w->gradients, bytes)) ||
+        !worked(w, ck_wait(w->stream)))
+        return false;
     each_range(w, compare);
     return true;
 }

@@ -1,5 +1,6 @@
-/* The expert layer's activation, expansion and bias, forward and backward. Values of experts that were not chosen are nobody's
- * business (a backend may skip them): they are finite where they come in, and not compared where they go out. */
+/* The expert layer's activation, expansion and bias, forward and backward. Values of experts that were not
+ * chosen are nobody's business (a backend may skip them): they are finite where they come in, and not
+ * compared where they go out. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,14 +34,17 @@ static rig_tensor *make_ranked(rig *r, const char *name) {
 /* c of each token, device by device. */
 static void bias_factors(const rig *r, const rig_tensor *gates, double *factor) {
     for (int d = 0; d < r->spec->n_devices; d++)
-        oracle_bias_factor(rig_shape(r, d), rig_rows(r, d), rig_row(gates, rig_first(r, d)), factor + rig_first(r, d));
+        oracle_bias_factor(rig_shape(r, d), rig_rows(r, d), rig_row(gates, rig_first(r, d)),
+                           factor + rig_first(r, d));
 }
 
 /* W_pr m + c b_pr + residual. */
 static void linear_gated(rig *r) {
     int in = r->spec->ffn, out = r->spec->width;
-    rig_tensor *x = rig_input(r, in, "x"), *y = rig_output(r, out, "y"), *residual = rig_input(r, out, "residual"), *gates = make_gates(r);
-    rig_buffer *weight = rig_weights(r, (int64_t)in * out, 0.2, "weight"), *bias = rig_weights(r, out, 3, "bias");
+    rig_tensor *x = rig_input(r, in, "x"), *y = rig_output(r, out, "y"),
+               *residual = rig_input(r, out, "residual"), *gates = make_gates(r);
+    rig_buffer *weight = rig_weights(r, (int64_t)in * out, 0.2, "weight"),
+               *bias = rig_weights(r, out, 3, "bias");
     double *factor = oracle_zeros(r->n_tokens);
     ck_op_linear(r->program, &(ck_linear){.x = x->tensor,
                                           .y = y->tensor,
@@ -52,7 +56,8 @@ static void linear_gated(rig *r) {
                                           .out = out});
     if (rig_run(r)) {
         bias_factors(r, gates, factor);
-        oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor, residual->ref, y->ref);
+        oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor,
+                      residual->ref, y->ref);
         rig_compare(r, y, COLUMNS_ALL);
     }
     free(factor);
@@ -69,8 +74,8 @@ typedef struct {
 
 static activation_tensors record_activation(rig *r) {
     int ffn = r->spec->ffn;
-    activation_tensors a = {rig_input(r, up_columns(r), "u"), make_routed(r), make_gates(r), rig_output(r, ffn, "m"),
-                            rig_output(r, r->max_ranks, "g")};
+    activation_tensors a = {rig_input(r, up_columns(r), "u"), make_routed(r), make_gates(r),
+                            rig_output(r, ffn, "m"), rig_output(r, r->max_ranks, "g")};
     ck_op_expert_activation(r->program, &(ck_expert_activation){.u = a.u->tensor,
                                                                 .zh = a.zh->tensor,
                                                                 .gates = a.gates->tensor,
@@ -86,8 +91,9 @@ static void activation_reference(rig *r, activation_tensors t) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_activation(&a, rig_rows(r, d), rig_row(t.u, first), rig_row(t.zh, first), t.zh->columns, rig_row(t.gates, first),
-                                 rig_row(t.m, first), rig_row(t.g, first), t.g->columns);
+        oracle_expert_activation(&a, rig_rows(r, d), rig_row(t.u, first), rig_row(t.zh, first), t.zh->columns,
+                                 rig_row(t.gates, first), rig_row(t.m, first), rig_row(t.g, first),
+                                 t.g->columns);
     }
 }
 
@@ -100,14 +106,16 @@ static void activation(rig *r) {
     rig_compare(r, t.g, COLUMNS_RANKS);
 }
 
-/* A check that cannot fail is no check: the backend gets the weights of each token's experts rotated by one, the oracle the right ones,
- * and every device with more than one expert of its own weight must come out wrong. */
+/* A check that cannot fail is no check: the backend gets the weights of each token's experts rotated by one,
+ * the oracle the right ones, and every device with more than one expert of its own weight must come out
+ * wrong. */
 static void wrong_routing_is_noticed(rig *r) {
     activation_tensors t = record_activation(r);
     for (int d = 0; d < r->spec->n_devices; d++) {
         int experts = rig_shape(r, d)->n_experts;
         for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++)
-            for (int e = 0; e < experts; e++) t.gates->host[i * CK_MAX_EXPERTS + (e + 1) % experts] = (float)rig_row(t.gates, i)[e];
+            for (int e = 0; e < experts; e++)
+                t.gates->host[i * CK_MAX_EXPERTS + (e + 1) % experts] = (float)rig_row(t.gates, i)[e];
     }
     if (!rig_run(r)) return;
     activation_reference(r, t);
@@ -118,19 +126,23 @@ static void wrong_routing_is_noticed(rig *r) {
         double error = check_error(t.m->host + first * t.m->columns, rig_row(t.m, first), count);
         r->check->comparisons++;
         if (!(error > 100 * rig_tolerance))
-            check_fail(r->check, "%s on wave '%s': device %d: the wrong experts give a relative error of only %.1e", r->case_name,
-                       r->spec->name, d, error);
+            check_fail(r->check,
+                       "%s on wave '%s': device %d: the wrong experts give a relative error of only %.1e",
+                       r->case_name, r->spec->name, d, error);
     }
 }
 
 static void expand(rig *r) {
     rig_tensor *g = make_ranked(r, "g"), *gates = make_gates(r), *y = rig_input(r, r->spec->width, "y");
-    ck_op_expert_expand(r->program, &(ck_expert_expand){.g = g->tensor, .gates = gates->tensor, .y = y->tensor, .layer = RIG_LAYER});
+    ck_op_expert_expand(
+        r->program,
+        &(ck_expert_expand){.g = g->tensor, .gates = gates->tensor, .y = y->tensor, .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(gates, first), rig_row(y, first));
+        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(gates, first),
+                             rig_row(y, first));
     }
     rig_compare(r, y, COLUMNS_ALL);
 }
@@ -150,8 +162,9 @@ static void expand_backward(rig *r) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand_backward(&a, rig_rows(r, d), bias->ref, rig_row(dy, first), rig_row(g, first), g->columns,
-                                      rig_row(gates, first), rig_row(q, first), rig_row(dw, first));
+        oracle_expert_expand_backward(&a, rig_rows(r, d), bias->ref, rig_row(dy, first), rig_row(g, first),
+                                      g->columns, rig_row(gates, first), rig_row(q, first),
+                                      rig_row(dw, first));
     }
     rig_ignore_unchosen(r, q, COLUMNS_RANKS, gates);
     rig_ignore_unchosen(r, dw, COLUMNS_EXPERTS, gates);
@@ -162,9 +175,10 @@ static void expand_backward(rig *r) {
 
 static void activation_backward(rig *r) {
     int ffn = r->spec->ffn, up = up_columns(r);
-    rig_tensor *u = rig_input(r, up, "u"), *zh = make_routed(r), *gates = make_gates(r), *dm = rig_input(r, ffn, "dm"),
-               *q = make_ranked(r, "q");
-    rig_tensor *du = rig_output(r, up, "du"), *p = rig_output(r, r->max_h, "p"), *dw = rig_input(r, CK_MAX_EXPERTS, "dw");
+    rig_tensor *u = rig_input(r, up, "u"), *zh = make_routed(r), *gates = make_gates(r),
+               *dm = rig_input(r, ffn, "dm"), *q = make_ranked(r, "q");
+    rig_tensor *du = rig_output(r, up, "du"), *p = rig_output(r, r->max_h, "p"),
+               *dw = rig_input(r, CK_MAX_EXPERTS, "dw");
     rig_poison(r, dw, COLUMNS_EXPERTS);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = u->tensor,
                                                                                   .zh = zh->tensor,
@@ -181,9 +195,10 @@ static void activation_backward(rig *r) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_activation_backward(&a, rig_rows(r, d), rig_row(u, first), rig_row(zh, first), zh->columns, rig_row(gates, first),
-                                          rig_row(dm, first), rig_row(q, first), q->columns, rig_row(du, first), rig_row(p, first),
-                                          p->columns, rig_row(dw, first));
+        oracle_expert_activation_backward(&a, rig_rows(r, d), rig_row(u, first), rig_row(zh, first),
+                                          zh->columns, rig_row(gates, first), rig_row(dm, first),
+                                          rig_row(q, first), q->columns, rig_row(du, first),
+                                          rig_row(p, first), p->columns, rig_row(dw, first));
     }
     rig_ignore_unchosen(r, dw, COLUMNS_EXPERTS, gates);
     rig_compare(r, du, COLUMNS_ALL);

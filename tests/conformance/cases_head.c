@@ -9,13 +9,16 @@ enum { WTE_AT = 64 };
 typedef struct {
     int vocabulary;
     bool trained, no_dx;
-    /* Logits far past what exp() can take without the row's maximum off. They are exact (integers times quarters), because their rounding
-     * would otherwise set the error, and no target is the arg max: there dx is all cancellation. */
+    /* Logits far past what exp() can take without the row's maximum off. They are exact (integers times
+     * quarters), because their rounding would otherwise set the error, and no target is the arg max: there dx
+     * is all cancellation. */
     bool large;
 } head_options;
 
-/* Every third target is the arg max (or "correct" would count nothing at V = 1000), some are not counted, and of the last device none. */
-static void draw_targets(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte, bool large) {
+/* Every third target is the arg max (or "correct" would count nothing at V = 1000), some are not counted, and
+ * of the last device none. */
+static void draw_targets(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte,
+                         bool large) {
     double *logits = oracle_zeros(size.n * size.vocabulary);
     oracle_head(size, x->ref, wte->ref, r->targets, logits, NULL);
     for (int64_t t = 0; t < size.n; t++) {
@@ -34,29 +37,31 @@ static void draw_targets(rig *r, oracle_head_size size, const rig_tensor *x, con
 }
 
 /* dx of each device is of its own mean; in pre-training of the mean over the wave. */
-static void head_reference(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte, rig_tensor *dx, bool trained) {
+static void head_reference(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte,
+                           rig_tensor *dx, bool trained) {
     int64_t counted = oracle_counted(r->n_tokens, r->targets);
     double *dwte = trained ? r->base_gradients.ref + WTE_AT : NULL;
     for (int d = 0; d < r->spec->n_devices; d++) {
         int64_t first = rig_first(r, d);
         size.n = rig_rows(r, d);
         if (!trained) counted = oracle_counted(size.n, r->targets + first);
-        oracle_head_backward(size, rig_row(x, first), wte->ref, r->targets + first, counted > 0 ? 1.0 / (double)counted : 0,
-                             rig_row(dx, first), dwte);
+        oracle_head_backward(size, rig_row(x, first), wte->ref, r->targets + first,
+                             counted > 0 ? 1.0 / (double)counted : 0, rig_row(dx, first), dwte);
     }
 }
 
-static void losses_reference(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte, rig_buffer *loss,
-                             rig_buffer *logits, const int32_t *correct) {
+static void losses_reference(rig *r, oracle_head_size size, const rig_tensor *x, const rig_buffer *wte,
+                             rig_buffer *loss, rig_buffer *logits, const int32_t *correct) {
     for (int s = 0; s < r->wave.n_sequences; s++) {
         int64_t first = r->first_token[s];
         int32_t expected;
         size.n = r->first_token[s + 1] - first;
-        loss->ref[s] = oracle_head(size, rig_row(x, first), wte->ref, r->targets + first, logits->ref + first * size.vocabulary, &expected);
+        loss->ref[s] = oracle_head(size, rig_row(x, first), wte->ref, r->targets + first,
+                                   logits->ref + first * size.vocabulary, &expected);
         r->check->comparisons++;
         if (correct[s] != expected)
-            check_fail(r->check, "%s on wave '%s': correct of sequence %d: expected %d, got %d", r->case_name, r->spec->name, s, expected,
-                       correct[s]);
+            check_fail(r->check, "%s on wave '%s': correct of sequence %d: expected %d, got %d", r->case_name,
+                       r->spec->name, s, expected, correct[s]);
     }
 }
 
@@ -70,7 +75,8 @@ static void head_with(rig *r, head_options o) {
     oracle_head_size size = {r->n_tokens, r->spec->width, o.vocabulary};
     rig_tensor *x = rig_input(r, size.width, "x"), *dx = rig_output(r, size.width, "dx");
     rig_buffer *wte = rig_weights(r, (int64_t)o.vocabulary * size.width, 0.3, "wte");
-    rig_buffer *loss = rig_results(r, r->wave.n_sequences, "loss"), *correct = rig_results(r, r->wave.n_sequences, "correct");
+    rig_buffer *loss = rig_results(r, r->wave.n_sequences, "loss"),
+               *correct = rig_results(r, r->wave.n_sequences, "correct");
     rig_buffer *logits = rig_results(r, r->n_tokens * o.vocabulary, "logits");
     if (o.large) enlarge(r, x, wte);
     draw_targets(r, size, x, wte, o.large);

@@ -1,4 +1,5 @@
-/* LoRA on attention's two linears, in waves where some devices have it, with different ranks, and some have not. */
+/* LoRA on attention's two linears, in waves where some devices have it, with different ranks, and some have
+ * not. */
 #include "conformance/cases.h"
 
 static int out_columns(const rig *r, ck_site site) {
@@ -10,7 +11,8 @@ static int h_columns(const rig *r) {
 }
 
 static void lora_with(rig *r, ck_site site) {
-    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"), *y = rig_input(r, out_columns(r, site), "y");
+    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"),
+               *y = rig_input(r, out_columns(r, site), "y");
     ck_op_lora(r->program, &(ck_lora){.x = x->tensor,
                                       .h = h->tensor,
                                       .y = y->tensor,
@@ -22,7 +24,8 @@ static void lora_with(rig *r, ck_site site) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_lora(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(y, first));
+        oracle_lora(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
+                    rig_row(y, first));
     }
     rig_compare(r, h, COLUMNS_ATTENTION);
     rig_compare(r, y, COLUMNS_ALL);
@@ -37,7 +40,8 @@ static void lora_out(rig *r) {
 }
 
 static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
-    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_input(r, h_columns(r), "h"), *dx = rig_input(r, r->spec->width, "dx");
+    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_input(r, h_columns(r), "h"),
+               *dx = rig_input(r, r->spec->width, "dx");
     rig_tensor *dy = rig_input(r, out_columns(r, site), "dy");
     rig_poison(r, h, COLUMNS_ATTENTION);
     ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x->tensor,
@@ -52,12 +56,13 @@ static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_lora_backward(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns, rig_row(dy, first),
-                             no_dx ? NULL : rig_row(dx, first));
+        oracle_lora_backward(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
+                             rig_row(dy, first), no_dx ? NULL : rig_row(dx, first));
     }
     rig_compare(r, dx, COLUMNS_ALL);
     rig_compare_gradients(r, RIG_LAYER,
-                          site == CK_SITE_QKV ? 1u << ORACLE_QKV_A | 1u << ORACLE_QKV_B : 1u << ORACLE_OUT_A | 1u << ORACLE_OUT_B);
+                          site == CK_SITE_QKV ? 1u << ORACLE_QKV_A | 1u << ORACLE_QKV_B
+                                              : 1u << ORACLE_OUT_A | 1u << ORACLE_OUT_B);
 }
 
 static void lora_qkv_backward(rig *r) {

@@ -16,14 +16,16 @@ typedef struct {
 } two_streams;
 
 static bool worked(two_streams *t, ck_status status, const char *what) {
-    if (status != CK_OK && !t->broken) check_fail(t->check, "%s: %s: %s", ck_name(t->backend), what, ck_last_error(t->backend));
+    if (status != CK_OK && !t->broken)
+        check_fail(t->check, "%s: %s: %s", ck_name(t->backend), what, ck_last_error(t->backend));
     t->broken |= status != CK_OK;
     return !t->broken;
 }
 
 static float *take(two_streams *t, bool far, int floats) {
     void *memory = NULL;
-    worked(t, (far ? ck_alloc_far : ck_alloc)(t->backend, (size_t)floats * sizeof(float), "a test", &memory), "memory");
+    worked(t, (far ? ck_alloc_far : ck_alloc)(t->backend, (size_t)floats * sizeof(float), "a test", &memory),
+           "memory");
     return memory;
 }
 
@@ -62,14 +64,19 @@ static float kept(int part) {
 
 static void halve(two_streams *t, int part) {
     const ck_range all = {.offset = 0, .count = PART_FLOATS, .weight_decay = 1};
-    const ck_adamw_hyper hyper = {.learning_rate = 1.0f - kept(part), .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .step = 1};
-    worked(t, ck_adamw_ranges(t->work, t->slot[part % SLOTS], t->zeros[0], t->zeros[1], t->zeros[2], &all, 1, &hyper), "AdamW");
+    const ck_adamw_hyper hyper = {
+        .learning_rate = 1.0f - kept(part), .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .step = 1};
+    worked(t,
+           ck_adamw_ranges(t->work, t->slot[part % SLOTS], t->zeros[0], t->zeros[1], t->zeros[2], &all, 1,
+                           &hyper),
+           "AdamW");
 }
 
 /* One part comes to its slot, is changed there, and goes home; the next one comes meanwhile. */
 static void fetch(two_streams *t, int part) {
     int s = part % SLOTS;
-    worked(t, ck_copy(t->copies, t->slot[s], t->far + part * PART_FLOATS, PART_FLOATS * sizeof(float)), "a copy from far memory");
+    worked(t, ck_copy(t->copies, t->slot[s], t->far + part * PART_FLOATS, PART_FLOATS * sizeof(float)),
+           "a copy from far memory");
     worked(t, ck_event_record(t->copies, t->arrived[s]), "an event");
 }
 
@@ -79,7 +86,8 @@ static void change(two_streams *t, int part) {
     halve(t, part);
     worked(t, ck_event_record(t->work, t->left[s]), "an event");
     worked(t, ck_event_await(t->copies, t->left[s]), "awaiting a change");
-    worked(t, ck_copy(t->copies, t->far + part * PART_FLOATS, t->slot[s], PART_FLOATS * sizeof(float)), "a copy to far memory");
+    worked(t, ck_copy(t->copies, t->far + part * PART_FLOATS, t->slot[s], PART_FLOATS * sizeof(float)),
+           "a copy to far memory");
 }
 
 static void parts_take_turns(ck_backend *backend, check *c) {
@@ -88,7 +96,8 @@ static void parts_take_turns(ck_backend *backend, check *c) {
     double *expected = malloc(FLOATS * sizeof *expected);
     uint64_t random = 11;
     if (!host || !expected) abort();
-    for (int i = 0; i < FLOATS; i++) host[i] = (float)wave_draw(&random, 1), expected[i] = (double)host[i] * kept(i / PART_FLOATS);
+    for (int i = 0; i < FLOATS; i++)
+        host[i] = (float)wave_draw(&random, 1), expected[i] = (double)host[i] * kept(i / PART_FLOATS);
     worked(&t, ck_upload(t.copies, t.far, host, FLOATS * sizeof *host), "an upload to far memory");
     fetch(&t, 0);
     for (int part = 0; part < PARTS && !t.broken; part++) {

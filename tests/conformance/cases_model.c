@@ -1,10 +1,10 @@
-/* The whole model through sim/model/model.h: a step, an evaluation and a pre-training step of every wave of the table, against the
- * oracle's whole model.
+/* The whole model through sim/model/model.h: a step, an evaluation and a pre-training step of every wave of
+ * the table, against the oracle's whole model.
  *
- * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry the f32 rounding of all
- * ops before it (two layers forward and back are about forty), and gradients of small tensors (the router's) are differences of
- * larger numbers. So 3e-5 per tensor for gradients, six times what was seen; losses and logits, which are means of many terms,
- * still keep 1e-5. */
+ * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry
+ * the f32 rounding of all ops before it (two layers forward and back are about forty), and gradients of small
+ * tensors (the router's) are differences of larger numbers. So 3e-5 per tensor for gradients, six times what
+ * was seen; losses and logits, which are means of many terms, still keep 1e-5. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,11 +51,13 @@ static void make_base(world *w) {
 static void make_outputs(world *w, bool balance) {
     rig *r = w->r;
     int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    w->loss = rig_results(r, r->wave.n_sequences, "loss"), w->correct = rig_results(r, r->wave.n_sequences, "correct");
+    w->loss = rig_results(r, r->wave.n_sequences, "loss"),
+    w->correct = rig_results(r, r->wave.n_sequences, "correct");
     w->logits = rig_results(r, r->n_tokens * VOCABULARY, "logits");
     w->gate_sum = rig_results(r, entries, "gate_sum"), w->top1 = rig_results(r, entries, "top1_count");
     w->top_k = rig_results(r, entries, "top_k_count"), w->p_sum = rig_results(r, entries, "p_sum");
-    w->coefficient = rig_results(r, entries, "balance coefficient"), w->value = rig_results(r, r->wave.n_sequences, "balance value");
+    w->coefficient = rig_results(r, entries, "balance coefficient"),
+    w->value = rig_results(r, r->wave.n_sequences, "balance value");
     w->outputs = (model_outputs){.loss = w->loss->memory,
                                  .correct = w->correct->memory,
                                  .gate_sum = w->gate_sum->memory,
@@ -77,12 +79,16 @@ static void record_model(world *w, program_kind kind) {
     ck_program_destroy(r->program);
     r->program = NULL;
     if (kind == STEP)
-        code = model_record_step(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs, &r->program, list);
+        code = model_record_step(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs,
+                                 &r->program, list);
     else if (kind == EVALUATION)
-        code = model_record_evaluation(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs, &r->program, list);
+        code = model_record_evaluation(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity,
+                                       &w->outputs, &r->program, list);
     else
         code = model_record_pretraining(r->backend, &w->base, &r->capacity, &w->outputs, &r->program, list);
-    if (code != EXIT_OK) check_fail(r->check, "%s: %s", r->case_name, problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+    if (code != EXIT_OK)
+        check_fail(r->check, "%s: %s", r->case_name,
+                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
     r->broken = code != EXIT_OK;
     r->finished = true; /* the recorders finish their programs */
     problems_destroy(list);
@@ -102,10 +108,12 @@ static world *world_open(rig *r, program_kind kind, bool balance) {
 static oracle_batch batch_of(const rig *r, int device) {
     int first = r->first_sequence[device];
     int64_t token = r->first_token[first];
-    return (oracle_batch){r->first_sequence[device + 1] - first, r->first_token + first, r->tokens + token, r->targets + token};
+    return (oracle_batch){r->first_sequence[device + 1] - first, r->first_token + first, r->tokens + token,
+                          r->targets + token};
 }
 
-/* Losses, logits, gates and, where wanted, gradients of one device. balance: the program has the load balance's gradient. */
+/* Losses, logits, gates and, where wanted, gradients of one device. balance: the program has the load
+ * balance's gradient. */
 static void device_reference(world *w, int device, bool gradients, bool balance) {
     rig *r = w->r;
     int first = r->first_sequence[device];
@@ -120,7 +128,8 @@ static void device_reference(world *w, int device, bool gradients, bool balance)
     shape.balanced &= balance;
     oracle_model(&w->reference, &shape, r->parameters.ref + r->devices[device].parameters, &batch, &pass);
     w->value->ref[device] = pass.balance;
-    if (pass.margin < least_margin) check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
+    if (pass.margin < least_margin)
+        check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
     for (int s = first; s < r->first_sequence[device + 1]; s++)
         for (int l = 0; l < WAVE_LAYERS; l++)
             for (int64_t t = r->first_token[s]; t < r->first_token[s + 1]; t++)
@@ -140,7 +149,9 @@ static void compare_forward(world *w) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
         r->check->comparisons++;
-        if (r->fault[d] != -1) check_fail(r->check, "%s on wave '%s': fault of device %d: %d", r->case_name, r->spec->name, d, r->fault[d]);
+        if (r->fault[d] != -1)
+            check_fail(r->check, "%s on wave '%s': fault of device %d: %d", r->case_name, r->spec->name, d,
+                       r->fault[d]);
         for (int i = r->first_sequence[d]; i < r->first_sequence[d + 1]; i++)
             for (int l = 0; l < WAVE_LAYERS; l++) {
                 int64_t at = ((int64_t)i * WAVE_LAYERS + l) * CK_MAX_EXPERTS;
@@ -205,18 +216,21 @@ static snapshot take_snapshot(const rig_buffer *buffer) {
 static void compare_snapshot(rig *r, snapshot s) {
     r->check->comparisons++;
     if (memcmp(s.before, s.buffer->host, (size_t)s.buffer->count * sizeof(float)) != 0)
-        check_fail(r->check, "%s on wave '%s': the second run gave other bits in %s", r->case_name, r->spec->name, s.buffer->name);
+        check_fail(r->check, "%s on wave '%s': the second run gave other bits in %s", r->case_name,
+                   r->spec->name, s.buffer->name);
     free(s.before);
 }
 
 void (*conformance_between_runs)(void) = NULL;
 
-/* The same program over the same wave gives the same bits, also where the second run is the replay of a graph. */
+/* The same program over the same wave gives the same bits, also where the second run is the replay of a
+ * graph. */
 static void step_twice(rig *r) {
     world *w = world_open(r, STEP, true);
     if (rig_run(r)) {
-        snapshot all[] = {take_snapshot(w->loss),        take_snapshot(w->logits), take_snapshot(w->gate_sum),
-                          take_snapshot(w->coefficient), take_snapshot(w->value),  take_snapshot(&r->gradients)};
+        snapshot all[] = {take_snapshot(w->loss),     take_snapshot(w->logits),
+                          take_snapshot(w->gate_sum), take_snapshot(w->coefficient),
+                          take_snapshot(w->value),    take_snapshot(&r->gradients)};
         if (conformance_between_runs != NULL) conformance_between_runs();
         bool again = rig_run(r);
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -263,7 +277,8 @@ static void pretraining(rig *r) {
     world *w = world_open(r, PRETRAINING, false);
     if (rig_run(r)) {
         oracle_batch batch = {r->wave.n_sequences, r->first_token, r->tokens, r->targets};
-        oracle_pass pass = {.loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
+        oracle_pass pass = {
+            .loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
         oracle_pretraining(&w->reference, &batch, &pass);
         rig_compare_buffer(r, w->loss, 0, w->loss->count);
         rig_compare_buffer(r, w->logits, 0, w->logits->count);

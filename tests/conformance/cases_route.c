@@ -17,8 +17,9 @@ typedef struct {
 
 static route_tensors make_route(rig *r, bool statistics) {
     int64_t count = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    route_tensors t = {
-        .x = rig_input(r, r->spec->width, "x"), .zh = rig_output(r, r->max_zh, "zh"), .gates = rig_output(r, RECORD, "gates")};
+    route_tensors t = {.x = rig_input(r, r->spec->width, "x"),
+                       .zh = rig_output(r, r->max_zh, "zh"),
+                       .gates = rig_output(r, RECORD, "gates")};
     if (!statistics) return t;
     t.gate_sum = rig_results(r, count, "gate_sum"), t.top1 = rig_results(r, count, "top1_count");
     t.top_k = rig_results(r, count, "top_k_count"), t.p_sum = rig_results(r, count, "p_sum");
@@ -43,7 +44,8 @@ static void route_reference(rig *r, route_tensors t, int layer) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, layer);
         int64_t first = rig_first(r, d);
-        oracle_route(&a, rig_rows(r, d), rig_row(t.x, first), rig_row(t.zh, first), t.zh->columns, rig_row(t.gates, first));
+        oracle_route(&a, rig_rows(r, d), rig_row(t.x, first), rig_row(t.zh, first), t.zh->columns,
+                     rig_row(t.gates, first));
     }
 }
 
@@ -52,15 +54,19 @@ static void compare_choices(rig *r, route_tensors t, bool exact) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         int64_t first = rig_first(r, d);
         double margin = oracle_margin(rig_shape(r, d), rig_rows(r, d), rig_row(t.zh, first), t.zh->columns);
-        if (!exact && margin < least_margin) check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, d, margin);
+        if (!exact && margin < least_margin)
+            check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, d, margin);
         for (int64_t i = first; i < first + rig_rows(r, d); i++)
             for (int e = 0; e < CK_MAX_EXPERTS; e++) {
                 float got = t.gates->host[i * CK_MAX_EXPERTS + e];
                 bool expected = rig_row(t.gates, i)[e] > 0;
                 r->check->comparisons++;
                 if ((got != 0) != expected || isnan(got))
-                    check_fail(r->check, "%s on wave '%s': device %d, token %lld, expert %d: expected %s, got weight %g", r->case_name,
-                               r->spec->name, d, (long long)(i - first), e, expected ? "chosen" : "weight 0", (double)got);
+                    check_fail(
+                        r->check,
+                        "%s on wave '%s': device %d, token %lld, expert %d: expected %s, got weight %g",
+                        r->case_name, r->spec->name, d, (long long)(i - first), e,
+                        expected ? "chosen" : "weight 0", (double)got);
             }
     }
 }
@@ -91,7 +97,8 @@ static void route_ties(rig *r) {
     route_tensors t = make_route(r, false);
     for (int64_t i = 0; i < r->n_tokens * t.x->columns; i++) t.x->host[i] = roundf(t.x->host[i] * 0.5f);
     rig_take(r, t.x);
-    for (int64_t i = 0; i < r->parameters.count; i++) r->parameters.ref[i] = r->parameters.host[i] = roundf(r->parameters.host[i] * 2.5f);
+    for (int64_t i = 0; i < r->parameters.count; i++)
+        r->parameters.ref[i] = r->parameters.host[i] = roundf(r->parameters.host[i] * 2.5f);
     record_route(r, t, RIG_LAYER);
     if (!rig_run(r)) return;
     route_reference(r, t, RIG_LAYER);
@@ -99,8 +106,8 @@ static void route_ties(rig *r) {
 }
 
 /* Sums over the tokens of one sequence into one entry [E]. */
-static void sequence_statistics(const ck_shape *s, int64_t n, const double *zh, int ld, const double *gates, double *sum, double *top1,
-                                double *top_k, double *p_sum) {
+static void sequence_statistics(const ck_shape *s, int64_t n, const double *zh, int ld, const double *gates,
+                                double *sum, double *top1, double *top_k, double *p_sum) {
     for (int64_t t = 0; t < n; t++) {
         int chosen[CK_MAX_EXPERTS];
         double p[CK_MAX_EXPERTS] = {0};
@@ -119,8 +126,9 @@ static void statistics_reference(rig *r, route_tensors t, int layer) {
     for (int d = 0; d < r->spec->n_devices; d++)
         for (int s = r->first_sequence[d]; s < r->first_sequence[d + 1]; s++) {
             int64_t first = r->first_token[s], at = ((int64_t)s * WAVE_LAYERS + layer) * CK_MAX_EXPERTS;
-            sequence_statistics(rig_shape(r, d), r->first_token[s + 1] - first, rig_row(t.zh, first), t.zh->columns,
-                                rig_row(t.gates, first), t.gate_sum->ref + at, t.top1->ref + at, t.top_k->ref + at, t.p_sum->ref + at);
+            sequence_statistics(rig_shape(r, d), r->first_token[s + 1] - first, rig_row(t.zh, first),
+                                t.zh->columns, rig_row(t.gates, first), t.gate_sum->ref + at,
+                                t.top1->ref + at, t.top_k->ref + at, t.p_sum->ref + at);
         }
 }
 
@@ -153,7 +161,7 @@ static void route_statistics(rig *r) {
     compare_statistics(r, t, RIG_LAYER);
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 typedef struct {
     rig_tensor *dw, *p, *dx;
@@ -161,13 +169,15 @@ typedef struct {
 
 static backward_tensors make_backward(rig *r, bool accumulate) {
     backward_tensors b = {rig_input(r, CK_MAX_EXPERTS, "dw"), rig_input(r, r->max_h, "p"),
-                          accumulate ? rig_input(r, r->spec->width, "dx") : rig_output(r, r->spec->width, "dx")};
+                          accumulate ? rig_input(r, r->spec->width, "dx")
+                                     : rig_output(r, r->spec->width, "dx")};
     rig_poison(r, b.dw, COLUMNS_EXPERTS);
     rig_poison(r, b.p, COLUMNS_H);
     return b;
 }
 
-static void record_backward(rig *r, route_tensors t, backward_tensors b, bool accumulate, const float *balance) {
+static void record_backward(rig *r, route_tensors t, backward_tensors b, bool accumulate,
+                            const float *balance) {
     ck_op_route_backward(r->program, &(ck_route_backward){.x = t.x->tensor,
                                                           .zh = t.zh->tensor,
                                                           .gates = t.gates->tensor,
@@ -185,9 +195,12 @@ static void backward_reference(rig *r, route_tensors t, backward_tensors b, cons
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        const double *of_device = coefficient != NULL ? coefficient + ((int64_t)d * WAVE_LAYERS + RIG_LAYER) * CK_MAX_EXPERTS : NULL;
-        oracle_route_backward(&a, rig_rows(r, d), rig_row(t.x, first), rig_row(t.zh, first), t.zh->columns, rig_row(t.gates, first),
-                              rig_row(b.dw, first), rig_row(b.p, first), b.p->columns, of_device, rig_row(b.dx, first));
+        const double *of_device = coefficient != NULL
+                                      ? coefficient + ((int64_t)d * WAVE_LAYERS + RIG_LAYER) * CK_MAX_EXPERTS
+                                      : NULL;
+        oracle_route_backward(&a, rig_rows(r, d), rig_row(t.x, first), rig_row(t.zh, first), t.zh->columns,
+                              rig_row(t.gates, first), rig_row(b.dw, first), rig_row(b.p, first),
+                              b.p->columns, of_device, rig_row(b.dx, first));
     }
     rig_compare(r, b.dx, COLUMNS_ALL);
     rig_compare_gradients(r, RIG_LAYER, 1u << ORACLE_ROUTER | 1u << ORACLE_A1);
@@ -213,17 +226,20 @@ static void route_backward_accumulating(rig *r) {
     route_backward_with(r, true);
 }
 
-/* ---- Load balance: counts of all sequences of a device before any gradient ---------------------------------------------------------- */
+/* ---- Load balance: counts of all sequences of a device before any gradient ------------------- */
 
-static void balance_reference(rig *r, route_tensors t, int layer, rig_buffer *coefficient, rig_buffer *value) {
+static void balance_reference(rig *r, route_tensors t, int layer, rig_buffer *coefficient,
+                              rig_buffer *value) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
-        double count[CK_MAX_EXPERTS] = {0}, p[CK_MAX_EXPERTS] = {0}, sum[CK_MAX_EXPERTS] = {0}, top1[CK_MAX_EXPERTS] = {0};
+        double count[CK_MAX_EXPERTS] = {0}, p[CK_MAX_EXPERTS] = {0}, sum[CK_MAX_EXPERTS] = {0},
+               top1[CK_MAX_EXPERTS] = {0};
         if (s->router_rows == 0) continue;
-        sequence_statistics(s, rig_rows(r, d), rig_row(t.zh, rig_first(r, d)), t.zh->columns, rig_row(t.gates, rig_first(r, d)), sum, top1,
-                            count, p);
+        sequence_statistics(s, rig_rows(r, d), rig_row(t.zh, rig_first(r, d)), t.zh->columns,
+                            rig_row(t.gates, rig_first(r, d)), sum, top1, count, p);
         value->ref[d] +=
-            oracle_balance(s, rig_rows(r, d), count, p, coefficient->ref + ((int64_t)d * WAVE_LAYERS + layer) * CK_MAX_EXPERTS);
+            oracle_balance(s, rig_rows(r, d), count, p,
+                           coefficient->ref + ((int64_t)d * WAVE_LAYERS + layer) * CK_MAX_EXPERTS);
     }
 }
 
@@ -241,7 +257,8 @@ static void balance(rig *r) {
     int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     route_tensors lower = make_route(r, true), upper = make_route(r, false);
     upper.top_k = lower.top_k, upper.p_sum = lower.p_sum;
-    rig_buffer *coefficient = rig_results(r, entries, "coefficient"), *value = rig_results(r, r->wave.n_sequences, "value");
+    rig_buffer *coefficient = rig_results(r, entries, "coefficient"),
+               *value = rig_results(r, r->wave.n_sequences, "value");
     backward_tensors b = make_backward(r, false);
     for (int i = 0; i < r->wave.n_sequences; i++) value->ref[i] = 0;
     route_reference(r, lower, 0);
@@ -263,26 +280,29 @@ static void balance(rig *r) {
     backward_reference(r, upper, b, coefficient->ref);
 }
 
-/* ---- Faults -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Faults ---------------------------------------------------------------------------------- */
 
 static void compare_fault(rig *r, int device, int expected) {
     r->check->comparisons++;
     if (r->fault[device] != expected)
-        check_fail(r->check, "%s on wave '%s': fault of device %d: expected %d, got %d", r->case_name, r->spec->name, device, expected,
-                   r->fault[device]);
+        check_fail(r->check, "%s on wave '%s': fault of device %d: expected %d, got %d", r->case_name,
+                   r->spec->name, device, expected, r->fault[device]);
 }
 
-/* One weight of the router where there is one and the device's number is even, else one of each expert's A1. */
+/* One weight of the router where there is one and the device's number is even, else one of each expert's A1.
+ */
 static void spoil_weight(rig *r, int device, int layer, float value) {
     const ck_shape *s = rig_shape(r, device);
     bool router = s->router_rows > 0 && device % 2 == 0;
     oracle_range range = oracle_part_range(s, layer, router ? ORACLE_ROUTER : ORACLE_A1);
     float *weights = r->parameters.host + r->devices[device].parameters + range.offset;
     if (router) weights[3] = value;
-    for (int e = 0; e < s->n_experts && !router; e++) weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
+    for (int e = 0; e < s->n_experts && !router; e++)
+        weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
 }
 
-/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others none. */
+/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others
+ * none. */
 static int spoiled_layer(int device) {
     return device % 3 < 2 ? device % 3 : -1;
 }
@@ -303,8 +323,10 @@ static void faults(rig *r) {
         for (int d = 0; d < r->spec->n_devices; d++) {
             compare_fault(r, d, spoiled_layer(d));
             if (spoiled_layer(d) < 0) continue;
-            for (int64_t i = rig_first(r, d) * CK_MAX_EXPERTS; i < (rig_first(r, d) + rig_rows(r, d)) * CK_MAX_EXPERTS; i++)
-                lower.gates->host[i] = upper.gates->host[i] = 0, lower.gates->ref[i] = upper.gates->ref[i] = 0;
+            for (int64_t i = rig_first(r, d) * CK_MAX_EXPERTS;
+                 i < (rig_first(r, d) + rig_rows(r, d)) * CK_MAX_EXPERTS; i++)
+                lower.gates->host[i] = upper.gates->host[i] = 0,
+                lower.gates->ref[i] = upper.gates->ref[i] = 0;
         }
         rig_compare(r, lower.gates, COLUMNS_ALL);
         rig_compare(r, upper.gates, COLUMNS_ALL);
@@ -325,8 +347,10 @@ static void fault_of_one_token(rig *r) {
     if (!rig_run(r)) return;
     route_reference(r, t, RIG_LAYER);
     for (int d = 0; d < r->spec->n_devices; d++) compare_fault(r, d, d == sick ? RIG_LAYER : -1);
-    for (int i = 0; i < t.zh->columns; i++) t.zh->host[token * t.zh->columns + i] = (float)(rig_row(t.zh, token)[i] = 0);
-    for (int i = 0; i < CK_MAX_EXPERTS; i++) t.gates->host[token * CK_MAX_EXPERTS + i] = (float)(rig_row(t.gates, token)[i] = 0);
+    for (int i = 0; i < t.zh->columns; i++)
+        t.zh->host[token * t.zh->columns + i] = (float)(rig_row(t.zh, token)[i] = 0);
+    for (int i = 0; i < CK_MAX_EXPERTS; i++)
+        t.gates->host[token * CK_MAX_EXPERTS + i] = (float)(rig_row(t.gates, token)[i] = 0);
     rig_ignore_unchosen(r, t.zh, COLUMNS_ROUTED, t.gates);
     rig_compare(r, t.zh, COLUMNS_ROUTED);
     rig_compare(r, t.gates, COLUMNS_ALL);
@@ -336,8 +360,8 @@ static void spoil_first_token(rig *r, rig_tensor *x, int sequence) {
     x->host[r->first_token[sequence] * x->columns] = NAN;
 }
 
-/* The last sequence faults in layer 0, the first one in layer 1: the device's first such layer is 0, whichever sequence ran first. A device
- * of one sequence faults in layer 1 alone. */
+/* The last sequence faults in layer 0, the first one in layer 1: the device's first such layer is 0,
+ * whichever sequence ran first. A device of one sequence faults in layer 1 alone. */
 static void faults_of_two_sequences(rig *r) {
     route_tensors lower = make_route(r, false), upper = make_route(r, false);
     record_route(r, lower, 0);

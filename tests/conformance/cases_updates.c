@@ -25,7 +25,8 @@ typedef struct {
 } bench;
 
 static bool worked(bench *b, ck_status status, const char *what) {
-    if (status != CK_OK && !b->broken) check_fail(b->check, "%s: status %d: %s", what, (int)status, ck_last_error(b->backend));
+    if (status != CK_OK && !b->broken)
+        check_fail(b->check, "%s: status %d: %s", what, (int)status, ck_last_error(b->backend));
     b->broken |= status != CK_OK;
     return !b->broken;
 }
@@ -45,11 +46,14 @@ static void array_destroy(bench *b, array *a) {
 }
 
 static void array_up(bench *b, const array *a) {
-    if (!b->broken) worked(b, ck_upload(b->stream, a->memory, a->host, (size_t)a->count * sizeof(float)), "ck_upload");
+    if (!b->broken)
+        worked(b, ck_upload(b->stream, a->memory, a->host, (size_t)a->count * sizeof(float)), "ck_upload");
 }
 
 static void array_down(bench *b, array *a) {
-    if (!b->broken) worked(b, ck_download(b->stream, a->host, a->memory, (size_t)a->count * sizeof(float)), "ck_download");
+    if (!b->broken)
+        worked(b, ck_download(b->stream, a->host, a->memory, (size_t)a->count * sizeof(float)),
+               "ck_download");
     if (!b->broken) worked(b, ck_wait(b->stream), "ck_wait");
 }
 
@@ -59,8 +63,10 @@ static void compare(bench *b, const char *what, const array *a, int64_t first, i
     check_near(b->check, where, a->host + first, a->ref + first, count, rig_tolerance);
 }
 
-/* The step itself, which is a thousandth of a parameter: judged on its own, within what f32 parameters can show of it. */
-static void compare_change(bench *b, const char *what, const array *a, const float *before, int64_t first, int64_t count) {
+/* The step itself, which is a thousandth of a parameter: judged on its own, within what f32 parameters can
+ * show of it. */
+static void compare_change(bench *b, const char *what, const array *a, const float *before, int64_t first,
+                           int64_t count) {
     float *out = calloc((size_t)count + 1, sizeof *out);
     double *ref = oracle_zeros(count);
     if (out == NULL) abort();
@@ -73,7 +79,8 @@ static void compare_change(bench *b, const char *what, const array *a, const flo
     free(ref);
 }
 
-static void unchanged(bench *b, const char *what, const array *a, const float *before, int64_t first, int64_t count) {
+static void unchanged(bench *b, const char *what, const array *a, const float *before, int64_t first,
+                      int64_t count) {
     b->check->comparisons++;
     if (memcmp(a->host + first, before + first, (size_t)count * sizeof(float)) != 0)
         check_fail(b->check, "%s: %s moved", ck_name(b->backend), what);
@@ -85,7 +92,7 @@ static bench bench_open(ck_backend *backend, check *c) {
     return b;
 }
 
-/* ---- AdamW on devices ---------------------------------------------------------------------------------------------------------- */
+/* ---- AdamW on devices ------------------------------------------------------------------------ */
 
 typedef struct {
     array parameters, moment1, moment2, gradients;
@@ -102,7 +109,12 @@ static void set_hyper(adamw_world *w, int step) {
                                   .beta2 = 0.99f,
                                   .epsilon = 1e-8f,
                                   .step = step + d};
-        ck_adamw_hyper router = {.learning_rate = 3e-2f, .weight_decay = 0, .beta1 = 0.8f, .beta2 = 0.95f, .epsilon = 1e-6f, .step = step};
+        ck_adamw_hyper router = {.learning_rate = 3e-2f,
+                                 .weight_decay = 0,
+                                 .beta1 = 0.8f,
+                                 .beta2 = 0.95f,
+                                 .epsilon = 1e-6f,
+                                 .step = step};
         w->devices[d].hyper[0] = experts;
         w->devices[d].hyper[1] = router;
     }
@@ -110,7 +122,8 @@ static void set_hyper(adamw_world *w, int step) {
 
 /* Moments need not lie like the parameters: here in the opposite order. */
 static void turn_moments(adamw_world *w, int64_t all) {
-    for (int d = 0; d < SHAPE_SPECS; d++) w->devices[d].moments = all - w->devices[d].parameters - w->shapes[d].total;
+    for (int d = 0; d < SHAPE_SPECS; d++)
+        w->devices[d].moments = all - w->devices[d].parameters - w->shapes[d].total;
 }
 
 /* Where the moments of this parameter are. */
@@ -130,7 +143,8 @@ static adamw_world adamw_create(bench *b) {
     int64_t end = 0;
     for (int d = 0; d < SHAPE_SPECS; d++) {
         w.shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
-        w.devices[d] = (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 7]};
+        w.devices[d] =
+            (ck_adamw_device){.parameters = end, .gradients = end, .shape = d, .learn = turns[d % 7]};
         end += w.shapes[d].total;
     }
     turn_moments(&w, end);
@@ -148,32 +162,38 @@ static bool learned(const ck_adamw_device *d, oracle_part part) {
 
 /* Every part of every device and layer. */
 static void adamw_each(bench *b, adamw_world *w,
-                       void (*visit)(bench *, adamw_world *, const ck_adamw_device *, oracle_part, int64_t, int64_t)) {
+                       void (*visit)(bench *, adamw_world *, const ck_adamw_device *, oracle_part, int64_t,
+                                     int64_t)) {
     for (int d = 0; d < SHAPE_SPECS; d++)
         for (int l = 0; l < WAVE_LAYERS; l++)
             for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
                 oracle_range range = oracle_part_range(&w->shapes[d], l, part);
-                if (range.count > 0) visit(b, w, &w->devices[d], part, w->devices[d].parameters + range.offset, range.count);
+                if (range.count > 0)
+                    visit(b, w, &w->devices[d], part, w->devices[d].parameters + range.offset, range.count);
             }
 }
 
-static void adamw_gradient(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
+static void adamw_gradient(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part,
+                           int64_t first, int64_t count) {
     for (int64_t i = first; i < first + count; i++) {
-        w->gradients.host[i] = learned(d, part) ? (float)wave_draw(&b->random, 0.1) : NAN; /* not learned: must not be read */
+        /* not learned: must not be read */
+        w->gradients.host[i] = learned(d, part) ? (float)wave_draw(&b->random, 0.1) : NAN;
         w->gradients.ref[i] = w->gradients.host[i];
     }
 }
 
-static void adamw_reference(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
+static void adamw_reference(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part,
+                            int64_t first, int64_t count) {
     (void)b;
     if (!learned(d, part)) return;
     int64_t moments = moments_at(d, first);
-    oracle_adamw(
-        (oracle_adamw_arrays){w->parameters.ref + first, w->moment1.ref + moments, w->moment2.ref + moments, w->gradients.ref + first},
-        count, &d->hyper[part == ORACLE_ROUTER]);
+    oracle_adamw((oracle_adamw_arrays){w->parameters.ref + first, w->moment1.ref + moments,
+                                       w->moment2.ref + moments, w->gradients.ref + first},
+                 count, &d->hyper[part == ORACLE_ROUTER]);
 }
 
-static void adamw_compare(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first, int64_t count) {
+static void adamw_compare(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first,
+                          int64_t count) {
     char what[96];
     snprintf(what, sizeof what, "AdamW, device %d, %s", d->shape, oracle_part_name(part));
     if (!learned(d, part)) {
@@ -200,8 +220,8 @@ static void adamw_devices(ck_backend *backend, check *c) {
         adamw_each(&b, &w, adamw_gradient);
         array_up(&b, &w.gradients);
         worked(&b,
-               ck_adamw_devices(b.stream, w.parameters.memory, w.moment1.memory, w.moment2.memory, w.gradients.memory, w.shapes, w.devices,
-                                SHAPE_SPECS),
+               ck_adamw_devices(b.stream, w.parameters.memory, w.moment1.memory, w.moment2.memory,
+                                w.gradients.memory, w.shapes, w.devices, SHAPE_SPECS),
                "ck_adamw_devices");
         worked(&b, ck_wait(b.stream), "ck_wait");
         adamw_each(&b, &w, adamw_reference);
@@ -214,7 +234,7 @@ static void adamw_devices(ck_backend *backend, check *c) {
     ck_stream_destroy(b.stream);
 }
 
-/* ---- AdamW on ranges ------------------------------------------------------------------------------------------------------------- */
+/* ---- AdamW on ranges ------------------------------------------------------------------------- */
 
 static void adamw_ranges(ck_backend *backend, check *c) {
     const ck_range ranges[] = {{.offset = 0, .count = 33, .weight_decay = 0.1f},
@@ -222,21 +242,28 @@ static void adamw_ranges(ck_backend *backend, check *c) {
                                {.offset = 64, .count = 1000, .weight_decay = 0.01f},
                                {.offset = 2048, .count = 1024, .weight_decay = 0}};
     const int n = sizeof ranges / sizeof *ranges;
-    ck_adamw_hyper hyper = {.learning_rate = 1e-2f, .weight_decay = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .step = 1};
+    ck_adamw_hyper hyper = {.learning_rate = 1e-2f,
+                            .weight_decay = 0.5f,
+                            .beta1 = 0.9f,
+                            .beta2 = 0.95f,
+                            .epsilon = 1e-8f,
+                            .step = 1};
     bench b = bench_open(backend, c);
-    array p = array_create(&b, TABLE_FLOATS, 1), m = array_create(&b, TABLE_FLOATS, 0), v = array_create(&b, TABLE_FLOATS, 0),
-          g = array_create(&b, TABLE_FLOATS, 1);
+    array p = array_create(&b, TABLE_FLOATS, 1), m = array_create(&b, TABLE_FLOATS, 0),
+          v = array_create(&b, TABLE_FLOATS, 0), g = array_create(&b, TABLE_FLOATS, 1);
     float before[TABLE_FLOATS];
     array *all[] = {&p, &m, &v, &g};
     memcpy(before, p.host, sizeof before);
     for (int i = 0; i < 4; i++) array_up(&b, all[i]);
     for (; hyper.step <= STEPS && !b.broken; hyper.step++) {
-        worked(&b, ck_adamw_ranges(b.stream, p.memory, m.memory, v.memory, g.memory, ranges, n, &hyper), "ck_adamw_ranges");
+        worked(&b, ck_adamw_ranges(b.stream, p.memory, m.memory, v.memory, g.memory, ranges, n, &hyper),
+               "ck_adamw_ranges");
         for (int i = 0; i < n; i++) {
             ck_adamw_hyper of_range = hyper;
             of_range.weight_decay = ranges[i].weight_decay;
             int64_t at = ranges[i].offset;
-            oracle_adamw((oracle_adamw_arrays){p.ref + at, m.ref + at, v.ref + at, g.ref + at}, ranges[i].count, &of_range);
+            oracle_adamw((oracle_adamw_arrays){p.ref + at, m.ref + at, v.ref + at, g.ref + at},
+                         ranges[i].count, &of_range);
         }
     }
     for (int i = 0; i < 4; i++) array_down(&b, all[i]);
@@ -249,10 +276,11 @@ static void adamw_ranges(ck_backend *backend, check *c) {
     ck_stream_destroy(b.stream);
 }
 
-/* ---- Aggregation ------------------------------------------------------------------------------------------------------------------- */
+/* ---- Aggregation ----------------------------------------------------------------------------- */
 
 /* Two groups: three members in two layouts, and one member alone. */
-static const int64_t members_a[] = {0, 2000, 1000}, members_b[] = {3000}, counts_a[] = {40, 1, 100}, counts_b[] = {64};
+static const int64_t members_a[] = {0, 2000, 1000}, members_b[] = {3000}, counts_a[] = {40, 1, 100},
+                     counts_b[] = {64};
 static const int64_t offsets_a[] = {0, 64, 128, 16, 300, 400}, offsets_b[] = {8};
 static const int32_t layouts_a[] = {0, 1, 0}, layouts_b[] = {0};
 static const float weights_a[] = {0.5f, 0.3f, 0.2f}, weights_b[] = {1};
@@ -294,10 +322,12 @@ static void group_sum_and_spread(ck_backend *backend, check *c) {
     for (int64_t i = 0; i < TABLE_FLOATS; i++) p.ref[i] = before[i];
     for (int64_t i = 0; i < packed.count; i++) packed.ref[i] = packed.host[i];
     for (int i = 0; i < 2; i++) oracle_group_spread(p.ref, &groups[i], packed.ref);
-    if (!b.broken) worked(&b, ck_group_spread(b.stream, p.memory, groups, 2, packed.memory), "ck_group_spread");
+    if (!b.broken)
+        worked(&b, ck_group_spread(b.stream, p.memory, groups, 2, packed.memory), "ck_group_spread");
     array_down(&b, &p);
     for (int64_t i = 0; i < TABLE_FLOATS; i++) before[i] = (float)p.ref[i];
-    unchanged(&b, "something a spread should not touch, or a copy that is not exact", &p, before, 0, TABLE_FLOATS);
+    unchanged(&b, "something a spread should not touch, or a copy that is not exact", &p, before, 0,
+              TABLE_FLOATS);
     compare(&b, "group spread", &p, 0, TABLE_FLOATS);
     array_destroy(&b, &p);
     array_destroy(&b, &packed);

@@ -1,4 +1,5 @@
-/* Relative error of vectors: norms, so that a value near zero among large ones is judged by the size of the whole. */
+/* Relative error of vectors: norms, so that a value near zero among large ones is judged by the size of the
+ * whole. */
 #include "check.h"
 
 #include <math.h>
@@ -56,13 +57,14 @@ static void add_bits(check *c, const float *out, int64_t count) {
     }
 }
 
-void check_near(check *c, const char *where, const float *out, const double *ref, int64_t count, double tolerance) {
+void check_near(check *c, const char *where, const float *out, const double *ref, int64_t count,
+                double tolerance) {
     if (count == 0) return;
     double error = check_error(out, ref, count);
     c->comparisons++;
     add_bits(c, out, count);
     if (error <= tolerance) return;
     int64_t at = worst(out, ref, count);
-    check_fail(c, "%s: relative error %.2e > %.0e; worst at %lld: expected %.9g, got %.9g", where, error, tolerance, (long long)at, ref[at],
-               (double)out[at]);
+    check_fail(c, "%s: relative error %.2e > %.0e; worst at %lld: expected %.9g, got %.9g", where, error,
+               tolerance, (long long)at, ref[at], (double)out[at]);
 }

@@ -1,4 +1,5 @@
-/* front.h - Criterion's view of a conformance group: one parameterised test per case, its message the case's own. */
+/* front.h - Criterion's view of a conformance group: one parameterised test per case, its message the case's
+ * own. */
 #ifndef COHORT_CONFORMANCE_FRONT_H
 #define COHORT_CONFORMANCE_FRONT_H
 
@@ -21,15 +22,16 @@ static inline struct criterion_test_params front_indices(const conformance_group
 static inline void front_run(const conformance_group *group, int index) {
     check c = {0};
     conformance_run_everywhere(&group->cases[index], &c);
-    cr_expect(check_passed(&c), "%s: %d of %d comparisons failed\n%s", group->cases[index].name, c.failures, c.comparisons, c.message);
+    cr_expect(check_passed(&c), "%s: %d of %d comparisons failed\n%s", group->cases[index].name, c.failures,
+              c.comparisons, c.message);
 }
 
-#define CONFORMANCE_TESTS(suite, group)                                                                                                    \
-    ParameterizedTestParameters(suite, conforms) {                                                                                         \
-        return front_indices(&group);                                                                                                      \
-    }                                                                                                                                      \
-    ParameterizedTest(int *index, suite, conforms) {                                                                                       \
-        front_run(&group, *index);                                                                                                         \
+#define CONFORMANCE_TESTS(suite, group)                                                                      \
+    ParameterizedTestParameters(suite, conforms) {                                                           \
+        return front_indices(&group);                                                                        \
+    }                                                                                                        \
+    ParameterizedTest(int *index, suite, conforms) {                                                         \
+        front_run(&group, *index);                                                                           \
     }
 
 #endif

@@ -8,13 +8,13 @@
 
 bool rig_ok(rig *r, ck_status status, const char *what) {
     if (status != CK_OK && !r->broken)
-        check_fail(r->check, "%s on wave '%s': %s: status %d: %s", r->case_name, r->spec->name, what, (int)status,
-                   ck_last_error(r->backend));
+        check_fail(r->check, "%s on wave '%s': %s: status %d: %s", r->case_name, r->spec->name, what,
+                   (int)status, ck_last_error(r->backend));
     r->broken |= status != CK_OK;
     return !r->broken;
 }
 
-/* ---- Memory in both worlds ---------------------------------------------------------------------------------------------------- */
+/* ---- Memory in both worlds ------------------------------------------------------------------- */
 
 static void allocate_sides(int64_t count, float **host, double **ref) {
     *host = calloc(count > 0 ? (size_t)count : 1, sizeof **host);
@@ -46,7 +46,9 @@ static void fill_nan(int64_t count, float *host) {
 static rig_buffer make_buffer(rig *r, int64_t count, const char *name) {
     rig_buffer b = {.name = name, .count = count};
     allocate_sides(count, &b.host, &b.ref);
-    if (!r->broken) rig_ok(r, ck_alloc(r->backend, (size_t)(count > 0 ? count : 1) * sizeof(float), name, &b.memory), "ck_alloc");
+    if (!r->broken)
+        rig_ok(r, ck_alloc(r->backend, (size_t)(count > 0 ? count : 1) * sizeof(float), name, &b.memory),
+               "ck_alloc");
     return b;
 }
 
@@ -100,7 +102,7 @@ void rig_take(rig *r, rig_tensor *t) {
     for (int64_t i = 0; i < r->n_tokens * t->columns; i++) t->ref[i] = t->host[i];
 }
 
-/* ---- The wave ------------------------------------------------------------------------------------------------------------------- */
+/* ---- The wave -------------------------------------------------------------------------------- */
 
 static int larger(int a, int b) {
     return a > b ? a : b;
@@ -129,11 +131,13 @@ static uint32_t learn_of(learn_pattern pattern, int device) {
 /* Packs lie in reverse order of the devices and with gaps, so that an offset that is assumed shows. */
 static void lay_packs(rig *r, learn_pattern pattern) {
     int64_t end = CK_ALIGN_FLOATS;
-    for (int i = 0; i < SHAPE_SPECS; i++) r->shapes[i] = wave_shape(i, r->spec->width, r->spec->ffn, WAVE_LAYERS, r->spec->mlp);
+    for (int i = 0; i < SHAPE_SPECS; i++)
+        r->shapes[i] = wave_shape(i, r->spec->width, r->spec->ffn, WAVE_LAYERS, r->spec->mlp);
     for (int d = r->spec->n_devices - 1; d >= 0; d--) {
         int spec = r->spec->devices[d].shape;
         const ck_shape *s = &r->shapes[spec];
-        r->devices[d] = (ck_wave_device){.parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
+        r->devices[d] = (ck_wave_device){
+            .parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
         end += s->total + CK_ALIGN_FLOATS;
         r->max_attention_rank = larger(r->max_attention_rank, s->lora_rank[CK_SITE_QKV]);
         r->max_zh = larger(r->max_zh, s->router_rows + s->h_ranks);
@@ -145,7 +149,8 @@ static void lay_packs(rig *r, learn_pattern pattern) {
     fill_nan(end, r->gradients.host);
     for (int d = 0; d < r->spec->n_devices; d++)
         wave_fill_pack(rig_shape(r, d), 1000 + (uint64_t)d, r->parameters.host + r->devices[d].parameters);
-    for (int64_t i = 0; i < end; i++) r->parameters.ref[i] = r->parameters.host[i] = drawn(r, r->parameters.host[i]);
+    for (int64_t i = 0; i < end; i++)
+        r->parameters.ref[i] = r->parameters.host[i] = drawn(r, r->parameters.host[i]);
 }
 
 static void lay_wave(rig *r, rig_options options) {
@@ -172,13 +177,15 @@ static ck_capacity capacity_of(const rig *r, rig_options options) {
                             .base_pack = options.trains_base ? RIG_BASE_PACK : 0,
                             .precision = options.precision};
     for (int s = 0; s < r->wave.n_sequences; s++)
-        capacity.max_sequence_tokens = larger(capacity.max_sequence_tokens, (int)(r->first_token[s + 1] - r->first_token[s]));
+        capacity.max_sequence_tokens =
+            larger(capacity.max_sequence_tokens, (int)(r->first_token[s + 1] - r->first_token[s]));
     for (int d = 0; d < r->spec->n_devices && !options.trains_base; d++)
         if (capacity.max_pack < rig_shape(r, d)->total) capacity.max_pack = rig_shape(r, d)->total;
     return capacity;
 }
 
-void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, const wave_spec *spec, rig_options options) {
+void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, const wave_spec *spec,
+              rig_options options) {
     memset(r, 0, sizeof *r);
     r->check = c;
     r->case_name = case_name;
@@ -211,12 +218,13 @@ void rig_close(rig *r) {
     free(r->targets);
 }
 
-/* ---- Running -------------------------------------------------------------------------------------------------------------------- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 static void move_buffer(rig *r, const rig_buffer *b, bool up) {
     size_t bytes = (size_t)b->count * sizeof(float);
     if (bytes == 0 || r->broken) return;
-    ck_status status = up ? ck_upload(r->stream, b->memory, b->host, bytes) : ck_download(r->stream, b->host, b->memory, bytes);
+    ck_status status = up ? ck_upload(r->stream, b->memory, b->host, bytes)
+                          : ck_download(r->stream, b->host, b->memory, bytes);
     rig_ok(r, status, b->name);
 }
 

@@ -1,6 +1,7 @@
-/* rig.h - one op (or a few) recorded as a program over one wave of the table, in two worlds: `host` arrays hold what the backend
- * gets and gives (float), `ref` arrays what the oracle gets and gives (double). A case makes tensors, records ops, runs, lets the
- * oracle write the same `ref` arrays, and compares. Outputs are filled with NaN beforehand, so that what is not written shows.
+/* rig.h - one op (or a few) recorded as a program over one wave of the table, in two worlds: `host` arrays
+ * hold what the backend gets and gives (float), `ref` arrays what the oracle gets and gives (double). A case
+ * makes tensors, records ops, runs, lets the oracle write the same `ref` arrays, and compares. Outputs are
+ * filled with NaN beforehand, so that what is not written shows.
  *
  * In bf16 all inputs and parameters are numbers that bf16 has, so that both worlds choose the same experts.
  *
@@ -69,7 +70,8 @@ typedef struct {
     ck_precision precision;
 } rig_options;
 
-void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, const wave_spec *spec, rig_options options);
+void rig_open(rig *r, check *c, ck_backend *backend, const char *case_name, const wave_spec *spec,
+              rig_options options);
 void rig_close(rig *r);
 
 /* Random input; output (NaN before the run). */
@@ -83,11 +85,12 @@ void rig_round(rig *r, rig_tensor *t);
 /* Takes over what a case wrote into host. */
 void rig_take(rig *r, rig_tensor *t);
 
-/* Finishes the program (the first time), uploads every tensor and buffer, runs, and downloads them. False: the rig is broken. */
+/* Finishes the program (the first time), uploads every tensor and buffer, runs, and downloads them. False:
+ * the rig is broken. */
 bool rig_run(rig *r);
 bool rig_ok(rig *r, ck_status status, const char *what);
 
-/* ---- Rows and columns of devices --------------------------------------------------------------------------------------------- */
+/* ---- Rows and columns of devices ------------------------------------------------------------- */
 
 typedef enum {
     COLUMNS_ALL,
@@ -106,12 +109,13 @@ double *rig_row(const rig_tensor *t, int64_t token); /* of ref */
 oracle_adapter rig_adapter(const rig *r, int device, int layer);
 /* Sets host and ref of every column a device does not own to NaN: nothing may read them. */
 void rig_poison(rig *r, rig_tensor *t, rig_columns columns);
-/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (not for COLUMNS_ALL). */
+/* Sets host and ref to 0 where the token's expert was not chosen, so that they are not compared (not for
+ * COLUMNS_ALL). */
 void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_tensor *gates);
 /* What a device owns is finite, compared or not. */
 void rig_expect_finite(rig *r, const rig_tensor *t, rig_columns columns);
 
-/* ---- Comparison: per device, so that a large device cannot hide a small one -------------------------------------------------- */
+/* ---- Comparison: per device, so that a large device cannot hide a small one ------------------ */
 
 extern const double rig_tolerance, rig_tolerance_half; /* 1e-5 in f32, 1e-2 in bf16 */
 void rig_compare(rig *r, const rig_tensor *t, rig_columns columns);

@@ -25,7 +25,8 @@ double *rig_row(const rig_tensor *t, int64_t token) {
 
 oracle_adapter rig_adapter(const rig *r, int device, int layer) {
     const ck_wave_device *d = &r->devices[device];
-    return (oracle_adapter){rig_shape(r, device), layer, r->parameters.ref + d->parameters, r->gradients.ref + d->gradients};
+    return (oracle_adapter){rig_shape(r, device), layer, r->parameters.ref + d->parameters,
+                            r->gradients.ref + d->gradients};
 }
 
 static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns columns) {
@@ -49,7 +50,8 @@ static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns column
 void rig_poison(rig *r, rig_tensor *t, rig_columns columns) {
     for (int d = 0; d < r->spec->n_devices; d++)
         for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++)
-            for (int c = columns_of(rig_shape(r, d), t, columns); c < t->columns; c++) t->host[i * t->columns + c] = NAN;
+            for (int c = columns_of(rig_shape(r, d), t, columns); c < t->columns; c++)
+                t->host[i * t->columns + c] = NAN;
     rig_take(r, t);
 }
 
@@ -62,7 +64,8 @@ static void ignore(rig_tensor *t, int64_t token, int first, int count) {
 
 /* Both branches of an expert's ranks, behind `first` columns. */
 static void ignore_ranks(rig_tensor *t, int64_t token, int first, const ck_shape *s, int ranks, int e) {
-    for (int branch = 0; branch < ranks; branch += s->rank_sum) ignore(t, token, first + branch + s->rank_first[e], s->rank[e]);
+    for (int branch = 0; branch < ranks; branch += s->rank_sum)
+        ignore(t, token, first + branch + s->rank_first[e], s->rank[e]);
 }
 
 void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_tensor *gates) {
@@ -80,11 +83,13 @@ void rig_ignore_unchosen(rig *r, rig_tensor *t, rig_columns columns, const rig_t
 }
 
 static void describe(const rig *r, char *where, size_t size, const char *name, int device) {
-    int length = snprintf(where, size, "%s %s: %s on wave '%s': %s", ck_name(r->backend), r->capacity.precision == CK_BF16 ? "bf16" : "f32",
-                          r->case_name, r->spec->name, name);
+    int length =
+        snprintf(where, size, "%s %s: %s on wave '%s': %s", ck_name(r->backend),
+                 r->capacity.precision == CK_BF16 ? "bf16" : "f32", r->case_name, r->spec->name, name);
     if (device >= 0 && length > 0 && (size_t)length < size)
-        snprintf(where + length, size - (size_t)length, " of device %d (shape %d, %lld tokens, learns %u)", device,
-                 r->spec->devices[device].shape, (long long)rig_rows(r, device), r->devices[device].learn);
+        snprintf(where + length, size - (size_t)length, " of device %d (shape %d, %lld tokens, learns %u)",
+                 device, r->spec->devices[device].shape, (long long)rig_rows(r, device),
+                 r->devices[device].learn);
 }
 
 void rig_expect_finite(rig *r, const rig_tensor *t, rig_columns columns) {
@@ -138,6 +143,7 @@ void rig_compare_gradients(rig *r, int layer, unsigned parts) {
             int64_t at = r->devices[d].gradients + range.offset;
             snprintf(name, sizeof name, "d%s of layer %d", oracle_part_name(part), layer);
             describe(r, where, sizeof where, name, d);
-            check_near(r->check, where, r->gradients.host + at, r->gradients.ref + at, range.count, r->tolerance);
+            check_near(r->check, where, r->gradients.host + at, r->gradients.ref + at, range.count,
+                       r->tolerance);
         }
 }

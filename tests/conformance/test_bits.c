@@ -1,5 +1,6 @@
-/* What the CPU backend promises to the bit: a device's losses and gradients depend on its own text and parameters alone, whatever
- * wave, neighbours, order, thread count and repetition. tests/conformance/environments.txt repeats this under other OpenBLAS cores. */
+/* What the CPU backend promises to the bit: a device's losses and gradients depend on its own text and
+ * parameters alone, whatever wave, neighbours, order, thread count and repetition.
+ * tests/conformance/environments.txt repeats this under other OpenBLAS cores. */
 #include <criterion/criterion.h>
 #include <math.h>
 
@@ -65,7 +66,8 @@ Test(bits, alone_or_among_a_hundred) {
     everybody(together);
     for (int d = 0; d < BITS_DEVICES; d++) {
         step(1, &d, 1, -1, &alone);
-        cr_expect(bits_equal(&together[d], &alone), "device %d alone differs from itself among the others", d);
+        cr_expect(bits_equal(&together[d], &alone), "device %d alone differs from itself among the others",
+                  d);
         bits_free(&alone, 1);
     }
     bits_free(together, BITS_DEVICES);
@@ -77,7 +79,8 @@ Test(bits, the_order_of_neighbours) {
     everybody(forward);
     in_order(order, true);
     step(1, order, BITS_DEVICES, -1, backward);
-    for (int i = 0; i < BITS_DEVICES; i++) cr_expect(bits_equal(&backward[i], &forward[order[i]]), "device %d differs", order[i]);
+    for (int i = 0; i < BITS_DEVICES; i++)
+        cr_expect(bits_equal(&backward[i], &forward[order[i]]), "device %d differs", order[i]);
     bits_free(forward, BITS_DEVICES);
     bits_free(backward, BITS_DEVICES);
 }
@@ -89,7 +92,8 @@ Test(bits, the_number_of_threads) {
     in_order(order, false);
     for (int threads = 2; threads <= 3; threads++) {
         step(threads, order, BITS_DEVICES, -1, many);
-        for (int d = 0; d < BITS_DEVICES; d++) cr_expect(bits_equal(&one[d], &many[d]), "device %d differs on %d threads", d, threads);
+        for (int d = 0; d < BITS_DEVICES; d++)
+            cr_expect(bits_equal(&one[d], &many[d]), "device %d differs on %d threads", d, threads);
         bits_free(many, BITS_DEVICES);
     }
     bits_free(one, BITS_DEVICES);
@@ -105,7 +109,8 @@ Test(bits, how_devices_are_dealt_to_waves) {
         int n = size < BITS_DEVICES - first ? size : BITS_DEVICES - first;
         step(2, order + first, n, -1, part);
         for (int i = 0; i < n; i++)
-            cr_expect(bits_equal(&part[i], &together[order[first + i]]), "device %d differs in a wave of %d", order[first + i], n);
+            cr_expect(bits_equal(&part[i], &together[order[first + i]]), "device %d differs in a wave of %d",
+                      order[first + i], n);
         bits_free(part, n);
     }
     bits_free(together, BITS_DEVICES);
@@ -120,7 +125,8 @@ Test(bits, a_faulty_neighbour) {
     step(2, order, BITS_DEVICES, SICK, beside);
     for (int d = 0; d < BITS_DEVICES; d++) {
         if (d == SICK)
-            cr_expect(beside[d].fault == 1, "fault of the device with a NaN router in layer 1: %d", beside[d].fault);
+            cr_expect(beside[d].fault == 1, "fault of the device with a NaN router in layer 1: %d",
+                      beside[d].fault);
         else
             cr_expect(bits_equal(&well[d], &beside[d]), "device %d was touched by its neighbour's fault", d);
     }
@@ -129,7 +135,8 @@ Test(bits, a_faulty_neighbour) {
 }
 
 Test(bits, different_devices_differ) {
-    /* That the comparison can fail: device 0 and device 7 have the same shape and number of values, not the same numbers. */
+    /* That the comparison can fail: device 0 and device 7 have the same shape and number of values, not the
+     * same numbers. */
     bits_result results[BITS_DEVICES];
     everybody(results);
     bits_result changed = results[0];

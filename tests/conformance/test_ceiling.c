@@ -1,4 +1,5 @@
-/* What shares and floors refer to: the best of all products there are, never more than the multiply-adds that the processor can do. */
+/* What shares and floors refer to: the best of all products there are, never more than the multiply-adds that
+ * the processor can do. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +31,8 @@ Test(ceiling, the_processor_is_named) {
     while (file && !name[0] && fgets(line, sizeof line, file)) sscanf(line, "model name : %255[^\n]", name);
     if (file) fclose(file);
     cr_assert_eq(ck_open("cpu", 1, &backend), CK_OK);
-    cr_expect(strncmp(ck_hardware(backend), name, strlen(name)) == 0, "'%s' instead of '%s'", ck_hardware(backend), name);
+    cr_expect(strncmp(ck_hardware(backend), name, strlen(name)) == 0, "'%s' instead of '%s'",
+              ck_hardware(backend), name);
     cr_expect(strstr(ck_hardware(backend), ", 1 thread, OpenBLAS ") != NULL, "'%s'", ck_hardware(backend));
     ck_close(backend);
 }
@@ -41,7 +43,8 @@ Test(ceiling, takes_little_memory_of_each_thread) {
     cr_assert_eq(ck_open("cpu", 16, &many), CK_OK);
     size_t least = ck_ceiling_bytes(one);
     cr_expect(least > 0 && least <= 2 << 20, "%zu bytes for one thread", least);
-    cr_expect(ck_ceiling_bytes(many) <= least + (15 << 20), "%zu bytes for 16 threads", ck_ceiling_bytes(many));
+    cr_expect(ck_ceiling_bytes(many) <= least + (15 << 20), "%zu bytes for 16 threads",
+              ck_ceiling_bytes(many));
     ck_close(one);
     ck_close(many);
 }

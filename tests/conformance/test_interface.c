@@ -1,4 +1,5 @@
-/* What kernels.h promises beside numbers: the registry, memory, shapes, and refusals that explain themselves. */
+/* What kernels.h promises beside numbers: the registry, memory, shapes, and refusals that explain themselves.
+ */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <stdint.h>
@@ -24,7 +25,8 @@ Test(registry, names_every_backend_and_why_one_is_missing) {
         usable += list[i].unavailable == NULL;
         bool expected = list[i].unavailable == NULL;
         cr_expect(eq(int, status == CK_OK, expected), "%s: status %d", list[i].name, (int)status);
-        if (status != CK_OK) cr_expect(strlen(ck_last_error(NULL)) > 10, "%s does not say why it is missing", list[i].name);
+        if (status != CK_OK)
+            cr_expect(strlen(ck_last_error(NULL)) > 10, "%s does not say why it is missing", list[i].name);
         if (status == CK_OK) cr_expect(eq(str, (char *)ck_name(backend), (char *)list[i].name));
         ck_close(backend);
     }
@@ -35,7 +37,8 @@ Test(registry, refuses_a_name_it_does_not_know) {
     ck_backend *backend = NULL;
     cr_expect(ck_open("abacus", 0, &backend) != CK_OK);
     cr_expect(backend == NULL);
-    cr_expect(strstr(ck_last_error(NULL), "abacus") != NULL, "the message does not name it: %s", ck_last_error(NULL));
+    cr_expect(strstr(ck_last_error(NULL), "abacus") != NULL, "the message does not name it: %s",
+              ck_last_error(NULL));
 }
 
 Test(registry, says_what_it_runs_on) {
@@ -79,9 +82,11 @@ Test(shape, parts_do_not_overlap_and_are_aligned) {
         for (int l = 0; l < 3; l++)
             for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
                 oracle_range range = oracle_part_range(&s, l, part);
-                cr_assert(range.offset >= 0 && range.offset + range.count <= s.total, "shape %d: %s", spec, oracle_part_name(part));
+                cr_assert(range.offset >= 0 && range.offset + range.count <= s.total, "shape %d: %s", spec,
+                          oracle_part_name(part));
                 for (int64_t i = 0; i < range.count; i++)
-                    cr_assert(owner[range.offset + i]++ == 0, "shape %d: %s overlaps another tensor", spec, oracle_part_name(part));
+                    cr_assert(owner[range.offset + i]++ == 0, "shape %d: %s overlaps another tensor", spec,
+                              oracle_part_name(part));
             }
         free(owner);
     }
@@ -97,14 +102,20 @@ Test(shape, parts_are_all_that_a_pack_holds) {
         for (int32_t i = 0; i < ck_part_count(&s); i++) {
             ck_part p = ck_part_at(&s, i);
             const ck_block *block = ck_block_of(&s, p.site, p.factor);
-            int64_t count = (int64_t)p.rows * p.columns, first = p.offset - p.layer * s.layer_stride - block->offset;
-            cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec, i);
-            cr_assert(first >= 0 && first + count <= (int64_t)block->rows * block->columns, "shape %d, part %d", spec, i);
-            cr_assert(p.expert < 0 ? p.rows == block->rows : p.rows == s.rank[p.expert], "shape %d, part %d", spec, i);
-            for (int64_t j = p.offset; j < p.offset + count; j++) cr_assert(owner[j]++ == 0, "shape %d, part %d overlaps", spec, i);
+            int64_t count = (int64_t)p.rows * p.columns,
+                    first = p.offset - p.layer * s.layer_stride - block->offset;
+            cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec,
+                      i);
+            cr_assert(first >= 0 && first + count <= (int64_t)block->rows * block->columns,
+                      "shape %d, part %d", spec, i);
+            cr_assert(p.expert < 0 ? p.rows == block->rows : p.rows == s.rank[p.expert], "shape %d, part %d",
+                      spec, i);
+            for (int64_t j = p.offset; j < p.offset + count; j++)
+                cr_assert(owner[j]++ == 0, "shape %d, part %d overlaps", spec, i);
             in_parts += count;
         }
-        cr_expect(in_parts == in_blocks && in_parts > 0, "shape %d: %lld of %lld floats", spec, (long long)in_parts, (long long)in_blocks);
+        cr_expect(in_parts == in_blocks && in_parts > 0, "shape %d: %lld of %lld floats", spec,
+                  (long long)in_parts, (long long)in_blocks);
         free(owner);
     }
 }
@@ -118,8 +129,10 @@ Test(shape, learn_spans_are_the_whole_layer) {
             int n = ck_learn_spans(&s, learn, spans);
             int64_t end = 0;
             for (int i = 0; i < n; i++) {
-                cr_assert(spans[i].offset == end && spans[i].count > 0, "shape %d, mask %u: span %d", spec, learn, i);
-                cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned, "shape %d: spans to join", spec);
+                cr_assert(spans[i].offset == end && spans[i].count > 0, "shape %d, mask %u: span %d", spec,
+                          learn, i);
+                cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned,
+                          "shape %d: spans to join", spec);
                 end += spans[i].count;
             }
             cr_assert(end == s.layer_stride);
@@ -127,8 +140,10 @@ Test(shape, learn_spans_are_the_whole_layer) {
                 ck_part p = ck_part_at(&s, i);
                 int at = 0;
                 while (p.offset >= spans[at].offset + spans[at].count) at++;
-                cr_assert(p.offset + (int64_t)p.rows * p.columns <= spans[at].offset + spans[at].count, "shape %d, part %d", spec, i);
-                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.site, p.factor)) != 0), "shape %d, part %d", spec, i);
+                cr_assert(p.offset + (int64_t)p.rows * p.columns <= spans[at].offset + spans[at].count,
+                          "shape %d, part %d", spec, i);
+                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.site, p.factor)) != 0),
+                          "shape %d, part %d", spec, i);
                 cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
             }
         }
@@ -136,7 +151,8 @@ Test(shape, learn_spans_are_the_whole_layer) {
 }
 
 Test(shape, derived_fields) {
-    ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2, CK_MLP_GELU), single = wave_shape(SHAPE_SINGLE, 24, 96, 2, CK_MLP_GELU);
+    ck_shape ragged = wave_shape(SHAPE_RAGGED, 24, 96, 2, CK_MLP_GELU),
+             single = wave_shape(SHAPE_SINGLE, 24, 96, 2, CK_MLP_GELU);
     cr_expect(eq(int, ragged.rank_sum, 15));
     cr_expect(eq(int, ragged.rank_first[2], 12));
     cr_expect(eq(int, ragged.router_rows, 3));
@@ -152,13 +168,15 @@ Test(shape, is_balanced_unless_all_are_kept_with_equal_weights) {
             for (int unequal = 0; unequal < 2; unequal++) {
                 ck_shape s = {.n_layers = 1, .width = 8, .ffn = 32, .n_experts = experts, .top_k = top_k};
                 const char *why;
-                for (int e = 0; e < experts; e++) s.rank[e] = 4, s.balance[e] = unequal && e == experts - 1 ? 0.75f : 0.5f;
+                for (int e = 0; e < experts; e++)
+                    s.rank[e] = 4, s.balance[e] = unequal && e == experts - 1 ? 0.75f : 0.5f;
                 cr_assert(eq(int, ck_shape_init(&s, &why), CK_OK));
-                cr_expect(eq(int, s.balanced, unequal || top_k < experts), "E = %d, k = %d, weights %s", experts, top_k,
-                          unequal ? "unequal" : "equal");
+                cr_expect(eq(int, s.balanced, unequal || top_k < experts), "E = %d, k = %d, weights %s",
+                          experts, top_k, unequal ? "unequal" : "equal");
             }
     cr_expect(not(wave_shape(SHAPE_MANY_ALL, 24, 96, 2, CK_MLP_GELU).balanced), "the cases have both kinds");
-    cr_expect(wave_shape(SHAPE_PAIR_BOTH, 24, 96, 2, CK_MLP_GELU).balanced && wave_shape(SHAPE_ALL, 24, 96, 2, CK_MLP_GELU).balanced);
+    cr_expect(wave_shape(SHAPE_PAIR_BOTH, 24, 96, 2, CK_MLP_GELU).balanced &&
+              wave_shape(SHAPE_ALL, 24, 96, 2, CK_MLP_GELU).balanced);
 }
 
 Test(shape, refuses_what_cannot_be) {
@@ -166,7 +184,8 @@ Test(shape, refuses_what_cannot_be) {
     ck_shape bad[10];
     const char *why;
     for (int i = 0; i < 10; i++) bad[i] = good;
-    bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1, bad[4].rank[1] = 0;
+    bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1,
+    bad[4].rank[1] = 0;
     bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
     bad[7].rank[0] = CK_MAX_RANK_SUM / 2, bad[7].mlp = CK_MLP_SWIGLU;
     bad[8].lora_rank[CK_SITE_FC] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
@@ -182,12 +201,19 @@ Test(shape, refuses_what_cannot_be) {
 }
 
 /* A program of one LayerNorm over [tokens, columns]. */
-static ck_status norm_program(ck_backend *backend, int columns, int width, const float *weights, ck_program **out) {
+static ck_status norm_program(ck_backend *backend, int columns, int width, const float *weights,
+                              ck_program **out) {
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
     ck_status status = ck_program_create(backend, &capacity, out);
     if (status != CK_OK) return status;
     ck_tensor *x = ck_activation(*out, columns, "x"), *stats = ck_activation(*out, 2, "stats");
-    ck_op_norm(*out, &(ck_norm){.x = x, .y = x, .stats = stats, .gain = weights, .bias = weights, .width = width, .epsilon = 1e-5f});
+    ck_op_norm(*out, &(ck_norm){.x = x,
+                                .y = x,
+                                .stats = stats,
+                                .gain = weights,
+                                .bias = weights,
+                                .width = width,
+                                .epsilon = 1e-5f});
     return ck_program_finish(*out);
 }
 
@@ -196,7 +222,8 @@ Test(program, refuses_a_contradiction_when_it_is_finished) {
     ck_program *program;
     void *weights;
     cr_assert(eq(int, ck_alloc(backend, 64 * sizeof(float), "weights", &weights), CK_OK));
-    cr_expect(eq(int, norm_program(backend, 8, 12, weights, &program), CK_BAD_ARGUMENT), "8 columns for a width of 12");
+    cr_expect(eq(int, norm_program(backend, 8, 12, weights, &program), CK_BAD_ARGUMENT),
+              "8 columns for a width of 12");
     cr_expect(strlen(ck_last_error(backend)) > 10);
     ck_program_destroy(program);
     cr_expect(eq(int, norm_program(backend, 12, 12, weights, &program), CK_OK), "%s", ck_last_error(backend));
@@ -238,16 +265,21 @@ Test(program, refuses_gradients_before_a_global_op) {
     float table[1];
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
     cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
-    ck_tensor *u = ck_activation(program, 8, "u"), *dm = ck_activation(program, 8, "dm"), *du = ck_activation(program, 8, "du");
+    ck_tensor *u = ck_activation(program, 8, "u"), *dm = ck_activation(program, 8, "dm"),
+              *du = ck_activation(program, 8, "du");
     ck_op_gelu_backward(program, &(ck_gelu_backward){.u = u, .dm = dm, .du = du, .ffn = 8});
-    ck_op_balance(program, &(ck_balance){.top_k_count = table, .p_sum = table, .coefficient = table, .value = table, .n_layers = 1});
+    ck_op_balance(
+        program,
+        &(ck_balance){
+            .top_k_count = table, .p_sum = table, .coefficient = table, .value = table, .n_layers = 1});
     cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "global") != NULL, "%s", ck_last_error(backend));
     ck_program_destroy(program);
     ck_close(backend);
 }
 
-/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond them. */
+/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond
+ * them. */
 /* One device of that shape with one sequence of four tokens. */
 static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
     static const int64_t first_token[] = {0, 4};
@@ -271,7 +303,8 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_backend *backend = open_auto();
     ck_program *program;
     ck_stream *stream;
-    ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), wide = wave_shape(SHAPE_ALL, 12, 16, 1, CK_MLP_GELU);
+    ck_shape narrow = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU),
+             wide = wave_shape(SHAPE_ALL, 12, 16, 1, CK_MLP_GELU);
     int columns = narrow.router_rows + narrow.rank_sum;
     void *pack;
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
@@ -279,7 +312,10 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
     cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
     ck_tensor *x = ck_activation(program, 12, "x"), *zh = ck_activation(program, columns, "zh");
-    ck_op_route(program, &(ck_route){.x = x, .zh = zh, .gates = ck_activation(program, CK_MAX_EXPERTS, "gates"), .n_layers = 1});
+    ck_op_route(program, &(ck_route){.x = x,
+                                     .zh = zh,
+                                     .gates = ck_activation(program, CK_MAX_EXPERTS, "gates"),
+                                     .n_layers = 1});
     cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
     ck_wave wave = four_tokens(&wide, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
@@ -300,7 +336,8 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_backend *backend = open_auto();
     ck_program *program;
     ck_stream *stream;
-    ck_shape gelu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU), swiglu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_SWIGLU);
+    ck_shape gelu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU),
+             swiglu = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_SWIGLU);
     void *pack;
     ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
     cr_assert(eq(int, ck_alloc(backend, (size_t)swiglu.total * sizeof(float), "pack", &pack), CK_OK));
@@ -309,8 +346,9 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_tensor *u = ck_activation(program, 2 * 16, "u"), *zh = ck_activation(program, swiglu.h_ranks, "zh");
     ck_tensor *gates = ck_activation(program, CK_MAX_EXPERTS, "gates"), *m = ck_activation(program, 16, "m"),
               *g = ck_activation(program, swiglu.rank_sum, "g");
-    ck_op_expert_activation(program,
-                            &(ck_expert_activation){.u = u, .zh = zh, .gates = gates, .m = m, .g = g, .ffn = 16, .mlp = CK_MLP_SWIGLU});
+    ck_op_expert_activation(
+        program, &(ck_expert_activation){
+                     .u = u, .zh = zh, .gates = gates, .m = m, .g = g, .ffn = 16, .mlp = CK_MLP_SWIGLU});
     cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
     ck_wave wave = four_tokens(&gelu, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));

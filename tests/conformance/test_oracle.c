@@ -1,4 +1,5 @@
-/* The oracle against numbers worked out by hand: every expectation here is a closed form, none was computed by the oracle. */
+/* The oracle against numbers worked out by hand: every expectation here is a closed form, none was computed
+ * by the oracle. */
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <math.h>
@@ -9,7 +10,8 @@
 #include "oracle/oracle.h"
 
 static void near(double value, double expected, const char *what) {
-    cr_expect(fabs(value - expected) <= 1e-12 * (1 + fabs(expected)), "%s: expected %.15g, got %.15g", what, expected, value);
+    cr_expect(fabs(value - expected) <= 1e-12 * (1 + fabs(expected)), "%s: expected %.15g, got %.15g", what,
+              expected, value);
 }
 
 static ck_shape routed(int experts, int top_k, ck_gates gates) {
@@ -91,10 +93,12 @@ Test(oracle, norm_by_hand) {
     near(y[1], 4, "y");
     near(stats[0], 2, "mean");
     near(stats[1], 1, "rstd");
-    oracle_norm((oracle_norm_size){1, 2, 0.25}, (double[]){7, 7}, (double[]){1, 1}, (double[]){0, 0}, y, stats);
+    oracle_norm((oracle_norm_size){1, 2, 0.25}, (double[]){7, 7}, (double[]){1, 1}, (double[]){0, 0}, y,
+                stats);
     near(stats[1], 2, "rstd of a constant row: 1 / sqrt(epsilon)");
     /* Two values always normalise to -1 and 1: the input gradient vanishes at epsilon 0. */
-    oracle_norm_backward((oracle_norm_size){1, 2, 0}, (double[]){1, 3}, (double[]){2, 3}, (double[]){5, 7}, dx, dgain, dbias);
+    oracle_norm_backward((oracle_norm_size){1, 2, 0}, (double[]){1, 3}, (double[]){2, 3}, (double[]){5, 7},
+                         dx, dgain, dbias);
     near(dx[0], 0, "dx");
     near(dx[1], 0, "dx");
     near(dgain[0], -5, "dgain");
@@ -150,7 +154,8 @@ Test(oracle, head_by_hand) {
     near(loss, log(4.0 / 3), "loss");
     near(logits[0], log(3), "logit");
     cr_expect(eq(int, correct, 1));
-    near(oracle_head((oracle_head_size){1, 1, 2}, &x, wte, (int32_t[]){-1}, NULL, &correct), 0, "a target below 0 is not counted");
+    near(oracle_head((oracle_head_size){1, 1, 2}, &x, wte, (int32_t[]){-1}, NULL, &correct), 0,
+         "a target below 0 is not counted");
     cr_expect(eq(int, correct, 0));
     oracle_head_backward((oracle_head_size){1, 1, 2}, &x, wte, (int32_t[]){0}, 2, &dx, dwte);
     near(dx, -log(3) / 2, "dx");
@@ -187,7 +192,12 @@ Test(oracle, lora_by_hand) {
 
 Test(oracle, adamw_first_two_steps) {
     double p = 2, m = 0, v = 0, g = 0.5;
-    ck_adamw_hyper hyper = {.learning_rate = 0.125f, .weight_decay = 0.25f, .beta1 = 0.5f, .beta2 = 0.75f, .epsilon = 0, .step = 1};
+    ck_adamw_hyper hyper = {.learning_rate = 0.125f,
+                            .weight_decay = 0.25f,
+                            .beta1 = 0.5f,
+                            .beta2 = 0.75f,
+                            .epsilon = 0,
+                            .step = 1};
     oracle_adamw((oracle_adamw_arrays){&p, &m, &v, &g}, 1, &hyper);
     near(m, 0.25, "first moment");
     near(v, 0.0625, "second moment");
@@ -201,7 +211,8 @@ Test(oracle, adamw_first_two_steps) {
 
 Test(oracle, group_sum_and_spread) {
     double parameters[8] = {1, 2, 3, 4, 5, 6, 7, 8}, packed[4] = {-1, -1, -1, -1};
-    /* Member 0 at float 0 with layout 0, member 1 at float 4 with layout 1: their ranges lie at different offsets. */
+    /* Member 0 at float 0 with layout 0, member 1 at float 4 with layout 1: their ranges lie at different
+     * offsets. */
     ck_group group = {.n_members = 2,
                       .members = (int64_t[]){0, 4},
                       .layout = (int32_t[]){0, 1},

@@ -1,5 +1,5 @@
-/* The factorised expert layer against the naive one (E full copies), both against finite differences, and properties that hold
- * whatever the numbers are. */
+/* The factorised expert layer against the naive one (E full copies), both against finite differences, and
+ * properties that hold whatever the numbers are. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +10,8 @@
 
 enum { WIDTH = 6, FFN = 10, TOKENS = 7, LAYER = 1 };
 
-/* One layer of one device over a few tokens, with the loss  sum <slope, y> + sum over tokens of <coefficient, P>. */
+/* One layer of one device over a few tokens, with the loss sum <slope, y> + sum over tokens of <coefficient,
+ * P>. */
 typedef struct {
     ck_shape shape;
     oracle_mlp mlp;
@@ -33,7 +34,8 @@ static setting *open_setting(ck_shape shape, uint64_t seed) {
     s->gradients = oracle_zeros(shape.total);
     s->mlp_weights = oracle_zeros(all);
     fill(s->mlp_weights, all, 0.4, &seed);
-    s->mlp = (oracle_mlp){s->mlp_weights + matrix, s->mlp_weights + matrix + up * WIDTH, s->mlp_weights, s->mlp_weights + all - WIDTH};
+    s->mlp = (oracle_mlp){s->mlp_weights + matrix, s->mlp_weights + matrix + up * WIDTH, s->mlp_weights,
+                          s->mlp_weights + all - WIDTH};
     fill(s->x, TOKENS * WIDTH, 1, &seed);
     fill(s->slope, TOKENS * WIDTH, 1, &seed);
     for (int e = 0; e < shape.n_experts; e++) s->coefficient[e] = shape.balanced ? wave_draw(&seed, 0.5) : 0;
@@ -62,17 +64,21 @@ static double *logits_of(const setting *s) {
     double *z = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
     const double *rows = s->pack + oracle_part_range(&s->shape, LAYER, ORACLE_ROUTER).offset;
     for (int t = 0; t < TOKENS; t++)
-        for (int e = 0; e < s->shape.router_rows; e++) z[t * CK_MAX_EXPERTS + e] = oracle_dot(rows + e * WIDTH, s->x + t * WIDTH, WIDTH);
+        for (int e = 0; e < s->shape.router_rows; e++)
+            z[t * CK_MAX_EXPERTS + e] = oracle_dot(rows + e * WIDTH, s->x + t * WIDTH, WIDTH);
     return z;
 }
 
 /* Forward, and with `backward` also dx and gradients, by the factorised form. */
 static void factorised(setting *s, bool backward) {
     const ck_shape *shape = &s->shape;
-    int ldg = shape->rank_sum, ldp = shape->h_ranks, ld = ldp + shape->router_rows, wide = oracle_branches(shape) * FFN;
-    double *u = oracle_zeros(TOKENS * wide), *zh = oracle_zeros(TOKENS * ld), *gates = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
+    int ldg = shape->rank_sum, ldp = shape->h_ranks, ld = ldp + shape->router_rows,
+        wide = oracle_branches(shape) * FFN;
+    double *u = oracle_zeros(TOKENS * wide), *zh = oracle_zeros(TOKENS * ld),
+           *gates = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
     double *m = oracle_zeros(TOKENS * FFN), *g = oracle_zeros(TOKENS * ldg), factor[TOKENS];
-    double *q = oracle_zeros(TOKENS * ldg), *p = oracle_zeros(TOKENS * ldp), *dw = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
+    double *q = oracle_zeros(TOKENS * ldg), *p = oracle_zeros(TOKENS * ldp),
+           *dw = oracle_zeros(TOKENS * CK_MAX_EXPERTS);
     double *dm = oracle_zeros(TOKENS * FFN), *du = oracle_zeros(TOKENS * wide);
     oracle_linear_size up = {TOKENS, WIDTH, wide}, down = {TOKENS, FFN, WIDTH};
     oracle_adapter a = adapter(s);
@@ -189,7 +195,8 @@ Test(oracle_layer, backward_equals_finite_differences) {
             double *quotient = oracle_zeros(range.count);
             for (int64_t j = 0; j < range.count; j++) quotient[j] = slope_at(s, s->pack + range.offset + j);
             double error = relative(quotient, s->gradients + range.offset, range.count);
-            cr_expect(error < 1e-7, "shape %d, d%s: relative error %g", specs[i], oracle_part_name(part), error);
+            cr_expect(error < 1e-7, "shape %d, d%s: relative error %g", specs[i], oracle_part_name(part),
+                      error);
             free(quotient);
         }
         close_setting(s);
@@ -205,7 +212,8 @@ Test(oracle_layer, weights_sum_to_one_unless_one_of_many_is_kept) {
             double w[CK_MAX_EXPERTS], sum = 0;
             oracle_gates(&s->shape, z + t * CK_MAX_EXPERTS, w);
             for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += w[e];
-            cr_expect(single ? sum < 1 - 1e-6 && sum > 1.0 / s->shape.n_experts : fabs(sum - 1) < 1e-12, "shape %d: sum %g", spec, sum);
+            cr_expect(single ? sum < 1 - 1e-6 && sum > 1.0 / s->shape.n_experts : fabs(sum - 1) < 1e-12,
+                      "shape %d: sum %g", spec, sum);
         }
         free(z);
         close_setting(s);
@@ -226,7 +234,8 @@ static void swap_experts(setting *s, int a, int b) {
     const int columns[] = {WIDTH, FFN, FFN, WIDTH};
     for (int i = 0; i < 4; i++) {
         double *rows = s->pack + oracle_part_range(&s->shape, LAYER, parts[i]).offset;
-        swap(rows + s->shape.rank_first[a] * columns[i], rows + s->shape.rank_first[b] * columns[i], s->shape.rank[a] * columns[i]);
+        swap(rows + s->shape.rank_first[a] * columns[i], rows + s->shape.rank_first[b] * columns[i],
+             s->shape.rank[a] * columns[i]);
     }
     double *router = s->pack + oracle_part_range(&s->shape, LAYER, ORACLE_ROUTER).offset;
     swap(router + a * WIDTH, router + b * WIDTH, WIDTH);
@@ -251,16 +260,25 @@ Test(oracle_layer, the_order_of_specialists_does_not_matter) {
             memcpy(before, s->y, sizeof before);
             swap_experts(s, 1, 2);
             factorised(s, false);
-            cr_expect(relative(s->y, before, TOKENS * WIDTH) < 1e-13, "k = %d, mix %d: y changed", top_k, (int)mix);
-            swap(s->pack + s->shape.layer_stride + s->shape.route, s->pack + s->shape.layer_stride + s->shape.route + WIDTH, WIDTH);
+            cr_expect(relative(s->y, before, TOKENS * WIDTH) < 1e-13, "k = %d, mix %d: y changed", top_k,
+                      (int)mix);
+            swap(s->pack + s->shape.layer_stride + s->shape.route,
+                 s->pack + s->shape.layer_stride + s->shape.route + WIDTH, WIDTH);
             factorised(s, false);
-            cr_expect(relative(s->y, before, TOKENS * WIDTH) > 1e-3, "k = %d: router rows alone must matter", top_k);
+            cr_expect(relative(s->y, before, TOKENS * WIDTH) > 1e-3, "k = %d: router rows alone must matter",
+                      top_k);
             close_setting(s);
         }
 }
 
 Test(oracle_layer, equal_experts_are_one_expert) {
-    ck_shape two = {.n_layers = WAVE_LAYERS, .width = WIDTH, .ffn = FFN, .n_experts = 2, .rank = {4, 4}, .top_k = 2, .scale = {0.5f, 0.5f}};
+    ck_shape two = {.n_layers = WAVE_LAYERS,
+                    .width = WIDTH,
+                    .ffn = FFN,
+                    .n_experts = 2,
+                    .rank = {4, 4},
+                    .top_k = 2,
+                    .scale = {0.5f, 0.5f}};
     const char *why;
     cr_assert(ck_shape_init(&two, &why) == CK_OK);
     setting *s = open_setting(two, 11);
@@ -268,14 +286,16 @@ Test(oracle_layer, equal_experts_are_one_expert) {
     const oracle_part parts[] = {ORACLE_A1, ORACLE_B1, ORACLE_A2, ORACLE_B2};
     for (int i = 0; i < 4; i++) {
         oracle_range range = oracle_part_range(&s->shape, LAYER, parts[i]);
-        memcpy(s->pack + range.offset + range.count / 2, s->pack + range.offset, (size_t)(range.count / 2) * sizeof(double));
+        memcpy(s->pack + range.offset + range.count / 2, s->pack + range.offset,
+               (size_t)(range.count / 2) * sizeof(double));
     }
     factorised(s, false);
     memcpy(mixed, s->y, sizeof mixed);
     uint64_t seed = 12;
     fill(s->pack + oracle_part_range(&s->shape, LAYER, ORACLE_ROUTER).offset, 2 * WIDTH, 1, &seed);
     naive(s, false);
-    cr_expect(relative(s->y, mixed, TOKENS * WIDTH) < 1e-12, "two equal experts must give the same y for every gate");
+    cr_expect(relative(s->y, mixed, TOKENS * WIDTH) < 1e-12,
+              "two equal experts must give the same y for every gate");
     close_setting(s);
 }
 

@@ -1,5 +1,5 @@
-/* The oracle's whole model: gradients of every adapter tensor and of every base weight by central differences, and what zero
- * adapters, unequal neighbours and uncounted targets must not change. */
+/* The oracle's whole model: gradients of every adapter tensor and of every base weight by central
+ * differences, and what zero adapters, unequal neighbours and uncounted targets must not change. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,15 +22,23 @@ typedef struct {
 
 static setting *open_setting(int spec) {
     setting *s = calloc(1, sizeof *s);
-    s->base.shape = (base_shape){.layers = 2, .width = 8, .heads = 2, .ffn = 12, .vocabulary = VOCABULARY, .context = 6, .epsilon = 1e-5f};
+    s->base.shape = (base_shape){.layers = 2,
+                                 .width = 8,
+                                 .heads = 2,
+                                 .ffn = 12,
+                                 .vocabulary = VOCABULARY,
+                                 .context = 6,
+                                 .epsilon = 1e-5f};
     s->base.layout = base_layout_of(&s->base.shape);
     s->shape = wave_shape(spec, 8, 12, 2, CK_MLP_GELU);
-    float *weights = calloc((size_t)s->base.layout.total, sizeof *weights), *pack = calloc((size_t)s->shape.total, sizeof *pack);
+    float *weights = calloc((size_t)s->base.layout.total, sizeof *weights),
+          *pack = calloc((size_t)s->shape.total, sizeof *pack);
     wave_fill_base(&s->base.shape, 3, weights);
     wave_fill_pack(&s->shape, 40 + (uint64_t)spec, pack);
     s->base.weights = s->weights = oracle_from_floats(weights, s->base.layout.total);
     s->pack = oracle_from_floats(pack, s->shape.total);
-    s->gradients = oracle_zeros(s->base.layout.total > s->shape.total ? s->base.layout.total : s->shape.total);
+    s->gradients =
+        oracle_zeros(s->base.layout.total > s->shape.total ? s->base.layout.total : s->shape.total);
     free(weights);
     free(pack);
     memcpy(s->first_token, (int64_t[]){0, 3, TOKENS}, sizeof s->first_token);
@@ -48,7 +56,8 @@ static void close_setting(setting *s) {
 }
 
 static double objective(setting *s, oracle_pass *pass) {
-    return s->pretraining ? oracle_pretraining(&s->base, &s->batch, pass) : oracle_model(&s->base, &s->shape, s->pack, &s->batch, pass);
+    return s->pretraining ? oracle_pretraining(&s->base, &s->batch, pass)
+                          : oracle_model(&s->base, &s->shape, s->pack, &s->batch, pass);
 }
 
 /* Relative error of the gradients of `count` values against difference quotients. */
@@ -77,8 +86,10 @@ static void adapter_gradients(int spec) {
     for (int l = 0; l < 2; l++)
         for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
             oracle_range range = oracle_part_range(&s->shape, l, part);
-            double error = quotient_error(s, s->pack + range.offset, s->gradients + range.offset, range.count);
-            cr_expect(error < 1e-6, "shape %d, layer %d, d%s: relative error %g", spec, l, oracle_part_name(part), error);
+            double error =
+                quotient_error(s, s->pack + range.offset, s->gradients + range.offset, range.count);
+            cr_expect(error < 1e-6, "shape %d, layer %d, d%s: relative error %g", spec, l,
+                      oracle_part_name(part), error);
         }
     close_setting(s);
 }
@@ -108,10 +119,22 @@ Test(oracle_model, pretraining_gradients_of_every_weight) {
     setting *s = open_setting(SHAPE_SINGLE);
     s->pretraining = true;
     const base_layout *at = &s->base.layout;
-    const int64_t starts[] = {
-        at->wte,          at->wpe,          at->lnf_gain,     at->lnf_bias,     at->layer0.ln1_gain, at->layer0.ln1_bias,
-        at->layer0.qkv_w, at->layer0.qkv_b, at->layer0.out_w, at->layer0.out_b, at->layer0.ln2_gain, at->layer0.ln2_bias,
-        at->layer0.fc_w,  at->layer0.fc_b,  at->layer0.pr_w,  at->layer0.pr_b};
+    const int64_t starts[] = {at->wte,
+                              at->wpe,
+                              at->lnf_gain,
+                              at->lnf_bias,
+                              at->layer0.ln1_gain,
+                              at->layer0.ln1_bias,
+                              at->layer0.qkv_w,
+                              at->layer0.qkv_b,
+                              at->layer0.out_w,
+                              at->layer0.out_b,
+                              at->layer0.ln2_gain,
+                              at->layer0.ln2_bias,
+                              at->layer0.fc_w,
+                              at->layer0.fc_b,
+                              at->layer0.pr_w,
+                              at->layer0.pr_b};
     const int64_t counts[] = {40, 48, 8, 8, 8, 8, 192, 24, 64, 8, 8, 8, 96, 12, 96, 8};
     objective(s, &(oracle_pass){.gradients = s->gradients});
     for (int i = 0; i < 16; i++)
@@ -124,8 +147,10 @@ Test(oracle_model, pretraining_gradients_of_every_weight) {
 }
 
 Test(oracle_model, zero_initialised_B_changes_no_logit) {
-    /* One of many keeps its probability over all, so with MLP outputs mixed even a zero adapter scales the layer: not in this list. */
-    const int specs[] = {SHAPE_SINGLE_ATTEND, SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_MEAN, SHAPE_LINEAR_TOP1, SHAPE_MANY};
+    /* One of many keeps its probability over all, so with MLP outputs mixed even a zero adapter scales the
+     * layer: not in this list. */
+    const int specs[] = {SHAPE_SINGLE_ATTEND, SHAPE_PAIR_BOTH,   SHAPE_RAGGED,
+                         SHAPE_MEAN,          SHAPE_LINEAR_TOP1, SHAPE_MANY};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         setting *s = open_setting(specs[i]);
         double plain[TOKENS * VOCABULARY], adapted[TOKENS * VOCABULARY], moved[TOKENS * VOCABULARY];
@@ -133,7 +158,8 @@ Test(oracle_model, zero_initialised_B_changes_no_logit) {
         for (int l = 0; l < 2; l++)
             for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
                 oracle_range range = oracle_part_range(&s->shape, l, part);
-                bool b = part == ORACLE_QKV_B || part == ORACLE_OUT_B || part == ORACLE_B1 || part == ORACLE_B2;
+                bool b =
+                    part == ORACLE_QKV_B || part == ORACLE_OUT_B || part == ORACLE_B1 || part == ORACLE_B2;
                 if (b) memset(s->pack + range.offset, 0, (size_t)range.count * sizeof(double));
             }
         objective(s, &(oracle_pass){.logits = adapted});
@@ -156,7 +182,8 @@ Test(oracle_model, sequences_do_not_see_each_other) {
     objective(s, &(oracle_pass){.loss = both});
     s->batch = (oracle_batch){1, s->first_token + 1, s->tokens + 3, s->targets + 3};
     objective(s, &(oracle_pass){.loss = &alone});
-    cr_expect(fabs(alone - both[1]) < 1e-12, "the second sequence alone: %.15g, beside the first: %.15g", alone, both[1]);
+    cr_expect(fabs(alone - both[1]) < 1e-12, "the second sequence alone: %.15g, beside the first: %.15g",
+              alone, both[1]);
     close_setting(s);
 }
 
@@ -166,7 +193,8 @@ Test(oracle_model, a_later_token_does_not_change_an_earlier_loss) {
     objective(s, &(oracle_pass){.logits = logits});
     s->tokens[TOKENS - 1] = (s->tokens[TOKENS - 1] + 1) % VOCABULARY;
     objective(s, &(oracle_pass){.logits = changed});
-    cr_expect(memcmp(logits, changed, (TOKENS - 1) * VOCABULARY * sizeof(double)) == 0, "an earlier token saw a later one");
+    cr_expect(memcmp(logits, changed, (TOKENS - 1) * VOCABULARY * sizeof(double)) == 0,
+              "an earlier token saw a later one");
     cr_expect(memcmp(logits, changed, sizeof logits) != 0, "the changed token must matter to itself");
     close_setting(s);
 }
@@ -176,6 +204,7 @@ Test(oracle_model, nothing_counted_gives_no_gradient) {
     for (int t = 0; t < TOKENS; t++) s->targets[t] = -1;
     double value = objective(s, &(oracle_pass){.gradients = s->gradients});
     cr_expect(value == 0);
-    for (int64_t i = 0; i < s->shape.total; i++) cr_assert(s->gradients[i] == 0, "gradient %lld", (long long)i);
+    for (int64_t i = 0; i < s->shape.total; i++)
+        cr_assert(s->gradients[i] == 0, "gradient %lld", (long long)i);
     close_setting(s);
 }

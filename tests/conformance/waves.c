@@ -13,22 +13,41 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
     [SHAPE_PAIR_BOTH] = {.experts = 2, .rank = {8, 8}, .top_k = 2, .balance = 0.5f},
     [SHAPE_RAGGED] = {.experts = 3, .rank = {4, 8, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
     [SHAPE_ALL] = {.experts = 4, .rank = {2, 5, 1, 8}, .top_k = 4, .attention_rank = 3, .balance = 0.5f},
-    [SHAPE_MEAN] = {.experts = 4, .rank = {3, 3, 4, 1}, .top_k = 2, .gates = CK_GATES_MEAN, .attention_rank = 8},
+    [SHAPE_MEAN] =
+        {.experts = 4, .rank = {3, 3, 4, 1}, .top_k = 2, .gates = CK_GATES_MEAN, .attention_rank = 8},
     [SHAPE_LINEAR] = {.experts = 3, .rank = {4, 8, 3}, .top_k = 2, .mix = CK_MIX_LINEAR, .balance = 0.5f},
-    [SHAPE_LINEAR_TOP1] = {.experts = 4, .rank = {8, 8, 8, 8}, .top_k = 1, .mix = CK_MIX_LINEAR, .attention_rank = 4, .balance = 0.5f},
-    [SHAPE_LINEAR_MEAN] = {.experts = 2, .rank = {5, 4}, .top_k = 1, .gates = CK_GATES_MEAN, .mix = CK_MIX_LINEAR},
-    [SHAPE_MANY] =
-        {.experts = 16, .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
-    [SHAPE_MANY_ALL] =
-        {.experts = 16, .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2}, .top_k = 16, .balance = 0.5f, .even = true},
-    [SHAPE_EIGHT] = {.experts = 8, .rank = {16, 16, 16, 8, 8, 8, 16, 8}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
-    [SHAPE_HEAVY] = {.experts = 5, .rank = {64, 32, 33, 30, 1}, .top_k = 3, .attention_rank = 33, .balance = 0.5f},
+    [SHAPE_LINEAR_TOP1] = {.experts = 4,
+                           .rank = {8, 8, 8, 8},
+                           .top_k = 1,
+                           .mix = CK_MIX_LINEAR,
+                           .attention_rank = 4,
+                           .balance = 0.5f},
+    [SHAPE_LINEAR_MEAN] =
+        {.experts = 2, .rank = {5, 4}, .top_k = 1, .gates = CK_GATES_MEAN, .mix = CK_MIX_LINEAR},
+    [SHAPE_MANY] = {.experts = 16,
+                    .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3},
+                    .top_k = 2,
+                    .attention_rank = 8,
+                    .balance = 0.5f},
+    [SHAPE_MANY_ALL] = {.experts = 16,
+                        .rank = {1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2},
+                        .top_k = 16,
+                        .balance = 0.5f,
+                        .even = true},
+    [SHAPE_EIGHT] = {.experts = 8,
+                     .rank = {16, 16, 16, 8, 8, 8, 16, 8},
+                     .top_k = 2,
+                     .attention_rank = 8,
+                     .balance = 0.5f},
+    [SHAPE_HEAVY] =
+        {.experts = 5, .rank = {64, 32, 33, 30, 1}, .top_k = 3, .attention_rank = 33, .balance = 0.5f},
     [SHAPE_LIMIT] = {.experts = 16,
                      .rank = {32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32},
                      .top_k = 3,
                      .attention_rank = 40,
                      .balance = 0.5f},
-    [SHAPE_TWENTY_FOUR] = {.experts = 3, .rank = {8, 8, 8}, .top_k = 2, .attention_rank = 16, .balance = 0.5f},
+    [SHAPE_TWENTY_FOUR] =
+        {.experts = 3, .rank = {8, 8, 8}, .top_k = 2, .attention_rank = 16, .balance = 0.5f},
     [SHAPE_ATTEND_MORE] = {.experts = 2, .rank = {4, 4}, .top_k = 1, .attention_rank = 24, .balance = 0.5f},
 };
 
@@ -57,10 +76,26 @@ const wave_spec wave_specs[] = {
      128,
      4,
      5,
-     {{SHAPE_PAIR_BOTH, {32, 32}}, {SHAPE_PAIR_TOP1, {32}}, {SHAPE_RAGGED, {64}}, {SHAPE_LINEAR, {16, 16}}, {SHAPE_SINGLE_ATTEND, {32}}},
+     {{SHAPE_PAIR_BOTH, {32, 32}},
+      {SHAPE_PAIR_TOP1, {32}},
+      {SHAPE_RAGGED, {64}},
+      {SHAPE_LINEAR, {16, 16}},
+      {SHAPE_SINGLE_ATTEND, {32}}},
      CK_MLP_GELU},
-    {"wide", 48, 192, 3, 4, {{SHAPE_MEAN, {15}}, {SHAPE_ALL, {33}}, {SHAPE_LINEAR_TOP1, {16}}, {SHAPE_MANY, {47}}}, CK_MLP_GELU},
-    {"broad", 16, 1040, 2, 4, {{SHAPE_RAGGED, {33}}, {SHAPE_LINEAR, {17}}, {SHAPE_MANY, {16}}, {SHAPE_PAIR_TOP1, {35}}}, CK_MLP_GELU},
+    {"wide",
+     48,
+     192,
+     3,
+     4,
+     {{SHAPE_MEAN, {15}}, {SHAPE_ALL, {33}}, {SHAPE_LINEAR_TOP1, {16}}, {SHAPE_MANY, {47}}},
+     CK_MLP_GELU},
+    {"broad",
+     16,
+     1040,
+     2,
+     4,
+     {{SHAPE_RAGGED, {33}}, {SHAPE_LINEAR, {17}}, {SHAPE_MANY, {16}}, {SHAPE_PAIR_TOP1, {35}}},
+     CK_MLP_GELU},
     {"odd",
      21,
      50,
@@ -80,10 +115,11 @@ const wave_spec wave_specs[] = {
      96,
      3,
      24,
-     {{SHAPE_PAIR_BOTH, {1}}, {SHAPE_PAIR_BOTH, {2}}, {SHAPE_PAIR_BOTH, {3}}, {SHAPE_PAIR_BOTH, {1}}, {SHAPE_PAIR_BOTH, {5}},
-      {SHAPE_PAIR_BOTH, {4}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {2}},
-      {SHAPE_PAIR_TOP1, {9}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_SINGLE, {1}},    {SHAPE_SINGLE, {2}},    {SHAPE_SINGLE, {1}},
-      {SHAPE_MEAN, {1}},      {SHAPE_MEAN, {3}},      {SHAPE_RAGGED, {1}},    {SHAPE_RAGGED, {2}},    {SHAPE_RAGGED, {3}},
+     {{SHAPE_PAIR_BOTH, {1}}, {SHAPE_PAIR_BOTH, {2}}, {SHAPE_PAIR_BOTH, {3}}, {SHAPE_PAIR_BOTH, {1}},
+      {SHAPE_PAIR_BOTH, {5}}, {SHAPE_PAIR_BOTH, {4}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {1}},
+      {SHAPE_PAIR_TOP1, {1}}, {SHAPE_PAIR_TOP1, {2}}, {SHAPE_PAIR_TOP1, {9}}, {SHAPE_PAIR_TOP1, {1}},
+      {SHAPE_SINGLE, {1}},    {SHAPE_SINGLE, {2}},    {SHAPE_SINGLE, {1}},    {SHAPE_MEAN, {1}},
+      {SHAPE_MEAN, {3}},      {SHAPE_RAGGED, {1}},    {SHAPE_RAGGED, {2}},    {SHAPE_RAGGED, {3}},
       {SHAPE_MANY, {1}},      {SHAPE_MANY, {2}},      {SHAPE_LINEAR, {1}},    {SHAPE_LINEAR, {2}}},
      CK_MLP_GELU},
     {"swiglu",
@@ -112,9 +148,27 @@ const wave_spec wave_specs[] = {
       {SHAPE_ALL, {19}},
       {SHAPE_LIMIT, {6, 5}}},
      CK_MLP_SWIGLU},
-    {"few ranks", 32, 64, 1, 3, {{SHAPE_SINGLE_ATTEND, {20, 13}}, {SHAPE_SINGLE_ATTEND, {33}}, {SHAPE_SINGLE_ATTEND, {1}}}, CK_MLP_GELU},
-    {"24 ranks", 32, 64, 2, 3, {{SHAPE_TWENTY_FOUR, {33}}, {SHAPE_TWENTY_FOUR, {17, 30}}, {SHAPE_SINGLE_ATTEND, {5}}}, CK_MLP_GELU},
-    {"24 ranks of attention", 32, 64, 2, 2, {{SHAPE_ATTEND_MORE, {33, 2}}, {SHAPE_PAIR_TOP1, {18}}}, CK_MLP_GELU},
+    {"few ranks",
+     32,
+     64,
+     1,
+     3,
+     {{SHAPE_SINGLE_ATTEND, {20, 13}}, {SHAPE_SINGLE_ATTEND, {33}}, {SHAPE_SINGLE_ATTEND, {1}}},
+     CK_MLP_GELU},
+    {"24 ranks",
+     32,
+     64,
+     2,
+     3,
+     {{SHAPE_TWENTY_FOUR, {33}}, {SHAPE_TWENTY_FOUR, {17, 30}}, {SHAPE_SINGLE_ATTEND, {5}}},
+     CK_MLP_GELU},
+    {"24 ranks of attention",
+     32,
+     64,
+     2,
+     2,
+     {{SHAPE_ATTEND_MORE, {33, 2}}, {SHAPE_PAIR_TOP1, {18}}},
+     CK_MLP_GELU},
 };
 const int n_wave_specs = sizeof wave_specs / sizeof *wave_specs;
 
@@ -136,7 +190,11 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
     for (int e = 0; e < s->experts; e++) {
         shape.rank[e] = halve ? (s->rank[e] + 1) / 2 : s->rank[e];
         shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);
-        shape.balance[e] = s->balance * (float)s->experts * (s->even ? 1.0f : e % 2 == 0 ? 1.5f : 0.75f) / (float)layers;
+        shape.balance[e] = s->balance * (float)s->experts *
+                           (s->even      ? 1.0f
+                            : e % 2 == 0 ? 1.5f
+                                         : 0.75f) /
+                           (float)layers;
     }
     const char *why;
     if (ck_shape_init(&shape, &why) != CK_OK) abort();

@@ -53,15 +53,17 @@ extern const shape_spec shape_specs[SHAPE_SPECS];
 extern const wave_spec wave_specs[];
 extern const int n_wave_specs;
 
-/* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. With SwiGLU ranks are halved (rounded up)
- * where they sum to more than it allows. */
+/* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. With SwiGLU
+ * ranks are halved (rounded up) where they sum to more than it allows. */
 ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp);
 
-/* Parameters of a device's pack and weights of a base, large enough that every term of the model counts; padding stays 0. */
+/* Parameters of a device's pack and weights of a base, large enough that every term of the model counts;
+ * padding stays 0. */
 void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);
 void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights);
 
-/* Numbers for inputs: uniform with mean 0 and standard deviation `scale`, from a counter that the caller keeps. */
+/* Numbers for inputs: uniform with mean 0 and standard deviation `scale`, from a counter that the caller
+ * keeps. */
 double wave_draw(uint64_t *state, double scale);
 
 #endif

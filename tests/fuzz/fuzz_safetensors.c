@@ -1,4 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a safetensors file: refused with a message, or every tensor lies inside and can be read. */
+/* fuzz_safetensors.c - any bytes as a safetensors file: refused with a message, or every tensor lies inside
+ * and can be read. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

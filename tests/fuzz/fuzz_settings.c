@@ -1,5 +1,5 @@
-/* fuzz_settings.c - any text as a configuration: refused with a message, or loaded; and what was loaded is written so that it loads
- * again to the same text, and differs from itself in no key.
+/* fuzz_settings.c - any text as a configuration: refused with a message, or loaded; and what was loaded is
+ * written so that it loads again to the same text, and differs from itself in no key.
  *
  *   input = YAML [ \0 --set override ]... */
 #include <stdlib.h>
@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Splits at zero bytes; the copy ends with one. Returns the number of overrides. */
 static int split(char *text, size_t size, const char *overrides[MOST_OVERRIDES]) {
     int n = 0;
-    for (char *at = text + strlen(text); at < text + size && n < MOST_OVERRIDES; at += strlen(at)) overrides[n++] = ++at;
+    for (char *at = text + strlen(text); at < text + size && n < MOST_OVERRIDES; at += strlen(at))
+        overrides[n++] = ++at;
     return n;
 }
 

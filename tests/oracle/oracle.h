@@ -1,12 +1,15 @@
-/* oracle.h - the reference: every op of kernels.h and the whole model, in float64 and plain loops, written from the formulas of
- * sim/methods/README.md and never from a backend. It is nobody's backend: it is slow on purpose, and checked by itself in
- * tests/conformance/test_oracle.c (hand-computed tables, finite differences, the naive form of the expert layer, properties).
+/* oracle.h - the reference: every op of kernels.h and the whole model, in float64 and plain loops, written
+ * from the formulas of sim/methods/README.md and never from a backend. It is nobody's backend: it is slow on
+ * purpose, and checked by itself in tests/conformance/test_oracle.c (hand-computed tables, finite
+ * differences, the naive form of the expert layer, properties).
  *
  * Conventions
  *   - double throughout; matrices are row-major; n is a number of token rows; W of a linear is [out, in].
- *   - Parameter packs have the layout of ck_shape (A [r, in], B transposed [r, out]), base weights that of base_layout.
+ *   - Parameter packs have the layout of ck_shape (A [r, in], B transposed [r, out]),
+ *     base weights that of base_layout.
  *   - Functions that give gradients of parameters, and input gradients called "dx +=", add to what is there.
- *   - zh, h, g, q and p have an explicit row stride ("ld"), because a wave's tensors are as wide as its widest device. */
+ *   - zh, h, g, q and p have an explicit row stride ("ld"),
+ *     because a wave's tensors are as wide as its widest device. */
 #ifndef COHORT_ORACLE_H
 #define COHORT_ORACLE_H
 
@@ -20,32 +23,36 @@ double *oracle_zeros(int64_t count); /* calloc that aborts the test when memory 
 double *oracle_from_floats(const float *values, int64_t count);
 double oracle_dot(const double *a, const double *b, int64_t count);
 
-/* ---- The transformer (oracle_transformer.c, oracle_attention.c, oracle_head.c) ---------------------------------------- */
+/* ---- The transformer (oracle_transformer.c, oracle_attention.c, oracle_head.c) --------------- */
 
 /* One sequence: n tokens at positions 0 .. n-1. */
-void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte, const double *wpe, double *x);
-void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const double *dx, double *dwte, double *dwpe); /* += */
+void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte, const double *wpe,
+                  double *x);
+/* += */
+void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const double *dx, double *dwte,
+                           double *dwpe);
 
 typedef struct {
     int64_t n;
     int width;
     double epsilon;
 } oracle_norm_size;
-void oracle_norm(oracle_norm_size size, const double *x, const double *gain, const double *bias, double *y, double *stats);
+void oracle_norm(oracle_norm_size size, const double *x, const double *gain, const double *bias, double *y,
+                 double *stats);
 /* dx +=; dgain and dbias +=, or NULL. */
-void oracle_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy, double *dx, double *dgain,
-                          double *dbias);
+void oracle_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy,
+                          double *dx, double *dgain, double *dbias);
 
 typedef struct {
     int64_t n;
     int in, out;
 } oracle_linear_size;
 /* factor [n] multiplies the bias of each row (NULL: 1); residual [n, out] or NULL. */
-void oracle_linear(oracle_linear_size size, const double *x, const double *weight, const double *bias, const double *factor,
-                   const double *residual, double *y);
+void oracle_linear(oracle_linear_size size, const double *x, const double *weight, const double *bias,
+                   const double *factor, const double *residual, double *y);
 /* dx +=; any of dx, dweight, dbias may be NULL (dbias is for factor 1). */
-void oracle_linear_backward(oracle_linear_size size, const double *x, const double *weight, const double *dy, double *dx, double *dweight,
-                            double *dbias);
+void oracle_linear_backward(oracle_linear_size size, const double *x, const double *weight, const double *dy,
+                            double *dx, double *dweight, double *dbias);
 
 double oracle_gelu(double u);
 double oracle_gelu_slope(double u);
@@ -55,26 +62,30 @@ typedef struct {
     int width, heads;
 } oracle_attention_size;
 void oracle_attention(oracle_attention_size size, const double *qkv, double *o, double *lse);
-void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o, double *dqkv);
+void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o,
+                               double *dqkv);
 
 typedef struct {
     int64_t n;
     int width, vocabulary;
 } oracle_head_size;
-/* The summed loss; logits [n, V] or NULL; *correct, if not NULL, counts tokens whose arg max is the target. */
-double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets, double *logits, int32_t *correct);
+/* The summed loss; logits [n, V] or NULL; *correct, if not NULL, counts tokens whose arg max is the target.
+ */
+double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
+                   double *logits, int32_t *correct);
 /* dx and dwte (NULL: not wanted) of scale * loss; dx is written, dwte += . */
-void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets, double scale, double *dx,
-                          double *dwte);
+void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
+                          double scale, double *dx, double *dwte);
 int64_t oracle_counted(int64_t n, const int32_t *targets);
 
-/* ---- Adapters: one layer of one device ---------------------------------------------------------------------------------- */
+/* ---- Adapters: one layer of one device ------------------------------------------------------- */
 
 typedef struct {
     const ck_shape *shape;
     int layer;
     const double *parameters; /* the device's pack */
-    double *gradients;        /* pack of the same layout, added to; NULL where only forward functions are called */
+    /* pack of the same layout, added to; NULL where only forward functions are called */
+    double *gradients;
 } oracle_adapter;
 
 typedef enum {
@@ -97,15 +108,18 @@ typedef struct {
 } oracle_range;
 oracle_range oracle_part_range(const ck_shape *shape, int layer, oracle_part part);
 
-void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld, double *y);
-void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h, int ld, const double *dy,
-                          double *dx);
+void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld,
+                 double *y);
+void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h,
+                          int ld, const double *dy, double *dx);
 
 /* K = min(k, E), or E where the gates are means. */
 int oracle_chosen_count(const ck_shape *shape);
-/* The K kept experts of one token: chosen[0] has the largest logit; ties: the lower index first. logits NULL: 0 .. E-1. */
+/* The K kept experts of one token: chosen[0] has the largest logit; ties: the lower index first. logits NULL:
+ * 0 .. E-1. */
 void oracle_top_k(const ck_shape *shape, const double *logits, int *chosen);
-/* w of one token [CK_MAX_EXPERTS] and P of the load balance [E] from its logits [E] (not read where there is no router). */
+/* w of one token [CK_MAX_EXPERTS] and P of the load balance [E] from its logits [E] (not read where there is
+ * no router). */
 void oracle_gates(const ck_shape *shape, const double *logits, double *gates);
 void oracle_balance_probability(const ck_shape *shape, const double *logits, double *p);
 /* Smallest distance between a kept and a dropped logit over n tokens; INFINITY if nothing is dropped. */
@@ -113,42 +127,51 @@ double oracle_margin(const ck_shape *shape, int64_t n, const double *zh, int ld)
 
 void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *zh, int ld, double *gates);
 /* coefficient [E] of the load balance or NULL. dx +=. */
-void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld, const double *gates,
-                           const double *dw, const double *p, int ldp, const double *coefficient, double *dx);
-/* f_e and the coefficient of dP_e/dz from top-k counts and summed P over a device's n tokens; returns the layer's value. */
-double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_count, const double *p_sum, double *coefficient);
+void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld,
+                           const double *gates, const double *dw, const double *p, int ldp,
+                           const double *coefficient, double *dx);
+/* f_e and the coefficient of dP_e/dz from top-k counts and summed P over a device's n tokens; returns the
+ * layer's value. */
+double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_count, const double *p_sum,
+                      double *coefficient);
 
-/* ---- The expert layer, factorised (oracle_experts.c) ---------------------------------------------------------------------- */
+/* ---- The expert layer, factorised (oracle_experts.c) ----------------------------------------- */
 
-/* c of y = W m + c b: sum of the weights where MLP outputs are mixed, 1 where the mix is inside the linears. */
+/* c of y = W m + c b: sum of the weights where MLP outputs are mixed, 1 where the mix is inside the linears.
+ */
 void oracle_bias_factor(const ck_shape *shape, int64_t n, const double *gates, double *factor);
-/* What the MLP makes of its pre-activations u [branches, F]: element f, and its derivatives by u[f] and u[F + f]. */
+/* What the MLP makes of its pre-activations u [branches, F]: element f, and its derivatives by u[f] and u[F +
+ * f]. */
 int oracle_branches(const ck_shape *shape); /* 1, or 2: gate and up */
 double oracle_act(const ck_shape *shape, const double *u, int f);
 void oracle_act_slope(const ck_shape *shape, const double *u, int f, double slope[2]);
 /* u [n, branches F]. */
-void oracle_expert_activation(const oracle_adapter *a, int64_t n, const double *u, const double *zh, int ld, const double *gates, double *m,
-                              double *g, int ldg);
-void oracle_expert_expand(const oracle_adapter *a, int64_t n, const double *g, int ldg, const double *gates, double *y);
+void oracle_expert_activation(const oracle_adapter *a, int64_t n, const double *u, const double *zh, int ld,
+                              const double *gates, double *m, double *g, int ldg);
+void oracle_expert_expand(const oracle_adapter *a, int64_t n, const double *g, int ldg, const double *gates,
+                          double *y);
 /* Writes q and dw. */
-void oracle_expert_expand_backward(const oracle_adapter *a, int64_t n, const double *bias, const double *dy, const double *g, int ldg,
-                                   const double *gates, double *q, double *dw);
+void oracle_expert_expand_backward(const oracle_adapter *a, int64_t n, const double *bias, const double *dy,
+                                   const double *g, int ldg, const double *gates, double *q, double *dw);
 /* Writes du and p; dw +=. du may be dm, but not with SwiGLU. */
-void oracle_expert_activation_backward(const oracle_adapter *a, int64_t n, const double *u, const double *zh, int ld, const double *gates,
-                                       const double *dm, const double *q, int ldq, double *du, double *p, int ldp, double *dw);
+void oracle_expert_activation_backward(const oracle_adapter *a, int64_t n, const double *u, const double *zh,
+                                       int ld, const double *gates, const double *dm, const double *q,
+                                       int ldq, double *du, double *p, int ldp, double *dw);
 
-/* ---- The expert layer, naive (oracle_naive.c): E full copies of the MLP -------------------------------------------------- */
+/* ---- The expert layer, naive (oracle_naive.c): E full copies of the MLP ---------------------- */
 
 typedef struct {
     const double *fc_w, *fc_b, *pr_w, *pr_b; /* [branches F, D], [branches F], [D, F], [D] */
 } oracle_mlp;
 /* y [n, D]. */
-void oracle_naive_layer(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x, double *y);
-/* Through the copies' own weights W_e = W + s B_e A_e and, only then, to A and B. dx +=. coefficient as in oracle_route_backward. */
-void oracle_naive_layer_backward(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x, const double *dy,
-                                 const double *coefficient, double *dx);
+void oracle_naive_layer(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x,
+                        double *y);
+/* Through the copies' own weights W_e = W + s B_e A_e and, only then, to A and B. dx +=. coefficient as in
+ * oracle_route_backward. */
+void oracle_naive_layer_backward(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x,
+                                 const double *dy, const double *coefficient, double *dx);
 
-/* ---- Updates (oracle_updates.c) ------------------------------------------------------------------------------------------- */
+/* ---- Updates (oracle_updates.c) -------------------------------------------------------------- */
 
 typedef struct {
     double *parameter, *moment1, *moment2;
@@ -159,7 +182,7 @@ void oracle_carry(double *carried, double *gradients, int64_t count, bool learne
 void oracle_group_sum(const double *parameters, const ck_group *group, double *packed);
 void oracle_group_spread(double *parameters, const ck_group *group, const double *packed);
 
-/* ---- The whole model (oracle_model.c) --------------------------------------------------------------------------------------- */
+/* ---- The whole model (oracle_model.c) -------------------------------------------------------- */
 
 typedef struct {
     base_shape shape;
@@ -170,7 +193,8 @@ typedef struct {
 /* The sequences of one device. */
 typedef struct {
     int n_sequences;
-    const int64_t *first_token; /* [n_sequences + 1]; tokens and targets are indexed by first_token[s] - first_token[0] */
+    /* [n_sequences + 1]; tokens and targets are indexed by first_token[s] - first_token[0] */
+    const int64_t *first_token;
     const int32_t *tokens, *targets;
 } oracle_batch;
 
@@ -185,9 +209,12 @@ typedef struct {
     double balance;    /* out: value of the load balance, all layers */
 } oracle_pass;
 
-/* A device's step (or evaluation, if gradients is NULL). Returns mean loss over counted tokens + load balance. */
-double oracle_model(const oracle_base *base, const ck_shape *shape, const double *parameters, const oracle_batch *batch, oracle_pass *pass);
-/* Pre-training: no adapters; loss and logits as above, gradients [layout.total] of the mean loss over the batch; the rest is not touched.
+/* A device's step (or evaluation, if gradients is NULL). Returns mean loss over counted tokens + load
+ * balance. */
+double oracle_model(const oracle_base *base, const ck_shape *shape, const double *parameters,
+                    const oracle_batch *batch, oracle_pass *pass);
+/* Pre-training: no adapters; loss and logits as above, gradients [layout.total] of the mean loss over the
+ * batch; the rest is not touched.
  */
 double oracle_pretraining(const oracle_base *base, const oracle_batch *batch, oracle_pass *pass);
 

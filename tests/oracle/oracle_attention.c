@@ -1,6 +1,8 @@
-/* Causal multi-head attention over one sequence; head h uses columns [h d, (h + 1) d) of q, k, v, with d = D / heads.
+/* Causal multi-head attention over one sequence; head h uses columns [h d, (h + 1) d) of q, k, v, with d = D
+ * / heads.
  *
- *   s_tj = <q_t, k_j> / sqrt(d)  (j <= t)     p_t = softmax(s_t)     o_t = sum_j p_tj v_j     lse_t = log sum_j exp(s_tj)
+ *   s_tj = <q_t, k_j> / sqrt(d)  (j <= t)     p_t = softmax(s_t)     o_t = sum_j p_tj v_j
+ *       lse_t = log sum_j exp(s_tj)
  *   dv_j = sum_t p_tj do_t     dp_tj = <do_t, v_j>     ds_tj = p_tj (dp_tj - sum_i p_ti dp_ti)
  *   dq_t = sum_j ds_tj k_j / sqrt(d)     dk_j = sum_t ds_tj q_t / sqrt(d) */
 #include <math.h>
@@ -10,7 +12,8 @@
 #include "oracle.h"
 
 /* p [t + 1] of row t; returns the row's log-sum-exp. q and k point at the head's columns of token 0. */
-static double probabilities(int64_t t, int64_t stride, int depth, const double *q, const double *k, double *p) {
+static double probabilities(int64_t t, int64_t stride, int depth, const double *q, const double *k,
+                            double *p) {
     double largest = -INFINITY, sum = 0;
     for (int64_t j = 0; j <= t; j++) {
         p[j] = oracle_dot(q + t * stride, k + j * stride, depth) / sqrt(depth);
@@ -39,8 +42,10 @@ void oracle_attention(oracle_attention_size size, const double *qkv, double *o, 
     free(p);
 }
 
-/* One row of one head; q, k, v and their gradients point at the head's columns of token 0, d_o at the row's. */
-static void attention_backward_row(int64_t t, int width, int depth, const double *q, const double *d_o, double *dq, double *p, double *dp) {
+/* One row of one head; q, k, v and their gradients point at the head's columns of token 0, d_o at the row's.
+ */
+static void attention_backward_row(int64_t t, int width, int depth, const double *q, const double *d_o,
+                                   double *dq, double *p, double *dp) {
     int64_t stride = 3 * (int64_t)width;
     const double *k = q + width, *v = k + width;
     double *dk = dq + width, *dv = dk + width, mean = 0;
@@ -59,14 +64,16 @@ static void attention_backward_row(int64_t t, int width, int depth, const double
     }
 }
 
-void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o, double *dqkv) {
+void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o,
+                               double *dqkv) {
     int depth = size.width / size.heads;
     double *p = oracle_zeros(2 * size.n), *dp = p + size.n;
     memset(dqkv, 0, (size_t)(size.n * 3 * size.width) * sizeof *dqkv);
     for (int64_t t = 0; t < size.n; t++)
         for (int head = 0; head < size.heads; head++) {
             int column = head * depth;
-            attention_backward_row(t, size.width, depth, qkv + column, d_o + t * size.width + column, dqkv + column, p, dp);
+            attention_backward_row(t, size.width, depth, qkv + column, d_o + t * size.width + column,
+                                   dqkv + column, p, dp);
         }
     free(p);
 }

@@ -15,7 +15,8 @@ int64_t oracle_counted(int64_t n, const int32_t *targets) {
 }
 
 /* Logits of one row; returns the index of the largest (the first of equals) and the log-sum-exp. */
-static int row_logits(oracle_head_size size, const double *x, const double *wte, double *logits, double *log_sum) {
+static int row_logits(oracle_head_size size, const double *x, const double *wte, double *logits,
+                      double *log_sum) {
     int best = 0;
     double sum = 0;
     for (int v = 0; v < size.vocabulary; v++) {
@@ -27,7 +28,8 @@ static int row_logits(oracle_head_size size, const double *x, const double *wte,
     return best;
 }
 
-double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets, double *logits, int32_t *correct) {
+double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
+                   double *logits, int32_t *correct) {
     double *row = oracle_zeros(size.vocabulary), loss = 0;
     if (correct != NULL) *correct = 0;
     for (int64_t t = 0; t < size.n; t++) {
@@ -42,8 +44,8 @@ double oracle_head(oracle_head_size size, const double *x, const double *wte, co
     return loss;
 }
 
-void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets, double scale, double *dx,
-                          double *dwte) {
+void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
+                          double scale, double *dx, double *dwte) {
     double *row = oracle_zeros(size.vocabulary);
     memset(dx, 0, (size_t)(size.n * size.width) * sizeof *dx);
     for (int64_t t = 0; t < size.n; t++) {

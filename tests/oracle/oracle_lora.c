@@ -61,26 +61,31 @@ typedef struct {
 } pair;
 
 static pair pair_of(const oracle_adapter *adapter, ck_site site) {
-    const ck_block *a = ck_block_of(adapter->shape, site, CK_FACTOR_A), *b = ck_block_of(adapter->shape, site, CK_FACTOR_B);
+    const ck_block *a = ck_block_of(adapter->shape, site, CK_FACTOR_A),
+                   *b = ck_block_of(adapter->shape, site, CK_FACTOR_B);
     int64_t start = adapter->layer * adapter->shape->layer_stride;
     return (pair){start + a->offset, start + b->offset, a->rows, a->columns, b->columns};
 }
 
-void oracle_lora(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x, double *h, int ld, double *y) {
+void oracle_lora(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x, double *h, int ld,
+                 double *y) {
     pair f = pair_of(adapter, site);
     const double *a = adapter->parameters + f.a, *b = adapter->parameters + f.b;
     for (int64_t t = 0; t < n; t++)
         for (int r = 0; r < f.rank; r++) {
             h[t * ld + r] = oracle_dot(x + t * f.in, a + r * f.in, f.in);
-            for (int o = 0; o < f.out; o++) y[t * f.out + o] += (double)adapter->shape->lora_scale[site] * h[t * ld + r] * b[r * f.out + o];
+            for (int o = 0; o < f.out; o++)
+                y[t * f.out + o] +=
+                    (double)adapter->shape->lora_scale[site] * h[t * ld + r] * b[r * f.out + o];
         }
 }
 
-void oracle_lora_backward(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x, const double *h, int ld,
-                          const double *dy, double *dx) {
+void oracle_lora_backward(const oracle_adapter *adapter, ck_site site, int64_t n, const double *x,
+                          const double *h, int ld, const double *dy, double *dx) {
     pair f = pair_of(adapter, site);
     const double *a = adapter->parameters + f.a, *b = adapter->parameters + f.b;
-    double *da = adapter->gradients + f.a, *db = adapter->gradients + f.b, scale = adapter->shape->lora_scale[site];
+    double *da = adapter->gradients + f.a, *db = adapter->gradients + f.b,
+           scale = adapter->shape->lora_scale[site];
     for (int64_t t = 0; t < n; t++)
         for (int r = 0; r < f.rank; r++) {
             double q = scale * oracle_dot(dy + t * f.out, b + r * f.out, f.out);

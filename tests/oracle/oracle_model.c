@@ -2,8 +2,10 @@
  *
  *   x_0 = embed
  *   per layer:  n1 = LN1(x)   qkv = Wqkv n1 + b (+ LoRA)   o = attention(qkv)   r = x + Wout o + b (+ LoRA)
- *               n2 = LN2(r)   x' = r + expert layer(n2)            (pre-training: r + Wpr gelu(Wfc n2 + b) + b)
- *   loss = cross-entropy of LNf(x) wte^T;   objective of a device = mean loss over its counted tokens + load balance */
+ *               n2 = LN2(r)   x' = r + expert layer(n2)            (pre-training:
+ *                   r + Wpr gelu(Wfc n2 + b) + b)
+ *   loss = cross-entropy of LNf(x) wte^T;   objective of a device = mean loss over its counted tokens + load
+ *       balance */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +14,9 @@
 
 /* Activations of one layer, rows are the device's tokens. */
 typedef struct {
-    double *x, *n1, *qkv, *h_qkv, *o, *h_out, *r, *n2; /* [T, D], [T, D], [T, 3D], [T, ra], [T, D], [T, ra], [T, D], [T, D] */
-    double *u, *zh, *gates, *m, *g;                    /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
+    /* [T, D], [T, D], [T, 3D], [T, ra], [T, D], [T, ra], [T, D], [T, D] */
+    double *x, *n1, *qkv, *h_qkv, *o, *h_out, *r, *n2;
+    double *u, *zh, *gates, *m, *g; /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
     double coefficient[CK_MAX_EXPERTS];
 } layer_state;
 
@@ -29,14 +32,15 @@ typedef struct {
     double *adapter_gradients, *base_gradients; /* either may be NULL */
 } model;
 
-/* ---- Small helpers: weights by offset, gradients only where they are wanted ------------------------------------------------ */
+/* ---- Small helpers: weights by offset, gradients only where they are wanted ------------------ */
 
 static const double *weight(const model *m, int layer, int64_t offset) {
     return m->base->weights + layer * m->base->layout.layer_stride + offset;
 }
 
 static double *slot(const model *m, int layer, int64_t offset) {
-    return m->base_gradients == NULL ? NULL : m->base_gradients + layer * m->base->layout.layer_stride + offset;
+    return m->base_gradients == NULL ? NULL
+                                     : m->base_gradients + layer * m->base->layout.layer_stride + offset;
 }
 
 static oracle_adapter adapter(const model *m, int layer) {
@@ -61,16 +65,19 @@ static int64_t sequence_tokens(const model *m, int s) {
 
 static void layer_allocate(const model *m, layer_state *l) {
     int64_t t = m->tokens, width = m->base->shape.width, ffn = m->base->shape.ffn;
-    int64_t ra = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0, sum = m->shape != NULL ? m->shape->rank_sum : 0;
+    int64_t ra = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0,
+            sum = m->shape != NULL ? m->shape->rank_sum : 0;
     int64_t rows = m->shape != NULL ? m->shape->router_rows + sum : 0;
     l->x = oracle_zeros(t * width), l->n1 = oracle_zeros(t * width), l->qkv = oracle_zeros(3 * t * width);
     l->h_qkv = oracle_zeros(t * ra), l->o = oracle_zeros(t * width), l->h_out = oracle_zeros(t * ra);
     l->r = oracle_zeros(t * width), l->n2 = oracle_zeros(t * width), l->u = oracle_zeros(t * ffn);
-    l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS), l->m = oracle_zeros(t * ffn), l->g = oracle_zeros(t * sum);
+    l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS), l->m = oracle_zeros(t * ffn),
+    l->g = oracle_zeros(t * sum);
 }
 
 static void layer_free(layer_state *l) {
-    double *all[] = {l->x, l->n1, l->qkv, l->h_qkv, l->o, l->h_out, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g};
+    double *all[] = {l->x,  l->n1, l->qkv, l->h_qkv, l->o, l->h_out, l->r,
+                     l->n2, l->u,  l->zh,  l->gates, l->m, l->g};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -92,7 +99,7 @@ static void model_close(model *m) {
     free(m->normed);
 }
 
-/* ---- Forward ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 static void attention_forward(model *m, int l) {
     const base_layer *at = &m->base->layout.layer0;
@@ -100,14 +107,16 @@ static void attention_forward(model *m, int l) {
     int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
     oracle_adapter a = adapter(m, l);
     oracle_norm(norm_size(m), s->x, weight(m, l, at->ln1_gain), weight(m, l, at->ln1_bias), s->n1, NULL);
-    oracle_linear(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b), NULL, NULL, s->qkv);
+    oracle_linear(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b),
+                  NULL, NULL, s->qkv);
     if (rank > 0) oracle_lora(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, s->qkv);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads}, s->qkv + 3 * first * width,
-                         s->o + first * width, NULL);
+        oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
+                         s->qkv + 3 * first * width, s->o + first * width, NULL);
     }
-    oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL, s->x, s->r);
+    oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL,
+                  s->x, s->r);
     if (rank > 0) oracle_lora(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, s->r);
 }
 
@@ -132,14 +141,16 @@ static void balance_forward(model *m, int l) {
 static void experts_forward(model *m, int l, double *out) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, ffn = m->base->shape.ffn, ldg = m->shape->rank_sum, ld = ldg + m->shape->router_rows;
+    int width = m->base->shape.width, ffn = m->base->shape.ffn, ldg = m->shape->rank_sum,
+        ld = ldg + m->shape->router_rows;
     oracle_adapter a = adapter(m, l);
     double *factor = oracle_zeros(m->tokens);
     oracle_route(&a, m->tokens, s->n2, s->zh, ld, s->gates);
     balance_forward(m, l);
     oracle_expert_activation(&a, m->tokens, s->u, s->zh, ld, s->gates, s->m, s->g, ldg);
     oracle_bias_factor(m->shape, m->tokens, s->gates, factor);
-    oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), factor, s->r, out);
+    oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), factor,
+                  s->r, out);
     oracle_expert_expand(&a, m->tokens, s->g, ldg, s->gates, out);
     free(factor);
 }
@@ -149,13 +160,15 @@ static void mlp_forward(model *m, int l, double *out) {
     layer_state *s = &m->layers[l];
     int width = m->base->shape.width, ffn = m->base->shape.ffn;
     oracle_norm(norm_size(m), s->r, weight(m, l, at->ln2_gain), weight(m, l, at->ln2_bias), s->n2, NULL);
-    oracle_linear(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), weight(m, l, at->fc_b), NULL, NULL, s->u);
+    oracle_linear(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), weight(m, l, at->fc_b), NULL,
+                  NULL, s->u);
     if (m->shape != NULL) {
         experts_forward(m, l, out);
         return;
     }
     for (int64_t i = 0; i < m->tokens * ffn; i++) s->m[i] = oracle_gelu(s->u[i]);
-    oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), NULL, s->r, out);
+    oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), NULL,
+                  s->r, out);
 }
 
 /* Returns the summed loss. */
@@ -165,8 +178,8 @@ static double forward(model *m, double *loss, double *logits) {
     double total = 0;
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_embed(sequence_tokens(m, i), width, m->batch->tokens + first, weight(m, 0, at->wte), weight(m, 0, at->wpe),
-                     m->layers[0].x + first * width);
+        oracle_embed(sequence_tokens(m, i), width, m->batch->tokens + first, weight(m, 0, at->wte),
+                     weight(m, 0, at->wpe), m->layers[0].x + first * width);
     }
     for (int l = 0; l < layers; l++) {
         attention_forward(m, l);
@@ -176,23 +189,26 @@ static double forward(model *m, double *loss, double *logits) {
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_head_size size = {sequence_tokens(m, i), width, vocabulary};
-        double sum = oracle_head(size, m->normed + first * width, weight(m, 0, at->wte), m->batch->targets + first,
-                                 logits != NULL ? logits + first * vocabulary : NULL, NULL);
+        double sum =
+            oracle_head(size, m->normed + first * width, weight(m, 0, at->wte), m->batch->targets + first,
+                        logits != NULL ? logits + first * vocabulary : NULL, NULL);
         if (loss != NULL) loss[i] = sum;
         total += sum;
     }
     return total;
 }
 
-/* ---- Backward ---------------------------------------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 /* dn2 from the gradient of the layer's output; leaves du in `du`. */
 static void experts_backward(model *m, int l, const double *dy, double *du, double *dn2) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, ffn = m->base->shape.ffn, ldg = m->shape->rank_sum, ld = ldg + m->shape->router_rows;
+    int width = m->base->shape.width, ffn = m->base->shape.ffn, ldg = m->shape->rank_sum,
+        ld = ldg + m->shape->router_rows;
     oracle_adapter a = adapter(m, l);
-    double *q = oracle_zeros(m->tokens * ldg), *p = oracle_zeros(m->tokens * ldg), *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS);
+    double *q = oracle_zeros(m->tokens * ldg), *p = oracle_zeros(m->tokens * ldg),
+           *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, m->tokens, weight(m, l, at->pr_b), dy, s->g, ldg, s->gates, q, dw);
     oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du, NULL, NULL);
     oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, du, q, ldg, du, p, ldg, dw);
@@ -206,7 +222,8 @@ static void dense_backward(model *m, int l, const double *dy, double *du) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
     int width = m->base->shape.width, ffn = m->base->shape.ffn;
-    oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du, slot(m, l, at->pr_w), slot(m, l, at->pr_b));
+    oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du,
+                           slot(m, l, at->pr_w), slot(m, l, at->pr_b));
     for (int64_t i = 0; i < m->tokens * ffn; i++) du[i] *= oracle_gelu_slope(s->u[i]);
 }
 
@@ -220,8 +237,10 @@ static void mlp_backward(model *m, int l, double *dx) {
         experts_backward(m, l, dx, du, dn2);
     else
         dense_backward(m, l, dx, du);
-    oracle_linear_backward(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), du, dn2, slot(m, l, at->fc_w), slot(m, l, at->fc_b));
-    oracle_norm_backward(norm_size(m), s->r, weight(m, l, at->ln2_gain), dn2, dx, slot(m, l, at->ln2_gain), slot(m, l, at->ln2_bias));
+    oracle_linear_backward(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), du, dn2,
+                           slot(m, l, at->fc_w), slot(m, l, at->fc_b));
+    oracle_norm_backward(norm_size(m), s->r, weight(m, l, at->ln2_gain), dn2, dx, slot(m, l, at->ln2_gain),
+                         slot(m, l, at->ln2_bias));
     free(du);
     free(dn2);
 }
@@ -231,19 +250,21 @@ static void attention_backward(model *m, int l, double *dx) {
     layer_state *s = &m->layers[l];
     int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
     oracle_adapter a = adapter(m, l);
-    double *d_o = oracle_zeros(m->tokens * width), *dqkv = oracle_zeros(3 * m->tokens * width), *dn1 = oracle_zeros(m->tokens * width);
-    oracle_linear_backward(linear_size(m, width, width), s->o, weight(m, l, at->out_w), dx, d_o, slot(m, l, at->out_w),
-                           slot(m, l, at->out_b));
+    double *d_o = oracle_zeros(m->tokens * width), *dqkv = oracle_zeros(3 * m->tokens * width),
+           *dn1 = oracle_zeros(m->tokens * width);
+    oracle_linear_backward(linear_size(m, width, width), s->o, weight(m, l, at->out_w), dx, d_o,
+                           slot(m, l, at->out_w), slot(m, l, at->out_b));
     if (rank > 0) oracle_lora_backward(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, dx, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads}, s->qkv + 3 * first * width,
-                                  d_o + first * width, dqkv + 3 * first * width);
+        oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
+                                  s->qkv + 3 * first * width, d_o + first * width, dqkv + 3 * first * width);
     }
-    oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1, slot(m, l, at->qkv_w),
-                           slot(m, l, at->qkv_b));
+    oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1,
+                           slot(m, l, at->qkv_w), slot(m, l, at->qkv_b));
     if (rank > 0) oracle_lora_backward(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, dqkv, dn1);
-    oracle_norm_backward(norm_size(m), s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain), slot(m, l, at->ln1_bias));
+    oracle_norm_backward(norm_size(m), s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain),
+                         slot(m, l, at->ln1_bias));
     free(d_o);
     free(dqkv);
     free(dn1);
@@ -253,23 +274,24 @@ static void backward(model *m, double scale) {
     const base_layout *at = &m->base->layout;
     int width = m->base->shape.width;
     double *dnormed = oracle_zeros(m->tokens * width), *dx = oracle_zeros(m->tokens * width);
-    oracle_head_backward((oracle_head_size){m->tokens, width, m->base->shape.vocabulary}, m->normed, weight(m, 0, at->wte),
-                         m->batch->targets, scale, dnormed, slot(m, 0, at->wte));
-    oracle_norm_backward(norm_size(m), m->x, weight(m, 0, at->lnf_gain), dnormed, dx, slot(m, 0, at->lnf_gain), slot(m, 0, at->lnf_bias));
+    oracle_head_backward((oracle_head_size){m->tokens, width, m->base->shape.vocabulary}, m->normed,
+                         weight(m, 0, at->wte), m->batch->targets, scale, dnormed, slot(m, 0, at->wte));
+    oracle_norm_backward(norm_size(m), m->x, weight(m, 0, at->lnf_gain), dnormed, dx,
+                         slot(m, 0, at->lnf_gain), slot(m, 0, at->lnf_bias));
     for (int l = m->base->shape.layers - 1; l >= 0; l--) {
         mlp_backward(m, l, dx);
         attention_backward(m, l, dx);
     }
     for (int i = 0; i < m->batch->n_sequences && m->base_gradients != NULL; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_embed_backward(sequence_tokens(m, i), width, m->batch->tokens + first, dx + first * width, slot(m, 0, at->wte),
-                              slot(m, 0, at->wpe));
+        oracle_embed_backward(sequence_tokens(m, i), width, m->batch->tokens + first, dx + first * width,
+                              slot(m, 0, at->wte), slot(m, 0, at->wpe));
     }
     free(dnormed);
     free(dx);
 }
 
-/* ---- Entry points ---------------------------------------------------------------------------------------------------------- */
+/* ---- Entry points ---------------------------------------------------------------------------- */
 
 static double reciprocal_count(const model *m) {
     int64_t counted = oracle_counted(m->tokens, m->batch->targets);
@@ -290,11 +312,16 @@ static void report_gates(const model *m, oracle_pass *pass) {
     }
 }
 
-double oracle_model(const oracle_base *base, const ck_shape *shape, const double *parameters, const oracle_batch *batch,
-                    oracle_pass *pass) {
-    model m = {.base = base, .shape = shape, .parameters = parameters, .batch = batch, .adapter_gradients = pass->gradients};
+double oracle_model(const oracle_base *base, const ck_shape *shape, const double *parameters,
+                    const oracle_batch *batch, oracle_pass *pass) {
+    model m = {.base = base,
+               .shape = shape,
+               .parameters = parameters,
+               .batch = batch,
+               .adapter_gradients = pass->gradients};
     model_open(&m);
-    double scale = reciprocal_count(&m), objective = scale * forward(&m, pass->loss, pass->logits) + m.balance;
+    double scale = reciprocal_count(&m),
+           objective = scale * forward(&m, pass->loss, pass->logits) + m.balance;
     report_gates(&m, pass);
     if (pass->gradients != NULL) backward(&m, scale);
     pass->margin = m.margin;

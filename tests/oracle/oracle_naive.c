@@ -1,30 +1,33 @@
-/* The expert layer as the formulas define it, and as the released code computes it: E full copies of the MLP, each with its own
- * weights W_e = W + s B_e A_e. Nothing is shared between experts, nothing is factorised: what the other form is checked against.
+/* The expert layer as the formulas define it, and as the released code computes it: E full copies of the MLP,
+ * each with its own weights W_e = W + s B_e A_e. Nothing is shared between experts, nothing is factorised:
+ * what the other form is checked against.
  *
- * mix mlp      y = sum_{e in S} w_e (Wpr_e gelu(Wfc_e x + b_fc) + b_pr)
- * mix linear   y = (W_pr + s sum w_e B2_e A2_e) gelu((W_fc + s sum w_e B1_e A1_e) x + b_fc) + b_pr
- * SwiGLU: silu(Wg_e x) * (Wu_e x) instead of gelu; W_fc is W_g over W_u, each with its own B1 and A1.
- * Backward goes to the copies' weights first (dW_e = outer product), then dA_e = s B_e^T dW_e and dB_e = s dW_e A_e^T. */
+ * mix mlp y = sum_{e in S} w_e (Wpr_e gelu(Wfc_e x + b_fc) + b_pr) mix linear y = (W_pr + s sum w_e B2_e
+ * A2_e) gelu((W_fc + s sum w_e B1_e A1_e) x + b_fc) + b_pr SwiGLU: silu(Wg_e x) * (Wu_e x) instead of gelu;
+ * W_fc is W_g over W_u, each with its own B1 and A1. Backward goes to the copies' weights first (dW_e = outer
+ * product), then dA_e = s B_e^T dW_e and dB_e = s dW_e A_e^T. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "oracle.h"
 
-/* Wanted: out [rows, columns] += factor B_e A_e for the given pair of parts of expert e; its ranks begin at `first`. */
-static void add_product(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first, int e, int rows, int columns,
-                        double factor, double *out) {
+/* Wanted: out [rows, columns] += factor B_e A_e for the given pair of parts of expert e; its ranks begin at
+ * `first`. */
+static void add_product(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first, int e,
+                        int rows, int columns, double factor, double *out) {
     const ck_shape *s = ad->shape;
     const double *a = ad->parameters + oracle_part_range(s, ad->layer, a_part).offset;
     const double *b = ad->parameters + oracle_part_range(s, ad->layer, b_part).offset;
     for (int r = first; r < first + s->rank[e]; r++)
         for (int o = 0; o < rows; o++)
             for (int i = 0; i < columns; i++)
-                out[(int64_t)o * columns + i] += factor * b[(int64_t)r * rows + o] * a[(int64_t)r * columns + i];
+                out[(int64_t)o * columns + i] +=
+                    factor * b[(int64_t)r * rows + o] * a[(int64_t)r * columns + i];
 }
 
 /* dA_e and dB_e from the gradient of factor B_e A_e. */
-static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first, int e, int rows, int columns,
-                             double factor, const double *slope) {
+static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracle_part b_part, int first,
+                             int e, int rows, int columns, double factor, const double *slope) {
     const ck_shape *s = ad->shape;
     oracle_range a = oracle_part_range(s, ad->layer, a_part), b = oracle_part_range(s, ad->layer, b_part);
     for (int r = first; r < first + s->rank[e]; r++)
@@ -40,8 +43,8 @@ static void product_backward(const oracle_adapter *ad, oracle_part a_part, oracl
 static void add_products(const oracle_adapter *a, int e, double factor, double *fc, double *pr) {
     const ck_shape *s = a->shape;
     for (int b = 0; b < oracle_branches(s); b++)
-        add_product(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width, factor * s->scale[e],
-                    fc + (int64_t)b * s->ffn * s->width);
+        add_product(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width,
+                    factor * s->scale[e], fc + (int64_t)b * s->ffn * s->width);
     add_product(a, ORACLE_A2, ORACLE_B2, s->rank_first[e], e, s->width, s->ffn, factor * s->scale[e], pr);
 }
 
@@ -68,13 +71,15 @@ static void copy_add_expert(const oracle_adapter *a, copy *c, int e, double fact
 }
 
 static void copy_forward(const ck_shape *s, const oracle_mlp *mlp, const double *x, copy *c) {
-    oracle_linear((oracle_linear_size){1, s->width, oracle_branches(s) * s->ffn}, x, c->fc, mlp->fc_b, NULL, NULL, c->u);
+    oracle_linear((oracle_linear_size){1, s->width, oracle_branches(s) * s->ffn}, x, c->fc, mlp->fc_b, NULL,
+                  NULL, c->u);
     for (int i = 0; i < s->ffn; i++) c->a[i] = oracle_act(s, c->u, i);
     oracle_linear((oracle_linear_size){1, s->ffn, s->width}, c->a, c->pr, mlp->pr_b, NULL, NULL, c->y);
 }
 
 /* Backward of factor * y of the copy; dx +=, dfc and dpr are written. */
-static void copy_backward(const ck_shape *s, copy *c, const double *x, const double *dy, double factor, double *dx) {
+static void copy_backward(const ck_shape *s, copy *c, const double *x, const double *dy, double factor,
+                          double *dx) {
     int up = oracle_branches(s) * s->ffn;
     double *slope = oracle_zeros(s->width + s->ffn + up), *da = slope + s->width, *du = da + s->ffn;
     memset(c->dfc, 0, (size_t)c->fc_count * sizeof(double));
@@ -93,12 +98,14 @@ static void copy_backward(const ck_shape *s, copy *c, const double *x, const dou
 static void copy_to_expert(const oracle_adapter *a, const copy *c, int e, double factor) {
     const ck_shape *s = a->shape;
     for (int b = 0; b < oracle_branches(s); b++)
-        product_backward(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width, factor * s->scale[e],
-                         c->dfc + (int64_t)b * s->ffn * s->width);
-    product_backward(a, ORACLE_A2, ORACLE_B2, s->rank_first[e], e, s->width, s->ffn, factor * s->scale[e], c->dpr);
+        product_backward(a, ORACLE_A1, ORACLE_B1, b * s->rank_sum + s->rank_first[e], e, s->ffn, s->width,
+                         factor * s->scale[e], c->dfc + (int64_t)b * s->ffn * s->width);
+    product_backward(a, ORACLE_A2, ORACLE_B2, s->rank_first[e], e, s->width, s->ffn, factor * s->scale[e],
+                     c->dpr);
 }
 
-/* How the weight of expert e moves the loss through mixed weights: <d(W), s B_e A_e> summed over all linears. */
+/* How the weight of expert e moves the loss through mixed weights: <d(W), s B_e A_e> summed over all linears.
+ */
 static double mixed_slope(const oracle_adapter *a, const copy *c, int e) {
     double *product = oracle_zeros(c->fc_count + c->pr_count), slope;
     add_products(a, e, 1, product, product + c->fc_count);
@@ -140,12 +147,13 @@ static void token_forward(const oracle_adapter *a, const oracle_mlp *mlp, const 
     free(mixed.fc);
 }
 
-void oracle_naive_layer(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x, double *y) {
+void oracle_naive_layer(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x,
+                        double *y) {
     for (int64_t t = 0; t < n; t++) token_forward(a, mlp, x + t * a->shape->width, y + t * a->shape->width);
 }
 
-static void experts_backward_mlp(const oracle_adapter *a, const oracle_mlp *mlp, const double *x, const double *dy, const double *w,
-                                 double *dw, double *dx) {
+static void experts_backward_mlp(const oracle_adapter *a, const oracle_mlp *mlp, const double *x,
+                                 const double *dy, const double *w, double *dw, double *dx) {
     const ck_shape *s = a->shape;
     for (int e = 0; e < s->n_experts; e++) {
         if (w[e] == 0) continue;
@@ -159,8 +167,8 @@ static void experts_backward_mlp(const oracle_adapter *a, const oracle_mlp *mlp,
     }
 }
 
-static void experts_backward_linear(const oracle_adapter *a, const oracle_mlp *mlp, const double *x, const double *dy, const double *w,
-                                    double *dw, double *dx) {
+static void experts_backward_linear(const oracle_adapter *a, const oracle_mlp *mlp, const double *x,
+                                    const double *dy, const double *w, double *dw, double *dx) {
     const ck_shape *s = a->shape;
     copy c = copy_create(s, mlp);
     for (int e = 0; e < s->n_experts; e++) copy_add_expert(a, &c, e, w[e]);
@@ -174,9 +182,10 @@ static void experts_backward_linear(const oracle_adapter *a, const oracle_mlp *m
     free(c.fc);
 }
 
-/* Through softmax and top-k by the Jacobian itself: dw_e/dz_j of the kept experts, dP_e/dz_j of the load balance. */
-static void logits_backward(const ck_shape *s, const double *logits, const double *w, const double *dw, const double *coefficient,
-                            double *dz) {
+/* Through softmax and top-k by the Jacobian itself: dw_e/dz_j of the kept experts, dP_e/dz_j of the load
+ * balance. */
+static void logits_backward(const ck_shape *s, const double *logits, const double *w, const double *dw,
+                            const double *coefficient, double *dz) {
     bool single = oracle_chosen_count(s) == 1;
     double p[CK_MAX_EXPERTS], full[CK_MAX_EXPERTS];
     oracle_balance_probability(s, logits, p);
@@ -190,8 +199,8 @@ static void logits_backward(const ck_shape *s, const double *logits, const doubl
     }
 }
 
-void oracle_naive_layer_backward(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x, const double *dy,
-                                 const double *coefficient, double *dx) {
+void oracle_naive_layer_backward(const oracle_adapter *a, const oracle_mlp *mlp, int64_t n, const double *x,
+                                 const double *dy, const double *coefficient, double *dx) {
     const ck_shape *s = a->shape;
     int64_t first = oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     for (int64_t t = 0; t < n; t++) {

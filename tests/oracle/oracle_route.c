@@ -1,11 +1,16 @@
 /* The router, its gates and the load balance (sim/methods/README.md).
  *
  *   z = R x, h = A1 x          S = TopK(z), ties: the lower index wins
- *   gates: w = softmax(z_S);  K = 1 < E: w_i = softmax over all E, not renormalised;  E = 1: w = 1;  mean: 1/E over all E
- *   K >= 2:      dz_e = w_e (dw_e - sum_S w dw), e in S        K = 1 < E:  dz_j = dw_i w_i ([j = i] - softmax(z)_j), all j
- *   load balance of a device and layer over its T tokens: sum_e balance_e f_e P_e, f_e = count_e / (K T), P_e = mean of P
- *     K >= 2: P = softmax of the logits with the unchosen set to 0, no gradient to the unchosen;  K = 1: softmax over all E
- *     coefficient_e = balance_e f_e / T,  dz_j += sum_e coefficient_e dP_e/dz_j = P_j (coefficient_j - sum_e coefficient_e P_e) */
+ *   gates: w = softmax(z_S);  K = 1 < E: w_i = softmax over all E, not renormalised;  E = 1: w = 1;
+ *       mean: 1/E over all E
+ *   K >= 2:      dz_e = w_e (dw_e - sum_S w dw), e in S        K = 1 < E:
+ *       dz_j = dw_i w_i ([j = i] - softmax(z)_j), all j
+ *   load balance of a device and layer over its T tokens: sum_e balance_e f_e P_e, f_e = count_e / (K T),
+ *       P_e = mean of P
+ *     K >= 2: P = softmax of the logits with the unchosen set to 0, no gradient to the unchosen;
+ *         K = 1: softmax over all E
+ *     coefficient_e = balance_e f_e / T,  dz_j += sum_e coefficient_e dP_e/dz_j = P_j (coefficient_j - sum_e
+ *         coefficient_e P_e) */
 #include <math.h>
 #include <string.h>
 
@@ -84,13 +89,15 @@ void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *z
     const ck_shape *s = a->shape;
     const double *rows = a->parameters + oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     for (int64_t t = 0; t < n; t++) {
-        for (int c = 0; c < s->router_rows + s->h_ranks; c++) zh[t * ld + c] = oracle_dot(rows + c * s->width, x + t * s->width, s->width);
+        for (int c = 0; c < s->router_rows + s->h_ranks; c++)
+            zh[t * ld + c] = oracle_dot(rows + c * s->width, x + t * s->width, s->width);
         oracle_gates(s, zh + t * ld, gates + t * CK_MAX_EXPERTS);
     }
 }
 
 /* dz [E] of one token through its gates. */
-static void gates_backward(const ck_shape *s, const double *logits, const double *gates, const double *dw, double *dz) {
+static void gates_backward(const ck_shape *s, const double *logits, const double *gates, const double *dw,
+                           double *dz) {
     int chosen[CK_MAX_EXPERTS];
     oracle_top_k(s, logits, chosen);
     if (single_of_many(s)) {
@@ -102,7 +109,8 @@ static void gates_backward(const ck_shape *s, const double *logits, const double
     }
     double mean = 0;
     for (int k = 0; k < oracle_chosen_count(s); k++) mean += gates[chosen[k]] * dw[chosen[k]];
-    for (int k = 0; k < oracle_chosen_count(s); k++) dz[chosen[k]] += gates[chosen[k]] * (dw[chosen[k]] - mean);
+    for (int k = 0; k < oracle_chosen_count(s); k++)
+        dz[chosen[k]] += gates[chosen[k]] * (dw[chosen[k]] - mean);
 }
 
 static void balance_backward(const ck_shape *s, const double *logits, const double *coefficient, double *dz) {
@@ -119,15 +127,17 @@ static void balance_backward(const ck_shape *s, const double *logits, const doub
 }
 
 /* dx += slope * row, drow += slope * x: one row of [R | A1]. */
-static void row_backward(int width, double slope, const double *row, const double *x, double *dx, double *drow) {
+static void row_backward(int width, double slope, const double *row, const double *x, double *dx,
+                         double *drow) {
     for (int d = 0; d < width; d++) {
         dx[d] += slope * row[d];
         drow[d] += slope * x[d];
     }
 }
 
-void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld, const double *gates,
-                           const double *dw, const double *p, int ldp, const double *coefficient, double *dx) {
+void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld,
+                           const double *gates, const double *dw, const double *p, int ldp,
+                           const double *coefficient, double *dx) {
     const ck_shape *s = a->shape;
     int64_t first = oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     const double *rows = a->parameters + first;
@@ -140,11 +150,13 @@ void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, 
         }
         for (int r = 0; r < s->h_ranks; r++) slope[s->router_rows + r] = p[t * ldp + r];
         for (int c = 0; c < s->router_rows + s->h_ranks; c++)
-            row_backward(s->width, slope[c], rows + c * s->width, x + t * s->width, dx + t * s->width, drows + c * s->width);
+            row_backward(s->width, slope[c], rows + c * s->width, x + t * s->width, dx + t * s->width,
+                         drows + c * s->width);
     }
 }
 
-double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_count, const double *p_sum, double *coefficient) {
+double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_count, const double *p_sum,
+                      double *coefficient) {
     double value = 0, tokens = (double)n;
     for (int e = 0; e < shape->n_experts; e++) {
         double f = top_k_count[e] / (oracle_chosen_count(shape) * tokens);

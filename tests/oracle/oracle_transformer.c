@@ -3,7 +3,8 @@
  *   embed     x_t = wte[token_t] + wpe[t]
  *   norm      y = (x - mean) rstd gain + bias,  rstd = 1 / sqrt(var + epsilon),  var = mean of (x - mean)^2
  *   linear    y = x W^T + c b (+ residual)
- *   gelu      0.5 u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3)))                                (GPT-2's "gelu_new") */
+ *   gelu      0.5 u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3)))
+ *       (GPT-2's "gelu_new") */
 #include <math.h>
 #include <stdlib.h>
 
@@ -27,12 +28,15 @@ double oracle_dot(const double *a, const double *b, int64_t count) {
     return sum;
 }
 
-void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte, const double *wpe, double *x) {
+void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte, const double *wpe,
+                  double *x) {
     for (int64_t t = 0; t < n; t++)
-        for (int d = 0; d < width; d++) x[t * width + d] = wte[(int64_t)tokens[t] * width + d] + wpe[t * width + d];
+        for (int d = 0; d < width; d++)
+            x[t * width + d] = wte[(int64_t)tokens[t] * width + d] + wpe[t * width + d];
 }
 
-void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const double *dx, double *dwte, double *dwpe) {
+void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const double *dx, double *dwte,
+                           double *dwpe) {
     for (int64_t t = 0; t < n; t++)
         for (int d = 0; d < width; d++) {
             dwte[(int64_t)tokens[t] * width + d] += dx[t * width + d];
@@ -48,12 +52,14 @@ static void row_moments(int width, double epsilon, const double *x, double *mean
     *rstd = 1 / sqrt(squares / width + epsilon);
 }
 
-void oracle_norm(oracle_norm_size size, const double *x, const double *gain, const double *bias, double *y, double *stats) {
+void oracle_norm(oracle_norm_size size, const double *x, const double *gain, const double *bias, double *y,
+                 double *stats) {
     for (int64_t t = 0; t < size.n; t++) {
         const double *row = x + t * size.width;
         double mean, rstd;
         row_moments(size.width, size.epsilon, row, &mean, &rstd);
-        for (int d = 0; d < size.width; d++) y[t * size.width + d] = (row[d] - mean) * rstd * gain[d] + bias[d];
+        for (int d = 0; d < size.width; d++)
+            y[t * size.width + d] = (row[d] - mean) * rstd * gain[d] + bias[d];
         if (stats != NULL) {
             stats[2 * t] = mean;
             stats[2 * t + 1] = rstd;
@@ -62,8 +68,8 @@ void oracle_norm(oracle_norm_size size, const double *x, const double *gain, con
 }
 
 /* With xhat = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - xhat mean(e xhat)). */
-static void norm_backward_row(oracle_norm_size size, const double *x, const double *gain, const double *dy, double *dx, double *dgain,
-                              double *dbias) {
+static void norm_backward_row(oracle_norm_size size, const double *x, const double *gain, const double *dy,
+                              double *dx, double *dgain, double *dbias) {
     double mean, rstd, mean_e = 0, mean_e_xhat = 0;
     row_moments(size.width, size.epsilon, x, &mean, &rstd);
     for (int d = 0; d < size.width; d++) {
@@ -79,14 +85,15 @@ static void norm_backward_row(oracle_norm_size size, const double *x, const doub
     }
 }
 
-void oracle_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy, double *dx, double *dgain,
-                          double *dbias) {
+void oracle_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy,
+                          double *dx, double *dgain, double *dbias) {
     for (int64_t t = 0; t < size.n; t++)
-        norm_backward_row(size, x + t * size.width, gain, dy + t * size.width, dx + t * size.width, dgain, dbias);
+        norm_backward_row(size, x + t * size.width, gain, dy + t * size.width, dx + t * size.width, dgain,
+                          dbias);
 }
 
-void oracle_linear(oracle_linear_size size, const double *x, const double *weight, const double *bias, const double *factor,
-                   const double *residual, double *y) {
+void oracle_linear(oracle_linear_size size, const double *x, const double *weight, const double *bias,
+                   const double *factor, const double *residual, double *y) {
     for (int64_t t = 0; t < size.n; t++)
         for (int o = 0; o < size.out; o++) {
             double sum = oracle_dot(x + t * size.in, weight + (int64_t)o * size.in, size.in);
@@ -96,8 +103,8 @@ void oracle_linear(oracle_linear_size size, const double *x, const double *weigh
         }
 }
 
-void oracle_linear_backward(oracle_linear_size size, const double *x, const double *weight, const double *dy, double *dx, double *dweight,
-                            double *dbias) {
+void oracle_linear_backward(oracle_linear_size size, const double *x, const double *weight, const double *dy,
+                            double *dx, double *dweight, double *dbias) {
     for (int64_t t = 0; t < size.n; t++)
         for (int o = 0; o < size.out; o++) {
             double slope = dy[t * size.out + o];

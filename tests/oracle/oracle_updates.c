@@ -3,7 +3,8 @@
  *   m <- beta1 m + (1 - beta1) g     v <- beta2 v + (1 - beta2) g^2
  *   p <- p - lr (weight_decay p + (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon))
  *   carry: g <- g + c, c <- 0 for a group that is learned, c <- c + g for one that is not
- *   sum: packed_j = sum over members of weight_m p_m at range j;  spread: the packed values to every member */
+ *   sum: packed_j = sum over members of weight_m p_m at range j;  spread: the packed values to every member
+ */
 #include <math.h>
 
 #include "oracle.h"
@@ -16,7 +17,8 @@ void oracle_adamw(oracle_adamw_arrays arrays, int64_t count, const ck_adamw_hype
         double m = arrays.moment1[i] = beta1 * arrays.moment1[i] + (1 - beta1) * g;
         double v = arrays.moment2[i] = beta2 * arrays.moment2[i] + (1 - beta2) * g * g;
         double direction = (m / correction1) / (sqrt(v / correction2) + (double)hyper->epsilon);
-        arrays.parameter[i] = p - (double)hyper->learning_rate * ((double)hyper->weight_decay * p + direction);
+        arrays.parameter[i] =
+            p - (double)hyper->learning_rate * ((double)hyper->weight_decay * p + direction);
     }
 }
 

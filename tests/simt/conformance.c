@@ -1,12 +1,14 @@
-/* The conformance cases without a test framework: PROGRAM [--limits pairs|all] [TAP_FILE|- [TEXT [WAVE]]] runs the cases whose
- * "group::name" contains TEXT on every usable backend, in every precision that it has, one line each and a comment with a hash of the
- * results' bits; on the waves of the table whose name contains WAVE. For machines that have no more than a compiler, and for tests/simt.
+/* The conformance cases without a test framework: PROGRAM [--limits pairs|all] [TAP_FILE|- [TEXT [WAVE]]]
+ * runs the cases whose "group::name" contains TEXT on every usable backend, in every precision that it has,
+ * one line each and a comment with a hash of the results' bits; on the waves of the table whose name contains
+ * WAVE. For machines that have no more than a compiler, and for tests/simt.
  *
- * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits in all four combinations of
- * their large and small values; without it, as the variable says. With "pairs" each case has each wave under a setting and under the
- * opposite one, and its waves have different ones: where devices may also learn only in part, all learn under the one and some under the
- * other; whole models, which take longest, have the one in f32 and the other in bf16. With "all" every case runs on all waves under every
- * setting. */
+ * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits
+ * in all four combinations of their large and small values; without it, as the variable says. With "pairs"
+ * each case has each wave under a setting and under the opposite one, and its waves have different ones:
+ * where devices may also learn only in part, all learn under the one and some under the other; whole models,
+ * which take longest, have the one in f32 and the other in bf16. With "all" every case runs on all waves
+ * under every setting. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +25,9 @@ typedef struct {
     int count, failed;
 } runner;
 
-/* ---- Settings. 0: all large, 5: all small; k + 1 has small those limits whose number has bit k, k + 6 the others. So settings s and s + 5
- * are opposite, and of two limits, whose numbers differ in a bit, each is small where the other is not in a setting of the pair. */
+/* ---- Settings. 0: all large, 5: all small; k + 1 has small those limits whose number has bit k, k + 6 the
+ * others. So settings s and s + 5 are opposite, and of two limits, whose numbers differ in a bit, each is
+ * small where the other is not in a setting of the pair. */
 
 enum { LIMIT_BITS = 4, SETTINGS = 2 * (LIMIT_BITS + 1) };
 
@@ -45,8 +48,8 @@ static void setting_text(int setting, char *text, size_t size) {
     snprintf(text, size, "%s", opposite ? "small" : "large");
     for (int i = 0; i < N_LIMITS && bit >= 0; i++)
         if ((i >> bit & 1) != opposite)
-            length +=
-                snprintf(text + length, size - (size_t)length, "%s%s=%lld", length ? "," : "", limits[i].name, (long long)limits[i].small);
+            length += snprintf(text + length, size - (size_t)length, "%s%s=%lld", length ? "," : "",
+                               limits[i].name, (long long)limits[i].small);
 }
 
 static void choose_setting(int setting) {
@@ -66,8 +69,8 @@ static void print_settings(const runner *r) {
 /* ---- Cases */
 
 /* setting: its number, or -1: what the variable says. */
-static void run_wave(const runner *r, const conformance_case *which, ck_precision precision, int wave, learn_pattern learn, int setting,
-                     check *c) {
+static void run_wave(const runner *r, const conformance_case *which, ck_precision precision, int wave,
+                     learn_pattern learn, int setting, check *c) {
     ck_backend *backend;
     int failures = c->failures;
     if (setting >= 0) choose_setting(setting);
@@ -77,17 +80,19 @@ static void run_wave(const runner *r, const conformance_case *which, ck_precisio
     }
     conformance_run_on(which, backend, precision, wave, learn, c);
     ck_close(backend);
-    if (c->failures > failures && setting >= 0) check_fail(c, "that was on wave '%s' with setting %d", wave_specs[wave].name, setting);
+    if (c->failures > failures && setting >= 0)
+        check_fail(c, "that was on wave '%s' with setting %d", wave_specs[wave].name, setting);
 }
 
-static void report(runner *r, const conformance_group *group, const conformance_case *which, ck_precision precision, const char *under,
-                   const check *c) {
+static void report(runner *r, const conformance_group *group, const conformance_case *which,
+                   ck_precision precision, const char *under, const check *c) {
     r->count++;
     r->failed += !check_passed(c);
-    fprintf(r->out, "%sok - %s::%s, %s, %s%s\n", check_passed(c) ? "" : "not ", group->name, which->name, r->backend,
-            precision == CK_BF16 ? "bf16" : "f32", under);
+    fprintf(r->out, "%sok - %s::%s, %s, %s%s\n", check_passed(c) ? "" : "not ", group->name, which->name,
+            r->backend, precision == CK_BF16 ? "bf16" : "f32", under);
     fprintf(r->out, "# bits %016llx\n", (unsigned long long)c->bits);
-    if (!check_passed(c)) fprintf(r->out, "  %d of %d comparisons failed\n%s\n", c->failures, c->comparisons, c->message);
+    if (!check_passed(c))
+        fprintf(r->out, "  %d of %d comparisons failed\n%s\n", c->failures, c->comparisons, c->message);
     fflush(r->out);
 }
 
@@ -102,7 +107,8 @@ static int turns_of(const runner *r, const conformance_case *which) {
     return which->learns || (r->mode == LIMITS_PAIRS && !which->whole) ? 2 : 1;
 }
 
-static void run_case(runner *r, const conformance_group *group, const conformance_case *which, int number, ck_precision precision) {
+static void run_case(runner *r, const conformance_group *group, const conformance_case *which, int number,
+                     ck_precision precision) {
     for (int s = 0; s < (r->mode == LIMITS_ALL ? (int)SETTINGS : 1); s++) {
         check c = {0};
         char under[32] = "";
@@ -132,7 +138,8 @@ static void run_backend(runner *r) {
         for (int i = 0; i < conformance_groups[g]->n_cases; i++, number++) {
             const conformance_case *which = &conformance_groups[g]->cases[i];
             for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
-                if (is_selected(r, conformance_groups[g], which) && conformance_applies(which, backend, precision))
+                if (is_selected(r, conformance_groups[g], which) &&
+                    conformance_applies(which, backend, precision))
                     run_case(r, conformance_groups[g], which, number, precision);
         }
     ck_close(backend);
@@ -175,7 +182,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     bool to_file = argc > 1 && strcmp(argv[1], "-") != 0;
-    runner r = {.out = to_file ? fopen(argv[1], "w") : stdout, .filter = argc > 2 ? argv[2] : "", .mode = mode};
+    runner r = {
+        .out = to_file ? fopen(argv[1], "w") : stdout, .filter = argc > 2 ? argv[2] : "", .mode = mode};
     if (argc > 3) conformance_wave_text = argv[3];
     if (r.out == NULL) {
         fprintf(stderr, "cannot write %s\n", argv[1]);

@@ -52,7 +52,8 @@ template <typename T> struct device_buffer {
     std::vector<T> host;
     T *device;
 
-    device_buffer(int64_t n, const char *name) : host((size_t)n), device(static_cast<T *>(device_alloc((size_t)n * sizeof(T), name))) {}
+    device_buffer(int64_t n, const char *name)
+        : host((size_t)n), device(static_cast<T *>(device_alloc((size_t)n * sizeof(T), name))) {}
     ~device_buffer() {
         device_free(device);
     }

@@ -18,18 +18,20 @@
 
 /* makecontext passes ints only. */
 static void enter(unsigned entry_high, unsigned entry_low, unsigned argument_high, unsigned argument_low) {
-    uint64_t entry = (uint64_t)entry_high << 32 | entry_low, argument = (uint64_t)argument_high << 32 | argument_low;
+    uint64_t entry = (uint64_t)entry_high << 32 | entry_low,
+             argument = (uint64_t)argument_high << 32 | argument_low;
     reinterpret_cast<void (*)(void *)>((uintptr_t)entry)(reinterpret_cast<void *>((uintptr_t)argument));
 }
 
 static void prepare(simt_fiber *fiber, char *low, size_t bytes, void (*entry)(void *), void *argument) {
-    uint64_t e = (uint64_t) reinterpret_cast<uintptr_t>(entry), a = (uint64_t) reinterpret_cast<uintptr_t>(argument);
+    uint64_t e = (uint64_t) reinterpret_cast<uintptr_t>(entry),
+             a = (uint64_t) reinterpret_cast<uintptr_t>(argument);
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = low;
     fiber->context.uc_stack.ss_size = bytes;
     fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, reinterpret_cast<void (*)()>(enter), 4, (unsigned)(e >> 32), (unsigned)e, (unsigned)(a >> 32),
-                (unsigned)a);
+    makecontext(&fiber->context, reinterpret_cast<void (*)()>(enter), 4, (unsigned)(e >> 32), (unsigned)e,
+                (unsigned)(a >> 32), (unsigned)a);
 }
 
 static void change(simt_fiber *from, simt_fiber *to) {
@@ -77,7 +79,8 @@ simt_enter:
 /* The frame that simt_switch_stack pops: r15 r14 r13 r12 rbx rbp and the address to go to. */
 static void prepare(simt_fiber *fiber, char *low, size_t bytes, void (*entry)(void *), void *argument) {
     uintptr_t top = (reinterpret_cast<uintptr_t>(low) + bytes) & ~(uintptr_t)15;
-    void **frame = reinterpret_cast<void **>(top) - 9; /* the stack is 16-byte aligned where simt_enter calls */
+    /* the stack is 16-byte aligned where simt_enter calls */
+    void **frame = reinterpret_cast<void **>(top) - 9;
     for (int i = 0; i < 8; i++) frame[i] = nullptr;
     frame[2] = argument;
     frame[3] = reinterpret_cast<void *>(entry);
@@ -91,9 +94,11 @@ static void change(simt_fiber *from, simt_fiber *to) {
 
 #endif
 
-void simt_fiber_prepare(simt_fiber *fiber, void *stack_low, size_t stack_bytes, void (*entry)(void *), void *argument) {
+void simt_fiber_prepare(simt_fiber *fiber, void *stack_low, size_t stack_bytes, void (*entry)(void *),
+                        void *argument) {
 #ifdef SIMT_ADDRESS_SANITIZER
-    __asan_unpoison_memory_region(stack_low, stack_bytes); /* an abandoned lane leaves its frames' red zones behind */
+    /* an abandoned lane leaves its frames' red zones behind */
+    __asan_unpoison_memory_region(stack_low, stack_bytes);
 #endif
     fiber->stack_low = stack_low;
     fiber->stack_bytes = stack_bytes;

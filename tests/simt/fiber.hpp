@@ -1,7 +1,8 @@
 /* fiber.hpp - a lane's own stack and the switch between two of them.
  *
- * The switch saves what the calling convention asks a callee to keep and changes the stack pointer: no system call, so a lane's turn costs
- * tens of nanoseconds. Elsewhere than x86-64 ucontext does the same, at half a microsecond (its signal mask is a system call). */
+ * The switch saves what the calling convention asks a callee to keep and changes the stack pointer: no system
+ * call, so a lane's turn costs tens of nanoseconds. Elsewhere than x86-64 ucontext does the same, at half a
+ * microsecond (its signal mask is a system call). */
 #ifndef COHORT_SIMT_FIBER_HPP
 #define COHORT_SIMT_FIBER_HPP
 
@@ -26,7 +27,8 @@ struct simt_fiber {
 };
 
 /* entry(argument) begins at the first switch to the fiber, and must never return. */
-void simt_fiber_prepare(simt_fiber *fiber, void *stack_low, size_t stack_bytes, void (*entry)(void *), void *argument);
+void simt_fiber_prepare(simt_fiber *fiber, void *stack_low, size_t stack_bytes, void (*entry)(void *),
+                        void *argument);
 void simt_fiber_switch(simt_fiber *from, simt_fiber *to);
 /* The first thing that `entry` does: `from` is the fiber that was left, and learns its stack. */
 void simt_fiber_begin(simt_fiber *from);

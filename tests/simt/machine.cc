@@ -59,11 +59,14 @@ static void record(simt_failure kind, const char *where, const char *format, va_
 }
 
 static void place_of(const simt_block *block, const simt_lane *lane, char *text, size_t size) {
-    int used = snprintf(text, size, "kernel %s, block (%u, %u, %u)", block->launch->kernel, block->index.x, block->index.y, block->index.z);
-    if (lane && used > 0 && (size_t)used < size) snprintf(text + used, size - (size_t)used, ", lane %d", lane->index);
+    int used = snprintf(text, size, "kernel %s, block (%u, %u, %u)", block->launch->kernel, block->index.x,
+                        block->index.y, block->index.z);
+    if (lane && used > 0 && (size_t)used < size)
+        snprintf(text + used, size - (size_t)used, ", lane %d", lane->index);
 }
 
-static void fail_block(const simt_block *block, simt_failure kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void fail_block(const simt_block *block, simt_failure kind, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 static void fail_block(const simt_block *block, simt_failure kind, const char *format, ...) {
     char where[256];
     va_list arguments;
@@ -125,7 +128,9 @@ static void lane_main(void *argument) {
     simt_lane *lane = static_cast<simt_lane *>(argument);
     simt_fiber_begin(&lane->block->scheduler);
     lane->block->launch->body(lane->block->launch->closure);
-    if (lane->n_copies > 0) simt_fail(SIMT_ASYNC_COPY, "returned with %d asynchronous copies that it never waited for", lane->n_copies);
+    if (lane->n_copies > 0)
+        simt_fail(SIMT_ASYNC_COPY, "returned with %d asynchronous copies that it never waited for",
+                  lane->n_copies);
     warp_of(lane)->ready &= ~bit_of(lane);
     leave();
 }
@@ -167,14 +172,18 @@ void simt_block_barrier(simt_site site) {
 static void check_company(const simt_lane *lane, const simt_lane *lanes) {
     for (int l = 0; l < SIMT_WARP; l++) {
         const simt_lane *other = &lanes[l];
-        if (!(lane->mask >> l & 1) || (other->mask == lane->mask && strcmp(other->operation, lane->operation) == 0)) continue;
-        simt_fail(SIMT_WARP_OP, "is at %s of mask %08x (%s:%d), but lane %d of that mask is at %s of mask %08x (%s:%d)", lane->operation,
-                  lane->mask, file_name(lane->site), lane->site.line, other->index, other->operation, other->mask, file_name(other->site),
-                  other->site.line);
+        if (!(lane->mask >> l & 1) ||
+            (other->mask == lane->mask && strcmp(other->operation, lane->operation) == 0))
+            continue;
+        simt_fail(SIMT_WARP_OP,
+                  "is at %s of mask %08x (%s:%d), but lane %d of that mask is at %s of mask %08x (%s:%d)",
+                  lane->operation, lane->mask, file_name(lane->site), lane->site.line, other->index,
+                  other->operation, other->mask, file_name(other->site), other->site.line);
     }
 }
 
-void simt_meet(uint32_t mask, const char *operation, simt_complete complete, const void *in, void *out, simt_site site) {
+void simt_meet(uint32_t mask, const char *operation, simt_complete complete, const void *in, void *out,
+               simt_site site) {
     simt_lane *lane = simt_self, *lanes = lane - lane->index % SIMT_WARP;
     simt_warp *warp = warp_of(lane);
     uint32_t bit = bit_of(lane);
@@ -184,10 +193,11 @@ void simt_meet(uint32_t mask, const char *operation, simt_complete complete, con
     lane->in = in;
     lane->out = out;
     if (!(mask & bit))
-        simt_fail(SIMT_WARP_OP, "calls %s with mask %08x, which leaves itself out (%s:%d)", operation, mask, file_name(site), site.line);
-    if (mask & ~warp->exists)
-        simt_fail(SIMT_WARP_OP, "calls %s with mask %08x, but its warp has only lanes %08x (%s:%d)", operation, mask, warp->exists,
+        simt_fail(SIMT_WARP_OP, "calls %s with mask %08x, which leaves itself out (%s:%d)", operation, mask,
                   file_name(site), site.line);
+    if (mask & ~warp->exists)
+        simt_fail(SIMT_WARP_OP, "calls %s with mask %08x, but its warp has only lanes %08x (%s:%d)",
+                  operation, mask, warp->exists, file_name(site), site.line);
     warp->ready &= ~bit;
     warp->waiting |= bit;
     if (mask & ~warp->waiting) {
@@ -204,7 +214,8 @@ static void order_lanes(simt_lane *lanes, uint32_t mask) {
     uint32_t known[SIMT_WARP] = {0};
     for (int l = 0; l < SIMT_WARP; l++) {
         if (!(mask >> l & 1)) continue;
-        for (int k = 0; k < SIMT_WARP; k++) known[k] = lanes[l].known[k] > known[k] ? lanes[l].known[k] : known[k];
+        for (int k = 0; k < SIMT_WARP; k++)
+            known[k] = lanes[l].known[k] > known[k] ? lanes[l].known[k] : known[k];
     }
     for (int l = 0; l < SIMT_WARP; l++) {
         if (mask >> l & 1) known[l] = ++lanes[l].clock;
@@ -267,26 +278,30 @@ static void report_warp_stuck(const simt_block *block, int waits) {
     const simt_lane *lane = &block->lanes[waits];
     const simt_warp *warp = warp_of(lane);
     uint32_t missing = lane->mask & ~warp->waiting, returned = missing & done_lanes(warp);
-    fail_block(block, SIMT_WARP_OP, "lane %d waits at %s of mask %08x (%s:%d) for lanes %08x, which %s", waits, lane->operation, lane->mask,
-               file_name(lane->site), lane->site.line, missing, returned == missing ? "have returned" : "are at the block's barrier");
+    fail_block(block, SIMT_WARP_OP, "lane %d waits at %s of mask %08x (%s:%d) for lanes %08x, which %s",
+               waits, lane->operation, lane->mask, file_name(lane->site), lane->site.line, missing,
+               returned == missing ? "have returned" : "are at the block's barrier");
 }
 
-/* No lane can go on: either all stand at one barrier, which then opens, or the kernel is wrong. Returns false at the block's end. */
+/* No lane can go on: either all stand at one barrier, which then opens, or the kernel is wrong. Returns false
+ * at the block's end. */
 static bool open_barrier(simt_block *block) {
-    int waits = first_lane(block, waiting_lanes), at_barrier = first_lane(block, barrier_lanes), done = first_lane(block, done_lanes);
+    int waits = first_lane(block, waiting_lanes), at_barrier = first_lane(block, barrier_lanes),
+        done = first_lane(block, done_lanes);
     if (waits >= 0) report_warp_stuck(block, waits);
     if (waits >= 0 || at_barrier < 0) return false;
     simt_site site = block->lanes[at_barrier].site;
     if (done >= 0) {
-        fail_block(block, SIMT_BARRIER, "lane %d returned while lane %d waits at the barrier of %s:%d", done, at_barrier, file_name(site),
-                   site.line);
+        fail_block(block, SIMT_BARRIER, "lane %d returned while lane %d waits at the barrier of %s:%d", done,
+                   at_barrier, file_name(site), site.line);
         return false;
     }
     for (int l = 0; l < block->n_lanes; l++) {
         simt_site other = block->lanes[l].site;
         if (other.line == site.line && strcmp(other.file, site.file) == 0) continue;
-        fail_block(block, SIMT_BARRIER, "lanes wait at different barriers: lane %d at %s:%d, lane %d at %s:%d", at_barrier, file_name(site),
-                   site.line, l, file_name(other), other.line);
+        fail_block(block, SIMT_BARRIER,
+                   "lanes wait at different barriers: lane %d at %s:%d, lane %d at %s:%d", at_barrier,
+                   file_name(site), site.line, l, file_name(other), other.line);
         return false;
     }
     for (int w = 0; w < block->n_warps; w++) {
@@ -359,10 +374,12 @@ void simt_note_kernel(void (*kernel)()) {
 static worker *worker_create() {
     worker *w = new worker();
     size_t bytes = SIMT_MAX_LANES * STACK_STRIDE;
-    void *stacks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *stacks =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) abort();
     w->stacks = static_cast<char *>(stacks);
-    for (int l = 0; l < SIMT_MAX_LANES; l++) mprotect(w->stacks + (size_t)l * STACK_STRIDE, GUARD_BYTES, PROT_NONE);
+    for (int l = 0; l < SIMT_MAX_LANES; l++)
+        mprotect(w->stacks + (size_t)l * STACK_STRIDE, GUARD_BYTES, PROT_NONE);
     w->lanes = new simt_lane[SIMT_MAX_LANES]();
     w->block.shared = simt_shared_create(MAX_STATIC_BYTES + MAX_DYNAMIC_BYTES);
     return w;
@@ -380,15 +397,18 @@ uint64_t simt_switches() {
 static const char *refuse_launch(const simt_launch_state *launch) {
     uint64_t lanes = (uint64_t)launch->block.x * launch->block.y * launch->block.z;
     uint64_t blocks = (uint64_t)launch->grid.x * launch->grid.y * launch->grid.z;
-    if (lanes < 1 || lanes > SIMT_MAX_LANES || launch->block.z > 64) return "a block has 1 to 1024 lanes, at most 64 along z";
+    if (lanes < 1 || lanes > SIMT_MAX_LANES || launch->block.z > 64)
+        return "a block has 1 to 1024 lanes, at most 64 along z";
     if (blocks < 1 || launch->grid.x > 0x7fffffffu || launch->grid.y > 65535 || launch->grid.z > 65535)
         return "a grid has at least one block, at most 2^31 - 1 along x and 65535 along y and z";
     if (blocks > 0x7fffffffu) return "this machine runs at most 2^31 - 1 blocks";
-    if (launch->shared_bytes > MAX_DYNAMIC_BYTES) return "a block has at most 232448 bytes of dynamic shared memory";
+    if (launch->shared_bytes > MAX_DYNAMIC_BYTES)
+        return "a block has at most 232448 bytes of dynamic shared memory";
     return nullptr;
 }
 
-const char *simt_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void *), const void *closure) {
+const char *simt_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                        void (*body)(const void *), const void *closure) {
     simt_launch_state launch = {kernel, grid, block, shared_bytes, body, closure, epochs};
     failure = SIMT_FINE;
     if (const char *reason = refuse_launch(&launch)) {
@@ -405,7 +425,8 @@ const char *simt_launch(const char *kernel, dim3 grid, dim3 block, size_t shared
     shuffle(order.data(), (int)blocks, &random);
     std::atomic<unsigned> next{0};
     auto work = [&](int w) {
-        for (unsigned i; !stopped() && (i = next++) < blocks;) run_block(workers[w], &launch, (unsigned)order[i]);
+        for (unsigned i; !stopped() && (i = next++) < blocks;)
+            run_block(workers[w], &launch, (unsigned)order[i]);
     };
     std::vector<std::thread> helpers;
     for (int w = 1; w < threads; w++) helpers.emplace_back(work, w);

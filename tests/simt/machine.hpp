@@ -1,14 +1,17 @@
 /* machine.hpp - blocks, warps and lanes on the CPU.
  *
- * A launch deals its blocks, in an order drawn from the seed, to a few threads; each runs one block at a time, its lanes as fibers. A warp
- * runs until none of its lanes can go on (all wait at the block's barrier, or are done), then the next warp, in an order drawn anew at
- * every barrier; within the warp the lanes' order is drawn anew at every turn. So code that only works in one order fails for some seed.
+ * A launch deals its blocks, in an order drawn from the seed, to a few threads; each runs one block at a
+ * time, its lanes as fibers. A warp runs until none of its lanes can go on (all wait at the block's barrier,
+ * or are done), then the next warp, in an order drawn anew at every barrier; within the warp the lanes' order
+ * is drawn anew at every turn. So code that only works in one order fails for some seed.
  *
- * Lanes stop at two kinds of places: the block's barrier, and operations of a warp (shuffles, votes, __syncwarp, mma, ldmatrix), where the
- * last lane to come does the work for all. What cannot end is reported instead of hanging: lanes at different barriers, a lane that
- * returned while others wait, a warp operation whose mask names a lane that will not come.
+ * Lanes stop at two kinds of places: the block's barrier, and operations of a warp (shuffles, votes,
+ * __syncwarp, mma, ldmatrix), where the last lane to come does the work for all. What cannot end is reported
+ * instead of hanging: lanes at different barriers, a lane that returned while others wait, a warp operation
+ * whose mask names a lane that will not come.
  *
- * The first failure stops the launch; lanes of its block are abandoned where they are (kernels own nothing that must be destroyed). */
+ * The first failure stops the launch; lanes of its block are abandoned where they are (kernels own nothing
+ * that must be destroyed). */
 #ifndef COHORT_SIMT_MACHINE_HPP
 #define COHORT_SIMT_MACHINE_HPP
 
@@ -39,13 +42,15 @@ enum simt_failure {
     SIMT_LIMIT       /* of this machine, not of a GPU */
 };
 
-/* Records the first failure of the launch, with kernel, block and lane, and abandons the calling lane's block. */
+/* Records the first failure of the launch, with kernel, block and lane, and abandons the calling lane's
+ * block. */
 [[noreturn]] void simt_fail(simt_failure kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Of the last launch. */
 simt_failure simt_last_failure();
 
-/* COHORT_SIMT_KERNELS names a file: at exit it gets a line for each kernel that was launched, its place in the program as nm gives it. */
+/* COHORT_SIMT_KERNELS names a file: at exit it gets a line for each kernel that was launched, its place in
+ * the program as nm gives it. */
 void simt_note_kernel(void (*kernel)());
 
 /* ---- Blocks and lanes */
@@ -83,7 +88,8 @@ struct simt_lane {
     uint32_t mask;
     const void *in;
     void *out;
-    /* What it knows of its warp's lanes since the block's last barrier: accesses made before known[lane] are ordered before its own. */
+    /* What it knows of its warp's lanes since the block's last barrier: accesses made before known[lane] are
+     * ordered before its own. */
     uint32_t clock, known[SIMT_WARP];
     /* Asynchronous copies. */
     simt_copy copies[SIMT_MAX_COPIES];
@@ -123,20 +129,26 @@ extern __thread simt_lane *simt_self;
 /* ---- Where lanes meet */
 
 void simt_block_barrier(simt_site site);
-void simt_meet(uint32_t mask, const char *operation, simt_complete complete, const void *in, void *out, simt_site site);
+void simt_meet(uint32_t mask, const char *operation, simt_complete complete, const void *in, void *out,
+               simt_site site);
 /* __syncwarp: what the mask's lanes did so far is ordered before what they do next. */
 void simt_warp_barrier(uint32_t mask, simt_site site);
 
 /* ---- Launching */
 
-/* threads: that blocks are dealt to. seed: of every order. They hold for the launches that follow; at the start 2 and 1. */
+/* threads: that blocks are dealt to. seed: of every order. They hold for the launches that follow; at the
+ * start 2 and 1. */
 void simt_configure(int threads, uint64_t seed);
 /* Runs the kernel to its end; returns NULL, or what was wrong, valid until the next launch. */
-const char *simt_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void *), const void *closure);
+const char *simt_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                        void (*body)(const void *), const void *closure);
 
-template <typename Body> const char *simt_launch_body(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, const Body &body) {
+template <typename Body>
+const char *simt_launch_body(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                             const Body &body) {
     return simt_launch(
-        kernel, grid, block, shared_bytes, [](const void *closure) { (*static_cast<const Body *>(closure))(); }, &body);
+        kernel, grid, block, shared_bytes,
+        [](const void *closure) { (*static_cast<const Body *>(closure))(); }, &body);
 }
 
 /* Lane switches since the program began: what a benchmark divides by. */

@@ -33,7 +33,8 @@ void *simt_alloc(size_t bytes, const char *name) {
 static bool guards_intact(const simt_region *region) {
     const char *end = region->base + (region->bytes + 255) / 256 * 256 + GUARD_BYTES;
     for (const char *p = region->base - GUARD_BYTES; p < end; p++) {
-        if ((p < region->base || p >= region->base + region->bytes) && (unsigned char)*p != POISON) return false;
+        if ((p < region->base || p >= region->base + region->bytes) && (unsigned char)*p != POISON)
+            return false;
     }
     return true;
 }
@@ -43,7 +44,8 @@ void simt_free(void *memory) {
     std::lock_guard<std::mutex> hold(regions_lock);
     auto found = regions.find(static_cast<char *>(memory));
     if (found == regions.end() || !guards_intact(found->second)) {
-        fprintf(stderr, "simt: %s\n", found == regions.end() ? "freed what simt_alloc() did not give" : found->second->name);
+        fprintf(stderr, "simt: %s\n",
+                found == regions.end() ? "freed what simt_alloc() did not give" : found->second->name);
         fprintf(stderr, "simt: not an allocation, or something wrote past its ends\n");
         abort();
     }
@@ -76,7 +78,8 @@ struct shared_memory : simt_region {
 
 simt_region *simt_shared_create(size_t bytes) {
     shared_memory *memory = new shared_memory();
-    simt_region *plain = region_create(static_cast<char *>(aligned_alloc(256, bytes)), bytes, "shared memory", true);
+    simt_region *plain =
+        region_create(static_cast<char *>(aligned_alloc(256, bytes)), bytes, "shared memory", true);
     static_cast<simt_region &>(*memory) = *plain;
     delete plain;
     return memory;
@@ -94,8 +97,10 @@ char *simt_static_shared(const void *place, size_t bytes, size_t alignment, cons
         if (memory->arrays[i].place == place) return memory->arrays[i].memory;
     }
     size_t offset = (block->static_bytes + alignment - 1) / alignment * alignment;
-    if (offset + bytes > STATIC_BYTES) simt_fail(SIMT_BAD_LAUNCH, "%s does not fit: a block has 49152 bytes of static shared memory", name);
-    if (memory->n_arrays == MAX_STATIC_ARRAYS) simt_fail(SIMT_LIMIT, "more than %d arrays in shared memory", (int)MAX_STATIC_ARRAYS);
+    if (offset + bytes > STATIC_BYTES)
+        simt_fail(SIMT_BAD_LAUNCH, "%s does not fit: a block has 49152 bytes of static shared memory", name);
+    if (memory->n_arrays == MAX_STATIC_ARRAYS)
+        simt_fail(SIMT_LIMIT, "more than %d arrays in shared memory", (int)MAX_STATIC_ARRAYS);
     block->static_bytes = offset + bytes;
     memset(memory->base + offset, POISON, bytes);
     memory->arrays[memory->n_arrays++] = static_array{place, memory->base + offset};
@@ -108,14 +113,15 @@ char *simt_dynamic_shared() {
 
 /* ---- Addresses */
 
-void simt_bad_address(const char *name, const char *low, const char *high, const char *at, size_t bytes, size_t alignment, bool write) {
+void simt_bad_address(const char *name, const char *low, const char *high, const char *at, size_t bytes,
+                      size_t alignment, bool write) {
     const char *verb = write ? "writes" : "reads";
     if (!low) simt_fail(SIMT_OUT_OF_BOUNDS, "%s through %s", verb, name);
     if (at >= low && high - at >= (ptrdiff_t)bytes)
-        simt_fail(SIMT_MISALIGNED, "%s %zu bytes of %s at byte %lld, which must be a multiple of %zu", verb, bytes, name,
-                  (long long)(at - low), alignment);
-    simt_fail(SIMT_OUT_OF_BOUNDS, "%s %zu bytes at byte %lld of %s, which has %lld", verb, bytes, (long long)(at - low), name,
-              (long long)(high - low));
+        simt_fail(SIMT_MISALIGNED, "%s %zu bytes of %s at byte %lld, which must be a multiple of %zu", verb,
+                  bytes, name, (long long)(at - low), alignment);
+    simt_fail(SIMT_OUT_OF_BOUNDS, "%s %zu bytes at byte %lld of %s, which has %lld", verb, bytes,
+              (long long)(at - low), name, (long long)(high - low));
 }
 
 /* ---- Races */
@@ -135,8 +141,8 @@ struct access {
 
 static access unpack(const simt_record *record) {
     uint64_t who = record->who.load(std::memory_order_relaxed);
-    return access{record->epoch.load(std::memory_order_relaxed), (uint32_t)(who >> 32), (int)(who >> 16 & 0xffff),
-                  (unsigned)(who >> 8 & 0xff), (who & 1) != 0};
+    return access{record->epoch.load(std::memory_order_relaxed), (uint32_t)(who >> 32),
+                  (int)(who >> 16 & 0xffff), (unsigned)(who >> 8 & 0xff), (who & 1) != 0};
 }
 
 static void store(simt_record *record, uint64_t epoch, uint64_t who) {
@@ -160,7 +166,8 @@ static bool ordered(const simt_region *region, const access *a) {
     return region->shared || own_block(a) || a->epoch < block->launch->first_epoch;
 }
 
-static void report_race(const simt_region *region, const char *name, size_t byte, const access *other, const char *did, const char *does) {
+static void report_race(const simt_region *region, const char *name, size_t byte, const access *other,
+                        const char *did, const char *does) {
     char who[64];
     const char *space = region->shared ? "shared memory" : "global memory";
     if (region->shared && byte >= STATIC_BYTES) byte -= STATIC_BYTES; /* as CK_DYNAMIC_SHARED counts */
@@ -168,30 +175,35 @@ static void report_race(const simt_region *region, const char *name, size_t byte
         snprintf(who, sizeof who, "lane %d", other->lane);
     else
         snprintf(who, sizeof who, "lane %d of another block", other->lane);
-    simt_fail(SIMT_RACE, "%s %s (%s, byte %zu), which %s %s with no barrier between", does, name, space, byte, who, did);
+    simt_fail(SIMT_RACE, "%s %s (%s, byte %zu), which %s %s with no barrier between", does, name, space, byte,
+              who, did);
 }
 
-static void check(const simt_region *region, const char *name, size_t byte, const simt_record *record, unsigned bytes, const char *did,
-                  const char *does) {
+static void check(const simt_region *region, const char *name, size_t byte, const simt_record *record,
+                  unsigned bytes, const char *did, const char *does) {
     access other = unpack(record);
     if (other.epoch == 0 || !(other.bytes & bytes) || ordered(region, &other)) return;
     report_race(region, name, byte, &other, did, does);
 }
 
-static void check_pending(const simt_region *region, const char *name, const simt_word *word, unsigned bytes, const char *does) {
+static void check_pending(const simt_region *region, const char *name, const simt_word *word, unsigned bytes,
+                          const char *does) {
     access other = unpack(&word->write);
     if (!region->shared || !other.pending || !(other.bytes & bytes) || !own_block(&other)) return;
-    simt_fail(SIMT_ASYNC_COPY, "%s %s while an asynchronous copy by lane %d is under way", does, name, other.lane);
+    simt_fail(SIMT_ASYNC_COPY, "%s %s while an asynchronous copy by lane %d is under way", does, name,
+              other.lane);
 }
 
-/* Keeps the newest reader, and one more: preferably of another warp or block, whom only the block's barrier orders. */
+/* Keeps the newest reader, and one more: preferably of another warp or block, whom only the block's barrier
+ * orders. */
 static void note_read(const simt_region *region, simt_word *word, uint64_t epoch, uint64_t who) {
     access newest = unpack(&word->read[0]), other = unpack(&word->read[1]);
     const simt_lane *lane = simt_self;
-    bool foreign =
-        other.epoch != 0 && !ordered(region, &other) && (other.epoch != epoch || other.lane / SIMT_WARP != lane->index / SIMT_WARP);
+    bool foreign = other.epoch != 0 && !ordered(region, &other) &&
+                   (other.epoch != epoch || other.lane / SIMT_WARP != lane->index / SIMT_WARP);
     bool same = newest.epoch == epoch && newest.lane == lane->index;
-    if (!foreign && !same) store(&word->read[1], newest.epoch, word->read[0].who.load(std::memory_order_relaxed));
+    if (!foreign && !same)
+        store(&word->read[1], newest.epoch, word->read[0].who.load(std::memory_order_relaxed));
     store(&word->read[0], epoch, who);
 }
 
@@ -219,10 +231,11 @@ void simt_note(simt_region *region, const char *name, const char *at, size_t byt
 
 /* ---- Asynchronous copies */
 
-void simt_copy_begin(char *to, simt_region *to_region, const char *to_name, const char *from, simt_region *from_region,
-                     const char *from_name, int bytes, int valid) {
+void simt_copy_begin(char *to, simt_region *to_region, const char *to_name, const char *from,
+                     simt_region *from_region, const char *from_name, int bytes, int valid) {
     simt_lane *lane = simt_self;
-    if (lane->n_copies == SIMT_MAX_COPIES) simt_fail(SIMT_LIMIT, "more than %d asynchronous copies at once", (int)SIMT_MAX_COPIES);
+    if (lane->n_copies == SIMT_MAX_COPIES)
+        simt_fail(SIMT_LIMIT, "more than %d asynchronous copies at once", (int)SIMT_MAX_COPIES);
     if (valid > 0) simt_note(from_region, from_name, from, (size_t)valid, SIMT_READ);
     simt_note(to_region, to_name, to, (size_t)bytes, SIMT_WRITE_BEGINS);
     memset(to, POISON, (size_t)bytes);

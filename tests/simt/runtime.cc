@@ -1,6 +1,7 @@
-/* runtime.cc - the runtime that the CUDA driver asks for (kernels/cuda/runtime.hpp), on the CPU: memory and streams of the SIMT machine,
- * and products as plain loops. Host memory is read and written when a stream comes to it (stream.hpp), and holds NaN bytes where something
- * from the GPU is on its way, so that a caller that does not wait sees it. */
+/* runtime.cc - the runtime that the CUDA driver asks for (kernels/cuda/runtime.hpp), on the CPU: memory and
+ * streams of the SIMT machine, and products as plain loops. Host memory is read and written when a stream
+ * comes to it (stream.hpp), and holds NaN bytes where something from the GPU is on its way, so that a caller
+ * that does not wait sees it. */
 #include "cuda/runtime.hpp"
 
 #include <list>
@@ -27,7 +28,8 @@ const char *gpu_unavailable() {
 }
 
 const char *gpu_describe(gpu_description *out) {
-    *out = gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, true, 1};
+    *out =
+        gpu_description{"a GPU that tests/simt plays on the CPU", (size_t)1 << 16, (size_t)1 << 20, true, 1};
     return nullptr;
 }
 
@@ -92,8 +94,10 @@ static const char *wrong_side(const void *gpu, size_t bytes) {
     return at + bytes <= region->base + region->bytes ? nullptr : "a copy beyond the end of an allocation";
 }
 
-/* Once when it is issued, so that the caller is told, and again when it is done: the memory must still be there. */
-static const char *issue_copy(gpu_stream stream, void *to, const void *from, size_t bytes, bool to_gpu, bool from_gpu) {
+/* Once when it is issued, so that the caller is told, and again when it is done: the memory must still be
+ * there. */
+static const char *issue_copy(gpu_stream stream, void *to, const void *from, size_t bytes, bool to_gpu,
+                              bool from_gpu) {
     auto wrong = [=] {
         const char *problem = to_gpu ? wrong_side(to, bytes) : nullptr;
         return !problem && from_gpu ? wrong_side(from, bytes) : problem;
@@ -205,7 +209,8 @@ void gpu_graph_destroy(gpu_graph *graph) {
 /* ---- Products ---- */
 
 static float element(const void *matrix, int64_t index, bool half) {
-    return half ? to_float(static_cast<const bf16 *>(matrix)[index]) : static_cast<const float *>(matrix)[index];
+    return half ? to_float(static_cast<const bf16 *>(matrix)[index])
+                : static_cast<const float *>(matrix)[index];
 }
 
 /* The last byte of a matrix must belong to the allocation that it begins in. */
@@ -216,7 +221,8 @@ static const char *outside(const void *matrix, int64_t rows, int64_t columns, in
 
 static const char *outside(const cuda_product *p) {
     const char *problem = outside(p->a, p->turn_a ? p->k : p->m, p->turn_a ? p->m : p->k, p->lda, p->half_in);
-    if (!problem) problem = outside(p->b, p->turn_b ? p->n : p->k, p->turn_b ? p->k : p->n, p->ldb, p->half_in);
+    if (!problem)
+        problem = outside(p->b, p->turn_b ? p->n : p->k, p->turn_b ? p->k : p->n, p->ldb, p->half_in);
     if (!problem) problem = outside(p->out, p->m, p->n, p->ld_out, p->half_out);
     if (!problem && p->beta != 0) problem = outside(p->add, p->m, p->n, p->ld_add, p->half_out);
     if (!problem && p->bias) problem = outside(p->bias, 1, p->n, p->n, p->half_out);
@@ -228,7 +234,8 @@ static void multiply_row(const cuda_product *p, int64_t i, std::vector<float> &r
     row.assign((size_t)p->n, 0.0f);
     for (int64_t k = 0; k < p->k; k++) {
         float a = element(p->a, p->turn_a ? k * p->lda + i : i * p->lda + k, p->half_in);
-        for (int64_t j = 0; j < p->n; j++) row[(size_t)j] += a * element(p->b, p->turn_b ? j * p->ldb + k : k * p->ldb + j, p->half_in);
+        for (int64_t j = 0; j < p->n; j++)
+            row[(size_t)j] += a * element(p->b, p->turn_b ? j * p->ldb + k : k * p->ldb + j, p->half_in);
     }
 }
 
@@ -248,18 +255,21 @@ static void multiply(const cuda_product *p) {
     }
 }
 
-/* COHORT_SIMT_NO_PRODUCTS: as on a machine without cuBLASLt. COHORT_SIMT_LIBRARY: what the library refuses: "no bias", or "nothing works".
+/* COHORT_SIMT_NO_PRODUCTS: as on a machine without cuBLASLt. COHORT_SIMT_LIBRARY: what the library refuses:
+ * "no bias", or "nothing works".
  */
 static const char *refusal(const cuda_product *p) {
     const char *wanted = getenv("COHORT_SIMT_LIBRARY");
     if (!wanted) return nullptr;
-    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0) ? "the library of the test refuses it"
-                                                                                               : nullptr;
+    return strcmp(wanted, "nothing works") == 0 || (p->bias && strcmp(wanted, "no bias") == 0)
+               ? "the library of the test refuses it"
+               : nullptr;
 }
 
 const char *gpu_multiply(const cuda_product *product, gpu_stream stream, const char **refused) {
     *refused = nullptr;
-    if (getenv("COHORT_SIMT_NO_PRODUCTS")) return "libcublasLt.so: cannot open shared object file: No such file or directory";
+    if (getenv("COHORT_SIMT_NO_PRODUCTS"))
+        return "libcublasLt.so: cannot open shared object file: No such file or directory";
     *refused = refusal(product);
     if (*refused) return nullptr;
     return simt_issue(of(stream), [p = *product] {

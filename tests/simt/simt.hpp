@@ -1,4 +1,5 @@
-/* simt.hpp - what kernels/cuda/portable.cuh includes where there is no CUDA compiler: the same names, with bodies that run on the CPU.
+/* simt.hpp - what kernels/cuda/portable.cuh includes where there is no CUDA compiler: the same names, with
+ * bodies that run on the CPU.
  *
  *   machine.hpp   blocks over threads, lanes as fibers, barriers, launches, failures
  *   memory.hpp    checked pointers, races, shared memory, asynchronous copies
@@ -6,7 +7,8 @@
  *   types.hpp     vector types, bfloat16
  *   stream.hpp    streams and events: when launches run
  *
- * What it does not show: anything about speed, memory order weaker than barriers, and the PTX in portable.cuh itself. */
+ * What it does not show: anything about speed, memory order weaker than barriers, and the PTX in portable.cuh
+ * itself. */
 #ifndef COHORT_SIMT_HPP
 #define COHORT_SIMT_HPP
 
@@ -54,21 +56,23 @@ static inline int __popc(unsigned bits) {
 
 template <typename T> struct simt_same { typedef T type; };
 
-/* Arguments are copied when the kernel is launched, as on the GPU: what they pointed to on the host may be gone when it runs. Static,
- * because two files may have different types of one name. */
+/* Arguments are copied when the kernel is launched, as on the GPU: what they pointed to on the host may be
+ * gone when it runs. Static, because two files may have different types of one name. */
 template <typename... P>
-static const char *simt_issue_kernel(gpu_stream stream, const char *name, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...),
+static const char *simt_issue_kernel(gpu_stream stream, const char *name, dim3 grid, dim3 block,
+                                     size_t shared_bytes, void (*kernel)(P...),
                                      typename simt_same<P>::type... arguments) {
     simt_note_kernel(reinterpret_cast<void (*)()>(kernel));
-    return simt_issue(static_cast<simt_stream *>(stream),
-                      [=] { return simt_launch_body(name, grid, block, shared_bytes, [&] { kernel(arguments...); }); });
+    return simt_issue(static_cast<simt_stream *>(stream), [=] {
+        return simt_launch_body(name, grid, block, shared_bytes, [&] { kernel(arguments...); });
+    });
 }
 
 static inline size_t ck_shared_limit() {
     return 232448; /* of sm_90 */
 }
 
-#define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                          \
+#define CK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                            \
     simt_issue_kernel(stream, #kernel, grid, block, shared_bytes, kernel, __VA_ARGS__)
 
 #endif

@@ -31,8 +31,8 @@ static bool next_is_ahead() {
     return letters_now[alive.size() < letters_now.size() ? alive.size() : letters_now.size() - 1] == 'a';
 }
 
-/* Does the work up to a place. Work may ask the same of other streams, but never of this one: an event is a place that was in its queue
- * before it was awaited. */
+/* Does the work up to a place. Work may ask the same of other streams, but never of this one: an event is a
+ * place that was in its queue before it was awaited. */
 static void advance(simt_stream *stream, uint64_t place) {
     while (stream->done < place) {
         simt_work work = std::move(stream->queue.front());

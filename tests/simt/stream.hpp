@@ -1,9 +1,10 @@
 /* stream.hpp - streams and events of the machine, which order work no more than they must.
  *
- * Work that is issued to a stream waits in its queue until somebody waits for it: the host for the stream or for an event, or work of
- * another stream that awaits an event. Then the queue is done from its front, as far as it was waited for. So a stream is as far behind the
- * others as the waits allow. A stream that is *ahead* does its work when it is issued instead, and whatever that awaits before it. Any of
- * these orders may be a GPU's: a caller whose waits are missing reads what is not there yet, or not any more, in one of them. */
+ * Work that is issued to a stream waits in its queue until somebody waits for it: the host for the stream or
+ * for an event, or work of another stream that awaits an event. Then the queue is done from its front, as far
+ * as it was waited for. So a stream is as far behind the others as the waits allow. A stream that is *ahead*
+ * does its work when it is issued instead, and whatever that awaits before it. Any of these orders may be a
+ * GPU's: a caller whose waits are missing reads what is not there yet, or not any more, in one of them. */
 #ifndef COHORT_SIMT_STREAM_HPP
 #define COHORT_SIMT_STREAM_HPP
 
@@ -17,8 +18,8 @@ struct simt_stream;
 /* Returns NULL, or what was wrong; a stream does nothing more after that until it was waited for. */
 typedef std::function<const char *()> simt_work;
 
-/* Which streams created from now on are ahead: the letter for as many as are alive already, 'a' ahead or 'b' behind; the last letter for
- * all further ones. At the start COHORT_SIMT_STREAMS, else "b". */
+/* Which streams created from now on are ahead: the letter for as many as are alive already, 'a' ahead or 'b'
+ * behind; the last letter for all further ones. At the start COHORT_SIMT_STREAMS, else "b". */
 void simt_streams(const char *letters);
 
 simt_stream *simt_stream_create();

@@ -1,4 +1,5 @@
-/* tap.hpp - the few lines of a test runner: PROGRAM [TAP_FILE [TEXT]] runs the tests whose "group::name" contains TEXT. */
+/* tap.hpp - the few lines of a test runner: PROGRAM [TAP_FILE [TEXT]] runs the tests whose "group::name"
+ * contains TEXT. */
 #ifndef COHORT_SIMT_TAP_HPP
 #define COHORT_SIMT_TAP_HPP
 
@@ -22,9 +23,9 @@ __attribute__((format(printf, 1, 2))) static inline void tap_fail(const char *fo
     va_end(arguments);
 }
 
-#define TAP_CHECK(condition, ...)                                                                                                          \
-    do {                                                                                                                                   \
-        if (!(condition)) tap_fail(__VA_ARGS__);                                                                                           \
+#define TAP_CHECK(condition, ...)                                                                            \
+    do {                                                                                                     \
+        if (!(condition)) tap_fail(__VA_ARGS__);                                                             \
     } while (0)
 
 static inline bool tap_selected(const char *group, const char *name, const char *filter) {

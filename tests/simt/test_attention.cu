@@ -1,12 +1,14 @@
-/* The CUDA attention against the float64 oracle: heads of every width that a kernel is made for and others, sequences on both sides of
- * every tile, in f32 and bf16, in rows that allow wide accesses and in rows that do not. */
+/* The CUDA attention against the float64 oracle: heads of every width that a kernel is made for and others,
+ * sequences on both sides of every tile, in f32 and bf16, in rows that allow wide accesses and in rows that
+ * do not. */
 #include <string>
 
 #include "tap.hpp"
 #include "typed.hpp"
 
 typedef struct {
-    int dim, heads, padding, capacity; /* capacity: longest sequence that the program allows; 0: the longest one */
+    /* capacity: longest sequence that the program allows; 0: the longest one */
+    int dim, heads, padding, capacity;
     std::vector<int> lengths;
 } attention_case;
 
@@ -46,8 +48,10 @@ template <typename T> struct attention_wave {
     }
     explicit attention_wave(const attention_case *c)
         : which(c), program(), n_tokens(tokens_of(c)), table((int64_t)c->lengths.size(), "sequences"),
-          qkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "qkv"), o(&program, n_tokens, c->heads * c->dim, c->padding, "o"),
-          d_o(&program, n_tokens, c->heads * c->dim, c->padding, "do"), dqkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "dqkv"),
+          qkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "qkv"),
+          o(&program, n_tokens, c->heads * c->dim, c->padding, "o"),
+          d_o(&program, n_tokens, c->heads * c->dim, c->padding, "do"),
+          dqkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "dqkv"),
           lse(&program, n_tokens, c->heads, c->padding, "lse") {
         int64_t first = 0;
         program.capacity.max_sequence_tokens = c->capacity;
@@ -82,8 +86,13 @@ template <typename T> struct attention_wave {
     const char *backward() {
         cuda_call now = call();
         cuda_bounds bounds = {};
-        ck_attention_backward op = {
-            &qkv.tensor, &o.tensor, &lse.tensor, &d_o.tensor, &dqkv.tensor, which->heads, which->heads * which->dim};
+        ck_attention_backward op = {&qkv.tensor,
+                                    &o.tensor,
+                                    &lse.tensor,
+                                    &d_o.tensor,
+                                    &dqkv.tensor,
+                                    which->heads,
+                                    which->heads * which->dim};
         bounds.max_tokens = n_tokens;
         bounds.max_sequence_tokens = program.capacity.max_sequence_tokens;
         bounds.half = now.half;
@@ -96,15 +105,16 @@ template <typename T> struct attention_wave {
         return problem;
     }
     std::string name(const char *tensor, size_t sequence) const {
-        return std::string(sizeof(T) == 2 ? "bf16" : "f32") + ", head of " + std::to_string(which->dim) + ", sequence of " +
-               std::to_string(which->lengths[sequence]) + ", " + tensor;
+        return std::string(sizeof(T) == 2 ? "bf16" : "f32") + ", head of " + std::to_string(which->dim) +
+               ", sequence of " + std::to_string(which->lengths[sequence]) + ", " + tensor;
     }
     /* What the oracle says is what the backward is given, so that it answers for its own errors only. */
     void compare(check *c, size_t s, bool backwards) {
         const cuda_sequence *sequence = &sequences[s];
         int64_t n = sequence->n_tokens, width = which->heads * which->dim;
         oracle_attention_size size = {n, (int)width, which->heads};
-        std::vector<double> in = qkv.take(sequence->first_token, n), out((size_t)(n * width)), sums((size_t)(n * which->heads));
+        std::vector<double> in = qkv.take(sequence->first_token, n), out((size_t)(n * width)),
+                            sums((size_t)(n * which->heads));
         oracle_attention(size, in.data(), out.data(), sums.data());
         if (!backwards) {
             compare_rows(c, name("o", s).c_str(), &o, sequence->first_token, n, out, tolerance_of<T>());
@@ -113,13 +123,16 @@ template <typename T> struct attention_wave {
         }
         std::vector<double> gradient = d_o.take(sequence->first_token, n), expected((size_t)(3 * n * width));
         oracle_attention_backward(size, in.data(), gradient.data(), expected.data());
-        compare_rows(c, name("dqkv", s).c_str(), &dqkv, sequence->first_token, n, expected, tolerance_of<T>());
+        compare_rows(c, name("dqkv", s).c_str(), &dqkv, sequence->first_token, n, expected,
+                     tolerance_of<T>());
     }
     void take_from_oracle() {
         for (const cuda_sequence &sequence : sequences) {
             int64_t n = sequence.n_tokens, width = which->heads * which->dim;
-            std::vector<double> in = qkv.take(sequence.first_token, n), out((size_t)(n * width)), sums((size_t)(n * which->heads));
-            oracle_attention(oracle_attention_size{n, (int)width, which->heads}, in.data(), out.data(), sums.data());
+            std::vector<double> in = qkv.take(sequence.first_token, n), out((size_t)(n * width)),
+                                sums((size_t)(n * which->heads));
+            oracle_attention(oracle_attention_size{n, (int)width, which->heads}, in.data(), out.data(),
+                             sums.data());
             o.set(sequence.first_token, out);
             lse.set(sequence.first_token, sums);
         }
@@ -136,7 +149,8 @@ template <typename T> static void compare_case(const attention_case *which) {
     check c = {};
     attention_wave<T> wave(which);
     const char *problem = wave.forward();
-    TAP_CHECK(!wave.o.padding_written() && !wave.lse.padding_written(), "head of %d: padding was written", which->dim);
+    TAP_CHECK(!wave.o.padding_written() && !wave.lse.padding_written(), "head of %d: padding was written",
+              which->dim);
     for (size_t s = 0; s < wave.sequences.size() && !problem; s++) wave.compare(&c, s, false);
     wave.take_from_oracle();
     if (!problem) problem = wave.backward();
@@ -202,7 +216,8 @@ static void keys_are_hidden_from_earlier_queries() {
     after = wave.o.take(0, 70);
     for (int row = 0; row < 70; row++) {
         bool same = memcmp(&before[(size_t)row * 16], &after[(size_t)row * 16], 16 * sizeof(double)) == 0;
-        TAP_CHECK(same == (row < changed), "key %d %s row %d", changed, same ? "does not reach" : "reaches", row);
+        TAP_CHECK(same == (row < changed), "key %d %s row %d", changed, same ? "does not reach" : "reaches",
+                  row);
     }
 }
 
@@ -211,10 +226,11 @@ static void wider_heads_are_refused() {
     attention_wave<float> wave(&which);
     const char *forward = wave.forward(), *backward = wave.backward();
     TAP_CHECK(forward && strstr(forward, "128 columns"), "forward: %s", forward ? forward : "no problem");
-    TAP_CHECK(backward && strstr(backward, "128 columns"), "backward: %s", backward ? backward : "no problem");
+    TAP_CHECK(backward && strstr(backward, "128 columns"), "backward: %s",
+              backward ? backward : "no problem");
 }
 
-#define TEST(name)                                                                                                                         \
+#define TEST(name)                                                                                           \
     { #name, name }
 static const tap_test tests[] = {
     TEST(equals_the_oracle_in_f32),

@@ -1,4 +1,5 @@
-/* The host side of the CUDA backend on the SIMT machine: what a caller may rely on beyond the conformance cases. */
+/* The host side of the CUDA backend on the SIMT machine: what a caller may rely on beyond the conformance
+ * cases. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -42,7 +43,8 @@ struct world {
 static const conformance_case *find_case(const char *name) {
     for (int g = 0; g < n_conformance_groups; g++)
         for (int i = 0; i < conformance_groups[g]->n_cases; i++)
-            if (strcmp(conformance_groups[g]->cases[i].name, name) == 0) return &conformance_groups[g]->cases[i];
+            if (strcmp(conformance_groups[g]->cases[i].name, name) == 0)
+                return &conformance_groups[g]->cases[i];
     tap_fail("there is no case '%s'", name);
     return nullptr;
 }
@@ -103,11 +105,12 @@ static void many_downloads_arrive() {
         for (size_t i = 0; i < FLOATS; i++) sent[i] = (float)(i + (size_t)round);
         w.expect(ck_upload(w.stream, memory, sent.data(), FLOATS * sizeof(float)));
         for (size_t p = 0; p < PIECES; p++)
-            w.expect(ck_download(w.stream, &got[p * FLOATS], memory, (FLOATS - 1000 * (p % 7)) * sizeof(float)));
+            w.expect(
+                ck_download(w.stream, &got[p * FLOATS], memory, (FLOATS - 1000 * (p % 7)) * sizeof(float)));
         w.expect(ck_wait(w.stream));
         for (size_t p = 0; p < PIECES; p++)
-            TAP_CHECK(memcmp(&got[p * FLOATS], sent.data(), (FLOATS - 1000 * (p % 7)) * sizeof(float)) == 0, "round %d, piece %zu", round,
-                      p);
+            TAP_CHECK(memcmp(&got[p * FLOATS], sent.data(), (FLOATS - 1000 * (p % 7)) * sizeof(float)) == 0,
+                      "round %d, piece %zu", round, p);
     }
     ck_free(w.backend, memory);
 }
@@ -116,7 +119,8 @@ static void copies_are_kept_inside_an_allocation() {
     world w;
     const float sent[4] = {1, 2, 3, 4};
     float *memory = w.allocate(3);
-    TAP_CHECK(ck_upload(w.stream, memory, sent, sizeof sent) == CK_FAILED, "an upload beyond the end was accepted");
+    TAP_CHECK(ck_upload(w.stream, memory, sent, sizeof sent) == CK_FAILED,
+              "an upload beyond the end was accepted");
     TAP_CHECK(strstr(ck_last_error(w.backend), "allocation") != nullptr, "%s", ck_last_error(w.backend));
     ck_free(w.backend, memory);
 }
@@ -201,8 +205,10 @@ static void copies_of_far_memory_are_kept_inside_an_allocation() {
     void *far = nullptr;
     float *near = w.allocate(8);
     w.expect(ck_alloc_far(w.backend, 4 * sizeof(float), "a test", &far));
-    TAP_CHECK(ck_copy(w.stream, near, far, 5 * sizeof(float)) == CK_FAILED, "a copy from beyond the end was accepted");
-    TAP_CHECK(ck_copy(w.stream, far, near, 5 * sizeof(float)) == CK_FAILED, "a copy to beyond the end was accepted");
+    TAP_CHECK(ck_copy(w.stream, near, far, 5 * sizeof(float)) == CK_FAILED,
+              "a copy from beyond the end was accepted");
+    TAP_CHECK(ck_copy(w.stream, far, near, 5 * sizeof(float)) == CK_FAILED,
+              "a copy to beyond the end was accepted");
     ck_free(w.backend, far);
     ck_free(w.backend, near);
 }
@@ -222,14 +228,17 @@ static void tables_of_many_calls_do_not_mix() {
         int n = 0;
         for (int i = call; i < RANGES; i += CALLS) ranges[(size_t)n++] = ck_range{i, 1, (float)(call + 1)};
         ck_adamw_hyper hyper = {0.01f, 0, 0.9f, 0.999f, 1e-8f, 1};
-        w.expect(ck_adamw_ranges(w.stream, memory[0], memory[1], memory[2], memory[3], ranges.data(), n, &hyper));
-        memset(ranges.data(), 0xff, ranges.size() * sizeof ranges[0]); /* the caller's array is its own again */
+        w.expect(
+            ck_adamw_ranges(w.stream, memory[0], memory[1], memory[2], memory[3], ranges.data(), n, &hyper));
+        /* the caller's array is its own again */
+        memset(ranges.data(), 0xff, ranges.size() * sizeof ranges[0]);
     }
     w.expect(ck_download(w.stream, got.data(), memory[0], RANGES * sizeof(float)));
     w.expect(ck_wait(w.stream));
     for (int i = 0; i < RANGES; i++) {
         float expected = 1.0f - 0.01f * (float)(i % CALLS + 1);
-        TAP_CHECK(fabsf(got[(size_t)i] - expected) < 1e-6f, "element %d is %g, not %g", i, got[(size_t)i], expected);
+        TAP_CHECK(fabsf(got[(size_t)i] - expected) < 1e-6f, "element %d is %g, not %g", i, got[(size_t)i],
+                  expected);
     }
     for (float *m : memory) ck_free(w.backend, m);
 }
@@ -252,14 +261,17 @@ static void a_program_gives_its_memory_back() {
     size_t planned = ck_program_bytes(program);
     w.expect(ck_program_finish(program));
     size_t taken = ck_allocated_bytes(w.backend) - before, copy = 32 * 8 * sizeof(bf16);
-    TAP_CHECK(taken == planned + copy, "planned %zu bytes and a bf16 copy of %zu, took %zu", planned, copy, taken);
+    TAP_CHECK(taken == planned + copy, "planned %zu bytes and a bf16 copy of %zu, took %zu", planned, copy,
+              taken);
     ck_program_destroy(program);
-    TAP_CHECK(ck_allocated_bytes(w.backend) == before, "%zu bytes are left", ck_allocated_bytes(w.backend) - before);
+    TAP_CHECK(ck_allocated_bytes(w.backend) == before, "%zu bytes are left",
+              ck_allocated_bytes(w.backend) - before);
     ck_free(w.backend, weight);
 }
 
 /* y = x W^T of one token with x = 1, W = [1, 1] all `value`. */
-static float linear_of(world *w, ck_program *program, ck_tensor *x, ck_tensor *y, float *weight, float value) {
+static float linear_of(world *w, ck_program *program, ck_tensor *x, ck_tensor *y, float *weight,
+                       float value) {
     const int64_t first_token[2] = {0, 1};
     const int32_t id = 0;
     const float one = 1;
@@ -307,7 +319,8 @@ static void a_tensor_is_wide_or_exact() {
     float *weight = w.allocate(32 * 32);
     ck_norm norm = {x, ck_activation(program, 32, "y"), x, weight, weight, 32, 1e-5f};
     ck_op_norm(program, &norm);
-    TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT, "x was taken as an activation and as statistics");
+    TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT,
+              "x was taken as an activation and as statistics");
     TAP_CHECK(strstr(ck_last_error(w.backend), "exact") != nullptr, "%s", ck_last_error(w.backend));
     ck_program_destroy(program);
     ck_free(w.backend, weight);
@@ -320,11 +333,13 @@ static void heads_that_are_too_wide_are_refused_when_recorded() {
     capacity.max_sequences = 1, capacity.max_tokens = capacity.max_sequence_tokens = 4;
     w.expect(ck_program_create(w.backend, &capacity, &program));
     ck_attention op = {};
-    op.qkv = ck_activation(program, 3 * 160, "qkv"), op.o = ck_activation(program, 160, "o"), op.lse = ck_activation(program, 1, "lse");
+    op.qkv = ck_activation(program, 3 * 160, "qkv"), op.o = ck_activation(program, 160, "o"),
+    op.lse = ck_activation(program, 1, "lse");
     op.heads = 1, op.width = 160;
     ck_op_attention(program, &op);
     TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT, "heads of 160 columns were accepted");
-    TAP_CHECK(strstr(ck_last_error(w.backend), "at most 128 columns") != nullptr, "%s", ck_last_error(w.backend));
+    TAP_CHECK(strstr(ck_last_error(w.backend), "at most 128 columns") != nullptr, "%s",
+              ck_last_error(w.backend));
     ck_program_destroy(program);
 }
 
@@ -332,7 +347,8 @@ static void a_base_is_trained_in_f32_only() {
     world w;
     ck_program *program = nullptr;
     ck_capacity capacity = {1, 16, 16, 0, 1024, CK_BF16};
-    TAP_CHECK(ck_program_create(w.backend, &capacity, &program) == CK_BAD_ARGUMENT, "a bf16 program for pre-training was accepted");
+    TAP_CHECK(ck_program_create(w.backend, &capacity, &program) == CK_BAD_ARGUMENT,
+              "a bf16 program for pre-training was accepted");
     TAP_CHECK(program == nullptr, "a refused program is not NULL");
 }
 
@@ -343,7 +359,8 @@ static ck_program *failing_program(world *w, float *good, float *bad) {
     ck_program *program = nullptr;
     ck_capacity capacity = {1, 16, 16, 0, 0, CK_F32};
     w->expect(ck_program_create(w->backend, &capacity, &program));
-    ck_tensor *x = ck_activation(program, 8, "x"), *y = ck_activation(program, 8, "y"), *z = ck_activation(program, 8, "z");
+    ck_tensor *x = ck_activation(program, 8, "x"), *y = ck_activation(program, 8, "y"),
+              *z = ck_activation(program, 8, "z");
     ck_linear linear = {};
     linear.x = x, linear.y = y, linear.weight = good, linear.in = linear.out = 8;
     ck_op_linear(program, &linear);
@@ -369,7 +386,8 @@ static ck_status run_failing(world *w, ck_program *program) {
 }
 
 static void expect_said(const world *w, const char *text) {
-    TAP_CHECK(strstr(ck_last_error(w->backend), text) != nullptr, "'%s' is not in: %s", text, ck_last_error(w->backend));
+    TAP_CHECK(strstr(ck_last_error(w->backend), text) != nullptr, "'%s' is not in: %s", text,
+              ck_last_error(w->backend));
 }
 
 static void a_failed_op_is_named() {
@@ -401,21 +419,24 @@ static void limits_are_refused(const char *text, const char *why) {
 static void limits_come_from_the_environment() {
     const char *before = getenv("COHORT_CUDA_LIMITS");
     std::string kept = before ? before : "";
-    limits_are_refused("tiny", "'tiny' is not known; known are small, large, and name=value with the names segment_tiles, ");
+    limits_are_refused(
+        "tiny", "'tiny' is not known; known are small, large, and name=value with the names segment_tiles, ");
     limits_are_refused("small,widgets=3", "'widgets=3' is not known");
     limits_are_refused("attention_warps=9", "attention_warps must be a whole number from 0 to 8, not '9'");
     limits_are_refused("gram_blocks=", "gram_blocks must be a whole number from 1 to 1048576, not ''");
     limits_are_refused("gram_blocks=6x", "not '6x'");
     setenv("COHORT_CUDA_LIMITS", "small,gram_blocks=7", 1);
     { world w; }
-    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 3, "a value beside a preset is not what was set");
+    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 3,
+              "a value beside a preset is not what was set");
     setenv("COHORT_CUDA_LIMITS", "gram_blocks=7", 1);
     { world w; }
-    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 1024, "values that are not given are not the large ones");
+    TAP_CHECK(cuda_limits.gram_blocks == 7 && cuda_limits.segment_tiles == 1024,
+              "values that are not given are not the large ones");
     setenv("COHORT_CUDA_LIMITS", kept.c_str(), 1);
 }
 
-#define TEST(name)                                                                                                                         \
+#define TEST(name)                                                                                           \
     { #name, name }
 static const tap_test tests[] = {
     TEST(same_bits_in_any_order_of_lanes),

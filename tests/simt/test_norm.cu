@@ -1,5 +1,5 @@
-/* The CUDA LayerNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows that are walked, numbers of
- * tokens on both sides of the slices of the weight gradients. */
+/* The CUDA LayerNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows
+ * that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
 #include <string>
 
 #include "tap.hpp"
@@ -10,8 +10,9 @@ typedef struct {
 } norm_case;
 
 static const norm_case cases[] = {
-    {8, 0, 1},   {21, 0, 5},   {24, 3, 9},    {256, 0, 4},  {264, 8, 5},  {512, 0, 3},  {520, 0, 3},  {768, 8, 6},
-    {776, 0, 3}, {1024, 0, 3}, {1032, 16, 3}, {2048, 0, 2}, {2056, 0, 2}, {2304, 1, 2}, {2050, 0, 2},
+    {8, 0, 1},     {21, 0, 5},   {24, 3, 9},   {256, 0, 4},  {264, 8, 5},
+    {512, 0, 3},   {520, 0, 3},  {768, 8, 6},  {776, 0, 3},  {1024, 0, 3},
+    {1032, 16, 3}, {2048, 0, 2}, {2056, 0, 2}, {2304, 1, 2}, {2050, 0, 2},
 };
 
 /* Offsets in the base's gradient pack, with floats around that belong to others. */
@@ -26,10 +27,12 @@ template <typename T> struct norm_wave {
     std::vector<double> dx_before;
 
     explicit norm_wave(const norm_case *c)
-        : which(c), program(), x(&program, c->n_tokens, c->width, c->padding, "x"), y(&program, c->n_tokens, c->width, c->padding, "y"),
-          dy(&program, c->n_tokens, c->width, c->padding, "dy"), dx(&program, c->n_tokens, c->width, c->padding, "dx"),
-          stats(&program, c->n_tokens, 2, c->padding, "stats"), gain(c->width, "gain"), bias(c->width, "bias"),
-          base_gradients(BIAS_AT + 2 * c->width + 2 * GAP, "base gradients") {
+        : which(c), program(), x(&program, c->n_tokens, c->width, c->padding, "x"),
+          y(&program, c->n_tokens, c->width, c->padding, "y"),
+          dy(&program, c->n_tokens, c->width, c->padding, "dy"),
+          dx(&program, c->n_tokens, c->width, c->padding, "dx"),
+          stats(&program, c->n_tokens, 2, c->padding, "stats"), gain(c->width, "gain"),
+          bias(c->width, "bias"), base_gradients(BIAS_AT + 2 * c->width + 2 * GAP, "base gradients") {
         uint64_t seed = 31;
         for (float &v : gain.host) v = (float)(1 + wave_draw(&seed, 0.3));
         for (float &v : bias.host) v = (float)wave_draw(&seed, 0.3);
@@ -80,14 +83,16 @@ template <typename T> struct norm_wave {
         return problem;
     }
     std::string name(const char *what) const {
-        return std::string(sizeof(T) == 2 ? "bf16" : "f32") + ", width " + std::to_string(which->width) + ", " + what;
+        return std::string(sizeof(T) == 2 ? "bf16" : "f32") + ", width " + std::to_string(which->width) +
+               ", " + what;
     }
     /* Leaves in stats what the oracle says, for the backward. */
     void compare_forward(check *c) {
         int64_t n = which->n_tokens;
-        std::vector<double> in = x.take(0, n), out(in.size()), rows((size_t)n * 2), g(gain.host.begin(), gain.host.end()),
-                            b(bias.host.begin(), bias.host.end());
-        oracle_norm(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(), b.data(), out.data(), rows.data());
+        std::vector<double> in = x.take(0, n), out(in.size()), rows((size_t)n * 2),
+                            g(gain.host.begin(), gain.host.end()), b(bias.host.begin(), bias.host.end());
+        oracle_norm(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(), b.data(),
+                    out.data(), rows.data());
         compare_rows(c, name("y").c_str(), &y, 0, n, out, tolerance_of<T>());
         compare_rows(c, name("stats").c_str(), &stats, 0, n, rows, 1e-5);
         stats.set(0, rows);
@@ -95,20 +100,23 @@ template <typename T> struct norm_wave {
     void compare_backward(check *c, bool accumulate, bool trained) {
         int64_t n = which->n_tokens;
         size_t width = (size_t)which->width;
-        std::vector<double> in = x.take(0, n), gradient = dy.take(0, n), g(gain.host.begin(), gain.host.end()), dgain(width), dbias(width),
+        std::vector<double> in = x.take(0, n), gradient = dy.take(0, n),
+                            g(gain.host.begin(), gain.host.end()), dgain(width), dbias(width),
                             out = accumulate ? dx_before : std::vector<double>(in.size());
-        oracle_norm_backward(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(), gradient.data(), out.data(),
-                             dgain.data(), dbias.data());
+        oracle_norm_backward(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(),
+                             gradient.data(), out.data(), dgain.data(), dbias.data());
         compare_rows(c, name("dx").c_str(), &dx, 0, n, out, tolerance_of<T>());
         if (!trained) return;
-        check_near(c, name("dgain").c_str(), &base_gradients.host[(size_t)gain_at()], dgain.data(), which->width, 1e-5);
+        check_near(c, name("dgain").c_str(), &base_gradients.host[(size_t)gain_at()], dgain.data(),
+                   which->width, 1e-5);
         check_near(c, name("dbias").c_str(), &base_gradients.host[BIAS_AT], dbias.data(), which->width, 1e-5);
     }
     /* Floats of the base's gradients outside the two ranges are as they were. */
     bool others_written() {
         for (size_t i = 0; i < base_gradients.host.size(); i++) {
             int at = (int)i;
-            bool own = (at >= BIAS_AT && at < BIAS_AT + which->width) || (at >= gain_at() && at < gain_at() + which->width);
+            bool own = (at >= BIAS_AT && at < BIAS_AT + which->width) ||
+                       (at >= gain_at() && at < gain_at() + which->width);
             if (!own && !isnan(base_gradients.host[i])) return true;
         }
         return false;
@@ -125,7 +133,8 @@ template <typename T> static void compare_case(const norm_case *which, bool trai
     check c = {};
     norm_wave<T> wave(which);
     const char *problem = wave.forward();
-    TAP_CHECK(!wave.y.padding_written() && !wave.stats.padding_written(), "width %d: padding was written", which->width);
+    TAP_CHECK(!wave.y.padding_written() && !wave.stats.padding_written(), "width %d: padding was written",
+              which->width);
     wave.compare_forward(&c);
     for (int accumulate = 0; accumulate < 2 && !problem; accumulate++) {
         problem = wave.backward(accumulate != 0, trained);
@@ -162,16 +171,17 @@ static void same_bits_in_any_order_of_lanes() {
         device_order(seed);
         problem = wave.forward();
         if (!problem) problem = wave.backward(true, true);
-        bool same = memcmp(y.data(), wave.y.host.data(), wave.y.bytes()) == 0 &&
-                    memcmp(dx.data(), wave.dx.host.data(), wave.dx.bytes()) == 0 &&
-                    memcmp(gradients.data(), wave.base_gradients.host.data(), wave.base_gradients.bytes()) == 0;
+        bool same =
+            memcmp(y.data(), wave.y.host.data(), wave.y.bytes()) == 0 &&
+            memcmp(dx.data(), wave.dx.host.data(), wave.dx.bytes()) == 0 &&
+            memcmp(gradients.data(), wave.base_gradients.host.data(), wave.base_gradients.bytes()) == 0;
         TAP_CHECK(same, "order %d gave other bits", (int)seed);
     }
     device_order(1);
     TAP_CHECK(!problem, "%s", problem);
 }
 
-#define TEST(name)                                                                                                                         \
+#define TEST(name)                                                                                           \
     { #name, name }
 static const tap_test tests[] = {
     TEST(equals_the_oracle_in_f32),

@@ -1,5 +1,6 @@
-/* The wrappers of kernels/cuda/portable.cuh, each against plain loops. Kernels are tested on the CPU through the wrappers' CPU bodies; this
- * file shows that both bodies mean the same: it runs on the CPU, and on a GPU when nvcc compiles it. */
+/* The wrappers of kernels/cuda/portable.cuh, each against plain loops. Kernels are tested on the CPU through
+ * the wrappers' CPU bodies; this file shows that both bodies mean the same: it runs on the CPU, and on a GPU
+ * when nvcc compiles it. */
 #include <math.h>
 
 #include "device.hpp"
@@ -38,9 +39,11 @@ static __global__ void write_place(global<int> out) {
 static void every_lane_of_every_block_runs_once() {
     device_buffer<int> out(2 * 3 * 4 * 5 * 7 * 2, "out");
     out.poison();
-    if (!ran(CK_LAUNCH(write_place, dim3(2, 3, 4), dim3(5, 7, 2), 0, nullptr, global<int>(out.device)))) return;
+    if (!ran(CK_LAUNCH(write_place, dim3(2, 3, 4), dim3(5, 7, 2), 0, nullptr, global<int>(out.device))))
+        return;
     out.get();
-    for (size_t i = 0; i < out.host.size(); i++) TAP_CHECK(out.host[i] == (int)i, "lane %d did not write its place", (int)i);
+    for (size_t i = 0; i < out.host.size(); i++)
+        TAP_CHECK(out.host[i] == (int)i, "lane %d did not write its place", (int)i);
 }
 
 static __global__ void warp_sums(global<const float> x, global<float> out, int n) {
@@ -55,12 +58,15 @@ static void shuffles_reduce() {
     device_buffer<float> x(96, "x"), out(192, "out");
     for (int i = 0; i < 96; i++) x.host[(size_t)i] = (float)(i * i % 17);
     x.put();
-    if (!ran(CK_LAUNCH(warp_sums, 1, 96, 0, nullptr, global<const float>(x.device), global<float>(out.device), 81))) return;
+    if (!ran(CK_LAUNCH(warp_sums, 1, 96, 0, nullptr, global<const float>(x.device), global<float>(out.device),
+                       81)))
+        return;
     out.get();
     for (size_t w = 0; w < 3; w++) {
         float sum = 0;
         for (size_t i = 32 * w; i < 32 * (w + 1) && i < 81; i++) sum += x.host[i];
-        for (size_t l = 0; l < 32; l++) TAP_CHECK(out.host[2 * (32 * w + l)] == sum, "warp %d lane %d has another sum", (int)w, (int)l);
+        for (size_t l = 0; l < 32; l++)
+            TAP_CHECK(out.host[2 * (32 * w + l)] == sum, "warp %d lane %d has another sum", (int)w, (int)l);
         TAP_CHECK(out.host[64 * w + 1] == sum, "shuffles down reduce to another sum");
     }
 }
@@ -84,7 +90,8 @@ static void shuffles_of_every_kind_and_width() {
         TAP_CHECK(got[l] == group + (l + 5) % 8, "__shfl_sync, lane %d: %d", l, got[l]);
         TAP_CHECK(got[32 + l] == (l % 16 < 3 ? l : l - 3), "__shfl_up_sync, lane %d: %d", l, got[32 + l]);
         TAP_CHECK(got[64 + l] == (l % 16 > 12 ? l : l + 3), "__shfl_down_sync, lane %d: %d", l, got[64 + l]);
-        TAP_CHECK(got[96 + l] == (other >= group + 8 ? l : other), "__shfl_xor_sync, lane %d: %d", l, got[96 + l]);
+        TAP_CHECK(got[96 + l] == (other >= group + 8 ? l : other), "__shfl_xor_sync, lane %d: %d", l,
+                  got[96 + l]);
         TAP_CHECK(got[128 + l] == 7, "8 bytes, lane %d", l);
     }
 }
@@ -104,12 +111,14 @@ static void votes_within_masks() {
     device_buffer<unsigned> out(32, "out");
     if (!ran(CK_LAUNCH(votes, 1, 32, 0, nullptr, global<unsigned>(out.device)))) return;
     out.get();
-    for (size_t l = 0; l < 32; l++) TAP_CHECK(out.host[l] == (l < 12 ? 0x249u : 5u), "lane %d: %x", (int)l, out.host[l]);
+    for (size_t l = 0; l < 32; l++)
+        TAP_CHECK(out.host[l] == (l < 12 ? 0x249u : 5u), "lane %d: %x", (int)l, out.host[l]);
 }
 
 /* ---- Shared memory */
 
-/* Reverses 256 floats per block through static shared memory, back through dynamic, four at a time, and doubles them. */
+/* Reverses 256 floats per block through static shared memory, back through dynamic, four at a time, and
+ * doubles them. */
 static __global__ void reverse_twice(global<const float> x, global<float> out) {
     CK_SHARED(float, fixed, 256);
     CK_DYNAMIC_SHARED(float, arena);
@@ -128,10 +137,12 @@ static void both_kinds_of_shared_memory() {
     device_buffer<float> x(5 * 256, "x"), out(5 * 256, "out");
     for (size_t i = 0; i < x.host.size(); i++) x.host[i] = (float)i;
     x.put();
-    if (!ran(CK_LAUNCH(reverse_twice, 5, 64, 260 * sizeof(float), nullptr, global<const float>(x.device), global<float>(out.device))))
+    if (!ran(CK_LAUNCH(reverse_twice, 5, 64, 260 * sizeof(float), nullptr, global<const float>(x.device),
+                       global<float>(out.device))))
         return;
     out.get();
-    for (size_t i = 0; i < x.host.size(); i++) TAP_CHECK(out.host[i] == 2 * x.host[i], "element %d: %g", (int)i, out.host[i]);
+    for (size_t i = 0; i < x.host.size(); i++)
+        TAP_CHECK(out.host[i] == 2 * x.host[i], "element %d: %g", (int)i, out.host[i]);
 }
 
 static __global__ void use_much(global<float> out, int n) {
@@ -144,7 +155,8 @@ static __global__ void use_much(global<float> out, int n) {
 static void more_shared_memory_than_48_kib() {
     device_buffer<float> out(128, "out");
     int n = 40000;
-    if (!ran(CK_LAUNCH(use_much, 1, 128, (size_t)n * sizeof(float), nullptr, global<float>(out.device), n))) return;
+    if (!ran(CK_LAUNCH(use_much, 1, 128, (size_t)n * sizeof(float), nullptr, global<float>(out.device), n)))
+        return;
     out.get();
     for (int i = 0; i < 128; i++) TAP_CHECK(out.host[(size_t)i] == (float)(n - 1 - i), "element %d", i);
 }
@@ -174,13 +186,15 @@ static void copies_arrive_when_waited_for() {
     in.put();
     for (int valid : {16, 8, 4, 0}) {
         out.poison();
-        if (!ran(CK_LAUNCH(copy_groups, 1, 32, 0, nullptr, global<const float>(in.device), global<float>(out.device), valid))) return;
+        if (!ran(CK_LAUNCH(copy_groups, 1, 32, 0, nullptr, global<const float>(in.device),
+                           global<float>(out.device), valid)))
+            return;
         out.get();
         for (int i = 0; i < 224; i++) {
             int from = i < 128 ? 127 - i : 351 - i, width = from < 128 ? 4 : from < 192 ? 2 : 1;
             float expected = from % width * 4 < valid ? (float)(from + 1) : 0.0f;
-            TAP_CHECK(out.host[(size_t)i] == expected, "%d valid bytes, element %d: %g, not %g", valid, from, out.host[(size_t)i],
-                      expected);
+            TAP_CHECK(out.host[(size_t)i] == expected, "%d valid bytes, element %d: %g, not %g", valid, from,
+                      out.host[(size_t)i], expected);
         }
     }
 }
@@ -198,7 +212,8 @@ static __global__ void multiply(global<const float> a, global<const float> b, gl
         fd[i] = d[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
     }
     if (as_bf16) {
-        const uint32_t pa[4] = {pack_bf16(fa[0], fa[1]), pack_bf16(fa[2], fa[3]), pack_bf16(fa[4], fa[5]), pack_bf16(fa[6], fa[7])};
+        const uint32_t pa[4] = {pack_bf16(fa[0], fa[1]), pack_bf16(fa[2], fa[3]), pack_bf16(fa[4], fa[5]),
+                                pack_bf16(fa[6], fa[7])};
         const uint32_t pb[2] = {pack_bf16(fb[0], fb[1]), pack_bf16(fb[2], fb[3])};
         mma_bf16(fd, pa, pb);
     } else {
@@ -219,11 +234,12 @@ static void multiply_and_compare(bool as_bf16, double tolerance) {
         for (size_t k = 0; k < 16; k++) expected[i] += (double)a.host[i / 8 * 16 + k] * b.host[k * 8 + i % 8];
     }
     a.put(), b.put(), d.put();
-    if (!ran(CK_LAUNCH(multiply, 1, 32, 0, nullptr, global<const float>(a.device), global<const float>(b.device), global<float>(d.device),
-                       as_bf16)))
+    if (!ran(CK_LAUNCH(multiply, 1, 32, 0, nullptr, global<const float>(a.device),
+                       global<const float>(b.device), global<float>(d.device), as_bf16)))
         return;
     d.get();
-    for (size_t i = 0; i < 128; i++) off += pow(d.host[i] - expected[i], 2), norm += expected[i] * expected[i];
+    for (size_t i = 0; i < 128; i++)
+        off += pow(d.host[i] - expected[i], 2), norm += expected[i] * expected[i];
     TAP_CHECK(sqrt(off / norm) <= tolerance, "relative error %.2e", sqrt(off / norm));
 }
 
@@ -264,14 +280,17 @@ static void ldmatrix_gives_fragments() {
     if (!ran(CK_LAUNCH(load_matrices, 1, 32, 0, nullptr, global<unsigned>(out.device)))) return;
     out.get();
     for (int i = 0; i < 384; i++) {
-        int g = i / 12 / 4, t = i / 12 % 4 * 2, of_lane = i % 12, matrix = of_lane < 8 ? of_lane % 4 : of_lane % 2;
+        int g = i / 12 / 4, t = i / 12 % 4 * 2, of_lane = i % 12,
+            matrix = of_lane < 8 ? of_lane % 4 : of_lane % 2;
         bool turned = of_lane < 8 ? of_lane >= 4 : of_lane >= 10;
-        int corner = matrix % 2 * 8 * 16 + matrix / 2 * 8, first = corner + (turned ? t * 16 + g : g * 16 + t);
+        int corner = matrix % 2 * 8 * 16 + matrix / 2 * 8,
+            first = corner + (turned ? t * 16 + g : g * 16 + t);
         float values[2] = {(float)first, (float)(first + (turned ? 16 : 1))};
         unsigned expected[2];
         memcpy(expected, values, sizeof expected);
         unsigned pair = expected[0] >> 16 | (expected[1] & 0xffff0000u);
-        TAP_CHECK(out.host[(size_t)i] == pair, "lane %d, register %d: %08x, not %08x", i / 12, of_lane, out.host[(size_t)i], pair);
+        TAP_CHECK(out.host[(size_t)i] == pair, "lane %d, register %d: %08x, not %08x", i / 12, of_lane,
+                  out.host[(size_t)i], pair);
     }
 }
 
@@ -287,21 +306,24 @@ static __global__ void convert(global<const float> x, global<float> out) {
 }
 
 static void bf16_rounds_to_nearest_even() {
-    static const uint32_t table[][2] = {{0x3f800000u, 0x3f80}, {0x3f808000u, 0x3f80}, {0x3f808001u, 0x3f81}, {0x3f818000u, 0x3f82},
-                                        {0x3f817fffu, 0x3f81}, {0xbf808001u, 0xbf81}, {0x7f7fffffu, 0x7f80}, {0x7f800000u, 0x7f80},
-                                        {0x80000000u, 0x8000}, {0x00800000u, 0x0080}};
+    static const uint32_t table[][2] = {{0x3f800000u, 0x3f80}, {0x3f808000u, 0x3f80}, {0x3f808001u, 0x3f81},
+                                        {0x3f818000u, 0x3f82}, {0x3f817fffu, 0x3f81}, {0xbf808001u, 0xbf81},
+                                        {0x7f7fffffu, 0x7f80}, {0x7f800000u, 0x7f80}, {0x80000000u, 0x8000},
+                                        {0x00800000u, 0x0080}};
     const int n = sizeof table / sizeof *table;
     device_buffer<float> x(n + 1, "x"), out(3 * (n + 1), "out");
     for (int i = 0; i < n; i++) memcpy(&x.host[(size_t)i], &table[i][0], 4);
     x.host[n] = NAN;
     x.put();
-    if (!ran(CK_LAUNCH(convert, 1, n + 1, 0, nullptr, global<const float>(x.device), global<float>(out.device)))) return;
+    if (!ran(CK_LAUNCH(convert, 1, n + 1, 0, nullptr, global<const float>(x.device),
+                       global<float>(out.device))))
+        return;
     out.get();
     for (int i = 0; i < n; i++) {
         uint32_t got[3], expected = table[i][1] << 16;
         memcpy(got, &out.host[3 * (size_t)i], sizeof got);
-        TAP_CHECK(got[0] == expected && got[1] == expected && got[2] == (expected ^ 0x80000000u), "%08x became %08x, %08x and %08x",
-                  table[i][0], got[0], got[1], got[2]);
+        TAP_CHECK(got[0] == expected && got[1] == expected && got[2] == (expected ^ 0x80000000u),
+                  "%08x became %08x, %08x and %08x", table[i][0], got[0], got[1], got[2]);
     }
     for (int i = 0; i < 3; i++) TAP_CHECK(isnan(out.host[3 * n + (size_t)i]), "NaN did not stay NaN");
 }
@@ -316,16 +338,19 @@ static void fast_functions_are_close() {
     device_buffer<float> x(4096, "x"), out(8192, "out");
     for (size_t i = 0; i < 4096; i++) x.host[i] = ((float)i - 2048.0f) / 128.0f;
     x.put();
-    if (!ran(CK_LAUNCH(fast_functions, 32, 128, 0, nullptr, global<const float>(x.device), global<float>(out.device)))) return;
+    if (!ran(CK_LAUNCH(fast_functions, 32, 128, 0, nullptr, global<const float>(x.device),
+                       global<float>(out.device))))
+        return;
     out.get();
     for (size_t i = 0; i < 4096; i++) {
         double e = exp((double)x.host[i]), s = 1 / (1 + exp(-(double)x.host[i]));
         TAP_CHECK(fabs(out.host[2 * i] - e) <= 3e-6 * e, "exp(%g) = %.9g", x.host[i], out.host[2 * i]);
-        TAP_CHECK(fabs(out.host[2 * i + 1] - s) <= 3e-6 * s, "1 / (1 + exp(-%g)) = %.9g", x.host[i], out.host[2 * i + 1]);
+        TAP_CHECK(fabs(out.host[2 * i + 1] - s) <= 3e-6 * s, "1 / (1 + exp(-%g)) = %.9g", x.host[i],
+                  out.host[2 * i + 1]);
     }
 }
 
-#define TEST(name)                                                                                                                         \
+#define TEST(name)                                                                                           \
     { #name, name }
 static const tap_test tests[] = {
     TEST(every_lane_of_every_block_runs_once),

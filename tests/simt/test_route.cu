@@ -1,6 +1,6 @@
-/* What the waves of the conformance suite leave out of the router: both sides of the border between its two regimes, every form of its
- * kernels, with rows that can be accessed 16 bytes at a time and with others, more columns than one round of copies or of warps; and the
- * same bits whatever the order of lanes and blocks. */
+/* What the waves of the conformance suite leave out of the router: both sides of the border between its two
+ * regimes, every form of its kernels, with rows that can be accessed 16 bytes at a time and with others, more
+ * columns than one round of copies or of warps; and the same bits whatever the order of lanes and blocks. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,30 +15,56 @@ extern "C" {
 }
 
 /* A device of 48 tokens on average: many; of 47: few. */
-static const wave_spec border_many = {"48 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {29}}}, CK_MLP_GELU};
-static const wave_spec border_few = {"47 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {27}}}, CK_MLP_GELU};
+static const wave_spec border_many = {
+    "48 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {29}}}, CK_MLP_GELU};
+static const wave_spec border_few = {
+    "47 tokens a device", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {60, 7}}, {SHAPE_SINGLE, {27}}}, CK_MLP_GELU};
 
 /* E + S at most 24, 72, 144, 528 forward; 32, 80, 144, 528 backward. */
-static const wave_spec odd_many = {"many tokens, odd", 21, 8, 3, 3, {{SHAPE_PAIR_TOP1, {131}}, {SHAPE_SINGLE, {1}}, {SHAPE_ALL, {20}}},
-                                   CK_MLP_GELU};
-static const wave_spec many_60 = {"many tokens, 60 columns", 88, 8, 2, 2, {{SHAPE_MANY, {129}}, {SHAPE_LINEAR_TOP1, {15, 3}}}, CK_MLP_GELU};
-static const wave_spec many_104 = {"many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}, CK_MLP_GELU};
-static const wave_spec many_528 = {"many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}, CK_MLP_GELU};
-static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37, 8, 1, 1, {{SHAPE_LIMIT, {49}}}, CK_MLP_GELU};
+static const wave_spec odd_many = {
+    "many tokens, odd", 21, 8, 3, 3, {{SHAPE_PAIR_TOP1, {131}}, {SHAPE_SINGLE, {1}}, {SHAPE_ALL, {20}}},
+    CK_MLP_GELU};
+static const wave_spec many_60 = {
+    "many tokens, 60 columns", 88, 8, 2, 2, {{SHAPE_MANY, {129}}, {SHAPE_LINEAR_TOP1, {15, 3}}}, CK_MLP_GELU};
+static const wave_spec many_104 = {
+    "many tokens, 104 columns", 264, 8, 2, 2, {{SHAPE_EIGHT, {97, 40}}, {SHAPE_MEAN, {5}}}, CK_MLP_GELU};
+static const wave_spec many_528 = {
+    "many tokens, 528 columns", 72, 8, 2, 2, {{SHAPE_LIMIT, {33, 50}}, {SHAPE_MANY_ALL, {14}}}, CK_MLP_GELU};
+static const wave_spec odd_528 = {"many tokens, 528 columns, odd", 37,         8, 1, 1,
+                                  {{SHAPE_LIMIT, {49}}},           CK_MLP_GELU};
 
 /* Devices that are cut into chunks. */
-static const wave_spec cut_18 = {"two devices, 18 columns", 40, 8, 2, 2, {{SHAPE_PAIR_BOTH, {131}}, {SHAPE_PAIR_BOTH, {150}}}, CK_MLP_GELU};
-static const wave_spec cut_60 = {
-    "a long device among others", 21, 8, 3, 3, {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}}, CK_MLP_GELU};
-static const wave_spec cut_104 = {"one device, 104 columns", 40, 8, 2, 1, {{SHAPE_EIGHT, {330}}}, CK_MLP_GELU};
+static const wave_spec cut_18 = {"two devices, 18 columns",
+                                 40,
+                                 8,
+                                 2,
+                                 2,
+                                 {{SHAPE_PAIR_BOTH, {131}}, {SHAPE_PAIR_BOTH, {150}}},
+                                 CK_MLP_GELU};
+static const wave_spec cut_60 = {"a long device among others",
+                                 21,
+                                 8,
+                                 3,
+                                 3,
+                                 {{SHAPE_SINGLE, {5}}, {SHAPE_MANY, {300, 7}}, {SHAPE_PAIR_TOP1, {15}}},
+                                 CK_MLP_GELU};
+static const wave_spec cut_104 = {"one device, 104 columns", 40,         8, 2, 1,
+                                  {{SHAPE_EIGHT, {330}}},    CK_MLP_GELU};
 
-static const wave_spec few_104 = {
-    "few tokens, 104 columns", 264, 8, 2, 3, {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}}, CK_MLP_GELU};
-static const wave_spec few_165 = {"few tokens, 165 columns", 72, 8, 2, 2, {{SHAPE_HEAVY, {15}}, {SHAPE_MEAN, {70}}}, CK_MLP_GELU};
-static const wave_spec few_528 = {"few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}, CK_MLP_GELU};
+static const wave_spec few_104 = {"few tokens, 104 columns",
+                                  264,
+                                  8,
+                                  2,
+                                  3,
+                                  {{SHAPE_EIGHT, {17}}, {SHAPE_PAIR_TOP1, {1}}, {SHAPE_EIGHT, {66}}},
+                                  CK_MLP_GELU};
+static const wave_spec few_165 = {
+    "few tokens, 165 columns", 72, 8, 2, 2, {{SHAPE_HEAVY, {15}}, {SHAPE_MEAN, {70}}}, CK_MLP_GELU};
+static const wave_spec few_528 = {
+    "few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}, CK_MLP_GELU};
 
-static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which, const wave_spec *spec, ck_precision precision,
-                     learn_pattern learn, check *c) {
+static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which, const wave_spec *spec,
+                     ck_precision precision, learn_pattern learn, check *c) {
     rig_options options = {};
     if (ck_open("cuda", 0, backend) != CK_OK) {
         check_fail(c, "%s", ck_last_error(nullptr));
@@ -50,8 +76,8 @@ static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which
 }
 
 static void report(const check *c, ck_precision precision) {
-    TAP_CHECK(check_passed(c), "%s: %d of %d comparisons failed\n%s", precision == CK_BF16 ? "bf16" : "f32", c->failures, c->comparisons,
-              c->message);
+    TAP_CHECK(check_passed(c), "%s: %d of %d comparisons failed\n%s", precision == CK_BF16 ? "bf16" : "f32",
+              c->failures, c->comparisons, c->message);
 }
 
 /* Every case of the router that does not ask for exactness. */
@@ -125,9 +151,11 @@ static void writes_what_is_learned() {
             for (int layer = 0; layer < WAVE_LAYERS; layer++)
                 for (oracle_part part = ORACLE_QKV_A; part < ORACLE_PARTS; part = (oracle_part)(part + 1)) {
                     uint32_t learn = layer == RIG_LAYER ? r.devices[d].learn : 0;
-                    bool wanted = part == ORACLE_ROUTER ? learn & CK_LEARN_ROUTER : part == ORACLE_A1 && (learn & CK_LEARN_EXPERTS);
+                    bool wanted = part == ORACLE_ROUTER ? learn & CK_LEARN_ROUTER
+                                                        : part == ORACLE_A1 && (learn & CK_LEARN_EXPERTS);
                     if (oracle_part_range(rig_shape(&r, d), layer, part).count == 0) continue;
-                    TAP_CHECK(is_written(&r, d, layer, part) == wanted, "wave '%s': d%s of device %d, layer %d: expected %s", spec->name,
+                    TAP_CHECK(is_written(&r, d, layer, part) == wanted,
+                              "wave '%s': d%s of device %d, layer %d: expected %s", spec->name,
                               oracle_part_name(part), d, layer, wanted ? "numbers" : "nothing");
                 }
         report(&c, CK_F32);
@@ -149,7 +177,8 @@ static std::vector<float> tensors_of(const rig *r) {
 static std::vector<float> outcome_of(const rig *r) {
     std::vector<float> all = tensors_of(r);
     all.insert(all.end(), r->gradients.host, r->gradients.host + r->gradients.count);
-    for (int i = 0; i < r->n_buffers; i++) all.insert(all.end(), r->buffers[i].host, r->buffers[i].host + r->buffers[i].count);
+    for (int i = 0; i < r->n_buffers; i++)
+        all.insert(all.end(), r->buffers[i].host, r->buffers[i].host + r->buffers[i].count);
     return all;
 }
 
@@ -166,8 +195,8 @@ static void repeat(const wave_spec *spec, ck_precision precision) {
         device_order(seed);
         if (!rig_run(&r)) break;
         std::vector<float> again = outcome_of(&r);
-        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(float)) == 0, "wave '%s': other bits with seed %d", spec->name,
-                  (int)seed);
+        TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(float)) == 0,
+                  "wave '%s': other bits with seed %d", spec->name, (int)seed);
     }
     device_order(1);
     report(&c, precision);
@@ -184,10 +213,16 @@ static void same_bits_in_any_order() {
 
 /* ---- Few tokens: what no token has chosen is not read, by any op of the expert layer */
 
-static const wave_spec few_chosen = {"chosen experts", 40, 24, 2, 3, {{SHAPE_LIMIT, {1}}, {SHAPE_LIMIT, {2}}, {SHAPE_LIMIT, {1}}},
-                                     CK_MLP_GELU};
-static const wave_spec few_swiglu = {
-    "chosen experts, SwiGLU", 40, 24, 2, 3, {{SHAPE_LIMIT, {1}}, {SHAPE_LIMIT, {2}}, {SHAPE_LIMIT, {1}}}, CK_MLP_SWIGLU};
+static const wave_spec few_chosen = {
+    "chosen experts", 40, 24, 2, 3, {{SHAPE_LIMIT, {1}}, {SHAPE_LIMIT, {2}}, {SHAPE_LIMIT, {1}}},
+    CK_MLP_GELU};
+static const wave_spec few_swiglu = {"chosen experts, SwiGLU",
+                                     40,
+                                     24,
+                                     2,
+                                     3,
+                                     {{SHAPE_LIMIT, {1}}, {SHAPE_LIMIT, {2}}, {SHAPE_LIMIT, {1}}},
+                                     CK_MLP_SWIGLU};
 
 static const float *gates_of_token(const rig *r, int64_t token) {
     for (int i = 0; i < r->n_tensors; i++)
@@ -195,7 +230,8 @@ static const float *gates_of_token(const rig *r, int64_t token) {
     abort();
 }
 
-/* NaN into both linears' factors of experts that no token of the device has chosen; returns how many experts those are. */
+/* NaN into both linears' factors of experts that no token of the device has chosen; returns how many experts
+ * those are. */
 static int spoil_unchosen(rig *r) {
     const oracle_part parts[] = {ORACLE_A1, ORACLE_B1, ORACLE_A2, ORACLE_B2};
     int spoiled = 0;
@@ -203,7 +239,8 @@ static int spoil_unchosen(rig *r) {
         const ck_shape *s = rig_shape(r, d);
         for (int e = 0; e < s->n_experts; e++) {
             bool chosen = false;
-            for (int64_t t = rig_first(r, d); t < rig_first(r, d) + rig_rows(r, d); t++) chosen |= gates_of_token(r, t)[e] != 0;
+            for (int64_t t = rig_first(r, d); t < rig_first(r, d) + rig_rows(r, d); t++)
+                chosen |= gates_of_token(r, t)[e] != 0;
             if (chosen) continue;
             spoiled++;
             for (oracle_part part : parts) {
@@ -225,7 +262,8 @@ static void set_tensors(rig *r, const std::vector<float> &all) {
         std::copy_n(from, r->n_tokens * r->tensors[i].columns, r->tensors[i].host);
 }
 
-static void unchanged_when_spoiled(const conformance_case *which, const wave_spec *spec, ck_precision precision) {
+static void unchanged_when_spoiled(const conformance_case *which, const wave_spec *spec,
+                                   ck_precision precision) {
     static rig r;
     ck_backend *backend;
     check c = {};
@@ -240,7 +278,8 @@ static void unchanged_when_spoiled(const conformance_case *which, const wave_spe
         std::vector<float> after = outcome_of(&r);
         TAP_CHECK(memcmp(before.data(), after.data(), before.size() * sizeof(float)) == 0,
                   "%s, wave '%s': weights of experts that were not chosen count", which->name, spec->name);
-        for (int d = 0; d < spec->n_devices; d++) TAP_CHECK(r.fault[d] == -1, "%s: device %d has a fault", which->name, d);
+        for (int d = 0; d < spec->n_devices; d++)
+            TAP_CHECK(r.fault[d] == -1, "%s: device %d has a fault", which->name, d);
     }
     report(&c, precision);
     rig_close(&r);
@@ -248,13 +287,15 @@ static void unchanged_when_spoiled(const conformance_case *which, const wave_spe
 }
 
 static void few_tokens_read_chosen_experts_only() {
-    const char *const names[] = {"expert activation", "expert activation, backward", "expert expand", "expert expand, backward"};
+    const char *const names[] = {"expert activation", "expert activation, backward", "expert expand",
+                                 "expert expand, backward"};
     for (const wave_spec *spec : {&few_chosen, &few_swiglu})
         for (ck_precision precision : {CK_F32, CK_BF16}) {
             unchanged_when_spoiled(case_named("route"), spec, precision);
             for (int i = 0; i < expert_group.n_cases; i++)
                 for (const char *name : names)
-                    if (strcmp(expert_group.cases[i].name, name) == 0) unchanged_when_spoiled(&expert_group.cases[i], spec, precision);
+                    if (strcmp(expert_group.cases[i].name, name) == 0)
+                        unchanged_when_spoiled(&expert_group.cases[i], spec, precision);
         }
 }
 

@@ -1,4 +1,5 @@
-/* typed.hpp - activations of f32 or bf16 as tests hold them: device memory, the numbers that went in or came out, and untouched padding. */
+/* typed.hpp - activations of f32 or bf16 as tests hold them: device memory, the numbers that went in or came
+ * out, and untouched padding. */
 #ifndef COHORT_SIMT_TYPED_HPP
 #define COHORT_SIMT_TYPED_HPP
 
@@ -35,14 +36,16 @@ static inline float get_value(const bf16 *from) {
     return value;
 }
 
-/* An activation [rows, columns] with `padding` more columns that belong to nobody, and the ck_tensor that ops know it by. */
+/* An activation [rows, columns] with `padding` more columns that belong to nobody, and the ck_tensor that ops
+ * know it by. */
 template <typename T> struct activation : device_buffer<T> {
     int64_t rows;
     int columns, padding;
     ck_tensor tensor;
 
     activation(const ck_program *program, int64_t rows_, int columns_, int padding_, const char *name)
-        : device_buffer<T>(rows_ * (columns_ + padding_), name), rows(rows_), columns(columns_), padding(padding_), tensor() {
+        : device_buffer<T>(rows_ * (columns_ + padding_), name), rows(rows_), columns(columns_),
+          padding(padding_), tensor() {
         tensor.name = name;
         tensor.columns = columns + padding;
         tensor.program = const_cast<ck_program *>(program);

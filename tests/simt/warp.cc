@@ -19,7 +19,8 @@ static void complete_shuffle(simt_lane *lanes, uint32_t mask) {
         int source = static_cast<const shuffle_in *>(lanes[l].in)->source;
         if (!in_mask(mask, source))
             simt_fail(SIMT_WARP_OP,
-                      "finishes %s of mask %08x (line %d), in which lane %d asks for the value of lane %d, which is not there",
+                      "finishes %s of mask %08x (line %d), in which lane %d asks for the value of lane %d, "
+                      "which is not there",
                       lanes[l].operation, mask, lanes[l].site.line, lanes[l].index, source);
         *static_cast<uint64_t *>(lanes[l].out) = static_cast<const shuffle_in *>(lanes[source].in)->bits;
     }
@@ -48,8 +49,8 @@ uint32_t simt_ballot(uint32_t mask, const char *operation, bool vote, simt_site 
     return out;
 }
 
-/* ---- Matrix products. Lane 4 g + t holds, of a: rows g and g + 8, columns 2t, 2t+1, 2t+8, 2t+9; of b: these rows, column g; of d: rows g
- * and g + 8, columns 2t, 2t+1. */
+/* ---- Matrix products. Lane 4 g + t holds, of a: rows g and g + 8, columns 2t, 2t+1, 2t+8, 2t+9; of b: these
+ * rows, column g; of d: rows g and g + 8, columns 2t, 2t+1. */
 
 struct mma_in {
     float a[8], b[4];
@@ -135,7 +136,8 @@ void mma_f32(float d[4], const float a[8], const float b[4], const char *file, i
     simt_meet(FULL, "mma_f32", complete_f32, &in, d, SIMT_HERE);
 }
 
-/* ---- ldmatrix: lane 4 g + t receives of each matrix row g, columns 2t and 2t+1 (transposed: column g, rows 2t and 2t+1). */
+/* ---- ldmatrix: lane 4 g + t receives of each matrix row g, columns 2t and 2t+1 (transposed: column g, rows
+ * 2t and 2t+1). */
 
 struct matrix_row {
     uint16_t value[8];
@@ -150,7 +152,8 @@ static void complete_ldmatrix(simt_lane *lanes, uint32_t) {
         for (int i = 0; i < rows[l]->matrices; i++) {
             int g = l / 4, t = l % 4 * 2;
             uint16_t first = rows[l]->transposed ? rows[8 * i + t]->value[g] : rows[8 * i + g]->value[t];
-            uint16_t second = rows[l]->transposed ? rows[8 * i + t + 1]->value[g] : rows[8 * i + g]->value[t + 1];
+            uint16_t second =
+                rows[l]->transposed ? rows[8 * i + t + 1]->value[g] : rows[8 * i + g]->value[t + 1];
             static_cast<uint32_t *>(lanes[l].out)[i] = first | (uint32_t)second << 16;
         }
     }
@@ -162,6 +165,7 @@ void simt_ldmatrix(uint32_t *d, int count, bool transposed, shared<const bf16> r
         uint4 words = load_as<uint4>(row);
         memcpy(in.value, &words, sizeof in.value);
     }
-    static const char *const names[2][2] = {{"ldmatrix_x2", "ldmatrix_x2_trans"}, {"ldmatrix_x4", "ldmatrix_x4_trans"}};
+    static const char *const names[2][2] = {{"ldmatrix_x2", "ldmatrix_x2_trans"},
+                                            {"ldmatrix_x4", "ldmatrix_x4_trans"}};
     simt_meet(FULL, names[count == 4][transposed], complete_ldmatrix, &in, d, site);
 }

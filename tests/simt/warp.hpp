@@ -22,8 +22,10 @@ static inline int simt_lane_of_warp() {
 
 uint64_t simt_shuffle(uint32_t mask, const char *operation, uint64_t bits, int source, simt_site site);
 
-template <typename T> T simt_shuffle_value(uint32_t mask, const char *operation, T value, int source, simt_site site) {
-    static_assert(std::is_arithmetic<T>::value && sizeof(T) <= 8, "a shuffle moves a number of up to 8 bytes");
+template <typename T>
+T simt_shuffle_value(uint32_t mask, const char *operation, T value, int source, simt_site site) {
+    static_assert(std::is_arithmetic<T>::value && sizeof(T) <= 8,
+                  "a shuffle moves a number of up to 8 bytes");
     uint64_t bits = 0;
     memcpy(&bits, &value, sizeof value);
     bits = simt_shuffle(mask, operation, bits, source, site);
@@ -38,17 +40,21 @@ template <typename T> T __shfl_sync(uint32_t mask, T value, int source, int widt
 
 template <typename T> T __shfl_up_sync(uint32_t mask, T value, unsigned delta, int width = 32, SIMT_CALLER) {
     int lane = simt_lane_of_warp(), source = lane - (int)delta;
-    return simt_shuffle_value(mask, "__shfl_up_sync", value, source < (lane & ~(width - 1)) ? lane : source, SIMT_HERE);
+    return simt_shuffle_value(mask, "__shfl_up_sync", value, source < (lane & ~(width - 1)) ? lane : source,
+                              SIMT_HERE);
 }
 
-template <typename T> T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32, SIMT_CALLER) {
+template <typename T>
+T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32, SIMT_CALLER) {
     int lane = simt_lane_of_warp(), source = lane + (int)delta;
-    return simt_shuffle_value(mask, "__shfl_down_sync", value, source >= (lane & ~(width - 1)) + width ? lane : source, SIMT_HERE);
+    return simt_shuffle_value(mask, "__shfl_down_sync", value,
+                              source >= (lane & ~(width - 1)) + width ? lane : source, SIMT_HERE);
 }
 
 template <typename T> T __shfl_xor_sync(uint32_t mask, T value, int bits, int width = 32, SIMT_CALLER) {
     int lane = simt_lane_of_warp(), source = lane ^ bits;
-    return simt_shuffle_value(mask, "__shfl_xor_sync", value, source >= (lane & ~(width - 1)) + width ? lane : source, SIMT_HERE);
+    return simt_shuffle_value(mask, "__shfl_xor_sync", value,
+                              source >= (lane & ~(width - 1)) + width ? lane : source, SIMT_HERE);
 }
 
 /* ---- Votes */
@@ -81,7 +87,8 @@ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], SIMT_CALLER)
 /* The same on f32, each factor as a sum of two tf32 numbers, three of the four products kept. */
 void mma_f32(float d[4], const float a[8], const float b[4], SIMT_CALLER);
 
-/* Loads 8 x 8 matrices of 16-bit values; lane 8 i + j gives the address of row j of matrix i (x2: lanes 0 .. 15). */
+/* Loads 8 x 8 matrices of 16-bit values; lane 8 i + j gives the address of row j of matrix i (x2: lanes 0 ..
+ * 15). */
 void simt_ldmatrix(uint32_t *d, int matrices, bool transposed, shared<const bf16> row, simt_site site);
 
 static inline void ldmatrix_x2(uint32_t d[2], shared<const bf16> row, SIMT_CALLER) {

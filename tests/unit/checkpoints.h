@@ -1,4 +1,5 @@
-/* checkpoints.h - what the tests of checkpoint files share: temporary folders, raw safetensors files, and messages. */
+/* checkpoints.h - what the tests of checkpoint files share: temporary folders, raw safetensors files, and
+ * messages. */
 #ifndef COHORT_TEST_CHECKPOINTS_H
 #define COHORT_TEST_CHECKPOINTS_H
 
@@ -8,7 +9,8 @@
 
 #include "support/problems.h"
 
-/* A new folder under $TMPDIR or /tmp (malloc'd); remove_folder() removes it with what it holds, and frees the path. */
+/* A new folder under $TMPDIR or /tmp (malloc'd); remove_folder() removes it with what it holds, and frees the
+ * path. */
 char *temporary_folder(void);
 void remove_folder(char *path);
 char *path_in(const char *folder, const char *name); /* malloc'd */

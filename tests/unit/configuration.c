@@ -60,7 +60,8 @@ int configuration_has(const problems *list, const char *expected) {
 void configuration_must_fail(const char *text, const char *expected) {
     settings *s = NULL;
     problems *list = configuration_load(text, &s);
-    cr_assert_eq(problems_count(list), 1, "expected one problem (%s) with\n%s\ngot:\n%s", expected, text, configuration_messages(list));
+    cr_assert_eq(problems_count(list), 1, "expected one problem (%s) with\n%s\ngot:\n%s", expected, text,
+                 configuration_messages(list));
     cr_assert(configuration_has(list, expected), "expected %s, got: %s", expected, problems_message(list, 0));
     problems_destroy(list);
 }

@@ -56,11 +56,12 @@ int split_named(const char *name) {
 }
 
 data_settings data_settings_of(const char *folder) {
-    return (data_settings){.corpus = (char *)(uintptr_t)folder, .split = split_named("in_distribution"), .sequence = 8};
+    return (data_settings){
+        .corpus = (char *)(uintptr_t)folder, .split = split_named("in_distribution"), .sequence = 8};
 }
 
-exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
-                           problems *list) {
+exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices,
+                           bool pooled, device_data **out, problems *list) {
     partition *p = NULL;
     *out = NULL;
     exit_code code = partition_open(c, d, seed, devices, &p, list);

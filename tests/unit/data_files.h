@@ -21,8 +21,8 @@ void data_write_shard(const char *folder, const char *name, int first, int n);
 data_settings data_settings_of(const char *folder);
 
 /* One device of a population; *out is NULL on failure. */
-exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out,
-                           problems *list);
+exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices,
+                           bool pooled, device_data **out, problems *list);
 
 /* What data_settings.split is for this name. */
 int split_named(const char *name);

@@ -11,7 +11,8 @@
 
 static const char *const HEAD = "seed: 42\n"
                                 "base: {layers: 2, width: 16, heads: 2, pretrain: {tokens: 0}}\n"
-                                "data: {tokens_per_device: 600, valid_tokens_per_device: 300, test_tokens_per_device: 300, sequence: 16,\n"
+                                "data: {tokens_per_device: 600, valid_tokens_per_device: 300, "
+                                "test_tokens_per_device: 300, sequence: 16,\n"
                                 "  synthetic: {topics: 4, vocabulary: 16, branching: 3}}\n"
                                 "train: {rounds: 2, local_steps: 3, batch: 2, router: {every: 2, steps: 2}}\n"
                                 "experts: {rank: 4}\n"
@@ -21,7 +22,8 @@ static const char *const HEAD = "seed: 42\n"
                                 "populations:\n";
 
 void small_check(exit_code code, const problems *list, const char *what) {
-    cr_assert_eq(code, EXIT_OK, "%s: %s", what, problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+    cr_assert_eq(code, EXIT_OK, "%s: %s", what,
+                 problems_count(list) > 0 ? problems_message(list, 0) : "no message");
 }
 
 static char folder[4096];
@@ -60,7 +62,8 @@ settings *small_settings(const char *populations, int n_overrides, const char *c
 }
 
 small_run small_open(const char *populations, int n_overrides, const char *const *overrides) {
-    small_run r = {.settings = small_settings(populations, n_overrides, overrides), .problems = problems_create()};
+    small_run r = {.settings = small_settings(populations, n_overrides, overrides),
+                   .problems = problems_create()};
     base_model *base = NULL;
     cr_assert_eq(ck_open("cpu", 0, &r.backend), CK_OK, "%s", ck_last_error(NULL));
     small_check(pretrain_base(r.settings, r.backend, true, &base, r.problems), r.problems, "base");

@@ -28,7 +28,8 @@ static int remove_entry(const char *path, const struct stat *status, int type, s
 
 /* Children that leave by exit() must not take the folders of the test with them. */
 static void clean_up(void) {
-    for (int i = 0; i < n_folders && getpid() == owner; i++) nftw(folders[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    for (int i = 0; i < n_folders && getpid() == owner; i++)
+        nftw(folders[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
     for (int i = 0; i < n_lists; i++) problems_destroy(lists[i]);
     for (int i = 0; i < n_kept; i++) free(kept[i]);
 }
@@ -51,8 +52,7 @@ problems *fixture_problems(void) {
     return lists[n_lists++] = problems_create();
 }
 
-void fixture_create(fixture *f, int devices, int windows) {
-    *f = (fixture){0};
+static void make_populations(fixture *f, int devices) {
     f->populations[0] = (trace_population){.name = "comigs-1g1s",
                                            .method = "comigs",
                                            .seed = 42,
@@ -74,6 +74,9 @@ void fixture_create(fixture *f, int devices, int windows) {
                                            .tokens_per_device = 15000,
                                            .split = "out_of_distribution",
                                            .first_source = 1};
+}
+
+static void make_devices(fixture *f, int devices) {
     f->devices = fixture_array(devices, sizeof *f->devices);
     for (int i = 0; i < devices; i++) {
         int population = i >= devices / 2;
@@ -88,6 +91,12 @@ void fixture_create(fixture *f, int devices, int windows) {
                                        .parameters_private = 8192,
                                        .entropy = i == 0 ? NAN : 1.25 * i};
     }
+}
+
+void fixture_create(fixture *f, int devices, int windows) {
+    *f = (fixture){0};
+    make_populations(f, devices);
+    make_devices(f, devices);
     for (int i = 0; i < windows; i++) f->windows_of[i] = i % devices;
     static const char *const source_names[] = {"german", "french", "italian", "topic, 3"};
     f->header = (trace_header){.git_revision = "0123abc",
@@ -130,12 +139,15 @@ float fixture_gate(int round, int64_t place) {
 }
 
 metric_row fixture_row(fixture *f, int round) {
-    static const metric_id losses[4] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS, METRIC_TEST_AFTER};
-    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE, METRIC_TIME_TOTAL};
+    static const metric_id losses[4] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS,
+                                        METRIC_TEST_AFTER};
+    static const metric_id times[4] = {METRIC_TIME_TRAIN, METRIC_TIME_EVALUATE, METRIC_TIME_AGGREGATE,
+                                       METRIC_TIME_TOTAL};
     static const double seconds[4] = {0.5, 0.25, 0.125, 0.875};
     metric_row *row = &f->row;
     int devices = f->header.n_devices;
-    int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS, tokens = (int64_t)f->header.routing_windows * FIXTURE_SEQUENCE;
+    int64_t gates = (int64_t)FIXTURE_LAYERS * FIXTURE_EXPERTS,
+            tokens = (int64_t)f->header.routing_windows * FIXTURE_SEQUENCE;
     for (int d = 0; d < devices; d++) {
         for (int i = 0; i < 4; i++) metric_doubles(row, losses[i])[d] = fixture_loss(i, round, d);
         metric_longs(row, METRIC_BYTES_UP)[d] = (int64_t)round << 33;
@@ -145,8 +157,10 @@ metric_row fixture_row(fixture *f, int round) {
         metric_floats(row, METRIC_GATE_MEAN)[i] = fixture_gate(round, i);
         metric_floats(row, METRIC_TOKEN_SHARE)[i] = -fixture_gate(round, i);
     }
-    for (int64_t i = 0; i < tokens * gates; i++) metric_floats(row, METRIC_ROUTING_GATES)[i] = fixture_gate(round, i);
-    for (int64_t i = 0; i < tokens; i++) metric_ints(row, METRIC_ROUTING_IDS)[i] = (int32_t)(round * 1000 + i);
+    for (int64_t i = 0; i < tokens * gates; i++)
+        metric_floats(row, METRIC_ROUTING_GATES)[i] = fixture_gate(round, i);
+    for (int64_t i = 0; i < tokens; i++)
+        metric_ints(row, METRIC_ROUTING_IDS)[i] = (int32_t)(round * 1000 + i);
     for (int i = 0; i < 4; i++) *metric_doubles(row, times[i]) = seconds[i];
     *metric_ints(row, METRIC_ROUND) = round;
     row->evaluated = round % 2 == 0;
@@ -215,10 +229,12 @@ bool fixture_holds(const char *path, int devices, int rounds) {
     hsize_t dims[5] = {0}, loss_dims[5] = {0};
     int32_t *found = read_dataset(path, "/rounds", H5T_NATIVE_INT32, dims);
     double *loss = read_dataset(path, "/loss/train", H5T_NATIVE_DOUBLE, loss_dims);
-    bool holds = found && loss && dims[0] >= (hsize_t)rounds && loss_dims[0] >= (hsize_t)rounds && loss_dims[1] == (hsize_t)devices;
+    bool holds = found && loss && dims[0] >= (hsize_t)rounds && loss_dims[0] >= (hsize_t)rounds &&
+                 loss_dims[1] == (hsize_t)devices;
     for (int r = 0; r < rounds && holds; r++) {
         holds = found[r] == r + 1;
-        for (int d = 0; d < devices && holds; d++) holds = loss[(int64_t)r * devices + d] == fixture_loss(0, r + 1, d);
+        for (int d = 0; d < devices && holds; d++)
+            holds = loss[(int64_t)r * devices + d] == fixture_loss(0, r + 1, d);
     }
     free(found);
     free(loss);

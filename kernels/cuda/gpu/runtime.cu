@@ -47,9 +47,10 @@ const char *gpu_describe(gpu_description *out) {
     cudaDeviceProp properties;
     if (const char *problem = choose_device(&device)) return problem;
     if (const char *problem = said(cudaGetDeviceProperties(&properties, device))) return problem;
-    if (properties.major < 8) return "it is older than compute capability 8.0 (A100), for which the kernels are made";
-    snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name, properties.major, properties.minor,
-             properties.multiProcessorCount);
+    if (properties.major < 8)
+        return "it is older than compute capability 8.0 (A100), for which the kernels are made";
+    snprintf(out->name, sizeof out->name, "%s (sm_%d%d, %d multiprocessors)", properties.name,
+             properties.major, properties.minor, properties.multiProcessorCount);
     out->cache_bytes = (size_t)properties.l2CacheSize;
     out->reserve_bytes = (size_t)256 << 20;
     out->graphs = true;

@@ -1,13 +1,14 @@
-/* Dirichlet over sources (Hsu, Qi, Brown, arXiv 1909.06335, with sources in place of labels and a uniform prior): all text of device i is
- * a mixture q_i of the S sources.
+/* Dirichlet over sources (Hsu, Qi, Brown, arXiv 1909.06335, with sources in place of labels and a uniform
+ * prior): all text of device i is a mixture q_i of the S sources.
  *
  *   q_i ~ Dirichlet(alpha, .., alpha):   q_is = g_s / sum_r g_r,   g_s ~ Gamma(alpha, 1)
  *   Gamma(alpha) = Gamma(alpha + 1) U^(1 / alpha)                  (Marsaglia & Tsang 2000, section 6)
  *
- * E q_is = 1 / S and Var q_is = (S - 1) / (S^2 (S alpha + 1)): a small alpha gives a device one source, a large one all alike. Of t tokens
- * source s gives t q_is, rounded to whole tokens by largest remainders. A source that would give less than a window gives nothing; the
- * others then have its tokens, in the proportions of q_i. Where all text is asked for, t is the most that the sources hold in that
- * mixture, of training text each device's equal part of them. */
+ * E q_is = 1 / S and Var q_is = (S - 1) / (S^2 (S alpha + 1)): a small alpha gives a device one source, a
+ * large one all alike. Of t tokens source s gives t q_is, rounded to whole tokens by largest remainders. A
+ * source that would give less than a window gives nothing; the others then have its tokens, in the
+ * proportions of q_i. Where all text is asked for, t is the most that the sources hold in that mixture, of
+ * training text each device's equal part of them. */
 #include "data/splits/dirichlet.h"
 
 #include <math.h>
@@ -17,7 +18,8 @@
 
 /* alpha ln g of source s: finite for every alpha, however small. */
 static double scaled_log_gamma(uint64_t seed, int device, double alpha, int source) {
-    rng_key gamma = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source}, boost = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source + 1};
+    rng_key gamma = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source},
+            boost = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source + 1};
     return alpha * log(rng_gamma(&gamma, alpha + 1)) + log(rng_open_unit(&boost, 0));
 }
 
@@ -45,7 +47,8 @@ static int by_weight(const void *a, const void *b) { /* falling */
 
 static int by_remainder(const void *a, const void *b) { /* falling */
     const text_share *x = a, *y = b;
-    return x->remainder != y->remainder ? (x->remainder < y->remainder) - (x->remainder > y->remainder) : x->source - y->source;
+    return x->remainder != y->remainder ? (x->remainder < y->remainder) - (x->remainder > y->remainder)
+                                        : x->source - y->source;
 }
 
 static int by_source(const void *a, const void *b) {
@@ -63,8 +66,10 @@ static void measure_room(const partition *p, data_part part, text_share *shares,
     }
 }
 
-/* The tokens of n shares of this weight together. The addend makes good what rounding may take from a whole number. */
-static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n, double weight) {
+/* The tokens of n shares of this weight together. The addend makes good what rounding may take from a whole
+ * number. */
+static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n,
+                              double weight) {
     int64_t wanted = partition_wanted(p->settings, part);
     return wanted > 0 ? wanted : (int64_t)(weight * shares[n - 1].room + 1e-6);
 }

@@ -6,7 +6,8 @@
 
 #include "data/split.h"
 
-/* The weights of a device's shares [sources], which sum to 1: Dirichlet(alpha, .., alpha), a function of the other arguments alone. */
+/* The weights of a device's shares [sources], which sum to 1: Dirichlet(alpha, .., alpha), a function of the
+ * other arguments alone. */
 void dirichlet_mixture(uint64_t seed, int device, double alpha, int sources, text_share *out);
 
 #endif

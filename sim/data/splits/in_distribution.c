@@ -1,6 +1,7 @@
 /* In distribution: of S sources, device i of N has source i mod S, in all parts.
  *
- *   source(i) = i mod S      slot(i) = floor(i / S), of the ceil((N - source(i)) / S) devices of that source */
+ *   source(i) = i mod S      slot(i) = floor(i / S), of the ceil((N - source(i)) / S) devices of that source
+ */
 #include "data/splits/in_distribution.h"
 
 #include "data/partition.h"

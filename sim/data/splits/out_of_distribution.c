@@ -1,4 +1,5 @@
-/* Out of distribution: training text of one source, as in distribution; validation and test text have equal parts of all S sources.
+/* Out of distribution: training text of one source, as in distribution; validation and test text have equal
+ * parts of all S sources.
  *
  *   of t tokens, source s gives floor(t / S), and one more where s < t mod S */
 #include "data/partition.h"
@@ -14,7 +15,8 @@ static int shares(const partition *p, int device, data_part part, text_share *ou
     int sources = corpus_sources(p->corpus);
     int64_t all = partition_wanted(p->settings, part);
     for (int s = 0; s < sources; s++)
-        out[s] = (text_share){.source = s, .tokens = all / sources + (s < all % sources), .slot = device, .slots = p->devices};
+        out[s] = (text_share){
+            .source = s, .tokens = all / sources + (s < all % sources), .slot = device, .slots = p->devices};
     return sources;
 }
 

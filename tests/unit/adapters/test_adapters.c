@@ -26,7 +26,8 @@ static ck_shape make_shape(ck_gates gates, int attention_rank) {
     return s;
 }
 
-/* A pack whose every value is its own offset + 1; what lies between tensors is found by writing and reading. */
+/* A pack whose every value is its own offset + 1; what lies between tensors is found by writing and reading.
+ */
 static float *numbered_pack(const ck_shape *s) {
     float *pack = malloc((size_t)s->total * sizeof *pack);
     for (int64_t i = 0; i < s->total; i++) pack[i] = (float)(i + 1);
@@ -52,10 +53,12 @@ Test(adapters, round_trip_keeps_every_bit) {
         cr_assert_eq(adapters_read(path, &s, again, list), EXIT_OK, "%s", all_messages(list));
         for (int64_t j = 0; j < s.total; j++) {
             bool same = !memcmp(&again[j], &pack[j], sizeof *pack);
-            cr_assert(same || again[j] == 0.0f, "shape %d, float %lld: %g became %g", i, (long long)j, pack[j], again[j]);
+            cr_assert(same || again[j] == 0.0f, "shape %d, float %lld: %g became %g", i, (long long)j,
+                      pack[j], again[j]);
             kept += same;
         }
-        cr_expect_eq(kept, parameters(&s), "shape %d: %lld floats kept, %lld parameters", i, (long long)kept, (long long)parameters(&s));
+        cr_expect_eq(kept, parameters(&s), "shape %d: %lld floats kept, %lld parameters", i, (long long)kept,
+                     (long long)parameters(&s));
         problems_destroy(list);
         free(again);
         free(pack);
@@ -65,7 +68,8 @@ Test(adapters, round_trip_keeps_every_bit) {
 }
 
 /* Element [row, col] of a tensor of the file. */
-static float element(const safetensors *file, const char *name, int64_t rows, int64_t cols, int64_t row, int64_t col) {
+static float element(const safetensors *file, const char *name, int64_t rows, int64_t cols, int64_t row,
+                     int64_t col) {
     const safetensor *t = safetensors_find(file, name);
     float value;
     cr_assert_not_null(t, "%s is not in the file", name);
@@ -115,10 +119,13 @@ Test(adapters, names_tensors_of_another_shape) {
     problems *list = problems_create();
     cr_assert_eq(adapters_write(path, &written, pack, list), EXIT_OK, "%s", all_messages(list));
     cr_expect_eq(adapters_read(path, &wanted, again, list), EXIT_INPUT);
-    cr_expect(mentions(list, "\"layer.0.router\" has shape [3, 6]; it must be [2, 6]"), "%s", all_messages(list));
-    cr_expect(mentions(list, "\"layer.1.expert.1.fc.B\" has shape [20, 5]; it must be [20, 4]"), "%s", all_messages(list));
+    cr_expect(mentions(list, "\"layer.0.router\" has shape [3, 6]; it must be [2, 6]"), "%s",
+              all_messages(list));
+    cr_expect(mentions(list, "\"layer.1.expert.1.fc.B\" has shape [20, 5]; it must be [20, 4]"), "%s",
+              all_messages(list));
     cr_expect(mentions(list, "\"layer.0.expert.2.proj.A\" has no place"), "%s", all_messages(list));
-    for (int64_t i = 0; i < wanted.total; i++) cr_assert_eq(again[i], 0.0f, "a refused file changed the pack");
+    for (int64_t i = 0; i < wanted.total; i++)
+        cr_assert_eq(again[i], 0.0f, "a refused file changed the pack");
     problems_destroy(list);
     free(again);
     free(pack);
@@ -127,13 +134,15 @@ Test(adapters, names_tensors_of_another_shape) {
 }
 
 Test(adapters, names_missing_tensors_and_files) {
-    char *folder = temporary_folder(), *path = adapters_path(folder, 0, 0), *absent = adapters_path(folder, 0, 1);
+    char *folder = temporary_folder(), *path = adapters_path(folder, 0, 0),
+         *absent = adapters_path(folder, 0, 1);
     ck_shape without = make_shape(CK_GATES_MEAN, 0), with = make_shape(CK_GATES_TOP_K, RA);
     float *pack = numbered_pack(&with);
     problems *list = problems_create();
     cr_assert_eq(adapters_write(path, &without, pack, list), EXIT_OK, "%s", all_messages(list));
     cr_expect_eq(adapters_read(path, &with, pack, list), EXIT_INPUT);
-    cr_expect(mentions(list, "\"layer.1.attention.qkv.B\" is missing; it must be there with shape [18, 3]"), "%s", all_messages(list));
+    cr_expect(mentions(list, "\"layer.1.attention.qkv.B\" is missing; it must be there with shape [18, 3]"),
+              "%s", all_messages(list));
     cr_expect(mentions(list, "\"layer.0.router\" is missing"), "%s", all_messages(list));
     cr_expect_eq(problems_count(list), LAYERS * 5);
     cr_expect_eq(adapters_read(absent, &with, pack, list), EXIT_INPUT);

@@ -1,5 +1,6 @@
-/* PEFT folders: names, orientation and configuration, and that the folder means what the device computes: merged into the base as PEFT
- * merges it, W + s B A, it gives the device's logits. tests/cli/test_export.sh asks PEFT itself about the same folder. */
+/* PEFT folders: names, orientation and configuration, and that the folder means what the device computes:
+ * merged into the base as PEFT merges it, W + s B A, it gives the device's logits. tests/cli/test_export.sh
+ * asks PEFT itself about the same folder. */
 #include "adapters/peft.h"
 
 #include <criterion/criterion.h>
@@ -29,7 +30,8 @@ static ck_shape make_shape(int experts, ck_gates gates, int attention_rank, cons
     ck_shape s = {.n_layers = LAYERS, .width = D, .ffn = F, .n_experts = experts, .top_k = 2, .gates = gates};
     s.mix = x->mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
     s.lora_rank[CK_SITE_QKV] = s.lora_rank[CK_SITE_OUT] = attention_rank;
-    if (attention_rank > 0) s.lora_scale[CK_SITE_QKV] = s.lora_scale[CK_SITE_OUT] = scale_of(x, attention_rank);
+    if (attention_rank > 0)
+        s.lora_scale[CK_SITE_QKV] = s.lora_scale[CK_SITE_OUT] = scale_of(x, attention_rank);
     for (int e = 0; e < experts; e++) {
         s.rank[e] = ranks[e];
         s.scale[e] = scale_of(x, ranks[e]);
@@ -64,21 +66,22 @@ static json_t *read_config(const char *folder) {
     return config;
 }
 
-static void write_folder(const char *folder, const ck_shape *s, int expert, const experts_settings *x, const char *base,
-                         const float *pack) {
+static void write_folder(const char *folder, const ck_shape *s, int expert, const experts_settings *x,
+                         const char *base, const float *pack) {
     problems *list = problems_create();
     cr_assert_eq(peft_write(folder, s, expert, x, base, pack, list), EXIT_OK, "%s", all_messages(list));
     problems_destroy(list);
 }
 
 /* A factor of a layer's module, whose size must be rows x cols. */
-static const safetensor *factor(const safetensors *file, int layer, const char *module, char which, int64_t rows, int64_t cols) {
+static const safetensor *factor(const safetensors *file, int layer, const char *module, char which,
+                                int64_t rows, int64_t cols) {
     char name[PACKED_NAME_BYTES];
     snprintf(name, sizeof name, layer_name, layer, module, which);
     const safetensor *t = safetensors_find(file, name);
     cr_assert_not_null(t, "%s is not in the file", name);
-    cr_assert(t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols, "%s is [%lld, %lld]", name, (long long)t->dims[0],
-              (long long)t->dims[1]);
+    cr_assert(t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols, "%s is [%lld, %lld]", name,
+              (long long)t->dims[0], (long long)t->dims[1]);
     return t;
 }
 
@@ -108,7 +111,8 @@ Test(peft, tensors_have_the_names_and_the_orientation_that_peft_loads) {
                  layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset + 3 * D + 7]);
     cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1),
                  layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset + 1 * D + 47]);
-    cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9), layer1[s.route + (3 + 5 + 1) * D + 9]);
+    cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9),
+                 layer1[s.route + (3 + 5 + 1) * D + 9]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'B', F, 2), 150, 0), layer1[s.b1 + 5 * F + 150]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_proj", 'A', 2, F), 0, 191), layer1[s.a2 + 5 * F + 191]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_proj", 'B', D, 2), 13, 1), layer1[s.b2 + 6 * D + 13]);
@@ -192,12 +196,13 @@ Test(peft, router_lies_beside_the_experts) {
 
 static void *allocate(ck_backend *backend, size_t count) {
     void *memory;
-    cr_assert_eq(ck_alloc(backend, count * sizeof(float), "test", &memory), CK_OK, "%s", ck_last_error(backend));
+    cr_assert_eq(ck_alloc(backend, count * sizeof(float), "test", &memory), CK_OK, "%s",
+                 ck_last_error(backend));
     return memory;
 }
 
-static void run_wave(ck_backend *backend, ck_stream *stream, const model_base *base, const ck_shape *shape, const float *pack,
-                     const int32_t *tokens, const model_outputs *outputs) {
+static void run_wave(ck_backend *backend, ck_stream *stream, const model_base *base, const ck_shape *shape,
+                     const float *pack, const int32_t *tokens, const model_outputs *outputs) {
     const ck_capacity capacity = {.max_sequences = 1, .max_tokens = TOKENS, .max_sequence_tokens = TOKENS};
     const int64_t first_token[] = {0, TOKENS};
     const int32_t first_sequence[] = {0, 1};
@@ -216,7 +221,8 @@ static void run_wave(ck_backend *backend, ck_stream *stream, const model_base *b
                     .fault = fault};
     problems *list = problems_create();
     ck_program *program;
-    cr_assert_eq(model_record_evaluation(backend, base, shape, 1, &capacity, outputs, &program, list), EXIT_OK, "%s", all_messages(list));
+    cr_assert_eq(model_record_evaluation(backend, base, shape, 1, &capacity, outputs, &program, list),
+                 EXIT_OK, "%s", all_messages(list));
     cr_assert_eq(ck_run(program, stream, &wave), CK_OK, "%s", ck_last_error(backend));
     cr_assert_eq(ck_wait(stream), CK_OK);
     ck_program_destroy(program);
@@ -224,10 +230,12 @@ static void run_wave(ck_backend *backend, ck_stream *stream, const model_base *b
 }
 
 /* What a device of this shape and pack computes on that base. */
-static void evaluate(const base_model *model, const ck_shape *shape, const float *pack, const int32_t *tokens, float *logits) {
+static void evaluate(const base_model *model, const ck_shape *shape, const float *pack, const int32_t *tokens,
+                     float *logits) {
     ck_backend *backend;
     ck_stream *stream;
-    size_t n_weights = (size_t)model->layout.total, n_pack = (size_t)shape->total, n_logits = TOKENS * VOCABULARY;
+    size_t n_weights = (size_t)model->layout.total, n_pack = (size_t)shape->total,
+           n_logits = TOKENS * VOCABULARY;
     cr_assert_eq(ck_open("cpu", 1, &backend), CK_OK, "%s", ck_last_error(NULL));
     cr_assert_eq(ck_stream_create(backend, &stream), CK_OK);
     float *weights = allocate(backend, n_weights), *parameters = allocate(backend, n_pack);
@@ -246,12 +254,15 @@ static void evaluate(const base_model *model, const ck_shape *shape, const float
 }
 
 /* W += s B A with s from the configuration, as PEFT computes it. */
-static void merge(const safetensors *file, json_t *config, int layer, const char *module, int64_t out, int64_t in, float *weight) {
+static void merge(const safetensors *file, json_t *config, int layer, const char *module, int64_t out,
+                  int64_t in, float *weight) {
     json_t *other = json_object_get(json_object_get(config, "rank_pattern"), module);
     int64_t rank = json_integer_value(other ? other : json_object_get(config, "r"));
     double alpha = json_number_value(json_object_get(config, "lora_alpha"));
-    double scale = json_is_true(json_object_get(config, "use_rslora")) ? alpha / sqrt((double)rank) : alpha / (double)rank;
-    const safetensor *a = factor(file, layer, module, 'A', rank, in), *b = factor(file, layer, module, 'B', out, rank);
+    double scale = json_is_true(json_object_get(config, "use_rslora")) ? alpha / sqrt((double)rank)
+                                                                       : alpha / (double)rank;
+    const safetensor *a = factor(file, layer, module, 'A', rank, in),
+                     *b = factor(file, layer, module, 'B', out, rank);
     for (int64_t o = 0; o < out; o++)
         for (int64_t i = 0; i < in; i++) {
             double sum = 0;
@@ -284,13 +295,14 @@ static double largest_difference(const float *a, const float *b) {
 static void write_numbers(const char *folder, const char *name, const void *values, size_t bytes) {
     char *path = path_in(folder, name);
     FILE *out = fopen(path, "wb");
-    cr_assert(out && fwrite(values, 1, bytes, out) == bytes && fclose(out) == 0, "%s cannot be written", path);
+    cr_assert(out && fwrite(values, 1, bytes, out) == bytes && fclose(out) == 0, "%s cannot be written",
+              path);
     free(path);
 }
 
 /* For tests/reference/check_peft.py: the adapter, what was read and what the device computed. */
-static void hand_over(const char *folder, const ck_shape *s, const experts_settings *x, const float *pack, const int32_t *tokens,
-                      const float *logits) {
+static void hand_over(const char *folder, const ck_shape *s, const experts_settings *x, const float *pack,
+                      const int32_t *tokens, const float *logits) {
     char *adapter = path_in(folder, "adapter");
     cr_assert_eq(mkdir(adapter, 0777), 0);
     write_folder(adapter, s, 0, x, BASE, pack);
@@ -315,7 +327,8 @@ static void compare_with_merged_base(const experts_settings *x, const char *hand
     merge_folder(folder, model);
     evaluate(model, &s, nothing, tokens, merged);
     cr_expect_gt(largest_difference(plain, adapted), 0.1, "the adapter hardly changes a logit");
-    cr_expect_lt(largest_difference(merged, adapted), 1e-4, "a logit is off by %g", largest_difference(merged, adapted));
+    cr_expect_lt(largest_difference(merged, adapted), 1e-4, "a logit is off by %g",
+                 largest_difference(merged, adapted));
     if (hand_over_to) hand_over(hand_over_to, &s, x, pack, tokens, adapted);
     base_destroy(model);
     problems_destroy(list);
@@ -325,7 +338,8 @@ static void compare_with_merged_base(const experts_settings *x, const char *hand
 }
 
 Test(peft, device_with_one_expert_equals_its_folder_merged_into_the_base) {
-    compare_with_merged_base(&(experts_settings){.alpha = 4, .scaling = SCALING_RSLORA, .mix = MIX_MLP}, getenv("COHORT_PEFT_FOLDER"));
+    compare_with_merged_base(&(experts_settings){.alpha = 4, .scaling = SCALING_RSLORA, .mix = MIX_MLP},
+                             getenv("COHORT_PEFT_FOLDER"));
 }
 
 Test(peft, classic_scaling_is_merged_with_its_own_factor) {
@@ -333,5 +347,6 @@ Test(peft, classic_scaling_is_merged_with_its_own_factor) {
 }
 
 Test(peft, weights_mixed_by_linear_give_the_same_folder) {
-    compare_with_merged_base(&(experts_settings){.alpha = 4, .scaling = SCALING_RSLORA, .mix = MIX_LINEAR}, NULL);
+    compare_with_merged_base(&(experts_settings){.alpha = 4, .scaling = SCALING_RSLORA, .mix = MIX_LINEAR},
+                             NULL);
 }

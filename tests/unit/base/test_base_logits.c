@@ -1,4 +1,5 @@
-/* The whole model on a loaded base against what transformers computes in float64 (tests/reference/make_gpt2_reference.py). */
+/* The whole model on a loaded base against what transformers computes in float64
+ * (tests/reference/make_gpt2_reference.py). */
 #include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
@@ -33,8 +34,10 @@ static void read_sequence(reference *ref, int index, json_t *sequence) {
         json_t *row = json_array_get(logits, (size_t)i);
         cr_assert_eq(json_array_size(row), VOCABULARY);
         ref->tokens[first + i] = (int32_t)json_integer_value(json_array_get(tokens, (size_t)i));
-        ref->targets[first + i] = i + 1 < n ? (int32_t)json_integer_value(json_array_get(tokens, (size_t)i + 1)) : -1;
-        for (size_t v = 0; v < VOCABULARY; v++) ref->logits[first + i][v] = json_number_value(json_array_get(row, v));
+        ref->targets[first + i] =
+            i + 1 < n ? (int32_t)json_integer_value(json_array_get(tokens, (size_t)i + 1)) : -1;
+        for (size_t v = 0; v < VOCABULARY; v++)
+            ref->logits[first + i][v] = json_number_value(json_array_get(row, v));
     }
     ref->loss[index] = json_number_value(json_object_get(sequence, "loss"));
     ref->first_token[index + 1] = first + n;
@@ -65,7 +68,8 @@ typedef struct {
 
 static void *allocate(evaluation *e, size_t count) {
     void *memory;
-    cr_assert_eq(ck_alloc(e->backend, count * sizeof(float), "test", &memory), CK_OK, "%s", ck_last_error(e->backend));
+    cr_assert_eq(ck_alloc(e->backend, count * sizeof(float), "test", &memory), CK_OK, "%s",
+                 ck_last_error(e->backend));
     return memory;
 }
 
@@ -90,11 +94,15 @@ static void start_adapters(evaluation *e, ck_gates gates) {
     cr_assert_eq(ck_shape_init(s, NULL), CK_OK);
     float *pack = calloc((size_t)s->total, sizeof *pack);
     for (int64_t l = 0; l < s->n_layers; l++) {
-        for (int64_t i = 0; i < (s->router_rows + s->rank_sum) * s->width; i++) pack[l * s->layer_stride + s->route + i] = sinf((float)i);
-        for (int64_t i = 0; i < s->rank_sum * s->ffn; i++) pack[l * s->layer_stride + s->a2 + i] = cosf((float)i);
+        for (int64_t i = 0; i < (s->router_rows + s->rank_sum) * s->width; i++)
+            pack[l * s->layer_stride + s->route + i] = sinf((float)i);
+        for (int64_t i = 0; i < s->rank_sum * s->ffn; i++)
+            pack[l * s->layer_stride + s->a2 + i] = cosf((float)i);
         for (int64_t i = 0; i < s->lora_rank[CK_SITE_QKV] * s->width; i++) {
-            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_QKV, CK_FACTOR_A)->offset + i] = sinf(2.0f * (float)i);
-            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_OUT, CK_FACTOR_A)->offset + i] = cosf(3.0f * (float)i);
+            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_QKV, CK_FACTOR_A)->offset + i] =
+                sinf(2.0f * (float)i);
+            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_OUT, CK_FACTOR_A)->offset + i] =
+                cosf(3.0f * (float)i);
         }
     }
     e->parameters = allocate(e, (size_t)s->total);
@@ -109,7 +117,8 @@ static void start(evaluation *e, ck_gates gates) {
     cr_assert_eq(ck_stream_create(e->backend, &e->stream), CK_OK);
     e->weights = allocate(e, (size_t)e->model->layout.total);
     upload(e, e->weights, e->model->weights, e->model->layout.total);
-    e->outputs = (model_outputs){.loss = allocate(e, MAX_SEQUENCES), .logits = allocate(e, MAX_TOKENS * VOCABULARY)};
+    e->outputs =
+        (model_outputs){.loss = allocate(e, MAX_SEQUENCES), .logits = allocate(e, MAX_TOKENS * VOCABULARY)};
     start_adapters(e, gates);
 }
 
@@ -125,7 +134,8 @@ static void end(evaluation *e) {
 /* One device holds both sequences. */
 static void evaluate(evaluation *e, const reference *ref, float *logits, float *loss) {
     model_base base = {.shape = e->model->shape, .layout = e->model->layout, .weights = e->weights};
-    ck_capacity capacity = {.max_sequences = MAX_SEQUENCES, .max_tokens = MAX_TOKENS, .max_sequence_tokens = 40};
+    ck_capacity capacity = {
+        .max_sequences = MAX_SEQUENCES, .max_tokens = MAX_TOKENS, .max_sequence_tokens = 40};
     ck_wave_device device = {.learn = 0};
     int32_t first_sequence[2] = {0, ref->n_sequences}, fault[1] = {-1};
     ck_wave wave = {.n_devices = 1,
@@ -140,10 +150,12 @@ static void evaluate(evaluation *e, const reference *ref, float *logits, float *
                     .parameters = e->parameters,
                     .fault = fault};
     ck_program *program;
-    cr_assert_eq(model_record_evaluation(e->backend, &base, &e->shape, 1, &capacity, &e->outputs, &program, e->list), EXIT_OK, "%s",
-                 all_messages(e->list));
+    cr_assert_eq(
+        model_record_evaluation(e->backend, &base, &e->shape, 1, &capacity, &e->outputs, &program, e->list),
+        EXIT_OK, "%s", all_messages(e->list));
     cr_assert_eq(ck_run(program, e->stream, &wave), CK_OK, "%s", ck_last_error(e->backend));
-    cr_assert_eq(ck_download(e->stream, logits, e->outputs.logits, MAX_TOKENS * VOCABULARY * sizeof *logits), CK_OK);
+    cr_assert_eq(ck_download(e->stream, logits, e->outputs.logits, MAX_TOKENS * VOCABULARY * sizeof *logits),
+                 CK_OK);
     cr_assert_eq(ck_download(e->stream, loss, e->outputs.loss, MAX_SEQUENCES * sizeof *loss), CK_OK);
     cr_assert_eq(ck_wait(e->stream), CK_OK);
     cr_expect_eq(fault[0], -1);
@@ -158,10 +170,12 @@ static void compare(ck_gates gates, const char *name) {
     start(&e, gates);
     evaluate(&e, ref, logits, loss);
     for (int t = 0; t < MAX_TOKENS; t++)
-        for (int v = 0; v < VOCABULARY; v++) worst = fmax(worst, fabs(logits[t * VOCABULARY + v] - ref->logits[t][v]));
+        for (int v = 0; v < VOCABULARY; v++)
+            worst = fmax(worst, fabs(logits[t * VOCABULARY + v] - ref->logits[t][v]));
     cr_expect_lt(worst, logit_tolerance, "%s: a logit is off by %g", name, worst);
     for (int i = 0; i < ref->n_sequences; i++) {
-        double counted = (double)(ref->first_token[i + 1] - ref->first_token[i] - 1), off = fabs(loss[i] / counted - ref->loss[i]);
+        double counted = (double)(ref->first_token[i + 1] - ref->first_token[i] - 1),
+               off = fabs(loss[i] / counted - ref->loss[i]);
         cr_expect_lt(off, loss_tolerance, "%s: the loss of sequence %d is off by %g", name, i, off);
     }
     end(&e);

@@ -9,8 +9,9 @@
 
 #include "unit/checkpoints.h"
 
-#define TENSOR(dtype, shape, begin, end) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
-#define GOOD                             TENSOR("F32", "[2,3]", "0", "24")
+#define TENSOR(dtype, shape, begin, end)                                                                     \
+    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
+#define GOOD TENSOR("F32", "[2,3]", "0", "24")
 
 static const struct {
     const char *header;
@@ -43,8 +44,10 @@ static const struct {
     {"{\"a\":" GOOD "}", 25, "has something appended"},
     {"{}", 1, "has something appended"},
     {"{\"a\":" TENSOR("F32", "[2]", "4", "12") "}", 12, "leaves a hole"},
-    {"{\"a\":" TENSOR("F32", "[2]", "0", "8") ",\"b\":" TENSOR("F32", "[2]", "12", "20") "}", 20, "leaves a hole"},
-    {"{\"a\":" TENSOR("F32", "[2]", "0", "8") ",\"b\":" TENSOR("F32", "[2]", "4", "12") "}", 12, "overlaps another"},
+    {"{\"a\":" TENSOR("F32", "[2]", "0", "8") ",\"b\":" TENSOR("F32", "[2]", "12", "20") "}", 20,
+     "leaves a hole"},
+    {"{\"a\":" TENSOR("F32", "[2]", "0", "8") ",\"b\":" TENSOR("F32", "[2]", "4", "12") "}", 12,
+     "overlaps another"},
     {"{\"a\":" GOOD ",\"b\":" GOOD "}", 24, "overlaps another"},
     {"{\"__metadata__\":3,\"a\":" GOOD "}", 24, "must be an object of strings"},
     {"{\"__metadata__\":{\"n\":3},\"a\":" GOOD "}", 24, "all values must be strings"},
@@ -56,9 +59,11 @@ Test(safetensors, refuses_headers_that_lie) {
         uint8_t *bytes = raw_file(lying[i].header, NULL, lying[i].data_bytes, &size);
         problems *list = problems_create();
         safetensors *file;
-        cr_expect_eq(safetensors_parse(bytes, size, "FILE", &file, list), EXIT_INPUT, "case %zu was accepted: %s", i, lying[i].header);
+        cr_expect_eq(safetensors_parse(bytes, size, "FILE", &file, list), EXIT_INPUT,
+                     "case %zu was accepted: %s", i, lying[i].header);
         cr_expect_null(file);
-        cr_expect(mentions(list, lying[i].message), "case %zu: expected \"%s\", got: %s", i, lying[i].message, all_messages(list));
+        cr_expect(mentions(list, lying[i].message), "case %zu: expected \"%s\", got: %s", i, lying[i].message,
+                  all_messages(list));
         cr_expect(mentions(list, "FILE: "), "case %zu names no file", i);
         problems_destroy(list);
         free(bytes);
@@ -81,7 +86,8 @@ Test(safetensors, refuses_lengths_that_lie) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         problems *list = problems_create();
         safetensors *file;
-        cr_expect_eq(safetensors_parse(cases[i].bytes, cases[i].size, "FILE", &file, list), EXIT_INPUT, "case %zu", i);
+        cr_expect_eq(safetensors_parse(cases[i].bytes, cases[i].size, "FILE", &file, list), EXIT_INPUT,
+                     "case %zu", i);
         cr_expect(mentions(list, cases[i].message), "case %zu: %s", i, all_messages(list));
         problems_destroy(list);
     }
@@ -99,7 +105,8 @@ Test(safetensors, accepts_what_the_format_allows) {
         uint8_t *bytes = raw_file(headers[i], NULL, 24, &size);
         problems *list = problems_create();
         safetensors *file;
-        cr_assert_eq(safetensors_parse(bytes, size, "FILE", &file, list), EXIT_OK, "case %zu: %s", i, all_messages(list));
+        cr_assert_eq(safetensors_parse(bytes, size, "FILE", &file, list), EXIT_OK, "case %zu: %s", i,
+                     all_messages(list));
         const safetensor *a = safetensors_find(file, "a");
         cr_expect(a && a->data == bytes + size - 24, "case %zu", i);
         cr_expect_null(safetensors_find(file, "__metadata__"));
@@ -150,7 +157,8 @@ Test(safetensors, survives_truncation_and_changed_bytes) {
     for (size_t n = 0; n < size; n++) {
         problems *list = problems_create();
         safetensors *file;
-        cr_expect_eq(safetensors_parse(good, n, "FILE", &file, list), EXIT_INPUT, "accepted when cut to %zu bytes", n);
+        cr_expect_eq(safetensors_parse(good, n, "FILE", &file, list), EXIT_INPUT,
+                     "accepted when cut to %zu bytes", n);
         problems_destroy(list);
     }
     for (size_t at = 0; at < size - 28; at++)
@@ -163,10 +171,10 @@ Test(safetensors, survives_truncation_and_changed_bytes) {
     free(good);
 }
 
-/* ---- Reading into a pack -------------------------------------------------------------------------------------------- */
+/* ---- Reading into a pack --------------------------------------------------------------------- */
 
-static exit_code read_raw(const char *header, const void *data, size_t data_bytes, const packed_tensor *tensors, int n, float *pack,
-                          problems *list) {
+static exit_code read_raw(const char *header, const void *data, size_t data_bytes,
+                          const packed_tensor *tensors, int n, float *pack, problems *list) {
     size_t size;
     uint8_t *bytes = raw_file(header, data, data_bytes, &size);
     safetensors *file;
@@ -180,11 +188,13 @@ static exit_code read_raw(const char *header, const void *data, size_t data_byte
 
 Test(safetensors, converts_f16) {
     static const uint16_t halves[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x0400, 0x03ff, 0x8001, 0x3555};
-    static const float expected[] = {0.0f, -0.0f, 1.0f, -2.0f, 65504.0f, 0x1p-14f, 0x1.ff8p-15f, -0x1p-24f, 0x1.554p-2f};
+    static const float expected[] = {0.0f,     -0.0f,        1.0f,      -2.0f,      65504.0f,
+                                     0x1p-14f, 0x1.ff8p-15f, -0x1p-24f, 0x1.554p-2f};
     packed_tensor t = {.name = "a", .n_dims = 1, .dims = {9}};
     float pack[9];
     problems *list = problems_create();
-    cr_assert_eq(read_raw("{\"a\":" TENSOR("F16", "[9]", "0", "18") "}", halves, 18, &t, 1, pack, list), EXIT_OK);
+    cr_assert_eq(read_raw("{\"a\":" TENSOR("F16", "[9]", "0", "18") "}", halves, 18, &t, 1, pack, list),
+                 EXIT_OK);
     cr_expect_arr_eq(pack, expected, sizeof expected);
     problems_destroy(list);
 }
@@ -195,7 +205,8 @@ Test(safetensors, converts_bf16) {
     packed_tensor t = {.name = "a", .n_dims = 1, .dims = {6}};
     float pack[6];
     problems *list = problems_create();
-    cr_assert_eq(read_raw("{\"a\":" TENSOR("BF16", "[6]", "0", "12") "}", halves, 12, &t, 1, pack, list), EXIT_OK);
+    cr_assert_eq(read_raw("{\"a\":" TENSOR("BF16", "[6]", "0", "12") "}", halves, 12, &t, 1, pack, list),
+                 EXIT_OK);
     cr_expect_arr_eq(pack, expected, sizeof expected);
     problems_destroy(list);
 }
@@ -205,8 +216,9 @@ Test(safetensors, refuses_values_that_are_not_finite) {
         const char *dtype, *bytes;
         int element_bytes;
         const char *kind;
-    } cases[] = {{"F32", "\0\0\xc0\x7f", 4, "NaN"}, {"F32", "\0\0\x80\xff", 4, "Inf"}, {"F16", "\0\x7c", 2, "Inf"},
-                 {"F16", "\1\xfc", 2, "NaN"},       {"BF16", "\x80\x7f", 2, "Inf"},    {"BF16", "\xc0\xff", 2, "NaN"}};
+    } cases[] = {{"F32", "\0\0\xc0\x7f", 4, "NaN"}, {"F32", "\0\0\x80\xff", 4, "Inf"},
+                 {"F16", "\0\x7c", 2, "Inf"},       {"F16", "\1\xfc", 2, "NaN"},
+                 {"BF16", "\x80\x7f", 2, "Inf"},    {"BF16", "\xc0\xff", 2, "NaN"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int transposed = 0; transposed < 2; transposed++) {
             char header[200], expected[100];
@@ -215,22 +227,27 @@ Test(safetensors, refuses_values_that_are_not_finite) {
             float pack[6];
             packed_tensor t = {.name = "a", .n_dims = 2, .dims = {2, 3}, .transposed = transposed};
             problems *list = problems_create();
-            snprintf(header, sizeof header, "{\"a\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%d]}}", cases[i].dtype, 6 * n);
+            snprintf(header, sizeof header,
+                     "{\"a\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%d]}}", cases[i].dtype,
+                     6 * n);
             snprintf(expected, sizeof expected, "\"a\": element [1, 0] is %s", cases[i].kind);
             memcpy(data + 3 * n, cases[i].bytes, (size_t)n);
-            cr_expect_eq(read_raw(header, data, (size_t)(6 * n), &t, 1, pack, list), EXIT_INPUT, "case %zu", i);
-            cr_expect(mentions(list, expected), "case %zu, transposed %d: expected %s, got %s", i, transposed, expected,
-                      all_messages(list));
+            cr_expect_eq(read_raw(header, data, (size_t)(6 * n), &t, 1, pack, list), EXIT_INPUT, "case %zu",
+                         i);
+            cr_expect(mentions(list, expected), "case %zu, transposed %d: expected %s, got %s", i, transposed,
+                      expected, all_messages(list));
             problems_destroy(list);
         }
 }
 
 Test(safetensors, names_what_is_missing_misshapen_or_unexpected) {
-    packed_tensor tensors[] = {
-        {.name = "a", .n_dims = 2, .dims = {3, 2}}, {.name = "b", .n_dims = 1, .dims = {2}}, {.name = "c", .n_dims = 1, .dims = {2}}};
+    packed_tensor tensors[] = {{.name = "a", .n_dims = 2, .dims = {3, 2}},
+                               {.name = "b", .n_dims = 1, .dims = {2}},
+                               {.name = "c", .n_dims = 1, .dims = {2}}};
     float pack[16];
     problems *list = problems_create();
-    const char *header = "{\"a\":" GOOD ",\"c\":" TENSOR("I32", "[2]", "24", "32") ",\"d\":" TENSOR("F32", "[]", "32", "36") "}";
+    const char *header = "{\"a\":" GOOD ",\"c\":" TENSOR("I32", "[2]", "24",
+                                                         "32") ",\"d\":" TENSOR("F32", "[]", "32", "36") "}";
     cr_expect_eq(read_raw(header, NULL, 36, tensors, 3, pack, list), EXIT_INPUT);
     cr_expect(mentions(list, "\"a\" has shape [2, 3]; it must be [3, 2]"), "%s", all_messages(list));
     cr_expect(mentions(list, "\"b\" is missing; it must be there with shape [2]"), "%s", all_messages(list));
@@ -240,16 +257,18 @@ Test(safetensors, names_what_is_missing_misshapen_or_unexpected) {
     problems_destroy(list);
 }
 
-/* ---- Writing -------------------------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 Test(safetensors, writes_the_format_to_the_byte) {
-    static const float pack[] = {9.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f}; /* at 1: [3, 2], the transpose of the file's [2, 3] */
+    /* at 1: [3, 2], the transpose of the file's [2, 3] */
+    static const float pack[] = {9.0f, 1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
     packed_tensor tensors[] = {{.name = "b", .n_dims = 1, .dims = {1}, .offset = 0},
                                {.name = "a", .n_dims = 2, .dims = {2, 3}, .offset = 1, .transposed = true}};
     static const float expected[] = {1.0f, 3.0f, 5.0f, 2.0f, 4.0f, 6.0f, 9.0f};
-    const char *header =
-        "{\"__metadata__\":{\"format\":\"pt\"},\"a\":" TENSOR("F32", "[2,3]", "0", "24") ",\"b\":" TENSOR("F32", "[1]", "24", "28") "}";
-    char *folder = temporary_folder(), *path = path_in(folder, "x.safetensors"), *partial = path_in(folder, "x.safetensors.partial");
+    const char *header = "{\"__metadata__\":{\"format\":\"pt\"},\"a\":" TENSOR(
+        "F32", "[2,3]", "0", "24") ",\"b\":" TENSOR("F32", "[1]", "24", "28") "}";
+    char *folder = temporary_folder(), *path = path_in(folder, "x.safetensors"),
+         *partial = path_in(folder, "x.safetensors.partial");
     problems *list = problems_create();
     uint8_t bytes[512] = {0};
     cr_assert_eq(safetensors_write(path, tensors, 2, pack, list), EXIT_OK, "%s", all_messages(list));
@@ -273,12 +292,14 @@ Test(safetensors, round_trips_every_bit_at_tile_edges) {
     enum { EDGES = 7 };
     char *folder = temporary_folder(), *path = path_in(folder, "x.safetensors");
     float *pack = malloc(65 * 65 * sizeof *pack), *again = malloc(65 * 65 * sizeof *again);
-    for (int i = 0; i < 65 * 65; i++) pack[i] = ldexpf((float)(i % 101) - 50.0f, i % 250 - 149); /* down to subnormals */
+    /* down to subnormals */
+    for (int i = 0; i < 65 * 65; i++) pack[i] = ldexpf((float)(i % 101) - 50.0f, i % 250 - 149);
     pack[0] = -0.0f;
     for (int r = 0; r < EDGES; r++)
         for (int c = 0; c < EDGES; c++)
             for (int transposed = 0; transposed < 2; transposed++) {
-                packed_tensor t = {.name = "a", .n_dims = 2, .dims = {edges[r], edges[c]}, .transposed = transposed};
+                packed_tensor t = {
+                    .name = "a", .n_dims = 2, .dims = {edges[r], edges[c]}, .transposed = transposed};
                 problems *list = problems_create();
                 safetensors *file;
                 cr_assert_eq(safetensors_write(path, &t, 1, pack, list), EXIT_OK, "%s", all_messages(list));

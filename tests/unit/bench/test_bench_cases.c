@@ -1,4 +1,5 @@
-/* The microbenchmarks on tiny shapes: every case is right and has times; kernels that are wrong on purpose are found, and have none. */
+/* The microbenchmarks on tiny shapes: every case is right and has times; kernels that are wrong on purpose
+ * are found, and have none. */
 #include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
@@ -20,7 +21,8 @@ static sweep tiny(void) {
                             [AXIS_TOP_K] = 1,
                             [AXIS_VOCABULARY] = 1,
                             [AXIS_DISTRIBUTION] = 1}};
-    s.values[AXIS_TOKENS][0] = 37, s.values[AXIS_SEQUENCE][0] = 9, s.values[AXIS_WIDTH][0] = 32, s.values[AXIS_DEVICES][0] = 3;
+    s.values[AXIS_TOKENS][0] = 37, s.values[AXIS_SEQUENCE][0] = 9, s.values[AXIS_WIDTH][0] = 32,
+    s.values[AXIS_DEVICES][0] = 3;
     s.values[AXIS_EXPERTS][0] = 3, s.values[AXIS_TOP_K][0] = 2, s.values[AXIS_VOCABULARY][0] = 50;
     s.values[AXIS_DISTRIBUTION][0] = TOKENS_SKEW;
     return s;
@@ -35,7 +37,13 @@ static outcome run_sweep(sweep s, const bench_case *const *cases, const char *js
     size_t size;
     outcome out = {0};
     problems *list = problems_create();
-    bench_options o = {.backend = "cpu", .threads = 2, .rule = QUICK, .n_sweeps = 1, .sweeps = &s, .json = json, .cold = cold};
+    bench_options o = {.backend = "cpu",
+                       .threads = 2,
+                       .rule = QUICK,
+                       .n_sweeps = 1,
+                       .sweeps = &s,
+                       .json = json,
+                       .cold = cold};
     o.out = open_memstream(&out.table, &size);
     cr_assert_not_null(o.out);
     out.code = bench_run(&o, cases, list);
@@ -76,14 +84,16 @@ static sweep tiny_swiglu(void) {
 }
 
 Test(bench_cases, swiglu_is_right_and_is_timed) {
-    const bench_case *const cases[] = {&route_forward, &route_backward, &activation_forward, &activation_backward, &layer_step, NULL};
+    const bench_case *const cases[] = {&route_forward,       &route_backward, &activation_forward,
+                                       &activation_backward, &layer_step,     NULL};
     outcome out = run_sweep(tiny_swiglu(), cases, NULL, false);
     cr_assert_eq(out.code, EXIT_OK, "%s", out.table);
     for (int i = 0; cases[i]; i++) {
         char name[96];
         snprintf(name, sizeof name, "\n%s/%s/", cases[i]->name, cases[i]->direction);
         const char *row = strstr(out.table, name), *mlp = row ? strstr(row, "/swiglu/") : NULL;
-        cr_assert(mlp && mlp < strchr(row + 1, '\n') && strstr(row, "  warm "), "no time of %s in:\n%s", name, out.table);
+        cr_assert(mlp && mlp < strchr(row + 1, '\n') && strstr(row, "  warm "), "no time of %s in:\n%s", name,
+                  out.table);
     }
     cr_assert_null(strstr(out.table, "WRONG"));
     free(out.table);
@@ -130,7 +140,8 @@ static ck_status nan_in_attention(const world *w, world_copy *c) {
 
 /* One gradient of the last device loses its sign. */
 static ck_status wrong_gradient(const world *w, world_copy *c) {
-    float value = 0, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + w->shape.b1 + 7;
+    float value = 0,
+          *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + w->shape.b1 + 7;
     ck_status status = ck_run(c->program, w->stream, &c->wave);
     if (status == CK_OK) status = ck_download(w->stream, &value, at, sizeof value);
     value = -value;
@@ -141,7 +152,8 @@ static ck_status wrong_gradient(const world *w, world_copy *c) {
 /* One gradient of the last layer of the last device, after AdamW has used it rightly. */
 static ck_status wrong_gradient_of_a_model(const world *w, world_copy *c) {
     const ck_shape *s = &w->shape;
-    float value = 0, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients + (s->n_layers - 1) * s->layer_stride + s->a2;
+    float value = 0, *at = c->packs[PACK_GRADIENTS] + w->devices[w->n_devices - 1].gradients +
+                           (s->n_layers - 1) * s->layer_stride + s->a2;
     ck_status status = model_step.issue(w, c);
     if (status == CK_OK) status = ck_download(w->stream, &value, at, sizeof value);
     value = -value;
@@ -153,18 +165,22 @@ static ck_status wrong_gradient_of_a_model(const world *w, world_copy *c) {
 static ck_status model_without_an_update(const world *w, world_copy *c) {
     ck_status status = ck_run(c->program, w->stream, &c->wave);
     planted = true;
-    return status == CK_OK ? ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1], c->packs[PACK_MOMENT2],
-                                              c->packs[PACK_GRADIENTS], &w->shape, w->own, w->n_devices - 1)
+    return status == CK_OK ? ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1],
+                                              c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS], &w->shape,
+                                              w->own, w->n_devices - 1)
                            : status;
 }
 
-/* The weights of a token's experts change places before the layer mixes them: every term of the sum is there, in the wrong measure. */
+/* The weights of a token's experts change places before the layer mixes them: every term of the sum is there,
+ * in the wrong measure. */
 static ck_status wrong_routing(const world *w, world_copy *c) {
     float *gates = malloc((size_t)w->n_tokens * CK_MAX_EXPERTS * sizeof *gates);
     for (int64_t t = 0; t < w->n_tokens; t++)
         for (int e = 0; e < CK_MAX_EXPERTS; e++)
             gates[t * CK_MAX_EXPERTS + e] =
-                e < w->shape.n_experts ? w->tensor[GATES].before[t * CK_MAX_EXPERTS + (e + 1) % w->shape.n_experts] : 0;
+                e < w->shape.n_experts
+                    ? w->tensor[GATES].before[t * CK_MAX_EXPERTS + (e + 1) % w->shape.n_experts]
+                    : 0;
     ck_status status = ck_tensor_upload(w->stream, c->tensor[GATES], w->n_tokens, gates);
     planted = true;
     free(gates);
@@ -177,8 +193,9 @@ static ck_status wrong_step(const world *w, world_copy *c) {
     memcpy(devices, w->own, (size_t)w->n_devices * sizeof *devices);
     for (int d = 0; d < w->n_devices; d++) devices[d].hyper[0].step = 1;
     planted = true;
-    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1], c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS],
-                            &w->shape, devices, w->n_devices);
+    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1],
+                            c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS], &w->shape, devices,
+                            w->n_devices);
 }
 
 /* Right the first two times (warm-up and verification), wrong in the recording that is timed. */
@@ -188,7 +205,8 @@ static ck_status wrong_when_timed(const world *w, world_copy *c) {
     return ++runs <= 2 || status != CK_OK ? status : spoil(w, c, Y, 0, 1);
 }
 
-static void expect_wrong(const bench_case *original, ck_status (*issue)(const world *, world_copy *), const char *where) {
+static void expect_wrong(const bench_case *original, ck_status (*issue)(const world *, world_copy *),
+                         const char *where) {
     char path[] = "/tmp/bench_cases_XXXXXX";
     bench_case wrong = *original;
     wrong.issue = issue;
@@ -283,12 +301,18 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         double bytes, flops;
         ck_mlp mlp;
     } expected[] = {
-        {&route_forward, 4.0 * 37 * 32 + 4 * 37 * 27 + 64 * 37 + 4 * 3 * 27 * 32, 2.0 * 37 * 32 * 27, CK_MLP_GELU},
-        {&activation_forward, 8.0 * 37 * 128 + 8 * 37 * 24 + 64 * 37 + 8 * 3 * 24 * 128, 4.0 * 37 * 128 * 16, CK_MLP_GELU},
-        {&expand_backward, 4.0 * 37 * 32 + 8 * 37 * 24 + 128 * 37 + 8 * 3 * 24 * 32, 4.0 * 37 * 32 * 16, CK_MLP_GELU},
-        {&route_backward, 8.0 * 37 * 32 + 4 * 37 * 51 + 128 * 37 + 8 * 3 * 51 * 32, 4.0 * 37 * 32 * 51, CK_MLP_SWIGLU},
-        {&activation_forward, 12.0 * 37 * 128 + 12 * 37 * 24 + 64 * 37 + 12 * 3 * 24 * 128, 6.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
-        {&activation_backward, 20.0 * 37 * 128 + 20 * 37 * 24 + 192 * 37 + 24 * 3 * 24 * 128, 16.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
+        {&route_forward, 4.0 * 37 * 32 + 4 * 37 * 27 + 64 * 37 + 4 * 3 * 27 * 32, 2.0 * 37 * 32 * 27,
+         CK_MLP_GELU},
+        {&activation_forward, 8.0 * 37 * 128 + 8 * 37 * 24 + 64 * 37 + 8 * 3 * 24 * 128, 4.0 * 37 * 128 * 16,
+         CK_MLP_GELU},
+        {&expand_backward, 4.0 * 37 * 32 + 8 * 37 * 24 + 128 * 37 + 8 * 3 * 24 * 32, 4.0 * 37 * 32 * 16,
+         CK_MLP_GELU},
+        {&route_backward, 8.0 * 37 * 32 + 4 * 37 * 51 + 128 * 37 + 8 * 3 * 51 * 32, 4.0 * 37 * 32 * 51,
+         CK_MLP_SWIGLU},
+        {&activation_forward, 12.0 * 37 * 128 + 12 * 37 * 24 + 64 * 37 + 12 * 3 * 24 * 128,
+         6.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
+        {&activation_backward, 20.0 * 37 * 128 + 20 * 37 * 24 + 192 * 37 + 24 * 3 * 24 * 128,
+         16.0 * 37 * 128 * 16, CK_MLP_SWIGLU},
         {&linear_forward, 4.0 * (37 * 32 + 37 * 128 + 32 * 128), 2.0 * 37 * 32 * 128, CK_MLP_GELU},
         {&adamw_update, 28.0 * 3 * (27 * 32 + 24 * 32 + 2 * 24 * 128), 0, CK_MLP_GELU},
         {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0, CK_MLP_GELU},
@@ -307,8 +331,9 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         result r = {0}, with = {0};
         cr_assert_eq(bench_point(&o, &no_ceilings, backend, NULL, expected[i].which, &at, &r, list), EXIT_OK);
         cr_assert_eq(bench_point(&o, &ceilings, backend, NULL, expected[i].which, &at, &with, list), EXIT_OK);
-        cr_assert(r.bytes == expected[i].bytes && r.flops == expected[i].flops, "%s/%s: %g bytes, %g FLOPs instead of %g, %g",
-                  expected[i].which->name, expected[i].which->direction, r.bytes, r.flops, expected[i].bytes, expected[i].flops);
+        cr_assert(r.bytes == expected[i].bytes && r.flops == expected[i].flops,
+                  "%s/%s: %g bytes, %g FLOPs instead of %g, %g", expected[i].which->name,
+                  expected[i].which->direction, r.bytes, r.flops, expected[i].bytes, expected[i].flops);
         cr_assert(r.floor_seconds == 0 && r.fma_seconds == 0);
         cr_assert(fabs(with.fma_seconds - 0.5e-9 * r.flops) <= 1e-12 * with.fma_seconds);
         double floor = 1e-9 * fmax(r.bytes, r.flops);
@@ -320,9 +345,9 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
     ck_close(backend);
 }
 
-/* The floor's FLOPs are the model's, but for what attention and the expert activation compute a second time and a gradient that nobody
- * needs: that of the input of the first layer's LoRA. Bytes by hand for one more layer: T 37, D 32, F 128, N 3, S 24, ra 8, sequences of
- * one token, f32. */
+/* The floor's FLOPs are the model's, but for what attention and the expert activation compute a second time
+ * and a gradient that nobody needs: that of the input of the first layer's LoRA. Bytes by hand for one more
+ * layer: T 37, D 32, F 128, N 3, S 24, ra 8, sequences of one token, f32. */
 Test(bench_cases, a_model_costs_what_its_operations_cost) {
     const context ceilings = {.copy_rate = 1e9, .ceiling = {[CK_F32] = {.product = 1e9}}};
     ck_backend *backend;
@@ -338,7 +363,8 @@ Test(bench_cases, a_model_costs_what_its_operations_cost) {
         at.value[AXIS_SEQUENCE] = 1; /* attention sees itself alone */
         cr_assert_eq(bench_point(&o, &ceilings, backend, NULL, &model_step, &at, &r[i], list), EXIT_OK);
         double again = (2.0 * 37 * 32 + 2.0 * 37 * 128 * 16) * (2 + i) - 2.0 * 37 * 8 * 32;
-        cr_assert(fabs(r[i].flops - r[i].model_flops - again) < 1, "%g FLOPs, the model's %g", r[i].flops, r[i].model_flops);
+        cr_assert(fabs(r[i].flops - r[i].model_flops - again) < 1, "%g FLOPs, the model's %g", r[i].flops,
+                  r[i].model_flops);
         cr_assert_eq(r[i].product_rate, 1e9);
         result_free(&r[i]);
         problems_destroy(list);
@@ -348,9 +374,12 @@ Test(bench_cases, a_model_costs_what_its_operations_cost) {
            linears = 4 * (t * (2 * (4 * d + 2 * d + d + f + f + d) + 3 * d) + 2 * (4 * d * d + 2 * d * f));
     double lora = 4 * t * (7 * d + 3 * d + 6 * d + 4 * d) + 16 * t * a + 4 * n * a * (4 + 2 + 8 + 4) * d;
     double attention = t * (48 * d + 2 * 4 * 2);
-    double experts = 4 * t * (d + 2 * f + 2 * d + d + 3 * f + 2 * d) + 4 * t * (2 * rows + 8 * sum) + 64 * t * (1 + 1 + 1 + 2 + 3 + 2);
-    double packs = 12 * n * (rows * d + 2 * sum * f + sum * d), adamw = 28 * n * (rows * d + 2 * sum * f + sum * d + 6 * a * d);
+    double experts = 4 * t * (d + 2 * f + 2 * d + d + 3 * f + 2 * d) + 4 * t * (2 * rows + 8 * sum) +
+                     64 * t * (1 + 1 + 1 + 2 + 3 + 2);
+    double packs = 12 * n * (rows * d + 2 * sum * f + sum * d),
+           adamw = 28 * n * (rows * d + 2 * sum * f + sum * d + 6 * a * d);
     double layer = norms + linears + lora + attention + experts + packs + adamw;
-    cr_assert(fabs(r[1].bytes - r[0].bytes - layer) < 1, "a layer moves %g bytes instead of %g", r[1].bytes - r[0].bytes, layer);
+    cr_assert(fabs(r[1].bytes - r[0].bytes - layer) < 1, "a layer moves %g bytes instead of %g",
+              r[1].bytes - r[0].bytes, layer);
     ck_close(backend);
 }

@@ -5,7 +5,8 @@
 #include "../bench/compare.c"
 
 static comparison compare(double a, double spread_a, double b, double spread_b) {
-    statistics of_a = {.count = 10, .median = a, .spread = spread_a}, of_b = {.count = 10, .median = b, .spread = spread_b};
+    statistics of_a = {.count = 10, .median = a, .spread = spread_a},
+               of_b = {.count = 10, .median = b, .spread = spread_b};
     return compare_statistics(&of_a, &of_b, 0.02);
 }
 

@@ -20,7 +20,8 @@ static result made(const char *name, samples *s, int undisturbed, int before) {
     timing *t = &r.times[0].t;
     snprintf(r.name, sizeof r.name, "%s", name);
     snprintf(r.times[0].label, sizeof r.times[0].label, "warm");
-    *t = (timing){.seconds = s->seconds, .cpu_seconds = s->cpu, .disturbed = s->disturbed, .undisturbed = undisturbed};
+    *t = (timing){
+        .seconds = s->seconds, .cpu_seconds = s->cpu, .disturbed = s->disturbed, .undisturbed = undisturbed};
     for (int i = 0; i < undisturbed; i++) {
         for (int d = 0; d < before; d++, t->count++) t->seconds[t->count] = 1, t->disturbed[t->count] = true;
         t->disturbed[t->count] = false;
@@ -66,11 +67,12 @@ static void expect(const json_t *root, const char *name, int count, const double
     int n = repetitions_of(root, name, ms);
     cr_assert_eq(n, count, "%d repetitions of %s instead of %d", n, name, count);
     for (int i = 0; i < n; i++)
-        cr_assert(ms[i] > 0.999 * wanted[i] && ms[i] < 1.001 * wanted[i], "%s: repetition %d is %g instead of %g", name, i, ms[i],
-                  wanted[i]);
+        cr_assert(ms[i] > 0.999 * wanted[i] && ms[i] < 1.001 * wanted[i],
+                  "%s: repetition %d is %g instead of %g", name, i, ms[i], wanted[i]);
 }
 
-static const context NOTHING_MEASURED = {.backend = "cpu", .hardware = "h", .revision = "r", .load = {3, {0.5, 0.25, 0.125}}};
+static const context NOTHING_MEASURED = {
+    .backend = "cpu", .hardware = "h", .revision = "r", .load = {3, {0.5, 0.25, 0.125}}};
 
 Test(bench_json, every_case_has_as_many_repetitions_as_the_one_with_the_fewest_samples) {
     static samples a, b, c;
@@ -104,7 +106,9 @@ Test(bench_json, the_load_stands_in_the_context_and_no_rate_that_was_not_measure
     const json_t *head = json_object_get(root, "context"), *load = json_object_get(head, "load_avg");
     cr_assert_eq(json_array_size(load), 3);
     cr_assert_eq(json_number_value(json_array_get(load, 1)), 0.25);
-    const char *rates[] = {"copy_bytes_per_second", "gemm_f32_flops_per_second", "gemm_bf16_flops_per_second", "fma_f32_flops_per_second"};
-    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) cr_assert(json_is_null(json_object_get(head, rates[i])), "%s", rates[i]);
+    const char *rates[] = {"copy_bytes_per_second", "gemm_f32_flops_per_second", "gemm_bf16_flops_per_second",
+                           "fma_f32_flops_per_second"};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+        cr_assert(json_is_null(json_object_get(head, rates[i])), "%s", rates[i]);
     json_decref(root);
 }

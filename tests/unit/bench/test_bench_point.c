@@ -20,7 +20,8 @@ static void expect_refusal(const char *key, const char *text, const char *messag
     problems *list;
     cr_assert_eq(set(&s, key, text, &list), EXIT_INPUT, "%s %s was taken", key, text);
     cr_assert_eq(problems_count(list), 1);
-    cr_assert(strstr(problems_message(list, 0), message), "'%s' does not say '%s'", problems_message(list, 0), message);
+    cr_assert(strstr(problems_message(list, 0), message), "'%s' does not say '%s'", problems_message(list, 0),
+              message);
     problems_destroy(list);
 }
 
@@ -71,7 +72,8 @@ Test(bench_point, points_are_all_combinations_of_the_axes_in_use) {
     cr_assert_eq(sweep_points(&s, both), 6);
     cr_assert_eq(sweep_points(&s, 1 << AXIS_TOKENS), 2);
     cr_assert_eq(sweep_points(&s, 0), 1);
-    point first = sweep_point(&s, both, 0), last = sweep_point(&s, both, 5), other = sweep_point(&s, 1 << AXIS_TOKENS, 1);
+    point first = sweep_point(&s, both, 0), last = sweep_point(&s, both, 5),
+          other = sweep_point(&s, 1 << AXIS_TOKENS, 1);
     cr_assert(first.value[AXIS_TOKENS] == 64 && first.value[AXIS_WIDTH] == 32);
     cr_assert(last.value[AXIS_TOKENS] == 128 && last.value[AXIS_WIDTH] == 96);
     cr_assert(other.value[AXIS_TOKENS] == 128 && other.value[AXIS_WIDTH] == 32);
@@ -82,7 +84,8 @@ Test(bench_point, a_name_holds_the_axes_in_use) {
     sweep s = defaults();
     problems *list;
     char name[POINT_NAME_BYTES];
-    unsigned used = 1 << AXIS_TOKENS | 1 << AXIS_EXPERTS | 1 << AXIS_RANK | 1 << AXIS_DISTRIBUTION | 1 << AXIS_PRECISION;
+    unsigned used =
+        1 << AXIS_TOKENS | 1 << AXIS_EXPERTS | 1 << AXIS_RANK | 1 << AXIS_DISTRIBUTION | 1 << AXIS_PRECISION;
     s.n_values[AXIS_RANK] = 0;
     set(&s, "ranks", "4,8,16", &list);
     point p = sweep_point(&s, used, 0);
@@ -100,7 +103,8 @@ Test(bench_point, a_name_holds_the_axes_in_use) {
 Test(bench_point, impossible_points_say_why) {
     sweep s = defaults();
     point p = sweep_point(&s, ~0u, 0);
-    unsigned used = 1 << AXIS_TOKENS | 1 << AXIS_DEVICES | 1 << AXIS_EXPERTS | 1 << AXIS_TOP_K | 1 << AXIS_RANK;
+    unsigned used =
+        1 << AXIS_TOKENS | 1 << AXIS_DEVICES | 1 << AXIS_EXPERTS | 1 << AXIS_TOP_K | 1 << AXIS_RANK;
     cr_assert_null(point_problem(&p, used));
     p.value[AXIS_DEVICES] = 2000;
     cr_assert(strstr(point_problem(&p, used), "more devices"));
@@ -132,7 +136,8 @@ Test(bench_point, every_distribution_gives_all_tokens_and_each_device_one) {
                 sum += tokens[d];
                 if (tokens[d] < least) least = tokens[d];
             }
-            cr_assert_eq(sum, sizes[i][1], "distribution %d of %d over %d gives %d", how, sizes[i][1], sizes[i][0], sum);
+            cr_assert_eq(sum, sizes[i][1], "distribution %d of %d over %d gives %d", how, sizes[i][1],
+                         sizes[i][0], sum);
             cr_assert(least >= 1);
         }
 }

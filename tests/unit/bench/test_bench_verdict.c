@@ -68,7 +68,8 @@ typedef struct {
     double seconds, wobble; /* of an iteration; by so much more every second time */
     double first;           /* instead, in the first call; 0: no difference */
     int calls, fails_at;    /* 0: never */
-    int quiet_every;        /* all calls but every so many-th are preempted, and then ten times as slow; 0: none is */
+    /* all calls but every so many-th are preempted, and then ten times as slow; 0: none is */
+    int quiet_every;
     int64_t last;
 } pretender;
 
@@ -91,7 +92,8 @@ Test(bench_timing, quiet_samples_settle_at_the_least_count) {
     timing_measure(&s, 1, &QUICK);
     cr_assert(s.t.settled && s.t.count == QUICK.least_samples);
     cr_assert(fabs(s.t.real.median - 1e-5) < 1e-12 && fabs(s.t.cpu_seconds[0] - 2e-5) < 1e-12);
-    cr_assert(s.t.iterations >= 50 && s.t.iterations <= 200, "%lld iterations make 1 ms", (long long)s.t.iterations);
+    cr_assert(s.t.iterations >= 50 && s.t.iterations <= 200, "%lld iterations make 1 ms",
+              (long long)s.t.iterations);
     timing_free(&s.t);
 }
 
@@ -112,8 +114,10 @@ Test(bench_timing, noisy_samples_end_with_the_time_and_are_not_settled) {
 }
 
 Test(bench_timing, a_subject_that_fails_leaves_the_others) {
-    pretender good = {.seconds = 1e-5}, bad = {.seconds = 1e-5, .fails_at = 6}, worse = {.seconds = 1e-5, .fails_at = 1};
-    subject s[3] = {{.who = &good, .work = pretend}, {.who = &bad, .work = pretend}, {.who = &worse, .work = pretend}};
+    pretender good = {.seconds = 1e-5}, bad = {.seconds = 1e-5, .fails_at = 6},
+              worse = {.seconds = 1e-5, .fails_at = 1};
+    subject s[3] = {
+        {.who = &good, .work = pretend}, {.who = &bad, .work = pretend}, {.who = &worse, .work = pretend}};
     timing_measure(s, 3, &QUICK);
     cr_assert(s[0].t.settled && s[0].t.count == QUICK.least_samples && !s[0].t.failed);
     cr_assert(s[1].t.failed && s[1].t.count < QUICK.least_samples);
@@ -127,7 +131,8 @@ Test(bench_timing, disturbed_samples_do_not_settle) {
     subject s = {.who = &p, .work = pretend, .threads = 2};
     timing_measure(&s, 1, &QUICK);
     cr_assert(!s.t.settled && s.t.undisturbed == 0 && s.t.count > QUICK.least_samples);
-    cr_assert(fabs(s.t.real.median - 1e-4) < 1e-11 && s.t.real.spread < 1e-9, "they are all there is: %g", s.t.real.median);
+    cr_assert(fabs(s.t.real.median - 1e-4) < 1e-11 && s.t.real.spread < 1e-9, "they are all there is: %g",
+              s.t.real.median);
     timing_free(&s.t);
 }
 
@@ -136,7 +141,8 @@ Test(bench_timing, undisturbed_samples_alone_count) {
     subject s = {.who = &p, .work = pretend, .threads = 2};
     timing_measure(&s, 1, &QUICK);
     cr_assert(s.t.settled && s.t.undisturbed == QUICK.least_samples && s.t.count > 2 * QUICK.least_samples);
-    cr_assert(fabs(s.t.real.median - 1e-5) < 1e-12 && s.t.real.count == s.t.undisturbed, "a median of %g", s.t.real.median);
+    cr_assert(fabs(s.t.real.median - 1e-5) < 1e-12 && s.t.real.count == s.t.undisturbed, "a median of %g",
+              s.t.real.median);
     double judged[64];
     cr_assert_eq(timing_judged(&s.t, s.t.seconds, judged), s.t.undisturbed);
     for (int i = 0; i < s.t.undisturbed; i++) cr_assert(judged[i] < 2e-5);
@@ -159,12 +165,14 @@ Test(bench_timing, what_is_lost_to_others_is_held_against_the_time) {
         {{1e-3, {.preemptions = 9, .queued_seconds = 1}}, 0, false}, /* a GPU */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        cr_expect_eq(timing_disturbed(&cases[i].s, cases[i].threads, &QUICK), cases[i].disturbed, "case %zu", i);
+        cr_expect_eq(timing_disturbed(&cases[i].s, cases[i].threads, &QUICK), cases[i].disturbed, "case %zu",
+                     i);
 }
 
 Test(bench_timing, ratios_are_of_pairs_that_nobody_disturbed) {
     double a[] = {1, 2, 30, 4}, b[] = {1, 1, 1, 40};
-    bool of_a[] = {false, false, true, false}, of_b[] = {false, false, false, true}, all[] = {true, true, true, true};
+    bool of_a[] = {false, false, true, false}, of_b[] = {false, false, false, true},
+         all[] = {true, true, true, true};
     timing x = {.count = 4, .undisturbed = 3, .seconds = a, .disturbed = of_a},
            y = {.count = 4, .undisturbed = 3, .seconds = b, .disturbed = of_b};
     statistics pairs = timing_ratio(&x, &y);
@@ -179,5 +187,6 @@ Test(bench_timing, usage_counts_cpu_time) {
     volatile double x = 1;
     for (int i = 0; i < 10000000; i++) x = x * 0.5 + 1;
     usage used = usage_since(&begin);
-    cr_assert(used.cpu_seconds > 1e-3 && used.queued_seconds >= 0 && used.preemptions >= 0, "%g CPU seconds", used.cpu_seconds);
+    cr_assert(used.cpu_seconds > 1e-3 && used.queued_seconds >= 0 && used.preemptions >= 0, "%g CPU seconds",
+              used.cpu_seconds);
 }

@@ -8,7 +8,8 @@
 enum { ROUNDING = 12 };
 
 static void expect(double value, double wanted) {
-    cr_assert(fabs(value - wanted) <= 1e-12 * fabs(wanted), "%.*g instead of %.*g", ROUNDING, value, ROUNDING, wanted);
+    cr_assert(fabs(value - wanted) <= 1e-12 * fabs(wanted), "%.*g instead of %.*g", ROUNDING, value, ROUNDING,
+              wanted);
 }
 
 Test(statistics, median_of_odd_and_even_counts) {
@@ -28,7 +29,8 @@ Test(statistics, nothing_and_nan_have_no_median) {
     cr_assert(isnan(statistics_median(NULL, 0)));
     cr_assert(isnan(statistics_median((double[]){1, NAN, 2}, 3)));
     statistics none = statistics_of(NULL, 0);
-    cr_assert(none.count == 0 && isnan(none.median) && isnan(none.min) && isnan(none.max) && isnan(none.spread));
+    cr_assert(none.count == 0 && isnan(none.median) && isnan(none.min) && isnan(none.max) &&
+              isnan(none.spread));
 }
 
 /* Sorted 10, 11, 12, 19: quartiles at places 0.75 and 2.25 are 10.75 and 13.75, the median is 11.5. */
@@ -48,13 +50,15 @@ Test(statistics, spread_has_no_sign_and_no_unit) {
     expect(statistics_of((double[]){7, 9}, 2).spread, 0.0625);
 }
 
-/* Of five samples one may be disturbed: the mean would move by 180 %. Of three, two that agree may do so by chance. */
+/* Of five samples one may be disturbed: the mean would move by 180 %. Of three, two that agree may do so by
+ * chance. */
 Test(statistics, one_outlier_of_five_does_not_widen_the_spread_but_one_of_three_does) {
     expect(statistics_of((double[]){99, 100, 101, 100, 1000}, 5).spread, 0.005);
     expect(statistics_of((double[]){180, 120, 182}, 3).spread, 31.0 / 360);
 }
 
-/* The machine is slow in two of three turns, in the last one only for b: the ratio of the medians would be 2.4. */
+/* The machine is slow in two of three turns, in the last one only for b: the ratio of the medians would be
+ * 2.4. */
 Test(statistics, ratio_is_taken_pair_by_pair) {
     statistics s = statistics_of_ratio((double[]){40, 22, 24}, (double[]){10, 5.5, 12}, 3);
     expect(s.median, 4);
@@ -66,7 +70,8 @@ Test(statistics, ratio_is_taken_pair_by_pair) {
 
 Test(statistics, settles_on_a_small_spread_of_enough_samples) {
     settling rule = {.least_samples = 3, .spread = 0.02, .seconds = 60};
-    statistics quiet = {.count = 3, .spread = 0.02}, noisy = {.count = 9, .spread = 0.0201}, few = {.count = 2, .spread = 0};
+    statistics quiet = {.count = 3, .spread = 0.02}, noisy = {.count = 9, .spread = 0.0201},
+               few = {.count = 2, .spread = 0};
     statistics none = {.count = 3, .spread = NAN};
     cr_assert_eq(statistics_settled(&quiet, &rule, 1), STATISTICS_SETTLED);
     cr_assert_eq(statistics_settled(&noisy, &rule, 59), STATISTICS_GO_ON);

@@ -24,13 +24,15 @@ static problems *parse(const char *line, exit_code *code) {
 static void must_parse(const char *line) {
     exit_code code;
     problems *list = parse(line, &code);
-    cr_assert_eq(code, EXIT_OK, "%s: %s", line, problems_count(list) ? problems_message(list, 0) : "no message");
+    cr_assert_eq(code, EXIT_OK, "%s: %s", line,
+                 problems_count(list) ? problems_message(list, 0) : "no message");
     cr_assert_eq(problems_count(list), 0);
     problems_destroy(list);
 }
 
 Test(cli, run_takes_its_options_in_any_order) {
-    must_parse("run --set train.rounds=3 c.yaml --resume --out=dir --backend cpu --set a.b=[1,2] --threads 4 --quiet");
+    must_parse("run --set train.rounds=3 c.yaml --resume --out=dir --backend cpu --set a.b=[1,2] --threads 4 "
+               "--quiet");
     cr_assert_eq(arguments.command, COMMAND_RUN);
     cr_assert_eq(arguments.n_words, 1);
     cr_assert_str_eq(arguments.words[0], "c.yaml");
@@ -76,9 +78,14 @@ Test(cli, help_and_version_need_nothing) {
         const char *line;
         cli_command command;
         bool help;
-    } cases[] = {{"", COMMAND_HELP, false},         {"help", COMMAND_HELP, false},         {"--help", COMMAND_HELP, false},
-                 {"-h", COMMAND_HELP, false},       {"--version", COMMAND_VERSION, false}, {"run --help", COMMAND_RUN, true},
-                 {"check -h", COMMAND_CHECK, true}, {"help settings", COMMAND_HELP, false}};
+    } cases[] = {{"", COMMAND_HELP, false},
+                 {"help", COMMAND_HELP, false},
+                 {"--help", COMMAND_HELP, false},
+                 {"-h", COMMAND_HELP, false},
+                 {"--version", COMMAND_VERSION, false},
+                 {"run --help", COMMAND_RUN, true},
+                 {"check -h", COMMAND_CHECK, true},
+                 {"help settings", COMMAND_HELP, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         must_parse(cases[i].line);
         cr_assert_eq(arguments.command, cases[i].command, "%s", cases[i].line);
@@ -109,7 +116,8 @@ Test(cli, every_slip_has_its_message) {
         {"export r --table loss --seed 4", "export: --population, --seed and --device choose adapters"},
         {"export r --adapters a --out b", "export: --out is for a table"},
         {"export r --adapters a --device -1", "export: --device '-1' must be a whole number from 0"},
-        {"export r --adapters a --seed 18446744073709551616", "export: --seed '18446744073709551616' must be a whole number"},
+        {"export r --adapters a --seed 18446744073709551616",
+         "export: --seed '18446744073709551616' must be a whole number"},
         {"export r --out", "export: --out has no value; write --out PATH"},
         {"plot r --table loss", "plot: unknown option --table"},
         {"data", "data: NAME=PATH... is missing"},
@@ -124,7 +132,8 @@ Test(cli, every_slip_has_its_message) {
         problems *list = parse(cases[i].line, &code);
         cr_assert_eq(code, EXIT_INPUT, "%s", cases[i].line);
         cr_assert_eq(problems_count(list), 1, "%s: %d problems", cases[i].line, problems_count(list));
-        cr_assert_not_null(strstr(problems_message(list, 0), cases[i].expected), "%s: %s", cases[i].line, problems_message(list, 0));
+        cr_assert_not_null(strstr(problems_message(list, 0), cases[i].expected), "%s: %s", cases[i].line,
+                           problems_message(list, 0));
         problems_destroy(list);
         cli_free(&arguments);
     }

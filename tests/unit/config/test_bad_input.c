@@ -1,4 +1,5 @@
-/* Places that a result cannot be written to, and folders that change between the moment a run looks and the moment it begins. */
+/* Places that a result cannot be written to, and folders that change between the moment a run looks and the
+ * moment it begins. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,8 @@ static const char *said_of(const char *path) {
 Test(bad_input, writable_places_are_left_as_they_were) {
     cr_assert_eq(mkdir(path_of("folder"), 0777), 0);
     static const char *const names[] = {"folder", "folder/", "folder/deep/er", "new", "new//er", "."};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) cr_expect_str_eq(said_of(path_of(names[i])), "", "%s", names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        cr_expect_str_eq(said_of(path_of(names[i])), "", "%s", names[i]);
     cr_assert_eq(chdir(path_of("folder")), 0);
     cr_expect_str_eq(said_of("relative"), "");
     cr_expect_str_eq(said_of("."), "");
@@ -70,7 +72,8 @@ static const char *said_after(bool resume, void (*change)(void)) {
     result_folder folder;
     char out[4200];
     snprintf(out, sizeof out, "%s", path_of("result"));
-    small_check(result_choose(s, &(run_options){.out = out, .resume = resume}, &folder, list), list, "choosing the folder");
+    small_check(result_choose(s, &(run_options){.out = out, .resume = resume}, &folder, list), list,
+                "choosing the folder");
     change();
     exit_code code = result_begin(s, &folder, list);
     cr_assert_eq(code, problems_count(list) ? EXIT_INPUT : EXIT_OK);

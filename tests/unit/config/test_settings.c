@@ -43,13 +43,14 @@ Test(settings, defaults_are_the_paper_s) {
 }
 
 Test(settings, what_is_not_written_follows_from_other_keys) {
-    settings *s = configuration_must_load("seed: 7\n"
-                                          "data: {sequence: 64, synthetic: {vocabulary: 100}}\n"
-                                          "train: {batch: 3, learning_rate: 0.01}\n"
-                                          "populations:\n"
-                                          "  - {name: a, method: local, devices: 2}\n"
-                                          "  - {name: b, method: local, devices: 2, seed: 9, train: {batch: 5}}\n"
-                                          "  - {name: c, method: local, devices: 2, train: {router: {batch: 2, learning_rate: 0.5}}}\n");
+    settings *s = configuration_must_load(
+        "seed: 7\n"
+        "data: {sequence: 64, synthetic: {vocabulary: 100}}\n"
+        "train: {batch: 3, learning_rate: 0.01}\n"
+        "populations:\n"
+        "  - {name: a, method: local, devices: 2}\n"
+        "  - {name: b, method: local, devices: 2, seed: 9, train: {batch: 5}}\n"
+        "  - {name: c, method: local, devices: 2, train: {router: {batch: 2, learning_rate: 0.5}}}\n");
     const population_settings *p = s->populations;
     cr_assert_eq(s->base.context, 64);
     cr_assert_eq(s->base.pretrain.sequence, 64);
@@ -66,16 +67,17 @@ Test(settings, what_is_not_written_follows_from_other_keys) {
 }
 
 Test(settings, vocabulary_of_real_text_is_bytes) {
-    settings *s = configuration_must_load("data: {corpus: shards}\nbase: {pretrain: {text: english}}\n" POPULATION);
+    settings *s =
+        configuration_must_load("data: {corpus: shards}\nbase: {pretrain: {text: english}}\n" POPULATION);
     cr_assert_eq(s->base.vocabulary, 256);
     settings_destroy(s);
 }
 
 Test(settings, seeds_expand_to_populations_of_one_name) {
-    settings *s =
-        configuration_must_load("populations:\n"
-                                "  - {name: a, method: comigs, devices: 2, specialists: [1, 3], seeds: [42, 45, 18446744073709551615]}\n"
-                                "  - {name: b, method: local, devices: 1}\n");
+    settings *s = configuration_must_load("populations:\n"
+                                          "  - {name: a, method: comigs, devices: 2, specialists: [1, 3], "
+                                          "seeds: [42, 45, 18446744073709551615]}\n"
+                                          "  - {name: b, method: local, devices: 1}\n");
     cr_assert_eq(s->n_populations, 4);
     cr_assert_eq(s->populations[1].seed, 45);
     cr_assert_eq(s->populations[2].seed, UINT64_MAX);
@@ -89,17 +91,18 @@ Test(settings, seeds_expand_to_populations_of_one_name) {
 }
 
 Test(settings, population_overrides_only_itself) {
-    settings *s = configuration_must_load("train: {learning_rate: 1e-3}\n"
-                                          "populations:\n"
-                                          "  - name: a\n"
-                                          "    method: local\n"
-                                          "    devices: 2\n"
-                                          "    rank: 4\n"
-                                          "    data: {split: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
-                                          "    train: {learning_rate: .5E-2}\n"
-                                          "    experts: {scaling: lora, mix: linear}\n"
-                                          "    attention: {rank: 0}\n"
-                                          "  - {name: b, method: local, devices: 2}\n");
+    settings *s = configuration_must_load(
+        "train: {learning_rate: 1e-3}\n"
+        "populations:\n"
+        "  - name: a\n"
+        "    method: local\n"
+        "    devices: 2\n"
+        "    rank: 4\n"
+        "    data: {split: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
+        "    train: {learning_rate: .5E-2}\n"
+        "    experts: {scaling: lora, mix: linear}\n"
+        "    attention: {rank: 0}\n"
+        "  - {name: b, method: local, devices: 2}\n");
     const population_settings *a = &s->populations[0], *b = &s->populations[1];
     cr_assert_eq(a->rank, 4);
     cr_assert_eq(b->rank, 8);
@@ -179,7 +182,8 @@ Test(settings, bad_overrides_are_all_named) {
     } cases[] = {
         {"train.rounds=many", "--set train.rounds: 'many' is not a whole number"},
         {"train.round=3", "--set train.round: unknown key; did you mean train.rounds?"},
-        {"populations.9.rank=3", "--set populations.9.rank: '9' does not name an entry of the list; it has 1"},
+        {"populations.9.rank=3",
+         "--set populations.9.rank: '9' does not name an entry of the list; it has 1"},
         {"populations.a.rank=3", "--set populations.a.rank: 'a' does not name an entry"},
         {"seed.x=3", "--set seed.x: 'x' is looked for inside a single value"},
         {"evaluate.every=", "--set evaluate.every: there is no value"},
@@ -197,7 +201,8 @@ Test(settings, bad_overrides_are_all_named) {
     problems *list = configuration_load_with("seed: 1\n" POPULATION, overrides, &s);
     cr_assert_eq(problems_count(list), N, "%s", configuration_messages(list));
     for (int i = 0; i < N; i++)
-        cr_assert(configuration_has(list, cases[i].expected), "%s not in:\n%s", cases[i].expected, configuration_messages(list));
+        cr_assert(configuration_has(list, cases[i].expected), "%s not in:\n%s", cases[i].expected,
+                  configuration_messages(list));
     problems_destroy(list);
 }
 
@@ -223,149 +228,188 @@ Test(settings, five_errors_are_reported_together) {
                                         &s);
     cr_assert_eq(problems_count(list), 5, "%s", configuration_messages(list));
     for (int i = 0; i < 5; i++)
-        cr_assert(configuration_has(list, expected[i]), "%s not in:\n%s", expected[i], configuration_messages(list));
+        cr_assert(configuration_has(list, expected[i]), "%s not in:\n%s", expected[i],
+                  configuration_messages(list));
     cr_assert_eq(problems_code(list), EXIT_INPUT);
     problems_destroy(list);
 }
 
+static const struct {
+    const char *text, *expected;
+} mistakes[] = {
+    {"seed: 1\nseed: 2\n" POPULATION, "c.yaml:2: seed: is written twice, first in line 1"},
+    {"train:\n  batch: 1\n  batch: 1\n" POPULATION,
+     "c.yaml:3: train.batch: is written twice, first in line 2"},
+    {"xylophone: 1\n" POPULATION, "c.yaml:1: xylophone: unknown key; known here: seed, backend"},
+    {"rounds: 1\n" POPULATION, "c.yaml:1: rounds: unknown key; did you mean train.rounds?"},
+    {"populatoins: 1\n" POPULATION, "c.yaml:1: populatoins: unknown key; did you mean populations?"},
+    {"devices: 3\n" POPULATION, "c.yaml:1: devices: belongs to a population"},
+    {"train: 3\n" POPULATION, "c.yaml:1: train: must be a map"},
+    {"train:\n" POPULATION, "c.yaml:1: train: must be a map of keys ({key: value, ...}); it is empty"},
+    {"seed:\n" POPULATION, "c.yaml:1: seed: has no value"},
+    {"seed: -1\n" POPULATION, "c.yaml:1: seed: '-1' is not a seed; it must be 0 to 2^64 - 1"},
+    {"seed: 18446744073709551616\n" POPULATION, "seed: '18446744073709551616' is not a seed"},
+    {"backend: gpu\n" POPULATION,
+     "c.yaml:1: backend: 'gpu' is not one of the choices; it must be auto, cpu or cuda"},
+    {"backend: cp\n" POPULATION, "backend: 'cp' is not one of the choices"},
+    {"train: {batch: 1e3}\n" POPULATION, "train.batch: '1e3' is not a whole number in digits"},
+    {"train: {batch: 010}\n" POPULATION, "train.batch: '010' is not a whole number"},
+    {"train: {batch: 1__0}\n" POPULATION, "train.batch: '1__0' is not a whole number"},
+    {"train: {batch: _1}\n" POPULATION, "train.batch: '_1' is not a whole number"},
+    {"train: {batch: 1_}\n" POPULATION, "train.batch: '1_' is not a whole number"},
+    {"train: {batch: 6 rounds}\n" POPULATION, "train.batch: '6 rounds' is not a whole number"},
+    {"train: {batch: \"6\"}\n" POPULATION, "train.batch: '6' is text because of its quotes"},
+    {"train: {batch: 99999999999999999999999}\n" POPULATION,
+     "is out of range; it must be 1 to 65,536 windows"},
+    {"train: {batch: 4294967297}\n" POPULATION, "train.batch: '4294967297' is out of range"},
+    {"train: {learning_rate: .nan}\n" POPULATION, "train.learning_rate: '.nan' is not a finite number"},
+    {"train: {learning_rate: nan}\n" POPULATION, "train.learning_rate: 'nan' is not a finite number"},
+    {"train: {learning_rate: .inf}\n" POPULATION, "train.learning_rate: '.inf' is not a finite number"},
+    {"train: {learning_rate: 1e999}\n" POPULATION, "train.learning_rate: '1e999' is not a finite number"},
+    {"train: {learning_rate: 0x1p-9}\n" POPULATION, "train.learning_rate: '0x1p-9' is not a finite number"},
+    {"train: {learning_rate: 1e}\n" POPULATION, "train.learning_rate: '1e' is not a finite number"},
+    {"train: {learning_rate: 0}\n" POPULATION,
+     "train.learning_rate: '0' is out of range; it must be above 0, at most 10"},
+    {"train: {batch: [1, 2]}\n" POPULATION,
+     "train.batch: a list is written where one whole number is expected"},
+    {"train: {learning_rate: {a: 1}}\n" POPULATION,
+     "train.learning_rate: a map is written where one number is expected"},
+    {"threads: 1025\n" POPULATION,
+     "c.yaml:1: threads: '1025' is out of range; it must be 0 to 1,024 threads"},
+    {"train: {epsilon: 1e-60}\n" POPULATION, "c.yaml:1: train.epsilon: '1e-60' is 0 in single precision, "
+                                             "in which it is used; it must be above 0, at most 1"},
+    {"train: {learning_rate: 1e-46}\n" POPULATION, "train.learning_rate: '1e-46' is 0 in single precision"},
+    {"train: {weight_decay: 1e-60}\n" POPULATION, "train.weight_decay: '1e-60' is 0 in single precision"},
+    {"train: {router: {learning_rate: 1e-60}}\n" POPULATION,
+     "train.router.learning_rate: '1e-60' is 0 in single precision"},
+    {"train: {beta2: 0.99999999}\n" POPULATION,
+     "train.beta2: '0.99999999' rounds to a limit in single precision, in which it is used; it must be "
+     "at least 0, below 1"},
+    {"base: {pretrain: {learning_rate: 1e-60}}\n" POPULATION,
+     "base.pretrain.learning_rate: '1e-60' is 0 in single precision"},
+    {"train: {rounds: 1000000, local_steps: 2148}\n" POPULATION,
+     "c.yaml:1: train.rounds: a device takes 2148000000 steps; it must take at most 2147483647"},
+    {"train: {batch: 65536}\ndata: {sequence: 32768, tokens_per_device: 0}\n" POPULATION,
+     "train.batch: an expert step has 65536 windows of 32768 tokens; it must have at most 2147483647 "
+     "tokens"},
+    {"base: {pretrain: {batch: 65536, sequence: 32768}}\n" POPULATION,
+     "c.yaml:1: base.pretrain.batch: a step of pre-training has 65536 windows of 32768 tokens"},
+    {"base: {pretrain: {tokens: 1000000000000000, batch: 1}}\n" POPULATION,
+     "c.yaml:1: base.pretrain.tokens: pre-training takes 7812500000000 steps; it must take at most "
+     "2147483647"},
+    {"adapters: ''\n" POPULATION, "adapters: is empty"},
+    {"seed: !int 5\n" POPULATION, "c.yaml:1: configuration: tags (!...) have no meaning here"},
+    {"? [a, b]\n: 3\n", "a list or map is used as a key"},
+    {"populations: &x [*x]\n", "nested deeper than 16 levels"},
+    {POPULATION "---\nseed: 1\n", "c.yaml:3: configuration: a second document starts here"},
+    {"", "c.yaml:1: configuration: there is nothing in it"},
+    {"# only a comment\n", "configuration: there is nothing in it"},
+    {"- a\n- b\n", "c.yaml:1: configuration: starts with a list; it must be a map"},
+    {"hello\n", "configuration: starts with a single value"},
+    {"seed: 1\ntrain: [\n" POPULATION, "c.yaml:4:1: not valid YAML: did not find expected ',' or ']' "
+                                       "while parsing a flow sequence that begins in line 2"},
+    {"seed: 1\n\tbatch: 2\n", "c.yaml:2:1: not valid YAML"},
+    {"seed: \xff\xfe\n", "not readable as YAML text"},
+    {"base: {heads: 5}\n" POPULATION, "c.yaml:1: base.heads: 5 heads do not divide the width 128"},
+    {"base:\n  width: 130\n" POPULATION, "c.yaml:2: base.width: 4 heads do not divide the width 130"},
+    {"base: {checkpoint: x, layers: 3}\n" POPULATION, "base.layers: the base comes from base.checkpoint"},
+    {"base: {vocabulary: 255, pretrain: {tokens: 0}}\n" POPULATION,
+     "the corpus has 256 ids, the base only 255"},
+    {"data: {corpus: shards}\n" POPULATION,
+     "base.pretrain.text: is missing, and the corpus 'shards' is real text"},
+    {"data: {tokens_per_device: 128}\n" POPULATION,
+     "data.tokens_per_device: 128 tokens hold no window of 128"},
+    {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
+    {"data: {split: natural}\n" POPULATION,
+     "data.split: 'natural' is not one of the choices; it must be in_distribution, out_of_dist"},
+    {"data:\n  split: dirichlet\n  dirichlet: 0\n" POPULATION,
+     "c.yaml:3: data.dirichlet: '0' is out of range; it must be above 0"},
+    {"data: {split: dirichlet, dirichlet: -1}\n" POPULATION,
+     "data.dirichlet: '-1' is out of range; it must be above 0"},
+    {"data: {split: dirichlet, dirichlet: nan}\n" POPULATION, "data.dirichlet: 'nan' is not a finite number"},
+    {"data:\n  dirichlet: 1\n" POPULATION,
+     "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is in_distribution; write "
+     "data.split: dirichlet, or remove"},
+};
+
 Test(settings, each_mistake_has_its_one_message) {
-    static const struct {
-        const char *text, *expected;
-    } cases[] = {
-        {"seed: 1\nseed: 2\n" POPULATION, "c.yaml:2: seed: is written twice, first in line 1"},
-        {"train:\n  batch: 1\n  batch: 1\n" POPULATION, "c.yaml:3: train.batch: is written twice, first in line 2"},
-        {"xylophone: 1\n" POPULATION, "c.yaml:1: xylophone: unknown key; known here: seed, backend"},
-        {"rounds: 1\n" POPULATION, "c.yaml:1: rounds: unknown key; did you mean train.rounds?"},
-        {"populatoins: 1\n" POPULATION, "c.yaml:1: populatoins: unknown key; did you mean populations?"},
-        {"devices: 3\n" POPULATION, "c.yaml:1: devices: belongs to a population"},
-        {"train: 3\n" POPULATION, "c.yaml:1: train: must be a map"},
-        {"train:\n" POPULATION, "c.yaml:1: train: must be a map of keys ({key: value, ...}); it is empty"},
-        {"seed:\n" POPULATION, "c.yaml:1: seed: has no value"},
-        {"seed: -1\n" POPULATION, "c.yaml:1: seed: '-1' is not a seed; it must be 0 to 2^64 - 1"},
-        {"seed: 18446744073709551616\n" POPULATION, "seed: '18446744073709551616' is not a seed"},
-        {"backend: gpu\n" POPULATION, "c.yaml:1: backend: 'gpu' is not one of the choices; it must be auto, cpu or cuda"},
-        {"backend: cp\n" POPULATION, "backend: 'cp' is not one of the choices"},
-        {"train: {batch: 1e3}\n" POPULATION, "train.batch: '1e3' is not a whole number in digits"},
-        {"train: {batch: 010}\n" POPULATION, "train.batch: '010' is not a whole number"},
-        {"train: {batch: 1__0}\n" POPULATION, "train.batch: '1__0' is not a whole number"},
-        {"train: {batch: _1}\n" POPULATION, "train.batch: '_1' is not a whole number"},
-        {"train: {batch: 1_}\n" POPULATION, "train.batch: '1_' is not a whole number"},
-        {"train: {batch: 6 rounds}\n" POPULATION, "train.batch: '6 rounds' is not a whole number"},
-        {"train: {batch: \"6\"}\n" POPULATION, "train.batch: '6' is text because of its quotes"},
-        {"train: {batch: 99999999999999999999999}\n" POPULATION, "is out of range; it must be 1 to 65,536 windows"},
-        {"train: {batch: 4294967297}\n" POPULATION, "train.batch: '4294967297' is out of range"},
-        {"train: {learning_rate: .nan}\n" POPULATION, "train.learning_rate: '.nan' is not a finite number"},
-        {"train: {learning_rate: nan}\n" POPULATION, "train.learning_rate: 'nan' is not a finite number"},
-        {"train: {learning_rate: .inf}\n" POPULATION, "train.learning_rate: '.inf' is not a finite number"},
-        {"train: {learning_rate: 1e999}\n" POPULATION, "train.learning_rate: '1e999' is not a finite number"},
-        {"train: {learning_rate: 0x1p-9}\n" POPULATION, "train.learning_rate: '0x1p-9' is not a finite number"},
-        {"train: {learning_rate: 1e}\n" POPULATION, "train.learning_rate: '1e' is not a finite number"},
-        {"train: {learning_rate: 0}\n" POPULATION, "train.learning_rate: '0' is out of range; it must be above 0, at most 10"},
-        {"train: {batch: [1, 2]}\n" POPULATION, "train.batch: a list is written where one whole number is expected"},
-        {"train: {learning_rate: {a: 1}}\n" POPULATION, "train.learning_rate: a map is written where one number is expected"},
-        {"threads: 1025\n" POPULATION, "c.yaml:1: threads: '1025' is out of range; it must be 0 to 1,024 threads"},
-        {"train: {epsilon: 1e-60}\n" POPULATION,
-         "c.yaml:1: train.epsilon: '1e-60' is 0 in single precision, in which it is used; it must be above 0, at most 1"},
-        {"train: {learning_rate: 1e-46}\n" POPULATION, "train.learning_rate: '1e-46' is 0 in single precision"},
-        {"train: {weight_decay: 1e-60}\n" POPULATION, "train.weight_decay: '1e-60' is 0 in single precision"},
-        {"train: {router: {learning_rate: 1e-60}}\n" POPULATION, "train.router.learning_rate: '1e-60' is 0 in single precision"},
-        {"train: {beta2: 0.99999999}\n" POPULATION,
-         "train.beta2: '0.99999999' rounds to a limit in single precision, in which it is used; it must be at least 0, below 1"},
-        {"base: {pretrain: {learning_rate: 1e-60}}\n" POPULATION, "base.pretrain.learning_rate: '1e-60' is 0 in single precision"},
-        {"train: {rounds: 1000000, local_steps: 2148}\n" POPULATION,
-         "c.yaml:1: train.rounds: a device takes 2148000000 steps; it must take at most 2147483647"},
-        {"train: {batch: 65536}\ndata: {sequence: 32768, tokens_per_device: 0}\n" POPULATION,
-         "train.batch: an expert step has 65536 windows of 32768 tokens; it must have at most 2147483647 tokens"},
-        {"base: {pretrain: {batch: 65536, sequence: 32768}}\n" POPULATION,
-         "c.yaml:1: base.pretrain.batch: a step of pre-training has 65536 windows of 32768 tokens"},
-        {"base: {pretrain: {tokens: 1000000000000000, batch: 1}}\n" POPULATION,
-         "c.yaml:1: base.pretrain.tokens: pre-training takes 7812500000000 steps; it must take at most 2147483647"},
-        {"adapters: ''\n" POPULATION, "adapters: is empty"},
-        {"seed: !int 5\n" POPULATION, "c.yaml:1: configuration: tags (!...) have no meaning here"},
-        {"? [a, b]\n: 3\n", "a list or map is used as a key"},
-        {"populations: &x [*x]\n", "nested deeper than 16 levels"},
-        {POPULATION "---\nseed: 1\n", "c.yaml:3: configuration: a second document starts here"},
-        {"", "c.yaml:1: configuration: there is nothing in it"},
-        {"# only a comment\n", "configuration: there is nothing in it"},
-        {"- a\n- b\n", "c.yaml:1: configuration: starts with a list; it must be a map"},
-        {"hello\n", "configuration: starts with a single value"},
-        {"seed: 1\ntrain: [\n" POPULATION,
-         "c.yaml:4:1: not valid YAML: did not find expected ',' or ']' while parsing a flow sequence that begins in line 2"},
-        {"seed: 1\n\tbatch: 2\n", "c.yaml:2:1: not valid YAML"},
-        {"seed: \xff\xfe\n", "not readable as YAML text"},
-        {"base: {heads: 5}\n" POPULATION, "c.yaml:1: base.heads: 5 heads do not divide the width 128"},
-        {"base:\n  width: 130\n" POPULATION, "c.yaml:2: base.width: 4 heads do not divide the width 130"},
-        {"base: {checkpoint: x, layers: 3}\n" POPULATION, "base.layers: the base comes from base.checkpoint"},
-        {"base: {vocabulary: 255, pretrain: {tokens: 0}}\n" POPULATION, "the corpus has 256 ids, the base only 255"},
-        {"data: {corpus: shards}\n" POPULATION, "base.pretrain.text: is missing, and the corpus 'shards' is real text"},
-        {"data: {tokens_per_device: 128}\n" POPULATION, "data.tokens_per_device: 128 tokens hold no window of 128"},
-        {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
-        {"data: {split: natural}\n" POPULATION, "data.split: 'natural' is not one of the choices; it must be in_distribution, out_of_dist"},
-        {"data:\n  split: dirichlet\n  dirichlet: 0\n" POPULATION, "c.yaml:3: data.dirichlet: '0' is out of range; it must be above 0"},
-        {"data: {split: dirichlet, dirichlet: -1}\n" POPULATION, "data.dirichlet: '-1' is out of range; it must be above 0"},
-        {"data: {split: dirichlet, dirichlet: nan}\n" POPULATION, "data.dirichlet: 'nan' is not a finite number"},
-        {"data:\n  dirichlet: 1\n" POPULATION,
-         "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is in_distribution; write data.split: dirichlet, or remove"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) configuration_must_fail(cases[i].text, cases[i].expected);
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++)
+        configuration_must_fail(mistakes[i].text, mistakes[i].expected);
 }
 
+static const struct {
+    const char *entries, *expected;
+} mistakes_of_populations[] = {
+    {"[]", "populations: is not a list of populations"},
+    {"{}", "populations: is not a list of populations"},
+    {"[3]", "populations.0: is not a map"},
+    {"[{method: local, devices: 2}]", "populations.0.name: is missing"},
+    {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
+    {"[{name: a, method: local}]", "populations.0.devices: is missing"},
+    {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
+     "populations.0.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
+    {"[{name: a, method: local, devices: 0}]",
+     "devices: '0' is out of range; it must be 1 to 16,777,216 devices"},
+    {"[{name: a b, method: local, devices: 1}]", "populations.0.name: 'a b' is no name"},
+    {"[{name: a, method: nothing, devices: 1, generalists: 1, specialists: 1}]",
+     "populations.0.method: 'nothing' is no method"},
+    {"[{name: a, method: local, devices: 1, rank: 4, experts: {rank: 4}}]",
+     "rank: is short for experts.rank, and both are written"},
+    {"[{name: a, method: local, devices: 1, base: {width: 4}}]",
+     "populations.0.base: a population cannot have its own base"},
+    {"[{name: a, method: local, devices: 1, evaluate: {every: 4}}]",
+     "populations.0.evaluate: a population cannot have its own evaluate"},
+    {"[{name: a, method: local, devices: 1, train: {rounds: 4}}]",
+     "populations.0.train.rounds: a population cannot have its own: all populations go through the "
+     "rounds together"},
+    {"[{name: a, method: local, devices: 1, data: {sequence: 4}}]",
+     "data.sequence: a population cannot have its own: windows of all"},
+    {"[{name: a, method: local, devices: 1, data: {windows: x}}]",
+     "data.windows: a population cannot have its own"},
+    {"[{name: a, method: centralized, devices: 2500000}]",
+     "populations.0.train.batch: an expert step has 20000000 windows of 128"},
+    {"[{name: a, method: local, devices: 1, threads: 4}]",
+     "threads: a population cannot have its own; write threads at the top level"},
+    {"[{name: a, method: local, devices: 1, train: {bath: 4}}]",
+     "unknown key; did you mean populations.0.train.batch?"},
+    {"[{name: a, method: local, devices: 1, data: {test_tokens_per_device: 5}}]",
+     "5 tokens hold no window of 128"},
+    {"[{name: a, method: local, devices: 1, seed: 1, seeds: [2]}]", "seed and seeds are both written"},
+    {"[{name: a, method: local, devices: 1, seeds: []}]", "seeds: must be a list of seeds"},
+    {"[{name: a, method: local, devices: 1, seeds: 3}]", "seeds: must be a list of seeds"},
+    {"[{name: a, method: local, devices: 1, seeds: [3, x]}]", "seeds: entry 1 is not a seed"},
+    {"[{name: a, method: local, devices: 1, seeds: [3, 3]}]", "'a' with seed 3 is already in line 1"},
+    {"\n- {name: a, method: local, devices: 1}\n- {name: a, method: comigs, devices: 1}",
+     "c.yaml:3: populations: 'a' with seed 42 is already in line 2"},
+    {"[{name: a, method: comigs, devices: 2, specialists: [1]}]",
+     "specialists: the list has 1 entries for 2 devices"},
+    {"[{name: a, method: comigs, devices: 1, specialists: []}]", "specialists: the list has 0 entries"},
+    {"[{name: a, method: comigs, devices: 2, specialists: [1, [2]]}]",
+     "specialists: entry 1 is not a number"},
+    {"[{name: a, method: comigs, devices: 2, specialists: [1, 99]}]",
+     "'99' is out of range; it must be 0 to 16 experts"},
+    {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0]}]",
+     "device 1 has 0 experts"},
+    {"[{name: a, method: comigs, devices: 2, generalists: 8, specialists: 9}]",
+     "a device has 17 experts (8 generalists + 9 specialists)"},
+    {"[{name: a, method: comigs, devices: 2, rank: 257}]",
+     "rank: the ranks of the 2 experts of a device sum to 514; the sum must be at most 512"},
+};
+
 Test(settings, each_mistake_of_a_population_has_its_one_message) {
-    static const struct {
-        const char *entries, *expected;
-    } cases[] = {
-        {"[]", "populations: is not a list of populations"},
-        {"{}", "populations: is not a list of populations"},
-        {"[3]", "populations.0: is not a map"},
-        {"[{method: local, devices: 2}]", "populations.0.name: is missing"},
-        {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
-        {"[{name: a, method: local}]", "populations.0.devices: is missing"},
-        {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
-         "populations.0.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
-        {"[{name: a, method: local, devices: 0}]", "devices: '0' is out of range; it must be 1 to 16,777,216 devices"},
-        {"[{name: a b, method: local, devices: 1}]", "populations.0.name: 'a b' is no name"},
-        {"[{name: a, method: nothing, devices: 1, generalists: 1, specialists: 1}]", "populations.0.method: 'nothing' is no method"},
-        {"[{name: a, method: local, devices: 1, rank: 4, experts: {rank: 4}}]", "rank: is short for experts.rank, and both are written"},
-        {"[{name: a, method: local, devices: 1, base: {width: 4}}]", "populations.0.base: a population cannot have its own base"},
-        {"[{name: a, method: local, devices: 1, evaluate: {every: 4}}]",
-         "populations.0.evaluate: a population cannot have its own evaluate"},
-        {"[{name: a, method: local, devices: 1, train: {rounds: 4}}]",
-         "populations.0.train.rounds: a population cannot have its own: all populations go through the rounds together"},
-        {"[{name: a, method: local, devices: 1, data: {sequence: 4}}]", "data.sequence: a population cannot have its own: windows of all"},
-        {"[{name: a, method: local, devices: 1, data: {windows: x}}]", "data.windows: a population cannot have its own"},
-        {"[{name: a, method: centralized, devices: 2500000}]", "populations.0.train.batch: an expert step has 20000000 windows of 128"},
-        {"[{name: a, method: local, devices: 1, threads: 4}]", "threads: a population cannot have its own; write threads at the top level"},
-        {"[{name: a, method: local, devices: 1, train: {bath: 4}}]", "unknown key; did you mean populations.0.train.batch?"},
-        {"[{name: a, method: local, devices: 1, data: {test_tokens_per_device: 5}}]", "5 tokens hold no window of 128"},
-        {"[{name: a, method: local, devices: 1, seed: 1, seeds: [2]}]", "seed and seeds are both written"},
-        {"[{name: a, method: local, devices: 1, seeds: []}]", "seeds: must be a list of seeds"},
-        {"[{name: a, method: local, devices: 1, seeds: 3}]", "seeds: must be a list of seeds"},
-        {"[{name: a, method: local, devices: 1, seeds: [3, x]}]", "seeds: entry 1 is not a seed"},
-        {"[{name: a, method: local, devices: 1, seeds: [3, 3]}]", "'a' with seed 3 is already in line 1"},
-        {"\n- {name: a, method: local, devices: 1}\n- {name: a, method: comigs, devices: 1}",
-         "c.yaml:3: populations: 'a' with seed 42 is already in line 2"},
-        {"[{name: a, method: comigs, devices: 2, specialists: [1]}]", "specialists: the list has 1 entries for 2 devices"},
-        {"[{name: a, method: comigs, devices: 1, specialists: []}]", "specialists: the list has 0 entries"},
-        {"[{name: a, method: comigs, devices: 2, specialists: [1, [2]]}]", "specialists: entry 1 is not a number"},
-        {"[{name: a, method: comigs, devices: 2, specialists: [1, 99]}]", "'99' is out of range; it must be 0 to 16 experts"},
-        {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0]}]", "device 1 has 0 experts"},
-        {"[{name: a, method: comigs, devices: 2, generalists: 8, specialists: 9}]",
-         "a device has 17 experts (8 generalists + 9 specialists)"},
-        {"[{name: a, method: comigs, devices: 2, rank: 257}]",
-         "rank: the ranks of the 2 experts of a device sum to 514; the sum must be at most 512"},
-    };
     char text[512];
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        snprintf(text, sizeof text, "populations: %s\n", cases[i].entries);
-        configuration_must_fail(text, cases[i].expected);
+    for (size_t i = 0; i < sizeof mistakes_of_populations / sizeof *mistakes_of_populations; i++) {
+        snprintf(text, sizeof text, "populations: %s\n", mistakes_of_populations[i].entries);
+        configuration_must_fail(text, mistakes_of_populations[i].expected);
     }
     configuration_must_fail("seed: 1\n", "c.yaml:1: populations: is missing");
 }
 
 /* What single precision can hold is fine, however small; the others are never used in it. */
 Test(settings, small_numbers_that_single_precision_holds_are_kept) {
-    settings *s = configuration_must_load("train: {epsilon: 1.5e-45, beta2: 0.9999999, learning_rate: 1.0e-40}\n"
-                                          "data: {synthetic: {purity: 1.0e-60}}\nexperts: {balance_importance: 0.99999999}\n" POPULATION);
+    settings *s = configuration_must_load(
+        "train: {epsilon: 1.5e-45, beta2: 0.9999999, learning_rate: 1.0e-40}\n"
+        "data: {synthetic: {purity: 1.0e-60}}\nexperts: {balance_importance: 0.99999999}\n" POPULATION);
     cr_expect_eq(s->populations[0].train.epsilon, 1.5e-45);
     cr_expect_eq(s->populations[0].train.learning_rate, 1.0e-40);
     cr_expect_eq(s->populations[0].data.synthetic.purity, 1.0e-60);
@@ -374,10 +418,14 @@ Test(settings, small_numbers_that_single_precision_holds_are_kept) {
 }
 
 Test(settings, limits_on_experts_and_ranks_hold_on_both_sides) {
-    settings_destroy(configuration_must_load("populations: [{name: a, method: comigs, devices: 2, generalists: 8, specialists: 8}]"));
-    settings_destroy(configuration_must_load("populations: [{name: a, method: comigs, devices: 2, rank: 256}]"));
-    settings_destroy(configuration_must_load("populations: [{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 16]}]"));
-    settings_destroy(configuration_must_load("base: {context: 128}\ndata: {tokens_per_device: 129}\n" POPULATION));
+    settings_destroy(configuration_must_load(
+        "populations: [{name: a, method: comigs, devices: 2, generalists: 8, specialists: 8}]"));
+    settings_destroy(
+        configuration_must_load("populations: [{name: a, method: comigs, devices: 2, rank: 256}]"));
+    settings_destroy(configuration_must_load(
+        "populations: [{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 16]}]"));
+    settings_destroy(
+        configuration_must_load("base: {context: 128}\ndata: {tokens_per_device: 129}\n" POPULATION));
 }
 
 /* A window that does not fit is wrong in the data and, where pre-training uses it, in the base. */
@@ -385,7 +433,8 @@ Test(settings, windows_must_fit_the_context) {
     settings *s = NULL;
     problems *list = configuration_load("base: {context: 64}\n" POPULATION, &s);
     cr_assert_eq(problems_count(list), 2, "%s", configuration_messages(list));
-    cr_assert(configuration_has(list, "c.yaml:1: base.context: windows of 128 tokens do not fit the base's context of 64"));
+    cr_assert(configuration_has(
+        list, "c.yaml:1: base.context: windows of 128 tokens do not fit the base's context of 64"));
     problems_destroy(list);
     configuration_must_fail("base: {context: 128, pretrain: {sequence: 129}}\n" POPULATION,
                             "base.pretrain.sequence: windows of 129 tokens");
@@ -396,8 +445,8 @@ Test(settings, aliases_cannot_explode) {
     char text[2048] = "";
     strcat(text, "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for (int i = 1; i < 9; i++)
-        sprintf(text + strlen(text), "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i, i - 1, i - 1, i - 1, i - 1,
-                i - 1, i - 1, i - 1, i - 1);
+        sprintf(text + strlen(text), "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i,
+                i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
     configuration_must_fail(text, "more than 200000 values");
 }
 

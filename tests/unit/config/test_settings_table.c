@@ -10,7 +10,8 @@
 #include "config/table.h"
 
 static bool is_number(const setting_row *row) {
-    return row->type == VALUE_INT || row->type == VALUE_INT64 || row->type == VALUE_DOUBLE || row->type == VALUE_COUNTS;
+    return row->type == VALUE_INT || row->type == VALUE_INT64 || row->type == VALUE_DOUBLE ||
+           row->type == VALUE_COUNTS;
 }
 
 /* Reads `text` as the row's value into fresh settings. */
@@ -40,25 +41,32 @@ Test(settings_table, every_row_is_complete) {
     for (int i = 0; i < count; i++) {
         const setting_row *row = &rows[i];
         cr_assert(row->path && row->help && strlen(row->help) > 5, "row %d", i);
-        cr_assert_eq((row->initial != NULL) + (row->otherwise != NULL) + row->required, 1, "%s: one default", row->path);
+        cr_assert_eq((row->initial != NULL) + (row->otherwise != NULL) + row->required, 1, "%s: one default",
+                     row->path);
         cr_assert(!is_number(row) || row->least < row->most, "%s: limits", row->path);
-        cr_assert_eq(row->choices != NULL, row->type == VALUE_WORD || row->type == VALUE_CHOICE, "%s: choices", row->path);
+        cr_assert_eq(row->choices != NULL, row->type == VALUE_WORD || row->type == VALUE_CHOICE,
+                     "%s: choices", row->path);
         cr_assert(row->scope == SCOPE_RUN || row->in_population, "%s: scope", row->path);
-        for (int j = 0; j < i; j++) cr_assert(strcmp(rows[j].path, row->path) != 0 || rows[j].scope != row->scope, "%s: twice", row->path);
-        if (row->alias_of) cr_assert_eq(table_find(row->alias_of, true)->offset, row->offset, "%s: alias", row->path);
+        for (int j = 0; j < i; j++)
+            cr_assert(strcmp(rows[j].path, row->path) != 0 || rows[j].scope != row->scope, "%s: twice",
+                      row->path);
+        if (row->alias_of)
+            cr_assert_eq(table_find(row->alias_of, true)->offset, row->offset, "%s: alias", row->path);
     }
 }
 
 Test(settings_table, defaults_are_within_their_limits) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
-    for (int i = 0; i < count; i++) cr_assert(!rows[i].initial || accepts(&rows[i], rows[i].initial), "%s", rows[i].path);
+    for (int i = 0; i < count; i++)
+        cr_assert(!rows[i].initial || accepts(&rows[i], rows[i].initial), "%s", rows[i].path);
 }
 
 /* The neighbour in that direction, of the numbers that the row's type has. */
 static double next_inside(const setting_row *row, double limit, int direction) {
     if (row->type != VALUE_DOUBLE) return limit + direction;
-    return row->single ? (double)nextafterf((float)limit, (float)direction * 1e30F) : nextafter(limit, direction * 1e300);
+    return row->single ? (double)nextafterf((float)limit, (float)direction * 1e30F)
+                       : nextafter(limit, direction * 1e300);
 }
 
 Test(settings_table, limits_hold_on_both_sides) {
@@ -70,8 +78,10 @@ Test(settings_table, limits_hold_on_both_sides) {
         bool real = row->type == VALUE_DOUBLE;
         cr_assert_eq(accepts_number(row, row->least), !row->above_least, "%s: %g", row->path, row->least);
         cr_assert_eq(accepts_number(row, row->most), !row->below_most, "%s: %g", row->path, row->most);
-        cr_assert(!accepts_number(row, real ? nextafter(row->least, -1e300) : row->least - 1), "%s: below", row->path);
-        cr_assert(!accepts_number(row, real ? nextafter(row->most, 1e300) : row->most + 1), "%s: above", row->path);
+        cr_assert(!accepts_number(row, real ? nextafter(row->least, -1e300) : row->least - 1), "%s: below",
+                  row->path);
+        cr_assert(!accepts_number(row, real ? nextafter(row->most, 1e300) : row->most + 1), "%s: above",
+                  row->path);
         cr_assert(accepts_number(row, next_inside(row, row->least, 1)), "%s: inside", row->path);
         cr_assert(accepts_number(row, next_inside(row, row->most, -1)), "%s: inside", row->path);
         checked++;
@@ -103,7 +113,8 @@ Test(settings_table, reference_names_every_key_default_and_unit) {
         cr_assert_not_null(strstr(page, line), "%s", rows[i].path);
         cr_assert_not_null(strstr(page, rows[i].help), "%s", rows[i].path);
     }
-    cr_assert_not_null(strstr(page, "| `train.batch` | whole number | `8` | 1 to 65,536 windows | windows |"), "%s", page);
+    cr_assert_not_null(strstr(page, "| `train.batch` | whole number | `8` | 1 to 65,536 windows | windows |"),
+                       "%s", page);
     cr_assert_not_null(strstr(page, "| `name` | text | required |"));
     free(page);
 }
@@ -144,8 +155,8 @@ Test(settings_table, edit_distance_counts_slips) {
                  {"kitten", "sitting", 3},
                  {"chekc", "check", 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        cr_assert_eq(edit_distance(cases[i].a, cases[i].b), cases[i].distance, "%s, %s: %d", cases[i].a, cases[i].b,
-                     edit_distance(cases[i].a, cases[i].b));
+        cr_assert_eq(edit_distance(cases[i].a, cases[i].b), cases[i].distance, "%s, %s: %d", cases[i].a,
+                     cases[i].b, edit_distance(cases[i].a, cases[i].b));
     char longer[200];
     memset(longer, 'a', sizeof longer);
     longer[199] = '\0';

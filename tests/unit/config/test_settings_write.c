@@ -13,25 +13,29 @@
 #include "unit/configuration.h"
 #include "unit/data_files.h"
 
-static const char RICH[] = "seed: 18446744073709551615\n"
-                           "threads: 3\n"
-                           "adapters: \"a \\\"b\\\" \\\\ \\x01 é: #\"\n"
-                           "base: {layers: 2, width: 48, heads: 3, pretrain: {tokens: 0, seed: 5, learning_rate: 0.333333333333333314}}\n"
-                           "data: {sequence: 17, split: out_of_distribution, synthetic: {purity: 0.123456789}}\n"
-                           "train: {router: {learning_rate: 1e-3}}\n"
-                           "populations:\n"
-                           "  - {name: one, method: comigs, devices: 3, specialists: [1, 2, 3], seeds: [1, 2]}\n"
-                           "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', split: in_distribution}}\n"
-                           "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: 0}}\n"
-                           "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
-                           "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
+static const char RICH[] =
+    "seed: 18446744073709551615\n"
+    "threads: 3\n"
+    "adapters: \"a \\\"b\\\" \\\\ \\x01 é: #\"\n"
+    "base: {layers: 2, width: 48, heads: 3, pretrain: {tokens: 0, seed: 5, learning_rate: "
+    "0.333333333333333314}}\n"
+    "data: {sequence: 17, split: out_of_distribution, synthetic: {purity: 0.123456789}}\n"
+    "train: {router: {learning_rate: 1e-3}}\n"
+    "populations:\n"
+    "  - {name: one, method: comigs, devices: 3, specialists: [1, 2, 3], seeds: [1, 2]}\n"
+    "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', split: in_distribution}}\n"
+    "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: "
+    "0}}\n"
+    "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
+    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
 
 /* A parameter of some populations' split, from above. */
-static const char MIXED[] = "data: {dirichlet: 0.2}\n"
-                            "populations:\n"
-                            "  - {name: a, method: local, devices: 2, data: {split: dirichlet}}\n"
-                            "  - {name: b, method: local, devices: 2}\n"
-                            "  - {name: c, method: local, devices: 2, data: {split: dirichlet, dirichlet: 3}}\n";
+static const char MIXED[] =
+    "data: {dirichlet: 0.2}\n"
+    "populations:\n"
+    "  - {name: a, method: local, devices: 2, data: {split: dirichlet}}\n"
+    "  - {name: b, method: local, devices: 2}\n"
+    "  - {name: c, method: local, devices: 2, data: {split: dirichlet, dirichlet: 3}}\n";
 
 static void expect_round_trip(const char *text) {
     char first_hash[SETTINGS_HASH_BYTES], second_hash[SETTINGS_HASH_BYTES];
@@ -73,7 +77,8 @@ Test(settings_write, every_row_survives) {
             cr_assert(value_equal(&rows[i], first, second), "%s in\n%s", rows[i].path, yaml);
         else
             for (int p = 0; p < first->n_populations; p++)
-                cr_assert(value_equal(&rows[i], &first->populations[p], &second->populations[p]), "%s of %d in\n%s", rows[i].path, p, yaml);
+                cr_assert(value_equal(&rows[i], &first->populations[p], &second->populations[p]),
+                          "%s of %d in\n%s", rows[i].path, p, yaml);
     }
     cr_assert_eq(second->data.split, split_named("out_of_distribution"));
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
@@ -86,10 +91,10 @@ Test(settings_write, every_row_survives) {
 static settings *load_with(const char *override) {
     const char *const overrides[] = {override, NULL};
     settings *s = NULL;
-    problems *list =
-        configuration_load_with("populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
-                                "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
-                                overrides, &s);
+    problems *list = configuration_load_with(
+        "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
+        "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
+        overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
     problems_destroy(list);
     return s;
@@ -186,7 +191,8 @@ static const struct {
 enum { N_CHANGES = sizeof CHANGES / sizeof *CHANGES };
 
 Test(settings_write, hashes_change_with_what_matters) {
-    char run[SETTINGS_HASH_BYTES], base[SETTINGS_HASH_BYTES], other_run[SETTINGS_HASH_BYTES], other_base[SETTINGS_HASH_BYTES];
+    char run[SETTINGS_HASH_BYTES], base[SETTINGS_HASH_BYTES], other_run[SETTINGS_HASH_BYTES],
+        other_base[SETTINGS_HASH_BYTES];
     hashes_with("seed=42", run, base);
     cr_assert_eq(strlen(run), 32);
     cr_assert_eq(strspn(run, "0123456789abcdef"), 32);
@@ -225,9 +231,12 @@ static char *differences_of(const char *override) {
 Test(settings_write, every_key_that_matters_is_named_where_it_differs) {
     for (int i = 0; i < N_CHANGES; i++) {
         char key[64], *text = differences_of(CHANGES[i].override);
-        const char *start = strncmp(CHANGES[i].override, "populations.", 12) == 0 ? CHANGES[i].override + 14 : CHANGES[i].override;
+        const char *start = strncmp(CHANGES[i].override, "populations.", 12) == 0 ? CHANGES[i].override + 14
+                                                                                  : CHANGES[i].override;
         snprintf(key, sizeof key, "%.*s", (int)strcspn(start, "="), start);
-        bool identity = strcmp(key, "name") == 0 || (strcmp(key, "seed") == 0 && start != CHANGES[i].override) || strcmp(key, "seeds") == 0;
+        bool identity = strcmp(key, "name") == 0 ||
+                        (strcmp(key, "seed") == 0 && start != CHANGES[i].override) ||
+                        strcmp(key, "seeds") == 0;
         const char *named = identity ? "populations." : strcmp(key, "rank") == 0 ? "experts.rank" : key;
         if (CHANGES[i].run)
             cr_assert(strstr(text, named), "%s is not named in: %s", CHANGES[i].override, text);
@@ -241,14 +250,17 @@ Test(settings_write, differences_show_both_values_and_where_they_stand) {
     static const struct {
         const char *override, *expected;
     } cases[] = {
-        {"train.batch=3", "train.batch (8 there, 3 here), train.router.batch (8 there, 3 here)"}, /* follows it */
+        {"train.batch=3",
+         "train.batch (8 there, 3 here), train.router.batch (8 there, 3 here)"}, /* follows it */
         {"adapters=elsewhere", "adapters (none there, elsewhere here)"},
         {"populations.1.experts.rank=4", "populations.1.experts.rank (8 there, 4 here)"},
         {"populations.0.devices=3", "populations.0.devices (2 there, 3 here)"},
         {"populations.1.name=c", "populations.1 (b of seed 42 there, c of seed 42 here)"},
-        {"populations=[{name: a, method: comigs, devices: 2}]", "populations.1 (b of seed 42 there, none here)"},
+        {"populations=[{name: a, method: comigs, devices: 2}]",
+         "populations.1 (b of seed 42 there, none here)"},
         {"populations.1.seeds=[42, 43]", "populations.2 (mixed of seed 42 there, b of seed 43 here)"},
-        {"train={rounds: 3, beta1: 0.5}", "train.rounds (20 there, 3 here), train.beta1 (0.9 there, 0.5 here)"},
+        {"train={rounds: 3, beta1: 0.5}",
+         "train.rounds (20 there, 3 here), train.beta1 (0.9 there, 0.5 here)"},
         {"base.checkpoint=gpt2", "base.checkpoint (none there, gpt2 here)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -318,7 +330,8 @@ static void hash_of(const char *text, char hash[SETTINGS_HASH_BYTES]) {
     settings_destroy(s);
 }
 
-/* Whatever way a path is spelled: below data/, with a dot before it, once at the top and otherwise in a population. */
+/* Whatever way a path is spelled: below data/, with a dot before it, once at the top and otherwise in a
+ * population. */
 static const char WITH_PATHS[] = "adapters: ./given\n"
                                  "base: {pretrain: {text: english}}\n"
                                  "data: {corpus: ./text, windows: \"given/it's.csv\"}\n"
@@ -345,8 +358,9 @@ Test(settings_write, written_settings_mean_the_same_from_any_folder) {
     cr_expect_str_eq(after, before, "%s", yaml);
     hash_of(WITH_PATHS, after);
     cr_expect_str_neq(after, before, "nothing lies there, seen from this folder");
-    static const char *const names[] = {"adapters: %s/given\n", "text: %s/data/english\n", "windows: \"%s/given/it's.csv\"\n",
-                                        "corpus: %s/text\n",    "corpus: synthetic\n",     "corpus: nowhere\n"};
+    static const char *const names[] = {
+        "adapters: %s/given\n", "text: %s/data/english\n", "windows: \"%s/given/it's.csv\"\n",
+        "corpus: %s/text\n",    "corpus: synthetic\n",     "corpus: nowhere\n"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(line, sizeof line, names[i], folder);
         cr_expect_not_null(strstr(yaml, line), "no %s in\n%s", line, yaml);
@@ -357,8 +371,8 @@ Test(settings_write, written_settings_mean_the_same_from_any_folder) {
 }
 
 Test(settings_write, corpus_below_data_counts_by_its_content) {
-    static const char text[] =
-        "base: {pretrain: {tokens: 0}}\ndata: {corpus: english}\npopulations: [{name: a, method: local, devices: 1}]\n";
+    static const char text[] = "base: {pretrain: {tokens: 0}}\ndata: {corpus: english}\npopulations: [{name: "
+                               "a, method: local, devices: 1}]\n";
     char folder[200], first[SETTINGS_HASH_BYTES], second[SETTINGS_HASH_BYTES];
     enter_new_folder(folder);
     cr_assert_eq(mkdir("data", 0777), 0);
@@ -377,20 +391,22 @@ Test(settings_write, every_path_that_leads_nowhere_is_named_once) {
     settings *s = configuration_must_load(WITH_PATHS);
     problems *list = problems_create();
     cr_assert_eq(settings_check_paths(s, list), EXIT_INPUT);
-    static const char *const said[] = {"c.yaml:1: adapters: there is no file or folder ./given; put it back, or say where it is now: --set "
-                                       "adapters=PATH",
-                                       "c.yaml:2: base.pretrain.text: there is no folder english;",
-                                       "c.yaml:3: data.windows: there is no file",
-                                       "c.yaml:3: data.corpus: there is no folder ./text;",
-                                       "c.yaml:6: data.corpus: there is no folder text;",
-                                       "c.yaml:7: data.corpus: there is no folder english;",
-                                       "c.yaml:9: data.corpus: there is no folder nowhere;"};
+    static const char *const said[] = {
+        "c.yaml:1: adapters: there is no file or folder ./given; put it back, or say where it is now: --set "
+        "adapters=PATH",
+        "c.yaml:2: base.pretrain.text: there is no folder english;",
+        "c.yaml:3: data.windows: there is no file",
+        "c.yaml:3: data.corpus: there is no folder ./text;",
+        "c.yaml:6: data.corpus: there is no folder text;",
+        "c.yaml:7: data.corpus: there is no folder english;",
+        "c.yaml:9: data.corpus: there is no folder nowhere;"};
     for (size_t i = 0; i < sizeof said / sizeof *said; i++)
         cr_expect(configuration_has(list, said[i]), "%s in\n%s", said[i], configuration_messages(list));
     cr_expect_eq(problems_count(list), (int)(sizeof said / sizeof *said), "%s", configuration_messages(list));
     problems_destroy(list);
     settings_destroy(s);
-    s = configuration_must_load("base: {pretrain: {tokens: 0, text: nowhere}}\npopulations: [{name: a, method: local, devices: 1}]\n");
+    s = configuration_must_load("base: {pretrain: {tokens: 0, text: nowhere}}\npopulations: [{name: a, "
+                                "method: local, devices: 1}]\n");
     list = problems_create();
     cr_expect_eq(settings_check_paths(s, list), EXIT_OK, "nobody reads it: %s", configuration_messages(list));
     problems_destroy(list);

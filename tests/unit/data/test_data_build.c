@@ -29,7 +29,8 @@ static void write_pages(int n, const char *prefix) {
     for (int i = 0; i < n; i++) {
         char name[64], text[256];
         snprintf(name, sizeof name, "text/%s%s%03d.txt", i % 2 ? "deep/" : "", prefix, i);
-        int length = snprintf(text, sizeof text, "<page %d>%.*s", i, i % 50, "..................................................");
+        int length = snprintf(text, sizeof text, "<page %d>%.*s", i, i % 50,
+                              "..................................................");
         data_write(folder, name, text, (size_t)length);
     }
 }
@@ -43,7 +44,8 @@ static exit_code build(const char *source, const char *out) {
 /* The text of a split (malloc'd, terminated). */
 static char *split_text(const char *out, const char *name, int64_t *tokens) {
     shard *s = NULL;
-    cr_assert_eq(shard_open(data_path(out, name), 256, &s, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(shard_open(data_path(out, name), 256, &s, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     *tokens = shard_tokens(s);
     int32_t *ids = malloc((size_t)*tokens * sizeof *ids);
     char *text = calloc(1, (size_t)*tokens + 1);
@@ -69,8 +71,8 @@ Test(data_build, deals_every_page_to_one_split) {
     cr_assert_eq(build(text, out), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
     for (int i = 0; i < 3; i++) splitted[i] = split_text(out, splits[i], &tokens[i]), all += tokens[i];
     for (int i = 0; i < 3; i++)
-        cr_expect_float_eq((double)tokens[i] / (double)all, shares[i], 0.03, "%s has a share of %g", splits[i],
-                           (double)tokens[i] / (double)all);
+        cr_expect_float_eq((double)tokens[i] / (double)all, shares[i], 0.03, "%s has a share of %g",
+                           splits[i], (double)tokens[i] / (double)all);
     for (int page = 0; page < 200; page++) {
         char mark[32];
         int found = 0;
@@ -119,7 +121,8 @@ Test(data_build, copies_count_once) {
     for (int i = 0; i < 3; i++) {
         free(split_text(one, splits[i], &before[i]));
         free(split_text(two, splits[i], &after[i]));
-        cr_expect_eq(before[i], after[i], "%s: %lld tokens, with copies %lld", splits[i], (long long)before[i], (long long)after[i]);
+        cr_expect_eq(before[i], after[i], "%s: %lld tokens, with copies %lld", splits[i],
+                     (long long)before[i], (long long)after[i]);
     }
     free(text);
     free(one);
@@ -145,11 +148,16 @@ Test(data_build, links_to_files_and_folders_are_followed) {
     link_to("text", "link"); /* and the source itself is one */
     char *link = path_of("link");
     cr_assert_eq(build(link, out), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
-    char *train = split_text(out, "train_0.bin", &tokens[0]), *valid = split_text(out, "valid_0.bin", &tokens[1]);
+    char *train = split_text(out, "train_0.bin", &tokens[0]),
+         *valid = split_text(out, "valid_0.bin", &tokens[1]);
     char *test = split_text(out, "test_0.bin", &tokens[2]), *all = NULL;
     cr_assert_gt(asprintf(&all, "%s|%s|%s", train, valid, test), 0);
-    static const char *const pages[] = {
-        "<page 0>", "<page 1>", "<page 2>", "<linked file>", "<in a linked folder>", "<in a linked folder too>"};
+    static const char *const pages[] = {"<page 0>",
+                                        "<page 1>",
+                                        "<page 2>",
+                                        "<linked file>",
+                                        "<in a linked folder>",
+                                        "<in a linked folder too>"};
     for (int i = 0; i < 6; i++) cr_expect_not_null(strstr(all, pages[i]), "%s is not in %s", pages[i], all);
     free(all);
     free(train);
@@ -166,7 +174,8 @@ static void expect_refused(const char *name, const char *message) {
     list = problems_create();
     cr_expect_eq(build(text, out), EXIT_INPUT, "accepted; expected: %s: %s", name, message);
     cr_assert_gt(asprintf(&expected, "%s/%s: %s", folder, name, message), 0);
-    cr_expect(data_says(list, expected), "expected '%s', got '%s'", expected, problems_count(list) ? problems_message(list, 0) : "nothing");
+    cr_expect(data_says(list, expected), "expected '%s', got '%s'", expected,
+              problems_count(list) ? problems_message(list, 0) : "nothing");
     cr_expect_eq(problems_count(list), 1);
     cr_expect_neq(access(out, F_OK), 0, "something was written");
     if (strncmp(name, "text/", 5) == 0) unlink(data_path(folder, name));
@@ -189,26 +198,30 @@ Test(data_build, refuses_links_to_nothing_loops_and_pipes) {
 }
 
 Test(data_build, refuses_what_is_no_text) {
-    static const char gzip[] = {0x1f, (char)0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 'k', 'L', 'J', 'N', 'I', 'M', 'K', 7, 0};
+    static const char gzip[] = {0x1f, (char)0x8b, 8,   0,   0,   0,   0,   0, 0, 3,
+                                'k',  'L',        'J', 'N', 'I', 'M', 'K', 7, 0};
     static const char controls[] = "text with \x01 two in fifty\x02 or more";
     static const char utf16[] = {(char)0xff, (char)0xfe, 'a', 0, 'b', 0, '\n', 0};
     const struct {
         const char *name, *content;
         size_t bytes; /* 0: the content is a string */
         const char *message;
-    } cases[] = {{"text/train_0.bin", "words", 0, "has the name of a token shard"},
-                 {"text/ids.BIN", "words", 0, "has the name of a token shard"},
-                 {"text/a.gz", gzip, sizeof gzip, "is no text: 10 of its 19 bytes are control characters, 7 of them 0"},
-                 {"text/a.txt", controls, sizeof controls - 1, "is no text: 2 of its 33 bytes are control characters"},
-                 {"text/wide.txt", utf16, sizeof utf16, "is no text"},
-                 {"text/a.jsonl", "not even {}", 0, "is JSON Lines"},
-                 {"text/a.NDJSON", "[1]", 0, "is JSON Lines"},
-                 {"text/a", "{\"text\": \"x\"}\n{\"text\": \"y\"}\n", 0, "is JSON Lines"},
-                 {"text/b", "\xEF\xBB\xBF\r\n {\"text\": \"x\"}", 0, "is JSON Lines"},
-                 {"text/a.json", "[\n  {\"text\": \"x\"}]", 0, "is a JSON array of objects"}};
+    } cases[] = {
+        {"text/train_0.bin", "words", 0, "has the name of a token shard"},
+        {"text/ids.BIN", "words", 0, "has the name of a token shard"},
+        {"text/a.gz", gzip, sizeof gzip,
+         "is no text: 10 of its 19 bytes are control characters, 7 of them 0"},
+        {"text/a.txt", controls, sizeof controls - 1, "is no text: 2 of its 33 bytes are control characters"},
+        {"text/wide.txt", utf16, sizeof utf16, "is no text"},
+        {"text/a.jsonl", "not even {}", 0, "is JSON Lines"},
+        {"text/a.NDJSON", "[1]", 0, "is JSON Lines"},
+        {"text/a", "{\"text\": \"x\"}\n{\"text\": \"y\"}\n", 0, "is JSON Lines"},
+        {"text/b", "\xEF\xBB\xBF\r\n {\"text\": \"x\"}", 0, "is JSON Lines"},
+        {"text/a.json", "[\n  {\"text\": \"x\"}]", 0, "is a JSON array of objects"}};
     write_pages(30, "p");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        data_write(folder, cases[i].name, cases[i].content, cases[i].bytes ? cases[i].bytes : strlen(cases[i].content));
+        data_write(folder, cases[i].name, cases[i].content,
+                   cases[i].bytes ? cases[i].bytes : strlen(cases[i].content));
         expect_refused(cases[i].name, cases[i].message);
     }
 }
@@ -260,8 +273,11 @@ Test(data_build, what_is_left_out_is_counted_aloud) {
         cr_assert_eq(data_print_table(out, to, list), EXIT_OK);
         fclose(to);
         if (other)
-            cr_expect_not_null(strstr(table, "\npages: left out 1 empty file, 30 copies of other files, 2 hidden files or folders\n"), "%s",
-                               table);
+            cr_expect_not_null(
+                strstr(
+                    table,
+                    "\npages: left out 1 empty file, 30 copies of other files, 2 hidden files or folders\n"),
+                "%s", table);
         else
             cr_expect_null(strstr(table, "left out"), "%s", table);
         free(table);
@@ -287,8 +303,8 @@ Test(data_build, a_single_file_is_cut_at_lines) {
     free(split_text(out, "valid_0.bin", &tokens[1]));
     free(split_text(out, "test_0.bin", &tokens[2]));
     cr_expect_eq(tokens[0] + tokens[1] + tokens[2], 2000);
-    cr_expect(tokens[0] == 1400 && tokens[1] == 200 && tokens[2] == 400, "%lld, %lld, %lld", (long long)tokens[0], (long long)tokens[1],
-              (long long)tokens[2]);
+    cr_expect(tokens[0] == 1400 && tokens[1] == 200 && tokens[2] == 400, "%lld, %lld, %lld",
+              (long long)tokens[0], (long long)tokens[1], (long long)tokens[2]);
     free(out);
     free(file);
 }
@@ -364,7 +380,8 @@ Test(data_build, table_and_corpus_agree) {
     cr_assert_eq(corpus_open(&d, 256, &c, list), EXIT_OK);
     cr_expect_str_eq(corpus_source_name(c, 0), "pages");
     snprintf(expected, sizeof expected, "%-14s %8d %12lld %12lld %12lld\n", "pages", 60,
-             (long long)shard_tokens(corpus_shard(c, 0, DATA_TRAIN)), (long long)shard_tokens(corpus_shard(c, 0, DATA_VALID)),
+             (long long)shard_tokens(corpus_shard(c, 0, DATA_TRAIN)),
+             (long long)shard_tokens(corpus_shard(c, 0, DATA_VALID)),
              (long long)shard_tokens(corpus_shard(c, 0, DATA_TEST)));
     cr_expect_not_null(strstr(table, expected), "expected\n%sin\n%s", expected, table);
     cr_expect_eq(data_print_table(folder, stdout, list), EXIT_INPUT);

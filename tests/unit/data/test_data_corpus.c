@@ -39,7 +39,8 @@ TestSuite(data_corpus, .init = set_up, .fini = tear_down);
 static corpus *opened(const char *path) {
     data_settings d = data_settings_of(path);
     corpus *c = NULL;
-    cr_assert_eq(corpus_open(&d, 256, &c, list), EXIT_OK, "refused: %s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(corpus_open(&d, 256, &c, list), EXIT_OK, "refused: %s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     return c;
 }
 
@@ -48,7 +49,8 @@ static void expect_refused(const char *path, const char *message) {
     corpus *c = NULL;
     cr_expect_eq(corpus_open(&d, 256, &c, list), EXIT_INPUT);
     cr_expect_null(c);
-    cr_expect(data_says(list, message), "expected '%s', got '%s'", message, problems_count(list) ? problems_message(list, 0) : "nothing");
+    cr_expect(data_says(list, message), "expected '%s', got '%s'", message,
+              problems_count(list) ? problems_message(list, 0) : "nothing");
 }
 
 Test(data_corpus, opens_all_shards_of_a_folder) {
@@ -74,7 +76,8 @@ Test(data_corpus, takes_names_from_sources_json) {
 }
 
 Test(data_corpus, refuses_bad_sources_json) {
-    const char broken[] = "{\n\"sources\": [", three[] = "{\"sources\": [{\"name\": \"a\"}, {\"name\": \"b\"}, {\"name\": \"c\"}]}",
+    const char broken[] = "{\n\"sources\": [",
+               three[] = "{\"sources\": [{\"name\": \"a\"}, {\"name\": \"b\"}, {\"name\": \"c\"}]}",
                nameless[] = "{\"sources\": [{\"name\": \"a\"}, {}]}", empty[] = "{}";
     data_write(folder, "sources.json", broken, sizeof broken - 1);
     expect_refused(folder, "sources.json:2");
@@ -90,7 +93,8 @@ Test(data_corpus, names_every_missing_shard) {
     data_write_shard(folder, "train_3.bin", 0, 100);
     unlink(data_path(folder, "valid_0.bin"));
     expect_refused(folder, "valid_0.bin: is missing");
-    cr_expect(data_says(list, "has train_3.bin, but no shards numbered 2;"), "a gap in the numbers is not named");
+    cr_expect(data_says(list, "has train_3.bin, but no shards numbered 2;"),
+              "a gap in the numbers is not named");
     cr_expect(data_says(list, "test_3.bin: is missing"));
     cr_expect(!data_says(list, "train_3.bin: is missing"));
 }
@@ -103,7 +107,8 @@ Test(data_corpus, numbers_may_be_padded_and_have_any_number_of_digits) {
     data_write_shard(padded, "test_00001.bin", 0, 45);
     corpus *c = opened(padded);
     cr_expect_eq(corpus_sources(c), 2);
-    for (int i = 0; i < 5; i++) cr_expect_eq(shard_tokens(corpus_shard(c, i / 3, i % 3)), 40 + i, "%s", names[i]);
+    for (int i = 0; i < 5; i++)
+        cr_expect_eq(shard_tokens(corpus_shard(c, i / 3, i % 3)), 40 + i, "%s", names[i]);
     corpus_close(c);
     for (int i = 2; i < 1000; i++)
         for (int part = 0; part < DATA_SPLITS; part++) {

@@ -35,7 +35,8 @@ static void set_up(void) {
         write_positions(source, DATA_TEST, TEST);
     }
     settings_used = data_settings_of(folder);
-    cr_assert_eq(corpus_open(&settings_used, 30000, &text, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(corpus_open(&settings_used, 30000, &text, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
 }
 
 static void tear_down(void) {
@@ -47,7 +48,8 @@ static void tear_down(void) {
 TestSuite(data_device, .init = set_up, .fini = tear_down);
 
 /* With the windows of the file, if the settings name one. */
-static exit_code open_device(const data_settings *d, uint64_t seed, int device, int devices, bool pooled, device_data **out) {
+static exit_code open_device(const data_settings *d, uint64_t seed, int device, int devices, bool pooled,
+                             device_data **out) {
     bool wanted[2 * TRAIN] = {0};
     given_windows *given = NULL;
     wanted[device] = true;
@@ -73,7 +75,8 @@ typedef struct {
 
 static window sampled(const device_data *data, data_part part, uint64_t step, int index) {
     window w;
-    cr_assert_eq(device_data_sample(data, part, step, index, SEQUENCE, w.tokens, w.targets, &w.offset, list), EXIT_OK);
+    cr_assert_eq(device_data_sample(data, part, step, index, SEQUENCE, w.tokens, w.targets, &w.offset, list),
+                 EXIT_OK);
     return w;
 }
 
@@ -114,12 +117,13 @@ Test(data_device, sources_go_round_and_the_parts_are_theirs) {
         cr_expect_eq(device_data_tokens(data, DATA_TRAIN), TRAIN / 2);
         cr_expect_eq(device_data_tokens(data, DATA_VALID), VALID + 100 * source);
         for (int part = 0; part < DATA_SPLITS; part++)
-            cr_expect_eq(sampled(data, (data_part)part, 0, 0).tokens[0] / 5000, 3 * source + part, "device %d, part %d", device, part);
+            cr_expect_eq(sampled(data, (data_part)part, 0, 0).tokens[0] / 5000, 3 * source + part,
+                         "device %d, part %d", device, part);
         device_data_close(data);
     }
 }
 
-/* 2 sources, 3 holders of each: 1000 tokens exactly, side by side, nothing twice, every token of them reachable. */
+/* 2 sources, 3 holders of each: 1000 tokens exactly, side by side, nothing twice, each within reach. */
 Test(data_device, training_stretches_are_exact_and_disjoint) {
     char held[2 * 15000] = {0};
     data_settings d = settings_used;
@@ -174,8 +178,9 @@ Test(data_device, partition_stays_within_the_text) {
                 for (int64_t wanted = 1; wanted <= 10; wanted++) {
                     rng_key key = {seed, RNG_SHARED, RNG_PARTITION, 0};
                     int64_t first = partition_first(10, wanted, slot, slots, &key);
-                    cr_assert(first >= 0 && first + wanted <= 10, "seed %llu: %lld tokens at %lld of 10, slot %d of %d",
-                              (unsigned long long)seed, (long long)wanted, (long long)first, slot, slots);
+                    cr_assert(first >= 0 && first + wanted <= 10,
+                              "seed %llu: %lld tokens at %lld of 10, slot %d of %d", (unsigned long long)seed,
+                              (long long)wanted, (long long)first, slot, slots);
                 }
 }
 
@@ -190,7 +195,9 @@ Test(data_device, out_of_distribution_mixes_sources_equally) {
     cr_expect(drawn > 1850 && drawn < 2150, "%d of 4000 validation windows are of source 1", drawn);
     cr_expect_eq(placed, 25);
     cr_expect_eq(device_data_tokens(data, DATA_VALID), 2 * VALID + 100);
-    for (int i = 0; i < 200; i++) cr_expect_eq(sampled(data, DATA_TRAIN, (uint64_t)i, 0).tokens[0] / 15000, 1, "training text is mixed");
+    for (int i = 0; i < 200; i++)
+        cr_expect_eq(sampled(data, DATA_TRAIN, (uint64_t)i, 0).tokens[0] / 15000, 1,
+                     "training text is mixed");
     device_data_close(data);
     d.valid_tokens_per_device = 101;
     data = device_of(&d, 3, 1, 4, false);
@@ -198,7 +205,8 @@ Test(data_device, out_of_distribution_mixes_sources_equally) {
     device_data_close(data);
 }
 
-/* Every window of a device's training text can be drawn from the pooled one, and each device weighs the same. */
+/* Every window of a device's training text can be drawn from the pooled one, and all devices weigh the same.
+ */
 Test(data_device, pooled_is_the_text_of_all_devices) {
     data_settings d = settings_used;
     d.tokens_per_device = 400;
@@ -218,7 +226,8 @@ Test(data_device, pooled_is_the_text_of_all_devices) {
         for (int device = 0; device < 6; device++)
             if (w.tokens[0] >= low[device] && w.targets[SEQUENCE - 1] <= high[device]) holder = device;
         cr_assert_geq(holder, 0, "a pooled window is no device's");
-        cr_expect_eq(w.offset / 400, holder, "the offset %lld is not device %d's", (long long)w.offset, holder);
+        cr_expect_eq(w.offset / 400, holder, "the offset %lld is not device %d's", (long long)w.offset,
+                     holder);
         counts[holder]++;
     }
     for (int device = 0; device < 6; device++)
@@ -228,7 +237,8 @@ Test(data_device, pooled_is_the_text_of_all_devices) {
 }
 
 Test(data_device, windows_depend_on_every_part_of_their_key) {
-    device_data *data = device_of(&settings_used, 5, 0, 1, false), *again = device_of(&settings_used, 5, 0, 1, false),
+    device_data *data = device_of(&settings_used, 5, 0, 1, false),
+                *again = device_of(&settings_used, 5, 0, 1, false),
                 *seed = device_of(&settings_used, 6, 0, 1, false);
     int same[4] = {0};
     for (int i = 0; i < 500; i++) {
@@ -240,14 +250,16 @@ Test(data_device, windows_depend_on_every_part_of_their_key) {
         same[2] += sampled(seed, DATA_TRAIN, step, 2).offset == offset;
         same[3] += sampled(data, DATA_VALID, step, 2).offset == offset;
     }
-    for (int i = 0; i < 4; i++) cr_expect_lt(same[i], 10, "case %d: %d of 500 windows are the same", i, same[i]);
+    for (int i = 0; i < 4; i++)
+        cr_expect_lt(same[i], 10, "case %d: %d of 500 windows are the same", i, same[i]);
     device_data_close(data);
     device_data_close(again);
     device_data_close(seed);
 }
 
-/* Where shares are equal: a stretch by draw 2 i, one of its positions by draw 2 i + 1; fixed windows go round the stretches, and stand in
- * the middle of equal parts of each. What a run drew is drawn again by every later version. */
+/* Where shares are equal: a stretch by draw 2 i, one of its positions by draw 2 i + 1; fixed windows go round
+ * the stretches, and stand in the middle of equal parts of each. What a run drew is drawn again by every
+ * later version. */
 Test(data_device, windows_of_equal_shares_follow_their_formula) {
     enum { COUNT = 9 };
     data_settings d = settings_used;
@@ -266,7 +278,8 @@ Test(data_device, windows_of_equal_shares_follow_their_formula) {
     for (int i = 0; i < COUNT; i++) {
         int stretch = i % SOURCES, places = stretch == 0 ? 5 : 4;
         cr_expect_eq(fixed(data, DATA_TEST, i, COUNT).tokens[0],
-                     stretch * 15000 + DATA_TEST * 5000 + (TEST - SEQUENCE) * (2 * (i / SOURCES) + 1) / (2 * places));
+                     stretch * 15000 + DATA_TEST * 5000 +
+                         (TEST - SEQUENCE) * (2 * (i / SOURCES) + 1) / (2 * places));
     }
     device_data_close(data);
 }
@@ -282,7 +295,8 @@ Test(data_device, every_position_is_drawn) {
         cr_assert(w.offset >= 0 && w.offset < 3, "offset %lld", (long long)w.offset);
         counts[w.offset]++;
     }
-    for (int i = 0; i < 3; i++) cr_expect(counts[i] > 850 && counts[i] < 1150, "offset %d: %d of 3000", i, counts[i]);
+    for (int i = 0; i < 3; i++)
+        cr_expect(counts[i] > 850 && counts[i] < 1150, "offset %d: %d of 3000", i, counts[i]);
     device_data_close(data);
 }
 
@@ -293,10 +307,12 @@ Test(data_device, fixed_windows_are_spread_and_the_same_for_all) {
     int32_t before = -1;
     for (int i = 0; i < 10; i++) {
         window w = fixed(data, DATA_TEST, i, 10);
-        cr_expect_eq(w.tokens[0], fixed(other, DATA_TEST, i, 10).tokens[0], "two devices of a source have other test windows");
-        cr_expect(i == 0 || (w.tokens[0] - before >= 9 && w.tokens[0] - before <= 10), "window %d is %d after the one before", i,
-                  w.tokens[0] - before);
-        cr_expect(w.tokens[0] >= 25000 && w.targets[SEQUENCE - 1] < 25100, "window %d leaves the test text", i);
+        cr_expect_eq(w.tokens[0], fixed(other, DATA_TEST, i, 10).tokens[0],
+                     "two devices of a source have other test windows");
+        cr_expect(i == 0 || (w.tokens[0] - before >= 9 && w.tokens[0] - before <= 10),
+                  "window %d is %d after the one before", i, w.tokens[0] - before);
+        cr_expect(w.tokens[0] >= 25000 && w.targets[SEQUENCE - 1] < 25100, "window %d leaves the test text",
+                  i);
         before = w.tokens[0];
     }
     device_data_close(data);
@@ -305,7 +321,8 @@ Test(data_device, fixed_windows_are_spread_and_the_same_for_all) {
 
 static void expect_refused(const data_settings *d, int device, int devices, const char *message) {
     device_data *data = NULL;
-    cr_expect_eq(open_device(d, 1, device, devices, false, &data), EXIT_INPUT, "accepted; expected: %s", message);
+    cr_expect_eq(open_device(d, 1, device, devices, false, &data), EXIT_INPUT, "accepted; expected: %s",
+                 message);
     device_data_close(data);
     cr_expect(data_says(list, message), "expected '%s', got '%s'", message,
               problems_count(list) ? problems_message(list, problems_count(list) - 1) : "nothing");
@@ -361,9 +378,10 @@ static void write_windows(const char *lines) {
 
 /* Two steps of two windows of device 0, each in turn left out. */
 Test(data_device, a_file_must_list_all_windows_that_are_required) {
-    static const char *const lines[] = {"0,train,0,0,5\n", "0,train,0,1,6\n", "0,train,1,0,7\n", "0,train,1,1,8\n"};
-    static const char *const expected[] = {"train, step 0, index 0;", "train, step 0, index 1;", "train, step 1, index 0;",
-                                           "train, step 1, index 1;", NULL};
+    static const char *const lines[] = {"0,train,0,0,5\n", "0,train,0,1,6\n", "0,train,1,0,7\n",
+                                        "0,train,1,1,8\n"};
+    static const char *const expected[] = {"train, step 0, index 0;", "train, step 0, index 1;",
+                                           "train, step 1, index 0;", "train, step 1, index 1;", NULL};
     for (int left_out = 0; left_out <= 4; left_out++) {
         char csv[256] = "device,part,step,index,offset\n1,train,0,0,1\n";
         for (int i = 0; i < 4; i++)
@@ -373,19 +391,22 @@ Test(data_device, a_file_must_list_all_windows_that_are_required) {
         exit_code code = device_data_require(data, DATA_TRAIN, 2, 2, list);
         cr_expect_eq(code, left_out < 4 ? EXIT_INPUT : EXIT_OK, "line %d left out", left_out);
         if (left_out < 4) cr_expect(data_says(list, expected[left_out]), "line %d left out", left_out);
-        cr_expect_eq(device_data_require(data, DATA_VALID, 0, 2, list), EXIT_OK, "nothing is required of valid");
+        cr_expect_eq(device_data_require(data, DATA_VALID, 0, 2, list), EXIT_OK,
+                     "nothing is required of valid");
         cr_expect_eq(device_data_require(data, DATA_VALID, 1, 1, list), EXIT_INPUT);
         device_data_close(data);
     }
     settings_used.windows = NULL;
     device_data *data = device_of(&settings_used, 1, 0, 2, false);
-    cr_expect_eq(device_data_require(data, DATA_TRAIN, 1000, 1000, list), EXIT_OK, "without a file all windows are drawn");
+    cr_expect_eq(device_data_require(data, DATA_TRAIN, 1000, 1000, list), EXIT_OK,
+                 "without a file all windows are drawn");
     device_data_close(data);
 }
 
 Test(data_device, a_file_replaces_the_windows_it_lists) {
     device_data *drawn = device_of(&settings_used, 1, 1, 2, false);
-    write_windows("device,part,step,index,offset\n1,train,4,0,77\n0,train,4,0,5\n1,valid,0,1,9\n1,train,0,3,3991\n");
+    write_windows(
+        "device,part,step,index,offset\n1,train,4,0,77\n0,train,4,0,5\n1,valid,0,1,9\n1,train,0,3,3991\n");
     device_data *data = device_of(&settings_used, 1, 1, 2, false);
     cr_expect_eq(sampled(data, DATA_TRAIN, 4, 0).tokens[0], 15077);
     cr_expect_eq(sampled(data, DATA_TRAIN, 4, 0).offset, 77);
@@ -396,7 +417,7 @@ Test(data_device, a_file_replaces_the_windows_it_lists) {
     device_data_close(drawn);
 }
 
-/* What editors and spreadsheets leave: a byte order mark, ends of line of another system, blank lines, none at the end. */
+/* What editors and spreadsheets leave: a byte order mark, other ends of lines, blank lines, no last end. */
 Test(data_device, a_mark_and_blank_lines_in_a_window_file_say_nothing) {
     static const char *const files[] = {"\xEF\xBB\xBF"
                                         "device,part,step,index,offset\n1,train,4,0,77\n",
@@ -419,7 +440,7 @@ Test(data_device, a_mark_and_blank_lines_in_a_window_file_say_nothing) {
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
 }
 
-/* One pass for all: each device has its own lines, and those of devices that are not wanted are passed over. */
+/* One pass for all: each device has its own lines, and those of other devices are passed over. */
 Test(data_device, a_window_file_is_read_once_for_all_devices) {
     enum { DEVICES = 6 };
     const bool wanted[DEVICES] = {true, false, true, true, false, true};
@@ -427,7 +448,8 @@ Test(data_device, a_window_file_is_read_once_for_all_devices) {
     given_windows *given = NULL;
     for (int step = 2; step >= 0; step--)
         for (int i = 0; i < DEVICES; i++)
-            snprintf(csv + strlen(csv), sizeof csv - strlen(csv), "%d,train,%d,0,%d\n", i, step, 10 * i + step);
+            snprintf(csv + strlen(csv), sizeof csv - strlen(csv), "%d,train,%d,0,%d\n", i, step,
+                     10 * i + step);
     write_windows(csv);
     cr_assert_eq(given_windows_read(settings_used.windows, DEVICES, wanted, &given, list), EXIT_OK);
     unlink(settings_used.windows);
@@ -435,7 +457,8 @@ Test(data_device, a_window_file_is_read_once_for_all_devices) {
         device_data *data = NULL;
         cr_assert_eq(data_open_device(text, &settings_used, 1, i, DEVICES, false, &data, list), EXIT_OK);
         cr_assert_eq(device_data_give_windows(data, SEQUENCE, given, list), EXIT_OK);
-        cr_expect_eq(device_data_require(data, DATA_TRAIN, 3, 1, list), wanted[i] ? EXIT_OK : EXIT_INPUT, "device %d", i);
+        cr_expect_eq(device_data_require(data, DATA_TRAIN, 3, 1, list), wanted[i] ? EXIT_OK : EXIT_INPUT,
+                     "device %d", i);
         for (int step = 0; wanted[i] && step < 3; step++)
             cr_expect_eq(sampled(data, DATA_TRAIN, (uint64_t)step, 0).offset, 10 * i + step, "device %d", i);
         device_data_close(data);
@@ -445,7 +468,8 @@ Test(data_device, a_window_file_is_read_once_for_all_devices) {
 
 Test(data_device, refuses_bad_window_files) {
     write_windows("step,index\n");
-    expect_refused(&settings_used, 0, 2, "windows.csv:1: the first line must be device,part,step,index,offset");
+    expect_refused(&settings_used, 0, 2,
+                   "windows.csv:1: the first line must be device,part,step,index,offset");
     write_windows("device,part,step,index,offset\n0,train,1,0,3992\n");
     expect_refused(&settings_used, 0, 2, "windows.csv:2: a window of 8 tokens");
     write_windows("device,part,step,index,offset\n0,train,1,0,99999999\n");
@@ -454,8 +478,9 @@ Test(data_device, refuses_bad_window_files) {
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
     write_windows("device,part,step,index,offset\n0,train,1,0,-1\n");
     expect_refused(&settings_used, 0, 2, "windows.csv:2: is not a window");
-    static const char *const numbers[] = {"0,train,-1,0,7",         "0,train,1,-1,7",        "-1,train,1,0,7",
-                                          "0,train,1,0,1e23",       "0,train,1,0,+7",        "0,train,99999999999999999999,0,7",
+    static const char *const numbers[] = {"0,train,-1,0,7",         "0,train,1,-1,7",
+                                          "-1,train,1,0,7",         "0,train,1,0,1e23",
+                                          "0,train,1,0,+7",         "0,train,99999999999999999999,0,7",
                                           "4294967296,train,1,0,7", "0,train,1,4294967296,7"};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         char lines[128];

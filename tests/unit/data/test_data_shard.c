@@ -1,4 +1,5 @@
-/* Token files: every width and header that is read, every damage that is refused, and what changes under a run. */
+/* Token files: every width and header that is read, every damage that is refused, and what changes under a
+ * run. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,8 @@ static shard *opened(const void *bytes, size_t size, int vocabulary) {
     shard *s = NULL;
     data_write(folder, "ids.bin", bytes, size);
     exit_code code = shard_open(data_path(folder, "ids.bin"), vocabulary, &s, list);
-    cr_assert_eq(code, EXIT_OK, "refused: %s", problems_count(list) ? problems_message(list, 0) : "without a message");
+    cr_assert_eq(code, EXIT_OK, "refused: %s",
+                 problems_count(list) ? problems_message(list, 0) : "without a message");
     return s;
 }
 
@@ -35,9 +37,11 @@ static void expect_refused(const void *bytes, size_t size, int vocabulary, const
     problems *own = problems_create();
     shard *s = NULL;
     data_write(folder, "ids.bin", bytes, size);
-    cr_expect_eq(shard_open(data_path(folder, "ids.bin"), vocabulary, &s, own), EXIT_INPUT, "accepted; expected: %s", message);
+    cr_expect_eq(shard_open(data_path(folder, "ids.bin"), vocabulary, &s, own), EXIT_INPUT,
+                 "accepted; expected: %s", message);
     cr_expect_null(s);
-    cr_expect(data_says(own, message), "expected '%s', got '%s'", message, problems_count(own) ? problems_message(own, 0) : "nothing");
+    cr_expect(data_says(own, message), "expected '%s', got '%s'", message,
+              problems_count(own) ? problems_message(own, 0) : "nothing");
     cr_expect(data_says(own, "ids.bin"), "the file is not named");
     problems_destroy(own);
 }
@@ -142,7 +146,8 @@ Test(data_shard, a_window_is_tokens_and_the_ones_after_them) {
     static uint16_t narrow[N];
     static uint32_t wide[N];
     static int32_t tokens[SEQUENCE], targets[SEQUENCE];
-    for (int i = 0; i < N; i++) narrow[i] = (uint16_t)(i * 7919 % 50000), wide[i] = (uint32_t)(i * 7919 % 100000);
+    for (int i = 0; i < N; i++)
+        narrow[i] = (uint16_t)(i * 7919 % 50000), wide[i] = (uint32_t)(i * 7919 % 100000);
     for (int of_wide = 0; of_wide < 2; of_wide++) {
         shard *s = of_wide ? opened(wide, sizeof wide, 100000) : opened(narrow, sizeof narrow, 50000);
         cr_assert_eq(shard_window(s, N - SEQUENCE - 1, SEQUENCE, tokens, targets, list), EXIT_OK);
@@ -160,7 +165,8 @@ static void expect_lost(const shard *s, const char *message) {
     problems *own = problems_create();
     int32_t tokens[4], targets[4];
     cr_expect_eq(shard_window(s, 4, 4, tokens, targets, own), EXIT_RUN, "read; expected: %s", message);
-    cr_expect(data_says(own, message), "expected '%s', got '%s'", message, problems_count(own) ? problems_message(own, 0) : "nothing");
+    cr_expect(data_says(own, message), "expected '%s', got '%s'", message,
+              problems_count(own) ? problems_message(own, 0) : "nothing");
     cr_expect(data_says(own, "ids.bin"), "the file is not named");
     problems_destroy(own);
 }

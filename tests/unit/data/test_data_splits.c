@@ -46,16 +46,17 @@ Test(data_splits, mixtures_have_mean_and_variance_of_a_dirichlet) {
             cr_assert_float_eq(all, 1, 1e-12);
         }
         for (int s = 0; s < n; s++) {
-            cr_expect_float_eq(sum[s] / MANY, 1.0 / n, 4 * sqrt(variance / MANY), "alpha %g, source %d: mean %g", cases[c].alpha, s,
-                               sum[s] / MANY);
-            cr_expect_float_eq(squares[s] / MANY, variance, 0.05 * variance, "alpha %g, source %d: variance %g, not %g", cases[c].alpha, s,
+            cr_expect_float_eq(sum[s] / MANY, 1.0 / n, 4 * sqrt(variance / MANY),
+                               "alpha %g, source %d: mean %g", cases[c].alpha, s, sum[s] / MANY);
+            cr_expect_float_eq(squares[s] / MANY, variance, 0.05 * variance,
+                               "alpha %g, source %d: variance %g, not %g", cases[c].alpha, s,
                                squares[s] / MANY, variance);
         }
     }
 }
 
-/* One source's share has the distribution Beta(alpha, (S - 1) alpha): with alpha = 1, 1 - (1 - q)^(S - 1) is uniform; with alpha = 1/2 and
- * S = 2, (2 / pi) asin(sqrt q) is. */
+/* One source's share has the distribution Beta(alpha, (S - 1) alpha): with alpha = 1, 1 - (1 - q)^(S - 1) is
+ * uniform; with alpha = 1/2 and S = 2, (2 / pi) asin(sqrt q) is. */
 Test(data_splits, mixtures_have_the_shape_of_a_dirichlet) {
     int flat[BINS] = {0}, arcsine[BINS] = {0};
     for (int device = 0; device < MANY; device++) {
@@ -86,7 +87,8 @@ Test(data_splits, the_smallest_alpha_gives_one_source) {
             pure += shares[largest].weight > 0.999;
         }
         cr_expect_geq(pure, 3950, "alpha %g: %d of 4000 devices have one source", alphas[a], pure);
-        for (int s = 0; s < 4; s++) cr_expect(abs(counts[s] - 1000) < 110, "alpha %g: source %d %d times", alphas[a], s, counts[s]);
+        for (int s = 0; s < 4; s++)
+            cr_expect(abs(counts[s] - 1000) < 110, "alpha %g: source %d %d times", alphas[a], s, counts[s]);
     }
 }
 
@@ -97,13 +99,14 @@ static problems *list;
 static corpus *text;
 static data_settings used;
 
-/* uint16 ids: source * 10000 + position in training text, from 7000 on in validation and from 8500 on in test text; so a token says where
- * it is from. */
+/* uint16 ids: source * 10000 + position in training text, from 7000 on in validation and from 8500 on in test
+ * text; so a token says where it is from. */
 static void write_positions(int source, int part, int n) {
     static const char *const names[] = {"train", "valid", "test"};
     uint16_t *ids = malloc((size_t)n * sizeof *ids);
     char name[32];
-    for (int i = 0; i < n; i++) ids[i] = (uint16_t)(source * 10000 + i + (part == DATA_VALID ? 7000 : part == DATA_TEST ? 8500 : 0));
+    for (int i = 0; i < n; i++)
+        ids[i] = (uint16_t)(source * 10000 + i + (part == DATA_VALID ? 7000 : part == DATA_TEST ? 8500 : 0));
     snprintf(name, sizeof name, "%s_%d.bin", names[part], source);
     data_write(folder, name, ids, (size_t)n * sizeof *ids);
     free(ids);
@@ -123,7 +126,8 @@ static void set_up(void) {
     used.tokens_per_device = 700;
     used.valid_tokens_per_device = 200;
     used.test_tokens_per_device = 300;
-    cr_assert_eq(corpus_open(&used, 30000, &text, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(corpus_open(&used, 30000, &text, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
 }
 
 static void tear_down(void) {
@@ -142,11 +146,13 @@ static partition *partition_of(const data_settings *d, int devices) {
 
 static part_text part_of(partition *p, int device, data_part part) {
     part_text out = {0};
-    cr_assert_eq(partition_take(p, device, part, &out, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(partition_take(p, device, part, &out, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     return out;
 }
 
-/* Of every part exactly the tokens asked for, and of each source its share: to a token where no source is left out, else at least. */
+/* Of every part exactly the tokens asked for, and of each source its share: to a token where no source is
+ * left out, else at least. */
 Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
     static const double alphas[] = {0.05, 0.7, 5};
     int left_out = 0, whole = 0;
@@ -164,8 +170,9 @@ Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
                 for (int i = 0; i < got.count; i++) kept += drawn[got.ranges[i].source].weight;
                 for (int i = 0; i < got.count; i++) {
                     double share = (double)wanted * drawn[got.ranges[i].source].weight / kept;
-                    cr_expect(fabs((double)got.ranges[i].count - share) < 1, "device %d has %lld tokens, not %g", device,
-                              (long long)got.ranges[i].count, share);
+                    cr_expect(fabs((double)got.ranges[i].count - share) < 1,
+                              "device %d has %lld tokens, not %g", device, (long long)got.ranges[i].count,
+                              share);
                     cr_expect(i == 0 || got.ranges[i - 1].source < got.ranges[i].source);
                 }
                 left_out += got.count < SOURCES;
@@ -196,15 +203,18 @@ Test(data_splits_text, a_source_below_a_window_is_left_out) {
         }
         for (int s = 0; s < SOURCES; s++)
             if (!has[s]) most = fmax(most, 60 * drawn[s].weight);
-        cr_expect_lt(most, SEQUENCE + 1, "device %d lacks a source of which it should have %g tokens", device, most);
+        cr_expect_lt(most, SEQUENCE + 1, "device %d lacks a source of which it should have %g tokens", device,
+                     most);
         left_out += got.count < SOURCES;
         free(got.ranges);
     }
-    cr_expect(left_out > 100 && small > 0, "%d devices lack a source, %d have just a window of one", left_out, small);
+    cr_expect(left_out > 100 && small > 0, "%d devices lack a source, %d have just a window of one", left_out,
+              small);
     partition_close(p);
 }
 
-/* Twelve devices of unequal stretches: nothing twice while the text lasts, and what is asked beyond it is said. */
+/* Twelve devices of unequal stretches: nothing twice while the text lasts, and what is asked beyond it is
+ * said. */
 Test(data_splits_text, training_text_is_disjoint_while_it_lasts) {
     static char held[SOURCES * 10000];
     partition *p = partition_of(&used, DEVICES);
@@ -215,7 +225,8 @@ Test(data_splits_text, training_text_is_disjoint_while_it_lasts) {
             cr_expect_not(r->shared);
             cr_assert(r->first >= 0 && r->first + r->count <= TRAIN);
             for (int64_t j = r->first; j < r->first + r->count; j++) {
-                cr_assert_not(held[r->source * 10000 + j], "device %d has token %lld of source %d again", device, (long long)j, r->source);
+                cr_assert_not(held[r->source * 10000 + j], "device %d has token %lld of source %d again",
+                              device, (long long)j, r->source);
                 held[r->source * 10000 + j] = 1;
             }
         }
@@ -236,21 +247,25 @@ Test(data_splits_text, training_text_is_disjoint_while_it_lasts) {
         }
         free(got.ranges);
     }
-    for (int s = 0; s < SOURCES; s++) cr_expect_eq(shared[s], asked[s] > TRAIN, "source %d: %lld", s, (long long)asked[s]);
+    for (int s = 0; s < SOURCES; s++)
+        cr_expect_eq(shared[s], asked[s] > TRAIN, "source %d: %lld", s, (long long)asked[s]);
     cr_expect(shared[0] || shared[1] || shared[2]);
     partition_close(p);
 }
 
-/* Whether devices come in order, as a process with all of them has it, or one alone, as another process may. */
+/* Whether devices come in order, as a process with all of them has it, or one alone, as another process may.
+ */
 Test(data_splits_text, a_device_s_text_does_not_depend_on_who_asks) {
     partition *all = partition_of(&used, DEVICES);
     for (int device = DEVICES - 1; device >= 0; device -= 2)
         for (int part = 0; part < DATA_SPLITS; part++) {
             partition *alone = partition_of(&used, DEVICES);
-            for (int before = 0; before < device && part == 0; before++) free(part_of(alone, before, DATA_TRAIN).ranges);
+            for (int before = 0; before < device && part == 0; before++)
+                free(part_of(alone, before, DATA_TRAIN).ranges);
             part_text a = part_of(all, device, (data_part)part), b = part_of(alone, device, (data_part)part);
             cr_assert_eq(a.count, b.count);
-            for (int i = 0; i < a.count; i++) cr_expect(a.ranges[i].first == b.ranges[i].first && a.ranges[i].count == b.ranges[i].count);
+            for (int i = 0; i < a.count; i++)
+                cr_expect(a.ranges[i].first == b.ranges[i].first && a.ranges[i].count == b.ranges[i].count);
             free(a.ranges);
             free(b.ranges);
             partition_close(alone);
@@ -258,7 +273,8 @@ Test(data_splits_text, a_device_s_text_does_not_depend_on_who_asks) {
     partition_close(all);
 }
 
-/* With 0 a device has as much as its mixture lets it: the whole of one source, and of all other sources what goes with it. */
+/* With 0 a device has as much as its mixture lets it: the whole of one source, and of all other sources what
+ * goes with it. */
 Test(data_splits_text, all_text_is_what_the_mixture_allows) {
     used.tokens_per_device = used.valid_tokens_per_device = used.test_tokens_per_device = 0;
     partition *p = partition_of(&used, 4);
@@ -267,7 +283,8 @@ Test(data_splits_text, all_text_is_what_the_mixture_allows) {
             part_text got = part_of(p, device, (data_part)part);
             int exhausted = 0;
             for (int i = 0; i < got.count; i++) {
-                int64_t held = shard_tokens(corpus_shard(text, got.ranges[i].source, (data_part)part)) / (part == DATA_TRAIN ? 4 : 1);
+                int64_t held = shard_tokens(corpus_shard(text, got.ranges[i].source, (data_part)part)) /
+                               (part == DATA_TRAIN ? 4 : 1);
                 cr_expect_leq(got.ranges[i].count, held);
                 exhausted += got.ranges[i].count >= held - 1; /* tokens are whole */
                 cr_expect_not(got.ranges[i].shared);
@@ -298,22 +315,28 @@ Test(data_splits_text, windows_fall_on_sources_by_their_share) {
             cr_assert_eq(device_data_open(p, device, false, &data, list), EXIT_OK);
             cr_expect_eq(device_data_source(data), -1);
             for (int i = 0; i < DRAWN; i++) {
-                cr_assert_eq(device_data_sample(data, (data_part)part, (uint64_t)i, 1, SEQUENCE, w.tokens, w.targets, &offset, list),
+                cr_assert_eq(device_data_sample(data, (data_part)part, (uint64_t)i, 1, SEQUENCE, w.tokens,
+                                                w.targets, &offset, list),
                              EXIT_OK);
                 drawn[w.tokens[0] / 10000]++;
                 cr_assert_eq(w.targets[SEQUENCE - 1], w.tokens[0] + SEQUENCE, "a window leaves its stretch");
             }
             for (int i = 0; i < FIXED; i++) {
-                cr_assert_eq(device_data_fixed(data, (data_part)part, i, FIXED, SEQUENCE, w.tokens, w.targets, list), EXIT_OK);
+                cr_assert_eq(
+                    device_data_fixed(data, (data_part)part, i, FIXED, SEQUENCE, w.tokens, w.targets, list),
+                    EXIT_OK);
                 placed[w.tokens[0] / 10000]++;
-                cr_assert_eq(w.targets[SEQUENCE - 1], w.tokens[0] + SEQUENCE, "a fixed window leaves its stretch");
+                cr_assert_eq(w.targets[SEQUENCE - 1], w.tokens[0] + SEQUENCE,
+                             "a fixed window leaves its stretch");
             }
             double positions = (double)(got.tokens - got.count * SEQUENCE);
             for (int i = 0; i < got.count; i++) {
                 double share = (double)(got.ranges[i].count - SEQUENCE) / positions;
                 int s = got.ranges[i].source;
-                cr_expect_float_eq(drawn[s], share * DRAWN, 4 * sqrt(share * DRAWN) + 1, "source %d: %d of %g", s, drawn[s], share * DRAWN);
-                cr_expect_float_eq(placed[s], share * FIXED, 1.01, "source %d: %d of %g", s, placed[s], share * FIXED);
+                cr_expect_float_eq(drawn[s], share * DRAWN, 4 * sqrt(share * DRAWN) + 1,
+                                   "source %d: %d of %g", s, drawn[s], share * DRAWN);
+                cr_expect_float_eq(placed[s], share * FIXED, 1.01, "source %d: %d of %g", s, placed[s],
+                                   share * FIXED);
             }
             device_data_close(data);
             free(got.ranges);
@@ -334,8 +357,10 @@ Test(data_splits_text, pooled_text_is_that_of_all_devices) {
 
 /* The bound of a mixture is that of its sources, by their shares of the test text. */
 Test(data_splits_text, the_entropy_of_a_mixture_is_the_mean_of_its_sources) {
-    data_settings d = {
-        .corpus = (char *)(uintptr_t) "synthetic", .sequence = SEQUENCE, .tokens_per_device = 500, .test_tokens_per_device = 4000};
+    data_settings d = {.corpus = (char *)(uintptr_t) "synthetic",
+                       .sequence = SEQUENCE,
+                       .tokens_per_device = 500,
+                       .test_tokens_per_device = 4000};
     d.synthetic.topics = SOURCES;
     d.synthetic.vocabulary = 4; /* few states, so that topics differ */
     d.synthetic.branching = 3;
@@ -357,7 +382,8 @@ Test(data_splits_text, the_entropy_of_a_mixture_is_the_mean_of_its_sources) {
             uniform += corpus_entropy(c, s) / SOURCES;
         }
         cr_assert_eq(device_data_open(p, device, false, &data, list), EXIT_OK);
-        cr_expect_float_eq(device_data_entropy(data), expected, 2e-3, "device %d: %g, not %g", device, device_data_entropy(data), expected);
+        cr_expect_float_eq(device_data_entropy(data), expected, 2e-3, "device %d: %g, not %g", device,
+                           device_data_entropy(data), expected);
         different = fmax(different, fabs(expected - uniform));
         device_data_close(data);
     }
@@ -375,7 +401,8 @@ static void expect_refused(int devices, int tried, const char *message) {
     }
     cr_expect_eq(code, EXIT_INPUT, "accepted; expected: %s", message);
     cr_expect_eq(problems_count(list), 1);
-    cr_expect(data_says(list, message), "expected '%s', got '%s'", message, problems_count(list) ? problems_message(list, 0) : "nothing");
+    cr_expect(data_says(list, message), "expected '%s', got '%s'", message,
+              problems_count(list) ? problems_message(list, 0) : "nothing");
 }
 
 Test(data_splits_text, refuses_more_than_a_source_has) {

@@ -1,4 +1,5 @@
-/* The synthetic corpus: chains whose entropy is known, against hand-computed values and against the text itself. */
+/* The synthetic corpus: chains whose entropy is known, against hand-computed values and against the text
+ * itself. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <omp.h>
@@ -33,7 +34,8 @@ static data_settings settings_of(int topics, int vocabulary, int branching, doub
 
 static synthetic_text *made(const data_settings *d) {
     synthetic_text *s = NULL;
-    cr_assert_eq(synthetic_create(d, 512, &s, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(synthetic_create(d, 512, &s, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     return s;
 }
 
@@ -84,7 +86,8 @@ Test(data_synthetic, stationary_distribution_is_a_fixed_point) {
     for (int v = 0; v < 64; v++) pi[v] = m.stationary[v] - (v ? m.stationary[v - 1] : 0);
     for (int v = 0; v < 64; v++)
         for (int w = 0; w < 64; w++) next[w] += pi[v] * markov_probability(&m, v, w);
-    for (int v = 0; v < 64; v++) cr_expect_float_eq(next[v], pi[v], 1e-10, "token %d: %g, then %g", v, pi[v], next[v]);
+    for (int v = 0; v < 64; v++)
+        cr_expect_float_eq(next[v], pi[v], 1e-10, "token %d: %g, then %g", v, pi[v], next[v]);
     cr_expect(m.rate > 0 && m.rate < log(3), "entropy rate %g", m.rate);
     markov_destroy(&m);
 }
@@ -98,7 +101,8 @@ Test(data_synthetic, topics_share_half_of_their_rows) {
     for (int v = 0; v < 256; v++) {
         const uint16_t *x = a.successors + 8 * v, *y = b.successors + 8 * v;
         cr_expect_eq(x[0], y[0]);
-        shared += memcmp(x, y, 8 * sizeof *x) == 0 && memcmp(a.cumulative + 8 * v, b.cumulative + 8 * v, 8 * sizeof(double)) == 0;
+        shared += memcmp(x, y, 8 * sizeof *x) == 0 &&
+                  memcmp(a.cumulative + 8 * v, b.cumulative + 8 * v, 8 * sizeof(double)) == 0;
     }
     cr_expect(shared > 96 && shared < 160, "%d of 256 rows are shared", shared);
     markov_destroy(&a);
@@ -116,24 +120,28 @@ Test(data_synthetic, text_has_the_analytic_entropy) {
         double sum = 0;
         for (int i = 0; i < TOKENS; i++) {
             bool first = i % SYNTHETIC_BLOCK == 0;
-            double p = first ? m->stationary[ids[i]] - (ids[i] ? m->stationary[ids[i] - 1] : 0) : markov_probability(m, ids[i - 1], ids[i]);
+            double p = first ? m->stationary[ids[i]] - (ids[i] ? m->stationary[ids[i] - 1] : 0)
+                             : markov_probability(m, ids[i - 1], ids[i]);
             cr_assert_gt(p, 0, "token %d of topic %d cannot follow the one before", i, topic);
             sum -= log(p);
         }
         double expected = synthetic_entropy(s, topic);
-        cr_expect_float_eq(sum / TOKENS, expected, 0.01 * expected, "topic %d: text %g, analytic %g", topic, sum / TOKENS, expected);
+        cr_expect_float_eq(sum / TOKENS, expected, 0.01 * expected, "topic %d: text %g, analytic %g", topic,
+                           sum / TOKENS, expected);
         free(ids);
     }
     synthetic_destroy(s);
 }
 
-/* Of a mixed text: -ln p of a segment's tokens under its topic, the topic being the one under which the segment is possible and likeliest.
+/* Of a mixed text: -ln p of a segment's tokens under its topic, the topic being the one under which the
+ * segment is possible and likeliest.
  */
 static double best_segment(const synthetic_text *s, const int32_t *ids, int *topic) {
     double best = -INFINITY;
     for (int k = 0; k < s->topics; k++) {
         double sum = 0;
-        for (int i = 1; i < SYNTHETIC_SEGMENT; i++) sum += log(markov_probability(&s->chains[k], ids[i - 1], ids[i]));
+        for (int i = 1; i < SYNTHETIC_SEGMENT; i++)
+            sum += log(markov_probability(&s->chains[k], ids[i - 1], ids[i]));
         if (sum > best) {
             best = sum;
             *topic = k;
@@ -162,7 +170,8 @@ Test(data_synthetic, mixture_has_its_shares_and_entropy) {
     }
     double entropy = synthetic_entropy(s, 2), measured = sum / (SEGMENTS * SYNTHETIC_SEGMENT);
     cr_expect_float_eq(measured, entropy, 0.01 * entropy, "text %g, analytic %g", measured, entropy);
-    cr_expect_float_eq((double)own / SEGMENTS, 0.6 + 0.4 / 4, 0.02, "the source's own topic has a share of %g", (double)own / SEGMENTS);
+    cr_expect_float_eq((double)own / SEGMENTS, 0.6 + 0.4 / 4, 0.02,
+                       "the source's own topic has a share of %g", (double)own / SEGMENTS);
     free(ids);
     synthetic_destroy(s);
 }
@@ -174,7 +183,8 @@ Test(data_synthetic, text_is_the_same_by_range_and_threads) {
     omp_set_num_threads(1);
     int32_t *all = text_of(s, 1, DATA_TEST, 0, TOKENS);
     omp_set_num_threads(4);
-    int32_t *middle = text_of(s, 1, DATA_TEST, 1000, SYNTHETIC_BLOCK + 77), *other = text_of(s, 1, DATA_TRAIN, 0, TOKENS);
+    int32_t *middle = text_of(s, 1, DATA_TEST, 1000, SYNTHETIC_BLOCK + 77),
+            *other = text_of(s, 1, DATA_TRAIN, 0, TOKENS);
     cr_expect_arr_eq(middle, all + 1000, (SYNTHETIC_BLOCK + 77) * sizeof *all);
     cr_expect_neq(memcmp(other, all, TOKENS * sizeof *all), 0, "train and test text are the same");
     free(all);
@@ -186,7 +196,8 @@ Test(data_synthetic, text_is_the_same_by_range_and_threads) {
 Test(data_synthetic, seed_decides_the_text) {
     data_settings d = settings_of(2, 64, 4, 0.7, 5), e = settings_of(2, 64, 4, 0.7, 6);
     synthetic_text *s = made(&d), *t = made(&e), *again = made(&d);
-    int32_t *x = text_of(s, 0, DATA_TRAIN, 0, 500), *y = text_of(t, 0, DATA_TRAIN, 0, 500), *z = text_of(again, 0, DATA_TRAIN, 0, 500);
+    int32_t *x = text_of(s, 0, DATA_TRAIN, 0, 500), *y = text_of(t, 0, DATA_TRAIN, 0, 500),
+            *z = text_of(again, 0, DATA_TRAIN, 0, 500);
     cr_expect_arr_eq(x, z, 500 * sizeof *x);
     cr_expect_neq(memcmp(x, y, 500 * sizeof *x), 0);
     free(x);
@@ -214,7 +225,8 @@ Test(data_synthetic, refuses_settings_that_make_no_chain) {
     cr_expect_eq(corpus_open(&d, 256, &c, list), EXIT_INPUT);
     cr_expect_null(c);
     cr_expect(data_says(list, "data.synthetic.topics is 0"));
-    cr_expect(data_says(list, "data.synthetic.vocabulary is 512; it must be between 2 and the base's vocabulary of 256"));
+    cr_expect(data_says(
+        list, "data.synthetic.vocabulary is 512; it must be between 2 and the base's vocabulary of 256"));
     cr_expect(data_says(list, "data.synthetic.branching is 600"));
     cr_expect(data_says(list, "data.synthetic.purity is 1.5"));
 }

@@ -1,7 +1,9 @@
 /* The learning schedule, step by step against the AdamW of the oracle:
  *
- *   experts, and a router that learns with them   rate(t) = r eta + (1 - r) eta (1 + cos(pi t / T)) / 2    decay of train
- *   a router that learns from validation text     constant rate                                            decay of train.router
+ *   experts, and a router that learns with them   rate(t) = r eta + (1 - r) eta (1 + cos(pi t / T)) / 2
+ *       decay of train
+ *   a router that learns from validation text     constant rate
+ *       decay of train.router
  *
  * Each update is replayed in float64 from the state before it and the gradients that the step left. */
 #include <criterion/criterion.h>
@@ -37,7 +39,8 @@ typedef struct {
 
 static state take(const small_run *r) {
     const fleet *f = r->session->fleet;
-    return (state){small_download(r, f->parameters, f->n_parameters), small_download(r, f->moment1, f->n_parameters),
+    return (state){small_download(r, f->parameters, f->n_parameters),
+                   small_download(r, f->moment1, f->n_parameters),
                    small_download(r, f->moment2, f->n_parameters)};
 }
 
@@ -55,8 +58,12 @@ static group group_of(const ck_shape *s, int64_t at) {
 }
 
 static ck_adamw_hyper hyper(double rate, double decay, int step) {
-    return (ck_adamw_hyper){
-        .learning_rate = (float)rate, .weight_decay = (float)decay, .beta1 = 0.8F, .beta2 = 0.9F, .epsilon = 1e-8F, .step = step};
+    return (ck_adamw_hyper){.learning_rate = (float)rate,
+                            .weight_decay = (float)decay,
+                            .beta1 = 0.8F,
+                            .beta2 = 0.9F,
+                            .epsilon = 1e-8F,
+                            .step = step};
 }
 
 /* What a step did, between two states. */
@@ -115,20 +122,23 @@ static double distance(const taken_step *t, int device_index, group which, ck_ad
 }
 
 static void expect_near(double distance, int device_index, int step, const char *what) {
-    cr_expect_leq(distance, 2e-3, "device %d, step %d: %s are %g learning rates from the schedule", device_index, step, what, distance);
+    cr_expect_leq(distance, 2e-3, "device %d, step %d: %s are %g learning rates from the schedule",
+                  device_index, step, what, distance);
 }
 
 static void expert_step_follows_the_cosine(const small_run *r, int step) {
     taken_step t = step_taken(r, session_local_step);
     ck_adamw_hyper expected = hyper(RATES[step], 0.2, step + 1);
     for (int i = 0; i < DEVICES; i++) expect_near(distance(&t, i, EXPERTS, expected), i, step, "experts");
-    expect_near(distance(&t, PFEDMOE, ROUTER, expected), PFEDMOE, step, "the rows of a router that learns with them");
+    expect_near(distance(&t, PFEDMOE, ROUTER, expected), PFEDMOE, step,
+                "the rows of a router that learns with them");
     forget(&t);
 }
 
 static void burst_has_the_rate(const small_run *r, int burst, double rate) {
     taken_step t = step_taken(r, session_follow_ups);
-    expect_near(distance(&t, COMIGS, ROUTER, hyper(rate, 0.5, burst + 1)), COMIGS, burst, "the router's rows");
+    expect_near(distance(&t, COMIGS, ROUTER, hyper(rate, 0.5, burst + 1)), COMIGS, burst,
+                "the router's rows");
     forget(&t);
 }
 

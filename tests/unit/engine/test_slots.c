@@ -1,5 +1,6 @@
-/* Packs that lie far and come to a wave's slot: the same steps to the bit as with packs that are used where they lie. Here both memories
- * are the host's, and every copy is done when it is issued; tests/cli/test_cuda.sh has streams that are late. */
+/* Packs that lie far and come to a wave's slot: the same steps to the bit as with packs that are used where
+ * they lie. Here both memories are the host's, and every copy is done when it is issued;
+ * tests/cli/test_cuda.sh has streams that are late. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 static const char *const ALL = "  - {name: routed, method: comigs, devices: 3, specialists: [1, 2, 1]}\n"
                                "  - {name: released, method: comigs, devices: 2, as_released: true}\n"
                                "  - {name: averaged, method: fedavg, devices: 4}\n";
-static const char *const SMALL_WAVES[] = {"wave_tokens=32", "train.batch=1", "evaluate.windows=3", "trace.routing_windows=5"};
+static const char *const SMALL_WAVES[] = {"wave_tokens=32", "train.batch=1", "evaluate.windows=3",
+                                          "trace.routing_windows=5"};
 
 static small_run open_at(packs_memory packs_at) {
     small_run r = small_open(ALL, 4, SMALL_WAVES);
@@ -27,17 +29,20 @@ static void round_of(small_run *r) {
         small_check(session_local_step(s, r->problems), r->problems, "expert step");
         small_check(session_follow_ups(s, r->problems), r->problems, "bursts");
     }
-    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, r->problems), r->problems,
-                "evaluation");
+    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS,
+                                 r->problems),
+                r->problems, "evaluation");
     small_check(session_record_routing(s, r->problems), r->problems, "record");
     small_check(fleet_aggregate(s->fleet, r->problems), r->problems, "aggregation");
 }
 
-static void expect_same_array(const small_run *a, const small_run *b, const float *x, const float *y, int64_t floats, const char *what) {
+static void expect_same_array(const small_run *a, const small_run *b, const float *x, const float *y,
+                              int64_t floats, const char *what) {
     float *left = small_download(a, x, floats), *right = small_download(b, y, floats);
     int64_t first = 0;
     while (first < floats && memcmp(&left[first], &right[first], sizeof *left) == 0) first++;
-    cr_expect_eq(first, floats, "%s: value %lld is %g, not %g", what, (long long)first, right[first], left[first]);
+    cr_expect_eq(first, floats, "%s: value %lld is %g, not %g", what, (long long)first, right[first],
+                 left[first]);
     free(left);
     free(right);
 }
@@ -50,13 +55,16 @@ static void expect_same_runs(const small_run *a, const small_run *b) {
     expect_same_array(a, b, f->carried, g->carried, f->n_carried, "carried gradients");
     for (metric_id id = 0; id < METRIC_COUNT; id++) {
         const metric_row *m = &a->session->numbers, *n = &b->session->numbers;
-        if (m->values[id]) cr_expect_eq(memcmp(m->values[id], n->values[id], metric_bytes(id, &m->shape)), 0, "%s", metrics[id].path);
+        if (m->values[id])
+            cr_expect_eq(memcmp(m->values[id], n->values[id], metric_bytes(id, &m->shape)), 0, "%s",
+                         metrics[id].path);
     }
 }
 
 static void compare_with_near(packs_memory packs_at) {
     small_run near = open_at(PACKS_NEAR), far = open_at(packs_at);
-    cr_assert_gt(near.session->n_routing_windows, near.session->plan.limits.max_sequences, "the record has several waves too");
+    cr_assert_gt(near.session->n_routing_windows, near.session->plan.limits.max_sequences,
+                 "the record has several waves too");
     for (int round = 0; round < 2; round++) {
         round_of(&near);
         round_of(&far);
@@ -74,7 +82,8 @@ Test(slots, packs_that_come_and_go_change_no_bit) {
     compare_with_near(PACKS_FAR);
 }
 
-/* A device between two others in the wave has stopped: its neighbours are two copies, and it keeps what it had. */
+/* A device between two others in the wave has stopped: its neighbours are two copies, and it keeps what it
+ * had. */
 Test(slots, packs_with_a_gap_between_them_are_copied_apart) {
     small_run near = open_at(PACKS_NEAR), far = open_at(PACKS_FAR);
     near.session->fleet->devices[1].stopped = far.session->fleet->devices[1].stopped = true;
@@ -94,9 +103,11 @@ Test(slots, take_what_was_planned) {
         const int64_t floats = 4096;
         size_t before = ck_allocated_bytes(r.backend);
         r.session->fleet->packs_at = at;
-        small_check(slots_create(&r.session->slots, r.session->fleet, floats, r.problems), r.problems, "slots");
+        small_check(slots_create(&r.session->slots, r.session->fleet, floats, r.problems), r.problems,
+                    "slots");
         size_t taken = ck_allocated_bytes(r.backend) - before, planned = slots_bytes(at, floats);
-        cr_expect(taken >= planned && taken <= planned + 6 * 128, "%zu bytes are planned, %zu taken", planned, taken);
+        cr_expect(taken >= planned && taken <= planned + 6 * 128, "%zu bytes are planned, %zu taken", planned,
+                  taken);
         small_close(&r);
     }
     cr_expect_eq(slots_traffic(PACKS_NEAR, PACKS_UPDATED, 100), 0);

@@ -1,5 +1,5 @@
-/* What several processes rest on, looked at from one: calls of a process that is alone, how devices are dealt, what is summed, and
- * checkpoints in pieces. Real processes are in tests/cli/test_processes.sh. */
+/* What several processes rest on, looked at from one: calls of a process that is alone, how devices are
+ * dealt, what is summed, and checkpoints in pieces. Real processes are in tests/cli/test_processes.sh. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -25,7 +25,8 @@ Test(collective, every_way_is_listed_and_explains_itself) {
     cr_expect_str_eq(infos[1].name, "mpi");
     cr_expect_str_eq(infos[2].name, "nccl");
     cr_expect_null(infos[0].unavailable);
-    for (int i = 1; i < count; i++) cr_expect(!infos[i].unavailable || strlen(infos[i].unavailable) > 20, "%s", infos[i].unavailable);
+    for (int i = 1; i < count; i++)
+        cr_expect(!infos[i].unavailable || strlen(infos[i].unavailable) > 20, "%s", infos[i].unavailable);
 }
 
 Test(collective, without_mpirun_a_process_is_alone) {
@@ -33,7 +34,8 @@ Test(collective, without_mpirun_a_process_is_alone) {
     unsetenv("OMPI_COMM_WORLD_SIZE");
     cr_assert_eq(ck_collective_open(&c), CK_OK);
     cr_expect_eq(c, ck_collective_local());
-    cr_expect(ck_process(c) == 0 && ck_processes(c) == 1 && ck_local_process(c) == 0 && ck_local_processes(c) == 1);
+    cr_expect(ck_process(c) == 0 && ck_processes(c) == 1 && ck_local_process(c) == 0 &&
+              ck_local_processes(c) == 1);
     const int mine = 42;
     const size_t bytes = sizeof mine;
     int all = 0, gathered = 0, kept = 7;
@@ -85,10 +87,12 @@ static void deal(fleet *f, int process, int processes, const double *cost) {
 Test(deal, equal_devices_take_turns) {
     settings *s = small_settings("  - {name: l, method: local, devices: 7}\n", 0, NULL);
     fleet *f = fleet_of(s, 1, PROCESSES);
-    for (int i = 0; i < 7; i++) cr_expect_eq(f->owner[i], i % PROCESSES, "device %d: process %d", i, f->owner[i]);
+    for (int i = 0; i < 7; i++)
+        cr_expect_eq(f->owner[i], i % PROCESSES, "device %d: process %d", i, f->owner[i]);
     cr_assert_eq(f->n_mine, 2);
     cr_expect(f->mine[0] == 1 && f->mine[1] == 4);
-    cr_expect(f->devices[1].pack == 0 && f->devices[4].pack == f->shapes[0].total && f->devices[0].pack == -1);
+    cr_expect(f->devices[1].pack == 0 && f->devices[4].pack == f->shapes[0].total &&
+              f->devices[0].pack == -1);
     cr_expect_eq(f->n_parameters, 2 * f->shapes[0].total);
     cr_expect_eq(f->all_parameters, 7 * f->shapes[0].total);
     fleet_destroy(f);
@@ -101,18 +105,20 @@ Test(deal, a_dear_device_is_alone_and_the_rest_balances) {
     const int expected[] = {1, 2, 0, 2, 2, 1}; /* 10 | 3 | 3; 2 joins the first 3; both 1 join the second */
     fleet *f = fleet_of(s, 0, 1);
     deal(f, 0, PROCESSES, cost);
-    for (int i = 0; i < 6; i++) cr_expect_eq(f->owner[i], expected[i], "device %d: process %d", i, f->owner[i]);
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(f->owner[i], expected[i], "device %d: process %d", i, f->owner[i]);
     fleet_destroy(f);
     settings_destroy(s);
 }
 
-/* A pooled device costs as much as its population has devices; a larger bank costs more than a smaller one. */
+/* A pooled device costs as much as its population has devices; a larger bank costs more than a smaller one.
+ */
 Test(deal, costs_follow_tokens_and_banks) {
     settings *s = small_settings(MIXED, 0, NULL);
     base_shape shape = pretrain_shape(s);
     fleet *f = fleet_of(s, 0, 1);
-    double small = deal_cost(s, &shape, f, 0), large = deal_cost(s, &shape, f, 3), one = deal_cost(s, &shape, f, 9),
-           pooled = deal_cost(s, &shape, f, 12);
+    double small = deal_cost(s, &shape, f, 0), large = deal_cost(s, &shape, f, 3),
+           one = deal_cost(s, &shape, f, 9), pooled = deal_cost(s, &shape, f, 12);
     cr_expect_gt(large, 1.01 * small);
     cr_expect(pooled > 2.0 * one && pooled < 4.0 * one, "pooled %g, one of fedavg %g", pooled, one);
     fleet_destroy(f);
@@ -136,30 +142,36 @@ Test(deal, processes_agree_on_owners_and_on_what_is_packed) {
         for (int g = 0; g < whole->n_groups; g++) {
             cr_expect_eq(part[p]->groups[g].packed, whole->groups[g].packed);
             cr_assert_eq(part[p]->groups[g].n_ranges, whole->groups[g].n_ranges);
-            cr_expect_arr_eq(part[p]->groups[g].count, whole->groups[g].count, (size_t)whole->groups[g].n_ranges * sizeof(int64_t));
+            cr_expect_arr_eq(part[p]->groups[g].count, whole->groups[g].count,
+                             (size_t)whole->groups[g].n_ranges * sizeof(int64_t));
         }
     }
-    for (int i = 0; i < MIXED_DEVICES; i++) cr_expect_eq(owners[i], 1, "device %d is owned %d times", i, owners[i]);
+    for (int i = 0; i < MIXED_DEVICES; i++)
+        cr_expect_eq(owners[i], 1, "device %d is owned %d times", i, owners[i]);
     cr_expect(parameters == whole->n_parameters && carried == whole->n_carried && carried > 0);
     for (int p = 0; p < PROCESSES; p++) fleet_destroy(part[p]);
     fleet_destroy(whole);
     settings_destroy(s);
 }
 
-/* Partial sums of the processes' members, added, are the population's mean: also with more processes than members. */
+/* Partial sums of the processes' members, added, are the population's mean: also with more processes than
+ * members. */
 static void expect_sums(int processes) {
     small_run r = small_open(MIXED, 0, NULL);
     const fleet *f = r.session->fleet;
-    float *all = malloc((size_t)f->n_parameters * sizeof *all), *mean = calloc((size_t)f->n_packed, sizeof *mean);
+    float *all = malloc((size_t)f->n_parameters * sizeof *all),
+          *mean = calloc((size_t)f->n_packed, sizeof *mean);
     for (int64_t i = 0; i < f->n_parameters; i++) all[i] = sinf((float)i);
     cr_assert_eq(ck_group_sum(r.session->stream, all, f->groups, f->n_groups, mean), CK_OK);
-    float *sum = calloc((size_t)f->n_packed, sizeof *sum), *packed = calloc((size_t)f->n_packed, sizeof *packed);
+    float *sum = calloc((size_t)f->n_packed, sizeof *sum),
+          *packed = calloc((size_t)f->n_packed, sizeof *packed);
     for (int p = 0; p < processes; p++) {
         fleet *part = fleet_of(r.settings, p, processes);
         float *mine = malloc((size_t)part->n_parameters * sizeof *mine + 1);
         for (int i = 0; i < part->n_mine; i++) {
             const device *d = &part->devices[part->mine[i]];
-            memcpy(mine + d->pack, all + f->devices[part->mine[i]].pack, (size_t)part->shapes[d->shape].total * sizeof *mine);
+            memcpy(mine + d->pack, all + f->devices[part->mine[i]].pack,
+                   (size_t)part->shapes[d->shape].total * sizeof *mine);
         }
         cr_assert_eq(ck_group_sum(r.session->stream, mine, part->groups, part->n_groups, packed), CK_OK);
         for (int64_t j = 0; j < f->n_packed; j++) sum[j] += packed[j];
@@ -169,7 +181,8 @@ static void expect_sums(int processes) {
     int nonzero = 0;
     for (int64_t j = 0; j < f->n_packed; j++) {
         nonzero += mean[j] != 0.0F;
-        cr_assert_float_eq(sum[j], mean[j], 1e-6, "value %lld: %g, mean %g", (long long)j, (double)sum[j], (double)mean[j]);
+        cr_assert_float_eq(sum[j], mean[j], 1e-6, "value %lld: %g, mean %g", (long long)j, (double)sum[j],
+                           (double)mean[j]);
     }
     cr_expect_gt(nonzero, f->n_packed / 2);
     free(all);
@@ -203,7 +216,8 @@ static float *array_of(const checkpoint *c, packs_array which) {
 }
 
 /* Pieces of uneven lengths. */
-static exit_code next_piece(void *context, packs_array which, int64_t first, int64_t *count, float **values, problems *list) {
+static exit_code next_piece(void *context, packs_array which, int64_t first, int64_t *count, float **values,
+                            problems *list) {
     (void)list;
     courier *k = context;
     k->which = which;
@@ -247,7 +261,8 @@ static void write_and_read(const checkpoint_pieces *writing, const checkpoint_pi
     problems *list = fixture_problems();
     for (int i = 0; i < 4 * VALUES; i++) from_memory[i] = (float)i;
     memset(to_memory, 0, sizeof to_memory);
-    checkpoint from = checkpoint_of(from_memory, counts, stopped), target = checkpoint_of(to_memory, found, found_stopped);
+    checkpoint from = checkpoint_of(from_memory, counts, stopped),
+               target = checkpoint_of(to_memory, found, found_stopped);
     courier source = {.whole = &from};
     checkpoint_pieces pieces = writing ? *writing : (checkpoint_pieces){0};
     pieces.context = &source;
@@ -271,7 +286,8 @@ static void write_and_read(const checkpoint_pieces *writing, const checkpoint_pi
 
 Test(pieces, what_is_written_in_pieces_is_read_whole_and_the_other_way_round) {
     courier to = {0};
-    const checkpoint_pieces writing = {.next = next_piece}, reading = {.context = &to, .next = next_piece, .filled = piece_filled};
+    const checkpoint_pieces writing = {.next = next_piece},
+                            reading = {.context = &to, .next = next_piece, .filled = piece_filled};
     write_and_read(&writing, NULL, &to);
     write_and_read(NULL, &reading, &to);
     write_and_read(&writing, &reading, &to);

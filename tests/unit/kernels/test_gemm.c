@@ -1,10 +1,12 @@
-/* test_gemm.c - the products of the CPU backend against sums in double, on both sides of every border of their tiles.
+/* test_gemm.c - the products of the CPU backend against sums in double, on both sides of every border of
+ * their tiles.
  *
  *   want[i,j] = alpha sum_k A[i,k] B[k,j] + addend[i,j]
  *   |C[i,j] - want[i,j]| <= (K + 8) 2^-24 (|alpha| sum_k |A[i,k] B[k,j]| + |addend[i,j]|)
  *
- * The bound is that of rounding, whatever the order of the sum. A and B end with their last element, so that a sanitizer sees a read
- * beyond it, and NaN lies between their rows; around the elements of C lies what nobody may overwrite. */
+ * The bound is that of rounding, whatever the order of the sum. A and B end with their last element, so that
+ * a sanitizer sees a read beyond it, and NaN lies between their rows; around the elements of C lies what
+ * nobody may overwrite. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdbool.h>
@@ -18,7 +20,8 @@ static const float UNTOUCHED = 12345.0F;
 
 /* Tiles have 6 or 8 rows, and 8, 16 or 32 columns; sums are cut at 256, and take another way up to 32. */
 static const int ROWS[] = {0, 1, 2, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25};
-static const int DEPTHS[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 127, 128, 129, 255, 256, 257, 511, 512, 513};
+static const int DEPTHS[] = {0,  1,  2,   3,   7,   8,   9,   15,  16,  17,  31,
+                             32, 33, 127, 128, 129, 255, 256, 257, 511, 512, 513};
 #define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
 
 /* The operands of every product of a test, which takes as many of their rows and columns as it wants. */
@@ -83,7 +86,8 @@ typedef struct {
 } matrix;
 
 /* Element (i, j) from values[i row + j step]; `around` everywhere else. */
-static matrix lay(const float *values, int row, int step, int rows, int columns, placing place, int guard, float around) {
+static matrix lay(const float *values, int row, int step, int rows, int columns, placing place, int guard,
+                  float around) {
     int stride = columns + place.padding > 0 ? columns + place.padding : 1;
     int floats = place.offset + (rows > 0 && columns > 0 ? (rows - 1) * stride + columns : 0) + guard;
     matrix m = {.memory = malloc((size_t)floats * sizeof(float)), .stride = stride};
@@ -104,7 +108,8 @@ static matrix lay_c(const job *w) {
 
 static void multiply_linear(const job *w, matrix a, matrix b, matrix c) {
     placing denser = {w->place.offset, w->place.padding / 2};
-    matrix bias = lay(f.bias, 0, 1, 1, w->n, w->place, 0, NAN), scale = lay(f.scale, 0, 1, 1, w->m, w->place, 0, NAN);
+    matrix bias = lay(f.bias, 0, 1, 1, w->n, w->place, 0, NAN),
+           scale = lay(f.scale, 0, 1, 1, w->m, w->place, 0, NAN);
     matrix residual = lay(f.c, f.columns, 1, w->m, w->n, denser, 0, NAN);
     gemm_addend addend = {.bias = w->bias ? bias.at : NULL, .bias_scale = w->scale ? scale.at : NULL};
     if (w->residual) addend.residual = residual.at, addend.residual_stride = residual.stride;
@@ -116,8 +121,10 @@ static void multiply_linear(const job *w, matrix a, matrix b, matrix c) {
 /* C after the product. free() its memory. */
 static matrix multiply(const job *w) {
     bool a_turned = w->product == TN, b_turned = w->product == NT || w->product == LINEAR;
-    matrix a = a_turned ? lay(f.a, 1, f.k, f.k, w->m, w->place, 0, NAN) : lay(f.a, f.k, 1, w->m, f.k, w->place, 0, NAN);
-    matrix b = b_turned ? lay(f.b, 1, f.columns, w->n, f.k, w->place, 0, NAN) : lay(f.b, f.columns, 1, f.k, w->n, w->place, 0, NAN);
+    matrix a = a_turned ? lay(f.a, 1, f.k, f.k, w->m, w->place, 0, NAN)
+                        : lay(f.a, f.k, 1, w->m, f.k, w->place, 0, NAN);
+    matrix b = b_turned ? lay(f.b, 1, f.columns, w->n, f.k, w->place, 0, NAN)
+                        : lay(f.b, f.columns, 1, f.k, w->n, w->place, 0, NAN);
     matrix c = lay_c(w);
     float beta = w->keeps ? 1.0F : 0.0F;
     switch (w->product) {
@@ -148,11 +155,13 @@ static bool is_right(const job *w, int i, int j, double got, double *want) {
 }
 
 static void check_around(const job *w, matrix c) {
-    for (int p = 0; p < w->place.offset + (w->m > 0 && w->n > 0 ? (w->m - 1) * c.stride + w->n : 0) + GUARD; p++) {
+    for (int p = 0; p < w->place.offset + (w->m > 0 && w->n > 0 ? (w->m - 1) * c.stride + w->n : 0) + GUARD;
+         p++) {
         int inside = p - w->place.offset;
         bool element = inside >= 0 && inside / c.stride < w->m && inside % c.stride < w->n;
         if (!element && c.memory[p] != UNTOUCHED)
-            cr_assert_fail("%s wrote beside C: M %d, N %d, K %d, float %d", NAMES[w->product], w->m, w->n, f.k, inside);
+            cr_assert_fail("%s wrote beside C: M %d, N %d, K %d, float %d", NAMES[w->product], w->m, w->n,
+                           f.k, inside);
     }
 }
 
@@ -162,10 +171,11 @@ static void check(const job *w) {
         for (int j = 0; j < w->n; j++, compared++) {
             double want, got = (double)c.at[i * c.stride + j];
             if (!is_right(w, i, j, got, &want))
-                cr_assert_fail("%s: M %d, N %d, K %d, alpha %g, offset %d, padding %d%s%s%s%s: [%d, %d] is %.9g, expected %.9g",
-                               NAMES[w->product], w->m, w->n, f.k, (double)w->alpha, w->place.offset, w->place.padding,
-                               w->keeps ? ", keeps C" : "", w->bias ? ", bias" : "", w->scale ? ", scale" : "",
-                               w->residual ? ", residual" : "", i, j, got, want);
+                cr_assert_fail("%s: M %d, N %d, K %d, alpha %g, offset %d, padding %d%s%s%s%s: [%d, %d] is "
+                               "%.9g, expected %.9g",
+                               NAMES[w->product], w->m, w->n, f.k, (double)w->alpha, w->place.offset,
+                               w->place.padding, w->keeps ? ", keeps C" : "", w->bias ? ", bias" : "",
+                               w->scale ? ", scale" : "", w->residual ? ", residual" : "", i, j, got, want);
         }
     }
     check_around(w, c);
@@ -210,7 +220,8 @@ Test(gemm, every_length_of_a_sum) {
     cr_assert_gt(compared, 0);
 }
 
-/* One spoiled operand: NaN and Inf reach the elements they are terms of, by a factor of 0 too, and no others. */
+/* One spoiled operand: NaN and Inf reach the elements they are terms of, by a factor of 0 too, and no others.
+ */
 static void check_spoiled(float *operand) {
     static const float spoilers[] = {NAN, INFINITY, -INFINITY};
     float well = *operand;
@@ -251,7 +262,8 @@ Test(gemm, nan_and_infinity_of_what_is_added) {
 }
 
 #if defined __FMA__ && defined __AVX2__ /* elsewhere OpenBLAS does the work, in its own order */
-/* What a device computes alone, it computes to the bit among others: an element of the largest product is that of every smaller one. */
+/* What a device computes alone, it computes to the bit among others: an element of the largest product is
+ * that of every smaller one. */
 static void check_bits(const job *largest) {
     static const int rows[] = {1, 2, 5, 6, 7, 8, 9, 23, 127};
     matrix all = multiply(largest);
@@ -262,8 +274,8 @@ static void check_bits(const job *largest) {
             matrix c = multiply(&part);
             for (int i = 0; i < part.m; i++, compared += n)
                 if (memcmp(c.at + i * c.stride, all.at + i * all.stride, (size_t)n * sizeof(float)) != 0)
-                    cr_assert_fail("%s: K %d, alpha %g: row %d of %d x %d has other bits than among %d rows", NAMES[part.product], f.k,
-                                   (double)part.alpha, i, part.m, n, largest->m);
+                    cr_assert_fail("%s: K %d, alpha %g: row %d of %d x %d has other bits than among %d rows",
+                                   NAMES[part.product], f.k, (double)part.alpha, i, part.m, n, largest->m);
             free(c.memory);
         }
     }
@@ -295,7 +307,8 @@ Test(gemm, orientations_agree_to_the_bit) {
         matrix first = multiply(&w);
         for (w.product = NN; w.product <= LINEAR; w.product++) {
             matrix c = multiply(&w);
-            cr_expect_arr_eq(c.at, first.at, (size_t)(w.m * w.n) * sizeof(float), "%s of K %d differs from gemm_nt", NAMES[w.product], f.k);
+            cr_expect_arr_eq(c.at, first.at, (size_t)(w.m * w.n) * sizeof(float),
+                             "%s of K %d differs from gemm_nt", NAMES[w.product], f.k);
             free(c.memory);
         }
         free(first.memory);

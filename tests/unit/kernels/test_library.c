@@ -17,8 +17,10 @@ static void lay_library(const char *prefix, const char *file) {
     Dl_info info;
     void *known = dlopen("libm.so.6", RTLD_NOW);
     cr_assert(known && dladdr(dlsym(known, "cos"), &info));
-    snprintf(command, sizeof command, "d=%s/%s/lib/python3.12/site-packages/nvidia/cublas/lib && mkdir -p \"$d\" && cp -L %s \"$d\"/%s",
-             folder, prefix, info.dli_fname, file);
+    snprintf(
+        command, sizeof command,
+        "d=%s/%s/lib/python3.12/site-packages/nvidia/cublas/lib && mkdir -p \"$d\" && cp -L %s \"$d\"/%s",
+        folder, prefix, info.dli_fname, file);
     cr_assert_eq(system(command), 0);
 }
 

@@ -62,5 +62,6 @@ Test(vector, silu_and_its_slope_are_right_to_1e_6) {
     cr_assert_leq(worst, 1e-6, "silu: largest error %g", worst);
     cr_assert_leq(worst_slope, 1e-6, "silu': largest error %g", worst_slope);
     float slope;
-    cr_assert(isnan(vec_silu(NAN)) && isnan(vec_silu_slope(NAN, &slope)) && isnan(slope), "a NaN must not be hidden");
+    cr_assert(isnan(vec_silu(NAN)) && isnan(vec_silu_slope(NAN, &slope)) && isnan(slope),
+              "a NaN must not be hidden");
 }

@@ -7,7 +7,8 @@
 typedef struct {
     const char *name;
     int generalists, specialists; /* -1: the defaults */
-    const char *shares;           /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
+    /* of generalists (G), specialists (S), the attention LoRA (L), the router (R) */
+    const char *shares;
     ck_gates gates;
     schedule_list schedule;
     bool pooled;
@@ -31,10 +32,11 @@ static bool shares(const method *m, ck_site site, ck_factor factor, int expert, 
 }
 
 /* Both factors of a LoRA must have the same answer. */
-static void expect_shared(const method *m, const table_row *row, char letter, ck_site site, int expert, int generalists) {
+static void expect_shared(const method *m, const table_row *row, char letter, ck_site site, int expert,
+                          int generalists) {
     for (int factor = CK_FACTOR_A; factor <= CK_FACTOR_B; factor++)
-        cr_expect_eq(shares(m, site, (ck_factor)factor, expert, generalists), strchr(row->shares, letter) != NULL, "%s: %c, factor %d",
-                     row->name, letter, factor);
+        cr_expect_eq(shares(m, site, (ck_factor)factor, expert, generalists),
+                     strchr(row->shares, letter) != NULL, "%s: %c, factor %d", row->name, letter, factor);
 }
 
 Test(methods, share_the_parts_that_their_papers_say) {
@@ -48,7 +50,8 @@ Test(methods, share_the_parts_that_their_papers_say) {
         for (int e = g; e < g + s; e++) expect_shared(m, row, 'S', CK_SITE_PR, e, g);
         expect_shared(m, row, 'L', CK_SITE_QKV, -1, g);
         expect_shared(m, row, 'L', CK_SITE_OUT, -1, g);
-        cr_expect_eq(shares(m, CK_NO_SITE, CK_FACTOR_ROUTER, -1, g), strchr(row->shares, 'R') != NULL, "%s: router", row->name);
+        cr_expect_eq(shares(m, CK_NO_SITE, CK_FACTOR_ROUTER, -1, g), strchr(row->shares, 'R') != NULL,
+                     "%s: router", row->name);
         cr_expect_eq(m->gates, row->gates, "%s: gates", row->name);
         if (row->schedule) cr_expect_eq(m->schedule, row->schedule, "%s: schedule", row->name);
         cr_expect_eq(m->pooled, row->pooled, "%s: pooled", row->name);
@@ -69,15 +72,18 @@ Test(methods, have_the_papers_number_of_experts) {
     static const struct {
         const char *name;
         int generalists, specialists;
-    } defaults[] = {{"local", 0, 2}, {"fedavg", 2, 0}, {"centralized", 2, 0}, {"pfedmoe", 1, 1}, {"comigs", 1, 1}, {"fedsa", 1, 0}};
+    } defaults[] = {{"local", 0, 2},   {"fedavg", 2, 0}, {"centralized", 2, 0},
+                    {"pfedmoe", 1, 1}, {"comigs", 1, 1}, {"fedsa", 1, 0}};
     int count;
     method_list(&count);
     cr_assert_eq(count, (int)(sizeof defaults / sizeof *defaults));
     for (int i = 0; i < count; i++) {
         const method *m = method_find(defaults[i].name);
         cr_assert_not_null(m, "%s is not in the list", defaults[i].name);
-        cr_expect_eq(m->default_generalists, defaults[i].generalists, "%s: %d generalists", m->name, m->default_generalists);
-        cr_expect_eq(m->default_specialists, defaults[i].specialists, "%s: %d specialists", m->name, m->default_specialists);
+        cr_expect_eq(m->default_generalists, defaults[i].generalists, "%s: %d generalists", m->name,
+                     m->default_generalists);
+        cr_expect_eq(m->default_specialists, defaults[i].specialists, "%s: %d specialists", m->name,
+                     m->default_specialists);
     }
 }
 

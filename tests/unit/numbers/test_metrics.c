@@ -5,14 +5,20 @@
 
 #include "numbers/metrics.h"
 
-static const metric_shape SHAPE = {
-    .populations = 3, .devices = 23, .layers = 2, .experts = 3, .windows = 2, .sequence = 8, .sampling = {4, 2, 3, 1}};
+static const metric_shape SHAPE = {.populations = 3,
+                                   .devices = 23,
+                                   .layers = 2,
+                                   .experts = 3,
+                                   .windows = 2,
+                                   .sequence = 8,
+                                   .sampling = {4, 2, 3, 1}};
 
 Test(metrics, every_row_of_the_table_is_filled) {
     for (metric_id id = 0; id < METRIC_COUNT; id++) {
         cr_assert(metrics[id].path && metrics[id].path[0] == '/', "metric %d has no path", id);
         cr_expect(metrics[id].units && metrics[id].units[0], "%s has no unit", metrics[id].path);
-        for (metric_id other = 0; other < id; other++) cr_expect_neq(strcmp(metrics[id].path, metrics[other].path), 0);
+        for (metric_id other = 0; other < id; other++)
+            cr_expect_neq(strcmp(metrics[id].path, metrics[other].path), 0);
     }
 }
 
@@ -61,7 +67,8 @@ Test(metrics, fairness_by_hand) {
     /* The worst two of 20; Gini of 1 .. n is (n^2 - 1) / (3 n (n + 1)). */
     cr_expect_float_eq(metric_doubles(&row, METRIC_WORST_DECILE)[0], 19.5, 1e-12);
     cr_expect_float_eq(metric_doubles(&row, METRIC_GINI)[0], 399.0 / (3.0 * 20.0 * 21.0), 1e-12);
-    cr_expect(isnan(metric_doubles(&row, METRIC_WORST_DECILE)[1]) && isnan(metric_doubles(&row, METRIC_GINI)[1]));
+    cr_expect(isnan(metric_doubles(&row, METRIC_WORST_DECILE)[1]) &&
+              isnan(metric_doubles(&row, METRIC_GINI)[1]));
     cr_expect_float_eq(metric_doubles(&row, METRIC_WORST_DECILE)[2], 1.5, 0.0);
     cr_expect_float_eq(metric_doubles(&row, METRIC_GINI)[2], 0.0, 1e-15);
     cr_expect_eq(loss[0], 1.0, "the losses keep their order");

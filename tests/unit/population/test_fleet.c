@@ -29,7 +29,8 @@ static float *initial_pack(const fleet *f, int index) {
 }
 
 static const float *a1_of(const ck_shape *s, const float *pack, int layer, int expert) {
-    return pack + layer * s->layer_stride + s->route + (int64_t)(s->router_rows + s->rank_first[expert]) * s->width;
+    return pack + layer * s->layer_stride + s->route +
+           (int64_t)(s->router_rows + s->rank_first[expert]) * s->width;
 }
 
 static const float *a2_of(const ck_shape *s, const float *pack, int layer, int expert) {
@@ -41,7 +42,8 @@ static bool same_a(const fleet *f, int device1, int expert1, int device2, int ex
     const ck_shape *s1 = &f->shapes[f->devices[device1].shape], *s2 = &f->shapes[f->devices[device2].shape];
     bool same = true;
     for (int l = 0; l < LAYERS; l++) {
-        same &= memcmp(a1_of(s1, p1, l, expert1), a1_of(s2, p2, l, expert2), RANK * WIDTH * sizeof(float)) == 0;
+        same &=
+            memcmp(a1_of(s1, p1, l, expert1), a1_of(s2, p2, l, expert2), RANK * WIDTH * sizeof(float)) == 0;
         same &= memcmp(a2_of(s1, p1, l, expert1), a2_of(s2, p2, l, expert2), RANK * FFN * sizeof(float)) == 0;
     }
     free(p1);
@@ -50,17 +52,31 @@ static bool same_a(const fleet *f, int device1, int expert1, int device2, int ex
 }
 
 Test(fleet, counts_what_is_shared_and_what_is_private) {
-    settings *s = small_settings("  - {name: c, method: comigs, devices: 3, generalists: 1, specialists: [1, 2, 0]}\n"
-                                 "  - {name: l, method: local, devices: 2}\n"
-                                 "  - {name: f, method: fedavg, devices: 2}\n"
-                                 "  - {name: p, method: centralized, devices: 5}\n",
-                                 0, NULL);
+    settings *s =
+        small_settings("  - {name: c, method: comigs, devices: 3, generalists: 1, specialists: [1, 2, 0]}\n"
+                       "  - {name: l, method: local, devices: 2}\n"
+                       "  - {name: f, method: fedavg, devices: 2}\n"
+                       "  - {name: p, method: centralized, devices: 5}\n",
+                       0, NULL);
     fleet *f = make_fleet(s);
-    int64_t expert = LAYERS * RANK * 2 * (WIDTH + FFN), attention = LAYERS * RANK * 6 * WIDTH, router = LAYERS * WIDTH;
+    int64_t expert = LAYERS * RANK * 2 * (WIDTH + FFN), attention = LAYERS * RANK * 6 * WIDTH,
+            router = LAYERS * WIDTH;
     cr_assert_eq(f->n_devices, 3 + 2 + 2 + 1);
-    const int64_t shared[] = {
-        expert + attention, expert + attention, expert + attention, 0, 0, 2 * expert + attention, 2 * expert + attention, 0};
-    const int64_t own[] = {expert + 2 * router,   2 * expert + 3 * router, 0, 2 * expert + attention, 2 * expert + attention, 0, 0,
+    const int64_t shared[] = {expert + attention,
+                              expert + attention,
+                              expert + attention,
+                              0,
+                              0,
+                              2 * expert + attention,
+                              2 * expert + attention,
+                              0};
+    const int64_t own[] = {expert + 2 * router,
+                           2 * expert + 3 * router,
+                           0,
+                           2 * expert + attention,
+                           2 * expert + attention,
+                           0,
+                           0,
                            2 * expert + attention};
     for (int i = 0; i < f->n_devices; i++) {
         cr_expect_eq(f->devices[i].parameters_shared, shared[i], "device %d shares %lld, expected %lld", i,
@@ -78,10 +94,11 @@ Test(fleet, counts_what_is_shared_and_what_is_private) {
 
 Test(fleet, balance_coefficients_follow_the_formula) {
     const char *overrides[] = {"experts.balance=0.02", "experts.balance_importance=0.25"};
-    settings *s = small_settings("  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [3, 1]}\n"
-                                 "  - {name: g, method: comigs, devices: 1, generalists: 3, specialists: 0}\n"
-                                 "  - {name: m, method: local, devices: 1, specialists: 3}\n",
-                                 2, overrides);
+    settings *s =
+        small_settings("  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: [3, 1]}\n"
+                       "  - {name: g, method: comigs, devices: 1, generalists: 3, specialists: 0}\n"
+                       "  - {name: m, method: local, devices: 1, specialists: 3}\n",
+                       2, overrides);
     fleet *f = make_fleet(s);
     const ck_shape *four = &f->shapes[f->devices[0].shape], *two = &f->shapes[f->devices[1].shape];
     const ck_shape *generalists = &f->shapes[f->devices[2].shape], *mean = &f->shapes[f->devices[3].shape];
@@ -120,7 +137,8 @@ Test(fleet, starts_paired_populations_from_the_same_tensors) {
 
 Test(fleet, initial_values_have_their_distribution) {
     const char *overrides[] = {"experts.rank=16"};
-    settings *s = small_settings("  - {name: a, method: comigs, devices: 1, generalists: 4, specialists: 4}\n", 1, overrides);
+    settings *s = small_settings(
+        "  - {name: a, method: comigs, devices: 1, generalists: 4, specialists: 4}\n", 1, overrides);
     fleet *f = make_fleet(s);
     const ck_shape *shape = &f->shapes[0];
     float *pack = initial_pack(f, 0);
@@ -160,16 +178,20 @@ static float value(int device_index, int64_t at) {
     return (float)(device_index + 1) * 1000.0F + (float)(at % 997);
 }
 
-/* The router's rows, and every specialist, must keep the device's own values; the generalist becomes the mean. */
+/* The router's rows, and every specialist, must keep the device's own values; the generalist becomes the
+ * mean. */
 Test(fleet, averages_generalists_over_ragged_devices) {
-    small_run r = small_open("  - {name: l, method: local, devices: 1}\n"
-                             "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 3, 0, 2]}\n",
-                             0, NULL);
+    small_run r =
+        small_open("  - {name: l, method: local, devices: 1}\n"
+                   "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 3, 0, 2]}\n",
+                   0, NULL);
     fleet *f = r.session->fleet;
     float *before = malloc((size_t)f->n_parameters * sizeof *before);
     for (int i = 0; i < f->n_devices; i++)
-        for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++) before[f->devices[i].pack + j] = value(i, j);
-    cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before), CK_OK);
+        for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++)
+            before[f->devices[i].pack + j] = value(i, j);
+    cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
+                 CK_OK);
     small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
     float *after = small_download(&r, f->parameters, f->n_parameters);
     const device *first = &f->devices[1];
@@ -179,12 +201,16 @@ Test(fleet, averages_generalists_over_ragged_devices) {
         const ck_shape *shape = &f->shapes[d->shape];
         bool *mask = shared_mask(f, d);
         for (int64_t j = 0; j < shape->total; j++)
-            if (!mask[j]) cr_assert_eq(after[d->pack + j], before[d->pack + j], "device %d float %lld is private", i, (long long)j);
+            if (!mask[j])
+                cr_assert_eq(after[d->pack + j], before[d->pack + j], "device %d float %lld is private", i,
+                             (long long)j);
         for (int l = 0; l < LAYERS && i > 0; l++)
             for (int64_t j = 0; j < RANK * FFN; j++) {
-                int64_t at = l * shape->layer_stride + shape->a2 + j, at1 = l * shape1->layer_stride + shape1->a2 + j;
+                int64_t at = l * shape->layer_stride + shape->a2 + j,
+                        at1 = l * shape1->layer_stride + shape1->a2 + j;
                 cr_assert(mask[at], "A2 of the generalist is shared");
-                cr_assert_eq(after[d->pack + at], after[first->pack + at1], "device %d agrees with device 1", i);
+                cr_assert_eq(after[d->pack + at], after[first->pack + at1], "device %d agrees with device 1",
+                             i);
             }
         free(mask);
     }
@@ -210,8 +236,8 @@ static small_run open_uneven_text(const char *populations) {
             snprintf(name, sizeof name, names[part], source);
             data_write_shard(small_folder(), name, source, source == 0 ? 600 : 900);
         }
-    const char *overrides[] = {text, "data.tokens_per_device=0", "data.valid_tokens_per_device=0", "data.test_tokens_per_device=0",
-                               "base.vocabulary=256"};
+    const char *overrides[] = {text, "data.tokens_per_device=0", "data.valid_tokens_per_device=0",
+                               "data.test_tokens_per_device=0", "base.vocabulary=256"};
     return small_open(populations, 5, overrides);
 }
 
@@ -222,24 +248,28 @@ static void expect_mean(const small_run *r, int which, const double weights[4]) 
     int64_t at = ck_block_of(&f->shapes[first->shape], CK_SITE_QKV, CK_FACTOR_A)->offset + 5;
     float *before = malloc((size_t)f->n_parameters * sizeof *before);
     for (int i = 0; i < f->n_devices; i++)
-        for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++) before[f->devices[i].pack + j] = value(i, j);
-    cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before), CK_OK);
+        for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++)
+            before[f->devices[i].pack + j] = value(i, j);
+    cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
+                 CK_OK);
     small_check(fleet_aggregate(r->session->fleet, r->problems), r->problems, "aggregate");
     float *after = small_download(r, f->parameters, f->n_parameters);
     double mean = 0.0;
     for (int i = 0; i < 4; i++) mean += weights[i] * before[first[i].pack + at];
     for (int i = 0; i < 4; i++)
-        cr_expect_float_eq(after[first[i].pack + at], mean, 1e-5 * mean, "population %d, device %d: %.9g, expected %.9g", which, i,
+        cr_expect_float_eq(after[first[i].pack + at], mean, 1e-5 * mean,
+                           "population %d, device %d: %.9g, expected %.9g", which, i,
                            (double)after[first[i].pack + at], mean);
     free(before);
     free(after);
 }
 
 Test(fleet, devices_weigh_by_their_training_tokens_or_the_same) {
-    small_run r = open_uneven_text("  - {name: f, method: fedavg, devices: 4}\n"
-                                   "  - {name: u, method: fedavg, devices: 4, aggregate: {weights: uniform}}\n"
-                                   "  - {name: c, method: comigs, devices: 4}\n"
-                                   "  - {name: t, method: comigs, devices: 4, aggregate: {weights: tokens}}\n");
+    small_run r =
+        open_uneven_text("  - {name: f, method: fedavg, devices: 4}\n"
+                         "  - {name: u, method: fedavg, devices: 4, aggregate: {weights: uniform}}\n"
+                         "  - {name: c, method: comigs, devices: 4}\n"
+                         "  - {name: t, method: comigs, devices: 4, aggregate: {weights: tokens}}\n");
     const double tokens[] = {0.2, 0.3, 0.2, 0.3}, uniform[] = {0.25, 0.25, 0.25, 0.25};
     for (int i = 0; i < 4; i++) expect_mean(&r, i, i == 0 || i == 3 ? tokens : uniform);
     small_close(&r);
@@ -251,11 +281,13 @@ Test(fleet, equal_texts_weigh_the_same_in_every_bit) {
     for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) {
         int devices = numbers[n];
         char entries[160];
-        snprintf(entries, sizeof entries, "  - {name: f, method: fedavg, devices: %d}\n  - {name: c, method: comigs, devices: %d}\n",
+        snprintf(entries, sizeof entries,
+                 "  - {name: f, method: fedavg, devices: %d}\n  - {name: c, method: comigs, devices: %d}\n",
                  devices, devices);
         small_run r = small_open(entries, 0, NULL);
         const ck_group *groups = r.session->fleet->groups;
-        for (int i = 0; i < devices; i++) cr_assert_eq(groups[0].weights[i], groups[1].weights[i], "%d devices", devices);
+        for (int i = 0; i < devices; i++)
+            cr_assert_eq(groups[0].weights[i], groups[1].weights[i], "%d devices", devices);
         small_close(&r);
     }
 }
@@ -275,7 +307,8 @@ Test(fleet, a_stopped_population_is_not_averaged) {
 }
 
 Test(fleet, refuses_to_average_different_numbers_of_experts) {
-    settings *s = small_settings("  - {name: f, method: fedavg, devices: 2, generalists: 1, specialists: [1, 2]}\n", 0, NULL);
+    settings *s = small_settings(
+        "  - {name: f, method: fedavg, devices: 2, generalists: 1, specialists: [1, 2]}\n", 0, NULL);
     problems *list = problems_create();
     base_shape shape = pretrain_shape(s);
     fleet *f = NULL;

@@ -70,7 +70,8 @@ static state *state_filled(void) {
 static char *write_checkpoint(const state *s) {
     char *path = fixture_path(fixture_folder(), "checkpoint.h5");
     problems *list = fixture_problems();
-    cr_assert_eq(checkpoint_write(path, &s->c, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(checkpoint_write(path, &s->c, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     return path;
 }
 
@@ -84,9 +85,10 @@ static exit_code read_checkpoint(const char *path, state *s, char message[1000])
 }
 
 static bool same(const state *a, const state *b) {
-    return memcmp(a->parameters, b->parameters, offsetof(state, stopped) + sizeof a->stopped - offsetof(state, parameters)) == 0 &&
-           a->c.round == b->c.round && a->c.expert_step == b->c.expert_step && a->c.router_step == b->c.router_step &&
-           strcmp(a->c.config_hash, b->c.config_hash) == 0;
+    return memcmp(a->parameters, b->parameters,
+                  offsetof(state, stopped) + sizeof a->stopped - offsetof(state, parameters)) == 0 &&
+           a->c.round == b->c.round && a->c.expert_step == b->c.expert_step &&
+           a->c.router_step == b->c.router_step && strcmp(a->c.config_hash, b->c.config_hash) == 0;
 }
 
 Test(checkpoint, comes_back_bit_for_bit) {
@@ -133,7 +135,8 @@ Test(checkpoint, other_sizes_are_refused_and_both_named) {
     char message[1000];
     char *path = write_checkpoint(state_filled());
     cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS - 1, DEVICES), message), EXIT_INPUT);
-    cr_assert(strstr(message, "1000 parameters") && strstr(message, "999") && strstr(message, path), "%s", message);
+    cr_assert(strstr(message, "1000 parameters") && strstr(message, "999") && strstr(message, path), "%s",
+              message);
     cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES - 1), message), EXIT_INPUT);
     cr_assert(strstr(message, "3 devices") && strstr(message, "has 2"), "%s", message);
 }
@@ -160,9 +163,11 @@ Test(checkpoint, carried_gradients_of_another_configuration_are_refused) {
     cr_assert_eq(read_checkpoint(path, expecting, message), EXIT_OK, "%s", message);
     cr_assert_arr_eq(found, carried, sizeof carried);
     cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES), message), EXIT_INPUT);
-    cr_assert(strstr(message, "4 carried gradients") && strstr(message, "another configuration"), "%s", message);
+    cr_assert(strstr(message, "4 carried gradients") && strstr(message, "another configuration"), "%s",
+              message);
     cr_assert_eq(read_checkpoint(without, expecting, message), EXIT_INPUT);
-    cr_assert(strstr(message, "0 carried gradients") && strstr(message, "another configuration"), "%s", message);
+    cr_assert(strstr(message, "0 carried gradients") && strstr(message, "another configuration"), "%s",
+              message);
 }
 
 Test(checkpoint, an_unfinished_row_comes_back_and_only_where_there_is_one) {
@@ -203,7 +208,8 @@ static void flip(const char *path, long at) {
     fclose(file);
 }
 
-/* A changed byte is refused, or it was one that holds nothing: then everything comes back as it was written. */
+/* A changed byte is refused, or it was one that holds nothing: then everything comes back as it was written.
+ */
 Test(checkpoint, no_changed_byte_goes_unnoticed) {
     char message[1000];
     state *written = state_filled();
@@ -244,7 +250,8 @@ Test(checkpoint, a_torn_one_is_refused) {
     char *path = write_checkpoint(state_filled());
     for (long size = file_size(path) - 1; size > 0; size -= 311) {
         cr_assert_eq(truncate(path, size), 0);
-        cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES), message), EXIT_INPUT, "%ld bytes", size);
+        cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES), message), EXIT_INPUT,
+                     "%ld bytes", size);
     }
     cr_assert_eq(truncate(path, 0), 0);
     cr_assert_eq(read_checkpoint(path, state_create(PARAMETERS, DEVICES), message), EXIT_INPUT);

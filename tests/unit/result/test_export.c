@@ -1,4 +1,5 @@
-/* test_export.c - tables of a made-up run as CSV: every value from its place, to the last bit, under the right names. */
+/* test_export.c - tables of a made-up run as CSV: every value from its place, to the last bit, under the
+ * right names. */
 #include "result/export.h"
 
 #include <criterion/criterion.h>
@@ -41,7 +42,8 @@ static char *table_of(const result *r, const char *name) {
     FILE *out = open_memstream(&text, &bytes);
     exit_code code = trace_export(r->folder, name, out, NULL, r->list);
     fclose(out);
-    cr_assert_eq(code, EXIT_OK, "%s: %s", name, problems_count(r->list) ? problems_message(r->list, 0) : "no message");
+    cr_assert_eq(code, EXIT_OK, "%s: %s", name,
+                 problems_count(r->list) ? problems_message(r->list, 0) : "no message");
     return fixture_keep(text);
 }
 
@@ -69,12 +71,14 @@ static void device_words(char words[96], int device) {
 
 Test(export, populations_and_devices_are_as_they_were_declared) {
     result r = finished(WINDOWS);
-    cr_expect_str_eq(table_of(&r, "populations"),
-                     "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates\n"
-                     "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution,top_k\n"
-                     "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution,mean\n");
+    cr_expect_str_eq(
+        table_of(&r, "populations"),
+        "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates\n"
+        "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution,top_k\n"
+        "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution,mean\n");
     cr_expect_str_eq(table_of(&r, "devices"),
-                     "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,parameters_shared,"
+                     "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_"
+                     "tokens,parameters_shared,"
                      "parameters_private,entropy_nats_per_token\n"
                      "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,\n"
                      "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25\n"
@@ -103,7 +107,8 @@ Test(export, routing_names_the_kind_of_every_expert) {
     for (int64_t at = 0; at < DEVICES * FIXTURE_LAYERS * FIXTURE_EXPERTS; at++) {
         int device = (int)(at / 4), layer = (int)(at / 2 % 2), expert = (int)(at % 2);
         const char *kind =
-            device >= DEVICES / 2 || expert == 0 ? "generalist" : "specialist"; /* the second population has two generalists */
+            /* the second population has two generalists */
+            device >= DEVICES / 2 || expert == 0 ? "generalist" : "specialist";
         device_words(words, device);
         snprintf(begin, sizeof begin, "4,%s,%d,%d,%s,", words, layer, expert, kind);
         cr_expect_eq((float)number_after(text, begin), fixture_gate(4, at));
@@ -113,7 +118,8 @@ Test(export, routing_names_the_kind_of_every_expert) {
 Test(export, experts_that_do_not_exist_have_no_line) {
     result r = start(WINDOWS);
     metric_row row = fixture_row(&r.run, 6);
-    metric_floats(&row, METRIC_GATE_MEAN)[3] = metric_floats(&row, METRIC_TOKEN_SHARE)[3] = NAN; /* device 0, layer 1, expert 1 */
+    /* device 0, layer 1, expert 1 */
+    metric_floats(&row, METRIC_GATE_MEAN)[3] = metric_floats(&row, METRIC_TOKEN_SHARE)[3] = NAN;
     cr_assert_eq(trace_append(r.trace, &row, r.list), EXIT_OK);
     cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
     char *text = table_of(&r, "routing");
@@ -125,12 +131,14 @@ Test(export, experts_that_do_not_exist_have_no_line) {
 Test(export, tokens_belong_to_the_device_of_their_window) {
     result r = finished(WINDOWS);
     char *text = table_of(&r, "tokens"), begin[160], words[96];
-    cr_expect_eq(count_lines(text), 1 + ROUNDS / 2 * WINDOWS * FIXTURE_SEQUENCE * FIXTURE_LAYERS * FIXTURE_EXPERTS);
+    cr_expect_eq(count_lines(text),
+                 1 + ROUNDS / 2 * WINDOWS * FIXTURE_SEQUENCE * FIXTURE_LAYERS * FIXTURE_EXPERTS);
     for (int w = 0; w < WINDOWS; w++)
         for (int t = 0; t < FIXTURE_SEQUENCE; t++) {
             int64_t token = w * FIXTURE_SEQUENCE + t;
             device_words(words, w);
-            snprintf(begin, sizeof begin, "2,%d,%s,%d,%lld,1,0,generalist,", w, words, t, 2000 + (long long)token);
+            snprintf(begin, sizeof begin, "2,%d,%s,%d,%lld,1,0,generalist,", w, words, t,
+                     2000 + (long long)token);
             cr_expect_eq((float)number_after(text, begin), fixture_gate(2, token * 4 + 2));
         }
 }
@@ -142,13 +150,18 @@ static void expect_begin(const char *text, const char *begin) {
 Test(export, traffic_and_time_have_their_units_in_the_header) {
     result r = finished(WINDOWS);
     char *traffic = table_of(&r, "traffic"), *seconds = table_of(&r, "time");
-    expect_begin(traffic, "round,population,seed,device,bytes_up,bytes_down\n1,comigs-1g1s,42,0,8589934592,0\n");
+    expect_begin(traffic,
+                 "round,population,seed,device,bytes_up,bytes_down\n1,comigs-1g1s,42,0,8589934592,0\n");
     cr_expect_eq(count_lines(traffic), 1 + ROUNDS * DEVICES);
-    cr_expect_eq(strncmp(seconds, "round,phase,seconds\n1,train,0.5\n1,evaluate,0.25\n1,aggregate,0.125\n1,total,0.875\n2,", 76), 0,
-                 "%.200s", seconds);
+    cr_expect_eq(
+        strncmp(seconds,
+                "round,phase,seconds\n1,train,0.5\n1,evaluate,0.25\n1,aggregate,0.125\n1,total,0.875\n2,",
+                76),
+        0, "%.200s", seconds);
 }
 
-/* Every metric of a device or a population, a line each: nothing is listed by hand. Rounds that were not evaluated have no lines of theirs.
+/* Every metric of a device or a population, a line each: nothing is listed by hand. Rounds that were not
+ * evaluated have no lines of theirs.
  */
 Test(export, metrics_in_long_form) {
     result r = finished(WINDOWS);
@@ -191,10 +204,12 @@ Test(export, all_tables_become_files) {
         cr_expect_gt(info.st_size, 0);
     }
     cr_expect_neq(stat(fixture_path(out, "tokens.csv"), &info), 0, "no window was recorded");
-    cr_expect_eq(trace_export_all(r.folder, out, r.list), EXIT_OK, "the tables of a longer run replace those of a shorter one");
+    cr_expect_eq(trace_export_all(r.folder, out, r.list), EXIT_OK,
+                 "the tables of a longer run replace those of a shorter one");
 }
 
-/* Devices 0 and 2 take two expert steps a round; device 2 one router step in even rounds, of one window; the others stopped before. */
+/* Devices 0 and 2 take two expert steps a round; device 2 one router step in even rounds, of one window; the
+ * others stopped before. */
 Test(export, windows_are_numbered_over_all_rounds) {
     enum { STEPS = 2, BATCH = 3 };
     int64_t train[DEVICES * STEPS * BATCH], valid[DEVICES * 1 * 2];
@@ -204,7 +219,8 @@ Test(export, windows_are_numbered_over_all_rounds) {
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
     for (int round = 1; round <= 4; round++) {
         metric_row row = fixture_row(&r.run, round);
-        for (int i = 0; i < DEVICES * STEPS * BATCH; i++) train[i] = i / (STEPS * BATCH) % 2 ? -1 : 1000 * round + i;
+        for (int i = 0; i < DEVICES * STEPS * BATCH; i++)
+            train[i] = i / (STEPS * BATCH) % 2 ? -1 : 1000 * round + i;
         for (int i = 0; i < DEVICES * 2; i++) valid[i] = i == 4 && round % 2 == 0 ? 7000 + round : -1;
         row.values[METRIC_TRAIN_WINDOWS] = train;
         row.values[METRIC_VALID_WINDOWS] = valid;
@@ -230,8 +246,11 @@ static void expect_refused(const char *folder, const char *table, const char *pa
 Test(export, refusals_say_what_would_be_right) {
     result r = finished(0);
     char *file = fixture_path(r.folder, "t.csv");
-    expect_refused(r.folder, "losses", file, "there is no table 'losses'; a result has populations, devices, loss, routing,");
-    expect_refused(r.folder, "tokens", file, "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");
+    expect_refused(r.folder, "losses", file,
+                   "there is no table 'losses'; a result has populations, devices, loss, routing,");
+    expect_refused(
+        r.folder, "tokens", file,
+        "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");
     expect_refused("/nowhere", "loss", file, "/nowhere: cannot be opened: there is no such folder");
     expect_refused(r.folder, "loss", "/nowhere/t.csv", "/nowhere/t.csv: cannot be written");
     cr_expect_neq(access(file, F_OK), 0, "a refused export left a file");

@@ -9,12 +9,14 @@
 
 #include "unit/trace_fixture.h"
 
-#define HEADER                                                                                                                             \
-    "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                                                            \
-    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,aggregate_weights\n"
+#define HEADER                                                                                               \
+    "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                              \
+    "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"  \
+    "aggregate_weights\n"
 
 static char *written(const summary_row *rows, int n) {
-    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"), *text = fixture_array(8192, 1);
+    char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"),
+         *text = fixture_array(8192, 1);
     problems *list = fixture_problems();
     cr_assert_eq(summary_write(path, rows, n, list), EXIT_OK);
     FILE *in = fopen(path, "r");
@@ -51,10 +53,11 @@ Test(summary, a_row_per_population) {
     rows[1].test_ppl_mean = 123456789.25;
     rows[1].test_ppl_std = 0;
     rows[1].weights = "";
-    const char *expected = HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-                                  "in_distribution,2.22462355,1.125,uniform\n"
-                                  "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-                                  "in_distribution,2.22462355,1.125,\n";
+    const char *expected =
+        HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
+               "in_distribution,2.22462355,1.125,uniform\n"
+               "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
+               "in_distribution,2.22462355,1.125,\n";
     cr_assert_str_eq(written(rows, 2), expected);
 }
 
@@ -63,8 +66,9 @@ Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     row.entropy_mean = NAN;
     row.test_ppl_std = NAN;
     row.test_ppl_after = INFINITY;
-    cr_assert_str_eq(written(&row, 1), HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
-                                              "in_distribution,2.22462355,,uniform\n");
+    cr_assert_str_eq(written(&row, 1),
+                     HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
+                            "in_distribution,2.22462355,,uniform\n");
 }
 
 Test(summary, devices_that_differ_have_a_number_each) {

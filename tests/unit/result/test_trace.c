@@ -1,4 +1,5 @@
-/* test_trace.c - what is written to trace.h5 is what stands in it: every table, its shape, its units, and nothing of the clock. */
+/* test_trace.c - what is written to trace.h5 is what stands in it: every table, its shape, its units, and
+ * nothing of the clock. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@ static char *write_trace(const char *name, fixture *f) {
     char *folder = fixture_folder(), *path = fixture_path(folder, name);
     problems *list = fixture_problems();
     trace *t = NULL;
-    cr_assert_eq(trace_create(path, &f->header, &t, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(trace_create(path, &f->header, &t, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     fixture_append(t, f, 1, ROUNDS);
     cr_assert_eq(trace_flush(t, list), EXIT_OK);
     cr_assert_eq(trace_close(t, list), EXIT_OK);
@@ -67,24 +69,28 @@ Test(trace, routing_comes_back) {
     const int64_t gates = tokens * FIXTURE_LAYERS * FIXTURE_EXPERTS;
     hsize_t dims[5];
     float *mean = fixture_read(path, "/routing/gate_mean", H5T_NATIVE_FLOAT, dims);
-    cr_assert(dims[0] == ROUNDS && dims[1] == DEVICES && dims[2] == FIXTURE_LAYERS && dims[3] == FIXTURE_EXPERTS);
+    cr_assert(dims[0] == ROUNDS && dims[1] == DEVICES && dims[2] == FIXTURE_LAYERS &&
+              dims[3] == FIXTURE_EXPERTS);
     float *share = fixture_read(path, "/routing/token_share", H5T_NATIVE_FLOAT, NULL);
     int32_t *ids = fixture_read(path, "/routing/tokens/ids", H5T_NATIVE_INT32, dims);
     cr_assert(dims[0] == ROUNDS && dims[1] == WINDOWS && dims[2] == FIXTURE_SEQUENCE);
     float *token_gates = fixture_read(path, "/routing/tokens/gates", H5T_NATIVE_FLOAT, dims);
-    cr_assert(dims[1] == WINDOWS && dims[2] == FIXTURE_SEQUENCE && dims[3] == FIXTURE_LAYERS && dims[4] == FIXTURE_EXPERTS);
+    cr_assert(dims[1] == WINDOWS && dims[2] == FIXTURE_SEQUENCE && dims[3] == FIXTURE_LAYERS &&
+              dims[4] == FIXTURE_EXPERTS);
     for (int r = 1; r <= ROUNDS; r++) {
         const bool evaluated = r % 2 == 0;
         for (int64_t i = 0; i < places; i++) {
             float m = mean[(r - 1) * places + i], s = share[(r - 1) * places + i];
-            cr_assert(evaluated ? m == fixture_gate(r, i) && s == -m : isnan(m) && isnan(s), "round %d place %d", r, (int)i);
+            cr_assert(evaluated ? m == fixture_gate(r, i) && s == -m : isnan(m) && isnan(s),
+                      "round %d place %d", r, (int)i);
         }
         for (int64_t i = 0; i < gates; i++) {
             float g = token_gates[(r - 1) * gates + i];
             cr_assert(evaluated ? g == fixture_gate(r, i) : isnan(g), "round %d gate %d", r, (int)i);
         }
         for (int64_t i = 0; i < tokens; i++)
-            cr_assert_eq(ids[(r - 1) * tokens + i], evaluated ? r * 1000 + i : -1, "round %d token %d", r, (int)i);
+            cr_assert_eq(ids[(r - 1) * tokens + i], evaluated ? r * 1000 + i : -1, "round %d token %d", r,
+                         (int)i);
     }
     int *whose = fixture_read(path, "/routing/tokens/devices", H5T_NATIVE_INT, NULL);
     for (int i = 0; i < WINDOWS; i++) cr_assert_eq(whose[i], i);
@@ -246,7 +252,8 @@ static char *file_bytes(const char *path, size_t *size) {
     return bytes;
 }
 
-/* The fixture's seconds and created_utc are constants, so nothing else may differ, though the clock has moved on. */
+/* The fixture's seconds and created_utc are constants, so nothing else may differ, though the clock has moved
+ * on. */
 Test(trace, nothing_else_depends_on_the_clock) {
     fixture f;
     size_t size_one, size_two;

@@ -1,4 +1,5 @@
-/* test_trace_busy.c - a file that another program has open for writing is in use, not damaged, whoever reads it. */
+/* test_trace_busy.c - a file that another program has open for writing is in use, not damaged, whoever reads
+ * it. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -81,8 +82,9 @@ static const struct {
     const char *name;
     exit_code (*read)(problems *list);
     bool of_checkpoint;
-} READERS[] = {{"look", look, false},     {"info", info, false}, {"export", export_one, false}, {"losses", read_losses, false},
-               {"resume", resume, false}, {"peek", peek, true},  {"restore", restore, true}};
+} READERS[] = {{"look", look, false},          {"info", info, false},     {"export", export_one, false},
+               {"losses", read_losses, false}, {"resume", resume, false}, {"peek", peek, true},
+               {"restore", restore, true}};
 enum { N_READERS = sizeof READERS / sizeof *READERS };
 
 /* Each reader once. */
@@ -93,10 +95,13 @@ static void expect_all(exit_code expected) {
         const char *said = problems_count(list) ? problems_message(list, 0) : "";
         cr_expect_eq(code, expected, "%s: %d, %s", READERS[i].name, code, said);
         if (expected == EXIT_ENVIRONMENT) {
-            cr_expect_not_null(strstr(said, READERS[i].of_checkpoint ? checkpoint_path : trace_path), "%s: %s", READERS[i].name, said);
-            cr_expect_not_null(strstr(said, "another program has it open for writing"), "%s: %s", READERS[i].name, said);
+            cr_expect_not_null(strstr(said, READERS[i].of_checkpoint ? checkpoint_path : trace_path),
+                               "%s: %s", READERS[i].name, said);
+            cr_expect_not_null(strstr(said, "another program has it open for writing"), "%s: %s",
+                               READERS[i].name, said);
         }
-        cr_expect_eq(strstr(said, "damaged") != NULL, expected == EXIT_INPUT, "%s: %s", READERS[i].name, said);
+        cr_expect_eq(strstr(said, "damaged") != NULL, expected == EXIT_INPUT, "%s: %s", READERS[i].name,
+                     said);
         problems_destroy(list);
     }
 }
@@ -131,7 +136,8 @@ Test(trace_busy, file_that_is_soon_released_is_waited_for) {
         }
         cr_assert_eq(read(ready[0], &byte, 1), 1);
         problems *list = fixture_problems();
-        cr_expect_eq(READERS[i].read(list), EXIT_OK, "%s: %s", READERS[i].name, problems_count(list) ? problems_message(list, 0) : "");
+        cr_expect_eq(READERS[i].read(list), EXIT_OK, "%s: %s", READERS[i].name,
+                     problems_count(list) ? problems_message(list, 0) : "");
         cr_expect_eq(fixture_wait(child), 0);
         close(ready[0]);
         close(ready[1]);
@@ -159,7 +165,8 @@ Test(trace_busy, marked_files_are_in_use_and_the_mark_is_explained) {
     expect_all(EXIT_ENVIRONMENT);
     problems *list = fixture_problems();
     look(list);
-    cr_expect_not_null(strstr(problems_message(list, 0), "h5clear --status"), "%s", problems_message(list, 0));
+    cr_expect_not_null(strstr(problems_message(list, 0), "h5clear --status"), "%s",
+                       problems_message(list, 0));
 }
 
 Test(trace_busy, cut_file_is_damaged) {

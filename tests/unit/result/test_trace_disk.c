@@ -1,5 +1,5 @@
-/* test_trace_disk.c - a full disk ends a run with a message and exit code 4, and takes nothing that was complete. The limit on a
- * file's size stands for the disk: writes beyond it fail as on a full one. */
+/* test_trace_disk.c - a full disk ends a run with a message and exit code 4, and takes nothing that was
+ * complete. The limit on a file's size stands for the disk: writes beyond it fail as on a full one. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
@@ -46,7 +46,8 @@ static char *read_text(const char *path) {
 static uint64_t digest(const char *path) {
     uint64_t sum = 0;
     FILE *in = fopen(path, "rb");
-    for (int byte = fgetc(in); byte != EOF; byte = fgetc(in)) sum = (sum ^ (uint64_t)byte) * UINT64_C(1099511628211);
+    for (int byte = fgetc(in); byte != EOF; byte = fgetc(in))
+        sum = (sum ^ (uint64_t)byte) * UINT64_C(1099511628211);
     fclose(in);
     return sum;
 }
@@ -56,7 +57,9 @@ static void expect_no_more_writing(const char *path, fixture *f, trace *t, probl
     limit_files_to(RLIM_INFINITY);
     const uint64_t before = digest(path);
     metric_row row = fixture_row(f, MOST_ROUNDS);
-    if (trace_append(t, &row, list) != EXIT_RUN || trace_flush(t, list) != EXIT_RUN || trace_close(t, list) != EXIT_RUN) _exit(13);
+    if (trace_append(t, &row, list) != EXIT_RUN || trace_flush(t, list) != EXIT_RUN ||
+        trace_close(t, list) != EXIT_RUN)
+        _exit(13);
     if (problems_count(list) != 1 || problems_code(list) != EXIT_RUN) _exit(14);
     if (digest(path) != before) _exit(15);
 }
@@ -79,14 +82,16 @@ static void run_until_full(const char *path, const char *report, rlim_t bytes, b
         code = trace_append(t, &row, list);
         if (wait_for_each && code == EXIT_OK) code = trace_flush(t, list);
     }
-    fprintf(out, "%d %d %s", round, problems_count(list), problems_count(list) ? problems_message(list, 0) : "");
+    fprintf(out, "%d %d %s", round, problems_count(list),
+            problems_count(list) ? problems_message(list, 0) : "");
     fclose(out);
     expect_no_more_writing(path, &f, t, list);
     exit(code);
 }
 
 static void full_disk(rlim_t bytes, bool wait_for_each) {
-    char *folder = fixture_folder(), *path = fixture_path(folder, "trace.h5"), *report = fixture_path(folder, "report");
+    char *folder = fixture_folder(), *path = fixture_path(folder, "trace.h5"),
+         *report = fixture_path(folder, "report");
     int child = fixture_fork();
     if (!child) run_until_full(path, report, bytes, wait_for_each);
     int status = fixture_wait(child);
@@ -104,7 +109,8 @@ static void full_disk(rlim_t bytes, bool wait_for_each) {
     fixture_create(&f, DEVICES, 2);
     problems *list = fixture_problems();
     trace *t = NULL;
-    cr_assert_eq(trace_resume(path, &f.header, complete, &t, list), EXIT_OK, "%s", problems_count(list) ? problems_message(list, 0) : "");
+    cr_assert_eq(trace_resume(path, &f.header, complete, &t, list), EXIT_OK, "%s",
+                 problems_count(list) ? problems_message(list, 0) : "");
     fixture_append(t, &f, complete + 1, complete + 3);
     cr_assert_eq(trace_close(t, list), EXIT_OK);
     cr_assert(fixture_holds(path, DEVICES, complete + 3));

@@ -1,4 +1,5 @@
-/* test_trace_info.c - what `cohort info` says of a finished result, of one that a run is still writing, and of none. */
+/* test_trace_info.c - what `cohort info` says of a finished result, of one that a run is still writing, and
+ * of none. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
@@ -60,8 +61,9 @@ Test(trace_info, a_finished_result) {
     expect(text, "populations     2, 4 devices");
     expect(text, "rounds so far   5, last evaluated after round 4");
     expect(text, "state           finished");
-    snprintf(row, sizeof row, "%7s %7d %7s %4d %8.4f %8.4f %8.4f %8.4f\n", "42", 2, "1G1S", 8, fixture_loss(0, 5, 0) + 5e-7,
-             fixture_loss(1, 4, 0), fixture_loss(2, 4, 0), fixture_loss(3, 4, 0));
+    snprintf(row, sizeof row, "%7s %7d %7s %4d %8.4f %8.4f %8.4f %8.4f\n", "42", 2, "1G1S", 8,
+             fixture_loss(0, 5, 0) + 5e-7, fixture_loss(1, 4, 0), fixture_loss(2, 4, 0),
+             fixture_loss(3, 4, 0));
     expect(text, row);
     expect(text, "local, poor");
 }

@@ -20,7 +20,8 @@ static void nap(long milliseconds) {
     nanosleep(&t, NULL);
 }
 
-/* A child that appends rounds first..last, waiting `pause` ms after each, and tells every flushed round through a pipe. */
+/* A child that appends rounds first..last, waiting `pause` ms after each, and tells every flushed round
+ * through a pipe. */
 static int start_writer(const char *path, int first, int last, int pause, int *progress) {
     int ends[2];
     cr_assert_eq(pipe(ends), 0);
@@ -75,13 +76,15 @@ Test(trace_live, rows_appear_while_the_run_goes_on) {
     double *values = fixture_array((int64_t)loss_rows[0] * DEVICES, sizeof *values);
     cr_assert_geq(H5Dread(loss, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), 0);
     for (hsize_t r = 0; r < after; r++)
-        for (int d = 0; d < DEVICES; d++) cr_assert_eq(values[r * DEVICES + (hsize_t)d], fixture_loss(0, (int)r + 1, d));
+        for (int d = 0; d < DEVICES; d++)
+            cr_assert_eq(values[r * DEVICES + (hsize_t)d], fixture_loss(0, (int)r + 1, d));
     h5_leave();
     kill(child, SIGKILL);
     cr_assert_eq(fixture_wait(child), 1000 + SIGKILL);
 }
 
-static void resume_to(const char *path, int rounds, int last, exit_code expected, char *message, size_t size) {
+static void resume_to(const char *path, int rounds, int last, exit_code expected, char *message,
+                      size_t size) {
     fixture f;
     fixture_create(&f, DEVICES, WINDOWS);
     problems *list = fixture_problems();
@@ -116,19 +119,21 @@ static void same_tables(const char *one, const char *two, int rounds) {
         double *a = fixture_read(one, tables[i].path, H5T_NATIVE_DOUBLE, dims_one);
         double *b = fixture_read(two, tables[i].path, H5T_NATIVE_DOUBLE, dims_two);
         cr_assert(a && b, "%s", tables[i].path);
-        cr_assert(dims_one[0] == (hsize_t)rounds && dims_two[0] == (hsize_t)rounds, "%s: %d and %d rows", tables[i].path, (int)dims_one[0],
-                  (int)dims_two[0]);
+        cr_assert(dims_one[0] == (hsize_t)rounds && dims_two[0] == (hsize_t)rounds, "%s: %d and %d rows",
+                  tables[i].path, (int)dims_one[0], (int)dims_two[0]);
         for (size_t j = 0; j < (size_t)rounds * tables[i].row_values; j++)
-            cr_assert(a[j] == b[j] || (isnan(a[j]) && isnan(b[j])), "%s value %zu: %g, %g", tables[i].path, j, a[j], b[j]);
+            cr_assert(a[j] == b[j] || (isnan(a[j]) && isnan(b[j])), "%s value %zu: %g, %g", tables[i].path, j,
+                      a[j], b[j]);
     }
 }
 
-/* Kills the writer after a random time, goes on from the last round it told of, again and again; then compares with a run that
- * nobody disturbed. */
+/* Kills the writer after a random time, goes on from the last round it told of, again and again; then
+ * compares with a run that nobody disturbed. */
 Test(trace_live, killed_at_random_moments_and_resumed_it_equals_an_undisturbed_one) {
     alarm(120);
     enum { KILLS = 12, EXTRA = 20 };
-    char *folder = fixture_folder(), *path = fixture_path(folder, "trace.h5"), *whole = fixture_path(folder, "whole.h5");
+    char *folder = fixture_folder(), *path = fixture_path(folder, "trace.h5"),
+         *whole = fixture_path(folder, "whole.h5");
     int done = 0;
     srand(7);
     for (int i = 0; i < KILLS; i++) {

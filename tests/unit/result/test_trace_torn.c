@@ -1,5 +1,6 @@
-/* test_trace_torn.c - a writer that is killed within a write. The kernel puts a page of the system at a time into a file, so a write is
- * whole, or cut between two pages; whatever of the trace was flushed before must come back. */
+/* test_trace_torn.c - a writer that is killed within a write. The kernel puts a page of the system at a time
+ * into a file, so a write is whole, or cut between two pages; whatever of the trace was flushed before must
+ * come back. */
 #include <criterion/criterion.h>
 #include <dlfcn.h>
 #include <signal.h>
@@ -18,12 +19,13 @@ const char *__lsan_default_suppressions(void) {
     return "leak:libhdf5";
 }
 
-/* HDF5 writes through these, which stand before the system's. In the process that sets `cut_at` to n, the n-th write that crosses pages is
- * cut at the last of them, and kills it. */
+/* HDF5 writes through these, which stand before the system's. In the process that sets `cut_at` to n, the
+ * n-th write that crosses pages is cut at the last of them, and kills it. */
 static int cut_at, crossings;
 
 ssize_t pwrite(int file, const void *bytes, size_t size, off_t offset) {
-    ssize_t (*next)(int, const void *, size_t, off_t) = (ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite");
+    ssize_t (*next)(int, const void *, size_t, off_t) =
+        (ssize_t(*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, "pwrite");
     off_t whole = (offset + (off_t)size) / SYSTEM_PAGE * SYSTEM_PAGE - offset;
     if (cut_at > 0 && whole > 0 && whole < (off_t)size && ++crossings == cut_at) {
         if (next(file, bytes, (size_t)whole, offset) < 0) _exit(9);
@@ -75,11 +77,13 @@ static bool kill_and_resume(const char *path, int devices, int windows, int at) 
     fixture_create(&f, devices, windows);
     problems *list = fixture_problems();
     trace *t = NULL;
-    cr_assert_eq(trace_resume(path, &f.header, flushed, &t, list), EXIT_OK, "%d devices, cut %d, after round %d: %s", devices, at, flushed,
+    cr_assert_eq(trace_resume(path, &f.header, flushed, &t, list), EXIT_OK,
+                 "%d devices, cut %d, after round %d: %s", devices, at, flushed,
                  problems_count(list) ? problems_message(list, 0) : "");
     fixture_append(t, &f, flushed + 1, flushed + ROUNDS);
     cr_assert_eq(trace_close(t, list), EXIT_OK);
-    cr_assert(fixture_holds(path, devices, flushed + ROUNDS), "%d devices, cut %d, after round %d", devices, at, flushed);
+    cr_assert(fixture_holds(path, devices, flushed + ROUNDS), "%d devices, cut %d, after round %d", devices,
+              at, flushed);
     return true;
 }
 

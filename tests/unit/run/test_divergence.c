@@ -8,8 +8,8 @@
 #include "engine/checkpoints.h"
 #include "unit/small_run.h"
 
-static const char *const TWO =
-    "  - {name: bad, method: comigs, devices: 2, as_released: true}\n  - {name: good, method: local, devices: 2}\n";
+static const char *const TWO = "  - {name: bad, method: comigs, devices: 2, as_released: true}\n  - {name: "
+                               "good, method: local, devices: 2}\n";
 
 static void expert_step(small_run *r) {
     small_check(session_local_step(r->session, r->problems), r->problems, "expert step");
@@ -20,7 +20,9 @@ static void poison(small_run *r, int device_index) {
     const device *d = &f->devices[device_index];
     const ck_shape *s = &f->shapes[d->shape];
     float value = NAN;
-    cr_assert_eq(ck_upload(r->session->stream, f->parameters + d->pack + s->layer_stride + s->b2, &value, sizeof value), CK_OK);
+    cr_assert_eq(ck_upload(r->session->stream, f->parameters + d->pack + s->layer_stride + s->b2, &value,
+                           sizeof value),
+                 CK_OK);
 }
 
 static void save(small_run *r, int round, checkpoint *c, const char *path) {
@@ -44,7 +46,8 @@ static saved_packs read_back(const small_run *r, const checkpoint *c, const char
     checkpoint found = *c;
     uint8_t *stopped = malloc((size_t)c->n_devices);
     int64_t *numbers = malloc(4 * (size_t)c->n_devices * sizeof *numbers);
-    for (int i = 0; i < 3; i++) cr_assert_not_null(all.array[i] = malloc((size_t)c->n_parameters * sizeof(float)));
+    for (int i = 0; i < 3; i++)
+        cr_assert_not_null(all.array[i] = malloc((size_t)c->n_parameters * sizeof(float)));
     found.carried = malloc((size_t)c->n_carried * sizeof(float) + 1);
     cr_assert(stopped && numbers && found.carried);
     found.parameters = all.array[0], found.moment1 = all.array[1], found.moment2 = all.array[2];
@@ -85,20 +88,24 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     expert_step(&r);
     cr_assert_eq(problems_count(r.problems), 1);
     const char *message = problems_message(r.problems, 0);
-    cr_expect(strstr(message, "'bad'") && strstr(message, "device 1") && strstr(message, "in round 2"), "%s", message);
-    cr_expect(strstr(message, "first seen in the output") && strstr(message, "/checkpoint.h5") && strstr(message, "after round 1"), "%s",
+    cr_expect(strstr(message, "'bad'") && strstr(message, "device 1") && strstr(message, "in round 2"), "%s",
               message);
+    cr_expect(strstr(message, "first seen in the output") && strstr(message, "/checkpoint.h5") &&
+                  strstr(message, "after round 1"),
+              "%s", message);
     save(&r, 2, &c, path);
     saved_packs second = read_back(&r, &c, path);
     cr_expect(same_pack(&first, &second, 0) && same_pack(&first, &second, 1), "what was last good is gone");
-    cr_expect(!same_pack(&first, &second, 2) && !same_pack(&first, &second, 3), "the other population is not saved");
+    cr_expect(!same_pack(&first, &second, 2) && !same_pack(&first, &second, 3),
+              "the other population is not saved");
     cr_expect(c.stopped[0] && c.stopped[1] && !c.stopped[2] && !c.stopped[3]);
     cr_expect_eq(c.device_expert_steps[1], 1, "the steps that belong to these adapters");
     cr_expect_eq(c.device_expert_steps[3], 2);
     expert_step(&r);
     save(&r, 3, &c, path);
     saved_packs third = read_back(&r, &c, path);
-    cr_expect(same_pack(&first, &third, 0) && same_pack(&first, &third, 1), "what was last good is gone with the next checkpoint");
+    cr_expect(same_pack(&first, &third, 0) && same_pack(&first, &third, 1),
+              "what was last good is gone with the next checkpoint");
     cr_expect(!same_pack(&second, &third, 3), "the other population is not saved again");
     free_packs(&first);
     free_packs(&second);
@@ -120,9 +127,11 @@ Test(divergence, a_checkpoint_of_what_was_never_good_holds_nothing) {
     saved_packs all = read_back(&r, &c, path);
     const device *good = &r.session->fleet->devices[2];
     for (int i = 0; i < 3; i++) {
-        for (int64_t j = 0; j < good->pack; j++) cr_assert_eq(all.array[i][j], 0.0F, "array %d, value %lld", i, (long long)j);
+        for (int64_t j = 0; j < good->pack; j++)
+            cr_assert_eq(all.array[i][j], 0.0F, "array %d, value %lld", i, (long long)j);
         float largest = 0.0F;
-        for (int64_t j = good->pack; j < c.n_parameters; j++) largest = fmaxf(largest, fabsf(all.array[i][j]));
+        for (int64_t j = good->pack; j < c.n_parameters; j++)
+            largest = fmaxf(largest, fabsf(all.array[i][j]));
         cr_expect_gt(largest, 0.0F, "array %d of the other population", i);
     }
     cr_expect_eq(c.device_expert_steps[0], 0);
@@ -137,7 +146,8 @@ Test(divergence, without_a_checkpoint_the_message_says_so) {
     poison(&r, 0);
     expert_step(&r);
     cr_assert_eq(problems_count(r.problems), 1);
-    cr_expect_not_null(strstr(problems_message(r.problems, 0), "there was no checkpoint of it yet"), "%s", problems_message(r.problems, 0));
+    cr_expect_not_null(strstr(problems_message(r.problems, 0), "there was no checkpoint of it yet"), "%s",
+                       problems_message(r.problems, 0));
     small_close(&r);
 }
 
@@ -147,18 +157,23 @@ Test(divergence, the_layer_is_named_without_a_router) {
     fleet *f = r.session->fleet;
     const ck_shape *s = &f->shapes[0];
     float value = INFINITY;
-    cr_assert_eq(ck_upload(r.session->stream, f->parameters + s->layer_stride + s->route, &value, sizeof value), CK_OK);
+    cr_assert_eq(
+        ck_upload(r.session->stream, f->parameters + s->layer_stride + s->route, &value, sizeof value),
+        CK_OK);
     expert_step(&r);
     cr_assert_eq(problems_count(r.problems), 1);
-    cr_expect_not_null(strstr(problems_message(r.problems, 0), "first seen in layer 1"), "%s", problems_message(r.problems, 0));
+    cr_expect_not_null(strstr(problems_message(r.problems, 0), "first seen in layer 1"), "%s",
+                       problems_message(r.problems, 0));
     small_close(&r);
 }
 
 /* ---- A population stops while the next wave is filled already ---- */
 
 /* One device a wave: the second of the population was drawn before the first is seen to diverge. */
-static const char *const SMALL_WAVES[] = {"wave_tokens=16", "train.batch=1", "trace.sampling_windows=true", "evaluate.windows=1"};
-static const char *const THREE = "  - {name: bad, method: comigs, devices: 3}\n  - {name: good, method: local, devices: 2}\n";
+static const char *const SMALL_WAVES[] = {"wave_tokens=16", "train.batch=1", "trace.sampling_windows=true",
+                                          "evaluate.windows=1"};
+static const char *const THREE =
+    "  - {name: bad, method: comigs, devices: 3}\n  - {name: good, method: local, devices: 2}\n";
 
 static float *packs_after_a_step(small_run *r, bool poisoned) {
     if (poisoned) poison(r, 0);
@@ -170,14 +185,17 @@ static float *packs_after_a_step(small_run *r, bool poisoned) {
 Test(divergence, devices_of_the_next_wave_are_as_if_never_drawn) {
     small_run r = small_open(THREE, 4, SMALL_WAVES);
     session *s = r.session;
-    float *start = small_download(&r, s->fleet->parameters, s->fleet->n_parameters), *end = packs_after_a_step(&r, true);
+    float *start = small_download(&r, s->fleet->parameters, s->fleet->n_parameters),
+          *end = packs_after_a_step(&r, true);
     cr_assert_eq(s->plan.limits.max_sequences, 1, "%d windows a wave", s->plan.limits.max_sequences);
     cr_expect_neq(s->sampled.train[0], -1, "the windows of the device that diverged");
     for (int i = 1; i < 3; i++) {
         const device *d = &s->fleet->devices[i];
         cr_expect(d->stopped && d->expert_steps == 0);
-        cr_expect_eq(s->sampled.train[(int64_t)i * s->sampled.size.train_steps], -1, "windows of device %d, which never ran", i);
-        cr_expect_eq(memcmp(start + d->pack, end + d->pack, pack_bytes(&r, i)), 0, "device %d was updated", i);
+        cr_expect_eq(s->sampled.train[(int64_t)i * s->sampled.size.train_steps], -1,
+                     "windows of device %d, which never ran", i);
+        cr_expect_eq(memcmp(start + d->pack, end + d->pack, pack_bytes(&r, i)), 0, "device %d was updated",
+                     i);
         cr_expect_eq(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i], 0.0, "device %d has a loss", i);
     }
     cr_expect_eq(problems_count(r.problems), 1);
@@ -207,12 +225,15 @@ Test(divergence, in_an_evaluation_nothing_of_the_population_is_left) {
     small_run r = small_open(THREE, 4, SMALL_WAVES);
     session *s = r.session;
     poison(&r, 1);
-    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, r.problems), r.problems, "");
+    small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS,
+                                 r.problems),
+                r.problems, "");
     int64_t row = (int64_t)s->base.shape.layers * s->max_experts;
     for (int i = 0; i < 5; i++) {
         double loss = metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i];
         cr_expect_eq(isnan(loss) != 0, i < 3, "the loss of device %d is %g", i, loss);
-        cr_expect_eq(isnan(metric_floats(&s->numbers, METRIC_GATE_MEAN)[i * row]) != 0, i < 3, "the gates of device %d", i);
+        cr_expect_eq(isnan(metric_floats(&s->numbers, METRIC_GATE_MEAN)[i * row]) != 0, i < 3,
+                     "the gates of device %d", i);
     }
     small_close(&r);
 }

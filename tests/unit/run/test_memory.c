@@ -1,4 +1,5 @@
-/* What a run takes in memory: near its plan, flat over rounds, and refused before it starts where it cannot fit. */
+/* What a run takes in memory: near its plan, flat over rounds, and refused before it starts where it cannot
+ * fit. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -94,15 +95,17 @@ static double planned(const char *config, const char *options, outcome *o) {
     run_program(words, o);
     cr_assert_eq(o->status, 0, "%s", o->text);
     double plan = number_before(o->text, "in total", "MiB");
-    cr_expect_leq(o->peak, plan + 16.0, "the check itself took %.1f MiB, the run is planned with %.1f MiB", o->peak, plan);
+    cr_expect_leq(o->peak, plan + 16.0, "the check itself took %.1f MiB, the run is planned with %.1f MiB",
+                  o->peak, plan);
     return plan;
 }
 
-#define SMALL_TEXT                                                                                                                         \
-    "data: {tokens_per_device: 400, valid_tokens_per_device: 200, test_tokens_per_device: 200, sequence: 16,\n"                            \
-    "  synthetic: {topics: 2, vocabulary: 64, branching: 4}}\n"                                                                            \
-    "train: {rounds: 2, local_steps: 2, batch: 1, router: {every: 2, steps: 1}}\n"                                                         \
-    "evaluate: {every: 2, windows: 1}\n"                                                                                                   \
+#define SMALL_TEXT                                                                                           \
+    "data: {tokens_per_device: 400, valid_tokens_per_device: 200, test_tokens_per_device: 200, sequence: "   \
+    "16,\n"                                                                                                  \
+    "  synthetic: {topics: 2, vocabulary: 64, branching: 4}}\n"                                              \
+    "train: {rounds: 2, local_steps: 2, batch: 1, router: {every: 2, steps: 1}}\n"                           \
+    "evaluate: {every: 2, windows: 1}\n"                                                                     \
     "checkpoint: {every: 1}\n"
 
 /* With the least memory_limit that the plan admits. */
@@ -112,11 +115,13 @@ static void expect_peak_near_plan_with(const char *text, const char *options, co
     if (SANITIZED) cr_skip_test("a sanitizer's shadow memory is not in the plan");
     const char *config = write_config(text);
     double plan = planned(config, options, &o);
-    snprintf(words, sizeof words, "run %s%s --out %s/%s --set memory_limit=%.0f", config, options, small_folder(), name, ceil(plan) + 2.0);
+    snprintf(words, sizeof words, "run %s%s --out %s/%s --set memory_limit=%.0f", config, options,
+             small_folder(), name, ceil(plan) + 2.0);
     run_program(words, &o);
     cr_assert_eq(o.status, 0, "%s", o.text);
     double allowed = fmax(0.1 * o.peak, 16.0);
-    cr_expect_leq(fabs(plan - o.peak), allowed, "planned %.1f MiB, took %.1f MiB; %.1f MiB of difference are allowed", plan, o.peak,
+    cr_expect_leq(fabs(plan - o.peak), allowed,
+                  "planned %.1f MiB, took %.1f MiB; %.1f MiB of difference are allowed", plan, o.peak,
                   allowed);
     cr_log_info("planned %.1f MiB, took %.1f MiB", plan, o.peak);
 }
@@ -131,7 +136,8 @@ Test(memory, plan_is_near_the_peak_whatever_the_threads) {
     static const char *const texts[] = {
         "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 2000}}\n" SMALL_TEXT
         "populations:\n  - {name: l, method: local, devices: 4}\n  - {name: c, method: comigs, devices: 4}\n",
-        "base: {layers: 1, width: 16, heads: 1, pretrain: {tokens: 0}}\n" SMALL_TEXT "experts: {rank: 1}\nattention: {rank: 1}\n"
+        "base: {layers: 1, width: 16, heads: 1, pretrain: {tokens: 0}}\n" SMALL_TEXT
+        "experts: {rank: 1}\nattention: {rank: 1}\n"
         "populations:\n  - {name: l, method: local, devices: 2}\n"};
     char with[64], name[32];
     for (int t = 0; t < 2; t++)
@@ -155,13 +161,15 @@ Test(memory, plan_is_near_the_peak_of_a_wide_base) {
 }
 
 Test(memory, plan_is_near_the_peak_of_a_large_vocabulary) {
-    expect_peak_near_plan("base: {layers: 1, width: 128, heads: 2, vocabulary: 65536, pretrain: {tokens: 0}}\n" SMALL_TEXT
-                          "populations:\n  - {name: c, method: comigs, devices: 8}\n");
+    expect_peak_near_plan(
+        "base: {layers: 1, width: 128, heads: 2, vocabulary: 65536, pretrain: {tokens: 0}}\n" SMALL_TEXT
+        "populations:\n  - {name: c, method: comigs, devices: 8}\n");
 }
 
 Test(memory, plan_counts_what_pretraining_takes) {
-    expect_peak_near_plan("base: {layers: 2, width: 512, heads: 8, pretrain: {tokens: 400, batch: 2}}\n" SMALL_TEXT
-                          "populations:\n  - {name: c, method: local, devices: 2}\n");
+    expect_peak_near_plan(
+        "base: {layers: 2, width: 512, heads: 8, pretrain: {tokens: 400, batch: 2}}\n" SMALL_TEXT
+        "populations:\n  - {name: c, method: local, devices: 2}\n");
 }
 
 /* A fourth array of packs. */
@@ -184,9 +192,11 @@ Test(memory, a_checkpoint_takes_little_beside_the_adapters) {
     const char *text = "base: {layers: 2, width: 64, heads: 2, pretrain: {tokens: 0}}\n" SMALL_TEXT
                        "populations:\n  - {name: c, method: comigs, devices: 1000}\n";
     expect_peak_near_plan(text);
-    double plan = planned(write_config(text), "", &o), packs = number_before(o.text, "adapters and AdamW", "MiB");
+    double plan = planned(write_config(text), "", &o),
+           packs = number_before(o.text, "adapters and AdamW", "MiB");
     cr_expect_gt(packs, 300.0);
-    cr_expect_leq(plan, 1.5 * packs, "%.1f MiB in total, %.1f MiB of them are adapters and their moments", plan, packs);
+    cr_expect_leq(plan, 1.5 * packs, "%.1f MiB in total, %.1f MiB of them are adapters and their moments",
+                  plan, packs);
     cr_expect_leq(number_before(o.text, "into a checkpoint", "MiB"), 8.0);
 }
 
@@ -209,8 +219,9 @@ Test(memory, measuring_the_rate_of_products_takes_what_it_says) {
 
 /* ---- What cannot fit ---- */
 
-static const char *const MANY = "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}\n" SMALL_TEXT "memory_limit: %d\n"
-                                "populations:\n  - {name: c, method: comigs, devices: %d}\n";
+static const char *const MANY =
+    "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}\n" SMALL_TEXT "memory_limit: %d\n"
+    "populations:\n  - {name: c, method: comigs, devices: %d}\n";
 
 static void plan_devices(int limit, int devices, outcome *o) {
     char text[2048], words[6000];
@@ -230,13 +241,15 @@ Test(memory, a_run_that_cannot_fit_is_refused_and_the_largest_number_of_devices_
     run_program(words, &o);
     cr_assert_eq(o.status, 3, "status %d: %s", o.status, o.text);
     cr_expect_neq(access(out, F_OK), 0, "something was written");
-    cr_expect(strstr(o.text, "of its 2000 devices at most ") && strstr(o.text, "100 MiB memory_limit allows"), "%s", o.text);
+    cr_expect(strstr(o.text, "of its 2000 devices at most ") && strstr(o.text, "100 MiB memory_limit allows"),
+              "%s", o.text);
     int fit = (int)number_before(o.text, "at most", " fit");
     cr_expect(fit > 50 && fit < 1000, "%d devices", fit);
     plan_devices(limit, fit, &o);
     cr_expect_eq(o.status, 0, "%d devices were promised to fit: %s", fit, o.text);
     plan_devices(limit, fit + fit / 20 + 5, &o);
-    cr_expect_eq(o.status, 3, "%d devices should not fit where %d are the most: %s", fit + fit / 20 + 5, fit, o.text);
+    cr_expect_eq(o.status, 3, "%d devices should not fit where %d are the most: %s", fit + fit / 20 + 5, fit,
+                 o.text);
 }
 
 /* The list of the devices alone would take gigabytes: it is not made. */
@@ -245,7 +258,9 @@ Test(memory, a_list_of_devices_that_cannot_fit_is_not_made) {
     if (SANITIZED) cr_skip_test("a sanitizer's shadow memory is not in the plan");
     plan_devices(100, 16777216, &o);
     cr_assert_eq(o.status, 3, "status %d: %s", o.status, o.text);
-    cr_expect(strstr(o.text, "for the list of its 16777216 devices alone") && strstr(o.text, "100 MiB memory_limit allows"), "%s", o.text);
+    cr_expect(strstr(o.text, "for the list of its 16777216 devices alone") &&
+                  strstr(o.text, "100 MiB memory_limit allows"),
+              "%s", o.text);
     cr_expect_leq(o.peak, 100.0, "it took %.1f MiB to find out", o.peak);
 }
 
@@ -254,9 +269,10 @@ Test(memory, texts_that_cannot_fit_are_counted_in_devices) {
     static outcome o;
     char text[2048], words[6000];
     if (SANITIZED) cr_skip_test("a sanitizer's shadow memory is not in the plan");
-    const char *const config = "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}\n"
-                               "data: {corpus: synthetic, tokens_per_device: 1000000, sequence: 32}\nmemory_limit: 80\n"
-                               "populations:\n  - {name: l, method: local, devices: %d}\n";
+    const char *const config =
+        "base: {layers: 2, width: 32, heads: 2, pretrain: {tokens: 0}}\n"
+        "data: {corpus: synthetic, tokens_per_device: 1000000, sequence: 32}\nmemory_limit: 80\n"
+        "populations:\n  - {name: l, method: local, devices: %d}\n";
     snprintf(text, sizeof text, config, 60);
     snprintf(words, sizeof words, "check %s", write_config(text));
     run_program(words, &o);
@@ -273,12 +289,14 @@ Test(memory, a_base_that_cannot_fit_is_refused_by_name) {
     static outcome o;
     char words[6000];
     const char *config =
-        write_config("base: {layers: 8, width: 1024, heads: 8, pretrain: {tokens: 1000}}\n" SMALL_TEXT "memory_limit: 200\n"
+        write_config("base: {layers: 8, width: 1024, heads: 8, pretrain: {tokens: 1000}}\n" SMALL_TEXT
+                     "memory_limit: 200\n"
                      "populations:\n  - {name: c, method: comigs, devices: 2}\n");
     snprintf(words, sizeof words, "run %s --out %s/refused", config, small_folder());
     run_program(words, &o);
     cr_expect_eq(o.status, 3, "status %d: %s", o.status, o.text);
-    cr_expect(strstr(o.text, "pre-training the base") && strstr(o.text, "200 MiB memory_limit allows"), "%s", o.text);
+    cr_expect(strstr(o.text, "pre-training the base") && strstr(o.text, "200 MiB memory_limit allows"), "%s",
+              o.text);
 }
 
 /* ---- Over rounds ---- */
@@ -294,16 +312,21 @@ static void open_long_run(long_run *l) {
     const char *overrides[] = {"train.local_steps=1", "train.batch=1",    "train.router.steps=1",
                                "experts.rank=32",     "evaluate.every=2", "evaluate.windows=1"};
     char path[FOLDER_PATH_BYTES];
-    l->run = small_open("  - {name: c, method: comigs, devices: 80, as_released: true}\n  - {name: f, method: fedavg, devices: 80}\n", 6,
-                        overrides);
+    l->run = small_open("  - {name: c, method: comigs, devices: 80, as_released: true}\n  - {name: f, "
+                        "method: fedavg, devices: 80}\n",
+                        6, overrides);
     snprintf(l->folder.path, sizeof l->folder.path, "%s", small_folder());
-    small_check(checkpoints_create(l->run.session, &l->state, l->run.problems), l->run.problems, "checkpoint");
-    l->rounds = (rounds){.session = l->run.session, .checkpoint = &l->state, .folder = &l->folder, .quiet = true};
+    small_check(checkpoints_create(l->run.session, &l->state, l->run.problems), l->run.problems,
+                "checkpoint");
+    l->rounds =
+        (rounds){.session = l->run.session, .checkpoint = &l->state, .folder = &l->folder, .quiet = true};
     result_path(&l->folder, "trace.h5", path);
-    small_check(session_open_trace(l->run.session, path, 0, &l->rounds.trace, l->run.problems), l->run.problems, "trace");
+    small_check(session_open_trace(l->run.session, path, 0, &l->rounds.trace, l->run.problems),
+                l->run.problems, "trace");
 }
 
-/* There is a checkpoint before round 2 is measured, and more of them before round 200 (each waits for the disk). */
+/* There is a checkpoint before round 2 is measured, and more of them before round 200 (each waits for the
+ * disk). */
 static double resident_after(long_run *l, int round) {
     l->run.settings->rounds = round;
     l->run.settings->checkpoint_every = round == 2 ? 1 : 15;
@@ -328,8 +351,10 @@ Test(memory, is_flat_from_round_2_to_round_200) {
     double held_early = held(), late = resident_after(&l, 200), held_late = held();
     cr_expect_leq(late, 1.01 * early, "%.2f MiB after round 2, %.2f MiB after round 200", early, late);
     /* Finer than pages: HDF5 remembers where a table's chunks are, nothing else may grow. */
-    cr_expect_leq(held_late, held_early + 0.15, "%.3f MiB allocated after round 50, %.3f MiB after round 200", held_early, held_late);
-    cr_log_info("%.2f MiB after round 2, %.2f MiB after round 200; allocated %.3f and %.3f MiB", early, late, held_early, held_late);
+    cr_expect_leq(held_late, held_early + 0.15, "%.3f MiB allocated after round 50, %.3f MiB after round 200",
+                  held_early, held_late);
+    cr_log_info("%.2f MiB after round 2, %.2f MiB after round 200; allocated %.3f and %.3f MiB", early, late,
+                held_early, held_late);
     small_check(trace_close(l.rounds.trace, l.run.problems), l.run.problems, "closing the trace");
     checkpoints_destroy(&l.state);
     small_close(&l.run);

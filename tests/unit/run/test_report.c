@@ -7,7 +7,10 @@
 #include "run/report.h"
 
 static void report(const ck_ceiling *ceiling, char *text, size_t size) {
-    session s = {.expert_seconds = 2, .expert_tokens = 5000, .expert_flops = 50e9, .collective = ck_collective_local()};
+    session s = {.expert_seconds = 2,
+                 .expert_tokens = 5000,
+                 .expert_flops = 50e9,
+                 .collective = ck_collective_local()};
     cr_assert_eq(ck_open("cpu", 1, &s.backend), CK_OK);
     cr_redirect_stdout();
     report_speed(&s, ceiling);
@@ -23,16 +26,19 @@ static void expect(const char *text, const char *part) {
 
 Test(report, speed_has_both_shares) {
     char text[1024];
-    report(&(ck_ceiling){.product = 50e9, .fma = 100e9, .product_of = "Cohort's", .note = "a note"}, text, sizeof text);
-    expect(text,
-           "2.5 k tokens/s, 25.0 GFLOP/s: 50 % of the best sgemm rate (50.0 GFLOP/s, Cohort's), 25 % of the FMA peak (100.0 GFLOP/s); ");
+    report(&(ck_ceiling){.product = 50e9, .fma = 100e9, .product_of = "Cohort's", .note = "a note"}, text,
+           sizeof text);
+    expect(text, "2.5 k tokens/s, 25.0 GFLOP/s: 50 % of the best sgemm rate (50.0 GFLOP/s, Cohort's), 25 % "
+                 "of the FMA peak (100.0 GFLOP/s); ");
     expect(text, "\na note\n");
 }
 
 Test(report, a_rate_that_was_not_measured_is_not_printed) {
     char text[1024];
     report(&(ck_ceiling){.fma = 100e9}, text, sizeof text);
-    expect(text, "the best sgemm rate was not measured, for want of memory, 25 % of the FMA peak (100.0 GFLOP/s); ");
+    expect(
+        text,
+        "the best sgemm rate was not measured, for want of memory, 25 % of the FMA peak (100.0 GFLOP/s); ");
     cr_expect(!strstr(text, " 0 %") && !strstr(text, "(0.0"), "a rate of nothing in '%s'", text);
 }
 

@@ -10,9 +10,10 @@
 #include "run/run.h"
 #include "unit/small_run.h"
 
-static const char *const THREE = "  - {name: l, method: local, devices: 4}\n"
-                                 "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n"
-                                 "  - {name: p, method: pfedmoe, devices: 4}\n";
+static const char *const THREE =
+    "  - {name: l, method: local, devices: 4}\n"
+    "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n"
+    "  - {name: p, method: pfedmoe, devices: 4}\n";
 
 static char *read_file(const char *path) {
     FILE *file = fopen(path, "r");
@@ -25,7 +26,8 @@ static char *read_file(const char *path) {
 }
 
 /* Runs and returns summary.csv. */
-static char *run_to(const char *name, const char *populations, int n, const char *const *overrides, bool resume) {
+static char *run_to(const char *name, const char *populations, int n, const char *const *overrides,
+                    bool resume) {
     char out[4500], path[4600];
     snprintf(out, sizeof out, "%s/%s", small_folder(), name);
     settings *s = small_settings(populations, n, overrides);
@@ -38,7 +40,8 @@ static char *run_to(const char *name, const char *populations, int n, const char
     return read_file(path);
 }
 
-static exit_code try_run(const char *name, const char *populations, int n, const char *const *overrides, bool resume, char message[512]) {
+static exit_code try_run(const char *name, const char *populations, int n, const char *const *overrides,
+                         bool resume, char message[512]) {
     char out[4500];
     snprintf(out, sizeof out, "%s/%s", small_folder(), name);
     settings *s = small_settings(populations, n, overrides);
@@ -74,7 +77,9 @@ static char *row_of(const char *csv, const char *name) {
 
 Test(run, a_population_does_not_see_its_neighbours) {
     char *all = run_to("all", THREE, 0, NULL, false);
-    char *alone = run_to("alone", "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n", 0, NULL, false);
+    char *alone = run_to(
+        "alone", "  - {name: c, method: comigs, devices: 4, generalists: 1, specialists: [1, 2, 0, 3]}\n", 0,
+        NULL, false);
     char *among = row_of(all, "c"), *by_itself = row_of(alone, "c");
     cr_expect_str_eq(among, by_itself);
     free(all);
@@ -109,15 +114,21 @@ static double unigram_entropy(void) {
 }
 
 Test(run, learns_more_than_unigrams) {
-    const char *overrides[] = {
-        "base.pretrain.tokens=80000",  "base.pretrain.batch=8", "base.width=32", "train.rounds=4", "train.local_steps=10", "train.batch=4",
-        "data.tokens_per_device=2000", "train.router.every=10"};
+    const char *overrides[] = {"base.pretrain.tokens=80000",
+                               "base.pretrain.batch=8",
+                               "base.width=32",
+                               "train.rounds=4",
+                               "train.local_steps=10",
+                               "train.batch=4",
+                               "data.tokens_per_device=2000",
+                               "train.router.every=10"};
     double entropy = unigram_entropy();
     char *csv = run_to("learn", THREE, 8, overrides, false);
     for (int i = 0; i < 3; i++) {
         const char *name = (const char *[]){"l", "c", "p"}[i];
         double ppl = cell(csv, name, 3);
-        cr_expect_lt(log(ppl), 0.85 * entropy, "%s: loss %.3f, unigram entropy %.3f", name, log(ppl), entropy);
+        cr_expect_lt(log(ppl), 0.85 * entropy, "%s: loss %.3f, unigram entropy %.3f", name, log(ppl),
+                     entropy);
     }
     free(csv);
 }

@@ -1,4 +1,5 @@
-/* Rounds: local steps, losses, aggregation, losses, a row of the trace. Each is compared with the same steps taken one by one. */
+/* Rounds: local steps, losses, aggregation, losses, a row of the trace. Each is compared with the same steps
+ * taken one by one. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,9 +13,10 @@
 #include "unit/small_run.h"
 #include "unit/trace_fixture.h"
 
-static const char *const THREE = "  - {name: f, method: fedavg, devices: 2}\n"
-                                 "  - {name: c, method: comigs, devices: 3, generalists: 1, specialists: [1, 2, 0]}\n"
-                                 "  - {name: l, method: local, devices: 2}\n";
+static const char *const THREE =
+    "  - {name: f, method: fedavg, devices: 2}\n"
+    "  - {name: c, method: comigs, devices: 3, generalists: 1, specialists: [1, 2, 0]}\n"
+    "  - {name: l, method: local, devices: 2}\n";
 enum { DEVICES = 7, FIRST_LOCAL = 5, LOCAL_STEPS = 3 };
 
 static float *parameters(const small_run *r) {
@@ -47,7 +49,8 @@ static void take_local_steps(small_run *r) {
 
 static void evaluate(small_run *r, data_part part, double loss[DEVICES]) {
     metric_id into = part == DATA_TEST ? METRIC_TEST_LOSS : METRIC_VALID_LOSS;
-    small_check(session_evaluate(r->session, (evaluation_order){.part = part}, into, r->problems), r->problems, "evaluation");
+    small_check(session_evaluate(r->session, (evaluation_order){.part = part}, into, r->problems),
+                r->problems, "evaluation");
     memcpy(loss, metric_doubles(&r->session->numbers, into), DEVICES * sizeof *loss);
 }
 
@@ -61,7 +64,9 @@ static shared_ranges shared_of(const fleet *f, int device_index, const float *al
     const device *d = &f->devices[device_index];
     const ck_shape *shape = &f->shapes[d->shape];
     size_t most = (size_t)ck_part_count(shape);
-    shared_ranges s = {.offset = malloc(most * sizeof *s.offset), .count = malloc(most * sizeof *s.count), .pack = all + d->pack};
+    shared_ranges s = {.offset = malloc(most * sizeof *s.offset),
+                       .count = malloc(most * sizeof *s.count),
+                       .pack = all + d->pack};
     s.n = fleet_shared_ranges(&f->populations[d->population], shape, s.offset, s.count);
     return s;
 }
@@ -71,7 +76,8 @@ static void drop_ranges(shared_ranges *s) {
     free(s->count);
 }
 
-/* Replaces the shared ranges of a population in `mean` by their means over its devices in `all`, in the order of the devices. */
+/* Replaces the shared ranges of a population in `mean` by their means over its devices in `all`, in the order
+ * of the devices. */
 static void average_population(const fleet *f, const population *p, const float *all, float *mean) {
     shared_ranges from[DEVICES] = {0};
     for (int i = 0; i < p->n_devices; i++) from[i] = shared_of(f, p->first_device + i, all);
@@ -80,7 +86,8 @@ static void average_population(const fleet *f, const population *p, const float 
             double sum = 0.0;
             for (int i = 0; i < p->n_devices; i++) sum += from[i].pack[from[i].offset[j] + k];
             for (int i = 0; i < p->n_devices; i++)
-                mean[f->devices[p->first_device + i].pack + from[i].offset[j] + k] = (float)(sum / p->n_devices);
+                mean[f->devices[p->first_device + i].pack + from[i].offset[j] + k] =
+                    (float)(sum / p->n_devices);
         }
     for (int i = 0; i < p->n_devices; i++) drop_ranges(&from[i]);
 }
@@ -97,7 +104,8 @@ static void expect_averaged(const fleet *f, const float *before, const float *af
     int moved = 0;
     for (int64_t i = 0; i < f->n_parameters; i++) {
         moved += mean[i] != before[i];
-        cr_assert_float_eq(after[i], mean[i], 1e-6, "float %lld: %g, mean %g", (long long)i, (double)after[i], (double)mean[i]);
+        cr_assert_float_eq(after[i], mean[i], 1e-6, "float %lld: %g, mean %g", (long long)i, (double)after[i],
+                           (double)mean[i]);
     }
     cr_expect_gt(moved, 1000, "the devices had grown apart in only %d values", moved);
     free(mean);
@@ -109,8 +117,9 @@ static void expect_equal_where_shared(const fleet *f, const population *p, const
     for (int i = 1; i < p->n_devices; i++) {
         shared_ranges other = shared_of(f, p->first_device + i, all);
         for (int j = 0; j < first.n; j++)
-            cr_expect_arr_eq(other.pack + other.offset[j], first.pack + first.offset[j], (size_t)first.count[j] * sizeof(float),
-                             "population %s: range %d of device %d", p->settings->name, j, i);
+            cr_expect_arr_eq(other.pack + other.offset[j], first.pack + first.offset[j],
+                             (size_t)first.count[j] * sizeof(float), "population %s: range %d of device %d",
+                             p->settings->name, j, i);
         drop_ranges(&other);
     }
     drop_ranges(&first);
@@ -150,9 +159,11 @@ Test(rounds, later_rounds_go_on_from_that_mean_and_end_with_another) {
     expect_last_aggregation(2, two);
 }
 
-static void expect_losses(const double found[DEVICES], const double expected[DEVICES], double tolerance, const char *what) {
+static void expect_losses(const double found[DEVICES], const double expected[DEVICES], double tolerance,
+                          const char *what) {
     for (int i = 0; i < DEVICES; i++)
-        cr_expect_float_eq(found[i], expected[i], tolerance, "%s of device %d: %.17g, expected %.17g", what, i, found[i], expected[i]);
+        cr_expect_float_eq(found[i], expected[i], tolerance, "%s of device %d: %.17g, expected %.17g", what,
+                           i, found[i], expected[i]);
 }
 
 /* Test and validation loss belong to the models before the aggregation, test_after to the averaged ones. */
@@ -162,7 +173,8 @@ Test(rounds, losses_are_those_before_and_after_the_aggregation) {
     small_run run = small_open(THREE, 1, one), steps = before_last_aggregation(1, one);
     take_rounds(&run, path);
     const metric_row *n = &run.session->numbers;
-    const double *test_before = metric_doubles(n, METRIC_TEST_LOSS), *test_after = metric_doubles(n, METRIC_TEST_AFTER);
+    const double *test_before = metric_doubles(n, METRIC_TEST_LOSS),
+                 *test_after = metric_doubles(n, METRIC_TEST_AFTER);
     double test[DEVICES], valid[DEVICES], after[DEVICES];
     evaluate(&steps, DATA_TEST, test);
     evaluate(&steps, DATA_VALID, valid);
@@ -175,7 +187,8 @@ Test(rounds, losses_are_those_before_and_after_the_aggregation) {
     expect_losses(test_after, after, 1e-6, "test loss of the averaged model");
     for (int i = 0; i < DEVICES; i++) {
         if (i < FIRST_LOCAL)
-            cr_expect_gt(fabs(test_before[i] - test_after[i]), 1e-5, "device %d: averaging changed nothing", i);
+            cr_expect_gt(fabs(test_before[i] - test_after[i]), 1e-5, "device %d: averaging changed nothing",
+                         i);
         else
             cr_expect_eq(test_before[i], test_after[i], "device %d averages nothing", i);
     }

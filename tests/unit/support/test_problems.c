@@ -1,4 +1,5 @@
-/* Collected problems keep their order, their text and the first one's code; a flood of alike ones is cut short. */
+/* Collected problems keep their order, their text and the first one's code; a flood of alike ones is cut
+ * short. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -51,13 +52,15 @@ Test(problems, many_and_long_messages_are_kept_whole) {
 /* Numbers and the place before the first ": " may differ. */
 Test(problems, of_many_alike_a_few_are_kept_and_the_rest_is_counted) {
     problems *list = problems_create();
-    for (int i = 0; i < 65540; i++) problem(list, EXIT_INPUT, "users/%s_%d.bin: has %d tokens", i % 2 ? "train" : "test", i, 7 * i);
+    for (int i = 0; i < 65540; i++)
+        problem(list, EXIT_INPUT, "users/%s_%d.bin: has %d tokens", i % 2 ? "train" : "test", i, 7 * i);
     problem(list, EXIT_INPUT, "users/train_1.bin: has 9 token");
     problem(list, EXIT_INPUT, "users/train_1.bin: has no tokens");
     problems_condense(list);
     cr_assert_eq(problems_count(list), PROBLEMS_ALIKE + 2);
     cr_expect_str_eq(problems_message(list, 0), "users/test_0.bin: has 0 tokens");
-    cr_expect_str_eq(problems_message(list, PROBLEMS_ALIKE - 1), "users/train_7.bin: has 49 tokens (and 65,532 more like it)");
+    cr_expect_str_eq(problems_message(list, PROBLEMS_ALIKE - 1),
+                     "users/train_7.bin: has 49 tokens (and 65,532 more like it)");
     cr_expect_str_eq(problems_message(list, PROBLEMS_ALIKE), "users/train_1.bin: has 9 token");
     cr_expect_str_eq(problems_message(list, PROBLEMS_ALIKE + 1), "users/train_1.bin: has no tokens");
     problems_destroy(list);

@@ -1,4 +1,5 @@
-/* Random numbers against Philox's published vectors, and the promises of rng.h: who asks decides, nothing else. */
+/* Random numbers against Philox's published vectors, and the promises of rng.h: who asks decides, nothing
+ * else. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdbool.h>
@@ -11,18 +12,21 @@
 Test(rng, philox_of_zero) {
     static const uint32_t expected[4] = {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8};
     rng_key key = {.seed = 0, .device = RNG_SHARED, .purpose = 0, .step = 0};
-    for (uint64_t i = 0; i < 4; i++) cr_assert_eq(rng_u32(&key, i), expected[i], "word %d: %08x", (int)i, rng_u32(&key, i));
+    for (uint64_t i = 0; i < 4; i++)
+        cr_assert_eq(rng_u32(&key, i), expected[i], "word %d: %08x", (int)i, rng_u32(&key, i));
 }
 
 /* The vector with the digits of pi: every field of the counter is in use, so a wrong packing cannot pass. */
 Test(rng, philox_of_pi) {
     static const uint32_t expected[4] = {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1};
-    uint64_t low = UINT64_C(0x85a308d3243f6a88), high = UINT64_C(0x0370734413198a2e), mask = (UINT64_C(1) << 40) - 1;
+    uint64_t low = UINT64_C(0x85a308d3243f6a88), high = UINT64_C(0x0370734413198a2e),
+             mask = (UINT64_C(1) << 40) - 1;
     rng_key key = {.seed = UINT64_C(0x299f31d0a4093822),
                    .device = (int64_t)(high >> 16 & mask) - 1,
                    .purpose = (rng_purpose)(high >> 56),
                    .step = low >> 40 | (high & 0xffff) << 24};
-    for (uint64_t i = 0; i < 4; i++) cr_assert_eq(rng_u32(&key, 4 * (low & mask) + i), expected[i], "word %d", (int)i);
+    for (uint64_t i = 0; i < 4; i++)
+        cr_assert_eq(rng_u32(&key, 4 * (low & mask) + i), expected[i], "word %d", (int)i);
 }
 
 static int compare(const void *a, const void *b) {
@@ -43,7 +47,10 @@ Test(rng, nobody_shares_a_draw) {
             for (int p = RNG_BASE_INIT; p <= RNG_MIXTURE; p++)
                 for (int t = 0; t < 5; t++)
                     for (uint64_t i = 0; i < 9; i++) {
-                        rng_key key = {.seed = seeds[s], .device = devices[d], .purpose = (rng_purpose)p, .step = steps[t]};
+                        rng_key key = {.seed = seeds[s],
+                                       .device = devices[d],
+                                       .purpose = (rng_purpose)p,
+                                       .step = steps[t]};
                         draws[n++] = rng_below(&key, i < 8 ? i : UINT64_C(1) << 40, UINT64_C(1) << 53);
                     }
     cr_assert_eq(n, N);
@@ -67,11 +74,13 @@ Test(rng, below_stays_below_and_reaches_everything) {
         cr_assert_lt(value, 10);
         counts[value]++;
     }
-    for (int v = 0; v < 10; v++) cr_assert(abs(counts[v] - 1000) < 150, "value %d came %d times of 10000", v, counts[v]);
+    for (int v = 0; v < 10; v++)
+        cr_assert(abs(counts[v] - 1000) < 150, "value %d came %d times of 10000", v, counts[v]);
     for (uint64_t i = 0; i < 100; i++) cr_assert_eq(rng_below(&key, i, 1), 0);
 }
 
-/* With a bound that is no power of two the upper half must come as often as the lower: a product cut to 32 bits fails here. */
+/* With a bound that is no power of two the upper half must come as often as the lower: a product cut to 32
+ * bits fails here. */
 Test(rng, below_large_bounds_are_uniform) {
     rng_key key = {.seed = 7, .device = 0, .purpose = RNG_TRAIN_WINDOWS, .step = 1};
     uint64_t bound = 3 * (UINT64_C(1) << 51);
@@ -99,7 +108,8 @@ Test(rng, fill_uniform_is_the_single_draws) {
     rng_key key = {.seed = 5, .device = 2, .purpose = RNG_ADAPTER_INIT, .step = 64};
     float filled[37];
     rng_fill_uniform(&key, 0.25F, filled, 37);
-    for (int i = 0; i < 37; i++) cr_assert_eq(filled[i], 0.25F * (2 * rng_uniform(&key, (uint64_t)i) - 1), "value %d", i);
+    for (int i = 0; i < 37; i++)
+        cr_assert_eq(filled[i], 0.25F * (2 * rng_uniform(&key, (uint64_t)i) - 1), "value %d", i);
 }
 
 /* A tensor's beginning does not depend on its length. */
@@ -135,7 +145,8 @@ Test(rng, normals_have_their_moments) {
     free(x);
 }
 
-/* Mean and variance of Gamma(shape, 1) are its shape; with shape 1 it is the exponential distribution, of which exp(-x) is uniform. */
+/* Mean and variance of Gamma(shape, 1) are its shape; with shape 1 it is the exponential distribution, of
+ * which exp(-x) is uniform. */
 Test(rng, gamma_has_its_distribution) {
     enum { N = 20000, BINS = 20 };
     static const double shapes[] = {1, 1.5, 4, 1000};
@@ -150,9 +161,12 @@ Test(rng, gamma_has_its_distribution) {
             squares += (x - shapes[i]) * (x - shapes[i]);
             counts[(int)fmin(BINS - 1, BINS * exp(-x))]++;
         }
-        cr_expect_float_eq(sum / N, shapes[i], 4 * sqrt(shapes[i] / N), "shape %g: mean %g", shapes[i], sum / N);
-        cr_expect_float_eq(squares / N, shapes[i], 0.1 * shapes[i], "shape %g: variance %g", shapes[i], squares / N);
-        for (int b = 0; b < BINS; b++) chi_square += pow(counts[b] - (double)N / BINS, 2) / ((double)N / BINS);
+        cr_expect_float_eq(sum / N, shapes[i], 4 * sqrt(shapes[i] / N), "shape %g: mean %g", shapes[i],
+                           sum / N);
+        cr_expect_float_eq(squares / N, shapes[i], 0.1 * shapes[i], "shape %g: variance %g", shapes[i],
+                           squares / N);
+        for (int b = 0; b < BINS; b++)
+            chi_square += pow(counts[b] - (double)N / BINS, 2) / ((double)N / BINS);
         cr_expect(shapes[i] != 1 || chi_square < 43.8, "chi-square %g, of 19 degrees of freedom", chi_square);
     }
 }

@@ -7,7 +7,8 @@
 #include "support/shell_words.h"
 
 Test(shell_words, a_shell_reads_what_was_meant) {
-    const char *const texts[] = {"results/a", "", "it's", "'", "''", "a b", "$HOME `x` \\ \" * ?", "--out", "line\nline"};
+    const char *const texts[] = {"results/a",           "",      "it's",      "'", "''", "a b",
+                                 "$HOME `x` \\ \" * ?", "--out", "line\nline"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         char command[256], read[256], expected[256];
         char *word = shell_word(texts[i], "/o'clock.yaml");
