@@ -14,8 +14,8 @@
  * once.
  *   - A *local* op reads and writes only rows of its own sequence (plus parameters). Runs of local ops are
  *     fused by the CPU.
- *   - A *global* op (optimiser, load balance, aggregation) sees the whole wave;
- *     all earlier ops are complete before it starts.
+ *   - A *global* op (the load balance) sees the whole wave; all earlier ops are complete before it starts.
+ *     The optimiser and aggregation are calls outside programs.
  * Activations (ck_activation) therefore have no defined content after a run; whatever the host wants to read
  * goes to a buffer.
  *

@@ -26,7 +26,7 @@ def read(paths):
     if len({r["tokens_per_device"] for r in rows}) < 2:
         raise Unreadable("a crossover needs populations with at least two different data.tokens_per_device")
     if len({r["split"] for r in rows}) > 1:
-        raise Unreadable("these summaries mix in_distribution and out_of_distribution; draw them apart")
+        raise Unreadable("these summaries have more than one data.split; draw them apart")
     return rows
 
 
