@@ -205,7 +205,7 @@ static exit_code prepare(bench *b, const peers_options *o, problems *list) {
     return folder_make(o->keep, b->folder, list);
 }
 
-static exit_code compare(bench *b, const peers_options *o, problems *list) {
+static exit_code compare(bench *b, const peers_options *o, output_file *json, problems *list) {
     exit_code code = job_write(&b->job, b->folder, list);
     if (code == EXIT_OK) code = measure_control(b, list);
     clock_gettime(CLOCK_MONOTONIC, &b->start);
@@ -214,9 +214,17 @@ static exit_code compare(bench *b, const peers_options *o, problems *list) {
     if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted");
     if (code != EXIT_OK) return code;
     rows_print(&b->all, json_string_value(json_object_get(b->all.rows[0].end, "hardware")));
-    code = rows_report_wrong(&b->all, list);
-    if (o->json) rows_write_json(&b->all, o->json, list);
-    return problems_code(list);
+    if (json->stream) code = output_file_end(json, rows_write_json(&b->all, json, list), list);
+    exit_code wrong = rows_report_wrong(&b->all, list);
+    return code == EXIT_OK ? wrong : code;
+}
+
+/* A place that cannot be written is refused before the work. */
+static exit_code compare_into(bench *b, const peers_options *o, problems *list) {
+    output_file json = {0};
+    exit_code code = o->json ? output_file_begin(o->json, &json, list) : EXIT_OK;
+    if (code == EXIT_OK) code = compare(b, o, &json, list);
+    return json.stream ? output_file_end(&json, code, list) : code;
 }
 
 exit_code peers_run(const peers_options *o, problems *list) {
@@ -230,7 +238,7 @@ exit_code peers_run(const peers_options *o, problems *list) {
     if (code == EXIT_OK && !b->python) printf("cohort-bench peers: skipped: %s", PYTHON_ADVICE);
     signal(SIGINT, interrupt);
     signal(SIGTERM, interrupt);
-    if (code == EXIT_OK && b->python) code = compare(b, o, list);
+    if (code == EXIT_OK && b->python) code = compare_into(b, o, list);
     if (!o->keep) folder_remove(b->folder);
 cleanup:
     for (int i = 0; i < b->all.n_rows; i++) json_decref(b->all.rows[i].end);

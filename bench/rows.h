@@ -10,6 +10,7 @@
 #include "measure/usage.h"
 #include "program.h"
 #include "statistics.h"
+#include "support/output_file.h"
 
 enum {
     ROWS_SETTINGS = 4,
@@ -62,6 +63,6 @@ void rows_drop_slow(rows *all, double share);
 exit_code rows_report_wrong(const rows *all, problems *list);
 
 void rows_print(const rows *all, const char *hardware);
-exit_code rows_write_json(const rows *all, const char *path, problems *list);
+exit_code rows_write_json(const rows *all, output_file *out, problems *list);
 
 #endif

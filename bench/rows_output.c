@@ -115,14 +115,16 @@ static json_t *json_of_provenance(const rows *all) {
                      system.release, "compiler", __VERSION__);
 }
 
-exit_code rows_write_json(const rows *all, const char *path, problems *list) {
+exit_code rows_write_json(const rows *all, output_file *out, problems *list) {
     json_t *array = json_array();
     for (int i = 0; i < all->n_rows; i++) json_array_append_new(array, json_of_row(all, &all->rows[i]));
     json_t *root = json_pack("{s:o, s:o, s:i, s:f, s:f, s:o}", "provenance", json_of_provenance(all), "job",
                              json_of_job(all->job), "rounds", all->rounds, "tolerance", ROWS_TOLERANCE,
                              "control_difference", all->control, "rows", array);
-    int failed = !root || json_dump_file(root, path, JSON_INDENT(2)) != 0;
+    bool no_memory = !root;
+    if (root)
+        json_dumpf(root, out->stream, JSON_INDENT(2)); /* output_file_end() finds what was not written */
     json_decref(root);
-    return failed ? problem(list, EXIT_ENVIRONMENT, "%s: the results cannot be written there", path)
-                  : EXIT_OK;
+    return no_memory ? problem(list, EXIT_ENVIRONMENT, "%s: out of memory for the results", out->path)
+                     : EXIT_OK;
 }

@@ -33,6 +33,7 @@ typedef struct {
     load_average load; /* before anything was measured */
     int n_results;
     result results[MOST_SIZES];
+    output_file json; /* of process 0 */
 } sums;
 
 static double now(void) {
@@ -70,7 +71,7 @@ static void reference(const sums *s, double *sum) {
 static exit_code verify(sums *s, verdict *v, problems *list) {
     float *out = malloc((size_t)s->count * sizeof *out);
     double *sum = calloc((size_t)s->count, sizeof *sum);
-    int64_t mine[2], all[2 * MOST_PROCESSES];
+    int64_t own[2], all[2 * MOST_PROCESSES];
     exit_code code =
         out && sum ? upload_values(s, list) : problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
     if (code == EXIT_OK) code = said(s, ck_collective_sum(s->c, s->stream, s->packed, s->count), list);
@@ -81,8 +82,8 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
     if (code == EXIT_OK) {
         reference(s, sum);
         verdict_compare(v, "sum", out, sum, s->count);
-        mine[0] = v->checked, mine[1] = v->wrong;
-        code = said(s, ck_collective_exchange(s->c, mine, sizeof mine, all), list);
+        own[0] = v->checked, own[1] = v->wrong;
+        code = said(s, ck_collective_exchange(s->c, own, sizeof own, all), list);
     }
     v->checked = v->wrong = 0;
     for (int p = 0; p < ck_processes(s->c) && code == EXIT_OK; p++)
@@ -97,16 +98,16 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
 /* The slowest process counts, and what any of them lost. */
 static bool work(void *who, int64_t n, sample *out) {
     sums *s = who;
-    sample mine = {0}, all[MOST_PROCESSES];
-    ck_status status = ck_collective_exchange(s->c, &mine, sizeof mine, all); /* all begin together */
+    sample own = {0}, all[MOST_PROCESSES];
+    ck_status status = ck_collective_exchange(s->c, &own, sizeof own, all); /* all begin together */
     usage begin = usage_now();
     double start = now();
     for (int64_t i = 0; i < n && status == CK_OK; i++)
         status = ck_collective_sum(s->c, s->stream, s->packed, s->count);
-    mine.seconds = now() - start;
-    mine.used = usage_since(&begin);
-    if (status == CK_OK) status = ck_collective_exchange(s->c, &mine, sizeof mine, all);
-    *out = (sample){.used.cpu_seconds = mine.used.cpu_seconds};
+    own.seconds = now() - start;
+    own.used = usage_since(&begin);
+    if (status == CK_OK) status = ck_collective_exchange(s->c, &own, sizeof own, all);
+    *out = (sample){.used.cpu_seconds = own.used.cpu_seconds};
     for (int p = 0; p < ck_processes(s->c) && status == CK_OK; p++) {
         out->seconds = fmax(out->seconds, all[p].seconds);
         out->used.queued_seconds = fmax(out->used.queued_seconds, all[p].used.queued_seconds);
@@ -189,7 +190,17 @@ static exit_code take_size(sums *s, size_t bytes, problems *list) {
     return code;
 }
 
-static exit_code write_result(const sums *s, problems *list) {
+/* Before anything is measured; the other processes are told whether it can be written. */
+static exit_code begin_file(sums *s, problems *list) {
+    int32_t own = EXIT_OK, all[MOST_PROCESSES];
+    bool first = ck_process(s->c) == 0;
+    if (first && s->o->json) own = (int32_t)output_file_begin(s->o->json, &s->json, list);
+    if (ck_collective_exchange(s->c, &own, sizeof own, all) != CK_OK)
+        return problem(list, EXIT_RUN, "all-reduce: %s", ck_collective_error(s->c));
+    return (exit_code)all[0];
+}
+
+static exit_code write_result(sums *s, problems *list) {
     const context c = {.backend = ck_name(s->backend),
                        .hardware = ck_hardware(s->backend),
                        .revision = COHORT_GIT_REVISION,
@@ -197,9 +208,7 @@ static exit_code write_result(const sums *s, problems *list) {
                        .rule = s->o->rule,
                        .cache_bytes = ck_cache_bytes(s->backend),
                        .load = s->load};
-    return s->o->json && ck_process(s->c) == 0
-               ? result_write_json(s->o->json, &c, s->results, s->n_results, list)
-               : EXIT_OK;
+    return s->json.stream ? result_write_json(&s->json, &c, s->results, s->n_results, list) : EXIT_OK;
 }
 
 static exit_code take_sizes(sums *s, problems *list) {
@@ -213,6 +222,8 @@ static exit_code take_sizes(sums *s, problems *list) {
                 "one process: nothing travels; mpirun -n 2 cohort-bench all-reduce starts two\n");
         return EXIT_OK;
     }
+    code = begin_file(s, list);
+    if (code != EXIT_OK) return code;
     s->load = load_now();
     if (first) print_header(s->o->out ? s->o->out : stdout, s);
     for (double bytes = FIRST_BYTES;
@@ -221,6 +232,7 @@ static exit_code take_sizes(sums *s, problems *list) {
         wrong += !verdict_passed(&s->results[s->n_results - 1].right);
     }
     if (code == EXIT_OK) code = write_result(s, list);
+    if (s->json.stream) code = output_file_end(&s->json, code, list);
     if (code == EXIT_OK && wrong && first)
         code = problem(list, EXIT_RUN, "%d sums are wrong: they have no times", wrong);
     return code == EXIT_OK && wrong ? EXIT_RUN : code;

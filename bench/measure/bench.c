@@ -21,6 +21,7 @@ typedef struct {
     FILE *out;
     result *results;
     int n, room, wrong, failed;
+    output_file json, csv; /* begun before anything is measured */
 } run;
 
 static volatile sig_atomic_t interrupted;
@@ -119,12 +120,25 @@ static void measure_ceilings(run *all) {
     c->cache_bytes = ck_cache_bytes(all->backend);
 }
 
-static exit_code write_files(const run *all, problems *list) {
-    exit_code code = EXIT_OK;
-    if (all->o->json) code = result_write_json(all->o->json, &all->c, all->results, all->n, list);
-    if (code == EXIT_OK && all->o->csv)
-        code = result_write_csv(all->o->csv, &all->c, all->results, all->n, list);
+/* ---- Files: a place that cannot be written is refused before the work */
+
+static exit_code end_files(run *all, exit_code code, problems *list) {
+    if (all->json.stream) code = output_file_end(&all->json, code, list);
+    if (all->csv.stream) code = output_file_end(&all->csv, code, list);
     return code;
+}
+
+static exit_code begin_files(run *all, problems *list) {
+    exit_code code = all->o->json ? output_file_begin(all->o->json, &all->json, list) : EXIT_OK;
+    if (code == EXIT_OK && all->o->csv) code = output_file_begin(all->o->csv, &all->csv, list);
+    return code == EXIT_OK ? code : end_files(all, code, list);
+}
+
+static exit_code write_files(run *all, problems *list) {
+    exit_code code = EXIT_OK;
+    if (all->json.stream) code = result_write_json(&all->json, &all->c, all->results, all->n, list);
+    if (all->csv.stream) result_write_csv(&all->csv, &all->c, all->results, all->n);
+    return end_files(all, code, list);
 }
 
 static exit_code take_all(run *all, const bench_case *const *cases, problems *list) {
@@ -162,12 +176,13 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
                       .load = load_now(),
                       .rule = options->rule};
     if (options->peers) code = peers_open(&all.peers, options, &all.c, list);
+    if (code == EXIT_OK) code = begin_files(&all, list);
     if (code == EXIT_OK) {
         signal(SIGINT, interrupt); /* what has been measured is still written */
         signal(SIGTERM, interrupt);
         measure_ceilings(&all);
         table_begin(all.out, &all.c);
-        code = take_all(&all, cases, list);
+        code = end_files(&all, take_all(&all, cases, list), list);
     }
     peers_close(all.peers);
     for (int i = 0; i < all.n; i++) result_free(&all.results[i]);

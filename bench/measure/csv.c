@@ -1,5 +1,4 @@
 /* csv.c - one line a measurement, an axis a column. */
-#include <errno.h>
 #include <string.h>
 
 #include "measure/result.h"
@@ -44,9 +43,8 @@ static void put_line(FILE *file, const context *c, const result *r, const measur
     fprintf(file, ",%d\n", m->t.count - m->t.undisturbed);
 }
 
-exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list) {
-    FILE *file = fopen(path, "w");
-    if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
+void result_write_csv(output_file *out, const context *c, const result *all, int n) {
+    FILE *file = out->stream;
     fputs("name,measured", file);
     for (int a = 0; a < AXES; a++) fprintf(file, ",%s", axis_key((axis)a));
     fputs(",backend,wrong,checked,bytes,flops,samples,median_us,min_us,spread,settled,floor_us,fma_us,"
@@ -57,8 +55,4 @@ exit_code result_write_csv(const char *path, const context *c, const result *all
         if (all[i].n_times == 0) put_line(file, c, &all[i], NULL);
         for (int j = 0; j < all[i].n_times; j++) put_line(file, c, &all[i], &all[i].times[j]);
     }
-    int failed = ferror(file);
-    return fclose(file) || failed
-               ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
-               : EXIT_OK;
 }

@@ -1,6 +1,5 @@
 /* json.c - results in the format of Google Benchmark's --benchmark_format=json, for its compare.py and
  * whatever else reads that. */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -311,10 +310,8 @@ static int fewest_samples(const result *all, int n) {
     return fewest;
 }
 
-exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list) {
-    FILE *file = fopen(path, "w");
-    if (!file) return problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
-    writer w = {.file = file};
+exit_code result_write_json(output_file *out, const context *c, const result *all, int n, problems *list) {
+    writer w = {.file = out->stream};
     int family = -1, instance = 0, repetitions = fewest_samples(all, n);
     open_in(&w, NULL, '{');
     put_context(&w, c);
@@ -327,11 +324,7 @@ exit_code result_write_json(const char *path, const context *c, const result *al
     }
     close_in(&w, ']');
     close_in(&w, '}');
-    fputc('\n', file);
-    if (w.failed) problem(list, EXIT_ENVIRONMENT, "%s: out of memory, it is not complete", path);
-    int failed = ferror(file);
-    return fclose(file) || failed
-               ? problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno))
-           : w.failed ? EXIT_ENVIRONMENT
-                      : EXIT_OK;
+    fputc('\n', w.file);
+    return w.failed ? problem(list, EXIT_ENVIRONMENT, "%s: out of memory for the results", out->path)
+                    : EXIT_OK;
 }

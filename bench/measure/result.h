@@ -7,6 +7,7 @@
 #include "measure/point.h"
 #include "measure/timing.h"
 #include "measure/verdict.h"
+#include "support/output_file.h"
 
 enum { RESULT_NAME_BYTES = 224, RESULT_MOST_TIMES = 12 };
 
@@ -54,9 +55,9 @@ void table_end(FILE *out, const result *all, int n);
  * aggregates. Its compare.py weighs every repetition the same in OVERALL_GEOMEAN; so that it weighs every
  * measurement the same, all have as many repetitions as the one with the fewest samples: undisturbed ones
  * first, else spread evenly over the time. Aggregates are of all undisturbed samples. */
-exit_code result_write_json(const char *path, const context *c, const result *all, int n, problems *list);
+exit_code result_write_json(output_file *out, const context *c, const result *all, int n, problems *list);
 /* One line a measurement. */
-exit_code result_write_csv(const char *path, const context *c, const result *all, int n, problems *list);
+void result_write_csv(output_file *out, const context *c, const result *all, int n);
 
 void result_free(result *r);
 

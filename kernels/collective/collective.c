@@ -102,8 +102,8 @@ const char *ck_collective_route(const ck_collective *c) {
 
 /* ---- Host memory ---- */
 
-ck_status ck_collective_exchange(ck_collective *c, const void *mine, size_t bytes, void *all) {
-    return c->driver->exchange(c, mine, bytes, all);
+ck_status ck_collective_exchange(ck_collective *c, const void *own, size_t bytes, void *all) {
+    return c->driver->exchange(c, own, bytes, all);
 }
 
 ck_status ck_collective_broadcast(ck_collective *c, void *values, size_t bytes) {
@@ -116,12 +116,11 @@ ck_status ck_collective_move(ck_collective *c, int from, int to, void *values, s
                               : c->driver->receive(c, from, values, bytes);
 }
 
-ck_status ck_collective_gather(ck_collective *c, const void *mine, const size_t *bytes, void *all) {
-    if (c->process != 0)
-        return bytes[c->process] > 0 ? c->driver->send(c, 0, mine, bytes[c->process]) : CK_OK;
+ck_status ck_collective_gather(ck_collective *c, const void *own, const size_t *bytes, void *all) {
+    if (c->process != 0) return bytes[c->process] > 0 ? c->driver->send(c, 0, own, bytes[c->process]) : CK_OK;
     unsigned char *to = all;
     ck_status status = CK_OK;
-    if (bytes[0] > 0) memcpy(to, mine, bytes[0]);
+    if (bytes[0] > 0) memcpy(to, own, bytes[0]);
     for (int p = 1; p < c->processes && status == CK_OK; p++) {
         to += bytes[p - 1];
         if (bytes[p] > 0) status = c->driver->receive(c, p, to, bytes[p]);

@@ -65,12 +65,12 @@ int ck_local_processes(const ck_collective *c);
 /* ---- Host memory ---- */
 
 /* all[p * bytes ...] = what process p gave; everybody gets everything. */
-ck_status ck_collective_exchange(ck_collective *c, const void *mine, size_t bytes, void *all);
+ck_status ck_collective_exchange(ck_collective *c, const void *own, size_t bytes, void *all);
 /* Everybody gets what process 0 has. */
 ck_status ck_collective_broadcast(ck_collective *c, void *values, size_t bytes);
 /* Process 0 gets bytes[p] of every process p, in their order and without gaps; `all` may be NULL elsewhere.
  */
-ck_status ck_collective_gather(ck_collective *c, const void *mine, const size_t *bytes, void *all);
+ck_status ck_collective_gather(ck_collective *c, const void *own, const size_t *bytes, void *all);
 /* `values` of process `from` become those of `to`; called by these two, and harmless if they are one. */
 ck_status ck_collective_move(ck_collective *c, int from, int to, void *values, size_t bytes);
 

@@ -11,7 +11,7 @@ typedef struct {
     ck_status (*open)(ck_collective *);
     void (*close)(ck_collective *);
     void (*abort)(ck_collective *, int exit_status);
-    ck_status (*exchange)(ck_collective *, const void *mine, size_t bytes, void *all);
+    ck_status (*exchange)(ck_collective *, const void *own, size_t bytes, void *all);
     ck_status (*broadcast)(ck_collective *, void *values, size_t bytes);
     ck_status (*send)(ck_collective *, int to, const void *values, size_t bytes);
     ck_status (*receive)(ck_collective *, int from, void *values, size_t bytes);

@@ -7,9 +7,9 @@ static const char *local_unavailable(void) {
     return NULL;
 }
 
-static ck_status local_exchange(ck_collective *c, const void *mine, size_t bytes, void *all) {
+static ck_status local_exchange(ck_collective *c, const void *own, size_t bytes, void *all) {
     (void)c;
-    if (bytes > 0) memcpy(all, mine, bytes);
+    if (bytes > 0) memcpy(all, own, bytes);
     return CK_OK;
 }
 

@@ -81,10 +81,10 @@ static void mpi_abort(ck_collective *c, int exit_status) {
     MPI_Abort(MPI_COMM_WORLD, exit_status);
 }
 
-static ck_status mpi_exchange(ck_collective *c, const void *mine, size_t bytes, void *all) {
+static ck_status mpi_exchange(ck_collective *c, const void *own, size_t bytes, void *all) {
     MPI_Request request;
     int n = (int)bytes;
-    return finish(c, MPI_Iallgather(mine, n, MPI_BYTE, all, n, MPI_BYTE, MPI_COMM_WORLD, &request), &request,
+    return finish(c, MPI_Iallgather(own, n, MPI_BYTE, all, n, MPI_BYTE, MPI_COMM_WORLD, &request), &request,
                   "telling the other processes");
 }
 
@@ -149,7 +149,7 @@ static void fill_layout(const ck_collective *c, int count, layout *l) {
 
 static ck_status add_blocks(ck_collective *c, const layout *l, float *values, float *scratch) {
     MPI_Request request;
-    int mine = l->same[0];
+    int own = l->same[0];
     ck_status status = finish(c,
                               MPI_Ialltoallv(values, l->counts, l->offsets, MPI_FLOAT, scratch, l->same,
                                              l->blocks, MPI_FLOAT, MPI_COMM_WORLD, &request),
@@ -157,10 +157,10 @@ static ck_status add_blocks(ck_collective *c, const layout *l, float *values, fl
     if (status != CK_OK) return status;
     for (int q = 1; q < c->processes; q++) {
         const float *from = scratch + l->blocks[q];
-        for (int j = 0; j < mine; j++) scratch[j] += from[j];
+        for (int j = 0; j < own; j++) scratch[j] += from[j];
     }
     return finish(c,
-                  MPI_Iallgatherv(scratch, mine, MPI_FLOAT, values, l->counts, l->offsets, MPI_FLOAT,
+                  MPI_Iallgatherv(scratch, own, MPI_FLOAT, values, l->counts, l->offsets, MPI_FLOAT,
                                   MPI_COMM_WORLD, &request),
                   &request, "summing over processes");
 }

@@ -71,8 +71,8 @@ static void *device_stream(ck_stream *stream) {
 }
 
 /* True if all processes say so. */
-static ck_status all_agree(ck_collective *c, bool mine, bool *all) {
-    unsigned char one = mine, *every = calloc((size_t)c->processes, 1);
+static ck_status all_agree(ck_collective *c, bool own, bool *all) {
+    unsigned char one = own, *every = calloc((size_t)c->processes, 1);
     if (!every) return collective_fail(c, "no memory to ask the other processes for NCCL");
     ck_status status = ck_collective_exchange(c, &one, 1, every);
     *all = status == CK_OK && !memchr(every, 0, (size_t)c->processes);

@@ -51,7 +51,7 @@ static int64_t scratch_floats(const ck_program *program) {
     return ck_align(most);
 }
 
-static float *take(float *memory, int64_t *end, int64_t floats) {
+static float *carve(float *memory, int64_t *end, int64_t floats) {
     float *start = memory ? memory + *end : NULL;
     *end += ck_align(floats);
     return start;
@@ -64,16 +64,16 @@ static int64_t layout(const ck_program *program, cpu_private *p, float *memory) 
     for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
         if (tensor->first_segment < 0 && !tensor->keep) continue;
         int64_t slot = ck_align((int64_t)capacity->max_sequence_tokens * tensor->columns);
-        float *data = take(memory, &end,
-                           tensor->keep ? (int64_t)capacity->max_tokens * tensor->columns : slot * threads);
+        float *data = carve(memory, &end,
+                            tensor->keep ? (int64_t)capacity->max_tokens * tensor->columns : slot * threads);
         if (!memory) continue;
         tensor->slot_stride = slot;
         tensor->data = data;
     }
     int64_t scratch = scratch_floats(program);
-    float *scratch_memory = take(memory, &end, scratch * threads);
-    float *spare = take(memory, &end, ck_align(capacity->max_pack) * threads);
-    float *base_spare = take(memory, &end, ck_align(capacity->base_pack) * threads);
+    float *scratch_memory = carve(memory, &end, scratch * threads);
+    float *spare = carve(memory, &end, ck_align(capacity->max_pack) * threads);
+    float *base_spare = carve(memory, &end, ck_align(capacity->base_pack) * threads);
     if (memory) {
         p->scratch_floats = scratch;
         p->scratch = scratch_memory;

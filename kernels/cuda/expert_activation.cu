@@ -219,7 +219,7 @@ static __device__ __forceinline__ void fragment_forward(const expert_forward<T> 
 
 /* ---- g */
 
-/* From every warp's sums; tiles of 8 ranks are dealt to the warps. */
+/* From every warp's sums; tiles of 8 ranks are assigned to the warps. */
 template <typename T>
 static __device__ __forceinline__ void write_g(const expert_forward<T> *op, const expert_view *view,
                                                const expert_pass *pass, int first, int count, int tiles,

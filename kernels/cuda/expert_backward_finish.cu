@@ -1,8 +1,8 @@
 /* expert_backward_finish.cu - what the blocks of the expert activation's backward left in parts, added in
  * their order.
  *
- *   p_e [T, I S], dw [T, E]         over the blocks that dealt F among them
- *   dB1 [I S, F], dA2 [S, F]        over the blocks that dealt a device's tokens among them, where that was
+ *   p_e [T, I S], dw [T, E]         over the blocks that shared F among them
+ *   dB1 [I S, F], dA2 [S, F]        over the blocks that shared a device's tokens among them, where that was
  *                                   done
  *
  * I is 1, with SwiGLU 2. f32. Bytes: those of the parts (expert_activation_backward.cu); 4 (I + 1) S F read

@@ -270,7 +270,7 @@ static __device__ __forceinline__ void write_p_tile(const expert_backward<T> *op
     }
 }
 
-/* Tiles of 8 ranks are dealt to the warps, and experts' dw. */
+/* Tiles of 8 ranks are assigned to the warps, and experts' dw. */
 template <typename M, typename T>
 static __device__ __forceinline__ void write_parts(const expert_backward<T> *op, const expert_view *view,
                                                    const expert_pass *pass, int first, int count, int tiles,

@@ -77,7 +77,7 @@ static void order_ops(const ck_program *program, cuda_program *p) {
 
 enum : size_t { ALIGNMENT = 256 };
 
-static void *take(char *memory, size_t *end, size_t bytes) {
+static void *carve(char *memory, size_t *end, size_t bytes) {
     char *start = memory ? memory + *end : nullptr;
     *end += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return start;
@@ -138,16 +138,16 @@ static size_t layout(const ck_program *program, const cuda_bounds *bounds, cuda_
     for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
         if (tensor->first_segment < 0 && !tensor->keep) continue;
         size_t element = tensor->wide && bounds->half ? sizeof(bf16) : sizeof(float);
-        void *data = take(memory, &end, (size_t)bounds->max_tokens * (size_t)tensor->columns * element);
+        void *data = carve(memory, &end, (size_t)bounds->max_tokens * (size_t)tensor->columns * element);
         if (memory) tensor->data = data;
     }
     for (int i = 0; i < program->n_ops; i++) {
         size_t bytes = workspace_bytes(&program->ops[i], bounds);
         if (bytes > workspace) workspace = bytes;
     }
-    void *workspace_at = take(memory, &end, workspace);
+    void *workspace_at = carve(memory, &end, workspace);
     cuda_tables tables = table_layout(bounds, SHAPES);
-    void *tables_at = take(memory, &end, tables.end);
+    void *tables_at = carve(memory, &end, tables.end);
     if (memory) {
         p->workspace = workspace_at;
         p->tables = static_cast<char *>(tables_at);

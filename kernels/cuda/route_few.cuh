@@ -1,7 +1,7 @@
 /* route_few.cuh - the router where devices have few tokens, and [R | A1] is the bulk of the bytes.
  *
  * Block: one tile. Rows of [R | A1] are used once: they go straight from memory to registers, 16 bytes a
- * lane. 8 warps deal out D and, where C is large, columns; their sums are added in order through shared
+ * lane. 8 warps share D and, where C is large, columns; their sums are added in order through shared
  * memory.
  *
  * Where the tile's tokens cannot choose all experts, or hardly (two_phases()), the router's rows come first,

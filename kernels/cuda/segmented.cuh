@@ -7,7 +7,7 @@
  *
  * A block is four warps and works on a segment: up to 16 M tokens of one device, consecutive tiles of the
  * wave's list.
- *   shrink  The warps deal the columns of x among them, 16 bytes of a row to a lane, and hold [16 M, 8 N]
+ *   shrink  The warps share the columns of x, 16 bytes of a row to a lane, and hold [16 M, 8 N]
  *           sums each; these are added through shared memory, in the order of the warps. x and W go straight
  *           from memory to registers: x is read once per 8 N ranks.
  *   expand  a lies in shared memory; a warp makes 32 columns of y at a time. y is read and written once, W
@@ -370,7 +370,7 @@ static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, in
 }
 
 /* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are
- * dealt to the warps of all blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`.
+ * assigned to the warps of all blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`.
  */
 template <typename T, int M, bool wide>
 static __device__ __forceinline__ void
@@ -428,7 +428,7 @@ template <int M, bool wide, typename T, typename Source>
 static const char *launch_expand_form(const expand_op<T, Source> &op, int columns, gpu_stream stream) {
     int blocks = (op.wave.n_tiles + M - 1) / M,
         across = (columns + 32 * SEGMENT_WARPS - 1) / (32 * SEGMENT_WARPS);
-    /* few tokens: the columns are dealt to several blocks */
+    /* few tokens: the columns are assigned to several blocks */
     int splits = (int)((cuda_limits.segment_tiles + blocks - 1) / blocks);
     dim3 grid((unsigned)blocks, (unsigned)(splits < across ? splits : across)), block(SEGMENT_LANES);
     size_t bytes = (size_t)(16 * M * (op.stride + 1)) * sizeof(float);

@@ -119,7 +119,7 @@ static void add_span(span_list *spans, cuda_span span) {
     spans->list[spans->n++] = span;
 }
 
-/* Of n things with many parts each: how many blocks a thing's parts are dealt to. */
+/* Of n things with many parts each: how many blocks a thing's parts are assigned to. */
 static unsigned blocks_each(int64_t n, int64_t parts) {
     int64_t wanted = (cuda_limits.update_blocks + n - 1) / n;
     int64_t blocks = parts < wanted ? parts : wanted;

@@ -112,7 +112,7 @@ static const setting_row ROWS[] = {
              "all have all alike"},
     {SETTING("data.tokens_per_device", VALUE_INT64), BOTH(data.tokens_per_device), .initial = "40000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens",
-     .help = "training text of a device; 0: all of its source, dealt evenly over the source's devices"},
+     .help = "training text of a device; 0: all of its source, divided evenly among the source's devices"},
     {SETTING("data.valid_tokens_per_device", VALUE_INT64), BOTH(data.valid_tokens_per_device), .initial = "0",
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "validation text of a device; 0: all of its source's"},
     {SETTING("data.test_tokens_per_device", VALUE_INT64), BOTH(data.test_tokens_per_device), .initial = "0",

@@ -1,7 +1,7 @@
 /* build.c - `cohort data`: text files -> train_<i>.bin, valid_<i>.bin, test_<i>.bin (bytes as uint16 tokens)
  * and sources.json.
  *
- * Whole files are dealt in the order of their content's hash, so that a page is never in two splits and
+ * Whole files are assigned in the order of their content's hash, so that a page is never in two splits and
  * neither names nor the file system decide: a file goes to test while that brings test nearer its share, else
  * to valid likewise, else to train; small files first. A source that is one file is cut instead, at ends of
  * lines: its beginning is train, then valid, then test. A folder of shards is always whole (output_folder.h).
@@ -46,7 +46,7 @@ static exit_code check_options(const data_build *o, problems *list) {
 
 /* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the
  * bytes still missing. */
-static double deal_files(text_files *t, data_part part, double missing, double most) {
+static double assign_files(text_files *t, data_part part, double missing, double most) {
     for (int i = 0; i < t->count; i++) {
         text_file *file = &t->files[i];
         double bytes = (double)file->bytes;
@@ -58,10 +58,10 @@ static double deal_files(text_files *t, data_part part, double missing, double m
 }
 
 /* Small files first, so that no single page makes up a split; where all files are large, the smallest one. */
-static void deal_part(text_files *t, data_part part, double share) {
+static void assign_part(text_files *t, data_part part, double share) {
     double wanted = share * (double)t->bytes;
-    double missing = deal_files(t, part, wanted, wanted / 4);
-    if (deal_files(t, part, missing, wanted) < wanted) return;
+    double missing = assign_files(t, part, wanted, wanted / 4);
+    if (assign_files(t, part, missing, wanted) < wanted) return;
     text_file *smallest = NULL;
     for (int i = 0; i < t->count; i++)
         if (t->files[i].part == DATA_TRAIN && (!smallest || t->files[i].bytes < smallest->bytes))
@@ -182,8 +182,8 @@ static exit_code build_source(const data_build *o, int source, const char *folde
     exit_code code = text_files_find(o->paths[source], &t, list);
     if (code != EXIT_OK) goto cleanup;
     if (t.count > 1) {
-        deal_part(&t, DATA_TEST, o->test_share);
-        deal_part(&t, DATA_VALID, o->valid_share);
+        assign_part(&t, DATA_TEST, o->test_share);
+        assign_part(&t, DATA_VALID, o->valid_share);
     }
     if (open_shards(folder, source, to) != 0) {
         code = problem(list, EXIT_ENVIRONMENT, "%s: a shard cannot be created: %s", folder, strerror(errno));

@@ -15,7 +15,7 @@ typedef struct {
 
 /* Where a corpus comes from, for messages. */
 const char *corpus_path(const corpus *c);
-/* How much text a source can deal to devices that ask for a number of tokens: its shard, or the endless
+/* How much text a source can give to devices that ask for a number of tokens: its shard, or the endless
  * synthetic text. */
 int64_t corpus_text_tokens(const corpus *c, int source, data_part part);
 /* Tokens [first, first + count) of that text. */

@@ -95,7 +95,7 @@ exit_code device_data_fixed(const device_data *data, data_part part, int index, 
                             int32_t *tokens, int32_t *targets, problems *list);
 
 /* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16). Source i is
- * names[i] with the text at paths[i]. Its files are dealt to train, valid and test whole, by a hash of their
+ * names[i] with the text at paths[i]. Its files are assigned to train, valid and test whole, by a hash of their
  * content, so that no page is in two splits (a source of one file is cut in three). `out` must be new or
  * empty; it appears whole or not at all, with sources.json: name, files and tokens of every source. */
 typedef struct {

@@ -16,7 +16,7 @@ typedef struct {
 typedef struct {
     uint64_t hash[2]; /* XXH3, 128 bits, of the content */
     int64_t bytes;
-    data_part part; /* DATA_TRAIN until dealt */
+    data_part part; /* DATA_TRAIN until assigned */
     char *path;
 } text_file;
 

@@ -16,36 +16,36 @@
 typedef struct {
     int32_t code, stop;
     step_numbers step;
-} news;
+} process_status;
 
-static size_t news_bytes(const session *s) {
-    size_t bytes = sizeof(news) + (size_t)s->fleet->n_populations * sizeof(divergence);
-    return (bytes + _Alignof(news) - 1) / _Alignof(news) * _Alignof(news);
+static size_t status_bytes(const session *s) {
+    size_t bytes = sizeof(process_status) + (size_t)s->fleet->n_populations * sizeof(divergence);
+    return (bytes + _Alignof(process_status) - 1) / _Alignof(process_status) * _Alignof(process_status);
 }
 
-static const news *news_of(const session *s, int process) {
-    return (const news *)(s->all_news + (size_t)process * news_bytes(s));
+static const process_status *status_of(const session *s, int process) {
+    return (const process_status *)(s->every_status + (size_t)process * status_bytes(s));
 }
 
 static const divergence *divergences_of(const session *s, int process) {
-    return (const divergence *)(news_of(s, process) + 1);
+    return (const divergence *)(status_of(s, process) + 1);
 }
 
-exit_code session_create_news(session *s, problems *list) {
+exit_code session_create_status(session *s, problems *list) {
     size_t processes = (size_t)ck_processes(s->collective);
     s->diverged = malloc((size_t)s->fleet->n_populations * sizeof *s->diverged);
-    s->my_news = calloc(1, news_bytes(s));
-    s->all_news = calloc(processes, news_bytes(s));
-    if (!s->diverged || !s->my_news || !s->all_news)
+    s->own_status = calloc(1, status_bytes(s));
+    s->every_status = calloc(processes, status_bytes(s));
+    if (!s->diverged || !s->own_status || !s->every_status)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for what the processes tell");
     for (int i = 0; i < s->fleet->n_populations; i++) s->diverged[i].device = -1;
     return EXIT_OK;
 }
 
-void session_destroy_news(session *s) {
+void session_destroy_status(session *s) {
     free(s->diverged);
-    free(s->my_news);
-    free(s->all_news);
+    free(s->own_status);
+    free(s->every_status);
 }
 
 /* ---- Divergence ---- */
@@ -115,7 +115,7 @@ static void stop_diverged(session *s, problems *list) {
 static void add_step_numbers(session *s) {
     step_numbers all = {0};
     for (int p = 0; p < ck_processes(s->collective); p++) {
-        const step_numbers *one = &news_of(s, p)->step;
+        const step_numbers *one = &status_of(s, p)->step;
         if (one->seconds > all.seconds) all.seconds = one->seconds;
         all.tokens += one->tokens;
         all.flops += one->flops;
@@ -131,19 +131,20 @@ static void add_step_numbers(session *s) {
 
 static bool anybody_failed(const session *s) {
     for (int p = 0; p < ck_processes(s->collective); p++)
-        if (news_of(s, p)->code != EXIT_OK) return true;
+        if (status_of(s, p)->code != EXIT_OK) return true;
     return false;
 }
 
 exit_code session_agree(session *s, exit_code code, problems *list) {
-    news mine = {.code = (int32_t)code, .stop = s->interrupted && *s->interrupted, .step = s->step_part};
-    memcpy(s->my_news, &mine, sizeof mine);
-    memcpy(s->my_news + sizeof mine, s->diverged, (size_t)s->fleet->n_populations * sizeof *s->diverged);
+    process_status own = {
+        .code = (int32_t)code, .stop = s->interrupted && *s->interrupted, .step = s->step_part};
+    memcpy(s->own_status, &own, sizeof own);
+    memcpy(s->own_status + sizeof own, s->diverged, (size_t)s->fleet->n_populations * sizeof *s->diverged);
     if (ck_collective_broken(s->collective)) return code;
-    ck_status status = ck_collective_exchange(s->collective, s->my_news, news_bytes(s), s->all_news);
+    ck_status status = ck_collective_exchange(s->collective, s->own_status, status_bytes(s), s->every_status);
     if (status != CK_OK) return processes_problem(s->collective, status, list);
     stop_diverged(s, list);
     add_step_numbers(s);
-    for (int p = 0; p < ck_processes(s->collective); p++) s->stop |= news_of(s, p)->stop != 0;
+    for (int p = 0; p < ck_processes(s->collective); p++) s->stop |= status_of(s, p)->stop != 0;
     return anybody_failed(s) ? processes_agree(s->collective, code, list) : EXIT_OK;
 }

@@ -127,7 +127,7 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
 
 /* ---- Saving ---- */
 
-static void take_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
+static void save_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         c->bytes_up[i] = s->bytes_up[i];
@@ -161,7 +161,7 @@ static bool is_within_a_round(const session *s, int round) {
     return s->local_step != (int64_t)round * s->settings->local_steps;
 }
 
-static exit_code take_unfinished(const session *s, int round, checkpoint *c, problems *list) {
+static exit_code save_unfinished(const session *s, int round, checkpoint *c, problems *list) {
     free(c->unfinished);
     c->unfinished = NULL;
     c->n_unfinished = 0;
@@ -176,7 +176,7 @@ static exit_code take_unfinished(const session *s, int round, checkpoint *c, pro
     return EXIT_OK;
 }
 
-static exit_code give_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
+static exit_code restore_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
     size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
@@ -194,13 +194,13 @@ static exit_code give_unfinished(session *s, const checkpoint *c, const char *pa
 static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
     for (int i = 0; i < f->n_populations; i++)
-        take_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
+        save_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
     exit_code code = gather_devices(s, c, list);
     if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->local_step;
-    return processes_agree(s->collective, take_unfinished(s, round, c, list), list);
+    return processes_agree(s->collective, save_unfinished(s, round, c, list), list);
 }
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
@@ -211,7 +211,7 @@ exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *pat
 
 /* ---- Going on ---- */
 
-static void give_devices(session *s, const checkpoint *c, problems *list) {
+static void restore_devices(session *s, const checkpoint *c, problems *list) {
     for (int i = 0; i < c->n_devices; i++) {
         device *d = &s->fleet->devices[i];
         d->expert_steps = c->device_expert_steps[i];
@@ -263,11 +263,11 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
     if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
-    if (code == EXIT_OK) code = give_unfinished(s, c, path, list);
+    if (code == EXIT_OK) code = restore_unfinished(s, c, path, list);
     if (code == EXIT_OK) {
         s->local_step = c->expert_step;
         s->saved_round = c->round;
-        give_devices(s, c, list);
+        restore_devices(s, c, list);
     }
     return processes_agree(s->collective, code, list);
 }

@@ -107,7 +107,7 @@ static void divide_tables(session *s, double tokens) {
 }
 
 /* The devices of this process. */
-static exit_code evaluate_mine(session *s, const evaluation_order *order, double *loss, problems *list) {
+static exit_code evaluate_local(session *s, const evaluation_order *order, double *loss, problems *list) {
     const fleet *f = s->fleet;
     const evaluation e = {.order = order, .loss = loss};
     const wave_work work = {.what = "evaluation",
@@ -117,15 +117,15 @@ static exit_code evaluate_mine(session *s, const evaluation_order *order, double
                             .context = &e};
     double tokens = (double)s->settings->evaluate.windows * s->sequence;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < f->n_mine; i++)
-        if (takes_part(&f->devices[f->mine[i]], order)) loss[f->mine[i]] = 0.0;
-    for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-        if (takes_part(&f->devices[f->mine[i]], order)) code = add_device(s, f->mine[i], &work, list);
+    for (int i = 0; i < f->n_local; i++)
+        if (takes_part(&f->devices[f->local[i]], order)) loss[f->local[i]] = 0.0;
+    for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
+        if (takes_part(&f->devices[f->local[i]], order)) code = add_device(s, f->local[i], &work, list);
     if (code == EXIT_OK) code = pipeline_end(s, &work, list);
     if (code != EXIT_OK) return code;
     if (order->routing) divide_tables(s, tokens);
-    for (int i = 0; i < f->n_mine; i++) {
-        int index = f->mine[i];
+    for (int i = 0; i < f->n_local; i++) {
+        int index = f->local[i];
         if (!takes_part(&f->devices[index], order)) continue;
         loss[index] /= tokens;
         if (!isfinite(loss[index])) session_diverged(s, index, -1, DIVERGED_IN_EVALUATION);
@@ -136,7 +136,7 @@ static exit_code evaluate_mine(session *s, const evaluation_order *order, double
 exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list) {
     double *loss = metric_doubles(&s->numbers, into);
     if (order.routing) clear_tables(s);
-    exit_code code = session_agree(s, evaluate_mine(s, &order, loss, list), list);
+    exit_code code = session_agree(s, evaluate_local(s, &order, loss, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
         if (!s->fleet->devices[i].stopped) continue;
         loss[i] = NAN;
@@ -198,7 +198,7 @@ static ck_status record_finished(session *s, wave_buffer *w, const void *context
     return CK_OK;
 }
 
-static exit_code record_mine(session *s, problems *list) {
+static exit_code record_local(session *s, problems *list) {
     int first = 0, end = 0;
     const wave_work work = {.what = "recording the routing",
                             .program = s->record,
@@ -216,5 +216,5 @@ static exit_code record_mine(session *s, problems *list) {
 }
 
 exit_code session_record_routing(session *s, problems *list) {
-    return processes_agree(s->collective, record_mine(s, list), list);
+    return processes_agree(s->collective, record_local(s, list), list);
 }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "engine/deal.h"
+#include "engine/assign.h"
 
 exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out,
                        problems *list) {

@@ -134,8 +134,8 @@ static exit_code serve(const pack_walk *w, problems *list) {
     const fleet *f = w->session->fleet;
     exit_code code = EXIT_OK, copied = EXIT_OK;
     for (packs_array which = PACKS_PARAMETERS; which < PACKS_ARRAYS; which++)
-        for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-            code = serve_pack(w, which, f->mine[i], &copied, list);
+        for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
+            code = serve_pack(w, which, f->local[i], &copied, list);
     return code == EXIT_OK ? copied : code;
 }
 

@@ -40,7 +40,7 @@ typedef struct {
 
 /* Windows are of this process's devices; a step of any of them fits. */
 static demand measure(const settings *s, const fleet *f) {
-    demand d = {.least_step = INT64_MAX, .evaluation = (int64_t)f->n_mine * s->evaluate.windows};
+    demand d = {.least_step = INT64_MAX, .evaluation = (int64_t)f->n_local * s->evaluate.windows};
     for (int i = 0; i < f->n_devices; i++) {
         const schedule_totals *all = fleet_totals(f, &f->devices[i]);
         int64_t largest = schedule_largest_batch(all);
@@ -189,18 +189,17 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
  * their number. */
 static double device_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f) {
     packs_memory packs_at = plan->near_limit < SIZE_MAX ? plan->packs_at : PACKS_FAR;
-    double packs = (double)far_bytes(f, packs_at), mine = f->n_mine > 0 ? f->n_mine : 1.0;
-    return (packs + (double)fleet_measure_text(f).devices) / mine +
-           (double)number_bytes(s, base, f, 0) / mine;
+    double packs = (double)far_bytes(f, packs_at), own = f->n_local > 0 ? f->n_local : 1.0;
+    return (packs + (double)fleet_measure_text(f).devices) / own + (double)number_bytes(s, base, f, 0) / own;
 }
 
 /* In no way of placing the packs. Fewer devices might fit with all of theirs on the GPU, without slots. */
 static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *list) {
-    double packs = (double)far_bytes(f, PACKS_FAR), a_device = packs / (f->n_mine > 0 ? f->n_mine : 1.0);
+    double packs = (double)far_bytes(f, PACKS_FAR), a_device = packs / (f->n_local > 0 ? f->n_local : 1.0);
     double fit =
         floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
     char fewer[96] = "";
-    if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_mine);
+    if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_local);
     return problem(list, EXIT_ENVIRONMENT,
                    "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
                    "adapters lie: %.0f MiB go to "
@@ -232,10 +231,10 @@ static exit_code refuse(const settings *s, const base_shape *base, const run_pla
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
     double need = (double)plan->total / MIB, limit = (double)plan->limit / MIB,
            a_device = device_bytes(s, plan, base, f) / MIB;
-    double text = f->n_mine > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_mine : 0.0;
+    double text = f->n_local > 0 ? (double)fleet_measure_text(f).devices / MIB / f->n_local : 0.0;
     double outside = (double)plan->outside / MIB, training = (double)plan->training / MIB;
-    double fit_outside = fitting(limit, outside, text, f->n_mine),
-           fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_mine));
+    double fit_outside = fitting(limit, outside, text, f->n_local),
+           fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_local));
     const char *source = limit_source(s, plan->limit);
     char who[48] = "the run";
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
@@ -245,13 +244,13 @@ static exit_code refuse(const settings *s, const base_shape *base, const run_pla
                        "device: %.0f MiB go to %s; "
                        "take a smaller base, batch or sequence",
                        who, ceil(need), floor(limit), source,
-                       fit_outside < 1.0 ? outside - text * f->n_mine : training - a_device * f->n_mine,
+                       fit_outside < 1.0 ? outside - text * f->n_local : training - a_device * f->n_local,
                        fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries");
     return problem(list, EXIT_ENVIRONMENT,
                    "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; "
                    "lower `devices`, the number "
                    "of populations, `rank` or `data.tokens_per_device`",
-                   who, ceil(need), floor(limit), source, f->n_mine, fit,
+                   who, ceil(need), floor(limit), source, f->n_local, fit,
                    are_alike(f) ? "" : ", if all populations shrink alike");
 }
 

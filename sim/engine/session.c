@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/deal.h"
+#include "engine/assign.h"
 #include "engine/pack_walk.h"
 #include "support/kernel_problem.h"
 #include "support/memory.h"
@@ -16,7 +16,7 @@ typedef struct {
     ck_status status;
 } allocator;
 
-static void *take(allocator *a, size_t bytes, const char *what) {
+static void *allocate_for(allocator *a, size_t bytes, const char *what) {
     void *memory = NULL;
     if (a->status == CK_OK && bytes > 0) a->status = ck_alloc(a->backend, bytes, what, &memory);
     return memory;
@@ -25,7 +25,7 @@ static void *take(allocator *a, size_t bytes, const char *what) {
 static exit_code upload_base(session *s, base_model *base, problems *list) {
     size_t bytes = (size_t)base->layout.total * sizeof(float);
     allocator a = {.backend = s->backend};
-    s->base_weights = take(&a, bytes, "base weights");
+    s->base_weights = allocate_for(&a, bytes, "base weights");
     if (a.status == CK_OK) a.status = ck_upload(s->stream, s->base_weights, base->weights, bytes);
     if (a.status == CK_OK) a.status = ck_wait(s->stream);
     s->base = (model_base){.shape = base->shape, .layout = base->layout, .weights = s->base_weights};
@@ -42,20 +42,20 @@ static exit_code allocate_outputs(session *s, problems *list) {
     allocator a = {.backend = s->backend};
     size_t sequences = (size_t)s->plan.limits.max_sequences,
            row = (size_t)s->base.shape.layers * CK_MAX_EXPERTS * sizeof(float);
-    s->step_outputs.loss = s->evaluation_outputs.loss = take(&a, sequences * sizeof(float), "losses");
+    s->step_outputs.loss = s->evaluation_outputs.loss = allocate_for(&a, sequences * sizeof(float), "losses");
     s->record_outputs.loss = s->step_outputs.loss;
-    s->evaluation_outputs.gate_sum = take(&a, sequences * row, "gate sums");
-    s->evaluation_outputs.top1_count = take(&a, sequences * row, "first choices");
+    s->evaluation_outputs.gate_sum = allocate_for(&a, sequences * row, "gate sums");
+    s->evaluation_outputs.top1_count = allocate_for(&a, sequences * row, "first choices");
     if (any_balanced(s->fleet)) {
-        s->step_outputs.top_k_count = take(&a, sequences * row, "choices");
-        s->step_outputs.p_sum = take(&a, sequences * row, "router probabilities");
-        s->step_outputs.balance_coefficient = take(&a, sequences * row, "load-balance coefficients");
-        s->step_outputs.balance_value = take(&a, sequences * sizeof(float), "load balance");
+        s->step_outputs.top_k_count = allocate_for(&a, sequences * row, "choices");
+        s->step_outputs.p_sum = allocate_for(&a, sequences * row, "router probabilities");
+        s->step_outputs.balance_coefficient = allocate_for(&a, sequences * row, "load-balance coefficients");
+        s->step_outputs.balance_value = allocate_for(&a, sequences * sizeof(float), "load balance");
     }
     if (s->n_routing_windows > 0)
         s->record_outputs.gate_record =
-            take(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
-    s->gradients = take(&a, (size_t)s->plan.limits.max_packs * sizeof(float), "gradients of a wave");
+            allocate_for(&a, (size_t)s->plan.record.max_tokens * row, "gates of recorded windows");
+    s->gradients = allocate_for(&a, (size_t)s->plan.limits.max_packs * sizeof(float), "gradients of a wave");
     return kernel_problem(list, s->backend, a.status, "allocating a wave");
 }
 
@@ -158,7 +158,7 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
     if (code == EXIT_OK) code = allocate_outputs(s, list);
     if (code == EXIT_OK) code = record_programs(s, list);
     if (code == EXIT_OK) code = allocate_host(s, list);
-    if (code == EXIT_OK) code = session_create_news(s, list);
+    if (code == EXIT_OK) code = session_create_status(s, list);
     return processes_agree(s->collective, code, list);
 }
 
@@ -259,7 +259,7 @@ void session_release(session *s) {
     free(s->routing_devices);
     free(s->routing_owners);
     free(s->my_windows);
-    session_destroy_news(s);
+    session_destroy_status(s);
     ck_stream_destroy(s->stream);
     *s = (session){.settings = s->settings,
                    .collective = s->collective,

@@ -93,7 +93,7 @@ typedef struct {
     step_numbers step_part; /* of this process, since all have met */
     divergence *diverged;   /* [populations] seen by this process since then */
     /* what the processes tell each other when they meet */
-    unsigned char *my_news, *all_news;
+    unsigned char *own_status, *every_status;
     /* a signal asks this process to stop; NULL: nobody does */
     const volatile sig_atomic_t *interrupted;
     /* a signal came to one of the processes before they met */
@@ -127,8 +127,8 @@ double run_clock(void); /* seconds, monotonic */
 void session_diverged(session *s, int device_index, int layer, divergence_kind kind);
 /* The processes meet, each with the code of what it did since they last met: EXIT_OK where all are well. */
 exit_code session_agree(session *s, exit_code code, problems *list);
-exit_code session_create_news(session *s, problems *list);
-void session_destroy_news(session *s);
+exit_code session_create_status(session *s, problems *list);
+void session_destroy_status(session *s);
 
 /* gather.c. Process 0 gets of every device: what is known of its text; the losses and windows of a round so
  * far; all numbers of a round. */

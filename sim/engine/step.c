@@ -207,8 +207,8 @@ static exit_code take_step(session *s, const step_position *at, uint32_t learn, 
     const wave_work work = wave_work_of(s, &step);
     exit_code code = EXIT_OK;
     schedule_entry e;
-    for (int i = 0; i < f->n_mine && code == EXIT_OK; i++)
-        if (entry_of(s, &f->devices[f->mine[i]], at, &e)) code = add_device(s, f->mine[i], &e, &work, list);
+    for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
+        if (entry_of(s, &f->devices[f->local[i]], at, &e)) code = add_device(s, f->local[i], &e, &work, list);
     return code == EXIT_OK ? pipeline_end(s, &work, list) : code;
 }
 

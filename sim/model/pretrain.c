@@ -89,17 +89,17 @@ static exit_code make_ranges(trainer *t, problems *list) {
 
 /* ---- Buffers ---- */
 
-static ck_status take(trainer *t, int64_t floats, const char *what, float **out) {
+static ck_status allocate_floats(trainer *t, int64_t floats, const char *what, float **out) {
     return ck_alloc(t->backend, (size_t)floats * sizeof(float), what, (void **)out);
 }
 
 static exit_code allocate_backend(trainer *t, problems *list) {
     ck_status status = ck_stream_create(t->backend, &t->stream);
-    if (status == CK_OK) status = take(t, t->n_floats, "base weights", &t->weights);
-    if (status == CK_OK) status = take(t, t->n_floats, "first moments", &t->moment1);
-    if (status == CK_OK) status = take(t, t->n_floats, "second moments", &t->moment2);
-    if (status == CK_OK) status = take(t, t->n_floats, "base gradients", &t->gradients);
-    if (status == CK_OK) status = take(t, t->batch, "losses", &t->loss);
+    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base weights", &t->weights);
+    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "first moments", &t->moment1);
+    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "second moments", &t->moment2);
+    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base gradients", &t->gradients);
+    if (status == CK_OK) status = allocate_floats(t, t->batch, "losses", &t->loss);
     if (status == CK_OK)
         status = ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float));
     if (status == CK_OK) status = ck_wait(t->stream);

@@ -143,8 +143,8 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
     exit_code code = EXIT_OK;
     f->devices = calloc((size_t)f->n_devices, sizeof *f->devices);
     f->owner = calloc((size_t)f->n_devices, sizeof *f->owner);
-    f->mine = calloc((size_t)f->n_devices, sizeof *f->mine);
-    if (!f->devices || !f->owner || !f->mine)
+    f->local = calloc((size_t)f->n_devices, sizeof *f->local);
+    if (!f->devices || !f->owner || !f->local)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for %d devices", f->n_devices);
     for (int i = 0; i < f->n_populations; i++) {
         exit_code one = EXIT_OK;
@@ -385,7 +385,7 @@ void fleet_destroy(fleet *f) {
     free(f->corpora);
     free(f->devices);
     free(f->owner);
-    free(f->mine);
+    free(f->local);
     free(f->shapes);
     free(f->populations);
     free(f);

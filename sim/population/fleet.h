@@ -2,7 +2,7 @@
  *
  *   settings --expand--> populations --own--> devices --point into--> packs (parameters, moment1, moment2)
  *
- * Every process of a run knows all devices, but has the packs and the text of its own only (fleet_deal).
+ * Every process of a run knows all devices, but has the packs and the text of its own only (fleet_assign).
  *
  * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which ranges of a pack are
  * averaged over a population is its list of shared tensors (fleet_groups). */
@@ -70,12 +70,12 @@ typedef struct {
     ck_backend *backend;
     ck_stream *stream;
     packs_memory packs_at; /* for fleet_allocate() */
-    /* what aggregation sums over: this process alone, unless fleet_deal() is followed by setting another */
+    /* what aggregation sums over: this process alone, unless fleet_assign() is followed by setting another */
     ck_collective *collective;
     process_place place;
     int *owner; /* [n_devices] the process of each device */
-    int n_mine;
-    int *mine;        /* [n_mine] this process's devices, rising */
+    int n_local;
+    int *local;       /* [n_local] this process's devices, rising */
     const char *file; /* the configuration's path, for messages */
     const settings *settings;
     const char *adapters; /* NULL, or the folder that replaces random initialisation */
@@ -107,7 +107,7 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
 /* Leaves this process the devices that are its own among several: by falling cost (any unit, [n_devices];
  * equal ones in their order), each to the process that has the least so far. Before text is opened or memory
  * allocated. */
-exit_code fleet_deal(fleet *f, process_place place, const double *cost, problems *list);
+exit_code fleet_assign(fleet *f, process_place place, const double *cost, problems *list);
 /* About what the text of all devices takes once it is open: the devices' own parts, and what they share. */
 typedef struct {
     size_t devices, corpora; /* bytes */

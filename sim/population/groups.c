@@ -53,11 +53,11 @@ static void group_free(ck_group *g) {
     free((void *)g->offset);
 }
 
-/* This process's devices of a population: `first` of them, in fleet.mine. */
+/* This process's devices of a population: `first` of them, in fleet.local. */
 static int count_members(const fleet *f, const population *p, int *first) {
     int n = 0;
-    for (int i = 0; i < f->n_mine; i++) {
-        if (f->mine[i] < p->first_device || f->mine[i] >= p->first_device + p->n_devices) continue;
+    for (int i = 0; i < f->n_local; i++) {
+        if (f->local[i] < p->first_device || f->local[i] >= p->first_device + p->n_devices) continue;
         if (n++ == 0) *first = i;
     }
     return n;
@@ -80,9 +80,9 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
                     .count = count,
                     .offset = offset};
     bool ok = packs && layout && weights && shape_of_layout && count && offset;
-    if (ok) n_layouts = distinct_layouts(f, p, f->mine + first, n_members, shape_of_layout, layout);
+    if (ok) n_layouts = distinct_layouts(f, p, f->local + first, n_members, shape_of_layout, layout);
     for (int i = 0; ok && i < n_members; i++) {
-        packs[i] = f->devices[f->mine[first + i]].pack;
+        packs[i] = f->devices[f->local[first + i]].pack;
         weights[i] = 1.0F / (float)p->n_devices;
     }
     for (int j = 0; ok && j < n_layouts; j++)
@@ -127,8 +127,8 @@ void groups_destroy(fleet *f) {
 
 /* Training tokens of this process's devices in each population. */
 static void count_tokens(const fleet *f, int64_t *tokens) {
-    for (int i = 0; i < f->n_mine; i++) {
-        const device *d = &f->devices[f->mine[i]];
+    for (int i = 0; i < f->n_local; i++) {
+        const device *d = &f->devices[f->local[i]];
         tokens[d->population] += d->text.tokens[DATA_TRAIN];
     }
 }
@@ -138,21 +138,20 @@ static void weigh_by_tokens(const fleet *f, ck_group *g, const population *p, in
     float *weights = (float *)g->weights;
     int first = 0, n = count_members(f, p, &first);
     for (int i = 0; i < n; i++)
-        weights[i] = (float)((double)f->devices[f->mine[first + i]].text.tokens[DATA_TRAIN] / (double)all);
+        weights[i] = (float)((double)f->devices[f->local[first + i]].text.tokens[DATA_TRAIN] / (double)all);
 }
 
 exit_code fleet_weigh(fleet *f, problems *list) {
     int processes = ck_processes(f->collective), n = f->n_populations;
     int64_t *tokens = calloc((size_t)n * ((size_t)processes + 1), sizeof *tokens),
-            *mine = tokens ? tokens + (size_t)n * processes : NULL;
+            *own = tokens ? tokens + (size_t)n * processes : NULL;
     exit_code code =
         tokens ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the weights of the devices");
     code = processes_agree(f->collective, code, list);
     if (code == EXIT_OK) {
-        count_tokens(f, mine);
+        count_tokens(f, own);
         code = processes_problem(
-            f->collective, ck_collective_exchange(f->collective, mine, (size_t)n * sizeof *mine, tokens),
-            list);
+            f->collective, ck_collective_exchange(f->collective, own, (size_t)n * sizeof *own, tokens), list);
     }
     for (int g = 0; code == EXIT_OK && g < f->n_groups; g++) {
         const population *p = &f->populations[f->group_population[g]];

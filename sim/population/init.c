@@ -76,8 +76,8 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
 exit_code packs_check(const fleet *f, problems *list) {
     float *pack = malloc((size_t)fleet_largest_pack(f) * sizeof *pack + 1);
     exit_code code = pack ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
-    for (int i = 0, bad = 0; pack && i < f->n_mine && bad < MOST_BAD_FILES; i++) {
-        exit_code one = read_pack(f, &f->devices[f->mine[i]], pack, list);
+    for (int i = 0, bad = 0; pack && i < f->n_local && bad < MOST_BAD_FILES; i++) {
+        exit_code one = read_pack(f, &f->devices[f->local[i]], pack, list);
         if (one != EXIT_OK) code = one;
         bad += one != EXIT_OK;
     }
@@ -88,8 +88,8 @@ exit_code packs_check(const fleet *f, problems *list) {
 static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = first; i < end && code == EXIT_OK; i++) {
-        const device *d = &f->devices[f->mine[i]];
-        code = read_pack(f, d, host + d->pack - f->devices[f->mine[first]].pack, list);
+        const device *d = &f->devices[f->local[i]];
+        code = read_pack(f, d, host + d->pack - f->devices[f->local[first]].pack, list);
     }
     return code;
 }
@@ -97,16 +97,16 @@ static exit_code read_chunk(const fleet *f, int first, int end, float *host, pro
 /* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload.
  */
 static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
-    int64_t origin = f->devices[f->mine[first]].pack;
+    int64_t origin = f->devices[f->local[first]].pack;
     exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
     if (code != EXIT_OK) return code;
 #pragma omp parallel for num_threads(ck_threads(f->backend))
     for (int i = first; i < end; i++) {
-        const device *d = &f->devices[f->mine[i]];
+        const device *d = &f->devices[f->local[i]];
         if (!f->adapters)
             fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
     }
-    const device *last = &f->devices[f->mine[end - 1]];
+    const device *last = &f->devices[f->local[end - 1]];
     size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;
     ck_status status = ck_upload(f->stream, f->parameters + origin, host, bytes);
     if (status == CK_OK) status = ck_wait(f->stream);
@@ -115,7 +115,7 @@ static exit_code init_chunk(fleet *f, int first, int end, float *host, problems 
 
 /* A thread makes one at a time. */
 static int packs_at_once(const fleet *f, int threads) {
-    return f->n_mine < threads ? f->n_mine : threads;
+    return f->n_local < threads ? f->n_local : threads;
 }
 
 size_t fleet_initial_bytes(const fleet *f, int threads) {
@@ -127,8 +127,8 @@ exit_code packs_init(fleet *f, problems *list) {
     float *host = calloc(fleet_initial_bytes(f, ck_threads(f->backend)) + 1, 1);
     if (!host) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
     exit_code code = EXIT_OK;
-    for (int i = 0; i < f->n_mine && code == EXIT_OK; i += chunk)
-        code = init_chunk(f, i, i + chunk < f->n_mine ? i + chunk : f->n_mine, host, list);
+    for (int i = 0; i < f->n_local && code == EXIT_OK; i += chunk)
+        code = init_chunk(f, i, i + chunk < f->n_local ? i + chunk : f->n_local, host, list);
     free(host);
     return code;
 }

@@ -15,7 +15,7 @@ void shape_count_parameters(const population *p, const ck_shape *shape, int64_t 
 exit_code groups_create(fleet *f, problems *list);
 void groups_destroy(fleet *f);
 
-/* deal.c: the offsets of this process's packs, and their sums. */
+/* assign.c: the offsets of this process's packs, and their sums. */
 void packs_place(fleet *f);
 
 /* init.c: fills the packs of all devices, from random numbers or from fleet.adapters. */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "data/split.h"
-#include "engine/deal.h"
+#include "engine/assign.h"
 #include "engine/outline.h"
 #include "engine/plan.h"
 #include "model/obtain_base.h"
@@ -170,7 +170,7 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
         kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
     if (code == EXIT_OK) code = fleet_create_at(place, s, shape, &f, list);
     if (code == EXIT_OK) code = plan_make(s, backend, shape, f, &out->plan, list);
-    if (code == EXIT_OK) out->devices = f->n_mine;
+    if (code == EXIT_OK) out->devices = f->n_local;
     problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
     fleet_destroy(f);
     ck_close(backend);

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #include "base/tensors.h"
+#include "engine/assign.h"
 #include "engine/checkpoints.h"
-#include "engine/deal.h"
 #include "engine/outline.h"
 #include "engine/session.h"
 #include "run/folders.h"
@@ -214,14 +214,14 @@ static void report(const run *r) {
 /* All processes at the same time, as in a step. A rate that one of them lacks is not known for all. */
 static exit_code measure_ceiling(run *r, problems *list) {
     int n = ck_processes(r->collective);
-    ck_ceiling mine = {0}, *all = calloc((size_t)n, sizeof *all);
+    ck_ceiling own = {0}, *all = calloc((size_t)n, sizeof *all);
     exit_code code = processes_agree(r->collective,
                                      all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
-    if (code == EXIT_OK) mine = ck_measure_ceiling(r->backend, CK_F32);
+    if (code == EXIT_OK) own = ck_measure_ceiling(r->backend, CK_F32);
     if (code == EXIT_OK)
-        code = processes_problem(r->collective,
-                                 ck_collective_exchange(r->collective, &mine, sizeof mine, all), list);
-    r->ceiling = mine;
+        code = processes_problem(r->collective, ck_collective_exchange(r->collective, &own, sizeof own, all),
+                                 list);
+    r->ceiling = own;
     bool product = true, fma = true;
     double products = 0.0, fmas = 0.0;
     for (int p = 0; p < n && code == EXIT_OK; p++) {

@@ -37,7 +37,7 @@ typedef struct {
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */
     double dirichlet; /* alpha of the split of that name; 0 in all others */
-    /* training tokens a device holds; 0: all of its source, dealt evenly over the source's devices */
+    /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
     int64_t tokens_per_device;
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
     /* tokens of a window (targets are shifted by one) */

@@ -44,9 +44,10 @@ exit_code folder_create(const char *path, problems *list) {
         if (*end != '/' && *end != '\0') continue;
         char kept = *end;
         *end = '\0';
-        if (mkdir(part, 0777) != 0 && !folder_is_there(part))
+        int why = mkdir(part, 0777) == 0 ? 0 : errno;
+        if (why && !folder_is_there(part))
             return problem(list, EXIT_INPUT, "%s: cannot make the folder: %s", part,
-                           strerror(errno == EEXIST ? ENOTDIR : errno));
+                           strerror(why == EEXIST ? ENOTDIR : why));
         *end = kept;
         if (kept == '\0') return EXIT_OK;
     }

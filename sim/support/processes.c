@@ -51,11 +51,11 @@ static ck_status bring_messages(ck_collective *c, int from, exit_code code, prob
 }
 
 exit_code processes_agree(ck_collective *c, exit_code code, problems *list) {
-    int32_t mine = (int32_t)code, *all;
+    int32_t own = (int32_t)code, *all;
     if (ck_processes(c) == 1 || ck_collective_broken(c)) return code;
     all = calloc((size_t)ck_processes(c), sizeof *all);
     if (!all) abort();
-    ck_status status = ck_collective_exchange(c, &mine, sizeof mine, all);
+    ck_status status = ck_collective_exchange(c, &own, sizeof own, all);
     int failed = 0;
     while (status == CK_OK && failed < ck_processes(c) && all[failed] == EXIT_OK) failed++;
     exit_code agreed = failed < ck_processes(c) ? (exit_code)all[failed] : EXIT_OK;
@@ -100,16 +100,16 @@ static const unsigned char *unpack_row(const process_rows *tables, int n, int ro
 }
 
 typedef struct {
-    size_t *bytes;             /* [processes] of the rows of each */
-    unsigned char *mine, *all; /* packed; all: of process 0 only */
+    size_t *bytes;            /* [processes] of the rows of each */
+    unsigned char *own, *all; /* packed; all: of process 0 only */
 } packed_rows;
 
 static bool allocate_rows(const ck_collective *c, int n_rows, const int *owner, size_t row, packed_rows *p) {
     *p = (packed_rows){.bytes = calloc((size_t)ck_processes(c), sizeof *p->bytes)};
     for (int i = 0; p->bytes && i < n_rows; i++) p->bytes[owner[i]] += row;
-    p->mine = p->bytes ? malloc(p->bytes[ck_process(c)] + 1) : NULL;
+    p->own = p->bytes ? malloc(p->bytes[ck_process(c)] + 1) : NULL;
     p->all = ck_process(c) == 0 ? malloc((size_t)n_rows * row + 1) : NULL;
-    return p->bytes && p->mine && (p->all || ck_process(c) != 0);
+    return p->bytes && p->own && (p->all || ck_process(c) != 0);
 }
 
 static void unpack(const ck_collective *c, int n_rows, const int *owner, const process_rows *tables, int n,
@@ -129,14 +129,14 @@ exit_code processes_gather(ck_collective *c, int n_rows, const int *owner, const
         code = problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of all processes");
     code = processes_agree(c, code, list);
     if (code == EXIT_OK) {
-        unsigned char *to = p.mine;
+        unsigned char *to = p.own;
         for (int i = 0; i < n_rows; i++)
             if (owner[i] == ck_process(c)) to = pack_row(tables, n_tables, i, to);
-        code = processes_problem(c, ck_collective_gather(c, p.mine, p.bytes, p.all), list);
+        code = processes_problem(c, ck_collective_gather(c, p.own, p.bytes, p.all), list);
         if (code == EXIT_OK && ck_process(c) == 0) unpack(c, n_rows, owner, tables, n_tables, &p);
     }
     free(p.bytes);
-    free(p.mine);
+    free(p.own);
     free(p.all);
     return code;
 }

@@ -82,6 +82,19 @@ assert best["percent_of_fma_peak"] < 120, best
 PYTHON
 }
 
+test_files_that_cannot_be_written_are_refused_before_the_work() {
+    require_bench
+    local option
+    echo old >kept.json
+    for option in --json --csv; do
+        expect_status 2 "$bench" kernels norm/forward "${small[@]}" --warm --json kept.json "$option" nowhere/file
+        expect_text err "nowhere/file: "
+        [[ ! -s out && $(<kept.json) == old && $(ls) != *partial* ]] || fail "$option: measured first, or left something: $(ls; cat out)"
+        expect_status 4 "$bench" kernels norm/forward "${small[@]}" --warm "$option" /dev/full
+        expect_text err '/dev/full: cannot be written: No space left on device'
+    done
+}
+
 test_interrupted_it_writes_what_it_has() {
     require_bench
     local pid status=0

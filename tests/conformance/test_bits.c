@@ -99,8 +99,8 @@ Test(bits, the_number_of_threads) {
     bits_free(one, BITS_DEVICES);
 }
 
-/* Waves of 1, 2, 3 ... devices, dealt with a stride, on two threads. */
-Test(bits, how_devices_are_dealt_to_waves) {
+/* Waves of 1, 2, 3 ... devices, with a stride, on two threads. */
+Test(bits, how_devices_are_assigned_to_waves) {
     bits_result together[BITS_DEVICES], part[BITS_DEVICES];
     int order[BITS_DEVICES];
     everybody(together);

@@ -56,7 +56,7 @@ while (($#)); do
     esac
     shift
 done
-[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes != 0 ]] || 
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes == *[1-9]* ]] ||
     die 2 "--minutes $minutes: must be a number of minutes, such as 8 or 0.5"
 [[ -z $architecture || $architecture =~ ^sm_[0-9]+a?$ ]] || die 2 "--arch $architecture: must be of the form sm_90"
 for step in ${only//,/ }; do

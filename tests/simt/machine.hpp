@@ -1,6 +1,6 @@
 /* machine.hpp - blocks, warps and lanes on the CPU.
  *
- * A launch deals its blocks, in an order drawn from the seed, to a few threads; each runs one block at a
+ * A launch gives its blocks, in an order drawn from the seed, to a few threads; each runs one block at a
  * time, its lanes as fibers. A warp runs until none of its lanes can go on (all wait at the block's barrier,
  * or are done), then the next warp, in an order drawn anew at every barrier; within the warp the lanes' order
  * is drawn anew at every turn. So code that only works in one order fails for some seed.
@@ -136,7 +136,7 @@ void simt_warp_barrier(uint32_t mask, simt_site site);
 
 /* ---- Launching */
 
-/* threads: that blocks are dealt to. seed: of every order. They hold for the launches that follow; at the
+/* threads: that blocks are given to. seed: of every order. They hold for the launches that follow; at the
  * start 2 and 1. */
 void simt_configure(int threads, uint64_t seed);
 /* Runs the kernel to its end; returns NULL, or what was wrong, valid until the next launch. */

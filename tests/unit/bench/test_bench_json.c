@@ -39,7 +39,9 @@ static json_t *written(const result *all, int n, const context *c) {
     int file = mkstemp(path);
     cr_assert(file >= 0);
     close(file);
-    cr_assert_eq(result_write_json(path, c, all, n, list), EXIT_OK);
+    output_file out;
+    cr_assert_eq(output_file_begin(path, &out, list), EXIT_OK);
+    cr_assert_eq(output_file_end(&out, result_write_json(&out, c, all, n, list), list), EXIT_OK);
     json_t *root = json_load_file(path, 0, NULL);
     cr_assert(root != NULL);
     unlink(path);

@@ -62,7 +62,7 @@ static char *path_of(const char *name) {
     return path;
 }
 
-Test(data_build, deals_every_page_to_one_split) {
+Test(data_build, assigns_every_page_to_one_split) {
     static const char *const splits[] = {"train_0.bin", "valid_0.bin", "test_0.bin"};
     const double shares[] = {0.7, 0.1, 0.2};
     char *text = path_of("text"), *out = path_of("new/out"), *splitted[3];
@@ -85,7 +85,7 @@ Test(data_build, deals_every_page_to_one_split) {
     free(out);
 }
 
-/* The hash of the content deals: other names and another place change nothing. */
+/* The hash of the content decides: other names and another place change nothing. */
 Test(data_build, names_do_not_matter) {
     char *text = path_of("text"), *one = path_of("one"), *two = path_of("two");
     int64_t tokens;

@@ -1,5 +1,5 @@
 /* What several processes rest on, looked at from one: calls of a process that is alone, how devices are
- * dealt, what is summed, and checkpoints in pieces. Real processes are in tests/cli/test_processes.sh. */
+ * assigned, what is summed, and checkpoints in pieces. Real processes are in tests/cli/test_processes.sh. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 
 #include "collective/collective.h"
 #include "config/config.h"
-#include "engine/deal.h"
+#include "engine/assign.h"
 #include "model/pretrain.h"
 #include "result/trace.h"
 #include "support/processes.h"
@@ -77,20 +77,20 @@ static fleet *fleet_of(const settings *s, int process, int processes) {
     return f;
 }
 
-static void deal(fleet *f, int process, int processes, const double *cost) {
+static void assign(fleet *f, int process, int processes, const double *cost) {
     problems *list = problems_create();
     process_place place = {.process = process, .processes = processes, .on_machine = processes};
-    small_check(fleet_deal(f, place, cost, list), list, "deal");
+    small_check(fleet_assign(f, place, cost, list), list, "assign");
     problems_destroy(list);
 }
 
-Test(deal, equal_devices_take_turns) {
+Test(assign, equal_devices_take_turns) {
     settings *s = small_settings("  - {name: l, method: local, devices: 7}\n", 0, NULL);
     fleet *f = fleet_of(s, 1, PROCESSES);
     for (int i = 0; i < 7; i++)
         cr_expect_eq(f->owner[i], i % PROCESSES, "device %d: process %d", i, f->owner[i]);
-    cr_assert_eq(f->n_mine, 2);
-    cr_expect(f->mine[0] == 1 && f->mine[1] == 4);
+    cr_assert_eq(f->n_local, 2);
+    cr_expect(f->local[0] == 1 && f->local[1] == 4);
     cr_expect(f->devices[1].pack == 0 && f->devices[4].pack == f->shapes[0].total &&
               f->devices[0].pack == -1);
     cr_expect_eq(f->n_parameters, 2 * f->shapes[0].total);
@@ -99,12 +99,12 @@ Test(deal, equal_devices_take_turns) {
     settings_destroy(s);
 }
 
-Test(deal, a_dear_device_is_alone_and_the_rest_balances) {
+Test(assign, a_dear_device_is_alone_and_the_rest_balances) {
     settings *s = small_settings("  - {name: l, method: local, devices: 6}\n", 0, NULL);
     const double cost[] = {3, 1, 10, 3, 1, 2};
     const int expected[] = {1, 2, 0, 2, 2, 1}; /* 10 | 3 | 3; 2 joins the first 3; both 1 join the second */
     fleet *f = fleet_of(s, 0, 1);
-    deal(f, 0, PROCESSES, cost);
+    assign(f, 0, PROCESSES, cost);
     for (int i = 0; i < 6; i++)
         cr_expect_eq(f->owner[i], expected[i], "device %d: process %d", i, f->owner[i]);
     fleet_destroy(f);
@@ -113,19 +113,19 @@ Test(deal, a_dear_device_is_alone_and_the_rest_balances) {
 
 /* A pooled device costs as much as its population has devices; a larger bank costs more than a smaller one.
  */
-Test(deal, costs_follow_tokens_and_banks) {
+Test(assign, costs_follow_tokens_and_banks) {
     settings *s = small_settings(MIXED, 0, NULL);
     base_shape shape = pretrain_shape(s);
     fleet *f = fleet_of(s, 0, 1);
-    double small = deal_cost(s, &shape, f, 0), large = deal_cost(s, &shape, f, 3),
-           one = deal_cost(s, &shape, f, 9), pooled = deal_cost(s, &shape, f, 12);
+    double small = assign_cost(s, &shape, f, 0), large = assign_cost(s, &shape, f, 3),
+           one = assign_cost(s, &shape, f, 9), pooled = assign_cost(s, &shape, f, 12);
     cr_expect_gt(large, 1.01 * small);
     cr_expect(pooled > 2.0 * one && pooled < 4.0 * one, "pooled %g, one of fedavg %g", pooled, one);
     fleet_destroy(f);
     settings_destroy(s);
 }
 
-Test(deal, processes_agree_on_owners_and_on_what_is_packed) {
+Test(assign, processes_agree_on_owners_and_on_what_is_packed) {
     settings *s = small_settings(MIXED, 0, NULL);
     fleet *whole = fleet_of(s, 0, 1), *part[PROCESSES];
     int64_t parameters = 0, carried = 0;
@@ -136,7 +136,7 @@ Test(deal, processes_agree_on_owners_and_on_what_is_packed) {
         cr_expect_arr_eq(part[p]->owner, part[0]->owner, sizeof owners);
         parameters += part[p]->n_parameters;
         carried += part[p]->n_carried;
-        for (int i = 0; i < part[p]->n_mine; i++) owners[part[p]->mine[i]]++;
+        for (int i = 0; i < part[p]->n_local; i++) owners[part[p]->local[i]]++;
         cr_assert_eq(part[p]->n_groups, whole->n_groups);
         cr_expect_eq(part[p]->n_packed, whole->n_packed);
         for (int g = 0; g < whole->n_groups; g++) {
@@ -168,9 +168,9 @@ static void expect_sums(int processes) {
     for (int p = 0; p < processes; p++) {
         fleet *part = fleet_of(r.settings, p, processes);
         float *mine = malloc((size_t)part->n_parameters * sizeof *mine + 1);
-        for (int i = 0; i < part->n_mine; i++) {
-            const device *d = &part->devices[part->mine[i]];
-            memcpy(mine + d->pack, all + f->devices[part->mine[i]].pack,
+        for (int i = 0; i < part->n_local; i++) {
+            const device *d = &part->devices[part->local[i]];
+            memcpy(mine + d->pack, all + f->devices[part->local[i]].pack,
                    (size_t)part->shapes[d->shape].total * sizeof *mine);
         }
         cr_assert_eq(ck_group_sum(r.session->stream, mine, part->groups, part->n_groups, packed), CK_OK);
@@ -192,7 +192,7 @@ static void expect_sums(int processes) {
     small_close(&r);
 }
 
-Test(deal, sums_over_processes_are_the_means) {
+Test(assign, sums_over_processes_are_the_means) {
     expect_sums(2);
     expect_sums(PROCESSES);
     expect_sums(MIXED_DEVICES + 4);

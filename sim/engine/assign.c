@@ -1,10 +1,10 @@
-#include "engine/deal.h"
+#include "engine/assign.h"
 
 #include <stdlib.h>
 
 #include "model/model.h"
 
-double deal_cost(const settings *s, const base_shape *base, const fleet *f, int device_index) {
+double assign_cost(const settings *s, const base_shape *base, const fleet *f, int device_index) {
     const device *d = &f->devices[device_index];
     const ck_shape *shape = &f->shapes[d->shape];
     const schedule_totals *all = fleet_totals(f, d);
@@ -24,9 +24,10 @@ exit_code fleet_create_at(process_place place, const settings *s, const base_sha
     fleet *f = *out;
     double *cost = malloc((size_t)f->n_devices * sizeof *cost);
     if (!cost)
-        code = problem(list, EXIT_ENVIRONMENT, "out of memory to deal %d devices to processes", f->n_devices);
-    for (int i = 0; cost && i < f->n_devices; i++) cost[i] = deal_cost(s, base, f, i);
-    if (code == EXIT_OK) code = fleet_deal(f, place, cost, list);
+        code =
+            problem(list, EXIT_ENVIRONMENT, "out of memory to assign %d devices to processes", f->n_devices);
+    for (int i = 0; cost && i < f->n_devices; i++) cost[i] = assign_cost(s, base, f, i);
+    if (code == EXIT_OK) code = fleet_assign(f, place, cost, list);
     free(cost);
     if (code == EXIT_OK) return EXIT_OK;
     fleet_destroy(f);

@@ -41,27 +41,28 @@ static bool choose_owners(fleet *f, const double *cost) {
 }
 
 void packs_place(fleet *f) {
-    f->n_mine = 0;
+    f->n_local = 0;
     f->n_parameters = f->n_carried = f->all_parameters = f->all_carried = 0;
     for (int i = 0; i < f->n_devices; i++) {
         device *d = &f->devices[i];
         int64_t floats = f->shapes[d->shape].total;
-        bool mine = f->owner[i] == f->place.process;
-        d->pack = mine ? f->n_parameters : -1;
-        d->carried = mine && d->carries ? f->n_carried : -1;
+        bool own = f->owner[i] == f->place.process;
+        d->pack = own ? f->n_parameters : -1;
+        d->carried = own && d->carries ? f->n_carried : -1;
         f->all_parameters += floats;
         f->all_carried += d->carries ? floats : 0;
-        if (!mine) continue;
-        f->mine[f->n_mine++] = i;
+        if (!own) continue;
+        f->local[f->n_local++] = i;
         f->n_parameters += floats;
         f->n_carried += d->carries ? floats : 0;
     }
 }
 
-exit_code fleet_deal(fleet *f, process_place place, const double *cost, problems *list) {
+exit_code fleet_assign(fleet *f, process_place place, const double *cost, problems *list) {
     f->place = place;
     if (!choose_owners(f, cost))
-        return problem(list, EXIT_ENVIRONMENT, "out of memory to deal %d devices to processes", f->n_devices);
+        return problem(list, EXIT_ENVIRONMENT, "out of memory to assign %d devices to processes",
+                       f->n_devices);
     packs_place(f);
     groups_destroy(f);
     return groups_create(f, list);

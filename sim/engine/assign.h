@@ -1,13 +1,13 @@
-/* deal.h - the devices of a run, dealt to its processes by what they cost. */
-#ifndef COHORT_DEAL_H
-#define COHORT_DEAL_H
+/* assign.h - the devices of a run, assigned to its processes by what they cost. */
+#ifndef COHORT_ASSIGN_H
+#define COHORT_ASSIGN_H
 
 #include "collective/collective.h"
 #include "population/fleet.h"
 
 /* FLOPs of a device's share of a round: tokens of its expert steps, of its router bursts on average, and of
  * evaluations (a forward pass is a third of a step), times the FLOPs of a token. */
-double deal_cost(const settings *s, const base_shape *base, const fleet *f, int device_index);
+double assign_cost(const settings *s, const base_shape *base, const fleet *f, int device_index);
 
 /* A fleet of which `place` has its own devices. */
 exit_code fleet_create_at(process_place place, const settings *s, const base_shape *base, fleet **out,
