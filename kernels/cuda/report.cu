@@ -19,9 +19,10 @@ static const char *name_of(const ck_op *op) {
         return #name;
         CK_OPS(X)
 #undef X
-    default:
-        return "an unknown op";
+    case CK_OP_COUNT:
+        break;
     }
+    return "an unknown op";
 }
 
 /* -1: it belongs to no layer. */
@@ -41,9 +42,22 @@ static int layer_of(const ck_op *op) {
         return op->as.name.layer;
         LAYERED_OPS(X)
 #undef X
-    default:
-        return -1;
+    case CK_OP_embed:
+    case CK_OP_embed_backward:
+    case CK_OP_norm:
+    case CK_OP_norm_backward:
+    case CK_OP_linear:
+    case CK_OP_linear_backward:
+    case CK_OP_attention:
+    case CK_OP_attention_backward:
+    case CK_OP_gelu:
+    case CK_OP_gelu_backward:
+    case CK_OP_head:
+    case CK_OP_balance:
+    case CK_OP_COUNT:
+        break;
     }
+    return -1;
 }
 
 const char *cuda_describe_op(const cuda_program *p, int step, char *text, size_t size) {

@@ -251,6 +251,8 @@ Test(program, refuses_a_wave_past_its_capacity) {
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT), "5 tokens where 4 fit");
     cr_expect(strlen(ck_last_error(backend)) > 10);
     wave.first_token = (int64_t[]){0, 4};
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT), "the stream has failed before");
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT));
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
     cr_expect(eq(int, ck_wait(stream), CK_OK));
     ck_program_destroy(program);
@@ -320,10 +322,12 @@ Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_wave wave = four_tokens(&wide, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "shape") != NULL, "%s", ck_last_error(backend));
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT));
     wave.shapes = &narrow;
     wave.devices = &(ck_wave_device){.parameters = 4};
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "multiple") != NULL, "%s", ck_last_error(backend));
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT));
     wave.devices = &(ck_wave_device){0};
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
     ck_program_destroy(program);
@@ -353,6 +357,7 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_wave wave = four_tokens(&gelu, pack);
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "MLP") != NULL, "%s", ck_last_error(backend));
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT));
     wave.shapes = &swiglu;
     cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
     ck_program_destroy(program);
