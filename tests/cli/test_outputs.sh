@@ -200,6 +200,15 @@ test_tables_into_any_folder() {
     fills_a_mount_point loss.csv "${tables[@]}"
 }
 
+# /sys is a place where not even root makes folders.
+test_a_folder_that_cannot_be_made_says_why() {
+    [[ -d /sys/kernel ]] || skip 'there is no /sys'
+    local why
+    why=$(LC_ALL=C mkdir /sys/kernel/cohort 2>&1) && { rmdir /sys/kernel/cohort; skip '/sys takes folders here'; }
+    expect_status 2 cohort export "$(reference_result)" --table all --out /sys/kernel/cohort
+    expect_text err "${why##*: }"
+}
+
 # A table that would have been written is not, where the adapters have no place.
 test_nothing_is_exported_where_one_part_is_refused() {
     mkdir occupied
