@@ -103,7 +103,7 @@ test_interrupted_it_writes_what_it_has() {
     wait_until "$pid" grep -qs ' warm ' out
     kill -INT "$pid"
     wait "$pid" || status=$?
-    ((status == 4)) || fail "expected exit status 4, got $status"
+    ((status == 5)) || fail "expected exit status 5, got $status"
     expect_text err interrupted
     expect_text out.json 'route/forward/T24'
     [[ $(tail -c 2 out.json) == '}' ]] || fail 'the JSON has no end'
