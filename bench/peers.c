@@ -201,6 +201,9 @@ static exit_code prepare(bench *b, const peers_options *o, problems *list) {
     if (o->devices > 0) b->job.devices = o->devices;
     if (o->batch > 0) b->job.batch = o->batch;
     if (o->steps > 0) b->job.steps = o->steps;
+    if (b->job.steps <= b->job.warmup)
+        return problem(list, EXIT_INPUT, "--steps %d: must be more than the %d steps of the warm-up",
+                       b->job.steps, b->job.warmup);
     make_rows(b, o);
     return folder_make(o->keep, b->folder, list);
 }
@@ -215,8 +218,8 @@ static exit_code compare(bench *b, const peers_options *o, output_file *json, pr
     if (code != EXIT_OK) return code;
     rows_print(&b->all, json_string_value(json_object_get(b->all.rows[0].end, "hardware")));
     if (json->stream) code = output_file_end(json, rows_write_json(&b->all, json, list), list);
-    exit_code wrong = rows_report_wrong(&b->all, list);
-    return code == EXIT_OK ? wrong : code;
+    rows_report_wrong(&b->all, list);
+    return code == EXIT_OK ? problems_code(list) : code; /* of programs that failed, too */
 }
 
 /* A place that cannot be written is refused before the work. */

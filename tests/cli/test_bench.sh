@@ -105,6 +105,8 @@ test_bad_options_are_refused() {
     [[ -x $bench ]] || skip 'cohort-bench is not part of this build'
     expect_status 2 "$bench" peers --python /bin/false
     expect_text err '/bin/false'
+    expect_status 2 "$bench" peers --shape tiny --steps 3
+    expect_text err '--steps 3: must be more than the 3 steps of the warm-up'
     expect_status 2 "$bench" peers --shape medium
     expect_text err 'small'
     expect_status 2 "$bench" peers --rounds 0
