@@ -14,6 +14,11 @@ expect_refused() { # expected text...
     expect_empty_folder elsewhere
 }
 
+# The constants of the paper, and all of a user's text rather than a part of it many times over.
+test_gpt2_takes_all_text_of_a_user() {
+    grep -qE '^data: .*\btokens_per_device: 0,' "$COHORT_SOURCE_DIR/configs/gpt2.yaml" || fail 'configs/gpt2.yaml cuts the text of a user'
+}
+
 test_unknown_key_names_the_nearest() {
     changed 's/tokens_per_device: 4000/tokens_per_devise: 4000/'
     expect_refused tokens_per_devise tokens_per_device
