@@ -33,6 +33,12 @@ static const char *file_name(const safetensors *file) {
     return slash ? slash + 1 : path;
 }
 
+static const safetensors *file_named(const shards *s, const char *name) {
+    for (int i = 0; i < s->n; i++)
+        if (strcmp(file_name(s->files_owned[i]), name) == 0) return s->files_owned[i];
+    return NULL;
+}
+
 /* Opens the file that the index gives a tensor, unless it is open already. */
 static exit_code open_shard(shards *s, const char *folder, const char *tensor, json_t *value,
                             problems *list) {
@@ -42,8 +48,7 @@ static exit_code open_shard(shards *s, const char *folder, const char *tensor, j
         return problem(list, EXIT_INPUT,
                        "%s: weight_map gives tensor \"%s\" no file; it must be the name of a file beside it",
                        s->path_owned, safetensors_shown(tensor, shown));
-    for (int i = 0; i < s->n; i++)
-        if (strcmp(file_name(s->files_owned[i]), name) == 0) return EXIT_OK;
+    if (file_named(s, name)) return EXIT_OK;
     char *path = NULL;
     if (asprintf(&path, "%s/%s", folder, name) < 0)
         return problem(list, EXIT_ENVIRONMENT, "%s: no memory", folder);
@@ -78,8 +83,7 @@ static exit_code check_index(const shards *s, json_t *map, problems *list) {
     json_t *value;
     int wrong = 0;
     json_object_foreach(map, name, value) {
-        const safetensors *file = NULL;
-        if (shards_find(s, name, &file) && strcmp(file_name(file), json_string_value(value)) == 0) continue;
+        if (safetensors_find(file_named(s, json_string_value(value)), name)) continue;
         if (wrong++ < MAX_MESSAGES)
             problem(list, EXIT_INPUT, "%s: places tensor \"%s\" in %s, which does not hold it", s->path_owned,
                     safetensors_shown(name, shown), json_string_value(value));
@@ -106,8 +110,9 @@ static exit_code open_shards(shards *s, const char *folder, json_t *map, problem
         if (one) code = one;
         if (n_missing == MAX_MESSAGES) break;
     }
+    if (!code) code = check_index(s, map, list);
     for (int i = 0; i < s->n && !code; i++) code = check_file(s, s->files_owned[i], map, list);
-    return code ? code : check_index(s, map, list);
+    return code;
 }
 
 static exit_code open_index(shards *s, const char *folder, problems *list) {
