@@ -17,8 +17,10 @@ extern "C" {
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
     X(attention)                                                                                             \
     X(gelu)                                                                                                  \
+    X(swiglu)                                                                                                \
     X(head)                                                                                                  \
     X(lora)                                                                                                  \
     X(route)                                                                                                 \
@@ -28,8 +30,10 @@ extern "C" {
     X(embed_backward)                                                                                        \
     X(norm_backward)                                                                                         \
     X(linear_backward)                                                                                       \
+    X(rope_backward)                                                                                         \
     X(attention_backward)                                                                                    \
     X(gelu_backward)                                                                                         \
+    X(swiglu_backward)                                                                                       \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \

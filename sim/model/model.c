@@ -169,9 +169,12 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = 3 * s->width});
     lora(r, CK_SITE_QKV, l, t->n1, t->qkv);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+    ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv,
+                                                .o = t->o,
+                                                .lse = t->lse,
+                                                .heads = s->heads,
+                                                .kv_heads = s->heads,
+                                                .head_size = s->width / s->heads});
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
@@ -328,7 +331,8 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
                                                                   .d_o = r->d_o,
                                                                   .dqkv = r->dqkv,
                                                                   .heads = s->heads,
-                                                                  .width = s->width});
+                                                                  .kv_heads = s->heads,
+                                                                  .head_size = s->width / s->heads});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
     lora_backward(r, CK_SITE_QKV, l, t->n1, r->dqkv, dn);
