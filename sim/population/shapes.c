@@ -7,11 +7,16 @@
 #include <string.h>
 
 #include "methods/as_released.h"
+#include "model/family.h"
 #include "population/parts.h"
 
 static float lora_scale(const experts_settings *x, int rank) {
     return (float)(x->scaling == SCALING_RSLORA ? x->alpha / sqrt(rank) : x->alpha / rank);
 }
+
+/* Linears of attention: GPT-2 has q, k and v as one. */
+static const ck_site gpt2_attention[] = {CK_SITE_QKV, CK_SITE_OUT, CK_NO_SITE},
+                     llama_attention[] = {CK_SITE_Q, CK_SITE_K, CK_SITE_V, CK_SITE_OUT, CK_NO_SITE};
 
 static void fill_given(ck_shape *shape, const base_shape *base, const population *p, const device *d) {
     const population_settings *ps = p->settings;
@@ -19,14 +24,17 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     shape->n_layers = base->layers;
     shape->width = base->width;
     shape->ffn = base->ffn;
+    shape->q_width = base_q_width(base);
+    shape->kv_width = base_kv_width(base);
+    shape->mlp = model_family_of(base)->mlp;
     shape->n_experts = d->generalists + d->specialists;
     shape->top_k = ps->experts.top_k;
     shape->gates = p->method->gates;
     shape->mix = ps->experts.mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
-    for (int i = 0; i < 2 && ps->attention_rank > 0; i++) {
-        static const ck_site sites[2] = {CK_SITE_QKV, CK_SITE_OUT};
-        shape->lora_rank[sites[i]] = ps->attention_rank;
-        shape->lora_scale[sites[i]] = lora_scale(&ps->experts, ps->attention_rank);
+    const ck_site *site = base->family == BASE_LLAMA ? llama_attention : gpt2_attention;
+    for (; *site != CK_NO_SITE && ps->attention_rank > 0; site++) {
+        shape->lora_rank[*site] = ps->attention_rank;
+        shape->lora_scale[*site] = lora_scale(&ps->experts, ps->attention_rank);
     }
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
     for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {

@@ -36,7 +36,7 @@ void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_p
     if (learn != LEARN_ALL && !which->learns) return;
     if (which->run_alone != NULL && wave == 0) which->run_alone(backend, c);
     if (which->run == NULL || strstr(spec->name, conformance_wave_text) == NULL) return;
-    if (which->whole && spec->mlp != CK_MLP_GELU) return;
+    if (which->whole && !wave_has_base(spec)) return;
     run_on(which, backend, precision, spec, learn, c);
 }
 

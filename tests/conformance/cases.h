@@ -17,7 +17,7 @@ typedef struct {
     void (*run_alone)(ck_backend *backend, check *c);
     /* f32 only: what is compared would not survive the rounding of bf16 */
     bool exact;
-    bool whole; /* a whole model: waves of its MLP (GELU) only */
+    bool whole; /* a whole model: waves that have a base (wave_has_base()) only */
 } conformance_case;
 
 typedef struct {

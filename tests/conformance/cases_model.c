@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/tensors.h"
 #include "conformance/cases.h"
 #include "model/model.h"
 
@@ -33,13 +34,7 @@ static void draw_text(rig *r) {
 }
 
 static void make_base(world *w) {
-    base_shape shape = base_complete((base_shape){.layers = WAVE_LAYERS,
-                                                  .width = w->r->spec->width,
-                                                  .heads = w->r->spec->heads,
-                                                  .ffn = w->r->spec->ffn,
-                                                  .vocabulary = VOCABULARY,
-                                                  .context = CONTEXT,
-                                                  .epsilon = 1e-5f});
+    base_shape shape = wave_base(w->r->spec, VOCABULARY, CONTEXT);
     base_layout layout = base_layout_of(&shape);
     w->weights = rig_weights(w->r, layout.total, 0, "base");
     wave_fill_base(&shape, 9, w->weights->host);
@@ -242,34 +237,14 @@ static void step_twice(rig *r) {
     free(w);
 }
 
-static void compare_tensor(world *w, const char *name, int64_t offset, int64_t count) {
-    rig_buffer named = w->r->base_gradients;
-    named.name = name;
-    rig_compare_buffer(w->r, &named, offset, count);
-}
-
+/* Every tensor of a checkpoint. */
 static void compare_base_gradients(world *w) {
-    const base_layout *at = &w->reference.layout;
-    int64_t width = w->reference.shape.width, ffn = w->reference.shape.ffn;
-    compare_tensor(w, "d wte", at->wte, VOCABULARY * width);
-    compare_tensor(w, "d wpe", at->wpe, CONTEXT * width);
-    compare_tensor(w, "d lnf gain", at->lnf_gain, width);
-    compare_tensor(w, "d lnf bias", at->lnf_bias, width);
-    for (int l = 0; l < WAVE_LAYERS; l++) {
-        int64_t base = l * at->layer_stride;
-        const base_layer *t = &at->layer0;
-        compare_tensor(w, "d ln1 gain", base + t->ln1_gain, width);
-        compare_tensor(w, "d ln1 bias", base + t->ln1_bias, width);
-        compare_tensor(w, "d qkv weight", base + t->qkv_w, 3 * width * width);
-        compare_tensor(w, "d qkv bias", base + t->qkv_b, 3 * width);
-        compare_tensor(w, "d out weight", base + t->out_w, width * width);
-        compare_tensor(w, "d out bias", base + t->out_b, width);
-        compare_tensor(w, "d ln2 gain", base + t->ln2_gain, width);
-        compare_tensor(w, "d ln2 bias", base + t->ln2_bias, width);
-        compare_tensor(w, "d fc weight", base + t->fc_w, ffn * width);
-        compare_tensor(w, "d fc bias", base + t->fc_b, ffn);
-        compare_tensor(w, "d pr weight", base + t->pr_w, width * ffn);
-        compare_tensor(w, "d pr bias", base + t->pr_b, width);
+    const base_shape *shape = &w->reference.shape;
+    for (int i = 0; i < base_tensor_count(shape); i++) {
+        packed_tensor t = base_tensor(shape, &w->reference.layout, "d ", i, NULL);
+        rig_buffer named = w->r->base_gradients;
+        named.name = t.name;
+        rig_compare_buffer(w->r, &named, t.offset, t.n_dims == 2 ? t.dims[0] * t.dims[1] : t.dims[0]);
     }
 }
 

@@ -34,7 +34,7 @@ def read(path, kind):
 def load(base, adapter):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT warns about keys that it misses or does not know
-        model = transformers.GPT2LMHeadModel.from_pretrained(base)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
         model = peft.PeftModel.from_pretrained(model, adapter)
     expected = set(safetensors.torch.load_file(pathlib.Path(adapter) / "adapter_model.safetensors"))
     found = set(peft.get_peft_model_state_dict(model))
