@@ -1,4 +1,4 @@
-/* layout.c - where the weights of a base lie: the order of a forward pass, every tensor aligned.
+/* layout.c - shapes, and where the weights of a base lie: the order of a forward pass, every tensor aligned.
  *
  * The table of rotary positions has at [t, i] the cosine and the sine of t f_i, with
  *
@@ -11,6 +11,28 @@
 #include <math.h>
 
 #include "base/base.h"
+
+base_shape base_complete(base_shape shape) {
+    bool gpt2 = shape.family == BASE_GPT2;
+    if (gpt2 || !shape.kv_heads) shape.kv_heads = shape.heads;
+    if ((gpt2 || !shape.head_size) && shape.heads) shape.head_size = shape.width / shape.heads;
+    if (gpt2) shape.tied_head = shape.qkv_bias = shape.out_bias = shape.mlp_bias = true;
+    return shape;
+}
+
+static bool same_rope(const base_rope *a, const base_rope *b) {
+    return a->theta == b->theta && a->scaling == b->scaling && a->factor == b->factor &&
+           a->low_frequency_factor == b->low_frequency_factor &&
+           a->high_frequency_factor == b->high_frequency_factor && a->original_context == b->original_context;
+}
+
+bool base_same_shape(const base_shape *a, const base_shape *b) {
+    return a->family == b->family && a->layers == b->layers && a->width == b->width && a->heads == b->heads &&
+           a->kv_heads == b->kv_heads && a->head_size == b->head_size && a->ffn == b->ffn &&
+           a->vocabulary == b->vocabulary && a->context == b->context && a->epsilon == b->epsilon &&
+           a->tied_head == b->tied_head && a->qkv_bias == b->qkv_bias && a->out_bias == b->out_bias &&
+           a->mlp_bias == b->mlp_bias && same_rope(&a->rope, &b->rope);
+}
 
 /* Reserves `count` floats at *end and moves *end to the next aligned offset. */
 static int64_t place(int64_t *end, int64_t count) {
