@@ -52,6 +52,7 @@ CK_OPS(X)
     X(linear_backward)                                                                                       \
     X(attention_backward)                                                                                    \
     X(head)                                                                                                  \
+    X(logits)                                                                                                \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
@@ -65,6 +66,7 @@ CK_OPS(X)
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
     X(attention)                                                                                             \
+    X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
     X(gelu_backward)                                                                                         \
     X(route)                                                                                                 \

@@ -1,4 +1,4 @@
-/* model.c - the transformer with adapters, as two programs: a training step, and an evaluation.
+/* model.c - the transformer with adapters, as three programs: a training step, an evaluation, and decoding.
  *
  *   x_0 = embed                                    n1 = norm(x_l)             qkv = W_qkv n1 + LoRA_qkv(n1)
  *   x'  = x_l + W_out o + LoRA_out(o)              o = attention(qkv)         n2 = norm(x')
@@ -23,6 +23,8 @@ typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
+    const model_decoding *decoding; /* NULL: whole sequences, and a loss */
+    ck_precision precision;
     int32_t attention_columns, zh_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
@@ -104,6 +106,38 @@ static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, cons
                                       .epsilon = r->base->shape.epsilon});
 }
 
+/* Bytes of the keys of a layer; its values take as much. */
+static size_t keys_bytes(const base_shape *s, ck_precision precision, int32_t slots, int32_t positions) {
+    return ck_keys_bytes(precision, slots, s->heads, positions, s->width / s->heads);
+}
+
+size_t model_cache_bytes(const base_shape *base, ck_precision precision, int32_t slots, int32_t positions) {
+    return 2 * (size_t)base->layers * keys_bytes(base, precision, slots, positions);
+}
+
+static void attention(recorder *r, int l) {
+    const base_shape *s = &r->base->shape;
+    const layer_tensors *t = &r->layers[l];
+    const model_decoding *d = r->decoding;
+    if (!d) {
+        ck_op_attention(
+            r->program,
+            &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+        return;
+    }
+    size_t bytes = keys_bytes(s, r->precision, d->slots, d->positions);
+    char *keys = (char *)d->cache + 2 * (size_t)l * bytes;
+    ck_op_attention_cached(r->program, &(ck_attention_cached){.qkv = t->qkv,
+                                                              .o = t->o,
+                                                              .keys = keys,
+                                                              .values = keys + bytes,
+                                                              .slots = d->slots,
+                                                              .positions = d->positions,
+                                                              .heads = s->heads,
+                                                              .kv_heads = s->heads,
+                                                              .head_size = s->width / s->heads});
+}
+
 static void attention_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
@@ -123,9 +157,7 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = 3 * s->width,
                                           .layer = l});
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+    attention(r, l);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
@@ -186,6 +218,14 @@ static void head(recorder *r, ck_tensor *dx) {
     const base_layout *w = &r->base->layout;
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain,
          r->base->weights + w->lnf_bias);
+    if (r->decoding) {
+        ck_op_logits(r->program, &(ck_logits){.x = r->nf,
+                                              .weight = r->base->weights + w->wte,
+                                              .logits = r->decoding->logits,
+                                              .width = s->width,
+                                              .vocabulary = s->vocabulary});
+        return;
+    }
     ck_op_head(r->program, &(ck_head){.x = r->nf,
                                       .dx = dx,
                                       .wte = r->base->weights + w->wte,
@@ -327,14 +367,13 @@ static void balance(recorder *r) {
 }
 
 /* Records without finishing, so that the size of a program can be asked before it is allocated. */
-static exit_code record(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                        const ck_capacity *capacity, const model_outputs *outputs, bool train,
-                        ck_program **out, problems *list) {
-    recorder r = {.base = base, .out = outputs};
+static exit_code record(ck_backend *backend, recorder r, const ck_shape *shapes, int n_shapes,
+                        const ck_capacity *capacity, bool train, ck_program **out, problems *list) {
+    r.precision = capacity->precision;
     exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program),
                                     "recording the model");
     if (code != EXIT_OK) return code;
-    r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
+    r.layers = calloc((size_t)r.base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
         ck_program_destroy(r.program);
         return problem(list, EXIT_ENVIRONMENT, "recording the model: out of memory");
@@ -342,7 +381,7 @@ static exit_code record(ck_backend *backend, const model_base *base, const ck_sh
     measure_shapes(&r, shapes, n_shapes);
     create_tensors(&r, train);
     forward(&r);
-    if (train && outputs->balance_coefficient) balance(&r);
+    if (train && r.out->balance_coefficient) balance(&r);
     if (train) backward(&r);
     free(r.layers);
     *out = r.program;
@@ -361,7 +400,8 @@ exit_code model_record_step(ck_backend *backend, const model_base *base, const c
                             const ck_capacity *capacity, const model_outputs *outputs, ck_program **out,
                             problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, true, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            true, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -369,7 +409,18 @@ exit_code model_record_evaluation(ck_backend *backend, const model_base *base, c
                                   int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                                   ck_program **out, problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, false, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            false, out, list);
+    return code != EXIT_OK ? code : finish(backend, out, list);
+}
+
+exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                                ck_program **out, problems *list) {
+    const model_outputs none = {0};
+    *out = NULL;
+    exit_code code = record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes,
+                            n_shapes, capacity, false, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -377,7 +428,8 @@ exit_code model_program_bytes(ck_backend *backend, const model_base *base, const
                               int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                               bool train, size_t *bytes, problems *list) {
     ck_program *program = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, train, &program, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            train, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);
     ck_program_destroy(program);
     return code;
