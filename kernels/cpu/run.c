@@ -308,8 +308,24 @@ static void run_share(const member *m, const ck_op *op) {
     }
 }
 
+/* As many threads as have enough to do in the mean product: with less they take longer to wait for each other
+ * than to multiply. */
+static int decoding_threads(const ck_program *program, const ck_wave *wave) {
+    enum { LEAST_MULTIPLICATIONS = 1 << 17 };
+    int64_t sum = 0, products = 0;
+    for (int o = 0; o < program->n_ops; o++) {
+        if (program->ops[o].kind != CK_OP_linear) continue;
+        sum += (int64_t)program->ops[o].as.linear.in * program->ops[o].as.linear.out;
+        products++;
+    }
+    int most = program->backend->threads;
+    if (products == 0) return most;
+    int64_t busy = sum / products * wave->first_token[wave->n_sequences] / LEAST_MULTIPLICATIONS;
+    return busy < 1 ? 1 : busy < most ? (int)busy : most;
+}
+
 static void run_op_by_op(ck_program *program, const ck_wave *wave) {
-#pragma omp parallel num_threads(program->backend->threads)
+#pragma omp parallel num_threads(decoding_threads(program, wave))
     {
         member m = {program, wave, omp_get_thread_num(), omp_get_num_threads()};
         for (int o = 0; o < program->n_ops; o++) {
