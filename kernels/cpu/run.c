@@ -309,9 +309,9 @@ static void run_share(const member *m, const ck_op *op) {
 }
 
 /* As many threads as have enough to do in the mean product: with less they take longer to wait for each other
- * than to multiply. */
+ * than to multiply. A weight that comes from memory takes as long as READING multiplications. */
 static int decoding_threads(const ck_program *program, const ck_wave *wave) {
-    enum { LEAST_MULTIPLICATIONS = 1 << 17 };
+    enum { LEAST_MULTIPLICATIONS = 1 << 18, READING = 4 };
     int64_t sum = 0, products = 0;
     for (int o = 0; o < program->n_ops; o++) {
         if (program->ops[o].kind != CK_OP_linear) continue;
@@ -320,7 +320,8 @@ static int decoding_threads(const ck_program *program, const ck_wave *wave) {
     }
     int most = program->backend->threads;
     if (products == 0) return most;
-    int64_t busy = sum / products * wave->first_token[wave->n_sequences] / LEAST_MULTIPLICATIONS;
+    int64_t rows = wave->first_token[wave->n_sequences] + READING,
+            busy = sum / products * rows / LEAST_MULTIPLICATIONS;
     return busy < 1 ? 1 : busy < most ? (int)busy : most;
 }
 
