@@ -18,9 +18,11 @@ extern "C" {
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
     X(attention)                                                                                             \
     X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
+    X(swiglu)                                                                                                \
     X(head)                                                                                                  \
     X(logits)                                                                                                \
     X(lora)                                                                                                  \
@@ -31,8 +33,10 @@ extern "C" {
     X(embed_backward)                                                                                        \
     X(norm_backward)                                                                                         \
     X(linear_backward)                                                                                       \
+    X(rope_backward)                                                                                         \
     X(attention_backward)                                                                                    \
     X(gelu_backward)                                                                                         \
+    X(swiglu_backward)                                                                                       \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \

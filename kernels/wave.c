@@ -78,11 +78,15 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
     case CK_OP_norm_backward:
     case CK_OP_linear:
     case CK_OP_linear_backward:
+    case CK_OP_rope:
+    case CK_OP_rope_backward:
     case CK_OP_attention:
     case CK_OP_attention_backward:
     case CK_OP_attention_cached:
     case CK_OP_gelu:
     case CK_OP_gelu_backward:
+    case CK_OP_swiglu:
+    case CK_OP_swiglu_backward:
     case CK_OP_head:
     case CK_OP_logits:
     case CK_OP_balance:

@@ -50,6 +50,9 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
 }
 
+/* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
+void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
+
 /* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp. */
 float cpu_softmax_row(float *s, int visible, int keys);
 

@@ -28,11 +28,15 @@ static const ck_tensor *adds_to(const ck_op *op) {
     case CK_OP_norm_backward:
     case CK_OP_linear:
     case CK_OP_linear_backward:
+    case CK_OP_rope:
+    case CK_OP_rope_backward:
     case CK_OP_attention:
     case CK_OP_attention_backward:
     case CK_OP_attention_cached:
     case CK_OP_gelu:
     case CK_OP_gelu_backward:
+    case CK_OP_swiglu:
+    case CK_OP_swiglu_backward:
     case CK_OP_head:
     case CK_OP_logits:
     case CK_OP_route:
@@ -212,10 +216,8 @@ static const char *unsupported(const ck_program *program) {
     enum { HEAD_COLUMNS = 128 };
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i];
-        bool wide =
-            op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
-        wide |= op->kind == CK_OP_attention_backward &&
-                op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
+        bool wide = op->kind == CK_OP_attention && op->as.attention.head_size > HEAD_COLUMNS;
+        wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.head_size > HEAD_COLUMNS;
         wide |= op->kind == CK_OP_attention_cached && op->as.attention_cached.head_size > HEAD_COLUMNS;
         if (wide) return "attention on a GPU needs heads of at most 128 columns";
     }

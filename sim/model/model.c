@@ -120,9 +120,12 @@ static void attention(recorder *r, int l) {
     const layer_tensors *t = &r->layers[l];
     const model_decoding *d = r->decoding;
     if (!d) {
-        ck_op_attention(
-            r->program,
-            &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+        ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv,
+                                                    .o = t->o,
+                                                    .lse = t->lse,
+                                                    .heads = s->heads,
+                                                    .kv_heads = s->heads,
+                                                    .head_size = s->width / s->heads});
         return;
     }
     size_t bytes = keys_bytes(s, r->precision, d->slots, d->positions);
@@ -333,7 +336,8 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
                                                                   .d_o = r->d_o,
                                                                   .dqkv = r->dqkv,
                                                                   .heads = s->heads,
-                                                                  .width = s->width});
+                                                                  .kv_heads = s->heads,
+                                                                  .head_size = s->width / s->heads});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
     if (t->hq)

@@ -83,9 +83,12 @@ static void layer_forward(recorder *r, int l) {
     const layer_tensors *t = &r->layers[l];
     norm(r, t->x, t->n1, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l));
     linear(r, t->n1, t->qkv, NULL, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width, 3 * s->width);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+    ck_op_attention(r->program, &(ck_attention){.qkv = t->qkv,
+                                                .o = t->o,
+                                                .lse = t->lse,
+                                                .heads = s->heads,
+                                                .kv_heads = s->heads,
+                                                .head_size = s->width / s->heads});
     linear(r, t->o, t->x2, t->x, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width, s->width);
     norm(r, t->x2, t->n2, t->stats2, offset(r, w->ln2_gain, l), offset(r, w->ln2_bias, l));
     linear(r, t->n2, t->u, NULL, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, s->ffn);
@@ -156,7 +159,8 @@ static void layer_backward(recorder *r, int l) {
                                                                   .d_o = r->d_o,
                                                                   .dqkv = r->dqkv,
                                                                   .heads = s->heads,
-                                                                  .width = s->width});
+                                                                  .kv_heads = s->heads,
+                                                                  .head_size = s->width / s->heads});
     linear_backward(r, t->n1, r->dqkv, r->dn, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width,
                     3 * s->width);
     norm_backward(r, t->x, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l), true);
@@ -172,7 +176,8 @@ static void backward(recorder *r) {
                                                           .wpe_gradient = w->wpe,
                                                           .width = s->width,
                                                           .vocabulary = s->vocabulary,
-                                                          .positions = s->context});
+                                                          .positions = s->context,
+                                                          .accumulate = true});
 }
 
 /* Records without finishing, so that the size can be asked before anything is allocated. */

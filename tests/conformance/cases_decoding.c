@@ -124,22 +124,15 @@ static void attend_step(rig *r, rig_tensor *qkv, rig_tensor *o, int step) {
     part_close(p);
 }
 
-/* Full attention by the oracle, which has a key-value head for each head: the shared ones are repeated. */
 static void attend_reference(const rig *r, head_sizes h, const rig_tensor *qkv, rig_tensor *o) {
-    int width = h.heads * h.head_size, group = h.heads / h.kv_heads;
-    double *full = oracle_zeros(r->n_tokens * 3 * width);
-    for (int64_t t = 0; t < r->n_tokens; t++)
-        for (int i = 0; i < 3 * width; i++) {
-            int part = i / width, head = i % width / h.head_size, column = i % h.head_size;
-            int first = part == 0 ? head : h.heads + (part - 1) * h.kv_heads + head / group;
-            full[t * 3 * width + i] = rig_row(qkv, t)[first * h.head_size + column];
-        }
     for (int s = 0; s < r->wave.n_sequences; s++) {
         int64_t first = r->first_token[s];
-        oracle_attention((oracle_attention_size){r->first_token[s + 1] - first, width, h.heads},
-                         full + first * 3 * width, rig_row(o, first), NULL);
+        oracle_attention((oracle_attention_size){.n = r->first_token[s + 1] - first,
+                                                 .heads = h.heads,
+                                                 .kv_heads = h.kv_heads,
+                                                 .head_size = h.head_size},
+                         rig_row(qkv, first), rig_row(o, first), NULL);
     }
-    free(full);
 }
 
 static int longest(const rig *r) {
@@ -233,6 +226,29 @@ static void embed_at_positions(rig *r) {
                      wpe->ref + (int64_t)first_position[s] * width, rig_row(x, first));
     }
     rig_compare(r, x, COLUMNS_ALL);
+}
+
+static void rope_at_positions(rig *r) {
+    int heads = r->spec->heads, size = 2 * r->spec->width;
+    int32_t first_position[WAVE_MAX_DEVICES * WAVE_MAX_LENGTHS];
+    rig_tensor *qkv = rig_input(r, 3 * heads * size, "qkv");
+    rig_buffer *table = rig_weights(r, (int64_t)CONTEXT * size, 1, "table");
+    for (int s = 0; s < r->wave.n_sequences; s++) first_position[s] = 5 * s % (CONTEXT - longest(r));
+    r->wave.first_position = first_position;
+    ck_op_rope(r->program, &(ck_rope){.qkv = qkv->tensor,
+                                      .table = table->memory,
+                                      .heads = heads,
+                                      .kv_heads = heads,
+                                      .head_size = size});
+    if (!rig_run(r)) return;
+    for (int s = 0; s < r->wave.n_sequences; s++) {
+        int64_t first = r->first_token[s];
+        oracle_rope(
+            (oracle_attention_size){
+                .n = r->first_token[s + 1] - first, .heads = heads, .kv_heads = heads, .head_size = size},
+            table->ref + (int64_t)first_position[s] * size, false, rig_row(qkv, first));
+    }
+    rig_compare(r, qkv, COLUMNS_ALL);
 }
 
 /* ---- The whole model ---- */
@@ -347,6 +363,7 @@ static const conformance_case cases[] = {
     {.name = "logits of last tokens", .run = logits},
     {.name = "logits of last tokens, of 512", .run = logits_many},
     {.name = "embed at positions", .run = embed_at_positions},
+    {.name = "rope at positions", .run = rope_at_positions},
     {.name = "model decoding", .run = model, .exact = true, .whole = true},
 };
 const conformance_group decoding_group = {"decoding", cases, sizeof cases / sizeof *cases};

@@ -63,6 +63,11 @@ static int64_t sequence_tokens(const model *m, int s) {
     return m->batch->first_token[s + 1] - m->batch->first_token[s];
 }
 
+static oracle_attention_size attention_size(const model *m, int s) {
+    int heads = m->base->shape.heads;
+    return (oracle_attention_size){sequence_tokens(m, s), heads, heads, m->base->shape.width / heads};
+}
+
 static void layer_allocate(const model *m, layer_state *l) {
     int64_t t = m->tokens, width = m->base->shape.width, ffn = m->base->shape.ffn;
     int64_t ra = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0,
@@ -112,8 +117,7 @@ static void attention_forward(model *m, int l) {
     if (rank > 0) oracle_lora(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, s->qkv);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
-                         s->qkv + 3 * first * width, s->o + first * width, NULL);
+        oracle_attention(attention_size(m, i), s->qkv + 3 * first * width, s->o + first * width, NULL);
     }
     oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL,
                   s->x, s->r);
@@ -257,8 +261,8 @@ static void attention_backward(model *m, int l, double *dx) {
     if (rank > 0) oracle_lora_backward(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, dx, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
-        oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
-                                  s->qkv + 3 * first * width, d_o + first * width, dqkv + 3 * first * width);
+        oracle_attention_backward(attention_size(m, i), s->qkv + 3 * first * width, d_o + first * width,
+                                  dqkv + 3 * first * width);
     }
     oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1,
                            slot(m, l, at->qkv_w), slot(m, l, at->qkv_b));
