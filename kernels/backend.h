@@ -7,6 +7,7 @@
 #ifndef COHORT_KERNELS_BACKEND_H
 #define COHORT_KERNELS_BACKEND_H
 
+#include "decoding.h"
 #include "kernels.h"
 
 #ifdef __cplusplus
@@ -19,9 +20,11 @@ extern "C" {
     X(linear)                                                                                                \
     X(rope)                                                                                                  \
     X(attention)                                                                                             \
+    X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
     X(swiglu)                                                                                                \
     X(head)                                                                                                  \
+    X(logits)                                                                                                \
     X(lora)                                                                                                  \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
@@ -120,6 +123,7 @@ struct ck_program {
     int n_ops, ops_capacity;
     int segment;   /* of the op being recorded */
     bool backward; /* an op that may write gradients was recorded: no global op may follow */
+    bool decodes;  /* attention with a cache was recorded */
     ck_tensor *tensors;
     bool finished;
     ck_status status;
@@ -187,6 +191,13 @@ ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...
 
 /* CK_BAD_ARGUMENT, with a message, where the wave contradicts itself or does not fit the program. */
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave);
+/* Its part for a decoding program (decoding.c), of a wave that is right otherwise. */
+ck_status ck_wave_check_decoding(const ck_program *program, const ck_wave *wave);
+
+/* Position of a sequence's first token of the wave. */
+static inline int32_t ck_first_position(const ck_wave *wave, int sequence) {
+    return wave->first_position ? wave->first_position[sequence] : 0;
+}
 
 static inline int64_t ck_align(int64_t floats) {
     return (floats + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;

@@ -64,7 +64,9 @@ typedef struct {
     int32_t n_shapes;
     const ck_shape *shapes;          /* [n_shapes] */
     const int32_t *tokens, *targets; /* [n_tokens] ids; target < 0: not counted */
-    const float *parameters;         /* backend memory: packs of all devices */
+    /* [n_sequences] position of each sequence's first token (NULL: 0); its place in caches (decoding.h) */
+    const int32_t *first_position, *cache_slot;
+    const float *parameters; /* backend memory: packs of all devices */
     /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *gradients;
     float *base_gradients; /* backend memory, only for programs that train the base; overwritten */
@@ -114,7 +116,7 @@ ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_token
  * Backward ops of frozen tensors give input gradients; the *_gradient offsets (floats into the base's
  * gradient pack, -1 = frozen) serve pre-training. */
 
-/* x_t = wte[token_t] + wpe[t - first token of its sequence]; wpe NULL: without the second. */
+/* x_t = wte[token_t] + wpe[position of t in its sequence]; wpe NULL: without the second. */
 typedef struct {
     ck_tensor *x;
     const float *wte, *wpe;

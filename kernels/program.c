@@ -51,7 +51,8 @@ static void __attribute__((format(printf, 2, 3))) refuse(ck_program *program, co
 
 static void settle_keeping(ck_program *program) {
     for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
-        if (tensor->first_segment != tensor->last_segment) tensor->keep = true;
+        bool used = tensor->first_segment >= 0;
+        if (tensor->first_segment != tensor->last_segment || (program->decodes && used)) tensor->keep = true;
     }
 }
 
@@ -64,6 +65,9 @@ ck_status ck_program_finish(ck_program *program) {
     if (program->status) return ck_fail(program->backend, program->status, "%s", program->error);
     if (program->finished)
         return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is finished already");
+    if (program->decodes && (program->backward || program->segment > 0))
+        return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                       "a program with attention over a cache has neither backward nor global ops");
     settle_keeping(program);
     ck_status status = program->backend->driver->program_place(program);
     program->finished = status == CK_OK;
@@ -292,6 +296,27 @@ RECORD(attention_backward) {
     USE(attention_backward, lse, EXACT, d->heads);
     USE(attention_backward, d_o, WIDE, (int64_t)d->heads * d->head_size);
     USE(attention_backward, dqkv, WIDE, columns);
+}
+
+RECORD(attention_cached) {
+    program->decodes = true;
+    POSITIVE(attention_cached, head_size);
+    POSITIVE(attention_cached, slots);
+    POSITIVE(attention_cached, positions);
+    PRESENT(attention_cached, keys);
+    PRESENT(attention_cached, values);
+    if (d->heads < 1 || d->kv_heads < 1 || d->heads % d->kv_heads != 0)
+        refuse(program, "attention_cached: %d key-value heads do not divide %d heads", d->kv_heads, d->heads);
+    USE(attention_cached, qkv, WIDE, (d->heads + 2 * (int64_t)d->kv_heads) * d->head_size);
+    USE(attention_cached, o, WIDE, d->heads * (int64_t)d->head_size);
+}
+
+RECORD(logits) {
+    POSITIVE(logits, width);
+    POSITIVE(logits, vocabulary);
+    PRESENT(logits, weight);
+    PRESENT(logits, logits);
+    USE(logits, x, WIDE, d->width);
 }
 
 RECORD(gelu) {

@@ -82,11 +82,13 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
     case CK_OP_rope_backward:
     case CK_OP_attention:
     case CK_OP_attention_backward:
+    case CK_OP_attention_cached:
     case CK_OP_gelu:
     case CK_OP_gelu_backward:
     case CK_OP_swiglu:
     case CK_OP_swiglu_backward:
     case CK_OP_head:
+    case CK_OP_logits:
     case CK_OP_balance:
     case CK_OP_COUNT:
         break; /* nothing of theirs depends on a device's shape */
@@ -141,5 +143,6 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave) {
     if (!program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is not finished");
     ck_status status = sequences_problem(program, wave);
-    return status ? status : devices_problem(program, wave);
+    if (!status) status = devices_problem(program, wave);
+    return status || !program->decodes ? status : ck_wave_check_decoding(program, wave);
 }

@@ -48,9 +48,7 @@ static void scores(const tile *t, float *s) {
             t->stride, 0, s, t->keys);
 }
 
-/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp.
- */
-static float softmax_row(float *restrict s, int visible, int keys) {
+float cpu_softmax_row(float *restrict s, int visible, int keys) {
     float largest = s[0], sum = 0;
 #pragma omp simd reduction(max : largest)
     for (int j = 0; j < visible; j++) largest = s[j] > largest ? s[j] : largest;
@@ -76,7 +74,7 @@ void cpu_attention(const void *descriptor, const cpu_block *block) {
             scores(&t, s);
             for (int i = 0; i < t.rows; i++) {
                 lse[(int64_t)(first + i) * d->lse->columns + head] =
-                    softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
+                    cpu_softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
             }
             gemm_nn(t.rows, t.dim, t.keys, 1, s, t.keys, t.v, t.stride, 0,
                     o + (int64_t)first * d->o->columns + at.q, d->o->columns);

@@ -53,6 +53,21 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
 /* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
 void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
 
+/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp. */
+float cpu_softmax_row(float *s, int visible, int keys);
+
+/* ---- Decoding (decoding.h): shares of an op over the whole wave, whose activations are kept */
+
+typedef struct {
+    int first, end;
+} cpu_range;
+/* Columns of y, of all tokens; scratch [n_tokens]. */
+void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns, float *scratch);
+/* Columns of all sequences' logits; scratch [n_sequences, width]. */
+void cpu_logits_columns(const ck_logits *d, const ck_wave *wave, cpu_range columns, float *scratch);
+/* One key-value head of a sequence, and the query heads that read it. */
+void cpu_attend_cached(const ck_attention_cached *d, const cpu_block *block, int kv_head);
+
 /* Rows of the MLP activation handled at once: the tile and its companions stay in L2. */
 static inline int cpu_tile_rows(int columns) {
     int rows = 32768 / columns / 16 * 16;
@@ -62,6 +77,7 @@ static inline int cpu_tile_rows(int columns) {
 /* Scratch an op needs, floats a worker. */
 int64_t cpu_head_scratch(const ck_head *d);
 int64_t cpu_attention_scratch(int max_sequence_tokens);
+int64_t cpu_attention_cached_scratch(const ck_attention_cached *d);
 /* lora, route, expert_expand and their backward */
 int64_t cpu_rank_space_scratch(int max_sequence_tokens);
 int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp); /* forward and backward */

@@ -1,4 +1,4 @@
-/* embed.c - x_t = wte[token_t] (+ wpe[t]): 12 D bytes a token, without wpe 8 D. */
+/* embed.c - x_t = wte[token_t] (+ wpe[position of t]): 12 D bytes a token, without wpe 8 D. */
 #include "cpu.h"
 
 #include <string.h>
@@ -7,6 +7,7 @@ void cpu_embed(const void *descriptor, const cpu_block *block) {
     const ck_embed *d = descriptor;
     float *x = cpu_rows(d->x, block);
     const int32_t *tokens = block->wave->tokens + block->first_token;
+    int64_t first = ck_first_position(block->wave, block->sequence);
     for (int t = 0; t < block->n_tokens; t++) {
         const float *token = d->wte + (int64_t)tokens[t] * d->width;
         float *row = x + (int64_t)t * d->width;
@@ -14,7 +15,7 @@ void cpu_embed(const void *descriptor, const cpu_block *block) {
             memcpy(row, token, (size_t)d->width * sizeof(float));
             continue;
         }
-        const float *position = d->wpe + (int64_t)t * d->width;
+        const float *position = d->wpe + (first + t) * d->width;
         for (int i = 0; i < d->width; i++) row[i] = token[i] + position[i];
     }
 }

@@ -1,6 +1,6 @@
 /* linear.c - frozen linears: 2 in out FLOPs a token forward, as many for dx and for dW. */
 #include "cpu.h"
-#include "gemm.h"
+#include "gemm_stream.h"
 
 #include <string.h>
 
@@ -25,6 +25,32 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
     }
     gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in,
                 addend, cpu_rows(d->y, block), d->y->columns);
+}
+
+/* c of every token; NULL: 1 throughout. */
+static const float *bias_scales(const ck_linear *d, const ck_wave *wave, float *scales) {
+    const float *gates = d->gates ? d->gates->data : NULL;
+    if (!d->bias || !gates || wave->n_devices == 0) return NULL;
+    for (int i = 0; i < wave->n_devices; i++) {
+        bool mlp = wave->shapes[wave->devices[i].shape].mix == CK_MIX_MLP;
+        int64_t end = wave->first_token[wave->first_sequence[i + 1]];
+        for (int64_t t = wave->first_token[wave->first_sequence[i]]; t < end; t++)
+            scales[t] = mlp ? gate_sum(gates + t * CK_MAX_EXPERTS) : 1.0f;
+    }
+    return scales;
+}
+
+void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns, float *scratch) {
+    int first = columns.first;
+    gemm_addend addend = {.bias = d->bias ? d->bias + first : NULL,
+                          .bias_scale = bias_scales(d, wave, scratch)};
+    if (d->residual) {
+        addend.residual = (const float *)d->residual->data + first;
+        addend.residual_stride = d->residual->columns;
+    }
+    gemm_stream((int)wave->first_token[wave->n_sequences], columns.end - first, d->in, d->x->data,
+                d->x->columns, d->weight + (int64_t)first * d->in, d->in, addend, (float *)d->y->data + first,
+                d->y->columns);
 }
 
 void cpu_column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {

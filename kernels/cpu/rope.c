@@ -29,8 +29,9 @@ static void turn_rows(float *rows, int stride, const float *table, int heads, in
 
 void cpu_rope(const void *descriptor, const cpu_block *block) {
     const ck_rope *d = descriptor;
-    turn_rows(cpu_rows(d->qkv, block), d->qkv->columns, d->table, d->heads + d->kv_heads, d->head_size,
-              block->n_tokens, 1);
+    int64_t first = ck_first_position(block->wave, block->sequence);
+    turn_rows(cpu_rows(d->qkv, block), d->qkv->columns, d->table + first * d->head_size,
+              d->heads + d->kv_heads, d->head_size, block->n_tokens, 1);
 }
 
 void cpu_rope_backward(const void *descriptor, const cpu_block *block) {

@@ -18,7 +18,7 @@
  * heads: 4 (H + G) d in bf16. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of
  * products: memory up to n of about 700.
  */
-#include "attention.cuh"
+#include "attention_tile.cuh"
 
 template <typename T> struct attention_op {
     attention_size size;
@@ -26,82 +26,6 @@ template <typename T> struct attention_op {
     cuda_rows<T> o;
     cuda_rows<float> lse;
 };
-
-template <typename T, int DIM> using query_factor = row_factor<T, DIM, room_to_hold<T, DIM>>;
-
-/* Of a warp's 16 rows: the result so far, its rows' largest score and sum of exponentials (the lane's share).
- */
-template <int DIM> struct softmax_state { float o[DIM / 8][4], largest[2], sum[2]; };
-
-template <int DIM> static __device__ __forceinline__ void begin_softmax(softmax_state<DIM> &state) {
-    CK_UNROLL
-    for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] = 0;
-    CK_UNROLL
-    for (int half = 0; half < 2; half++) {
-        state.largest[half] = -INFINITY;
-        state.sum[half] = 0;
-    }
-}
-
-/* s = Q K^T for the first `units` of 16 keys. */
-template <typename T, int DIM, int N>
-static __device__ __forceinline__ void score(float s[N][4], const query_factor<T, DIM> &q, shared<const T> k,
-                                             int units) {
-    CK_UNROLL
-    for (int i = 0; i < DIM / 16; i++) {
-        left_factor<T> a = factor_part(q, i);
-        CK_UNROLL
-        for (int u = 0; u < N / 2; u++) {
-            if (u < units)
-                multiply_two(s + 2 * u, a,
-                             load_right<tile_stride<DIM>>(k + (16 * u * tile_stride<DIM> + 16 * i)));
-        }
-    }
-}
-
-/* s -> exp(scale s - scale m), and what was summed before, rescaled to the new m. A row's first key is never
- * masked, so m is finite. */
-template <int DIM, int N>
-static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale2) {
-    float correction[2], shift[2];
-    CK_UNROLL
-    for (int half = 0; half < 2; half++) {
-        float largest = state.largest[half];
-        CK_UNROLL
-        for (int n = 0; n < N; n++) largest = fmaxf(largest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        largest = quad_max(largest);
-        correction[half] = fast_exp2(scale2 * (state.largest[half] - largest));
-        shift[half] = -scale2 * largest;
-        state.largest[half] = largest;
-        state.sum[half] *= correction[half];
-    }
-    CK_UNROLL
-    for (int i = 0; i < 4 * N; i++) {
-        s[i / 4][i % 4] = fast_exp2(fmaf(scale2, s[i / 4][i % 4], shift[i % 4 / 2]));
-        state.sum[i % 4 / 2] += s[i / 4][i % 4];
-    }
-    CK_UNROLL
-    for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] *= correction[i % 4 / 2];
-}
-
-/* A warp's rows against the keys of a tile; whole: all of them are before all of the rows. */
-template <typename T, int DIM, bool whole>
-static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q,
-                                              shared<const T> k, int row, int key, float scale2) {
-    constexpr int KEYS = passing_rows<T, DIM>, N = KEYS / 8;
-    /* of 16 keys that one of the rows sees; both are multiples of 16 */
-    int units = whole ? KEYS / 16 : (row - key) / 16 + 1;
-    shared<const T> v = k + KEYS * tile_stride<DIM>;
-    float s[N][4] = {};
-    score<T, DIM, N>(s, q, k, units);
-    if (!whole) mask_scores<N>(s, row, key);
-    softmax_step<DIM, N>(state, s, scale2);
-    CK_UNROLL
-    for (int u = 0; u < KEYS / 16; u++) {
-        if (u < units)
-            add_rows<T, DIM>(state.o, left_of<T>(s[2 * u], s[2 * u + 1]), v + 16 * u * tile_stride<DIM>);
-    }
-}
 
 template <typename T, int DIM>
 static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op, softmax_state<DIM> &state,
@@ -150,9 +74,10 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
         if (key == 0) factor = factor_of<T, DIM, room_to_hold<T, DIM>>(queries + 16 * warp * STRIDE);
         shared<const T> keys = passing + 2 * turn * KEYS * STRIDE;
         if (key + KEYS <= row) {
-            attend<T, DIM, true>(state, factor, keys, row, key, op.size.scale2);
+            attend<T, DIM, true>(state, factor, keys, row, key, KEYS / 16, op.size.scale2);
         } else {
-            attend<T, DIM, false>(state, factor, keys, row, key, op.size.scale2);
+            /* row and key are multiples of 16 */
+            attend<T, DIM, false>(state, factor, keys, row, key, (row - key) / 16 + 1, op.size.scale2);
         }
     }
     if (row < end) finish_softmax<T, DIM>(&op, state, &place, row, queries + 16 * warp * STRIDE);

@@ -1,4 +1,4 @@
-/* embed.cu - x_t = wte[token_t] (+ wpe[t - first token of its sequence]), and its backward in pre-training.
+/* embed.cu - x_t = wte[token_t] (+ wpe[position of t in its sequence]), and its backward in pre-training.
  *
  *   dwte[v] += sum over the tokens t with id v of dx_t, in their order
  *       dwpe[i] = sum over sequences longer than i of dx_(first + i)
@@ -22,7 +22,8 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
                  int width) {
     int64_t token = (int64_t)blockIdx.x * EMBED_WARPS + threadIdx.x / 32;
     if (token >= wave.n_tokens) return;
-    int64_t position = token - record(wave.sequences + wave.sequence_of[token])->first_token;
+    const cuda_sequence *sequence = record(wave.sequences + wave.sequence_of[token]);
+    int64_t position = sequence->first_position + token - sequence->first_token;
     global<const float> row = wte + (int64_t)wave.tokens[token] * width;
     for (int i = (int)(threadIdx.x % 32) * W; i < width; i += 32 * W) {
         float v[W], p[W];

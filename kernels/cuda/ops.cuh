@@ -52,6 +52,7 @@ CK_OPS(X)
     X(linear_backward)                                                                                       \
     X(attention_backward)                                                                                    \
     X(head)                                                                                                  \
+    X(logits)                                                                                                \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
@@ -67,6 +68,7 @@ CK_OPS(X)
     X(rope)                                                                                                  \
     X(rope_backward)                                                                                         \
     X(attention)                                                                                             \
+    X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
     X(gelu_backward)                                                                                         \
     X(swiglu)                                                                                                \

@@ -33,11 +33,13 @@ static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
     case CK_OP_rope_backward:
     case CK_OP_attention:
     case CK_OP_attention_backward:
+    case CK_OP_attention_cached:
     case CK_OP_gelu:
     case CK_OP_gelu_backward:
     case CK_OP_swiglu:
     case CK_OP_swiglu_backward:
     case CK_OP_head:
+    case CK_OP_logits:
     case CK_OP_route:
     case CK_OP_expert_activation:
     case CK_OP_expert_activation_backward:
@@ -206,6 +208,7 @@ static const char *copy_weights(const ck_program *program, cuda_program *p) {
         if (op->kind == CK_OP_linear) weight = op->as.linear.weight, bias = op->as.linear.bias;
         if (op->kind == CK_OP_linear_backward) weight = op->as.linear_backward.weight;
         if (op->kind == CK_OP_head) weight = op->as.head.wte;
+        if (op->kind == CK_OP_logits) weight = op->as.logits.weight;
         problem = copy_weight(program->backend, p, weight);
         if (!problem) problem = copy_weight(program->backend, p, bias);
     }
@@ -221,6 +224,7 @@ static const char *unsupported(const ck_program *program) {
         const ck_op *op = &program->ops[i];
         bool wide = op->kind == CK_OP_attention && op->as.attention.head_size > HEAD_COLUMNS;
         wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.head_size > HEAD_COLUMNS;
+        wide |= op->kind == CK_OP_attention_cached && op->as.attention_cached.head_size > HEAD_COLUMNS;
         if (wide) return "attention on a GPU needs heads of at most 128 columns";
     }
     return nullptr;

@@ -51,12 +51,14 @@ static int layer_of(const ck_op *op) {
     case CK_OP_rope:
     case CK_OP_rope_backward:
     case CK_OP_attention:
+    case CK_OP_attention_cached:
     case CK_OP_attention_backward:
     case CK_OP_gelu:
     case CK_OP_gelu_backward:
     case CK_OP_swiglu:
     case CK_OP_swiglu_backward:
     case CK_OP_head:
+    case CK_OP_logits:
     case CK_OP_balance:
     case CK_OP_COUNT:
         break;

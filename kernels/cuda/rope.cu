@@ -26,7 +26,8 @@ template <typename T, int W>
 static __global__ void __launch_bounds__(32 * ROPE_WARPS) rope_kernel(rope_op<T> op) {
     int64_t token = (int64_t)blockIdx.x * ROPE_WARPS + threadIdx.x / 32;
     if (token >= op.wave.n_tokens) return;
-    int64_t position = token - record(op.wave.sequences + op.wave.sequence_of[token])->first_token;
+    const cuda_sequence *sequence = record(op.wave.sequences + op.wave.sequence_of[token]);
+    int64_t position = sequence->first_position + token - sequence->first_token;
     int pieces = op.half / W;
     for (int i = (int)(threadIdx.x % 32); i < op.heads * pieces; i += 32) {
         int head = i / pieces, pair = i % pieces * W;

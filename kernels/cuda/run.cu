@@ -21,7 +21,12 @@ static void list_sequences(const ck_wave *wave, cuda_sequence *sequences, int32_
     int32_t whole = wave->n_devices ? 0 : count_targets(wave, 0, wave->first_token[wave->n_sequences]);
     for (int32_t s = 0; s < wave->n_sequences; s++) {
         int64_t first = wave->first_token[s], end = wave->first_token[s + 1];
-        sequences[s] = cuda_sequence{first, (int32_t)(end - first), -1, whole};
+        sequences[s] = cuda_sequence{first,
+                                     (int32_t)(end - first),
+                                     -1,
+                                     ck_first_position(wave, s),
+                                     wave->cache_slot ? wave->cache_slot[s] : 0,
+                                     whole};
         for (int64_t t = first; t < end; t++) sequence_of[t] = s;
     }
     for (int32_t d = 0; d < wave->n_devices; d++) {

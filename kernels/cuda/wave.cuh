@@ -26,7 +26,8 @@ typedef struct {
 
 typedef struct {
     int64_t first_token;
-    int32_t n_tokens, device; /* device: -1 without devices */
+    int32_t n_tokens, device;           /* device: -1 without devices */
+    int32_t first_position, cache_slot; /* as in ck_wave */
     /* targets >= 0 of the loss mean it belongs to: its device's, or the wave's without devices */
     int32_t counted;
 } cuda_sequence;

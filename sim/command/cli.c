@@ -27,8 +27,8 @@ enum {
     ON_PRETRAIN = 1 << COMMAND_PRETRAIN,
     ON_DATA = 1 << COMMAND_DATA
 };
-enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT };
-enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
+enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT, ON_GENERATE = 1 << COMMAND_GENERATE };
+enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN | ON_GENERATE };
 
 typedef struct {
     const char *name, *value; /* value: what it is called in help; NULL: takes none */
@@ -49,6 +49,19 @@ static const option_row OPTIONS[] = {
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
     {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
     {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
+    {"prompt", "TEXT", ON_GENERATE, 'm',
+     "text to go on from, of a base whose tokens are bytes; may be repeated"},
+    {"tokens", "N,N,...", ON_GENERATE, 'k', "token ids to go on from; prints ids; may be repeated"},
+    {"population", "NAME", ON_GENERATE, 'p', "only populations of that name"},
+    {"device", "N", ON_GENERATE, 'd', "only the device of that number, from 0 (default: all)"},
+    {"max-tokens", "N", ON_GENERATE, 'n', "tokens to add, at most (default 64)"},
+    {"temperature", "X", ON_GENERATE, 'u', "sample at this temperature (default 0: the likeliest token)"},
+    {"top-k", "N", ON_GENERATE, 'K', "sample among the N likeliest tokens (default: all)"},
+    {"seed", "N", ON_GENERATE, 'S', "of the sampling's random numbers (default 0)"},
+    {"eos", "N", ON_GENERATE, 'E',
+     "token id that ends a text (default: eos_token_id of the base's config.json)"},
+    {"json", NULL, ON_GENERATE, 'j', "print JSON: text, token ids and the reason of the end, for each text"},
+    {"speed", NULL, ON_GENERATE, 'V', "also measure: tokens a second, and the share of the memory's rate"},
     {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
     {"resume", NULL, ON_RUN, 'r',
      "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
@@ -56,7 +69,7 @@ static const option_row OPTIONS[] = {
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
      "share the devices among N processes of this machine, started by mpirun"},
-    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
+    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
     {"help", NULL, ON_ALL, 'h', "describe the command"},
@@ -121,6 +134,17 @@ static const command_row COMMANDS[] = {
                       "matplotlib and h5py: the first of\n"
                       "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
                       "  cohort plot results/quickstart-1a2b3c4d\n"},
+    [COMMAND_GENERATE] =
+        {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result",
+         "Lets devices go on from a prompt: those of a result as of its last checkpoint, those of a "
+         "configuration as they start.\n"
+         "All devices are decoded together, each with its own adapters, and printed by name. A text ends at "
+         "the end token, after\n"
+         "--max-tokens tokens, or where the base's context is full. The same seed gives the same text, "
+         "whatever else is decoded.\n"
+         "Where the vocabulary is not 256 bytes, --tokens takes and prints ids: Cohort has no tokenizer.\n\n"
+         "  cohort generate results/quickstart-1a2b3c4d --prompt 'Once upon' --population local --device 0\n"
+         "  cohort generate results/quickstart-1a2b3c4d --prompt A --temperature 0.8 --top-k 40 --seed 7\n"},
     [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
                       "Topics: any command, settings (all keys of a configuration), methods (how devices "
                       "learn together).\n\n"
@@ -265,6 +289,26 @@ static void refuse_second(cli_command command, int letter, problems *list) {
                     COMMANDS[command].name, OPTIONS[i].name, optarg);
 }
 
+static double read_temperature(const char *text, problems *list) {
+    char *end = NULL;
+    double value = strtod(text, &end);
+    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
+    if (!whole || *end != '\0' || !(value >= 0 && value <= 1e6))
+        problem(list, EXIT_INPUT, "generate: --temperature '%s' must be a number of at least 0 (0.8)", text);
+    return value;
+}
+
+static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems *list) {
+    if (a->n_prompts > 0 && tokens != a->tokens)
+        problem(list, EXIT_INPUT, "generate: --prompt and --tokens exclude each other; write one of them");
+    if (a->n_prompts == CLI_MAX_WORDS) {
+        problem(list, EXIT_INPUT, "generate: more than %d prompts", CLI_MAX_WORDS);
+        return;
+    }
+    a->tokens = tokens;
+    a->prompts[a->n_prompts++] = text;
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
     switch (letter) {
     case 's':
@@ -294,6 +338,28 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'd':
         a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
+        break;
+    case 'm':
+    case 'k':
+        add_prompt(a, letter == 'k', optarg, list);
+        break;
+    case 'n':
+        a->max_tokens = (int)read_whole(a->command, "max-tokens", optarg, 1, 1 << 24, list);
+        break;
+    case 'u':
+        a->temperature = read_temperature(optarg, list);
+        break;
+    case 'K':
+        a->top_k = (int)read_whole(a->command, "top-k", optarg, 1, INT_MAX, list);
+        break;
+    case 'E':
+        a->end_token = (int)read_whole(a->command, "eos", optarg, 0, INT_MAX, list);
+        break;
+    case 'j':
+        a->json = true;
+        break;
+    case 'V':
+        a->speed = true;
         break;
     case 'P':
         a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
@@ -333,7 +399,7 @@ static void take_options(int argc, char **argv, cli_arguments *a, problems *list
             refuse_option(a->command, argv[optind - 1], list);
         else if (letter == ':')
             missing_value(a->command, (char)optopt, list);
-        else if (given[letter] && letter != 's')
+        else if (given[letter] && !strchr("smk", letter))
             refuse_second(a->command, letter, list);
         else
             take_option(a, letter, list);
@@ -377,7 +443,8 @@ static void check_data(const cli_arguments *a, problems *list) {
 
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
-    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1};
+    *out = (cli_arguments){
+        .valid_share = 0.1, .test_share = 0.1, .device = -1, .max_tokens = 64, .end_token = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
@@ -385,6 +452,9 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
         check_export(out, list);
     if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
+    if (!out->help && out->command == COMMAND_GENERATE && out->n_prompts == 0 &&
+        problems_count(list) == before)
+        problem(list, EXIT_INPUT, "generate: --prompt is missing; `cohort generate --help` shows an example");
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "collective/collective.h"
 #include "command/cli.h"
+#include "command/generate.h"
 #include "command/launch.h"
 #include "command/plot.h"
 #include "config/config.h"
@@ -152,7 +153,7 @@ static exit_code export_tables(const cli_arguments *a, problems *list) {
 }
 
 static exit_code export_adapters(const cli_arguments *a, problems *list) {
-    peft_selection wanted = {
+    device_selection wanted = {
         .population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
     peft_written written;
     exit_code code = peft_export(a->words[0], a->adapters, &wanted, &written, list);
@@ -224,6 +225,8 @@ static exit_code execute(const command_line *c, problems *list) {
         return export(a, list);
     case COMMAND_PLOT:
         return plot_result(a->words[0], a->out, list);
+    case COMMAND_GENERATE:
+        return generate_texts(a, list);
     case COMMAND_HELP:
         return help(a, list);
     case COMMAND_VERSION:

@@ -33,11 +33,15 @@ void model_norm(ck_program *program, const model_base *base, const ck_tensor *x,
                                    .kind = model_family_of(&base->shape)->norm});
 }
 
+void model_turn(ck_program *program, const model_base *base, ck_tensor *qkv) {
+    const model_family *family = model_family_of(&base->shape);
+    if (family->turn) family->turn(program, base, qkv);
+}
+
 void model_attention(ck_program *program, const model_base *base, ck_tensor *qkv, ck_tensor *o,
                      ck_tensor *lse) {
     const base_shape *s = &base->shape;
-    const model_family *family = model_family_of(s);
-    if (family->turn) family->turn(program, base, qkv);
+    model_turn(program, base, qkv);
     ck_op_attention(program, &(ck_attention){.qkv = qkv,
                                              .o = o,
                                              .lse = lse,

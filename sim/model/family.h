@@ -35,6 +35,8 @@ const float *model_weight(const model_base *base, int64_t layer0_offset, int lay
 void model_embed(ck_program *program, const model_base *base, ck_tensor *x);
 void model_norm(ck_program *program, const model_base *base, const ck_tensor *x, ck_tensor *y,
                 ck_tensor *stats, const float *gain, const float *bias);
+/* Positions into q and k, where the family turns them. */
+void model_turn(ck_program *program, const model_base *base, ck_tensor *qkv);
 /* Turns q and k inside qkv first; backward: dqkv is that of qkv before. */
 void model_attention(ck_program *program, const model_base *base, ck_tensor *qkv, ck_tensor *o,
                      ck_tensor *lse);

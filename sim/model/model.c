@@ -1,4 +1,4 @@
-/* model.c - the transformer with adapters, as two programs: a training step, and an evaluation.
+/* model.c - the transformer with adapters, as three programs: a training step, an evaluation, and decoding.
  *
  *   x_0 = embed                                    n1 = norm(x_l)             qkv = W_qkv n1 + LoRA_qkv(n1)
  *   x'  = x_l + W_out o + LoRA_out(o)              o = attention(qkv)         n2 = norm(x')
@@ -27,6 +27,8 @@ typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
+    const model_decoding *decoding; /* NULL: whole sequences, and a loss */
+    ck_precision precision;
     int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
@@ -184,6 +186,37 @@ static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, 
 static const ck_site qkv_sites[] = {CK_SITE_QKV, CK_SITE_Q, CK_SITE_K, CK_SITE_V};
 enum { N_QKV = sizeof qkv_sites / sizeof *qkv_sites };
 
+/* Bytes of the keys of a layer; its values take as much. */
+static size_t keys_bytes(const base_shape *s, ck_precision precision, int32_t slots, int32_t positions) {
+    return ck_keys_bytes(precision, slots, s->kv_heads, positions, s->head_size);
+}
+
+size_t model_cache_bytes(const base_shape *base, ck_precision precision, int32_t slots, int32_t positions) {
+    return 2 * (size_t)base->layers * keys_bytes(base, precision, slots, positions);
+}
+
+static void attention(recorder *r, int l) {
+    const base_shape *s = &r->base->shape;
+    const layer_tensors *t = &r->layers[l];
+    const model_decoding *d = r->decoding;
+    if (!d) {
+        model_attention(r->program, r->base, t->qkv, t->o, t->lse);
+        return;
+    }
+    model_turn(r->program, r->base, t->qkv);
+    size_t bytes = keys_bytes(s, r->precision, d->slots, d->positions);
+    char *keys = (char *)d->cache + 2 * (size_t)l * bytes;
+    ck_op_attention_cached(r->program, &(ck_attention_cached){.qkv = t->qkv,
+                                                              .o = t->o,
+                                                              .keys = keys,
+                                                              .values = keys + bytes,
+                                                              .slots = d->slots,
+                                                              .positions = d->positions,
+                                                              .heads = s->heads,
+                                                              .kv_heads = s->kv_heads,
+                                                              .head_size = s->head_size});
+}
+
 static void attention_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
@@ -196,7 +229,7 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = base_qkv_width(s)});
     for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
-    model_attention(r->program, r->base, t->qkv, t->o, t->lse);
+    attention(r, l);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
@@ -256,6 +289,14 @@ static void head(recorder *r, ck_tensor *dx) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, at(r, w->lnf_gain, 0), at(r, w->lnf_bias, 0));
+    if (r->decoding) {
+        ck_op_logits(r->program, &(ck_logits){.x = r->nf,
+                                              .weight = at(r, w->head, 0),
+                                              .logits = r->decoding->logits,
+                                              .width = s->width,
+                                              .vocabulary = s->vocabulary});
+        return;
+    }
     ck_op_head(r->program, &(ck_head){.x = r->nf,
                                       .dx = dx,
                                       .wte = at(r, w->head, 0),
@@ -384,14 +425,13 @@ static void balance(recorder *r) {
 }
 
 /* Records without finishing, so that the size of a program can be asked before it is allocated. */
-static exit_code record(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                        const ck_capacity *capacity, const model_outputs *outputs, bool train,
-                        ck_program **out, problems *list) {
-    recorder r = {.base = base, .out = outputs};
+static exit_code record(ck_backend *backend, recorder r, const ck_shape *shapes, int n_shapes,
+                        const ck_capacity *capacity, bool train, ck_program **out, problems *list) {
+    r.precision = capacity->precision;
     exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program),
                                     "recording the model");
     if (code != EXIT_OK) return code;
-    r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
+    r.layers = calloc((size_t)r.base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
         ck_program_destroy(r.program);
         return problem(list, EXIT_ENVIRONMENT, "recording the model: out of memory");
@@ -399,7 +439,7 @@ static exit_code record(ck_backend *backend, const model_base *base, const ck_sh
     measure_shapes(&r, shapes, n_shapes);
     create_tensors(&r, train);
     forward(&r);
-    if (train && outputs->balance_coefficient) balance(&r);
+    if (train && r.out->balance_coefficient) balance(&r);
     if (train) backward(&r);
     free(r.layers);
     *out = r.program;
@@ -418,7 +458,8 @@ exit_code model_record_step(ck_backend *backend, const model_base *base, const c
                             const ck_capacity *capacity, const model_outputs *outputs, ck_program **out,
                             problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, true, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            true, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -426,7 +467,18 @@ exit_code model_record_evaluation(ck_backend *backend, const model_base *base, c
                                   int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                                   ck_program **out, problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, false, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            false, out, list);
+    return code != EXIT_OK ? code : finish(backend, out, list);
+}
+
+exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                                ck_program **out, problems *list) {
+    const model_outputs none = {0};
+    *out = NULL;
+    exit_code code = record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes,
+                            n_shapes, capacity, false, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -434,7 +486,8 @@ exit_code model_program_bytes(ck_backend *backend, const model_base *base, const
                               int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                               bool train, size_t *bytes, problems *list) {
     ck_program *program = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, train, &program, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            train, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);
     ck_program_destroy(program);
     return code;

@@ -157,5 +157,7 @@ bool population_shares(const population *p, const ck_part *part);
 int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count);
 /* Writes a new device's pack [shape->total], from random numbers. */
 void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);
+/* The same of any device: from the folder that fleet.adapters names, where it does. */
+exit_code fleet_initial_pack(const fleet *f, const device *d, float *pack, problems *list);
 
 #endif

@@ -73,6 +73,12 @@ static exit_code read_pack(const fleet *f, const device *d, float *pack, problem
     return code;
 }
 
+exit_code fleet_initial_pack(const fleet *f, const device *d, float *pack, problems *list) {
+    if (f->adapters) return read_pack(f, d, pack, list);
+    fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], pack);
+    return EXIT_OK;
+}
+
 /* After a few bad files the rest would say the same. Each is read into the same place: what is in it counts,
  * too. */
 exit_code packs_check(const fleet *f, problems *list) {

@@ -161,6 +161,47 @@ BITS(different_devices_differ) {
     bits_free(results, BITS_DEVICES);
 }
 
+static void decode(int threads, const int *order, int n, bits_result *results) {
+    ck_backend *backend = open_threads(threads);
+    bits_decode(world, backend, order, n, results, &c);
+    ck_close(backend);
+    cr_assert(c.failures == 0, "%s", c.message);
+}
+
+BITS(decoding_alone_or_among_a_hundred) {
+    bits_result together[BITS_DEVICES], alone;
+    int order[BITS_DEVICES];
+    in_order(order, false);
+    decode(2, order, BITS_DEVICES, together);
+    for (int d = 0; d < BITS_DEVICES; d++) {
+        decode(1, &d, 1, &alone);
+        cr_expect(all_finite(&alone), "device %d gave a logit that is not finite", d);
+        cr_expect(bits_equal(&together[d], &alone), "device %d decodes otherwise alone than among the others",
+                  d);
+        bits_free(&alone, 1);
+    }
+    /* that the comparison can fail */
+    alone = together[0];
+    alone.values = together[7].values;
+    cr_expect(!bits_equal(&together[0], &alone));
+    bits_free(together, BITS_DEVICES);
+}
+
+BITS(decoding_on_any_number_of_threads) {
+    bits_result one[BITS_DEVICES], many[BITS_DEVICES];
+    int order[BITS_DEVICES];
+    in_order(order, true);
+    decode(1, order, BITS_DEVICES, one);
+    for (int threads = 2; threads <= 5; threads++) {
+        decode(threads, order, BITS_DEVICES, many);
+        for (int d = 0; d < BITS_DEVICES; d++)
+            cr_expect(bits_equal(&one[d], &many[d]), "device %d decodes otherwise on %d threads", order[d],
+                      threads);
+        bits_free(many, BITS_DEVICES);
+    }
+    bits_free(one, BITS_DEVICES);
+}
+
 BITS(pretraining_on_any_number_of_threads) {
     bits_result one = {0};
     for (int threads = 1; threads <= 3; threads++) {
