@@ -83,7 +83,7 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     model_outputs step = {.loss = unread},
                   evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
     model_outputs record = {.loss = unread, .gate_record = unread};
-    if (d->balanced) step.top_k_count = step.p_sum = step.balance_coefficient = step.balance_value = unread;
+    if (d->balanced) step.top_k_count = step.balance_coefficient = unread;
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);
@@ -117,12 +117,12 @@ static size_t exchange_bytes(const fleet *f) {
     return f->place.processes > 1 ? 2 * (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK) * sizeof(float) : 0;
 }
 
-/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a
+/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, two of a
  * balanced step; the record is one a token on both. Two waves take turns. */
 static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
                            bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
+    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 6 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) +
            2 * wave_bytes(&plan->limits);
