@@ -35,7 +35,6 @@ static exit_code save(rounds *r, int round, problems *list) {
     exit_code code =
         processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
     if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
-    if (code == EXIT_OK) r->session->saved_round = round;
     return code;
 }
 
@@ -44,14 +43,14 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
     const settings *s = r->session->settings;
     int processes = ck_processes(r->session->collective);
     char again[40] = "";
-    if (!(processes > 1 ? r->session->stop : interrupted)) return EXIT_OK;
+    if (!(processes > 1 ? r->session->agreed.stop : interrupted)) return EXIT_OK;
     if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
-    exit_code code = save(r, r->session->round - 1, list);
+    exit_code code = save(r, r->session->at.round - 1, list);
     char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
     problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
             "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s "
             "--resume%s",
-            r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "",
+            r->session->at.round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "",
             config, folder, again);
     free(config);
     free(folder);
@@ -59,16 +58,16 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
 }
 
 static void show(progress *bar, const session *s) {
-    double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
-    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round,
-                    s->settings->rounds, 1e-3 * rate, s->step_loss);
+    double rate = s->agreed.expert_seconds > 0.0 ? s->agreed.expert_tokens / s->agreed.expert_seconds : 0.0;
+    progress_update(bar, s->steps.taken, "round %d/%d  %.1f k tokens/s  loss %.3f", s->at.round,
+                    s->settings->rounds, 1e-3 * rate, s->agreed.step_loss);
 }
 
 /* All that are left: a resumed run may be within the round. */
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
-    int taken = (int)(s->local_step - (int64_t)(s->round - 1) * s->settings->local_steps);
+    int taken = (int)(s->steps.taken - (int64_t)(s->at.round - 1) * s->settings->local_steps);
     if (taken == 0) session_begin_round(s);
     while (taken < s->settings->local_steps && code == EXIT_OK) {
         code = session_local_step(s, list);
@@ -100,12 +99,12 @@ static exit_code evaluate_after(session *s, problems *list) {
 
 static exit_code aggregate(session *s, problems *list) {
     for (int i = 0; i < s->fleet->n_devices; i++) {
-        const device *d = &s->fleet->devices[i];
+        device *d = &s->fleet->devices[i];
         int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
         metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] =
             bytes;
-        s->bytes_up[i] += bytes;
-        s->bytes_down[i] += bytes;
+        d->bytes_up += bytes;
+        d->bytes_down += bytes;
     }
     return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
 }
@@ -115,7 +114,7 @@ static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
                                        METRIC_TIME_TOTAL};
     session *s = r->session;
     for (int i = 0; i < 4; i++) *metric_doubles(&s->numbers, times[i]) = seconds[i];
-    *metric_ints(&s->numbers, METRIC_ROUND) = s->round;
+    *metric_ints(&s->numbers, METRIC_ROUND) = s->at.round;
     exit_code code = session_gather_round(s, list);
     if (r->trace) metric_row_derive(&s->numbers);
     if (code == EXIT_OK && r->trace) code = trace_append(r->trace, &s->numbers, list);
@@ -124,7 +123,7 @@ static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
 
 static exit_code one_round(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
-    bool evaluated = s->round % s->settings->evaluate.every == 0 || s->round == s->settings->rounds;
+    bool evaluated = s->at.round % s->settings->evaluate.every == 0 || s->at.round == s->settings->rounds;
     double start = run_clock();
     exit_code code = local_steps(r, bar, list);
     double trained = run_clock();
@@ -148,13 +147,14 @@ exit_code rounds_run(rounds *r, problems *list) {
     progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
     interrupted = 0;
     stop_signals_catch(on_signal, STOP_SECOND_ENDS, &before);
-    s->interrupted = &interrupted;
-    for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
+    agreement_watch(&s->agreed, &interrupted);
+    for (s->at.round = r->checkpoint->round + 1; s->at.round <= config->rounds && code == EXIT_OK;
+         s->at.round++) {
         code = one_round(r, bar, list);
-        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
-        if (code == EXIT_OK && due) code = save(r, s->round, list);
+        bool due = s->at.round % config->checkpoint_every == 0 && s->at.round < config->rounds;
+        if (code == EXIT_OK && due) code = save(r, s->at.round, list);
     }
-    s->interrupted = NULL;
+    agreement_watch(&s->agreed, NULL);
     stop_signals_release(&before);
     progress_finish(bar);
     return code;

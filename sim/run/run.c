@@ -117,7 +117,7 @@ static exit_code open_session(run *r, problems *list) {
         outline_free(&outline);
     if (code != EXIT_OK) return code;
     if (r->first) report_overlaps(r->quiet, r->session->fleet);
-    r->session->result = r->folder.path;
+    r->session->at.result = r->folder.path;
     return processes_agree(r->collective, checkpoints_create(r->session, &r->checkpoint, list), list);
 }
 
@@ -135,7 +135,7 @@ static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
     if (code == EXIT_OK && r->first)
-        code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+        code = result_keep_base(r->settings, &r->session->programs.base.shape, &r->folder, list);
     code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
     if (code == EXIT_OK && r->folder.resumes)
