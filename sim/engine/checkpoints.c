@@ -102,10 +102,10 @@ static exit_code clear_population(const session *s, const population *p, problem
     const fleet *f = s->fleet;
     span packs = packs_of(f, p);
     ck_status status = clear(s, f->parameters, packs);
-    if (status == CK_OK) status = clear(s, f->moment1, packs);
-    if (status == CK_OK) status = clear(s, f->moment2, packs);
-    if (status == CK_OK) status = clear(s, f->carried, carried_of(f, p));
-    if (status == CK_OK) status = ck_wait(s->stream);
+    THEN(status, clear(s, f->moment1, packs));
+    THEN(status, clear(s, f->moment2, packs));
+    THEN(status, clear(s, f->carried, carried_of(f, p)));
+    THEN(status, ck_wait(s->stream));
     return kernel_problem(list, s->backend, status, "clearing the adapters of a population that stopped");
 }
 
@@ -198,7 +198,7 @@ static exit_code take_numbers(session *s, int round, checkpoint *c, problems *li
     for (int i = 0; i < f->n_populations; i++)
         save_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
     exit_code code = gather_devices(s, c, list);
-    if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
+    if (is_within_a_round(s, round)) THEN(code, session_gather_steps(s, list));
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->steps.taken;
@@ -207,7 +207,7 @@ static exit_code take_numbers(session *s, int round, checkpoint *c, problems *li
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
     exit_code code = bring_back_stopped(s, c, path, list);
-    if (code == EXIT_OK) code = take_numbers(s, round, c, list);
+    THEN(code, take_numbers(s, round, c, list));
     THEN(code, pass_packs(s, PACKS_TO_PROCESS_0, c, path, list));
     if (code == EXIT_OK) s->at.saved_round = round;
     return code;
@@ -250,24 +250,21 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
                          : EXIT_OK;
     code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up);
-    if (status == CK_OK)
-        status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
+    THEN(status,
+         ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps));
+    THEN(status,
+         ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps));
+    THEN(status, ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up));
+    THEN(status, ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down));
+    THEN(status, ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped));
+    THEN(status, ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished));
     return processes_problem(all, status, list);
 }
 
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
-    if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
-    if (code == EXIT_OK) code = restore_unfinished(s, c, path, list);
+    THEN(code, broadcast_numbers(s, c, list));
+    THEN(code, restore_unfinished(s, c, path, list));
     if (code == EXIT_OK) {
         s->steps.taken = c->expert_step;
         s->at.saved_round = c->round;

@@ -146,7 +146,7 @@ static exit_code evaluate_local(session *s, const evaluation_order *order, doubl
         if (takes_part(&f->devices[f->local[i]], order)) loss[f->local[i]] = 0.0;
     for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
         if (takes_part(&f->devices[f->local[i]], order)) code = add_device(s, f->local[i], &work, list);
-    if (code == EXIT_OK) code = pipeline_end(&s->waves, &work, list);
+    THEN(code, pipeline_end(&s->waves, &work, list));
     if (code != EXIT_OK) return code;
     if (order->routing) divide_tables(&s->numbers, tokens);
     for (int i = 0; i < f->n_local; i++) {

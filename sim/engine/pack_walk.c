@@ -136,7 +136,7 @@ static exit_code serve(const pack_walk *w, problems *list) {
     for (packs_array which = PACKS_PARAMETERS; which < PACKS_ARRAYS; which++)
         for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
             code = serve_pack(w, which, f->local[i], &copied, list);
-    return code == EXIT_OK ? copied : code;
+    return THEN(code, copied);
 }
 
 /* ---- All ---- */

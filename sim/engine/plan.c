@@ -87,12 +87,11 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);
-    if (code == EXIT_OK)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
-                                   false, &bytes[1], list);
-    if (code == EXIT_OK && plan->n_routing_windows > 0)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
-                                   &bytes[2], list);
+    THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
+                                   false, &bytes[1], list));
+    if (plan->n_routing_windows > 0)
+        THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
+                                       &bytes[2], list));
     plan->activations = bytes[0] + bytes[1] + bytes[2];
     return code;
 }
@@ -346,6 +345,6 @@ exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shap
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);
     exit_code text = f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
-    if (code == EXIT_OK) code = text;
-    return code == EXIT_OK ? plan_make(s, backend, base, f, out, list) : code;
+    THEN(code, text);
+    return THEN(code, plan_make(s, backend, base, f, out, list));
 }

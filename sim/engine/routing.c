@@ -117,7 +117,7 @@ static exit_code record_local(session *s, problems *list) {
         while (code == EXIT_OK && end < s->routing.n_local && end - r.first < s->plan.record.max_sequences &&
                routing_window_fits(s, s->routing.local[end]))
             code = add_routing_window(s, s->routing.local[end++], list);
-        if (code == EXIT_OK) code = pipeline_once(&s->waves, &work, list);
+        THEN(code, pipeline_once(&s->waves, &work, list));
     }
     return code;
 }

@@ -228,7 +228,7 @@ static exit_code take_step(session *s, const step_position *at, uint32_t learn, 
     schedule_entry e;
     for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
         if (entry_of(s, &f->devices[f->local[i]], at, &e)) code = add_device(s, f->local[i], &e, &work, list);
-    return code == EXIT_OK ? pipeline_end(&s->waves, &work, list) : code;
+    return THEN(code, pipeline_end(&s->waves, &work, list));
 }
 
 void session_begin_round(session *s) {

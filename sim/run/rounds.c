@@ -34,7 +34,7 @@ static exit_code save(rounds *r, int round, problems *list) {
     result_path(r->folder, "checkpoint.h5", path);
     exit_code code =
         processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
-    if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
+    THEN(code, checkpoints_save(r->session, round, r->checkpoint, path, list));
     return code;
 }
 
@@ -54,7 +54,7 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
             config, folder, again);
     free(config);
     free(folder);
-    return code == EXIT_OK ? EXIT_INTERRUPTED : code;
+    return THEN(code, EXIT_INTERRUPTED);
 }
 
 static void show(progress *bar, const session *s) {
@@ -71,8 +71,8 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     if (taken == 0) session_begin_round(s);
     while (taken < s->settings->local_steps && code == EXIT_OK) {
         code = session_local_step(s, list);
-        if (code == EXIT_OK) code = session_follow_ups(s, list);
-        if (code == EXIT_OK) code = check_interrupt(r, ++taken, list);
+        THEN(code, session_follow_ups(s, list));
+        THEN(code, check_interrupt(r, ++taken, list));
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
@@ -83,9 +83,8 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
 static exit_code evaluate_before(session *s, problems *list) {
     exit_code code =
         session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
-    if (code == EXIT_OK)
-        code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
-    return code == EXIT_OK ? session_record_routing(s, list) : code;
+    THEN(code, session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list));
+    return THEN(code, session_record_routing(s, list));
 }
 
 /* Devices that average nothing are what they were. */
@@ -117,7 +116,7 @@ static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
     *metric_ints(&s->numbers, METRIC_ROUND) = s->at.round;
     exit_code code = session_gather_round(s, list);
     if (r->trace) metric_row_derive(&s->numbers);
-    if (code == EXIT_OK && r->trace) code = trace_append(r->trace, &s->numbers, list);
+    if (r->trace) THEN(code, trace_append(r->trace, &s->numbers, list));
     return processes_agree(s->collective, code, list);
 }
 
@@ -127,16 +126,16 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     double start = run_clock();
     exit_code code = local_steps(r, bar, list);
     double trained = run_clock();
-    if (code == EXIT_OK && evaluated) code = evaluate_before(s, list);
+    if (evaluated) THEN(code, evaluate_before(s, list));
     double before = run_clock();
-    if (code == EXIT_OK) code = aggregate(s, list);
+    THEN(code, aggregate(s, list));
     double aggregated = run_clock();
-    if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
+    if (evaluated) THEN(code, evaluate_after(s, list));
     double end = run_clock();
     double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before,
                          end - start};
     s->numbers.evaluated = evaluated;
-    return code == EXIT_OK ? end_round(r, seconds, list) : code;
+    return THEN(code, end_round(r, seconds, list));
 }
 
 exit_code rounds_run(rounds *r, problems *list) {
@@ -152,7 +151,7 @@ exit_code rounds_run(rounds *r, problems *list) {
          s->at.round++) {
         code = one_round(r, bar, list);
         bool due = s->at.round % config->checkpoint_every == 0 && s->at.round < config->rounds;
-        if (code == EXIT_OK && due) code = save(r, s->at.round, list);
+        if (due) THEN(code, save(r, s->at.round, list));
     }
     agreement_watch(&s->agreed, NULL);
     stop_signals_release(&before);
