@@ -61,8 +61,8 @@ float cpu_softmax_row(float *s, int visible, int keys);
 typedef struct {
     int first, end;
 } cpu_range;
-/* Columns of y, of all tokens; scratch [n_tokens]. */
-void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns, float *scratch);
+/* Columns of y, of all tokens. */
+void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns);
 /* Columns of all sequences' logits; scratch [n_sequences, width]. */
 void cpu_logits_columns(const ck_logits *d, const ck_wave *wave, cpu_range columns, float *scratch);
 /* One key-value head of a sequence, and the query heads that read it. */

@@ -4,12 +4,6 @@
 
 #include <string.h>
 
-static float gate_sum(const float *gates) {
-    float sum = 0;
-    for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += gates[e];
-    return sum;
-}
-
 void cpu_linear(const void *descriptor, const cpu_block *block) {
     const ck_linear *d = descriptor;
     gemm_addend addend = {.bias = d->bias};
@@ -17,33 +11,15 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
         addend.residual = cpu_rows(d->residual, block);
         addend.residual_stride = d->residual->columns;
     }
-    if (d->bias && d->gates && !(block->shape && block->shape->mix == CK_MIX_LINEAR)) {
-        const float *gates = cpu_rows(d->gates, block);
-        float *scale = block->scratch; /* c of every token */
-        for (int t = 0; t < block->n_tokens; t++) scale[t] = gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS);
-        addend.bias_scale = scale;
-    }
+    if (d->bias_factor) addend.bias_scale = cpu_rows(d->bias_factor, block);
     gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in,
                 addend, cpu_rows(d->y, block), d->y->columns);
 }
 
-/* c of every token; NULL: 1 throughout. */
-static const float *bias_scales(const ck_linear *d, const ck_wave *wave, float *scales) {
-    const float *gates = d->gates ? d->gates->data : NULL;
-    if (!d->bias || !gates || wave->n_devices == 0) return NULL;
-    for (int i = 0; i < wave->n_devices; i++) {
-        bool mlp = wave->shapes[wave->devices[i].shape].mix == CK_MIX_MLP;
-        int64_t end = wave->first_token[wave->first_sequence[i + 1]];
-        for (int64_t t = wave->first_token[wave->first_sequence[i]]; t < end; t++)
-            scales[t] = mlp ? gate_sum(gates + t * CK_MAX_EXPERTS) : 1.0f;
-    }
-    return scales;
-}
-
-void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns, float *scratch) {
+void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns) {
     int first = columns.first;
     gemm_addend addend = {.bias = d->bias ? d->bias + first : NULL,
-                          .bias_scale = bias_scales(d, wave, scratch)};
+                          .bias_scale = d->bias_factor ? d->bias_factor->data : NULL};
     if (d->residual) {
         addend.residual = (const float *)d->residual->data + first;
         addend.residual_stride = d->residual->columns;

@@ -293,7 +293,7 @@ static void run_share(const member *m, const ck_op *op) {
     float *scratch = p->scratch + m->worker * p->scratch_floats;
     if (op->kind == CK_OP_linear) {
         cpu_range columns = share_of(m, op->as.linear.out, COLUMNS);
-        cpu_linear_columns(&op->as.linear, m->wave, columns, scratch);
+        cpu_linear_columns(&op->as.linear, m->wave, columns);
     } else if (op->kind == CK_OP_logits) {
         cpu_range columns = share_of(m, op->as.logits.vocabulary, COLUMNS);
         cpu_logits_columns(&op->as.logits, m->wave, columns, scratch);

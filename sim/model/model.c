@@ -31,7 +31,8 @@ typedef struct {
     ck_precision precision;
     int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
-    layer_tensors *layers; /* [L + 1]; of the last only x exists */
+    layer_tensors *layers;  /* [L + 1]; of the last only x exists */
+    ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
     ck_tensor *nf, *statsf;
     ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
@@ -97,6 +98,7 @@ static void create_tensors(recorder *r, bool backward) {
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
+    if (r->any_mlp_mix) r->bias_factor = ck_activation(r->program, 1, "factor of the second bias");
     /* only the factor A of a LoRA at PR reads it again */
     ck_tensor *m =
         r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
@@ -249,11 +251,11 @@ static void experts_forward(recorder *r, int l) {
     ck_op_route(r->program, &(ck_route){.x = t->n2,
                                         .zh = t->zh,
                                         .gates = t->gates,
+                                        .bias_factor = r->bias_factor,
                                         .layer = l,
                                         .gate_sum = out->gate_sum,
                                         .top1_count = out->top1_count,
                                         .top_k_count = out->top_k_count,
-                                        .p_sum = out->p_sum,
                                         .n_layers = s->layers,
                                         .gate_record = out->gate_record});
     ck_op_linear(r->program, &(ck_linear){.x = t->n2,
@@ -276,7 +278,7 @@ static void experts_forward(recorder *r, int l) {
     ck_op_linear(r->program, &(ck_linear){.x = t->m,
                                           .y = y,
                                           .residual = t->x2,
-                                          .gates = r->any_mlp_mix ? t->gates : NULL,
+                                          .bias_factor = r->bias_factor,
                                           .weight = at(r, w->pr_w, l),
                                           .bias = at(r, w->pr_b, l),
                                           .in = s->ffn,
@@ -297,15 +299,14 @@ static void head(recorder *r, ck_tensor *dx) {
                                               .vocabulary = s->vocabulary});
         return;
     }
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    ck_op_head(r->program, &(ck_head){.mode = dx ? CK_HEAD_STEP : CK_HEAD_EVALUATE,
+                                      .x = r->nf,
                                       .dx = dx,
-                                      .wte = at(r, w->head, 0),
+                                      .weight = at(r, w->head, 0),
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
-                                      .vocabulary = s->vocabulary,
-                                      .wte_gradient = -1});
+                                      .vocabulary = s->vocabulary});
 }
 
 static void forward(recorder *r) {
@@ -418,9 +419,7 @@ static void backward(recorder *r) {
 
 static void balance(recorder *r) {
     ck_op_balance(r->program, &(ck_balance){.top_k_count = r->out->top_k_count,
-                                            .p_sum = r->out->p_sum,
                                             .coefficient = r->out->balance_coefficient,
-                                            .value = r->out->balance_value,
                                             .n_layers = r->base->shape.layers});
 }
 

@@ -98,15 +98,15 @@ static void forward(recorder *r) {
     model_embed(r->program, r->base, r->layers[0].x);
     for (int l = 0; l < s->layers; l++) layer_forward(r, l);
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, w->lnf_gain, w->lnf_bias);
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    ck_op_head(r->program, &(ck_head){.mode = CK_HEAD_PRETRAIN,
+                                      .x = r->nf,
                                       .dx = r->dn,
-                                      .wte = model_weight(r->base, w->head, 0),
+                                      .weight = model_weight(r->base, w->head, 0),
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
                                       .vocabulary = s->vocabulary,
-                                      .wte_gradient = w->head});
+                                      .weight_gradient = w->head});
 }
 
 static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t gain, int64_t bias,

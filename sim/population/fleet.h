@@ -45,6 +45,7 @@ typedef struct {
     int64_t parameters_shared, parameters_private;
     /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t bytes_a_round;
+    int64_t bytes_up, bytes_down;       /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
     bool stopped;                       /* diverged: takes no further part */
 } device;

@@ -296,7 +296,7 @@ exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
     hid_t file = -1;
     h5_enter();
     exit_code code = open_checkpoint(path, &file, list);
-    if (code == EXIT_OK) code = read_identity(file, path, c, list);
+    THEN(code, read_identity(file, path, c, list));
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;
@@ -319,7 +319,7 @@ exit_code checkpoint_read(const char *path, checkpoint *c, problems *list) {
     hid_t file = -1;
     h5_enter();
     exit_code code = open_checkpoint(path, &file, list);
-    if (code == EXIT_OK) code = read_all(file, path, c, list);
+    THEN(code, read_all(file, path, c, list));
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;

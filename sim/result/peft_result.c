@@ -40,7 +40,7 @@ static exit_code write_expert(const result_source *s, const device *d, int e, co
     bool generalist = e < d->generalists;
     exit_code code = join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist",
                           generalist ? e : e - d->generalists);
-    if (code == EXIT_OK) code = make_new(path, list);
+    THEN(code, make_new(path, list));
     if (code != EXIT_OK) return code;
     const float *pack = s->checkpoint.parameters + d->pack;
     return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, s->settings->base.checkpoint, pack,
@@ -55,15 +55,14 @@ static exit_code write_device(const result_source *s, const device *d, const cha
     exit_code code = join(path, list, "%s/%s-seed%llu", out, p->name, (unsigned long long)p->seed);
     if (code == EXIT_OK && mkdir(path, 0777) != 0 && errno != EEXIST)
         code = problem(list, EXIT_RUN, "%s: cannot make the folder: %s", path, strerror(errno));
-    if (code == EXIT_OK)
-        code =
-            join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index);
-    if (code == EXIT_OK) code = make_new(path, list);
+    THEN(code,
+         join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index));
+    THEN(code, make_new(path, list));
     for (int e = 0; e < shape->n_experts && code == EXIT_OK; e++) {
         code = write_expert(s, d, e, path, list);
         written->folders += code == EXIT_OK;
     }
-    if (code == EXIT_OK) code = peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list);
+    THEN(code, peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list));
     written->devices += code == EXIT_OK;
     written->diverged += code == EXIT_OK && s->checkpoint.stopped[d - s->fleet->devices];
     return code;
@@ -98,8 +97,8 @@ exit_code peft_export(const char *result, const char *out, const device_selectio
     exit_code code = peft_check_place(out, list);
     if (code != EXIT_OK) return code;
     code = result_source_open(&s, result, 0, NULL, list);
-    if (code == EXIT_OK) code = result_source_check(&s, result, selection, list);
-    if (code == EXIT_OK) code = write_whole(&s, out, selection, written, list);
+    THEN(code, result_source_check(&s, result, selection, list));
+    THEN(code, write_whole(&s, out, selection, written, list));
     written->round = s.checkpoint.round;
     result_source_close(&s);
     return code;

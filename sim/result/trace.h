@@ -111,6 +111,7 @@ typedef struct {
     int64_t expert_step; /* expert steps each device has taken, over all rounds */
     int64_t router_step;
     const checkpoint_pieces *pieces; /* NULL: the next four arrays are whole */
+    float *piece;                    /* room for a piece; of whoever gives them */
     int64_t n_parameters;
     float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
     int64_t n_carried;
