@@ -12,19 +12,20 @@ static float gate_sum(const float *gates) {
 
 void cpu_linear(const void *descriptor, const cpu_block *block) {
     const ck_linear *d = descriptor;
-    gemm_addend addend = {.bias = d->bias};
+    ck_replacement w = cpu_weights(block, d->linear, d->weight, d->bias);
+    gemm_addend addend = {.bias = w.bias};
     if (d->residual) {
         addend.residual = cpu_rows(d->residual, block);
         addend.residual_stride = d->residual->columns;
     }
-    if (d->bias && d->gates && !(block->shape && block->shape->mix == CK_MIX_LINEAR)) {
+    if (w.bias && d->gates && !(block->shape && block->shape->mix == CK_MIX_LINEAR)) {
         const float *gates = cpu_rows(d->gates, block);
         float *scale = block->scratch; /* c of every token */
         for (int t = 0; t < block->n_tokens; t++) scale[t] = gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS);
         addend.bias_scale = scale;
     }
-    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in,
-                addend, cpu_rows(d->y, block), d->y->columns);
+    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, w.weight, d->in, addend,
+                cpu_rows(d->y, block), d->y->columns);
 }
 
 static void column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
@@ -38,7 +39,8 @@ void cpu_linear_backward(const void *descriptor, const cpu_block *block) {
     const ck_linear_backward *d = descriptor;
     const float *dy = cpu_rows(d->dy, block);
     if (d->dx) {
-        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, d->weight, d->in,
+        const float *weight = cpu_weights(block, d->linear, d->weight, NULL).weight;
+        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, weight, d->in,
                 d->accumulate ? 1.0f : 0.0f, cpu_rows(d->dx, block), d->dx->columns);
     }
     if (!block->base_gradients) return;

@@ -13,6 +13,7 @@
 
 #include <stdlib.h>
 
+#include "base/linears.h"
 #include "support/kernel_problem.h"
 
 typedef struct {
@@ -114,7 +115,8 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->qkv_w, l),
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
-                                          .out = 3 * s->width});
+                                          .out = 3 * s->width,
+                                          .linear = base_linear_number(l, BASE_QKV)});
     if (t->hq)
         ck_op_lora(r->program, &(ck_lora){.x = t->n1,
                                           .h = t->hq,
@@ -132,7 +134,8 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->out_w, l),
                                           .bias = at(r, w->out_b, l),
                                           .in = s->width,
-                                          .out = s->width});
+                                          .out = s->width,
+                                          .linear = base_linear_number(l, BASE_OUT)});
     if (t->ho)
         ck_op_lora(r->program, &(ck_lora){.x = t->o,
                                           .h = t->ho,
@@ -164,7 +167,8 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->fc_w, l),
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
-                                          .out = s->ffn});
+                                          .out = s->ffn,
+                                          .linear = base_linear_number(l, BASE_FC)});
     ck_op_expert_activation(
         r->program,
         &(ck_expert_activation){
@@ -177,7 +181,8 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->pr_w, l),
                                           .bias = at(r, w->pr_b, l),
                                           .in = s->ffn,
-                                          .out = s->width});
+                                          .out = s->width,
+                                          .linear = base_linear_number(l, BASE_PR)});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
 }
 
@@ -224,12 +229,13 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, const flo
 }
 
 static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in,
-                            int32_t out, bool accumulate) {
+                            int32_t out, int32_t linear, bool accumulate) {
     ck_op_linear_backward(r->program, &(ck_linear_backward){.dy = dy,
                                                             .dx = dx,
                                                             .weight = weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = linear,
                                                             .accumulate = accumulate,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});
@@ -240,14 +246,16 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    int32_t pr = base_linear_number(l, BASE_PR);
     ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = r->d,
                                                                           .g = t->g,
                                                                           .gates = t->gates,
                                                                           .q = r->q,
                                                                           .dw = r->dw,
                                                                           .bias = at(r, w->pr_b, l),
-                                                                          .layer = l});
-    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
+                                                                          .layer = l,
+                                                                          .linear = pr});
+    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
                                                                                   .zh = t->zh,
                                                                                   .gates = t->gates,
@@ -268,7 +276,8 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
     if (!input_wanted) return;
-    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, true);
+    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, base_linear_number(l, BASE_FC),
+                    true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
 }
 
@@ -277,7 +286,8 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
-    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
+    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, base_linear_number(l, BASE_OUT),
+                    false);
     if (t->ho)
         ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->o,
                                                             .h = t->ho,
@@ -295,7 +305,9 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
                                                                   .heads = s->heads,
                                                                   .width = s->width});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
-    if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
+    if (input_wanted)
+        linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width,
+                        base_linear_number(l, BASE_QKV), false);
     if (t->hq)
         ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->n1,
                                                             .h = t->hq,

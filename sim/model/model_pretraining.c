@@ -74,7 +74,8 @@ static void linear(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *residual,
                                           .weight = w + weight,
                                           .bias = w + bias,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
 }
 
 static void layer_forward(recorder *r, int l) {
@@ -136,6 +137,7 @@ static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor 
                                                             .weight = r->base->weights + weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .weight_gradient = weight,
                                                             .bias_gradient = bias});
 }

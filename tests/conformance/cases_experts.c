@@ -53,7 +53,8 @@ static void linear_gated(rig *r) {
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (rig_run(r)) {
         bias_factors(r, gates, factor);
         oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor,
@@ -157,7 +158,8 @@ static void expand_backward(rig *r) {
                                                                           .q = q->tensor,
                                                                           .dw = dw->tensor,
                                                                           .bias = bias->memory,
-                                                                          .layer = RIG_LAYER});
+                                                                          .layer = RIG_LAYER,
+                                                                          .linear = -1});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
