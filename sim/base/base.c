@@ -8,6 +8,28 @@
 #include "base/tensors.h"
 #include "support/rng.h"
 
+base_shape base_complete(base_shape shape) {
+    bool gpt2 = shape.family == BASE_GPT2;
+    if (gpt2 || !shape.kv_heads) shape.kv_heads = shape.heads;
+    if (gpt2 || !shape.head_size) shape.head_size = shape.width / shape.heads;
+    if (gpt2) shape.tied_head = shape.qkv_bias = shape.out_bias = shape.mlp_bias = true;
+    return shape;
+}
+
+static bool same_rope(const base_rope *a, const base_rope *b) {
+    return a->theta == b->theta && a->scaling == b->scaling && a->factor == b->factor &&
+           a->low_frequency_factor == b->low_frequency_factor &&
+           a->high_frequency_factor == b->high_frequency_factor && a->original_context == b->original_context;
+}
+
+bool base_same_shape(const base_shape *a, const base_shape *b) {
+    return a->family == b->family && a->layers == b->layers && a->width == b->width && a->heads == b->heads &&
+           a->kv_heads == b->kv_heads && a->head_size == b->head_size && a->ffn == b->ffn &&
+           a->vocabulary == b->vocabulary && a->context == b->context && a->epsilon == b->epsilon &&
+           a->tied_head == b->tied_head && a->qkv_bias == b->qkv_bias && a->out_bias == b->out_bias &&
+           a->mlp_bias == b->mlp_bias && same_rope(&a->rope, &b->rope);
+}
+
 exit_code base_create(const base_shape *shape, base_model **out, problems *list) {
     base_layout layout = base_layout_of(shape);
     base_model *model = malloc(sizeof *model);
@@ -22,6 +44,7 @@ exit_code base_create(const base_shape *shape, base_model **out, problems *list)
             (double)layout.total * sizeof(float) / 1048576.0, shape->layers, shape->width);
     }
     *model = (base_model){.shape = *shape, .layout = layout, .weights = weights};
+    base_fill_rope(shape, &layout, weights);
     *out = model;
     return EXIT_OK;
 }

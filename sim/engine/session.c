@@ -164,7 +164,7 @@ static exit_code allocate(session *s, base_model *base, problems *list) {
 
 /* The files that both were read from may have been changed in between. */
 static exit_code check_shape(const run_outline *outline, const base_model *base, problems *list) {
-    if (memcmp(&outline->shape, &base->shape, sizeof base->shape) == 0) return EXIT_OK;
+    if (base_same_shape(&outline->shape, &base->shape)) return EXIT_OK;
     return problem(list, EXIT_INPUT,
                    "the base is not of the shape that it had when the run was checked; start again");
 }

@@ -54,13 +54,13 @@ static void make_member(bits_world *w, int d) {
 
 bits_world *bits_create(void) {
     bits_world *w = allocate(1, sizeof *w);
-    w->base = (base_shape){.layers = WAVE_LAYERS,
-                           .width = WIDTH,
-                           .heads = HEADS,
-                           .ffn = FFN,
-                           .vocabulary = VOCABULARY,
-                           .context = CONTEXT,
-                           .epsilon = 1e-5f};
+    w->base = base_complete((base_shape){.layers = WAVE_LAYERS,
+                                         .width = WIDTH,
+                                         .heads = HEADS,
+                                         .ffn = FFN,
+                                         .vocabulary = VOCABULARY,
+                                         .context = CONTEXT,
+                                         .epsilon = 1e-5f});
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);

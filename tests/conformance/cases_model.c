@@ -36,13 +36,13 @@ static void draw_text(rig *r) {
 }
 
 static void make_base(world *w) {
-    base_shape shape = {.layers = WAVE_LAYERS,
-                        .width = w->r->spec->width,
-                        .heads = w->r->spec->heads,
-                        .ffn = w->r->spec->ffn,
-                        .vocabulary = VOCABULARY,
-                        .context = CONTEXT,
-                        .epsilon = 1e-5f};
+    base_shape shape = base_complete((base_shape){.layers = WAVE_LAYERS,
+                                                  .width = w->r->spec->width,
+                                                  .heads = w->r->spec->heads,
+                                                  .ffn = w->r->spec->ffn,
+                                                  .vocabulary = VOCABULARY,
+                                                  .context = CONTEXT,
+                                                  .epsilon = 1e-5f});
     base_layout layout = base_layout_of(&shape);
     w->weights = rig_weights(w->r, layout.total, 0, "base");
     wave_fill_base(&shape, 9, w->weights->host);

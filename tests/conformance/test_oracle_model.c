@@ -22,13 +22,13 @@ typedef struct {
 
 static setting *open_setting(int spec) {
     setting *s = calloc(1, sizeof *s);
-    s->base.shape = (base_shape){.layers = 2,
-                                 .width = 8,
-                                 .heads = 2,
-                                 .ffn = 12,
-                                 .vocabulary = VOCABULARY,
-                                 .context = 6,
-                                 .epsilon = 1e-5f};
+    s->base.shape = base_complete((base_shape){.layers = 2,
+                                               .width = 8,
+                                               .heads = 2,
+                                               .ffn = 12,
+                                               .vocabulary = VOCABULARY,
+                                               .context = 6,
+                                               .epsilon = 1e-5f});
     s->base.layout = base_layout_of(&s->base.shape);
     s->shape = wave_shape(spec, 8, 12, 2, CK_MLP_GELU);
     float *weights = calloc((size_t)s->base.layout.total, sizeof *weights),

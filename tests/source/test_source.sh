@@ -82,7 +82,7 @@ test_headers_compile_alone() {
 
 # What a file may include is decided by its folder: its own, and those that stand before it here.
 rooms='kernels kernels/cpu kernels/cuda kernels/collective
-    sim/support sim/settings sim/base sim/data sim/data/splits sim/schedule sim/methods sim/config sim/adapters sim/numbers sim/model sim/population sim/store
+    sim/support sim/settings sim/base sim/base/families sim/data sim/data/splits sim/schedule sim/methods sim/config sim/adapters sim/numbers sim/model sim/population sim/store
     sim/result sim/engine sim/run sim/command'
 
 # Lines "FILE: HEADER" of includes that point up. A header is found beside the file, else below kernels/ or sim/.
