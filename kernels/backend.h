@@ -13,30 +13,39 @@
 extern "C" {
 #endif
 
-#define CK_FORWARD_OPS(X)                                                                                    \
+/* Ops of the base alone: nothing of theirs depends on a device's shape. */
+#define CK_BASE_FORWARD_OPS(X)                                                                               \
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
     X(attention)                                                                                             \
     X(gelu)                                                                                                  \
-    X(head)                                                                                                  \
-    X(lora)                                                                                                  \
-    X(route)                                                                                                 \
-    X(expert_activation)                                                                                     \
-    X(expert_expand)
-#define CK_BACKWARD_OPS(X)                                                                                   \
+    X(head)
+#define CK_BASE_BACKWARD_OPS(X)                                                                              \
     X(embed_backward)                                                                                        \
     X(norm_backward)                                                                                         \
     X(linear_backward)                                                                                       \
     X(attention_backward)                                                                                    \
-    X(gelu_backward)                                                                                         \
+    X(gelu_backward)
+/* Ops of a device's adapters in one layer: their descriptors have a member `layer`. */
+#define CK_ADAPTER_FORWARD_OPS(X)                                                                            \
+    X(lora)                                                                                                  \
+    X(route)                                                                                                 \
+    X(expert_activation)                                                                                     \
+    X(expert_expand)
+#define CK_ADAPTER_BACKWARD_OPS(X)                                                                           \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
     X(expert_expand_backward)
-#define CK_LOCAL_OPS(X)  CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
-#define CK_GLOBAL_OPS(X) X(balance)
-#define CK_OPS(X)        CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
+/* Ops that see the whole wave, and belong to no layer. */
+#define CK_GLOBAL_OPS(X)   X(balance)
+#define CK_FORWARD_OPS(X)  CK_BASE_FORWARD_OPS(X) CK_ADAPTER_FORWARD_OPS(X)
+#define CK_BACKWARD_OPS(X) CK_BASE_BACKWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
+#define CK_BASE_OPS(X)     CK_BASE_FORWARD_OPS(X) CK_BASE_BACKWARD_OPS(X)
+#define CK_ADAPTER_OPS(X)  CK_ADAPTER_FORWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
+#define CK_LOCAL_OPS(X)    CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
+#define CK_OPS(X)          CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
 
 typedef enum {
 #define X(op) CK_OP_##op,
@@ -55,7 +64,9 @@ typedef struct {
 } ck_op;
 
 static inline bool ck_is_global(ck_op_kind kind) {
-    return kind == CK_OP_balance;
+#define X(op) || kind == CK_OP_##op
+    return false CK_GLOBAL_OPS(X);
+#undef X
 }
 
 static inline bool ck_is_backward(ck_op_kind kind) {

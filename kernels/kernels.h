@@ -219,7 +219,7 @@ typedef struct {
 } ck_embed;
 void ck_op_embed(ck_program *, const ck_embed *);
 
-/* dwte, dwpe from dx. The tied head writes dwte first (ck_op_head), so this op adds to it. */
+/* dwte, dwpe from dx. The tied head has written dwte (ck_op_head), so this op adds to it. */
 typedef struct {
     const ck_tensor *dx;
     int64_t wte_gradient, wpe_gradient;
@@ -251,12 +251,13 @@ void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 /* Of linears and what reads their bias: `linear` is the linear's place in ck_wave.variants, -1: no variant
  * replaces it. */
 
-/* y = x W^T + c b (+ residual where given); c = sum_e w_e of the token where gates are given and the device's
- * mix is MLP (b_pr of the expert layer), else 1. */
+/* y = x W^T + c b (+ residual where given); c = bias_factor of the token where it is given (see ck_route),
+ * else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y;
-    const ck_tensor *residual, *gates;
+    const ck_tensor *residual;
+    const ck_tensor *bias_factor; /* [tokens, 1] */
     const float *weight, *bias;
     int32_t in, out, linear;
 } ck_linear;
@@ -302,19 +303,23 @@ typedef struct {
 } ck_gelu_backward;
 void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
 
-/* Tied head and cross-entropy, fused: logits = x wte^T exist for a few rows at a time only. loss[sequence] =
- * sum over counted tokens of -log p(target), nats; correct[sequence] = tokens whose arg max is the target. dx
- * (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens); with wte_gradient
- * >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
+/* Head and cross-entropy, fused: logits = x W^T exist for a few rows at a time only. loss[sequence] = sum over
+ * counted tokens of -log p(target), nats. A wave of a program with CK_HEAD_STEP has devices, one of a program
+ * with CK_HEAD_PRETRAIN has none, and base gradients. */
+typedef enum {
+    CK_HEAD_EVALUATE, /* losses alone */
+    CK_HEAD_STEP,     /* dx = gradient of (sum of the device's losses) / (the device's counted tokens) */
+    CK_HEAD_PRETRAIN  /* dx, dW = gradients of (sum of the wave's losses) / (the wave's counted tokens) */
+} ck_head_mode;
 typedef struct {
+    ck_head_mode mode;
     const ck_tensor *x;
-    ck_tensor *dx;
-    const float *wte;
-    float *loss;
-    int32_t *correct; /* [max_sequences] backend memory; correct may be NULL */
-    float *logits;    /* NULL, or [max_tokens, V] backend memory: tests only */
+    ck_tensor *dx;       /* NULL to evaluate */
+    const float *weight; /* [V, width] */
+    float *loss;         /* [max_sequences] backend memory */
+    float *logits;       /* NULL, or [max_tokens, V] backend memory: tests only */
     int32_t width, vocabulary;
-    int64_t wte_gradient;
+    int64_t weight_gradient; /* read in pre-training only */
 } ck_head;
 void ck_op_head(ck_program *, const ck_head *);
 
@@ -342,16 +347,17 @@ void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md). zh [tokens, E + H]:
  * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:
  * w_e, 0 if not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not
- * chosen may be left 0. */
+ * chosen may be left 0. bias_factor [tokens, 1]: how often the bias of the expert layer's second linear counts,
+ * sum_e w_e where the device's mix is MLP, else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;
+    ck_tensor *bias_factor; /* NULL: not wanted */
     int32_t layer;
     /* Optional statistics, backend memory, [max_sequences, n_layers, CK_MAX_EXPERTS], NULL = not wanted: */
     float *gate_sum;    /* sum over the sequence's tokens of w_e */
     float *top1_count;  /* tokens whose largest gate is e (the chosen expert with the largest logit) */
     float *top_k_count; /* tokens that chose e: f_e of the load balance before normalisation */
-    float *p_sum;       /* sum over tokens of P_e (sim/methods/README.md) */
     int32_t n_layers;
     /* Optional per-token record [max_tokens, n_layers, CK_MAX_EXPERTS] of the gates. */
     float *gate_record;
@@ -415,14 +421,12 @@ void ck_op_route_backward(ck_program *, const ck_route_backward *);
 /* ---- Global ops ------------------------------------------------------------------------------ */
 
 /* Load balance: coefficient[device, layer, e] = balance_e f_e / T_i, f_e = (1/K) share of the device's tokens
- * that chose e; the factor of dP_e/dz in ck_op_route_backward. value[device] = sum over layers of balance_e
- * f_e P_e. Splits the program: everything recorded before is complete for the whole wave, and activations
- * used on both sides are kept for the whole wave. */
+ * that chose e; the factor of dP_e/dz in ck_op_route_backward. Splits the program: everything recorded
+ * before is complete for the whole wave, and activations used on both sides are kept for the whole wave. */
 typedef struct {
-    const float *top_k_count, *p_sum; /* of ck_route */
+    const float *top_k_count; /* of ck_route */
     /* [max_devices = max_sequences, n_layers, CK_MAX_EXPERTS] backend memory */
     float *coefficient;
-    float *value; /* [max_sequences] backend memory */
     int32_t n_layers;
 } ck_balance;
 void ck_op_balance(ck_program *, const ck_balance *);

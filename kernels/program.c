@@ -181,6 +181,13 @@ static void linear_number(ck_program *program, const char *op, int32_t linear) {
     if (linear >= program->n_linears) program->n_linears = linear + 1;
 }
 
+/* A number a token, one after the other. */
+static void use_factors(ck_program *program, const char *op, const ck_tensor *factors) {
+    if (!factors) return;
+    use(program, op, factors, "bias_factor", EXACT, 1);
+    if (factors->columns > 1) refuse(program, "%s: bias_factor has %d columns, not 1", op, factors->columns);
+}
+
 #define RECORD(op)                                                                                           \
     static void check_##op(ck_program *program, const ck_##op *d);                                           \
     void ck_op_##op(ck_program *program, const ck_##op *d) {                                                 \
@@ -240,7 +247,7 @@ RECORD(linear) {
     USE(linear, x, WIDE, d->in);
     USE(linear, y, WIDE, d->out);
     USE_IF(linear, residual, WIDE, d->out);
-    USE_IF(linear, gates, EXACT, CK_MAX_EXPERTS);
+    use_factors(program, "linear", d->bias_factor);
     if (d->x == d->y) refuse(program, "linear: x and y are the same activation");
     linear_number(program, "linear", d->linear);
 }
@@ -294,11 +301,21 @@ RECORD(gelu_backward) {
 RECORD(head) {
     POSITIVE(head, width);
     POSITIVE(head, vocabulary);
-    PRESENT(head, wte);
+    PRESENT(head, weight);
     PRESENT(head, loss);
     USE(head, x, WIDE, d->width);
-    USE_IF(head, dx, WIDE, d->width);
-    gradient_range(program, "head", d->wte_gradient, (int64_t)d->vocabulary * d->width);
+    switch (d->mode) {
+    case CK_HEAD_EVALUATE:
+        if (d->dx) refuse(program, "head: dx is given, and an evaluation has none");
+        return;
+    case CK_HEAD_PRETRAIN:
+        if (d->weight_gradient < 0) refuse(program, "head: pre-training needs the weight's gradient");
+        gradient_range(program, "head", d->weight_gradient, (int64_t)d->vocabulary * d->width);
+        break;
+    case CK_HEAD_STEP:
+        break;
+    }
+    USE(head, dx, WIDE, d->width);
 }
 
 RECORD(lora) {
@@ -318,8 +335,9 @@ RECORD(route) {
     USE(route, x, WIDE, 1);
     USE(route, zh, EXACT, 1);
     USE(route, gates, EXACT, CK_MAX_EXPERTS);
-    if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) &&
-                         d->layer >= d->n_layers)) {
+    use_factors(program, "route", d->bias_factor);
+    if (d->layer < 0 ||
+        ((d->gate_sum || d->top1_count || d->top_k_count || d->gate_record) && d->layer >= d->n_layers)) {
         refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
     }
 }
@@ -380,9 +398,7 @@ RECORD(expert_expand_backward) {
 RECORD(balance) {
     POSITIVE(balance, n_layers);
     PRESENT(balance, top_k_count);
-    PRESENT(balance, p_sum);
     PRESENT(balance, coefficient);
-    PRESENT(balance, value);
 }
 
 /* ---- Access from the host ---- */

@@ -72,18 +72,10 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
     case CK_OP_expert_expand_backward:
         return op->as.expert_expand_backward.layer < s->n_layers &&
                op->as.expert_expand_backward.q->columns >= s->rank_sum;
-    case CK_OP_embed:
-    case CK_OP_embed_backward:
-    case CK_OP_norm:
-    case CK_OP_norm_backward:
-    case CK_OP_linear:
-    case CK_OP_linear_backward:
-    case CK_OP_attention:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu:
-    case CK_OP_gelu_backward:
-    case CK_OP_head:
-    case CK_OP_balance:
+#define X(op) case CK_OP_##op:
+        CK_BASE_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
     case CK_OP_COUNT:
         break; /* nothing of theirs depends on a device's shape */
     }
@@ -140,8 +132,27 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
     return CK_OK;
 }
 
+/* A mean over the wave is not one over each device, and the other way round. */
+static ck_status head_problem(const ck_program *program, const ck_wave *wave) {
+    for (int o = 0; o < program->n_ops; o++) {
+        if (program->ops[o].kind != CK_OP_head) continue;
+        ck_head_mode mode = program->ops[o].as.head.mode;
+        if (mode == CK_HEAD_PRETRAIN && (wave->n_devices > 0 || !wave->base_gradients)) {
+            return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                           "the program's head pre-trains the base: the wave must have base gradients and no "
+                           "devices");
+        }
+        if (mode == CK_HEAD_STEP && wave->n_devices == 0) {
+            return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                           "the program's head takes a step of devices: the wave has none");
+        }
+    }
+    return CK_OK;
+}
+
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave) {
     if (!program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is not finished");
     ck_status status = sequences_problem(program, wave);
-    return status ? status : devices_problem(program, wave);
+    if (!status) status = devices_problem(program, wave);
+    return status ? status : head_problem(program, wave);
 }

@@ -77,9 +77,11 @@ static void prepare_route(world *w) {
 
 static void record_route(const world *w, world_copy *c) {
     (void)w;
-    ck_op_route(
-        c->program,
-        &(ck_route){.x = c->tensor[X], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .n_layers = 1});
+    ck_op_route(c->program, &(ck_route){.x = c->tensor[X],
+                                        .zh = c->tensor[ZH],
+                                        .gates = c->tensor[GATES],
+                                        .bias_factor = c->tensor[BIAS_FACTOR],
+                                        .n_layers = 1});
 }
 
 static int costs_of_route(const world *w, cost *parts) {

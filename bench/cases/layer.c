@@ -26,6 +26,7 @@ static void prepare(world *w) {
     world_tensor(w, RESIDUAL, "residual", INPUT, d, true, 1);
     world_tensor(w, DY, "dy", INPUT, d, true, 1);
     world_gates(w, INNER, INNER);
+    world_tensor(w, BIAS_FACTOR, "bias factor", INNER, 1, false, 1);
     world_tensor(w, U, "u", INNER, w->up, true, 1);
     world_tensor(w, M, "m", INNER, f, true, 1);
     world_tensor(w, G, "g", INNER, s, false, 1);
@@ -61,7 +62,7 @@ static void record_forward(const world *w, world_copy *c) {
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
                                           .residual = c->tensor[RESIDUAL],
-                                          .gates = c->tensor[GATES],
+                                          .bias_factor = c->tensor[BIAS_FACTOR],
                                           .weight = c->buffer[WEIGHT2],
                                           .bias = c->buffer[BIAS2],
                                           .in = w->ffn,

@@ -4,12 +4,6 @@
 
 #include <string.h>
 
-static float gate_sum(const float *gates) {
-    float sum = 0;
-    for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += gates[e];
-    return sum;
-}
-
 void cpu_linear(const void *descriptor, const cpu_block *block) {
     const ck_linear *d = descriptor;
     ck_replacement w = cpu_weights(block, d->linear, d->weight, d->bias);
@@ -18,12 +12,7 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
         addend.residual = cpu_rows(d->residual, block);
         addend.residual_stride = d->residual->columns;
     }
-    if (w.bias && d->gates && !(block->shape && block->shape->mix == CK_MIX_LINEAR)) {
-        const float *gates = cpu_rows(d->gates, block);
-        float *scale = block->scratch; /* c of every token */
-        for (int t = 0; t < block->n_tokens; t++) scale[t] = gate_sum(gates + (int64_t)t * CK_MAX_EXPERTS);
-        addend.bias_scale = scale;
-    }
+    if (d->bias_factor) addend.bias_scale = cpu_rows(d->bias_factor, block);
     gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, w.weight, d->in, addend,
                 cpu_rows(d->y, block), d->y->columns);
 }

@@ -3,8 +3,8 @@
  *   y = x W^T + c b + residual      dx (+)= dy W      dW = dy^T x, db = column sums of dy (pre-training)
  *
  * Bytes a token, bf16: 2 (in + out), with a residual 2 out more; the products dominate (2 in out FLOPs a
- * token). A bias without gates and a residual are part of the product itself; only where gates weigh the bias
- * y is begun by a kernel of its own. */
+ * token). A bias and a residual are part of the product itself; only where the bias has factors y is begun by
+ * a kernel of its own. */
 #include "driver.hpp"
 #include "fragment.cuh"
 
@@ -37,31 +37,20 @@ const char *cuda_to_float(const bf16 *from, float *to, int64_t count, gpu_stream
 /* ---- y = residual + c b: a warp a token ---- */
 
 template <typename T> struct begin_arguments {
-    cuda_wave wave;
     cuda_rows<T> y;
     cuda_rows<const T> residual;
-    cuda_rows<const float> gates;
+    global<const float> bias_factor; /* [tokens] */
     global<const float> bias;
     int64_t first_token, n_tokens;
     int32_t out;
 };
 
-template <typename T>
-static __device__ __forceinline__ float bias_factor(const begin_arguments<T> &a, int64_t token) {
-    int32_t device = record(a.wave.sequences + (int32_t)a.wave.sequence_of[token])->device;
-    if (!a.gates.data || device < 0) return 1.0f;
-    const ck_shape *shape = record(a.wave.shapes + record(a.wave.devices + device)->shape);
-    float sum = 0;
-    for (int e = 0; e < shape->n_experts; e++) sum += a.gates.data[token * a.gates.columns + e];
-    return shape->mix == CK_MIX_MLP ? sum : 1.0f;
-}
-
 template <typename T> static __global__ void begin_kernel(begin_arguments<T> a) {
     int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, token = a.first_token + row;
     if (row >= a.n_tokens) return;
-    float factor = bias_factor(a, token);
+    float factor = a.bias_factor[token];
     for (int i = (int)(threadIdx.x % 32); i < a.out; i += 32) {
-        float y = a.bias ? factor * a.bias[i] : 0.0f;
+        float y = factor * a.bias[i];
         if (a.residual.data) y += load_one(a.residual.data + (token * a.residual.columns + i));
         store_one(a.y.data + (token * a.y.columns + i), y);
     }
@@ -70,10 +59,9 @@ template <typename T> static __global__ void begin_kernel(begin_arguments<T> a) 
 template <typename T>
 static const char *begin(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
     begin_arguments<T> a = {};
-    a.wave = call->wave;
     a.y = cuda_rows_of<T>(d->y);
     if (d->residual) a.residual = cuda_rows_of<const T>(d->residual);
-    if (d->gates) a.gates = cuda_rows_of<const float>(d->gates);
+    a.bias_factor = static_cast<const float *>(d->bias_factor->data);
     a.bias = part->weights.bias;
     a.first_token = part->first_token, a.n_tokens = part->n_tokens;
     a.out = d->out;
@@ -122,7 +110,7 @@ const char *cuda_linear_onto(const ck_linear *d, const cuda_call *call) {
 
 static const char *linear_of(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
     const float *bias = part->weights.bias;
-    if (d->gates && bias && call->wave.n_devices) {
+    if (bias && d->bias_factor) {
         const char *problem = call->half ? begin<bf16>(d, call, part) : begin<float>(d, call, part);
         return problem ? problem : linear_onto(d, call, part);
     }

@@ -66,7 +66,7 @@ static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const 
     }
     keep_ranked(op, s, rows, down.ranks, shape->lora_scale[op->site]);
     if (!op->expands) return;
-    stage_bias_factors(factors, op->to, s, shape);
+    stage_bias_factors(factors, op->to, s);
     __syncthreads();
     expand<T, M, wide>(op->to, s, rows, op->stride, up.ranks,
                        op->wave.parameters + (device->parameters + up.offset), up.columns, factors);

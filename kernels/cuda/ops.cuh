@@ -12,11 +12,10 @@
 #include "wave.cuh"
 
 /* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base
- * product will be added onto it afterwards: y0 = residual + c bias, c = sum_e w_e for a device whose mix is
- * MLP where gates are given, else 1. NULL members: 0. The op writes y0 and its own part for every token of
- * the wave, those of devices without such an adapter too. */
+ * product will be added onto it afterwards: y0 = residual + c bias, with members and c of ck_linear. The op
+ * writes y0 and its own part for every token of the wave, those of devices without such an adapter too. */
 typedef struct {
-    const ck_tensor *residual, *gates;
+    const ck_tensor *residual, *bias_factor;
     const float *bias;
     int32_t linear; /* whose bias it is; -1: no variant of the base replaces it */
 } cuda_start;

@@ -22,22 +22,14 @@ static const ck_tensor *adds_to(const ck_op *op) {
         return op->as.lora_backward.dx;
     case CK_OP_route_backward:
         return op->as.route_backward.accumulate ? op->as.route_backward.dx : nullptr;
-    case CK_OP_embed:
-    case CK_OP_embed_backward:
-    case CK_OP_norm:
-    case CK_OP_norm_backward:
-    case CK_OP_linear:
-    case CK_OP_linear_backward:
-    case CK_OP_attention:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu:
-    case CK_OP_gelu_backward:
-    case CK_OP_head:
+#define X(name) case CK_OP_##name:
+        CK_BASE_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
     case CK_OP_route:
     case CK_OP_expert_activation:
     case CK_OP_expert_activation_backward:
     case CK_OP_expert_expand_backward:
-    case CK_OP_balance:
     case CK_OP_COUNT:
         break;
     }
@@ -49,7 +41,7 @@ static const ck_tensor *could_accumulate(const ck_op *op, cuda_start *start) {
     *start = cuda_start{nullptr, nullptr, nullptr, -1};
     if (op->kind == CK_OP_linear) {
         const ck_linear *d = &op->as.linear;
-        *start = cuda_start{d->residual, d->gates, d->bias, d->linear};
+        *start = cuda_start{d->residual, d->bias_factor, d->bias, d->linear};
         return d->y;
     }
     if (op->kind != CK_OP_linear_backward) return nullptr;
@@ -195,7 +187,7 @@ static const char *copy_weights(const ck_program *program, cuda_program *p) {
         const float *weight = nullptr, *bias = nullptr;
         if (op->kind == CK_OP_linear) weight = op->as.linear.weight, bias = op->as.linear.bias;
         if (op->kind == CK_OP_linear_backward) weight = op->as.linear_backward.weight;
-        if (op->kind == CK_OP_head) weight = op->as.head.wte;
+        if (op->kind == CK_OP_head) weight = op->as.head.weight;
         problem = copy_weight(program->backend, p, weight);
         if (!problem) problem = copy_weight(program->backend, p, bias);
     }

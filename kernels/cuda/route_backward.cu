@@ -460,8 +460,7 @@ template <typename T> static const char *launch_backward(const ck_route_backward
 
 const char *cuda_route_backward(const ck_route_backward *d, const cuda_call *call) {
     const cuda_start *start = call->start;
-    if (start && (start->residual || start->gates || start->bias))
-        return "route_backward: dx begins with nothing";
+    if (start && (start->residual || start->bias)) return "route_backward: dx begins with nothing";
     if (call->wave.n_devices == 0) return start ? "route_backward: the wave has no devices" : nullptr;
     return call->half ? launch_backward<bf16>(d, call) : launch_backward<float>(d, call);
 }

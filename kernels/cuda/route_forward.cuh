@@ -14,7 +14,8 @@ template <typename T> struct route_op {
     cuda_wave wave;
     cuda_rows<const T> x;
     cuda_rows<float> zh, gates;
-    global<float> gate_record; /* NULL: not wanted */
+    global<float> gate_record; /* NULL: not wanted, like the next */
+    global<float> bias_factor; /* [tokens] */
     int layer, n_layers;
     int slices, stride; /* of route_few.cuh: of D; from a row of sums to the next */
     bool wide;
@@ -28,7 +29,9 @@ static __device__ __forceinline__ void write_gates(const route_op<T> *op, const 
     int e = (int)threadIdx.x % HALF;
     float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
     if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
+    float sum = half_sum(w);
     if (!inside) return;
+    if (op->bias_factor && e == 0) op->bias_factor[token] = shape->mix == CK_MIX_MLP ? sum : 1.0f;
     op->gates.data[token * op->gates.columns + e] = w;
     if (op->gate_record) op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
 }

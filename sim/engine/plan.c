@@ -83,7 +83,7 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     model_outputs step = {.loss = unread},
                   evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
     model_outputs record = {.loss = unread, .gate_record = unread};
-    if (d->balanced) step.top_k_count = step.p_sum = step.balance_coefficient = step.balance_value = unread;
+    if (d->balanced) step.top_k_count = step.balance_coefficient = unread;
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);

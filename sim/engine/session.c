@@ -48,9 +48,7 @@ static exit_code allocate_outputs(session *s, problems *list) {
     s->evaluation_outputs.top1_count = allocate_for(&a, sequences * row, "first choices");
     if (any_balanced(s->fleet)) {
         s->step_outputs.top_k_count = allocate_for(&a, sequences * row, "choices");
-        s->step_outputs.p_sum = allocate_for(&a, sequences * row, "router probabilities");
         s->step_outputs.balance_coefficient = allocate_for(&a, sequences * row, "load-balance coefficients");
-        s->step_outputs.balance_value = allocate_for(&a, sequences * sizeof(float), "load balance");
     }
     if (s->n_routing_windows > 0)
         s->record_outputs.gate_record =
@@ -222,9 +220,7 @@ exit_code session_create(const settings *config, ck_backend *backend, base_model
 static void free_outputs(session *s) {
     ck_free(s->backend, s->step_outputs.loss);
     ck_free(s->backend, s->step_outputs.top_k_count);
-    ck_free(s->backend, s->step_outputs.p_sum);
     ck_free(s->backend, s->step_outputs.balance_coefficient);
-    ck_free(s->backend, s->step_outputs.balance_value);
     ck_free(s->backend, s->evaluation_outputs.gate_sum);
     ck_free(s->backend, s->evaluation_outputs.top1_count);
     ck_free(s->backend, s->record_outputs.gate_record);

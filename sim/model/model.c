@@ -26,7 +26,8 @@ typedef struct {
     const model_outputs *out;
     int32_t attention_columns, zh_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
-    layer_tensors *layers; /* [L + 1]; of the last only x exists */
+    layer_tensors *layers;  /* [L + 1]; of the last only x exists */
+    ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
     ck_tensor *m, *nf, *statsf;
     ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
@@ -79,6 +80,7 @@ static void create_tensors(recorder *r, bool backward) {
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
+    if (r->any_mlp_mix) r->bias_factor = ck_activation(r->program, 1, "factor of the second bias");
     r->m = ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
     r->statsf = ck_activation(r->program, 2, "final norm statistics");
@@ -155,11 +157,11 @@ static void experts_forward(recorder *r, int l) {
     ck_op_route(r->program, &(ck_route){.x = t->n2,
                                         .zh = t->zh,
                                         .gates = t->gates,
+                                        .bias_factor = r->bias_factor,
                                         .layer = l,
                                         .gate_sum = out->gate_sum,
                                         .top1_count = out->top1_count,
                                         .top_k_count = out->top_k_count,
-                                        .p_sum = out->p_sum,
                                         .n_layers = s->layers,
                                         .gate_record = out->gate_record});
     ck_op_linear(r->program, &(ck_linear){.x = t->n2,
@@ -177,7 +179,7 @@ static void experts_forward(recorder *r, int l) {
     ck_op_linear(r->program, &(ck_linear){.x = r->m,
                                           .y = y,
                                           .residual = t->x2,
-                                          .gates = r->any_mlp_mix ? t->gates : NULL,
+                                          .bias_factor = r->bias_factor,
                                           .weight = at(r, w->pr_w, l),
                                           .bias = at(r, w->pr_b, l),
                                           .in = s->ffn,
@@ -191,15 +193,14 @@ static void head(recorder *r, ck_tensor *dx) {
     const base_layout *w = &r->base->layout;
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain,
          r->base->weights + w->lnf_bias);
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    ck_op_head(r->program, &(ck_head){.mode = dx ? CK_HEAD_STEP : CK_HEAD_EVALUATE,
+                                      .x = r->nf,
                                       .dx = dx,
-                                      .wte = r->base->weights + w->wte,
+                                      .weight = r->base->weights + w->wte,
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
-                                      .vocabulary = s->vocabulary,
-                                      .wte_gradient = -1});
+                                      .vocabulary = s->vocabulary});
 }
 
 static void forward(recorder *r) {
@@ -332,9 +333,7 @@ static void backward(recorder *r) {
 
 static void balance(recorder *r) {
     ck_op_balance(r->program, &(ck_balance){.top_k_count = r->out->top_k_count,
-                                            .p_sum = r->out->p_sum,
                                             .coefficient = r->out->balance_coefficient,
-                                            .value = r->out->balance_value,
                                             .n_layers = r->base->shape.layers});
 }
 

@@ -18,13 +18,12 @@ typedef struct {
 } model_base;
 
 typedef struct {
-    float *loss;                                        /* [max_sequences] summed nats per sequence */
-    int32_t *correct;                                   /* [max_sequences], or NULL */
-    float *gate_sum, *top1_count, *top_k_count, *p_sum; /* [max_sequences, layers, CK_MAX_EXPERTS], or NULL */
-    float *gate_record;                                 /* [max_tokens, layers, CK_MAX_EXPERTS], or NULL */
-    float *balance_coefficient, *balance_value;         /* both or neither: the load balance has a gradient */
-    float *logits;                                      /* tests only, or NULL */
-} model_outputs;                                        /* backend memory, the caller's */
+    float *loss;                                /* [max_sequences] summed nats per sequence */
+    float *gate_sum, *top1_count, *top_k_count; /* [max_sequences, layers, CK_MAX_EXPERTS], or NULL */
+    float *gate_record;                         /* [max_tokens, layers, CK_MAX_EXPERTS], or NULL */
+    float *balance_coefficient;                 /* as the last; NULL: the load balance has no gradient */
+    float *logits;                              /* tests only, or NULL */
+} model_outputs;                                /* backend memory, the caller's */
 
 /* A training step's forward and backward into ck_wave.gradients. */
 exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,

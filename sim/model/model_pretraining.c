@@ -105,15 +105,15 @@ static void forward(recorder *r) {
                                         .width = s->width});
     for (int l = 0; l < s->layers; l++) layer_forward(r, l);
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, w->lnf_gain, w->lnf_bias);
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    ck_op_head(r->program, &(ck_head){.mode = CK_HEAD_PRETRAIN,
+                                      .x = r->nf,
                                       .dx = r->dn,
-                                      .wte = weights + w->wte,
+                                      .weight = weights + w->wte,
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
                                       .vocabulary = s->vocabulary,
-                                      .wte_gradient = w->wte});
+                                      .weight_gradient = w->wte});
 }
 
 static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t gain, int64_t bias,

@@ -139,7 +139,7 @@ static ck_capacity capacity_of(const bits_world *w, const host_wave *h, bool bas
 
 /* ---- Running it ------------------------------------------------------------------------------ */
 
-enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, P_SUM, COEFFICIENT, VALUE, BUFFERS };
+enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, COEFFICIENT, BUFFERS };
 
 typedef struct {
     ck_backend *backend;
@@ -160,8 +160,8 @@ static session session_open(const bits_world *w, const host_wave *h, int64_t gra
                             ck_backend *backend, check *c) {
     session s = {.backend = backend, .check = c};
     int64_t entries = (int64_t)h->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats, h->n_sequences,
-                                     entries,         entries,        entries,         h->n_sequences};
+    const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats,
+                                     h->n_sequences,  entries,        entries};
     worked(&s, ck_stream_create(backend, &s.stream), "ck_stream_create");
     for (int i = 0; i < BUFFERS && !s.broken; i++)
         worked(&s, ck_alloc(backend, (size_t)counts[i] * sizeof(float), "bits", &s.memory[i]), "ck_alloc");
@@ -196,8 +196,7 @@ static ck_program *record(session *s, const bits_world *w, const ck_capacity *ca
     model_base base = {.shape = w->base, .layout = w->layout, .weights = s->memory[WEIGHTS]};
     model_outputs out = {.loss = s->memory[LOSS]};
     if (!pretraining) {
-        out.top_k_count = s->memory[TOP_K], out.p_sum = s->memory[P_SUM];
-        out.balance_coefficient = s->memory[COEFFICIENT], out.balance_value = s->memory[VALUE];
+        out.top_k_count = s->memory[TOP_K], out.balance_coefficient = s->memory[COEFFICIENT];
     }
     exit_code code = pretraining ? model_record_pretraining(s->backend, &base, capacity, &out, &program, list)
                                  : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity,

@@ -24,7 +24,7 @@ typedef struct {
     /* [0]: the base; [v]: with the linears of variant v, where variants were made */
     oracle_base references[VARIANTS + 1];
     ck_replacement *variants; /* [VARIANTS, WAVE_LAYERS * BASE_LAYER_LINEARS] */
-    rig_buffer *weights, *loss, *correct, *logits, *gate_sum, *top1, *top_k, *p_sum, *coefficient, *value;
+    rig_buffer *weights, *loss, *logits, *gate_sum, *top1, *top_k, *coefficient;
     model_outputs outputs;
 } world;
 
@@ -101,21 +101,16 @@ static void make_variants(world *w) {
 static void make_outputs(world *w, bool balance) {
     rig *r = w->r;
     int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    w->loss = rig_results(r, r->wave.n_sequences, "loss"),
-    w->correct = rig_results(r, r->wave.n_sequences, "correct");
+    w->loss = rig_results(r, r->wave.n_sequences, "loss");
     w->logits = rig_results(r, r->n_tokens * VOCABULARY, "logits");
     w->gate_sum = rig_results(r, entries, "gate_sum"), w->top1 = rig_results(r, entries, "top1_count");
-    w->top_k = rig_results(r, entries, "top_k_count"), w->p_sum = rig_results(r, entries, "p_sum");
-    w->coefficient = rig_results(r, entries, "balance coefficient"),
-    w->value = rig_results(r, r->wave.n_sequences, "balance value");
+    w->top_k = rig_results(r, entries, "top_k_count");
+    w->coefficient = rig_results(r, entries, "balance coefficient");
     w->outputs = (model_outputs){.loss = w->loss->memory,
-                                 .correct = w->correct->memory,
                                  .gate_sum = w->gate_sum->memory,
                                  .top1_count = w->top1->memory,
                                  .top_k_count = w->top_k->memory,
-                                 .p_sum = w->p_sum->memory,
                                  .balance_coefficient = balance ? w->coefficient->memory : NULL,
-                                 .balance_value = balance ? w->value->memory : NULL,
                                  .logits = w->logits->memory};
 }
 
@@ -183,7 +178,6 @@ static void device_reference(world *w, int device, bool gradients, bool balance)
     shape.balanced &= balance;
     oracle_model(&w->references[r->devices[device].variant], &shape,
                  r->parameters.ref + r->devices[device].parameters, &batch, &pass);
-    w->value->ref[device] = pass.balance;
     if (pass.margin < least_margin)
         check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
     for (int s = first; s < r->first_sequence[device + 1]; s++)
@@ -223,8 +217,6 @@ static void step_with(rig *r, bool balance, bool variants) {
     if (rig_run(r)) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
         compare_forward(w);
-        for (int d = 0; d < r->spec->n_devices && balance; d++)
-            if (rig_shape(r, d)->balanced) rig_compare_buffer(r, w->value, d, 1);
         r->tolerance = gradient_tolerance;
         for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
     }
@@ -298,9 +290,8 @@ void (*conformance_between_runs)(void) = NULL;
 static void step_twice(rig *r) {
     world *w = world_open(r, STEP, true);
     if (rig_run(r)) {
-        snapshot all[] = {take_snapshot(w->loss),     take_snapshot(w->logits),
-                          take_snapshot(w->gate_sum), take_snapshot(w->coefficient),
-                          take_snapshot(w->value),    take_snapshot(&r->gradients)};
+        snapshot all[] = {take_snapshot(w->loss), take_snapshot(w->logits), take_snapshot(w->gate_sum),
+                          take_snapshot(w->coefficient), take_snapshot(&r->gradients)};
         if (conformance_between_runs != NULL) conformance_between_runs();
         bool again = rig_run(r);
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)

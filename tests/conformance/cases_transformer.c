@@ -287,13 +287,14 @@ static void embed_backward(rig *r) {
                *loss = rig_results(r, r->wave.n_sequences, "loss");
     draw_tokens(r, VOCABULARY);
     for (int64_t t = 0; t < r->n_tokens; t++) r->targets[t] = r->tokens[(t + 1) % r->n_tokens];
-    ck_op_head(r->program, &(ck_head){.x = x->tensor,
+    ck_op_head(r->program, &(ck_head){.mode = CK_HEAD_PRETRAIN,
+                                      .x = x->tensor,
                                       .dx = dx->tensor,
-                                      .wte = wte->memory,
+                                      .weight = wte->memory,
                                       .loss = loss->memory,
                                       .width = width,
                                       .vocabulary = VOCABULARY,
-                                      .wte_gradient = GAIN_AT});
+                                      .weight_gradient = GAIN_AT});
     ck_op_embed_backward(r->program, &(ck_embed_backward){.dx = dx->tensor,
                                                           .wte_gradient = GAIN_AT,
                                                           .wpe_gradient = WPE_AT,

@@ -68,13 +68,13 @@ static oracle_linear_size size_of(const versions *v, const rig *r, int device) {
 /* ---- y = x W^T + c b + residual -------------------------------------------------------------- */
 
 typedef struct {
-    bool gated, residual, no_recorded_bias;
+    bool factors, residual, no_recorded_bias;
 } linear_options;
 
 typedef struct {
     rig *r;
     versions v;
-    rig_tensor *x, *y, *residual, *gates;
+    rig_tensor *x, *y, *residual, *factor;
 } linear_world;
 
 static rig_tensor *make_gates(rig *r) {
@@ -93,12 +93,12 @@ static void record_linear(linear_world *w, rig *r, int in, int out, linear_optio
     w->r = r;
     w->x = rig_input(r, in, "x"), w->y = rig_output(r, out, "y");
     w->residual = o.residual ? rig_input(r, out, "residual") : NULL;
-    w->gates = o.gated ? make_gates(r) : NULL;
+    w->factor = o.factors ? rig_input(r, 1, "bias factor") : NULL;
     make_versions(r, &w->v, in, out, !o.no_recorded_bias);
     ck_op_linear(r->program, &(ck_linear){.x = w->x->tensor,
                                           .y = w->y->tensor,
                                           .residual = o.residual ? w->residual->tensor : NULL,
-                                          .gates = o.gated ? w->gates->tensor : NULL,
+                                          .bias_factor = o.factors ? w->factor->tensor : NULL,
                                           .weight = w->v.weight[0]->memory,
                                           .bias = o.no_recorded_bias ? NULL : w->v.bias[0]->memory,
                                           .in = in,
@@ -110,13 +110,10 @@ static void linear_reference(const linear_world *w) {
     rig *r = w->r;
     double *none = oracle_zeros(w->v.out);
     for (int d = 0; d < r->spec->n_devices; d++) {
-        int64_t first = rig_first(r, d), rows = rig_rows(r, d);
-        double *factor = w->gates ? oracle_zeros(rows) : NULL;
-        if (w->gates) oracle_bias_factor(rig_shape(r, d), rows, rig_row(w->gates, first), factor);
+        int64_t first = rig_first(r, d);
         oracle_linear(size_of(&w->v, r, d), rig_row(w->x, first), weight_of(&w->v, r, d),
-                      bias_of(&w->v, r, d, none), factor, w->residual ? rig_row(w->residual, first) : NULL,
-                      rig_row(w->y, first));
-        free(factor);
+                      bias_of(&w->v, r, d, none), w->factor ? rig_row(w->factor, first) : NULL,
+                      w->residual ? rig_row(w->residual, first) : NULL, rig_row(w->y, first));
     }
     free(none);
 }
@@ -138,8 +135,8 @@ static void linear(rig *r) {
     linear_with(r, r->spec->width, 3 * r->spec->width, (linear_options){0});
 }
 
-static void linear_gated(rig *r) {
-    linear_with(r, r->spec->ffn, r->spec->width, (linear_options){.gated = true, .residual = true});
+static void linear_with_factors(rig *r) {
+    linear_with(r, r->spec->ffn, r->spec->width, (linear_options){.factors = true, .residual = true});
 }
 
 static void linear_without_bias(rig *r) {
@@ -149,18 +146,18 @@ static void linear_without_bias(rig *r) {
 /* A GPU begins y with what follows: residual and bias are the following op's business there. */
 static void linear_then_expand(rig *r) {
     linear_world w;
-    rig_tensor *g = rig_input(r, r->max_ranks, "g");
+    rig_tensor *g = rig_input(r, r->max_ranks, "g"), *gates = make_gates(r);
     rig_poison(r, g, COLUMNS_RANKS);
-    record_linear(&w, r, r->spec->ffn, r->spec->width, (linear_options){.gated = true, .residual = true});
+    record_linear(&w, r, r->spec->ffn, r->spec->width, (linear_options){.factors = true, .residual = true});
     ck_op_expert_expand(
         r->program,
-        &(ck_expert_expand){.g = g->tensor, .gates = w.gates->tensor, .y = w.y->tensor, .layer = RIG_LAYER});
+        &(ck_expert_expand){.g = g->tensor, .gates = gates->tensor, .y = w.y->tensor, .layer = RIG_LAYER});
     if (!rig_run(r)) return;
     linear_reference(&w);
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(w.gates, first),
+        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(gates, first),
                              rig_row(w.y, first));
     }
     rig_compare(r, w.y, COLUMNS_ALL);
@@ -267,7 +264,7 @@ static void expand_backward_without_bias(rig *r) {
 
 static const conformance_case cases[] = {
     {.name = "linear", .run = linear},
-    {.name = "linear, gated", .run = linear_gated},
+    {.name = "linear with bias factors", .run = linear_with_factors},
     {.name = "linear, bias in variants only", .run = linear_without_bias},
     {.name = "linear, then expand", .run = linear_then_expand},
     {.name = "linear, then LoRA", .run = linear_then_lora},

@@ -270,18 +270,13 @@ Test(program, refuses_gradients_before_a_global_op) {
     ck_tensor *u = ck_activation(program, 8, "u"), *dm = ck_activation(program, 8, "dm"),
               *du = ck_activation(program, 8, "du");
     ck_op_gelu_backward(program, &(ck_gelu_backward){.u = u, .dm = dm, .du = du, .ffn = 8});
-    ck_op_balance(
-        program,
-        &(ck_balance){
-            .top_k_count = table, .p_sum = table, .coefficient = table, .value = table, .n_layers = 1});
+    ck_op_balance(program, &(ck_balance){.top_k_count = table, .coefficient = table, .n_layers = 1});
     cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "global") != NULL, "%s", ck_last_error(backend));
     ck_program_destroy(program);
     ck_close(backend);
 }
 
-/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond
- * them. */
 /* One device of that shape with one sequence of four tokens. */
 static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
     static const int64_t first_token[] = {0, 4};
@@ -301,6 +296,8 @@ static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
                      .fault = fault};
 }
 
+/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond
+ * them. */
 Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_backend *backend = open_auto();
     ck_program *program;
@@ -422,6 +419,81 @@ Test(program, refuses_a_linear_below_minus_1) {
     cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "-1") != NULL, "%s", ck_last_error(backend));
     ck_program_destroy(program);
+    ck_close(backend);
+}
+
+/* A program of one head in that mode; what is not wanted is left out. */
+static ck_status head_program(ck_backend *backend, ck_head_mode mode, bool dx, int64_t gradient,
+                              float *memory, ck_program **out) {
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4, .base_pack = 32};
+    ck_status status = ck_program_create(backend, &capacity, out);
+    if (status != CK_OK) return status;
+    ck_op_head(*out, &(ck_head){.mode = mode,
+                                .x = ck_activation(*out, 4, "x"),
+                                .dx = dx ? ck_activation(*out, 4, "dx") : NULL,
+                                .weight = memory,
+                                .loss = memory + 32,
+                                .width = 4,
+                                .vocabulary = 8,
+                                .weight_gradient = gradient});
+    return ck_program_finish(*out);
+}
+
+Test(program, refuses_a_head_that_contradicts_its_mode) {
+    static const struct {
+        ck_head_mode mode;
+        bool dx;
+        int64_t gradient;
+        ck_status expected;
+    } cases[] = {
+        {CK_HEAD_EVALUATE, false, 0, CK_OK},
+        {CK_HEAD_EVALUATE, true, 0, CK_BAD_ARGUMENT},
+        {CK_HEAD_STEP, true, -1, CK_OK},
+        {CK_HEAD_STEP, false, -1, CK_BAD_ARGUMENT},
+        {CK_HEAD_PRETRAIN, true, 0, CK_OK},
+        {CK_HEAD_PRETRAIN, true, -1, CK_BAD_ARGUMENT},
+        {CK_HEAD_PRETRAIN, true, 1, CK_BAD_ARGUMENT}, /* behind the end of the base's pack */
+    };
+    ck_backend *backend = open_auto();
+    void *memory;
+    cr_assert(eq(int, ck_alloc(backend, 64 * sizeof(float), "head", &memory), CK_OK));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_program *program;
+        ck_status status =
+            head_program(backend, cases[i].mode, cases[i].dx, cases[i].gradient, memory, &program);
+        cr_expect(eq(int, status, cases[i].expected), "head %zu: %s", i, ck_last_error(backend));
+        ck_program_destroy(program);
+    }
+    ck_free(backend, memory);
+    ck_close(backend);
+}
+
+/* A step's mean is over each device, pre-training's over the wave. */
+Test(program, refuses_a_wave_that_contradicts_the_mode_of_its_head) {
+    ck_backend *backend = open_auto();
+    ck_stream *stream;
+    ck_shape shape = wave_shape(SHAPE_SINGLE, 4, 16, 1, CK_MLP_GELU);
+    float *memory;
+    cr_assert(eq(int, ck_alloc(backend, 128 * sizeof(float), "head", (void **)&memory), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    ck_wave of_device = four_tokens(&shape, memory), of_none = of_device, of_base;
+    of_none.n_devices = 0;
+    of_base = of_none, of_base.base_gradients = memory + 64;
+    const ck_wave *good[] = {[CK_HEAD_STEP] = &of_device, [CK_HEAD_PRETRAIN] = &of_base};
+    for (ck_head_mode mode = CK_HEAD_STEP; mode <= CK_HEAD_PRETRAIN; mode++) {
+        ck_program *program;
+        const ck_wave *all[] = {&of_device, &of_none, &of_base};
+        cr_assert(eq(int, head_program(backend, mode, true, 0, memory, &program), CK_OK), "%s",
+                  ck_last_error(backend));
+        for (int i = 0; i < 3; i++) {
+            ck_run(program, stream, all[i]);
+            cr_expect(eq(int, ck_wait(stream), all[i] == good[mode] ? CK_OK : CK_BAD_ARGUMENT),
+                      "mode %d, wave %d: %s", mode, i, ck_last_error(backend));
+        }
+        ck_program_destroy(program);
+    }
+    ck_stream_destroy(stream);
+    ck_free(backend, memory);
     ck_close(backend);
 }
 

@@ -69,10 +69,9 @@ typedef struct {
     int64_t n;
     int width, vocabulary;
 } oracle_head_size;
-/* The summed loss; logits [n, V] or NULL; *correct, if not NULL, counts tokens whose arg max is the target.
- */
+/* The summed loss; logits [n, V] or NULL. */
 double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
-                   double *logits, int32_t *correct);
+                   double *logits);
 /* dx and dwte (NULL: not wanted) of scale * loss; dx is written, dwte += . */
 void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
                           double scale, double *dx, double *dwte);
@@ -203,7 +202,6 @@ typedef struct {
     double *loss;      /* [n_sequences] summed nats */
     double *logits;    /* [tokens, V] */
     double *gates;     /* [layers, tokens, CK_MAX_EXPERTS] */
-    double *p_sum;     /* [layers, CK_MAX_EXPERTS] summed over the batch's tokens */
     double *gradients; /* the device's pack: gradient of mean loss + load balance; added to */
     double margin;     /* out: least distance of a kept from a dropped logit */
     double balance;    /* out: value of the load balance, all layers */

@@ -191,7 +191,7 @@ static double forward(model *m, double *loss, double *logits) {
         oracle_head_size size = {sequence_tokens(m, i), width, vocabulary};
         double sum =
             oracle_head(size, m->normed + first * width, weight(m, 0, at->wte), m->batch->targets + first,
-                        logits != NULL ? logits + first * vocabulary : NULL, NULL);
+                        logits != NULL ? logits + first * vocabulary : NULL);
         if (loss != NULL) loss[i] = sum;
         total += sum;
     }
@@ -299,16 +299,10 @@ static double reciprocal_count(const model *m) {
 }
 
 static void report_gates(const model *m, oracle_pass *pass) {
-    int experts = m->shape->n_experts, ld = m->shape->router_rows + m->shape->rank_sum;
     for (int l = 0; l < m->base->shape.layers; l++) {
         const layer_state *s = &m->layers[l];
         size_t bytes = (size_t)m->tokens * CK_MAX_EXPERTS * sizeof(double);
         if (pass->gates != NULL) memcpy(pass->gates + l * m->tokens * CK_MAX_EXPERTS, s->gates, bytes);
-        for (int64_t t = 0; t < m->tokens && pass->p_sum != NULL && m->shape->router_rows > 0; t++) {
-            double p[CK_MAX_EXPERTS];
-            oracle_balance_probability(m->shape, s->zh + t * ld, p);
-            for (int e = 0; e < experts; e++) pass->p_sum[l * CK_MAX_EXPERTS + e] += p[e];
-        }
     }
 }
 
