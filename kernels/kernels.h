@@ -166,7 +166,8 @@ typedef struct {
     /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *gradients;
     float *base_gradients; /* backend memory, only for programs that train the base; overwritten */
-    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x, or -1 */
+    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x (where the
+     * device has neither: in x itself), or -1 */
     int32_t *fault;
 } ck_wave;
 
@@ -325,21 +326,26 @@ void ck_op_head(ck_program *, const ck_head *);
 
 /* ---- Local ops: adapters --------------------------------------------------------------------- */
 
-/* The LoRA at a site that is not routed: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. */
+/* The LoRA at a site that every token uses: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. Where
+ * several sites' outputs lie beside each other in y (q, k and v in qkv; gate and up in U), those of this site
+ * begin at first_column. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *h, *y;
     ck_site site;
     int32_t in, out; /* of the site's linear */
+    int32_t first_column;
     int32_t layer;
 } ck_lora;
 void ck_op_lora(ck_program *, const ck_lora *);
-/* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. */
+/* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. first_column: in dy. At PR, dx is
+ * the dm that ck_op_expert_activation_backward() gets, so this comes before it. */
 typedef struct {
     const ck_tensor *x, *h, *dy;
     ck_tensor *dx;
     ck_site site;
     int32_t in, out;
+    int32_t first_column;
     int32_t layer;
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);

@@ -318,16 +318,22 @@ RECORD(head) {
     USE(head, dx, WIDE, d->width);
 }
 
+static void check_columns(ck_program *program, const char *op, int32_t first_column) {
+    if (first_column < 0) refuse(program, "%s: outputs cannot begin at column %d", op, first_column);
+}
+
 RECORD(lora) {
+    check_columns(program, "lora", d->first_column);
     USE(lora, x, WIDE, d->in);
     USE(lora, h, EXACT, 1);
-    USE(lora, y, WIDE, d->out);
+    USE(lora, y, WIDE, (int64_t)d->first_column + d->out);
 }
 
 RECORD(lora_backward) {
+    check_columns(program, "lora_backward", d->first_column);
     USE(lora_backward, x, WIDE, d->in);
     USE(lora_backward, h, EXACT, 1);
-    USE(lora_backward, dy, WIDE, d->out);
+    USE(lora_backward, dy, WIDE, (int64_t)d->first_column + d->out);
     USE_IF(lora_backward, dx, WIDE, d->in);
 }
 

@@ -34,8 +34,8 @@ typedef struct {
 } recorded_lora;
 
 static bool lora_fits(recorded_lora op, const ck_shape *shape) {
-    const ck_block *a = ck_block_of(shape, op.site, CK_FACTOR_A),
-                   *b = ck_block_of(shape, op.site, CK_FACTOR_B);
+    const ck_block *a = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_A),
+                   *b = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_B);
     return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns &&
                             op.out == b->columns);
 }

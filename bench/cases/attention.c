@@ -189,7 +189,7 @@ static void verify_lora(const world *w, verdict *v) {
         picks rows = world_some_rows(w, w->checked[i], 4.0 * w->width * rank);
         double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL),
                *h = oracle_zeros(rows.n * rank);
-        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y);
+        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y, 3 * w->width);
         world_compare(w, v, H, &rows, NULL, h);
         world_compare(w, v, Y, &rows, NULL, y);
         free(x);
@@ -251,7 +251,7 @@ static void verify_lora_backward(const world *w, verdict *v) {
         double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL),
                *dy = world_read(w, DY, &rows, NULL);
         double *dx = world_gather(w, DX, BEFORE, &rows, NULL);
-        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, dx);
+        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, 3 * w->width, dx);
         world_compare(w, v, DX, &rows, NULL, dx);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_A, NULL);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_B, NULL);

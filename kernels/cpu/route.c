@@ -110,11 +110,15 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     float *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block);
     float *factors = d->bias_factor ? cpu_rows(d->bias_factor, block) : NULL;
     statistics sums = {{0}, {0}, {0}};
-    gemm_nt(block->n_tokens, shape->router_rows + shape->h_ranks, shape->width, 1, cpu_rows(d->x, block),
-            d->x->columns, cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
+    const float *x = cpu_rows(d->x, block);
+    int columns = shape->router_rows + shape->h_ranks;
+    gemm_nt(block->n_tokens, columns, shape->width, 1, x, d->x->columns,
+            cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        if (!finite_row(z, shape->router_rows + shape->h_ranks)) {
+        bool finite =
+            columns > 0 ? finite_row(z, columns) : finite_row(x + (int64_t)t * d->x->columns, shape->width);
+        if (!finite) {
             if (*block->fault_layer < 0) *block->fault_layer = d->layer;
             /* the run goes on; the fault is what the caller acts on */
             memset(z, 0, (size_t)shape->router_rows * sizeof(float));

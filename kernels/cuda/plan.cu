@@ -11,13 +11,14 @@
 
 /* ---- Order ---- */
 
-/* The tensor that the op adds to, where it adds; else NULL. */
-static const ck_tensor *adds_to(const ck_op *op) {
+/* The tensor that the op adds to, where it adds to all that a base product of `out` columns writes; else
+ * NULL. */
+static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
     switch (op->kind) {
     case CK_OP_expert_expand:
         return op->as.expert_expand.y;
     case CK_OP_lora:
-        return op->as.lora.y;
+        return op->as.lora.out == out ? op->as.lora.y : nullptr;
     case CK_OP_lora_backward:
         return op->as.lora_backward.dx;
     case CK_OP_route_backward:
@@ -49,13 +50,18 @@ static const ck_tensor *could_accumulate(const ck_op *op, cuda_start *start) {
     return d->accumulate || d->weight_gradient >= 0 || d->bias_gradient >= 0 ? nullptr : d->dx;
 }
 
+/* Columns that a base product writes. */
+static int32_t columns_of(const ck_op *op) {
+    return op->kind == CK_OP_linear ? op->as.linear.out : op->as.linear_backward.in;
+}
+
 static void order_ops(const ck_program *program, cuda_program *p) {
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i], *next = i + 1 < program->n_ops ? op + 1 : nullptr;
         cuda_start start;
         const ck_tensor *out = could_accumulate(op, &start);
         cuda_step step = {*op, false, cuda_start{nullptr, nullptr, nullptr, -1}};
-        if (out && next && adds_to(next) == out) {
+        if (out && next && adds_to(next, columns_of(op)) == out) {
             p->steps[p->n_steps++] = cuda_step{*next, true, start};
             step.starts = true; /* a linear that is begun already: cuda_linear_onto() */
             if (op->kind == CK_OP_linear_backward) step.op.as.linear_backward.accumulate = true;

@@ -270,7 +270,8 @@ static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(rout
         tile += c.tiles;
         if (c.index % op.chunk != 0) continue; /* it began in the window before */
         bool dx = (bool)op.dx.data;
-        for (int first = 0; first < c.weight.columns && (dx || c.low < c.high); first += 16 * M, dx = false) {
+        /* without rows there is still a dx, of zeros */
+        for (int first = 0; (first < c.weight.columns && c.low < c.high) || dx; first += 16 * M, dx = false) {
             walk_chunk<T, M, RING>(&op, &c, first, dx, factors, kept, slots);
         }
     }

@@ -16,22 +16,22 @@ typedef struct {
     int count;
 } tensor_list;
 
-/* GPT-2's name of a site's linear. */
-static const char *module_of(ck_site site) {
-    switch (site) {
-    case CK_SITE_QKV:
-        return "attn.c_attn";
-    case CK_SITE_OUT:
-        return "attn.c_proj";
-    case CK_SITE_FC:
-        return "mlp.c_fc";
-    case CK_SITE_PR:
-        return "mlp.c_proj";
-    case CK_SITE_GATE:
-    case CK_SITES:
-        break;
-    }
-    return NULL;
+/* A family's linears as PEFT calls them: GPT-2's have one qkv, Llama's a gate in the MLP. */
+static bool is_gpt2(const ck_shape *s) {
+    return s->mlp == CK_MLP_GELU;
+}
+
+static const char *module_of(const ck_shape *s, ck_site site) {
+    static const char *const gpt2[CK_SITES] = {[CK_SITE_QKV] = "attn.c_attn",
+                                               [CK_SITE_OUT] = "attn.c_proj",
+                                               [CK_SITE_FC] = "mlp.c_fc",
+                                               [CK_SITE_PR] = "mlp.c_proj"};
+    static const char *const llama[CK_SITES] = {
+        [CK_SITE_Q] = "self_attn.q_proj", [CK_SITE_K] = "self_attn.k_proj",
+        [CK_SITE_V] = "self_attn.v_proj", [CK_SITE_OUT] = "self_attn.o_proj",
+        [CK_SITE_GATE] = "mlp.gate_proj", [CK_SITE_FC] = "mlp.up_proj",
+        [CK_SITE_PR] = "mlp.down_proj"};
+    return is_gpt2(s) ? gpt2[site] : llama[site];
 }
 
 /* What an expert's folder holds: its own parts and those of no expert, but not the router. */
@@ -46,8 +46,9 @@ static bool list_tensors(const ck_shape *s, int e, tensor_list *list) {
         if (!is_part_of(&part, e)) continue;
         packed_tensor *t = &list->tensors[list->count++];
         *t = packed_part(&part);
-        snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", part.layer,
-                 module_of(part.site), part.factor == CK_FACTOR_A ? 'A' : 'B');
+        snprintf(t->name, sizeof t->name, "base_model.model.%s.%d.%s.lora_%c.weight",
+                 is_gpt2(s) ? "transformer.h" : "model.layers", part.layer, module_of(s, part.site),
+                 part.factor == CK_FACTOR_A ? 'A' : 'B');
     }
     return list->tensors != NULL;
 }
@@ -58,9 +59,9 @@ static void list_modules(const ck_shape *s, int e, json_t *targets, json_t *rank
     for (int32_t i = 0; i < ck_part_count(s); i++) {
         ck_part part = ck_part_at(s, i);
         if (part.layer > 0 || part.factor != CK_FACTOR_A || !is_part_of(&part, e)) continue;
-        json_array_append_new(targets, json_string(module_of(part.site)));
+        json_array_append_new(targets, json_string(module_of(s, part.site)));
         if (part.rows != s->rank[e])
-            json_object_set_new(rank_pattern, module_of(part.site), json_integer(part.rows));
+            json_object_set_new(rank_pattern, module_of(s, part.site), json_integer(part.rows));
     }
 }
 

@@ -8,14 +8,6 @@
 #include "base/tensors.h"
 #include "support/rng.h"
 
-base_shape base_complete(base_shape shape) {
-    bool gpt2 = shape.family == BASE_GPT2;
-    if (gpt2 || !shape.kv_heads) shape.kv_heads = shape.heads;
-    if (gpt2 || !shape.head_size) shape.head_size = shape.width / shape.heads;
-    if (gpt2) shape.tied_head = shape.qkv_bias = shape.out_bias = shape.mlp_bias = true;
-    return shape;
-}
-
 static bool same_rope(const base_rope *a, const base_rope *b) {
     return a->theta == b->theta && a->scaling == b->scaling && a->factor == b->factor &&
            a->low_frequency_factor == b->low_frequency_factor &&
@@ -28,6 +20,15 @@ bool base_same_shape(const base_shape *a, const base_shape *b) {
            a->vocabulary == b->vocabulary && a->context == b->context && a->epsilon == b->epsilon &&
            a->tied_head == b->tied_head && a->qkv_bias == b->qkv_bias && a->out_bias == b->out_bias &&
            a->mlp_bias == b->mlp_bias && same_rope(&a->rope, &b->rope);
+}
+
+const char *base_describe(const base_shape *s, char out[BASE_TEXT_BYTES]) {
+    char grouped[48] = "";
+    if (s->kv_heads != s->heads) snprintf(grouped, sizeof grouped, " (%d of keys and values)", s->kv_heads);
+    snprintf(out, BASE_TEXT_BYTES, "%s, %d layer%s of width %d, %d head%s%s, MLP %d, %d ids",
+             base_family_name(s->family), s->layers, s->layers == 1 ? "" : "s", s->width, s->heads,
+             s->heads == 1 ? "" : "s", grouped, s->ffn, s->vocabulary);
+    return out;
 }
 
 exit_code base_create(const base_shape *shape, base_model **out, problems *list) {

@@ -42,6 +42,10 @@ base_shape base_complete(base_shape shape);
 bool base_same_shape(const base_shape *a, const base_shape *b);
 const char *base_family_name(base_family_id family); /* "gpt2", "llama" */
 
+/* "llama, 30 layers of width 576, 9 heads (3 of keys and values), MLP 1536, 49152 ids". Returns out. */
+enum { BASE_TEXT_BYTES = 160 };
+const char *base_describe(const base_shape *shape, char out[BASE_TEXT_BYTES]);
+
 /* Columns of attention's output, of k (or v), of q, k and v, and of the MLP's first product. */
 static inline int base_q_width(const base_shape *s) {
     return s->heads * s->head_size;

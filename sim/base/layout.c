@@ -12,6 +12,14 @@
 
 #include "base/base.h"
 
+base_shape base_complete(base_shape shape) {
+    bool gpt2 = shape.family == BASE_GPT2;
+    if (gpt2 || !shape.kv_heads) shape.kv_heads = shape.heads;
+    if ((gpt2 || !shape.head_size) && shape.heads) shape.head_size = shape.width / shape.heads;
+    if (gpt2) shape.tied_head = shape.qkv_bias = shape.out_bias = shape.mlp_bias = true;
+    return shape;
+}
+
 /* Reserves `count` floats at *end and moves *end to the next aligned offset. */
 static int64_t place(int64_t *end, int64_t count) {
     int64_t at = *end;

@@ -216,6 +216,33 @@ void check_population(const settings *s, const level *of) {
 
 /* ---- The run ---- */
 
+static void check_family(const settings *s, const level *top) {
+    const base_settings *b = &s->base;
+    char message[256];
+    if (b->family == FAMILY_GPT2 && level_has(top, "base.rope_theta"))
+        report(
+            top, "base.rope_theta",
+            "is of the family llama, but base.family is gpt2; write base.family: llama, or remove this key");
+    if (b->family == FAMILY_GPT2 && b->kv_heads != b->heads) {
+        snprintf(
+            message, sizeof message,
+            "a gpt2 has as many heads of keys as heads, %d; write base.family: llama, or remove this key",
+            b->heads);
+        report(top, "base.kv_heads", message);
+    } else if (b->heads % b->kv_heads != 0) {
+        snprintf(message, sizeof message,
+                 "%d heads of keys and values do not divide %d heads; every one is read by as many heads",
+                 b->kv_heads, b->heads);
+        report(top, level_has(top, "base.kv_heads") ? "base.kv_heads" : "base.heads", message);
+    }
+    if (b->family != FAMILY_LLAMA || b->width % b->heads != 0 || b->width / b->heads % 2 == 0) return;
+    snprintf(message, sizeof message,
+             "%d heads make each %d wide; a head of a llama must have an even width, whose halves rotary "
+             "positions turn",
+             b->heads, b->width / b->heads);
+    report(top, level_has(top, "base.heads") ? "base.heads" : "base.width", message);
+}
+
 static void check_shape(const settings *s, const level *top) {
     char message[256];
     if (s->base.width % s->base.heads != 0) {
@@ -314,6 +341,7 @@ void check_run(const settings *s, const level *top) {
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {
+        check_family(s, top);
         check_shape(s, top);
         check_pretraining_text(s, top);
     }

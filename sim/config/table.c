@@ -63,13 +63,28 @@ static const setting_row ROWS[] = {
      .help = "true: differ from the paper as the released CoMiGS code does (sim/methods/README.md)"},
 
     {SETTING("base.checkpoint", VALUE_TEXT), .names_a_path = true, RUN(base.checkpoint), .otherwise = "none",
-     .help = "Hugging Face GPT-2 folder (config.json, model.safetensors); instead of all other keys of base"},
+     .help =
+         "Hugging Face folder of a GPT-2, Llama or Qwen2 (config.json, model.safetensors); instead of all "
+         "other keys of base"},
+    {SETTING("base.family", VALUE_CHOICE), RUN(base.family), .initial = "gpt2", .choices = "gpt2|llama",
+     .help = "gpt2: learned positions, LayerNorm, GELU, biases; llama: rotary positions, RMSNorm, SwiGLU, "
+             "no biases. Both with a head tied to the embedding"},
     {SETTING("base.layers", VALUE_INT), RUN(base.layers), .initial = "4", LIMITS(1, 256), .unit = "layers",
      .help = "transformer blocks"},
     {SETTING("base.width", VALUE_INT), RUN(base.width), .initial = "128", LIMITS(1, 32768),
-     .help = "model dimension; the MLP has 4 times as many"},
+     .help = "model dimension"},
     {SETTING("base.heads", VALUE_INT), RUN(base.heads), .initial = "4", LIMITS(1, 1024), .unit = "heads",
      .help = "attention heads; must divide width"},
+    {SETTING("base.kv_heads", VALUE_INT), RUN(base.kv_heads), .initial = "0", LIMITS(0, 1024),
+     .unit = "heads",
+     .help = "heads of keys and values (family llama), each read by heads / kv_heads heads; 0: as many as "
+             "heads"},
+    {SETTING("base.ffn", VALUE_INT), RUN(base.ffn), .initial = "0", LIMITS(0, 1048576),
+     .help = "width of the MLP; 0: 4 times the width in gpt2, and 8/3 of it in llama, rounded up to a "
+             "multiple of 32"},
+    {SETTING("base.rope_theta", VALUE_DOUBLE), .single = true, RUN(base.rope_theta),
+     .otherwise = "10000 in the family llama", ABOVE(0, 1e9),
+     .help = "base of the frequencies of rotary positions"},
     {SETTING("base.vocabulary", VALUE_INT), RUN(base.vocabulary), .initial = "0", LIMITS(0, 1048576),
      .unit = "ids", .help = "token ids; 0: the synthetic corpus's vocabulary, or 256 (bytes) with real text"},
     {SETTING("base.context", VALUE_INT), RUN(base.context), .initial = "0", LIMITS(0, 1048576),

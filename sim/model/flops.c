@@ -5,7 +5,7 @@
  *   head         2 D V forward and backward each
  *   attention    per layer scores and mixing over the causal half: 2 D (T + 1) forward, twice that backward
  *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses
- *                it. The router, A of gate and fc, and the LoRA at sites that are not routed serve every
+ *                it. The router, A of gate and fc, and the LoRAs of no expert serve every
  *                token, all else K/E of them
  */
 #include "model/model.h"

@@ -2,13 +2,13 @@
  *
  *   x_0 = embed                                    n1 = norm(x_l)             qkv = W_qkv n1 + LoRA_qkv(n1)
  *   x'  = x_l + W_out o + LoRA_out(o)              o = attention(qkv)         n2 = norm(x')
- *   U   = W_fc n2,  (z, h) = route(n2)             (m, g) = experts(U, h, w)
- *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g                         loss = head(norm(x_L))
+ *   U   = W_fc n2 + LoRA_fc(n2),  (z, h) = route(n2)                          (m, g) = experts(U, h, w)
+ *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g + LoRA_pr(m)            loss = head(norm(x_L))
  *
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
- * gradient and nothing is recorded. */
+ * gradient and nothing is recorded. A site's LoRA is recorded where a device of any shape has one. */
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -17,18 +17,19 @@
 #include "support/kernel_problem.h"
 
 typedef struct {
-    ck_tensor *x, *n1, *stats1, *qkv, *hq, *o, *lse, *ho, *x2, *stats2, *n2, *zh, *gates, *u, *g;
+    ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
+    ck_tensor *h[CK_SITES]; /* of the LoRA at each site; NULL: no device has one */
 } layer_tensors;
 
 typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
-    int32_t attention_columns, zh_columns, rank_columns; /* the widest over all shapes */
+    int32_t lora_columns[CK_SITES], zh_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
     layer_tensors *layers;  /* [L + 1]; of the last only x exists */
     ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
-    ck_tensor *m, *nf, *statsf;
+    ck_tensor *nf, *statsf;
     ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
 
@@ -42,12 +43,26 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        r->attention_columns = wider(
-            r->attention_columns, wider(shapes[i].lora_rank[CK_SITE_QKV], shapes[i].lora_rank[CK_SITE_OUT]));
+        for (int site = 0; site < CK_SITES; site++)
+            r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
     }
+}
+
+static void create_loras(recorder *r, layer_tensors *t) {
+    static const char *const names[CK_SITES] = {[CK_SITE_Q] = "q LoRA",
+                                                [CK_SITE_K] = "k LoRA",
+                                                [CK_SITE_V] = "v LoRA",
+                                                [CK_SITE_QKV] = "qkv LoRA",
+                                                [CK_SITE_OUT] = "attention output LoRA",
+                                                [CK_SITE_GATE] = "gate LoRA",
+                                                [CK_SITE_FC] = "fc LoRA",
+                                                [CK_SITE_PR] = "projection LoRA"};
+    for (int site = 0; site < CK_SITES; site++)
+        if (r->lora_columns[site] > 0)
+            t->h[site] = ck_activation(r->program, r->lora_columns[site], names[site]);
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -65,9 +80,7 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->gates = ck_activation(r->program, CK_MAX_EXPERTS, "gates");
     t->u = ck_activation(r->program, s->ffn, "fc");
     t->g = ck_activation(r->program, r->rank_columns, "second shrink");
-    if (r->attention_columns == 0) return;
-    t->hq = ck_activation(r->program, r->attention_columns, "qkv LoRA");
-    t->ho = ck_activation(r->program, r->attention_columns, "attention output LoRA");
+    create_loras(r, t);
 }
 
 /* Training keeps one set per layer; an evaluation passes the same set through all of them. */
@@ -81,7 +94,11 @@ static void create_tensors(recorder *r, bool backward) {
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
     if (r->any_mlp_mix) r->bias_factor = ck_activation(r->program, 1, "factor of the second bias");
-    r->m = ck_activation(r->program, s->ffn, "mixed activation");
+    /* only the factor A of a LoRA at PR reads it again */
+    ck_tensor *m =
+        r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
+    for (int l = 0; l < s->layers; l++)
+        r->layers[l].m = m ? m : ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
     r->statsf = ck_activation(r->program, 2, "final norm statistics");
     if (!backward) return;
@@ -107,6 +124,42 @@ static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, cons
                                       .epsilon = r->base->shape.epsilon});
 }
 
+static int32_t inputs_of(const recorder *r, ck_site site) {
+    return site == CK_SITE_PR ? r->base->shape.ffn : r->base->shape.width;
+}
+
+static int32_t outputs_of(const recorder *r, ck_site site) {
+    const base_shape *s = &r->base->shape;
+    return site == CK_SITE_QKV ? 3 * s->width : site == CK_SITE_FC ? s->ffn : s->width;
+}
+
+/* y += the LoRA of x. */
+static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
+    ck_tensor *h = r->layers[l].h[site];
+    if (h)
+        ck_op_lora(r->program, &(ck_lora){.x = x,
+                                          .h = h,
+                                          .y = y,
+                                          .site = site,
+                                          .in = inputs_of(r, site),
+                                          .out = outputs_of(r, site),
+                                          .layer = l});
+}
+
+static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                          ck_tensor *dx) {
+    const ck_tensor *h = r->layers[l].h[site];
+    if (h)
+        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
+                                                            .h = h,
+                                                            .dy = dy,
+                                                            .dx = dx,
+                                                            .site = site,
+                                                            .in = inputs_of(r, site),
+                                                            .out = outputs_of(r, site),
+                                                            .layer = l});
+}
+
 static void attention_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
@@ -119,14 +172,7 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = 3 * s->width,
                                           .linear = base_linear_number(l, BASE_QKV)});
-    if (t->hq)
-        ck_op_lora(r->program, &(ck_lora){.x = t->n1,
-                                          .h = t->hq,
-                                          .y = t->qkv,
-                                          .site = CK_SITE_QKV,
-                                          .in = s->width,
-                                          .out = 3 * s->width,
-                                          .layer = l});
+    lora(r, CK_SITE_QKV, l, t->n1, t->qkv);
     ck_op_attention(
         r->program,
         &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
@@ -138,14 +184,7 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = s->width,
                                           .linear = base_linear_number(l, BASE_OUT)});
-    if (t->ho)
-        ck_op_lora(r->program, &(ck_lora){.x = t->o,
-                                          .h = t->ho,
-                                          .y = t->x2,
-                                          .site = CK_SITE_OUT,
-                                          .in = s->width,
-                                          .out = s->width,
-                                          .layer = l});
+    lora(r, CK_SITE_OUT, l, t->o, t->x2);
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -171,12 +210,13 @@ static void experts_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = s->ffn,
                                           .linear = base_linear_number(l, BASE_FC)});
+    lora(r, CK_SITE_FC, l, t->n2, t->u);
     ck_op_expert_activation(
         r->program,
         &(ck_expert_activation){
-            .u = t->u, .zh = t->zh, .gates = t->gates, .m = r->m, .g = t->g, .ffn = s->ffn, .layer = l});
+            .u = t->u, .zh = t->zh, .gates = t->gates, .m = t->m, .g = t->g, .ffn = s->ffn, .layer = l});
     ck_tensor *y = r->layers[l + 1].x;
-    ck_op_linear(r->program, &(ck_linear){.x = r->m,
+    ck_op_linear(r->program, &(ck_linear){.x = t->m,
                                           .y = y,
                                           .residual = t->x2,
                                           .bias_factor = r->bias_factor,
@@ -186,6 +226,7 @@ static void experts_forward(recorder *r, int l) {
                                           .out = s->width,
                                           .linear = base_linear_number(l, BASE_PR)});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
+    lora(r, CK_SITE_PR, l, t->m, y);
 }
 
 static void head(recorder *r, ck_tensor *dx) {
@@ -257,6 +298,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                           .layer = l,
                                                                           .linear = pr});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
+    lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
                                                                                   .zh = t->zh,
                                                                                   .gates = t->gates,
@@ -276,6 +318,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .layer = l,
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
+    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, input_wanted ? r->dn : NULL);
     if (!input_wanted) return;
     linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, base_linear_number(l, BASE_FC),
                     true);
@@ -289,15 +332,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, base_linear_number(l, BASE_OUT),
                     false);
-    if (t->ho)
-        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->o,
-                                                            .h = t->ho,
-                                                            .dy = r->d,
-                                                            .dx = r->d_o,
-                                                            .site = CK_SITE_OUT,
-                                                            .in = s->width,
-                                                            .out = s->width,
-                                                            .layer = l});
+    lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
     ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
                                                                   .o = t->o,
                                                                   .lse = t->lse,
@@ -309,15 +344,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     if (input_wanted)
         linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width,
                         base_linear_number(l, BASE_QKV), false);
-    if (t->hq)
-        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->n1,
-                                                            .h = t->hq,
-                                                            .dy = r->dqkv,
-                                                            .dx = dn,
-                                                            .site = CK_SITE_QKV,
-                                                            .in = s->width,
-                                                            .out = 3 * s->width,
-                                                            .layer = l});
+    lora_backward(r, CK_SITE_QKV, l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 
@@ -325,7 +352,7 @@ static void backward(recorder *r) {
     const base_shape *s = &r->base->shape;
     norm_backward(r, r->layers[s->layers].x, r->statsf, r->base->weights + r->base->layout.lnf_gain, false);
     for (int l = s->layers - 1; l >= 0; l--) {
-        bool attention_wanted = l > 0 || r->attention_columns > 0;
+        bool attention_wanted = l > 0 || r->lora_columns[CK_SITE_QKV] > 0 || r->lora_columns[CK_SITE_OUT] > 0;
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }

@@ -42,13 +42,17 @@ typedef struct {
 
 base_shape pretrain_shape(const settings *s) {
     const base_settings *b = &s->base;
-    return base_complete((base_shape){.layers = b->layers,
+    return base_complete((base_shape){.family = (base_family_id)b->family,
+                                      .layers = b->layers,
                                       .width = b->width,
                                       .heads = b->heads,
-                                      .ffn = 4 * b->width,
+                                      .kv_heads = b->kv_heads,
+                                      .ffn = b->ffn,
                                       .vocabulary = b->vocabulary,
                                       .context = b->context,
-                                      .epsilon = 1e-5F});
+                                      .epsilon = 1e-5F,
+                                      .tied_head = true,
+                                      .rope = {.theta = (float)b->rope_theta}});
 }
 
 /* ---- What is decayed ---- */

@@ -39,9 +39,9 @@ static void prefix_place(problems *list, int first, const char *file, const popu
 /* Whether parts are averaged whose number, or size, depends on a device's specialists. */
 static bool shares_with_specialists(const population *p) {
     int first = generalists_of(p);
-    const ck_part a = {CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
-                  b = {CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
-                  router = {CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
+    const ck_part a = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
+                  b = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
+                  router = {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
     return population_shares(p, &a) || population_shares(p, &b) || population_shares(p, &router);
 }
 

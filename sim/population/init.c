@@ -2,7 +2,7 @@
  * 0.02^2).
  *
  * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's
- * attention LoRA. So a further expert, another rank or another population changes no other tensor.
+ * LoRA at a site. So a further expert, another rank or another population changes no other tensor.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -29,10 +29,12 @@ static bool starts_equal(const population *p, const device *d, const ck_part *pa
 /* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their
  * kind. */
 static int tensor_number(const ck_part *part, int expert) {
-    static const int first[CK_SITES] = {
-        [CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3, [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1};
-    int step = part->site == CK_SITE_GATE ? 1 : 2;
-    return first[part->site] + (ck_is_routed(part->site) ? step * expert : 0);
+    static const int expert_0[CK_SITES] = {[CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3};
+    static const int lora[CK_SITES] = {
+        [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1,   [CK_SITE_Q] = 50,  [CK_SITE_K] = 51,
+        [CK_SITE_V] = 52,  [CK_SITE_GATE] = 53, [CK_SITE_FC] = 54, [CK_SITE_PR] = 55};
+    if (part->adapter == CK_LORA) return lora[part->site];
+    return expert_0[part->site] + (part->site == CK_SITE_GATE ? 1 : 2) * expert;
 }
 
 static void init_a(const population *p, const device *d, const ck_part *part, float *a) {

@@ -182,9 +182,13 @@ static int write_attributes(hid_t file, const trace_header *header, const char *
     const int32_t schema = TRACE_SCHEMA_VERSION;
     const struct {
         const char *name, *text;
-    } texts[] = {{"cohort_version", TRACE_COHORT_VERSION}, {"git_revision", header->git_revision},
-                 {"config", header->config_yaml},          {"backend", header->backend},
-                 {"hardware", header->hardware},           {"created_utc", created_utc}};
+    } texts[] = {{"cohort_version", TRACE_COHORT_VERSION},
+                 {"git_revision", header->git_revision},
+                 {"config", header->config_yaml},
+                 {"base", header->base},
+                 {"backend", header->backend},
+                 {"hardware", header->hardware},
+                 {"created_utc", created_utc}};
     if (h5_write_scalar(file, "schema_version", H5T_NATIVE_INT32, &schema, error)) return -1;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (h5_write_text(file, texts[i].name, texts[i].text ? texts[i].text : "", error)) return -1;

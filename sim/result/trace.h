@@ -1,8 +1,8 @@
 /* trace.h - what a run leaves behind: trace.h5 (readable while the run goes on), checkpoint.h5, summary.csv.
  *
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
- *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend,
- *                     hardware, seed, created_utc
+ *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), base (its
+ *                     family and sizes), backend, hardware, seed, created_utc
  *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any
  *                     device), rank, ..., gates: top_k (of a router) or mean, first_source
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
@@ -59,7 +59,7 @@ typedef struct {
 } trace_device;
 
 typedef struct {
-    const char *git_revision, *config_yaml, *backend, *hardware, *created_utc;
+    const char *git_revision, *config_yaml, *base, *backend, *hardware, *created_utc;
     uint64_t seed;
     int n_populations, n_devices, n_layers, max_experts, sequence;
     const trace_population *populations;

@@ -219,6 +219,8 @@ exit_code run_check(const settings *s, int processes, problems *list) {
         code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
     if (code == EXIT_OK) code = run_read_base(s, list);
     if (code == EXIT_OK) {
+        report_base(&o.shape);
+        putchar('\n');
         print_populations(o.fleet);
         print_plans(plans, processes);
         report_overlaps(false, o.fleet);

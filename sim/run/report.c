@@ -30,6 +30,11 @@ static bool has_bounds(const summary_row *rows, int n) {
     return false;
 }
 
+void report_base(const base_shape *shape) {
+    char text[BASE_TEXT_BYTES];
+    printf("base: %s\n", base_describe(shape, text));
+}
+
 void report_table(const summary_row *rows, int n) {
     int widest = (int)strlen("population");
     for (int i = 0; i < n; i++)

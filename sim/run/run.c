@@ -206,6 +206,8 @@ static exit_code publish_summary(run *r, problems *list) {
 static void report(const run *r) {
     if (r->summary) {
         report_table(r->summary, r->settings->n_populations);
+        putchar('\n');
+        report_base(&r->session->base.shape);
         report_speed(r->session, &r->ceiling);
     }
     report_files(&r->folder);

@@ -71,7 +71,7 @@ static void describe_hardware(const session *s, size_t bytes, char *out) {
 
 exit_code session_open_trace(const session *s, const char *path, int rounds, trace **out, problems *list) {
     const fleet *f = s->fleet;
-    char created[32], hardware[256];
+    char created[32], hardware[256], base[BASE_TEXT_BYTES];
     time_t now = time(NULL);
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     describe_hardware(s, sizeof hardware, hardware);
@@ -90,6 +90,7 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     for (int i = 0; i < f->n_devices; i++) fill_device(s, i, &devices[i]);
     trace_header header = {.git_revision = COHORT_GIT_REVISION,
                            .config_yaml = yaml,
+                           .base = base_describe(&s->base.shape, base),
                            .backend = ck_name(s->backend),
                            .hardware = hardware,
                            .created_utc = created,

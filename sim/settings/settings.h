@@ -15,11 +15,17 @@ typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
 /* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
 typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_weights;
 
-/* base: the frozen transformer (GPT-2 architecture). */
+/* In the order of base_family_id (base/base.h). */
+typedef enum { FAMILY_GPT2, FAMILY_LLAMA } base_family_choice;
+
+/* base: the frozen transformer. */
 typedef struct {
     /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
     char *checkpoint;
+    int family;                                    /* base_family_choice */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
+    int kv_heads, ffn;                             /* heads of keys and values; width of the MLP */
+    double rope_theta;                             /* of the family llama; else 0 */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
         int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 const conformance_group *const conformance_groups[] = {
-    &transformer_group, &head_group,   &lora_group,  &route_group,  &expert_group,
+    &transformer_group, &head_group,   &lora_group,  &sites_group,  &route_group, &expert_group,
     &variants_group,    &update_group, &carry_group, &memory_group, &model_group};
 const int n_conformance_groups = sizeof conformance_groups / sizeof *conformance_groups;
 

@@ -26,8 +26,8 @@ typedef struct {
     int n_cases;
 } conformance_group;
 
-extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group,
-    variants_group, update_group, carry_group, memory_group, model_group;
+extern const conformance_group transformer_group, head_group, lora_group, sites_group, route_group,
+    expert_group, variants_group, update_group, carry_group, memory_group, model_group;
 
 extern const conformance_group *const conformance_groups[];
 extern const int n_conformance_groups;

@@ -291,13 +291,14 @@ static void spoil_weight(rig *r, int device, int layer, float value) {
     float *weights = r->parameters.host + r->devices[device].parameters + range.offset;
     if (router) weights[3] = value;
     for (int e = 0; e < s->n_experts && !router; e++)
-        weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
+        if (s->rank[e] > 0) weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
 }
 
-/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others
- * none. */
-static int spoiled_layer(int device) {
-    return device % 3 < 2 ? device % 3 : -1;
+/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others, and
+ * those without such weights, none. */
+static int spoiled_layer(const rig *r, int device) {
+    const ck_shape *s = rig_shape(r, device);
+    return device % 3 < 2 && s->router_rows + s->rank_sum > 0 ? device % 3 : -1;
 }
 
 static void faults(rig *r) {
@@ -307,15 +308,15 @@ static void faults(rig *r) {
     if (r->parameters.host == NULL) abort();
     memcpy(r->parameters.host, before.host, (size_t)before.count * sizeof(float));
     for (int d = 0; d < r->spec->n_devices; d++)
-        if (spoiled_layer(d) >= 0) spoil_weight(r, d, spoiled_layer(d), d % 3 == 0 ? INFINITY : NAN);
+        if (spoiled_layer(r, d) >= 0) spoil_weight(r, d, spoiled_layer(r, d), d % 3 == 0 ? INFINITY : NAN);
     record_route(r, lower, 0);
     record_route(r, upper, 1);
     if (rig_run(r)) {
         route_reference(r, lower, 0);
         route_reference(r, upper, 1);
         for (int d = 0; d < r->spec->n_devices; d++) {
-            compare_fault(r, d, spoiled_layer(d));
-            if (spoiled_layer(d) < 0) continue;
+            compare_fault(r, d, spoiled_layer(r, d));
+            if (spoiled_layer(r, d) < 0) continue;
             for (int64_t i = rig_first(r, d) * CK_MAX_EXPERTS;
                  i < (rig_first(r, d) + rig_rows(r, d)) * CK_MAX_EXPERTS; i++)
                 lower.gates->host[i] = upper.gates->host[i] = 0,

@@ -165,13 +165,14 @@ static void linear_then_expand(rig *r) {
 
 static void linear_then_lora(rig *r) {
     linear_world w;
-    rig_tensor *h = rig_output(r, r->max_attention_rank > 0 ? r->max_attention_rank : 1, "h");
-    record_linear(&w, r, r->spec->width, r->spec->width, (linear_options){.residual = true});
+    int in = rig_shape(r, 0)->q_width;
+    rig_tensor *h = rig_output(r, r->max_lora_rank, "h");
+    record_linear(&w, r, in, r->spec->width, (linear_options){.residual = true});
     ck_op_lora(r->program, &(ck_lora){.x = w.x->tensor,
                                       .h = h->tensor,
                                       .y = w.y->tensor,
                                       .site = CK_SITE_OUT,
-                                      .in = r->spec->width,
+                                      .in = in,
                                       .out = r->spec->width,
                                       .layer = RIG_LAYER});
     if (!rig_run(r)) return;
@@ -180,7 +181,7 @@ static void linear_then_lora(rig *r) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_lora(&a, CK_SITE_OUT, rig_rows(r, d), rig_row(w.x, first), rig_row(h, first), h->columns,
-                    rig_row(w.y, first));
+                    rig_row(w.y, first), w.y->columns);
     }
     rig_compare(r, w.y, COLUMNS_ALL);
 }

@@ -101,7 +101,7 @@ Test(shape, parts_are_all_that_a_pack_holds) {
         for (int i = 0; i < CK_BLOCKS; i++) in_blocks += 3 * (int64_t)s.block[i].rows * s.block[i].columns;
         for (int32_t i = 0; i < ck_part_count(&s); i++) {
             ck_part p = ck_part_at(&s, i);
-            const ck_block *block = ck_block_of(&s, p.site, p.factor);
+            const ck_block *block = ck_block_of(&s, p.adapter, p.site, p.factor);
             int64_t count = (int64_t)p.rows * p.columns,
                     first = p.offset - p.layer * s.layer_stride - block->offset;
             cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec,
@@ -142,7 +142,7 @@ Test(shape, learn_spans_are_the_whole_layer) {
                 while (p.offset >= spans[at].offset + spans[at].count) at++;
                 cr_assert(p.offset + (int64_t)p.rows * p.columns <= spans[at].offset + spans[at].count,
                           "shape %d, part %d", spec, i);
-                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.site, p.factor)) != 0),
+                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.adapter, p.factor)) != 0),
                           "shape %d, part %d", spec, i);
                 cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
             }
@@ -185,10 +185,10 @@ Test(shape, refuses_what_cannot_be) {
     const char *why;
     for (int i = 0; i < 10; i++) bad[i] = good;
     bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1,
-    bad[4].rank[1] = 0;
+    bad[4].rank[0] = bad[4].rank[1] = 0;
     bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
     bad[7].rank[0] = CK_MAX_RANK_SUM / 2, bad[7].mlp = CK_MLP_SWIGLU;
-    bad[8].lora_rank[CK_SITE_FC] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
+    bad[8].lora_rank[CK_SITE_GATE] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
     for (int i = 0; i < 10; i++) {
         why = NULL;
         cr_expect(eq(int, ck_shape_init(&bad[i], &why), CK_BAD_ARGUMENT), "shape %d", i);

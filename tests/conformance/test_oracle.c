@@ -172,18 +172,20 @@ Test(oracle, lora_by_hand) {
     const char *why;
     cr_assert(eq(int, ck_shape_init(&s, &why), CK_OK));
     double *pack = oracle_zeros(2 * s.total), *gradients = pack + s.total;
-    memcpy(pack + ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset, (double[]){1, 2}, 2 * sizeof(double));
-    memcpy(pack + ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset, (double[]){5, 7}, 2 * sizeof(double));
+    memcpy(pack + ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset, (double[]){1, 2},
+           2 * sizeof(double));
+    memcpy(pack + ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset, (double[]){5, 7},
+           2 * sizeof(double));
     oracle_adapter a = {&s, 0, pack, gradients};
     double h, y[2] = {100, 200}, dx[2] = {0};
-    oracle_lora(&a, CK_SITE_OUT, 1, (double[]){3, 4}, &h, 1, y);
+    oracle_lora(&a, CK_SITE_OUT, 1, (double[]){3, 4}, &h, 1, y, 2);
     near(h, 11, "h = A x");
     near(y[0], 100 + 2 * 11 * 5, "y += s B h");
     near(y[1], 200 + 2 * 11 * 7, "y += s B h");
-    oracle_lora_backward(&a, CK_SITE_OUT, 1, (double[]){3, 4}, &h, 1, (double[]){1, -1}, dx);
+    oracle_lora_backward(&a, CK_SITE_OUT, 1, (double[]){3, 4}, &h, 1, (double[]){1, -1}, 2, dx);
     near(dx[1], 2 * (5 - 7) * 2, "dx = s A^T B^T dy");
-    near(gradients[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset], 2 * (5 - 7) * 3, "dA");
-    near(gradients[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset + 1], 2 * 11 * -1, "dB");
+    near(gradients[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset], 2 * (5 - 7) * 3, "dA");
+    near(gradients[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset + 1], 2 * 11 * -1, "dB");
     free(pack);
 }
 

@@ -97,6 +97,18 @@ typedef enum {
     ORACLE_B1,
     ORACLE_A2,
     ORACLE_B2,
+    ORACLE_Q_A,
+    ORACLE_Q_B,
+    ORACLE_K_A,
+    ORACLE_K_B,
+    ORACLE_V_A,
+    ORACLE_V_B,
+    ORACLE_GATE_A, /* from here on: LoRAs of the MLP that are no expert's */
+    ORACLE_GATE_B,
+    ORACLE_UP_A, /* FC */
+    ORACLE_UP_B,
+    ORACLE_DOWN_A, /* PR */
+    ORACLE_DOWN_B,
     ORACLE_PARTS
 } oracle_part;
 const char *oracle_part_name(oracle_part part);
@@ -107,10 +119,14 @@ typedef struct {
 } oracle_range;
 oracle_range oracle_part_range(const ck_shape *shape, int layer, oracle_part part);
 
+/* A and B of the LoRA at a site. */
+oracle_part oracle_lora_part(ck_site site, ck_factor factor);
+
+/* y += ; the site's first column of y, and ldy from a row of y to the next. */
 void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld,
-                 double *y);
+                 double *y, int ldy);
 void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h,
-                          int ld, const double *dy, double *dx);
+                          int ld, const double *dy, int ldy, double *dx);
 
 /* K = min(k, E), or E where the gates are means. */
 int oracle_chosen_count(const ck_shape *shape);

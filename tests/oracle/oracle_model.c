@@ -14,9 +14,9 @@
 
 /* Activations of one layer, rows are the device's tokens. */
 typedef struct {
-    /* [T, D], [T, D], [T, 3D], [T, ra], [T, D], [T, ra], [T, D], [T, D] */
-    double *x, *n1, *qkv, *h_qkv, *o, *h_out, *r, *n2;
-    double *u, *zh, *gates, *m, *g; /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
+    double *x, *n1, *qkv, *o, *r, *n2; /* [T, D], [T, D], [T, 3D], [T, D], [T, D], [T, D] */
+    double *h[CK_SITES];               /* [T, rank] of the LoRA at each site */
+    double *u, *zh, *gates, *m, *g;    /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
     double coefficient[CK_MAX_EXPERTS];
 } layer_state;
 
@@ -65,19 +65,20 @@ static int64_t sequence_tokens(const model *m, int s) {
 
 static void layer_allocate(const model *m, layer_state *l) {
     int64_t t = m->tokens, width = m->base->shape.width, ffn = m->base->shape.ffn;
-    int64_t ra = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0,
-            sum = m->shape != NULL ? m->shape->rank_sum : 0;
+    int64_t sum = m->shape != NULL ? m->shape->rank_sum : 0;
     int64_t rows = m->shape != NULL ? m->shape->router_rows + sum : 0;
     l->x = oracle_zeros(t * width), l->n1 = oracle_zeros(t * width), l->qkv = oracle_zeros(3 * t * width);
-    l->h_qkv = oracle_zeros(t * ra), l->o = oracle_zeros(t * width), l->h_out = oracle_zeros(t * ra);
-    l->r = oracle_zeros(t * width), l->n2 = oracle_zeros(t * width), l->u = oracle_zeros(t * ffn);
+    for (int site = 0; site < CK_SITES && m->shape != NULL; site++)
+        l->h[site] = oracle_zeros(t * m->shape->lora_rank[site]);
+    l->o = oracle_zeros(t * width), l->r = oracle_zeros(t * width), l->n2 = oracle_zeros(t * width),
+    l->u = oracle_zeros(t * ffn);
     l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS), l->m = oracle_zeros(t * ffn),
     l->g = oracle_zeros(t * sum);
 }
 
 static void layer_free(layer_state *l) {
-    double *all[] = {l->x,  l->n1, l->qkv, l->h_qkv, l->o, l->h_out, l->r,
-                     l->n2, l->u,  l->zh,  l->gates, l->m, l->g};
+    double *all[] = {l->x, l->n1, l->qkv, l->o, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g};
+    for (int site = 0; site < CK_SITES; site++) free(l->h[site]);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -101,15 +102,21 @@ static void model_close(model *m) {
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
+/* The LoRA at a site whose outputs begin at y, where the device has one. */
+static void add_lora(const model *m, int l, ck_site site, const double *x, double *y, int ldy) {
+    oracle_adapter a = adapter(m, l);
+    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
+    if (rank > 0) oracle_lora(&a, site, m->tokens, x, m->layers[l].h[site], rank, y, ldy);
+}
+
 static void attention_forward(model *m, int l) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
-    oracle_adapter a = adapter(m, l);
+    int width = m->base->shape.width;
     oracle_norm(norm_size(m), s->x, weight(m, l, at->ln1_gain), weight(m, l, at->ln1_bias), s->n1, NULL);
     oracle_linear(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b),
                   NULL, NULL, s->qkv);
-    if (rank > 0) oracle_lora(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, s->qkv);
+    add_lora(m, l, CK_SITE_QKV, s->n1, s->qkv, 3 * width);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
@@ -117,7 +124,7 @@ static void attention_forward(model *m, int l) {
     }
     oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL,
                   s->x, s->r);
-    if (rank > 0) oracle_lora(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, s->r);
+    add_lora(m, l, CK_SITE_OUT, s->o, s->r, width);
 }
 
 /* Counts, P and the load balance of one layer over the device's tokens. */
@@ -151,6 +158,7 @@ static void experts_forward(model *m, int l, double *out) {
     oracle_bias_factor(m->shape, m->tokens, s->gates, factor);
     oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), factor,
                   s->r, out);
+    add_lora(m, l, CK_SITE_PR, s->m, out, width);
     oracle_expert_expand(&a, m->tokens, s->g, ldg, s->gates, out);
     free(factor);
 }
@@ -162,6 +170,7 @@ static void mlp_forward(model *m, int l, double *out) {
     oracle_norm(norm_size(m), s->r, weight(m, l, at->ln2_gain), weight(m, l, at->ln2_bias), s->n2, NULL);
     oracle_linear(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), weight(m, l, at->fc_b), NULL,
                   NULL, s->u);
+    add_lora(m, l, CK_SITE_FC, s->n2, s->u, ffn);
     if (m->shape != NULL) {
         experts_forward(m, l, out);
         return;
@@ -200,6 +209,13 @@ static double forward(model *m, double *loss, double *logits) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
+static void lora_backward(const model *m, int l, ck_site site, const double *x, const double *dy, int ldy,
+                          double *dx) {
+    oracle_adapter a = adapter(m, l);
+    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
+    if (rank > 0) oracle_lora_backward(&a, site, m->tokens, x, m->layers[l].h[site], rank, dy, ldy, dx);
+}
+
 /* dn2 from the gradient of the layer's output; leaves du in `du`. */
 static void experts_backward(model *m, int l, const double *dy, double *du, double *dn2) {
     const base_layer *at = &m->base->layout.layer0;
@@ -211,7 +227,9 @@ static void experts_backward(model *m, int l, const double *dy, double *du, doub
            *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, m->tokens, weight(m, l, at->pr_b), dy, s->g, ldg, s->gates, q, dw);
     oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du, NULL, NULL);
+    lora_backward(m, l, CK_SITE_PR, s->m, dy, width, du);
     oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, du, q, ldg, du, p, ldg, dw);
+    lora_backward(m, l, CK_SITE_FC, s->n2, du, ffn, dn2);
     oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, dw, p, ldg, s->coefficient, dn2);
     free(q);
     free(p);
@@ -248,13 +266,12 @@ static void mlp_backward(model *m, int l, double *dx) {
 static void attention_backward(model *m, int l, double *dx) {
     const base_layer *at = &m->base->layout.layer0;
     layer_state *s = &m->layers[l];
-    int width = m->base->shape.width, rank = m->shape != NULL ? m->shape->lora_rank[CK_SITE_QKV] : 0;
-    oracle_adapter a = adapter(m, l);
+    int width = m->base->shape.width;
     double *d_o = oracle_zeros(m->tokens * width), *dqkv = oracle_zeros(3 * m->tokens * width),
            *dn1 = oracle_zeros(m->tokens * width);
     oracle_linear_backward(linear_size(m, width, width), s->o, weight(m, l, at->out_w), dx, d_o,
                            slot(m, l, at->out_w), slot(m, l, at->out_b));
-    if (rank > 0) oracle_lora_backward(&a, CK_SITE_OUT, m->tokens, s->o, s->h_out, rank, dx, d_o);
+    lora_backward(m, l, CK_SITE_OUT, s->o, dx, width, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
@@ -262,7 +279,7 @@ static void attention_backward(model *m, int l, double *dx) {
     }
     oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1,
                            slot(m, l, at->qkv_w), slot(m, l, at->qkv_b));
-    if (rank > 0) oracle_lora_backward(&a, CK_SITE_QKV, m->tokens, s->n1, s->h_qkv, rank, dqkv, dn1);
+    lora_backward(m, l, CK_SITE_QKV, s->n1, dqkv, 3 * width, dn1);
     oracle_norm_backward(norm_size(m), s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain),
                          slot(m, l, at->ln1_bias));
     free(d_o);

@@ -184,9 +184,9 @@ static void begun_by_expand(rig *r) {
 static void begun_by_lora(rig *r) {
     begun b = record_linear(r, 3 * r->spec->width, false);
     rig_tensor *x = rig_input(r, r->spec->width, "x of the adapter"),
-               *h = rig_output(r, r->max_attention_rank, "h");
+               *h = rig_output(r, r->max_lora_rank, "h");
     ck_lora op = {x->tensor,      h->tensor,          b.y->tensor, CK_SITE_QKV,
-                  r->spec->width, 3 * r->spec->width, RIG_LAYER};
+                  r->spec->width, 3 * r->spec->width, 0,           RIG_LAYER};
     ck_op_lora(r->program, &op);
     if (!rig_run(r)) return;
     linear_reference(r, &b);
@@ -194,7 +194,7 @@ static void begun_by_lora(rig *r) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_lora(&a, CK_SITE_QKV, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
-                    rig_row(b.y, first));
+                    rig_row(b.y, first), b.y->columns);
     }
     rig_compare(r, b.y, COLUMNS_ALL);
 }

@@ -99,9 +99,9 @@ static void start_adapters(evaluation *e, ck_gates gates) {
         for (int64_t i = 0; i < s->rank_sum * s->ffn; i++)
             pack[l * s->layer_stride + s->a2 + i] = cosf((float)i);
         for (int64_t i = 0; i < s->lora_rank[CK_SITE_QKV] * s->width; i++) {
-            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_QKV, CK_FACTOR_A)->offset + i] =
+            pack[l * s->layer_stride + ck_block_of(s, CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + i] =
                 sinf(2.0f * (float)i);
-            pack[l * s->layer_stride + ck_block_of(s, CK_SITE_OUT, CK_FACTOR_A)->offset + i] =
+            pack[l * s->layer_stride + ck_block_of(s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset + i] =
                 cosf(3.0f * (float)i);
         }
     }

@@ -66,6 +66,21 @@ Test(settings, what_is_not_written_follows_from_other_keys) {
     settings_destroy(s);
 }
 
+Test(settings, a_family_says_what_its_base_is_by_default) {
+    settings *s = configuration_must_load("base: {width: 96}\n" POPULATION);
+    cr_assert(s->base.family == FAMILY_GPT2 && s->base.kv_heads == 4 && s->base.ffn == 384);
+    cr_assert_eq(s->base.rope_theta, 0);
+    settings_destroy(s);
+    s = configuration_must_load("base: {family: llama, width: 100, heads: 10}\n" POPULATION);
+    cr_assert(s->base.family == FAMILY_LLAMA && s->base.kv_heads == 10 && s->base.ffn == 288);
+    cr_assert_eq(s->base.rope_theta, 10000);
+    settings_destroy(s);
+    s = configuration_must_load("base: {family: llama, kv_heads: 2, ffn: 50, rope_theta: 7}\n" POPULATION);
+    cr_assert(s->base.kv_heads == 2 && s->base.ffn == 50);
+    cr_assert_eq(s->base.rope_theta, 7);
+    settings_destroy(s);
+}
+
 Test(settings, vocabulary_of_real_text_is_bytes) {
     settings *s =
         configuration_must_load("data: {corpus: shards}\nbase: {pretrain: {text: english}}\n" POPULATION);
@@ -312,6 +327,14 @@ static const struct {
     {"seed: \xff\xfe\n", "not readable as YAML text"},
     {"base: {heads: 5}\n" POPULATION, "c.yaml:1: base.heads: 5 heads do not divide the width 128"},
     {"base:\n  width: 130\n" POPULATION, "c.yaml:2: base.width: 4 heads do not divide the width 130"},
+    {"base: {family: opt}\n" POPULATION, "base.family: 'opt' is not one of the choices; it must be gpt2"},
+    {"base: {kv_heads: 2}\n" POPULATION,
+     "c.yaml:1: base.kv_heads: a gpt2 has as many heads of keys as heads"},
+    {"base: {rope_theta: 5}\n" POPULATION, "c.yaml:1: base.rope_theta: is of the family llama"},
+    {"base: {family: llama, kv_heads: 3}\n" POPULATION,
+     "c.yaml:1: base.kv_heads: 3 heads of keys and values do not divide 4 heads"},
+    {"base: {family: llama, width: 12}\n" POPULATION,
+     "c.yaml:1: base.width: 4 heads make each 3 wide; a head of a llama must have an even width"},
     {"base: {checkpoint: x, layers: 3}\n" POPULATION, "base.layers: the base comes from base.checkpoint"},
     {"base: {vocabulary: 255, pretrain: {tokens: 0}}\n" POPULATION,
      "the corpus has 256 ids, the base only 255"},

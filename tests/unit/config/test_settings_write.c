@@ -88,9 +88,13 @@ Test(settings_write, every_row_survives) {
     settings_destroy(second);
 }
 
+/* override: one, or several with ; between them. */
 static settings *load_with(const char *override) {
-    const char *const overrides[] = {override, NULL};
+    char copy[256], *rest = copy;
+    const char *overrides[4] = {NULL};
     settings *s = NULL;
+    snprintf(copy, sizeof copy, "%s", override);
+    for (int i = 0; rest && i < 3; i++) overrides[i] = strsep(&rest, ";");
     problems *list = configuration_load_with(
         "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
         "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
@@ -122,6 +126,10 @@ static const struct {
     {"checkpoint.every=1", false, false},
     {"adapters=elsewhere", true, false},
     {"base.checkpoint=gpt2", true, true},
+    {"base.family=llama", true, true},
+    {"base.kv_heads=2;base.family=llama", true, true},
+    {"base.ffn=96", true, true},
+    {"base.rope_theta=500000;base.family=llama", true, true},
     {"base.layers=3", true, true},
     {"base.width=64", true, true},
     {"base.heads=2", true, true},
