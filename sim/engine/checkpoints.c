@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/pack_walk.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 #include "support/processes.h"
 
@@ -35,6 +36,7 @@ void checkpoints_destroy(checkpoint *c) {
     free(c->bytes_down);
     free(c->stopped);
     free(c->unfinished);
+    free(c->variants);
     memset(c, 0, sizeof *c);
 }
 
@@ -121,7 +123,8 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
     }
     if (!any || c->expert_step == 0) return any ? processes_agree(s->collective, code, list) : code;
     free(c->unfinished);
-    c->unfinished = NULL;
+    free(c->variants);
+    c->unfinished = c->variants = NULL;
     return pass_packs(s, STOPPED_PACKS_TO_OWNERS, c, path, list);
 }
 
@@ -190,6 +193,14 @@ static exit_code restore_unfinished(session *s, const checkpoint *c, const char 
     return EXIT_OK;
 }
 
+static exit_code save_variants(const session *s, checkpoint *c, problems *list) {
+    free(c->variants);
+    c->variants = NULL;
+    c->n_variants = 0;
+    return ck_process(s->collective) == 0 ? variants_save(s->fleet, &c->variants, &c->n_variants, list)
+                                          : EXIT_OK;
+}
+
 /* What it holds besides the packs. */
 static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
@@ -200,7 +211,9 @@ static exit_code take_numbers(session *s, int round, checkpoint *c, problems *li
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->local_step;
-    return processes_agree(s->collective, save_unfinished(s, round, c, list), list);
+    code = save_unfinished(s, round, c, list);
+    if (code == EXIT_OK) code = save_variants(s, c, list);
+    return processes_agree(s->collective, code, list);
 }
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
@@ -230,8 +243,8 @@ static void restore_devices(session *s, const checkpoint *c, problems *list) {
 /* What else a checkpoint holds, to all. */
 static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     struct {
-        int64_t round, expert_step, router_step, n_unfinished;
-    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished};
+        int64_t round, expert_step, router_step, n_unfinished, n_variants;
+    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished, c->n_variants};
     size_t devices = (size_t)c->n_devices;
     ck_collective *all = s->collective;
     ck_status status = ck_collective_broadcast(all, &counts, sizeof counts);
@@ -239,9 +252,12 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     c->expert_step = counts.expert_step;
     c->router_step = counts.router_step;
     c->n_unfinished = counts.n_unfinished;
+    c->n_variants = counts.n_variants;
     if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0)
         c->unfinished = malloc((size_t)counts.n_unfinished);
-    exit_code code = counts.n_unfinished > 0 && !c->unfinished
+    if (status == CK_OK && ck_process(all) != 0 && counts.n_variants > 0)
+        c->variants = malloc((size_t)counts.n_variants);
+    exit_code code = (counts.n_unfinished > 0 && !c->unfinished) || (counts.n_variants > 0 && !c->variants)
                          ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint")
                          : EXIT_OK;
     code = processes_agree(all, code, list);
@@ -257,6 +273,7 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
         status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
     if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
     if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
+    if (status == CK_OK) status = ck_collective_broadcast(all, c->variants, (size_t)c->n_variants);
     return processes_problem(all, status, list);
 }
 
@@ -264,6 +281,7 @@ exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, probl
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
     if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
     if (code == EXIT_OK) code = restore_unfinished(s, c, path, list);
+    if (code == EXIT_OK) code = variants_restore(s->fleet, c->variants, c->n_variants, path, list);
     if (code == EXIT_OK) {
         s->local_step = c->expert_step;
         s->saved_round = c->round;

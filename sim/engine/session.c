@@ -6,6 +6,7 @@
 
 #include "engine/assign.h"
 #include "engine/pack_walk.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 #include "support/memory.h"
 #include "support/processes.h"
@@ -146,6 +147,9 @@ static int most_experts(const fleet *f) {
 
 static exit_code allocate(session *s, base_model *base, problems *list) {
     exit_code code = upload_base(s, base, list);
+    s->fleet->backend = s->backend;
+    s->fleet->stream = s->stream;
+    if (code == EXIT_OK) code = variants_place(s->fleet, base, list);
     base_destroy(base);
     s->max_experts = most_experts(s->fleet);
     s->n_routing_windows = s->plan.n_routing_windows;

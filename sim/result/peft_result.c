@@ -64,8 +64,17 @@ static bool allocate(checkpoint *c) {
 
 static void source_close(source *s) {
     checkpoint *c = &s->checkpoint;
-    void *owned[] = {c->parameters,          c->moment1,  c->moment2,    c->carried, c->device_expert_steps,
-                     c->device_router_steps, c->bytes_up, c->bytes_down, c->stopped, c->unfinished};
+    void *owned[] = {c->parameters,
+                     c->moment1,
+                     c->moment2,
+                     c->carried,
+                     c->device_expert_steps,
+                     c->device_router_steps,
+                     c->bytes_up,
+                     c->bytes_down,
+                     c->stopped,
+                     c->unfinished,
+                     c->variants};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     fleet_destroy(s->fleet);
     settings_destroy(s->settings);
