@@ -269,24 +269,6 @@ exit_code base_variant_open(const char *path, const base_shape *shape, base_vari
     return code;
 }
 
-exit_code base_variant_blank(const base_shape *shape, const bool *which, base_variant **out, problems *list) {
-    base_variant *v = create("a variant of the base", shape);
-    *out = NULL;
-    if (!v) return problem(list, EXIT_ENVIRONMENT, "out of memory for a variant of the base");
-    bool *weight = malloc((size_t)v->n_linears * sizeof *weight),
-         *bias = calloc((size_t)v->n_linears, sizeof *bias);
-    for (int i = 0; i < v->n_linears && weight; i++) weight[i] = !which || which[i];
-    exit_code code = weight && bias ? place(v, weight, bias, list)
-                                    : problem(list, EXIT_ENVIRONMENT, "%s: no memory", v->path_owned);
-    free(weight);
-    free(bias);
-    if (code == EXIT_OK)
-        *out = v;
-    else
-        base_variant_close(v);
-    return code;
-}
-
 void base_variant_close_files(base_variant *v) {
     peft_lora_close(&v->lora);
     shards_close(&v->files);

@@ -31,10 +31,6 @@ typedef struct base_variant base_variant;
 exit_code base_variant_open(const char *path, const base_shape *shape, base_variant **out, problems *list);
 void base_variant_close(base_variant *v); /* NULL is fine */
 
-/* The same shape's linears, none replaced but those in `which` [layers * BASE_LAYER_LINEARS] (NULL: all), with
- * the base's own weights: where factors are to be folded in later. */
-exit_code base_variant_blank(const base_shape *shape, const bool *which, base_variant **out, problems *list);
-
 const char *base_variant_path(const base_variant *v);
 int base_variant_linears(const base_variant *v);                     /* layers * BASE_LAYER_LINEARS */
 variant_place base_variant_place(const base_variant *v, int linear); /* of a linear's number */
@@ -45,7 +41,8 @@ base_linear base_variant_linear(const base_variant *v, int linear); /* as the ba
 /* Floats of the largest replaced linear, its bias included: what base_variant_fold() needs room for. */
 int64_t base_variant_largest(const base_variant *v);
 
-/* Writes a replaced linear: weight [out, in], and its bias [out] where the variant has one. A value that is
+/* Writes a replaced linear: weight [out, in] and bias [out], each where the variant has it (else it may be
+ * NULL). A value that is
  * not finite is refused. */
 exit_code base_variant_fold(const base_variant *v, const base_model *base, int linear, float *weight,
                             float *bias, problems *list);

@@ -24,7 +24,7 @@ struct base_variant {
     int64_t floats, values;
     int n_parts;
     variant_part *parts; /* owned; in the order of the file */
-    /* what is open: a LoRA, or a checkpoint's files; neither where the variant is blank */
+    /* what is open: a LoRA, or a checkpoint's files; neither after base_variant_close_files() */
     peft_lora lora;
     shards files;
 };

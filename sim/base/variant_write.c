@@ -85,7 +85,8 @@ exit_code base_variant_whole(const base_variant *v, const base_model *base, base
     if (code == EXIT_OK) code = copy_tensors(base, *out, list);
     for (int i = 0; i < v->n_linears && code == EXIT_OK; i++) {
         base_linear l = base_linear_at(&shape, &(*out)->layout, i);
-        code = base_variant_fold(v, base, i, (*out)->weights + l.weight, (*out)->weights + l.bias, list);
+        float *weights = (*out)->weights;
+        code = base_variant_fold(v, base, i, weights + l.weight, l.bias >= 0 ? weights + l.bias : NULL, list);
     }
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*out);

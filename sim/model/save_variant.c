@@ -41,7 +41,8 @@ static exit_code save_linears(const base_variant *v, const base_model *base, con
     exit_code code = base_variant_compare(v, base, list);
     for (int i = 0; i < base_variant_linears(v) && code == EXIT_OK; i++) {
         variant_place at = base_variant_place(v, i);
-        code = base_variant_fold(v, base, i, values + at.weight, values + at.bias, list);
+        code = base_variant_fold(v, base, i, at.weight >= 0 ? values + at.weight : NULL,
+                                 at.bias >= 0 ? values + at.bias : NULL, list);
     }
     if (code == EXIT_OK) code = base_variant_write(v, values, path, list);
     free(values);
