@@ -132,9 +132,10 @@ struct ck_program {
     ck_capacity capacity;
     ck_op *ops;
     int n_ops, ops_capacity;
-    int segment;   /* of the op being recorded */
-    bool backward; /* an op that may write gradients was recorded: no global op may follow */
-    bool decodes;  /* attention with a cache was recorded */
+    int segment;       /* of the op being recorded */
+    bool backward;     /* an op that may write gradients was recorded: no global op may follow */
+    bool decodes;      /* attention with a cache was recorded */
+    int32_t n_linears; /* 1 + the largest number of a linear that variants may replace */
     ck_tensor *tensors;
     bool finished;
     ck_status status;

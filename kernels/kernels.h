@@ -53,7 +53,14 @@ typedef struct {
     int32_t shape; /* index into ck_wave.shapes */
     /* CK_LEARN_*: the gradients that this step needs, others have no defined content; 0: evaluation */
     uint32_t learn;
+    int32_t variant; /* of the base: 1 .. ck_wave.n_variants; 0: the weights that were recorded */
 } ck_wave_device;
+
+/* What a variant of the base has in place of the weight [out, in] and the bias [out] of a linear; each NULL:
+ * what was recorded. Backend memory, which outlives the programs that read it. */
+typedef struct {
+    const float *weight, *bias;
+} ck_replacement;
 
 /* Host arrays, copied by ck_run() to where the backend needs them; caller keeps ownership. */
 typedef struct {
@@ -62,7 +69,9 @@ typedef struct {
     const int32_t *first_sequence;  /* [n_devices + 1]; no device without a sequence */
     const ck_wave_device *devices;  /* [n_devices] */
     int32_t n_shapes;
-    const ck_shape *shapes;          /* [n_shapes] */
+    const ck_shape *shapes; /* [n_shapes] */
+    int32_t n_variants, n_linears;
+    const ck_replacement *variants;  /* [n_variants, n_linears] */
     const int32_t *tokens, *targets; /* [n_tokens] ids; target < 0: not counted */
     /* [n_sequences] position of each sequence's first token (NULL: 0); its place in caches (decoding.h) */
     const int32_t *first_position, *cache_slot;
@@ -160,6 +169,9 @@ typedef struct {
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
+/* Of linears and what reads their bias: `linear` is the linear's place in ck_wave.variants, -1: no variant
+ * replaces it. */
+
 /* y = x W^T + c b (+ residual where given); b may be NULL; c = bias_factor of the token where it is given (see
  * ck_route), else 1. */
 typedef struct {
@@ -168,7 +180,7 @@ typedef struct {
     const ck_tensor *residual;
     const ck_tensor *bias_factor; /* [tokens, 1] */
     const float *weight, *bias;
-    int32_t in, out;
+    int32_t in, out, linear;
 } ck_linear;
 void ck_op_linear(ck_program *, const ck_linear *);
 
@@ -177,7 +189,7 @@ typedef struct {
     const ck_tensor *x, *dy;
     ck_tensor *dx;
     const float *weight;
-    int32_t in, out;
+    int32_t in, out, linear;
     bool accumulate;
     int64_t weight_gradient, bias_gradient;
 } ck_linear_backward;
@@ -340,7 +352,7 @@ typedef struct {
     const ck_tensor *dy, *g, *gates;
     ck_tensor *q, *dw;
     const float *bias;
-    int32_t layer;
+    int32_t layer, linear; /* whose bias it is */
 } ck_expert_expand_backward;
 void ck_op_expert_expand_backward(ck_program *, const ck_expert_expand_backward *);
 

@@ -180,6 +180,11 @@ static void gradient_range(ck_program *program, const char *op, int64_t offset, 
     }
 }
 
+static void linear_number(ck_program *program, const char *op, int32_t linear) {
+    if (linear < -1) refuse(program, "%s: linear must be a number from 0 on, or -1, not %d", op, linear);
+    if (linear >= program->n_linears) program->n_linears = linear + 1;
+}
+
 /* A number a token, one after the other. */
 static void use_factors(ck_program *program, const char *op, const ck_tensor *factors) {
     if (!factors) return;
@@ -250,6 +255,7 @@ RECORD(linear) {
     USE_IF(linear, residual, WIDE, d->out);
     use_factors(program, "linear", d->bias_factor);
     if (d->x == d->y) refuse(program, "linear: x and y are the same activation");
+    linear_number(program, "linear", d->linear);
 }
 
 RECORD(linear_backward) {
@@ -259,6 +265,7 @@ RECORD(linear_backward) {
     USE_IF(linear_backward, dx, WIDE, d->in);
     if (d->dx) PRESENT(linear_backward, weight);
     if (d->weight_gradient >= 0) USE(linear_backward, x, WIDE, d->in);
+    linear_number(program, "linear_backward", d->linear);
     gradient_range(program, "linear_backward", d->weight_gradient, (int64_t)d->in * d->out);
     gradient_range(program, "linear_backward", d->bias_gradient, d->out);
 }
@@ -455,6 +462,7 @@ RECORD(expert_expand_backward) {
     USE(expert_expand_backward, gates, EXACT, CK_MAX_EXPERTS);
     USE(expert_expand_backward, q, EXACT, 1);
     USE(expert_expand_backward, dw, EXACT, CK_MAX_EXPERTS);
+    linear_number(program, "expert_expand_backward", d->linear);
 }
 
 RECORD(balance) {

@@ -99,6 +99,9 @@ static ck_status shape_problem(const ck_program *program, const ck_wave *wave, i
 static ck_status devices_problem(const ck_program *program, const ck_wave *wave) {
     ck_backend *backend = program->backend;
     if (wave->n_devices == 0) return CK_OK;
+    if (wave->n_variants > 0 && wave->n_linears < program->n_linears)
+        return ck_fail(backend, CK_BAD_ARGUMENT, "variants of %d linears; the program has %d",
+                       wave->n_linears, program->n_linears);
     if (wave->first_sequence[0] != 0 || wave->first_sequence[wave->n_devices] != wave->n_sequences) {
         return ck_fail(backend, CK_BAD_ARGUMENT, "the devices' sequences do not cover the wave");
     }
@@ -110,6 +113,9 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
         if (wave->first_sequence[i + 1] <= wave->first_sequence[i]) {
             return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
         }
+        if (device->variant < 0 || device->variant > wave->n_variants)
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave names variant %d of %d", i,
+                           device->variant, wave->n_variants);
         if (device->parameters % CK_ALIGN_FLOATS != 0 || device->gradients % CK_ALIGN_FLOATS != 0) {
             return ck_fail(backend, CK_BAD_ARGUMENT,
                            "the packs of device %d of the wave do not begin at a multiple of %d floats", i,

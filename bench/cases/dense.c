@@ -149,7 +149,8 @@ static void record_linear(const world *w, world_copy *c) {
                                           .weight = c->buffer[WEIGHT],
                                           .bias = c->buffer[BIAS],
                                           .in = w->width,
-                                          .out = w->ffn});
+                                          .out = w->ffn,
+                                          .linear = -1});
 }
 
 static void verify_linear(const world *w, verdict *v) {
@@ -182,6 +183,7 @@ static void record_linear_backward(const world *w, world_copy *c) {
                                                             .weight = c->buffer[WEIGHT],
                                                             .in = w->width,
                                                             .out = w->ffn,
+                                                            .linear = -1,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});
 }

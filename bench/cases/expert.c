@@ -278,7 +278,8 @@ static void record_expand_backward(const world *w, world_copy *c) {
                                                                           .gates = c->tensor[GATES],
                                                                           .q = c->tensor[Q],
                                                                           .dw = c->tensor[DW],
-                                                                          .bias = c->buffer[BIAS2]});
+                                                                          .bias = c->buffer[BIAS2],
+                                                                          .linear = -1});
 }
 
 static void verify_expand_backward(const world *w, verdict *v) {

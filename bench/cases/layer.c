@@ -56,7 +56,8 @@ static void record_forward(const world *w, world_copy *c) {
                                           .weight = c->buffer[WEIGHT],
                                           .bias = c->buffer[BIAS],
                                           .in = w->width,
-                                          .out = w->up});
+                                          .out = w->up,
+                                          .linear = -1});
     activation_forward.record(w, c);
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
@@ -65,7 +66,8 @@ static void record_forward(const world *w, world_copy *c) {
                                           .weight = c->buffer[WEIGHT2],
                                           .bias = c->buffer[BIAS2],
                                           .in = w->ffn,
-                                          .out = w->width});
+                                          .out = w->width,
+                                          .linear = -1});
     expand_forward.record(w, c);
 }
 
@@ -76,6 +78,7 @@ static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, bu
                                                             .weight = c->buffer[weight],
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .accumulate = accumulate,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});

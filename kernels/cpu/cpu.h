@@ -23,10 +23,11 @@ typedef struct {
     uint32_t learn;
     const ck_shape *shape; /* NULL without devices, like the next two */
     const float *pack;
-    float *gradients;      /* NULL if nothing is learned */
-    float *base_gradients; /* NULL unless pre-training */
-    float *scratch;        /* the worker's, scratch_floats of the program */
-    int32_t *fault_layer;  /* of this sequence; -1 = none */
+    float *gradients;              /* NULL if nothing is learned */
+    float *base_gradients;         /* NULL unless pre-training */
+    const ck_replacement *variant; /* [n_linears] of the device's; NULL: the recorded weights */
+    float *scratch;                /* the worker's, scratch_floats of the program */
+    int32_t *fault_layer;          /* of this sequence; -1 = none */
 } cpu_block;
 
 typedef void (*cpu_local_op)(const void *descriptor, const cpu_block *block);
@@ -48,6 +49,17 @@ static inline const float *cpu_layer(const cpu_block *block, int layer) {
 
 static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
+}
+
+/* The weight and the bias of a linear for the block's device. */
+static inline ck_replacement cpu_weights(const cpu_block *block, int linear, const float *weight,
+                                         const float *bias) {
+    ck_replacement here = {weight, bias};
+    if (!block->variant || linear < 0) return here;
+    const ck_replacement *own = &block->variant[linear];
+    if (own->weight) here.weight = own->weight;
+    if (own->bias) here.bias = own->bias;
+    return here;
 }
 
 /* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */

@@ -6,14 +6,15 @@
 
 void cpu_linear(const void *descriptor, const cpu_block *block) {
     const ck_linear *d = descriptor;
-    gemm_addend addend = {.bias = d->bias};
+    ck_replacement w = cpu_weights(block, d->linear, d->weight, d->bias);
+    gemm_addend addend = {.bias = w.bias};
     if (d->residual) {
         addend.residual = cpu_rows(d->residual, block);
         addend.residual_stride = d->residual->columns;
     }
     if (d->bias_factor) addend.bias_scale = cpu_rows(d->bias_factor, block);
-    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, d->weight, d->in,
-                addend, cpu_rows(d->y, block), d->y->columns);
+    gemm_linear(block->n_tokens, d->out, d->in, cpu_rows(d->x, block), d->x->columns, w.weight, d->in, addend,
+                cpu_rows(d->y, block), d->y->columns);
 }
 
 void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns) {
@@ -40,7 +41,8 @@ void cpu_linear_backward(const void *descriptor, const cpu_block *block) {
     const ck_linear_backward *d = descriptor;
     const float *dy = cpu_rows(d->dy, block);
     if (d->dx) {
-        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, d->weight, d->in,
+        const float *weight = cpu_weights(block, d->linear, d->weight, NULL).weight;
+        gemm_nn(block->n_tokens, d->in, d->out, 1, dy, d->dy->columns, weight, d->in,
                 d->accumulate ? 1.0f : 0.0f, cpu_rows(d->dx, block), d->dx->columns);
     }
     if (!block->base_gradients) return;

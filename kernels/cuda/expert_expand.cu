@@ -190,11 +190,23 @@ size_t cuda_expert_expand_backward_workspace(const ck_expert_expand_backward *d,
     return separate > together ? separate : together;
 }
 
-const char *cuda_expert_expand_backward(const ck_expert_expand_backward *d, const cuda_call *call) {
-    if (call->wave.n_tiles == 0) return nullptr;
+static const char *expand_backward_on(const ck_expert_expand_backward *d, const cuda_call *call) {
     if (call->half)
         return is_wide_backward<bf16>(d, call) ? backward_of<bf16, true>(d, call)
                                                : backward_of<bf16, false>(d, call);
     return is_wide_backward<float>(d, call) ? backward_of<float, true>(d, call)
                                             : backward_of<float, false>(d, call);
+}
+
+const char *cuda_expert_expand_backward(const ck_expert_expand_backward *d, const cuda_call *call) {
+    const char *problem = nullptr;
+    ck_expert_expand_backward own = *d;
+    cuda_part part;
+    if (call->wave.n_tiles == 0) return nullptr;
+    for (int32_t at = 0; !problem && cuda_next_part(call, d->linear, {nullptr, d->bias}, &at, &part);) {
+        cuda_call some = cuda_call_on(call, &part);
+        own.bias = part.weights.bias;
+        problem = expand_backward_on(&own, &some);
+    }
+    return problem;
 }

@@ -17,7 +17,20 @@
 typedef struct {
     const ck_tensor *residual, *bias_factor;
     const float *bias;
+    int32_t linear; /* whose bias it is; -1: no variant of the base replaces it */
 } cuda_start;
+
+/* Neighbouring devices of the wave that have one variant of the base. */
+typedef struct {
+    int64_t first_token, n_tokens;
+    int32_t first_tile, n_tiles, n_devices, variant; /* variant as in ck_wave_device */
+} cuda_variant_run;
+
+typedef struct {
+    const cuda_variant_run *runs; /* [n_runs], they cover the wave */
+    int32_t n_runs, n_linears;
+    const ck_replacement *table; /* ck_wave.variants */
+} cuda_variants;
 
 typedef struct {
     cuda_wave wave;
@@ -28,10 +41,24 @@ typedef struct {
      */
     void *workspace;
     const struct cuda_copies *copies; /* what cuda_weight() looks in */
+    const cuda_variants *variants;    /* NULL: every device has the recorded weights */
     /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
     const cuda_start *start;
     gpu_stream stream;
 } cuda_call;
+
+/* Neighbouring devices that have the same weight and bias of a linear. */
+typedef struct {
+    int64_t first_token, n_tokens;
+    int32_t first_tile, n_tiles, n_devices;
+    ck_replacement weights; /* f32; cuda_weight() tells what a product reads */
+} cuda_part;
+
+/* The next part of the wave for this linear, *at = 0 for the first; false: there are no more. */
+bool cuda_next_part(const cuda_call *call, int32_t linear, ck_replacement recorded, int32_t *at,
+                    cuda_part *part);
+/* The call for an op that goes by tiles, on this part only. */
+cuda_call cuda_call_on(const cuda_call *call, const cuda_part *part);
 
 /* What a workspace is planned for: the program's capacity. Ranks are bounded by the columns of the op's own
  * tensors. */

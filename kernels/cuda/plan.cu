@@ -39,10 +39,10 @@ static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
 
 /* What the base product writes, if it could as well accumulate; else NULL. */
 static const ck_tensor *could_accumulate(const ck_op *op, cuda_start *start) {
-    *start = cuda_start{nullptr, nullptr, nullptr};
+    *start = cuda_start{nullptr, nullptr, nullptr, -1};
     if (op->kind == CK_OP_linear) {
         const ck_linear *d = &op->as.linear;
-        *start = cuda_start{d->residual, d->bias_factor, d->bias};
+        *start = cuda_start{d->residual, d->bias_factor, d->bias, d->linear};
         return d->y;
     }
     if (op->kind != CK_OP_linear_backward) return nullptr;
@@ -60,7 +60,7 @@ static void order_ops(const ck_program *program, cuda_program *p) {
         const ck_op *op = &program->ops[i], *next = i + 1 < program->n_ops ? op + 1 : nullptr;
         cuda_start start;
         const ck_tensor *out = could_accumulate(op, &start);
-        cuda_step step = {*op, false, cuda_start{nullptr, nullptr, nullptr}};
+        cuda_step step = {*op, false, cuda_start{nullptr, nullptr, nullptr, -1}};
         if (out && next && adds_to(next, columns_of(op)) == out) {
             p->steps[p->n_steps++] = cuda_step{*next, true, start};
             step.starts = true; /* a linear that is begun already: cuda_linear_onto() */
@@ -201,6 +201,19 @@ static const char *copy_weights(const ck_program *program, cuda_program *p) {
     return problem;
 }
 
+const char *cuda_copy_variants(ck_backend *backend, cuda_program *p) {
+    const char *problem = nullptr;
+    for (int32_t i = 0; i < p->variants.n_runs && p->bounds.half; i++) {
+        const cuda_variants *v = &p->variants;
+        const ck_replacement *row = v->table + (int64_t)(v->runs[i].variant - 1) * v->n_linears;
+        for (int32_t l = 0; l < v->n_linears && v->runs[i].variant > 0 && !problem; l++) {
+            problem = copy_weight(backend, p, row[l].weight);
+            if (!problem) problem = copy_weight(backend, p, row[l].bias);
+        }
+    }
+    return problem;
+}
+
 /* ---- Life ---- */
 
 /* NULL, or what no kernel here is made for. */
@@ -244,7 +257,11 @@ void cuda_program_release(ck_program *program) {
     cuda_program *p = static_cast<cuda_program *>(program->private_data);
     program->private_data = nullptr;
     if (!p) return;
-    for (auto &entry : p->graphs) gpu_graph_destroy(entry.graph);
+    for (auto &entry : p->graphs) {
+        gpu_graph_destroy(entry.graph);
+        free(entry.variants_image);
+    }
+    free(p->variants_image);
     for (cuda_copies *c = p->copies, *next; c; c = next) {
         next = c->next;
         if (c->to) {

@@ -123,6 +123,10 @@ static exit_code check_one(const safetensors *file, const packed_tensor *p, cons
     return code;
 }
 
+exit_code safetensors_check_one(const safetensors *file, const packed_tensor *tensor, problems *list) {
+    return check_one(file, tensor, safetensors_find(file, tensor->name), list);
+}
+
 static exit_code check_unexpected(const safetensors *file, const bool *expected,
                                   bool (*ignored)(const char *name), problems *list) {
     char shown[SAFETENSORS_SHOWN_BYTES];

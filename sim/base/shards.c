@@ -160,6 +160,14 @@ exit_code shards_open(const char *folder, shards *out, problems *list) {
     return code;
 }
 
+exit_code shards_open_file(const char *path, shards *out, problems *list) {
+    *out = (shards){.path_owned = strdup(path)};
+    exit_code code =
+        out->path_owned ? open_file(out, path, list) : problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
+    if (code != EXIT_OK) shards_close(out);
+    return code;
+}
+
 const safetensor *shards_find(const shards *s, const char *name, const safetensors **file) {
     for (int i = 0; i < s->n; i++) {
         const safetensor *t = safetensors_find(s->files_owned[i], name);

@@ -14,6 +14,8 @@ typedef struct {
 /* Opens and checks all of them; that the index and the files agree on which tensor is where. On failure
  * nothing is left open. */
 exit_code shards_open(const char *folder, shards *out, problems *list);
+/* The same of one file, whatever it is called. */
+exit_code shards_open_file(const char *path, shards *out, problems *list);
 void shards_close(shards *s);
 
 /* NULL: in none; *file: the one that has it (file may be NULL). */

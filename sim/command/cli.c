@@ -40,6 +40,9 @@ typedef struct {
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
+    {"population", "NAME", ON_PRETRAIN, 'p',
+     "with --out: the base with the base.variant of that population; its linears alone, if DIR ends in "
+     ".safetensors"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
     {"table", "NAME", ON_EXPORT, 'T',
      "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
@@ -451,6 +454,8 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (!out->help && problems_count(list) == before) check_words(out, list);
     if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
         check_export(out, list);
+    if (!out->help && out->command == COMMAND_PRETRAIN && out->population && !out->out)
+        problem(list, EXIT_INPUT, "pretrain: --population chooses what --out writes; write --out DIR too");
     if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
     if (!out->help && out->command == COMMAND_GENERATE && out->n_prompts == 0 &&
         problems_count(list) == before)

@@ -17,6 +17,7 @@
 #include "kernels.h"
 #include "methods/method.h"
 #include "model/obtain_base.h"
+#include "model/save_variant.h"
 #include "result/export.h"
 #include "result/peft_result.h"
 #include "result/trace.h"
@@ -104,13 +105,20 @@ static exit_code pretrain(const cli_arguments *a, problems *list) {
     settings *s = NULL;
     ck_backend *backend = NULL;
     base_model *model = NULL;
+    base_variant *variant = NULL;
+    base_shape shape;
     exit_code code = load(a, &s, list);
     if (code != EXIT_OK) goto cleanup;
     code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    if (code == EXIT_OK && a->population) code = run_base_shape(s, &shape, list);
+    if (code == EXIT_OK && a->population)
+        code = save_variant_open(s, a->population, &shape, a->out, &variant, list);
     if (code != EXIT_OK) goto cleanup;
-    code = run_obtain_base(s, backend, a->quiet, a->out, &model, list);
+    code = run_obtain_base(s, backend, a->quiet, variant ? NULL : a->out, &model, list);
+    if (code == EXIT_OK && variant) code = save_variant(variant, model, a->out, list);
     if (code == EXIT_OK && a->out && !a->quiet) printf("%s\n", a->out);
 cleanup:
+    base_variant_close(variant);
     base_destroy(model);
     ck_close(backend);
     settings_destroy(s);

@@ -291,8 +291,8 @@ static void check_checkpoint(const level *top) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
-        if (strncmp(rows[i].path, "base.", 5) == 0 && strcmp(rows[i].path, "base.checkpoint") != 0 &&
-            top->given[i].source)
+        if (!rows[i].in_population && strncmp(rows[i].path, "base.", 5) == 0 &&
+            strcmp(rows[i].path, "base.checkpoint") != 0 && top->given[i].source)
             report(top, rows[i].path,
                    "the base comes from base.checkpoint, which says this itself; remove one of the two");
 }

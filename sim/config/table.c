@@ -39,6 +39,10 @@ static const setting_row ROWS[] = {
      .help = "private experts of each device: a number, or a list with one for each device"},
     {SETTING("rank", VALUE_INT), OWN(rank), .alias_of = "experts.rank", .otherwise = "experts.rank",
      LIMITS(1, CK_MAX_RANK_SUM), .help = "short for experts.rank"},
+    {SETTING("base.variant", VALUE_TEXT), .names_a_path = true, OWN(variant), .otherwise = "none",
+     .help = "what differs from the base for this population, frozen: a PEFT folder, whose LoRA is folded "
+             "into the "
+             "base, or a safetensors file or folder of linears that take the place of the base's"},
 
     {SETTING("seed", VALUE_SEED), RUN(seed), .initial = "42",
      .help = "default of every population's seed and of the base's"},

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/pack_walk.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 #include "support/processes.h"
 
@@ -37,6 +38,7 @@ void checkpoints_destroy(checkpoint *c) {
     free(c->stopped);
     free(c->piece);
     free(c->unfinished);
+    free(c->variants);
     memset(c, 0, sizeof *c);
 }
 
@@ -123,7 +125,8 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
     }
     if (!any || c->expert_step == 0) return any ? processes_agree(s->collective, code, list) : code;
     free(c->unfinished);
-    c->unfinished = NULL;
+    free(c->variants);
+    c->unfinished = c->variants = NULL;
     return pass_packs(s, STOPPED_PACKS_TO_OWNERS, c, path, list);
 }
 
@@ -192,6 +195,14 @@ static exit_code restore_unfinished(session *s, const checkpoint *c, const char 
     return EXIT_OK;
 }
 
+static exit_code save_variants(const session *s, checkpoint *c, problems *list) {
+    free(c->variants);
+    c->variants = NULL;
+    c->n_variants = 0;
+    return ck_process(s->collective) == 0 ? variants_save(s->fleet, &c->variants, &c->n_variants, list)
+                                          : EXIT_OK;
+}
+
 /* What it holds besides the packs. */
 static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
@@ -202,7 +213,9 @@ static exit_code take_numbers(session *s, int round, checkpoint *c, problems *li
     if (code != EXIT_OK) return code;
     c->round = round;
     c->expert_step = s->steps.taken;
-    return processes_agree(s->collective, save_unfinished(s, round, c, list), list);
+    code = save_unfinished(s, round, c, list);
+    THEN(code, save_variants(s, c, list));
+    return processes_agree(s->collective, code, list);
 }
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
@@ -234,8 +247,8 @@ static void restore_devices(session *s, const checkpoint *c, problems *list) {
 /* What else a checkpoint holds, to all. */
 static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     struct {
-        int64_t round, expert_step, router_step, n_unfinished;
-    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished};
+        int64_t round, expert_step, router_step, n_unfinished, n_variants;
+    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished, c->n_variants};
     size_t devices = (size_t)c->n_devices;
     ck_collective *all = s->collective;
     ck_status status = ck_collective_broadcast(all, &counts, sizeof counts);
@@ -243,9 +256,12 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     c->expert_step = counts.expert_step;
     c->router_step = counts.router_step;
     c->n_unfinished = counts.n_unfinished;
+    c->n_variants = counts.n_variants;
     if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0)
         c->unfinished = malloc((size_t)counts.n_unfinished);
-    exit_code code = counts.n_unfinished > 0 && !c->unfinished
+    if (status == CK_OK && ck_process(all) != 0 && counts.n_variants > 0)
+        c->variants = malloc((size_t)counts.n_variants);
+    exit_code code = (counts.n_unfinished > 0 && !c->unfinished) || (counts.n_variants > 0 && !c->variants)
                          ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint")
                          : EXIT_OK;
     code = processes_agree(all, code, list);
@@ -258,6 +274,7 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     THEN(status, ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down));
     THEN(status, ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped));
     THEN(status, ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished));
+    THEN(status, ck_collective_broadcast(all, c->variants, (size_t)c->n_variants));
     return processes_problem(all, status, list);
 }
 
@@ -265,6 +282,7 @@ exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, probl
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
     THEN(code, broadcast_numbers(s, c, list));
     THEN(code, restore_unfinished(s, c, path, list));
+    THEN(code, variants_restore(s->fleet, c->variants, c->n_variants, path, list));
     if (code == EXIT_OK) {
         s->steps.taken = c->expert_step;
         s->at.saved_round = c->round;

@@ -12,6 +12,7 @@
 #include "engine/session.h"
 #include "model/model.h"
 #include "model/pretrain.h"
+#include "population/variants.h"
 #include "store/slots.h"
 #include "support/memory.h"
 
@@ -135,8 +136,9 @@ static size_t far_bytes(const fleet *f, packs_memory packs_at) {
 
 static size_t near_bytes(const run_plan *plan, const fleet *f, packs_memory packs_at) {
     size_t programs = plan->n_routing_windows > 0 ? 3 : 2; /* each has its own copy of the base in bf16 */
-    size_t copies = plan->step.precision == CK_BF16 ? programs * (plan->base / 2) : 0;
-    size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
+    size_t frozen = plan->base + plan->variants;
+    size_t copies = plan->step.precision == CK_BF16 ? programs * (frozen / 2) : 0;
+    size_t all = frozen + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
     return all - far_bytes(f, packs_at) + slots_bytes(packs_at, plan->limits.max_packs);
 }
 
@@ -171,6 +173,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
+    plan->variants = variants_bytes(f);
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->passing = passing_bytes(backend, plan, f);
     plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
@@ -178,8 +181,8 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else
-        plan->training = plan->resident + plan->base + plan->packs + plan->passing + plan->gradients +
-                         plan->activations + plan->buffers;
+        plan->training = plan->resident + plan->base + plan->variants + plan->packs + plan->passing +
+                         plan->gradients + plan->activations + plan->buffers;
     plan->total = plan->training > plan->outside ? plan->training : plan->outside;
     return EXIT_OK;
 }
@@ -199,14 +202,14 @@ static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *lis
         floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
     char fewer[96] = "";
     if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_local);
-    return problem(list, EXIT_ENVIRONMENT,
-                   "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
-                   "adapters lie: %.0f MiB go to "
-                   "activations, %.0f MiB to the base, %.0f MiB to gradients and adapters of waves; take %sa "
-                   "smaller base, batch or sequence",
-                   (double)plan->near_total / MIB, (double)plan->near_limit / MIB,
-                   (double)plan->activations / MIB, (double)plan->base / MIB,
-                   (double)(plan->gradients + plan->slots) / MIB, fewer);
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
+        "adapters lie: %.0f MiB go to "
+        "activations, %.0f MiB to the base and its variants, %.0f MiB to gradients and adapters of "
+        "waves; take %sa smaller base, batch or sequence",
+        (double)plan->near_total / MIB, (double)plan->near_limit / MIB, (double)plan->activations / MIB,
+        (double)(plan->base + plan->variants) / MIB, (double)(plan->gradients + plan->slots) / MIB, fewer);
 }
 
 /* How many devices would fit, where what they all add is `each` a device to what is there without them. */
@@ -225,6 +228,18 @@ static bool are_alike(const fleet *f) {
     return true;
 }
 
+enum { VARIANTS_TEXT_BYTES = 256 };
+
+/* What base variants take, where there are any, and the largest of them. */
+static const char *variants_text(const fleet *f, const run_plan *plan, char out[VARIANTS_TEXT_BYTES]) {
+    char largest[VARIANTS_TEXT_BYTES / 2];
+    out[0] = '\0';
+    if (f->variants)
+        snprintf(out, VARIANTS_TEXT_BYTES, " (%.0f MiB of it for base variants, %s)",
+                 (double)plan->variants / MIB, variants_describe(f, sizeof largest, largest));
+    return out;
+}
+
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f,
                         problems *list) {
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
@@ -235,22 +250,24 @@ static exit_code refuse(const settings *s, const base_shape *base, const run_pla
     double fit_outside = fitting(limit, outside, text, f->n_local),
            fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_local));
     const char *source = limit_source(s, plan->limit);
-    char who[48] = "the run";
+    char who[48] = "the run", variants[VARIANTS_TEXT_BYTES];
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
     if (fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
                        "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single "
-                       "device: %.0f MiB go to %s; "
-                       "take a smaller base, batch or sequence",
+                       "device: %.0f MiB go to %s%s; "
+                       "take a smaller base, batch or sequence%s",
                        who, ceil(need), floor(limit), source,
                        fit_outside < 1.0 ? outside - text * f->n_local : training - a_device * f->n_local,
-                       fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries");
-    return problem(list, EXIT_ENVIRONMENT,
-                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; "
-                   "lower `devices`, the number "
-                   "of populations, `rank` or `data.tokens_per_device`",
-                   who, ceil(need), floor(limit), source, f->n_local, fit,
-                   are_alike(f) ? "" : ", if all populations shrink alike");
+                       fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries",
+                       variants_text(f, plan, variants), f->variants ? ", or fewer base variants" : "");
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "%s needs %.0f MiB of memory and only %.0f MiB %s%s: of its %d devices at most %.0f fit%s; "
+        "lower `devices`, the number "
+        "of populations, `rank` or `data.tokens_per_device`",
+        who, ceil(need), floor(limit), source, variants_text(f, plan, variants), f->n_local, fit,
+        are_alike(f) ? "" : ", if all populations shrink alike");
 }
 
 /* Before the devices are there: a host copy of the base beside the backend's, or its training, which is
@@ -261,11 +278,13 @@ static exit_code outside_bytes(const settings *s, ck_backend *backend, const bas
            rate = ck_ceiling_bytes(backend);
     exit_code code =
         f->place.process == 0 && run_trains_base(s) ? pretrain_bytes(s, backend, &trained, list) : EXIT_OK;
-    size_t start = weights + (trained > weights ? trained : weights);
+    size_t placed = weights + variants_bytes(f) + variants_passing_bytes(f),
+           start = weights + (trained > placed ? trained : placed);
     plan->outside = plan->resident + (rate > start ? rate : start);
-    plan->why_outside = rate > start        ? "libraries and measuring the rate of matrix products"
-                        : trained > weights ? "libraries and pre-training the base"
-                                            : "libraries and the base";
+    plan->why_outside = rate > start       ? "libraries and measuring the rate of matrix products"
+                        : trained > placed ? "libraries and pre-training the base"
+                        : f->variants      ? "libraries, the base and its variants"
+                                           : "libraries and the base";
     return code;
 }
 

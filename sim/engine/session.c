@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 #include "support/memory.h"
 #include "support/processes.h"

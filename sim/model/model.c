@@ -15,6 +15,7 @@
 
 #include <stdlib.h>
 
+#include "base/linears.h"
 #include "model/family.h"
 #include "support/kernel_problem.h"
 
@@ -229,7 +230,8 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->qkv_w, l),
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
-                                          .out = base_qkv_width(s)});
+                                          .out = base_qkv_width(s),
+                                          .linear = base_linear_number(l, BASE_QKV)});
     for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
     attention(r, l);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
@@ -238,7 +240,8 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->out_w, l),
                                           .bias = at(r, w->out_b, l),
                                           .in = base_q_width(s),
-                                          .out = s->width});
+                                          .out = s->width,
+                                          .linear = base_linear_number(l, BASE_OUT)});
     lora(r, CK_SITE_OUT, l, t->o, t->x2);
 }
 
@@ -263,7 +266,8 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->fc_w, l),
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
-                                          .out = base_fc_width(s)});
+                                          .out = base_fc_width(s),
+                                          .linear = base_linear_number(l, BASE_FC)});
     lora(r, CK_SITE_GATE, l, t->n2, t->u);
     lora(r, CK_SITE_FC, l, t->n2, t->u);
     ck_op_expert_activation(r->program, &(ck_expert_activation){.u = t->u,
@@ -282,7 +286,8 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->pr_w, l),
                                           .bias = at(r, w->pr_b, l),
                                           .in = s->ffn,
-                                          .out = s->width});
+                                          .out = s->width,
+                                          .linear = base_linear_number(l, BASE_PR)});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
     lora(r, CK_SITE_PR, l, t->m, y);
 }
@@ -333,12 +338,13 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, const flo
 }
 
 static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in,
-                            int32_t out, bool accumulate) {
+                            int32_t out, int32_t linear, bool accumulate) {
     ck_op_linear_backward(r->program, &(ck_linear_backward){.dy = dy,
                                                             .dx = dx,
                                                             .weight = weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = linear,
                                                             .accumulate = accumulate,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});
@@ -349,14 +355,16 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    int32_t pr = base_linear_number(l, BASE_PR);
     ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = r->d,
                                                                           .g = t->g,
                                                                           .gates = t->gates,
                                                                           .q = r->q,
                                                                           .dw = r->dw,
                                                                           .bias = at(r, w->pr_b, l),
-                                                                          .layer = l});
-    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
+                                                                          .layer = l,
+                                                                          .linear = pr});
+    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
     lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
     ck_op_expert_activation_backward(r->program,
                                      &(ck_expert_activation_backward){.u = t->u,
@@ -383,7 +391,8 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     lora_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
     lora_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
     if (!input_wanted) return;
-    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s), true);
+    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s),
+                    base_linear_number(l, BASE_FC), true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
 }
 
@@ -392,11 +401,14 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
-    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width, false);
+    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width,
+                    base_linear_number(l, BASE_OUT), false);
     lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
     model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     ck_tensor *dn = input_wanted ? r->dn : NULL;
-    if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s), false);
+    if (input_wanted)
+        linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s),
+                        base_linear_number(l, BASE_QKV), false);
     for (int i = 0; i < N_QKV; i++) lora_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }

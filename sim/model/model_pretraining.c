@@ -73,7 +73,8 @@ static void linear(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *residual,
                                           .weight = model_weight(r->base, weight, 0),
                                           .bias = model_weight(r->base, bias, 0),
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
 }
 
 static void layer_forward(recorder *r, int l) {
@@ -131,6 +132,7 @@ static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor 
                                                             .weight = r->base->weights + weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .weight_gradient = weight,
                                                             .bias_gradient = bias});
 }

@@ -92,15 +92,14 @@ static exit_code load_checkpoint(const settings *s, base_model **model, problems
     return code;
 }
 
-exit_code run_read_base(const settings *s, problems *list) {
+exit_code run_read_base(const settings *s, base_model **model, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    base_model *model = NULL;
     exit_code code = EXIT_OK;
+    *model = NULL;
     if (s->base.checkpoint)
-        code = load_checkpoint(s, &model, list);
+        code = load_checkpoint(s, model, list);
     else if (s->base.pretrain.tokens > 0 && cached_base(s, path) && folder_is_there(path))
-        code = load_cached(s, path, &model, list);
-    base_destroy(model);
+        code = load_cached(s, path, model, list);
     return code;
 }
 

@@ -9,6 +9,7 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 
 enum { LIST_BYTES = 640, STRETCH_BYTES = 160 };
@@ -374,6 +375,7 @@ static void free_buffers(fleet *f) {
 
 void fleet_destroy(fleet *f) {
     if (!f) return;
+    variants_destroy(f);
     free_buffers(f);
     groups_destroy(f);
     for (int i = 0; f->devices && i < f->n_devices; i++)

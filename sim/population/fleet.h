@@ -47,6 +47,7 @@ typedef struct {
     int64_t bytes_a_round;
     int64_t bytes_up, bytes_down;       /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
+    int64_t variant_version;            /* of its population's base variant that it has received; 0: none */
     bool stopped;                       /* diverged: takes no further part */
 } device;
 
@@ -95,9 +96,10 @@ typedef struct {
     int n_groups;
     /* one per population that shares anything, has more than one device, and has not stopped */
     ck_group *groups;
-    int *group_population; /* [n_groups] */
-    int64_t n_packed;      /* floats of all groups' packed buffers */
-    float *packed;         /* backend memory [n_packed] */
+    int *group_population;     /* [n_groups] */
+    int64_t n_packed;          /* floats of all groups' packed buffers */
+    float *packed;             /* backend memory [n_packed] */
+    struct variants *variants; /* population/variants.h; NULL: no population has one */
     int n_corpora;
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;

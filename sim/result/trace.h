@@ -125,11 +125,15 @@ typedef struct {
     /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else
      * none */
     uint8_t *unfinished;
+    int64_t n_variants;
+    /* [n_variants] bytes of population/variants.h; in the file only where populations have variants */
+    uint8_t *variants;
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
 /* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash
  * to the run's (empty: any); a file that differs, or whose content does not match its hash, is refused (the
- * arrays may have been overwritten by then). `unfinished` is allocated here, and the caller's to free. */
+ * arrays may have been overwritten by then). `unfinished` and `variants` are allocated here, and the
+ * caller's to free. */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/checkpoints.h"
+#include "population/variants.h"
 #include "support/processes.h"
 #include "support/progress.h"
 #include "support/shell_words.h"
@@ -97,15 +98,17 @@ static exit_code evaluate_after(session *s, problems *list) {
 }
 
 static exit_code aggregate(session *s, problems *list) {
+    exit_code code = processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
         device *d = &s->fleet->devices[i];
-        int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
-        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] =
-            bytes;
-        d->bytes_up += bytes;
-        d->bytes_down += bytes;
+        int64_t up = d->stopped ? 0 : d->bytes_a_round,
+                down = d->stopped ? 0 : d->bytes_a_round + variants_bring(s->fleet, d);
+        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = up;
+        metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = down;
+        d->bytes_up += up;
+        d->bytes_down += down;
     }
-    return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
+    return code;
 }
 
 static exit_code end_round(rounds *r, const double seconds[4], problems *list) {

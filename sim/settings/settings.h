@@ -93,7 +93,8 @@ typedef struct {
     experts_settings experts;
     train_settings train;
     data_settings data;
-    int line; /* where the configuration declares it; 0: --set */
+    char *variant; /* NULL, or the folder or file of its base variant (base/variant.h) */
+    int line;      /* where the configuration declares it; 0: --set */
 } population_settings;
 
 typedef struct {

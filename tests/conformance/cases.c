@@ -5,8 +5,9 @@
 #include <string.h>
 
 const conformance_group *const conformance_groups[] = {
-    &transformer_group, &llama_group,  &head_group,  &lora_group,   &sites_group, &route_group,
-    &expert_group,      &update_group, &carry_group, &memory_group, &model_group, &decoding_group};
+    &transformer_group, &llama_group,    &head_group,    &lora_group,  &sites_group,
+    &route_group,       &expert_group,   &update_group,  &carry_group, &memory_group,
+    &model_group,       &decoding_group, &variants_group};
 const int n_conformance_groups = sizeof conformance_groups / sizeof *conformance_groups;
 
 static void run_on(const conformance_case *which, ck_backend *backend, ck_precision precision,

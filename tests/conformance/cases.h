@@ -27,7 +27,8 @@ typedef struct {
 } conformance_group;
 
 extern const conformance_group transformer_group, llama_group, head_group, lora_group, sites_group,
-    route_group, expert_group, update_group, carry_group, memory_group, model_group, decoding_group;
+    route_group, expert_group, update_group, carry_group, memory_group, model_group, decoding_group,
+    variants_group;
 
 extern const conformance_group *const conformance_groups[];
 extern const int n_conformance_groups;

@@ -45,7 +45,8 @@ static void linear_with_factors(rig *r) {
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (rig_run(r)) {
         oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor->ref,
                       residual->ref, y->ref);
@@ -148,7 +149,8 @@ static void expand_backward_with(rig *r, bool biased) {
                                                               .q = q->tensor,
                                                               .dw = dw->tensor,
                                                               .bias = biased ? bias->memory : NULL,
-                                                              .layer = RIG_LAYER});
+                                                              .layer = RIG_LAYER,
+                                                              .linear = -1});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);

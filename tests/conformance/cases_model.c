@@ -10,17 +10,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/linears.h"
 #include "conformance/cases.h"
 #include "model/model.h"
 
-enum { VOCABULARY = 37, CONTEXT = 129 };
+enum { VOCABULARY = 37, CONTEXT = 129, VARIANTS = 2, LINEARS = WAVE_LAYERS * BASE_LAYER_LINEARS };
 static const double gradient_tolerance = 3e-5, least_margin = 1e-5;
 
 /* A recorded model on a rig: the base in both worlds, and what the program writes. */
 typedef struct {
     rig *r;
     model_base base;
-    oracle_base reference;
+    /* [0]: the base; [v]: with the linears of variant v, where variants were made */
+    oracle_base references[VARIANTS + 1];
+    ck_replacement *variants; /* [VARIANTS, WAVE_LAYERS * BASE_LAYER_LINEARS] */
     rig_buffer *weights, *loss, *logits, *gate_sum, *top1, *top_k, *coefficient;
     model_outputs outputs;
 } world;
@@ -39,7 +42,54 @@ static void make_base(world *w) {
     wave_fill_base(&shape, 9, w->weights->host);
     for (int64_t i = 0; i < layout.total; i++) w->weights->ref[i] = w->weights->host[i];
     w->base = (model_base){.shape = shape, .layout = layout, .weights = w->weights->memory};
-    w->reference = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
+    w->references[0] = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
+}
+
+/* Where the layer's weights and biases lie, in the order of base_layer_linear. */
+static void linear_offsets(const base_layout *layout, int layer, int64_t weights[], int64_t biases[]) {
+    const base_layer *at = &layout->layer0;
+    const int64_t w[] = {at->qkv_w, at->out_w, at->fc_w, at->pr_w};
+    const int64_t b[] = {at->qkv_b, at->out_b, at->fc_b, at->pr_b};
+    for (int i = 0; i < BASE_LAYER_LINEARS; i++) {
+        weights[i] = w[i] + layer * layout->layer_stride;
+        biases[i] = b[i] + layer * layout->layer_stride;
+    }
+}
+
+/* Variant 1 has another weight and bias in every linear, variant 2 in every second one. All else of the
+ * second array is the base's. */
+static void make_variants(world *w) {
+    rig *r = w->r;
+    const base_layout *layout = &w->base.layout;
+    w->variants = calloc(VARIANTS * LINEARS, sizeof *w->variants);
+    if (w->variants == NULL) abort();
+    for (int v = 1; v <= VARIANTS; v++) {
+        rig_buffer *own = rig_weights(r, layout->total, 0, "variant");
+        float *others = malloc((size_t)layout->total * sizeof *others);
+        if (others == NULL) abort();
+        wave_fill_base(&w->base.shape, 100 + (uint64_t)v, others);
+        memcpy(own->host, w->weights->host, (size_t)layout->total * sizeof(float));
+        for (int i = 0; i < LINEARS; i += v) {
+            int64_t weights[BASE_LAYER_LINEARS + 1], biases[BASE_LAYER_LINEARS + 1];
+            int which = i % BASE_LAYER_LINEARS;
+            linear_offsets(layout, i / BASE_LAYER_LINEARS, weights, biases);
+            int64_t weight = weights[which], bias = biases[which];
+            int64_t out = which == BASE_QKV  ? 3 * w->base.shape.width
+                          : which == BASE_FC ? w->base.shape.ffn
+                                             : w->base.shape.width;
+            memcpy(own->host + weight, others + weight, (size_t)(bias - weight) * sizeof(float));
+            memcpy(own->host + bias, others + bias, (size_t)out * sizeof(float));
+            w->variants[(v - 1) * LINEARS + i] =
+                (ck_replacement){(const float *)own->memory + weight, (const float *)own->memory + bias};
+        }
+        free(others);
+        for (int64_t i = 0; i < layout->total; i++) own->ref[i] = own->host[i];
+        w->references[v] = (oracle_base){w->base.shape, *layout, own->ref};
+    }
+    r->wave.n_variants = VARIANTS;
+    r->wave.n_linears = LINEARS;
+    r->wave.variants = w->variants;
+    for (int d = 0; d < r->spec->n_devices; d++) r->devices[d].variant = (d + d / 2) % (VARIANTS + 1);
 }
 
 static void make_outputs(world *w, bool balance) {
@@ -94,6 +144,11 @@ static world *world_open(rig *r, program_kind kind, bool balance) {
     return w;
 }
 
+static void world_close(world *w) {
+    free(w->variants);
+    free(w);
+}
+
 static oracle_batch batch_of(const rig *r, int device) {
     int first = r->first_sequence[device];
     int64_t token = r->first_token[first];
@@ -115,7 +170,8 @@ static void device_reference(world *w, int device, bool gradients, bool balance)
                         .gates = gates,
                         .gradients = gradients ? r->gradients.ref + r->devices[device].gradients : NULL};
     shape.balanced &= balance;
-    oracle_model(&w->reference, &shape, r->parameters.ref + r->devices[device].parameters, &batch, &pass);
+    oracle_model(&w->references[r->devices[device].variant], &shape,
+                 r->parameters.ref + r->devices[device].parameters, &batch, &pass);
     if (pass.margin < least_margin)
         check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
     for (int s = first; s < r->first_sequence[device + 1]; s++)
@@ -149,23 +205,28 @@ static void compare_forward(world *w) {
     }
 }
 
-static void step_with(rig *r, bool balance) {
+static void step_with(rig *r, bool balance, bool variants) {
     world *w = world_open(r, STEP, balance);
+    if (variants) make_variants(w);
     if (rig_run(r)) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
         compare_forward(w);
         r->tolerance = gradient_tolerance;
         for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
     }
-    free(w);
+    world_close(w);
 }
 
 static void step(rig *r) {
-    step_with(r, true);
+    step_with(r, true, false);
 }
 
 static void step_without_balance(rig *r) {
-    step_with(r, false);
+    step_with(r, false, false);
+}
+
+static void step_of_variants(rig *r) {
+    step_with(r, true, true);
 }
 
 static void evaluation(rig *r) {
@@ -174,17 +235,26 @@ static void evaluation(rig *r) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
         compare_forward(w);
     }
-    free(w);
+    world_close(w);
 }
 
 /* Losses alone, of devices that keep their margins: what of a whole model survives bf16. */
-static void losses(rig *r) {
+static void losses_with(rig *r, bool variants) {
     world *w = world_open(r, EVALUATION, false);
+    if (variants) make_variants(w);
     if (rig_run(r)) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
         rig_compare_buffer(r, w->loss, 0, w->loss->count);
     }
-    free(w);
+    world_close(w);
+}
+
+static void losses(rig *r) {
+    losses_with(r, false);
+}
+
+static void losses_of_variants(rig *r) {
+    losses_with(r, true);
 }
 
 typedef struct {
@@ -224,7 +294,7 @@ static void step_twice(rig *r) {
             else
                 free(all[i].before);
     }
-    free(w);
+    world_close(w);
 }
 
 /* At an offset of -1 there is no tensor. */
@@ -256,8 +326,8 @@ static void compare_layer_gradients(world *w, int l) {
 }
 
 static void compare_base_gradients(world *w) {
-    const base_layout *at = &w->reference.layout;
-    int64_t width = w->reference.shape.width;
+    const base_layout *at = &w->references[0].layout;
+    int64_t width = w->references[0].shape.width;
     compare_tensor(w, "d wte", at->wte, VOCABULARY * width);
     compare_tensor(w, "d wpe", at->wpe, CONTEXT * width);
     compare_tensor(w, "d head", at->head, VOCABULARY * width);
@@ -272,20 +342,22 @@ static void pretraining(rig *r) {
         oracle_batch batch = {r->wave.n_sequences, r->first_token, r->tokens, r->targets};
         oracle_pass pass = {
             .loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
-        oracle_pretraining(&w->reference, &batch, &pass);
+        oracle_pretraining(&w->references[0], &batch, &pass);
         rig_compare_buffer(r, w->loss, 0, w->loss->count);
         rig_compare_buffer(r, w->logits, 0, w->logits->count);
         r->tolerance = gradient_tolerance;
         compare_base_gradients(w);
     }
-    free(w);
+    world_close(w);
 }
 
 static const conformance_case cases[] = {
     {.name = "model step", .run = step, .learns = true, .exact = true, .whole = true},
     {.name = "model step without load balance", .run = step_without_balance, .exact = true, .whole = true},
+    {.name = "model step of variants", .run = step_of_variants, .exact = true, .whole = true},
     {.name = "model evaluation", .run = evaluation, .exact = true, .whole = true},
     {.name = "model losses", .run = losses, .whole = true},
+    {.name = "model losses of variants", .run = losses_of_variants, .whole = true},
     {.name = "model step, twice", .run = step_twice, .whole = true},
     {.name = "model pre-training", .run = pretraining, .trains_base = true, .whole = true},
 };

@@ -99,7 +99,8 @@ static void linear_with(rig *r, int in, int out, bool with_residual) {
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (!rig_run(r)) return;
     oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, NULL,
                   with_residual ? residual->ref : NULL, y->ref);
@@ -134,6 +135,7 @@ static void linear_backward_with(rig *r, linear_backward_options o) {
                                                             .weight = weight->memory,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .accumulate = o.accumulate,
                                                             .weight_gradient = o.trained ? WEIGHT_AT : -1,
                                                             .bias_gradient = o.trained ? BIAS_AT : -1});

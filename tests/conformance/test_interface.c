@@ -363,6 +363,65 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_close(backend);
 }
 
+static void expect_refusal(ck_program *program, ck_stream *stream, const ck_wave *wave, const char *text) {
+    cr_expect(eq(int, ck_run(program, stream, wave), CK_BAD_ARGUMENT), "%s", text);
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT), "%s", text);
+}
+
+Test(program, refuses_a_variant_that_the_wave_has_not) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    ck_stream *stream;
+    ck_shape shape = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU);
+    void *memory;
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_alloc(backend, (size_t)shape.total * sizeof(float), "pack", &memory), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_op_linear(program, &(ck_linear){.x = ck_activation(program, 3, "x"),
+                                       .y = ck_activation(program, 3, "y"),
+                                       .weight = memory,
+                                       .in = 3,
+                                       .out = 3,
+                                       .linear = 1});
+    cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
+    ck_replacement table[2] = {{0}};
+    ck_wave_device device = {.variant = 1};
+    ck_wave wave = four_tokens(&shape, memory);
+    wave.devices = &device;
+    expect_refusal(program, stream, &wave, "the wave has no variants");
+    wave.n_variants = 1, wave.n_linears = 1, wave.variants = table;
+    expect_refusal(program, stream, &wave, "the program's linear 1 is not in the table");
+    wave.n_linears = 2;
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
+    device.variant = 2;
+    expect_refusal(program, stream, &wave, "there is one variant");
+    device.variant = -1;
+    expect_refusal(program, stream, &wave, "a variant before the first");
+    ck_program_destroy(program);
+    ck_stream_destroy(stream);
+    ck_free(backend, memory);
+    ck_close(backend);
+}
+
+Test(program, refuses_a_linear_below_minus_1) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    float weight[9];
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_op_linear(program, &(ck_linear){.x = ck_activation(program, 3, "x"),
+                                       .y = ck_activation(program, 3, "y"),
+                                       .weight = weight,
+                                       .in = 3,
+                                       .out = 3,
+                                       .linear = -2});
+    cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "-1") != NULL, "%s", ck_last_error(backend));
+    ck_program_destroy(program);
+    ck_close(backend);
+}
+
 /* A program of one head in that mode; what is not wanted is left out. */
 static ck_status head_program(ck_backend *backend, ck_head_mode mode, bool dx, int64_t gradient,
                               float *memory, ck_program **out) {

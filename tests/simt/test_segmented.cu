@@ -153,7 +153,7 @@ static begun record_linear(rig *r, int out, bool with_factors) {
     if (with_factors) linear.bias_factor = b.factor->tensor;
     linear.weight = static_cast<const float *>(b.weight->memory),
     linear.bias = static_cast<const float *>(b.bias->memory);
-    linear.in = in, linear.out = out;
+    linear.in = in, linear.out = out, linear.linear = -1;
     ck_op_linear(r->program, &linear);
     return b;
 }
