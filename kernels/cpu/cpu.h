@@ -51,6 +51,10 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
 }
 
+/* The replacements [n_linears] of a variant; NULL: the recorded weights. */
+static inline const ck_replacement *cpu_variant(const ck_wave *wave, int32_t variant) {
+    return variant > 0 ? wave->variants + (int64_t)(variant - 1) * wave->n_linears : NULL;
+}
 /* The weight and the bias of a linear for the block's device. */
 static inline ck_replacement cpu_weights(const cpu_block *block, int linear, const float *weight,
                                          const float *bias) {

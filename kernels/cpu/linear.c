@@ -17,17 +17,36 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
                 cpu_rows(d->y, block), d->y->columns);
 }
 
+/* What the devices from *device on that have one variant have in place of the weight and bias of d, and their tokens
+ * [*first, *end); *device moves behind them. Without devices: all tokens. */
+static ck_replacement next_run(const ck_linear *d, const ck_wave *wave, int *device, int64_t *first,
+                               int64_t *end) {
+    *first = 0, *end = wave->first_token[wave->n_sequences];
+    if (wave->n_devices == 0) return (ck_replacement){d->weight, d->bias};
+    int begin = *device, variant = wave->devices[begin].variant;
+    while (*device < wave->n_devices && wave->devices[*device].variant == variant) ++*device;
+    *first = wave->first_token[wave->first_sequence[begin]];
+    *end = wave->first_token[wave->first_sequence[*device]];
+    cpu_block block = {.variant = cpu_variant(wave, variant)};
+    return cpu_weights(&block, d->linear, d->weight, d->bias);
+}
+
 void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns) {
-    int first = columns.first;
-    gemm_addend addend = {.bias = d->bias ? d->bias + first : NULL,
-                          .bias_scale = d->bias_factor ? d->bias_factor->data : NULL};
-    if (d->residual) {
-        addend.residual = (const float *)d->residual->data + first;
-        addend.residual_stride = d->residual->columns;
-    }
-    gemm_stream((int)wave->first_token[wave->n_sequences], columns.end - first, d->in, d->x->data,
-                d->x->columns, d->weight + (int64_t)first * d->in, d->in, addend, (float *)d->y->data + first,
-                d->y->columns);
+    int device = 0, skip = columns.first;
+    do {
+        int64_t first, end;
+        ck_replacement w = next_run(d, wave, &device, &first, &end);
+        gemm_addend addend = {.bias = w.bias ? w.bias + skip : NULL};
+        if (d->bias_factor) addend.bias_scale = (const float *)d->bias_factor->data + first;
+        if (d->residual) {
+            addend.residual = (const float *)d->residual->data + first * d->residual->columns + skip;
+            addend.residual_stride = d->residual->columns;
+        }
+        gemm_stream((int)(end - first), columns.end - skip, d->in,
+                    (const float *)d->x->data + first * d->x->columns, d->x->columns,
+                    w.weight + (int64_t)skip * d->in, d->in, addend,
+                    (float *)d->y->data + first * d->y->columns + skip, d->y->columns);
+    } while (device < wave->n_devices);
 }
 
 void cpu_column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {

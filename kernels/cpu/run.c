@@ -240,8 +240,7 @@ static cpu_block make_block(const ck_program *program, const ck_wave *wave, cpu_
     block.shape = &wave->shapes[device->shape];
     block.pack = wave->parameters + device->parameters;
     block.learn = device->learn;
-    if (device->variant > 0)
-        block.variant = wave->variants + (int64_t)(device->variant - 1) * wave->n_linears;
+    block.variant = cpu_variant(wave, device->variant);
     if (!device->learn) return block;
     bool first = p->rank_in_device[sequence] == 0;
     block.gradients = first ? wave->gradients + device->gradients
