@@ -203,7 +203,7 @@ static const setting_row ROWS[] = {
     {SETTING("experts.rank", VALUE_INT), BOTH(rank), .initial = "8", LIMITS(1, CK_MAX_RANK_SUM),
      .help = "LoRA rank of each expert"},
     {SETTING("experts.alpha", VALUE_DOUBLE), BOTH(experts.alpha), .initial = "16", ABOVE(0, 1e6),
-     .help = "LoRA alpha, of experts and attention"},
+     .help = "LoRA alpha, of experts and of all other LoRAs"},
     {SETTING("experts.scaling", VALUE_CHOICE), BOTH(experts.scaling), .initial = "rslora",
      .choices = "rslora|lora", .help = "scale of B A: rslora is alpha / sqrt(rank), lora is alpha / rank"},
     {SETTING("experts.top_k", VALUE_INT), BOTH(experts.top_k), .initial = "2", LIMITS(1, CK_MAX_TOP_K),
@@ -219,10 +219,21 @@ static const setting_row ROWS[] = {
      .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training "
              "tokens, method the method's own (`cohort help methods`)"},
     {SETTING("attention.rank", VALUE_INT), BOTH(attention_rank), .initial = "8", LIMITS(0, CK_MAX_RANK_SUM),
-     .help = "rank of the one unrouted LoRA on attention; 0: none"},
+     .help = "rank of a LoRA that every token uses, on each linear of attention; 0 where lora gives some of "
+             "them a rank of their own, or none has one"},
+#define X(key, site, what)                                                                                   \
+    {SETTING("lora." #key, VALUE_INT), BOTH(lora.rank[site]), .initial = "0", LIMITS(0, CK_MAX_RANK_SUM),    \
+     .help = "rank of a LoRA that every token uses, on " what "; 0: none"},
+    SETTINGS_LINEARS(X)
+#undef X
+#define X(key, site, what)                                                                                   \
+    {SETTING("lora.alpha." #key, VALUE_DOUBLE), BOTH(lora.alpha[site]), .otherwise = "experts.alpha",        \
+     ABOVE(0, 1e6), .help = "alpha of the LoRA on " what},
+        SETTINGS_LINEARS(X)
+#undef X
 
-    {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
-     .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
+            {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
+             .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),
      .unit = "windows", .help = "fixed windows of each device in an evaluation"},
     {SETTING("trace.routing_windows", VALUE_INT), RUN(trace.routing_windows), .initial = "2", LIMITS(0, 4096),

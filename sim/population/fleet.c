@@ -50,12 +50,7 @@ static exit_code check_population(const population *p, problems *list) {
     const population_settings *ps = p->settings;
     exit_code code = EXIT_OK;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
-        if (generalists_of(p) + specialists_of(p, i) < 1)
-            code = problem(
-                list, EXIT_INPUT,
-                "population '%s': device %d has no expert; generalists + specialists must be at least 1",
-                ps->name, i);
-        else if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
+        if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
                            "population '%s': method %s averages all experts, so every device must have as "
                            "many; device 0 has %d "

@@ -49,6 +49,11 @@ typedef struct {
     bool stopped;                       /* diverged: takes no further part */
 } device;
 
+/* 0: the MLP of the base as it is, or with LoRAs that every token uses. */
+static inline int device_experts(const device *d) {
+    return d->generalists + d->specialists;
+}
+
 typedef struct {
     const population_settings *settings;
     const method *method;

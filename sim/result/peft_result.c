@@ -144,8 +144,10 @@ static exit_code write_expert(const source *s, const device *d, int e, const cha
     const population_settings *p = s->fleet->populations[d->population].settings;
     char path[PATH_BYTES];
     bool generalist = e < d->generalists;
-    exit_code code = join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist",
-                          generalist ? e : e - d->generalists);
+    exit_code code = device_experts(d) == 0
+                         ? join(path, list, "%s/lora", folder)
+                         : join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist",
+                                generalist ? e : e - d->generalists);
     if (code == EXIT_OK) code = make_new(path, list);
     if (code != EXIT_OK) return code;
     const float *pack = s->checkpoint.parameters + d->pack;
