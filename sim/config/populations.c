@@ -97,6 +97,7 @@ void resolve_loras(const level *of) {
 static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
     const method *how = p->method ? method_find(p->method) : NULL;
+    if (level_has(of, "adapters")) p->adapters_line = level_place(of, "adapters").line;
     if (level_has(of, "data.corpus")) p->data.corpus_line = level_place(of, "data.corpus").line;
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;

@@ -56,8 +56,10 @@ static const setting_row ROWS[] = {
      LIMITS(0, 1e9), .unit = "MiB",
      .help = "most memory the run may plan for; 0: all that the machine and its control group leave. Changes "
              "no number on the CPU"},
-    {SETTING("adapters", VALUE_TEXT), .names_a_path = true, RUN(adapters), .otherwise = "none",
-     .help = "folder of safetensors that replace the random initial adapters"},
+    {SETTING("adapters", VALUE_TEXT), .names_a_path = true, .word = "none", BOTH(adapters), .initial = "none",
+     .help = "folder that replaces the random initial adapters: PEFT's, from which all devices of a "
+             "population start; what `cohort export --adapters` wrote; or adapters_<population>_<device>"
+             ".safetensors"},
 
     {SETTING("as_released", VALUE_CHOICE), BOTH(as_released), .initial = "false", .choices = "false|true",
      .help = "true: differ from the paper as the released CoMiGS code does (sim/methods/README.md)"},
@@ -76,7 +78,7 @@ static const setting_row ROWS[] = {
      .unit = "tokens",
      .help = "positions the model knows; 0: the longer of data.sequence and base.pretrain.sequence"},
     {SETTING("base.pretrain.text", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true,
-     RUN(base.pretrain.text), .initial = "synthetic",
+     .word = "synthetic", RUN(base.pretrain.text), .initial = "synthetic",
      .help = "folder of token shards, or synthetic: all topics of data.synthetic in equal parts"},
     {SETTING("base.pretrain.tokens", VALUE_INT64), RUN(base.pretrain.tokens), .initial = "5000000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "training tokens seen in total; 0: random weights"},
@@ -101,8 +103,8 @@ static const setting_row ROWS[] = {
     {SETTING("base.pretrain.seed", VALUE_SEED), RUN(base.pretrain.seed), .otherwise = "the run's seed",
      .help = "initial weights and windows of the base"},
 
-    {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, BOTH(data.corpus),
-     .initial = "synthetic",
+    {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, .word = "synthetic",
+     BOTH(data.corpus), .initial = "synthetic",
      .help = "folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin, or synthetic"},
     {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "in_distribution",
      .choices = SPLIT_CHOICES, .help = "how the sources' text is divided among devices" SPLIT_HELPS},

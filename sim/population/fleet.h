@@ -83,9 +83,8 @@ typedef struct {
     int *local;       /* [n_local] this process's devices, rising */
     const char *file; /* the configuration's path, for messages */
     const settings *settings;
-    const char *adapters; /* NULL, or the folder that replaces random initialisation */
-    int vocabulary;       /* of the base */
-    int64_t local_steps;  /* of the whole run */
+    int vocabulary;      /* of the base */
+    int64_t local_steps; /* of the whole run */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;

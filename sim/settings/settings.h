@@ -111,7 +111,9 @@ typedef struct {
     experts_settings experts;
     train_settings train;
     data_settings data;
-    int line; /* where the configuration declares it; 0: --set */
+    char *adapters;    /* "none", or a folder that replaces random initialisation */
+    int adapters_line; /* where the configuration says which; 0: --set */
+    int line;          /* where the configuration declares it; 0: --set */
 } population_settings;
 
 typedef struct {
@@ -124,7 +126,6 @@ typedef struct {
     int threads;             /* 0: one per core */
     int wave_tokens;         /* most tokens processed together; 0: chosen from the memory plan */
     int64_t memory_limit;    /* MiB; 0: what is free */
-    char *adapters;          /* NULL, or a folder that replaces random initialisation */
     int rounds, local_steps; /* the same for all populations: they share waves */
     struct {
         int every, windows;

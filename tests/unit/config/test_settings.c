@@ -162,7 +162,7 @@ Test(settings, overrides_reach_every_place) {
     cr_assert_eq(s->populations[0].train.router.every, 4);
     cr_assert_eq(s->populations[0].train.batch, 2, "a section is not replaced by another's override");
     cr_assert_str_eq(s->populations[1].name, "c");
-    cr_assert_str_eq(s->adapters, "../a=b");
+    cr_assert_str_eq(s->populations[0].adapters, "../a=b");
     settings_destroy(s);
     problems_destroy(list);
 }

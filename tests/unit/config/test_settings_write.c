@@ -82,7 +82,7 @@ Test(settings_write, every_row_survives) {
     }
     cr_assert_eq(second->data.split, split_named("out_of_distribution"));
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
-    cr_assert_str_eq(second->adapters, "a \"b\" \\ \x01 é: #");
+    cr_assert_str_eq(second->populations[0].adapters, "a \"b\" \\ \x01 é: #");
     free(yaml);
     settings_destroy(first);
     settings_destroy(second);
