@@ -141,13 +141,14 @@ static const peft_module *module_at(const peft_modules *modules, ck_site site) {
     return NULL;
 }
 
-/* Of the file's LoRA on layer 0's linear; 0: none. */
-static int64_t rank_in_file(const safetensors *file, const ck_shape *shape, ck_site site) {
+/* A factor of layer 0's module in the file; NULL: there is none. */
+static const safetensor *factor_in_file(const safetensors *file, const ck_shape *shape, ck_site site,
+                                        ck_factor factor) {
     const peft_module any = {.site = site, .rank = 1};
-    if (!peft_module_name(shape, site)) return 0;
-    packed_tensor a = peft_tensor(shape, &any, CK_FACTOR_A);
-    const safetensor *t = safetensors_find(file, a.name);
-    return t && t->n_dims == 2 ? t->dims[0] : 0;
+    if (!peft_module_name(shape, site)) return NULL;
+    packed_tensor tensor = peft_tensor(shape, &any, factor);
+    const safetensor *t = safetensors_find(file, tensor.name);
+    return t && t->n_dims == 2 ? t : NULL;
 }
 
 /* The key of a configuration that gives the module's rank. */
@@ -155,30 +156,74 @@ static const char *key_of_rank(const peft_module *module) {
     return module && module->n_parts == 1 && module->a[0].adapter == CK_EXPERTS ? "experts.rank" : "lora.";
 }
 
+static exit_code check_rank(const char *path, const ck_shape *shape, ck_site site, const peft_module *module,
+                            int64_t there, problems *list) {
+    int64_t here = module ? module->rank : 0;
+    const char *name = peft_module_name(shape, site), *key = key_of_rank(module),
+               *linear = key[0] == 'l' ? settings_linear(site) : "";
+    if (there == here) return EXIT_OK;
+    if (there == 0)
+        return problem(list, EXIT_INPUT, "%s: has no LoRA on %s, and the device has one of rank %lld there",
+                       path, name, (long long)here);
+    if (here == 0)
+        return problem(
+            list, EXIT_INPUT,
+            "%s: has a LoRA of rank %lld on %s, and the device has none there; give %s%s that rank", path,
+            (long long)there, name, key, linear);
+    return problem(list, EXIT_INPUT,
+                   "%s: the LoRA on %s has rank %lld, the device's has %lld; give %s%s that rank", path, name,
+                   (long long)there, (long long)here, key, linear);
+}
+
+/* Inputs and outputs of the linear that the LoRA is for. */
+static exit_code check_linear(const char *path, const ck_shape *shape, const peft_module *m,
+                              const safetensor *a, const safetensor *b, problems *list) {
+    if (!a || !b || (a->dims[1] == m->in && b->dims[0] == m->out)) return EXIT_OK;
+    return problem(list, EXIT_INPUT,
+                   "%s: is of another base: A and B on %s are [%lld, %lld] and [%lld, %lld]; here they would "
+                   "be [%lld, %d] and [%d, %lld]",
+                   path, peft_module_name(shape, m->site), (long long)a->dims[0], (long long)a->dims[1],
+                   (long long)b->dims[0], (long long)b->dims[1], (long long)a->dims[0], m->in, m->out,
+                   (long long)a->dims[0]);
+}
+
+/* Nothing in the file has a name that this base's LoRAs have. */
+static exit_code refuse_names(const safetensors *file, const ck_shape *shape, const peft_modules *modules,
+                              problems *list) {
+    char shown[SAFETENSORS_SHOWN_BYTES];
+    if (safetensors_count(file) == 0 || modules->count == 0)
+        return problem(list, EXIT_INPUT, "%s: has no tensors, or the device has no LoRA",
+                       safetensors_path(file));
+    packed_tensor here = peft_tensor(shape, &modules->list[0], CK_FACTOR_A);
+    const safetensor *there = safetensors_at(file, 0);
+    return problem(list, EXIT_INPUT,
+                   "%s: is of another base: its first tensor is \"%s\" [%lld, %lld]; this base's is \"%s\" "
+                   "[%lld, %lld]",
+                   safetensors_path(file), safetensors_shown(there->name, shown),
+                   (long long)(there->n_dims > 0 ? there->dims[0] : 1),
+                   (long long)(there->n_dims > 1 ? there->dims[1] : 1), here.name, (long long)here.dims[0],
+                   (long long)here.dims[1]);
+}
+
+/* A line for each module, where a list of all layers' tensors would say the same many times. */
 static exit_code check_modules(const safetensors *file, const ck_shape *shape, const peft_modules *modules,
                                problems *list) {
+    const char *path = safetensors_path(file);
     exit_code code = EXIT_OK;
     int found = 0;
-    for (ck_site site = 0; site < CK_SITES; site++) found += rank_in_file(file, shape, site) > 0;
-    for (ck_site site = 0; site < CK_SITES && found > 0; site++) {
+    for (ck_site site = 0; site < CK_SITES; site++) {
+        const safetensor *a = factor_in_file(file, shape, site, CK_FACTOR_A),
+                         *b = factor_in_file(file, shape, site, CK_FACTOR_B);
         const peft_module *module = module_at(modules, site);
-        int64_t there = rank_in_file(file, shape, site), here = module ? module->rank : 0;
-        if (there == here) continue;
-        const char *name = peft_module_name(shape, site), *key = key_of_rank(module),
-                   *linear = key[0] == 'l' ? settings_linear(site) : "", *path = safetensors_path(file);
-        if (there == 0)
-            code =
-                problem(list, EXIT_INPUT, "%s: has no LoRA on %s, and the device has one of rank %lld there",
-                        path, name, (long long)here);
-        else if (here == 0)
-            code = problem(list, EXIT_INPUT,
-                           "%s: has a LoRA of rank %lld on %s, and the device has none there; give %s%s that "
-                           "rank",
-                           path, (long long)there, name, key, linear);
-        else
-            code = problem(list, EXIT_INPUT,
-                           "%s: the LoRA on %s has rank %lld, the device's has %lld; give %s%s that rank",
-                           path, name, (long long)there, (long long)here, key, linear);
+        found += a != NULL;
+        if (module && check_linear(path, shape, module, a, b, list)) code = EXIT_INPUT;
+    }
+    if (found == 0) return refuse_names(file, shape, modules, list);
+    exit_code linears = code;
+    for (ck_site site = 0; site < CK_SITES && linears == EXIT_OK; site++) {
+        const safetensor *a = factor_in_file(file, shape, site, CK_FACTOR_A);
+        if (check_rank(path, shape, site, module_at(modules, site), a ? a->dims[0] : 0, list))
+            code = EXIT_INPUT;
     }
     return code;
 }

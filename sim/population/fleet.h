@@ -126,7 +126,7 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
  * they weigh the same until then. Called by all processes, once the text of all devices is open. */
 exit_code fleet_weigh(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2).
- * Generalists, the attention LoRA and whatever is averaged are keyed by (seed, tensor), specialists and
+ * Generalists, the LoRAs of no expert and whatever is averaged are keyed by (seed, tensor), specialists and
  * routers by (seed, device, tensor): populations of equal seed start from the same tensors, and what is
  * averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
