@@ -29,13 +29,9 @@ static bool takes_part(const device *d, const evaluation_order *order) {
 }
 
 /* A device's row [layers, experts]. */
-static float *device_experts(const metric_row *numbers, metric_id table, int device_index) {
+static float *row_of(const metric_row *numbers, metric_id table, int device_index) {
     const metric_shape *shape = &numbers->shape;
     return metric_floats(numbers, table) + (int64_t)device_index * shape->layers * shape->experts;
-}
-
-static int experts_of(const fleet *f, int device_index) {
-    return f->shapes[f->devices[device_index].shape].n_experts;
 }
 
 /* Adds a window's sums [layers, CK_MAX_EXPERTS] to a row of so many experts. */
@@ -66,12 +62,12 @@ static ck_status evaluation_started(void *context, wave_buffer *w) {
 /* Adds the gates of the wave's window q to the device's rows. */
 static void add_window(session *s, int device_index, int q) {
     const metric_shape *shape = &s->numbers.shape;
-    int experts = experts_of(s->fleet, device_index);
+    int experts = device_experts(&s->fleet->devices[device_index]);
     int64_t at = (int64_t)q * shape->layers * CK_MAX_EXPERTS;
     add_statistics(shape, experts, s->sums.gate_sum + at,
-                   device_experts(&s->numbers, METRIC_GATE_MEAN, device_index));
+                   row_of(&s->numbers, METRIC_GATE_MEAN, device_index));
     add_statistics(shape, experts, s->sums.top1_count + at,
-                   device_experts(&s->numbers, METRIC_TOKEN_SHARE, device_index));
+                   row_of(&s->numbers, METRIC_TOKEN_SHARE, device_index));
 }
 
 static ck_status evaluation_finished(void *context, wave_buffer *w) {
@@ -114,8 +110,8 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
 
 /* NaN where a device has no value. */
 static void clear_row(metric_row *numbers, int device_index, int experts) {
-    float *mean = device_experts(numbers, METRIC_GATE_MEAN, device_index),
-          *share = device_experts(numbers, METRIC_TOKEN_SHARE, device_index);
+    float *mean = row_of(numbers, METRIC_GATE_MEAN, device_index),
+          *share = row_of(numbers, METRIC_TOKEN_SHARE, device_index);
     int most = numbers->shape.experts;
     for (int l = 0; l < numbers->shape.layers; l++)
         for (int e = 0; e < most; e++) mean[l * most + e] = share[l * most + e] = e < experts ? 0.0F : NAN;
@@ -161,7 +157,7 @@ static exit_code evaluate_local(session *s, const evaluation_order *order, doubl
 exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list) {
     double *loss = metric_doubles(&s->numbers, into);
     for (int i = 0; order.routing && i < s->fleet->n_devices; i++)
-        clear_row(&s->numbers, i, experts_of(s->fleet, i));
+        clear_row(&s->numbers, i, device_experts(&s->fleet->devices[i]));
     exit_code code = agreement_meet(&s->agreed, &s->at, evaluate_local(s, &order, loss, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
         if (!s->fleet->devices[i].stopped) continue;

@@ -73,7 +73,7 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
 /* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [tokens, layers, experts]. */
 static void copy_gates(session *s, int window, const float *from) {
     const device *d = &s->fleet->devices[s->routing.devices[window]];
-    int experts = d->stopped ? 0 : s->fleet->shapes[d->shape].n_experts;
+    int experts = d->stopped ? 0 : device_experts(d);
     int64_t rows = (int64_t)s->settings->data.sequence * s->programs.base.shape.layers;
     float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * s->numbers.shape.experts;
     for (int64_t row = 0; row < rows; row++)

@@ -247,7 +247,7 @@ const wave_spec wave_specs[] = {
      {{SHAPE_LLAMA_PLAIN, {33, 2}},
       {SHAPE_LLAMA_QV, {64, 1}},
       {SHAPE_LLAMA_BESIDE, {40}},
-      {SHAPE_LLAMA_PLAIN, {1}}},
+      {SHAPE_LLAMA_PLAIN, {1, 2}}},
      CK_MLP_SWIGLU},
     {"sites of Llama, odd",
      21,
