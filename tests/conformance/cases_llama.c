@@ -262,16 +262,16 @@ static void swiglu_backward_far_out(rig *r) {
 
 /* ---- Without a bias, without positions */
 
-/* gates weigh the bias, and there is none to weigh. */
-static void linear_unbiased_with(rig *r, bool with_gates) {
+/* The factor of a bias that is not there. */
+static void linear_unbiased_with(rig *r, bool with_factor) {
     int in = r->spec->ffn, out = r->spec->width;
     rig_tensor *x = rig_input(r, in, "x"), *y = rig_output(r, out, "y"),
-               *residual = rig_input(r, out, "residual"), *gates = rig_input(r, CK_MAX_EXPERTS, "gates");
+               *residual = rig_input(r, out, "residual"), *factor = rig_input(r, 1, "factor of the bias");
     rig_buffer *weight = rig_weights(r, (int64_t)in * out, 0.3, "weight");
     ck_op_linear(r->program, &(ck_linear){.x = x->tensor,
                                           .y = y->tensor,
                                           .residual = residual->tensor,
-                                          .gates = with_gates ? gates->tensor : NULL,
+                                          .bias_factor = with_factor ? factor->tensor : NULL,
                                           .weight = weight->memory,
                                           .in = in,
                                           .out = out});

@@ -305,9 +305,9 @@ static void compare_tensor(world *w, const char *name, int64_t offset, int64_t c
 }
 
 static void compare_layer_gradients(world *w, int l) {
-    const base_shape *s = &w->reference.shape;
-    const base_layer *t = &w->reference.layout.layer0;
-    int64_t base = l * w->reference.layout.layer_stride, width = s->width, q = base_q_width(s),
+    const base_shape *s = &w->references[0].shape;
+    const base_layer *t = &w->references[0].layout.layer0;
+    int64_t base = l * w->references[0].layout.layer_stride, width = s->width, q = base_q_width(s),
             qkv = base_qkv_width(s), fc = base_fc_width(s);
     const struct {
         const char *name;
