@@ -18,15 +18,19 @@ extern "C" {
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
     X(attention)                                                                                             \
     X(gelu)                                                                                                  \
+    X(swiglu)                                                                                                \
     X(head)
 #define CK_BASE_BACKWARD_OPS(X)                                                                              \
     X(embed_backward)                                                                                        \
     X(norm_backward)                                                                                         \
     X(linear_backward)                                                                                       \
+    X(rope_backward)                                                                                         \
     X(attention_backward)                                                                                    \
-    X(gelu_backward)
+    X(gelu_backward)                                                                                         \
+    X(swiglu_backward)
 /* Ops of a device's adapters in one layer: their descriptors have a member `layer`. */
 #define CK_ADAPTER_FORWARD_OPS(X)                                                                            \
     X(lora)                                                                                                  \

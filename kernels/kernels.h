@@ -36,101 +36,12 @@
 #include <stdint.h>
 
 #include "pack.h"
+#include "streams.h"
+#include "updates.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* ---- Backends -------------------------------------------------------------------------------- */
-
-typedef struct ck_backend ck_backend;
-
-typedef struct {
-    const char *name;        /* "cpu", "cuda" */
-    const char *unavailable; /* NULL if usable, else the reason in a sentence a user understands */
-} ck_backend_info;
-
-/* The registry, in order of preference; *count entries, valid for the life of the process. */
-const ck_backend_info *ck_backends(int *count);
-
-/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most
- * CK_MAX_THREADS; 0 = one per core of the affinity mask. */
-ck_status ck_open(const char *name, int threads, ck_backend **out);
-void ck_close(ck_backend *backend); /* NULL is fine */
-const char *ck_name(const ck_backend *backend);
-/* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
-const char *ck_hardware(const ck_backend *backend);
-int ck_threads(const ck_backend *backend);
-/* The message of the last failed call on this backend; NULL: of the last failed ck_open(). Never NULL. */
-const char *ck_last_error(const ck_backend *backend);
-
-/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how
- * they are to wait. May start the program anew, in the same process and with the same arguments; other
- * programs that it starts see nothing of that. */
-void ck_wait_asleep(char **argv);
-
-/* ---- Streams --------------------------------------------------------------------------------- */
-
-/* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed.
- * Several streams may overlap where the backend can (CUDA), unless one awaits an event of another
- * (ck_event_await()); the CPU backend finishes each call before it returns.
- *
- * A failure is sticky: every later call on the stream does nothing and returns the same status, until
- * ck_wait() reports it and clears it. So a caller may issue a sequence of calls and ask once. */
-typedef struct ck_stream ck_stream;
-ck_status ck_stream_create(ck_backend *backend, ck_stream **out);
-void ck_stream_destroy(ck_stream *stream); /* NULL is fine */
-ck_status ck_wait(ck_stream *stream);
-/* CK_OK, or the first failure since the last ck_wait() */
-ck_status ck_stream_status(const ck_stream *stream);
-
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-/* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never
- * dereferenced by it. */
-ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
-/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its
- * own): for what does not fit beside the rest. Kernels may work on it in place, at the speed of the bus; what
- * they need often is copied to near memory before. */
-ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
-void ck_free(ck_backend *backend, void *memory);
-/* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */
-size_t ck_memory_bytes(const ck_backend *backend);
-/* Between two places of the backend's memory that do not overlap, near or far. */
-ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes);
-/* Host memory must stay as it is until ck_wait(). */
-ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes);
-ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
-ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
-/* live bytes: buffers, activations, workspaces; nothing that is far */
-size_t ck_allocated_bytes(const ck_backend *backend);
-
-/* ---- Events ---------------------------------------------------------------------------------- */
-
-/* A moment in a stream's work: what was issued to it before is done. */
-typedef struct ck_event ck_event;
-ck_status ck_event_create(ck_backend *backend, ck_event **out);
-void ck_event_destroy(ck_event *event); /* NULL is fine */
-ck_status ck_event_record(ck_stream *stream, ck_event *event);
-/* What is issued to the stream from now on waits for the moment that was last recorded, on whichever stream;
- * for nothing if none was. The host does not wait. */
-ck_status ck_event_await(ck_stream *stream, ck_event *event);
-/* Between two moments by the backend's own clock (a GPU's events), valid after ck_wait(). */
-double ck_event_seconds(const ck_event *from, const ck_event *to);
-
-/* ---- Measuring ------------------------------------------------------------------------------- */
-
-/* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end
- * nothing runs. A backend without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues
- * the work itself. */
-typedef struct ck_graph ck_graph;
-ck_status ck_capture_begin(ck_stream *stream);
-ck_status ck_capture_end(ck_stream *stream, ck_graph **out);
-ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph);
-void ck_graph_destroy(ck_graph *graph); /* NULL is fine */
-
-/* Bytes of the last cache before memory: a measurement that goes round four times as much finds them cold. */
-size_t ck_cache_bytes(const ck_backend *backend);
 
 /* ---- Waves ----------------------------------------------------------------------------------- */
 
@@ -212,7 +123,7 @@ ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_token
  * Backward ops of frozen tensors give input gradients; the *_gradient offsets (floats into the base's
  * gradient pack, -1 = frozen) serve pre-training. */
 
-/* x_t = wte[token_t] + wpe[t - first token of its sequence]. */
+/* x_t = wte[token_t] + wpe[t - first token of its sequence]; wpe NULL: without the second. */
 typedef struct {
     ck_tensor *x;
     const float *wte, *wpe;
@@ -220,39 +131,46 @@ typedef struct {
 } ck_embed;
 void ck_op_embed(ck_program *, const ck_embed *);
 
-/* dwte, dwpe from dx. The tied head has written dwte (ck_op_head), so this op adds to it. */
+/* dwte, dwpe (-1: there is no wpe) from dx. accumulate: dwte +=, because the tied head has written it before
+ * (ck_op_head). positions: rows of wpe. */
 typedef struct {
     const ck_tensor *dx;
     int64_t wte_gradient, wpe_gradient;
     int32_t width, vocabulary, positions;
+    bool accumulate;
 } ck_embed_backward;
 void ck_op_embed_backward(ck_program *, const ck_embed_backward *);
 
-/* LayerNorm: y = (x - mean) rstd gain + bias; stats [tokens, 2] keeps mean, rstd. */
+/* LayerNorm: y = (x - mean) rstd gain + bias, rstd = 1 / sqrt(mean of (x - mean)^2 + epsilon).
+ * RMSNorm (Zhang and Sennrich 2019): y = x rstd gain, rstd = 1 / sqrt(mean of x^2 + epsilon); no bias.
+ * stats [tokens, 2] keeps mean (RMSNorm: 0), rstd. */
+typedef enum { CK_LAYER_NORM, CK_RMS_NORM } ck_norm_kind;
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y, *stats;
-    const float *gain, *bias;
+    const float *gain, *bias; /* bias NULL with RMSNorm */
     int32_t width;
     float epsilon;
+    ck_norm_kind kind;
 } ck_norm;
 void ck_op_norm(ck_program *, const ck_norm *);
 
-/* dx = LayerNorm backward of dy (accumulate: dx +=). */
+/* dx = backward of dy through the norm (accumulate: dx +=). */
 typedef struct {
     const ck_tensor *x, *stats, *dy;
     ck_tensor *dx;
     const float *gain;
     int32_t width;
-    int64_t gain_gradient, bias_gradient;
+    int64_t gain_gradient, bias_gradient; /* both or neither; with RMSNorm the first alone */
     bool accumulate;
+    ck_norm_kind kind;
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
 /* Of linears and what reads their bias: `linear` is the linear's place in ck_wave.variants, -1: no variant
  * replaces it. */
 
-/* y = x W^T + c b (+ residual where given); c = bias_factor of the token where it is given (see ck_route),
+/* y = x W^T + c b (+ residual where given); b may be NULL; c = bias_factor of the token where it is given (see ck_route),
  * else 1. */
 typedef struct {
     const ck_tensor *x;
@@ -275,18 +193,39 @@ typedef struct {
 } ck_linear_backward;
 void ck_op_linear_backward(ck_program *, const ck_linear_backward *);
 
-/* Causal multi-head attention. qkv [tokens, 3D], o [tokens, D], lse [tokens, heads] log-sum-exp of each score
- * row. */
+/* Rotary position embedding (Su et al. 2021), in place on the q and k of qkv, which lies as ck_attention says:
+ * of each head of a token at position t of its sequence, elements i and i + head_size / 2 (i < head_size / 2)
+ * turn by the angle of (t, i):
+ *   (a, b) <- (a cos - b sin, b cos + a sin).
+ * table [positions, head_size / 2, 2] holds cos, sin of each angle; backend memory, of as many positions as
+ * the longest sequence has tokens. head_size is even. */
+typedef struct {
+    ck_tensor *qkv;
+    const float *table;
+    int32_t heads, kv_heads, head_size;
+} ck_rope;
+void ck_op_rope(ck_program *, const ck_rope *);
+/* The same on dqkv, by the opposite angles. */
+typedef struct {
+    ck_tensor *dqkv;
+    const float *table;
+    int32_t heads, kv_heads, head_size;
+} ck_rope_backward;
+void ck_op_rope_backward(ck_program *, const ck_rope_backward *);
+
+/* Causal attention, of query heads in groups that share a head of keys and values (Ainslie et al. 2023): query
+ * head j reads kv head j / (heads / kv_heads). qkv [tokens, (heads + 2 kv_heads) head_size]: the query heads,
+ * then k, then v; o [tokens, heads head_size]; lse [tokens, heads] log-sum-exp of each score row. */
 typedef struct {
     const ck_tensor *qkv;
     ck_tensor *o, *lse;
-    int32_t heads, width;
+    int32_t heads, kv_heads, head_size; /* kv_heads divides heads */
 } ck_attention;
 void ck_op_attention(ck_program *, const ck_attention *);
 typedef struct {
     const ck_tensor *qkv, *o, *lse, *d_o;
     ck_tensor *dqkv;
-    int32_t heads, width;
+    int32_t heads, kv_heads, head_size;
 } ck_attention_backward;
 void ck_op_attention_backward(ck_program *, const ck_attention_backward *);
 
@@ -303,6 +242,21 @@ typedef struct {
     int32_t ffn;
 } ck_gelu_backward;
 void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
+
+/* The same with a gate: u [tokens, 2 F] holds gate and up, g and v; m = silu(g) v, silu(g) = g sigma(g).
+ * dg = dm v silu'(g), dv = dm silu(g); du is neither u nor dm. */
+typedef struct {
+    const ck_tensor *u;
+    ck_tensor *m;
+    int32_t ffn;
+} ck_swiglu;
+void ck_op_swiglu(ck_program *, const ck_swiglu *);
+typedef struct {
+    const ck_tensor *u, *dm;
+    ck_tensor *du;
+    int32_t ffn;
+} ck_swiglu_backward;
+void ck_op_swiglu_backward(ck_program *, const ck_swiglu_backward *);
 
 /* Head and cross-entropy, fused: logits = x W^T exist for a few rows at a time only. loss[sequence] = sum over
  * counted tokens of -log p(target), nats. A wave of a program with CK_HEAD_STEP has devices, one of a program
@@ -391,7 +345,7 @@ typedef struct {
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
 /* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e
- * w_e g_e^T dy. q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. */
+ * w_e g_e^T dy. q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. b_pr (bias) may be NULL. */
 typedef struct {
     const ck_tensor *dy, *g, *gates;
     ck_tensor *q, *dw;
@@ -436,64 +390,6 @@ typedef struct {
     int32_t n_layers;
 } ck_balance;
 void ck_op_balance(ck_program *, const ck_balance *);
-
-/* ---- Parameter updates (outside programs) ---------------------------------------------------- */
-
-typedef struct {
-    float learning_rate, weight_decay, beta1, beta2, epsilon;
-    int32_t step;
-} ck_adamw_hyper; /* step counts from 1 */
-
-/* A device's step: AdamW (decoupled decay, bias-corrected) on the classes in learn. The router's rows use
- * hyper[1], all else hyper[0]. */
-typedef struct {
-    /* offsets in floats of packs of the device's layout; moments: into both of them */
-    int64_t parameters, moments, gradients;
-    int32_t shape;
-    uint32_t learn;
-    ck_adamw_hyper hyper[2];
-} ck_adamw_device;
-ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2,
-                           const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
-                           int32_t n_devices);
-
-/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own
- * group. For the groups in learn
- *     gradients += carried, carried = 0          and for the others          carried += gradients. */
-typedef struct {
-    int64_t carried, gradients; /* offsets in floats of two packs of the device's layout */
-    int32_t shape;
-    uint32_t learn;
-} ck_carry_device;
-ck_status ck_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *shapes,
-                           const ck_carry_device *devices, int32_t n_devices);
-
-/* AdamW on plain ranges of one packed buffer (pre-training). */
-typedef struct {
-    int64_t offset, count;
-    float weight_decay;
-} ck_range;
-ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2,
-                          const float *gradients, const ck_range *ranges, int32_t n_ranges,
-                          const ck_adamw_hyper *hyper);
-
-/* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of
- * range j in its layout]; spread writes the packed values back to every member. Between the two a collective
- * may add the packed buffers of several processes. */
-typedef struct {
-    int32_t n_members;
-    const int64_t *members;
-    const int32_t *layout;
-    const float *weights; /* [n_members] host */
-    int32_t n_ranges;
-    const int64_t *count;  /* [n_ranges] floats */
-    const int64_t *offset; /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
-    int64_t packed;        /* first float of this group in the packed buffer */
-} ck_group;
-ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups,
-                       float *packed);
-ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups,
-                          const float *packed);
 
 /* ---- Ceilings -------------------------------------------------------------------------------- */
 

@@ -204,26 +204,25 @@ static void use_factors(ck_program *program, const char *op, const ck_tensor *fa
 RECORD(embed) {
     POSITIVE(embed, width);
     PRESENT(embed, wte);
-    PRESENT(embed, wpe);
     USE(embed, x, WIDE, d->width);
 }
 
 RECORD(embed_backward) {
     POSITIVE(embed_backward, width);
     POSITIVE(embed_backward, vocabulary);
-    if (program->capacity.max_sequence_tokens > d->positions)
+    if (d->wpe_gradient >= 0 && program->capacity.max_sequence_tokens > d->positions)
         refuse(program, "embed_backward: sequences are longer than %d positions", d->positions);
     gradient_range(program, "embed_backward", d->wte_gradient, (int64_t)d->vocabulary * d->width);
     gradient_range(program, "embed_backward", d->wpe_gradient, (int64_t)d->positions * d->width);
-    if (d->wte_gradient < 0 || d->wpe_gradient < 0)
-        refuse(program, "embed_backward: both gradients are needed");
+    if (d->wte_gradient < 0) refuse(program, "embed_backward: wte_gradient is missing");
     USE(embed_backward, dx, WIDE, d->width);
 }
 
 RECORD(norm) {
     POSITIVE(norm, width);
     PRESENT(norm, gain);
-    PRESENT(norm, bias);
+    if (d->kind == CK_LAYER_NORM) PRESENT(norm, bias);
+    if (d->kind == CK_RMS_NORM && d->bias) refuse(program, "norm: an RMSNorm has no bias");
     USE(norm, x, WIDE, d->width);
     USE(norm, y, WIDE, d->width);
     USE(norm, stats, EXACT, 2);
@@ -238,6 +237,9 @@ RECORD(norm_backward) {
     USE(norm_backward, dx, WIDE, d->width);
     gradient_range(program, "norm_backward", d->gain_gradient, d->width);
     gradient_range(program, "norm_backward", d->bias_gradient, d->width);
+    bool biased = d->kind == CK_LAYER_NORM && d->gain_gradient >= 0;
+    if ((d->bias_gradient >= 0) != biased)
+        refuse(program, "norm_backward: the gradient of the bias is %s", biased ? "missing" : "not wanted");
 }
 
 RECORD(linear) {
@@ -264,25 +266,46 @@ RECORD(linear_backward) {
     gradient_range(program, "linear_backward", d->bias_gradient, d->out);
 }
 
-static void check_heads(ck_program *program, const char *op, int32_t heads, int32_t width) {
-    if (heads < 1 || width < 1 || width % heads != 0)
-        refuse(program, "%s: %d heads do not divide width %d", op, heads, width);
+/* Columns of q, k and v together; 0 where the heads are refused. */
+static int64_t qkv_columns(ck_program *program, const char *op, int32_t heads, int32_t kv_heads,
+                           int32_t head_size) {
+    if (heads >= 1 && kv_heads >= 1 && head_size >= 1 && heads % kv_heads == 0)
+        return ((int64_t)heads + 2 * (int64_t)kv_heads) * head_size;
+    refuse(program, "%s: %d heads of %d columns cannot share %d heads of keys and values", op, heads,
+           head_size, kv_heads);
+    return 0;
+}
+
+#define QKV_COLUMNS(op) qkv_columns(program, #op, d->heads, d->kv_heads, d->head_size)
+
+static void check_pairs(ck_program *program, const char *op, int32_t head_size, const float *table) {
+    if (head_size % 2 != 0) refuse(program, "%s: a head of %d columns has no pairs", op, head_size);
+    present(program, op, "table", table);
+}
+
+RECORD(rope) {
+    USE(rope, qkv, WIDE, QKV_COLUMNS(rope));
+    check_pairs(program, "rope", d->head_size, d->table);
+}
+
+RECORD(rope_backward) {
+    USE(rope_backward, dqkv, WIDE, QKV_COLUMNS(rope_backward));
+    check_pairs(program, "rope_backward", d->head_size, d->table);
 }
 
 RECORD(attention) {
-    check_heads(program, "attention", d->heads, d->width);
-    USE(attention, qkv, WIDE, 3 * (int64_t)d->width);
-    USE(attention, o, WIDE, d->width);
+    USE(attention, qkv, WIDE, QKV_COLUMNS(attention));
+    USE(attention, o, WIDE, (int64_t)d->heads * d->head_size);
     USE(attention, lse, EXACT, d->heads);
 }
 
 RECORD(attention_backward) {
-    check_heads(program, "attention_backward", d->heads, d->width);
-    USE(attention_backward, qkv, WIDE, 3 * (int64_t)d->width);
-    USE(attention_backward, o, WIDE, d->width);
+    int64_t columns = QKV_COLUMNS(attention_backward);
+    USE(attention_backward, qkv, WIDE, columns);
+    USE(attention_backward, o, WIDE, (int64_t)d->heads * d->head_size);
     USE(attention_backward, lse, EXACT, d->heads);
-    USE(attention_backward, d_o, WIDE, d->width);
-    USE(attention_backward, dqkv, WIDE, 3 * (int64_t)d->width);
+    USE(attention_backward, d_o, WIDE, (int64_t)d->heads * d->head_size);
+    USE(attention_backward, dqkv, WIDE, columns);
 }
 
 RECORD(gelu) {
@@ -296,6 +319,22 @@ RECORD(gelu_backward) {
     USE(gelu_backward, u, WIDE, d->ffn);
     USE(gelu_backward, dm, WIDE, d->ffn);
     USE(gelu_backward, du, WIDE, d->ffn);
+}
+
+RECORD(swiglu) {
+    POSITIVE(swiglu, ffn);
+    USE(swiglu, u, WIDE, 2 * (int64_t)d->ffn);
+    USE(swiglu, m, WIDE, d->ffn);
+    if (d->u == d->m) refuse(program, "swiglu: u and m are the same activation");
+}
+
+RECORD(swiglu_backward) {
+    POSITIVE(swiglu_backward, ffn);
+    USE(swiglu_backward, u, WIDE, 2 * (int64_t)d->ffn);
+    USE(swiglu_backward, dm, WIDE, d->ffn);
+    USE(swiglu_backward, du, WIDE, 2 * (int64_t)d->ffn);
+    if (d->du == d->dm || d->du == d->u)
+        refuse(program, "swiglu_backward: du must be an activation of its own");
 }
 
 RECORD(head) {

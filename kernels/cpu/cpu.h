@@ -62,6 +62,9 @@ static inline ck_replacement cpu_weights(const cpu_block *block, int linear, con
     return here;
 }
 
+/* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
+void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
+
 /* Rows of the MLP activation handled at once: the tile and its companions stay in L2. */
 static inline int cpu_tile_rows(int columns) {
     int rows = 32768 / columns / 16 * 16;

@@ -17,7 +17,7 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
                 cpu_rows(d->y, block), d->y->columns);
 }
 
-static void column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
+void cpu_column_sums(const float *restrict dy, int columns, int n_tokens, int out, float *restrict sums) {
     memset(sums, 0, (size_t)out * sizeof(float));
     for (int t = 0; t < n_tokens; t++) {
         for (int i = 0; i < out; i++) sums[i] += dy[(int64_t)t * columns + i];
@@ -38,5 +38,6 @@ void cpu_linear_backward(const void *descriptor, const cpu_block *block) {
                 0, block->base_gradients + d->weight_gradient, d->in);
     }
     if (d->bias_gradient >= 0)
-        column_sums(dy, d->dy->columns, block->n_tokens, d->out, block->base_gradients + d->bias_gradient);
+        cpu_column_sums(dy, d->dy->columns, block->n_tokens, d->out,
+                        block->base_gradients + d->bias_gradient);
 }

@@ -1,9 +1,10 @@
-/* attention.cu - causal multi-head attention, forward, without the score matrix in memory.
+/* attention.cu - causal attention, forward, without the score matrix in memory; query heads in groups that share
+ * a head of keys and values.
  *
  *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
  *       lse = log sum exp of S keeps what backward needs
  *
- * qkv [T, 3 D], o [T, D] in f32 or bf16, lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
+ * qkv [T, (H + 2 G) d], o [T, H d] in f32 or bf16, of H query heads and G of keys and values; lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
  * over tiles of keys (FlashAttention-2, Dao 2023): with m the row's largest score so far, l <- l exp(m - m')
  * + sum_j exp(s_j - m'), O likewise.
  *
@@ -12,9 +13,10 @@
  * warp leaves out the keys that none of its rows may see. Scores, sums and O are f32 in registers; P is
  * rounded to T for P V.
  *
- * Bytes a token: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of the sequence, from
- * L2. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of products: memory up to n
- * of about 700.
+ * Bytes a token, with D = H d = G d: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of
+ * the sequence, from L2. Where G < H keys and values are read from memory once and from L2 by the group's other
+ * heads: 4 (H + G) d in bf16. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of
+ * products: memory up to n of about 700.
  */
 #include "attention.cuh"
 
@@ -115,7 +117,8 @@ static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op,
                 LN_2 * (op->size.scale2 * state.largest[half] + log2f(sum));
         }
     }
-    store_rows<T, DIM>(head_of(op->o, &op->size, place, 0), row, place->n_tokens, state.o, factor, own);
+    store_rows<T, DIM>(head_of(op->o, &op->size, place, place->head), row, place->n_tokens, state.o, factor,
+                       own);
 }
 
 template <typename T, int DIM>
@@ -123,13 +126,15 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     attention_kernel(attention_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, KEYS = passing_rows<T, DIM>;
-    attention_place place = find_place(&op.size, false);
+    attention_place place = find_place(&op.size, op.size.heads, false);
     int warp = (int)threadIdx.x / 32, rows = (int)blockDim.x / 2, row = place.first + 16 * warp;
     if (place.first >= place.n_tokens) return;
     /* of the keys that the block sees */
     int end = place.first + rows < place.n_tokens ? place.first + rows : place.n_tokens;
-    head_rows<const T> q = head_of(op.qkv, &op.size, &place, 0), k = head_of(op.qkv, &op.size, &place, 1),
-                       v = head_of(op.qkv, &op.size, &place, 2);
+    int kv_head = kv_head_of(&op.size, place.head);
+    head_rows<const T> q = head_of(op.qkv, &op.size, &place, place.head),
+                       k = head_of(op.qkv, &op.size, &place, keys_of(&op.size, kv_head)),
+                       v = head_of(op.qkv, &op.size, &place, values_of(&op.size, kv_head));
     shared<T> queries = part(arena, rows * STRIDE), passing = part(arena + rows * STRIDE, 4 * KEYS * STRIDE);
     softmax_state<DIM> state;
     query_factor<T, DIM> factor;
@@ -159,14 +164,14 @@ template <typename T, int DIM>
 static const char *launch(const attention_op<T> *op, int warps, gpu_stream stream) {
     int rows = 16 * warps + 4 * passing_rows<T, DIM>;
     size_t bytes = (size_t)rows * tile_stride<DIM> * sizeof(T);
-    return CK_LAUNCH((attention_kernel<T, DIM>), dim3((unsigned)(op->size.pairs * op->size.tiles)),
+    return CK_LAUNCH((attention_kernel<T, DIM>), attention_grid(&op->size, op->size.heads),
                      dim3((unsigned)warps * 32), bytes, stream, *op);
 }
 
 template <typename T> static const char *run(const ck_attention *d, const cuda_call *call) {
-    int dim = d->width / d->heads,
+    int dim = d->head_size,
         warps = attention_warps(d->qkv->program->capacity.max_sequence_tokens, ATTENTION_WARPS);
-    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, 16 * warps),
+    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->kv_heads, dim, 16 * warps),
                           cuda_rows_of<const T>(d->qkv), cuda_rows_of<T>(d->o), cuda_rows_of<float>(d->lse)};
     op.size.wide = attention_is_wide(d->qkv, dim, sizeof(T)) && attention_is_wide(d->o, dim, sizeof(T));
     if (dim <= 16) return launch<T, 16>(&op, warps, call->stream);

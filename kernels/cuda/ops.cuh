@@ -90,9 +90,13 @@ CK_OPS(X)
     X(embed_backward)                                                                                        \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
+    X(rope_backward)                                                                                         \
     X(attention)                                                                                             \
     X(gelu)                                                                                                  \
     X(gelu_backward)                                                                                         \
+    X(swiglu)                                                                                                \
+    X(swiglu_backward)                                                                                       \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(balance)

@@ -220,10 +220,8 @@ static const char *unsupported(const ck_program *program) {
     enum { HEAD_COLUMNS = 128 };
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i];
-        bool wide =
-            op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
-        wide |= op->kind == CK_OP_attention_backward &&
-                op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
+        bool wide = op->kind == CK_OP_attention && op->as.attention.head_size > HEAD_COLUMNS;
+        wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.head_size > HEAD_COLUMNS;
         if (wide) return "attention on a GPU needs heads of at most 128 columns";
     }
     return nullptr;

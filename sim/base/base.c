@@ -1,4 +1,4 @@
-/* Memory and random initialisation of the base. */
+/* Memory of a base, its description, and random initialisation. */
 #include "base/base.h"
 
 #include <math.h>
@@ -7,20 +7,6 @@
 
 #include "base/tensors.h"
 #include "support/rng.h"
-
-static bool same_rope(const base_rope *a, const base_rope *b) {
-    return a->theta == b->theta && a->scaling == b->scaling && a->factor == b->factor &&
-           a->low_frequency_factor == b->low_frequency_factor &&
-           a->high_frequency_factor == b->high_frequency_factor && a->original_context == b->original_context;
-}
-
-bool base_same_shape(const base_shape *a, const base_shape *b) {
-    return a->family == b->family && a->layers == b->layers && a->width == b->width && a->heads == b->heads &&
-           a->kv_heads == b->kv_heads && a->head_size == b->head_size && a->ffn == b->ffn &&
-           a->vocabulary == b->vocabulary && a->context == b->context && a->epsilon == b->epsilon &&
-           a->tied_head == b->tied_head && a->qkv_bias == b->qkv_bias && a->out_bias == b->out_bias &&
-           a->mlp_bias == b->mlp_bias && same_rope(&a->rope, &b->rope);
-}
 
 const char *base_describe(const base_shape *s, char out[BASE_TEXT_BYTES]) {
     char grouped[48] = "";

@@ -1,4 +1,4 @@
-/* layout.c - where the weights of a base lie: the order of a forward pass, every tensor aligned.
+/* layout.c - shapes, and where the weights of a base lie: the order of a forward pass, every tensor aligned.
  *
  * The table of rotary positions has at [t, i] the cosine and the sine of t f_i, with
  *
@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "base/base.h"
+#include "base/linears.h"
 
 base_shape base_complete(base_shape shape) {
     bool gpt2 = shape.family == BASE_GPT2;
@@ -18,6 +19,20 @@ base_shape base_complete(base_shape shape) {
     if ((gpt2 || !shape.head_size) && shape.heads) shape.head_size = shape.width / shape.heads;
     if (gpt2) shape.tied_head = shape.qkv_bias = shape.out_bias = shape.mlp_bias = true;
     return shape;
+}
+
+static bool same_rope(const base_rope *a, const base_rope *b) {
+    return a->theta == b->theta && a->scaling == b->scaling && a->factor == b->factor &&
+           a->low_frequency_factor == b->low_frequency_factor &&
+           a->high_frequency_factor == b->high_frequency_factor && a->original_context == b->original_context;
+}
+
+bool base_same_shape(const base_shape *a, const base_shape *b) {
+    return a->family == b->family && a->layers == b->layers && a->width == b->width && a->heads == b->heads &&
+           a->kv_heads == b->kv_heads && a->head_size == b->head_size && a->ffn == b->ffn &&
+           a->vocabulary == b->vocabulary && a->context == b->context && a->epsilon == b->epsilon &&
+           a->tied_head == b->tied_head && a->qkv_bias == b->qkv_bias && a->out_bias == b->out_bias &&
+           a->mlp_bias == b->mlp_bias && same_rope(&a->rope, &b->rope);
 }
 
 /* Reserves `count` floats at *end and moves *end to the next aligned offset. */
@@ -64,6 +79,31 @@ base_layout base_layout_of(const base_shape *shape) {
     layout.layer_stride = end - first;
     layout.total = first + shape->layers * layout.layer_stride;
     return layout;
+}
+
+base_linear base_linear_at(const base_shape *shape, const base_layout *layout, int number) {
+    const base_layer *l = &layout->layer0;
+    int64_t layer = number / BASE_LAYER_LINEARS * layout->layer_stride;
+    base_linear linear = {0};
+    switch ((base_layer_linear)(number % BASE_LAYER_LINEARS)) {
+    case BASE_QKV:
+        linear = (base_linear){l->qkv_w, l->qkv_b, shape->width, base_qkv_width(shape)};
+        break;
+    case BASE_OUT:
+        linear = (base_linear){l->out_w, l->out_b, base_q_width(shape), shape->width};
+        break;
+    case BASE_FC:
+        linear = (base_linear){l->fc_w, l->fc_b, shape->width, base_fc_width(shape)};
+        break;
+    case BASE_PR:
+        linear = (base_linear){l->pr_w, l->pr_b, shape->ffn, shape->width};
+        break;
+    case BASE_LAYER_LINEARS:
+        break;
+    }
+    linear.weight += layer;
+    if (linear.bias >= 0) linear.bias += layer;
+    return linear;
 }
 
 static double frequency(const base_shape *shape, int pair) {

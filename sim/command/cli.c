@@ -111,7 +111,7 @@ static const command_row COMMANDS[] = {
          "the columns that data.windows reads: device,part,step,index,offset.\n\n"
          "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
          "last checkpoint.\n"
-         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain "
+         "Each holds the device's other LoRAs too. The base they belong to: cohort pretrain "
          "RESULT/config.yaml --out DIR\n\n"
          "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
          "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"

@@ -46,14 +46,27 @@ static void check_method(const level *of) {
     report(of, "method", message);
 }
 
+static bool has_lora(const population_settings *p) {
+    int ranks = p->attention_rank;
+    for (int site = 0; site < CK_SITES; site++) ranks += p->lora.rank[site];
+    return ranks > 0;
+}
+
 static void check_experts(const level *of, int specialists, int device) {
     const population_settings *p = of->defaults;
     char message[256], who[48] = "a device";
     int experts = p->generalists + specialists;
     if (device >= 0) snprintf(who, sizeof who, "device %d", device);
-    if (experts < 1 || experts > CK_MAX_EXPERTS) {
+    if (experts < 1 && !has_lora(p)) {
+        snprintf(
+            message, sizeof message,
+            "%s has no experts and no LoRA, so nothing of it would learn; give generalists, specialists, "
+            "attention.rank or lora",
+            who);
+        report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
+    } else if (experts > CK_MAX_EXPERTS) {
         snprintf(message, sizeof message,
-                 "%s has %d experts (%d generalists + %d specialists); it must have 1 to %d", who, experts,
+                 "%s has %d experts (%d generalists + %d specialists); it can have at most %d", who, experts,
                  p->generalists, specialists, CK_MAX_EXPERTS);
         report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
     } else if (experts * p->rank > CK_MAX_RANK_SUM) {
@@ -183,6 +196,16 @@ static void check_alias(const level *of) {
         report(of, "rank", "is short for experts.rank, and both are written; keep one");
 }
 
+static void check_loras(const level *of) {
+    char message[256];
+    ck_site site = attention_linear_written(of);
+    if (!level_has(of, "attention.rank") || of->defaults->attention_rank == 0 || site == CK_NO_SITE) return;
+    snprintf(message, sizeof message,
+             "gives all linears of attention a LoRA, and lora.%s gives this one another; keep one of the two",
+             settings_linear(site));
+    report(of, "attention.rank", message);
+}
+
 static bool has_population_of_split(const settings *s, int index) {
     for (int i = 0; i < s->n_populations; i++)
         if (s->populations[i].data.split == index) return true;
@@ -208,6 +231,7 @@ void check_population(const settings *s, const level *of) {
     check_method(of);
     check_specialists(of);
     check_alias(of);
+    check_loras(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
     if (wrote_data(of)) check_data(of);
@@ -338,6 +362,7 @@ void check_run(const settings *s, const level *top) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_loras(top);
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {

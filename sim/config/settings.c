@@ -81,6 +81,8 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     walk_level(&top, tree, not_rows);
     keep_lines(s, &top);
     resolve_base(s, &top);
+    resolve_loras(&top);
+    defaults.adapters_line = level_place(&top, "adapters").line;
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);

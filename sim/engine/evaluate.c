@@ -14,15 +14,14 @@ static bool takes_part(const device *d, const evaluation_order *order) {
     return !d->stopped && (!order->only_averaged || d->bytes_a_round > 0);
 }
 
-static float *device_experts(const session *s, float *table, int device_index) {
+static float *row_of(const session *s, float *table, int device_index) {
     return table + (int64_t)device_index * s->base.shape.layers * s->max_experts;
 }
 
 /* Adds a window's sums [layers, CK_MAX_EXPERTS] to a device's row [layers, max_experts]. */
 static void add_statistics(const session *s, int device_index, int window, const float *sums, float *table) {
-    int layers = s->base.shape.layers,
-        experts = s->fleet->shapes[s->fleet->devices[device_index].shape].n_experts;
-    float *row = device_experts(s, table, device_index);
+    int layers = s->base.shape.layers, experts = device_experts(&s->fleet->devices[device_index]);
+    float *row = row_of(s, table, device_index);
     const float *from = sums + (int64_t)window * layers * CK_MAX_EXPERTS;
     for (int l = 0; l < layers; l++)
         for (int e = 0; e < experts; e++) row[l * s->max_experts + e] += from[l * CK_MAX_EXPERTS + e];
@@ -84,16 +83,15 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
 
 /* NaN where a device has no value. */
 static void clear_row(session *s, int device_index, int experts) {
-    float *mean = device_experts(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index),
-          *share = device_experts(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
+    float *mean = row_of(s, metric_floats(&s->numbers, METRIC_GATE_MEAN), device_index),
+          *share = row_of(s, metric_floats(&s->numbers, METRIC_TOKEN_SHARE), device_index);
     for (int l = 0; l < s->base.shape.layers; l++)
         for (int e = 0; e < s->max_experts; e++)
             mean[l * s->max_experts + e] = share[l * s->max_experts + e] = e < experts ? 0.0F : NAN;
 }
 
 static void clear_tables(session *s) {
-    for (int d = 0; d < s->fleet->n_devices; d++)
-        clear_row(s, d, s->fleet->shapes[s->fleet->devices[d].shape].n_experts);
+    for (int d = 0; d < s->fleet->n_devices; d++) clear_row(s, d, device_experts(&s->fleet->devices[d]));
 }
 
 static void divide_tables(session *s, double tokens) {
@@ -172,7 +170,7 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
 /* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [tokens, layers, max_experts]. */
 static void copy_gates(session *s, int window, const float *from) {
     const device *d = &s->fleet->devices[s->routing_devices[window]];
-    int experts = d->stopped ? 0 : s->fleet->shapes[d->shape].n_experts;
+    int experts = d->stopped ? 0 : device_experts(d);
     int64_t rows = (int64_t)s->sequence * s->base.shape.layers;
     float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * s->max_experts;
     for (int64_t row = 0; row < rows; row++)

@@ -262,6 +262,7 @@ void session_release(session *s) {
     session_destroy_status(s);
     ck_stream_destroy(s->stream);
     *s = (session){.settings = s->settings,
+                   .base = {.shape = s->base.shape},
                    .collective = s->collective,
                    .backend = s->backend,
                    .expert_seconds = s->expert_seconds,

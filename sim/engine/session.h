@@ -110,7 +110,8 @@ exit_code session_create_among(ck_collective *collective, const settings *s, ck_
 /* Alone, with an outline of its own. */
 exit_code session_create(const settings *s, ck_backend *backend, base_model *base, session **out,
                          problems *list);
-/* Frees all that takes memory; the settings and the sums over expert steps stay readable. */
+/* Frees all that takes memory; the settings, the shape of the base and the sums over expert steps stay
+ * readable. */
 void session_release(session *s);
 void session_destroy(session *s); /* NULL is fine */
 

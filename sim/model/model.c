@@ -5,6 +5,8 @@
  *   U   = W_fc n2 + LoRA_fc(n2),  (z, h) = route(n2)                          (m, g) = experts(U, h, w)
  *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g + LoRA_pr(m)            loss = head(norm(x_L))
  *
+ * The norm, the positions (in attention) and the experts' activation are the family's (family.h).
+ *
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 
 #include "base/linears.h"
+#include "model/family.h"
 #include "support/kernel_problem.h"
 
 typedef struct {
@@ -25,7 +28,7 @@ typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
-    int32_t lora_columns[CK_SITES], zh_columns, rank_columns; /* the widest over all shapes */
+    int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
     layer_tensors *layers;  /* [L + 1]; of the last only x exists */
     ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
@@ -34,7 +37,7 @@ typedef struct {
 } recorder;
 
 static const float *at(const recorder *r, int64_t layer0_offset, int layer) {
-    return r->base->weights + layer0_offset + layer * r->base->layout.layer_stride;
+    return model_weight(r->base, layer0_offset, layer);
 }
 
 static int32_t wider(int32_t a, int32_t b) {
@@ -46,6 +49,7 @@ static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
         for (int site = 0; site < CK_SITES; site++)
             r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
+        r->h_columns = wider(r->h_columns, shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
     }
@@ -70,15 +74,15 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->x = ck_activation(r->program, s->width, "x");
     t->n1 = ck_activation(r->program, s->width, "norm 1");
     t->stats1 = ck_activation(r->program, 2, "norm 1 statistics");
-    t->qkv = ck_activation(r->program, 3 * s->width, "qkv");
-    t->o = ck_activation(r->program, s->width, "attention");
+    t->qkv = ck_activation(r->program, base_qkv_width(s), "qkv");
+    t->o = ck_activation(r->program, base_q_width(s), "attention");
     t->lse = ck_activation(r->program, s->heads, "attention log-sum-exp");
     t->x2 = ck_activation(r->program, s->width, "x after attention");
     t->stats2 = ck_activation(r->program, 2, "norm 2 statistics");
     t->n2 = ck_activation(r->program, s->width, "norm 2");
     t->zh = ck_activation(r->program, r->zh_columns, "router logits and shrink");
     t->gates = ck_activation(r->program, CK_MAX_EXPERTS, "gates");
-    t->u = ck_activation(r->program, s->ffn, "fc");
+    t->u = ck_activation(r->program, base_fc_width(s), "fc");
     t->g = ck_activation(r->program, r->rank_columns, "second shrink");
     create_loras(r, t);
 }
@@ -105,49 +109,67 @@ static void create_tensors(recorder *r, bool backward) {
     r->d = ck_activation(r->program, s->width, "gradient stream");
     r->dn = ck_activation(r->program, s->width, "gradient of a norm");
     r->dm = ck_activation(r->program, s->ffn, "gradient of the mixed activation");
-    r->du = ck_activation(r->program, s->ffn, "gradient of fc");
+    r->du = ck_activation(r->program, base_fc_width(s), "gradient of fc");
     r->q = ck_activation(r->program, r->rank_columns, "gradient of the second shrink");
-    r->p = ck_activation(r->program, r->rank_columns, "gradient of the shrink");
+    r->p = ck_activation(r->program, r->h_columns, "gradient of the shrink");
     r->dw = ck_activation(r->program, CK_MAX_EXPERTS, "gradient of the gates");
-    r->d_o = ck_activation(r->program, s->width, "gradient of attention");
-    r->dqkv = ck_activation(r->program, 3 * s->width, "gradient of qkv");
+    r->d_o = ck_activation(r->program, base_q_width(s), "gradient of attention");
+    r->dqkv = ck_activation(r->program, base_qkv_width(s), "gradient of qkv");
 }
 
 static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, const float *gain,
                  const float *bias) {
-    ck_op_norm(r->program, &(ck_norm){.x = x,
-                                      .y = y,
-                                      .stats = stats,
-                                      .gain = gain,
-                                      .bias = bias,
-                                      .width = r->base->shape.width,
-                                      .epsilon = r->base->shape.epsilon});
+    model_norm(r->program, r->base, x, y, stats, gain, bias);
 }
 
-static int32_t inputs_of(const recorder *r, ck_site site) {
-    return site == CK_SITE_PR ? r->base->shape.ffn : r->base->shape.width;
-}
+/* A site's linear: columns of its input and output, and where the output begins among those beside it. */
+typedef struct {
+    int32_t in, out, first_column;
+} site_columns;
 
-static int32_t outputs_of(const recorder *r, ck_site site) {
-    const base_shape *s = &r->base->shape;
-    return site == CK_SITE_QKV ? 3 * s->width : site == CK_SITE_FC ? s->ffn : s->width;
+static site_columns columns_of(const base_shape *s, ck_site site) {
+    int32_t d = s->width, q = base_q_width(s), kv = base_kv_width(s), f = s->ffn;
+    switch (site) {
+    case CK_SITE_Q:
+        return (site_columns){d, q, 0};
+    case CK_SITE_K:
+        return (site_columns){d, kv, q};
+    case CK_SITE_V:
+        return (site_columns){d, kv, q + kv};
+    case CK_SITE_QKV:
+        return (site_columns){d, base_qkv_width(s), 0};
+    case CK_SITE_OUT:
+        return (site_columns){q, d, 0};
+    case CK_SITE_GATE:
+        return (site_columns){d, f, 0};
+    case CK_SITE_FC:
+        return (site_columns){d, f, base_fc_width(s) - f};
+    case CK_SITE_PR:
+        return (site_columns){f, d, 0};
+    case CK_SITES:
+        break;
+    }
+    return (site_columns){0};
 }
 
 /* y += the LoRA of x. */
 static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
+    site_columns c = columns_of(&r->base->shape, site);
     ck_tensor *h = r->layers[l].h[site];
     if (h)
         ck_op_lora(r->program, &(ck_lora){.x = x,
                                           .h = h,
                                           .y = y,
                                           .site = site,
-                                          .in = inputs_of(r, site),
-                                          .out = outputs_of(r, site),
+                                          .in = c.in,
+                                          .out = c.out,
+                                          .first_column = c.first_column,
                                           .layer = l});
 }
 
 static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
                           ck_tensor *dx) {
+    site_columns c = columns_of(&r->base->shape, site);
     const ck_tensor *h = r->layers[l].h[site];
     if (h)
         ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
@@ -155,10 +177,15 @@ static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, 
                                                             .dy = dy,
                                                             .dx = dx,
                                                             .site = site,
-                                                            .in = inputs_of(r, site),
-                                                            .out = outputs_of(r, site),
+                                                            .in = c.in,
+                                                            .out = c.out,
+                                                            .first_column = c.first_column,
                                                             .layer = l});
 }
+
+/* Those whose outputs are in qkv. */
+static const ck_site qkv_sites[] = {CK_SITE_QKV, CK_SITE_Q, CK_SITE_K, CK_SITE_V};
+enum { N_QKV = sizeof qkv_sites / sizeof *qkv_sites };
 
 static void attention_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
@@ -170,18 +197,16 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->qkv_w, l),
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
-                                          .out = 3 * s->width,
+                                          .out = base_qkv_width(s),
                                           .linear = base_linear_number(l, BASE_QKV)});
-    lora(r, CK_SITE_QKV, l, t->n1, t->qkv);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+    for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
+    model_attention(r->program, r->base, t->qkv, t->o, t->lse);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
                                           .weight = at(r, w->out_w, l),
                                           .bias = at(r, w->out_b, l),
-                                          .in = s->width,
+                                          .in = base_q_width(s),
                                           .out = s->width,
                                           .linear = base_linear_number(l, BASE_OUT)});
     lora(r, CK_SITE_OUT, l, t->o, t->x2);
@@ -208,13 +233,18 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->fc_w, l),
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
-                                          .out = s->ffn,
+                                          .out = base_fc_width(s),
                                           .linear = base_linear_number(l, BASE_FC)});
+    lora(r, CK_SITE_GATE, l, t->n2, t->u);
     lora(r, CK_SITE_FC, l, t->n2, t->u);
-    ck_op_expert_activation(
-        r->program,
-        &(ck_expert_activation){
-            .u = t->u, .zh = t->zh, .gates = t->gates, .m = t->m, .g = t->g, .ffn = s->ffn, .layer = l});
+    ck_op_expert_activation(r->program, &(ck_expert_activation){.u = t->u,
+                                                                .zh = t->zh,
+                                                                .gates = t->gates,
+                                                                .m = t->m,
+                                                                .g = t->g,
+                                                                .ffn = s->ffn,
+                                                                .layer = l,
+                                                                .mlp = model_family_of(s)->mlp});
     ck_tensor *y = r->layers[l + 1].x;
     ck_op_linear(r->program, &(ck_linear){.x = t->m,
                                           .y = y,
@@ -232,12 +262,11 @@ static void experts_forward(recorder *r, int l) {
 static void head(recorder *r, ck_tensor *dx) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
-    norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain,
-         r->base->weights + w->lnf_bias);
+    norm(r, r->layers[s->layers].x, r->nf, r->statsf, at(r, w->lnf_gain, 0), at(r, w->lnf_bias, 0));
     ck_op_head(r->program, &(ck_head){.mode = dx ? CK_HEAD_STEP : CK_HEAD_EVALUATE,
                                       .x = r->nf,
                                       .dx = dx,
-                                      .weight = r->base->weights + w->wte,
+                                      .weight = at(r, w->head, 0),
                                       .loss = r->out->loss,
                                       .logits = r->out->logits,
                                       .width = s->width,
@@ -246,11 +275,7 @@ static void head(recorder *r, ck_tensor *dx) {
 
 static void forward(recorder *r) {
     const base_shape *s = &r->base->shape;
-    const float *weights = r->base->weights;
-    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x,
-                                        .wte = weights + r->base->layout.wte,
-                                        .wpe = weights + r->base->layout.wpe,
-                                        .width = s->width});
+    model_embed(r->program, r->base, r->layers[0].x);
     for (int l = 0; l < s->layers; l++) {
         attention_forward(r, l);
         experts_forward(r, l);
@@ -267,7 +292,8 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, const flo
                                                         .width = r->base->shape.width,
                                                         .gain_gradient = -1,
                                                         .bias_gradient = -1,
-                                                        .accumulate = accumulate});
+                                                        .accumulate = accumulate,
+                                                        .kind = model_family_of(&r->base->shape)->norm});
 }
 
 static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in,
@@ -299,16 +325,18 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                           .linear = pr});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
     lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
-    ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
-                                                                                  .zh = t->zh,
-                                                                                  .gates = t->gates,
-                                                                                  .dm = r->dm,
-                                                                                  .q = r->q,
-                                                                                  .du = r->du,
-                                                                                  .p = r->p,
-                                                                                  .dw = r->dw,
-                                                                                  .ffn = s->ffn,
-                                                                                  .layer = l});
+    ck_op_expert_activation_backward(r->program,
+                                     &(ck_expert_activation_backward){.u = t->u,
+                                                                      .zh = t->zh,
+                                                                      .gates = t->gates,
+                                                                      .dm = r->dm,
+                                                                      .q = r->q,
+                                                                      .du = r->du,
+                                                                      .p = r->p,
+                                                                      .dw = r->dw,
+                                                                      .ffn = s->ffn,
+                                                                      .layer = l,
+                                                                      .mlp = model_family_of(s)->mlp});
     ck_op_route_backward(r->program, &(ck_route_backward){.x = t->n2,
                                                           .zh = t->zh,
                                                           .gates = t->gates,
@@ -318,10 +346,12 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .layer = l,
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
-    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, input_wanted ? r->dn : NULL);
+    ck_tensor *dn = input_wanted ? r->dn : NULL;
+    lora_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
+    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
     if (!input_wanted) return;
-    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, base_linear_number(l, BASE_FC),
-                    true);
+    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s),
+                    base_linear_number(l, BASE_FC), true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
 }
 
@@ -330,29 +360,29 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
-    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, base_linear_number(l, BASE_OUT),
-                    false);
+    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width,
+                    base_linear_number(l, BASE_OUT), false);
     lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
-    ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
-                                                                  .o = t->o,
-                                                                  .lse = t->lse,
-                                                                  .d_o = r->d_o,
-                                                                  .dqkv = r->dqkv,
-                                                                  .heads = s->heads,
-                                                                  .width = s->width});
+    model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted)
-        linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width,
+        linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s),
                         base_linear_number(l, BASE_QKV), false);
-    lora_backward(r, CK_SITE_QKV, l, t->n1, r->dqkv, dn);
+    for (int i = 0; i < N_QKV; i++) lora_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
+}
+
+static bool adapts_attention(const recorder *r) {
+    bool any = r->lora_columns[CK_SITE_OUT] > 0;
+    for (int i = 0; i < N_QKV; i++) any |= r->lora_columns[qkv_sites[i]] > 0;
+    return any;
 }
 
 static void backward(recorder *r) {
     const base_shape *s = &r->base->shape;
     norm_backward(r, r->layers[s->layers].x, r->statsf, r->base->weights + r->base->layout.lnf_gain, false);
     for (int l = s->layers - 1; l >= 0; l--) {
-        bool attention_wanted = l > 0 || r->lora_columns[CK_SITE_QKV] > 0 || r->lora_columns[CK_SITE_OUT] > 0;
+        bool attention_wanted = l > 0 || adapts_attention(r);
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }

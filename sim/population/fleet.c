@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "data/split.h"
 #include "methods/as_released.h"
@@ -51,12 +50,7 @@ static exit_code check_population(const population *p, problems *list) {
     const population_settings *ps = p->settings;
     exit_code code = EXIT_OK;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
-        if (generalists_of(p) + specialists_of(p, i) < 1)
-            code = problem(
-                list, EXIT_INPUT,
-                "population '%s': device %d has no expert; generalists + specialists must be at least 1",
-                ps->name, i);
-        else if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
+        if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
                            "population '%s': method %s averages all experts, so every device must have as "
                            "many; device 0 has %d "
@@ -276,23 +270,9 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     return code;
 }
 
-static exit_code check_adapters(const fleet *f, problems *list) {
-    struct stat info;
-    int before = problems_count(list);
-    if (!f->adapters) return EXIT_OK;
-    exit_code code =
-        stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)
-            ? packs_check(f, list)
-            : problem(list, EXIT_INPUT,
-                      "there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
-                      f->adapters);
-    settings_prefix(f->settings, "adapters", before, list);
-    return code;
-}
-
 /* All that is refused is reported, but a corpus once and a population once for all its seeds. */
 exit_code fleet_open_data(fleet *f, problems *list) {
-    exit_code code = check_adapters(f, list);
+    exit_code code = given_packs_check(f, list);
     const population_settings *refused = NULL;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
@@ -321,7 +301,6 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->n_populations = s->n_populations;
     f->file = s->file;
     f->local_steps = (int64_t)s->rounds * s->local_steps;
-    f->adapters = s->adapters;
     f->settings = s;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);

@@ -50,6 +50,11 @@ typedef struct {
     bool stopped;                       /* diverged: takes no further part */
 } device;
 
+/* 0: the MLP of the base as it is, or with LoRAs that every token uses. */
+static inline int device_experts(const device *d) {
+    return d->generalists + d->specialists;
+}
+
 typedef struct {
     const population_settings *settings;
     const method *method;
@@ -79,9 +84,8 @@ typedef struct {
     int *local;       /* [n_local] this process's devices, rising */
     const char *file; /* the configuration's path, for messages */
     const settings *settings;
-    const char *adapters; /* NULL, or the folder that replaces random initialisation */
-    int vocabulary;       /* of the base */
-    int64_t local_steps;  /* of the whole run */
+    int vocabulary;      /* of the base */
+    int64_t local_steps; /* of the whole run */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;
@@ -124,7 +128,7 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
  * they weigh the same until then. Called by all processes, once the text of all devices is open. */
 exit_code fleet_weigh(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2).
- * Generalists, the attention LoRA and whatever is averaged are keyed by (seed, tensor), specialists and
+ * Generalists, the LoRAs of no expert and whatever is averaged are keyed by (seed, tensor), specialists and
  * routers by (seed, device, tensor): populations of equal seed start from the same tensors, and what is
  * averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);

@@ -151,15 +151,14 @@ static exit_code make_new(const char *path, problems *list) {
 
 static exit_code write_expert(const source *s, const device *d, int e, const char *folder, problems *list) {
     const population_settings *p = s->fleet->populations[d->population].settings;
-    char path[PATH_BYTES];
-    bool generalist = e < d->generalists;
-    exit_code code = join(path, list, "%s/%s%d", folder, generalist ? "generalist" : "specialist",
-                          generalist ? e : e - d->generalists);
+    char path[PATH_BYTES], name[PEFT_NAME_BYTES];
+    peft_folder_name(d->generalists, device_experts(d), e, name);
+    exit_code code = join(path, list, "%s/%s", folder, name);
     if (code == EXIT_OK) code = make_new(path, list);
     if (code != EXIT_OK) return code;
     const float *pack = s->checkpoint.parameters + d->pack;
-    return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, s->settings->base.checkpoint, pack,
-                      list);
+    return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, &p->lora,
+                      s->settings->base.checkpoint, pack, list);
 }
 
 static exit_code write_device(const source *s, const device *d, const char *out, peft_written *written,

@@ -51,7 +51,7 @@ static void fill_device(const session *s, int index, trace_device *out) {
     *out = (trace_device){.population = d->population,
                           .index = d->index,
                           .source = d->text.source,
-                          .experts = s->fleet->shapes[d->shape].n_experts,
+                          .experts = device_experts(d),
                           .train_tokens = d->text.tokens[DATA_TRAIN],
                           .valid_tokens = d->text.tokens[DATA_VALID],
                           .test_tokens = d->text.tokens[DATA_TEST],

@@ -37,12 +37,17 @@ static void *allocate(int64_t count, size_t size) {
     return memory;
 }
 
-static void make_member(bits_world *w, int d) {
-    const int shapes[] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
-                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY};
+enum { N_SHAPES = 7 };
+static const int gpt2_shapes[N_SHAPES] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
+                                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY},
+                 llama_shapes[N_SHAPES] = {SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_QV,    SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_QV,    SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_QV};
+
+static void make_member(bits_world *w, int d, const int *shapes) {
     member *m = &w->members[d];
     uint64_t random = 500 + (uint64_t)d;
-    m->shape = shapes[d % 7];
+    m->shape = shapes[d % N_SHAPES];
     m->n_sequences = 1 + d % MAX_SEQUENCES;
     for (int i = 0; i < m->n_sequences; i++) m->lengths[i] = 1 + (7 * d + 13 * i) % 40;
     m->pack = allocate(w->shapes[m->shape].total, sizeof(float));
@@ -52,20 +57,16 @@ static void make_member(bits_world *w, int d) {
         m->tokens[t] = (int32_t)(fabs(wave_draw(&random, 1)) * 1e6) % VOCABULARY;
 }
 
-bits_world *bits_create(void) {
+bits_world *bits_create(ck_mlp mlp) {
     bits_world *w = allocate(1, sizeof *w);
-    w->base = base_complete((base_shape){.layers = WAVE_LAYERS,
-                                         .width = WIDTH,
-                                         .heads = HEADS,
-                                         .ffn = FFN,
-                                         .vocabulary = VOCABULARY,
-                                         .context = CONTEXT,
-                                         .epsilon = 1e-5f});
+    const int *shapes = mlp == CK_MLP_SWIGLU ? llama_shapes : gpt2_shapes;
+    wave_spec spec = {.width = WIDTH, .ffn = FFN, .heads = HEADS, .devices = {{shapes[0], {1}}}, .mlp = mlp};
+    w->base = wave_base(&spec, VOCABULARY, CONTEXT);
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);
-    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
-    for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d);
+    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, mlp);
+    for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d, shapes);
     return w;
 }
 

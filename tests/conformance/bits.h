@@ -9,7 +9,7 @@
 enum { BITS_DEVICES = 101 };
 
 typedef struct bits_world bits_world;
-bits_world *bits_create(void);
+bits_world *bits_create(ck_mlp mlp); /* GELU: a GPT-2, SwiGLU: a Llama */
 void bits_destroy(bits_world *w);
 
 /* What one device's step gave: losses of its sequences, then the gradients of every tensor, without padding.

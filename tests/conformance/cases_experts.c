@@ -138,24 +138,25 @@ static void expand(rig *r) {
     rig_compare(r, y, COLUMNS_ALL);
 }
 
-static void expand_backward(rig *r) {
+static void expand_backward_with(rig *r, bool biased) {
     rig_tensor *dy = rig_input(r, r->spec->width, "dy"), *g = make_ranked(r, "g"), *gates = make_gates(r);
     rig_tensor *q = rig_output(r, r->max_ranks, "q"), *dw = rig_output(r, CK_MAX_EXPERTS, "dw");
     rig_buffer *bias = rig_weights(r, r->spec->width, 1, "bias");
-    ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = dy->tensor,
-                                                                          .g = g->tensor,
-                                                                          .gates = gates->tensor,
-                                                                          .q = q->tensor,
-                                                                          .dw = dw->tensor,
-                                                                          .bias = bias->memory,
-                                                                          .layer = RIG_LAYER,
-                                                                          .linear = -1});
+    ck_op_expert_expand_backward(r->program,
+                                 &(ck_expert_expand_backward){.dy = dy->tensor,
+                                                              .g = g->tensor,
+                                                              .gates = gates->tensor,
+                                                              .q = q->tensor,
+                                                              .dw = dw->tensor,
+                                                              .bias = biased ? bias->memory : NULL,
+                                                              .layer = RIG_LAYER,
+                                                              .linear = -1});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand_backward(&a, rig_rows(r, d), bias->ref, rig_row(dy, first), rig_row(g, first),
-                                      g->columns, rig_row(gates, first), rig_row(q, first),
+        oracle_expert_expand_backward(&a, rig_rows(r, d), biased ? bias->ref : NULL, rig_row(dy, first),
+                                      rig_row(g, first), g->columns, rig_row(gates, first), rig_row(q, first),
                                       rig_row(dw, first));
     }
     rig_ignore_unchosen(r, q, COLUMNS_RANKS, gates);
@@ -163,6 +164,14 @@ static void expand_backward(rig *r) {
     rig_compare(r, q, COLUMNS_RANKS);
     rig_compare(r, dw, COLUMNS_EXPERTS);
     rig_compare_gradients(r, RIG_LAYER, 1u << ORACLE_B2);
+}
+
+static void expand_backward(rig *r) {
+    expand_backward_with(r, true);
+}
+
+static void expand_backward_unbiased(rig *r) {
+    expand_backward_with(r, false);
 }
 
 static void activation_backward(rig *r) {
@@ -205,6 +214,7 @@ static const conformance_case cases[] = {
     {.name = "wrong routing", .run = wrong_routing_is_noticed, .exact = true},
     {.name = "expert expand", .run = expand},
     {.name = "expert expand, backward", .run = expand_backward, .learns = true},
+    {.name = "expert expand, backward, without bias", .run = expand_backward_unbiased, .learns = true},
     {.name = "expert activation, backward", .run = activation_backward, .learns = true},
 };
 const conformance_group expert_group = {"experts", cases, sizeof cases / sizeof *cases};

@@ -220,8 +220,8 @@ static void gelu_backward_in_place(rig *r) {
 }
 
 static oracle_attention_size sequence_size(const rig *r, int sequence) {
-    return (oracle_attention_size){r->first_token[sequence + 1] - r->first_token[sequence], r->spec->width,
-                                   r->spec->heads};
+    return (oracle_attention_size){r->first_token[sequence + 1] - r->first_token[sequence], r->spec->heads,
+                                   r->spec->heads, r->spec->width / r->spec->heads};
 }
 
 /* sharp: scores of a few hundred, where exp() overflows unless the row's maximum is taken off. q and k are
@@ -234,10 +234,12 @@ static void attention_with(rig *r, bool sharp) {
     for (int64_t i = 0; i < r->n_tokens * qkv->columns && sharp; i++)
         if (i % qkv->columns < 2 * width) qkv->host[i] = (float)(8 * lround(1.2 * (double)qkv->host[i]));
     rig_take(r, qkv);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){
-            .qkv = qkv->tensor, .o = o->tensor, .lse = lse->tensor, .heads = heads, .width = width});
+    ck_op_attention(r->program, &(ck_attention){.qkv = qkv->tensor,
+                                                .o = o->tensor,
+                                                .lse = lse->tensor,
+                                                .heads = heads,
+                                                .kv_heads = heads,
+                                                .head_size = width / heads});
     if (!rig_run(r)) return;
     for (int s = 0; s < r->wave.n_sequences; s++) {
         int64_t first = r->first_token[s];
@@ -274,7 +276,8 @@ static void attention_backward(rig *r) {
                                                                   .d_o = d_o->tensor,
                                                                   .dqkv = dqkv->tensor,
                                                                   .heads = heads,
-                                                                  .width = width});
+                                                                  .kv_heads = heads,
+                                                                  .head_size = width / heads});
     if (!rig_run(r)) return;
     rig_compare(r, dqkv, COLUMNS_ALL);
 }
@@ -300,7 +303,8 @@ static void embed_backward(rig *r) {
                                                           .wpe_gradient = WPE_AT,
                                                           .width = width,
                                                           .vocabulary = VOCABULARY,
-                                                          .positions = MAX_POSITIONS});
+                                                          .positions = MAX_POSITIONS,
+                                                          .accumulate = true});
     if (!rig_run(r)) return;
     double *dwte = r->base_gradients.ref + GAIN_AT, *dwpe = r->base_gradients.ref + WPE_AT;
     oracle_head_backward((oracle_head_size){r->n_tokens, width, VOCABULARY}, x->ref, wte->ref, r->targets,

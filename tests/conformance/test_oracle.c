@@ -134,13 +134,13 @@ Test(oracle, attention_of_equal_scores_is_a_running_mean) {
     /* Two tokens, one head of depth 1; q = 0, so every score is 0. */
     const double qkv[6] = {0, 3, 10, 0, 4, 20};
     double o[2], lse[2];
-    oracle_attention((oracle_attention_size){2, 1, 1}, qkv, o, lse);
+    oracle_attention((oracle_attention_size){2, 1, 1, 1}, qkv, o, lse);
     near(o[0], 10, "the first token sees itself");
     near(o[1], 15, "the second sees both");
     near(lse[0], 0, "log 1");
     near(lse[1], log(2), "log 2");
     double dqkv[6];
-    oracle_attention_backward((oracle_attention_size){2, 1, 1}, qkv, (double[]){0, 1}, dqkv);
+    oracle_attention_backward((oracle_attention_size){2, 1, 1, 1}, qkv, (double[]){0, 1}, dqkv);
     near(dqkv[2], 0.5, "dv of the first token");
     near(dqkv[5], 0.5, "dv of the second token");
     near(dqkv[3], 0.5 * (10 - 15) * 3 + 0.5 * (20 - 15) * 4, "dq of the second token");

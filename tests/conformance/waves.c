@@ -247,12 +247,12 @@ const wave_spec wave_specs[] = {
      {{SHAPE_LLAMA_PLAIN, {33, 2}},
       {SHAPE_LLAMA_QV, {64, 1}},
       {SHAPE_LLAMA_BESIDE, {40}},
-      {SHAPE_LLAMA_PLAIN, {1}}},
+      {SHAPE_LLAMA_PLAIN, {1, 2}}},
      CK_MLP_SWIGLU},
     {"sites of Llama, odd",
      21,
      50,
-     3,
+     2,
      3,
      {{SHAPE_LLAMA_BESIDE, {2, 19}}, {SHAPE_LLAMA_PLAIN, {7, 1}}, {SHAPE_LLAMA_QV, {5}}},
      CK_MLP_SWIGLU},
@@ -272,8 +272,8 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
                       .gates = s->gates,
                       .mix = s->mix,
                       .mlp = mlp,
-                      .q_width = s->grouped ? width + 8 : width,
-                      .kv_width = s->grouped ? width / 4 : width};
+                      .q_width = s->grouped ? 2 * (width / 2 + 4) : width,
+                      .kv_width = s->grouped ? width / 2 + 4 : width};
     for (int site = 0; site < CK_SITES; site++) {
         shape.lora_rank[site] = site == CK_SITE_GATE && mlp != CK_MLP_SWIGLU ? 0 : s->site_rank[site];
         if (site == CK_SITE_QKV || site == CK_SITE_OUT) shape.lora_rank[site] += s->attention_rank;
@@ -313,31 +313,61 @@ void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack) {
         }
 }
 
-static void fill(float *values, int64_t count, double mean, double scale, uint64_t *seed) {
-    for (int64_t i = 0; i < count; i++) values[i] = (float)(mean + wave_draw(seed, scale));
+/* At an offset of -1 there is no tensor. */
+static void fill(float *weights, int64_t offset, int64_t count, double mean, double scale, uint64_t *seed) {
+    for (int64_t i = 0; i < count && offset >= 0; i++)
+        weights[offset + i] = (float)(mean + wave_draw(seed, scale));
+}
+
+bool wave_has_base(const wave_spec *spec) {
+    base_shape shape = wave_base(spec, 2, 1);
+    return spec->mlp == CK_MLP_GELU || (shape.head_size % 2 == 0 && shape.heads * shape.head_size > 0);
+}
+
+base_shape wave_base(const wave_spec *spec, int vocabulary, int context) {
+    ck_shape first = wave_shape(spec->devices[0].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp);
+    base_shape shape = {.layers = WAVE_LAYERS,
+                        .width = spec->width,
+                        .heads = spec->heads,
+                        .ffn = spec->ffn,
+                        .vocabulary = vocabulary,
+                        .context = context,
+                        .epsilon = 1e-5f};
+    if (spec->mlp == CK_MLP_SWIGLU) {
+        shape.family = BASE_LLAMA;
+        shape.head_size = first.q_width / spec->heads;
+        shape.kv_heads = first.kv_width / shape.head_size;
+        shape.rope.theta = 100;
+        shape.tied_head = shape_specs[spec->devices[0].shape].grouped;
+        shape.qkv_bias = shape.out_bias = shape.mlp_bias = !shape.tied_head;
+    }
+    return base_complete(shape);
 }
 
 void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights) {
     base_layout at = base_layout_of(shape);
-    int64_t width = shape->width, ffn = shape->ffn;
-    fill(weights + at.wte, shape->vocabulary * width, 0, 0.5, &seed);
-    fill(weights + at.wpe, shape->context * width, 0, 0.5, &seed);
-    fill(weights + at.lnf_gain, width, 1, 0.2, &seed);
-    fill(weights + at.lnf_bias, width, 0, 0.2, &seed);
+    int64_t width = shape->width, q = base_q_width(shape), qkv = base_qkv_width(shape),
+            fc = base_fc_width(shape);
+    fill(weights, at.wte, shape->vocabulary * width, 0, 0.5, &seed);
+    fill(weights, at.wpe, shape->context * width, 0, 0.5, &seed);
+    fill(weights, at.lnf_gain, width, 1, 0.2, &seed);
+    fill(weights, at.lnf_bias, width, 0, 0.2, &seed);
     for (int l = 0; l < shape->layers; l++) {
         float *layer = weights + l * at.layer_stride;
         const base_layer *w = &at.layer0;
-        fill(layer + w->ln1_gain, width, 1, 0.2, &seed);
-        fill(layer + w->ln1_bias, width, 0, 0.2, &seed);
-        fill(layer + w->qkv_w, 3 * width * width, 0, 0.2, &seed);
-        fill(layer + w->qkv_b, 3 * width, 0, 0.2, &seed);
-        fill(layer + w->out_w, width * width, 0, 0.2, &seed);
-        fill(layer + w->out_b, width, 0, 0.2, &seed);
-        fill(layer + w->ln2_gain, width, 1, 0.2, &seed);
-        fill(layer + w->ln2_bias, width, 0, 0.2, &seed);
-        fill(layer + w->fc_w, ffn * width, 0, 0.2, &seed);
-        fill(layer + w->fc_b, ffn, 0, 0.2, &seed);
-        fill(layer + w->pr_w, width * ffn, 0, 0.1, &seed);
-        fill(layer + w->pr_b, width, 0, 0.2, &seed);
+        fill(layer, w->ln1_gain, width, 1, 0.2, &seed);
+        fill(layer, w->ln1_bias, width, 0, 0.2, &seed);
+        fill(layer, w->qkv_w, qkv * width, 0, 0.2, &seed);
+        fill(layer, w->qkv_b, qkv, 0, 0.2, &seed);
+        fill(layer, w->out_w, width * q, 0, 0.2, &seed);
+        fill(layer, w->out_b, width, 0, 0.2, &seed);
+        fill(layer, w->ln2_gain, width, 1, 0.2, &seed);
+        fill(layer, w->ln2_bias, width, 0, 0.2, &seed);
+        fill(layer, w->fc_w, fc * width, 0, 0.2, &seed);
+        fill(layer, w->fc_b, fc, 0, 0.2, &seed);
+        fill(layer, w->pr_w, width * shape->ffn, 0, 0.1, &seed);
+        fill(layer, w->pr_b, width, 0, 0.2, &seed);
     }
+    if (!shape->tied_head) fill(weights, at.head, shape->vocabulary * width, 0, 0.5, &seed);
+    base_fill_rope(shape, &at, weights);
 }

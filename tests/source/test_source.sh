@@ -63,7 +63,7 @@ test_promises_name_tests_that_are_there() {
     while read -r path names; do
         for name in $names; do
             found=$((found + 1))
-            grep -qE "(^$name\(\)|, $name\))" "$root/tests/$path" || wrong+=" $path:$name"
+            grep -qE "(^$name\(\)|[ (]$name\))" "$root/tests/$path" || wrong+=" $path:$name"
         done
     done < <(sed -n '/^- Tests:/,/^$/p' "$root/tests/README.md" | tr -s '\n ' ' ' | grep -oE '`[a-z_/]+\.(c|sh)`: (`[a-z_0-9]+`,? *)+' | tr -d '`:,')
     [[ -z $wrong ]] || fail "tests/README.md names tests that are not there:$wrong"

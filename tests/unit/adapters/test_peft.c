@@ -69,7 +69,10 @@ static json_t *read_config(const char *folder) {
 static void write_folder(const char *folder, const ck_shape *s, int expert, const experts_settings *x,
                          const char *base, const float *pack) {
     problems *list = problems_create();
-    cr_assert_eq(peft_write(folder, s, expert, x, base, pack, list), EXIT_OK, "%s", all_messages(list));
+    lora_settings lora;
+    for (int site = 0; site < CK_SITES; site++) lora.alpha[site] = x->alpha;
+    cr_assert_eq(peft_write(folder, s, expert, x, &lora, base, pack, list), EXIT_OK, "%s",
+                 all_messages(list));
     problems_destroy(list);
 }
 

@@ -177,7 +177,7 @@ Test(settings, overrides_reach_every_place) {
     cr_assert_eq(s->populations[0].train.router.every, 4);
     cr_assert_eq(s->populations[0].train.batch, 2, "a section is not replaced by another's override");
     cr_assert_str_eq(s->populations[1].name, "c");
-    cr_assert_str_eq(s->adapters, "../a=b");
+    cr_assert_str_eq(s->populations[0].adapters, "../a=b");
     settings_destroy(s);
     problems_destroy(list);
 }
@@ -411,8 +411,8 @@ static const struct {
      "specialists: entry 1 is not a number"},
     {"[{name: a, method: comigs, devices: 2, specialists: [1, 99]}]",
      "'99' is out of range; it must be 0 to 16 experts"},
-    {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0]}]",
-     "device 1 has 0 experts"},
+    {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0], attention: {rank: 0}}]",
+     "device 1 has no experts and no LoRA"},
     {"[{name: a, method: comigs, devices: 2, generalists: 8, specialists: 9}]",
      "a device has 17 experts (8 generalists + 9 specialists)"},
     {"[{name: a, method: comigs, devices: 2, rank: 257}]",

@@ -82,7 +82,7 @@ Test(settings_write, every_row_survives) {
     }
     cr_assert_eq(second->data.split, split_named("out_of_distribution"));
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
-    cr_assert_str_eq(second->adapters, "a \"b\" \\ \x01 é: #");
+    cr_assert_str_eq(second->populations[0].adapters, "a \"b\" \\ \x01 é: #");
     free(yaml);
     settings_destroy(first);
     settings_destroy(second);
@@ -180,6 +180,22 @@ static const struct {
     {"aggregate.weights=tokens", true, false},
     {"aggregate.weights=uniform", false, false},
     {"attention.rank=4", true, false},
+    {"lora.q=4", true, false},
+    {"lora.k=4", true, false},
+    {"lora.v=4", true, false},
+    {"lora.qkv=4", true, false},
+    {"lora.out=4", true, false},
+    {"lora.gate=4", true, false},
+    {"lora.up=4", true, false},
+    {"lora.down=4", true, false},
+    {"lora.alpha.q=8", true, false},
+    {"lora.alpha.k=8", true, false},
+    {"lora.alpha.v=8", true, false},
+    {"lora.alpha.qkv=8", true, false},
+    {"lora.alpha.out=8", true, false},
+    {"lora.alpha.gate=8", true, false},
+    {"lora.alpha.up=8", true, false},
+    {"lora.alpha.down=8", true, false},
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},
     {"trace.routing_windows=3", true, false},
