@@ -70,6 +70,9 @@ typedef struct {
     metric_when when;
     /* computes it on process 0 from the other metrics of the round; NULL: measured */
     void (*derive)(metric_row *row);
+    /* of a device: the steps of a round add to it. It is 0 when the round begins, and part of a checkpoint
+     * within the round. */
+    bool summed;
 } metric;
 extern const metric metrics[METRIC_COUNT];
 
@@ -99,6 +102,13 @@ size_t metric_all_bytes(const metric_shape *shape);
 /* Every value is the fill value. False without memory; metric_row_destroy() is right in any case. */
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
+/* Of the metrics that the steps of a round add to: zeros; no value, of a device that has stopped; into and out
+ * of metric_sums_bytes() bytes. */
+void metric_sums_clear(metric_row *row);
+void metric_sums_drop(metric_row *row, int device);
+size_t metric_sums_bytes(const metric_shape *shape);
+void metric_sums_pack(const metric_row *row, uint8_t *out);
+void metric_sums_unpack(metric_row *row, const uint8_t *bytes);
 /* Computes what is derived: on process 0, when the round's other numbers are there. */
 void metric_row_derive(metric_row *row);
 

@@ -48,24 +48,18 @@ static exit_code shape_of_base(const settings *s, const char *result, base_shape
 }
 
 static bool allocate(checkpoint *c) {
-    size_t floats = (size_t)c->n_parameters, devices = (size_t)c->n_devices;
+    size_t floats = (size_t)c->n_parameters;
     c->parameters = malloc(floats * sizeof *c->parameters);
     c->moment1 = malloc(floats * sizeof *c->moment1);
     c->moment2 = malloc(floats * sizeof *c->moment2);
     c->carried = malloc((size_t)c->n_carried * sizeof *c->carried + 1);
-    c->device_expert_steps = malloc(devices * sizeof *c->device_expert_steps);
-    c->device_router_steps = malloc(devices * sizeof *c->device_router_steps);
-    c->bytes_up = malloc(devices * sizeof *c->bytes_up);
-    c->bytes_down = malloc(devices * sizeof *c->bytes_down);
-    c->stopped = malloc(devices * sizeof *c->stopped);
-    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps &&
-           c->device_router_steps && c->bytes_up && c->bytes_down && c->stopped;
+    return checkpoint_states_create(c) && c->parameters && c->moment1 && c->moment2 && c->carried;
 }
 
 static void source_close(source *s) {
     checkpoint *c = &s->checkpoint;
-    void *owned[] = {c->parameters,          c->moment1,  c->moment2,    c->carried, c->device_expert_steps,
-                     c->device_router_steps, c->bytes_up, c->bytes_down, c->stopped, c->unfinished};
+    void *owned[] = {c->parameters, c->moment1, c->moment2, c->carried, c->unfinished};
+    checkpoint_states_free(c);
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     fleet_destroy(s->fleet);
     settings_destroy(s->settings);
@@ -108,8 +102,8 @@ static exit_code check_saved(const source *s, const peft_selection *wanted, cons
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         const population_settings *p = s->fleet->populations[d->population].settings;
-        if (is_selected(s, wanted, d) && s->checkpoint.stopped[i] &&
-            s->checkpoint.device_expert_steps[i] == 0)
+        if (is_selected(s, wanted, d) && checkpoint_stopped(&s->checkpoint)[i] &&
+            checkpoint_counts(&s->checkpoint, STATE_EXPERT_STEPS)[i] == 0)
             return problem(list, EXIT_INPUT,
                            "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there "
                            "are no adapters of it; choose "
@@ -170,7 +164,7 @@ static exit_code write_device(const source *s, const device *d, const char *out,
     }
     THEN(code, peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list));
     written->devices += code == EXIT_OK;
-    written->diverged += code == EXIT_OK && s->checkpoint.stopped[d - s->fleet->devices];
+    written->diverged += code == EXIT_OK && checkpoint_stopped(&s->checkpoint)[d - s->fleet->devices];
     return code;
 }
 

@@ -38,6 +38,7 @@
 #include <stdint.h>
 
 #include "numbers/metrics.h"
+#include "population/device_state.h"
 #include "support/problems.h"
 
 typedef struct {
@@ -118,14 +119,21 @@ typedef struct {
     /* [n_carried] gradients that wait for a later step; in the file only where there are any */
     float *carried;
     int n_devices;
-    int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
-    int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
-    uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
+    void *state[DEVICE_STATES]; /* [devices] of each row of population/device_state.h */
     int64_t n_unfinished;
     /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else
      * none */
     uint8_t *unfinished;
 } checkpoint;
+/* Allocates the arrays of states, of zeros, and frees them: false without memory. */
+bool checkpoint_states_create(checkpoint *c);
+void checkpoint_states_free(checkpoint *c);
+static inline int64_t *checkpoint_counts(const checkpoint *c, device_state_id id) {
+    return c->state[id];
+}
+static inline uint8_t *checkpoint_stopped(const checkpoint *c) {
+    return c->state[STATE_STOPPED];
+}
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
 /* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash
  * to the run's (empty: any); a file that differs, or whose content does not match its hash, is refused (the

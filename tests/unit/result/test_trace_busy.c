@@ -21,13 +21,8 @@ static uint8_t stopped[DEVICES];
 static double losses[2][DEVICES];
 
 static checkpoint state_of(void) {
-    return (checkpoint){.round = ROUNDS,
-                        .n_devices = DEVICES,
-                        .device_expert_steps = counts,
-                        .device_router_steps = counts,
-                        .bytes_up = counts,
-                        .bytes_down = counts,
-                        .stopped = stopped};
+    return (checkpoint){
+        .round = ROUNDS, .n_devices = DEVICES, .state = {counts, counts, counts, counts, stopped}};
 }
 
 static void make_result(void) {
