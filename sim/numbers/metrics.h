@@ -61,6 +61,18 @@ typedef struct {
     sampling_shape sampling;
 } metric_shape;
 
+/* What summary.csv says of a metric of devices, for each population. */
+typedef enum {
+    SUMMARY_MEAN,          /* over devices */
+    SUMMARY_PERPLEXITY,    /* mean over devices of exp(value) (as released: 2.71828^value) */
+    SUMMARY_PERPLEXITY_STD /* and its deviation over devices */
+} summary_kind;
+typedef struct {
+    const char *name;
+    summary_kind kind;
+} metric_column;
+enum { METRIC_COLUMNS = 3 };
+
 typedef struct metric_row metric_row;
 
 typedef struct {
@@ -73,6 +85,8 @@ typedef struct {
     /* of a device: the steps of a round add to it. It is 0 when the round begins, and part of a checkpoint
      * within the round. */
     bool summed;
+    metric_column columns[METRIC_COLUMNS]; /* of summary.csv; no name: no more */
+    const char *info; /* of a loss of devices: its heading in `cohort info`; NULL: it is not there */
 } metric;
 extern const metric metrics[METRIC_COUNT];
 

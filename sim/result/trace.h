@@ -87,10 +87,8 @@ exit_code trace_append(trace *t, const metric_row *row, problems *list);
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
-/* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test,
- * test_after [n_devices]. */
-exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after,
-                                 problems *list);
+/* The metrics of a round that summary.csv has columns of, out of a trace that nobody writes. */
+exit_code trace_read_summarised(const char *path, int round, metric_row *row, problems *list);
 
 /* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the
  * arrays and of their values. */
@@ -142,21 +140,21 @@ exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
 
-/* summary.csv, written last, by rename: name,method,devices,test_ppl_mean,... */
+/* summary.csv, written last, by rename. Its columns are those of summary.c, and of the tables of metrics and of
+ * device states. */
 typedef struct {
     const char *population, *method;
     int devices;
-    double test_ppl_mean, test_ppl_std;
-    int64_t bytes_up, bytes_down;
-    double test_ppl_after;
     uint64_t seed;
     int generalists, specialists, rank;
     const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
     int64_t tokens_per_device;
     const char *split;
-    double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
-    /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
+    double entropy_mean; /* nats per token; NaN: empty cell */
+    /* of devices in the average: "uniform", "tokens"; empty or NULL: nothing is averaged */
     const char *weights;
+    double of_metric[METRIC_COUNT][METRIC_COLUMNS]; /* of its columns; NaN: empty cell */
+    int64_t of_state[DEVICE_STATES];                /* total over devices; of those that have a column */
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing

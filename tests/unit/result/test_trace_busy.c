@@ -60,7 +60,9 @@ static exit_code resume(problems *list) {
 }
 
 static exit_code read_losses(problems *list) {
-    return trace_read_test_losses(trace_path, ROUNDS, DEVICES, losses[0], losses[1], list);
+    metric_row row = {.shape = {.devices = DEVICES},
+                      .values = {[METRIC_TEST_LOSS] = losses[0], [METRIC_TEST_AFTER] = losses[1]}};
+    return trace_read_summarised(trace_path, ROUNDS, &row, list);
 }
 
 static exit_code peek(problems *list) {
