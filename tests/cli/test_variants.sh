@@ -70,6 +70,25 @@ test_a_variant_is_a_base_with_its_weights() {
     ! cmp -s left.txt right.txt || fail 'the variant changes nothing'
 }
 
+# LoRA on all seven linears of a Llama, of ranks of their own, trained there and folded.
+test_a_variant_of_a_llama_is_a_llama_with_its_weights() {
+    require h5diff hdf5-tools
+    local base=$COHORT_SOURCE_DIR/tests/reference/llama/smollm options=(--set data.synthetic.vocabulary=37 --quiet) form
+    configuration "$base" 'name: p, method: local, devices: 1, generalists: 0, specialists: 0,
+     lora: {q: 3, k: 2, v: 2, out: 3, gate: 2, up: 4, down: 2, alpha: {k: 5}}' >train.yaml
+    expect_status 0 cohort run train.yaml --out trained "${options[@]}"
+    expect_status 0 cohort export trained --adapters adapters
+    configuration "$base" "name: p, $mixture, base: {variant: $(dirname adapters/p-seed7/device0/*/adapter_config.json)}" >factors.yaml
+    expect_status 0 cohort pretrain factors.yaml --population p --out whole
+    configuration whole "name: p, $mixture" >loaded.yaml
+    configuration "$base" "name: p, $mixture" >plain.yaml
+    for form in loaded plain factors; do expect_status 0 cohort run $form.yaml --out $form "${options[@]}"; done
+    expect_same_losses loaded p factors p
+    h5diff loaded/checkpoint.h5 factors/checkpoint.h5 /parameters >&2 || fail 'other parameters'
+    losses_of plain p >right.txt
+    ! cmp -s left.txt right.txt || fail 'the variant changes nothing'
+}
+
 test_populations_side_by_side_are_what_each_is_alone() {
     local at name populations=()
     at=$(material)
