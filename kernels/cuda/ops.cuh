@@ -54,6 +54,7 @@ CK_OPS(X)
     X(head)                                                                                                  \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
+    X(site_vector_backward)                                                                                  \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
     X(expert_expand)                                                                                         \
@@ -67,6 +68,8 @@ CK_OPS(X)
     X(attention)                                                                                             \
     X(gelu)                                                                                                  \
     X(gelu_backward)                                                                                         \
+    X(site_vector)                                                                                           \
+    X(tied_gradients)                                                                                        \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(balance)

@@ -8,7 +8,8 @@
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
- * gradient and nothing is recorded. A site's LoRA is recorded where a device of any shape has one. */
+ * gradient and nothing is recorded. LoRA: whatever adapters a site has besides the
+ * routed experts, those that all layers share too; recorded where a device of any shape has them. */
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -17,14 +18,16 @@
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
-    ck_tensor *h[CK_SITES]; /* of the LoRA at each site; NULL: no device has one */
+    ck_tensor *h[CK_SITES], *tied_h[CK_SITES]; /* of the LoRAs at each site; NULL: no device has one */
 } layer_tensors;
 
 typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
-    int32_t lora_columns[CK_SITES], zh_columns, rank_columns; /* the widest over all shapes */
+    /* the widest over all shapes */
+    int32_t lora_columns[CK_SITES], tied_columns[CK_SITES], zh_columns, rank_columns;
+    bool vectors[CK_SITES], any_tied; /* of any shape */
     bool any_mlp_mix;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
     ck_tensor *nf, *statsf;
@@ -41,8 +44,12 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        for (int site = 0; site < CK_SITES; site++)
+        for (int site = 0; site < CK_SITES; site++) {
             r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
+            r->tied_columns[site] = wider(r->tied_columns[site], shapes[i].tied_rank[site]);
+            r->vectors[site] |= shapes[i].vector[site] != CK_NO_VECTOR;
+        }
+        r->any_tied |= shapes[i].tied_floats > 0;
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
@@ -58,9 +65,16 @@ static void create_loras(recorder *r, layer_tensors *t) {
                                                 [CK_SITE_GATE] = "gate LoRA",
                                                 [CK_SITE_FC] = "fc LoRA",
                                                 [CK_SITE_PR] = "projection LoRA"};
-    for (int site = 0; site < CK_SITES; site++)
+    for (int site = 0; site < CK_SITES; site++) {
         if (r->lora_columns[site] > 0)
             t->h[site] = ck_activation(r->program, r->lora_columns[site], names[site]);
+        if (r->tied_columns[site] > 0)
+            t->tied_h[site] = ck_activation(r->program, r->tied_columns[site], names[site]);
+    }
+}
+
+static bool is_adapted(const recorder *r, ck_site site) {
+    return r->lora_columns[site] > 0 || r->tied_columns[site] > 0 || r->vectors[site];
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -91,9 +105,9 @@ static void create_tensors(recorder *r, bool backward) {
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
-    /* only the factor A of a LoRA at PR reads it again */
-    ck_tensor *m =
-        r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
+    /* only adapters at PR read it again */
+    bool apart = is_adapted(r, CK_SITE_PR) && backward;
+    ck_tensor *m = apart ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
     for (int l = 0; l < s->layers; l++)
         r->layers[l].m = m ? m : ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
@@ -130,9 +144,8 @@ static int32_t outputs_of(const recorder *r, ck_site site) {
     return site == CK_SITE_QKV ? 3 * s->width : site == CK_SITE_FC ? s->ffn : s->width;
 }
 
-/* y += the LoRA of x. */
-static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
-    ck_tensor *h = r->layers[l].h[site];
+static void one_lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y, ck_tensor *h,
+                     bool tied) {
     if (h)
         ck_op_lora(r->program, &(ck_lora){.x = x,
                                           .h = h,
@@ -140,12 +153,23 @@ static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor
                                           .site = site,
                                           .in = inputs_of(r, site),
                                           .out = outputs_of(r, site),
-                                          .layer = l});
+                                          .layer = l,
+                                          .tied = tied});
 }
 
-static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
-                          ck_tensor *dx) {
-    const ck_tensor *h = r->layers[l].h[site];
+/* y += what the adapters at the site make of x. */
+static void adapt(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
+    one_lora(r, site, l, x, y, r->layers[l].h[site], false);
+    one_lora(r, site, l, x, y, r->layers[l].tied_h[site], true);
+    if (r->vectors[site])
+        ck_op_site_vector(
+            r->program,
+            &(ck_site_vector){
+                .x = x, .y = y, .site = site, .in = inputs_of(r, site), .out = outputs_of(r, site)});
+}
+
+static void one_lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                              ck_tensor *dx, const ck_tensor *h, bool tied) {
     if (h)
         ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
                                                             .h = h,
@@ -154,7 +178,22 @@ static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, 
                                                             .site = site,
                                                             .in = inputs_of(r, site),
                                                             .out = outputs_of(r, site),
-                                                            .layer = l});
+                                                            .layer = l,
+                                                            .tied = tied});
+}
+
+static void adapt_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                           ck_tensor *dx) {
+    one_lora_backward(r, site, l, x, dy, dx, r->layers[l].h[site], false);
+    one_lora_backward(r, site, l, x, dy, dx, r->layers[l].tied_h[site], true);
+    if (r->vectors[site])
+        ck_op_site_vector_backward(r->program, &(ck_site_vector_backward){.x = x,
+                                                                          .dy = dy,
+                                                                          .dx = dx,
+                                                                          .site = site,
+                                                                          .in = inputs_of(r, site),
+                                                                          .out = outputs_of(r, site),
+                                                                          .layer = l});
 }
 
 static void attention_forward(recorder *r, int l) {
@@ -168,7 +207,7 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
                                           .out = 3 * s->width});
-    lora(r, CK_SITE_QKV, l, t->n1, t->qkv);
+    adapt(r, CK_SITE_QKV, l, t->n1, t->qkv);
     ck_op_attention(
         r->program,
         &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
@@ -179,7 +218,7 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->out_b, l),
                                           .in = s->width,
                                           .out = s->width});
-    lora(r, CK_SITE_OUT, l, t->o, t->x2);
+    adapt(r, CK_SITE_OUT, l, t->o, t->x2);
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -204,7 +243,7 @@ static void experts_forward(recorder *r, int l) {
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
                                           .out = s->ffn});
-    lora(r, CK_SITE_FC, l, t->n2, t->u);
+    adapt(r, CK_SITE_FC, l, t->n2, t->u);
     ck_op_expert_activation(
         r->program,
         &(ck_expert_activation){
@@ -219,7 +258,7 @@ static void experts_forward(recorder *r, int l) {
                                           .in = s->ffn,
                                           .out = s->width});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
-    lora(r, CK_SITE_PR, l, t->m, y);
+    adapt(r, CK_SITE_PR, l, t->m, y);
 }
 
 static void head(recorder *r, ck_tensor *dx) {
@@ -289,7 +328,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                           .bias = at(r, w->pr_b, l),
                                                                           .layer = l});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
-    lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
+    adapt_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
     ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
                                                                                   .zh = t->zh,
                                                                                   .gates = t->gates,
@@ -309,7 +348,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .layer = l,
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
-    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, input_wanted ? r->dn : NULL);
+    adapt_backward(r, CK_SITE_FC, l, t->n2, r->du, input_wanted ? r->dn : NULL);
     if (!input_wanted) return;
     linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
@@ -321,7 +360,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
-    lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
+    adapt_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
     ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
                                                                   .o = t->o,
                                                                   .lse = t->lse,
@@ -331,7 +370,7 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
                                                                   .width = s->width});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
-    lora_backward(r, CK_SITE_QKV, l, t->n1, r->dqkv, dn);
+    adapt_backward(r, CK_SITE_QKV, l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 
@@ -339,10 +378,11 @@ static void backward(recorder *r) {
     const base_shape *s = &r->base->shape;
     norm_backward(r, r->layers[s->layers].x, r->statsf, r->base->weights + r->base->layout.lnf_gain, false);
     for (int l = s->layers - 1; l >= 0; l--) {
-        bool attention_wanted = l > 0 || r->lora_columns[CK_SITE_QKV] > 0 || r->lora_columns[CK_SITE_OUT] > 0;
+        bool attention_wanted = l > 0 || is_adapted(r, CK_SITE_QKV) || is_adapted(r, CK_SITE_OUT);
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }
+    if (r->any_tied) ck_op_tied_gradients(r->program, &(ck_tied_gradients){.n_layers = s->layers});
 }
 
 static void balance(recorder *r) {

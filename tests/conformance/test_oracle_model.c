@@ -115,6 +115,19 @@ Test(oracle_model, adapter_gradients_of_mixed_linears) {
     adapter_gradients(SHAPE_LINEAR_TOP1);
 }
 
+Test(oracle_model, adapter_gradients_without_experts_and_beside_them) {
+    adapter_gradients(SHAPE_PLAIN);
+    adapter_gradients(SHAPE_PLAIN_PR);
+    adapter_gradients(SHAPE_BESIDE);
+    adapter_gradients(SHAPE_WITH_ZERO);
+    adapter_gradients(SHAPE_LINEAR_ZERO);
+}
+
+Test(oracle_model, adapter_gradients_of_what_all_layers_share) {
+    adapter_gradients(SHAPE_TIED);
+    adapter_gradients(SHAPE_TIED_BESIDE);
+}
+
 Test(oracle_model, pretraining_gradients_of_every_weight) {
     setting *s = open_setting(SHAPE_SINGLE);
     s->pretraining = true;

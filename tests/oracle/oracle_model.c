@@ -14,9 +14,9 @@
 
 /* Activations of one layer, rows are the device's tokens. */
 typedef struct {
-    double *x, *n1, *qkv, *o, *r, *n2; /* [T, D], [T, D], [T, 3D], [T, D], [T, D], [T, D] */
-    double *h[CK_SITES];               /* [T, rank] of the LoRA at each site */
-    double *u, *zh, *gates, *m, *g;    /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
+    double *x, *n1, *qkv, *o, *r, *n2;      /* [T, D], [T, D], [T, 3D], [T, D], [T, D], [T, D] */
+    double *h[CK_SITES], *tied_h[CK_SITES]; /* [T, rank] of the LoRAs at each site */
+    double *u, *zh, *gates, *m, *g;         /* [T, F], [T, E + S], [T, 16], [T, F], [T, S] */
     double coefficient[CK_MAX_EXPERTS];
 } layer_state;
 
@@ -68,8 +68,10 @@ static void layer_allocate(const model *m, layer_state *l) {
     int64_t sum = m->shape != NULL ? m->shape->rank_sum : 0;
     int64_t rows = m->shape != NULL ? m->shape->router_rows + sum : 0;
     l->x = oracle_zeros(t * width), l->n1 = oracle_zeros(t * width), l->qkv = oracle_zeros(3 * t * width);
-    for (int site = 0; site < CK_SITES && m->shape != NULL; site++)
+    for (int site = 0; site < CK_SITES && m->shape != NULL; site++) {
         l->h[site] = oracle_zeros(t * m->shape->lora_rank[site]);
+        l->tied_h[site] = oracle_zeros(t * m->shape->tied_rank[site]);
+    }
     l->o = oracle_zeros(t * width), l->r = oracle_zeros(t * width), l->n2 = oracle_zeros(t * width),
     l->u = oracle_zeros(t * ffn);
     l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS), l->m = oracle_zeros(t * ffn),
@@ -78,7 +80,10 @@ static void layer_allocate(const model *m, layer_state *l) {
 
 static void layer_free(layer_state *l) {
     double *all[] = {l->x, l->n1, l->qkv, l->o, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g};
-    for (int site = 0; site < CK_SITES; site++) free(l->h[site]);
+    for (int site = 0; site < CK_SITES; site++) {
+        free(l->h[site]);
+        free(l->tied_h[site]);
+    }
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -102,11 +107,17 @@ static void model_close(model *m) {
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* The LoRA at a site whose outputs begin at y, where the device has one. */
-static void add_lora(const model *m, int l, ck_site site, const double *x, double *y, int ldy) {
+static int inputs_of(const model *m, ck_site site) {
+    return site == CK_SITE_PR ? m->base->shape.ffn : m->base->shape.width;
+}
+
+/* What the device's adapters at a site give, but for experts; the site's outputs begin at y. */
+static void adapt(const model *m, int l, ck_site site, const double *x, double *y, int ldy) {
     oracle_adapter a = adapter(m, l);
-    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
-    if (rank > 0) oracle_lora(&a, site, m->tokens, x, m->layers[l].h[site], rank, y, ldy);
+    if (m->shape == NULL) return;
+    oracle_lora(&a, site, m->tokens, x, m->layers[l].h[site], m->shape->lora_rank[site], y, ldy);
+    oracle_tied_lora(&a, site, m->tokens, x, m->layers[l].tied_h[site], m->shape->tied_rank[site], y, ldy);
+    oracle_site_vector(&a, site, m->tokens, inputs_of(m, site), x, y, ldy);
 }
 
 static void attention_forward(model *m, int l) {
@@ -116,7 +127,7 @@ static void attention_forward(model *m, int l) {
     oracle_norm(norm_size(m), s->x, weight(m, l, at->ln1_gain), weight(m, l, at->ln1_bias), s->n1, NULL);
     oracle_linear(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b),
                   NULL, NULL, s->qkv);
-    add_lora(m, l, CK_SITE_QKV, s->n1, s->qkv, 3 * width);
+    adapt(m, l, CK_SITE_QKV, s->n1, s->qkv, 3 * width);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
@@ -124,7 +135,7 @@ static void attention_forward(model *m, int l) {
     }
     oracle_linear(linear_size(m, width, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL,
                   s->x, s->r);
-    add_lora(m, l, CK_SITE_OUT, s->o, s->r, width);
+    adapt(m, l, CK_SITE_OUT, s->o, s->r, width);
 }
 
 /* Counts, P and the load balance of one layer over the device's tokens. */
@@ -158,7 +169,7 @@ static void experts_forward(model *m, int l, double *out) {
     oracle_bias_factor(m->shape, m->tokens, s->gates, factor);
     oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), factor,
                   s->r, out);
-    add_lora(m, l, CK_SITE_PR, s->m, out, width);
+    adapt(m, l, CK_SITE_PR, s->m, out, width);
     oracle_expert_expand(&a, m->tokens, s->g, ldg, s->gates, out);
     free(factor);
 }
@@ -170,7 +181,7 @@ static void mlp_forward(model *m, int l, double *out) {
     oracle_norm(norm_size(m), s->r, weight(m, l, at->ln2_gain), weight(m, l, at->ln2_bias), s->n2, NULL);
     oracle_linear(linear_size(m, width, ffn), s->n2, weight(m, l, at->fc_w), weight(m, l, at->fc_b), NULL,
                   NULL, s->u);
-    add_lora(m, l, CK_SITE_FC, s->n2, s->u, ffn);
+    adapt(m, l, CK_SITE_FC, s->n2, s->u, ffn);
     if (m->shape != NULL) {
         experts_forward(m, l, out);
         return;
@@ -209,11 +220,15 @@ static double forward(model *m, double *loss, double *logits) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-static void lora_backward(const model *m, int l, ck_site site, const double *x, const double *dy, int ldy,
-                          double *dx) {
+static void adapt_backward(const model *m, int l, ck_site site, const double *x, const double *dy, int ldy,
+                           double *dx) {
     oracle_adapter a = adapter(m, l);
-    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
-    if (rank > 0) oracle_lora_backward(&a, site, m->tokens, x, m->layers[l].h[site], rank, dy, ldy, dx);
+    if (m->shape == NULL) return;
+    oracle_lora_backward(&a, site, m->tokens, x, m->layers[l].h[site], m->shape->lora_rank[site], dy, ldy,
+                         dx);
+    oracle_tied_lora_backward(&a, site, m->tokens, x, m->layers[l].tied_h[site], m->shape->tied_rank[site],
+                              dy, ldy, dx);
+    oracle_site_vector_backward(&a, site, m->tokens, inputs_of(m, site), x, dy, ldy, dx);
 }
 
 /* dn2 from the gradient of the layer's output; leaves du in `du`. */
@@ -227,9 +242,9 @@ static void experts_backward(model *m, int l, const double *dy, double *du, doub
            *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS);
     oracle_expert_expand_backward(&a, m->tokens, weight(m, l, at->pr_b), dy, s->g, ldg, s->gates, q, dw);
     oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, du, NULL, NULL);
-    lora_backward(m, l, CK_SITE_PR, s->m, dy, width, du);
+    adapt_backward(m, l, CK_SITE_PR, s->m, dy, width, du);
     oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, du, q, ldg, du, p, ldg, dw);
-    lora_backward(m, l, CK_SITE_FC, s->n2, du, ffn, dn2);
+    adapt_backward(m, l, CK_SITE_FC, s->n2, du, ffn, dn2);
     oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, dw, p, ldg, s->coefficient, dn2);
     free(q);
     free(p);
@@ -271,7 +286,7 @@ static void attention_backward(model *m, int l, double *dx) {
            *dn1 = oracle_zeros(m->tokens * width);
     oracle_linear_backward(linear_size(m, width, width), s->o, weight(m, l, at->out_w), dx, d_o,
                            slot(m, l, at->out_w), slot(m, l, at->out_b));
-    lora_backward(m, l, CK_SITE_OUT, s->o, dx, width, d_o);
+    adapt_backward(m, l, CK_SITE_OUT, s->o, dx, width, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         oracle_attention_backward((oracle_attention_size){sequence_tokens(m, i), width, m->base->shape.heads},
@@ -279,7 +294,7 @@ static void attention_backward(model *m, int l, double *dx) {
     }
     oracle_linear_backward(linear_size(m, width, 3 * width), s->n1, weight(m, l, at->qkv_w), dqkv, dn1,
                            slot(m, l, at->qkv_w), slot(m, l, at->qkv_b));
-    lora_backward(m, l, CK_SITE_QKV, s->n1, dqkv, 3 * width, dn1);
+    adapt_backward(m, l, CK_SITE_QKV, s->n1, dqkv, 3 * width, dn1);
     oracle_norm_backward(norm_size(m), s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain),
                          slot(m, l, at->ln1_bias));
     free(d_o);
