@@ -23,17 +23,27 @@ template <typename T> struct route_op {
 
 /* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */
 
+/* Returns the lane's. */
 template <typename T>
-static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape,
-                                                   int64_t token, bool inside, float z) {
+static __device__ __forceinline__ float write_gates(const route_op<T> *op, const ck_shape *shape,
+                                                    int64_t token, bool inside, float z) {
     int e = (int)threadIdx.x % HALF;
     float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
     if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
+    if (inside) op->gates.data[token * op->gates.columns + e] = w;
+    if (inside && op->gate_record)
+        op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
+    return w;
+}
+
+/* The device's shape is looked up again, because route_few() has no register left to keep it in. */
+template <typename T>
+static __device__ __forceinline__ void write_bias_factor(const route_op<T> *op, const segment *s, int row,
+                                                         float w) {
+    const ck_shape *shape = record(op->wave.shapes + record(op->wave.devices + s->device)->shape);
     float sum = half_sum(w);
-    if (!inside) return;
-    if (op->bias_factor && e == 0) op->bias_factor[token] = shape->mix == CK_MIX_MLP ? sum : 1.0f;
-    op->gates.data[token * op->gates.columns + e] = w;
-    if (op->gate_record) op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
+    if (row < s->rows && threadIdx.x % HALF == 0)
+        op->bias_factor[s->token + row] = shape->mix == CK_MIX_MLP ? sum : 1.0f;
 }
 
 template <typename T>
@@ -60,7 +70,8 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
                 fault && c < experts ? 0.0f : (float)sums[row * stride + c];
         }
         float z = inside && !fault && e < experts ? (float)sums[row * stride + e] : 0.0f;
-        write_gates(op, r->shape, s->token + row, inside, z);
+        float w = write_gates(op, r->shape, s->token + row, inside, z);
+        if (op->bias_factor) write_bias_factor(op, s, row, w);
     }
 }
 

@@ -29,7 +29,7 @@ exit_code fleet_create_at(process_place place, const settings *s, const base_sha
         code =
             problem(list, EXIT_ENVIRONMENT, "out of memory to assign %d devices to processes", f->n_devices);
     for (int i = 0; cost && i < f->n_devices; i++) cost[i] = assign_cost(s, base, f, i);
-    if (code == EXIT_OK) code = fleet_assign(f, place, cost, list);
+    THEN(code, fleet_assign(f, place, cost, list));
     free(cost);
     if (code == EXIT_OK) return EXIT_OK;
     fleet_destroy(f);

@@ -10,39 +10,28 @@
 #include "support/processes.h"
 
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) {
-    size_t devices = (size_t)s->fleet->n_devices;
     memset(out, 0, sizeof *out);
     settings_hash(s->settings, out->config_hash);
     out->n_parameters = s->fleet->all_parameters;
     out->n_carried = s->fleet->all_carried;
     out->n_devices = s->fleet->n_devices;
-    out->device_expert_steps = calloc(devices, sizeof *out->device_expert_steps);
-    out->device_router_steps = calloc(devices, sizeof *out->device_router_steps);
-    out->bytes_up = calloc(devices, sizeof *out->bytes_up);
-    out->bytes_down = calloc(devices, sizeof *out->bytes_down);
-    out->stopped = calloc(devices, sizeof *out->stopped);
-    if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down &&
-        out->stopped)
-        return EXIT_OK;
+    out->piece = calloc((size_t)pack_walk_floats(s->fleet), sizeof *out->piece);
+    if (checkpoint_states_create(out) && out->piece) return EXIT_OK;
     checkpoints_destroy(out);
     return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices",
                    s->fleet->n_devices);
 }
 
 void checkpoints_destroy(checkpoint *c) {
-    free(c->device_expert_steps);
-    free(c->device_router_steps);
-    free(c->bytes_up);
-    free(c->bytes_down);
-    free(c->stopped);
+    checkpoint_states_free(c);
+    free(c->piece);
     free(c->unfinished);
     free(c->variants);
     memset(c, 0, sizeof *c);
 }
 
 size_t checkpoints_bytes(const fleet *f) {
-    return (size_t)pack_walk_floats(f) * sizeof(float) +
-           (size_t)f->n_devices * (4 * sizeof(int64_t) + sizeof(uint8_t));
+    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * device_state_all_bytes();
 }
 
 /* Process 0 writes or reads the file, while the others send or get their packs. */
@@ -50,7 +39,7 @@ static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c,
                             problems *list) {
     pack_walk walk;
     exit_code code = EXIT_OK;
-    pack_walk_begin(&walk, direction, s, c);
+    pack_walk_begin(&walk, direction, s->fleet, c);
     if (ck_process(s->collective) == 0)
         code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list)
                                                : checkpoint_read(path, c, list);
@@ -89,7 +78,7 @@ static bool is_stopped(const session *s, const population *p) {
 }
 
 static bool stopped_since(const session *s, const population *p, const checkpoint *c) {
-    return is_stopped(s, p) && !c->stopped[p->first_device];
+    return is_stopped(s, p) && !checkpoint_stopped(c)[p->first_device];
 }
 
 static ck_status clear(const session *s, float *memory, span which) {
@@ -102,10 +91,10 @@ static exit_code clear_population(const session *s, const population *p, problem
     const fleet *f = s->fleet;
     span packs = packs_of(f, p);
     ck_status status = clear(s, f->parameters, packs);
-    if (status == CK_OK) status = clear(s, f->moment1, packs);
-    if (status == CK_OK) status = clear(s, f->moment2, packs);
-    if (status == CK_OK) status = clear(s, f->carried, carried_of(f, p));
-    if (status == CK_OK) status = ck_wait(s->stream);
+    THEN(status, clear(s, f->moment1, packs));
+    THEN(status, clear(s, f->moment2, packs));
+    THEN(status, clear(s, f->carried, carried_of(f, p)));
+    THEN(status, ck_wait(s->stream));
     return kernel_problem(list, s->backend, status, "clearing the adapters of a population that stopped");
 }
 
@@ -130,38 +119,38 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
 
 /* ---- Saving ---- */
 
-static void save_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
-        const device *d = &s->fleet->devices[i];
-        c->bytes_up[i] = s->bytes_up[i];
-        c->bytes_down[i] = s->bytes_down[i];
-        c->stopped[i] = d->stopped;
-        if (keep_steps) continue;
-        c->device_expert_steps[i] = d->expert_steps;
-        c->device_router_steps[i] = d->router_steps;
+static void *state_at(const checkpoint *c, device_state_id id, int device_index) {
+    return (char *)c->state[id] + (size_t)device_index * device_state_bytes(id);
+}
+
+/* Where the packs stay as the checkpoint before has them, so does what belongs to them. */
+static void save_devices(const session *s, const population *p, bool packs_stay, checkpoint *c) {
+    for (device_state_id id = 0; id < DEVICE_STATES; id++) {
+        if (packs_stay && device_states[id].with_packs) continue;
+        for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+            device_state_get(&s->fleet->devices[i], id, state_at(c, id, i));
     }
 }
 
 /* Counts of all devices to process 0, and the largest. */
 static exit_code gather_devices(const session *s, checkpoint *c, problems *list) {
-    const process_rows tables[2] = {
-        {c->device_expert_steps, sizeof *c->device_expert_steps, sizeof *c->device_expert_steps},
-        {c->device_router_steps, sizeof *c->device_router_steps, sizeof *c->device_router_steps}};
-    exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, 2, list);
+    process_rows tables[DEVICE_STATES];
+    int n = 0;
+    for (device_state_id id = 0; id < DEVICE_STATES; id++)
+        if (device_states[id].of_owner)
+            tables[n++] = (process_rows){c->state[id], device_state_bytes(id), device_state_bytes(id)};
+    exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, n, list);
+    const int64_t *steps = checkpoint_counts(c, STATE_ROUTER_STEPS);
     c->router_step = 0;
     for (int i = 0; i < c->n_devices; i++)
-        if (c->device_router_steps[i] > c->router_step) c->router_step = c->device_router_steps[i];
+        if (steps[i] > c->router_step) c->router_step = steps[i];
     return code;
 }
 
-/* ---- A round that is not over: its losses so far, its windows so far ---- */
-
-static size_t losses_bytes(const session *s) {
-    return (size_t)s->fleet->n_devices * sizeof(double);
-}
+/* ---- A round that is not over: its sums so far, its windows so far ---- */
 
 static bool is_within_a_round(const session *s, int round) {
-    return s->local_step != (int64_t)round * s->settings->local_steps;
+    return s->steps.taken != (int64_t)round * s->settings->local_steps;
 }
 
 static exit_code save_unfinished(const session *s, int round, checkpoint *c, problems *list) {
@@ -169,18 +158,18 @@ static exit_code save_unfinished(const session *s, int round, checkpoint *c, pro
     c->unfinished = NULL;
     c->n_unfinished = 0;
     if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
     c->unfinished = malloc(bytes);
     if (!c->unfinished)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
     c->n_unfinished = (int64_t)bytes;
-    memcpy(c->unfinished, metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), losses);
-    sampling_pack(&s->sampled, c->unfinished + losses);
+    metric_sums_pack(&s->numbers, c->unfinished);
+    sampling_pack(&s->sampled, c->unfinished + sums);
     return EXIT_OK;
 }
 
 static exit_code restore_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
         return problem(
@@ -188,8 +177,8 @@ static exit_code restore_unfinished(session *s, const checkpoint *c, const char 
             "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
             path, (long long)c->expert_step, c->round);
     if (!within) return EXIT_OK;
-    memcpy(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), c->unfinished, losses);
-    sampling_unpack(&s->sampled, c->unfinished + losses);
+    metric_sums_unpack(&s->numbers, c->unfinished);
+    sampling_unpack(&s->sampled, c->unfinished + sums);
     return EXIT_OK;
 }
 
@@ -207,19 +196,21 @@ static exit_code take_numbers(session *s, int round, checkpoint *c, problems *li
     for (int i = 0; i < f->n_populations; i++)
         save_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
     exit_code code = gather_devices(s, c, list);
-    if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
+    if (is_within_a_round(s, round)) THEN(code, session_gather_steps(s, list));
     if (code != EXIT_OK) return code;
     c->round = round;
-    c->expert_step = s->local_step;
+    c->expert_step = s->steps.taken;
     code = save_unfinished(s, round, c, list);
-    if (code == EXIT_OK) code = save_variants(s, c, list);
+    THEN(code, save_variants(s, c, list));
     return processes_agree(s->collective, code, list);
 }
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
     exit_code code = bring_back_stopped(s, c, path, list);
-    if (code == EXIT_OK) code = take_numbers(s, round, c, list);
-    return code == EXIT_OK ? pass_packs(s, PACKS_TO_PROCESS_0, c, path, list) : code;
+    THEN(code, take_numbers(s, round, c, list));
+    THEN(code, pass_packs(s, PACKS_TO_PROCESS_0, c, path, list));
+    if (code == EXIT_OK) s->at.saved_round = round;
+    return code;
 }
 
 /* ---- Going on ---- */
@@ -227,11 +218,9 @@ exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *pat
 static void restore_devices(session *s, const checkpoint *c, problems *list) {
     for (int i = 0; i < c->n_devices; i++) {
         device *d = &s->fleet->devices[i];
-        d->expert_steps = c->device_expert_steps[i];
-        d->router_steps = c->device_router_steps[i];
-        s->bytes_up[i] = c->bytes_up[i];
-        s->bytes_down[i] = c->bytes_down[i];
-        if (!c->stopped[i] || d->stopped) continue;
+        for (device_state_id id = 0; id < DEVICE_STATES; id++)
+            if (id != STATE_STOPPED) device_state_set(d, id, state_at(c, id, i));
+        if (!checkpoint_stopped(c)[i] || d->stopped) continue;
         const population_settings *p = s->fleet->populations[d->population].settings;
         problem(list, EXIT_RUN,
                 "population '%s' (seed %llu) stopped by round %d because a loss was not finite", p->name,
@@ -262,29 +251,21 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
                          : EXIT_OK;
     code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up);
-    if (status == CK_OK)
-        status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->variants, (size_t)c->n_variants);
+    for (device_state_id id = 0; id < DEVICE_STATES; id++)
+        THEN(status, ck_collective_broadcast(all, c->state[id], devices * device_state_bytes(id)));
+    THEN(status, ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished));
+    THEN(status, ck_collective_broadcast(all, c->variants, (size_t)c->n_variants));
     return processes_problem(all, status, list);
 }
 
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
-    if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
-    if (code == EXIT_OK) code = restore_unfinished(s, c, path, list);
-    if (code == EXIT_OK) code = variants_restore(s->fleet, c->variants, c->n_variants, path, list);
+    THEN(code, broadcast_numbers(s, c, list));
+    THEN(code, restore_unfinished(s, c, path, list));
+    THEN(code, variants_restore(s->fleet, c->variants, c->n_variants, path, list));
     if (code == EXIT_OK) {
-        s->local_step = c->expert_step;
-        s->saved_round = c->round;
+        s->steps.taken = c->expert_step;
+        s->at.saved_round = c->round;
         restore_devices(s, c, list);
     }
     return processes_agree(s->collective, code, list);

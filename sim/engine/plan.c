@@ -88,12 +88,11 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);
-    if (code == EXIT_OK)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
-                                   false, &bytes[1], list);
-    if (code == EXIT_OK && plan->n_routing_windows > 0)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
-                                   &bytes[2], list);
+    THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
+                                   false, &bytes[1], list));
+    if (plan->n_routing_windows > 0)
+        THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
+                                       &bytes[2], list));
     plan->activations = bytes[0] + bytes[1] + bytes[2];
     return code;
 }
@@ -105,12 +104,12 @@ static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
 }
 
-/* The round's metrics and their copies, and the totals of the run's traffic. */
+/* The round's metrics and their copies. */
 static size_t number_bytes(const settings *s, const base_shape *base, const fleet *f, int windows) {
     metric_shape shape = session_metric_shape(s, base, f, windows);
     size_t sampling = shape.sampling.train_steps > 0 ? 2 * (size_t)f->n_devices * sizeof(int64_t) : 0;
     size_t row = metric_row_bytes(&shape) + sampling;
-    return row + (row_copies(f) - 1) * metric_all_bytes(&shape) + 2 * (size_t)f->n_devices * sizeof(int64_t);
+    return row + (row_copies(f) - 1) * metric_all_bytes(&shape);
 }
 
 /* Averages on their way between processes. */
@@ -118,12 +117,12 @@ static size_t exchange_bytes(const fleet *f) {
     return f->place.processes > 1 ? 2 * (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK) * sizeof(float) : 0;
 }
 
-/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a
+/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, two of a
  * balanced step; the record is one a token on both. Two waves take turns. */
 static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
                            bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
+    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 6 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) +
            2 * wave_bytes(&plan->limits);
@@ -365,6 +364,6 @@ exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shap
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);
     exit_code text = f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
-    if (code == EXIT_OK) code = text;
-    return code == EXIT_OK ? plan_make(s, backend, base, f, out, list) : code;
+    THEN(code, text);
+    return THEN(code, plan_make(s, backend, base, f, out, list));
 }

@@ -228,7 +228,7 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(parts, device_index, p->method->pooled, &d->data, list);
-    if (code == EXIT_OK && given) code = device_data_give_windows(d->data, s->data.sequence, given, list);
+    if (given) THEN(code, device_data_give_windows(d->data, s->data.sequence, given, list));
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data),
                             .overlaps = device_data_overlaps(d->data),
@@ -257,8 +257,7 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     p->text = c;
     partition *parts = NULL;
     exit_code code = read_windows(f, p, &given, list);
-    if (code == EXIT_OK)
-        code = partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list);
+    THEN(code, partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list));
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
         if (f->owner[p->first_device + i] == f->place.process)
             code = open_device_data(f, p, parts, i, given, list);
@@ -286,7 +285,7 @@ exit_code fleet_open_data(fleet *f, problems *list) {
         if (c && !again) one = open_population_data(f, &f->populations[i], c, list);
         if (one == EXIT_OK) continue;
         refused = p;
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     free(sections);
     return code;
@@ -306,10 +305,10 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
     exit_code code =
         f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
-    if (code == EXIT_OK) code = make_populations(s, f, list);
-    if (code == EXIT_OK) code = make_devices(f, base, list);
+    THEN(code, make_populations(s, f, list));
+    THEN(code, make_devices(f, base, list));
     if (code == EXIT_OK) packs_place(f);
-    if (code == EXIT_OK) code = groups_create(f, list);
+    THEN(code, groups_create(f, list));
     if (code != EXIT_OK) {
         fleet_destroy(f);
         return code;
@@ -336,14 +335,12 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
     f->stream = stream;
     bool moments_far = f->packs_at != PACKS_NEAR, all_far = f->packs_at == PACKS_FAR;
     ck_status status = allocate_packs(f, f->n_parameters, all_far, "adapters", &f->parameters);
-    if (status == CK_OK)
-        status = allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1);
-    if (status == CK_OK)
-        status = allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2);
-    if (status == CK_OK) status = allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried);
-    if (status == CK_OK) status = allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed);
+    THEN(status, allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1));
+    THEN(status, allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2));
+    THEN(status, allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried));
+    THEN(status, allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed));
     exit_code code = kernel_problem(list, backend, status, "allocating the devices");
-    return code != EXIT_OK ? code : packs_init(f, list);
+    return THEN(code, packs_init(f, list));
 }
 
 static void free_buffers(fleet *f) {

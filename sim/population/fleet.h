@@ -30,7 +30,7 @@ typedef struct {
     int64_t tokens[DATA_SPLITS]; /* of its parts */
 } device_text;
 
-typedef struct {
+typedef struct device {
     int population, index; /* index within the population */
     int shape;             /* index into fleet.shapes */
     /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */
@@ -45,6 +45,7 @@ typedef struct {
     int64_t parameters_shared, parameters_private;
     /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t bytes_a_round;
+    int64_t bytes_up, bytes_down;       /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
     int64_t variant_version;            /* of its population's base variant that it has received; 0: none */
     bool stopped;                       /* diverged: takes no further part */

@@ -81,7 +81,7 @@ static exit_code init_chunk(fleet *f, int first, int end, float *host, problems 
     const device *last = &f->devices[f->local[end - 1]];
     size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;
     ck_status status = ck_upload(f->stream, f->parameters + origin, host, bytes);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_wait(f->stream));
     return kernel_problem(list, f->backend, status, "initial adapters");
 }
 

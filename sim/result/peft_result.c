@@ -44,37 +44,22 @@ static exit_code shape_of_base(const settings *s, const char *result, base_shape
     exit_code code = join(path, list, "%s/" BASE_NAME, result);
     if (code == EXIT_OK && access(path, F_OK) != 0)
         code = join(path, list, "%s/config.json", s->base.checkpoint);
-    return code == EXIT_OK ? base_config_read(path, shape, list) : code;
+    return THEN(code, base_config_read(path, shape, list));
 }
 
 static bool allocate(checkpoint *c) {
-    size_t floats = (size_t)c->n_parameters, devices = (size_t)c->n_devices;
+    size_t floats = (size_t)c->n_parameters;
     c->parameters = malloc(floats * sizeof *c->parameters);
     c->moment1 = malloc(floats * sizeof *c->moment1);
     c->moment2 = malloc(floats * sizeof *c->moment2);
     c->carried = malloc((size_t)c->n_carried * sizeof *c->carried + 1);
-    c->device_expert_steps = malloc(devices * sizeof *c->device_expert_steps);
-    c->device_router_steps = malloc(devices * sizeof *c->device_router_steps);
-    c->bytes_up = malloc(devices * sizeof *c->bytes_up);
-    c->bytes_down = malloc(devices * sizeof *c->bytes_down);
-    c->stopped = malloc(devices * sizeof *c->stopped);
-    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps &&
-           c->device_router_steps && c->bytes_up && c->bytes_down && c->stopped;
+    return checkpoint_states_create(c) && c->parameters && c->moment1 && c->moment2 && c->carried;
 }
 
 static void source_close(source *s) {
     checkpoint *c = &s->checkpoint;
-    void *owned[] = {c->parameters,
-                     c->moment1,
-                     c->moment2,
-                     c->carried,
-                     c->device_expert_steps,
-                     c->device_router_steps,
-                     c->bytes_up,
-                     c->bytes_down,
-                     c->stopped,
-                     c->unfinished,
-                     c->variants};
+    void *owned[] = {c->parameters, c->moment1, c->moment2, c->carried, c->unfinished, c->variants};
+    checkpoint_states_free(c);
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     fleet_destroy(s->fleet);
     settings_destroy(s->settings);
@@ -84,10 +69,10 @@ static exit_code source_open(source *s, const char *result, problems *list) {
     char config[PATH_BYTES], path[PATH_BYTES];
     base_shape shape;
     exit_code code = join(config, list, "%s/config.yaml", result);
-    if (code == EXIT_OK) code = join(path, list, "%s/checkpoint.h5", result);
-    if (code == EXIT_OK) code = settings_load(config, 0, NULL, &s->settings, list);
-    if (code == EXIT_OK) code = shape_of_base(s->settings, result, &shape, list);
-    if (code == EXIT_OK) code = fleet_create(s->settings, &shape, &s->fleet, list);
+    THEN(code, join(path, list, "%s/checkpoint.h5", result));
+    THEN(code, settings_load(config, 0, NULL, &s->settings, list));
+    THEN(code, shape_of_base(s->settings, result, &shape, list));
+    THEN(code, fleet_create(s->settings, &shape, &s->fleet, list));
     if (code != EXIT_OK) return code;
     s->checkpoint = (checkpoint){.n_parameters = s->fleet->n_parameters,
                                  .n_carried = s->fleet->n_carried,
@@ -117,8 +102,8 @@ static exit_code check_saved(const source *s, const peft_selection *wanted, cons
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         const population_settings *p = s->fleet->populations[d->population].settings;
-        if (is_selected(s, wanted, d) && s->checkpoint.stopped[i] &&
-            s->checkpoint.device_expert_steps[i] == 0)
+        if (is_selected(s, wanted, d) && checkpoint_stopped(&s->checkpoint)[i] &&
+            checkpoint_counts(&s->checkpoint, STATE_EXPERT_STEPS)[i] == 0)
             return problem(list, EXIT_INPUT,
                            "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there "
                            "are no adapters of it; choose "
@@ -154,7 +139,7 @@ static exit_code write_expert(const source *s, const device *d, int e, const cha
     char path[PATH_BYTES], name[PEFT_NAME_BYTES];
     peft_folder_name(d->generalists, device_experts(d), e, name);
     exit_code code = join(path, list, "%s/%s", folder, name);
-    if (code == EXIT_OK) code = make_new(path, list);
+    THEN(code, make_new(path, list));
     if (code != EXIT_OK) return code;
     const float *pack = s->checkpoint.parameters + d->pack;
     return peft_write(path, &s->fleet->shapes[d->shape], e, &p->experts, &p->lora,
@@ -169,17 +154,16 @@ static exit_code write_device(const source *s, const device *d, const char *out,
     exit_code code = join(path, list, "%s/%s-seed%llu", out, p->name, (unsigned long long)p->seed);
     if (code == EXIT_OK && mkdir(path, 0777) != 0 && errno != EEXIST)
         code = problem(list, EXIT_RUN, "%s: cannot make the folder: %s", path, strerror(errno));
-    if (code == EXIT_OK)
-        code =
-            join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index);
-    if (code == EXIT_OK) code = make_new(path, list);
+    THEN(code,
+         join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index));
+    THEN(code, make_new(path, list));
     for (int e = 0; e < shape->n_experts && code == EXIT_OK; e++) {
         code = write_expert(s, d, e, path, list);
         written->folders += code == EXIT_OK;
     }
-    if (code == EXIT_OK) code = peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list);
+    THEN(code, peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list));
     written->devices += code == EXIT_OK;
-    written->diverged += code == EXIT_OK && s->checkpoint.stopped[d - s->fleet->devices];
+    written->diverged += code == EXIT_OK && checkpoint_stopped(&s->checkpoint)[d - s->fleet->devices];
     return code;
 }
 
@@ -213,8 +197,8 @@ exit_code peft_export(const char *result, const char *out, const peft_selection 
     if (code != EXIT_OK) return code;
     code = source_open(&s, result, list);
     if (code == EXIT_OK && count_selected(&s, selection) == 0) code = nothing_selected(&s, result, list);
-    if (code == EXIT_OK) code = check_saved(&s, selection, result, list);
-    if (code == EXIT_OK) code = write_whole(&s, out, selection, written, list);
+    THEN(code, check_saved(&s, selection, result, list));
+    THEN(code, write_whole(&s, out, selection, written, list));
     written->round = s.checkpoint.round;
     source_close(&s);
     return code;

@@ -170,8 +170,8 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
     int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
     exit_code code =
         kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = fleet_create_at(place, s, shape, &f, list);
-    if (code == EXIT_OK) code = plan_make(s, backend, shape, f, &out->plan, list);
+    THEN(code, fleet_create_at(place, s, shape, &f, list));
+    THEN(code, plan_make(s, backend, shape, f, &out->plan, list));
     if (code == EXIT_OK) out->devices = f->n_local;
     problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
     fleet_destroy(f);
@@ -184,22 +184,22 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
 static exit_code plan_processes(const settings *s, int n, process_plan *plans, run_outline *o,
                                 problems *list) {
     exit_code code = run_base_shape(s, &o->shape, list);
-    if (code == EXIT_OK) code = plan_admits_devices(s, n, list);
+    THEN(code, plan_admits_devices(s, n, list));
     for (int p = 0; p < n && code == EXIT_OK; p++)
         code = plan_process(s, &o->shape, (process_place){.process = p, .processes = n, .on_machine = n},
                             &plans[p], list);
-    if (code == EXIT_OK) code = fleet_create(s, &o->shape, &o->fleet, list);
-    if (code == EXIT_OK) code = variants_open(o->fleet, &o->shape, list);
-    if (code == EXIT_OK) code = fleet_open_data(o->fleet, list);
+    THEN(code, fleet_create(s, &o->shape, &o->fleet, list));
+    THEN(code, variants_open(o->fleet, &o->shape, list));
+    THEN(code, fleet_open_data(o->fleet, list));
     exit_code text = code == EXIT_OK && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
-    return code == EXIT_OK ? text : code;
+    return THEN(code, text);
 }
 
 static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
     ck_backend *backend = NULL;
     exit_code code =
         kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = outline_make(s, ck_collective_local(), backend, o, list);
+    THEN(code, outline_make(s, ck_collective_local(), backend, o, list));
     plan->plan = o->plan;
     ck_close(backend);
     return code;
@@ -240,9 +240,9 @@ exit_code run_check(const settings *s, int processes, problems *list) {
     run_outline o = {0};
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
     exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
-    if (code == EXIT_OK)
-        code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
-    if (code == EXIT_OK) code = read_base(s, o.fleet, list);
+    THEN(code,
+         processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list));
+    THEN(code, read_base(s, o.fleet, list));
     if (code == EXIT_OK) {
         report_base(&o.shape);
         putchar('\n');

@@ -90,22 +90,22 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     for (int i = 0; i < f->n_devices; i++) fill_device(s, i, &devices[i]);
     trace_header header = {.git_revision = COHORT_GIT_REVISION,
                            .config_yaml = yaml,
-                           .base = base_describe(&s->base.shape, base),
+                           .base = base_describe(&s->programs.base.shape, base),
                            .backend = ck_name(s->backend),
                            .hardware = hardware,
                            .created_utc = created,
                            .seed = s->settings->seed,
                            .n_populations = f->n_populations,
                            .n_devices = f->n_devices,
-                           .n_layers = s->base.shape.layers,
-                           .max_experts = s->max_experts,
-                           .sequence = s->sequence,
+                           .n_layers = s->programs.base.shape.layers,
+                           .max_experts = s->numbers.shape.experts,
+                           .sequence = s->numbers.shape.sequence,
                            .populations = populations,
                            .devices = devices,
                            .n_sources = n_sources,
                            .source_names = names,
-                           .routing_windows = s->n_routing_windows,
-                           .routing_devices = s->routing_devices,
+                           .routing_windows = s->routing.n,
+                           .routing_devices = s->routing.devices,
                            .sampling = s->sampled.size};
     code =
         rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);

@@ -27,7 +27,6 @@ static void poison(small_run *r, int device_index) {
 
 static void save(small_run *r, int round, checkpoint *c, const char *path) {
     small_check(checkpoints_save(r->session, round, c, path, r->problems), r->problems, "saving");
-    r->session->saved_round = round;
 }
 
 static size_t pack_bytes(const small_run *r, int device_index) {
@@ -44,20 +43,14 @@ typedef struct {
 static saved_packs read_back(const small_run *r, const checkpoint *c, const char *path) {
     saved_packs all = {.fleet = r->session->fleet};
     checkpoint found = *c;
-    uint8_t *stopped = malloc((size_t)c->n_devices);
-    int64_t *numbers = malloc(4 * (size_t)c->n_devices * sizeof *numbers);
     for (int i = 0; i < 3; i++)
         cr_assert_not_null(all.array[i] = malloc((size_t)c->n_parameters * sizeof(float)));
     found.carried = malloc((size_t)c->n_carried * sizeof(float) + 1);
-    cr_assert(stopped && numbers && found.carried);
+    cr_assert(checkpoint_states_create(&found) && found.carried);
     found.parameters = all.array[0], found.moment1 = all.array[1], found.moment2 = all.array[2];
-    found.device_expert_steps = numbers, found.device_router_steps = numbers + c->n_devices;
-    found.bytes_up = numbers + 2 * c->n_devices, found.bytes_down = numbers + 3 * c->n_devices;
-    found.stopped = stopped;
     small_check(checkpoint_read(path, &found, r->problems), r->problems, "reading back");
     free(found.carried);
-    free(numbers);
-    free(stopped);
+    checkpoint_states_free(&found);
     return all;
 }
 
@@ -77,13 +70,13 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     char path[5000];
     small_run r = small_open(TWO, 0, NULL);
     checkpoint c;
-    r.session->result = small_folder();
+    r.session->at.result = small_folder();
     snprintf(path, sizeof path, "%s/checkpoint.h5", small_folder());
     small_check(checkpoints_create(r.session, &c, r.problems), r.problems, "checkpoint");
     expert_step(&r);
     save(&r, 1, &c, path);
     saved_packs first = read_back(&r, &c, path);
-    r.session->round = 2;
+    r.session->at.round = 2;
     poison(&r, 1);
     expert_step(&r);
     cr_assert_eq(problems_count(r.problems), 1);
@@ -98,9 +91,10 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     cr_expect(same_pack(&first, &second, 0) && same_pack(&first, &second, 1), "what was last good is gone");
     cr_expect(!same_pack(&first, &second, 2) && !same_pack(&first, &second, 3),
               "the other population is not saved");
-    cr_expect(c.stopped[0] && c.stopped[1] && !c.stopped[2] && !c.stopped[3]);
-    cr_expect_eq(c.device_expert_steps[1], 1, "the steps that belong to these adapters");
-    cr_expect_eq(c.device_expert_steps[3], 2);
+    const uint8_t *stopped = checkpoint_stopped(&c);
+    cr_expect(stopped[0] && stopped[1] && !stopped[2] && !stopped[3]);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[1], 1, "the steps that belong to these adapters");
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[3], 2);
     expert_step(&r);
     save(&r, 3, &c, path);
     saved_packs third = read_back(&r, &c, path);
@@ -134,8 +128,8 @@ Test(divergence, a_checkpoint_of_what_was_never_good_holds_nothing) {
             largest = fmaxf(largest, fabsf(all.array[i][j]));
         cr_expect_gt(largest, 0.0F, "array %d of the other population", i);
     }
-    cr_expect_eq(c.device_expert_steps[0], 0);
-    cr_expect_eq(c.device_expert_steps[2], 1);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[0], 0);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[2], 1);
     free_packs(&all);
     checkpoints_destroy(&c);
     small_close(&r);
@@ -228,7 +222,7 @@ Test(divergence, in_an_evaluation_nothing_of_the_population_is_left) {
     small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS,
                                  r.problems),
                 r.problems, "");
-    int64_t row = (int64_t)s->base.shape.layers * s->max_experts;
+    int64_t row = (int64_t)s->programs.base.shape.layers * s->numbers.shape.experts;
     for (int i = 0; i < 5; i++) {
         double loss = metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i];
         cr_expect_eq(isnan(loss) != 0, i < 3, "the loss of device %d is %g", i, loss);
