@@ -59,6 +59,10 @@ static const option_row OPTIONS[] = {
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
+    {"by-task", NULL, ON_DATA, 'k', "examples: a source NAME/TASKS for each list of tasks"},
+    {"longest", "N", ON_DATA, 'l', "examples: leave out those of more than N tokens, and count them"},
+    {"end", "ID", ON_DATA, 'E', "examples: put this token behind every response"},
+    {"vocabulary", "N", ON_DATA, 'V', "examples: refuse token ids that are not below N"},
     {"help", NULL, ON_ALL, 'h', "describe the command"},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
@@ -88,10 +92,17 @@ static const command_row COMMANDS[] = {
         {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
          "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
          "each NAME=PATH.\n"
-         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, "
-         "shards, compressed\n"
-         "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-         "  cohort data --out data/languages german=text/de french=text/fr\n"},
+         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (shards, "
+         "compressed files) is\n"
+         "refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
+         "Prompts and responses: PATH is a file of JSON Lines (.jsonl), which is divided, or a folder with "
+         "train.jsonl,\n"
+         "valid.jsonl and test.jsonl. A line is {\"prompt\": .., \"response\": .., \"task\": ..}: text, or "
+         "lists "
+         "of token ids; task is\n"
+         "a name or a list of names, for --by-task. Examples of one prompt go to one split.\n\n"
+         "  cohort data --out data/languages german=text/de french=text/fr\n"
+         "  cohort data --out data/tasks --by-task phone=examples.jsonl\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run "
                       "that is still going.\n\n"
@@ -265,6 +276,31 @@ static void refuse_second(cli_command command, int letter, problems *list) {
                     COMMANDS[command].name, OPTIONS[i].name, optarg);
 }
 
+static void take_data_option(cli_arguments *a, int letter, problems *list) {
+    switch (letter) {
+    case 'v':
+        a->valid_share = read_share("valid-share", optarg, list);
+        break;
+    case 'e':
+        a->test_share = read_share("test-share", optarg, list);
+        break;
+    case 'k':
+        a->by_task = true;
+        break;
+    case 'l':
+        a->longest = (int64_t)read_whole(a->command, "longest", optarg, 2, INT_MAX, list);
+        break;
+    case 'E':
+        a->end = (int64_t)read_whole(a->command, "end", optarg, 0, INT_MAX - 1, list);
+        break;
+    case 'V':
+        a->vocabulary = (int64_t)read_whole(a->command, "vocabulary", optarg, 1, INT_MAX, list);
+        break;
+    default:
+        break;
+    }
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
     switch (letter) {
     case 's':
@@ -307,13 +343,8 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'h':
         a->help = true;
         break;
-    case 'v':
-        a->valid_share = read_share("valid-share", optarg, list);
-        break;
-    case 'e':
-        a->test_share = read_share("test-share", optarg, list);
-        break;
     default:
+        take_data_option(a, letter, list);
         break;
     }
 }
@@ -377,7 +408,7 @@ static void check_data(const cli_arguments *a, problems *list) {
 
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
-    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1};
+    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1, .end = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);

@@ -36,6 +36,8 @@ typedef struct {
     int device;    /* -1: not given */
     int processes; /* 0: not given */
     double valid_share, test_share;
+    bool by_task;
+    int64_t longest, vocabulary, end; /* 0, 0, -1: not given */
 } cli_arguments;
 
 /* All problems are reported; words are counted only without --help. */

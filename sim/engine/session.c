@@ -93,7 +93,8 @@ static bool allocate_numbers(session *s) {
         s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
     s->bytes_up = calloc(devices, sizeof *s->bytes_up);
     s->bytes_down = calloc(devices, sizeof *s->bytes_down);
-    return ok && s->bytes_up && s->bytes_down;
+    s->evaluated = calloc(devices, sizeof *s->evaluated);
+    return ok && s->bytes_up && s->bytes_down && s->evaluated;
 }
 
 static exit_code allocate_host(session *s, problems *list) {
@@ -236,6 +237,7 @@ static void free_numbers(session *s) {
     metric_row_destroy(&s->numbers);
     free(s->bytes_up);
     free(s->bytes_down);
+    free(s->evaluated);
 }
 
 void session_release(session *s) {

@@ -45,6 +45,11 @@ typedef struct {
     int64_t devices;
 } step_numbers;
 
+/* Of a device in the evaluation under way. */
+typedef struct {
+    int64_t tokens, counted; /* counted: those whose loss counts */
+} evaluated_tokens;
+
 typedef enum { DIVERGED_IN_TRAINING, DIVERGED_IN_ROUTER_STEP, DIVERGED_IN_EVALUATION } divergence_kind;
 
 /* Where numbers of a population were first seen not to be finite. */
@@ -87,6 +92,7 @@ typedef struct {
     metric_row numbers;
     sampled_windows sampled;
     int64_t *bytes_up, *bytes_down; /* [devices] totals */
+    evaluated_tokens *evaluated;    /* [devices] */
     /* of the expert steps since the session began, of all processes */
     double expert_seconds, expert_tokens, expert_flops;
     double step_loss;       /* mean over all devices of the last expert step */
@@ -136,7 +142,7 @@ exit_code session_gather_texts(session *s, problems *list);
 exit_code session_gather_steps(session *s, problems *list);
 exit_code session_gather_round(session *s, problems *list);
 
-/* evaluate.c. Mean loss of each device on fixed windows of `part`, into a metric of devices; NaN for stopped
+/* evaluate.c. Mean loss of each device on fixed windows of `part`, per token that counts, into a metric of devices; NaN for stopped
  * ones. */
 typedef struct {
     data_part part;

@@ -38,10 +38,13 @@ static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT
 /* How often the run's steps read a device's training text, in the mean over the population. */
 static double times_read(const fleet *f, const population *p) {
     const schedule_totals *all = fleet_totals(f, &f->devices[p->first_device]);
-    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence,
-           sum = 0.0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
+    double windows = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN],
+           tokens = windows * p->settings->data.sequence, sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        const device_text *text = &f->devices[i].text;
+        sum += text->train_examples > 0 ? windows / (double)text->train_examples
+                                        : tokens / (double)text->tokens[DATA_TRAIN];
+    }
     return sum / p->n_devices;
 }
 
