@@ -148,25 +148,30 @@ static void find_prompts(const char *name, char mark, char found[200][4], int *e
         for (int t = 0; t < prompt; t++) text[t] = (char)ids[t];
         text[prompt] = '\0';
         cr_assert_eq(sscanf(text, "<prompt %d>", &number), 1, "%s", text);
-        if (!strchr(found[number], mark)) strncat(found[number], &mark, 1);
+        if (!strchr(found[number], mark)) found[number][strlen(found[number])] = mark;
         ++*examples;
     }
     shard_close(s);
 }
 
 Test(data_build_examples, a_prompt_is_in_one_split_and_copies_are_left_out) {
-    char found[200][4] = {{0}};
-    int lines, n[3] = {0};
+    int lines, all = 199 * 2 + 1; /* 67 prompts of one response, 67 of two, 66 of three */
     char *text = many_lines(&lines);
     add_source("many", "many.jsonl", text);
-    build();
-    find_prompts("train_0.bin", 'a', found, &n[0]);
-    find_prompts("valid_0.bin", 'v', found, &n[1]);
-    find_prompts("test_0.bin", 't', found, &n[2]);
-    for (int i = 0; i < 200; i++) cr_expect_eq(strlen(found[i]), 1, "prompt %d is in %s", i, found[i]);
-    int all = 199 * 2 + 1; /* 67 prompts of one response, 67 of two, 66 of three */
-    cr_expect_eq(n[0] + n[1] + n[2], all);
-    cr_expect(abs(n[1] - all / 10) <= 3 && abs(n[2] - all / 5) <= 3, "%d, %d, %d", n[0], n[1], n[2]);
+    for (int tenths = 1; tenths < 9; tenths++) {
+        char found[200][4] = {{0}};
+        int n[3] = {0};
+        snprintf(out, sizeof out, "%s/out%d", folder, tenths);
+        options.test_share = tenths / 10.0;
+        build();
+        find_prompts("train_0.bin", 'a', found, &n[0]);
+        find_prompts("valid_0.bin", 'v', found, &n[1]);
+        find_prompts("test_0.bin", 't', found, &n[2]);
+        for (int i = 0; i < 200; i++) cr_expect_eq(strlen(found[i]), 1, "prompt %d is in %s", i, found[i]);
+        cr_expect_eq(n[0] + n[1] + n[2], all);
+        cr_expect(abs(n[1] - all / 10) <= 3 && abs(n[2] - all * tenths / 10) <= 3, "%d, %d, %d", n[0], n[1],
+                  n[2]);
+    }
     char *table = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&table, &size);

@@ -221,7 +221,8 @@ Test(data_examples, targets_of_the_prompt_do_not_count) {
     shard_close(s);
 }
 
-/* Example i of `n` has a prompt of 1 + i % 3 tokens and a response of 1 + i % 4, each token `base` + i. */
+/* Example i of `n` has a prompt of 1 + i % 3 tokens and a response of 1 + i % 4, each token `base` + i; lines count
+ * down to 10. */
 static int64_t tokens_of(int i) {
     return 2 + i % 3 + i % 4;
 }
@@ -233,7 +234,7 @@ static void write_examples(const char *name, int n, int base) {
     FILE *file = fopen(data_path(folder, name), "wb");
     cr_assert_eq(examples_begin(&w, file, n, all, 2), 0);
     for (int i = 0; i < n; i++)
-        cr_assert_eq(examples_put_record(&w, 1 + i % 3, (int32_t)tokens_of(i), 10 + i), 0);
+        cr_assert_eq(examples_put_record(&w, 1 + i % 3, (int32_t)tokens_of(i), 10 + n - 1 - i), 0);
     for (int i = 0; i < n; i++)
         for (int64_t t = 0; t < tokens_of(i); t++)
             cr_assert_eq(examples_put_tokens(&w, &(uint32_t){(uint32_t)(base + i)}, 1), 0);
@@ -383,8 +384,8 @@ Test(data_examples, examples_longer_than_a_window_are_refused_or_cut) {
     /* those with i % 12 = 11 have 7 tokens: 10 of train twice, 1 and 2 of valid, 2 of test twice */
     cr_expect(
         data_says(list,
-                  "27 of its 324 examples have more than 6 tokens (first of source 0, train: lines 21, 33, "
-                  "45); the longest has 7: write data.sequence: 6"),
+                  "27 of its 324 examples have more than 6 tokens (first of source 0, train: lines 10, 22, "
+                  "34); the longest has 7: write data.sequence: 6"),
         "%s", problems_message(list, 0));
     d.truncate = 1;
     cr_expect_eq(corpus_check_examples(c, &d, list), EXIT_OK);

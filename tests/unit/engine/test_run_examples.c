@@ -202,6 +202,36 @@ Test(run_examples, recorded_windows_end_with_their_example) {
     small_close(&r);
 }
 
+/* What comes with each window moves along when a device before it is taken out. */
+Test(run_examples, windows_keep_their_numbers_when_a_device_leaves_the_wave) {
+    small_run r = open_run(EVALUATED, NULL);
+    fleet *f = r.session->fleet;
+    wave_buffer *w = r.session->filling;
+    data_window at[4];
+    for (int i = 0; i < 4; i++) {
+        const device *d = &f->devices[i];
+        wave_add_device(w, f, i, 0);
+        cr_assert_eq(device_data_sample(d->data, DATA_TRAIN, 0, 2 * i, LONGEST, &at[i], r.problems), EXIT_OK);
+        cr_assert_eq(wave_add_window(w, &at[i], r.problems), EXIT_OK);
+    }
+    fleet_stop(f, 0); /* devices 0 and 1 */
+    wave_drop_stopped(w, f);
+    cr_assert(w->n_devices == 2 && w->n_sequences == 2);
+    cr_expect(at[0].tokens != at[2].tokens || at[1].tokens != at[3].tokens, "windows before are as long");
+    for (int i = 0; i < 2; i++) {
+        int32_t tokens[LONGEST], targets[LONGEST];
+        const data_window *expected = &at[2 + i];
+        cr_assert_eq(data_window_read(expected, tokens, targets, r.problems), EXIT_OK);
+        cr_expect_eq(wave_tokens(w, i), expected->tokens);
+        cr_expect_eq(wave_counted(w, i), expected->tokens - expected->skipped);
+        cr_expect_eq(w->place[i], expected->place);
+        cr_expect_arr_eq(w->tokens + w->first_token[i], tokens, (size_t)expected->tokens * sizeof *tokens);
+        cr_expect_arr_eq(w->targets + w->first_token[i], targets, (size_t)expected->tokens * sizeof *targets);
+    }
+    wave_clear(w);
+    small_close(&r);
+}
+
 /* Waves that hold one device's step and a few windows of an evaluation, against waves that hold all. */
 Test(run_examples, waves_of_many_lengths_change_no_bit) {
     const char *sizes[] = {"wave_tokens=80", NULL};
