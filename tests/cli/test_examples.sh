@@ -58,7 +58,7 @@ TABLE
 test_check_and_run_say_the_same_of_examples() {
     make_corpus
     expect_status 0 cohort check "$config"
-    expect_text out 'mixed       comigs'
+    expect_text out 'mixed: a device has 30 training examples; train tokens are of prompts and responses'
     [[ ! -s err ]] || fail "$(<err)"
     expect_status 0 cohort export "$(undisturbed)" --table devices
     # 30 examples of about 30 bytes
@@ -140,6 +140,31 @@ test_losses_are_those_of_transformers_on_responses_alone() {
     "$python" "$COHORT_SOURCE_DIR/tests/reference/check_examples.py" corpus base windows.csv loss.csv || fail 'losses differ'
 }
 
+test_a_tokenizer_makes_ids_of_text() {
+    local python=${COHORT_PYTHON:-python3}
+    "$python" -c 'import tokenizers' 2>/dev/null || skip 'no tokenizers; COHORT_PYTHON can name a Python that has them'
+    "$python" - <<'PYTHON'
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+words = {w: i for i, w in enumerate(["<s>", "</s>", "turn", "left", "right", "?"])}
+tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+tokenizer.save("tokenizer.json")
+PYTHON
+    printf '%s\n' '{"task": "t", "prompt": "turn left", "response": "right"}' '' '{"prompt": "turn up", "response": "?"}' >text.jsonl
+    "$python" "$COHORT_SOURCE_DIR/configs/data/tokenize_examples.py" tokenizer.json '</s>' <text.jsonl >ids.jsonl
+    expect_same ids.jsonl - 'the ids' <<'IDS'
+{"task": "t", "prompt": [0, 2, 3], "response": [4, 1]}
+{"prompt": [0, 2, 5], "response": [5, 1]}
+IDS
+    mkdir parts
+    for part in train valid test; do cp ids.jsonl "parts/$part.jsonl"; done
+    expect_status 0 cohort data --out corpus --vocabulary 6 a=parts
+    echo '{"prompt": 3}' >>text.jsonl
+    expect_status 1 "$python" "$COHORT_SOURCE_DIR/configs/data/tokenize_examples.py" tokenizer.json <text.jsonl
+    expect_text err 'line 4: is no example of text'
+}
+
 # ---- What is refused
 
 expect_refused() { # text; options...
@@ -162,7 +187,7 @@ test_examples_longer_than_a_window_are_refused_once() {
     make_corpus
     expect_refused "examples.yaml:9: data.corpus: corpus: 140 of its 800 examples have more than 41 tokens (first of source one, train: lines 14, 15, 16)" \
         --set data.sequence=40 --set base.pretrain.sequence=64
-    expect_text err 'the longest has 55: write data.sequence: 54, or data.truncate: true to cut them, or leave them out with `cohort data --longest 41`'
+    expect_text err 'the longest has 55: write data.sequence: 54, or data.truncate: true to cut them, or leave them out with '
     run_it --out cut --set data.sequence=40 --set base.pretrain.sequence=64 --set data.truncate=true --set train.rounds=1
     expect_refused 'have a prompt of more than 9 tokens (data.sequence)' --set data.sequence=9 --set base.pretrain.sequence=64 \
         --set data.truncate=true
@@ -215,7 +240,8 @@ test_text_and_examples_are_not_mixed() {
     expect_status 2 cohort data --out corpus --longest 9 text=text/a.txt
     expect_text err '--by-task, --longest, --vocabulary and --end are of examples'
     expect_status 2 cohort run "$config" --out result --set data.corpus=one.jsonl
-    expect_text err 'the corpus one.jsonl is a file; a corpus is a folder of shards, which `cohort data NAME=one.jsonl` makes'
+    expect_text err 'the corpus one.jsonl is a file; a corpus is a folder of shards, which '
+    expect_text err 'cohort data NAME=one.jsonl'
     [[ ! -e corpus ]] || fail 'something was written'
 }
 
