@@ -244,6 +244,10 @@ static exit_code build_all(build *b, line_examples *read) {
         exit_code one = read_source(&b->lines, o->paths[i], &read[i], b->list);
         if (code == EXIT_OK) code = one;
     }
+    if (code == EXIT_OK && o->vocabulary > 0 && b->lines.largest >= o->vocabulary)
+        code =
+            problem(b->list, EXIT_INPUT, "--vocabulary %lld: the text has the byte %lld; give at least %lld",
+                    (long long)o->vocabulary, (long long)b->lines.largest, (long long)b->lines.largest + 1);
     if (code == EXIT_OK && fflush(b->lines.tokens) != 0)
         code = problem(b->list, EXIT_ENVIRONMENT, "%s: tokens cannot be written: %s", b->folder,
                        strerror(errno));

@@ -394,4 +394,8 @@ Test(data_build_examples, options_and_sources_go_together) {
     options.end = 256;
     cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
     cr_expect(data_says(list, "--end 256 is no id below --vocabulary 256"));
+    options.ends = false;
+    options.vocabulary = 100;
+    cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
+    cr_expect(data_says(list, "--vocabulary 100: the text has the byte 114; give at least 115"));
 }
