@@ -63,7 +63,18 @@ test_check_and_run_say_the_same_of_examples() {
     expect_status 0 cohort export "$(undisturbed)" --table devices
     # 30 examples of about 30 bytes
     awk -F, '$1 == "mixed" && ($7 < 500 || $7 > 1500) { print; bad = 1 } END { exit bad }' out || fail 'not thirty examples'
-    expect_status 0 cohort plot "$(undisturbed)" --out figures || skip 'no matplotlib'
+}
+
+# A recorded window ends with its example, in the table and in the figure.
+test_recorded_tokens_are_those_of_examples() {
+    make_corpus
+    expect_status 0 cohort export "$(undisturbed)" --table tokens
+    awk -F, 'NR > 1 && $1 == 6 && $8 == 0 { n[$2] = $6 + 1 } END { for (w in n) print (n[w] < 64 && n[w] > 8) ? "short" : n[w] }' out >lengths
+    expect_same lengths - 'the lengths of windows' <<<$'short\nshort\nshort'
+    /usr/bin/python3 -c 'import h5py, matplotlib' 2>/dev/null || skip 'no h5py and matplotlib (Debian: python3-h5py)'
+    [[ -e ${COHORT_BINARY%/*}/../results/plot.py ]] || skip 'results/plot.py is not beside the program'
+    expect_status 0 cohort plot "$(undisturbed)" --out figures
+    [[ -s figures/tokens.png && ! -s err ]] || fail "$(<err)"
 }
 
 test_a_run_is_the_same_whatever_the_waves_and_threads() {
