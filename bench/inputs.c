@@ -145,7 +145,8 @@ static exit_code write_base(const job *j, const char *folder, problems *list) {
     char path[JOB_PATH_BYTES];
     base_model *model = NULL;
     path_in(path, folder, "base");
-    exit_code code = base_random(&j->base, j->seed, &model, list);
+    base_shape shape = base_complete(j->base);
+    exit_code code = base_random(&shape, j->seed, &model, list);
     if (code == EXIT_OK) widen_embedding(model);
     if (code == EXIT_OK) code = base_save(model, path, list);
     base_destroy(model);

@@ -21,7 +21,7 @@
 
 typedef struct {
     const char *name;
-    base_shape base;
+    base_shape base; /* base_complete() gives the rest */
     int devices, batch, sequence, steps;
     int warmup; /* first steps that are not timed */
     int generalists, specialists, rank, attention_rank, top_k;

@@ -7,36 +7,52 @@
 #ifndef COHORT_KERNELS_BACKEND_H
 #define COHORT_KERNELS_BACKEND_H
 
+#include "decoding.h"
 #include "kernels.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define CK_FORWARD_OPS(X)                                                                                    \
+/* Ops of the base alone: nothing of theirs depends on a device's shape. */
+#define CK_BASE_FORWARD_OPS(X)                                                                               \
     X(embed)                                                                                                 \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
     X(attention)                                                                                             \
+    X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
+    X(swiglu)                                                                                                \
     X(head)                                                                                                  \
+    X(logits)
+#define CK_BASE_BACKWARD_OPS(X)                                                                              \
+    X(embed_backward)                                                                                        \
+    X(norm_backward)                                                                                         \
+    X(linear_backward)                                                                                       \
+    X(rope_backward)                                                                                         \
+    X(attention_backward)                                                                                    \
+    X(gelu_backward)                                                                                         \
+    X(swiglu_backward)
+/* Ops of a device's adapters in one layer: their descriptors have a member `layer`. */
+#define CK_ADAPTER_FORWARD_OPS(X)                                                                            \
     X(lora)                                                                                                  \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(expert_expand)
-#define CK_BACKWARD_OPS(X)                                                                                   \
-    X(embed_backward)                                                                                        \
-    X(norm_backward)                                                                                         \
-    X(linear_backward)                                                                                       \
-    X(attention_backward)                                                                                    \
-    X(gelu_backward)                                                                                         \
+#define CK_ADAPTER_BACKWARD_OPS(X)                                                                           \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
     X(expert_expand_backward)
-#define CK_LOCAL_OPS(X)  CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
-#define CK_GLOBAL_OPS(X) X(balance)
-#define CK_OPS(X)        CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
+/* Ops that see the whole wave, and belong to no layer. */
+#define CK_GLOBAL_OPS(X)   X(balance)
+#define CK_FORWARD_OPS(X)  CK_BASE_FORWARD_OPS(X) CK_ADAPTER_FORWARD_OPS(X)
+#define CK_BACKWARD_OPS(X) CK_BASE_BACKWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
+#define CK_BASE_OPS(X)     CK_BASE_FORWARD_OPS(X) CK_BASE_BACKWARD_OPS(X)
+#define CK_ADAPTER_OPS(X)  CK_ADAPTER_FORWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
+#define CK_LOCAL_OPS(X)    CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
+#define CK_OPS(X)          CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)
 
 typedef enum {
 #define X(op) CK_OP_##op,
@@ -55,7 +71,9 @@ typedef struct {
 } ck_op;
 
 static inline bool ck_is_global(ck_op_kind kind) {
-    return kind == CK_OP_balance;
+#define X(op) || kind == CK_OP_##op
+    return false CK_GLOBAL_OPS(X);
+#undef X
 }
 
 static inline bool ck_is_backward(ck_op_kind kind) {
@@ -114,8 +132,10 @@ struct ck_program {
     ck_capacity capacity;
     ck_op *ops;
     int n_ops, ops_capacity;
-    int segment;   /* of the op being recorded */
-    bool backward; /* an op that may write gradients was recorded: no global op may follow */
+    int segment;       /* of the op being recorded */
+    bool backward;     /* an op that may write gradients was recorded: no global op may follow */
+    bool decodes;      /* attention with a cache was recorded */
+    int32_t n_linears; /* 1 + the largest number of a linear that variants may replace */
     ck_tensor *tensors;
     bool finished;
     ck_status status;
@@ -183,6 +203,13 @@ ck_status ck_fail(ck_backend *backend, ck_status status, const char *format, ...
 
 /* CK_BAD_ARGUMENT, with a message, where the wave contradicts itself or does not fit the program. */
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave);
+/* Its part for a decoding program (decoding.c), of a wave that is right otherwise. */
+ck_status ck_wave_check_decoding(const ck_program *program, const ck_wave *wave);
+
+/* Position of a sequence's first token of the wave. */
+static inline int32_t ck_first_position(const ck_wave *wave, int sequence) {
+    return wave->first_position ? wave->first_position[sequence] : 0;
+}
 
 static inline int64_t ck_align(int64_t floats) {
     return (floats + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;

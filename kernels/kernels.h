@@ -36,101 +36,12 @@
 #include <stdint.h>
 
 #include "pack.h"
+#include "streams.h"
+#include "updates.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* ---- Backends -------------------------------------------------------------------------------- */
-
-typedef struct ck_backend ck_backend;
-
-typedef struct {
-    const char *name;        /* "cpu", "cuda" */
-    const char *unavailable; /* NULL if usable, else the reason in a sentence a user understands */
-} ck_backend_info;
-
-/* The registry, in order of preference; *count entries, valid for the life of the process. */
-const ck_backend_info *ck_backends(int *count);
-
-/* Opens a backend by name ("auto": the first usable one). threads: CPU worker threads, at most
- * CK_MAX_THREADS; 0 = one per core of the affinity mask. */
-ck_status ck_open(const char *name, int threads, ck_backend **out);
-void ck_close(ck_backend *backend); /* NULL is fine */
-const char *ck_name(const ck_backend *backend);
-/* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
-const char *ck_hardware(const ck_backend *backend);
-int ck_threads(const ck_backend *backend);
-/* The message of the last failed call on this backend; NULL: of the last failed ck_open(). Never NULL. */
-const char *ck_last_error(const ck_backend *backend);
-
-/* First of all in main(): lets OpenMP's threads soon sleep where they wait, unless the environment says how
- * they are to wait. May start the program anew, in the same process and with the same arguments; other
- * programs that it starts see nothing of that. */
-void ck_wait_asleep(char **argv);
-
-/* ---- Streams --------------------------------------------------------------------------------- */
-
-/* Work is issued to a stream and runs in order; ck_wait() returns when it is done and reports what failed.
- * Several streams may overlap where the backend can (CUDA), unless one awaits an event of another
- * (ck_event_await()); the CPU backend finishes each call before it returns.
- *
- * A failure is sticky: every later call on the stream does nothing and returns the same status, until
- * ck_wait() reports it and clears it. So a caller may issue a sequence of calls and ask once. */
-typedef struct ck_stream ck_stream;
-ck_status ck_stream_create(ck_backend *backend, ck_stream **out);
-void ck_stream_destroy(ck_stream *stream); /* NULL is fine */
-ck_status ck_wait(ck_stream *stream);
-/* CK_OK, or the first failure since the last ck_wait() */
-ck_status ck_stream_status(const ck_stream *stream);
-
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-/* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never
- * dereferenced by it. */
-ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
-/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its
- * own): for what does not fit beside the rest. Kernels may work on it in place, at the speed of the bus; what
- * they need often is copied to near memory before. */
-ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
-void ck_free(ck_backend *backend, void *memory);
-/* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */
-size_t ck_memory_bytes(const ck_backend *backend);
-/* Between two places of the backend's memory that do not overlap, near or far. */
-ck_status ck_copy(ck_stream *stream, void *to, const void *from, size_t bytes);
-/* Host memory must stay as it is until ck_wait(). */
-ck_status ck_upload(ck_stream *stream, void *to, const void *host, size_t bytes);
-ck_status ck_download(ck_stream *stream, void *host, const void *from, size_t bytes);
-ck_status ck_zero(ck_stream *stream, void *memory, size_t bytes);
-/* live bytes: buffers, activations, workspaces; nothing that is far */
-size_t ck_allocated_bytes(const ck_backend *backend);
-
-/* ---- Events ---------------------------------------------------------------------------------- */
-
-/* A moment in a stream's work: what was issued to it before is done. */
-typedef struct ck_event ck_event;
-ck_status ck_event_create(ck_backend *backend, ck_event **out);
-void ck_event_destroy(ck_event *event); /* NULL is fine */
-ck_status ck_event_record(ck_stream *stream, ck_event *event);
-/* What is issued to the stream from now on waits for the moment that was last recorded, on whichever stream;
- * for nothing if none was. The host does not wait. */
-ck_status ck_event_await(ck_stream *stream, ck_event *event);
-/* Between two moments by the backend's own clock (a GPU's events), valid after ck_wait(). */
-double ck_event_seconds(const ck_event *from, const ck_event *to);
-
-/* ---- Measuring ------------------------------------------------------------------------------- */
-
-/* Work that is recorded once and replayed without the host's cost of issuing it. Between begin and end
- * nothing runs. A backend without graphs (the CPU) answers CK_UNAVAILABLE to begin; the caller then issues
- * the work itself. */
-typedef struct ck_graph ck_graph;
-ck_status ck_capture_begin(ck_stream *stream);
-ck_status ck_capture_end(ck_stream *stream, ck_graph **out);
-ck_status ck_graph_launch(ck_stream *stream, ck_graph *graph);
-void ck_graph_destroy(ck_graph *graph); /* NULL is fine */
-
-/* Bytes of the last cache before memory: a measurement that goes round four times as much finds them cold. */
-size_t ck_cache_bytes(const ck_backend *backend);
 
 /* ---- Waves ----------------------------------------------------------------------------------- */
 
@@ -142,7 +53,14 @@ typedef struct {
     int32_t shape; /* index into ck_wave.shapes */
     /* CK_LEARN_*: the gradients that this step needs, others have no defined content; 0: evaluation */
     uint32_t learn;
+    int32_t variant; /* of the base: 1 .. ck_wave.n_variants; 0: the weights that were recorded */
 } ck_wave_device;
+
+/* What a variant of the base has in place of the weight [out, in] and the bias [out] of a linear; each NULL:
+ * what was recorded. Backend memory, which outlives the programs that read it. */
+typedef struct {
+    const float *weight, *bias;
+} ck_replacement;
 
 /* Host arrays, copied by ck_run() to where the backend needs them; caller keeps ownership. */
 typedef struct {
@@ -151,13 +69,18 @@ typedef struct {
     const int32_t *first_sequence;  /* [n_devices + 1]; no device without a sequence */
     const ck_wave_device *devices;  /* [n_devices] */
     int32_t n_shapes;
-    const ck_shape *shapes;          /* [n_shapes] */
+    const ck_shape *shapes; /* [n_shapes] */
+    int32_t n_variants, n_linears;
+    const ck_replacement *variants;  /* [n_variants, n_linears] */
     const int32_t *tokens, *targets; /* [n_tokens] ids; target < 0: not counted */
-    const float *parameters;         /* backend memory: packs of all devices */
+    /* [n_sequences] position of each sequence's first token (NULL: 0); its place in caches (decoding.h) */
+    const int32_t *first_position, *cache_slot;
+    const float *parameters; /* backend memory: packs of all devices */
     /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *gradients;
     float *base_gradients; /* backend memory, only for programs that train the base; overwritten */
-    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x, or -1 */
+    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x (where the
+     * device has neither: in x itself), or -1 */
     int32_t *fault;
 } ck_wave;
 
@@ -202,7 +125,7 @@ ck_status ck_tensor_upload(ck_stream *stream, ck_tensor *tensor, int64_t n_token
  * Backward ops of frozen tensors give input gradients; the *_gradient offsets (floats into the base's
  * gradient pack, -1 = frozen) serve pre-training. */
 
-/* x_t = wte[token_t] + wpe[t - first token of its sequence]. */
+/* x_t = wte[token_t] + wpe[position of t in its sequence]; wpe NULL: without the second. */
 typedef struct {
     ck_tensor *x;
     const float *wte, *wpe;
@@ -210,43 +133,54 @@ typedef struct {
 } ck_embed;
 void ck_op_embed(ck_program *, const ck_embed *);
 
-/* dwte, dwpe from dx. The tied head writes dwte first (ck_op_head), so this op adds to it. */
+/* dwte, dwpe (-1: there is no wpe) from dx. accumulate: dwte +=, because the tied head has written it before
+ * (ck_op_head). positions: rows of wpe. */
 typedef struct {
     const ck_tensor *dx;
     int64_t wte_gradient, wpe_gradient;
     int32_t width, vocabulary, positions;
+    bool accumulate;
 } ck_embed_backward;
 void ck_op_embed_backward(ck_program *, const ck_embed_backward *);
 
-/* LayerNorm: y = (x - mean) rstd gain + bias; stats [tokens, 2] keeps mean, rstd. */
+/* LayerNorm: y = (x - mean) rstd gain + bias, rstd = 1 / sqrt(mean of (x - mean)^2 + epsilon).
+ * RMSNorm (Zhang and Sennrich 2019): y = x rstd gain, rstd = 1 / sqrt(mean of x^2 + epsilon); no bias.
+ * stats [tokens, 2] keeps mean (RMSNorm: 0), rstd. */
+typedef enum { CK_LAYER_NORM, CK_RMS_NORM } ck_norm_kind;
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y, *stats;
-    const float *gain, *bias;
+    const float *gain, *bias; /* bias NULL with RMSNorm */
     int32_t width;
     float epsilon;
+    ck_norm_kind kind;
 } ck_norm;
 void ck_op_norm(ck_program *, const ck_norm *);
 
-/* dx = LayerNorm backward of dy (accumulate: dx +=). */
+/* dx = backward of dy through the norm (accumulate: dx +=). */
 typedef struct {
     const ck_tensor *x, *stats, *dy;
     ck_tensor *dx;
     const float *gain;
     int32_t width;
-    int64_t gain_gradient, bias_gradient;
+    int64_t gain_gradient, bias_gradient; /* both or neither; with RMSNorm the first alone */
     bool accumulate;
+    ck_norm_kind kind;
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
-/* y = x W^T + c b (+ residual where given); c = sum_e w_e of the token where gates are given and the device's
- * mix is MLP (b_pr of the expert layer), else 1. */
+/* Of linears and what reads their bias: `linear` is the linear's place in ck_wave.variants, -1: no variant
+ * replaces it. */
+
+/* y = x W^T + c b (+ residual where given); b may be NULL; c = bias_factor of the token where it is given (see
+ * ck_route), else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y;
-    const ck_tensor *residual, *gates;
+    const ck_tensor *residual;
+    const ck_tensor *bias_factor; /* [tokens, 1] */
     const float *weight, *bias;
-    int32_t in, out;
+    int32_t in, out, linear;
 } ck_linear;
 void ck_op_linear(ck_program *, const ck_linear *);
 
@@ -255,24 +189,45 @@ typedef struct {
     const ck_tensor *x, *dy;
     ck_tensor *dx;
     const float *weight;
-    int32_t in, out;
+    int32_t in, out, linear;
     bool accumulate;
     int64_t weight_gradient, bias_gradient;
 } ck_linear_backward;
 void ck_op_linear_backward(ck_program *, const ck_linear_backward *);
 
-/* Causal multi-head attention. qkv [tokens, 3D], o [tokens, D], lse [tokens, heads] log-sum-exp of each score
- * row. */
+/* Rotary position embedding (Su et al. 2021), in place on the q and k of qkv, which lies as ck_attention says:
+ * of each head of a token at position t of its sequence, elements i and i + head_size / 2 (i < head_size / 2)
+ * turn by the angle of (t, i):
+ *   (a, b) <- (a cos - b sin, b cos + a sin).
+ * table [positions, head_size / 2, 2] holds cos, sin of each angle; backend memory, of as many positions as
+ * the longest sequence has tokens. head_size is even. */
+typedef struct {
+    ck_tensor *qkv;
+    const float *table;
+    int32_t heads, kv_heads, head_size;
+} ck_rope;
+void ck_op_rope(ck_program *, const ck_rope *);
+/* The same on dqkv, by the opposite angles. */
+typedef struct {
+    ck_tensor *dqkv;
+    const float *table;
+    int32_t heads, kv_heads, head_size;
+} ck_rope_backward;
+void ck_op_rope_backward(ck_program *, const ck_rope_backward *);
+
+/* Causal attention, of query heads in groups that share a head of keys and values (Ainslie et al. 2023): query
+ * head j reads kv head j / (heads / kv_heads). qkv [tokens, (heads + 2 kv_heads) head_size]: the query heads,
+ * then k, then v; o [tokens, heads head_size]; lse [tokens, heads] log-sum-exp of each score row. */
 typedef struct {
     const ck_tensor *qkv;
     ck_tensor *o, *lse;
-    int32_t heads, width;
+    int32_t heads, kv_heads, head_size; /* kv_heads divides heads */
 } ck_attention;
 void ck_op_attention(ck_program *, const ck_attention *);
 typedef struct {
     const ck_tensor *qkv, *o, *lse, *d_o;
     ck_tensor *dqkv;
-    int32_t heads, width;
+    int32_t heads, kv_heads, head_size;
 } ck_attention_backward;
 void ck_op_attention_backward(ck_program *, const ck_attention_backward *);
 
@@ -290,39 +245,63 @@ typedef struct {
 } ck_gelu_backward;
 void ck_op_gelu_backward(ck_program *, const ck_gelu_backward *);
 
-/* Tied head and cross-entropy, fused: logits = x wte^T exist for a few rows at a time only. loss[sequence] =
- * sum over counted tokens of -log p(target), nats; correct[sequence] = tokens whose arg max is the target. dx
- * (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens); with wte_gradient
- * >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
+/* The same with a gate: u [tokens, 2 F] holds gate and up, g and v; m = silu(g) v, silu(g) = g sigma(g).
+ * dg = dm v silu'(g), dv = dm silu(g); du is neither u nor dm. */
 typedef struct {
+    const ck_tensor *u;
+    ck_tensor *m;
+    int32_t ffn;
+} ck_swiglu;
+void ck_op_swiglu(ck_program *, const ck_swiglu *);
+typedef struct {
+    const ck_tensor *u, *dm;
+    ck_tensor *du;
+    int32_t ffn;
+} ck_swiglu_backward;
+void ck_op_swiglu_backward(ck_program *, const ck_swiglu_backward *);
+
+/* Head and cross-entropy, fused: logits = x W^T exist for a few rows at a time only. loss[sequence] = sum over
+ * counted tokens of -log p(target), nats. A wave of a program with CK_HEAD_STEP has devices, one of a program
+ * with CK_HEAD_PRETRAIN has none, and base gradients. */
+typedef enum {
+    CK_HEAD_EVALUATE, /* losses alone */
+    CK_HEAD_STEP,     /* dx = gradient of (sum of the device's losses) / (the device's counted tokens) */
+    CK_HEAD_PRETRAIN  /* dx, dW = gradients of (sum of the wave's losses) / (the wave's counted tokens) */
+} ck_head_mode;
+typedef struct {
+    ck_head_mode mode;
     const ck_tensor *x;
-    ck_tensor *dx;
-    const float *wte;
-    float *loss;
-    int32_t *correct; /* [max_sequences] backend memory; correct may be NULL */
-    float *logits;    /* NULL, or [max_tokens, V] backend memory: tests only */
+    ck_tensor *dx;       /* NULL to evaluate */
+    const float *weight; /* [V, width] */
+    float *loss;         /* [max_sequences] backend memory */
+    float *logits;       /* NULL, or [max_tokens, V] backend memory: tests only */
     int32_t width, vocabulary;
-    int64_t wte_gradient;
+    int64_t weight_gradient; /* read in pre-training only */
 } ck_head;
 void ck_op_head(ck_program *, const ck_head *);
 
 /* ---- Local ops: adapters --------------------------------------------------------------------- */
 
-/* The LoRA at a site that is not routed: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. */
+/* The LoRA at a site that every token uses: h = x A^T, y += s h B. h [tokens, most ranks of any shape]. Where
+ * several sites' outputs lie beside each other in y (q, k and v in qkv; gate and up in U), those of this site
+ * begin at first_column. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *h, *y;
     ck_site site;
     int32_t in, out; /* of the site's linear */
+    int32_t first_column;
     int32_t layer;
 } ck_lora;
 void ck_op_lora(ck_program *, const ck_lora *);
-/* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. */
+/* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. first_column: in dy. At PR, dx is
+ * the dm that ck_op_expert_activation_backward() gets, so this comes before it. */
 typedef struct {
     const ck_tensor *x, *h, *dy;
     ck_tensor *dx;
     ck_site site;
     int32_t in, out;
+    int32_t first_column;
     int32_t layer;
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
@@ -330,16 +309,17 @@ void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md). zh [tokens, E + H]:
  * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:
  * w_e, 0 if not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not
- * chosen may be left 0. */
+ * chosen may be left 0. bias_factor [tokens, 1]: how often the bias of the expert layer's second linear counts,
+ * sum_e w_e where the device's mix is MLP, else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;
+    ck_tensor *bias_factor; /* NULL: not wanted */
     int32_t layer;
     /* Optional statistics, backend memory, [max_sequences, n_layers, CK_MAX_EXPERTS], NULL = not wanted: */
     float *gate_sum;    /* sum over the sequence's tokens of w_e */
     float *top1_count;  /* tokens whose largest gate is e (the chosen expert with the largest logit) */
     float *top_k_count; /* tokens that chose e: f_e of the load balance before normalisation */
-    float *p_sum;       /* sum over tokens of P_e (sim/methods/README.md) */
     int32_t n_layers;
     /* Optional per-token record [max_tokens, n_layers, CK_MAX_EXPERTS] of the gates. */
     float *gate_record;
@@ -367,12 +347,12 @@ typedef struct {
 void ck_op_expert_expand(ck_program *, const ck_expert_expand *);
 
 /* q_e = s_e B2_e^T dy; dw_e = <g_e, q_e> + <b_pr, dy> (the bias term only where the mix is MLP); dB2_e = s_e
- * w_e g_e^T dy. q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. */
+ * w_e g_e^T dy. q [tokens, S], dw [tokens, CK_MAX_EXPERTS]. b_pr (bias) may be NULL. */
 typedef struct {
     const ck_tensor *dy, *g, *gates;
     ck_tensor *q, *dw;
     const float *bias;
-    int32_t layer;
+    int32_t layer, linear; /* whose bias it is */
 } ck_expert_expand_backward;
 void ck_op_expert_expand_backward(ck_program *, const ck_expert_expand_backward *);
 
@@ -403,75 +383,15 @@ void ck_op_route_backward(ck_program *, const ck_route_backward *);
 /* ---- Global ops ------------------------------------------------------------------------------ */
 
 /* Load balance: coefficient[device, layer, e] = balance_e f_e / T_i, f_e = (1/K) share of the device's tokens
- * that chose e; the factor of dP_e/dz in ck_op_route_backward. value[device] = sum over layers of balance_e
- * f_e P_e. Splits the program: everything recorded before is complete for the whole wave, and activations
- * used on both sides are kept for the whole wave. */
+ * that chose e; the factor of dP_e/dz in ck_op_route_backward. Splits the program: everything recorded
+ * before is complete for the whole wave, and activations used on both sides are kept for the whole wave. */
 typedef struct {
-    const float *top_k_count, *p_sum; /* of ck_route */
+    const float *top_k_count; /* of ck_route */
     /* [max_devices = max_sequences, n_layers, CK_MAX_EXPERTS] backend memory */
     float *coefficient;
-    float *value; /* [max_sequences] backend memory */
     int32_t n_layers;
 } ck_balance;
 void ck_op_balance(ck_program *, const ck_balance *);
-
-/* ---- Parameter updates (outside programs) ---------------------------------------------------- */
-
-typedef struct {
-    float learning_rate, weight_decay, beta1, beta2, epsilon;
-    int32_t step;
-} ck_adamw_hyper; /* step counts from 1 */
-
-/* A device's step: AdamW (decoupled decay, bias-corrected) on the classes in learn. The router's rows use
- * hyper[1], all else hyper[0]. */
-typedef struct {
-    /* offsets in floats of packs of the device's layout; moments: into both of them */
-    int64_t parameters, moments, gradients;
-    int32_t shape;
-    uint32_t learn;
-    ck_adamw_hyper hyper[2];
-} ck_adamw_device;
-ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float *moment2,
-                           const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
-                           int32_t n_devices);
-
-/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own
- * group. For the groups in learn
- *     gradients += carried, carried = 0          and for the others          carried += gradients. */
-typedef struct {
-    int64_t carried, gradients; /* offsets in floats of two packs of the device's layout */
-    int32_t shape;
-    uint32_t learn;
-} ck_carry_device;
-ck_status ck_carry_devices(ck_stream *, float *carried, float *gradients, const ck_shape *shapes,
-                           const ck_carry_device *devices, int32_t n_devices);
-
-/* AdamW on plain ranges of one packed buffer (pre-training). */
-typedef struct {
-    int64_t offset, count;
-    float weight_decay;
-} ck_range;
-ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float *moment2,
-                          const float *gradients, const ck_range *ranges, int32_t n_ranges,
-                          const ck_adamw_hyper *hyper);
-
-/* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of
- * range j in its layout]; spread writes the packed values back to every member. Between the two a collective
- * may add the packed buffers of several processes. */
-typedef struct {
-    int32_t n_members;
-    const int64_t *members;
-    const int32_t *layout;
-    const float *weights; /* [n_members] host */
-    int32_t n_ranges;
-    const int64_t *count;  /* [n_ranges] floats */
-    const int64_t *offset; /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
-    int64_t packed;        /* first float of this group in the packed buffer */
-} ck_group;
-ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups,
-                       float *packed);
-ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups,
-                          const float *packed);
 
 /* ---- Ceilings -------------------------------------------------------------------------------- */
 

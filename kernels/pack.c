@@ -1,6 +1,8 @@
 /* pack.c - the layout of a device's pack. */
 #include "pack.h"
 
+#include <string.h>
+
 #include "backend.h"
 
 static const char *given_problem(const ck_shape *s) {
@@ -10,15 +12,18 @@ static const char *given_problem(const ck_shape *s) {
     for (int site = 0; site < CK_SITES; site++) {
         if (s->lora_rank[site] < 0) return "the rank of a LoRA must not be negative";
         if (s->lora_rank[site] > CK_MAX_RANK_SUM) return "the rank of a LoRA must not be more than 512";
-        if (s->lora_rank[site] > 0 && ck_is_routed((ck_site)site))
-            return "at a routed site the experts are the LoRAs: it has none of its own";
     }
+    if (s->lora_rank[CK_SITE_GATE] > 0 && s->mlp != CK_MLP_SWIGLU)
+        return "an MLP without a gate has no LoRA there";
+    if (s->q_width < 0 || s->kv_width < 0) return "q_width and kv_width must not be negative";
     int sum = 0;
     for (int e = 0; e < s->n_experts; e++) {
-        if (s->rank[e] < 1 || s->rank[e] > CK_MAX_RANK_SUM)
-            return "an expert's rank must be between 1 and 512";
+        if (s->rank[e] < 0 || s->rank[e] > CK_MAX_RANK_SUM)
+            return "an expert's rank must be between 0 and 512";
         sum += s->rank[e];
     }
+    if (sum == 0 && s->n_experts > 1)
+        return "experts of rank 0 are all the MLP of the base: one of them is enough";
     if (sum > CK_MAX_RANK_SUM) return "a device's ranks must not sum to more than 512";
     if (s->mlp == CK_MLP_SWIGLU && 2 * sum > CK_MAX_RANK_SUM)
         return "a device's ranks must not sum to more than 256 where the MLP is SwiGLU";
@@ -28,32 +33,58 @@ static const char *given_problem(const ck_shape *s) {
 /* ---- Blocks */
 
 typedef struct {
+    ck_adapter adapter;
     ck_site site;
     ck_factor factor;
     bool continues; /* without a gap after the block before: an operation reads both as one matrix */
 } placed_block;
 
+#define EXPERTS(site, factor, continues)                                                                     \
+    { CK_EXPERTS, CK_SITE_##site, CK_FACTOR_##factor, continues }
+#define LORA(site)                                                                                           \
+    {CK_LORA, CK_SITE_##site, CK_FACTOR_A, false}, {                                                         \
+        CK_LORA, CK_SITE_##site, CK_FACTOR_B, false                                                          \
+    }
 /* In the order of memory. */
-static const placed_block PLACES[CK_BLOCKS] = {
-    {CK_NO_SITE, CK_FACTOR_ROUTER, false}, {CK_SITE_GATE, CK_FACTOR_A, true},
-    {CK_SITE_FC, CK_FACTOR_A, true},       {CK_SITE_GATE, CK_FACTOR_B, false},
-    {CK_SITE_FC, CK_FACTOR_B, true},       {CK_SITE_PR, CK_FACTOR_A, false},
-    {CK_SITE_PR, CK_FACTOR_B, false},      {CK_SITE_QKV, CK_FACTOR_A, false},
-    {CK_SITE_QKV, CK_FACTOR_B, false},     {CK_SITE_OUT, CK_FACTOR_A, false},
-    {CK_SITE_OUT, CK_FACTOR_B, false},
+static const placed_block PLACES[] = {
+    {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, false},
+    EXPERTS(GATE, A, true),
+    EXPERTS(FC, A, true),
+    EXPERTS(GATE, B, false),
+    EXPERTS(FC, B, true),
+    EXPERTS(PR, A, false),
+    EXPERTS(PR, B, false),
+    LORA(Q),
+    LORA(K),
+    LORA(V),
+    LORA(QKV),
+    LORA(OUT),
+    LORA(GATE),
+    LORA(FC),
+    LORA(PR),
 };
+enum { PLACED = sizeof PLACES / sizeof *PLACES };
+
+static const ck_block *block_at(const ck_shape *s, int place) {
+    return ck_block_of(s, PLACES[place].adapter, PLACES[place].site, PLACES[place].factor);
+}
 
 static int32_t inputs_of(const ck_shape *s, ck_site site) {
-    return site == CK_SITE_PR ? s->ffn : s->width;
+    return site == CK_SITE_PR ? s->ffn : site == CK_SITE_OUT ? s->q_width : s->width;
 }
 
 static int32_t outputs_of(const ck_shape *s, ck_site site) {
     switch (site) {
+    case CK_SITE_Q:
+        return s->q_width;
+    case CK_SITE_K:
+    case CK_SITE_V:
+        return s->kv_width;
+    case CK_SITE_QKV:
+        return s->q_width + 2 * s->kv_width;
     case CK_SITE_GATE:
     case CK_SITE_FC:
         return s->ffn;
-    case CK_SITE_QKV:
-        return 3 * s->width;
     case CK_SITE_PR:
     case CK_SITE_OUT:
     case CK_SITES:
@@ -62,23 +93,25 @@ static int32_t outputs_of(const ck_shape *s, ck_site site) {
     return s->width;
 }
 
-static int32_t ranks_at(const ck_shape *s, ck_site site) {
-    if (!ck_is_routed(site)) return s->lora_rank[site];
+static int32_t ranks_at(const ck_shape *s, ck_adapter adapter, ck_site site) {
+    if (adapter == CK_LORA) return s->lora_rank[site];
     return site == CK_SITE_GATE && s->mlp != CK_MLP_SWIGLU ? 0 : s->rank_sum;
 }
 
-static ck_block block_without_place(const ck_shape *s, ck_site site, ck_factor factor) {
-    if (factor == CK_FACTOR_ROUTER) return (ck_block){0, s->router_rows, s->width};
-    return (ck_block){0, ranks_at(s, site), factor == CK_FACTOR_A ? inputs_of(s, site) : outputs_of(s, site)};
+static ck_block block_without_place(const ck_shape *s, const placed_block *place) {
+    if (place->factor == CK_FACTOR_ROUTER) return (ck_block){0, s->router_rows, s->width};
+    return (ck_block){0, ranks_at(s, place->adapter, place->site),
+                      place->factor == CK_FACTOR_A ? inputs_of(s, place->site) : outputs_of(s, place->site)};
 }
 
 static void place_blocks(ck_shape *s) {
     int64_t end = 0;
-    for (int i = 0; i < CK_BLOCKS; i++) {
-        ck_block block = block_without_place(s, PLACES[i].site, PLACES[i].factor);
+    memset(s->block, 0, sizeof s->block);
+    for (int i = 0; i < PLACED; i++) {
+        ck_block block = block_without_place(s, &PLACES[i]);
         block.offset = PLACES[i].continues ? end : ck_align(end);
         end = block.offset + (int64_t)block.rows * block.columns;
-        s->block[ck_block_index(PLACES[i].site, PLACES[i].factor)] = block;
+        s->block[ck_block_index(PLACES[i].adapter, PLACES[i].site, PLACES[i].factor)] = block;
     }
     s->layer_stride = ck_align(end);
     s->total = s->layer_stride * s->n_layers;
@@ -99,6 +132,8 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     const char *problem = given_problem(s);
     if (why) *why = problem;
     if (problem) return CK_BAD_ARGUMENT;
+    if (s->q_width == 0) s->q_width = s->width;
+    if (s->kv_width == 0) s->kv_width = s->width;
     s->rank_first[0] = 0;
     for (int e = 0; e < CK_MAX_EXPERTS; e++)
         s->rank_first[e + 1] = s->rank_first[e] + (e < s->n_experts ? s->rank[e] : 0);
@@ -108,9 +143,9 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     s->balanced = has_balance_gradient(s);
     place_blocks(s);
     s->route = s->block[CK_BLOCK_ROUTER].offset;
-    s->b1 = ck_block_of(s, CK_SITE_GATE, CK_FACTOR_B)->offset;
-    s->a2 = ck_block_of(s, CK_SITE_PR, CK_FACTOR_A)->offset;
-    s->b2 = ck_block_of(s, CK_SITE_PR, CK_FACTOR_B)->offset;
+    s->b1 = ck_block_of(s, CK_EXPERTS, CK_SITE_GATE, CK_FACTOR_B)->offset;
+    s->a2 = ck_block_of(s, CK_EXPERTS, CK_SITE_PR, CK_FACTOR_A)->offset;
+    s->b2 = ck_block_of(s, CK_EXPERTS, CK_SITE_PR, CK_FACTOR_B)->offset;
     return CK_OK;
 }
 
@@ -118,6 +153,12 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
 
 const char *ck_site_name(ck_site site) {
     switch (site) {
+    case CK_SITE_Q:
+        return "attention.q";
+    case CK_SITE_K:
+        return "attention.k";
+    case CK_SITE_V:
+        return "attention.v";
     case CK_SITE_GATE:
         return "gate";
     case CK_SITE_FC:
@@ -134,15 +175,18 @@ const char *ck_site_name(ck_site site) {
     return "router";
 }
 
-/* Of block i in the order of memory: one for each expert at a routed site. */
+/* Of block i in the order of memory: one for each expert that has ranks. */
 static int32_t parts_in(const ck_shape *s, int i) {
-    if (ck_block_of(s, PLACES[i].site, PLACES[i].factor)->rows == 0) return 0;
-    return ck_is_routed(PLACES[i].site) ? s->n_experts : 1;
+    if (block_at(s, i)->rows == 0) return 0;
+    if (PLACES[i].adapter == CK_LORA || PLACES[i].factor == CK_FACTOR_ROUTER) return 1;
+    int32_t n = 0;
+    for (int e = 0; e < s->n_experts; e++) n += s->rank[e] > 0;
+    return n;
 }
 
 static int32_t parts_a_layer(const ck_shape *s) {
     int32_t n = 0;
-    for (int i = 0; i < CK_BLOCKS; i++) n += parts_in(s, i);
+    for (int i = 0; i < PLACED; i++) n += parts_in(s, i);
     return n;
 }
 
@@ -150,38 +194,46 @@ int32_t ck_part_count(const ck_shape *s) {
     return s->n_layers * parts_a_layer(s);
 }
 
+/* The n-th expert that has ranks. */
+static int32_t expert_with_ranks(const ck_shape *s, int32_t n) {
+    int32_t e = 0;
+    while (s->rank[e] == 0 || n-- > 0) e++;
+    return e;
+}
+
 ck_part ck_part_at(const ck_shape *s, int32_t index) {
     int32_t each = parts_a_layer(s), layer = index / each, within = index % each;
     int i = 0;
     while (within >= parts_in(s, i)) within -= parts_in(s, i++);
-    const ck_block *block = ck_block_of(s, PLACES[i].site, PLACES[i].factor);
-    ck_part part = {PLACES[i].site,
+    const ck_block *block = block_at(s, i);
+    ck_part part = {PLACES[i].adapter,
+                    PLACES[i].site,
                     PLACES[i].factor,
                     -1,
                     layer,
                     block->rows,
                     block->columns,
                     layer * s->layer_stride + block->offset};
-    if (!ck_is_routed(part.site)) return part;
-    part.expert = within;
-    part.rows = s->rank[within];
-    part.offset += (int64_t)s->rank_first[within] * block->columns;
+    if (part.adapter == CK_LORA || part.factor == CK_FACTOR_ROUTER) return part;
+    part.expert = expert_with_ranks(s, within);
+    part.rows = s->rank[part.expert];
+    part.offset += (int64_t)s->rank_first[part.expert] * block->columns;
     return part;
 }
 
 /* ---- What learns */
 
-uint32_t ck_learn_class(ck_site site, ck_factor factor) {
+uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor) {
     if (factor == CK_FACTOR_ROUTER) return CK_LEARN_ROUTER;
-    if (ck_is_routed(site)) return factor == CK_FACTOR_A ? CK_LEARN_EXPERT_A : CK_LEARN_EXPERT_B;
+    if (adapter == CK_EXPERTS) return factor == CK_FACTOR_A ? CK_LEARN_EXPERT_A : CK_LEARN_EXPERT_B;
     return factor == CK_FACTOR_A ? CK_LEARN_LORA_A : CK_LEARN_LORA_B;
 }
 
 int ck_learn_spans(const ck_shape *s, uint32_t learn, ck_span spans[CK_BLOCKS]) {
     int n = 0;
-    for (int i = 0; i < CK_BLOCKS; i++) {
-        const ck_block *block = ck_block_of(s, PLACES[i].site, PLACES[i].factor);
-        ck_span span = {block->offset, 0, (learn & ck_learn_class(PLACES[i].site, PLACES[i].factor)) != 0,
+    for (int i = 0; i < PLACED; i++) {
+        const ck_block *block = block_at(s, i);
+        ck_span span = {block->offset, 0, (learn & ck_learn_class(PLACES[i].adapter, PLACES[i].factor)) != 0,
                         PLACES[i].factor == CK_FACTOR_ROUTER};
         if (block->rows == 0 || (n > 0 && !spans[n - 1].router && spans[n - 1].learned == span.learned))
             continue;

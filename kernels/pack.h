@@ -1,11 +1,12 @@
 /* pack.h - what one device holds: its parameters, listed once.
  *
  * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that
- * adapters change. At a routed site (the linears of the MLP) every expert has a LoRA of its own; at any other
- * site there is one LoRA, or none.
+ * adapters change. At any site there may be one LoRA that every token uses; at the linears of the MLP every
+ * expert has one of its own besides, of rank 0 where it has none. One expert of rank 0 and no router is the
+ * plain MLP of the base.
  *
- *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the one
- *           LoRA. Kernels read blocks.
+ *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the LoRA
+ *           that is no expert's. Kernels read blocks.
  *   part    the rows of a block that belong to one expert (or to no expert) in one layer. Everything outside
  *           kernels/ walks parts: initial values, adapter files, what a method shares, comparisons.
  *
@@ -48,20 +49,35 @@ typedef enum {
     CK_MLP_SWIGLU /* U = [W_gate x | W_up x] [tokens, 2 F]; act(u, v) = silu(u) * v: Llama */
 } ck_mlp;
 
-/* Linears of a layer, by what they do. */
+/* Linears of a layer, by what they do; Q = q_width, V = kv_width. */
 typedef enum {
-    CK_SITE_GATE, /* D -> F, routed; SwiGLU only */
-    CK_SITE_FC,   /* D -> F, routed; with SwiGLU the up projection */
-    CK_SITE_PR,   /* F -> D, routed; with SwiGLU the down projection */
-    CK_SITE_QKV,  /* D -> 3 D */
-    CK_SITE_OUT,  /* D -> D, the attention's output projection */
+    CK_SITE_Q,    /* D -> Q; Q, K and V are sites of a base that has them apart: Llama */
+    CK_SITE_K,    /* D -> V */
+    CK_SITE_V,    /* D -> V */
+    CK_SITE_QKV,  /* D -> Q + 2 V, the three as one linear: GPT-2 */
+    CK_SITE_OUT,  /* Q -> D, the attention's output projection */
+    CK_SITE_GATE, /* D -> F; SwiGLU only */
+    CK_SITE_FC,   /* D -> F; with SwiGLU the up projection */
+    CK_SITE_PR,   /* F -> D; with SwiGLU the down projection */
     CK_SITES,
     CK_NO_SITE = CK_SITES /* of the router */
 } ck_site;
 
+/* What a block is part of. */
+typedef enum {
+    CK_EXPERTS, /* the routed experts, with their router */
+    CK_LORA     /* the LoRA that every token uses */
+} ck_adapter;
+
 typedef enum { CK_FACTOR_A, CK_FACTOR_B, CK_FACTOR_ROUTER } ck_factor;
 
-enum { CK_BLOCK_ROUTER = 2 * CK_SITES, CK_BLOCKS };
+/* The router, experts' A and B at each site (some of them never exist), and those of the LoRAs. */
+enum {
+    CK_BLOCK_ROUTER,
+    CK_BLOCK_EXPERTS,
+    CK_BLOCK_LORA = CK_BLOCK_EXPERTS + 2 * CK_SITES,
+    CK_BLOCKS = CK_BLOCK_LORA + 2 * CK_SITES
+};
 
 typedef struct {
     int64_t offset;        /* floats from the beginning of a layer */
@@ -73,14 +89,16 @@ typedef struct {
 typedef struct {
     /* given */
     int32_t n_layers, width, ffn; /* L, D, F */
+    /* columns of q, and of k and of v: heads by the size of a head; 0 means D (GPT-2), and becomes it */
+    int32_t q_width, kv_width;
     int32_t n_experts;            /* E >= 1; generalists first */
-    int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 1 */
+    int32_t rank[CK_MAX_EXPERTS]; /* r_e >= 0; 0: the expert is the MLP of the base */
     float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
     int32_t top_k;                /* k; K = min(k, E) */
     ck_gates gates;
     ck_mix mix;
     ck_mlp mlp;                    /* the same in all shapes of a wave */
-    int32_t lora_rank[CK_SITES];   /* of the LoRA at a site that is not routed; 0 = none */
+    int32_t lora_rank[CK_SITES];   /* of the LoRA at a site that every token uses; 0 = none */
     float lora_scale[CK_SITES];    /* its scale */
     float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
     /* derived */
@@ -102,19 +120,23 @@ typedef struct {
  * NULL). */
 ck_status ck_shape_init(ck_shape *shape, const char **why);
 
-static inline int ck_block_index(ck_site site, ck_factor factor) {
-    return factor == CK_FACTOR_ROUTER ? CK_BLOCK_ROUTER : 2 * (int)site + (int)factor;
+static inline int ck_block_index(ck_adapter adapter, ck_site site, ck_factor factor) {
+    if (factor == CK_FACTOR_ROUTER) return CK_BLOCK_ROUTER;
+    return (adapter == CK_EXPERTS ? CK_BLOCK_EXPERTS : CK_BLOCK_LORA) + 2 * (int)site + (int)factor;
 }
-static inline const ck_block *ck_block_of(const ck_shape *shape, ck_site site, ck_factor factor) {
-    return &shape->block[ck_block_index(site, factor)];
+static inline const ck_block *ck_block_of(const ck_shape *shape, ck_adapter adapter, ck_site site,
+                                          ck_factor factor) {
+    return &shape->block[ck_block_index(adapter, site, factor)];
 }
-static inline bool ck_is_routed(ck_site site) {
+/* A linear of the MLP, where experts may have LoRAs. */
+static inline bool ck_is_of_mlp(ck_site site) {
     return site == CK_SITE_GATE || site == CK_SITE_FC || site == CK_SITE_PR;
 }
-/* "gate", "fc", ...: how adapter files name it. */
+/* "attention.q", "gate", ...: how adapter files name it. */
 const char *ck_site_name(ck_site site);
 
 typedef struct {
+    ck_adapter adapter;
     ck_site site; /* CK_NO_SITE: the router */
     ck_factor factor;
     int32_t expert; /* -1: of no expert */
@@ -140,7 +162,7 @@ enum {
     CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B
 };
 /* The class of a block's parts. */
-uint32_t ck_learn_class(ck_site site, ck_factor factor);
+uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor);
 
 /* Neighbouring floats of a layer that a step trains, or does not. */
 typedef struct {

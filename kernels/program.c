@@ -51,7 +51,8 @@ static void __attribute__((format(printf, 2, 3))) refuse(ck_program *program, co
 
 static void settle_keeping(ck_program *program) {
     for (ck_tensor *tensor = program->tensors; tensor; tensor = tensor->next) {
-        if (tensor->first_segment != tensor->last_segment) tensor->keep = true;
+        bool used = tensor->first_segment >= 0;
+        if (tensor->first_segment != tensor->last_segment || (program->decodes && used)) tensor->keep = true;
     }
 }
 
@@ -64,6 +65,9 @@ ck_status ck_program_finish(ck_program *program) {
     if (program->status) return ck_fail(program->backend, program->status, "%s", program->error);
     if (program->finished)
         return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is finished already");
+    if (program->decodes && (program->backward || program->segment > 0))
+        return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                       "a program with attention over a cache has neither backward nor global ops");
     settle_keeping(program);
     ck_status status = program->backend->driver->program_place(program);
     program->finished = status == CK_OK;
@@ -176,6 +180,18 @@ static void gradient_range(ck_program *program, const char *op, int64_t offset, 
     }
 }
 
+static void linear_number(ck_program *program, const char *op, int32_t linear) {
+    if (linear < -1) refuse(program, "%s: linear must be a number from 0 on, or -1, not %d", op, linear);
+    if (linear >= program->n_linears) program->n_linears = linear + 1;
+}
+
+/* A number a token, one after the other. */
+static void use_factors(ck_program *program, const char *op, const ck_tensor *factors) {
+    if (!factors) return;
+    use(program, op, factors, "bias_factor", EXACT, 1);
+    if (factors->columns > 1) refuse(program, "%s: bias_factor has %d columns, not 1", op, factors->columns);
+}
+
 #define RECORD(op)                                                                                           \
     static void check_##op(ck_program *program, const ck_##op *d);                                           \
     void ck_op_##op(ck_program *program, const ck_##op *d) {                                                 \
@@ -192,26 +208,25 @@ static void gradient_range(ck_program *program, const char *op, int64_t offset, 
 RECORD(embed) {
     POSITIVE(embed, width);
     PRESENT(embed, wte);
-    PRESENT(embed, wpe);
     USE(embed, x, WIDE, d->width);
 }
 
 RECORD(embed_backward) {
     POSITIVE(embed_backward, width);
     POSITIVE(embed_backward, vocabulary);
-    if (program->capacity.max_sequence_tokens > d->positions)
+    if (d->wpe_gradient >= 0 && program->capacity.max_sequence_tokens > d->positions)
         refuse(program, "embed_backward: sequences are longer than %d positions", d->positions);
     gradient_range(program, "embed_backward", d->wte_gradient, (int64_t)d->vocabulary * d->width);
     gradient_range(program, "embed_backward", d->wpe_gradient, (int64_t)d->positions * d->width);
-    if (d->wte_gradient < 0 || d->wpe_gradient < 0)
-        refuse(program, "embed_backward: both gradients are needed");
+    if (d->wte_gradient < 0) refuse(program, "embed_backward: wte_gradient is missing");
     USE(embed_backward, dx, WIDE, d->width);
 }
 
 RECORD(norm) {
     POSITIVE(norm, width);
     PRESENT(norm, gain);
-    PRESENT(norm, bias);
+    if (d->kind == CK_LAYER_NORM) PRESENT(norm, bias);
+    if (d->kind == CK_RMS_NORM && d->bias) refuse(program, "norm: an RMSNorm has no bias");
     USE(norm, x, WIDE, d->width);
     USE(norm, y, WIDE, d->width);
     USE(norm, stats, EXACT, 2);
@@ -226,6 +241,9 @@ RECORD(norm_backward) {
     USE(norm_backward, dx, WIDE, d->width);
     gradient_range(program, "norm_backward", d->gain_gradient, d->width);
     gradient_range(program, "norm_backward", d->bias_gradient, d->width);
+    bool biased = d->kind == CK_LAYER_NORM && d->gain_gradient >= 0;
+    if ((d->bias_gradient >= 0) != biased)
+        refuse(program, "norm_backward: the gradient of the bias is %s", biased ? "missing" : "not wanted");
 }
 
 RECORD(linear) {
@@ -235,8 +253,9 @@ RECORD(linear) {
     USE(linear, x, WIDE, d->in);
     USE(linear, y, WIDE, d->out);
     USE_IF(linear, residual, WIDE, d->out);
-    USE_IF(linear, gates, EXACT, CK_MAX_EXPERTS);
+    use_factors(program, "linear", d->bias_factor);
     if (d->x == d->y) refuse(program, "linear: x and y are the same activation");
+    linear_number(program, "linear", d->linear);
 }
 
 RECORD(linear_backward) {
@@ -246,29 +265,72 @@ RECORD(linear_backward) {
     USE_IF(linear_backward, dx, WIDE, d->in);
     if (d->dx) PRESENT(linear_backward, weight);
     if (d->weight_gradient >= 0) USE(linear_backward, x, WIDE, d->in);
+    linear_number(program, "linear_backward", d->linear);
     gradient_range(program, "linear_backward", d->weight_gradient, (int64_t)d->in * d->out);
     gradient_range(program, "linear_backward", d->bias_gradient, d->out);
 }
 
-static void check_heads(ck_program *program, const char *op, int32_t heads, int32_t width) {
-    if (heads < 1 || width < 1 || width % heads != 0)
-        refuse(program, "%s: %d heads do not divide width %d", op, heads, width);
+/* Columns of q, k and v together; 0 where the heads are refused. */
+static int64_t qkv_columns(ck_program *program, const char *op, int32_t heads, int32_t kv_heads,
+                           int32_t head_size) {
+    if (heads >= 1 && kv_heads >= 1 && head_size >= 1 && heads % kv_heads == 0)
+        return ((int64_t)heads + 2 * (int64_t)kv_heads) * head_size;
+    refuse(program, "%s: %d heads of %d columns cannot share %d heads of keys and values", op, heads,
+           head_size, kv_heads);
+    return 0;
+}
+
+#define QKV_COLUMNS(op) qkv_columns(program, #op, d->heads, d->kv_heads, d->head_size)
+
+static void check_pairs(ck_program *program, const char *op, int32_t head_size, const float *table) {
+    if (head_size % 2 != 0) refuse(program, "%s: a head of %d columns has no pairs", op, head_size);
+    present(program, op, "table", table);
+}
+
+RECORD(rope) {
+    USE(rope, qkv, WIDE, QKV_COLUMNS(rope));
+    check_pairs(program, "rope", d->head_size, d->table);
+}
+
+RECORD(rope_backward) {
+    USE(rope_backward, dqkv, WIDE, QKV_COLUMNS(rope_backward));
+    check_pairs(program, "rope_backward", d->head_size, d->table);
 }
 
 RECORD(attention) {
-    check_heads(program, "attention", d->heads, d->width);
-    USE(attention, qkv, WIDE, 3 * (int64_t)d->width);
-    USE(attention, o, WIDE, d->width);
+    USE(attention, qkv, WIDE, QKV_COLUMNS(attention));
+    USE(attention, o, WIDE, (int64_t)d->heads * d->head_size);
     USE(attention, lse, EXACT, d->heads);
 }
 
 RECORD(attention_backward) {
-    check_heads(program, "attention_backward", d->heads, d->width);
-    USE(attention_backward, qkv, WIDE, 3 * (int64_t)d->width);
-    USE(attention_backward, o, WIDE, d->width);
+    int64_t columns = QKV_COLUMNS(attention_backward);
+    USE(attention_backward, qkv, WIDE, columns);
+    USE(attention_backward, o, WIDE, (int64_t)d->heads * d->head_size);
     USE(attention_backward, lse, EXACT, d->heads);
-    USE(attention_backward, d_o, WIDE, d->width);
-    USE(attention_backward, dqkv, WIDE, 3 * (int64_t)d->width);
+    USE(attention_backward, d_o, WIDE, (int64_t)d->heads * d->head_size);
+    USE(attention_backward, dqkv, WIDE, columns);
+}
+
+RECORD(attention_cached) {
+    program->decodes = true;
+    POSITIVE(attention_cached, head_size);
+    POSITIVE(attention_cached, slots);
+    POSITIVE(attention_cached, positions);
+    PRESENT(attention_cached, keys);
+    PRESENT(attention_cached, values);
+    if (d->heads < 1 || d->kv_heads < 1 || d->heads % d->kv_heads != 0)
+        refuse(program, "attention_cached: %d key-value heads do not divide %d heads", d->kv_heads, d->heads);
+    USE(attention_cached, qkv, WIDE, (d->heads + 2 * (int64_t)d->kv_heads) * d->head_size);
+    USE(attention_cached, o, WIDE, d->heads * (int64_t)d->head_size);
+}
+
+RECORD(logits) {
+    POSITIVE(logits, width);
+    POSITIVE(logits, vocabulary);
+    PRESENT(logits, weight);
+    PRESENT(logits, logits);
+    USE(logits, x, WIDE, d->width);
 }
 
 RECORD(gelu) {
@@ -284,26 +346,58 @@ RECORD(gelu_backward) {
     USE(gelu_backward, du, WIDE, d->ffn);
 }
 
+RECORD(swiglu) {
+    POSITIVE(swiglu, ffn);
+    USE(swiglu, u, WIDE, 2 * (int64_t)d->ffn);
+    USE(swiglu, m, WIDE, d->ffn);
+    if (d->u == d->m) refuse(program, "swiglu: u and m are the same activation");
+}
+
+RECORD(swiglu_backward) {
+    POSITIVE(swiglu_backward, ffn);
+    USE(swiglu_backward, u, WIDE, 2 * (int64_t)d->ffn);
+    USE(swiglu_backward, dm, WIDE, d->ffn);
+    USE(swiglu_backward, du, WIDE, 2 * (int64_t)d->ffn);
+    if (d->du == d->dm || d->du == d->u)
+        refuse(program, "swiglu_backward: du must be an activation of its own");
+}
+
 RECORD(head) {
     POSITIVE(head, width);
     POSITIVE(head, vocabulary);
-    PRESENT(head, wte);
+    PRESENT(head, weight);
     PRESENT(head, loss);
     USE(head, x, WIDE, d->width);
-    USE_IF(head, dx, WIDE, d->width);
-    gradient_range(program, "head", d->wte_gradient, (int64_t)d->vocabulary * d->width);
+    switch (d->mode) {
+    case CK_HEAD_EVALUATE:
+        if (d->dx) refuse(program, "head: dx is given, and an evaluation has none");
+        return;
+    case CK_HEAD_PRETRAIN:
+        if (d->weight_gradient < 0) refuse(program, "head: pre-training needs the weight's gradient");
+        gradient_range(program, "head", d->weight_gradient, (int64_t)d->vocabulary * d->width);
+        break;
+    case CK_HEAD_STEP:
+        break;
+    }
+    USE(head, dx, WIDE, d->width);
+}
+
+static void check_columns(ck_program *program, const char *op, int32_t first_column) {
+    if (first_column < 0) refuse(program, "%s: outputs cannot begin at column %d", op, first_column);
 }
 
 RECORD(lora) {
+    check_columns(program, "lora", d->first_column);
     USE(lora, x, WIDE, d->in);
     USE(lora, h, EXACT, 1);
-    USE(lora, y, WIDE, d->out);
+    USE(lora, y, WIDE, (int64_t)d->first_column + d->out);
 }
 
 RECORD(lora_backward) {
+    check_columns(program, "lora_backward", d->first_column);
     USE(lora_backward, x, WIDE, d->in);
     USE(lora_backward, h, EXACT, 1);
-    USE(lora_backward, dy, WIDE, d->out);
+    USE(lora_backward, dy, WIDE, (int64_t)d->first_column + d->out);
     USE_IF(lora_backward, dx, WIDE, d->in);
 }
 
@@ -311,8 +405,9 @@ RECORD(route) {
     USE(route, x, WIDE, 1);
     USE(route, zh, EXACT, 1);
     USE(route, gates, EXACT, CK_MAX_EXPERTS);
-    if (d->layer < 0 || ((d->gate_sum || d->top1_count || d->top_k_count || d->p_sum || d->gate_record) &&
-                         d->layer >= d->n_layers)) {
+    use_factors(program, "route", d->bias_factor);
+    if (d->layer < 0 ||
+        ((d->gate_sum || d->top1_count || d->top_k_count || d->gate_record) && d->layer >= d->n_layers)) {
         refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
     }
 }
@@ -367,14 +462,13 @@ RECORD(expert_expand_backward) {
     USE(expert_expand_backward, gates, EXACT, CK_MAX_EXPERTS);
     USE(expert_expand_backward, q, EXACT, 1);
     USE(expert_expand_backward, dw, EXACT, CK_MAX_EXPERTS);
+    linear_number(program, "expert_expand_backward", d->linear);
 }
 
 RECORD(balance) {
     POSITIVE(balance, n_layers);
     PRESENT(balance, top_k_count);
-    PRESENT(balance, p_sum);
     PRESENT(balance, coefficient);
-    PRESENT(balance, value);
 }
 
 /* ---- Access from the host ---- */

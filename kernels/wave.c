@@ -34,8 +34,8 @@ typedef struct {
 } recorded_lora;
 
 static bool lora_fits(recorded_lora op, const ck_shape *shape) {
-    const ck_block *a = ck_block_of(shape, op.site, CK_FACTOR_A),
-                   *b = ck_block_of(shape, op.site, CK_FACTOR_B);
+    const ck_block *a = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_A),
+                   *b = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_B);
     return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns &&
                             op.out == b->columns);
 }
@@ -72,18 +72,10 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
     case CK_OP_expert_expand_backward:
         return op->as.expert_expand_backward.layer < s->n_layers &&
                op->as.expert_expand_backward.q->columns >= s->rank_sum;
-    case CK_OP_embed:
-    case CK_OP_embed_backward:
-    case CK_OP_norm:
-    case CK_OP_norm_backward:
-    case CK_OP_linear:
-    case CK_OP_linear_backward:
-    case CK_OP_attention:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu:
-    case CK_OP_gelu_backward:
-    case CK_OP_head:
-    case CK_OP_balance:
+#define X(op) case CK_OP_##op:
+        CK_BASE_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
     case CK_OP_COUNT:
         break; /* nothing of theirs depends on a device's shape */
     }
@@ -107,6 +99,9 @@ static ck_status shape_problem(const ck_program *program, const ck_wave *wave, i
 static ck_status devices_problem(const ck_program *program, const ck_wave *wave) {
     ck_backend *backend = program->backend;
     if (wave->n_devices == 0) return CK_OK;
+    if (wave->n_variants > 0 && wave->n_linears < program->n_linears)
+        return ck_fail(backend, CK_BAD_ARGUMENT, "variants of %d linears; the program has %d",
+                       wave->n_linears, program->n_linears);
     if (wave->first_sequence[0] != 0 || wave->first_sequence[wave->n_devices] != wave->n_sequences) {
         return ck_fail(backend, CK_BAD_ARGUMENT, "the devices' sequences do not cover the wave");
     }
@@ -118,6 +113,9 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
         if (wave->first_sequence[i + 1] <= wave->first_sequence[i]) {
             return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave has no sequence", i);
         }
+        if (device->variant < 0 || device->variant > wave->n_variants)
+            return ck_fail(backend, CK_BAD_ARGUMENT, "device %d of the wave names variant %d of %d", i,
+                           device->variant, wave->n_variants);
         if (device->parameters % CK_ALIGN_FLOATS != 0 || device->gradients % CK_ALIGN_FLOATS != 0) {
             return ck_fail(backend, CK_BAD_ARGUMENT,
                            "the packs of device %d of the wave do not begin at a multiple of %d floats", i,
@@ -134,8 +132,28 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
     return CK_OK;
 }
 
+/* A mean over the wave is not one over each device, and the other way round. */
+static ck_status head_problem(const ck_program *program, const ck_wave *wave) {
+    for (int o = 0; o < program->n_ops; o++) {
+        if (program->ops[o].kind != CK_OP_head) continue;
+        ck_head_mode mode = program->ops[o].as.head.mode;
+        if (mode == CK_HEAD_PRETRAIN && (wave->n_devices > 0 || !wave->base_gradients)) {
+            return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                           "the program's head pre-trains the base: the wave must have base gradients and no "
+                           "devices");
+        }
+        if (mode == CK_HEAD_STEP && wave->n_devices == 0) {
+            return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                           "the program's head takes a step of devices: the wave has none");
+        }
+    }
+    return CK_OK;
+}
+
 ck_status ck_wave_check(const ck_program *program, const ck_wave *wave) {
     if (!program->finished) return ck_fail(program->backend, CK_BAD_ARGUMENT, "the program is not finished");
     ck_status status = sequences_problem(program, wave);
-    return status ? status : devices_problem(program, wave);
+    if (!status) status = devices_problem(program, wave);
+    if (!status) status = head_problem(program, wave);
+    return status || !program->decodes ? status : ck_wave_check_decoding(program, wave);
 }

@@ -24,7 +24,12 @@ static void record_attention(const world *w, world_copy *c) {
                                                 .o = c->tensor[O],
                                                 .lse = c->tensor[LSE],
                                                 .heads = w->heads,
-                                                .width = w->width});
+                                                .kv_heads = w->heads,
+                                                .head_size = w->width / w->heads});
+}
+
+static oracle_attention_size size_of(const world *w, int64_t n) {
+    return (oracle_attention_size){n, w->heads, w->heads, w->width / w->heads};
 }
 
 /* Sequences that the budget allows, at least the first. */
@@ -42,7 +47,7 @@ static void verify_attention(const world *w, verdict *v) {
     picks sequences = some_sequences(w, 1);
     for (int64_t i = 0; i < sequences.n; i++) {
         picks rows = rows_of(w, sequences.index[i]);
-        oracle_attention_size size = {.n = rows.n, .width = w->width, .heads = w->heads};
+        oracle_attention_size size = size_of(w, rows.n);
         double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
                *lse = oracle_zeros(rows.n * w->heads);
         oracle_attention(size, qkv, o, lse);
@@ -104,7 +109,7 @@ static void prepare_attention_backward(world *w) {
     picks rows = rows_of(w, 0);
     double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
            *lse = oracle_zeros(rows.n * w->heads);
-    oracle_attention((oracle_attention_size){.n = rows.n, .width = w->width, .heads = w->heads}, qkv, o, lse);
+    oracle_attention(size_of(w, rows.n), qkv, o, lse);
     for (int64_t i = 0; i < rows.n * w->width; i++)
         w->tensor[O].before[i] = bf16 ? draw_bf16((float)o[i]) : (float)o[i];
     for (int64_t i = 0; i < rows.n * w->heads; i++) w->tensor[LSE].before[i] = (float)lse[i];
@@ -123,14 +128,15 @@ static void record_attention_backward(const world *w, world_copy *c) {
                                                                   .d_o = c->tensor[D_O],
                                                                   .dqkv = c->tensor[DQKV],
                                                                   .heads = w->heads,
-                                                                  .width = w->width});
+                                                                  .kv_heads = w->heads,
+                                                                  .head_size = w->width / w->heads});
 }
 
 static void verify_attention_backward(const world *w, verdict *v) {
     picks sequences = some_sequences(w, 3);
     for (int64_t i = 0; i < sequences.n; i++) {
         picks rows = rows_of(w, sequences.index[i]);
-        oracle_attention_size size = {.n = rows.n, .width = w->width, .heads = w->heads};
+        oracle_attention_size size = size_of(w, rows.n);
         double *qkv = world_read(w, QKV, &rows, NULL), *d_o = world_read(w, D_O, &rows, NULL),
                *dqkv = oracle_zeros(rows.n * 3 * w->width);
         oracle_attention_backward(size, qkv, d_o, dqkv);
@@ -189,7 +195,7 @@ static void verify_lora(const world *w, verdict *v) {
         picks rows = world_some_rows(w, w->checked[i], 4.0 * w->width * rank);
         double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL),
                *h = oracle_zeros(rows.n * rank);
-        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y);
+        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y, 3 * w->width);
         world_compare(w, v, H, &rows, NULL, h);
         world_compare(w, v, Y, &rows, NULL, y);
         free(x);
@@ -251,7 +257,7 @@ static void verify_lora_backward(const world *w, verdict *v) {
         double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL),
                *dy = world_read(w, DY, &rows, NULL);
         double *dx = world_gather(w, DX, BEFORE, &rows, NULL);
-        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, dx);
+        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, 3 * w->width, dx);
         world_compare(w, v, DX, &rows, NULL, dx);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_A, NULL);
         world_compare_gradient(w, v, i, &ref, ORACLE_QKV_B, NULL);

@@ -149,7 +149,8 @@ static void record_linear(const world *w, world_copy *c) {
                                           .weight = c->buffer[WEIGHT],
                                           .bias = c->buffer[BIAS],
                                           .in = w->width,
-                                          .out = w->ffn});
+                                          .out = w->ffn,
+                                          .linear = -1});
 }
 
 static void verify_linear(const world *w, verdict *v) {
@@ -182,6 +183,7 @@ static void record_linear_backward(const world *w, world_copy *c) {
                                                             .weight = c->buffer[WEIGHT],
                                                             .in = w->width,
                                                             .out = w->ffn,
+                                                            .linear = -1,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});
 }
@@ -213,13 +215,13 @@ static void prepare_head(world *w) {
 }
 
 static void record_head(const world *w, world_copy *c) {
-    ck_op_head(c->program, &(ck_head){.x = c->tensor[X],
+    ck_op_head(c->program, &(ck_head){.mode = CK_HEAD_STEP,
+                                      .x = c->tensor[X],
                                       .dx = c->tensor[DX],
-                                      .wte = c->buffer[WTE],
+                                      .weight = c->buffer[WTE],
                                       .loss = c->buffer[LOSS],
                                       .width = w->width,
-                                      .vocabulary = w->at.value[AXIS_VOCABULARY],
-                                      .wte_gradient = -1});
+                                      .vocabulary = w->at.value[AXIS_VOCABULARY]});
 }
 
 /* Some rows of dx, and the loss of the first and last sequence. */
@@ -237,7 +239,7 @@ static void verify_head(const world *w, verdict *v) {
         int64_t first = w->first_token[ends.index[i]];
         size.n = w->first_token[ends.index[i] + 1] - first;
         double *sequence = oracle_from_floats(w->tensor[X].before + first * w->width, size.n * w->width);
-        double loss = oracle_head(size, sequence, wte, w->targets + first, NULL, NULL);
+        double loss = oracle_head(size, sequence, wte, w->targets + first, NULL);
         verdict_compare(v, "loss", w->buffer[LOSS].after + ends.index[i], &loss, 1);
         free(sequence);
     }

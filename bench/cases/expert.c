@@ -77,9 +77,11 @@ static void prepare_route(world *w) {
 
 static void record_route(const world *w, world_copy *c) {
     (void)w;
-    ck_op_route(
-        c->program,
-        &(ck_route){.x = c->tensor[X], .zh = c->tensor[ZH], .gates = c->tensor[GATES], .n_layers = 1});
+    ck_op_route(c->program, &(ck_route){.x = c->tensor[X],
+                                        .zh = c->tensor[ZH],
+                                        .gates = c->tensor[GATES],
+                                        .bias_factor = c->tensor[BIAS_FACTOR],
+                                        .n_layers = 1});
 }
 
 static int costs_of_route(const world *w, cost *parts) {
@@ -276,7 +278,8 @@ static void record_expand_backward(const world *w, world_copy *c) {
                                                                           .gates = c->tensor[GATES],
                                                                           .q = c->tensor[Q],
                                                                           .dw = c->tensor[DW],
-                                                                          .bias = c->buffer[BIAS2]});
+                                                                          .bias = c->buffer[BIAS2],
+                                                                          .linear = -1});
 }
 
 static void verify_expand_backward(const world *w, verdict *v) {

@@ -26,6 +26,7 @@ static void prepare(world *w) {
     world_tensor(w, RESIDUAL, "residual", INPUT, d, true, 1);
     world_tensor(w, DY, "dy", INPUT, d, true, 1);
     world_gates(w, INNER, INNER);
+    world_tensor(w, BIAS_FACTOR, "bias factor", INNER, 1, false, 1);
     world_tensor(w, U, "u", INNER, w->up, true, 1);
     world_tensor(w, M, "m", INNER, f, true, 1);
     world_tensor(w, G, "g", INNER, s, false, 1);
@@ -55,16 +56,18 @@ static void record_forward(const world *w, world_copy *c) {
                                           .weight = c->buffer[WEIGHT],
                                           .bias = c->buffer[BIAS],
                                           .in = w->width,
-                                          .out = w->up});
+                                          .out = w->up,
+                                          .linear = -1});
     activation_forward.record(w, c);
     ck_op_linear(c->program, &(ck_linear){.x = c->tensor[M],
                                           .y = c->tensor[Y],
                                           .residual = c->tensor[RESIDUAL],
-                                          .gates = c->tensor[GATES],
+                                          .bias_factor = c->tensor[BIAS_FACTOR],
                                           .weight = c->buffer[WEIGHT2],
                                           .bias = c->buffer[BIAS2],
                                           .in = w->ffn,
-                                          .out = w->width});
+                                          .out = w->width,
+                                          .linear = -1});
     expand_forward.record(w, c);
 }
 
@@ -75,6 +78,7 @@ static void record_linear_backward(world_copy *c, tensor_id dy, tensor_id dx, bu
                                                             .weight = c->buffer[weight],
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .accumulate = accumulate,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});

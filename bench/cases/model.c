@@ -24,13 +24,13 @@ static const double MODEL_BUDGET = 8e9;
 static const double F32_GRADIENTS = 3e-5, BF16_GRADIENTS = 5e-2, F32_MARGIN = 1e-5;
 
 static base_shape base_of(const world *w) {
-    return (base_shape){.layers = w->shape.n_layers,
-                        .width = w->width,
-                        .heads = w->heads,
-                        .ffn = w->ffn,
-                        .vocabulary = w->at.value[AXIS_VOCABULARY],
-                        .context = w->at.value[AXIS_SEQUENCE],
-                        .epsilon = 1e-5f};
+    return base_complete((base_shape){.layers = w->shape.n_layers,
+                                      .width = w->width,
+                                      .heads = w->heads,
+                                      .ffn = w->ffn,
+                                      .vocabulary = w->at.value[AXIS_VOCABULARY],
+                                      .context = w->at.value[AXIS_SEQUENCE],
+                                      .epsilon = 1e-5f});
 }
 
 /* ---- The work */

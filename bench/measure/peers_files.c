@@ -28,16 +28,21 @@ static void put_hyper(FILE *file, const ck_adamw_hyper *h, const char *name) {
             (double)h->beta2, name, (double)h->epsilon, name, h->step);
 }
 
+static void put_block(FILE *file, const ck_block *block, ck_site site, const char *factor) {
+    fprintf(file, "block:%s%s %lld,%d,%d\n", ck_site_name(site), factor, (long long)block->offset,
+            block->rows, block->columns);
+}
+
 static void put_pack(FILE *file, const ck_shape *s) {
     fprintf(file, "experts %d\ntop_k %d\nrouter_rows %d\nrank_sum %d\n", s->n_experts, s->top_k,
             s->router_rows, s->rank_sum);
     for (int e = 0; e < s->n_experts; e++) fprintf(file, "rank%d %d\n", e, s->rank[e]);
-    for (int i = 0; i < CK_BLOCKS; i++) {
-        const ck_block *block = &s->block[i];
-        ck_site site = i == CK_BLOCK_ROUTER ? CK_NO_SITE : (ck_site)(i / 2);
-        const char *factor = i == CK_BLOCK_ROUTER ? "" : i % 2 == CK_FACTOR_A ? ".A" : ".B";
-        fprintf(file, "block:%s%s %lld,%d,%d\n", ck_site_name(site), factor, (long long)block->offset,
-                block->rows, block->columns);
+    put_block(file, &s->block[CK_BLOCK_ROUTER], CK_NO_SITE, "");
+    for (int i = 0; i < 2 * CK_SITES; i++) {
+        ck_site site = (ck_site)(i / 2);
+        ck_adapter adapter = ck_is_of_mlp(site) ? CK_EXPERTS : CK_LORA;
+        ck_factor factor = (ck_factor)(i % 2);
+        put_block(file, ck_block_of(s, adapter, site, factor), site, factor == CK_FACTOR_A ? ".A" : ".B");
     }
     fprintf(file, "pack %lld\n", (long long)s->total);
 }

@@ -24,6 +24,7 @@ typedef enum {
     X,
     ZH,
     GATES,
+    BIAS_FACTOR,
     U,
     M,
     G,

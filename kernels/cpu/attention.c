@@ -1,9 +1,14 @@
-/* attention.c - causal multi-head attention, tiles of query rows against the keys they may see.
+/* attention.c - causal attention, tiles of query rows against the keys they may see; query heads in groups that
+ * share a head of keys and values.
  *
  *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
  *       lse = log sum exp of S keeps what backward needs
  *   dP = dO V^T,  dS = P (dP - <dO, O>) / sqrt(d),  dQ = dS K,  dK = dS^T Q,  dV = P^T dO
- *       (P recomputed from S and lse)
+ *       (P recomputed from S and lse); dK and dV are sums over the group's query heads, in their order
+ *
+ * With H query heads and G of keys and values, d columns each, n tokens a sequence: forward 2 H d (n + 1) FLOPs
+ * a token, backward 5 H d (n + 1); bytes a token forward 4 (2 H + 2 G) d (qkv read, o written), backward
+ * 4 (4 H + 4 G) d (o and do read, dqkv written besides). The bound: FLOPs.
  */
 #include "cpu.h"
 #include "gemm.h"
@@ -20,11 +25,22 @@ typedef struct {
     float scale;
 } tile;
 
-static tile make_tile(const float *qkv, int stride, int width, int head, int dim, int first, int n_tokens) {
+/* Where q, k and v of a query head begin in a row of qkv. */
+typedef struct {
+    int dim, q, k, v;
+    bool begins_group; /* it is the first of the query heads that share k and v */
+} head_columns;
+
+static head_columns columns_of(int heads, int kv_heads, int dim, int head) {
+    int group = heads / kv_heads, k = (heads + head / group) * dim;
+    return (head_columns){dim, head * dim, k, k + kv_heads * dim, head % group == 0};
+}
+
+static tile make_tile(const float *qkv, int stride, head_columns at, int first, int n_tokens) {
     int rows = n_tokens - first < TILE ? n_tokens - first : TILE;
-    const float *q = qkv + (int64_t)head * dim;
-    return (tile){q,    q + width,    q + 2 * (int64_t)width,  stride, dim, first,
-                  rows, first + rows, 1.0f / sqrtf((float)dim)};
+    return (tile){qkv + at.q, qkv + at.k,   qkv + at.v,
+                  stride,     at.dim,       first,
+                  rows,       first + rows, 1.0f / sqrtf((float)at.dim)};
 }
 
 static void scores(const tile *t, float *s) {
@@ -32,9 +48,7 @@ static void scores(const tile *t, float *s) {
             t->stride, 0, s, t->keys);
 }
 
-/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp.
- */
-static float softmax_row(float *restrict s, int visible, int keys) {
+float cpu_softmax_row(float *restrict s, int visible, int keys) {
     float largest = s[0], sum = 0;
 #pragma omp simd reduction(max : largest)
     for (int j = 0; j < visible; j++) largest = s[j] > largest ? s[j] : largest;
@@ -53,17 +67,17 @@ void cpu_attention(const void *descriptor, const cpu_block *block) {
     const ck_attention *d = descriptor;
     const float *qkv = cpu_rows(d->qkv, block);
     float *o = cpu_rows(d->o, block), *lse = cpu_rows(d->lse, block), *s = block->scratch;
-    int dim = d->width / d->heads;
     for (int head = 0; head < d->heads; head++) {
+        head_columns at = columns_of(d->heads, d->kv_heads, d->head_size, head);
         for (int first = 0; first < block->n_tokens; first += TILE) {
-            tile t = make_tile(qkv, d->qkv->columns, d->width, head, dim, first, block->n_tokens);
+            tile t = make_tile(qkv, d->qkv->columns, at, first, block->n_tokens);
             scores(&t, s);
             for (int i = 0; i < t.rows; i++) {
                 lse[(int64_t)(first + i) * d->lse->columns + head] =
-                    softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
+                    cpu_softmax_row(s + (int64_t)i * t.keys, first + i + 1, t.keys);
             }
-            gemm_nn(t.rows, dim, t.keys, 1, s, t.keys, t.v, t.stride, 0,
-                    o + (int64_t)first * d->o->columns + head * dim, d->o->columns);
+            gemm_nn(t.rows, t.dim, t.keys, 1, s, t.keys, t.v, t.stride, 0,
+                    o + (int64_t)first * d->o->columns + at.q, d->o->columns);
         }
     }
 }
@@ -87,19 +101,17 @@ static float dot(const float *a, const float *b, int n) {
 }
 
 static void head_backward(const ck_attention_backward *d, const cpu_block *block, int head) {
-    int dim = d->width / d->heads, stride = d->dqkv->columns, o_stride = d->o->columns,
-        do_stride = d->d_o->columns;
-    const float *o = cpu_rows(d->o, block) + (int64_t)head * dim,
-                *d_o = cpu_rows(d->d_o, block) + (int64_t)head * dim;
+    head_columns at = columns_of(d->heads, d->kv_heads, d->head_size, head);
+    int dim = at.dim, stride = d->dqkv->columns, o_stride = d->o->columns, do_stride = d->d_o->columns;
+    const float *o = cpu_rows(d->o, block) + at.q, *d_o = cpu_rows(d->d_o, block) + at.q;
     const float *lse = cpu_rows(d->lse, block);
-    float *dq = cpu_rows(d->dqkv, block) + (int64_t)head * dim, *dk = dq + d->width, *dv = dk + d->width;
+    float *dqkv = cpu_rows(d->dqkv, block), *dq = dqkv + at.q, *dk = dqkv + at.k, *dv = dqkv + at.v;
     float *s = block->scratch, *dp = s + ck_align((int64_t)TILE * block->n_tokens);
     int last = (block->n_tokens - 1) / TILE * TILE;
-    /* the last tile sees all keys: it writes dK and dV, the others add */
+    /* the last tile sees all keys: that of the group's first head writes dK and dV, all others add */
     for (int first = last; first >= 0; first -= TILE) {
-        tile t =
-            make_tile(cpu_rows(d->qkv, block), d->qkv->columns, d->width, head, dim, first, block->n_tokens);
-        float beta = first == last ? 0.0f : 1.0f;
+        tile t = make_tile(cpu_rows(d->qkv, block), d->qkv->columns, at, first, block->n_tokens);
+        float beta = first == last && at.begins_group ? 0.0f : 1.0f;
         const float *d_o_tile = d_o + (int64_t)first * do_stride;
         scores(&t, s);
         gemm_nt(t.rows, t.keys, dim, 1, d_o_tile, do_stride, t.v, t.stride, 0, dp, t.keys);

@@ -23,10 +23,11 @@ typedef struct {
     uint32_t learn;
     const ck_shape *shape; /* NULL without devices, like the next two */
     const float *pack;
-    float *gradients;      /* NULL if nothing is learned */
-    float *base_gradients; /* NULL unless pre-training */
-    float *scratch;        /* the worker's, scratch_floats of the program */
-    int32_t *fault_layer;  /* of this sequence; -1 = none */
+    float *gradients;              /* NULL if nothing is learned */
+    float *base_gradients;         /* NULL unless pre-training */
+    const ck_replacement *variant; /* [n_linears] of the device's; NULL: the recorded weights */
+    float *scratch;                /* the worker's, scratch_floats of the program */
+    int32_t *fault_layer;          /* of this sequence; -1 = none */
 } cpu_block;
 
 typedef void (*cpu_local_op)(const void *descriptor, const cpu_block *block);
@@ -50,6 +51,39 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
 }
 
+/* The replacements [n_linears] of a variant; NULL: the recorded weights. */
+static inline const ck_replacement *cpu_variant(const ck_wave *wave, int32_t variant) {
+    return variant > 0 ? wave->variants + (int64_t)(variant - 1) * wave->n_linears : NULL;
+}
+/* The weight and the bias of a linear for the block's device. */
+static inline ck_replacement cpu_weights(const cpu_block *block, int linear, const float *weight,
+                                         const float *bias) {
+    ck_replacement here = {weight, bias};
+    if (!block->variant || linear < 0) return here;
+    const ck_replacement *own = &block->variant[linear];
+    if (own->weight) here.weight = own->weight;
+    if (own->bias) here.bias = own->bias;
+    return here;
+}
+
+/* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
+void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
+
+/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp. */
+float cpu_softmax_row(float *s, int visible, int keys);
+
+/* ---- Decoding (decoding.h): shares of an op over the whole wave, whose activations are kept */
+
+typedef struct {
+    int first, end;
+} cpu_range;
+/* Columns of y, of all tokens. */
+void cpu_linear_columns(const ck_linear *d, const ck_wave *wave, cpu_range columns);
+/* Columns of all sequences' logits; scratch [n_sequences, width]. */
+void cpu_logits_columns(const ck_logits *d, const ck_wave *wave, cpu_range columns, float *scratch);
+/* One key-value head of a sequence, and the query heads that read it. */
+void cpu_attend_cached(const ck_attention_cached *d, const cpu_block *block, int kv_head);
+
 /* Rows of the MLP activation handled at once: the tile and its companions stay in L2. */
 static inline int cpu_tile_rows(int columns) {
     int rows = 32768 / columns / 16 * 16;
@@ -59,6 +93,7 @@ static inline int cpu_tile_rows(int columns) {
 /* Scratch an op needs, floats a worker. */
 int64_t cpu_head_scratch(const ck_head *d);
 int64_t cpu_attention_scratch(int max_sequence_tokens);
+int64_t cpu_attention_cached_scratch(const ck_attention_cached *d);
 /* lora, route, expert_expand and their backward */
 int64_t cpu_rank_space_scratch(int max_sequence_tokens);
 int64_t cpu_expert_activation_scratch(int ffn, ck_mlp mlp); /* forward and backward */

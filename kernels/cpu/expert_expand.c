@@ -54,9 +54,10 @@ void cpu_expert_expand_backward(const void *descriptor, const cpu_block *block) 
     float *q = cpu_rows(d->q, block), *dw = cpu_rows(d->dw, block);
     gemm_nt(block->n_tokens, shape->rank_sum, shape->width, 1, dy, d->dy->columns,
             cpu_layer(block, d->layer) + shape->b2, shape->width, 0, q, d->q->columns);
-    bool bias = d->bias && shape->mix == CK_MIX_MLP;
+    const float *b_pr = cpu_weights(block, d->linear, NULL, d->bias).bias;
+    bool bias = b_pr && shape->mix == CK_MIX_MLP;
     for (int t = 0; t < block->n_tokens; t++) {
-        float bias_term = bias ? dot(d->bias, dy + (int64_t)t * d->dy->columns, shape->width) : 0.0f;
+        float bias_term = bias ? dot(b_pr, dy + (int64_t)t * d->dy->columns, shape->width) : 0.0f;
         finish_row(shape, bias_term, g + (int64_t)t * d->g->columns, q + (int64_t)t * d->q->columns,
                    dw + (int64_t)t * CK_MAX_EXPERTS);
     }

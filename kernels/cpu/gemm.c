@@ -375,22 +375,30 @@ void gemm_linear(int m, int n, int k, const float *x, int ldx, const float *w, i
 
 const bool gemm_is_own = false;
 
+/* A matrix without columns has rows 0 floats apart, which OpenBLAS refuses. */
+static int stride_of(int ld) {
+    return ld > 0 ? ld : 1;
+}
+
 void gemm_nt(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
              float *c, int ldc) {
     if (m > 0 && n > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, stride_of(lda), b,
+                    stride_of(ldb), beta, c, ldc);
 }
 
 void gemm_nn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
              float *c, int ldc) {
     if (m > 0 && n > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, alpha, a, stride_of(lda), b,
+                    stride_of(ldb), beta, c, ldc);
 }
 
 void gemm_tn(int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
              float *c, int ldc) {
     if (m > 0 && n > 0)
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, n, k, alpha, a, stride_of(lda), b,
+                    stride_of(ldb), beta, c, ldc);
 }
 
 /* y starts as the addend; the product accumulates onto it. */

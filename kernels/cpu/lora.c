@@ -1,4 +1,4 @@
-/* lora.c - the LoRA at a site that is not routed, rank ra, per device: h = x A^T, y += s h B backward: q = s
+/* lora.c - the LoRA at a site that every token uses, rank ra, per device: h = x A^T, y += s h B backward: q = s
  * dy B^T, dx += q A, dA = q^T x, dB = s h^T dy. 4 ra (in + out) FLOPs a token forward. */
 #include "cpu.h"
 #include "gemm.h"
@@ -11,7 +11,8 @@ typedef struct {
 
 static factors factors_of(const ck_shape *shape, ck_site site, int layer) {
     int64_t start = layer * shape->layer_stride;
-    const ck_block *a = ck_block_of(shape, site, CK_FACTOR_A), *b = ck_block_of(shape, site, CK_FACTOR_B);
+    const ck_block *a = ck_block_of(shape, CK_LORA, site, CK_FACTOR_A),
+                   *b = ck_block_of(shape, CK_LORA, site, CK_FACTOR_B);
     return (factors){a->rows,           a->columns,       b->columns, shape->lora_scale[site],
                      start + a->offset, start + b->offset};
 }
@@ -24,14 +25,14 @@ void cpu_lora(const void *descriptor, const cpu_block *block) {
     gemm_nt(block->n_tokens, f.rank, f.in, 1, cpu_rows(d->x, block), d->x->columns, block->pack + f.a, f.in,
             0, h, d->h->columns);
     gemm_nn(block->n_tokens, f.out, f.rank, f.scale, h, d->h->columns, block->pack + f.b, f.out, 1,
-            cpu_rows(d->y, block), d->y->columns);
+            cpu_rows(d->y, block) + d->first_column, d->y->columns);
 }
 
 void cpu_lora_backward(const void *descriptor, const cpu_block *block) {
     const ck_lora_backward *d = descriptor;
     if (!block->shape || block->shape->lora_rank[d->site] == 0) return;
     factors f = factors_of(block->shape, d->site, d->layer);
-    const float *dy = cpu_rows(d->dy, block);
+    const float *dy = cpu_rows(d->dy, block) + d->first_column;
     float *q = block->scratch;
     gemm_nt(block->n_tokens, f.rank, f.out, f.scale, dy, d->dy->columns, block->pack + f.b, f.out, 0, q,
             f.rank);

@@ -66,11 +66,11 @@ static bool finite_row(const float *z, int n) {
 }
 
 typedef struct {
-    float gate_sum[CK_MAX_EXPERTS], top1[CK_MAX_EXPERTS], top_k[CK_MAX_EXPERTS], p_sum[CK_MAX_EXPERTS];
+    float gate_sum[CK_MAX_EXPERTS], top1[CK_MAX_EXPERTS], top_k[CK_MAX_EXPERTS];
 } statistics;
 
 /* One token: gates from logits z (with a router) or the mean; adds to the statistics. */
-static void route_token(const ck_shape *shape, const float *z, bool want_p, float *gates, statistics *sums) {
+static void route_token(const ck_shape *shape, const float *z, float *gates, statistics *sums) {
     memset(gates, 0, CK_MAX_EXPERTS * sizeof(float));
     if (shape->router_rows == 0) {
         for (int e = 0; e < shape->n_experts; e++) {
@@ -88,10 +88,13 @@ static void route_token(const ck_shape *shape, const float *z, bool want_p, floa
         sums->gate_sum[e] += gates[e];
         sums->top_k[e] += (float)(c.chosen >> e & 1);
     }
-    if (!want_p) return;
-    float p[CK_MAX_EXPERTS];
-    balance_probabilities(z, &c, p);
-    for (int e = 0; e < c.experts; e++) sums->p_sum[e] += p[e];
+}
+
+/* How often the second linear's bias counts. */
+static float bias_factor(const ck_shape *shape, const float *gates) {
+    float sum = 0;
+    for (int e = 0; e < CK_MAX_EXPERTS; e++) sum += gates[e];
+    return shape->mix == CK_MIX_MLP ? sum : 1.0f;
 }
 
 static void store(float *table, const ck_route *d, const cpu_block *block, const float *values) {
@@ -105,17 +108,23 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     const ck_shape *shape = block->shape;
     if (!shape) return;
     float *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block);
-    statistics sums = {{0}, {0}, {0}, {0}};
-    gemm_nt(block->n_tokens, shape->router_rows + shape->h_ranks, shape->width, 1, cpu_rows(d->x, block),
-            d->x->columns, cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
+    float *factors = d->bias_factor ? cpu_rows(d->bias_factor, block) : NULL;
+    statistics sums = {{0}, {0}, {0}};
+    const float *x = cpu_rows(d->x, block);
+    int columns = shape->router_rows + shape->h_ranks;
+    gemm_nt(block->n_tokens, columns, shape->width, 1, x, d->x->columns,
+            cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        if (!finite_row(z, shape->router_rows + shape->h_ranks)) {
+        bool finite =
+            columns > 0 ? finite_row(z, columns) : finite_row(x + (int64_t)t * d->x->columns, shape->width);
+        if (!finite) {
             if (*block->fault_layer < 0) *block->fault_layer = d->layer;
             /* the run goes on; the fault is what the caller acts on */
             memset(z, 0, (size_t)shape->router_rows * sizeof(float));
         }
-        route_token(shape, z, d->p_sum != NULL, w, &sums);
+        route_token(shape, z, w, &sums);
+        if (factors) factors[t] = bias_factor(shape, w);
         if (d->gate_record) {
             float *record =
                 d->gate_record + ((block->first_token + t) * d->n_layers + d->layer) * CK_MAX_EXPERTS;
@@ -125,7 +134,6 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     store(d->gate_sum, d, block, sums.gate_sum);
     store(d->top1_count, d, block, sums.top1);
     store(d->top_k_count, d, block, sums.top_k);
-    store(d->p_sum, d, block, sums.p_sum);
 }
 
 static void logit_gradients(const ck_shape *shape, const float *z, const float *w, const float *dw,
@@ -182,8 +190,7 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
         0, cpu_layer_gradients(block, d->layer) + shape->route + (int64_t)first * shape->width, shape->width);
 }
 
-/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i); value = sum over layers of balance_e f_e P_e.
- */
+/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i). */
 void cpu_balance(const ck_balance *d, const ck_wave *wave) {
     for (int i = 0; i < wave->n_devices; i++) {
         const ck_shape *shape = &wave->shapes[wave->devices[i].shape];
@@ -191,19 +198,14 @@ void cpu_balance(const ck_balance *d, const ck_wave *wave) {
         float tokens = (float)(wave->first_token[last] - wave->first_token[first]);
         float kept = (float)(shape->router_rows == 0 || shape->top_k > shape->n_experts ? shape->n_experts
                                                                                         : shape->top_k);
-        d->value[i] = 0;
         for (int layer = 0; layer < d->n_layers; layer++) {
             float *coefficient = d->coefficient + ((int64_t)i * d->n_layers + layer) * CK_MAX_EXPERTS;
             memset(coefficient, 0, CK_MAX_EXPERTS * sizeof(float));
             for (int e = 0; e < shape->n_experts && shape->router_rows; e++) {
-                float count = 0, p = 0;
-                for (int s = first; s < last; s++) {
-                    int64_t index = ((int64_t)s * d->n_layers + layer) * CK_MAX_EXPERTS + e;
-                    count += d->top_k_count[index];
-                    p += d->p_sum[index];
-                }
+                float count = 0;
+                for (int s = first; s < last; s++)
+                    count += d->top_k_count[((int64_t)s * d->n_layers + layer) * CK_MAX_EXPERTS + e];
                 coefficient[e] = shape->balance[e] * count / (kept * tokens) / tokens;
-                d->value[i] += coefficient[e] * p;
             }
         }
     }

@@ -1,4 +1,5 @@
-/* run.c - executes a program sequence by sequence, and sums gradients in sequence order.
+/* run.c - executes a program sequence by sequence, and sums gradients in sequence order; a decoding program
+ * (decoding.h) op by op.
  *
  * Order of work: the first sequence of every device, then every second one, ... so that neighbours in time
  * belong to different devices and a worker seldom waits for its turn to add. A sequence's predecessor in its
@@ -37,10 +38,14 @@ static int64_t scratch_floats(const ck_program *program) {
     int tokens = program->capacity.max_sequence_tokens;
     int64_t most = cpu_rank_space_scratch(tokens), floats = cpu_attention_scratch(tokens);
     if (floats > most) most = floats;
+    if (program->decodes && program->capacity.max_tokens > most) most = program->capacity.max_tokens;
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i];
         floats = 0;
         if (op->kind == CK_OP_head) floats = cpu_head_scratch(&op->as.head);
+        if (op->kind == CK_OP_logits) floats = program->capacity.max_sequences * (int64_t)op->as.logits.width;
+        if (op->kind == CK_OP_attention_cached)
+            floats = cpu_attention_cached_scratch(&op->as.attention_cached);
         const ck_expert_activation *up = &op->as.expert_activation;
         const ck_expert_activation_backward *down = &op->as.expert_activation_backward;
         if (op->kind == CK_OP_expert_activation) floats = cpu_expert_activation_scratch(up->ffn, up->mlp);
@@ -235,6 +240,7 @@ static cpu_block make_block(const ck_program *program, const ck_wave *wave, cpu_
     block.shape = &wave->shapes[device->shape];
     block.pack = wave->parameters + device->parameters;
     block.learn = device->learn;
+    block.variant = cpu_variant(wave, device->variant);
     if (!device->learn) return block;
     bool first = p->rank_in_device[sequence] == 0;
     block.gradients = first ? wave->gradients + device->gradients
@@ -253,6 +259,87 @@ static void run_segment(ck_program *program, const ck_wave *wave, const ck_op *o
     }
 }
 
+/* ---- Decoding: every op over the whole wave, by all threads ---- */
+
+typedef struct {
+    ck_program *program;
+    const ck_wave *wave;
+    int worker, workers;
+} member;
+
+/* The member's share of n things, in units of `unit`. */
+static cpu_range share_of(const member *m, int n, int unit) {
+    int64_t units = (n + unit - 1) / unit, first = units * m->worker / m->workers * unit,
+            end = units * (m->worker + 1) / m->workers * unit;
+    return (cpu_range){(int)(first < n ? first : n), (int)(end < n ? end : n)};
+}
+
+/* Ops that are cut finer than into sequences. */
+static bool is_cut_finely(ck_op_kind kind) {
+    return kind == CK_OP_linear || kind == CK_OP_logits || kind == CK_OP_attention_cached;
+}
+
+static void attend_share(const member *m, const ck_attention_cached *d) {
+    cpu_range pairs = share_of(m, m->wave->n_sequences * d->kv_heads, 1);
+    for (int i = pairs.first; i < pairs.end; i++) {
+        cpu_block block =
+            make_block(m->program, m->wave, m->program->private_data, i / d->kv_heads, m->worker);
+        cpu_attend_cached(d, &block, i % d->kv_heads);
+    }
+}
+
+static void run_share(const member *m, const ck_op *op) {
+    enum { COLUMNS = 16 }; /* a line of y has one writer */
+    cpu_private *p = m->program->private_data;
+    float *scratch = p->scratch + m->worker * p->scratch_floats;
+    if (op->kind == CK_OP_linear) {
+        cpu_range columns = share_of(m, op->as.linear.out, COLUMNS);
+        cpu_linear_columns(&op->as.linear, m->wave, columns);
+    } else if (op->kind == CK_OP_logits) {
+        cpu_range columns = share_of(m, op->as.logits.vocabulary, COLUMNS);
+        cpu_logits_columns(&op->as.logits, m->wave, columns, scratch);
+    } else if (op->kind == CK_OP_attention_cached) {
+        attend_share(m, &op->as.attention_cached);
+    } else {
+        /* always the same sequences: between two such ops nobody waits */
+        for (int s = m->worker; s < m->wave->n_sequences; s += m->workers) {
+            cpu_block block = make_block(m->program, m->wave, p, s, m->worker);
+            local_ops[op->kind](&op->as, &block);
+        }
+    }
+}
+
+/* As many threads as have enough to do in the mean product: with less they take longer to wait for each other
+ * than to multiply. A weight that comes from memory takes as long as READING multiplications. */
+static int decoding_threads(const ck_program *program, const ck_wave *wave) {
+    enum { LEAST_MULTIPLICATIONS = 1 << 18, READING = 4 };
+    int64_t sum = 0, products = 0;
+    for (int o = 0; o < program->n_ops; o++) {
+        if (program->ops[o].kind != CK_OP_linear) continue;
+        sum += (int64_t)program->ops[o].as.linear.in * program->ops[o].as.linear.out;
+        products++;
+    }
+    int most = program->backend->threads;
+    if (products == 0) return most;
+    int64_t rows = wave->first_token[wave->n_sequences] + READING,
+            busy = sum / products * rows / LEAST_MULTIPLICATIONS;
+    return busy < 1 ? 1 : busy < most ? (int)busy : most;
+}
+
+static void run_op_by_op(ck_program *program, const ck_wave *wave) {
+#pragma omp parallel num_threads(decoding_threads(program, wave))
+    {
+        member m = {program, wave, omp_get_thread_num(), omp_get_num_threads()};
+        for (int o = 0; o < program->n_ops; o++) {
+            const ck_op *op = &program->ops[o];
+            if (o > 0 && (is_cut_finely(op->kind) || is_cut_finely(op[-1].kind))) {
+#pragma omp barrier
+            }
+            run_share(&m, op);
+        }
+    }
+}
+
 static void report_faults(const ck_wave *wave, const cpu_private *p) {
     if (!wave->fault) return;
     for (int d = 0; d < wave->n_devices; d++) wave->fault[d] = -1;
@@ -266,7 +353,8 @@ ck_status cpu_run(ck_program *program, ck_stream *stream, const ck_wave *wave) {
     (void)stream;
     cpu_private *p = program->private_data;
     prepare(wave, p);
-    for (int first = 0; first < program->n_ops;) {
+    if (program->decodes) run_op_by_op(program, wave);
+    for (int first = 0; first < program->n_ops && !program->decodes;) {
         int end = first;
         while (end < program->n_ops && !ck_is_global(program->ops[end].kind)) end++;
         if (end > first) run_segment(program, wave, program->ops + first, end - first, end == program->n_ops);

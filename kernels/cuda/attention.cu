@@ -1,9 +1,10 @@
-/* attention.cu - causal multi-head attention, forward, without the score matrix in memory.
+/* attention.cu - causal attention, forward, without the score matrix in memory; query heads in groups that share
+ * a head of keys and values.
  *
  *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
  *       lse = log sum exp of S keeps what backward needs
  *
- * qkv [T, 3 D], o [T, D] in f32 or bf16, lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
+ * qkv [T, (H + 2 G) d], o [T, H d] in f32 or bf16, of H query heads and G of keys and values; lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
  * over tiles of keys (FlashAttention-2, Dao 2023): with m the row's largest score so far, l <- l exp(m - m')
  * + sum_j exp(s_j - m'), O likewise.
  *
@@ -12,11 +13,12 @@
  * warp leaves out the keys that none of its rows may see. Scores, sums and O are f32 in registers; P is
  * rounded to T for P V.
  *
- * Bytes a token: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of the sequence, from
- * L2. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of products: memory up to n
- * of about 700.
+ * Bytes a token, with D = H d = G d: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of
+ * the sequence, from L2. Where G < H keys and values are read from memory once and from L2 by the group's other
+ * heads: 4 (H + G) d in bf16. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of
+ * products: memory up to n of about 700.
  */
-#include "attention.cuh"
+#include "attention_tile.cuh"
 
 template <typename T> struct attention_op {
     attention_size size;
@@ -24,82 +26,6 @@ template <typename T> struct attention_op {
     cuda_rows<T> o;
     cuda_rows<float> lse;
 };
-
-template <typename T, int DIM> using query_factor = row_factor<T, DIM, room_to_hold<T, DIM>>;
-
-/* Of a warp's 16 rows: the result so far, its rows' largest score and sum of exponentials (the lane's share).
- */
-template <int DIM> struct softmax_state { float o[DIM / 8][4], largest[2], sum[2]; };
-
-template <int DIM> static __device__ __forceinline__ void begin_softmax(softmax_state<DIM> &state) {
-    CK_UNROLL
-    for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] = 0;
-    CK_UNROLL
-    for (int half = 0; half < 2; half++) {
-        state.largest[half] = -INFINITY;
-        state.sum[half] = 0;
-    }
-}
-
-/* s = Q K^T for the first `units` of 16 keys. */
-template <typename T, int DIM, int N>
-static __device__ __forceinline__ void score(float s[N][4], const query_factor<T, DIM> &q, shared<const T> k,
-                                             int units) {
-    CK_UNROLL
-    for (int i = 0; i < DIM / 16; i++) {
-        left_factor<T> a = factor_part(q, i);
-        CK_UNROLL
-        for (int u = 0; u < N / 2; u++) {
-            if (u < units)
-                multiply_two(s + 2 * u, a,
-                             load_right<tile_stride<DIM>>(k + (16 * u * tile_stride<DIM> + 16 * i)));
-        }
-    }
-}
-
-/* s -> exp(scale s - scale m), and what was summed before, rescaled to the new m. A row's first key is never
- * masked, so m is finite. */
-template <int DIM, int N>
-static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, float s[N][4], float scale2) {
-    float correction[2], shift[2];
-    CK_UNROLL
-    for (int half = 0; half < 2; half++) {
-        float largest = state.largest[half];
-        CK_UNROLL
-        for (int n = 0; n < N; n++) largest = fmaxf(largest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        largest = quad_max(largest);
-        correction[half] = fast_exp2(scale2 * (state.largest[half] - largest));
-        shift[half] = -scale2 * largest;
-        state.largest[half] = largest;
-        state.sum[half] *= correction[half];
-    }
-    CK_UNROLL
-    for (int i = 0; i < 4 * N; i++) {
-        s[i / 4][i % 4] = fast_exp2(fmaf(scale2, s[i / 4][i % 4], shift[i % 4 / 2]));
-        state.sum[i % 4 / 2] += s[i / 4][i % 4];
-    }
-    CK_UNROLL
-    for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] *= correction[i % 4 / 2];
-}
-
-/* A warp's rows against the keys of a tile; whole: all of them are before all of the rows. */
-template <typename T, int DIM, bool whole>
-static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q,
-                                              shared<const T> k, int row, int key, float scale2) {
-    constexpr int KEYS = passing_rows<T, DIM>, N = KEYS / 8;
-    /* of 16 keys that one of the rows sees; both are multiples of 16 */
-    int units = whole ? KEYS / 16 : (row - key) / 16 + 1;
-    shared<const T> v = k + KEYS * tile_stride<DIM>;
-    float s[N][4] = {};
-    score<T, DIM, N>(s, q, k, units);
-    if (!whole) mask_scores<N>(s, row, key);
-    softmax_step<DIM, N>(state, s, scale2);
-    CK_UNROLL
-    for (int u = 0; u < KEYS / 16; u++) {
-        if (u < units)
-            add_rows<T, DIM>(state.o, left_of<T>(s[2 * u], s[2 * u + 1]), v + 16 * u * tile_stride<DIM>);
-    }
-}
 
 template <typename T, int DIM>
 static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op, softmax_state<DIM> &state,
@@ -115,7 +41,8 @@ static __device__ __forceinline__ void finish_softmax(const attention_op<T> *op,
                 LN_2 * (op->size.scale2 * state.largest[half] + log2f(sum));
         }
     }
-    store_rows<T, DIM>(head_of(op->o, &op->size, place, 0), row, place->n_tokens, state.o, factor, own);
+    store_rows<T, DIM>(head_of(op->o, &op->size, place, place->head), row, place->n_tokens, state.o, factor,
+                       own);
 }
 
 template <typename T, int DIM>
@@ -123,13 +50,15 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
     attention_kernel(attention_op<T> op) {
     CK_DYNAMIC_SHARED(T, arena);
     constexpr int STRIDE = tile_stride<DIM>, KEYS = passing_rows<T, DIM>;
-    attention_place place = find_place(&op.size, false);
+    attention_place place = find_place(&op.size, op.size.heads, false);
     int warp = (int)threadIdx.x / 32, rows = (int)blockDim.x / 2, row = place.first + 16 * warp;
     if (place.first >= place.n_tokens) return;
     /* of the keys that the block sees */
     int end = place.first + rows < place.n_tokens ? place.first + rows : place.n_tokens;
-    head_rows<const T> q = head_of(op.qkv, &op.size, &place, 0), k = head_of(op.qkv, &op.size, &place, 1),
-                       v = head_of(op.qkv, &op.size, &place, 2);
+    int kv_head = kv_head_of(&op.size, place.head);
+    head_rows<const T> q = head_of(op.qkv, &op.size, &place, place.head),
+                       k = head_of(op.qkv, &op.size, &place, keys_of(&op.size, kv_head)),
+                       v = head_of(op.qkv, &op.size, &place, values_of(&op.size, kv_head));
     shared<T> queries = part(arena, rows * STRIDE), passing = part(arena + rows * STRIDE, 4 * KEYS * STRIDE);
     softmax_state<DIM> state;
     query_factor<T, DIM> factor;
@@ -145,9 +74,10 @@ static __global__ void __launch_bounds__(32 * ATTENTION_WARPS, attention_blocks<
         if (key == 0) factor = factor_of<T, DIM, room_to_hold<T, DIM>>(queries + 16 * warp * STRIDE);
         shared<const T> keys = passing + 2 * turn * KEYS * STRIDE;
         if (key + KEYS <= row) {
-            attend<T, DIM, true>(state, factor, keys, row, key, op.size.scale2);
+            attend<T, DIM, true>(state, factor, keys, row, key, KEYS / 16, op.size.scale2);
         } else {
-            attend<T, DIM, false>(state, factor, keys, row, key, op.size.scale2);
+            /* row and key are multiples of 16 */
+            attend<T, DIM, false>(state, factor, keys, row, key, (row - key) / 16 + 1, op.size.scale2);
         }
     }
     if (row < end) finish_softmax<T, DIM>(&op, state, &place, row, queries + 16 * warp * STRIDE);
@@ -159,14 +89,14 @@ template <typename T, int DIM>
 static const char *launch(const attention_op<T> *op, int warps, gpu_stream stream) {
     int rows = 16 * warps + 4 * passing_rows<T, DIM>;
     size_t bytes = (size_t)rows * tile_stride<DIM> * sizeof(T);
-    return CK_LAUNCH((attention_kernel<T, DIM>), dim3((unsigned)(op->size.pairs * op->size.tiles)),
+    return CK_LAUNCH((attention_kernel<T, DIM>), attention_grid(&op->size, op->size.heads),
                      dim3((unsigned)warps * 32), bytes, stream, *op);
 }
 
 template <typename T> static const char *run(const ck_attention *d, const cuda_call *call) {
-    int dim = d->width / d->heads,
+    int dim = d->head_size,
         warps = attention_warps(d->qkv->program->capacity.max_sequence_tokens, ATTENTION_WARPS);
-    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->width, 16 * warps),
+    attention_op<T> op = {attention_size_of(call, d->qkv, d->heads, d->kv_heads, dim, 16 * warps),
                           cuda_rows_of<const T>(d->qkv), cuda_rows_of<T>(d->o), cuda_rows_of<float>(d->lse)};
     op.size.wide = attention_is_wide(d->qkv, dim, sizeof(T)) && attention_is_wide(d->o, dim, sizeof(T));
     if (dim <= 16) return launch<T, 16>(&op, warps, call->stream);

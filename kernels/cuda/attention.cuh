@@ -27,10 +27,10 @@ template <typename T, int DIM> constexpr int attention_blocks = sizeof(T) == 2 &
 /* What both directions know of a wave. */
 typedef struct {
     global<const cuda_sequence> sequences;
-    int pairs, tiles; /* sequences x heads; most tiles of a sequence */
-    int heads, dim;
-    float scale;  /* 1 / sqrt(dim) */
-    float scale2; /* scale log2(e): exp(scale s) = 2^(scale2 s) */
+    int n_sequences, tiles;   /* most tiles of a sequence */
+    int heads, kv_heads, dim; /* heads / kv_heads query heads, a group, share keys and values */
+    float scale;              /* 1 / sqrt(dim) */
+    float scale2;             /* scale log2(e): exp(scale s) = 2^(scale2 s) */
     bool wide;
 } attention_size;
 
@@ -40,29 +40,43 @@ typedef struct {
     int first; /* row of the sequence, of the block's tile */
 } attention_place;
 
-/* first_tile_longest: the tile of the first rows has most work (rows are keys), else that of the last (rows
- * are queries). */
-static __device__ __forceinline__ attention_place find_place(const attention_size *size,
+/* heads: of the grid, query heads or heads of keys. first_tile_longest: the tile of the first rows has most
+ * work (rows are keys), else that of the last (rows are queries). */
+static __device__ __forceinline__ attention_place find_place(const attention_size *size, int heads,
                                                              bool first_tile_longest) {
     int block = (int)blockIdx.x, first = block / (ATTENTION_GROUP * size->tiles) * ATTENTION_GROUP;
-    int group = size->pairs - first < ATTENTION_GROUP ? size->pairs - first : (int)ATTENTION_GROUP;
+    int pairs = size->n_sequences * heads;
+    int group = pairs - first < ATTENTION_GROUP ? pairs - first : (int)ATTENTION_GROUP;
     int rest = block - first * size->tiles, pair = first + rest % group, tile = rest / group;
     if (!first_tile_longest) tile = size->tiles - 1 - tile;
-    const cuda_sequence *sequence = record(size->sequences + pair / size->heads);
-    attention_place place = {sequence->first_token, sequence->n_tokens, pair % size->heads,
+    const cuda_sequence *sequence = record(size->sequences + pair / heads);
+    attention_place place = {sequence->first_token, sequence->n_tokens, pair % heads,
                              tile * (int)(blockDim.x / 2)};
     return place;
 }
 
-/* The head's columns of an activation, from the sequence's first row; `part`: which of several [tokens,
- * width] lie side by side. */
+/* The columns of one head of an activation, from the sequence's first row. In qkv the query heads are
+ * followed by the heads of keys, and these by those of values. */
 template <typename T>
 static __device__ __forceinline__ head_rows<T> head_of(const cuda_rows<T> &rows, const attention_size *size,
-                                                       const attention_place *place, int part) {
-    int64_t column = ((int64_t)part * size->heads + place->head) * size->dim;
-    head_rows<T> head = {rows.data + (place->token * rows.columns + column), (int)rows.columns, size->dim,
-                         size->wide};
-    return head;
+                                                       const attention_place *place, int head) {
+    int64_t column = (int64_t)head * size->dim;
+    head_rows<T> columns = {rows.data + (place->token * rows.columns + column), (int)rows.columns, size->dim,
+                            size->wide};
+    return columns;
+}
+static __device__ __forceinline__ int keys_of(const attention_size *size, int kv_head) {
+    return size->heads + kv_head;
+}
+static __device__ __forceinline__ int values_of(const attention_size *size, int kv_head) {
+    return size->heads + size->kv_heads + kv_head;
+}
+/* Query heads that share keys and values, and what a query head shares with them. */
+static __device__ __forceinline__ int group_size(const attention_size *size) {
+    return size->heads / size->kv_heads;
+}
+static __device__ __forceinline__ int kv_head_of(const attention_size *size, int head) {
+    return head / group_size(size);
 }
 
 static __device__ __forceinline__ int whole_units(int rows) {
@@ -144,19 +158,25 @@ static inline bool attention_is_wide(const ck_tensor *tensor, int dim, size_t by
     return dim % width == 0 && tensor->columns % width == 0 && (uintptr_t)tensor->data % 16 == 0;
 }
 
+/* rows: of a tile. */
 static inline attention_size attention_size_of(const cuda_call *call, const ck_tensor *qkv, int32_t heads,
-                                               int32_t width, int rows) {
-    int tiles = (qkv->program->capacity.max_sequence_tokens + rows - 1) / rows, dim = width / heads;
+                                               int32_t kv_heads, int32_t dim, int rows) {
+    int tiles = (qkv->program->capacity.max_sequence_tokens + rows - 1) / rows;
     float scale = 1.0f / sqrtf((float)dim);
     attention_size size = {call->wave.sequences,
-                           call->wave.n_sequences * heads,
+                           call->wave.n_sequences,
                            tiles,
                            heads,
+                           kv_heads,
                            dim,
                            scale,
                            scale * LOG2_E,
                            false};
     return size;
+}
+
+static inline dim3 attention_grid(const attention_size *size, int heads) {
+    return dim3((unsigned)(size->n_sequences * heads * size->tiles));
 }
 
 /* Warps of a block that has a row for every token of short sequences. */

@@ -4,6 +4,7 @@
  *   stage.cu    host tables on their way to the GPU
  *   plan.cu     a recorded program: order of its ops, placement of its activations
  *   report.cu   which op failed
+ *   variants.cu which part of a wave goes through which weights
  *   run.cu      a wave's tables, and the ops over it, as a graph where there are graphs
  *   linear.cu   the base's products
  *   ceilings.cu the best rates of this GPU */
@@ -133,8 +134,14 @@ typedef struct {
     cuda_tables layout;
     int32_t max_shapes;
     cuda_copies *copies;
+    /* of the wave that runs: runs and table lie in the image, none where all have the recorded weights */
+    cuda_variants variants;
+    char *variants_image;
+    size_t variants_bytes, variants_room;
     struct {
         cuda_graph_key key;
+        char *variants_image; /* what the graph was captured with */
+        size_t variants_bytes;
         gpu_graph *graph;
         uint64_t used;
     } graphs[CUDA_GRAPHS];
@@ -145,6 +152,11 @@ size_t cuda_program_bytes(const ck_program *program);
 ck_status cuda_program_place(ck_program *program);
 void cuda_program_release(ck_program *program);
 ck_status cuda_run(ck_program *program, ck_stream *stream, const ck_wave *wave);
+/* Makes the bf16 copies of what the wave's variants have, where this program needs them and they do not exist
+ * yet (plan.cu). NULL, or what was wrong. */
+const char *cuda_copy_variants(ck_backend *backend, cuda_program *p);
+/* Fills p->variants from the wave and its table of devices (variants.cu). */
+const char *cuda_list_variants(cuda_program *p, const ck_wave *wave, const cuda_device *devices);
 /* What a graph needs of a program that runs in it: before a launch its bf16 copies of weights are refreshed,
  * and its tables if others have come in their place. */
 typedef struct cuda_captured {

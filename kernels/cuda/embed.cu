@@ -1,4 +1,4 @@
-/* embed.cu - x_t = wte[token_t] + wpe[t - first token of its sequence], and its backward in pre-training.
+/* embed.cu - x_t = wte[token_t] (+ wpe[position of t in its sequence]), and its backward in pre-training.
  *
  *   dwte[v] += sum over the tokens t with id v of dx_t, in their order
  *       dwpe[i] = sum over sequences longer than i of dx_(first + i)
@@ -6,11 +6,12 @@
  * Forward: a warp a token, each lane W neighbouring columns at a time. Bytes a token: reads 4 D of wte (wpe
  * stays in L2), writes x: 8 D in f32, 6 D in bf16, whose sum is of the f32 weights and rounded once.
  *
- * Backward: every row of a gradient has one warp for each 32 W of its columns, which finds the rows that it
+ * Backward: dwte begins as 0 unless the tied head has written it; every row of a gradient has one warp for each 32 W of its columns, which finds the rows that it
  * adds by reading a list 32 entries at a time. dwte: the warp of an id's first token adds for all of them,
  * the warps of the others find an earlier one and stop; so the work is (distinct ids) x T comparisons of ids
  * at most, and a row that no token has is not touched. dwpe: the list is that of the sequences. */
 #include "ops.cuh"
+#include "runtime.hpp"
 #include "wide.cuh"
 
 enum { EMBED_WARPS = 8 };
@@ -21,14 +22,17 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
                  int width) {
     int64_t token = (int64_t)blockIdx.x * EMBED_WARPS + threadIdx.x / 32;
     if (token >= wave.n_tokens) return;
-    int64_t position = token - record(wave.sequences + wave.sequence_of[token])->first_token;
-    global<const float> row = wte + (int64_t)wave.tokens[token] * width, at = wpe + position * width;
+    const cuda_sequence *sequence = record(wave.sequences + wave.sequence_of[token]);
+    int64_t position = sequence->first_position + token - sequence->first_token;
+    global<const float> row = wte + (int64_t)wave.tokens[token] * width;
     for (int i = (int)(threadIdx.x % 32) * W; i < width; i += 32 * W) {
         float v[W], p[W];
         load_wide<W>(v, row + i);
-        load_wide<W>(p, at + i);
-        CK_UNROLL
-        for (int j = 0; j < W; j++) v[j] += p[j];
+        if (wpe) {
+            load_wide<W>(p, wpe + (position * width + i));
+            CK_UNROLL
+            for (int j = 0; j < W; j++) v[j] += p[j];
+        }
         store_wide<W>(x.data + (token * x.columns + i), v);
     }
 }
@@ -39,7 +43,7 @@ template <typename T> static const char *embed_as(const ck_embed *d, const cuda_
     dim3 grid((unsigned)((call->wave.n_tokens + EMBED_WARPS - 1) / EMBED_WARPS));
     constexpr int W = wide_elements<T>();
     bool weights = cuda_is_wide(d->wte, d->width * (int64_t)sizeof(float)) &&
-                   cuda_is_wide(d->wpe, d->width * (int64_t)sizeof(float));
+                   cuda_is_wide(d->wpe, d->width * (int64_t)sizeof(float)); /* NULL is */
     if (weights && cuda_is_wide<T>(d->x) && d->width % W == 0)
         return CK_LAUNCH((embed_kernel<T, W>), grid, 32 * EMBED_WARPS, 0, call->stream, call->wave, x, wte,
                          wpe, d->width);
@@ -126,14 +130,18 @@ static __global__ void __launch_bounds__(32 * EMBED_WARPS)
 
 template <int W> static const char *embed_backward_as(const ck_embed_backward *d, const cuda_call *call) {
     cuda_rows<const float> dx = cuda_rows_of<const float>(d->dx);
-    global<float> dwte = call->base_gradients + d->wte_gradient,
-                  dwpe = call->base_gradients + d->wpe_gradient;
+    float *dwte = call->base_gradients + d->wte_gradient;
     unsigned spans = (unsigned)((d->width + 32 * W - 1) / (32 * W));
     dim3 tokens((unsigned)((call->wave.n_tokens + EMBED_WARPS - 1) / EMBED_WARPS), spans);
     dim3 positions((unsigned)((d->positions + EMBED_WARPS - 1) / EMBED_WARPS), spans);
-    const char *problem = CK_LAUNCH((token_gradient_kernel<W>), tokens, 32 * EMBED_WARPS, 0, call->stream,
-                                    call->wave, dx, dwte, d->width);
-    if (problem) return problem;
+    const char *problem = nullptr;
+    if (!d->accumulate)
+        problem = gpu_zero(call->stream, dwte, (size_t)d->vocabulary * (size_t)d->width * sizeof(float));
+    if (!problem)
+        problem = CK_LAUNCH((token_gradient_kernel<W>), tokens, 32 * EMBED_WARPS, 0, call->stream, call->wave,
+                            dx, dwte, d->width);
+    if (problem || d->wpe_gradient < 0) return problem;
+    float *dwpe = call->base_gradients + d->wpe_gradient;
     return CK_LAUNCH((position_gradient_kernel<W>), positions, 32 * EMBED_WARPS, 0, call->stream, call->wave,
                      dx, dwpe, d->width, d->positions);
 }
@@ -143,7 +151,7 @@ const char *cuda_embed_backward(const ck_embed_backward *d, const cuda_call *cal
     if (!call->base_gradients) return nullptr;
     int64_t stride = d->width * (int64_t)sizeof(float);
     bool wide = cuda_is_wide(call->base_gradients + d->wte_gradient, stride) &&
-                cuda_is_wide(call->base_gradients + d->wpe_gradient, stride);
+                (d->wpe_gradient < 0 || cuda_is_wide(call->base_gradients + d->wpe_gradient, stride));
     if (wide && cuda_is_wide<float>(d->dx)) return embed_backward_as<4>(d, call);
     return embed_backward_as<1>(d, call);
 }

@@ -276,7 +276,9 @@ static __device__ __forceinline__ void pass_forward(const expert_forward<T> *op,
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, steps = 0, tiles = 0;
     for (int e = pass->begin; e < pass->end; e++)
         steps += rank_steps(shape->rank[e]), tiles += rank_tiles(shape->rank[e]);
-    int group = op->arena_floats / (M::BRANCHES * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE);
+    int floats = M::BRANCHES * steps * left_size<T>::FLOATS + warps * tiles * LANE_TILE;
+    /* without ranks nothing lies in the arena */
+    int group = floats > 0 ? op->arena_floats / floats : pass->fragments;
     for (int first = 0; first < pass->fragments; first += group) {
         int count = pass->fragments - first < group ? pass->fragments - first : group,
             stride = count * tiles * LANE_TILE;

@@ -96,7 +96,7 @@ static backward_room room_of(const ck_expert_activation_backward *d, int64_t tok
     int experts = d->zh->columns - d->p->columns;
     experts = experts < 2 ? 2 : experts > CK_MAX_EXPERTS ? (int)CK_MAX_EXPERTS : experts;
     int most = (int)(cuda_limits.parts_bytes / (room.parts_columns * (int)sizeof(float)));
-    int expert_tiles = (room.ranks / experts + 7) / 8;
+    int expert_tiles = room.ranks > experts ? (room.ranks / experts + 7) / 8 : 1;
     room.slots = plan_backward<M, T>(d->ffn, expert_tiles * experts, expert_tiles, experts).blocks;
     room.slots = room.slots < most ? room.slots : most < 1 ? 1 : most;
     room.parts_floats = (tokens * room.slots * room.parts_columns + 63) / 64 * 64;

@@ -19,7 +19,7 @@
  * bound: memory, in f32 while S is below about 32, in bf16 below about 100. */
 #include "one_pass.cuh"
 
-enum { B2_BLOCK = 2 * CK_SITE_PR + CK_FACTOR_B };
+enum { B2_BLOCK = CK_BLOCK_EXPERTS + 2 * CK_SITE_PR + CK_FACTOR_B };
 
 /* The most ranks that a device of the wave has: its shapes may include some that no device uses. */
 static int ranks_of(const ck_tensor *ranked, const cuda_call *call) {
@@ -36,6 +36,7 @@ template <typename T> static const char *expand_of(const ck_expert_expand *d, co
                                     d->layer,
                                     0};
     bool wide = call->limits.width % 8 == 0 && is_wide_target<T>(d->y, call->start);
+    if (ranks_of(d->g, call) == 0 && !call->start) return nullptr;
     return launch_expand(op, ranks_of(d->g, call), call->limits.width, wide, call->stream);
 }
 
@@ -89,6 +90,11 @@ static __device__ __forceinline__ void add_to_dw(const expert_sink *to, const ck
     }
 }
 
+/* A device without ranks has a dw, too. */
+static __device__ __forceinline__ bool finishes_without_ranks(const expert_sink &) {
+    return true;
+}
+
 static __device__ __forceinline__ void finish_ranks(const expert_sink &to, const ck_shape *shape,
                                                     const segment *s, shared<const float> raw, int stride,
                                                     int first, int limit, int all, shared<float> dw) {
@@ -131,7 +137,7 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, wide &&M == 1 ? 3 : 2)
         int all = count_rows(&rows);
         uint32_t experts = ~0u, wanted = ~0u;
         if constexpr (M == 1) experts = chosen_experts(op.gates, &s);
-        for (int first = 0; first < all; first += limit) {
+        for (int first = 0; first == 0 || first < all; first += limit) {
             if constexpr (M == 1) wanted = wanted_pieces(shape, experts, first, 8);
             shrink<T, M, N, wide>(raw, stride, limit, sums, &s, op.dy, &rows, first, wanted);
             finish_ranks(op.to, shape, &s, raw, stride, first, limit, all, dw);
@@ -184,11 +190,23 @@ size_t cuda_expert_expand_backward_workspace(const ck_expert_expand_backward *d,
     return separate > together ? separate : together;
 }
 
-const char *cuda_expert_expand_backward(const ck_expert_expand_backward *d, const cuda_call *call) {
-    if (call->wave.n_tiles == 0) return nullptr;
+static const char *expand_backward_on(const ck_expert_expand_backward *d, const cuda_call *call) {
     if (call->half)
         return is_wide_backward<bf16>(d, call) ? backward_of<bf16, true>(d, call)
                                                : backward_of<bf16, false>(d, call);
     return is_wide_backward<float>(d, call) ? backward_of<float, true>(d, call)
                                             : backward_of<float, false>(d, call);
+}
+
+const char *cuda_expert_expand_backward(const ck_expert_expand_backward *d, const cuda_call *call) {
+    const char *problem = nullptr;
+    ck_expert_expand_backward own = *d;
+    cuda_part part;
+    if (call->wave.n_tiles == 0) return nullptr;
+    for (int32_t at = 0; !problem && cuda_next_part(call, d->linear, {nullptr, d->bias}, &at, &part);) {
+        cuda_call some = cuda_call_on(call, &part);
+        own.bias = part.weights.bias;
+        problem = expand_backward_on(&own, &some);
+    }
+    return problem;
 }

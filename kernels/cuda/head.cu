@@ -1,7 +1,7 @@
-/* head.cu - tied head and cross-entropy; logits exist for a chunk of tokens at a time.
+/* head.cu - head and cross-entropy; logits exist for a chunk of tokens at a time.
  *
- *   z = x wte^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,
- *   dx = dz wte,   dwte = sum over chunks of dz^T x
+ *   z = x W^T,  loss_t = lse(z) - z_target,  dz = (softmax(z) - onehot(target)) / counted,
+ *   dx = dz W,   dW = sum over chunks of dz^T x
  *
  * x, dx [T, D] f32 or bf16, z [rows of the chunk, V] f32 in the workspace; products by cuda_multiply().
  * counted: of the device, in pre-training of the wave.
@@ -20,7 +20,7 @@
  *
  * Losses of tokens go to the workspace, and one warp a sequence sums them in a fixed order, as doubles.
  *
- * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dwte. Bytes a token between the products: z written,
+ * FLOPs a token: 2 D V for z, 4 D V with dx, 6 D V with dW. Bytes a token between the products: z written,
  * read and dz written, read, 16 V in f32, 12 V in bf16 (0.14 us at 4.3 TB/s and V = 50257, beside 0.2 us for
  * the products' 4 D V FLOPs at D = 768). */
 #include <math.h>
@@ -34,7 +34,6 @@ enum { HEAD_STATIC_BYTES = HEAD_WARPS * 16 }; /* at most: arrays of known size *
 typedef struct {
     global<float> z;      /* [rows, stride] */
     global<float> losses; /* [max_tokens] */
-    global<int32_t> hits; /* [max_tokens] 1 where the target is the arg max */
     float *logits;        /* z, as the products take it */
     int64_t stride, rows;
 } head_workspace;
@@ -43,7 +42,7 @@ static int64_t row_stride(int vocabulary) {
     return ((int64_t)vocabulary + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
 }
 
-/* Of cuda_limits.head_bytes: as many as fill a GPU with tiles of the product dz wte, whose result is narrow.
+/* Of cuda_limits.head_bytes: as many as fill a GPU with tiles of the product dz W, whose result is narrow.
  */
 static int64_t chunk_rows(int vocabulary, int64_t max_tokens) {
     int64_t rows = cuda_limits.head_bytes / (row_stride(vocabulary) * (int64_t)sizeof(float));
@@ -53,15 +52,14 @@ static int64_t chunk_rows(int vocabulary, int64_t max_tokens) {
 
 /* ---- A row */
 
-/* Of some logits: the largest, its first index, and the sum of exp(z - largest). */
+/* Of some logits: the largest, and the sum of exp(z - largest). */
 typedef struct {
     float largest, sum;
-    int32_t at;
 } row_state;
 
 /* What holds no logit has the sum 0, and adds nothing; NaN stays. */
 static __device__ __forceinline__ row_state row_join(row_state a, row_state b) {
-    bool first = a.largest > b.largest || (a.largest == b.largest && a.at < b.at);
+    bool first = a.largest > b.largest;
     row_state top = first ? a : b, other = first ? b : a;
     if (other.sum != 0.0f) top.sum += other.sum * fast_exp(other.largest - top.largest);
     return top;
@@ -71,7 +69,7 @@ static __device__ __forceinline__ row_state row_join_lanes(row_state a) {
     CK_UNROLL
     for (int step = 16; step > 0; step /= 2) {
         row_state b = {__shfl_xor_sync(0xffffffffu, a.largest, step),
-                       __shfl_xor_sync(0xffffffffu, a.sum, step), __shfl_xor_sync(0xffffffffu, a.at, step)};
+                       __shfl_xor_sync(0xffffffffu, a.sum, step)};
         a = row_join(a, b);
     }
     return a;
@@ -96,16 +94,13 @@ static __device__ __forceinline__ void load_logits(float v[ROW_ELEMENTS], global
 }
 
 /* v becomes exp(v - state->largest). */
-static __device__ __forceinline__ void row_add(row_state *state, float v[ROW_ELEMENTS], int first) {
+static __device__ __forceinline__ void row_add(row_state *state, float v[ROW_ELEMENTS]) {
     float largest = v[0], sum = 0;
     CK_UNROLL
     for (int j = 1; j < ROW_ELEMENTS; j++) largest = fmaxf(largest, v[j]);
     if (largest > state->largest) { /* seldom, after the first steps */
         state->sum = state->sum != 0.0f ? state->sum * fast_exp(state->largest - largest) : 0.0f;
         state->largest = largest;
-        for (int j = ROW_ELEMENTS - 1; j >= 0; j--) {
-            if (v[j] == largest) state->at = first + 4 * (int)blockDim.x * (j / 4) + j % 4;
-        }
     }
     CK_UNROLL
     for (int j = 0; j < ROW_ELEMENTS; j++) {
@@ -147,13 +142,13 @@ template <typename T, bool held>
 static __device__ __forceinline__ row_state row_reduce(global<const float> z, int vocabulary,
                                                        const held_row<T> &row) {
     CK_SHARED(row_state, warps, HEAD_WARPS);
-    row_state state = {-INFINITY, 0.0f, 0};
+    row_state state = {-INFINITY, 0.0f};
     int slot = (int)threadIdx.x; /* of the step and the lane */
     for (int first = 4 * (int)threadIdx.x; first < vocabulary;
          first += ROW_ELEMENTS * (int)blockDim.x, slot += (int)blockDim.x) {
         float v[ROW_ELEMENTS];
         load_logits(v, z, first, vocabulary);
-        row_add(&state, v, first);
+        row_add(&state, v);
         if constexpr (!held) continue;
         row.largest[slot] = state.largest;
         CK_UNROLL
@@ -242,10 +237,7 @@ static __global__ void __launch_bounds__(HEAD_LANES)
     CK_DYNAMIC_SHARED(T, arena);
     held_row<T> row = {arena, retype<float>(arena + work.stride)};
     row_state state = row_reduce<T, held>(z, vocabulary, row);
-    if (threadIdx.x == 0) {
-        work.losses[token] = target < 0 ? 0.0f : logf(state.sum) + (state.largest - chosen);
-        work.hits[token] = state.at == target;
-    }
+    if (threadIdx.x == 0) work.losses[token] = target < 0 ? 0.0f : logf(state.sum) + (state.largest - chosen);
     if (!gradient) return;
     int32_t counted = record(wave.sequences + wave.sequence_of[token])->counted;
     float inverse_count = counted > 0 ? 1.0f / (float)counted : 0.0f;
@@ -264,27 +256,19 @@ static __global__ void __launch_bounds__(256)
 
 /* A warp a sequence. */
 static __global__ void __launch_bounds__(32)
-    head_sum_kernel(cuda_wave wave, head_workspace work, global<float> loss, global<int32_t> correct) {
+    head_sum_kernel(cuda_wave wave, head_workspace work, global<float> loss) {
     const cuda_sequence *sequence = record(wave.sequences + blockIdx.x);
     double sum = 0;
-    int32_t hits = 0;
-    for (int i = (int)threadIdx.x; i < sequence->n_tokens; i += 32) {
+    for (int i = (int)threadIdx.x; i < sequence->n_tokens; i += 32)
         sum += (double)work.losses[sequence->first_token + i];
-        hits += work.hits[sequence->first_token + i];
-    }
     CK_UNROLL
-    for (int step = 16; step > 0; step /= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, step);
-        hits += __shfl_xor_sync(0xffffffffu, hits, step);
-    }
-    if (threadIdx.x != 0) return;
-    loss[blockIdx.x] = (float)sum;
-    if (correct) correct[blockIdx.x] = hits;
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (threadIdx.x == 0) loss[blockIdx.x] = (float)sum;
 }
 
 /* ---- Chunks */
 
-static head_workspace workspace_of(const ck_head *d, void *memory, int64_t rows, int64_t max_tokens) {
+static head_workspace workspace_of(const ck_head *d, void *memory, int64_t rows) {
     head_workspace work = {};
     char *at = static_cast<char *>(memory);
     work.stride = row_stride(d->vocabulary);
@@ -293,13 +277,12 @@ static head_workspace workspace_of(const ck_head *d, void *memory, int64_t rows,
     at += rows * work.stride * (int64_t)sizeof(float);
     work.z = work.logits;
     work.losses = reinterpret_cast<float *>(at);
-    work.hits = reinterpret_cast<int32_t *>(at + max_tokens * (int64_t)sizeof(float));
     return work;
 }
 
 size_t cuda_head_workspace(const ck_head *d, const cuda_bounds *bounds) {
     int64_t rows = chunk_rows(d->vocabulary, bounds->max_tokens);
-    return (size_t)(rows * row_stride(d->vocabulary) + 2 * bounds->max_tokens) * sizeof(float);
+    return (size_t)(rows * row_stride(d->vocabulary) + bounds->max_tokens) * sizeof(float);
 }
 
 /* One row's block: lanes for about 64 logits each. */
@@ -343,7 +326,7 @@ static const char *multiply_logits(const ck_head *d, const cuda_call *call, cons
     cuda_product z = {};
     z.m = rows, z.n = d->vocabulary, z.k = d->width;
     z.a = static_cast<const T *>(d->x->data) + first * d->x->columns, z.lda = d->x->columns;
-    z.b = cuda_weight(call, d->wte), z.ldb = d->width, z.turn_b = true;
+    z.b = cuda_weight(call, d->weight), z.ldb = d->width, z.turn_b = true;
     z.out = work->logits, z.ld_out = work->stride;
     z.half_in = call->half;
     z.alpha = 1;
@@ -361,7 +344,7 @@ static const char *multiply_dx(const ck_head *d, const cuda_call *call, const he
     cuda_product dx = {};
     dx.m = rows, dx.n = d->width, dx.k = d->vocabulary;
     dx.a = work->logits, dx.lda = gradient_stride<T>(work);
-    dx.b = cuda_weight(call, d->wte), dx.ldb = d->width;
+    dx.b = cuda_weight(call, d->weight), dx.ldb = d->width;
     dx.out = static_cast<T *>(d->dx->data) + first * d->dx->columns, dx.ld_out = d->dx->columns;
     dx.half_in = dx.half_out = call->half;
     dx.alpha = 1;
@@ -369,39 +352,38 @@ static const char *multiply_dx(const ck_head *d, const cuda_call *call, const he
 }
 
 /* A base is trained in f32 only. */
-static const char *multiply_dwte(const ck_head *d, const cuda_call *call, const head_workspace *work,
-                                 int64_t first, int64_t rows) {
-    cuda_product dwte = {};
-    dwte.m = d->vocabulary, dwte.n = d->width, dwte.k = rows;
-    dwte.a = work->logits, dwte.lda = work->stride, dwte.turn_a = true;
-    dwte.b = static_cast<const float *>(d->x->data) + first * d->x->columns, dwte.ldb = d->x->columns;
-    dwte.out = call->base_gradients + d->wte_gradient, dwte.ld_out = d->width;
-    dwte.add = dwte.out, dwte.ld_add = d->width;
-    dwte.alpha = 1, dwte.beta = first == 0 ? 0.0f : 1.0f;
-    return cuda_multiply(&dwte, call->stream);
+static const char *multiply_dw(const ck_head *d, const cuda_call *call, const head_workspace *work,
+                               int64_t first, int64_t rows) {
+    cuda_product dw = {};
+    dw.m = d->vocabulary, dw.n = d->width, dw.k = rows;
+    dw.a = work->logits, dw.lda = work->stride, dw.turn_a = true;
+    dw.b = static_cast<const float *>(d->x->data) + first * d->x->columns, dw.ldb = d->x->columns;
+    dw.out = call->base_gradients + d->weight_gradient, dw.ld_out = d->width;
+    dw.add = dw.out, dw.ld_add = d->width;
+    dw.alpha = 1, dw.beta = first == 0 ? 0.0f : 1.0f;
+    return cuda_multiply(&dw, call->stream);
 }
 
 template <typename T>
 static const char *head_as(const ck_head *d, const cuda_call *call, head_workspace work) {
-    bool train = d->wte_gradient >= 0 && call->base_gradients;
+    bool gradient = d->mode != CK_HEAD_EVALUATE;
     const char *problem = nullptr;
     for (int64_t first = 0; first < call->wave.n_tokens && !problem; first += work.rows) {
         int64_t left = call->wave.n_tokens - first, rows = left < work.rows ? left : work.rows;
         problem = multiply_logits<T>(d, call, &work, first, rows);
-        if (!problem) problem = rows_of_chunk<T>(d, call, &work, first, rows, d->dx || train);
-        if (!problem && d->dx) problem = multiply_dx<T>(d, call, &work, first, rows);
-        if (!problem && train) problem = multiply_dwte(d, call, &work, first, rows);
+        if (!problem) problem = rows_of_chunk<T>(d, call, &work, first, rows, gradient);
+        if (!problem && gradient) problem = multiply_dx<T>(d, call, &work, first, rows);
+        if (!problem && d->mode == CK_HEAD_PRETRAIN) problem = multiply_dw(d, call, &work, first, rows);
     }
     return problem;
 }
 
 const char *cuda_head(const ck_head *d, const cuda_call *call) {
-    int64_t max_tokens = call->wave.n_tokens; /* at most those that the workspace was planned for */
-    head_workspace work = workspace_of(d, call->workspace, chunk_rows(d->vocabulary, max_tokens), max_tokens);
+    /* at most the rows that the workspace was planned for */
+    head_workspace work = workspace_of(d, call->workspace, chunk_rows(d->vocabulary, call->wave.n_tokens));
     global<float> loss = d->loss;
-    global<int32_t> correct = d->correct;
     const char *problem = call->half ? head_as<bf16>(d, call, work) : head_as<float>(d, call, work);
     if (problem) return problem;
     return CK_LAUNCH(head_sum_kernel, (unsigned)call->wave.n_sequences, 32, 0, call->stream, call->wave, work,
-                     loss, correct);
+                     loss);
 }

@@ -3,8 +3,8 @@
  *   y = x W^T + c b + residual      dx (+)= dy W      dW = dy^T x, db = column sums of dy (pre-training)
  *
  * Bytes a token, bf16: 2 (in + out), with a residual 2 out more; the products dominate (2 in out FLOPs a
- * token). A bias without gates and a residual are part of the product itself; only where gates weigh the bias
- * y is begun by a kernel of its own. */
+ * token). A bias and a residual are part of the product itself; only where the bias has factors y is begun by
+ * a kernel of its own. */
 #include "driver.hpp"
 #include "fragment.cuh"
 
@@ -37,48 +37,39 @@ const char *cuda_to_float(const bf16 *from, float *to, int64_t count, gpu_stream
 /* ---- y = residual + c b: a warp a token ---- */
 
 template <typename T> struct begin_arguments {
-    cuda_wave wave;
     cuda_rows<T> y;
     cuda_rows<const T> residual;
-    cuda_rows<const float> gates;
+    global<const float> bias_factor; /* [tokens] */
     global<const float> bias;
+    int64_t first_token, n_tokens;
     int32_t out;
 };
 
-template <typename T>
-static __device__ __forceinline__ float bias_factor(const begin_arguments<T> &a, int64_t token) {
-    int32_t device = record(a.wave.sequences + (int32_t)a.wave.sequence_of[token])->device;
-    if (!a.gates.data || device < 0) return 1.0f;
-    const ck_shape *shape = record(a.wave.shapes + record(a.wave.devices + device)->shape);
-    float sum = 0;
-    for (int e = 0; e < shape->n_experts; e++) sum += a.gates.data[token * a.gates.columns + e];
-    return shape->mix == CK_MIX_MLP ? sum : 1.0f;
-}
-
 template <typename T> static __global__ void begin_kernel(begin_arguments<T> a) {
-    int64_t token = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (token >= a.wave.n_tokens) return;
-    float factor = bias_factor(a, token);
+    int64_t row = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, token = a.first_token + row;
+    if (row >= a.n_tokens) return;
+    float factor = a.bias_factor[token];
     for (int i = (int)(threadIdx.x % 32); i < a.out; i += 32) {
-        float y = a.bias ? factor * a.bias[i] : 0.0f;
+        float y = factor * a.bias[i];
         if (a.residual.data) y += load_one(a.residual.data + (token * a.residual.columns + i));
         store_one(a.y.data + (token * a.y.columns + i), y);
     }
 }
 
-template <typename T> static const char *begin(const ck_linear *d, const cuda_call *call) {
+template <typename T>
+static const char *begin(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
     begin_arguments<T> a = {};
-    a.wave = call->wave;
     a.y = cuda_rows_of<T>(d->y);
     if (d->residual) a.residual = cuda_rows_of<const T>(d->residual);
-    if (d->gates) a.gates = cuda_rows_of<const float>(d->gates);
-    a.bias = d->bias;
+    a.bias_factor = static_cast<const float *>(d->bias_factor->data);
+    a.bias = part->weights.bias;
+    a.first_token = part->first_token, a.n_tokens = part->n_tokens;
     a.out = d->out;
-    return CK_LAUNCH(begin_kernel<T>, dim3((unsigned)((call->wave.n_tokens + 7) / 8)), dim3(256), 0,
-                     call->stream, a);
+    return CK_LAUNCH(begin_kernel<T>, dim3((unsigned)((part->n_tokens + 7) / 8)), dim3(256), 0, call->stream,
+                     a);
 }
 
-/* ---- Products ---- */
+/* ---- Products: one for each part of the wave that has a weight of its own (variants.cu) ---- */
 
 static cuda_product product_of(const cuda_call *call) {
     cuda_product p = {};
@@ -87,31 +78,54 @@ static cuda_product product_of(const cuda_call *call) {
     return p;
 }
 
+/* The part's first row of an activation. */
+static void *rows_of(const ck_tensor *tensor, const cuda_call *call, const cuda_part *part) {
+    size_t element = call->half ? sizeof(bf16) : sizeof(float);
+    return static_cast<char *>(tensor->data) + (size_t)part->first_token * (size_t)tensor->columns * element;
+}
+
 /* out = x W^T; add, bias and beta are the caller's. */
-static cuda_product forward_product(const ck_linear *d, const cuda_call *call) {
+static cuda_product forward_product(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
     cuda_product p = product_of(call);
-    p.m = call->wave.n_tokens, p.n = d->out, p.k = d->in;
-    p.a = d->x->data, p.lda = d->x->columns;
-    p.b = cuda_weight(call, d->weight), p.ldb = d->in, p.turn_b = true;
-    p.out = d->y->data, p.ld_out = d->y->columns;
+    p.m = part->n_tokens, p.n = d->out, p.k = d->in;
+    p.a = rows_of(d->x, call, part), p.lda = d->x->columns;
+    p.b = cuda_weight(call, part->weights.weight), p.ldb = d->in, p.turn_b = true;
+    p.out = rows_of(d->y, call, part), p.ld_out = d->y->columns;
     return p;
 }
 
-const char *cuda_linear_onto(const ck_linear *d, const cuda_call *call) {
-    cuda_product p = forward_product(d, call);
+static const char *linear_onto(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
+    cuda_product p = forward_product(d, call, part);
     p.add = p.out, p.ld_add = p.ld_out, p.beta = 1;
     return cuda_multiply(&p, call->stream);
 }
 
-const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
-    if (d->gates && d->bias && call->wave.n_devices) {
-        const char *problem = call->half ? begin<bf16>(d, call) : begin<float>(d, call);
-        return problem ? problem : cuda_linear_onto(d, call);
+const char *cuda_linear_onto(const ck_linear *d, const cuda_call *call) {
+    const char *problem = nullptr;
+    cuda_part part;
+    for (int32_t at = 0; !problem && cuda_next_part(call, d->linear, {d->weight, nullptr}, &at, &part);)
+        problem = linear_onto(d, call, &part);
+    return problem;
+}
+
+static const char *linear_of(const ck_linear *d, const cuda_call *call, const cuda_part *part) {
+    const float *bias = part->weights.bias;
+    if (bias && d->bias_factor) {
+        const char *problem = call->half ? begin<bf16>(d, call, part) : begin<float>(d, call, part);
+        return problem ? problem : linear_onto(d, call, part);
     }
-    cuda_product p = forward_product(d, call);
-    if (d->residual) p.add = d->residual->data, p.ld_add = d->residual->columns, p.beta = 1;
-    if (d->bias) p.bias = cuda_weight(call, d->bias);
+    cuda_product p = forward_product(d, call, part);
+    if (d->residual) p.add = rows_of(d->residual, call, part), p.ld_add = d->residual->columns, p.beta = 1;
+    if (bias) p.bias = cuda_weight(call, bias);
     return cuda_multiply(&p, call->stream);
+}
+
+const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
+    const char *problem = nullptr;
+    cuda_part part;
+    for (int32_t at = 0; !problem && cuda_next_part(call, d->linear, {d->weight, d->bias}, &at, &part);)
+        problem = linear_of(d, call, &part);
+    return problem;
 }
 
 /* ---- Column sums: rows in groups (cuda_limits.slice_tokens), then the groups in order ---- */
@@ -165,17 +179,22 @@ static const char *weight_gradient(const ck_linear_backward *d, const cuda_call 
     return cuda_multiply(&p, call->stream);
 }
 
+static const char *input_gradient(const ck_linear_backward *d, const cuda_call *call, const cuda_part *part) {
+    cuda_product p = product_of(call);
+    p.m = part->n_tokens, p.n = d->in, p.k = d->out;
+    p.a = rows_of(d->dy, call, part), p.lda = d->dy->columns;
+    p.b = cuda_weight(call, part->weights.weight), p.ldb = d->in;
+    p.out = rows_of(d->dx, call, part), p.ld_out = d->dx->columns;
+    if (d->accumulate) p.add = p.out, p.ld_add = p.ld_out, p.beta = 1;
+    return cuda_multiply(&p, call->stream);
+}
+
 const char *cuda_linear_backward(const ck_linear_backward *d, const cuda_call *call) {
     const char *problem = nullptr;
-    if (d->dx) {
-        cuda_product p = product_of(call);
-        p.m = call->wave.n_tokens, p.n = d->in, p.k = d->out;
-        p.a = d->dy->data, p.lda = d->dy->columns;
-        p.b = cuda_weight(call, d->weight), p.ldb = d->in;
-        p.out = d->dx->data, p.ld_out = d->dx->columns;
-        if (d->accumulate) p.add = p.out, p.ld_add = p.ld_out, p.beta = 1;
-        problem = cuda_multiply(&p, call->stream);
-    }
+    cuda_part part;
+    for (int32_t at = 0;
+         d->dx && !problem && cuda_next_part(call, d->linear, {d->weight, nullptr}, &at, &part);)
+        problem = input_gradient(d, call, &part);
     if (!problem && d->weight_gradient >= 0)
         problem = weight_gradient(d, call, call->base_gradients + d->weight_gradient);
     if (!problem && d->bias_gradient >= 0) problem = bias_gradient(d, call);

@@ -1,4 +1,4 @@
-/* lora.cu - the LoRA at a site that is not routed, of each device its own.
+/* lora.cu - the LoRA at a site that every token uses, of each device its own.
  *
  *   h = x A^T,  y += s h B        or y = residual + c bias + s h B,
  *       where the base product is added afterwards
@@ -66,7 +66,7 @@ static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const 
     }
     keep_ranked(op, s, rows, down.ranks, shape->lora_scale[op->site]);
     if (!op->expands) return;
-    stage_bias_factors(factors, op->to, s, shape);
+    stage_bias_factors(factors, op->to, s);
     __syncthreads();
     expand<T, M, wide>(op->to, s, rows, op->stride, up.ranks,
                        op->wave.parameters + (device->parameters + up.offset), up.columns, factors);
@@ -111,12 +111,13 @@ template <typename T> static const char *lora_of(const ck_lora *d, const cuda_ca
                      true,
                      expand_target_of<T>(d->y, call->start),
                      d->site,
-                     ck_block_index(d->site, CK_FACTOR_A),
-                     ck_block_index(d->site, CK_FACTOR_B),
+                     ck_block_index(CK_LORA, d->site, CK_FACTOR_A),
+                     ck_block_index(CK_LORA, d->site, CK_FACTOR_B),
                      d->layer,
                      rank_stride(d->h->columns)};
-    bool wide =
-        d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && is_wide_target<T>(d->y, call->start);
+    op.to.y.data += d->first_column;
+    bool wide = d->in % 8 == 0 && d->out % 8 == 0 && d->first_column % 8 == 0 && cuda_is_wide<T>(d->x) &&
+                is_wide_target<T>(d->y, call->start);
     return wide ? launch_lora<T, true>(op, d->h->columns, call->stream)
                 : launch_lora<T, false>(op, d->h->columns, call->stream);
 }
@@ -127,6 +128,7 @@ size_t cuda_lora_workspace(const ck_lora *, const cuda_bounds *) {
 
 const char *cuda_lora(const ck_lora *d, const cuda_call *call) {
     if (call->wave.n_tiles == 0) return call->start ? "lora: the wave has no devices" : nullptr;
+    if (call->start && d->first_column > 0) return "lora: it begins only a part of y";
     return call->half ? lora_of<bf16>(d, call) : lora_of<float>(d, call);
 }
 
@@ -142,6 +144,10 @@ typedef struct {
     cuda_rows<float> q;
     ck_site site;
 } lora_sink;
+
+static __device__ __forceinline__ bool finishes_without_ranks(const lora_sink &) {
+    return false;
+}
 
 static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const ck_shape *shape,
                                                     const segment *s, shared<const float> raw, int stride,
@@ -173,7 +179,9 @@ static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const
     p.h = cuda_rows_of<const float>(d->h);
     p.q.data = static_cast<float *>(call->workspace), p.q.columns = d->h->columns;
     if (d->dx) p.dx = expand_target_of<T>(d->dx, call->start);
-    p.site = d->site, p.a = ck_block_index(d->site, CK_FACTOR_A), p.b = ck_block_index(d->site, CK_FACTOR_B);
+    p.dy.data += d->first_column;
+    p.site = d->site, p.a = ck_block_index(CK_LORA, d->site, CK_FACTOR_A),
+    p.b = ck_block_index(CK_LORA, d->site, CK_FACTOR_B);
     p.layer = d->layer, p.ranks = d->h->columns, p.in = d->in, p.out = d->out;
     float *parts =
         reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
@@ -223,8 +231,8 @@ static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *
 }
 
 template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {
-    return d->in % 8 == 0 && d->out % 8 == 0 && cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) &&
-           (!d->dx || is_wide_target<T>(d->dx, call->start));
+    return d->in % 8 == 0 && d->out % 8 == 0 && d->first_column % 8 == 0 && cuda_is_wide<T>(d->x) &&
+           cuda_is_wide<T>(d->dy) && (!d->dx || is_wide_target<T>(d->dx, call->start));
 }
 
 size_t cuda_lora_backward_workspace(const ck_lora_backward *d, const cuda_bounds *bounds) {

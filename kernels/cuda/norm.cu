@@ -1,7 +1,7 @@
-/* norm.cu - LayerNorm.
+/* norm.cu - LayerNorm and RMSNorm: the same with the mean taken as 0, without bias.
  *
  *   y = (x - mean) rstd gain + bias,  rstd = 1 / sqrt(var + epsilon)
- *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n));
+ *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n)), RMSNorm without mean(e);
  *       dgain = sum_t dy n, dbias = sum_t dy
  *
  * x, y, dx, dy [T, D] in f32 or bf16, stats [T, 2] (mean, rstd), gain, bias [D] and all sums f32.
@@ -55,6 +55,22 @@ static __device__ __forceinline__ int own_column(int piece, int width) {
     return (piece * 32 + (int)(threadIdx.x % 32)) * width;
 }
 
+/* v = v rstd gain (+ bias): W columns from `column` on, whose mean is off. */
+template <ck_norm_kind KIND, int W, typename Op>
+static __device__ __forceinline__ void finish_norm(float v[W], const Op *op, int column, float rstd) {
+    float gain[W], bias[W] = {};
+    load_wide<W>(gain, op->gain + column);
+    if constexpr (KIND == CK_LAYER_NORM) load_wide<W>(bias, op->bias + column);
+    CK_UNROLL
+    for (int i = 0; i < W; i++) {
+        if constexpr (KIND == CK_LAYER_NORM) {
+            v[i] = v[i] * rstd * gain[i] + bias[i];
+        } else {
+            v[i] = v[i] * rstd * gain[i];
+        }
+    }
+}
+
 /* ---- Rows in registers: N pieces of W columns a lane. Columns outside the row are 0. */
 
 template <int W, int N, typename P>
@@ -70,15 +86,18 @@ static __device__ __forceinline__ void load_row(float v[N][W], P row, int width)
     }
 }
 
-template <typename T, int W, int N>
+template <typename T, ck_norm_kind KIND, int W, int N>
 static __global__ void __launch_bounds__(32 * WARPS) norm_kernel(norm_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
-    float v[N][W], sum = 0, square = 0;
+    float v[N][W], mean = 0, square = 0;
     load_row<W, N>(v, op.x.data + row * op.x.columns, op.width);
-    CK_UNROLL
-    for (int i = 0; i < N * W; i++) sum += v[i / W][i % W];
-    float mean = warp_sum(sum) / (float)op.width;
+    if constexpr (KIND == CK_LAYER_NORM) {
+        float sum = 0;
+        CK_UNROLL
+        for (int i = 0; i < N * W; i++) sum += v[i / W][i % W];
+        mean = warp_sum(sum) / (float)op.width;
+    }
     CK_UNROLL
     for (int n = 0; n < N; n++) {
         if (own_column(n, W) >= op.width) continue;
@@ -93,11 +112,7 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_kernel(norm_op<T> op) 
     for (int n = 0; n < N; n++) {
         int column = own_column(n, W);
         if (column >= op.width) continue;
-        float gain[W], bias[W];
-        load_wide<W>(gain, op.gain + column);
-        load_wide<W>(bias, op.bias + column);
-        CK_UNROLL
-        for (int i = 0; i < W; i++) v[n][i] = v[n][i] * rstd * gain[i] + bias[i];
+        finish_norm<KIND, W>(v[n], &op, column, rstd);
         store_wide<W>(op.y.data + (row * op.y.columns + column), v[n]);
     }
     if (threadIdx.x % 32 < 2)
@@ -136,7 +151,12 @@ static __device__ __forceinline__ void add_products(float v[W], float e[W], glob
     }
 }
 
-template <typename T, int W, int N>
+/* mean(e), which RMSNorm's backward does without. */
+template <ck_norm_kind KIND> static __device__ __forceinline__ float shift_of(float sum, int width) {
+    return KIND == CK_LAYER_NORM ? warp_sum(sum) / (float)width : 0.0f;
+}
+
+template <typename T, ck_norm_kind KIND, int W, int N>
 static __global__ void __launch_bounds__(32 * WARPS) norm_backward_kernel(norm_backward_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
@@ -149,7 +169,7 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_backward_kernel(norm_b
         if (own_column(n, W) < op.width)
             add_products<W>(v[n], e[n], op.gain + own_column(n, W), mean, &sum, &product);
     }
-    float shift = warp_sum(sum) / (float)op.width, slope = warp_sum(product) * rstd * rstd / (float)op.width;
+    float shift = shift_of<KIND>(sum, op.width), slope = warp_sum(product) * rstd * rstd / (float)op.width;
     CK_UNROLL
     for (int n = 0; n < N; n++) {
         if (own_column(n, W) < op.width)
@@ -159,18 +179,21 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_backward_kernel(norm_b
 
 /* ---- Rows that are walked */
 
-template <typename T, int W>
+template <typename T, ck_norm_kind KIND, int W>
 static __global__ void __launch_bounds__(32 * WARPS) norm_walk_kernel(norm_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
     global<const T> x = op.x.data + row * op.x.columns;
-    float v[W], gain[W], bias[W], sum = 0, square = 0;
-    for (int n = 0; own_column(n, W) < op.width; n++) {
-        load_wide<W>(v, x + own_column(n, W));
-        CK_UNROLL
-        for (int i = 0; i < W; i++) sum += v[i];
+    float v[W], mean = 0, square = 0;
+    if constexpr (KIND == CK_LAYER_NORM) {
+        float sum = 0;
+        for (int n = 0; own_column(n, W) < op.width; n++) {
+            load_wide<W>(v, x + own_column(n, W));
+            CK_UNROLL
+            for (int i = 0; i < W; i++) sum += v[i];
+        }
+        mean = warp_sum(sum) / (float)op.width;
     }
-    float mean = warp_sum(sum) / (float)op.width;
     for (int n = 0; own_column(n, W) < op.width; n++) {
         load_wide<W>(v, x + own_column(n, W));
         CK_UNROLL
@@ -180,17 +203,16 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_walk_kernel(norm_op<T>
     for (int n = 0; own_column(n, W) < op.width; n++) {
         int column = own_column(n, W);
         load_wide<W>(v, x + column);
-        load_wide<W>(gain, op.gain + column);
-        load_wide<W>(bias, op.bias + column);
         CK_UNROLL
-        for (int i = 0; i < W; i++) v[i] = (v[i] - mean) * rstd * gain[i] + bias[i];
+        for (int i = 0; i < W; i++) v[i] -= mean;
+        finish_norm<KIND, W>(v, &op, column, rstd);
         store_wide<W>(op.y.data + (row * op.y.columns + column), v);
     }
     if (threadIdx.x % 32 < 2)
         op.stats.data[row * op.stats.columns + threadIdx.x % 32] = threadIdx.x % 32 == 0 ? mean : rstd;
 }
 
-template <typename T, int W>
+template <typename T, ck_norm_kind KIND, int W>
 static __global__ void __launch_bounds__(32 * WARPS) norm_backward_walk_kernel(norm_backward_op<T> op) {
     int row = own_row();
     if (row >= op.n_tokens) return;
@@ -202,7 +224,7 @@ static __global__ void __launch_bounds__(32 * WARPS) norm_backward_walk_kernel(n
         load_wide<W>(e, dy + own_column(n, W));
         add_products<W>(v, e, op.gain + own_column(n, W), mean, &sum, &product);
     }
-    float shift = warp_sum(sum) / (float)op.width, slope = warp_sum(product) * rstd * rstd / (float)op.width;
+    float shift = shift_of<KIND>(sum, op.width), slope = warp_sum(product) * rstd * rstd / (float)op.width;
     for (int n = 0; own_column(n, W) < op.width; n++) {
         load_wide<W>(v, x + own_column(n, W));
         load_wide<W>(e, dy + own_column(n, W));
@@ -241,7 +263,7 @@ static __global__ void __launch_bounds__(32 * WARPS)
     parts[(2 * (int64_t)blockIdx.y + 1) * op.width + column] = sum.y;
 }
 
-/* Grid: columns; y: 0 = dgain, 1 = dbias. */
+/* Grid: columns; y: 0 = dgain, 1 = dbias, where there is a bias. */
 static __global__ void __launch_bounds__(128)
     norm_sum_kernel(global<const float> parts, int slices, int width, global<float> dgain,
                     global<float> dbias) {
@@ -258,33 +280,42 @@ static dim3 norm_grid(int n_tokens) {
     return dim3((unsigned)((n_tokens + WARPS - 1) / WARPS));
 }
 
-template <typename T, int N> static const char *launch_held(const norm_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0,
-                     stream, op);
+template <ck_norm_kind KIND, int N, typename T>
+static const char *launch_held(const norm_op<T> &op, gpu_stream stream) {
+    return CK_LAUNCH((norm_kernel<T, KIND, wide_elements<T>(), N>), norm_grid(op.n_tokens), dim3(32 * WARPS),
+                     0, stream, op);
 }
-template <typename T, int N>
+template <ck_norm_kind KIND, int N, typename T>
 static const char *launch_held(const norm_backward_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_backward_kernel<T, wide_elements<T>(), N>), norm_grid(op.n_tokens),
+    return CK_LAUNCH((norm_backward_kernel<T, KIND, wide_elements<T>(), N>), norm_grid(op.n_tokens),
                      dim3(32 * WARPS), 0, stream, op);
 }
-template <typename T, int W> static const char *launch_walk(const norm_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_walk_kernel<T, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
+template <ck_norm_kind KIND, int W, typename T>
+static const char *launch_walk(const norm_op<T> &op, gpu_stream stream) {
+    return CK_LAUNCH((norm_walk_kernel<T, KIND, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream, op);
 }
-template <typename T, int W>
+template <ck_norm_kind KIND, int W, typename T>
 static const char *launch_walk(const norm_backward_op<T> &op, gpu_stream stream) {
-    return CK_LAUNCH((norm_backward_walk_kernel<T, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0, stream,
-                     op);
+    return CK_LAUNCH((norm_backward_walk_kernel<T, KIND, W>), norm_grid(op.n_tokens), dim3(32 * WARPS), 0,
+                     stream, op);
 }
 
-template <typename T, typename Op> static const char *launch(const Op &op, bool wide, gpu_stream stream) {
+template <typename T, ck_norm_kind KIND, typename Op>
+static const char *launch_kind(const Op &op, bool wide, gpu_stream stream) {
     constexpr int W = wide_elements<T>();
-    if (!wide || op.width % W != 0) return launch_walk<T, 1>(op, stream);
-    if (op.width <= 256) return launch_held<T, 8 / W>(op, stream);
-    if (op.width <= 512) return launch_held<T, 16 / W>(op, stream);
-    if (op.width <= 768) return launch_held<T, 24 / W>(op, stream);
-    if (op.width <= 1024) return launch_held<T, 32 / W>(op, stream);
-    if (op.width <= 2048) return launch_held<T, 64 / W>(op, stream);
-    return launch_walk<T, W>(op, stream);
+    if (!wide || op.width % W != 0) return launch_walk<KIND, 1>(op, stream);
+    if (op.width <= 256) return launch_held<KIND, 8 / W>(op, stream);
+    if (op.width <= 512) return launch_held<KIND, 16 / W>(op, stream);
+    if (op.width <= 768) return launch_held<KIND, 24 / W>(op, stream);
+    if (op.width <= 1024) return launch_held<KIND, 32 / W>(op, stream);
+    if (op.width <= 2048) return launch_held<KIND, 64 / W>(op, stream);
+    return launch_walk<KIND, W>(op, stream);
+}
+
+template <typename T, typename Op>
+static const char *launch(ck_norm_kind kind, const Op &op, bool wide, gpu_stream stream) {
+    return kind == CK_RMS_NORM ? launch_kind<T, CK_RMS_NORM>(op, wide, stream)
+                               : launch_kind<T, CK_LAYER_NORM>(op, wide, stream);
 }
 
 template <typename T> static const char *forward(const ck_norm *d, const cuda_call *call) {
@@ -298,7 +329,7 @@ template <typename T> static const char *forward(const ck_norm *d, const cuda_ca
                      d->epsilon};
     bool wide = cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->y) && cuda_is_wide(d->gain, 0) &&
                 cuda_is_wide(d->bias, 0);
-    return launch<T>(op, wide, call->stream);
+    return launch<T>(d->kind, op, wide, call->stream);
 }
 
 const char *cuda_norm(const ck_norm *d, const cuda_call *call) {
@@ -320,13 +351,15 @@ static const char *weight_gradients(const ck_norm_backward *d, const norm_backwa
                                     const cuda_call *call) {
     float *parts = static_cast<float *>(call->workspace);
     int slices = slices_of(op.n_tokens);
+    bool biased = d->bias_gradient >= 0;
     dim3 part_grid((unsigned)(op.width + 31) / 32, (unsigned)slices),
-        sum_grid((unsigned)(op.width + 127) / 128, 2);
+        sum_grid((unsigned)(op.width + 127) / 128, biased ? 2 : 1);
     const char *problem = CK_LAUNCH(norm_parts_kernel<T>, part_grid, dim3(32 * WARPS), 0, call->stream, op,
                                     parts, slice_tokens_of(op.n_tokens));
     if (problem) return problem;
     return CK_LAUNCH(norm_sum_kernel, sum_grid, dim3(128), 0, call->stream, parts, slices, op.width,
-                     call->base_gradients + d->gain_gradient, call->base_gradients + d->bias_gradient);
+                     call->base_gradients + d->gain_gradient,
+                     biased ? call->base_gradients + d->bias_gradient : nullptr);
 }
 
 template <typename T> static const char *backward(const ck_norm_backward *d, const cuda_call *call) {
@@ -340,15 +373,15 @@ template <typename T> static const char *backward(const ck_norm_backward *d, con
                               d->accumulate};
     bool wide =
         cuda_is_wide<T>(d->x) && cuda_is_wide<T>(d->dy) && cuda_is_wide<T>(d->dx) && cuda_is_wide(d->gain, 0);
-    if (d->gain_gradient >= 0 && d->bias_gradient >= 0 && call->base_gradients) {
+    if (d->gain_gradient >= 0 && call->base_gradients) {
         const char *problem = weight_gradients(d, op, call);
         if (problem) return problem;
     }
-    return launch<T>(op, wide, call->stream);
+    return launch<T>(d->kind, op, wide, call->stream);
 }
 
 size_t cuda_norm_backward_workspace(const ck_norm_backward *d, const cuda_bounds *bounds) {
-    if (d->gain_gradient < 0 || d->bias_gradient < 0) return 0;
+    if (d->gain_gradient < 0) return 0;
     int64_t slices = bounds->max_tokens < MOST_SLICES * cuda_limits.slice_tokens
                          ? slices_of(bounds->max_tokens)
                          : (int64_t)MOST_SLICES;

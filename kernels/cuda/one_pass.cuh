@@ -56,7 +56,7 @@ static __device__ __forceinline__ void one_pass_segment(const one_pass<T, Source
     rank_rows rows = {op->to.wave.parameters + (device->parameters + v.weight.offset), nullptr,
                       v.weight.ranks, v.weight.columns};
     if (shape->mix == CK_MIX_MLP) rows.extra = op->extra;
-    if (count_rows(&rows) == 0) return;
+    if (count_rows(&rows) == 0 && !finishes_without_ranks(op->sink)) return;
     bool learns = v.first < v.end;
     float d[G][1][W][4] = {};
     for (int at = 0; at < s->rows; at += ONE_PASS_TOKENS) {

@@ -12,13 +12,25 @@
 #include "wave.cuh"
 
 /* What y or dx of an op that adds (expert_expand, lora, and their likes backward) begins with, where a base
- * product will be added onto it afterwards: y0 = residual + c bias, c = sum_e w_e for a device whose mix is
- * MLP where gates are given, else 1. NULL members: 0. The op writes y0 and its own part for every token of
- * the wave, those of devices without such an adapter too. */
+ * product will be added onto it afterwards: y0 = residual + c bias, with members and c of ck_linear. The op
+ * writes y0 and its own part for every token of the wave, those of devices without such an adapter too. */
 typedef struct {
-    const ck_tensor *residual, *gates;
+    const ck_tensor *residual, *bias_factor;
     const float *bias;
+    int32_t linear; /* whose bias it is; -1: no variant of the base replaces it */
 } cuda_start;
+
+/* Neighbouring devices of the wave that have one variant of the base. */
+typedef struct {
+    int64_t first_token, n_tokens;
+    int32_t first_tile, n_tiles, n_devices, variant; /* variant as in ck_wave_device */
+} cuda_variant_run;
+
+typedef struct {
+    const cuda_variant_run *runs; /* [n_runs], they cover the wave */
+    int32_t n_runs, n_linears;
+    const ck_replacement *table; /* ck_wave.variants */
+} cuda_variants;
 
 typedef struct {
     cuda_wave wave;
@@ -29,10 +41,24 @@ typedef struct {
      */
     void *workspace;
     const struct cuda_copies *copies; /* what cuda_weight() looks in */
+    const cuda_variants *variants;    /* NULL: every device has the recorded weights */
     /* NULL: y += and dx as the descriptor says. Else y and dx are written, beginning with it */
     const cuda_start *start;
     gpu_stream stream;
 } cuda_call;
+
+/* Neighbouring devices that have the same weight and bias of a linear. */
+typedef struct {
+    int64_t first_token, n_tokens;
+    int32_t first_tile, n_tiles, n_devices;
+    ck_replacement weights; /* f32; cuda_weight() tells what a product reads */
+} cuda_part;
+
+/* The next part of the wave for this linear, *at = 0 for the first; false: there are no more. */
+bool cuda_next_part(const cuda_call *call, int32_t linear, ck_replacement recorded, int32_t *at,
+                    cuda_part *part);
+/* The call for an op that goes by tiles, on this part only. */
+cuda_call cuda_call_on(const cuda_call *call, const cuda_part *part);
 
 /* What a workspace is planned for: the program's capacity. Ranks are bounded by the columns of the op's own
  * tensors. */
@@ -52,6 +78,7 @@ CK_OPS(X)
     X(linear_backward)                                                                                       \
     X(attention_backward)                                                                                    \
     X(head)                                                                                                  \
+    X(logits)                                                                                                \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
     X(route_backward)                                                                                        \
@@ -64,9 +91,14 @@ CK_OPS(X)
     X(embed_backward)                                                                                        \
     X(norm)                                                                                                  \
     X(linear)                                                                                                \
+    X(rope)                                                                                                  \
+    X(rope_backward)                                                                                         \
     X(attention)                                                                                             \
+    X(attention_cached)                                                                                      \
     X(gelu)                                                                                                  \
     X(gelu_backward)                                                                                         \
+    X(swiglu)                                                                                                \
+    X(swiglu_backward)                                                                                       \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(balance)

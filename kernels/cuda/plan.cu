@@ -11,33 +11,26 @@
 
 /* ---- Order ---- */
 
-/* The tensor that the op adds to, where it adds; else NULL. */
-static const ck_tensor *adds_to(const ck_op *op) {
+/* The tensor that the op adds to, where it adds to all that a base product of `out` columns writes; else
+ * NULL. */
+static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
     switch (op->kind) {
     case CK_OP_expert_expand:
         return op->as.expert_expand.y;
     case CK_OP_lora:
-        return op->as.lora.y;
+        return op->as.lora.out == out ? op->as.lora.y : nullptr;
     case CK_OP_lora_backward:
         return op->as.lora_backward.dx;
     case CK_OP_route_backward:
         return op->as.route_backward.accumulate ? op->as.route_backward.dx : nullptr;
-    case CK_OP_embed:
-    case CK_OP_embed_backward:
-    case CK_OP_norm:
-    case CK_OP_norm_backward:
-    case CK_OP_linear:
-    case CK_OP_linear_backward:
-    case CK_OP_attention:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu:
-    case CK_OP_gelu_backward:
-    case CK_OP_head:
+#define X(name) case CK_OP_##name:
+        CK_BASE_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
     case CK_OP_route:
     case CK_OP_expert_activation:
     case CK_OP_expert_activation_backward:
     case CK_OP_expert_expand_backward:
-    case CK_OP_balance:
     case CK_OP_COUNT:
         break;
     }
@@ -46,10 +39,10 @@ static const ck_tensor *adds_to(const ck_op *op) {
 
 /* What the base product writes, if it could as well accumulate; else NULL. */
 static const ck_tensor *could_accumulate(const ck_op *op, cuda_start *start) {
-    *start = cuda_start{nullptr, nullptr, nullptr};
+    *start = cuda_start{nullptr, nullptr, nullptr, -1};
     if (op->kind == CK_OP_linear) {
         const ck_linear *d = &op->as.linear;
-        *start = cuda_start{d->residual, d->gates, d->bias};
+        *start = cuda_start{d->residual, d->bias_factor, d->bias, d->linear};
         return d->y;
     }
     if (op->kind != CK_OP_linear_backward) return nullptr;
@@ -57,13 +50,18 @@ static const ck_tensor *could_accumulate(const ck_op *op, cuda_start *start) {
     return d->accumulate || d->weight_gradient >= 0 || d->bias_gradient >= 0 ? nullptr : d->dx;
 }
 
+/* Columns that a base product writes. */
+static int32_t columns_of(const ck_op *op) {
+    return op->kind == CK_OP_linear ? op->as.linear.out : op->as.linear_backward.in;
+}
+
 static void order_ops(const ck_program *program, cuda_program *p) {
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i], *next = i + 1 < program->n_ops ? op + 1 : nullptr;
         cuda_start start;
         const ck_tensor *out = could_accumulate(op, &start);
-        cuda_step step = {*op, false, cuda_start{nullptr, nullptr, nullptr}};
-        if (out && next && adds_to(next) == out) {
+        cuda_step step = {*op, false, cuda_start{nullptr, nullptr, nullptr, -1}};
+        if (out && next && adds_to(next, columns_of(op)) == out) {
             p->steps[p->n_steps++] = cuda_step{*next, true, start};
             step.starts = true; /* a linear that is begun already: cuda_linear_onto() */
             if (op->kind == CK_OP_linear_backward) step.op.as.linear_backward.accumulate = true;
@@ -195,9 +193,23 @@ static const char *copy_weights(const ck_program *program, cuda_program *p) {
         const float *weight = nullptr, *bias = nullptr;
         if (op->kind == CK_OP_linear) weight = op->as.linear.weight, bias = op->as.linear.bias;
         if (op->kind == CK_OP_linear_backward) weight = op->as.linear_backward.weight;
-        if (op->kind == CK_OP_head) weight = op->as.head.wte;
+        if (op->kind == CK_OP_head) weight = op->as.head.weight;
+        if (op->kind == CK_OP_logits) weight = op->as.logits.weight;
         problem = copy_weight(program->backend, p, weight);
         if (!problem) problem = copy_weight(program->backend, p, bias);
+    }
+    return problem;
+}
+
+const char *cuda_copy_variants(ck_backend *backend, cuda_program *p) {
+    const char *problem = nullptr;
+    for (int32_t i = 0; i < p->variants.n_runs && p->bounds.half; i++) {
+        const cuda_variants *v = &p->variants;
+        const ck_replacement *row = v->table + (int64_t)(v->runs[i].variant - 1) * v->n_linears;
+        for (int32_t l = 0; l < v->n_linears && v->runs[i].variant > 0 && !problem; l++) {
+            problem = copy_weight(backend, p, row[l].weight);
+            if (!problem) problem = copy_weight(backend, p, row[l].bias);
+        }
     }
     return problem;
 }
@@ -209,10 +221,9 @@ static const char *unsupported(const ck_program *program) {
     enum { HEAD_COLUMNS = 128 };
     for (int i = 0; i < program->n_ops; i++) {
         const ck_op *op = &program->ops[i];
-        bool wide =
-            op->kind == CK_OP_attention && op->as.attention.width > HEAD_COLUMNS * op->as.attention.heads;
-        wide |= op->kind == CK_OP_attention_backward &&
-                op->as.attention_backward.width > HEAD_COLUMNS * op->as.attention_backward.heads;
+        bool wide = op->kind == CK_OP_attention && op->as.attention.head_size > HEAD_COLUMNS;
+        wide |= op->kind == CK_OP_attention_backward && op->as.attention_backward.head_size > HEAD_COLUMNS;
+        wide |= op->kind == CK_OP_attention_cached && op->as.attention_cached.head_size > HEAD_COLUMNS;
         if (wide) return "attention on a GPU needs heads of at most 128 columns";
     }
     return nullptr;
@@ -246,7 +257,11 @@ void cuda_program_release(ck_program *program) {
     cuda_program *p = static_cast<cuda_program *>(program->private_data);
     program->private_data = nullptr;
     if (!p) return;
-    for (auto &entry : p->graphs) gpu_graph_destroy(entry.graph);
+    for (auto &entry : p->graphs) {
+        gpu_graph_destroy(entry.graph);
+        free(entry.variants_image);
+    }
+    free(p->variants_image);
     for (cuda_copies *c = p->copies, *next; c; c = next) {
         next = c->next;
         if (c->to) {

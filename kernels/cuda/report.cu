@@ -27,33 +27,16 @@ static const char *name_of(const ck_op *op) {
 
 /* -1: it belongs to no layer. */
 static int layer_of(const ck_op *op) {
-#define LAYERED_OPS(X)                                                                                       \
-    X(lora)                                                                                                  \
-    X(lora_backward)                                                                                         \
-    X(route)                                                                                                 \
-    X(route_backward)                                                                                        \
-    X(expert_activation)                                                                                     \
-    X(expert_activation_backward)                                                                            \
-    X(expert_expand)                                                                                         \
-    X(expert_expand_backward)
     switch (op->kind) {
 #define X(name)                                                                                              \
     case CK_OP_##name:                                                                                       \
         return op->as.name.layer;
-        LAYERED_OPS(X)
+        CK_ADAPTER_OPS(X)
 #undef X
-    case CK_OP_embed:
-    case CK_OP_embed_backward:
-    case CK_OP_norm:
-    case CK_OP_norm_backward:
-    case CK_OP_linear:
-    case CK_OP_linear_backward:
-    case CK_OP_attention:
-    case CK_OP_attention_backward:
-    case CK_OP_gelu:
-    case CK_OP_gelu_backward:
-    case CK_OP_head:
-    case CK_OP_balance:
+#define X(name) case CK_OP_##name:
+        CK_BASE_OPS(X)
+        CK_GLOBAL_OPS(X)
+#undef X
     case CK_OP_COUNT:
         break;
     }

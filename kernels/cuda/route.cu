@@ -184,11 +184,11 @@ static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOC
 typedef struct {
     cuda_wave wave;
     cuda_rows<const float> zh, gates;
-    global<float> gate_sum, top1_count, top_k_count, p_sum; /* NULL: not wanted */
+    global<float> gate_sum, top1_count, top_k_count; /* NULL: not wanted */
     int layer, n_layers;
 } statistics_op;
 
-enum { STATISTICS = 4, STATISTICS_ROWS = ROUTE_LANES / HALF };
+enum { STATISTICS = 3, STATISTICS_ROWS = ROUTE_LANES / HALF };
 
 /* Adds the lane's expert of one token. */
 static __device__ __forceinline__ void count_token(float sums[STATISTICS], const statistics_op *op,
@@ -203,11 +203,9 @@ static __device__ __forceinline__ void count_token(float sums[STATISTICS], const
     }
     float z = inside && e < shape->router_rows ? (float)op->zh.data[token * op->zh.columns + e] : 0.0f;
     expert_choice c = choose_experts(z, shape);
-    float p = balance_probability(z, c);
     sums[0] += w;
     sums[1] += inside && c.best ? 1.0f : 0.0f;
     sums[2] += inside && c.chosen ? 1.0f : 0.0f;
-    sums[3] += inside ? p : 0.0f;
 }
 
 static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistics_op op) {
@@ -216,7 +214,7 @@ static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistic
     if (sequence->n_tokens == 0 || sequence->device < 0) return;
     const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + sequence->device)->shape);
     int lane = (int)threadIdx.x;
-    float sums[STATISTICS] = {0, 0, 0, 0};
+    float sums[STATISTICS] = {0, 0, 0};
     for (int first = 0; first < sequence->n_tokens; first += STATISTICS_ROWS) {
         int row = first + lane / HALF;
         count_token(sums, &op, shape, sequence->first_token + row, row < sequence->n_tokens);
@@ -226,10 +224,7 @@ static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistic
     __syncthreads();
     if (lane >= STATISTICS * HALF) return;
     int which = lane / HALF;
-    global<float> table = which == 0   ? op.gate_sum
-                          : which == 1 ? op.top1_count
-                          : which == 2 ? op.top_k_count
-                                       : op.p_sum;
+    global<float> table = which == 0 ? op.gate_sum : which == 1 ? op.top1_count : op.top_k_count;
     if (!table) return;
     float sum = 0;
     for (int row = 0; row < STATISTICS_ROWS; row++)
@@ -254,6 +249,7 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.x = cuda_rows_of<const T>(d->x), op.zh = cuda_rows_of<float>(d->zh),
     op.gates = cuda_rows_of<float>(d->gates);
     op.gate_record = d->gate_record;
+    if (d->bias_factor) op.bias_factor = static_cast<float *>(d->bias_factor->data);
     op.layer = d->layer, op.n_layers = d->n_layers;
     op.wide = cuda_is_wide<T>(d->x);
     int columns = call->limits.experts + call->limits.h_ranks;
@@ -270,12 +266,11 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
 const char *cuda_route(const ck_route *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     const char *problem = call->half ? launch_route<bf16>(d, call) : launch_route<float>(d, call);
-    if (problem || !(d->gate_sum || d->top1_count || d->top_k_count || d->p_sum)) return problem;
+    if (problem || !(d->gate_sum || d->top1_count || d->top_k_count)) return problem;
     statistics_op op = {};
     op.wave = call->wave;
     op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates);
-    op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count,
-    op.p_sum = d->p_sum;
+    op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count;
     op.layer = d->layer, op.n_layers = d->n_layers;
     return CK_LAUNCH(route_statistics, dim3((unsigned)call->wave.n_sequences), dim3(ROUTE_LANES), 0,
                      call->stream, op);

@@ -270,7 +270,8 @@ static __global__ void __launch_bounds__(256, M > 2 ? 1 : 2) route_products(rout
         tile += c.tiles;
         if (c.index % op.chunk != 0) continue; /* it began in the window before */
         bool dx = (bool)op.dx.data;
-        for (int first = 0; first < c.weight.columns && (dx || c.low < c.high); first += 16 * M, dx = false) {
+        /* without rows there is still a dx, of zeros */
+        for (int first = 0; (first < c.weight.columns && c.low < c.high) || dx; first += 16 * M, dx = false) {
             walk_chunk<T, M, RING>(&op, &c, first, dx, factors, kept, slots);
         }
     }
@@ -460,8 +461,7 @@ template <typename T> static const char *launch_backward(const ck_route_backward
 
 const char *cuda_route_backward(const ck_route_backward *d, const cuda_call *call) {
     const cuda_start *start = call->start;
-    if (start && (start->residual || start->gates || start->bias))
-        return "route_backward: dx begins with nothing";
+    if (start && (start->residual || start->bias)) return "route_backward: dx begins with nothing";
     if (call->wave.n_devices == 0) return start ? "route_backward: the wave has no devices" : nullptr;
     return call->half ? launch_backward<bf16>(d, call) : launch_backward<float>(d, call);
 }

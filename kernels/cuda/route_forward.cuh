@@ -14,7 +14,8 @@ template <typename T> struct route_op {
     cuda_wave wave;
     cuda_rows<const T> x;
     cuda_rows<float> zh, gates;
-    global<float> gate_record; /* NULL: not wanted */
+    global<float> gate_record; /* NULL: not wanted, like the next */
+    global<float> bias_factor; /* [tokens] */
     int layer, n_layers;
     int slices, stride; /* of route_few.cuh: of D; from a row of sums to the next */
     bool wide;
@@ -22,15 +23,27 @@ template <typename T> struct route_op {
 
 /* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */
 
+/* Returns the lane's. */
 template <typename T>
-static __device__ __forceinline__ void write_gates(const route_op<T> *op, const ck_shape *shape,
-                                                   int64_t token, bool inside, float z) {
+static __device__ __forceinline__ float write_gates(const route_op<T> *op, const ck_shape *shape,
+                                                    int64_t token, bool inside, float z) {
     int e = (int)threadIdx.x % HALF;
     float w = e < shape->n_experts ? 1.0f / (float)shape->n_experts : 0.0f;
     if (shape->router_rows > 0) w = gate_of(z, choose_experts(z, shape));
-    if (!inside) return;
-    op->gates.data[token * op->gates.columns + e] = w;
-    if (op->gate_record) op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
+    if (inside) op->gates.data[token * op->gates.columns + e] = w;
+    if (inside && op->gate_record)
+        op->gate_record[(token * op->n_layers + op->layer) * CK_MAX_EXPERTS + e] = w;
+    return w;
+}
+
+/* The device's shape is looked up again, because route_few() has no register left to keep it in. */
+template <typename T>
+static __device__ __forceinline__ void write_bias_factor(const route_op<T> *op, const segment *s, int row,
+                                                         float w) {
+    const ck_shape *shape = record(op->wave.shapes + record(op->wave.devices + s->device)->shape);
+    float sum = half_sum(w);
+    if (row < s->rows && threadIdx.x % HALF == 0)
+        op->bias_factor[s->token + row] = shape->mix == CK_MIX_MLP ? sum : 1.0f;
 }
 
 template <typename T>
@@ -44,6 +57,12 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
             float v = sums[row * stride + c];
             finite &= v - v == 0.0f;
         }
+        /* a device without router and ranks: a fault shows in x itself */
+        for (int c = e; r->columns == 0 && c < r->width && inside; c += HALF) {
+            float v[1];
+            load_some<false, 1>(v, op->x.data + ((s->token + row) * op->x.columns + c), 1);
+            finite &= v[0] - v[0] == 0.0f;
+        }
         bool fault = (__ballot_sync(0xffffffffu, !finite) >> (HALF * half) & 0xffffu) != 0;
         if (fault && e == 0) atomic_min(op->wave.faults + s->device, op->layer);
         for (int c = e; c < r->columns && inside; c += HALF) {
@@ -51,7 +70,8 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
                 fault && c < experts ? 0.0f : (float)sums[row * stride + c];
         }
         float z = inside && !fault && e < experts ? (float)sums[row * stride + e] : 0.0f;
-        write_gates(op, r->shape, s->token + row, inside, z);
+        float w = write_gates(op, r->shape, s->token + row, inside, z);
+        if (op->bias_factor) write_bias_factor(op, s, row, w);
     }
 }
 

@@ -21,7 +21,12 @@ static void list_sequences(const ck_wave *wave, cuda_sequence *sequences, int32_
     int32_t whole = wave->n_devices ? 0 : count_targets(wave, 0, wave->first_token[wave->n_sequences]);
     for (int32_t s = 0; s < wave->n_sequences; s++) {
         int64_t first = wave->first_token[s], end = wave->first_token[s + 1];
-        sequences[s] = cuda_sequence{first, (int32_t)(end - first), -1, whole};
+        sequences[s] = cuda_sequence{first,
+                                     (int32_t)(end - first),
+                                     -1,
+                                     ck_first_position(wave, s),
+                                     wave->cache_slot ? wave->cache_slot[s] : 0,
+                                     whole};
         for (int64_t t = first; t < end; t++) sequence_of[t] = s;
     }
     for (int32_t d = 0; d < wave->n_devices; d++) {
@@ -89,6 +94,21 @@ static bool base_product(ck_op_kind kind) {
     return kind == CK_OP_linear || kind == CK_OP_linear_backward;
 }
 
+/* An op that begins y with the bias of a linear: for each part of the wave that has the same. */
+static const char *issue_starting(const cuda_step *step, const cuda_call *call) {
+    const char *problem = nullptr;
+    cuda_start start = step->start;
+    ck_replacement recorded = {nullptr, step->start.bias};
+    cuda_part part;
+    for (int32_t at = 0; !problem && cuda_next_part(call, start.linear, recorded, &at, &part);) {
+        cuda_call some = cuda_call_on(call, &part);
+        start.bias = part.weights.bias;
+        some.start = &start;
+        problem = issue_step(step, &some);
+    }
+    return problem;
+}
+
 /* waits: after each op, so that it is named if it fails. */
 static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_stream stream,
                          bool waits = false) {
@@ -102,11 +122,12 @@ static const char *issue(const cuda_program *p, const cuda_graph_key *key, gpu_s
     call.base_gradients = key->base_gradients;
     call.workspace = p->workspace;
     call.copies = p->copies;
+    call.variants = p->variants.n_runs > 0 ? &p->variants : nullptr;
     call.stream = stream;
     for (int i = 0; i < p->n_steps && !problem; i++) {
         const cuda_step *step = &p->steps[i];
-        call.start = step->starts && !base_product(step->op.kind) ? &step->start : nullptr;
-        problem = issue_step(step, &call);
+        bool starting = step->starts && !base_product(step->op.kind);
+        problem = starting ? issue_starting(step, &call) : issue_step(step, &call);
         if (!problem && waits) problem = gpu_wait(stream);
         if (!problem) continue;
         snprintf(named, sizeof named, "%s: %s", cuda_describe_op(p, i, op, sizeof op), problem);
@@ -126,12 +147,30 @@ static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
            a->gradients == b->gradients && a->base_gradients == b->base_gradients;
 }
 
+static bool same_variants(const cuda_program *p, int graph) {
+    size_t bytes = p->variants_bytes;
+    return p->graphs[graph].variants_bytes == bytes &&
+           (bytes == 0 || memcmp(p->graphs[graph].variants_image, p->variants_image, bytes) == 0);
+}
+
+/* Without memory for it the entry is one that no wave is found by. */
+static void keep_variants(cuda_program *p, int graph) {
+    size_t bytes = p->variants_bytes;
+    free(p->graphs[graph].variants_image);
+    p->graphs[graph].variants_bytes = bytes;
+    p->graphs[graph].variants_image = static_cast<char *>(bytes ? malloc(bytes) : nullptr);
+    if (p->graphs[graph].variants_image)
+        memcpy(p->graphs[graph].variants_image, p->variants_image, bytes);
+    else if (bytes)
+        p->graphs[graph].variants_bytes = SIZE_MAX;
+}
+
 /* The entry with the key; -1: these sizes are new, and the entry that was not used for the longest time is
  * theirs now. */
 static int find_graph(cuda_program *p, const cuda_graph_key *key) {
     int oldest = 0;
     for (int i = 0; i < CUDA_GRAPHS; i++) {
-        if (p->graphs[i].used > 0 && same_key(&p->graphs[i].key, key)) {
+        if (p->graphs[i].used > 0 && same_key(&p->graphs[i].key, key) && same_variants(p, i)) {
             p->graphs[i].used = ++p->clock;
             return i;
         }
@@ -140,6 +179,7 @@ static int find_graph(cuda_program *p, const cuda_graph_key *key) {
     gpu_graph_destroy(p->graphs[oldest].graph);
     p->graphs[oldest].graph = nullptr;
     p->graphs[oldest].key = *key;
+    keep_variants(p, oldest);
     p->graphs[oldest].used = ++p->clock;
     return -1;
 }
@@ -241,7 +281,10 @@ static const char *run(cuda_program *p, cuda_stream *stream, const ck_wave *wave
     char *host = static_cast<char *>(cuda_stage_take(stream, p->layout.end, &image));
     if (!host) return "no memory for the tables of a wave";
     cuda_graph_key key = key_of(wave, fill_tables(p, wave, host));
-    problem = bring_tables(p, stream, host, wave->n_devices);
+    problem = cuda_list_variants(p, wave, reinterpret_cast<const cuda_device *>(host + p->layout.devices));
+    if (!problem) problem = cuda_copy_variants(stream->base.backend, p);
+    const char *brought = bring_tables(p, stream, host, wave->n_devices);
+    if (!problem) problem = brought;
     bool waits = cuda_waits_for_each_op() && !stream->capturing;
     bool graphs = reinterpret_cast<const cuda_backend *>(stream->base.backend)->gpu.graphs &&
                   !stream->capturing && !waits;

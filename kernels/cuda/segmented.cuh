@@ -306,7 +306,7 @@ template <typename T> struct expand_target {
     cuda_rows<T> y;
     bool starts;
     cuda_rows<const T> residual;
-    cuda_rows<const float> gates;
+    global<const float> bias_factor; /* [tokens], or NULL: 1 */
     global<const float> bias;
 };
 
@@ -317,9 +317,7 @@ template <typename T> static expand_target<T> expand_target_of(const ck_tensor *
     if (start && start->residual)
         to.residual =
             cuda_rows<const T>{static_cast<const T *>(start->residual->data), start->residual->columns};
-    if (start && start->gates)
-        to.gates =
-            cuda_rows<const float>{static_cast<const float *>(start->gates->data), start->gates->columns};
+    if (start && start->bias_factor) to.bias_factor = static_cast<const float *>(start->bias_factor->data);
     if (start) to.bias = start->bias;
     return to;
 }
@@ -332,17 +330,10 @@ template <typename T> static bool is_wide_target(const ck_tensor *y, const cuda_
 /* c of each of the segment's rows. */
 template <typename T>
 static __device__ __forceinline__ void stage_bias_factors(shared<float> factors, const expand_target<T> &to,
-                                                          const segment *s, const ck_shape *shape) {
+                                                          const segment *s) {
     if (!to.bias) return;
-    for (int row = (int)threadIdx.x; row < s->rows; row += (int)blockDim.x) {
-        float c = 1.0f;
-        if (to.gates.data && shape->mix == CK_MIX_MLP) {
-            c = 0.0f;
-            for (int e = 0; e < shape->n_experts; e++)
-                c += to.gates.data[(s->token + row) * to.gates.columns + e];
-        }
-        factors[row] = c;
-    }
+    for (int row = (int)threadIdx.x; row < s->rows; row += (int)blockDim.x)
+        factors[row] = to.bias_factor ? (float)to.bias_factor[s->token + row] : 1.0f;
 }
 
 /* y += v for 8 columns of a token. */
@@ -415,7 +406,7 @@ static __global__ void __launch_bounds__(SEGMENT_LANES, 2) expand_kernel(expand_
         if (w.ranks == 0 && !op.to.starts) continue;
         __syncthreads(); /* the last segment's factors have been read */
         stage_ranks(a, op.stride, 1, op.a, shape, s.token, s.rows, 0, w.ranks);
-        stage_bias_factors(factors, op.to, &s, shape);
+        stage_bias_factors(factors, op.to, &s);
         __syncthreads();
         uint32_t wanted = ~0u;
         if constexpr (M == 1) wanted = wanted_ranks(op.a, shape, &s);

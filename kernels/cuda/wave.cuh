@@ -26,7 +26,8 @@ typedef struct {
 
 typedef struct {
     int64_t first_token;
-    int32_t n_tokens, device; /* device: -1 without devices */
+    int32_t n_tokens, device;           /* device: -1 without devices */
+    int32_t first_position, cache_slot; /* as in ck_wave */
     /* targets >= 0 of the loss mean it belongs to: its device's, or the wave's without devices */
     int32_t counted;
 } cuda_sequence;
@@ -56,13 +57,14 @@ template <typename T> struct cuda_rows {
 /* The largest of each over the wave's shapes: what shared memory and workspaces are planned for. */
 typedef struct {
     int32_t experts, rank_sum, h_ranks;
-    int32_t rank_tiles, expert_tiles; /* of ceil(r_e / 8): the sum over experts, the largest */
+    /* of ceil(r_e / 8): the sum over experts, the largest; at least 1 each */
+    int32_t rank_tiles, expert_tiles;
     int32_t width;
 } cuda_wave_limits;
 
 /* Over the shapes that devices of the wave have. */
 static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
-    cuda_wave_limits limits = {0, 0, 0, 0, 0, 0};
+    cuda_wave_limits limits = {0, 0, 0, 1, 1, 0};
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
         if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;

@@ -24,7 +24,8 @@ static void name_part(const ck_part *part, size_t bytes, char *out) {
     else if (part->expert >= 0)
         snprintf(out, bytes, "layer.%d.expert.%d.%s.%c", part->layer, part->expert, site, factor);
     else
-        snprintf(out, bytes, "layer.%d.%s.%c", part->layer, site, factor);
+        snprintf(out, bytes, "layer.%d.%s%s.%c", part->layer, ck_is_of_mlp(part->site) ? "mlp." : "", site,
+                 factor);
 }
 
 static bool list_tensors(const ck_shape *s, tensor_list *list) {

@@ -8,71 +8,60 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "adapters/adapters.h"
+#include "adapters/peft_modules.h"
 
 typedef struct {
     packed_tensor *tensors;
     int count;
 } tensor_list;
 
-/* GPT-2's name of a site's linear. */
-static const char *module_of(ck_site site) {
-    switch (site) {
-    case CK_SITE_QKV:
-        return "attn.c_attn";
-    case CK_SITE_OUT:
-        return "attn.c_proj";
-    case CK_SITE_FC:
-        return "mlp.c_fc";
-    case CK_SITE_PR:
-        return "mlp.c_proj";
-    case CK_SITE_GATE:
-    case CK_SITES:
-        break;
+const char *peft_folder_name(int generalists, int experts, int expert, char name[PEFT_NAME_BYTES]) {
+    if (experts == 0)
+        snprintf(name, PEFT_NAME_BYTES, "lora");
+    else if (expert < generalists)
+        snprintf(name, PEFT_NAME_BYTES, "generalist%d", expert);
+    else
+        snprintf(name, PEFT_NAME_BYTES, "specialist%d", expert - generalists);
+    return name;
+}
+
+/* ---- Configuration */
+
+/* The alpha that gives a module the scale of its first part. */
+static double alpha_of(const peft_module *m, const experts_settings *x, const lora_settings *lora) {
+    double alpha = m->a[0].adapter == CK_LORA ? lora->alpha[m->site] : x->alpha,
+           more = (double)m->rank / m->a[0].rows;
+    if (m->n_parts == 1) return alpha;
+    return alpha * (x->scaling == SCALING_RSLORA ? sqrt(more) : more);
+}
+
+static json_t *number(double value) {
+    return value == rint(value) ? json_integer((json_int_t)value) : json_real(value);
+}
+
+/* PEFT's keys: the modules that have a LoRA, and which of them have another rank or alpha than the first; all
+ * match the end of a module's name. */
+static json_t *make_config(const ck_shape *s, const peft_modules *modules, const experts_settings *x,
+                           const lora_settings *lora, const char *base) {
+    json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
+    const peft_module *first = modules->list;
+    for (int i = 0; i < modules->count && modules->list[i].layer == 0; i++) {
+        const peft_module *m = &modules->list[i];
+        const char *name = peft_module_name(s, m->site);
+        json_array_append_new(targets, json_string(name));
+        if (m->rank != first->rank) json_object_set_new(ranks, name, json_integer(m->rank));
+        if (alpha_of(m, x, lora) != alpha_of(first, x, lora))
+            json_object_set_new(alphas, name, number(alpha_of(m, x, lora)));
     }
-    return NULL;
-}
-
-/* What an expert's folder holds: its own parts and those of no expert, but not the router. */
-static bool is_part_of(const ck_part *part, int e) {
-    return part->factor != CK_FACTOR_ROUTER && (part->expert == e || part->expert < 0);
-}
-
-static bool list_tensors(const ck_shape *s, int e, tensor_list *list) {
-    *list = (tensor_list){.tensors = malloc((size_t)ck_part_count(s) * sizeof *list->tensors)};
-    for (int32_t i = 0; list->tensors && i < ck_part_count(s); i++) {
-        ck_part part = ck_part_at(s, i);
-        if (!is_part_of(&part, e)) continue;
-        packed_tensor *t = &list->tensors[list->count++];
-        *t = packed_part(&part);
-        snprintf(t->name, sizeof t->name, "base_model.model.transformer.h.%d.%s.lora_%c.weight", part.layer,
-                 module_of(part.site), part.factor == CK_FACTOR_A ? 'A' : 'B');
-    }
-    return list->tensors != NULL;
-}
-
-/* PEFT's keys: the modules that have a LoRA, and which of them have another rank than r; both match the end
- * of a module's name. */
-static void list_modules(const ck_shape *s, int e, json_t *targets, json_t *rank_pattern) {
-    for (int32_t i = 0; i < ck_part_count(s); i++) {
-        ck_part part = ck_part_at(s, i);
-        if (part.layer > 0 || part.factor != CK_FACTOR_A || !is_part_of(&part, e)) continue;
-        json_array_append_new(targets, json_string(module_of(part.site)));
-        if (part.rows != s->rank[e])
-            json_object_set_new(rank_pattern, module_of(part.site), json_integer(part.rows));
-    }
-}
-
-static json_t *make_config(const ck_shape *s, int e, const experts_settings *x, const char *base) {
-    json_t *targets = json_array(), *rank_pattern = json_object();
-    list_modules(s, e, targets, rank_pattern);
-    json_t *alpha = x->alpha == rint(x->alpha) ? json_integer((json_int_t)x->alpha) : json_real(x->alpha);
-    return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:{}, s:b}", "peft_type",
-                     "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", base, "r", (int)s->rank[e],
-                     "lora_alpha", alpha, "use_rslora", x->scaling == SCALING_RSLORA, "lora_dropout", 0.0,
-                     "bias", "none", "fan_in_fan_out", 1, "target_modules", targets, "rank_pattern",
-                     rank_pattern, "alpha_pattern", "inference_mode", 1);
+    return json_pack("{s:s, s:s, s:s?, s:i, s:o, s:b, s:f, s:s, s:b, s:o, s:o, s:o, s:b}", "peft_type",
+                     "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", base, "r", (int)first->rank,
+                     "lora_alpha", number(alpha_of(first, x, lora)), "use_rslora",
+                     x->scaling == SCALING_RSLORA, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out",
+                     peft_is_gpt2(s), "target_modules", targets, "rank_pattern", ranks, "alpha_pattern",
+                     alphas, "inference_mode", 1);
 }
 
 static exit_code write_config(const char *path, json_t *config, problems *list) {
@@ -96,36 +85,92 @@ static char *path_of(const char *folder, const char *name) {
     return asprintf(&path, "%s/%s", folder, name) < 0 ? NULL : path;
 }
 
-exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *scaling,
-                     const char *base, const float *pack, problems *list) {
+/* The parts' rows one after another, those of B at the scale of the first. */
+static void gather(const ck_shape *s, const peft_module *m, const float *pack, float *buffer) {
+    float *a = buffer + m->at_a, *b = buffer + m->at_b;
+    for (int i = 0; i < m->n_parts; i++) {
+        int64_t in = (int64_t)m->a[i].rows * m->in, out = (int64_t)m->b[i].rows * m->out;
+        float ratio = peft_scale_of(s, &m->a[i]) / peft_scale_of(s, &m->a[0]);
+        memcpy(a, pack + m->a[i].offset, (size_t)in * sizeof *a);
+        for (int64_t j = 0; j < out; j++)
+            b[j] = i == 0 ? pack[m->b[i].offset + j] : ratio * pack[m->b[i].offset + j];
+        a += in;
+        b += out;
+    }
+}
+
+/* NULL: no memory. */
+static float *gather_all(const ck_shape *s, const peft_modules *modules, const float *pack,
+                         tensor_list *list) {
+    float *buffer = malloc((size_t)modules->floats * sizeof *buffer + 1);
+    *list = (tensor_list){.tensors = malloc((size_t)modules->count * 2 * sizeof *list->tensors + 1)};
+    for (int i = 0; i < modules->count && buffer && list->tensors; i++) {
+        gather(s, &modules->list[i], pack, buffer);
+        list->tensors[list->count++] = peft_tensor(s, &modules->list[i], CK_FACTOR_A);
+        list->tensors[list->count++] = peft_tensor(s, &modules->list[i], CK_FACTOR_B);
+    }
+    return buffer;
+}
+
+exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
+                     const lora_settings *lora, const char *base, const float *pack, problems *list) {
     char *weights = path_of(folder, "adapter_model.safetensors"),
          *config = path_of(folder, "adapter_config.json");
-    json_t *object = make_config(shape, expert, scaling, base);
-    tensor_list tensors;
-    list_tensors(shape, expert, &tensors);
-    exit_code code = write_tensors(weights, &tensors, pack, list);
-    if (code == EXIT_OK && !config) code = problem(list, EXIT_ENVIRONMENT, "no memory to write adapters");
+    peft_modules modules = peft_modules_of(shape, expert);
+    tensor_list tensors = {0};
+    float *buffer = modules.list ? gather_all(shape, &modules, pack, &tensors) : NULL;
+    exit_code code = buffer && config ? write_tensors(weights, &tensors, buffer, list)
+                                      : problem(list, EXIT_ENVIRONMENT, "no memory to write adapters");
+    json_t *object = modules.list ? make_config(shape, &modules, experts, lora, base) : NULL;
     if (code == EXIT_OK) code = write_config(config, object, list);
     json_decref(object);
+    free(buffer);
     free(tensors.tensors);
+    free(modules.list);
     free(weights);
     free(config);
     return code;
 }
 
-exit_code peft_write_router(const char *folder, const ck_shape *shape, const float *pack, problems *list) {
-    if (shape->router_rows == 0) return EXIT_OK;
-    char *path = path_of(folder, "router.safetensors");
-    tensor_list tensors = {.tensors = calloc((size_t)shape->n_layers, sizeof *tensors.tensors)};
-    for (int32_t i = 0; tensors.tensors && i < ck_part_count(shape); i++) {
+/* [n_layers]; NULL: no memory. */
+static packed_tensor *list_routers(const ck_shape *shape, int *n) {
+    packed_tensor *tensors = calloc((size_t)shape->n_layers, sizeof *tensors);
+    *n = 0;
+    for (int32_t i = 0; tensors && i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);
         if (part.factor != CK_FACTOR_ROUTER) continue;
-        packed_tensor *t = &tensors.tensors[tensors.count++];
+        packed_tensor *t = &tensors[(*n)++];
         *t = packed_part(&part);
         snprintf(t->name, sizeof t->name, "layer.%d.router", part.layer);
     }
+    return tensors;
+}
+
+exit_code peft_write_router(const char *folder, const ck_shape *shape, const float *pack, problems *list) {
+    if (shape->router_rows == 0) return EXIT_OK;
+    char *path = path_of(folder, "router.safetensors");
+    tensor_list tensors;
+    tensors.tensors = list_routers(shape, &tensors.count);
     exit_code code = write_tensors(path, &tensors, pack, list);
     free(tensors.tensors);
+    free(path);
+    return code;
+}
+
+exit_code peft_read_router(const char *folder, const ck_shape *shape, float *pack, problems *list) {
+    char *path = path_of(folder, "router.safetensors");
+    int n = 0;
+    packed_tensor *tensors = list_routers(shape, &n);
+    safetensors *file = NULL;
+    exit_code code =
+        path && tensors ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "no memory to read adapters");
+    if (code == EXIT_OK && shape->router_rows > 0 && access(path, F_OK) == 0) {
+        code = safetensors_open(path, &file, list);
+        if (code == EXIT_OK) code = safetensors_check(file, tensors, n, NULL, list);
+        if (code == EXIT_OK) code = safetensors_read(file, tensors, n, pack, list);
+    }
+    safetensors_close(file);
+    free(tensors);
     free(path);
     return code;
 }

@@ -1,20 +1,23 @@
-/* peft.h - an expert as a folder that PEFT (Hugging Face) loads onto the same base:
+/* peft.h - folders that PEFT (Hugging Face) loads onto the same base, out and in:
  *
- *   adapter_model.safetensors   base_model.model.transformer.h.<l>.<module>.lora_{A,B}.weight
+ *   adapter_model.safetensors   base_model.model.<layers>.<l>.<module>.lora_{A,B}.weight
  *       A [r, in], B [out, r]
- *   adapter_config.json         r, lora_alpha, use_rslora, target_modules, rank_pattern, fan_in_fan_out
- *                               (GPT-2's Conv1D)
+ *   adapter_config.json         r, lora_alpha, use_rslora, target_modules, rank_pattern, alpha_pattern,
+ *                               fan_in_fan_out (GPT-2's Conv1D)
  *
- *   module             A, B of        where
- *   attn.c_attn        qkv            the device has attention LoRA: it is shared by all experts,
- *       so every expert's folder holds it
- *   attn.c_proj        out
- *   mlp.c_fc           expert fc
- *   mlp.c_proj         expert proj
+ *   site   GPT-2: transformer.h    Llama: model.layers
+ *   Q, K, V                        self_attn.q_proj, self_attn.k_proj, self_attn.v_proj
+ *   QKV    attn.c_attn
+ *   OUT    attn.c_proj             self_attn.o_proj
+ *   GATE                           mlp.gate_proj
+ *   FC     mlp.c_fc                mlp.up_proj
+ *   PR     mlp.c_proj              mlp.down_proj
  *
- * One folder is what the device computes if its gates are 1 for this expert and 0 for all others; a device
- * with one expert is its folder. The gates of several experts come from the router, which no PEFT folder can
- * hold: it is written beside them. */
+ * A folder is an expert, with the LoRAs that every token uses: what the device computes if its gates are 1 for
+ * this expert and 0 for all others; a device with one expert, or with none, is its folder. Where both change
+ * one linear they are one LoRA with the ranks of both, whose factor B takes up the difference of their scales.
+ * The gates of several experts come from the router, which no PEFT folder can hold: it is written beside
+ * them. */
 #ifndef COHORT_PEFT_H
 #define COHORT_PEFT_H
 
@@ -22,12 +25,27 @@
 #include "settings/settings.h"
 #include "support/problems.h"
 
-/* Writes both files into `folder`, which exists. base: what the configuration should name as the base model,
- * or NULL. */
-exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *scaling,
-                     const char *base, const float *pack, problems *list);
+/* The name of an expert's folder in its device's: "generalist0", "specialist1", or "lora" of a device without
+ * experts. */
+enum { PEFT_NAME_BYTES = 32 };
+const char *peft_folder_name(int generalists, int experts, int expert, char name[PEFT_NAME_BYTES]);
+
+/* Writes both files into `folder`, which exists. expert: -1 to n_experts - 1. base: what the configuration
+ * should name as the base model, or NULL. */
+exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
+                     const lora_settings *lora, const char *base, const float *pack, problems *list);
 /* Writes router.safetensors, layer.<l>.router [E, D], experts in the order generalists, specialists; nothing
  * without a router. */
 exit_code peft_write_router(const char *folder, const ck_shape *shape, const float *pack, problems *list);
+
+/* Whether a folder is PEFT's: it has an adapter_config.json. */
+bool peft_is_folder(const char *folder);
+/* Into the parts of the expert and of the LoRAs that every token uses, in a pack of shape->total floats (host);
+ * the others stay as they are. Where the folder's scale (lora_alpha and rank) is not the device's, B takes up
+ * the difference. Refused, with names and shapes: what PEFT adds beside LoRA (bias, DoRA, whole modules), other
+ * modules than those that have a LoRA here, other ranks, and the adapter of another base. */
+exit_code peft_read(const char *folder, const ck_shape *shape, int expert, float *pack, problems *list);
+/* router.safetensors of that folder, where there is one and the shape has a router; else nothing. */
+exit_code peft_read_router(const char *folder, const ck_shape *shape, float *pack, problems *list);
 
 #endif

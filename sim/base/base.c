@@ -1,4 +1,4 @@
-/* Memory and random initialisation of the base. */
+/* Memory of a base, its description, and random initialisation. */
 #include "base/base.h"
 
 #include <math.h>
@@ -7,6 +7,15 @@
 
 #include "base/tensors.h"
 #include "support/rng.h"
+
+const char *base_describe(const base_shape *s, char out[BASE_TEXT_BYTES]) {
+    char grouped[48] = "";
+    if (s->kv_heads != s->heads) snprintf(grouped, sizeof grouped, " (%d of keys and values)", s->kv_heads);
+    snprintf(out, BASE_TEXT_BYTES, "%s, %d layer%s of width %d, %d head%s%s, MLP %d, %d ids",
+             base_family_name(s->family), s->layers, s->layers == 1 ? "" : "s", s->width, s->heads,
+             s->heads == 1 ? "" : "s", grouped, s->ffn, s->vocabulary);
+    return out;
+}
 
 exit_code base_create(const base_shape *shape, base_model **out, problems *list) {
     base_layout layout = base_layout_of(shape);
@@ -22,6 +31,7 @@ exit_code base_create(const base_shape *shape, base_model **out, problems *list)
             (double)layout.total * sizeof(float) / 1048576.0, shape->layers, shape->width);
     }
     *model = (base_model){.shape = *shape, .layout = layout, .weights = weights};
+    base_fill_rope(shape, &layout, weights);
     *out = model;
     return EXIT_OK;
 }

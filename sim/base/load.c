@@ -1,65 +1,50 @@
-/* A Hugging Face GPT-2 folder -> base_model. */
+/* A Hugging Face folder -> base_model. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/shards.h"
 #include "base/tensors.h"
 
-static const char *const prefixed = "transformer.";
+static const char head_name[] = "lm_head.weight";
 
-/* Causal masks that old checkpoints carry as buffers ("h.3.attn.bias"), and the head, which is compared with
- * wte elsewhere. */
-static bool not_a_weight(const char *name) {
-    int layer, end = -1;
-    if (!strcmp(name, "lm_head.weight")) return true;
-    if (!strncmp(name, prefixed, strlen(prefixed))) name += strlen(prefixed);
-    if (sscanf(name, "h.%d.attn.%n", &layer, &end) < 1 || end < 0) return false;
-    return !strcmp(name + end, "bias") || !strcmp(name + end, "masked_bias");
-}
-
-/* A head of its own would need a matrix of its own: it must be the embedding, bit for bit. */
-static exit_code check_tied_head(const safetensors *file, const char *wte_name, problems *list) {
-    const safetensor *head = safetensors_find(file, "lm_head.weight"),
-                     *wte = safetensors_find(file, wte_name);
+/* A tied head that is there all the same must be the embedding, bit for bit. */
+static exit_code check_tied_head(const shards *s, const char *wte_name, problems *list) {
+    const safetensors *file = NULL;
+    const safetensor *head = shards_find(s, head_name, &file), *wte = shards_find(s, wte_name, NULL);
     if (!head || !wte) return EXIT_OK;
     if (head->dtype == wte->dtype && head->bytes == wte->bytes && !memcmp(head->data, wte->data, wte->bytes))
         return EXIT_OK;
     return problem(list, EXIT_INPUT,
-                   "%s: tensor \"lm_head.weight\" differs from \"%s\"; only models whose head is tied to the "
-                   "embedding are supported",
-                   safetensors_path(file), wte_name);
+                   "%s: tensor \"%s\" differs from \"%s\", but config.json says that the head is tied to the "
+                   "embedding",
+                   safetensors_path(file), head_name, wte_name);
 }
 
-static exit_code load_weights(const safetensors *file, const base_shape *shape, base_model **out,
-                              problems *list) {
+/* The family's prefix, if the first tensor is there with it, else "". */
+static const char *prefix_of(const shards *s, const base_shape *shape, const base_layout *layout) {
+    const char *prefix = base_family_of(shape->family)->prefix;
+    packed_tensor first = base_tensor(shape, layout, prefix, 0, NULL);
+    return shards_find(s, first.name, NULL) ? prefix : "";
+}
+
+static exit_code load_weights(const shards *s, const base_shape *shape, base_model **out, problems *list) {
     base_layout layout = base_layout_of(shape);
     int n = base_tensor_count(shape);
-    packed_tensor *tensors =
-        base_tensor_list(shape, &layout, safetensors_find(file, "transformer.wte.weight") ? prefixed : "");
+    packed_tensor *tensors = base_tensor_list(shape, &layout, prefix_of(s, shape, &layout));
     if (!tensors)
-        return problem(list, EXIT_ENVIRONMENT, "%s: no memory for a list of %d tensors",
-                       safetensors_path(file), n);
-    exit_code code = safetensors_check(file, tensors, n, not_a_weight, list);
-    exit_code head = check_tied_head(file, tensors[0].name, list);
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory for a list of %d tensors", s->path_owned, n);
+    exit_code code = shards_check(s, tensors, n, base_family_of(shape->family)->may_be_there, list);
+    exit_code head = shape->tied_head ? check_tied_head(s, tensors[0].name, list) : EXIT_OK;
     if (!code) code = head;
     if (!code) code = base_create(shape, out, list);
-    if (!code) code = safetensors_read(file, tensors, n, (*out)->weights, list);
+    if (!code) code = shards_read(s, tensors, n, (*out)->weights, list);
     if (code) {
         base_destroy(*out);
         *out = NULL;
     }
     free(tensors);
     return code;
-}
-
-static exit_code open_weights(const char *folder, const char *path, safetensors **out, problems *list) {
-    if (access(path, F_OK) == 0) return safetensors_open(path, out, list);
-    return problem(list, EXIT_INPUT,
-                   "%s: has no model.safetensors; a GPT-2 folder of one such file and config.json is "
-                   "expected (save_pretrained in transformers "
-                   "writes one)",
-                   folder);
 }
 
 exit_code base_load_shape(const char *folder, base_shape *out, problems *list) {
@@ -73,22 +58,12 @@ exit_code base_load_shape(const char *folder, base_shape *out, problems *list) {
 
 exit_code base_load(const char *folder, base_model **out, problems *list) {
     base_shape shape;
-    char *config_path = NULL, *weights_path = NULL;
-    safetensors *file = NULL;
-    exit_code code;
+    shards files;
     *out = NULL;
-    if (asprintf(&config_path, "%s/config.json", folder) < 0 ||
-        asprintf(&weights_path, "%s/model.safetensors", folder) < 0) {
-        code = problem(list, EXIT_ENVIRONMENT, "%s: no memory", folder);
-        goto cleanup;
-    }
-    code = base_config_read(config_path, &shape, list);
-    exit_code opened = open_weights(folder, weights_path, &file, list);
+    exit_code code = base_load_shape(folder, &shape, list);
+    exit_code opened = shards_open(folder, &files, list);
     if (!code) code = opened;
-    if (!code) code = load_weights(file, &shape, out, list);
-cleanup:
-    safetensors_close(file);
-    free(config_path);
-    free(weights_path);
+    if (!code) code = load_weights(&files, &shape, out, list);
+    if (!opened) shards_close(&files);
     return code;
 }

@@ -60,6 +60,10 @@ typedef struct {
  * NULL) says which other names may be there. */
 exit_code safetensors_check(const safetensors *file, const packed_tensor *tensors, int n_tensors,
                             bool (*ignored)(const char *name), problems *list);
+/* "PATH: tensor .. is missing; ..". */
+exit_code safetensors_missing(const char *path, const packed_tensor *tensor, problems *list);
+/* Of a tensor that is there: its shape and type. */
+exit_code safetensors_check_one(const safetensors *file, const packed_tensor *tensor, problems *list);
 /* Converts checked tensors to f32 into the pack; a NaN or an Inf is refused, naming tensor and element. */
 exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors, int n_tensors, float *pack,
                            problems *list);

@@ -103,13 +103,17 @@ static const char *show_shape(const int64_t *dims, int n_dims, char out[160]) {
     return out;
 }
 
+exit_code safetensors_missing(const char *path, const packed_tensor *p, problems *list) {
+    char should_be[160];
+    return problem(list, EXIT_INPUT, "%s: tensor \"%s\" is missing; it must be there with shape %s", path,
+                   p->name, show_shape(p->dims, p->n_dims, should_be));
+}
+
 static exit_code check_one(const safetensors *file, const packed_tensor *p, const safetensor *t,
                            problems *list) {
     char is[160], should_be[160];
     const char *path = safetensors_path(file);
-    if (!t)
-        return problem(list, EXIT_INPUT, "%s: tensor \"%s\" is missing; it must be there with shape %s", path,
-                       p->name, show_shape(p->dims, p->n_dims, should_be));
+    if (!t) return safetensors_missing(path, p, list);
     exit_code code = EXIT_OK;
     if (t->n_dims != p->n_dims || memcmp(t->dims, p->dims, (size_t)p->n_dims * sizeof *p->dims))
         code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" has shape %s; it must be %s", path, p->name,
@@ -117,6 +121,10 @@ static exit_code check_one(const safetensors *file, const packed_tensor *p, cons
     if (t->dtype == SAFETENSORS_OTHER)
         code = problem(list, EXIT_INPUT, "%s: tensor \"%s\" must be F32, F16 or BF16", path, p->name);
     return code;
+}
+
+exit_code safetensors_check_one(const safetensors *file, const packed_tensor *tensor, problems *list) {
+    return check_one(file, tensor, safetensors_find(file, tensor->name), list);
 }
 
 static exit_code check_unexpected(const safetensors *file, const bool *expected,

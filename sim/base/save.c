@@ -1,4 +1,4 @@
-/* base_model -> a Hugging Face GPT-2 folder. Where an earlier base stands in it, that has gone before the new
+/* base_model -> a Hugging Face folder. Where an earlier base stands in it, that has gone before the new
  * one comes. */
 #include <dirent.h>
 #include <errno.h>
@@ -38,7 +38,8 @@ exit_code base_check_place(const char *folder, problems *list) {
 
 static exit_code write_files(const base_model *model, const char *folder, problems *list) {
     char weights[OUTPUT_PATH_BYTES + 32], config[OUTPUT_PATH_BYTES + 32];
-    packed_tensor *tensors = base_tensor_list(&model->shape, &model->layout, "transformer.");
+    packed_tensor *tensors =
+        base_tensor_list(&model->shape, &model->layout, base_family_of(model->shape.family)->prefix);
     if (!tensors) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to save a base", folder);
     snprintf(weights, sizeof weights, "%s/%s", folder, files[0]);
     snprintf(config, sizeof config, "%s/%s", folder, files[1]);

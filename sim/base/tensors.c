@@ -1,87 +1,100 @@
-/* The tensors of a GPT-2 checkpoint. Its linears are Conv1D: y = x W + b with W [in, out]; ours are [out,
- * in]. */
+/* Walks the tables of a family (base/family.h): the tensors before the layers, of each layer, and after. */
 #include "base/tensors.h"
 
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LAYER_TENSORS = 12, EMBEDDINGS = 2, FINAL_TENSORS = 2 };
+static int64_t size_of(const base_shape *s, base_extent extent) {
+    switch (extent) {
+    case BASE_NONE:
+        return 0;
+    case BASE_ONE:
+        return 1;
+    case BASE_WIDTH:
+        return s->width;
+    case BASE_Q:
+        return base_q_width(s);
+    case BASE_KV:
+        return base_kv_width(s);
+    case BASE_Q_AND_K:
+        return base_q_width(s) + base_kv_width(s);
+    case BASE_Q_K_AND_V:
+        return base_qkv_width(s);
+    case BASE_FFN:
+        return s->ffn;
+    case BASE_VOCABULARY:
+        return s->vocabulary;
+    case BASE_CONTEXT:
+        return s->context;
+    }
+    return 0;
+}
 
-/* Units of the dimensions below. */
-typedef enum { ONE, D, THREE_D, F } extent;
+/* Where a row's packed tensor lies, in layer 0 if in a layer; -1: the shape has none. */
+static int64_t place_of(const base_shape *shape, const base_layout *layout, const base_tensor_row *row,
+                        bool in_layer) {
+    const char *members = in_layer ? (const char *)&layout->layer0 : (const char *)layout;
+    if (row->alone && shape->tied_head) return -1;
+    return *(const int64_t *)(members + row->offset);
+}
 
-static const struct {
-    const char *name;
-    extent rows, cols; /* cols ONE: a vector */
-    base_tensor_kind kind;
-    size_t offset; /* in base_layer */
-} layer_tensors[LAYER_TENSORS] = {
-    {"ln_1.weight", D, ONE, BASE_GAIN, offsetof(base_layer, ln1_gain)},
-    {"ln_1.bias", D, ONE, BASE_BIAS, offsetof(base_layer, ln1_bias)},
-    {"attn.c_attn.weight", D, THREE_D, BASE_LINEAR, offsetof(base_layer, qkv_w)},
-    {"attn.c_attn.bias", THREE_D, ONE, BASE_BIAS, offsetof(base_layer, qkv_b)},
-    {"attn.c_proj.weight", D, D, BASE_RESIDUAL_LINEAR, offsetof(base_layer, out_w)},
-    {"attn.c_proj.bias", D, ONE, BASE_BIAS, offsetof(base_layer, out_b)},
-    {"ln_2.weight", D, ONE, BASE_GAIN, offsetof(base_layer, ln2_gain)},
-    {"ln_2.bias", D, ONE, BASE_BIAS, offsetof(base_layer, ln2_bias)},
-    {"mlp.c_fc.weight", D, F, BASE_LINEAR, offsetof(base_layer, fc_w)},
-    {"mlp.c_fc.bias", F, ONE, BASE_BIAS, offsetof(base_layer, fc_b)},
-    {"mlp.c_proj.weight", F, D, BASE_RESIDUAL_LINEAR, offsetof(base_layer, pr_w)},
-    {"mlp.c_proj.bias", D, ONE, BASE_BIAS, offsetof(base_layer, pr_b)},
-};
+static int count(const base_shape *shape, const base_layout *layout, const base_tensor_row *rows, int n,
+                 bool in_layer) {
+    int there = 0;
+    for (int i = 0; i < n; i++) there += place_of(shape, layout, &rows[i], in_layer) >= 0;
+    return there;
+}
 
-static int64_t size_of(const base_shape *shape, extent e) {
-    return e == D ? shape->width : e == THREE_D ? 3 * (int64_t)shape->width : e == F ? shape->ffn : 1;
+/* Row `index` of those that the shape has. */
+static const base_tensor_row *row_at(const base_shape *shape, const base_layout *layout,
+                                     const base_tensor_row *rows, int index, bool in_layer) {
+    for (;; rows++)
+        if (place_of(shape, layout, rows, in_layer) >= 0 && index-- == 0) return rows;
 }
 
 int base_tensor_count(const base_shape *shape) {
-    return EMBEDDINGS + LAYER_TENSORS * shape->layers + FINAL_TENSORS;
+    const base_family *f = base_family_of(shape->family);
+    base_layout layout = base_layout_of(shape);
+    return count(shape, &layout, f->before, f->n_before, false) +
+           shape->layers * count(shape, &layout, f->in_layer, f->n_in_layer, true) +
+           count(shape, &layout, f->after, f->n_after, false);
 }
 
-static packed_tensor embedding(const char *prefix, const char *name, int64_t rows, int64_t width,
-                               int64_t offset) {
-    packed_tensor t = {.n_dims = 2, .dims = {rows, width}, .offset = offset};
-    snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
-    return t;
-}
-
-static packed_tensor final_norm(const char *prefix, const char *name, int64_t width, int64_t offset) {
-    packed_tensor t = {.n_dims = 1, .dims = {width, 1}, .offset = offset};
-    snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
-    return t;
-}
-
-static packed_tensor layer_tensor(const base_shape *shape, const base_layout *layout, const char *prefix,
-                                  int layer, int which) {
-    packed_tensor t = {
-        .dims = {size_of(shape, layer_tensors[which].rows), size_of(shape, layer_tensors[which].cols)}};
-    t.n_dims = layer_tensors[which].cols == ONE ? 1 : 2;
-    t.transposed = t.n_dims == 2;
-    t.offset = *(const int64_t *)((const char *)&layout->layer0 + layer_tensors[which].offset) +
-               layer * layout->layer_stride;
-    snprintf(t.name, sizeof t.name, "%sh.%d.%s", prefix, layer, layer_tensors[which].name);
+/* layer: -1 outside the layers. */
+static packed_tensor tensor_of(const base_shape *shape, const base_layout *layout, const char *prefix,
+                               const base_tensor_row *row, int layer) {
+    const base_family *f = base_family_of(shape->family);
+    packed_tensor t = {.dims = {size_of(shape, row->rows), size_of(shape, row->columns)}};
+    bool linear = row->kind == BASE_LINEAR || row->kind == BASE_RESIDUAL_LINEAR;
+    t.n_dims = row->columns == BASE_ONE ? 1 : 2;
+    t.transposed = linear && f->transposed;
+    t.offset = place_of(shape, layout, row, layer >= 0) + size_of(shape, row->first) * t.dims[1];
+    if (layer < 0) {
+        snprintf(t.name, sizeof t.name, "%s%s", row->alone ? "" : prefix, row->name);
+    } else {
+        t.offset += layer * layout->layer_stride;
+        snprintf(t.name, sizeof t.name, "%s%s.%d.%s", prefix, f->layers, layer, row->name);
+    }
     return t;
 }
 
 packed_tensor base_tensor(const base_shape *shape, const base_layout *layout, const char *prefix, int index,
                           base_tensor_kind *kind) {
-    base_tensor_kind unwanted;
-    int in_layers = index - EMBEDDINGS;
-    if (!kind) kind = &unwanted;
-    if (in_layers < 0) {
-        *kind = BASE_EMBEDDING;
-        return index == 0 ? embedding(prefix, "wte.weight", shape->vocabulary, shape->width, layout->wte)
-                          : embedding(prefix, "wpe.weight", shape->context, shape->width, layout->wpe);
+    const base_family *f = base_family_of(shape->family);
+    int before = count(shape, layout, f->before, f->n_before, false);
+    int a_layer = count(shape, layout, f->in_layer, f->n_in_layer, true);
+    int layer = index < before ? -1 : (index - before) / a_layer;
+    const base_tensor_row *row;
+    if (index < before) {
+        row = row_at(shape, layout, f->before, index, false);
+    } else if (layer < shape->layers) {
+        row = row_at(shape, layout, f->in_layer, (index - before) % a_layer, true);
+    } else {
+        row = row_at(shape, layout, f->after, index - before - shape->layers * a_layer, false);
+        layer = -1;
     }
-    if (in_layers < LAYER_TENSORS * shape->layers) {
-        *kind = layer_tensors[in_layers % LAYER_TENSORS].kind;
-        return layer_tensor(shape, layout, prefix, in_layers / LAYER_TENSORS, in_layers % LAYER_TENSORS);
-    }
-    bool gain = in_layers == LAYER_TENSORS * shape->layers;
-    *kind = gain ? BASE_GAIN : BASE_BIAS;
-    return gain ? final_norm(prefix, "ln_f.weight", shape->width, layout->lnf_gain)
-                : final_norm(prefix, "ln_f.bias", shape->width, layout->lnf_bias);
+    if (kind) *kind = row->kind;
+    return tensor_of(shape, layout, prefix, row, layer);
 }
 
 packed_tensor *base_tensor_list(const base_shape *shape, const base_layout *layout, const char *prefix) {

@@ -1,13 +1,12 @@
 /* cli.c - commands and options. */
 #include "command/cli.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "command/option_values.h"
 #include "config/nearest.h"
 #include "config/tree.h"
 
@@ -27,8 +26,8 @@ enum {
     ON_PRETRAIN = 1 << COMMAND_PRETRAIN,
     ON_DATA = 1 << COMMAND_DATA
 };
-enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT };
-enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN };
+enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT, ON_GENERATE = 1 << COMMAND_GENERATE };
+enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN | ON_GENERATE };
 
 typedef struct {
     const char *name, *value; /* value: what it is called in help; NULL: takes none */
@@ -40,6 +39,9 @@ typedef struct {
 static const option_row OPTIONS[] = {
     {"set", "KEY=VALUE", ON_CONFIG, 's', "override a setting; may be repeated (cohort help settings)"},
     {"out", "DIR", ON_RUN | ON_PRETRAIN, 'o', "folder to write, new or empty"},
+    {"population", "NAME", ON_PRETRAIN, 'p',
+     "with --out: the base with the base.variant of that population; its linears alone, if DIR ends in "
+     ".safetensors"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
     {"table", "NAME", ON_EXPORT, 'T',
      "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
@@ -49,6 +51,19 @@ static const option_row OPTIONS[] = {
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
     {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
     {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
+    {"prompt", "TEXT", ON_GENERATE, 'm',
+     "text to go on from, of a base whose tokens are bytes; may be repeated"},
+    {"tokens", "N,N,...", ON_GENERATE, 'k', "token ids to go on from; prints ids; may be repeated"},
+    {"population", "NAME", ON_GENERATE, 'p', "only populations of that name"},
+    {"device", "N", ON_GENERATE, 'd', "only the device of that number, from 0 (default: all)"},
+    {"max-tokens", "N", ON_GENERATE, 'n', "tokens to add, at most (default 64)"},
+    {"temperature", "X", ON_GENERATE, 'u', "sample at this temperature (default 0: the likeliest token)"},
+    {"top-k", "N", ON_GENERATE, 'K', "sample among the N likeliest tokens (default: all)"},
+    {"seed", "N", ON_GENERATE, 'S', "of the sampling's random numbers (default 0)"},
+    {"eos", "N", ON_GENERATE, 'E',
+     "token id that ends a text (default: eos_token_id of the base's config.json)"},
+    {"json", NULL, ON_GENERATE, 'j', "print JSON: text, token ids and the reason of the end, for each text"},
+    {"speed", NULL, ON_GENERATE, 'V', "also measure: tokens a second, and the share of the memory's rate"},
     {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
     {"resume", NULL, ON_RUN, 'r',
      "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
@@ -56,13 +71,13 @@ static const option_row OPTIONS[] = {
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
      "share the devices among N processes of this machine, started by mpirun"},
-    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA, 'q', "print nothing but errors"},
+    {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
-    {"by-task", NULL, ON_DATA, 'k', "examples: a source NAME/TASKS for each list of tasks"},
+    {"by-task", NULL, ON_DATA, 'B', "examples: a source NAME/TASKS for each list of tasks"},
     {"longest", "N", ON_DATA, 'l', "examples: leave out those of more than N tokens, and count them"},
-    {"end", "ID", ON_DATA, 'E', "examples: put this token behind every response"},
-    {"vocabulary", "N", ON_DATA, 'V', "examples: refuse token ids that are not below N"},
+    {"end", "ID", ON_DATA, 'i', "examples: put this token behind every response"},
+    {"vocabulary", "N", ON_DATA, 'w', "examples: refuse token ids that are not below N"},
     {"help", NULL, ON_ALL, 'h', "describe the command"},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
@@ -119,7 +134,7 @@ static const command_row COMMANDS[] = {
          "the columns that data.windows reads: device,part,step,index,offset.\n\n"
          "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
          "last checkpoint.\n"
-         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain "
+         "Each holds the device's other LoRAs too. The base they belong to: cohort pretrain "
          "RESULT/config.yaml --out DIR\n\n"
          "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
          "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
@@ -132,6 +147,17 @@ static const command_row COMMANDS[] = {
                       "matplotlib and h5py: the first of\n"
                       "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
                       "  cohort plot results/quickstart-1a2b3c4d\n"},
+    [COMMAND_GENERATE] =
+        {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result",
+         "Lets devices go on from a prompt: those of a result as of its last checkpoint, those of a "
+         "configuration as they start.\n"
+         "All devices are decoded together, each with its own adapters, and printed by name. A text ends at "
+         "the end token, after\n"
+         "--max-tokens tokens, or where the base's context is full. The same seed gives the same text, "
+         "whatever else is decoded.\n"
+         "Where the vocabulary is not 256 bytes, --tokens takes and prints ids: Cohort has no tokenizer.\n\n"
+         "  cohort generate results/quickstart-1a2b3c4d --prompt 'Once upon' --population local --device 0\n"
+         "  cohort generate results/quickstart-1a2b3c4d --prompt A --temperature 0.8 --top-k 40 --seed 7\n"},
     [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
                       "Topics: any command, settings (all keys of a configuration), methods (how devices "
                       "learn together).\n\n"
@@ -246,28 +272,6 @@ static void add_override(cli_arguments *a, const char *key, const char *value, p
     a->overrides[a->n_overrides++] = config_memory(text);
 }
 
-static double read_share(const char *option, const char *text, problems *list) {
-    char *end = NULL;
-    double share = strtod(text, &end);
-    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
-    if (!whole || *end != '\0' || !(share > 0 && share < 1))
-        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option,
-                text);
-    return share;
-}
-
-/* A whole number from `least` to `most`, every character of it. */
-static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least,
-                           uint64_t most, problems *list) {
-    char *end = NULL;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
-        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu",
-                COMMANDS[command].name, option, text, (unsigned long long)least, (unsigned long long)most);
-    return value;
-}
-
 /* Of two values one would be ignored. */
 static void refuse_second(cli_command command, int letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -277,24 +281,68 @@ static void refuse_second(cli_command command, int letter, problems *list) {
 }
 
 static void take_data_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
     switch (letter) {
     case 'v':
+        a->shares_given = true;
         a->valid_share = read_share("valid-share", optarg, list);
         break;
     case 'e':
+        a->shares_given = true;
         a->test_share = read_share("test-share", optarg, list);
         break;
-    case 'k':
+    case 'B':
         a->by_task = true;
         break;
     case 'l':
-        a->longest = (int64_t)read_whole(a->command, "longest", optarg, 2, INT_MAX, list);
+        a->longest = (int64_t)read_whole(command, "longest", optarg, 2, INT_MAX, list);
+        break;
+    case 'i':
+        a->end = (int64_t)read_whole(command, "end", optarg, 0, INT_MAX - 1, list);
+        break;
+    case 'w':
+        a->vocabulary = (int64_t)read_whole(command, "vocabulary", optarg, 1, INT_MAX, list);
+        break;
+    default:
+        break;
+    }
+}
+
+static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems *list) {
+    if (a->n_prompts > 0 && tokens != a->tokens)
+        problem(list, EXIT_INPUT, "generate: --prompt and --tokens exclude each other; write one of them");
+    if (a->n_prompts == CLI_MAX_WORDS) {
+        problem(list, EXIT_INPUT, "generate: more than %d prompts", CLI_MAX_WORDS);
+        return;
+    }
+    a->tokens = tokens;
+    a->prompts[a->n_prompts++] = text;
+}
+
+static void take_generate_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
+    switch (letter) {
+    case 'm':
+    case 'k':
+        add_prompt(a, letter == 'k', optarg, list);
+        break;
+    case 'n':
+        a->max_tokens = (int)read_whole(command, "max-tokens", optarg, 1, 1 << 24, list);
+        break;
+    case 'u':
+        a->temperature = read_temperature(optarg, list);
+        break;
+    case 'K':
+        a->top_k = (int)read_whole(command, "top-k", optarg, 1, INT_MAX, list);
         break;
     case 'E':
-        a->end = (int64_t)read_whole(a->command, "end", optarg, 0, INT_MAX - 1, list);
+        a->end_token = (int)read_whole(command, "eos", optarg, 0, INT_MAX, list);
+        break;
+    case 'j':
+        a->json = true;
         break;
     case 'V':
-        a->vocabulary = (int64_t)read_whole(a->command, "vocabulary", optarg, 1, INT_MAX, list);
+        a->speed = true;
         break;
     default:
         break;
@@ -302,6 +350,7 @@ static void take_data_option(cli_arguments *a, int letter, problems *list) {
 }
 
 static void take_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
     switch (letter) {
     case 's':
         add_override(a, "", optarg, list);
@@ -326,13 +375,13 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'S':
         a->one_seed = true;
-        a->seed = read_whole(a->command, "seed", optarg, 0, UINT64_MAX, list);
+        a->seed = read_whole(command, "seed", optarg, 0, UINT64_MAX, list);
         break;
     case 'd':
-        a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
+        a->device = (int)read_whole(command, "device", optarg, 0, INT_MAX, list);
         break;
     case 'P':
-        a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
+        a->processes = (int)read_whole(command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
         break;
     case 'r':
         a->resume = true;
@@ -344,7 +393,8 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         a->help = true;
         break;
     default:
-        take_data_option(a, letter, list);
+        if (a->command == COMMAND_DATA) take_data_option(a, letter, list);
+        if (a->command == COMMAND_GENERATE) take_generate_option(a, letter, list);
         break;
     }
 }
@@ -364,7 +414,7 @@ static void take_options(int argc, char **argv, cli_arguments *a, problems *list
             refuse_option(a->command, argv[optind - 1], list);
         else if (letter == ':')
             missing_value(a->command, (char)optopt, list);
-        else if (given[letter] && letter != 's')
+        else if (given[letter] && !strchr("smk", letter))
             refuse_second(a->command, letter, list);
         else
             take_option(a, letter, list);
@@ -408,14 +458,20 @@ static void check_data(const cli_arguments *a, problems *list) {
 
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
-    *out = (cli_arguments){.valid_share = 0.1, .test_share = 0.1, .device = -1, .end = -1};
+    *out = (cli_arguments){
+        .valid_share = 0.1, .test_share = 0.1, .device = -1, .end = -1, .max_tokens = 64, .end_token = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
     if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
         check_export(out, list);
+    if (!out->help && out->command == COMMAND_PRETRAIN && out->population && !out->out)
+        problem(list, EXIT_INPUT, "pretrain: --population chooses what --out writes; write --out DIR too");
     if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
+    if (!out->help && out->command == COMMAND_GENERATE && out->n_prompts == 0 &&
+        problems_count(list) == before)
+        problem(list, EXIT_INPUT, "generate: --prompt is missing; `cohort generate --help` shows an example");
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

@@ -18,6 +18,7 @@ typedef enum {
     COMMAND_INFO,
     COMMAND_EXPORT,
     COMMAND_PLOT,
+    COMMAND_GENERATE,
     COMMAND_HELP,
     COMMAND_VERSION
 } cli_command;
@@ -36,8 +37,17 @@ typedef struct {
     int device;    /* -1: not given */
     int processes; /* 0: not given */
     double valid_share, test_share;
+    bool shares_given; /* one of them */
+    /* of data, for examples; longest, vocabulary, end: 0, 0, -1: not given */
     bool by_task;
-    int64_t longest, vocabulary, end; /* 0, 0, -1: not given */
+    int64_t longest, vocabulary, end;
+    /* of generate; --seed is that of its random numbers */
+    int n_prompts;
+    const char *prompts[CLI_MAX_WORDS]; /* --prompt, or --tokens */
+    bool tokens;                        /* they are ids */
+    int max_tokens, top_k, end_token;   /* 0: all; -1: the base's */
+    double temperature;
+    bool json, speed;
 } cli_arguments;
 
 /* All problems are reported; words are counted only without --help. */

@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "collective/collective.h"
 #include "command/cli.h"
+#include "command/generate.h"
 #include "command/launch.h"
 #include "command/plot.h"
 #include "config/config.h"
@@ -16,6 +17,7 @@
 #include "kernels.h"
 #include "methods/method.h"
 #include "model/obtain_base.h"
+#include "model/save_variant.h"
 #include "result/export.h"
 #include "result/peft_result.h"
 #include "result/trace.h"
@@ -64,7 +66,7 @@ static exit_code read_configuration(const command_line *c, char **text, size_t *
     if (first)
         *text = settings_read(launch_was_here() ? LAUNCH_CONFIGURATION : c->arguments.words[0], bytes, list);
     exit_code code = processes_agree(c->collective, first && !*text ? EXIT_INPUT : EXIT_OK, list);
-    return code == EXIT_OK ? processes_share_text(c->collective, text, bytes, list) : code;
+    return THEN(code, processes_share_text(c->collective, text, bytes, list));
 }
 
 /* Several processes are started once the configuration is known to be good; each of them comes here again,
@@ -77,16 +79,15 @@ static exit_code run(const command_line *c, problems *list) {
     run_options options = {
         .out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
     exit_code code = check_launcher(list);
-    if (code == EXIT_OK) code = check_processes(c, list);
-    if (code == EXIT_OK) code = read_configuration(c, &text, &bytes, list);
-    if (code == EXIT_OK)
-        code = settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s,
-                              list);
+    THEN(code, check_processes(c, list));
+    THEN(code, read_configuration(c, &text, &bytes, list));
+    THEN(code, settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s,
+                              list));
     code = processes_agree(c->collective, code, list);
     if (code == EXIT_OK && a->processes > 1 && !ck_under_mpirun())
         code = launch_processes(c->argc, c->argv, a->processes, text, bytes, list);
-    else if (code == EXIT_OK)
-        code = run_execute(s, &options, list);
+    else
+        THEN(code, run_execute(s, &options, list));
     settings_destroy(s);
     free(text);
     return code;
@@ -95,7 +96,7 @@ static exit_code run(const command_line *c, problems *list) {
 static exit_code check(const cli_arguments *a, problems *list) {
     settings *s = NULL;
     exit_code code = load(a, &s, list);
-    if (code == EXIT_OK) code = run_check(s, a->processes > 0 ? a->processes : 1, list);
+    THEN(code, run_check(s, a->processes > 0 ? a->processes : 1, list));
     settings_destroy(s);
     return code;
 }
@@ -104,13 +105,20 @@ static exit_code pretrain(const cli_arguments *a, problems *list) {
     settings *s = NULL;
     ck_backend *backend = NULL;
     base_model *model = NULL;
+    base_variant *variant = NULL;
+    base_shape shape;
     exit_code code = load(a, &s, list);
     if (code != EXIT_OK) goto cleanup;
     code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    if (code == EXIT_OK && a->population) code = run_base_shape(s, &shape, list);
+    if (code == EXIT_OK && a->population)
+        code = save_variant_open(s, a->population, &shape, a->out, &variant, list);
     if (code != EXIT_OK) goto cleanup;
-    code = run_obtain_base(s, backend, a->quiet, a->out, &model, list);
+    code = run_obtain_base(s, backend, a->quiet, variant ? NULL : a->out, &model, list);
+    if (code == EXIT_OK && variant) code = save_variant(variant, model, a->out, list);
     if (code == EXIT_OK && a->out && !a->quiet) printf("%s\n", a->out);
 cleanup:
+    base_variant_close(variant);
     base_destroy(model);
     ck_close(backend);
     settings_destroy(s);
@@ -140,13 +148,14 @@ static exit_code build_data(const cli_arguments *a, problems *list) {
                         .out = a->out,
                         .valid_share = a->valid_share,
                         .test_share = a->test_share,
+                        .shares_given = a->shares_given,
                         .by_task = a->by_task,
                         .longest = a->longest,
                         .vocabulary = a->vocabulary,
                         .ends = a->end >= 0,
                         .end = a->end};
-    if (code == EXIT_OK) code = data_build_shards(&build, list);
-    if (code == EXIT_OK && !a->quiet) code = data_print_table(build.out, stdout, list);
+    THEN(code, data_build_shards(&build, list));
+    if (!a->quiet) THEN(code, data_print_table(build.out, stdout, list));
     for (int i = 0; i < a->n_words; i++) free(names[i]);
     return code;
 }
@@ -157,7 +166,7 @@ static exit_code export_tables(const cli_arguments *a, problems *list) {
 }
 
 static exit_code export_adapters(const cli_arguments *a, problems *list) {
-    peft_selection wanted = {
+    device_selection wanted = {
         .population = a->population, .one_seed = a->one_seed, .seed = a->seed, .device = a->device};
     peft_written written;
     exit_code code = peft_export(a->words[0], a->adapters, &wanted, &written, list);
@@ -173,8 +182,9 @@ static exit_code export_adapters(const cli_arguments *a, problems *list) {
 
 static exit_code export(const cli_arguments *a, problems *list) {
     exit_code code = a->adapters ? peft_check_place(a->adapters, list) : EXIT_OK;
-    if (code == EXIT_OK && a->table) code = export_tables(a, list);
-    return code == EXIT_OK && a->adapters ? export_adapters(a, list) : code;
+    if (a->table) THEN(code, export_tables(a, list));
+    if (a->adapters) THEN(code, export_adapters(a, list));
+    return code;
 }
 
 static void print_methods(void) {
@@ -229,6 +239,8 @@ static exit_code execute(const command_line *c, problems *list) {
         return export(a, list);
     case COMMAND_PLOT:
         return plot_result(a->words[0], a->out, list);
+    case COMMAND_GENERATE:
+        return generate_texts(a, list);
     case COMMAND_HELP:
         return help(a, list);
     case COMMAND_VERSION:
@@ -244,7 +256,7 @@ static exit_code execute_here(command_line *c, problems *list) {
     exit_code code = cli_parse(c->argc, c->argv, &c->arguments, list);
     bool works =
         ck_process(c->collective) == 0 || (c->arguments.command == COMMAND_RUN && !c->arguments.help);
-    if (code == EXIT_OK && works) code = execute(c, list);
+    if (works) THEN(code, execute(c, list));
     if (fflush(stdout) != 0 && errno != EPIPE)
         code = problem(list, EXIT_RUN, "could not write everything to standard output (is the disk full?)");
     return code;
@@ -276,7 +288,7 @@ int main(int argc, char **argv) {
     if (ck_collective_open(&line.collective) != CK_OK)
         code = problem(list, EXIT_ENVIRONMENT, "the processes that mpirun started cannot be joined: %s",
                        ck_collective_error(NULL));
-    if (code == EXIT_OK) code = execute_here(&line, list);
+    THEN(code, execute_here(&line, list));
     if (ck_mpirun_process() == 0 || ck_collective_broken(line.collective)) print_problems(list);
     if (ck_collective_broken(line.collective)) ck_collective_abort(line.collective, code);
     ck_collective_close(line.collective);

@@ -113,8 +113,8 @@ exit_code plot_result(const char *folder, const char *out, problems *list) {
     char script[PATH_BYTES], found[PATH_BYTES];
     const char *python = NULL;
     exit_code code = trace_find(folder, found, sizeof found, list);
-    if (code == EXIT_OK) code = trace_look(found, list);
-    if (code == EXIT_OK) code = check_place(folder, out, list);
+    THEN(code, trace_look(found, list));
+    THEN(code, check_place(folder, out, list));
     if (code != EXIT_OK) return code;
     if (!find_script(script))
         return problem(list, EXIT_ENVIRONMENT,

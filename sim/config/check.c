@@ -6,6 +6,7 @@
 
 #include "config/nearest.h"
 #include "config/populations.h"
+#include "data/data.h"
 #include "data/split.h"
 #include "kernels.h"
 #include "methods/method.h"
@@ -46,14 +47,27 @@ static void check_method(const level *of) {
     report(of, "method", message);
 }
 
+static bool has_lora(const population_settings *p) {
+    int ranks = p->attention_rank;
+    for (int site = 0; site < CK_SITES; site++) ranks += p->lora.rank[site];
+    return ranks > 0;
+}
+
 static void check_experts(const level *of, int specialists, int device) {
     const population_settings *p = of->defaults;
     char message[256], who[48] = "a device";
     int experts = p->generalists + specialists;
     if (device >= 0) snprintf(who, sizeof who, "device %d", device);
-    if (experts < 1 || experts > CK_MAX_EXPERTS) {
+    if (experts < 1 && !has_lora(p)) {
+        snprintf(
+            message, sizeof message,
+            "%s has no experts and no LoRA, so nothing of it would learn; give generalists, specialists, "
+            "attention.rank or lora",
+            who);
+        report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
+    } else if (experts > CK_MAX_EXPERTS) {
         snprintf(message, sizeof message,
-                 "%s has %d experts (%d generalists + %d specialists); it must have 1 to %d", who, experts,
+                 "%s has %d experts (%d generalists + %d specialists); it can have at most %d", who, experts,
                  p->generalists, specialists, CK_MAX_EXPERTS);
         report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
     } else if (experts * p->rank > CK_MAX_RANK_SUM) {
@@ -82,10 +96,11 @@ static void check_specialists(const level *of) {
         if (p->specialists_list[i] >= 0) check_experts(of, p->specialists_list[i], i);
 }
 
+/* Of running text: a window is of neighbours. An example is a window, whatever its length. */
 static void check_tokens(const level *of, const char *path, int64_t tokens) {
     char message[256];
     int sequence = of->defaults->data.sequence;
-    if (tokens == 0 || tokens > sequence) return;
+    if (tokens == 0 || tokens > sequence || corpus_is_of_examples(of->defaults->data.corpus)) return;
     snprintf(message, sizeof message,
              "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
              (long long)tokens, sequence, sequence + 1);
@@ -183,6 +198,16 @@ static void check_alias(const level *of) {
         report(of, "rank", "is short for experts.rank, and both are written; keep one");
 }
 
+static void check_loras(const level *of) {
+    char message[256];
+    ck_site site = attention_linear_written(of);
+    if (!level_has(of, "attention.rank") || of->defaults->attention_rank == 0 || site == CK_NO_SITE) return;
+    snprintf(message, sizeof message,
+             "gives all linears of attention a LoRA, and lora.%s gives this one another; keep one of the two",
+             settings_linear(site));
+    report(of, "attention.rank", message);
+}
+
 static bool has_population_of_split(const settings *s, int index) {
     for (int i = 0; i < s->n_populations; i++)
         if (s->populations[i].data.split == index) return true;
@@ -208,6 +233,7 @@ void check_population(const settings *s, const level *of) {
     check_method(of);
     check_specialists(of);
     check_alias(of);
+    check_loras(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
     if (wrote_data(of)) check_data(of);
@@ -215,6 +241,33 @@ void check_population(const settings *s, const level *of) {
 }
 
 /* ---- The run ---- */
+
+static void check_family(const settings *s, const level *top) {
+    const base_settings *b = &s->base;
+    char message[256];
+    if (b->family == FAMILY_GPT2 && level_has(top, "base.rope_theta"))
+        report(
+            top, "base.rope_theta",
+            "is of the family llama, but base.family is gpt2; write base.family: llama, or remove this key");
+    if (b->family == FAMILY_GPT2 && b->kv_heads != b->heads) {
+        snprintf(
+            message, sizeof message,
+            "a gpt2 has as many heads of keys as heads, %d; write base.family: llama, or remove this key",
+            b->heads);
+        report(top, "base.kv_heads", message);
+    } else if (b->heads % b->kv_heads != 0) {
+        snprintf(message, sizeof message,
+                 "%d heads of keys and values do not divide %d heads; every one is read by as many heads",
+                 b->kv_heads, b->heads);
+        report(top, level_has(top, "base.kv_heads") ? "base.kv_heads" : "base.heads", message);
+    }
+    if (b->family != FAMILY_LLAMA || b->width % b->heads != 0 || b->width / b->heads % 2 == 0) return;
+    snprintf(message, sizeof message,
+             "%d heads make each %d wide; a head of a llama must have an even width, whose halves rotary "
+             "positions turn",
+             b->heads, b->width / b->heads);
+    report(top, level_has(top, "base.heads") ? "base.heads" : "base.width", message);
+}
 
 static void check_shape(const settings *s, const level *top) {
     char message[256];
@@ -264,8 +317,8 @@ static void check_checkpoint(const level *top) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
-        if (strncmp(rows[i].path, "base.", 5) == 0 && strcmp(rows[i].path, "base.checkpoint") != 0 &&
-            top->given[i].source)
+        if (!rows[i].in_population && strncmp(rows[i].path, "base.", 5) == 0 &&
+            strcmp(rows[i].path, "base.checkpoint") != 0 && top->given[i].source)
             report(top, rows[i].path,
                    "the base comes from base.checkpoint, which says this itself; remove one of the two");
 }
@@ -311,9 +364,11 @@ void check_run(const settings *s, const level *top) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_loras(top);
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {
+        check_family(s, top);
         check_shape(s, top);
         check_pretraining_text(s, top);
     }

@@ -37,16 +37,24 @@ static uint64_t fold_file(uint64_t hash, const char *path, off_t bytes) {
     return hash;
 }
 
-static uint64_t fold_folder(uint64_t hash, const char *folder) {
+/* What `cohort export --adapters` writes has three levels of folders. */
+enum { MOST_LEVELS = 4 };
+
+static uint64_t fold_folder(uint64_t hash, const char *folder, int level) {
     struct dirent **entries = NULL;
     int n = scandir(folder, &entries, NULL, alphasort);
     for (int i = 0; i < n; i++) {
         char path[4096];
         struct stat info;
+        bool hidden = entries[i]->d_name[0] == '.';
         snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
-        if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) {
+        if (stat(path, &info) != 0) info.st_mode = 0;
+        if (S_ISREG(info.st_mode)) {
             hash = fold(hash, entries[i]->d_name, strlen(entries[i]->d_name));
             hash = fold_file(hash, path, info.st_size);
+        } else if (S_ISDIR(info.st_mode) && !hidden && level < MOST_LEVELS) {
+            hash = fold(hash, entries[i]->d_name, strlen(entries[i]->d_name));
+            hash = fold_folder(hash, path, level + 1);
         }
         free(entries[i]);
     }
@@ -61,7 +69,7 @@ void write_fingerprint(const setting_row *row, const void *base, char out[FINGER
     if (!path || stat(path, &info) != 0)
         hash = fold(1, path ? path : text, strlen(path ? path : text));
     else if (S_ISDIR(info.st_mode))
-        hash = fold_folder(2, path);
+        hash = fold_folder(2, path, 1);
     else
         hash = fold_file(3, path, info.st_size);
     free(path);

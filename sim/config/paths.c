@@ -18,8 +18,7 @@ static char *joined(const char *folder, const char *name) {
 
 bool setting_is_path(const setting_row *row, const void *base) {
     if (!row->names_a_path || value_is_absent(row, base)) return false;
-    return !row->names_a_corpus ||
-           strcmp(*(char *const *)((const char *)base + row->offset), "synthetic") != 0;
+    return !row->word || strcmp(*(char *const *)((const char *)base + row->offset), row->word) != 0;
 }
 
 char *setting_path(const setting_row *row, const void *base) {
@@ -53,6 +52,8 @@ static exit_code check_path(const settings *s, const setting_row *row, const voi
     if (strcmp(row->path, "data.corpus") == 0)
         settings_prefix_line(s, row->path, ((const population_settings *)base)->data.corpus_line, before,
                              list);
+    else if (strcmp(row->path, "adapters") == 0)
+        settings_prefix_line(s, row->path, ((const population_settings *)base)->adapters_line, before, list);
     else
         settings_prefix(s, row->path, before, list);
     return EXIT_INPUT;

@@ -5,7 +5,7 @@
 
 #include "config/table.h"
 
-/* A value that is a path: not absent, and not the word synthetic in place of a corpus. */
+/* A value that is a path: not absent, and not the row's word in place of one. */
 bool setting_is_path(const setting_row *row, const void *base);
 /* Where that path leads, absolute; NULL if it is none, or nothing is there. malloc'd. */
 char *setting_path(const setting_row *row, const void *base);

@@ -75,10 +75,29 @@ void resolve_splits(population_settings *p) {
     }
 }
 
+ck_site attention_linear_written(const level *of) {
+    char key[MAX_KEY];
+    for (ck_site site = 0; site < CK_SITES; site++) {
+        snprintf(key, sizeof key, "lora.%s", settings_linear(site));
+        if (settings_is_of_attention(site) && level_has(of, key) && of->defaults->lora.rank[site] > 0)
+            return site;
+    }
+    return CK_NO_SITE;
+}
+
+void resolve_loras(const level *of) {
+    population_settings *p = of->defaults;
+    bool together = level_has(of, "attention.rank"), apart = attention_linear_written(of) != CK_NO_SITE;
+    if (apart && !together) p->attention_rank = 0;
+    for (ck_site site = 0; site < CK_SITES && together && p->attention_rank > 0 && !apart; site++)
+        if (settings_is_of_attention(site)) p->lora.rank[site] = 0;
+}
+
 /* What follows from other keys, where it is not written. */
 static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
     const method *how = p->method ? method_find(p->method) : NULL;
+    if (level_has(of, "adapters")) p->adapters_line = level_place(of, "adapters").line;
     if (level_has(of, "data.corpus")) p->data.corpus_line = level_place(of, "data.corpus").line;
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
@@ -86,6 +105,9 @@ static void resolve(const settings *s, const level *of) {
     if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD))
         p->weights = how->weights;
     resolve_splits(p);
+    resolve_loras(of);
+    for (int site = 0; site < CK_SITES; site++)
+        if (p->lora.alpha[site] == 0) p->lora.alpha[site] = p->experts.alpha;
     if (how && p->generalists < 0) p->generalists = how->default_generalists;
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
 }

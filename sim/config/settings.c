@@ -27,6 +27,11 @@ static void forget_shape(base_settings *b) {
     *b = loaded;
 }
 
+/* Llama's MLP has three matrices where GPT-2's has two: at 8/3 of the width they are as large. */
+static int usual_ffn(const base_settings *b) {
+    return b->family == FAMILY_GPT2 ? 4 * b->width : (8 * b->width + 95) / 96 * 32;
+}
+
 /* What follows from other keys, where it is not written. */
 static void resolve_base(settings *s, const level *top) {
     base_settings *b = &s->base;
@@ -35,6 +40,9 @@ static void resolve_base(settings *s, const level *top) {
                      (b->pretrain.tokens > 0 && strcmp(b->pretrain.text, "synthetic") == 0);
     if (!level_has(top, "base.pretrain.seed")) b->pretrain.seed = s->seed;
     if (b->pretrain.sequence == 0) b->pretrain.sequence = d->sequence;
+    if (b->kv_heads == 0) b->kv_heads = b->heads;
+    if (b->ffn == 0) b->ffn = usual_ffn(b);
+    if (b->family == FAMILY_LLAMA && b->rope_theta == 0) b->rope_theta = 10000;
     if (b->context == 0) b->context = larger(d->sequence, b->pretrain.sequence);
     if (b->vocabulary == 0) b->vocabulary = synthetic ? d->synthetic.vocabulary : 256;
 }
@@ -73,6 +81,8 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     walk_level(&top, tree, not_rows);
     keep_lines(s, &top);
     resolve_base(s, &top);
+    resolve_loras(&top);
+    defaults.adapters_line = level_place(&top, "adapters").line;
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);

@@ -39,6 +39,10 @@ static const setting_row ROWS[] = {
      .help = "private experts of each device: a number, or a list with one for each device"},
     {SETTING("rank", VALUE_INT), OWN(rank), .alias_of = "experts.rank", .otherwise = "experts.rank",
      LIMITS(1, CK_MAX_RANK_SUM), .help = "short for experts.rank"},
+    {SETTING("base.variant", VALUE_TEXT), .names_a_path = true, OWN(variant), .otherwise = "none",
+     .help = "what differs from the base for this population, frozen: a PEFT folder, whose LoRA is folded "
+             "into the "
+             "base, or a safetensors file or folder of linears that take the place of the base's"},
 
     {SETTING("seed", VALUE_SEED), RUN(seed), .initial = "42",
      .help = "default of every population's seed and of the base's"},
@@ -56,27 +60,44 @@ static const setting_row ROWS[] = {
      LIMITS(0, 1e9), .unit = "MiB",
      .help = "most memory the run may plan for; 0: all that the machine and its control group leave. Changes "
              "no number on the CPU"},
-    {SETTING("adapters", VALUE_TEXT), .names_a_path = true, RUN(adapters), .otherwise = "none",
-     .help = "folder of safetensors that replace the random initial adapters"},
+    {SETTING("adapters", VALUE_TEXT), .names_a_path = true, .word = "none", BOTH(adapters), .initial = "none",
+     .help = "folder that replaces the random initial adapters: PEFT's, from which all devices of a "
+             "population start; what `cohort export --adapters` wrote; or adapters_<population>_<device>"
+             ".safetensors"},
 
     {SETTING("as_released", VALUE_CHOICE), BOTH(as_released), .initial = "false", .choices = "false|true",
      .help = "true: differ from the paper as the released CoMiGS code does (sim/methods/README.md)"},
 
     {SETTING("base.checkpoint", VALUE_TEXT), .names_a_path = true, RUN(base.checkpoint), .otherwise = "none",
-     .help = "Hugging Face GPT-2 folder (config.json, model.safetensors); instead of all other keys of base"},
+     .help =
+         "Hugging Face folder of a GPT-2, Llama or Qwen2 (config.json, model.safetensors); instead of all "
+         "other keys of base"},
+    {SETTING("base.family", VALUE_CHOICE), RUN(base.family), .initial = "gpt2", .choices = "gpt2|llama",
+     .help = "gpt2: learned positions, LayerNorm, GELU, biases; llama: rotary positions, RMSNorm, SwiGLU, "
+             "no biases. Both with a head tied to the embedding"},
     {SETTING("base.layers", VALUE_INT), RUN(base.layers), .initial = "4", LIMITS(1, 256), .unit = "layers",
      .help = "transformer blocks"},
     {SETTING("base.width", VALUE_INT), RUN(base.width), .initial = "128", LIMITS(1, 32768),
-     .help = "model dimension; the MLP has 4 times as many"},
+     .help = "model dimension"},
     {SETTING("base.heads", VALUE_INT), RUN(base.heads), .initial = "4", LIMITS(1, 1024), .unit = "heads",
      .help = "attention heads; must divide width"},
+    {SETTING("base.kv_heads", VALUE_INT), RUN(base.kv_heads), .initial = "0", LIMITS(0, 1024),
+     .unit = "heads",
+     .help = "heads of keys and values (family llama), each read by heads / kv_heads heads; 0: as many as "
+             "heads"},
+    {SETTING("base.ffn", VALUE_INT), RUN(base.ffn), .initial = "0", LIMITS(0, 1048576),
+     .help = "width of the MLP; 0: 4 times the width in gpt2, and 8/3 of it in llama, rounded up to a "
+             "multiple of 32"},
+    {SETTING("base.rope_theta", VALUE_DOUBLE), .single = true, RUN(base.rope_theta),
+     .otherwise = "10000 in the family llama", ABOVE(0, 1e9),
+     .help = "base of the frequencies of rotary positions"},
     {SETTING("base.vocabulary", VALUE_INT), RUN(base.vocabulary), .initial = "0", LIMITS(0, 1048576),
      .unit = "ids", .help = "token ids; 0: the synthetic corpus's vocabulary, or 256 (bytes) with real text"},
     {SETTING("base.context", VALUE_INT), RUN(base.context), .initial = "0", LIMITS(0, 1048576),
      .unit = "tokens",
      .help = "positions the model knows; 0: the longer of data.sequence and base.pretrain.sequence"},
     {SETTING("base.pretrain.text", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true,
-     RUN(base.pretrain.text), .initial = "synthetic",
+     .word = "synthetic", RUN(base.pretrain.text), .initial = "synthetic",
      .help = "folder of token shards, or synthetic: all topics of data.synthetic in equal parts"},
     {SETTING("base.pretrain.tokens", VALUE_INT64), RUN(base.pretrain.tokens), .initial = "5000000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "training tokens seen in total; 0: random weights"},
@@ -101,8 +122,8 @@ static const setting_row ROWS[] = {
     {SETTING("base.pretrain.seed", VALUE_SEED), RUN(base.pretrain.seed), .otherwise = "the run's seed",
      .help = "initial weights and windows of the base"},
 
-    {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, BOTH(data.corpus),
-     .initial = "synthetic",
+    {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, .word = "synthetic",
+     BOTH(data.corpus), .initial = "synthetic",
      .help = "folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin, or synthetic"},
     {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "in_distribution",
      .choices = SPLIT_CHOICES, .help = "how the sources' text is divided among devices" SPLIT_HELPS},
@@ -213,7 +234,7 @@ static const setting_row ROWS[] = {
     {SETTING("experts.rank", VALUE_INT), BOTH(rank), .initial = "8", LIMITS(1, CK_MAX_RANK_SUM),
      .help = "LoRA rank of each expert"},
     {SETTING("experts.alpha", VALUE_DOUBLE), BOTH(experts.alpha), .initial = "16", ABOVE(0, 1e6),
-     .help = "LoRA alpha, of experts and attention"},
+     .help = "LoRA alpha, of experts and of all other LoRAs"},
     {SETTING("experts.scaling", VALUE_CHOICE), BOTH(experts.scaling), .initial = "rslora",
      .choices = "rslora|lora", .help = "scale of B A: rslora is alpha / sqrt(rank), lora is alpha / rank"},
     {SETTING("experts.top_k", VALUE_INT), BOTH(experts.top_k), .initial = "2", LIMITS(1, CK_MAX_TOP_K),
@@ -229,10 +250,21 @@ static const setting_row ROWS[] = {
      .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training "
              "tokens, method the method's own (`cohort help methods`)"},
     {SETTING("attention.rank", VALUE_INT), BOTH(attention_rank), .initial = "8", LIMITS(0, CK_MAX_RANK_SUM),
-     .help = "rank of the one unrouted LoRA on attention; 0: none"},
+     .help = "rank of a LoRA that every token uses, on each linear of attention; 0 where lora gives some of "
+             "them a rank of their own, or none has one"},
+#define X(key, site, what)                                                                                   \
+    {SETTING("lora." #key, VALUE_INT), BOTH(lora.rank[site]), .initial = "0", LIMITS(0, CK_MAX_RANK_SUM),    \
+     .help = "rank of a LoRA that every token uses, on " what "; 0: none"},
+    SETTINGS_LINEARS(X)
+#undef X
+#define X(key, site, what)                                                                                   \
+    {SETTING("lora.alpha." #key, VALUE_DOUBLE), BOTH(lora.alpha[site]), .otherwise = "experts.alpha",        \
+     ABOVE(0, 1e6), .help = "alpha of the LoRA on " what},
+        SETTINGS_LINEARS(X)
+#undef X
 
-    {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
-     .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
+            {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
+             .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),
      .unit = "windows", .help = "fixed windows of each device in an evaluation"},
     {SETTING("trace.routing_windows", VALUE_INT), RUN(trace.routing_windows), .initial = "2", LIMITS(0, 4096),

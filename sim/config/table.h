@@ -42,7 +42,8 @@ typedef struct {
     bool in_population;   /* offset is into population_settings, else into settings */
     bool required;        /* no default: must be written */
     bool names_a_path;    /* a file or folder: hashed by content, absolute in what is written (paths.h) */
-    bool names_a_corpus;  /* the word synthetic, or a path with data/ to go before it */
+    bool names_a_corpus;  /* a path with data/ to go before it */
+    const char *word;     /* of names_a_path: the word that stands for no path; NULL: none does */
     const char *alias_of; /* this key is short for that one (same offset); never written back */
     size_t offset;
     const char *initial;   /* the default as it would be written; NULL: none, or found elsewhere: */

@@ -7,7 +7,7 @@
 #include "config/table.h"
 #include "config/tree.h"
 
-enum { MAX_ROWS = 128, MAX_KEY = 160 };
+enum { MAX_ROWS = 256, MAX_KEY = 160 };
 
 /* One level of the configuration being filled: the run, or one population. */
 typedef struct {

@@ -66,7 +66,7 @@ static void write_row(writer *w, const setting_row *row, const void *base) {
 
 static bool is_wanted(const writer *w, const setting_row *row, const settings *s) {
     const char *only = w->options->only;
-    bool of_base = strncmp(row->path, "base.", 5) == 0;
+    bool of_base = !row->in_population && strncmp(row->path, "base.", 5) == 0;
     if (row->type == VALUE_SEEDS || row->alias_of) return false;
     if (w->options->numbers_only && row->matter == MATTERS_NOT) return false;
     if (only && (strncmp(row->path, only, strlen(only)) != 0 || row->path[strlen(only)] != '.')) return false;

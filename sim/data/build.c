@@ -226,6 +226,12 @@ static exit_code check_kinds(const data_build *o, int of_examples, problems *lis
                         "%s: is no JSON Lines, but other sources are; make text and examples into folders of "
                         "their own",
                         o->paths[i]);
+    for (int i = 0; i < o->n_sources && o->shares_given && code == EXIT_OK; i++)
+        if (examples_are_divided(o->paths[i]))
+            code = problem(list, EXIT_INPUT,
+                           "%s: is divided already, into train.jsonl, valid.jsonl and test.jsonl; leave out "
+                           "--valid-share and --test-share, or give a single file of JSON Lines",
+                           o->paths[i]);
     bool given = o->by_task || o->longest > 0 || o->vocabulary > 0 || o->ends;
     if (given && of_examples == 0)
         code =
@@ -254,7 +260,7 @@ exit_code data_build_shards(const data_build *o, problems *list) {
     int64_t vocabulary = BYTE_IDS;
     for (int i = 0; i < o->n_sources; i++) of_examples += examples_are_at(o->paths[i]);
     exit_code code = check_options(o, list);
-    if (code == EXIT_OK) code = check_kinds(o, of_examples, list);
+    THEN(code, check_kinds(o, of_examples, list));
     if (code != EXIT_OK) return code;
     code = output_folder_begin(o->out, &folder, list);
     if (code != EXIT_OK) return code;

@@ -47,6 +47,10 @@ bool examples_are_at(const char *path) {
     return false;
 }
 
+bool examples_are_divided(const char *path) {
+    return is_folder(path) && examples_are_at(path);
+}
+
 static exit_code read_source(example_lines *r, const char *path, line_examples *out, problems *list) {
     exit_code code = EXIT_OK;
     if (!is_folder(path)) return example_lines_read(r, path, DATA_SPLITS, out, list);
@@ -286,7 +290,7 @@ exit_code build_examples(const data_build *o, const char *folder, json_t *source
     if (!read || !b.lines.tokens)
         code = problem(list, EXIT_ENVIRONMENT, "%s: no memory or no disk for the examples: %s", folder,
                        strerror(errno));
-    if (code == EXIT_OK) code = build_all(&b, read);
+    THEN(code, build_all(&b, read));
     *vocabulary = o->vocabulary > 0 ? o->vocabulary : b.lines.largest + 1;
     if (!b.lines.ids && *vocabulary < 256) *vocabulary = 256;
     for (int i = 0; read && i < o->n_sources; i++) line_examples_free(&read[i]);

@@ -9,6 +9,8 @@
 
 /* A file named .jsonl or .ndjson, or a folder with train.jsonl, valid.jsonl or test.jsonl. */
 bool examples_are_at(const char *path);
+/* Such a folder: the files are the splits. */
+bool examples_are_divided(const char *path);
 /* Writes the shards of all sources into `folder`, appends their descriptions to `sources`, and tells how many
  * ids there are. */
 exit_code build_examples(const data_build *o, const char *folder, json_t *sources, int64_t *vocabulary,

@@ -128,6 +128,27 @@ int64_t corpus_bytes(const data_settings *d) {
     return d->synthetic.topics * tokens * (int64_t)sizeof(uint16_t);
 }
 
+static bool is_of_examples(const char *path) {
+    char beginning[8];
+    FILE *file = fopen(path, "rb");
+    bool known = file && fread(beginning, sizeof beginning, 1, file) == 1 && examples_known(beginning);
+    if (file) fclose(file);
+    return known;
+}
+
+bool corpus_is_of_examples(const char *name) {
+    char path[PATH_ROOM], *folder = corpus_folder(name);
+    problems *unreported = problems_create(); /* corpus_open() will say it */
+    shard_files files = {0};
+    bool found = folder && shard_files_find(folder, &files, unreported) == EXIT_OK;
+    found = found && snprintf(path, sizeof path, "%s/%s", folder, files.files[0].name) < PATH_ROOM &&
+            is_of_examples(path);
+    shard_files_free(&files);
+    problems_destroy(unreported);
+    free(folder);
+    return found;
+}
+
 exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list) {
     *out = NULL;
     corpus *c = calloc(1, sizeof *c);
@@ -269,7 +290,7 @@ static exit_code take_examples(text_range *range, problems *list) {
     int64_t end = range->first + range->count, last = 0;
     example first = {0};
     exit_code code = shard_examples_before(text, range->first, &range->first_example, list);
-    if (code == EXIT_OK) code = shard_examples_before(text, end, &last, list);
+    THEN(code, shard_examples_before(text, end, &last, list));
     range->examples = last - range->first_example;
     if (code != EXIT_OK || range->examples == 0) return code;
     code = shard_example(text, range->first_example, &first, list);

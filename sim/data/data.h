@@ -38,6 +38,8 @@ void corpus_close(corpus *c);
 /* About what it takes in memory once it is open: what is kept of each of a folder's shards, or the synthetic
  * text. */
 int64_t corpus_bytes(const data_settings *d);
+/* Whether the folder's first shard is of examples; false where it cannot be read. */
+bool corpus_is_of_examples(const char *name);
 int corpus_sources(const corpus *c);
 const char *corpus_source_name(const corpus *c, int source);
 const shard *corpus_shard(const corpus *c, int source, data_part part);
@@ -122,6 +124,7 @@ typedef struct {
     const char *const *names, *const *paths;
     const char *out;
     double valid_share, test_share; /* of the bytes, or examples; both above 0 */
+    bool shares_given;              /* somebody chose them: every source must be divided by them */
     /* of examples only: */
     bool by_task;       /* a source for each list of tasks of a NAME */
     int64_t longest;    /* leave out those of more tokens; 0: none */

@@ -168,11 +168,11 @@ static exit_code take_object(example_lines *r, const line_place *at, const json_
     int64_t used = 0;
     exit_code code = take_key(r, at, object, "prompt", &used);
     item.prompt = (int32_t)used;
-    if (code == EXIT_OK) code = take_key(r, at, object, "response", &used);
+    THEN(code, take_key(r, at, object, "response", &used));
     if (code == EXIT_OK && r->ends) code = make_room(r, at, 1, used);
     if (code == EXIT_OK && r->ends) r->buffer[used++] = (uint32_t)r->end;
     item.tokens = (int32_t)used;
-    if (code == EXIT_OK) code = take_tasks(r, at, object, &item.tasks);
+    THEN(code, take_tasks(r, at, object, &item.tasks));
     bool longer = code == EXIT_OK && r->longest > 0 && used > r->longest;
     out->longer += longer;
     if (code == EXIT_OK && !longer) {

@@ -145,7 +145,7 @@ static exit_code read_example(const shard *s, int file, int64_t index, example *
 exit_code shard_example(const shard *s, int64_t index, example *out, problems *list) {
     int file;
     exit_code code = shard_enter(s, &file, list);
-    if (code == EXIT_OK) code = read_example(s, file, index, out, list);
+    THEN(code, read_example(s, file, index, out, list));
     shard_leave(s, file);
     return code;
 }

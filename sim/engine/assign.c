@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "model/model.h"
+#include "population/variants.h"
 
 double assign_cost(const settings *s, const base_shape *base, const fleet *f, int device_index) {
     const device *d = &f->devices[device_index];
@@ -20,6 +21,7 @@ double assign_cost(const settings *s, const base_shape *base, const fleet *f, in
 exit_code fleet_create_at(process_place place, const settings *s, const base_shape *base, fleet **out,
                           problems *list) {
     exit_code code = fleet_create(s, base, out, list);
+    if (code == EXIT_OK) code = variants_open(*out, base, list);
     if (code != EXIT_OK || place.processes == 1) return code;
     fleet *f = *out;
     double *cost = malloc((size_t)f->n_devices * sizeof *cost);
@@ -27,7 +29,7 @@ exit_code fleet_create_at(process_place place, const settings *s, const base_sha
         code =
             problem(list, EXIT_ENVIRONMENT, "out of memory to assign %d devices to processes", f->n_devices);
     for (int i = 0; cost && i < f->n_devices; i++) cost[i] = assign_cost(s, base, f, i);
-    if (code == EXIT_OK) code = fleet_assign(f, place, cost, list);
+    THEN(code, fleet_assign(f, place, cost, list));
     free(cost);
     if (code == EXIT_OK) return EXIT_OK;
     fleet_destroy(f);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/pack_walk.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 #include "support/processes.h"
 
@@ -20,8 +21,9 @@ exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) 
     out->bytes_up = calloc(devices, sizeof *out->bytes_up);
     out->bytes_down = calloc(devices, sizeof *out->bytes_down);
     out->stopped = calloc(devices, sizeof *out->stopped);
+    out->piece = calloc((size_t)pack_walk_floats(s->fleet), sizeof *out->piece);
     if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down &&
-        out->stopped)
+        out->stopped && out->piece)
         return EXIT_OK;
     checkpoints_destroy(out);
     return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices",
@@ -34,7 +36,9 @@ void checkpoints_destroy(checkpoint *c) {
     free(c->bytes_up);
     free(c->bytes_down);
     free(c->stopped);
+    free(c->piece);
     free(c->unfinished);
+    free(c->variants);
     memset(c, 0, sizeof *c);
 }
 
@@ -48,7 +52,7 @@ static exit_code pass_packs(session *s, pack_direction direction, checkpoint *c,
                             problems *list) {
     pack_walk walk;
     exit_code code = EXIT_OK;
-    pack_walk_begin(&walk, direction, s, c);
+    pack_walk_begin(&walk, direction, s->fleet, c);
     if (ck_process(s->collective) == 0)
         code = direction == PACKS_TO_PROCESS_0 ? checkpoint_write(path, c, list)
                                                : checkpoint_read(path, c, list);
@@ -100,10 +104,10 @@ static exit_code clear_population(const session *s, const population *p, problem
     const fleet *f = s->fleet;
     span packs = packs_of(f, p);
     ck_status status = clear(s, f->parameters, packs);
-    if (status == CK_OK) status = clear(s, f->moment1, packs);
-    if (status == CK_OK) status = clear(s, f->moment2, packs);
-    if (status == CK_OK) status = clear(s, f->carried, carried_of(f, p));
-    if (status == CK_OK) status = ck_wait(s->stream);
+    THEN(status, clear(s, f->moment1, packs));
+    THEN(status, clear(s, f->moment2, packs));
+    THEN(status, clear(s, f->carried, carried_of(f, p)));
+    THEN(status, ck_wait(s->stream));
     return kernel_problem(list, s->backend, status, "clearing the adapters of a population that stopped");
 }
 
@@ -121,7 +125,8 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
     }
     if (!any || c->expert_step == 0) return any ? processes_agree(s->collective, code, list) : code;
     free(c->unfinished);
-    c->unfinished = NULL;
+    free(c->variants);
+    c->unfinished = c->variants = NULL;
     return pass_packs(s, STOPPED_PACKS_TO_OWNERS, c, path, list);
 }
 
@@ -130,8 +135,8 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
 static void save_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
-        c->bytes_up[i] = s->bytes_up[i];
-        c->bytes_down[i] = s->bytes_down[i];
+        c->bytes_up[i] = d->bytes_up;
+        c->bytes_down[i] = d->bytes_down;
         c->stopped[i] = d->stopped;
         if (keep_steps) continue;
         c->device_expert_steps[i] = d->expert_steps;
@@ -158,7 +163,7 @@ static size_t losses_bytes(const session *s) {
 }
 
 static bool is_within_a_round(const session *s, int round) {
-    return s->local_step != (int64_t)round * s->settings->local_steps;
+    return s->steps.taken != (int64_t)round * s->settings->local_steps;
 }
 
 static exit_code save_unfinished(const session *s, int round, checkpoint *c, problems *list) {
@@ -190,23 +195,35 @@ static exit_code restore_unfinished(session *s, const checkpoint *c, const char 
     return EXIT_OK;
 }
 
+static exit_code save_variants(const session *s, checkpoint *c, problems *list) {
+    free(c->variants);
+    c->variants = NULL;
+    c->n_variants = 0;
+    return ck_process(s->collective) == 0 ? variants_save(s->fleet, &c->variants, &c->n_variants, list)
+                                          : EXIT_OK;
+}
+
 /* What it holds besides the packs. */
 static exit_code take_numbers(session *s, int round, checkpoint *c, problems *list) {
     const fleet *f = s->fleet;
     for (int i = 0; i < f->n_populations; i++)
         save_devices(s, &f->populations[i], is_stopped(s, &f->populations[i]), c);
     exit_code code = gather_devices(s, c, list);
-    if (code == EXIT_OK && is_within_a_round(s, round)) code = session_gather_steps(s, list);
+    if (is_within_a_round(s, round)) THEN(code, session_gather_steps(s, list));
     if (code != EXIT_OK) return code;
     c->round = round;
-    c->expert_step = s->local_step;
-    return processes_agree(s->collective, save_unfinished(s, round, c, list), list);
+    c->expert_step = s->steps.taken;
+    code = save_unfinished(s, round, c, list);
+    THEN(code, save_variants(s, c, list));
+    return processes_agree(s->collective, code, list);
 }
 
 exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *path, problems *list) {
     exit_code code = bring_back_stopped(s, c, path, list);
-    if (code == EXIT_OK) code = take_numbers(s, round, c, list);
-    return code == EXIT_OK ? pass_packs(s, PACKS_TO_PROCESS_0, c, path, list) : code;
+    THEN(code, take_numbers(s, round, c, list));
+    THEN(code, pass_packs(s, PACKS_TO_PROCESS_0, c, path, list));
+    if (code == EXIT_OK) s->at.saved_round = round;
+    return code;
 }
 
 /* ---- Going on ---- */
@@ -216,8 +233,8 @@ static void restore_devices(session *s, const checkpoint *c, problems *list) {
         device *d = &s->fleet->devices[i];
         d->expert_steps = c->device_expert_steps[i];
         d->router_steps = c->device_router_steps[i];
-        s->bytes_up[i] = c->bytes_up[i];
-        s->bytes_down[i] = c->bytes_down[i];
+        d->bytes_up = c->bytes_up[i];
+        d->bytes_down = c->bytes_down[i];
         if (!c->stopped[i] || d->stopped) continue;
         const population_settings *p = s->fleet->populations[d->population].settings;
         problem(list, EXIT_RUN,
@@ -230,8 +247,8 @@ static void restore_devices(session *s, const checkpoint *c, problems *list) {
 /* What else a checkpoint holds, to all. */
 static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     struct {
-        int64_t round, expert_step, router_step, n_unfinished;
-    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished};
+        int64_t round, expert_step, router_step, n_unfinished, n_variants;
+    } counts = {c->round, c->expert_step, c->router_step, c->n_unfinished, c->n_variants};
     size_t devices = (size_t)c->n_devices;
     ck_collective *all = s->collective;
     ck_status status = ck_collective_broadcast(all, &counts, sizeof counts);
@@ -239,34 +256,36 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
     c->expert_step = counts.expert_step;
     c->router_step = counts.router_step;
     c->n_unfinished = counts.n_unfinished;
+    c->n_variants = counts.n_variants;
     if (status == CK_OK && ck_process(all) != 0 && counts.n_unfinished > 0)
         c->unfinished = malloc((size_t)counts.n_unfinished);
-    exit_code code = counts.n_unfinished > 0 && !c->unfinished
+    if (status == CK_OK && ck_process(all) != 0 && counts.n_variants > 0)
+        c->variants = malloc((size_t)counts.n_variants);
+    exit_code code = (counts.n_unfinished > 0 && !c->unfinished) || (counts.n_variants > 0 && !c->variants)
                          ? problem(list, EXIT_ENVIRONMENT, "out of memory for the checkpoint")
                          : EXIT_OK;
     code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps);
-    if (status == CK_OK)
-        status =
-            ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up);
-    if (status == CK_OK)
-        status = ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped);
-    if (status == CK_OK) status = ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished);
+    THEN(status,
+         ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps));
+    THEN(status,
+         ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps));
+    THEN(status, ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up));
+    THEN(status, ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down));
+    THEN(status, ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped));
+    THEN(status, ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished));
+    THEN(status, ck_collective_broadcast(all, c->variants, (size_t)c->n_variants));
     return processes_problem(all, status, list);
 }
 
 exit_code checkpoints_restore(session *s, checkpoint *c, const char *path, problems *list) {
     exit_code code = pass_packs(s, PACKS_TO_OWNERS, c, path, list);
-    if (code == EXIT_OK) code = broadcast_numbers(s, c, list);
-    if (code == EXIT_OK) code = restore_unfinished(s, c, path, list);
+    THEN(code, broadcast_numbers(s, c, list));
+    THEN(code, restore_unfinished(s, c, path, list));
+    THEN(code, variants_restore(s->fleet, c->variants, c->n_variants, path, list));
     if (code == EXIT_OK) {
-        s->local_step = c->expert_step;
-        s->saved_round = c->round;
+        s->steps.taken = c->expert_step;
+        s->at.saved_round = c->round;
         restore_devices(s, c, list);
     }
     return processes_agree(s->collective, code, list);

@@ -74,7 +74,7 @@ exit_code session_gather_steps(session *s, problems *list) {
 exit_code session_gather_round(session *s, problems *list) {
     process_rows tables[METRIC_COUNT];
     exit_code code = gather_devices(s, list);
-    if (code != EXIT_OK || !s->numbers.evaluated || s->n_routing_windows == 0) return code;
-    int n = list_metrics(s, is_of_windows, s->n_routing_windows, tables);
-    return processes_gather(s->collective, s->n_routing_windows, s->routing_owners, tables, n, list);
+    if (code != EXIT_OK || !s->numbers.evaluated || s->routing.n == 0) return code;
+    int n = list_metrics(s, is_of_windows, s->routing.n, tables);
+    return processes_gather(s->collective, s->routing.n, s->routing.owners, tables, n, list);
 }

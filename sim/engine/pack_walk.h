@@ -1,11 +1,10 @@
 /* pack_walk.h - the packs of all devices past process 0, in the order of the checkpoint: array by array,
- * device by device. They are copied between where they lie and session.pack, a buffer for some of them, on
- * their way to the file or from it: there is no second copy of all.
- */
+ * device by device. They are copied between where they lie and checkpoint.piece, a buffer for some of them,
+ * on their way to the file or from it: there is no second copy of all. */
 #ifndef COHORT_PACK_WALK_H
 #define COHORT_PACK_WALK_H
 
-#include "engine/session.h"
+#include "population/fleet.h"
 #include "result/trace.h"
 #include "support/problems.h"
 
@@ -17,7 +16,7 @@ typedef enum {
 } pack_direction;
 
 typedef struct {
-    const session *session;
+    const fleet *fleet;
     checkpoint *checkpoint;
     pack_direction direction;
     checkpoint_pieces pieces; /* checkpoint->pieces during the walk */
@@ -27,12 +26,12 @@ typedef struct {
     int64_t read_floats;      /* of them */
 } pack_walk;
 
-/* Floats of session.pack for this process of the fleet. */
+/* Floats of checkpoint.piece for this process of the fleet. */
 int64_t pack_walk_floats(const fleet *f);
 
 /* From here on checkpoint_write() or checkpoint_read() of process 0 gets the packs through
  * checkpoint->pieces. */
-void pack_walk_begin(pack_walk *w, pack_direction direction, const session *s, checkpoint *c);
+void pack_walk_begin(pack_walk *w, pack_direction direction, const fleet *f, checkpoint *c);
 /* The other processes send or receive their packs; process 0 walks to the end if a failure stopped it before,
  * so that nobody waits. */
 exit_code pack_walk_end(pack_walk *w, problems *list);

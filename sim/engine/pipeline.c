@@ -2,60 +2,76 @@
 
 #include "support/kernel_problem.h"
 
-static ck_status start(session *s, wave_buffer *w, const wave_work *work) {
-    if (w->n_devices == 0) return CK_OK;
-    ck_wave wave = wave_view(w, s->fleet, slots_packs(&s->slots, w).parameters, work->gradients);
-    ck_status status = slots_await_parameters(&s->slots, w, s->stream);
-    if (status == CK_OK) status = ck_run(work->program, s->stream, &wave);
-    return status == CK_OK ? work->started(s, w, work->context) : status;
-}
-
-static ck_status finish(session *s, wave_buffer *w, const wave_work *work) {
-    if (w->n_devices == 0) return CK_OK;
-    ck_status status = ck_wait(s->stream);
-    if (status == CK_OK) status = slots_await_moments(&s->slots, w, s->stream);
-    if (status == CK_OK) status = work->finished(s, w, work->context);
-    return status == CK_OK ? slots_leave(&s->slots, w, work->use, s->stream) : status;
-}
-
-exit_code pipeline_check(session *s, exit_code code) {
-    if (code == EXIT_OK) return code;
-    (void)ck_wait(s->stream);
-    wave_clear(s->filling);
-    wave_clear(s->running);
+exit_code pipeline_create(pipeline *p, const fleet *f, const wave_limits *limits, problems *list) {
+    *p = (pipeline){.fleet = f};
+    exit_code code = slots_create(&p->slots, f, limits->max_packs, list);
+    THEN(code, wave_create(limits, 0, &p->filling, list));
+    THEN(code, wave_create(limits, 1, &p->running, list));
     return code;
 }
 
-static exit_code ended(session *s, ck_status status, const wave_work *work, problems *list) {
-    return pipeline_check(s, kernel_problem(list, s->backend, status, work->what));
+void pipeline_destroy(pipeline *p) {
+    slots_destroy(&p->slots);
+    wave_destroy(p->filling);
+    wave_destroy(p->running);
+    *p = (pipeline){0};
 }
 
-exit_code pipeline_turn(session *s, const wave_work *work, problems *list) {
-    wave_buffer *next = s->filling, *last = s->running;
-    ck_status status = last->n_devices == 0 ? slots_begin(&s->slots, s->stream) : CK_OK;
-    if (status == CK_OK) status = slots_fetch(&s->slots, next, work->use);
-    if (status == CK_OK) status = finish(s, last, work);
+static ck_status start(pipeline *p, wave_buffer *w, const wave_work *work) {
+    if (w->n_devices == 0) return CK_OK;
+    ck_stream *stream = p->fleet->stream;
+    ck_wave wave = wave_view(w, p->fleet, slots_packs(&p->slots, w).parameters, work->gradients);
+    ck_status status = slots_await_parameters(&p->slots, w, stream);
+    THEN(status, ck_run(work->program, stream, &wave));
+    return THEN(status, work->started(work->context, w));
+}
+
+static ck_status finish(pipeline *p, wave_buffer *w, const wave_work *work) {
+    if (w->n_devices == 0) return CK_OK;
+    ck_stream *stream = p->fleet->stream;
+    ck_status status = ck_wait(stream);
+    THEN(status, slots_await_moments(&p->slots, w, stream));
+    THEN(status, work->finished(work->context, w));
+    return THEN(status, slots_leave(&p->slots, w, work->use, stream));
+}
+
+exit_code pipeline_check(pipeline *p, exit_code code) {
+    if (code == EXIT_OK) return code;
+    (void)ck_wait(p->fleet->stream);
+    wave_clear(p->filling);
+    wave_clear(p->running);
+    return code;
+}
+
+static exit_code ended(pipeline *p, ck_status status, const wave_work *work, problems *list) {
+    return pipeline_check(p, kernel_problem(list, p->fleet->backend, status, work->what));
+}
+
+exit_code pipeline_turn(pipeline *p, const wave_work *work, problems *list) {
+    wave_buffer *next = p->filling, *last = p->running;
+    ck_status status = last->n_devices == 0 ? slots_begin(&p->slots, p->fleet->stream) : CK_OK;
+    THEN(status, slots_fetch(&p->slots, next, work->use));
+    THEN(status, finish(p, last, work));
     wave_clear(last);
-    wave_drop_stopped(next, s->fleet);
-    if (status == CK_OK) status = start(s, next, work);
-    s->filling = last;
-    s->running = next;
-    return ended(s, status, work, list);
+    wave_drop_stopped(next, p->fleet);
+    THEN(status, start(p, next, work));
+    p->filling = last;
+    p->running = next;
+    return ended(p, status, work, list);
 }
 
-exit_code pipeline_end(session *s, const wave_work *work, problems *list) {
-    exit_code code = pipeline_turn(s, work, list);
-    if (code == EXIT_OK) code = pipeline_turn(s, work, list);
-    if (code != EXIT_OK) return code;
-    return ended(s, slots_end(&s->slots, s->stream), work, list);
+exit_code pipeline_end(pipeline *p, const wave_work *work, problems *list) {
+    exit_code code = pipeline_turn(p, work, list);
+    THEN(code, pipeline_turn(p, work, list));
+    return THEN(code, ended(p, slots_end(&p->slots, p->fleet->stream), work, list));
 }
 
-exit_code pipeline_once(session *s, const wave_work *work, problems *list) {
-    ck_status status = slots_begin(&s->slots, s->stream);
-    if (status == CK_OK) status = slots_fetch(&s->slots, s->filling, work->use);
-    if (status == CK_OK) status = start(s, s->filling, work);
-    if (status == CK_OK) status = finish(s, s->filling, work);
-    wave_clear(s->filling);
-    if (status == CK_OK) status = slots_end(&s->slots, s->stream);
-    return ended(s, status, work, list);
+exit_code pipeline_once(pipeline *p, const wave_work *work, problems *list) {
+    ck_status status = slots_begin(&p->slots, p->fleet->stream);
+    THEN(status, slots_fetch(&p->slots, p->filling, work->use));
+    THEN(status, start(p, p->filling, work));
+    THEN(status, finish(p, p->filling, work));
+    wave_clear(p->filling);
+    THEN(status, slots_end(&p->slots, p->fleet->stream));
+    return ended(p, status, work, list);
 }

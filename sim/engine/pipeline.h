@@ -10,7 +10,22 @@
 #ifndef COHORT_PIPELINE_H
 #define COHORT_PIPELINE_H
 
-#include "engine/session.h"
+#include "kernels.h"
+#include "population/fleet.h"
+#include "store/slots.h"
+#include "store/waves.h"
+#include "support/problems.h"
+
+typedef struct {
+    const fleet *fleet; /* with a backend and a stream */
+    slots slots;
+    /* They take turns. Callers add devices and windows to the one that is being filled (waves.h). */
+    wave_buffer *filling, *running;
+} pipeline;
+
+/* After fleet_allocate(). After a failure, too, it is to be destroyed. */
+exit_code pipeline_create(pipeline *p, const fleet *f, const wave_limits *limits, problems *list);
+void pipeline_destroy(pipeline *p); /* of zeros is fine */
 
 typedef struct {
     const char *what; /* for messages */
@@ -18,22 +33,22 @@ typedef struct {
     packs_use use;
     float *gradients; /* NULL: none are wanted */
     /* The wave's run was issued: issues what brings its numbers to the host. */
-    ck_status (*started)(session *s, wave_buffer *w, const void *context);
+    ck_status (*started)(void *context, wave_buffer *w);
     /* They are there: issues what follows the run. */
-    ck_status (*finished)(session *s, wave_buffer *w, const void *context);
-    const void *context;
+    ck_status (*finished)(void *context, wave_buffer *w);
+    void *context;
 } wave_work;
 
-/* session.filling is full: it starts, after the one that runs was finished, and session.filling is the other
- * one, empty. */
-exit_code pipeline_turn(session *s, const wave_work *work, problems *list);
-/* Starts session.filling and finishes all; the last updates may be under way on the session's stream, behind
- * which packs are at home. */
-exit_code pipeline_end(session *s, const wave_work *work, problems *list);
-/* session.filling alone, from start to end, with the devices in it that have stopped. */
-exit_code pipeline_once(session *s, const wave_work *work, problems *list);
+/* p->filling is full: it starts, after the one that runs was finished, and p->filling is the other one,
+ * empty. */
+exit_code pipeline_turn(pipeline *p, const wave_work *work, problems *list);
+/* Starts p->filling and finishes all; the last updates may be under way on the fleet's stream, behind which
+ * packs are at home. */
+exit_code pipeline_end(pipeline *p, const wave_work *work, problems *list);
+/* p->filling alone, from start to end, with the devices in it that have stopped. */
+exit_code pipeline_once(pipeline *p, const wave_work *work, problems *list);
 /* What became of filling a wave: after a failure all waves are awaited and emptied, so that nothing is left
  * that could write to them. */
-exit_code pipeline_check(session *s, exit_code code);
+exit_code pipeline_check(pipeline *p, exit_code code);
 
 #endif

@@ -12,6 +12,7 @@
 #include "engine/session.h"
 #include "model/model.h"
 #include "model/pretrain.h"
+#include "population/variants.h"
 #include "store/slots.h"
 #include "support/memory.h"
 
@@ -83,16 +84,15 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
     model_outputs step = {.loss = unread},
                   evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
     model_outputs record = {.loss = unread, .gate_record = unread};
-    if (d->balanced) step.top_k_count = step.p_sum = step.balance_coefficient = step.balance_value = unread;
+    if (d->balanced) step.top_k_count = step.balance_coefficient = unread;
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);
-    if (code == EXIT_OK)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
-                                   false, &bytes[1], list);
-    if (code == EXIT_OK && plan->n_routing_windows > 0)
-        code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
-                                   &bytes[2], list);
+    THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->evaluation, &evaluation,
+                                   false, &bytes[1], list));
+    if (plan->n_routing_windows > 0)
+        THEN(code, model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->record, &record, false,
+                                       &bytes[2], list));
     plan->activations = bytes[0] + bytes[1] + bytes[2];
     return code;
 }
@@ -104,13 +104,13 @@ static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
 }
 
-/* The round's metrics and their copies, the totals of the run's traffic, and the tokens of an evaluation. */
+/* The round's metrics and their copies, and the tokens of an evaluation. */
 static size_t number_bytes(const settings *s, const base_shape *base, const fleet *f, int windows) {
     metric_shape shape = session_metric_shape(s, base, f, windows);
     size_t sampling = shape.sampling.train_steps > 0 ? 2 * (size_t)f->n_devices * sizeof(int64_t) : 0;
     size_t row = metric_row_bytes(&shape) + sampling;
     return row + (row_copies(f) - 1) * metric_all_bytes(&shape) +
-           (size_t)f->n_devices * (2 * sizeof(int64_t) + sizeof(evaluated_tokens));
+           (size_t)f->n_devices * sizeof(evaluated_tokens);
 }
 
 /* Averages on their way between processes. */
@@ -118,12 +118,12 @@ static size_t exchange_bytes(const fleet *f) {
     return f->place.processes > 1 ? 2 * (size_t)smaller(f->n_packed, CK_COLLECTIVE_CHUNK) * sizeof(float) : 0;
 }
 
-/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, three of a
+/* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, two of a
  * balanced step; the record is one a token on both. Two waves take turns. */
 static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
                            bool balanced) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 7 : 4);
+    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 6 : 4);
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) +
            2 * wave_bytes(&plan->limits);
@@ -137,8 +137,9 @@ static size_t far_bytes(const fleet *f, packs_memory packs_at) {
 
 static size_t near_bytes(const run_plan *plan, const fleet *f, packs_memory packs_at) {
     size_t programs = plan->n_routing_windows > 0 ? 3 : 2; /* each has its own copy of the base in bf16 */
-    size_t copies = plan->step.precision == CK_BF16 ? programs * (plan->base / 2) : 0;
-    size_t all = plan->base + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
+    size_t frozen = plan->base + plan->variants;
+    size_t copies = plan->step.precision == CK_BF16 ? programs * (frozen / 2) : 0;
+    size_t all = frozen + copies + plan->packs + plan->gradients + plan->activations + plan->buffers;
     return all - far_bytes(f, packs_at) + slots_bytes(packs_at, plan->limits.max_packs);
 }
 
@@ -173,6 +174,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);
+    plan->variants = variants_bytes(f);
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->passing = passing_bytes(backend, plan, f);
     plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
@@ -180,8 +182,8 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else
-        plan->training = plan->resident + plan->base + plan->packs + plan->passing + plan->gradients +
-                         plan->activations + plan->buffers;
+        plan->training = plan->resident + plan->base + plan->variants + plan->packs + plan->passing +
+                         plan->gradients + plan->activations + plan->buffers;
     plan->total = plan->training > plan->outside ? plan->training : plan->outside;
     return EXIT_OK;
 }
@@ -201,14 +203,14 @@ static exit_code refuse_near(const run_plan *plan, const fleet *f, problems *lis
         floor(((double)plan->near_limit - ((double)near_bytes(plan, f, PACKS_NEAR) - packs)) / a_device);
     char fewer[96] = "";
     if (fit >= 1.0) snprintf(fewer, sizeof fewer, "at most %.0f of its %d devices, or ", fit, f->n_local);
-    return problem(list, EXIT_ENVIRONMENT,
-                   "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
-                   "adapters lie: %.0f MiB go to "
-                   "activations, %.0f MiB to the base, %.0f MiB to gradients and adapters of waves; take %sa "
-                   "smaller base, batch or sequence",
-                   (double)plan->near_total / MIB, (double)plan->near_limit / MIB,
-                   (double)plan->activations / MIB, (double)plan->base / MIB,
-                   (double)(plan->gradients + plan->slots) / MIB, fewer);
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "the run needs %.0f MiB of the GPU's memory and only %.0f MiB can be had, wherever its "
+        "adapters lie: %.0f MiB go to "
+        "activations, %.0f MiB to the base and its variants, %.0f MiB to gradients and adapters of "
+        "waves; take %sa smaller base, batch or sequence",
+        (double)plan->near_total / MIB, (double)plan->near_limit / MIB, (double)plan->activations / MIB,
+        (double)(plan->base + plan->variants) / MIB, (double)(plan->gradients + plan->slots) / MIB, fewer);
 }
 
 /* How many devices would fit, where what they all add is `each` a device to what is there without them. */
@@ -227,6 +229,18 @@ static bool are_alike(const fleet *f) {
     return true;
 }
 
+enum { VARIANTS_TEXT_BYTES = 256 };
+
+/* What base variants take, where there are any, and the largest of them. */
+static const char *variants_text(const fleet *f, const run_plan *plan, char out[VARIANTS_TEXT_BYTES]) {
+    char largest[VARIANTS_TEXT_BYTES / 2];
+    out[0] = '\0';
+    if (f->variants)
+        snprintf(out, VARIANTS_TEXT_BYTES, " (%.0f MiB of it for base variants, %s)",
+                 (double)plan->variants / MIB, variants_describe(f, sizeof largest, largest));
+    return out;
+}
+
 static exit_code refuse(const settings *s, const base_shape *base, const run_plan *plan, const fleet *f,
                         problems *list) {
     if (plan->near_limit < SIZE_MAX && plan->near_total > plan->near_limit) return refuse_near(plan, f, list);
@@ -237,22 +251,24 @@ static exit_code refuse(const settings *s, const base_shape *base, const run_pla
     double fit_outside = fitting(limit, outside, text, f->n_local),
            fit = fmin(fit_outside, fitting(limit, training, a_device, f->n_local));
     const char *source = limit_source(s, plan->limit);
-    char who[48] = "the run";
+    char who[48] = "the run", variants[VARIANTS_TEXT_BYTES];
     if (f->place.processes > 1) snprintf(who, sizeof who, "process %d's share of the run", f->place.process);
     if (fit < 1.0)
         return problem(list, EXIT_ENVIRONMENT,
                        "%s needs %.0f MiB of memory and only %.0f MiB %s, which is too little for a single "
-                       "device: %.0f MiB go to %s; "
-                       "take a smaller base, batch or sequence",
+                       "device: %.0f MiB go to %s%s; "
+                       "take a smaller base, batch or sequence%s",
                        who, ceil(need), floor(limit), source,
                        fit_outside < 1.0 ? outside - text * f->n_local : training - a_device * f->n_local,
-                       fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries");
-    return problem(list, EXIT_ENVIRONMENT,
-                   "%s needs %.0f MiB of memory and only %.0f MiB %s: of its %d devices at most %.0f fit%s; "
-                   "lower `devices`, the number "
-                   "of populations, `rank` or `data.tokens_per_device`",
-                   who, ceil(need), floor(limit), source, f->n_local, fit,
-                   are_alike(f) ? "" : ", if all populations shrink alike");
+                       fit_outside < 1.0 ? plan->why_outside : "base, activations and libraries",
+                       variants_text(f, plan, variants), f->variants ? ", or fewer base variants" : "");
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "%s needs %.0f MiB of memory and only %.0f MiB %s%s: of its %d devices at most %.0f fit%s; "
+        "lower `devices`, the number "
+        "of populations, `rank` or `data.tokens_per_device`",
+        who, ceil(need), floor(limit), source, variants_text(f, plan, variants), f->n_local, fit,
+        are_alike(f) ? "" : ", if all populations shrink alike");
 }
 
 /* Before the devices are there: a host copy of the base beside the backend's, or its training, which is
@@ -263,11 +279,13 @@ static exit_code outside_bytes(const settings *s, ck_backend *backend, const bas
            rate = ck_ceiling_bytes(backend);
     exit_code code =
         f->place.process == 0 && run_trains_base(s) ? pretrain_bytes(s, backend, &trained, list) : EXIT_OK;
-    size_t start = weights + (trained > weights ? trained : weights);
+    size_t placed = weights + variants_bytes(f) + variants_passing_bytes(f),
+           start = weights + (trained > placed ? trained : placed);
     plan->outside = plan->resident + (rate > start ? rate : start);
-    plan->why_outside = rate > start        ? "libraries and measuring the rate of matrix products"
-                        : trained > weights ? "libraries and pre-training the base"
-                                            : "libraries and the base";
+    plan->why_outside = rate > start       ? "libraries and measuring the rate of matrix products"
+                        : trained > placed ? "libraries and pre-training the base"
+                        : f->variants      ? "libraries, the base and its variants"
+                                           : "libraries and the base";
     return code;
 }
 
@@ -347,6 +365,6 @@ exit_code plan_with_text(const settings *s, ck_backend *backend, const base_shap
     if (code != EXIT_OK) return code;
     code = fleet_open_data(f, list);
     exit_code text = f->place.process == 0 && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
-    if (code == EXIT_OK) code = text;
-    return code == EXIT_OK ? plan_make(s, backend, base, f, out, list) : code;
+    THEN(code, text);
+    return THEN(code, plan_make(s, backend, base, f, out, list));
 }

@@ -16,7 +16,8 @@ typedef struct {
     ck_capacity step, evaluation, record;
     int n_routing_windows; /* of settings.trace, 0 where no device has a router */
     /* bytes */
-    size_t base; /* frozen weights */
+    size_t base;     /* frozen weights */
+    size_t variants; /* of the base, of populations */
     /* parameters, both AdamW moments and carried gradients of all devices, and the averages */
     size_t packs;
     /* of packs on their way through the host, into a checkpoint or from their initial values */
@@ -32,7 +33,7 @@ typedef struct {
     size_t outside;
     const char *why_outside;
     size_t total, limit; /* total: the larger of training and outside */
-    /* A backend with memory of its own (a GPU) holds base, gradients, activations, buffers, and the packs as
+    /* A backend with memory of its own (a GPU) holds base, variants, gradients, activations, buffers, and the packs as
      * far as they fit; else slots.
      */
     size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */

@@ -7,9 +7,9 @@
  * only. Where an entry leaves gradients that it does not use itself, they wait in fleet.carried for the step
  * that does. */
 #include <math.h>
+#include <stdlib.h>
 #include <time.h>
 
-#include "engine/pipeline.h"
 #include "engine/session.h"
 
 /* The step that is being taken: the one numbered `step` of the entries at `place` of their devices' lists. */
@@ -52,15 +52,30 @@ static void set_hyper(const session *s, const device *d, const schedule_entry *e
     if (e->own_router_count) update->hyper[1].step = (int32_t)(d->router_steps + 1);
 }
 
+exit_code step_lists_create(step_lists *l, const run_plan *plan, problems *list) {
+    size_t sequences = (size_t)plan->limits.max_sequences;
+    l->updates = malloc(sequences * sizeof *l->updates);
+    l->carries = malloc(sequences * sizeof *l->carries);
+    return l->updates && l->carries
+               ? EXIT_OK
+               : problem(list, EXIT_ENVIRONMENT, "out of memory for the updates of a wave");
+}
+
+void step_lists_destroy(step_lists *l) {
+    free(l->updates);
+    free(l->carries);
+    *l = (step_lists){0};
+}
+
 static exit_code fill_windows(session *s, const device *d, const schedule_entry *e, problems *list) {
     uint64_t step = (uint64_t)steps_taken(d, e->text);
     exit_code code = EXIT_OK;
     for (int i = 0; i < e->batch && code == EXIT_OK; i++) {
         data_window window;
-        code = device_data_sample(d->data, e->text, step, i, s->sequence, &window, list);
-        if (code == EXIT_OK) code = wave_add_window(s->filling, &window, list);
+        code = device_data_sample(d->data, e->text, step, i, s->settings->data.sequence, &window, list);
+        THEN(code, wave_add_window(s->waves.filling, &window, list));
     }
-    return pipeline_check(s, code);
+    return pipeline_check(&s->waves, code);
 }
 
 /* What a wave that runs has drawn. */
@@ -81,29 +96,30 @@ static double check_loss(session *s, const wave_buffer *w, int i, data_part text
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
     divergence_kind seen = text == DATA_TRAIN ? DIVERGED_IN_TRAINING : DIVERGED_IN_ROUTER_STEP;
-    if (w->fault[i] >= 0 || !isfinite(sum)) session_diverged(s, w->device_index[i], w->fault[i], seen);
+    if (w->fault[i] >= 0 || !isfinite(sum))
+        agreement_diverged(&s->agreed, w->device_index[i], w->fault[i], seen);
     return sum / (double)wave_counted(w, i);
 }
 
 /* Of the wave's device i. */
 static void count_training_step(session *s, const wave_buffer *w, int i, double loss) {
     const device *d = &s->fleet->devices[w->device_index[i]];
+    double flops = 0.0;
     metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[w->device_index[i]] += loss / s->settings->local_steps;
-    s->step_part.loss += loss;
-    s->step_part.devices++;
-    s->step_part.tokens += (double)wave_tokens(w, i);
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
         int64_t tokens = w->first_token[q + 1] - w->first_token[q];
-        s->step_part.flops +=
-            (double)tokens * model_flops_per_token(&s->base.shape, &s->fleet->shapes[d->shape], (int)tokens);
+        flops += (double)tokens *
+                 model_flops_per_token(&s->programs.base.shape, &s->fleet->shapes[d->shape], (int)tokens);
     }
+    agreement_count_step(&s->agreed, (double)wave_tokens(w, i), flops, loss);
 }
 
 typedef struct {
-    int updates, carries; /* entries of session.updates and session.carries */
+    int updates, carries; /* entries of session.steps */
 } step_counts;
 
 typedef struct {
+    session *session;
     step_position at;
     packs_use use;
 } step_work;
@@ -131,14 +147,14 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
         if (!entry_of(s, d, at, &e)) continue;
         double loss = check_loss(s, w, i, e.text);
         if (d->stopped) continue;
-        ck_adamw_device *update = &s->updates[n.updates++];
+        ck_adamw_device *update = &s->steps.updates[n.updates++];
         place_update(s, d, &w->devices[i], e.learn, update);
         set_hyper(s, d, &e, update);
         if (d->carried >= 0)
-            s->carries[n.carries++] = (ck_carry_device){.carried = d->carried,
-                                                        .gradients = update->gradients,
-                                                        .shape = d->shape,
-                                                        .learn = update->learn};
+            s->steps.carries[n.carries++] = (ck_carry_device){.carried = d->carried,
+                                                              .gradients = update->gradients,
+                                                              .shape = d->shape,
+                                                              .learn = update->learn};
         if (e.text == DATA_TRAIN) count_training_step(s, w, i, loss);
         ++*(e.text == DATA_TRAIN ? &d->expert_steps : &d->router_steps);
     }
@@ -147,32 +163,36 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
 
 static ck_status update_devices(session *s, const wave_buffer *w, packs_use use, step_counts n) {
     fleet *f = s->fleet;
-    packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->slots, w)
+    packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->waves.slots, w)
                                             : (packs_view){f->parameters, f->moment1, f->moment2};
     if (n.carries > 0)
-        (void)ck_carry_devices(s->stream, f->carried, s->gradients, f->shapes, s->carries, n.carries);
+        (void)ck_carry_devices(s->stream, f->carried, s->programs.gradients, f->shapes, s->steps.carries,
+                               n.carries);
     if (n.updates > 0)
-        (void)ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2, s->gradients,
-                               f->shapes, s->updates, n.updates);
+        (void)ck_adamw_devices(s->stream, packs.parameters, packs.moment1, packs.moment2,
+                               s->programs.gradients, f->shapes, s->steps.updates, n.updates);
     return ck_stream_status(s->stream);
 }
 
-static ck_status step_started(session *s, wave_buffer *w, const void *context) {
+static ck_status step_started(void *context, wave_buffer *w) {
     const step_work *work = context;
+    session *s = work->session;
     record_windows(s, w, &work->at);
-    return ck_download(s->stream, w->loss, s->step_outputs.loss, (size_t)w->n_sequences * sizeof(float));
+    return ck_download(s->stream, w->loss, s->programs.step_outputs.loss,
+                       (size_t)w->n_sequences * sizeof(float));
 }
 
-static ck_status step_finished(session *s, wave_buffer *w, const void *context) {
+static ck_status step_finished(void *context, wave_buffer *w) {
     const step_work *work = context;
+    session *s = work->session;
     return update_devices(s, w, work->use, collect_updates(s, w, &work->at));
 }
 
-static wave_work wave_work_of(const session *s, const step_work *work) {
+static wave_work wave_work_of(step_work *work) {
     return (wave_work){.what = work->use == PACKS_UPDATED ? "expert step" : "router step",
-                       .program = s->step,
+                       .program = work->session->programs.step,
                        .use = work->use,
-                       .gradients = s->gradients,
+                       .gradients = work->session->programs.gradients,
                        .started = step_started,
                        .finished = step_finished,
                        .context = work};
@@ -183,11 +203,11 @@ static exit_code add_device(session *s, int device_index, const schedule_entry *
                             problems *list) {
     const device *d = &s->fleet->devices[device_index];
     exit_code code = EXIT_OK;
-    if (!wave_fits(s->filling, e->batch, (int64_t)e->batch * s->sequence,
+    if (!wave_fits(s->waves.filling, e->batch, (int64_t)e->batch * s->settings->data.sequence,
                    wave_pack(s->fleet, device_index, e->leaves)))
-        code = pipeline_turn(s, work, list);
+        code = pipeline_turn(&s->waves, work, list);
     if (code != EXIT_OK || d->stopped) return code;
-    wave_add_device(s->filling, s->fleet, device_index, e->leaves);
+    wave_add_device(s->waves.filling, s->fleet, device_index, e->leaves);
     return fill_windows(s, d, e, list);
 }
 
@@ -204,13 +224,13 @@ static uint32_t learned_at(const session *s, const step_position *at) {
 /* One step of this process's devices that have one there. */
 static exit_code take_step(session *s, const step_position *at, uint32_t learn, problems *list) {
     const fleet *f = s->fleet;
-    const step_work step = {*at, use_of(learn)};
-    const wave_work work = wave_work_of(s, &step);
+    step_work step = {s, *at, use_of(learn)};
+    const wave_work work = wave_work_of(&step);
     exit_code code = EXIT_OK;
     schedule_entry e;
     for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
         if (entry_of(s, &f->devices[f->local[i]], at, &e)) code = add_device(s, f->local[i], &e, &work, list);
-    return code == EXIT_OK ? pipeline_end(s, &work, list) : code;
+    return THEN(code, pipeline_end(&s->waves, &work, list));
 }
 
 void session_begin_round(session *s) {
@@ -220,23 +240,23 @@ void session_begin_round(session *s) {
 }
 
 exit_code session_local_step(session *s, problems *list) {
-    const step_position at = {s->local_step, 0, 0};
+    const step_position at = {s->steps.taken, 0, 0};
     double start = run_clock();
     exit_code code = take_step(s, &at, learned_at(s, &at), list);
-    s->local_step++;
-    s->step_part.seconds = run_clock() - start;
-    return session_agree(s, code, list);
+    s->steps.taken++;
+    agreement_time_step(&s->agreed, run_clock() - start);
+    return agreement_meet(&s->agreed, &s->at, code, list);
 }
 
 exit_code session_follow_ups(session *s, problems *list) {
     exit_code code = EXIT_OK;
     bool any = false;
-    for (step_position at = {s->local_step - 1, 1, 0}; at.place < SCHEDULE_MOST; at.place++) {
+    for (step_position at = {s->steps.taken - 1, 1, 0}; at.place < SCHEDULE_MOST; at.place++) {
         uint32_t learn;
         for (at.step = 0; code == EXIT_OK && (learn = learned_at(s, &at)) != 0; at.step++) {
             any = true;
             code = take_step(s, &at, learn, list);
         }
     }
-    return any ? session_agree(s, code, list) : code;
+    return any ? agreement_meet(&s->agreed, &s->at, code, list) : code;
 }

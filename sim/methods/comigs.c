@@ -6,7 +6,7 @@
  *   theta^G <- (1/N) sum_i theta_i^G after every round
  *
  * Solved by alternation: AdamW steps on the experts; every tau of them, s AdamW steps on the router. xGyS is
- * x generalists and y specialists per device. The attention LoRA is shared as the generalists are; a
+ * x generalists and y specialists per device. The LoRAs of no expert are shared as the generalists are; a
  * population of specialists only shares nothing. */
 #include "methods/as_released.h"
 

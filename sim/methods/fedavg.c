@@ -1,4 +1,4 @@
-/* FedAvg on LoRA factors: all experts and the attention LoRA are averaged after every round, A and B
+/* FedAvg on LoRA factors: all experts and all other LoRAs are averaged after every round, A and B
  * separately, a device with n_i of the n training tokens by n_i / n; experts are mixed by their mean.
  *
  *   A <- sum_i (n_i / n) A_i      B <- sum_i (n_i / n) B_i       y = (1/E) sum_e MLP_e(x)
@@ -13,7 +13,7 @@ static bool shares(const ck_part *part, int generalists) {
 
 const method method_fedavg = {
     .name = "fedavg",
-    .summary = "all experts and the attention LoRA averaged; experts mixed by their mean",
+    .summary = "all experts and other LoRAs averaged; experts mixed by their mean",
     .source = "McMahan et al., AISTATS 2017, on LoRA; baseline of Fan et al., ICML 2025 (arXiv 2409.13931)",
     .default_generalists = 2,
     .default_specialists = 0,

@@ -1,5 +1,5 @@
 /* pFedMoE, as CoMiGS adapted it to LoRA experts and token-level routing: experts and router learn together
- * from training batches, in one AdamW step and on one cosine; the generalist and the attention LoRA are
+ * from training batches, in one AdamW step and on one cosine; the generalist and the LoRAs of no expert are
  * averaged.
  *
  *   (theta^G, theta_i^S, phi_i) <- AdamW(.; L(train_i))  theta^G <- (1/N) sum_i theta_i^G */

@@ -1,11 +1,12 @@
 /* FLOPs a token of an expert step, as model FLOPs (no recomputation), a multiply-add is 2:
  *
- *   base         per layer 2 (4 D^2 + 2 D F) forward and as much for the input gradients, without the first
- *                layer's qkv backward
+ *   base         per layer 2 D (W_qkv + Q + W_fc + F) forward and as much for the input gradients, without the
+ *                first layer's qkv backward; Q, W_qkv and W_fc: columns of attention, qkv and fc (base.h). In
+ *                GPT-2 D, 3 D and F
  *   head         2 D V forward and backward each
- *   attention    per layer scores and mixing over the causal half: 2 D (T + 1) forward, twice that backward
+ *   attention    per layer scores and mixing over the causal half: 2 Q (T + 1) forward, twice that backward
  *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses
- *                it. The router, A of gate and fc, and the LoRA at sites that are not routed serve every
+ *                it. The router, A of gate and fc, and the LoRAs of no expert serve every
  *                token, all else K/E of them
  */
 #include "model/model.h"
@@ -25,8 +26,9 @@ static double used_parameters(const ck_shape *shape) {
 }
 
 double model_flops_per_token(const base_shape *base, const ck_shape *shape, int sequence) {
-    double d = base->width, f = base->ffn, v = base->vocabulary, layers = base->layers;
-    double gemm = 4.0 * (4.0 * d * d + 2.0 * d * f) * layers - 6.0 * d * d;
-    double attention = 6.0 * d * (sequence + 1.0) * layers;
+    double d = base->width, v = base->vocabulary, layers = base->layers, q = base_q_width(base),
+           qkv = base_qkv_width(base);
+    double gemm = 4.0 * d * (qkv + q + base_fc_width(base) + base->ffn) * layers - 2.0 * d * qkv;
+    double attention = 6.0 * q * (sequence + 1.0) * layers;
     return gemm + 4.0 * d * v + attention + 6.0 * used_parameters(shape);
 }

@@ -1,37 +1,45 @@
-/* model.c - the transformer with adapters, as two programs: a training step, and an evaluation.
+/* model.c - the transformer with adapters, as three programs: a training step, an evaluation, and decoding.
  *
  *   x_0 = embed                                    n1 = norm(x_l)             qkv = W_qkv n1 + LoRA_qkv(n1)
  *   x'  = x_l + W_out o + LoRA_out(o)              o = attention(qkv)         n2 = norm(x')
- *   U   = W_fc n2,  (z, h) = route(n2)             (m, g) = experts(U, h, w)
- *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g                         loss = head(norm(x_L))
+ *   U   = W_fc n2 + LoRA_fc(n2),  (z, h) = route(n2)                          (m, g) = experts(U, h, w)
+ *   x_{l+1} = x' + W_pr m + b_pr sum w + s sum w B2 g + LoRA_pr(m)            loss = head(norm(x_L))
+ *
+ * The norm, the positions (in attention) and the experts' activation are the family's (family.h).
  *
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
- * gradient and nothing is recorded. */
+ * gradient and nothing is recorded. A site's LoRA is recorded where a device of any shape has one. */
 #include "model/model.h"
 
 #include <stdlib.h>
 
+#include "base/linears.h"
+#include "model/family.h"
 #include "support/kernel_problem.h"
 
 typedef struct {
-    ck_tensor *x, *n1, *stats1, *qkv, *hq, *o, *lse, *ho, *x2, *stats2, *n2, *zh, *gates, *u, *g;
+    ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
+    ck_tensor *h[CK_SITES]; /* of the LoRA at each site; NULL: no device has one */
 } layer_tensors;
 
 typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
-    int32_t attention_columns, zh_columns, rank_columns; /* the widest over all shapes */
+    const model_decoding *decoding; /* NULL: whole sequences, and a loss */
+    ck_precision precision;
+    int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
-    layer_tensors *layers; /* [L + 1]; of the last only x exists */
-    ck_tensor *m, *nf, *statsf;
+    layer_tensors *layers;  /* [L + 1]; of the last only x exists */
+    ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
+    ck_tensor *nf, *statsf;
     ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
 
 static const float *at(const recorder *r, int64_t layer0_offset, int layer) {
-    return r->base->weights + layer0_offset + layer * r->base->layout.layer_stride;
+    return model_weight(r->base, layer0_offset, layer);
 }
 
 static int32_t wider(int32_t a, int32_t b) {
@@ -40,12 +48,27 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        r->attention_columns = wider(
-            r->attention_columns, wider(shapes[i].lora_rank[CK_SITE_QKV], shapes[i].lora_rank[CK_SITE_OUT]));
+        for (int site = 0; site < CK_SITES; site++)
+            r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
+        r->h_columns = wider(r->h_columns, shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
     }
+}
+
+static void create_loras(recorder *r, layer_tensors *t) {
+    static const char *const names[CK_SITES] = {[CK_SITE_Q] = "q LoRA",
+                                                [CK_SITE_K] = "k LoRA",
+                                                [CK_SITE_V] = "v LoRA",
+                                                [CK_SITE_QKV] = "qkv LoRA",
+                                                [CK_SITE_OUT] = "attention output LoRA",
+                                                [CK_SITE_GATE] = "gate LoRA",
+                                                [CK_SITE_FC] = "fc LoRA",
+                                                [CK_SITE_PR] = "projection LoRA"};
+    for (int site = 0; site < CK_SITES; site++)
+        if (r->lora_columns[site] > 0)
+            t->h[site] = ck_activation(r->program, r->lora_columns[site], names[site]);
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -53,19 +76,17 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->x = ck_activation(r->program, s->width, "x");
     t->n1 = ck_activation(r->program, s->width, "norm 1");
     t->stats1 = ck_activation(r->program, 2, "norm 1 statistics");
-    t->qkv = ck_activation(r->program, 3 * s->width, "qkv");
-    t->o = ck_activation(r->program, s->width, "attention");
+    t->qkv = ck_activation(r->program, base_qkv_width(s), "qkv");
+    t->o = ck_activation(r->program, base_q_width(s), "attention");
     t->lse = ck_activation(r->program, s->heads, "attention log-sum-exp");
     t->x2 = ck_activation(r->program, s->width, "x after attention");
     t->stats2 = ck_activation(r->program, 2, "norm 2 statistics");
     t->n2 = ck_activation(r->program, s->width, "norm 2");
     t->zh = ck_activation(r->program, r->zh_columns, "router logits and shrink");
     t->gates = ck_activation(r->program, CK_MAX_EXPERTS, "gates");
-    t->u = ck_activation(r->program, s->ffn, "fc");
+    t->u = ck_activation(r->program, base_fc_width(s), "fc");
     t->g = ck_activation(r->program, r->rank_columns, "second shrink");
-    if (r->attention_columns == 0) return;
-    t->hq = ck_activation(r->program, r->attention_columns, "qkv LoRA");
-    t->ho = ck_activation(r->program, r->attention_columns, "attention output LoRA");
+    create_loras(r, t);
 }
 
 /* Training keeps one set per layer; an evaluation passes the same set through all of them. */
@@ -78,30 +99,125 @@ static void create_tensors(recorder *r, bool backward) {
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
-    r->m = ck_activation(r->program, s->ffn, "mixed activation");
+    if (r->any_mlp_mix) r->bias_factor = ck_activation(r->program, 1, "factor of the second bias");
+    /* only the factor A of a LoRA at PR reads it again */
+    ck_tensor *m =
+        r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
+    for (int l = 0; l < s->layers; l++)
+        r->layers[l].m = m ? m : ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
     r->statsf = ck_activation(r->program, 2, "final norm statistics");
     if (!backward) return;
     r->d = ck_activation(r->program, s->width, "gradient stream");
     r->dn = ck_activation(r->program, s->width, "gradient of a norm");
     r->dm = ck_activation(r->program, s->ffn, "gradient of the mixed activation");
-    r->du = ck_activation(r->program, s->ffn, "gradient of fc");
+    r->du = ck_activation(r->program, base_fc_width(s), "gradient of fc");
     r->q = ck_activation(r->program, r->rank_columns, "gradient of the second shrink");
-    r->p = ck_activation(r->program, r->rank_columns, "gradient of the shrink");
+    r->p = ck_activation(r->program, r->h_columns, "gradient of the shrink");
     r->dw = ck_activation(r->program, CK_MAX_EXPERTS, "gradient of the gates");
-    r->d_o = ck_activation(r->program, s->width, "gradient of attention");
-    r->dqkv = ck_activation(r->program, 3 * s->width, "gradient of qkv");
+    r->d_o = ck_activation(r->program, base_q_width(s), "gradient of attention");
+    r->dqkv = ck_activation(r->program, base_qkv_width(s), "gradient of qkv");
 }
 
 static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, const float *gain,
                  const float *bias) {
-    ck_op_norm(r->program, &(ck_norm){.x = x,
-                                      .y = y,
-                                      .stats = stats,
-                                      .gain = gain,
-                                      .bias = bias,
-                                      .width = r->base->shape.width,
-                                      .epsilon = r->base->shape.epsilon});
+    model_norm(r->program, r->base, x, y, stats, gain, bias);
+}
+
+/* A site's linear: columns of its input and output, and where the output begins among those beside it. */
+typedef struct {
+    int32_t in, out, first_column;
+} site_columns;
+
+static site_columns columns_of(const base_shape *s, ck_site site) {
+    int32_t d = s->width, q = base_q_width(s), kv = base_kv_width(s), f = s->ffn;
+    switch (site) {
+    case CK_SITE_Q:
+        return (site_columns){d, q, 0};
+    case CK_SITE_K:
+        return (site_columns){d, kv, q};
+    case CK_SITE_V:
+        return (site_columns){d, kv, q + kv};
+    case CK_SITE_QKV:
+        return (site_columns){d, base_qkv_width(s), 0};
+    case CK_SITE_OUT:
+        return (site_columns){q, d, 0};
+    case CK_SITE_GATE:
+        return (site_columns){d, f, 0};
+    case CK_SITE_FC:
+        return (site_columns){d, f, base_fc_width(s) - f};
+    case CK_SITE_PR:
+        return (site_columns){f, d, 0};
+    case CK_SITES:
+        break;
+    }
+    return (site_columns){0};
+}
+
+/* y += the LoRA of x. */
+static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
+    site_columns c = columns_of(&r->base->shape, site);
+    ck_tensor *h = r->layers[l].h[site];
+    if (h)
+        ck_op_lora(r->program, &(ck_lora){.x = x,
+                                          .h = h,
+                                          .y = y,
+                                          .site = site,
+                                          .in = c.in,
+                                          .out = c.out,
+                                          .first_column = c.first_column,
+                                          .layer = l});
+}
+
+static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                          ck_tensor *dx) {
+    site_columns c = columns_of(&r->base->shape, site);
+    const ck_tensor *h = r->layers[l].h[site];
+    if (h)
+        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
+                                                            .h = h,
+                                                            .dy = dy,
+                                                            .dx = dx,
+                                                            .site = site,
+                                                            .in = c.in,
+                                                            .out = c.out,
+                                                            .first_column = c.first_column,
+                                                            .layer = l});
+}
+
+/* Those whose outputs are in qkv. */
+static const ck_site qkv_sites[] = {CK_SITE_QKV, CK_SITE_Q, CK_SITE_K, CK_SITE_V};
+enum { N_QKV = sizeof qkv_sites / sizeof *qkv_sites };
+
+/* Bytes of the keys of a layer; its values take as much. */
+static size_t keys_bytes(const base_shape *s, ck_precision precision, int32_t slots, int32_t positions) {
+    return ck_keys_bytes(precision, slots, s->kv_heads, positions, s->head_size);
+}
+
+size_t model_cache_bytes(const base_shape *base, ck_precision precision, int32_t slots, int32_t positions) {
+    return 2 * (size_t)base->layers * keys_bytes(base, precision, slots, positions);
+}
+
+static void attention(recorder *r, int l) {
+    const base_shape *s = &r->base->shape;
+    const layer_tensors *t = &r->layers[l];
+    const model_decoding *d = r->decoding;
+    if (!d) {
+        model_attention(r->program, r->base, t->qkv, t->o, t->lse);
+        return;
+    }
+    model_turn(r->program, r->base, t->qkv);
+    size_t bytes = keys_bytes(s, r->precision, d->slots, d->positions);
+    char *keys = (char *)d->cache + 2 * (size_t)l * bytes;
+    ck_op_attention_cached(r->program, &(ck_attention_cached){.qkv = t->qkv,
+                                                              .o = t->o,
+                                                              .keys = keys,
+                                                              .values = keys + bytes,
+                                                              .slots = d->slots,
+                                                              .positions = d->positions,
+                                                              .heads = s->heads,
+                                                              .kv_heads = s->kv_heads,
+                                                              .head_size = s->head_size});
 }
 
 static void attention_forward(recorder *r, int l) {
@@ -114,33 +230,19 @@ static void attention_forward(recorder *r, int l) {
                                           .weight = at(r, w->qkv_w, l),
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
-                                          .out = 3 * s->width});
-    if (t->hq)
-        ck_op_lora(r->program, &(ck_lora){.x = t->n1,
-                                          .h = t->hq,
-                                          .y = t->qkv,
-                                          .site = CK_SITE_QKV,
-                                          .in = s->width,
-                                          .out = 3 * s->width,
-                                          .layer = l});
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
+                                          .out = base_qkv_width(s),
+                                          .linear = base_linear_number(l, BASE_QKV)});
+    for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
+    attention(r, l);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
                                           .residual = t->x,
                                           .weight = at(r, w->out_w, l),
                                           .bias = at(r, w->out_b, l),
-                                          .in = s->width,
-                                          .out = s->width});
-    if (t->ho)
-        ck_op_lora(r->program, &(ck_lora){.x = t->o,
-                                          .h = t->ho,
-                                          .y = t->x2,
-                                          .site = CK_SITE_OUT,
-                                          .in = s->width,
+                                          .in = base_q_width(s),
                                           .out = s->width,
-                                          .layer = l});
+                                          .linear = base_linear_number(l, BASE_OUT)});
+    lora(r, CK_SITE_OUT, l, t->o, t->x2);
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -152,11 +254,11 @@ static void experts_forward(recorder *r, int l) {
     ck_op_route(r->program, &(ck_route){.x = t->n2,
                                         .zh = t->zh,
                                         .gates = t->gates,
+                                        .bias_factor = r->bias_factor,
                                         .layer = l,
                                         .gate_sum = out->gate_sum,
                                         .top1_count = out->top1_count,
                                         .top_k_count = out->top_k_count,
-                                        .p_sum = out->p_sum,
                                         .n_layers = s->layers,
                                         .gate_record = out->gate_record});
     ck_op_linear(r->program, &(ck_linear){.x = t->n2,
@@ -164,46 +266,57 @@ static void experts_forward(recorder *r, int l) {
                                           .weight = at(r, w->fc_w, l),
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
-                                          .out = s->ffn});
-    ck_op_expert_activation(
-        r->program,
-        &(ck_expert_activation){
-            .u = t->u, .zh = t->zh, .gates = t->gates, .m = r->m, .g = t->g, .ffn = s->ffn, .layer = l});
+                                          .out = base_fc_width(s),
+                                          .linear = base_linear_number(l, BASE_FC)});
+    lora(r, CK_SITE_GATE, l, t->n2, t->u);
+    lora(r, CK_SITE_FC, l, t->n2, t->u);
+    ck_op_expert_activation(r->program, &(ck_expert_activation){.u = t->u,
+                                                                .zh = t->zh,
+                                                                .gates = t->gates,
+                                                                .m = t->m,
+                                                                .g = t->g,
+                                                                .ffn = s->ffn,
+                                                                .layer = l,
+                                                                .mlp = model_family_of(s)->mlp});
     ck_tensor *y = r->layers[l + 1].x;
-    ck_op_linear(r->program, &(ck_linear){.x = r->m,
+    ck_op_linear(r->program, &(ck_linear){.x = t->m,
                                           .y = y,
                                           .residual = t->x2,
-                                          .gates = r->any_mlp_mix ? t->gates : NULL,
+                                          .bias_factor = r->bias_factor,
                                           .weight = at(r, w->pr_w, l),
                                           .bias = at(r, w->pr_b, l),
                                           .in = s->ffn,
-                                          .out = s->width});
+                                          .out = s->width,
+                                          .linear = base_linear_number(l, BASE_PR)});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
+    lora(r, CK_SITE_PR, l, t->m, y);
 }
 
 static void head(recorder *r, ck_tensor *dx) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
-    norm(r, r->layers[s->layers].x, r->nf, r->statsf, r->base->weights + w->lnf_gain,
-         r->base->weights + w->lnf_bias);
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    norm(r, r->layers[s->layers].x, r->nf, r->statsf, at(r, w->lnf_gain, 0), at(r, w->lnf_bias, 0));
+    if (r->decoding) {
+        ck_op_logits(r->program, &(ck_logits){.x = r->nf,
+                                              .weight = at(r, w->head, 0),
+                                              .logits = r->decoding->logits,
+                                              .width = s->width,
+                                              .vocabulary = s->vocabulary});
+        return;
+    }
+    ck_op_head(r->program, &(ck_head){.mode = dx ? CK_HEAD_STEP : CK_HEAD_EVALUATE,
+                                      .x = r->nf,
                                       .dx = dx,
-                                      .wte = r->base->weights + w->wte,
+                                      .weight = at(r, w->head, 0),
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
-                                      .vocabulary = s->vocabulary,
-                                      .wte_gradient = -1});
+                                      .vocabulary = s->vocabulary});
 }
 
 static void forward(recorder *r) {
     const base_shape *s = &r->base->shape;
-    const float *weights = r->base->weights;
-    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x,
-                                        .wte = weights + r->base->layout.wte,
-                                        .wpe = weights + r->base->layout.wpe,
-                                        .width = s->width});
+    model_embed(r->program, r->base, r->layers[0].x);
     for (int l = 0; l < s->layers; l++) {
         attention_forward(r, l);
         experts_forward(r, l);
@@ -220,16 +333,18 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, const flo
                                                         .width = r->base->shape.width,
                                                         .gain_gradient = -1,
                                                         .bias_gradient = -1,
-                                                        .accumulate = accumulate});
+                                                        .accumulate = accumulate,
+                                                        .kind = model_family_of(&r->base->shape)->norm});
 }
 
 static void linear_backward(recorder *r, ck_tensor *dy, ck_tensor *dx, const float *weight, int32_t in,
-                            int32_t out, bool accumulate) {
+                            int32_t out, int32_t linear, bool accumulate) {
     ck_op_linear_backward(r->program, &(ck_linear_backward){.dy = dy,
                                                             .dx = dx,
                                                             .weight = weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = linear,
                                                             .accumulate = accumulate,
                                                             .weight_gradient = -1,
                                                             .bias_gradient = -1});
@@ -240,24 +355,29 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    int32_t pr = base_linear_number(l, BASE_PR);
     ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = r->d,
                                                                           .g = t->g,
                                                                           .gates = t->gates,
                                                                           .q = r->q,
                                                                           .dw = r->dw,
                                                                           .bias = at(r, w->pr_b, l),
-                                                                          .layer = l});
-    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
-    ck_op_expert_activation_backward(r->program, &(ck_expert_activation_backward){.u = t->u,
-                                                                                  .zh = t->zh,
-                                                                                  .gates = t->gates,
-                                                                                  .dm = r->dm,
-                                                                                  .q = r->q,
-                                                                                  .du = r->du,
-                                                                                  .p = r->p,
-                                                                                  .dw = r->dw,
-                                                                                  .ffn = s->ffn,
-                                                                                  .layer = l});
+                                                                          .layer = l,
+                                                                          .linear = pr});
+    linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
+    lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
+    ck_op_expert_activation_backward(r->program,
+                                     &(ck_expert_activation_backward){.u = t->u,
+                                                                      .zh = t->zh,
+                                                                      .gates = t->gates,
+                                                                      .dm = r->dm,
+                                                                      .q = r->q,
+                                                                      .du = r->du,
+                                                                      .p = r->p,
+                                                                      .dw = r->dw,
+                                                                      .ffn = s->ffn,
+                                                                      .layer = l,
+                                                                      .mlp = model_family_of(s)->mlp});
     ck_op_route_backward(r->program, &(ck_route_backward){.x = t->n2,
                                                           .zh = t->zh,
                                                           .gates = t->gates,
@@ -267,8 +387,12 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .layer = l,
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
+    ck_tensor *dn = input_wanted ? r->dn : NULL;
+    lora_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
+    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
     if (!input_wanted) return;
-    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, s->ffn, true);
+    linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s),
+                    base_linear_number(l, BASE_FC), true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
 }
 
@@ -277,42 +401,29 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
-    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), s->width, s->width, false);
-    if (t->ho)
-        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->o,
-                                                            .h = t->ho,
-                                                            .dy = r->d,
-                                                            .dx = r->d_o,
-                                                            .site = CK_SITE_OUT,
-                                                            .in = s->width,
-                                                            .out = s->width,
-                                                            .layer = l});
-    ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
-                                                                  .o = t->o,
-                                                                  .lse = t->lse,
-                                                                  .d_o = r->d_o,
-                                                                  .dqkv = r->dqkv,
-                                                                  .heads = s->heads,
-                                                                  .width = s->width});
+    linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width,
+                    base_linear_number(l, BASE_OUT), false);
+    lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
+    model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     ck_tensor *dn = input_wanted ? r->dn : NULL;
-    if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, 3 * s->width, false);
-    if (t->hq)
-        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = t->n1,
-                                                            .h = t->hq,
-                                                            .dy = r->dqkv,
-                                                            .dx = dn,
-                                                            .site = CK_SITE_QKV,
-                                                            .in = s->width,
-                                                            .out = 3 * s->width,
-                                                            .layer = l});
+    if (input_wanted)
+        linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s),
+                        base_linear_number(l, BASE_QKV), false);
+    for (int i = 0; i < N_QKV; i++) lora_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
+}
+
+static bool adapts_attention(const recorder *r) {
+    bool any = r->lora_columns[CK_SITE_OUT] > 0;
+    for (int i = 0; i < N_QKV; i++) any |= r->lora_columns[qkv_sites[i]] > 0;
+    return any;
 }
 
 static void backward(recorder *r) {
     const base_shape *s = &r->base->shape;
     norm_backward(r, r->layers[s->layers].x, r->statsf, r->base->weights + r->base->layout.lnf_gain, false);
     for (int l = s->layers - 1; l >= 0; l--) {
-        bool attention_wanted = l > 0 || r->attention_columns > 0;
+        bool attention_wanted = l > 0 || adapts_attention(r);
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }
@@ -320,21 +431,18 @@ static void backward(recorder *r) {
 
 static void balance(recorder *r) {
     ck_op_balance(r->program, &(ck_balance){.top_k_count = r->out->top_k_count,
-                                            .p_sum = r->out->p_sum,
                                             .coefficient = r->out->balance_coefficient,
-                                            .value = r->out->balance_value,
                                             .n_layers = r->base->shape.layers});
 }
 
 /* Records without finishing, so that the size of a program can be asked before it is allocated. */
-static exit_code record(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
-                        const ck_capacity *capacity, const model_outputs *outputs, bool train,
-                        ck_program **out, problems *list) {
-    recorder r = {.base = base, .out = outputs};
+static exit_code record(ck_backend *backend, recorder r, const ck_shape *shapes, int n_shapes,
+                        const ck_capacity *capacity, bool train, ck_program **out, problems *list) {
+    r.precision = capacity->precision;
     exit_code code = kernel_problem(list, backend, ck_program_create(backend, capacity, &r.program),
                                     "recording the model");
     if (code != EXIT_OK) return code;
-    r.layers = calloc((size_t)base->shape.layers + 1, sizeof *r.layers);
+    r.layers = calloc((size_t)r.base->shape.layers + 1, sizeof *r.layers);
     if (!r.layers) {
         ck_program_destroy(r.program);
         return problem(list, EXIT_ENVIRONMENT, "recording the model: out of memory");
@@ -342,7 +450,7 @@ static exit_code record(ck_backend *backend, const model_base *base, const ck_sh
     measure_shapes(&r, shapes, n_shapes);
     create_tensors(&r, train);
     forward(&r);
-    if (train && outputs->balance_coefficient) balance(&r);
+    if (train && r.out->balance_coefficient) balance(&r);
     if (train) backward(&r);
     free(r.layers);
     *out = r.program;
@@ -361,7 +469,8 @@ exit_code model_record_step(ck_backend *backend, const model_base *base, const c
                             const ck_capacity *capacity, const model_outputs *outputs, ck_program **out,
                             problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, true, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            true, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -369,7 +478,18 @@ exit_code model_record_evaluation(ck_backend *backend, const model_base *base, c
                                   int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                                   ck_program **out, problems *list) {
     *out = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, false, out, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            false, out, list);
+    return code != EXIT_OK ? code : finish(backend, out, list);
+}
+
+exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                                ck_program **out, problems *list) {
+    const model_outputs none = {0};
+    *out = NULL;
+    exit_code code = record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes,
+                            n_shapes, capacity, false, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -377,7 +497,8 @@ exit_code model_program_bytes(ck_backend *backend, const model_base *base, const
                               int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                               bool train, size_t *bytes, problems *list) {
     ck_program *program = NULL;
-    exit_code code = record(backend, base, shapes, n_shapes, capacity, outputs, train, &program, list);
+    exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
+                            train, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);
     ck_program_destroy(program);
     return code;

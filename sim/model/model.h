@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/base.h"
+#include "decoding.h"
 #include "kernels.h"
 #include "support/problems.h"
 
@@ -18,13 +19,12 @@ typedef struct {
 } model_base;
 
 typedef struct {
-    float *loss;                                        /* [max_sequences] summed nats per sequence */
-    int32_t *correct;                                   /* [max_sequences], or NULL */
-    float *gate_sum, *top1_count, *top_k_count, *p_sum; /* [max_sequences, layers, CK_MAX_EXPERTS], or NULL */
-    float *gate_record;                                 /* [max_tokens, layers, CK_MAX_EXPERTS], or NULL */
-    float *balance_coefficient, *balance_value;         /* both or neither: the load balance has a gradient */
-    float *logits;                                      /* tests only, or NULL */
-} model_outputs;                                        /* backend memory, the caller's */
+    float *loss;                                /* [max_sequences] summed nats per sequence */
+    float *gate_sum, *top1_count, *top_k_count; /* [max_sequences, layers, CK_MAX_EXPERTS], or NULL */
+    float *gate_record;                         /* [max_tokens, layers, CK_MAX_EXPERTS], or NULL */
+    float *balance_coefficient;                 /* as the last; NULL: the load balance has no gradient */
+    float *logits;                              /* tests only, or NULL */
+} model_outputs;                                /* backend memory, the caller's */
 
 /* A training step's forward and backward into ck_wave.gradients. */
 exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,
@@ -34,6 +34,17 @@ exit_code model_record_step(ck_backend *backend, const model_base *base, const c
 exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes,
                                   int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                                   ck_program **out, problems *list);
+/* Where a decoding program keeps keys and values, and what it gives: backend memory, the caller's. */
+typedef struct {
+    void *cache; /* [model_cache_bytes()] keys and values of all layers */
+    int32_t slots, positions;
+    float *logits; /* [max_sequences, vocabulary] of each sequence's last token in the wave */
+} model_decoding;
+size_t model_cache_bytes(const base_shape *base, ck_precision precision, int32_t slots, int32_t positions);
+/* Forward with a cache (decoding.h), the adapters of each sequence's device in it. */
+exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                                ck_program **out, problems *list);
 /* Pre-training: the plain transformer, gradients of every weight into ck_wave.base_gradients (layout of the
  * weights). */
 exit_code model_record_pretraining(ck_backend *backend, const model_base *base, const ck_capacity *capacity,

@@ -1,12 +1,16 @@
 /* model_pretraining.c - the plain transformer with the gradients of every weight, as one program.
  *
- *   x_0 = embed     x' = x_l + W_out attention(W_qkv norm(x_l))     x_{l+1} = x' + W_pr gelu(W_fc norm(x'))
+ *   x_0 = embed     x' = x_l + W_out attention(W_qkv norm(x_l))     x_{l+1} = x' + W_pr act(W_fc norm(x'))
  *       loss = head(norm(x_L))
  *
- * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The tied
- * embedding's gradient is written by the head and added to by the embedding, which comes last. */
+ * The norm, the positions and the activation are the family's (family.h).
+ *
+ * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The gradient
+ * of an embedding that is the head too is written by the head and added to by the embedding, which comes
+ * last. */
 #include <stdlib.h>
 
+#include "model/family.h"
 #include "model/model.h"
 #include "support/kernel_problem.h"
 
@@ -19,11 +23,12 @@ typedef struct {
     const model_base *base;
     const model_outputs *out;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
-    ck_tensor *nf, *statsf, *d, *dn, *dm, *d_o, *dqkv;
+    ck_tensor *nf, *statsf, *d, *dn, *dm, *du, *d_o, *dqkv;
 } recorder;
 
+/* -1 where the shape has no such tensor. */
 static int64_t offset(const recorder *r, int64_t layer0_offset, int layer) {
-    return layer0_offset + layer * r->base->layout.layer_stride;
+    return layer0_offset < 0 ? -1 : layer0_offset + layer * r->base->layout.layer_stride;
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -31,13 +36,13 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->x = ck_activation(r->program, s->width, "x");
     t->n1 = ck_activation(r->program, s->width, "norm 1");
     t->stats1 = ck_activation(r->program, 2, "norm 1 statistics");
-    t->qkv = ck_activation(r->program, 3 * s->width, "qkv");
-    t->o = ck_activation(r->program, s->width, "attention");
+    t->qkv = ck_activation(r->program, base_qkv_width(s), "qkv");
+    t->o = ck_activation(r->program, base_q_width(s), "attention");
     t->lse = ck_activation(r->program, s->heads, "attention log-sum-exp");
     t->x2 = ck_activation(r->program, s->width, "x after attention");
     t->stats2 = ck_activation(r->program, 2, "norm 2 statistics");
     t->n2 = ck_activation(r->program, s->width, "norm 2");
-    t->u = ck_activation(r->program, s->ffn, "fc");
+    t->u = ck_activation(r->program, base_fc_width(s), "fc");
     t->m = ck_activation(r->program, s->ffn, "activation");
 }
 
@@ -50,31 +55,26 @@ static void create_tensors(recorder *r) {
     r->d = ck_activation(r->program, s->width, "gradient stream");
     r->dn = ck_activation(r->program, s->width, "gradient of a norm");
     r->dm = ck_activation(r->program, s->ffn, "gradient of the activation");
-    r->d_o = ck_activation(r->program, s->width, "gradient of attention");
-    r->dqkv = ck_activation(r->program, 3 * s->width, "gradient of qkv");
+    r->du = ck_activation(r->program, base_fc_width(s), "gradient of fc");
+    r->d_o = ck_activation(r->program, base_q_width(s), "gradient of attention");
+    r->dqkv = ck_activation(r->program, base_qkv_width(s), "gradient of qkv");
 }
 
 static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, int64_t gain, int64_t bias) {
-    const float *w = r->base->weights;
-    ck_op_norm(r->program, &(ck_norm){.x = x,
-                                      .y = y,
-                                      .stats = stats,
-                                      .gain = w + gain,
-                                      .bias = w + bias,
-                                      .width = r->base->shape.width,
-                                      .epsilon = r->base->shape.epsilon});
+    model_norm(r->program, r->base, x, y, stats, model_weight(r->base, gain, 0),
+               model_weight(r->base, bias, 0));
 }
 
 static void linear(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *residual, int64_t weight, int64_t bias,
                    int32_t in, int32_t out) {
-    const float *w = r->base->weights;
     ck_op_linear(r->program, &(ck_linear){.x = x,
                                           .y = y,
                                           .residual = residual,
-                                          .weight = w + weight,
-                                          .bias = w + bias,
+                                          .weight = model_weight(r->base, weight, 0),
+                                          .bias = model_weight(r->base, bias, 0),
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
 }
 
 static void layer_forward(recorder *r, int l) {
@@ -82,14 +82,13 @@ static void layer_forward(recorder *r, int l) {
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
     norm(r, t->x, t->n1, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l));
-    linear(r, t->n1, t->qkv, NULL, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width, 3 * s->width);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){.qkv = t->qkv, .o = t->o, .lse = t->lse, .heads = s->heads, .width = s->width});
-    linear(r, t->o, t->x2, t->x, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width, s->width);
+    linear(r, t->n1, t->qkv, NULL, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width,
+           base_qkv_width(s));
+    model_attention(r->program, r->base, t->qkv, t->o, t->lse);
+    linear(r, t->o, t->x2, t->x, offset(r, w->out_w, l), offset(r, w->out_b, l), base_q_width(s), s->width);
     norm(r, t->x2, t->n2, t->stats2, offset(r, w->ln2_gain, l), offset(r, w->ln2_bias, l));
-    linear(r, t->n2, t->u, NULL, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, s->ffn);
-    ck_op_gelu(r->program, &(ck_gelu){.u = t->u, .m = t->m, .ffn = s->ffn});
+    linear(r, t->n2, t->u, NULL, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, base_fc_width(s));
+    model_family_of(s)->activation(r->program, s->ffn, t->u, t->m);
     linear(r, t->m, r->layers[l + 1].x, t->x2, offset(r, w->pr_w, l), offset(r, w->pr_b, l), s->ffn,
            s->width);
 }
@@ -97,22 +96,18 @@ static void layer_forward(recorder *r, int l) {
 static void forward(recorder *r) {
     const base_shape *s = &r->base->shape;
     const base_layout *w = &r->base->layout;
-    const float *weights = r->base->weights;
-    ck_op_embed(r->program, &(ck_embed){.x = r->layers[0].x,
-                                        .wte = weights + w->wte,
-                                        .wpe = weights + w->wpe,
-                                        .width = s->width});
+    model_embed(r->program, r->base, r->layers[0].x);
     for (int l = 0; l < s->layers; l++) layer_forward(r, l);
     norm(r, r->layers[s->layers].x, r->nf, r->statsf, w->lnf_gain, w->lnf_bias);
-    ck_op_head(r->program, &(ck_head){.x = r->nf,
+    ck_op_head(r->program, &(ck_head){.mode = CK_HEAD_PRETRAIN,
+                                      .x = r->nf,
                                       .dx = r->dn,
-                                      .wte = weights + w->wte,
+                                      .weight = model_weight(r->base, w->head, 0),
                                       .loss = r->out->loss,
-                                      .correct = r->out->correct,
                                       .logits = r->out->logits,
                                       .width = s->width,
                                       .vocabulary = s->vocabulary,
-                                      .wte_gradient = w->wte});
+                                      .weight_gradient = w->head});
 }
 
 static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t gain, int64_t bias,
@@ -125,7 +120,8 @@ static void norm_backward(recorder *r, ck_tensor *x, ck_tensor *stats, int64_t g
                                                         .width = r->base->shape.width,
                                                         .gain_gradient = gain,
                                                         .bias_gradient = bias,
-                                                        .accumulate = accumulate});
+                                                        .accumulate = accumulate,
+                                                        .kind = model_family_of(&r->base->shape)->norm});
 }
 
 static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor *dx, int64_t weight,
@@ -136,6 +132,7 @@ static void linear_backward(recorder *r, ck_tensor *x, ck_tensor *dy, ck_tensor 
                                                             .weight = r->base->weights + weight,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .weight_gradient = weight,
                                                             .bias_gradient = bias});
 }
@@ -145,20 +142,15 @@ static void layer_backward(recorder *r, int l) {
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, t->m, r->d, r->dm, offset(r, w->pr_w, l), offset(r, w->pr_b, l), s->ffn, s->width);
-    ck_op_gelu_backward(r->program, &(ck_gelu_backward){.u = t->u, .dm = r->dm, .du = r->dm, .ffn = s->ffn});
-    linear_backward(r, t->n2, r->dm, r->dn, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width, s->ffn);
+    model_family_of(s)->activation_backward(r->program, s->ffn, t->u, r->dm, r->du);
+    linear_backward(r, t->n2, r->du, r->dn, offset(r, w->fc_w, l), offset(r, w->fc_b, l), s->width,
+                    base_fc_width(s));
     norm_backward(r, t->x2, t->stats2, offset(r, w->ln2_gain, l), offset(r, w->ln2_bias, l), true);
-    linear_backward(r, t->o, r->d, r->d_o, offset(r, w->out_w, l), offset(r, w->out_b, l), s->width,
+    linear_backward(r, t->o, r->d, r->d_o, offset(r, w->out_w, l), offset(r, w->out_b, l), base_q_width(s),
                     s->width);
-    ck_op_attention_backward(r->program, &(ck_attention_backward){.qkv = t->qkv,
-                                                                  .o = t->o,
-                                                                  .lse = t->lse,
-                                                                  .d_o = r->d_o,
-                                                                  .dqkv = r->dqkv,
-                                                                  .heads = s->heads,
-                                                                  .width = s->width});
+    model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     linear_backward(r, t->n1, r->dqkv, r->dn, offset(r, w->qkv_w, l), offset(r, w->qkv_b, l), s->width,
-                    3 * s->width);
+                    base_qkv_width(s));
     norm_backward(r, t->x, t->stats1, offset(r, w->ln1_gain, l), offset(r, w->ln1_bias, l), true);
 }
 
@@ -172,7 +164,8 @@ static void backward(recorder *r) {
                                                           .wpe_gradient = w->wpe,
                                                           .width = s->width,
                                                           .vocabulary = s->vocabulary,
-                                                          .positions = s->context});
+                                                          .positions = s->context,
+                                                          .accumulate = w->head == w->wte});
 }
 
 /* Records without finishing, so that the size can be asked before anything is allocated. */

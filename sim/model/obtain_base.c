@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/family.h"
 #include "config/config.h"
 #include "model/pretrain.h"
 #include "support/cache.h"
@@ -16,7 +17,7 @@ static exit_code load_cached(const settings *s, const char *path, base_model **m
         return problem(list, code,
                        "%s is a base that was made before and cannot be read; remove it to make it anew",
                        path);
-    if (memcmp(&(*model)->shape, &expected, sizeof expected) == 0) return EXIT_OK;
+    if (base_same_shape(&(*model)->shape, &expected)) return EXIT_OK;
     base_destroy(*model);
     *model = NULL;
     return problem(
@@ -54,7 +55,7 @@ bool run_trains_base(const settings *s) {
 static exit_code check_checkpoint(const settings *s, problems *list) {
     if (folder_is_there(s->base.checkpoint)) return EXIT_OK;
     return problem(list, EXIT_INPUT,
-                   "there is no folder %s; it must be a GPT-2 as Hugging Face publishes it, with config.json "
+                   "there is no folder %s; it must be a model as Hugging Face publishes it, with config.json "
                    "and model.safetensors",
                    s->base.checkpoint);
 }
@@ -65,9 +66,10 @@ static exit_code check_context(const settings *s, const base_shape *shape, probl
     if (s->data.sequence <= shape->context) return EXIT_OK;
     exit_code code = problem(list, EXIT_INPUT,
                              "windows of %d tokens do not fit the base in %s, which knows %d positions "
-                             "(n_positions in its config.json); "
+                             "(%s in its config.json); "
                              "take at most %d",
-                             s->data.sequence, s->base.checkpoint, shape->context, shape->context);
+                             s->data.sequence, s->base.checkpoint, shape->context,
+                             base_family_of(shape->family)->context_key, shape->context);
     settings_prefix(s, "data.sequence", before, list);
     return code;
 }
@@ -90,15 +92,14 @@ static exit_code load_checkpoint(const settings *s, base_model **model, problems
     return code;
 }
 
-exit_code run_read_base(const settings *s, problems *list) {
+exit_code run_read_base(const settings *s, base_model **model, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    base_model *model = NULL;
     exit_code code = EXIT_OK;
+    *model = NULL;
     if (s->base.checkpoint)
-        code = load_checkpoint(s, &model, list);
+        code = load_checkpoint(s, model, list);
     else if (s->base.pretrain.tokens > 0 && cached_base(s, path) && folder_is_there(path))
-        code = load_cached(s, path, &model, list);
-    base_destroy(model);
+        code = load_cached(s, path, model, list);
     return code;
 }
 

@@ -13,8 +13,8 @@
 /* The base's shape, before there is a base; refused where the run's windows do not fit it. */
 exit_code run_base_shape(const settings *s, base_shape *out, problems *list);
 /* Reads a base that is there already (base.checkpoint, or made before) for what may be wrong with it, as
- * run_obtain_base() will. */
-exit_code run_read_base(const settings *s, problems *list);
+ * run_obtain_base() will. *model is the caller's; NULL where there is none yet. */
+exit_code run_read_base(const settings *s, base_model **model, problems *list);
 /* Whether run_obtain_base() will have to train it. */
 bool run_trains_base(const settings *s);
 

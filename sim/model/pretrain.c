@@ -12,13 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/tensors.h"
 #include "data/data.h"
 #include "model/model.h"
 #include "support/kernel_problem.h"
 #include "support/progress.h"
 #include "support/rng.h"
 
-enum { RANGES_A_LAYER = 12, RANGES_OUTSIDE = 4, VALID_BATCHES = 8 };
+enum { VALID_BATCHES = 8 };
 
 static const float BETA1 = 0.9F, BETA2 = 0.95F, EPSILON = 1e-8F, LAST_RATE = 0.1F;
 
@@ -41,49 +42,35 @@ typedef struct {
 
 base_shape pretrain_shape(const settings *s) {
     const base_settings *b = &s->base;
-    return (base_shape){.layers = b->layers,
-                        .width = b->width,
-                        .heads = b->heads,
-                        .ffn = 4 * b->width,
-                        .vocabulary = b->vocabulary,
-                        .context = b->context,
-                        .epsilon = 1e-5F};
+    return base_complete((base_shape){.family = (base_family_id)b->family,
+                                      .layers = b->layers,
+                                      .width = b->width,
+                                      .heads = b->heads,
+                                      .kv_heads = b->kv_heads,
+                                      .ffn = b->ffn,
+                                      .vocabulary = b->vocabulary,
+                                      .context = b->context,
+                                      .epsilon = 1e-5F,
+                                      .tied_head = true,
+                                      .rope = {.theta = (float)b->rope_theta}});
 }
 
 /* ---- What is decayed ---- */
 
-static void add_range(trainer *t, int64_t offset, int64_t count, bool matrix) {
-    float decay = matrix ? (float)t->settings->base.pretrain.weight_decay : 0.0F;
-    t->ranges[t->n_ranges++] = (ck_range){.offset = offset, .count = count, .weight_decay = decay};
-}
-
-static void add_layer_ranges(trainer *t, int64_t at) {
-    const base_layer *w = &t->model->layout.layer0;
-    int64_t d = t->model->shape.width, f = t->model->shape.ffn;
-    add_range(t, at + w->ln1_gain, d, false);
-    add_range(t, at + w->ln1_bias, d, false);
-    add_range(t, at + w->qkv_w, 3 * d * d, true);
-    add_range(t, at + w->qkv_b, 3 * d, false);
-    add_range(t, at + w->out_w, d * d, true);
-    add_range(t, at + w->out_b, d, false);
-    add_range(t, at + w->ln2_gain, d, false);
-    add_range(t, at + w->ln2_bias, d, false);
-    add_range(t, at + w->fc_w, f * d, true);
-    add_range(t, at + w->fc_b, f, false);
-    add_range(t, at + w->pr_w, d * f, true);
-    add_range(t, at + w->pr_b, d, false);
-}
-
+/* Matrices are; gains and biases are not. */
 static exit_code make_ranges(trainer *t, problems *list) {
-    const base_shape *s = &t->model->shape;
-    const base_layout *w = &t->model->layout;
-    t->ranges = malloc(((size_t)s->layers * RANGES_A_LAYER + RANGES_OUTSIDE) * sizeof *t->ranges);
+    const base_model *m = t->model;
+    t->n_ranges = base_tensor_count(&m->shape);
+    t->ranges = malloc((size_t)t->n_ranges * sizeof *t->ranges);
     if (!t->ranges) return problem(list, EXIT_ENVIRONMENT, "pre-training: out of memory");
-    add_range(t, w->wte, (int64_t)s->vocabulary * s->width, true);
-    add_range(t, w->wpe, (int64_t)s->context * s->width, true);
-    for (int l = 0; l < s->layers; l++) add_layer_ranges(t, l * w->layer_stride);
-    add_range(t, w->lnf_gain, s->width, false);
-    add_range(t, w->lnf_bias, s->width, false);
+    for (int i = 0; i < t->n_ranges; i++) {
+        packed_tensor tensor = base_tensor(&m->shape, &m->layout, "", i, NULL);
+        bool matrix = tensor.n_dims == 2;
+        t->ranges[i] =
+            (ck_range){.offset = tensor.offset,
+                       .count = matrix ? tensor.dims[0] * tensor.dims[1] : tensor.dims[0],
+                       .weight_decay = matrix ? (float)t->settings->base.pretrain.weight_decay : 0.0F};
+    }
     return EXIT_OK;
 }
 

@@ -4,11 +4,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "data/split.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
+#include "population/variants.h"
 #include "support/kernel_problem.h"
 
 enum { LIST_BYTES = 640, STRETCH_BYTES = 160 };
@@ -39,9 +39,9 @@ static void prefix_place(problems *list, int first, const char *file, const popu
 /* Whether parts are averaged whose number, or size, depends on a device's specialists. */
 static bool shares_with_specialists(const population *p) {
     int first = generalists_of(p);
-    const ck_part a = {CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
-                  b = {CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
-                  router = {CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
+    const ck_part a = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
+                  b = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
+                  router = {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
     return population_shares(p, &a) || population_shares(p, &b) || population_shares(p, &router);
 }
 
@@ -50,12 +50,7 @@ static exit_code check_population(const population *p, problems *list) {
     const population_settings *ps = p->settings;
     exit_code code = EXIT_OK;
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
-        if (generalists_of(p) + specialists_of(p, i) < 1)
-            code = problem(
-                list, EXIT_INPUT,
-                "population '%s': device %d has no expert; generalists + specialists must be at least 1",
-                ps->name, i);
-        else if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
+        if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
             code = problem(list, EXIT_INPUT,
                            "population '%s': method %s averages all experts, so every device must have as "
                            "many; device 0 has %d "
@@ -213,7 +208,7 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
         if (!f->corpora[i] && strcmp(sections[i]->corpus, data->corpus) == 0) return problems_code(list);
     int before = problems_count(list);
     exit_code code = corpus_open(data, f->vocabulary, out, list);
-    if (code == EXIT_OK) code = corpus_check_examples(*out, data, list);
+    THEN(code, corpus_check_examples(*out, data, list));
     if (code != EXIT_OK) {
         corpus_close(*out);
         *out = NULL;
@@ -238,7 +233,7 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
     const population_settings *s = p->settings;
     device *d = &f->devices[p->first_device + device_index];
     exit_code code = device_data_open(parts, device_index, p->method->pooled, &d->data, list);
-    if (code == EXIT_OK && given) code = device_data_give_windows(d->data, s->data.sequence, given, list);
+    if (given) THEN(code, device_data_give_windows(d->data, s->data.sequence, given, list));
     if (code != EXIT_OK) return code;
     d->text = (device_text){.source = device_data_source(d->data),
                             .overlaps = device_data_overlaps(d->data),
@@ -268,8 +263,7 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     p->text = c;
     partition *parts = NULL;
     exit_code code = read_windows(f, p, &given, list);
-    if (code == EXIT_OK)
-        code = partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list);
+    THEN(code, partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list));
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
         if (f->owner[p->first_device + i] == f->place.process)
             code = open_device_data(f, p, parts, i, given, list);
@@ -281,23 +275,9 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     return code;
 }
 
-static exit_code check_adapters(const fleet *f, problems *list) {
-    struct stat info;
-    int before = problems_count(list);
-    if (!f->adapters) return EXIT_OK;
-    exit_code code =
-        stat(f->adapters, &info) == 0 && S_ISDIR(info.st_mode)
-            ? packs_check(f, list)
-            : problem(list, EXIT_INPUT,
-                      "there is no folder %s; it must hold adapters_<population>_<device>.safetensors",
-                      f->adapters);
-    settings_prefix(f->settings, "adapters", before, list);
-    return code;
-}
-
 /* All that is refused is reported, but a corpus once and a population once for all its seeds. */
 exit_code fleet_open_data(fleet *f, problems *list) {
-    exit_code code = check_adapters(f, list);
+    exit_code code = given_packs_check(f, list);
     const population_settings *refused = NULL;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
@@ -311,7 +291,7 @@ exit_code fleet_open_data(fleet *f, problems *list) {
         if (c && !again) one = open_population_data(f, &f->populations[i], c, list);
         if (one == EXIT_OK) continue;
         refused = p;
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     free(sections);
     return code;
@@ -326,16 +306,15 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
     f->n_populations = s->n_populations;
     f->file = s->file;
     f->local_steps = (int64_t)s->rounds * s->local_steps;
-    f->adapters = s->adapters;
     f->settings = s;
     f->vocabulary = base->vocabulary;
     f->populations = calloc((size_t)s->n_populations, sizeof *f->populations);
     exit_code code =
         f->populations ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
-    if (code == EXIT_OK) code = make_populations(s, f, list);
-    if (code == EXIT_OK) code = make_devices(f, base, list);
+    THEN(code, make_populations(s, f, list));
+    THEN(code, make_devices(f, base, list));
     if (code == EXIT_OK) packs_place(f);
-    if (code == EXIT_OK) code = groups_create(f, list);
+    THEN(code, groups_create(f, list));
     if (code != EXIT_OK) {
         fleet_destroy(f);
         return code;
@@ -362,14 +341,12 @@ exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, probl
     f->stream = stream;
     bool moments_far = f->packs_at != PACKS_NEAR, all_far = f->packs_at == PACKS_FAR;
     ck_status status = allocate_packs(f, f->n_parameters, all_far, "adapters", &f->parameters);
-    if (status == CK_OK)
-        status = allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1);
-    if (status == CK_OK)
-        status = allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2);
-    if (status == CK_OK) status = allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried);
-    if (status == CK_OK) status = allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed);
+    THEN(status, allocate_packs(f, f->n_parameters, moments_far, "first moments of AdamW", &f->moment1));
+    THEN(status, allocate_packs(f, f->n_parameters, moments_far, "second moments of AdamW", &f->moment2));
+    THEN(status, allocate_packs(f, f->n_carried, all_far, "carried gradients", &f->carried));
+    THEN(status, allocate_packs(f, f->n_packed, false, "averaged adapters", &f->packed));
     exit_code code = kernel_problem(list, backend, status, "allocating the devices");
-    return code != EXIT_OK ? code : packs_init(f, list);
+    return THEN(code, packs_init(f, list));
 }
 
 static void free_buffers(fleet *f) {
@@ -383,6 +360,7 @@ static void free_buffers(fleet *f) {
 
 void fleet_destroy(fleet *f) {
     if (!f) return;
+    variants_destroy(f);
     free_buffers(f);
     groups_destroy(f);
     for (int i = 0; f->devices && i < f->n_devices; i++)

@@ -46,9 +46,16 @@ typedef struct {
     int64_t parameters_shared, parameters_private;
     /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t bytes_a_round;
+    int64_t bytes_up, bytes_down;       /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
+    int64_t variant_version;            /* of its population's base variant that it has received; 0: none */
     bool stopped;                       /* diverged: takes no further part */
 } device;
+
+/* 0: the MLP of the base as it is, or with LoRAs that every token uses. */
+static inline int device_experts(const device *d) {
+    return d->generalists + d->specialists;
+}
 
 typedef struct {
     const population_settings *settings;
@@ -79,9 +86,8 @@ typedef struct {
     int *local;       /* [n_local] this process's devices, rising */
     const char *file; /* the configuration's path, for messages */
     const settings *settings;
-    const char *adapters; /* NULL, or the folder that replaces random initialisation */
-    int vocabulary;       /* of the base */
-    int64_t local_steps;  /* of the whole run */
+    int vocabulary;      /* of the base */
+    int64_t local_steps; /* of the whole run */
     int n_populations, n_devices, n_shapes;
     population *populations;
     device *devices;
@@ -95,9 +101,10 @@ typedef struct {
     int n_groups;
     /* one per population that shares anything, has more than one device, and has not stopped */
     ck_group *groups;
-    int *group_population; /* [n_groups] */
-    int64_t n_packed;      /* floats of all groups' packed buffers */
-    float *packed;         /* backend memory [n_packed] */
+    int *group_population;     /* [n_groups] */
+    int64_t n_packed;          /* floats of all groups' packed buffers */
+    float *packed;             /* backend memory [n_packed] */
+    struct variants *variants; /* population/variants.h; NULL: no population has one */
     int n_corpora;
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;
@@ -123,7 +130,7 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
  * they weigh the same until then. Called by all processes, once the text of all devices is open. */
 exit_code fleet_weigh(fleet *f, problems *list);
 /* Allocates and initialises the packs on the backend: A ~ Kaiming-uniform(sqrt 5), B = 0, R ~ N(0, 0.02^2).
- * Generalists, the attention LoRA and whatever is averaged are keyed by (seed, tensor), specialists and
+ * Generalists, the LoRAs of no expert and whatever is averaged are keyed by (seed, tensor), specialists and
  * routers by (seed, device, tensor): populations of equal seed start from the same tensors, and what is
  * averaged starts equal on all devices. */
 exit_code fleet_allocate(fleet *f, ck_backend *backend, ck_stream *stream, problems *list);
@@ -158,5 +165,7 @@ bool population_shares(const population *p, const ck_part *part);
 int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count);
 /* Writes a new device's pack [shape->total], from random numbers. */
 void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);
+/* The same of any device: from the folder that fleet.adapters names, where it does. */
+exit_code fleet_initial_pack(const fleet *f, const device *d, float *pack, problems *list);
 
 #endif

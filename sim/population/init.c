@@ -2,19 +2,18 @@
  * 0.02^2).
  *
  * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's
- * attention LoRA. So a further expert, another rank or another population changes no other tensor.
+ * LoRA at a site. So a further expert, another rank or another population changes no other tensor.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "adapters/adapters.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
 #include "support/kernel_problem.h"
 #include "support/rng.h"
 
-enum { TENSORS_A_LAYER = 64, MOST_BAD_FILES = 8 };
+enum { TENSORS_A_LAYER = 64 };
 
 static const float ROUTER_SIGMA = 0.02F;
 
@@ -29,10 +28,12 @@ static bool starts_equal(const population *p, const device *d, const ck_part *pa
 /* Which tensor of its layer a factor A is: its number is part of its key. Experts are counted among their
  * kind. */
 static int tensor_number(const ck_part *part, int expert) {
-    static const int first[CK_SITES] = {
-        [CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3, [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1};
-    int step = part->site == CK_SITE_GATE ? 1 : 2;
-    return first[part->site] + (ck_is_routed(part->site) ? step * expert : 0);
+    static const int expert_0[CK_SITES] = {[CK_SITE_GATE] = 34, [CK_SITE_FC] = 2, [CK_SITE_PR] = 3};
+    static const int lora[CK_SITES] = {
+        [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1,   [CK_SITE_Q] = 50,  [CK_SITE_K] = 51,
+        [CK_SITE_V] = 52,  [CK_SITE_GATE] = 53, [CK_SITE_FC] = 54, [CK_SITE_PR] = 55};
+    if (part->adapter == CK_LORA) return lora[part->site];
+    return expert_0[part->site] + (part->site == CK_SITE_GATE ? 1 : 2) * expert;
 }
 
 static void init_a(const population *p, const device *d, const ck_part *part, float *a) {
@@ -62,54 +63,30 @@ void fleet_init_pack(const population *p, const device *d, const ck_shape *s, fl
     }
 }
 
-static exit_code read_pack(const fleet *f, const device *d, float *pack, problems *list) {
-    const ck_shape *shape = &f->shapes[d->shape];
-    char *path = adapters_path(f->adapters, d->population, d->index);
-    if (!path) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
-    exit_code code = adapters_read(path, shape, pack, list);
-    free(path);
-    return code;
-}
-
-/* After a few bad files the rest would say the same. Each is read into the same place: what is in it counts,
- * too. */
-exit_code packs_check(const fleet *f, problems *list) {
-    float *pack = malloc((size_t)fleet_largest_pack(f) * sizeof *pack + 1);
-    exit_code code = pack ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
-    for (int i = 0, bad = 0; pack && i < f->n_local && bad < MOST_BAD_FILES; i++) {
-        exit_code one = read_pack(f, &f->devices[f->local[i]], pack, list);
-        if (one != EXIT_OK) code = one;
-        bad += one != EXIT_OK;
-    }
-    free(pack);
-    return code;
-}
-
-static exit_code read_chunk(const fleet *f, int first, int end, float *host, problems *list) {
-    exit_code code = EXIT_OK;
-    for (int i = first; i < end && code == EXIT_OK; i++) {
-        const device *d = &f->devices[f->local[i]];
-        code = read_pack(f, d, host + d->pack - f->devices[f->local[first]].pack, list);
-    }
-    return code;
+exit_code fleet_initial_pack(const fleet *f, const device *d, float *pack, problems *list) {
+    fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], pack);
+    return given_pack_read(f, d, pack, list);
 }
 
 /* Packs of a process's neighbouring devices are neighbours in its memory, so a chunk of them is one upload.
  */
 static exit_code init_chunk(fleet *f, int first, int end, float *host, problems *list) {
     int64_t origin = f->devices[f->local[first]].pack;
-    exit_code code = f->adapters ? read_chunk(f, first, end, host, list) : EXIT_OK;
-    if (code != EXIT_OK) return code;
+    exit_code code = EXIT_OK;
 #pragma omp parallel for num_threads(ck_threads(f->backend))
     for (int i = first; i < end; i++) {
         const device *d = &f->devices[f->local[i]];
-        if (!f->adapters)
-            fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
+        fleet_init_pack(&f->populations[d->population], d, &f->shapes[d->shape], host + d->pack - origin);
     }
+    for (int i = first; i < end && code == EXIT_OK; i++) {
+        const device *d = &f->devices[f->local[i]];
+        code = given_pack_read(f, d, host + d->pack - origin, list);
+    }
+    if (code != EXIT_OK) return code;
     const device *last = &f->devices[f->local[end - 1]];
     size_t bytes = (size_t)(last->pack + f->shapes[last->shape].total - origin) * sizeof *host;
     ck_status status = ck_upload(f->stream, f->parameters + origin, host, bytes);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_wait(f->stream));
     return kernel_problem(list, f->backend, status, "initial adapters");
 }
 

@@ -7,10 +7,58 @@
 #include <string.h>
 
 #include "methods/as_released.h"
+#include "model/family.h"
 #include "population/parts.h"
 
-static float lora_scale(const experts_settings *x, int rank) {
-    return (float)(x->scaling == SCALING_RSLORA ? x->alpha / sqrt(rank) : x->alpha / rank);
+static float lora_scale(const experts_settings *x, double alpha, int rank) {
+    return (float)(x->scaling == SCALING_RSLORA ? alpha / sqrt(rank) : alpha / rank);
+}
+
+/* Whether a layer of the base has that linear: GPT-2's q, k and v are one, and its MLP has no gate. */
+static bool has_linear(const base_shape *base, ck_site site) {
+    bool gpt2 = base->family == BASE_GPT2;
+    switch (site) {
+    case CK_SITE_QKV:
+        return gpt2;
+    case CK_SITE_Q:
+    case CK_SITE_K:
+    case CK_SITE_V:
+    case CK_SITE_GATE:
+        return !gpt2;
+    case CK_SITE_OUT:
+    case CK_SITE_FC:
+    case CK_SITE_PR:
+        return true;
+    case CK_SITES:
+        break;
+    }
+    return false;
+}
+
+static void fill_loras(ck_shape *shape, const base_shape *base, const population_settings *ps) {
+    for (ck_site site = 0; site < CK_SITES; site++) {
+        bool together = ps->attention_rank > 0 && settings_is_of_attention(site);
+        int rank = together ? ps->attention_rank : ps->lora.rank[site];
+        if (rank == 0 || !has_linear(base, site)) continue;
+        shape->lora_rank[site] = rank;
+        shape->lora_scale[site] = lora_scale(&ps->experts, ps->lora.alpha[site], rank);
+    }
+}
+
+/* A LoRA on a linear that bases of this family do not have. */
+static exit_code check_linears(const base_shape *base, const population_settings *ps, problems *list) {
+    char there[128] = "";
+    size_t used = 0;
+    for (ck_site site = 0; site < CK_SITES; site++)
+        if (has_linear(base, site))
+            used += (size_t)snprintf(there + used, sizeof there - used, "%s%s", used ? ", " : "",
+                                     settings_linear(site));
+    for (ck_site site = 0; site < CK_SITES; site++)
+        if (ps->lora.rank[site] > 0 && !has_linear(base, site))
+            return problem(list, EXIT_INPUT,
+                           "population '%s': lora.%s: a layer of this base has no such linear; it has %s",
+                           ps->name, settings_linear(site), there);
+    return EXIT_OK;
 }
 
 static void fill_given(ck_shape *shape, const base_shape *base, const population *p, const device *d) {
@@ -19,21 +67,20 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     shape->n_layers = base->layers;
     shape->width = base->width;
     shape->ffn = base->ffn;
-    shape->n_experts = d->generalists + d->specialists;
+    shape->q_width = base_q_width(base);
+    shape->kv_width = base_kv_width(base);
+    shape->mlp = model_family_of(base)->mlp;
+    shape->n_experts = device_experts(d) > 0 ? device_experts(d) : 1; /* of rank 0: the MLP of the base */
     shape->top_k = ps->experts.top_k;
     shape->gates = p->method->gates;
     shape->mix = ps->experts.mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
-    for (int i = 0; i < 2 && ps->attention_rank > 0; i++) {
-        static const ck_site sites[2] = {CK_SITE_QKV, CK_SITE_OUT};
-        shape->lora_rank[sites[i]] = ps->attention_rank;
-        shape->lora_scale[sites[i]] = lora_scale(&ps->experts, ps->attention_rank);
-    }
+    fill_loras(shape, base, ps);
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
-    for (int e = 0; e < shape->n_experts && e < CK_MAX_EXPERTS; e++) {
+    for (int e = 0; e < device_experts(d) && e < CK_MAX_EXPERTS; e++) {
         double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
                                         d->specialists, e);
         shape->rank[e] = ps->rank;
-        shape->scale[e] = lora_scale(&ps->experts, ps->rank);
+        shape->scale[e] = lora_scale(&ps->experts, ps->experts.alpha, ps->rank);
         shape->balance[e] =
             routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;
     }
@@ -58,14 +105,14 @@ static exit_code check_coefficients(const ck_shape *shape, const population *p, 
     for (int site = 0; site < CK_SITES; site++)
         scaled = scaled && (shape->lora_rank[site] == 0 || shape->lora_scale[site] > 0.0F);
     for (int e = 0; e < shape->n_experts; e++) {
-        scaled = scaled && shape->scale[e] > 0.0F;
+        scaled = scaled && (shape->rank[e] == 0 || shape->scale[e] > 0.0F);
         balanced =
             balanced && isfinite(shape->balance[e]) && (shape->balance[e] > 0.0F || !has_balance(shape, x));
     }
     if (!scaled)
         return problem(list, EXIT_INPUT,
-                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; "
-                       "make it larger",
+                       "population '%s': experts.alpha %g (or one of lora.alpha), divided for the rank, is 0 "
+                       "in single precision; make it larger",
                        p->settings->name, x->alpha);
     if (balanced) return EXIT_OK;
     return problem(list, EXIT_INPUT,
@@ -78,11 +125,13 @@ static exit_code check_coefficients(const ck_shape *shape, const population *p, 
 exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape,
                           problems *list) {
     ck_shape made;
+    exit_code checked = check_linears(base, p->settings, list);
+    if (checked != EXIT_OK) return checked;
     fill_given(&made, base, p, d);
     if (made.n_experts > CK_MAX_EXPERTS)
         return problem(list, EXIT_INPUT, "population '%s': device %d has %d experts; at most %d are possible",
                        p->settings->name, d->index, made.n_experts, CK_MAX_EXPERTS);
-    exit_code checked = check_coefficients(&made, p, list);
+    checked = check_coefficients(&made, p, list);
     if (checked != EXIT_OK) return checked;
     for (*shape = 0; *shape < f->n_shapes; ++*shape)
         if (same_shape(&f->shapes[*shape], &made)) return EXIT_OK;

@@ -18,8 +18,8 @@
 #include "result/trace.h"
 #include "support/durable.h"
 
-enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 10, HASH_TEXT_BYTES = 33 };
-static const int64_t MOST_UNFINISHED = INT64_C(1) << 40;
+enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 11, HASH_TEXT_BYTES = 33 };
+static const int64_t MOST_BYTES = INT64_C(1) << 40;
 
 typedef struct {
     const char *path, *what;
@@ -47,6 +47,7 @@ static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
         {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true, PACKS_CARRIED},
         {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished,
          true, -1},
+        {"/variants", "bytes of base variants", H5T_NATIVE_UINT8, c->variants, 1, c->n_variants, true, -1},
     };
     memcpy(list, all, sizeof all);
 }
@@ -258,16 +259,19 @@ static exit_code read_array(hid_t file, const char *path, const checkpoint *c, c
     return code;
 }
 
-/* Its size is known to the file alone. */
-static exit_code allocate_unfinished(hid_t file, const char *path, checkpoint *c, problems *list) {
-    const array wanted = {.path = "/unfinished", .optional = true};
+/* Bytes whose number is known to the file alone. */
+static exit_code allocate_bytes(hid_t file, const char *path, const char *name, uint8_t **out, int64_t *n,
+                                problems *list) {
+    const array wanted = {.path = name, .optional = true};
     int64_t count = count_values(file, &wanted);
-    c->unfinished = NULL;
-    c->n_unfinished = 0;
-    if (count < 0 || count > MOST_UNFINISHED) return refuse(path, "cannot read /unfinished", list);
-    if (count > 0 && !(c->unfinished = malloc((size_t)count)))
+    char why[64];
+    *out = NULL;
+    *n = 0;
+    snprintf(why, sizeof why, "cannot read %s", name);
+    if (count < 0 || count > MOST_BYTES) return refuse(path, why, list);
+    if (count > 0 && !(*out = malloc((size_t)count)))
         return problem(list, EXIT_ENVIRONMENT, "%s: not enough memory to read it", path);
-    c->n_unfinished = count;
+    *n = count;
     return EXIT_OK;
 }
 
@@ -278,7 +282,9 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
     if (h5_read_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, &error) ||
         h5_read_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, &error))
         return refuse(path, error.text, list);
-    exit_code code = allocate_unfinished(file, path, c, list);
+    exit_code code = allocate_bytes(file, path, "/unfinished", &c->unfinished, &c->n_unfinished, list);
+    exit_code others = allocate_bytes(file, path, "/variants", &c->variants, &c->n_variants, list);
+    if (code == EXIT_OK) code = others;
     arrays_of(c, arrays);
     begin_hash(c, &state);
     for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++)
@@ -296,7 +302,7 @@ exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
     hid_t file = -1;
     h5_enter();
     exit_code code = open_checkpoint(path, &file, list);
-    if (code == EXIT_OK) code = read_identity(file, path, c, list);
+    THEN(code, read_identity(file, path, c, list));
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;
@@ -319,7 +325,7 @@ exit_code checkpoint_read(const char *path, checkpoint *c, problems *list) {
     hid_t file = -1;
     h5_enter();
     exit_code code = open_checkpoint(path, &file, list);
-    if (code == EXIT_OK) code = read_all(file, path, c, list);
+    THEN(code, read_all(file, path, c, list));
     if (file >= 0) H5Fclose(file);
     h5_leave();
     return code;

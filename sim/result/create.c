@@ -68,7 +68,7 @@ static hid_t create_table(hid_t file, metric_id id, const metric_shape *shape, h
     hid_t dataset =
         h5_create_dataset(file, metrics[id].path, table_memory_type(id), space, properties, error);
     if (dataset < 0) return -1;
-    if (h5_write_text(dataset, "units", metrics[id].units, error) ||
+    if (h5_write_text(dataset, "units", metric_units(id, shape), error) ||
         h5_write_text(dataset, "axes", axes_text(metrics[id].axes), error))
         return -1;
     H5Sclose(space);
@@ -182,9 +182,13 @@ static int write_attributes(hid_t file, const trace_header *header, const char *
     const int32_t schema = TRACE_SCHEMA_VERSION;
     const struct {
         const char *name, *text;
-    } texts[] = {{"cohort_version", TRACE_COHORT_VERSION}, {"git_revision", header->git_revision},
-                 {"config", header->config_yaml},          {"backend", header->backend},
-                 {"hardware", header->hardware},           {"created_utc", created_utc}};
+    } texts[] = {{"cohort_version", TRACE_COHORT_VERSION},
+                 {"git_revision", header->git_revision},
+                 {"config", header->config_yaml},
+                 {"base", header->base},
+                 {"backend", header->backend},
+                 {"hardware", header->hardware},
+                 {"created_utc", created_utc}};
     if (h5_write_scalar(file, "schema_version", H5T_NATIVE_INT32, &schema, error)) return -1;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (h5_write_text(file, texts[i].name, texts[i].text ? texts[i].text : "", error)) return -1;

@@ -313,13 +313,12 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     const export_table *found = NULL;
     export_source s;
     exit_code code = find_table(table, &found, list);
-    if (code == EXIT_OK && path) code = refuse_own_file(folder, path, list);
-    if (code == EXIT_OK && path) code = refuse_other_format(path, list);
+    if (path) THEN(code, refuse_own_file(folder, path, list));
+    if (path) THEN(code, refuse_other_format(path, list));
     if (code != EXIT_OK) return code;
     h5_enter();
     code = open_result(folder, &s, list);
-    if (code == EXIT_OK)
-        code = path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list);
+    THEN(code, path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list));
     source_close(&s);
     h5_leave();
     return code;
@@ -331,7 +330,7 @@ exit_code trace_export_all(const char *folder, const char *out, problems *list) 
     if (code != EXIT_OK) return code;
     h5_enter();
     code = open_result(folder, &s, list);
-    if (code == EXIT_OK) code = export_every(&s, out, list);
+    THEN(code, export_every(&s, out, list));
     source_close(&s);
     h5_leave();
     return code;

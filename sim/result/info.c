@@ -93,8 +93,8 @@ static int result_read(result *r, const char *path, h5_error *error) {
 /* ---- printing ---- */
 
 static void print_attributes(const result *r) {
-    static const char *const names[] = {"created_utc", "cohort_version", "git_revision", "backend",
-                                        "hardware"};
+    static const char *const names[] = {"created_utc", "cohort_version", "git_revision",
+                                        "base",        "backend",        "hardware"};
     h5_error error = {0};
     uint64_t seed = 0;
     int32_t schema = 0;

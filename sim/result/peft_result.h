@@ -5,15 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "population/select.h"
 #include "support/problems.h"
-
-/* Which devices of a result: all, or those that match every field that is set. */
-typedef struct {
-    const char *population; /* NULL: any */
-    bool one_seed;
-    uint64_t seed;
-    int device; /* index in its population; -1: any */
-} peft_selection;
 
 typedef struct {
     int round, devices, folders; /* the checkpoint's round; what was written */
@@ -26,7 +19,7 @@ typedef struct {
  *       device<i>/router.safetensors
  * OUT must be new or empty. Nothing outside the result's folder is read. A population that diverged before
  * its first checkpoint has none: EXIT_INPUT. */
-exit_code peft_export(const char *result, const char *out, const peft_selection *selection,
+exit_code peft_export(const char *result, const char *out, const device_selection *selection,
                       peft_written *written, problems *list);
 /* Whether peft_export() would take the folder: before anything else is exported. */
 exit_code peft_check_place(const char *out, problems *list);

@@ -86,7 +86,7 @@ static exit_code open_old(const char *path, const trace_header *header, int want
         return h5_problem(&error, path, "it is not a trace, or damaged: start over in a new folder", list);
     const metric_shape shape = trace_shape_of(header);
     exit_code code = check_shapes(path, old, &shape, list);
-    return code == EXIT_OK ? find_rows(path, old, wanted, &error, list) : code;
+    return THEN(code, find_rows(path, old, wanted, &error, list));
 }
 
 /* Nothing but fill values: left unwritten, so that rounds without an evaluation take no space in the new file
@@ -164,8 +164,8 @@ exit_code trace_resume(const char *path, const trace_header *header, int rounds,
     trace_file file;
     h5_enter();
     code = open_old(path, header, rounds, &old, list);
-    if (code == EXIT_OK) code = replace_old(path, header, &old, &file, list);
+    THEN(code, replace_old(path, header, &old, &file, list));
     close_old(&old);
     h5_leave();
-    return code == EXIT_OK ? trace_start(&file, path, out, list) : code;
+    return THEN(code, trace_start(&file, path, out, list));
 }

@@ -1,8 +1,8 @@
 /* trace.h - what a run leaves behind: trace.h5 (readable while the run goes on), checkpoint.h5, summary.csv.
  *
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
- *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), backend,
- *                     hardware, seed, created_utc
+ *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), base (its
+ *                     family and sizes), backend, hardware, seed, created_utc
  *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any
  *                     device), rank, ..., gates: top_k (of a router) or mean, first_source
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
@@ -59,7 +59,7 @@ typedef struct {
 } trace_device;
 
 typedef struct {
-    const char *git_revision, *config_yaml, *backend, *hardware, *created_utc;
+    const char *git_revision, *config_yaml, *base, *backend, *hardware, *created_utc;
     uint64_t seed;
     int n_populations, n_devices, n_layers, max_experts, sequence;
     const trace_population *populations;
@@ -111,6 +111,7 @@ typedef struct {
     int64_t expert_step; /* expert steps each device has taken, over all rounds */
     int64_t router_step;
     const checkpoint_pieces *pieces; /* NULL: the next four arrays are whole */
+    float *piece;                    /* room for a piece; of whoever gives them */
     int64_t n_parameters;
     float *parameters, *moment1, *moment2; /* [n_parameters] packed adapters of all devices, host */
     int64_t n_carried;
@@ -124,11 +125,15 @@ typedef struct {
     /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else
      * none */
     uint8_t *unfinished;
+    int64_t n_variants;
+    /* [n_variants] bytes of population/variants.h; in the file only where populations have variants */
+    uint8_t *variants;
 } checkpoint;
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
 /* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash
  * to the run's (empty: any); a file that differs, or whose content does not match its hash, is refused (the
- * arrays may have been overwritten by then). `unfinished` is allocated here, and the caller's to free. */
+ * arrays may have been overwritten by then). `unfinished` and `variants` are allocated here, and the
+ * caller's to free. */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);

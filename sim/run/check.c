@@ -9,6 +9,7 @@
 #include "engine/plan.h"
 #include "model/obtain_base.h"
 #include "model/pretrain.h"
+#include "population/variants.h"
 #include "result/bank.h"
 #include "run/report.h"
 #include "run/run.h"
@@ -162,6 +163,7 @@ static void print_plan(const run_plan *plan) {
     printf("\nMemory plan (waves of at most %d windows, %lld tokens)\n\n", plan->limits.max_sequences,
            (long long)plan->limits.max_tokens);
     printf("  %12.1f MiB  base\n", mib(plan->base));
+    if (plan->variants > 0) printf("  %12.1f MiB  variants of the base\n", mib(plan->variants));
     printf("  %12.1f MiB  adapters and AdamW moments of the devices%s\n", mib(plan->packs), packs_text(plan));
     if (plan->slots > 0) printf("  %12.1f MiB  room for those of two waves, on the GPU\n", mib(plan->slots));
     printf("  %12.1f MiB  adapters on their way into a checkpoint\n", mib(plan->passing));
@@ -191,8 +193,8 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
     int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
     exit_code code =
         kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = fleet_create_at(place, s, shape, &f, list);
-    if (code == EXIT_OK) code = plan_make(s, backend, shape, f, &out->plan, list);
+    THEN(code, fleet_create_at(place, s, shape, &f, list));
+    THEN(code, plan_make(s, backend, shape, f, &out->plan, list));
     if (code == EXIT_OK) out->devices = f->n_local;
     problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
     fleet_destroy(f);
@@ -205,21 +207,22 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
 static exit_code plan_processes(const settings *s, int n, process_plan *plans, run_outline *o,
                                 problems *list) {
     exit_code code = run_base_shape(s, &o->shape, list);
-    if (code == EXIT_OK) code = plan_admits_devices(s, n, list);
+    THEN(code, plan_admits_devices(s, n, list));
     for (int p = 0; p < n && code == EXIT_OK; p++)
         code = plan_process(s, &o->shape, (process_place){.process = p, .processes = n, .on_machine = n},
                             &plans[p], list);
-    if (code == EXIT_OK) code = fleet_create(s, &o->shape, &o->fleet, list);
-    if (code == EXIT_OK) code = fleet_open_data(o->fleet, list);
+    THEN(code, fleet_create(s, &o->shape, &o->fleet, list));
+    THEN(code, variants_open(o->fleet, &o->shape, list));
+    THEN(code, fleet_open_data(o->fleet, list));
     exit_code text = code == EXIT_OK && run_trains_base(s) ? pretrain_check_text(s, list) : EXIT_OK;
-    return code == EXIT_OK ? text : code;
+    return THEN(code, text);
 }
 
 static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
     ck_backend *backend = NULL;
     exit_code code =
         kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = outline_make(s, ck_collective_local(), backend, o, list);
+    THEN(code, outline_make(s, ck_collective_local(), backend, o, list));
     plan->plan = o->plan;
     ck_close(backend);
     return code;
@@ -234,15 +237,40 @@ static void print_plans(const process_plan *plans, int n) {
     }
 }
 
+/* What a run would read before its first step; a base that has still to be trained is not there to fold into.
+ */
+static exit_code read_base(const settings *s, const fleet *f, problems *list) {
+    base_model *base = NULL;
+    exit_code code = run_read_base(s, &base, list);
+    if (code == EXIT_OK && base) code = variants_check(f, base, list);
+    base_destroy(base);
+    return code;
+}
+
+/* Once for all seeds of a population. */
+static void print_variants(const fleet *f) {
+    const char *last = "";
+    for (int i = 0; i < f->n_populations; i++) {
+        const population_settings *p = f->populations[i].settings;
+        if (!p->variant || strcmp(p->name, last) == 0) continue;
+        last = p->name;
+        printf("\n%s has a variant of the base, %s: %.1f MiB, which each of its devices receives once\n",
+               p->name, p->variant, mib((size_t)variants_first_bytes(f, i)));
+    }
+}
+
 exit_code run_check(const settings *s, int processes, problems *list) {
     run_outline o = {0};
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
     exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
-    if (code == EXIT_OK)
-        code = processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list);
-    if (code == EXIT_OK) code = run_read_base(s, list);
+    THEN(code,
+         processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list));
+    THEN(code, read_base(s, o.fleet, list));
     if (code == EXIT_OK) {
+        report_base(&o.shape);
+        putchar('\n');
         print_populations(o.fleet);
+        print_variants(o.fleet);
         print_plans(plans, processes);
         report_overlaps(false, o.fleet);
     }

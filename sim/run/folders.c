@@ -130,9 +130,9 @@ static exit_code compare_result(const settings *s, const result_folder *folder, 
             folder->path);
     result_path(folder, "config.yaml", path);
     exit_code code = settings_check_paths(s, list);
-    if (code == EXIT_OK) code = settings_load(path, 0, NULL, &old, list);
-    if (code == EXIT_OK) code = hash_of_checkpoint(folder, saved, list);
-    if (code == EXIT_OK) code = compare_settings(s, old, saved, folder, list);
+    THEN(code, settings_load(path, 0, NULL, &old, list));
+    THEN(code, hash_of_checkpoint(folder, saved, list));
+    THEN(code, compare_settings(s, old, saved, folder, list));
     settings_destroy(old);
     return code;
 }
@@ -195,8 +195,8 @@ static exit_code choose_path(const settings *s, const run_options *options, resu
 exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
     *out = (result_folder){0};
     exit_code code = choose_path(s, options, out, list);
-    if (code == EXIT_OK) code = lock_look(out->path, list);
-    if (code == EXIT_OK) code = check_content(s, out, options->resume, list);
+    THEN(code, lock_look(out->path, list));
+    THEN(code, check_content(s, out, options->resume, list));
     return code == EXIT_OK && !out->finished ? writable_check(out->path, "the result", list) : code;
 }
 
@@ -213,8 +213,8 @@ static exit_code check_unchanged(const result_folder *folder, problems *list) {
 exit_code result_begin(const settings *s, result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = folder_create(folder->path, list);
-    if (code == EXIT_OK) code = lock_take(folder->path, &folder->lock, list);
-    if (code == EXIT_OK) code = check_unchanged(folder, list);
+    THEN(code, lock_take(folder->path, &folder->lock, list));
+    THEN(code, check_unchanged(folder, list));
     result_path(folder, "config.yaml", path);
     if (code != EXIT_OK || folder->resumes) return code;
     char *yaml = settings_to_yaml(s);

@@ -30,6 +30,11 @@ static bool has_bounds(const summary_row *rows, int n) {
     return false;
 }
 
+void report_base(const base_shape *shape) {
+    char text[BASE_TEXT_BYTES];
+    printf("base: %s\n", base_describe(shape, text));
+}
+
 void report_table(const summary_row *rows, int n) {
     int widest = (int)strlen("population");
     for (int i = 0; i < n; i++)
@@ -65,10 +70,10 @@ static void print_share(double rate, double of, const char *what, const char *wh
 }
 
 void report_speed(const session *s, const ck_ceiling *ceiling) {
-    if (s->expert_seconds <= 0.0) return;
-    double rate = s->expert_flops / s->expert_seconds;
-    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: ", 1e-3 * s->expert_tokens / s->expert_seconds,
-           1e-9 * rate);
+    if (s->agreed.expert_seconds <= 0.0) return;
+    double rate = s->agreed.expert_flops / s->agreed.expert_seconds;
+    printf("\nexpert steps: %.1f k tokens/s, %.1f GFLOP/s: ",
+           1e-3 * s->agreed.expert_tokens / s->agreed.expert_seconds, 1e-9 * rate);
     print_share(rate, ceiling->product, "best sgemm rate", ceiling->product_of);
     if (ceiling->fma > 0.0) fputs(", ", stdout);
     if (ceiling->fma > 0.0) print_share(rate, ceiling->fma, "FMA peak", "");

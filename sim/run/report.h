@@ -10,6 +10,8 @@
 
 /* A note per population whose devices share training text for want of it. */
 void report_overlaps(bool quiet, const fleet *f);
+/* Its family and sizes, a line. */
+void report_base(const base_shape *shape);
 /* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole
  * run. */
 void report_table(const summary_row *rows, int n);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/checkpoints.h"
+#include "population/variants.h"
 #include "support/processes.h"
 #include "support/progress.h"
 #include "support/shell_words.h"
@@ -34,8 +35,7 @@ static exit_code save(rounds *r, int round, problems *list) {
     result_path(r->folder, "checkpoint.h5", path);
     exit_code code =
         processes_agree(r->session->collective, r->trace ? trace_flush(r->trace, list) : EXIT_OK, list);
-    if (code == EXIT_OK) code = checkpoints_save(r->session, round, r->checkpoint, path, list);
-    if (code == EXIT_OK) r->session->saved_round = round;
+    THEN(code, checkpoints_save(r->session, round, r->checkpoint, path, list));
     return code;
 }
 
@@ -44,36 +44,36 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
     const settings *s = r->session->settings;
     int processes = ck_processes(r->session->collective);
     char again[40] = "";
-    if (!(processes > 1 ? r->session->stop : interrupted)) return EXIT_OK;
+    if (!(processes > 1 ? r->session->agreed.stop : interrupted)) return EXIT_OK;
     if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
-    exit_code code = save(r, r->session->round - 1, list);
+    exit_code code = save(r, r->session->at.round - 1, list);
     char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
     problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
             "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s "
             "--resume%s",
-            r->session->round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "",
+            r->session->at.round, s->rounds, step, s->local_steps, code == EXIT_OK ? ", which is saved" : "",
             config, folder, again);
     free(config);
     free(folder);
-    return code == EXIT_OK ? EXIT_INTERRUPTED : code;
+    return THEN(code, EXIT_INTERRUPTED);
 }
 
 static void show(progress *bar, const session *s) {
-    double rate = s->expert_seconds > 0.0 ? s->expert_tokens / s->expert_seconds : 0.0;
-    progress_update(bar, s->local_step, "round %d/%d  %.1f k tokens/s  loss %.3f", s->round,
-                    s->settings->rounds, 1e-3 * rate, s->step_loss);
+    double rate = s->agreed.expert_seconds > 0.0 ? s->agreed.expert_tokens / s->agreed.expert_seconds : 0.0;
+    progress_update(bar, s->steps.taken, "round %d/%d  %.1f k tokens/s  loss %.3f", s->at.round,
+                    s->settings->rounds, 1e-3 * rate, s->agreed.step_loss);
 }
 
 /* All that are left: a resumed run may be within the round. */
 static exit_code local_steps(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
     exit_code code = EXIT_OK;
-    int taken = (int)(s->local_step - (int64_t)(s->round - 1) * s->settings->local_steps);
+    int taken = (int)(s->steps.taken - (int64_t)(s->at.round - 1) * s->settings->local_steps);
     if (taken == 0) session_begin_round(s);
     while (taken < s->settings->local_steps && code == EXIT_OK) {
         code = session_local_step(s, list);
-        if (code == EXIT_OK) code = session_follow_ups(s, list);
-        if (code == EXIT_OK) code = check_interrupt(r, ++taken, list);
+        THEN(code, session_follow_ups(s, list));
+        THEN(code, check_interrupt(r, ++taken, list));
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
@@ -84,9 +84,8 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
 static exit_code evaluate_before(session *s, problems *list) {
     exit_code code =
         session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS, list);
-    if (code == EXIT_OK)
-        code = session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list);
-    return code == EXIT_OK ? session_record_routing(s, list) : code;
+    THEN(code, session_evaluate(s, (evaluation_order){.part = DATA_VALID}, METRIC_VALID_LOSS, list));
+    return THEN(code, session_record_routing(s, list));
 }
 
 /* Devices that average nothing are what they were. */
@@ -99,15 +98,17 @@ static exit_code evaluate_after(session *s, problems *list) {
 }
 
 static exit_code aggregate(session *s, problems *list) {
+    exit_code code = processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
-        const device *d = &s->fleet->devices[i];
-        int64_t bytes = d->stopped ? 0 : d->bytes_a_round;
-        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] =
-            bytes;
-        s->bytes_up[i] += bytes;
-        s->bytes_down[i] += bytes;
+        device *d = &s->fleet->devices[i];
+        int64_t up = d->stopped ? 0 : d->bytes_a_round,
+                down = d->stopped ? 0 : d->bytes_a_round + variants_bring(s->fleet, d);
+        metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = up;
+        metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = down;
+        d->bytes_up += up;
+        d->bytes_down += down;
     }
-    return processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
+    return code;
 }
 
 static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
@@ -115,29 +116,29 @@ static exit_code end_round(rounds *r, const double seconds[4], problems *list) {
                                        METRIC_TIME_TOTAL};
     session *s = r->session;
     for (int i = 0; i < 4; i++) *metric_doubles(&s->numbers, times[i]) = seconds[i];
-    *metric_ints(&s->numbers, METRIC_ROUND) = s->round;
+    *metric_ints(&s->numbers, METRIC_ROUND) = s->at.round;
     exit_code code = session_gather_round(s, list);
     if (r->trace) metric_row_derive(&s->numbers);
-    if (code == EXIT_OK && r->trace) code = trace_append(r->trace, &s->numbers, list);
+    if (r->trace) THEN(code, trace_append(r->trace, &s->numbers, list));
     return processes_agree(s->collective, code, list);
 }
 
 static exit_code one_round(rounds *r, progress *bar, problems *list) {
     session *s = r->session;
-    bool evaluated = s->round % s->settings->evaluate.every == 0 || s->round == s->settings->rounds;
+    bool evaluated = s->at.round % s->settings->evaluate.every == 0 || s->at.round == s->settings->rounds;
     double start = run_clock();
     exit_code code = local_steps(r, bar, list);
     double trained = run_clock();
-    if (code == EXIT_OK && evaluated) code = evaluate_before(s, list);
+    if (evaluated) THEN(code, evaluate_before(s, list));
     double before = run_clock();
-    if (code == EXIT_OK) code = aggregate(s, list);
+    THEN(code, aggregate(s, list));
     double aggregated = run_clock();
-    if (code == EXIT_OK && evaluated) code = evaluate_after(s, list);
+    if (evaluated) THEN(code, evaluate_after(s, list));
     double end = run_clock();
     double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before,
                          end - start};
     s->numbers.evaluated = evaluated;
-    return code == EXIT_OK ? end_round(r, seconds, list) : code;
+    return THEN(code, end_round(r, seconds, list));
 }
 
 exit_code rounds_run(rounds *r, problems *list) {
@@ -148,13 +149,14 @@ exit_code rounds_run(rounds *r, problems *list) {
     progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
     interrupted = 0;
     stop_signals_catch(on_signal, STOP_SECOND_ENDS, &before);
-    s->interrupted = &interrupted;
-    for (s->round = r->checkpoint->round + 1; s->round <= config->rounds && code == EXIT_OK; s->round++) {
+    agreement_watch(&s->agreed, &interrupted);
+    for (s->at.round = r->checkpoint->round + 1; s->at.round <= config->rounds && code == EXIT_OK;
+         s->at.round++) {
         code = one_round(r, bar, list);
-        bool due = s->round % config->checkpoint_every == 0 && s->round < config->rounds;
-        if (code == EXIT_OK && due) code = save(r, s->round, list);
+        bool due = s->at.round % config->checkpoint_every == 0 && s->at.round < config->rounds;
+        if (due) THEN(code, save(r, s->at.round, list));
     }
-    s->interrupted = NULL;
+    agreement_watch(&s->agreed, NULL);
     stop_signals_release(&before);
     progress_finish(bar);
     return code;

@@ -55,7 +55,7 @@ static exit_code obtain_first(run *r, base_model **base, problems *list) {
     exit_code code = EXIT_OK;
     if (ck_local_processes(r->collective) > 1 && run_trains_base(s))
         code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &whole), "opening the backend");
-    if (code == EXIT_OK) code = run_obtain_base(s, whole ? whole : r->backend, r->quiet, NULL, base, list);
+    THEN(code, run_obtain_base(s, whole ? whole : r->backend, r->quiet, NULL, base, list));
     ck_close(whole);
     return code;
 }
@@ -70,12 +70,11 @@ static exit_code obtain_base(run *r, base_model **base, problems *list) {
     if (r->first) shape = (*base)->shape;
     code =
         processes_problem(r->collective, ck_collective_broadcast(r->collective, &shape, sizeof shape), list);
-    if (code == EXIT_OK && !r->first) code = base_create(&shape, base, list);
+    if (!r->first) THEN(code, base_create(&shape, base, list));
     code = processes_agree(r->collective, code, list);
     size_t bytes = *base ? (size_t)(*base)->layout.total * sizeof(float) : 0;
-    if (code == EXIT_OK)
-        code = processes_problem(r->collective,
-                                 ck_collective_broadcast(r->collective, (*base)->weights, bytes), list);
+    THEN(code, processes_problem(r->collective,
+                                 ck_collective_broadcast(r->collective, (*base)->weights, bytes), list));
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*base);
     *base = NULL;
@@ -106,10 +105,9 @@ static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
     run_outline outline = {0};
     exit_code code = open_backend(r, list);
-    if (code == EXIT_OK)
-        code = processes_agree(r->collective,
-                               outline_make(r->settings, r->collective, r->backend, &outline, list), list);
-    if (code == EXIT_OK) code = obtain_base(r, &base, list);
+    THEN(code, processes_agree(r->collective,
+                               outline_make(r->settings, r->collective, r->backend, &outline, list), list));
+    THEN(code, obtain_base(r, &base, list));
     if (code == EXIT_OK)
         code =
             session_create_among(r->collective, r->settings, r->backend, &outline, base, &r->session, list);
@@ -117,7 +115,7 @@ static exit_code open_session(run *r, problems *list) {
         outline_free(&outline);
     if (code != EXIT_OK) return code;
     if (r->first) report_overlaps(r->quiet, r->session->fleet);
-    r->session->result = r->folder.path;
+    r->session->at.result = r->folder.path;
     return processes_agree(r->collective, checkpoints_create(r->session, &r->checkpoint, list), list);
 }
 
@@ -134,13 +132,12 @@ static exit_code open_trace(run *r, problems *list) {
 static exit_code open_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = r->first ? result_begin(r->settings, &r->folder, list) : EXIT_OK;
-    if (code == EXIT_OK && r->first)
-        code = result_keep_base(r->settings, &r->session->base.shape, &r->folder, list);
+    if (r->first)
+        THEN(code, result_keep_base(r->settings, &r->session->programs.base.shape, &r->folder, list));
     code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
-    if (code == EXIT_OK && r->folder.resumes)
-        code = checkpoints_restore(r->session, &r->checkpoint, path, list);
-    return code == EXIT_OK ? processes_agree(r->collective, open_trace(r, list), list) : code;
+    if (r->folder.resumes) THEN(code, checkpoints_restore(r->session, &r->checkpoint, path, list));
+    return THEN(code, processes_agree(r->collective, open_trace(r, list), list));
 }
 
 static exit_code close_trace(run *r, problems *list) {
@@ -162,10 +159,10 @@ static exit_code write_summary(run *r, problems *list) {
 static exit_code save_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
     exit_code code = r->first ? trace_flush(r->trace, list) : EXIT_OK;
-    if (code == EXIT_OK && r->first) code = write_summary(r, list);
+    if (r->first) THEN(code, write_summary(r, list));
     code = processes_agree(r->collective, code, list);
     result_path(&r->folder, "checkpoint.h5", path);
-    if (code == EXIT_OK) code = checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list);
+    THEN(code, checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list));
     return code;
 }
 
@@ -178,7 +175,7 @@ static exit_code train(run *r, problems *list) {
     if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
     r->trained = true;
     exit_code code = rounds_run(&all, list);
-    return code == EXIT_OK ? save_result(r, list) : code;
+    return THEN(code, save_result(r, list));
 }
 
 /* Somebody removed the summary of a complete run: the trace still has the losses that it is made of. */
@@ -189,7 +186,7 @@ static exit_code restore_summary(run *r, problems *list) {
     exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices,
                                             metric_doubles(n, METRIC_TEST_LOSS),
                                             metric_doubles(n, METRIC_TEST_AFTER), list);
-    return code == EXIT_OK ? write_summary(r, list) : code;
+    return THEN(code, write_summary(r, list));
 }
 
 static exit_code publish_summary(run *r, problems *list) {
@@ -206,6 +203,8 @@ static exit_code publish_summary(run *r, problems *list) {
 static void report(const run *r) {
     if (r->summary) {
         report_table(r->summary, r->settings->n_populations);
+        putchar('\n');
+        report_base(&r->session->programs.base.shape);
         report_speed(r->session, &r->ceiling);
     }
     report_files(&r->folder);
@@ -218,9 +217,8 @@ static exit_code measure_ceiling(run *r, problems *list) {
     exit_code code = processes_agree(r->collective,
                                      all ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory"), list);
     if (code == EXIT_OK) own = ck_measure_ceiling(r->backend, CK_F32);
-    if (code == EXIT_OK)
-        code = processes_problem(r->collective, ck_collective_exchange(r->collective, &own, sizeof own, all),
-                                 list);
+    THEN(code, processes_problem(r->collective, ck_collective_exchange(r->collective, &own, sizeof own, all),
+                                 list));
     r->ceiling = own;
     bool product = true, fma = true;
     double products = 0.0, fmas = 0.0;
@@ -255,12 +253,12 @@ static exit_code choose_folder(run *r, const run_options *options, problems *lis
 
 static exit_code finish(run *r, exit_code code, problems *list) {
     exit_code closed = close_trace(r, list);
-    if (code == EXIT_OK) code = closed;
-    if (code == EXIT_OK && r->first) code = publish_summary(r, list);
+    THEN(code, closed);
+    if (r->first) THEN(code, publish_summary(r, list));
     code = processes_agree(r->collective, code, list);
     /* the measurement has memory of its own */
     if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session);
-    if (code == EXIT_OK && !r->quiet && r->trained) code = measure_ceiling(r, list);
+    if (!r->quiet && r->trained) THEN(code, measure_ceiling(r, list));
     if (code == EXIT_OK && !r->quiet && r->first) report(r);
     return code;
 }
@@ -275,10 +273,10 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
         progress_note(r.quiet || !r.first, "%s is complete: nothing to do", r.folder.path);
         return EXIT_OK;
     }
-    if (code == EXIT_OK) code = open_session(&r, list);
-    if (code == EXIT_OK) code = open_result(&r, list);
-    if (code == EXIT_OK) code = train(&r, list);
+    THEN(code, open_session(&r, list));
+    THEN(code, open_result(&r, list));
+    THEN(code, train(&r, list));
     code = finish(&r, code, list);
     close_run(&r);
-    return code == EXIT_OK ? problems_code(list) : code;
+    return THEN(code, problems_code(list));
 }

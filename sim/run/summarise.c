@@ -39,8 +39,8 @@ static summary_row row_of(const session *s, const population *p) {
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
     set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
-        row.bytes_up += s->bytes_up[i];
-        row.bytes_down += s->bytes_down[i];
+        row.bytes_up += s->fleet->devices[i].bytes_up;
+        row.bytes_down += s->fleet->devices[i].bytes_down;
         row.test_loss_mean += metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i] / p->n_devices;
         row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
     }

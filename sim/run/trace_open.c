@@ -51,7 +51,7 @@ static void fill_device(const session *s, int index, trace_device *out) {
     *out = (trace_device){.population = d->population,
                           .index = d->index,
                           .source = d->text.source,
-                          .experts = s->fleet->shapes[d->shape].n_experts,
+                          .experts = device_experts(d),
                           .train_tokens = d->text.tokens[DATA_TRAIN],
                           .valid_tokens = d->text.tokens[DATA_VALID],
                           .test_tokens = d->text.tokens[DATA_TEST],
@@ -71,7 +71,7 @@ static void describe_hardware(const session *s, size_t bytes, char *out) {
 
 exit_code session_open_trace(const session *s, const char *path, int rounds, trace **out, problems *list) {
     const fleet *f = s->fleet;
-    char created[32], hardware[256];
+    char created[32], hardware[256], base[BASE_TEXT_BYTES];
     time_t now = time(NULL);
     strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     describe_hardware(s, sizeof hardware, hardware);
@@ -90,21 +90,22 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     for (int i = 0; i < f->n_devices; i++) fill_device(s, i, &devices[i]);
     trace_header header = {.git_revision = COHORT_GIT_REVISION,
                            .config_yaml = yaml,
+                           .base = base_describe(&s->programs.base.shape, base),
                            .backend = ck_name(s->backend),
                            .hardware = hardware,
                            .created_utc = created,
                            .seed = s->settings->seed,
                            .n_populations = f->n_populations,
                            .n_devices = f->n_devices,
-                           .n_layers = s->base.shape.layers,
-                           .max_experts = s->max_experts,
-                           .sequence = s->sequence,
+                           .n_layers = s->programs.base.shape.layers,
+                           .max_experts = s->numbers.shape.experts,
+                           .sequence = s->numbers.shape.sequence,
                            .populations = populations,
                            .devices = devices,
                            .n_sources = n_sources,
                            .source_names = names,
-                           .routing_windows = s->n_routing_windows,
-                           .routing_devices = s->routing_devices,
+                           .routing_windows = s->routing.n,
+                           .routing_devices = s->routing.devices,
                            .sampling = s->sampled.size};
     code =
         rounds > 0 ? trace_resume(path, &header, rounds, out, list) : trace_create(path, &header, out, list);

@@ -8,6 +8,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pack.h"
+
+/* The linears of a layer by their keys in a configuration: key, site, and what help says of it. */
+#define SETTINGS_LINEARS(X)                                                                                  \
+    X(q, CK_SITE_Q, "q (Llama)")                                                                             \
+    X(k, CK_SITE_K, "k (Llama)")                                                                             \
+    X(v, CK_SITE_V, "v (Llama)")                                                                             \
+    X(qkv, CK_SITE_QKV, "q, k and v, where they are one linear (GPT-2)")                                     \
+    X(out, CK_SITE_OUT, "the output projection of attention")                                                \
+    X(gate, CK_SITE_GATE, "the MLP's gate (Llama)")                                                          \
+    X(up, CK_SITE_FC, "the MLP's first linear (Llama's up, GPT-2's fc)")                                     \
+    X(down, CK_SITE_PR, "the MLP's last linear")
+/* "q", "qkv", ...; NULL of no linear. */
+const char *settings_linear(ck_site site);
+bool settings_is_of_attention(ck_site site);
+
 enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
@@ -15,11 +31,17 @@ typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
 /* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
 typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_weights;
 
-/* base: the frozen transformer (GPT-2 architecture). */
+/* In the order of base_family_id (base/base.h). */
+typedef enum { FAMILY_GPT2, FAMILY_LLAMA } base_family_choice;
+
+/* base: the frozen transformer. */
 typedef struct {
     /* folder with model.safetensors + config.json; NULL: described by the fields below and pre-trained */
     char *checkpoint;
+    int family;                                    /* base_family_choice */
     int layers, width, heads, vocabulary, context; /* context: positions the model knows, >= data.sequence */
+    int kv_heads, ffn;                             /* heads of keys and values; width of the MLP */
+    double rope_theta;                             /* of the family llama; else 0 */
     struct {
         char *text;     /* folder of shards, or "synthetic": all topics in equal parts */
         int64_t tokens; /* training tokens seen in total; 0: random weights, no pre-training */
@@ -75,6 +97,12 @@ typedef struct {
     double balance, balance_importance; /* lambda and pi of the load balance */
 } experts_settings;
 
+/* The LoRAs that every token uses, one for each linear of a layer. */
+typedef struct {
+    int rank[CK_SITES]; /* 0: none */
+    double alpha[CK_SITES];
+} lora_settings;
+
 /* One population after expansion: one method, one seed. */
 typedef struct {
     char *name;   /* as written; populations of several seeds share it */
@@ -84,13 +112,18 @@ typedef struct {
     int generalists, specialists; /* per device, where the list below is empty; -1: the method's default */
     int n_specialists_list;
     int *specialists_list; /* [devices], or 0 entries */
-    int rank, attention_rank;
+    int rank;              /* of every expert */
+    int attention_rank;    /* of the LoRAs on all linears of attention; 0: lora says which have one */
+    lora_settings lora;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;
     train_settings train;
     data_settings data;
-    int line; /* where the configuration declares it; 0: --set */
+    char *adapters;    /* "none", or a folder that replaces random initialisation */
+    int adapters_line; /* where the configuration says which; 0: --set */
+    char *variant;     /* NULL, or the folder or file of its base variant (base/variant.h) */
+    int line;          /* where the configuration declares it; 0: --set */
 } population_settings;
 
 typedef struct {
@@ -103,7 +136,6 @@ typedef struct {
     int threads;             /* 0: one per core */
     int wave_tokens;         /* most tokens processed together; 0: chosen from the memory plan */
     int64_t memory_limit;    /* MiB; 0: what is free */
-    char *adapters;          /* NULL, or a folder that replaces random initialisation */
     int rounds, local_steps; /* the same for all populations: they share waves */
     struct {
         int every, windows;

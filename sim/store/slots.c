@@ -11,20 +11,18 @@ static ck_status take(const fleet *f, bool far, int64_t floats, const char *what
 static ck_status open_slot(const fleet *f, int64_t floats, slot *one) {
     bool all = f->packs_at == PACKS_FAR;
     ck_status status = take(f, all, floats, "adapters of a wave", f->parameters, &one->packs.parameters);
-    if (status == CK_OK)
-        status = take(f, true, floats, "first moments of a wave", f->moment1, &one->packs.moment1);
-    if (status == CK_OK)
-        status = take(f, true, floats, "second moments of a wave", f->moment2, &one->packs.moment2);
-    if (status == CK_OK) status = ck_event_create(f->backend, &one->parameters);
-    if (status == CK_OK) status = ck_event_create(f->backend, &one->moments);
-    return status == CK_OK ? ck_event_create(f->backend, &one->left) : status;
+    THEN(status, take(f, true, floats, "first moments of a wave", f->moment1, &one->packs.moment1));
+    THEN(status, take(f, true, floats, "second moments of a wave", f->moment2, &one->packs.moment2));
+    THEN(status, ck_event_create(f->backend, &one->parameters));
+    THEN(status, ck_event_create(f->backend, &one->moments));
+    return THEN(status, ck_event_create(f->backend, &one->left));
 }
 
 exit_code slots_create(slots *s, const fleet *f, int64_t floats, problems *list) {
     *s = (slots){.fleet = f};
     if (f->packs_at == PACKS_NEAR) return EXIT_OK;
     ck_status status = ck_stream_create(f->backend, &s->copies);
-    if (status == CK_OK) status = ck_event_create(f->backend, &s->moment);
+    THEN(status, ck_event_create(f->backend, &s->moment));
     for (int i = 0; i < SLOTS && status == CK_OK; i++) status = open_slot(f, floats, &s->slot[i]);
     return kernel_problem(list, f->backend, status, "allocating the packs of waves");
 }
@@ -94,7 +92,7 @@ static ck_status move_moments(const slots *s, const wave_buffer *w, bool home) {
 /* What the second stream is given from now on comes after all that the first was given so far. */
 static ck_status follow(ck_stream *first, ck_event *moment, ck_stream *second) {
     ck_status status = ck_event_record(first, moment);
-    return status == CK_OK ? ck_event_await(second, moment) : status;
+    return THEN(status, ck_event_await(second, moment));
 }
 
 ck_status slots_begin(slots *s, ck_stream *stream) {

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "population/variants.h"
+
 exit_code wave_create(const wave_limits *limits, int slot, wave_buffer **out, problems *list) {
     size_t n = (size_t)limits->max_sequences, tokens = (size_t)limits->max_tokens;
     wave_buffer *w = calloc(1, sizeof *w);
@@ -72,7 +74,8 @@ void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t 
     w->devices[w->n_devices] = (ck_wave_device){.parameters = f->packs_at == PACKS_FAR ? w->n_packs : d->pack,
                                                 .gradients = w->n_packs,
                                                 .shape = d->shape,
-                                                .learn = learn};
+                                                .learn = learn,
+                                                .variant = variants_of(f, d->population)};
     w->n_devices++;
     w->first_sequence[w->n_devices] = w->n_sequences;
     w->n_packs += wave_pack(f, device_index, learn);
@@ -138,16 +141,18 @@ void wave_drop_stopped(wave_buffer *w, const fleet *f) {
 }
 
 ck_wave wave_view(const wave_buffer *w, const fleet *f, const float *parameters, float *gradients) {
-    return (ck_wave){.n_devices = w->n_devices,
-                     .n_sequences = w->n_sequences,
-                     .first_token = w->first_token,
-                     .first_sequence = w->first_sequence,
-                     .devices = w->devices,
-                     .n_shapes = f->n_shapes,
-                     .shapes = f->shapes,
-                     .tokens = w->tokens,
-                     .targets = w->targets,
-                     .parameters = parameters,
-                     .gradients = gradients,
-                     .fault = w->fault};
+    ck_wave wave = {.n_devices = w->n_devices,
+                    .n_sequences = w->n_sequences,
+                    .first_token = w->first_token,
+                    .first_sequence = w->first_sequence,
+                    .devices = w->devices,
+                    .n_shapes = f->n_shapes,
+                    .shapes = f->shapes,
+                    .tokens = w->tokens,
+                    .targets = w->targets,
+                    .parameters = parameters,
+                    .gradients = gradients,
+                    .fault = w->fault};
+    variants_view(f, &wave);
+    return wave;
 }

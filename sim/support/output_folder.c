@@ -118,7 +118,7 @@ exit_code output_folder_begin(const char *path, output_folder *out, problems *li
     parent_of(out->path, parent);
     exit_code code = folder_create(parent, list);
     out->inside = folder_is_there(out->path);
-    return code == EXIT_OK ? make_work(out, list) : code;
+    return THEN(code, make_work(out, list));
 }
 
 /* ---- To its place ---- */

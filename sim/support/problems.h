@@ -23,6 +23,17 @@
 typedef enum { EXIT_CODES(EXIT_CODE_MEMBER) } exit_code;
 #undef EXIT_CODE_MEMBER
 
+/* How sim/ does several things one after the other: what comes after a failure is not done, and the first failure
+ * stays.
+ *
+ *     exit_code code = open_session(r, list);
+ *     THEN(code, open_result(r, list));
+ *     THEN(code, train(r, list));
+ *     return code;
+ *
+ * The call is made only where `code` is 0 so far. Also for a ck_status; its value is that of `code`. */
+#define THEN(code, call) ((code) = (code) == 0 ? (call) : (code))
+
 void exit_codes_describe(FILE *out); /* the list above, a line each */
 bool exit_code_is_known(int number);
 

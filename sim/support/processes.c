@@ -44,7 +44,7 @@ static ck_status bring_messages(ck_collective *c, int from, exit_code code, prob
     ck_status status = ck_collective_move(c, from, 0, &bytes, sizeof bytes);
     if (status == CK_OK && ck_process(c) == 0) text = calloc(bytes + 1, 1);
     if (status == CK_OK && !text) abort(); /* as problems.c: no memory for a message */
-    if (status == CK_OK) status = ck_collective_move(c, from, 0, text, bytes);
+    THEN(status, ck_collective_move(c, from, 0, text, bytes));
     if (status == CK_OK && ck_process(c) == 0) take_messages(text, bytes, from, ck_processes(c), code, list);
     free(text);
     return status;
@@ -70,7 +70,7 @@ exit_code processes_share_text(ck_collective *c, char **text, size_t *bytes, pro
     ck_status status = ck_collective_broadcast(c, bytes, sizeof *bytes);
     if (status == CK_OK && !*text) *text = calloc(*bytes + 1, 1);
     if (!*text) abort(); /* as problems.c: the others would wait for this process */
-    if (status == CK_OK) status = ck_collective_broadcast(c, *text, *bytes);
+    THEN(status, ck_collective_broadcast(c, *text, *bytes));
     return processes_problem(c, status, list);
 }
 

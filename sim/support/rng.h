@@ -17,7 +17,8 @@ typedef enum {
     /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
     RNG_CORPUS = 9,
     RNG_PARTITION, /* which part of a source a device holds */
-    RNG_MIXTURE    /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
+    RNG_MIXTURE,   /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
+    RNG_DECODING   /* step = position of the token */
 } rng_purpose;
 
 enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */

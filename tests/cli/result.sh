@@ -9,6 +9,18 @@ export COHORT_CACHE=${TMPDIR:-/tmp}/cohort-test-cache # pre-trained once for all
 
 cohort() { "$COHORT_BINARY" "$@"; }
 
+# The first Python that has all of these modules, as $python; without one the test is skipped.
+# shellcheck disable=SC2034
+require_python() { # modules...
+    local candidate modules=$*
+    for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
+        command -v "${candidate:-none}" >/dev/null || continue
+        python=$candidate
+        "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
+    done
+    skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
+}
+
 # An uninterrupted run of the tiny configuration, made once for all tests that only look at it.
 reference_result() {
     local folder=${TMPDIR:-/tmp}/cohort-test-reference

@@ -244,7 +244,7 @@ test_zero_devices() {
 
 test_more_experts_than_the_limits() {
     expect_refused 1 "$tiny" --set populations.4.specialists=99 -- populations.4.specialists '0 to 16 experts'
-    expect_refused 1 "$tiny" --set populations.4.generalists=9 --set populations.4.specialists=8 -- '17 experts' 'must have 1 to 16'
+    expect_refused 1 "$tiny" --set populations.4.generalists=9 --set populations.4.specialists=8 -- '17 experts' 'at most 16'
     expect_refused 1 "$tiny" --set populations.4.experts.rank=300 -- 'sum to 600' 'at most 512'
 }
 

@@ -384,7 +384,7 @@ test_the_core_builds_with_a_c_compiler_alone() {
         -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
         "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
         "$root"/sim/support/{problems,kernel_problem,output_file,output_folder,writable}.c "$root"/sim/base/layout.c \
-        "$root"/sim/model/{model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
+        "$root"/sim/model/{family,gpt2,llama,model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list
     expect_text out 'route/forward'
     expect_status 3 ./core kernels norm --sweep "$root/configs/bench/small.yaml"

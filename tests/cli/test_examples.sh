@@ -132,6 +132,8 @@ test_recorded_windows_can_be_given() {
     make_corpus
     local one='[{name: both, method: comigs, devices: 4}]'
     run_it --out drawn --set populations="$one"
+    require h5dump hdf5-tools
+    [[ $(h5dump -a /sampling/windows/train/units drawn/trace.h5) == *'"example"'* ]] || fail 'windows do not count examples'
     cohort export drawn --table windows | cut -d, -f 4- >windows.csv
     run_it --out given --set populations="$one" --set data.windows=windows.csv
     expect_same <(trace_values drawn | tail -n +2) <(trace_values given | tail -n +2) 'the traces'
@@ -174,6 +176,13 @@ IDS
     echo '{"prompt": 3}' >>text.jsonl
     expect_status 1 "$python" "$COHORT_SOURCE_DIR/configs/data/tokenize_examples.py" tokenizer.json <text.jsonl
     expect_text err 'line 4: is no example of text'
+}
+
+# An example is a window, whatever its length: a device may have less text than a window of running text.
+test_devices_may_have_less_text_than_a_window() {
+    make_corpus
+    run_it --out result --set data.tokens_per_device=60 --set data.examples_per_device=0 --set train.rounds=1
+    [[ -s result/summary.csv ]] || fail 'no summary'
 }
 
 # ---- What is refused
@@ -254,6 +263,19 @@ test_text_and_examples_are_not_mixed() {
     expect_text err 'the corpus one.jsonl is a file; a corpus is a folder of shards, which '
     expect_text err 'cohort data NAME=one.jsonl'
     [[ ! -e corpus ]] || fail 'something was written'
+}
+
+test_shares_of_what_is_divided_already_are_refused() {
+    local option
+    mkdir phone
+    for part in train valid test; do lines_of turn abcdefg 3 >"phone/$part.jsonl"; done
+    lines_of turn abcdefg 30 >one.jsonl
+    for option in --valid-share --test-share; do
+        expect_status 2 cohort data --out corpus one=one.jsonl phone=phone "$option" 0.2
+        expect_text err 'phone: is divided already, into train.jsonl, valid.jsonl and test.jsonl; leave out --valid-share and --test-share'
+        [[ $(wc -l <err) == 1 && ! -e corpus ]] || fail "$(<err)"
+    done
+    cohort data --out corpus one=one.jsonl --valid-share 0.2 --quiet
 }
 
 test_a_full_disk_leaves_no_shards() {

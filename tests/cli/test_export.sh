@@ -6,17 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
 gpt2_tiny=$COHORT_SOURCE_DIR/tests/reference/gpt2_tiny
 check_peft=$COHORT_SOURCE_DIR/tests/reference/check_peft.py
 
-# The first Python that has all of these modules, as $python; without one the test is skipped.
-require_python() { # modules...
-    local candidate modules=$*
-    for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
-        command -v "${candidate:-none}" >/dev/null || continue
-        python=$candidate
-        "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
-    done
-    skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
-}
-
 columns_of() { head -n 1 "$1" | tr , '\n'; }
 
 test_every_table_has_a_header_and_as_many_columns_in_each_line() {

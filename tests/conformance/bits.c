@@ -37,12 +37,17 @@ static void *allocate(int64_t count, size_t size) {
     return memory;
 }
 
-static void make_member(bits_world *w, int d) {
-    const int shapes[] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
-                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY};
+enum { N_SHAPES = 7 };
+static const int gpt2_shapes[N_SHAPES] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
+                                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY},
+                 llama_shapes[N_SHAPES] = {SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_QV,    SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_QV,    SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_QV};
+
+static void make_member(bits_world *w, int d, const int *shapes) {
     member *m = &w->members[d];
     uint64_t random = 500 + (uint64_t)d;
-    m->shape = shapes[d % 7];
+    m->shape = shapes[d % N_SHAPES];
     m->n_sequences = 1 + d % MAX_SEQUENCES;
     for (int i = 0; i < m->n_sequences; i++) m->lengths[i] = 1 + (7 * d + 13 * i) % 40;
     m->pack = allocate(w->shapes[m->shape].total, sizeof(float));
@@ -52,20 +57,16 @@ static void make_member(bits_world *w, int d) {
         m->tokens[t] = (int32_t)(fabs(wave_draw(&random, 1)) * 1e6) % VOCABULARY;
 }
 
-bits_world *bits_create(void) {
+bits_world *bits_create(ck_mlp mlp) {
     bits_world *w = allocate(1, sizeof *w);
-    w->base = (base_shape){.layers = WAVE_LAYERS,
-                           .width = WIDTH,
-                           .heads = HEADS,
-                           .ffn = FFN,
-                           .vocabulary = VOCABULARY,
-                           .context = CONTEXT,
-                           .epsilon = 1e-5f};
+    const int *shapes = mlp == CK_MLP_SWIGLU ? llama_shapes : gpt2_shapes;
+    wave_spec spec = {.width = WIDTH, .ffn = FFN, .heads = HEADS, .devices = {{shapes[0], {1}}}, .mlp = mlp};
+    w->base = wave_base(&spec, VOCABULARY, CONTEXT);
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);
-    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
-    for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d);
+    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, mlp);
+    for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d, shapes);
     return w;
 }
 
@@ -139,7 +140,7 @@ static ck_capacity capacity_of(const bits_world *w, const host_wave *h, bool bas
 
 /* ---- Running it ------------------------------------------------------------------------------ */
 
-enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, P_SUM, COEFFICIENT, VALUE, BUFFERS };
+enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, COEFFICIENT, BUFFERS };
 
 typedef struct {
     ck_backend *backend;
@@ -160,8 +161,8 @@ static session session_open(const bits_world *w, const host_wave *h, int64_t gra
                             ck_backend *backend, check *c) {
     session s = {.backend = backend, .check = c};
     int64_t entries = (int64_t)h->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats, h->n_sequences,
-                                     entries,         entries,        entries,         h->n_sequences};
+    const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats,
+                                     h->n_sequences,  entries,        entries};
     worked(&s, ck_stream_create(backend, &s.stream), "ck_stream_create");
     for (int i = 0; i < BUFFERS && !s.broken; i++)
         worked(&s, ck_alloc(backend, (size_t)counts[i] * sizeof(float), "bits", &s.memory[i]), "ck_alloc");
@@ -196,8 +197,7 @@ static ck_program *record(session *s, const bits_world *w, const ck_capacity *ca
     model_base base = {.shape = w->base, .layout = w->layout, .weights = s->memory[WEIGHTS]};
     model_outputs out = {.loss = s->memory[LOSS]};
     if (!pretraining) {
-        out.top_k_count = s->memory[TOP_K], out.p_sum = s->memory[P_SUM];
-        out.balance_coefficient = s->memory[COEFFICIENT], out.balance_value = s->memory[VALUE];
+        out.top_k_count = s->memory[TOP_K], out.balance_coefficient = s->memory[COEFFICIENT];
     }
     exit_code code = pretraining ? model_record_pretraining(s->backend, &base, capacity, &out, &program, list)
                                  : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity,
@@ -300,4 +300,126 @@ bits_result bits_pretraining(const bits_world *w, ck_backend *backend, check *c)
     session_close(&s);
     host_destroy(h);
     return r;
+}
+
+/* ---- Decoding -------------------------------------------------------------------------------- */
+
+/* A wave of the tokens that sequences take at one step. */
+typedef struct {
+    ck_wave wave;
+    int64_t first_token[BITS_DEVICES * MAX_SEQUENCES + 1];
+    int32_t first_sequence[BITS_DEVICES + 1], first_position[BITS_DEVICES * MAX_SEQUENCES],
+        slot[BITS_DEVICES * MAX_SEQUENCES], *tokens, *targets;
+    ck_wave_device devices[BITS_DEVICES];
+} step_wave;
+
+/* Tokens of n that are in the cache before a step. */
+static int64_t before_step(int64_t n, int step) {
+    int64_t taken = step == 0 ? 0 : (n + 1) / 2 + step - 1;
+    return taken < n ? taken : n;
+}
+
+static void fill_step(step_wave *w, const host_wave *h, int n, int step) {
+    w->wave.n_devices = w->wave.n_sequences = 0;
+    for (int d = 0; d < n; d++) {
+        int sequences = w->wave.n_sequences;
+        for (int s = h->first_sequence[d]; s < h->first_sequence[d + 1]; s++) {
+            int64_t length = h->first_token[s + 1] - h->first_token[s], first = before_step(length, step),
+                    tokens = before_step(length, step + 1) - first;
+            int at = w->wave.n_sequences;
+            if (tokens == 0) continue;
+            memcpy(w->tokens + w->first_token[at], h->tokens + h->first_token[s] + first,
+                   (size_t)tokens * sizeof(int32_t));
+            w->first_token[at + 1] = w->first_token[at] + tokens;
+            w->first_position[at] = (int32_t)first;
+            w->slot[at] = s;
+            w->wave.n_sequences++;
+        }
+        if (w->wave.n_sequences == sequences) continue;
+        w->devices[w->wave.n_devices] = h->devices[d];
+        w->devices[w->wave.n_devices++].learn = 0;
+        w->first_sequence[w->wave.n_devices] = w->wave.n_sequences;
+    }
+}
+
+static ck_program *record_decoding(session *s, const bits_world *w, const host_wave *h, void *cache,
+                                   float *logits) {
+    ck_program *program = NULL;
+    problems *list = problems_create();
+    model_base base = {.shape = w->base, .layout = w->layout, .weights = s->memory[WEIGHTS]};
+    ck_capacity capacity = capacity_of(w, h, false);
+    model_decoding places = {.cache = cache, .slots = h->n_sequences, .positions = CONTEXT, .logits = logits};
+    exit_code code =
+        model_record_decoding(s->backend, &base, w->shapes, SHAPE_SPECS, &capacity, &places, &program, list);
+    if (code != EXIT_OK)
+        check_fail(s->check, "recording: %s",
+                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+    s->broken |= code != EXIT_OK;
+    problems_destroy(list);
+    return program;
+}
+
+/* A step's logits to the results of the devices that have them. */
+static void keep_logits(const step_wave *w, const host_wave *h, int n, const float *logits,
+                        bits_result *results) {
+    for (int i = 0; i < w->wave.n_sequences; i++) {
+        int device = 0;
+        while (device < n - 1 && h->first_sequence[device + 1] <= w->slot[i]) device++;
+        bits_result *r = &results[device];
+        r->values = realloc(r->values, (size_t)(r->count + VOCABULARY) * sizeof(float));
+        if (r->values == NULL) abort();
+        memcpy(r->values + r->count, logits + (int64_t)i * VOCABULARY, VOCABULARY * sizeof(float));
+        r->count += VOCABULARY;
+    }
+}
+
+static void decode_steps(session *s, const bits_world *b, const host_wave *h, int n, ck_program *program,
+                         void *logits, bits_result *results) {
+    step_wave *w = allocate(1, sizeof *w);
+    float *host = allocate((int64_t)h->n_sequences * VOCABULARY, sizeof *host);
+    w->tokens = allocate(h->n_tokens, sizeof(int32_t));
+    w->targets = allocate(h->n_tokens, sizeof(int32_t));
+    w->wave = (ck_wave){.first_token = w->first_token,
+                        .first_sequence = w->first_sequence,
+                        .devices = w->devices,
+                        .n_shapes = SHAPE_SPECS,
+                        .shapes = b->shapes,
+                        .tokens = w->tokens,
+                        .targets = w->targets,
+                        .first_position = w->first_position,
+                        .cache_slot = w->slot,
+                        .parameters = s->memory[PARAMETERS]};
+    for (int step = 0; !s->broken; step++) {
+        fill_step(w, h, n, step);
+        size_t bytes = (size_t)w->wave.n_sequences * VOCABULARY * sizeof(float);
+        if (w->wave.n_sequences == 0) break;
+        worked(s, ck_run(program, s->stream, &w->wave), "ck_run");
+        if (!s->broken) worked(s, ck_download(s->stream, host, logits, bytes), "ck_download");
+        if (!s->broken) worked(s, ck_wait(s->stream), "ck_wait");
+        keep_logits(w, h, n, host, results);
+    }
+    free(w->tokens);
+    free(w->targets);
+    free(w);
+    free(host);
+}
+
+void bits_decode(const bits_world *w, ck_backend *backend, const int *order, int n, bits_result *results,
+                 check *c) {
+    host_wave *h = host_create(w, order, n);
+    session s = session_open(w, h, 1, backend, c);
+    void *cache = NULL, *logits = NULL;
+    for (int i = 0; i < n; i++) results[i] = (bits_result){.fault = -1};
+    worked(&s,
+           ck_alloc(backend, model_cache_bytes(&w->base, CK_F32, h->n_sequences, CONTEXT), "bits", &cache),
+           "ck_alloc");
+    worked(&s, ck_alloc(backend, (size_t)h->n_sequences * VOCABULARY * sizeof(float), "bits", &logits),
+           "ck_alloc");
+    ck_program *program = s.broken ? NULL : record_decoding(&s, w, h, cache, logits);
+    decode_steps(&s, w, h, n, program, logits, results);
+    ck_program_destroy(program);
+    ck_free(backend, cache);
+    ck_free(backend, logits);
+    session_close(&s);
+    host_destroy(h);
 }

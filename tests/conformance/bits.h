@@ -9,7 +9,7 @@
 enum { BITS_DEVICES = 101 };
 
 typedef struct bits_world bits_world;
-bits_world *bits_create(void);
+bits_world *bits_create(ck_mlp mlp); /* GELU: a GPT-2, SwiGLU: a Llama */
 void bits_destroy(bits_world *w);
 
 /* What one device's step gave: losses of its sequences, then the gradients of every tensor, without padding.
@@ -26,6 +26,11 @@ void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n
                bits_result *results, check *c);
 void bits_free(bits_result *results, int n);
 bool bits_equal(const bits_result *a, const bits_result *b);
+
+/* The same devices decode their text: half of each sequence in one wave, then a wave for every further token of
+ * all that have one. results: logits of every wave, sequence by sequence. */
+void bits_decode(const bits_world *w, ck_backend *backend, const int *order, int n, bits_result *results,
+                 check *c);
 
 /* A pre-training step on all devices' text: losses, then the gradient of every weight. */
 bits_result bits_pretraining(const bits_world *w, ck_backend *backend, check *c);

@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-const conformance_group *const conformance_groups[] = {&transformer_group, &head_group,   &lora_group,
-                                                       &route_group,       &expert_group, &update_group,
-                                                       &carry_group,       &memory_group, &model_group};
+const conformance_group *const conformance_groups[] = {
+    &transformer_group, &llama_group,    &head_group,    &lora_group,  &sites_group,
+    &route_group,       &expert_group,   &update_group,  &carry_group, &memory_group,
+    &model_group,       &decoding_group, &variants_group};
 const int n_conformance_groups = sizeof conformance_groups / sizeof *conformance_groups;
 
 static void run_on(const conformance_case *which, ck_backend *backend, ck_precision precision,
@@ -36,7 +37,7 @@ void conformance_run_on(const conformance_case *which, ck_backend *backend, ck_p
     if (learn != LEARN_ALL && !which->learns) return;
     if (which->run_alone != NULL && wave == 0) which->run_alone(backend, c);
     if (which->run == NULL || strstr(spec->name, conformance_wave_text) == NULL) return;
-    if (which->whole && spec->mlp != CK_MLP_GELU) return;
+    if (which->whole && !wave_has_base(spec)) return;
     run_on(which, backend, precision, spec, learn, c);
 }
 

@@ -17,7 +17,7 @@ typedef struct {
     void (*run_alone)(ck_backend *backend, check *c);
     /* f32 only: what is compared would not survive the rounding of bf16 */
     bool exact;
-    bool whole; /* a whole model: waves of its MLP (GELU) only */
+    bool whole; /* a whole model: waves that have a base (wave_has_base()) only */
 } conformance_case;
 
 typedef struct {
@@ -26,8 +26,9 @@ typedef struct {
     int n_cases;
 } conformance_group;
 
-extern const conformance_group transformer_group, head_group, lora_group, route_group, expert_group,
-    update_group, carry_group, memory_group, model_group;
+extern const conformance_group transformer_group, llama_group, head_group, lora_group, sites_group,
+    route_group, expert_group, update_group, carry_group, memory_group, model_group, decoding_group,
+    variants_group;
 
 extern const conformance_group *const conformance_groups[];
 extern const int n_conformance_groups;

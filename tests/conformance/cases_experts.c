@@ -31,36 +31,27 @@ static rig_tensor *make_ranked(rig *r, const char *name) {
     return t;
 }
 
-/* c of each token, device by device. */
-static void bias_factors(const rig *r, const rig_tensor *gates, double *factor) {
-    for (int d = 0; d < r->spec->n_devices; d++)
-        oracle_bias_factor(rig_shape(r, d), rig_rows(r, d), rig_row(gates, rig_first(r, d)),
-                           factor + rig_first(r, d));
-}
-
-/* W_pr m + c b_pr + residual. */
-static void linear_gated(rig *r) {
+/* W_pr m + c b_pr + residual, for any c. */
+static void linear_with_factors(rig *r) {
     int in = r->spec->ffn, out = r->spec->width;
     rig_tensor *x = rig_input(r, in, "x"), *y = rig_output(r, out, "y"),
-               *residual = rig_input(r, out, "residual"), *gates = make_gates(r);
+               *residual = rig_input(r, out, "residual"), *factor = rig_input(r, 1, "bias factor");
     rig_buffer *weight = rig_weights(r, (int64_t)in * out, 0.2, "weight"),
                *bias = rig_weights(r, out, 3, "bias");
-    double *factor = oracle_zeros(r->n_tokens);
     ck_op_linear(r->program, &(ck_linear){.x = x->tensor,
                                           .y = y->tensor,
                                           .residual = residual->tensor,
-                                          .gates = gates->tensor,
+                                          .bias_factor = factor->tensor,
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (rig_run(r)) {
-        bias_factors(r, gates, factor);
-        oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor,
+        oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, factor->ref,
                       residual->ref, y->ref);
         rig_compare(r, y, COLUMNS_ALL);
     }
-    free(factor);
 }
 
 /* Columns of U. */
@@ -147,23 +138,25 @@ static void expand(rig *r) {
     rig_compare(r, y, COLUMNS_ALL);
 }
 
-static void expand_backward(rig *r) {
+static void expand_backward_with(rig *r, bool biased) {
     rig_tensor *dy = rig_input(r, r->spec->width, "dy"), *g = make_ranked(r, "g"), *gates = make_gates(r);
     rig_tensor *q = rig_output(r, r->max_ranks, "q"), *dw = rig_output(r, CK_MAX_EXPERTS, "dw");
     rig_buffer *bias = rig_weights(r, r->spec->width, 1, "bias");
-    ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = dy->tensor,
-                                                                          .g = g->tensor,
-                                                                          .gates = gates->tensor,
-                                                                          .q = q->tensor,
-                                                                          .dw = dw->tensor,
-                                                                          .bias = bias->memory,
-                                                                          .layer = RIG_LAYER});
+    ck_op_expert_expand_backward(r->program,
+                                 &(ck_expert_expand_backward){.dy = dy->tensor,
+                                                              .g = g->tensor,
+                                                              .gates = gates->tensor,
+                                                              .q = q->tensor,
+                                                              .dw = dw->tensor,
+                                                              .bias = biased ? bias->memory : NULL,
+                                                              .layer = RIG_LAYER,
+                                                              .linear = -1});
     if (!rig_run(r)) return;
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand_backward(&a, rig_rows(r, d), bias->ref, rig_row(dy, first), rig_row(g, first),
-                                      g->columns, rig_row(gates, first), rig_row(q, first),
+        oracle_expert_expand_backward(&a, rig_rows(r, d), biased ? bias->ref : NULL, rig_row(dy, first),
+                                      rig_row(g, first), g->columns, rig_row(gates, first), rig_row(q, first),
                                       rig_row(dw, first));
     }
     rig_ignore_unchosen(r, q, COLUMNS_RANKS, gates);
@@ -171,6 +164,14 @@ static void expand_backward(rig *r) {
     rig_compare(r, q, COLUMNS_RANKS);
     rig_compare(r, dw, COLUMNS_EXPERTS);
     rig_compare_gradients(r, RIG_LAYER, 1u << ORACLE_B2);
+}
+
+static void expand_backward(rig *r) {
+    expand_backward_with(r, true);
+}
+
+static void expand_backward_unbiased(rig *r) {
+    expand_backward_with(r, false);
 }
 
 static void activation_backward(rig *r) {
@@ -208,11 +209,12 @@ static void activation_backward(rig *r) {
 }
 
 static const conformance_case cases[] = {
-    {.name = "linear with gates", .run = linear_gated},
+    {.name = "linear with bias factors", .run = linear_with_factors},
     {.name = "expert activation", .run = activation},
     {.name = "wrong routing", .run = wrong_routing_is_noticed, .exact = true},
     {.name = "expert expand", .run = expand},
     {.name = "expert expand, backward", .run = expand_backward, .learns = true},
+    {.name = "expert expand, backward, without bias", .run = expand_backward_unbiased, .learns = true},
     {.name = "expert activation, backward", .run = activation_backward, .learns = true},
 };
 const conformance_group expert_group = {"experts", cases, sizeof cases / sizeof *cases};

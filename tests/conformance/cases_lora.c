@@ -3,21 +3,22 @@
 #include "conformance/cases.h"
 
 static int out_columns(const rig *r, ck_site site) {
-    return site == CK_SITE_QKV ? 3 * r->spec->width : r->spec->width;
+    const ck_shape *s = rig_shape(r, 0);
+    return site == CK_SITE_QKV ? s->q_width + 2 * s->kv_width : s->width;
 }
 
-static int h_columns(const rig *r) {
-    return r->max_attention_rank > 0 ? r->max_attention_rank : 1;
+static int in_columns(const rig *r, ck_site site) {
+    return site == CK_SITE_OUT ? rig_shape(r, 0)->q_width : r->spec->width;
 }
 
 static void lora_with(rig *r, ck_site site) {
-    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_output(r, h_columns(r), "h"),
+    rig_tensor *x = rig_input(r, in_columns(r, site), "x"), *h = rig_output(r, r->max_lora_rank, "h"),
                *y = rig_input(r, out_columns(r, site), "y");
     ck_op_lora(r->program, &(ck_lora){.x = x->tensor,
                                       .h = h->tensor,
                                       .y = y->tensor,
                                       .site = site,
-                                      .in = r->spec->width,
+                                      .in = in_columns(r, site),
                                       .out = out_columns(r, site),
                                       .layer = RIG_LAYER});
     if (!rig_run(r)) return;
@@ -25,9 +26,9 @@ static void lora_with(rig *r, ck_site site) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_lora(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
-                    rig_row(y, first));
+                    rig_row(y, first), y->columns);
     }
-    rig_compare(r, h, COLUMNS_ATTENTION);
+    rig_compare(r, h, COLUMNS_LORA + site);
     rig_compare(r, y, COLUMNS_ALL);
 }
 
@@ -40,16 +41,16 @@ static void lora_out(rig *r) {
 }
 
 static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
-    rig_tensor *x = rig_input(r, r->spec->width, "x"), *h = rig_input(r, h_columns(r), "h"),
-               *dx = rig_input(r, r->spec->width, "dx");
+    rig_tensor *x = rig_input(r, in_columns(r, site), "x"), *h = rig_input(r, r->max_lora_rank, "h"),
+               *dx = rig_input(r, in_columns(r, site), "dx");
     rig_tensor *dy = rig_input(r, out_columns(r, site), "dy");
-    rig_poison(r, h, COLUMNS_ATTENTION);
+    rig_poison(r, h, COLUMNS_LORA + site);
     ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x->tensor,
                                                         .h = h->tensor,
                                                         .dy = dy->tensor,
                                                         .dx = no_dx ? NULL : dx->tensor,
                                                         .site = site,
-                                                        .in = r->spec->width,
+                                                        .in = in_columns(r, site),
                                                         .out = out_columns(r, site),
                                                         .layer = RIG_LAYER});
     if (!rig_run(r)) return;
@@ -57,7 +58,7 @@ static void lora_backward_with(rig *r, ck_site site, bool no_dx) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_lora_backward(&a, site, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
-                             rig_row(dy, first), no_dx ? NULL : rig_row(dx, first));
+                             rig_row(dy, first), dy->columns, no_dx ? NULL : rig_row(dx, first));
     }
     rig_compare(r, dx, COLUMNS_ALL);
     rig_compare_gradients(r, RIG_LAYER,

@@ -10,18 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/linears.h"
 #include "conformance/cases.h"
 #include "model/model.h"
 
-enum { VOCABULARY = 37, CONTEXT = 129 };
+enum { VOCABULARY = 37, CONTEXT = 129, VARIANTS = 2, LINEARS = WAVE_LAYERS * BASE_LAYER_LINEARS };
 static const double gradient_tolerance = 3e-5, least_margin = 1e-5;
 
 /* A recorded model on a rig: the base in both worlds, and what the program writes. */
 typedef struct {
     rig *r;
     model_base base;
-    oracle_base reference;
-    rig_buffer *weights, *loss, *correct, *logits, *gate_sum, *top1, *top_k, *p_sum, *coefficient, *value;
+    /* [0]: the base; [v]: with the linears of variant v, where variants were made */
+    oracle_base references[VARIANTS + 1];
+    ck_replacement *variants; /* [VARIANTS, WAVE_LAYERS * BASE_LAYER_LINEARS] */
+    rig_buffer *weights, *loss, *logits, *gate_sum, *top1, *top_k, *coefficient;
     model_outputs outputs;
 } world;
 
@@ -33,39 +36,75 @@ static void draw_text(rig *r) {
 }
 
 static void make_base(world *w) {
-    base_shape shape = {.layers = WAVE_LAYERS,
-                        .width = w->r->spec->width,
-                        .heads = w->r->spec->heads,
-                        .ffn = w->r->spec->ffn,
-                        .vocabulary = VOCABULARY,
-                        .context = CONTEXT,
-                        .epsilon = 1e-5f};
+    base_shape shape = wave_base(w->r->spec, VOCABULARY, CONTEXT);
     base_layout layout = base_layout_of(&shape);
     w->weights = rig_weights(w->r, layout.total, 0, "base");
     wave_fill_base(&shape, 9, w->weights->host);
     for (int64_t i = 0; i < layout.total; i++) w->weights->ref[i] = w->weights->host[i];
     w->base = (model_base){.shape = shape, .layout = layout, .weights = w->weights->memory};
-    w->reference = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
+    w->references[0] = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
+}
+
+/* Where the layer's weights and biases lie, in the order of base_layer_linear. */
+static void linear_offsets(const base_layout *layout, int layer, int64_t weights[], int64_t biases[]) {
+    const base_layer *at = &layout->layer0;
+    const int64_t w[] = {at->qkv_w, at->out_w, at->fc_w, at->pr_w};
+    const int64_t b[] = {at->qkv_b, at->out_b, at->fc_b, at->pr_b};
+    for (int i = 0; i < BASE_LAYER_LINEARS; i++) {
+        weights[i] = w[i] + layer * layout->layer_stride;
+        biases[i] = b[i] + layer * layout->layer_stride;
+    }
+}
+
+/* Variant 1 has another weight and bias in every linear, variant 2 in every second one. All else of the
+ * second array is the base's. */
+static void make_variants(world *w) {
+    rig *r = w->r;
+    const base_layout *layout = &w->base.layout;
+    w->variants = calloc(VARIANTS * LINEARS, sizeof *w->variants);
+    if (w->variants == NULL) abort();
+    for (int v = 1; v <= VARIANTS; v++) {
+        rig_buffer *own = rig_weights(r, layout->total, 0, "variant");
+        float *others = malloc((size_t)layout->total * sizeof *others);
+        if (others == NULL) abort();
+        wave_fill_base(&w->base.shape, 100 + (uint64_t)v, others);
+        memcpy(own->host, w->weights->host, (size_t)layout->total * sizeof(float));
+        for (int i = 0; i < LINEARS; i += v) {
+            int64_t weights[BASE_LAYER_LINEARS + 1], biases[BASE_LAYER_LINEARS + 1];
+            int which = i % BASE_LAYER_LINEARS;
+            linear_offsets(layout, i / BASE_LAYER_LINEARS, weights, biases);
+            int64_t weight = weights[which], bias = biases[which];
+            int64_t out = which == BASE_QKV  ? 3 * w->base.shape.width
+                          : which == BASE_FC ? w->base.shape.ffn
+                                             : w->base.shape.width;
+            memcpy(own->host + weight, others + weight, (size_t)(bias - weight) * sizeof(float));
+            memcpy(own->host + bias, others + bias, (size_t)out * sizeof(float));
+            w->variants[(v - 1) * LINEARS + i] =
+                (ck_replacement){(const float *)own->memory + weight, (const float *)own->memory + bias};
+        }
+        free(others);
+        for (int64_t i = 0; i < layout->total; i++) own->ref[i] = own->host[i];
+        w->references[v] = (oracle_base){w->base.shape, *layout, own->ref};
+    }
+    r->wave.n_variants = VARIANTS;
+    r->wave.n_linears = LINEARS;
+    r->wave.variants = w->variants;
+    for (int d = 0; d < r->spec->n_devices; d++) r->devices[d].variant = (d + d / 2) % (VARIANTS + 1);
 }
 
 static void make_outputs(world *w, bool balance) {
     rig *r = w->r;
     int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    w->loss = rig_results(r, r->wave.n_sequences, "loss"),
-    w->correct = rig_results(r, r->wave.n_sequences, "correct");
+    w->loss = rig_results(r, r->wave.n_sequences, "loss");
     w->logits = rig_results(r, r->n_tokens * VOCABULARY, "logits");
     w->gate_sum = rig_results(r, entries, "gate_sum"), w->top1 = rig_results(r, entries, "top1_count");
-    w->top_k = rig_results(r, entries, "top_k_count"), w->p_sum = rig_results(r, entries, "p_sum");
-    w->coefficient = rig_results(r, entries, "balance coefficient"),
-    w->value = rig_results(r, r->wave.n_sequences, "balance value");
+    w->top_k = rig_results(r, entries, "top_k_count");
+    w->coefficient = rig_results(r, entries, "balance coefficient");
     w->outputs = (model_outputs){.loss = w->loss->memory,
-                                 .correct = w->correct->memory,
                                  .gate_sum = w->gate_sum->memory,
                                  .top1_count = w->top1->memory,
                                  .top_k_count = w->top_k->memory,
-                                 .p_sum = w->p_sum->memory,
                                  .balance_coefficient = balance ? w->coefficient->memory : NULL,
-                                 .balance_value = balance ? w->value->memory : NULL,
                                  .logits = w->logits->memory};
 }
 
@@ -105,6 +144,11 @@ static world *world_open(rig *r, program_kind kind, bool balance) {
     return w;
 }
 
+static void world_close(world *w) {
+    free(w->variants);
+    free(w);
+}
+
 static oracle_batch batch_of(const rig *r, int device) {
     int first = r->first_sequence[device];
     int64_t token = r->first_token[first];
@@ -126,8 +170,8 @@ static void device_reference(world *w, int device, bool gradients, bool balance)
                         .gates = gates,
                         .gradients = gradients ? r->gradients.ref + r->devices[device].gradients : NULL};
     shape.balanced &= balance;
-    oracle_model(&w->reference, &shape, r->parameters.ref + r->devices[device].parameters, &batch, &pass);
-    w->value->ref[device] = pass.balance;
+    oracle_model(&w->references[r->devices[device].variant], &shape,
+                 r->parameters.ref + r->devices[device].parameters, &batch, &pass);
     if (pass.margin < least_margin)
         check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
     for (int s = first; s < r->first_sequence[device + 1]; s++)
@@ -161,25 +205,28 @@ static void compare_forward(world *w) {
     }
 }
 
-static void step_with(rig *r, bool balance) {
+static void step_with(rig *r, bool balance, bool variants) {
     world *w = world_open(r, STEP, balance);
+    if (variants) make_variants(w);
     if (rig_run(r)) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
         compare_forward(w);
-        for (int d = 0; d < r->spec->n_devices && balance; d++)
-            if (rig_shape(r, d)->balanced) rig_compare_buffer(r, w->value, d, 1);
         r->tolerance = gradient_tolerance;
         for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
     }
-    free(w);
+    world_close(w);
 }
 
 static void step(rig *r) {
-    step_with(r, true);
+    step_with(r, true, false);
 }
 
 static void step_without_balance(rig *r) {
-    step_with(r, false);
+    step_with(r, false, false);
+}
+
+static void step_of_variants(rig *r) {
+    step_with(r, true, true);
 }
 
 static void evaluation(rig *r) {
@@ -188,17 +235,26 @@ static void evaluation(rig *r) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
         compare_forward(w);
     }
-    free(w);
+    world_close(w);
 }
 
 /* Losses alone, of devices that keep their margins: what of a whole model survives bf16. */
-static void losses(rig *r) {
+static void losses_with(rig *r, bool variants) {
     world *w = world_open(r, EVALUATION, false);
+    if (variants) make_variants(w);
     if (rig_run(r)) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
         rig_compare_buffer(r, w->loss, 0, w->loss->count);
     }
-    free(w);
+    world_close(w);
+}
+
+static void losses(rig *r) {
+    losses_with(r, false);
+}
+
+static void losses_of_variants(rig *r) {
+    losses_with(r, true);
 }
 
 typedef struct {
@@ -228,9 +284,8 @@ void (*conformance_between_runs)(void) = NULL;
 static void step_twice(rig *r) {
     world *w = world_open(r, STEP, true);
     if (rig_run(r)) {
-        snapshot all[] = {take_snapshot(w->loss),     take_snapshot(w->logits),
-                          take_snapshot(w->gate_sum), take_snapshot(w->coefficient),
-                          take_snapshot(w->value),    take_snapshot(&r->gradients)};
+        snapshot all[] = {take_snapshot(w->loss), take_snapshot(w->logits), take_snapshot(w->gate_sum),
+                          take_snapshot(w->coefficient), take_snapshot(&r->gradients)};
         if (conformance_between_runs != NULL) conformance_between_runs();
         bool again = rig_run(r);
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -239,38 +294,46 @@ static void step_twice(rig *r) {
             else
                 free(all[i].before);
     }
-    free(w);
+    world_close(w);
 }
 
+/* At an offset of -1 there is no tensor. */
 static void compare_tensor(world *w, const char *name, int64_t offset, int64_t count) {
     rig_buffer named = w->r->base_gradients;
     named.name = name;
-    rig_compare_buffer(w->r, &named, offset, count);
+    if (offset >= 0) rig_compare_buffer(w->r, &named, offset, count);
+}
+
+static void compare_layer_gradients(world *w, int l) {
+    const base_shape *s = &w->reference.shape;
+    const base_layer *t = &w->reference.layout.layer0;
+    int64_t base = l * w->reference.layout.layer_stride, width = s->width, q = base_q_width(s),
+            qkv = base_qkv_width(s), fc = base_fc_width(s);
+    const struct {
+        const char *name;
+        int64_t offset, count;
+    } tensors[] = {
+        {"d ln1 gain", t->ln1_gain, width},       {"d ln1 bias", t->ln1_bias, width},
+        {"d qkv weight", t->qkv_w, qkv * width},  {"d qkv bias", t->qkv_b, qkv},
+        {"d out weight", t->out_w, width * q},    {"d out bias", t->out_b, width},
+        {"d ln2 gain", t->ln2_gain, width},       {"d ln2 bias", t->ln2_bias, width},
+        {"d fc weight", t->fc_w, fc * width},     {"d fc bias", t->fc_b, fc},
+        {"d pr weight", t->pr_w, width * s->ffn}, {"d pr bias", t->pr_b, width},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        compare_tensor(w, tensors[i].name, tensors[i].offset < 0 ? -1 : base + tensors[i].offset,
+                       tensors[i].count);
 }
 
 static void compare_base_gradients(world *w) {
-    const base_layout *at = &w->reference.layout;
-    int64_t width = w->reference.shape.width, ffn = w->reference.shape.ffn;
+    const base_layout *at = &w->references[0].layout;
+    int64_t width = w->references[0].shape.width;
     compare_tensor(w, "d wte", at->wte, VOCABULARY * width);
     compare_tensor(w, "d wpe", at->wpe, CONTEXT * width);
+    compare_tensor(w, "d head", at->head, VOCABULARY * width);
     compare_tensor(w, "d lnf gain", at->lnf_gain, width);
     compare_tensor(w, "d lnf bias", at->lnf_bias, width);
-    for (int l = 0; l < WAVE_LAYERS; l++) {
-        int64_t base = l * at->layer_stride;
-        const base_layer *t = &at->layer0;
-        compare_tensor(w, "d ln1 gain", base + t->ln1_gain, width);
-        compare_tensor(w, "d ln1 bias", base + t->ln1_bias, width);
-        compare_tensor(w, "d qkv weight", base + t->qkv_w, 3 * width * width);
-        compare_tensor(w, "d qkv bias", base + t->qkv_b, 3 * width);
-        compare_tensor(w, "d out weight", base + t->out_w, width * width);
-        compare_tensor(w, "d out bias", base + t->out_b, width);
-        compare_tensor(w, "d ln2 gain", base + t->ln2_gain, width);
-        compare_tensor(w, "d ln2 bias", base + t->ln2_bias, width);
-        compare_tensor(w, "d fc weight", base + t->fc_w, ffn * width);
-        compare_tensor(w, "d fc bias", base + t->fc_b, ffn);
-        compare_tensor(w, "d pr weight", base + t->pr_w, width * ffn);
-        compare_tensor(w, "d pr bias", base + t->pr_b, width);
-    }
+    for (int l = 0; l < WAVE_LAYERS; l++) compare_layer_gradients(w, l);
 }
 
 static void pretraining(rig *r) {
@@ -279,20 +342,22 @@ static void pretraining(rig *r) {
         oracle_batch batch = {r->wave.n_sequences, r->first_token, r->tokens, r->targets};
         oracle_pass pass = {
             .loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
-        oracle_pretraining(&w->reference, &batch, &pass);
+        oracle_pretraining(&w->references[0], &batch, &pass);
         rig_compare_buffer(r, w->loss, 0, w->loss->count);
         rig_compare_buffer(r, w->logits, 0, w->logits->count);
         r->tolerance = gradient_tolerance;
         compare_base_gradients(w);
     }
-    free(w);
+    world_close(w);
 }
 
 static const conformance_case cases[] = {
     {.name = "model step", .run = step, .learns = true, .exact = true, .whole = true},
     {.name = "model step without load balance", .run = step_without_balance, .exact = true, .whole = true},
+    {.name = "model step of variants", .run = step_of_variants, .exact = true, .whole = true},
     {.name = "model evaluation", .run = evaluation, .exact = true, .whole = true},
     {.name = "model losses", .run = losses, .whole = true},
+    {.name = "model losses of variants", .run = losses_of_variants, .whole = true},
     {.name = "model step, twice", .run = step_twice, .whole = true},
     {.name = "model pre-training", .run = pretraining, .trains_base = true, .whole = true},
 };

@@ -11,18 +11,19 @@ enum { RECORD = CK_MAX_EXPERTS };
 static const double least_margin = 1e-5;
 
 typedef struct {
-    rig_tensor *x, *zh, *gates;
-    rig_buffer *gate_sum, *top1, *top_k, *p_sum, *record; /* NULL if not wanted */
+    rig_tensor *x, *zh, *gates, *bias_factor;
+    rig_buffer *gate_sum, *top1, *top_k, *record; /* NULL if not wanted */
 } route_tensors;
 
 static route_tensors make_route(rig *r, bool statistics) {
     int64_t count = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     route_tensors t = {.x = rig_input(r, r->spec->width, "x"),
                        .zh = rig_output(r, r->max_zh, "zh"),
-                       .gates = rig_output(r, RECORD, "gates")};
+                       .gates = rig_output(r, RECORD, "gates"),
+                       .bias_factor = rig_output(r, 1, "bias factor")};
     if (!statistics) return t;
     t.gate_sum = rig_results(r, count, "gate_sum"), t.top1 = rig_results(r, count, "top1_count");
-    t.top_k = rig_results(r, count, "top_k_count"), t.p_sum = rig_results(r, count, "p_sum");
+    t.top_k = rig_results(r, count, "top_k_count");
     t.record = rig_results(r, r->n_tokens * WAVE_LAYERS * RECORD, "gate_record");
     return t;
 }
@@ -31,11 +32,11 @@ static void record_route(rig *r, route_tensors t, int layer) {
     ck_op_route(r->program, &(ck_route){.x = t.x->tensor,
                                         .zh = t.zh->tensor,
                                         .gates = t.gates->tensor,
+                                        .bias_factor = t.bias_factor->tensor,
                                         .layer = layer,
                                         .gate_sum = t.gate_sum ? t.gate_sum->memory : NULL,
                                         .top1_count = t.top1 ? t.top1->memory : NULL,
                                         .top_k_count = t.top_k ? t.top_k->memory : NULL,
-                                        .p_sum = t.p_sum ? t.p_sum->memory : NULL,
                                         .n_layers = WAVE_LAYERS,
                                         .gate_record = t.record ? t.record->memory : NULL});
 }
@@ -46,6 +47,8 @@ static void route_reference(rig *r, route_tensors t, int layer) {
         int64_t first = rig_first(r, d);
         oracle_route(&a, rig_rows(r, d), rig_row(t.x, first), rig_row(t.zh, first), t.zh->columns,
                      rig_row(t.gates, first));
+        oracle_bias_factor(rig_shape(r, d), rig_rows(r, d), rig_row(t.gates, first),
+                           rig_row(t.bias_factor, first));
     }
 }
 
@@ -82,6 +85,7 @@ static void compare_route(rig *r, route_tensors t, bool exact) {
     compare_choices(r, t, exact);
     compare_zh(r, t);
     rig_compare(r, t.gates, COLUMNS_ALL);
+    rig_compare(r, t.bias_factor, COLUMNS_ALL);
 }
 
 static void route(rig *r) {
@@ -107,17 +111,14 @@ static void route_ties(rig *r) {
 
 /* Sums over the tokens of one sequence into one entry [E]. */
 static void sequence_statistics(const ck_shape *s, int64_t n, const double *zh, int ld, const double *gates,
-                                double *sum, double *top1, double *top_k, double *p_sum) {
+                                double *sum, double *top1, double *top_k) {
     for (int64_t t = 0; t < n; t++) {
         int chosen[CK_MAX_EXPERTS];
-        double p[CK_MAX_EXPERTS] = {0};
         oracle_top_k(s, zh + t * ld, chosen);
-        if (s->router_rows > 0) oracle_balance_probability(s, zh + t * ld, p);
         top1[chosen[0]]++;
         for (int e = 0; e < s->n_experts; e++) {
             sum[e] += gates[t * CK_MAX_EXPERTS + e];
             top_k[e] += gates[t * CK_MAX_EXPERTS + e] > 0;
-            p_sum[e] += p[e];
         }
     }
 }
@@ -128,11 +129,11 @@ static void statistics_reference(rig *r, route_tensors t, int layer) {
             int64_t first = r->first_token[s], at = ((int64_t)s * WAVE_LAYERS + layer) * CK_MAX_EXPERTS;
             sequence_statistics(rig_shape(r, d), r->first_token[s + 1] - first, rig_row(t.zh, first),
                                 t.zh->columns, rig_row(t.gates, first), t.gate_sum->ref + at,
-                                t.top1->ref + at, t.top_k->ref + at, t.p_sum->ref + at);
+                                t.top1->ref + at, t.top_k->ref + at);
         }
 }
 
-/* P, counts of the largest gate and counts of the chosen mean something only where there is a router. */
+/* Counts of the largest gate and counts of the chosen mean something only where there is a router. */
 static void compare_statistics(rig *r, route_tensors t, int layer) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
@@ -142,7 +143,6 @@ static void compare_statistics(rig *r, route_tensors t, int layer) {
             if (s->router_rows == 0) continue;
             rig_compare_buffer(r, t.top1, at, s->n_experts);
             rig_compare_buffer(r, t.top_k, at, s->n_experts);
-            rig_compare_buffer(r, t.p_sum, at, s->n_experts);
         }
         for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++) {
             int64_t at = (i * WAVE_LAYERS + layer) * RECORD;
@@ -228,26 +228,23 @@ static void route_backward_accumulating(rig *r) {
 
 /* ---- Load balance: counts of all sequences of a device before any gradient ------------------- */
 
-static void balance_reference(rig *r, route_tensors t, int layer, rig_buffer *coefficient,
-                              rig_buffer *value) {
+static void balance_reference(rig *r, route_tensors t, int layer, rig_buffer *coefficient) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
-        double count[CK_MAX_EXPERTS] = {0}, p[CK_MAX_EXPERTS] = {0}, sum[CK_MAX_EXPERTS] = {0},
-               top1[CK_MAX_EXPERTS] = {0};
+        double count[CK_MAX_EXPERTS] = {0}, sum[CK_MAX_EXPERTS] = {0}, top1[CK_MAX_EXPERTS] = {0};
+        double p[CK_MAX_EXPERTS] = {0}; /* of the balance's value, which no backend computes */
         if (s->router_rows == 0) continue;
         sequence_statistics(s, rig_rows(r, d), rig_row(t.zh, rig_first(r, d)), t.zh->columns,
-                            rig_row(t.gates, rig_first(r, d)), sum, top1, count, p);
-        value->ref[d] +=
-            oracle_balance(s, rig_rows(r, d), count, p,
-                           coefficient->ref + ((int64_t)d * WAVE_LAYERS + layer) * CK_MAX_EXPERTS);
+                            rig_row(t.gates, rig_first(r, d)), sum, top1, count);
+        oracle_balance(s, rig_rows(r, d), count, p,
+                       coefficient->ref + ((int64_t)d * WAVE_LAYERS + layer) * CK_MAX_EXPERTS);
     }
 }
 
-static void compare_balance(rig *r, const rig_buffer *coefficient, const rig_buffer *value) {
+static void compare_balance(rig *r, const rig_buffer *coefficient) {
     for (int d = 0; d < r->spec->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
         if (!s->balanced) continue;
-        rig_compare_buffer(r, value, d, 1);
         for (int l = 0; l < WAVE_LAYERS; l++)
             rig_compare_buffer(r, coefficient, ((int64_t)d * WAVE_LAYERS + l) * CK_MAX_EXPERTS, s->n_experts);
     }
@@ -256,26 +253,22 @@ static void compare_balance(rig *r, const rig_buffer *coefficient, const rig_buf
 static void balance(rig *r) {
     int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     route_tensors lower = make_route(r, true), upper = make_route(r, false);
-    upper.top_k = lower.top_k, upper.p_sum = lower.p_sum;
-    rig_buffer *coefficient = rig_results(r, entries, "coefficient"),
-               *value = rig_results(r, r->wave.n_sequences, "value");
+    upper.top_k = lower.top_k;
+    rig_buffer *coefficient = rig_results(r, entries, "coefficient");
     backward_tensors b = make_backward(r, false);
-    for (int i = 0; i < r->wave.n_sequences; i++) value->ref[i] = 0;
     route_reference(r, lower, 0);
     route_reference(r, upper, RIG_LAYER);
     rig_ignore_unchosen(r, b.p, COLUMNS_H, upper.gates);
     record_route(r, lower, 0);
     record_route(r, upper, RIG_LAYER);
     ck_op_balance(r->program, &(ck_balance){.top_k_count = lower.top_k->memory,
-                                            .p_sum = lower.p_sum->memory,
                                             .coefficient = coefficient->memory,
-                                            .value = value->memory,
                                             .n_layers = WAVE_LAYERS});
     record_backward(r, upper, b, false, coefficient->memory);
     if (!rig_run(r)) return;
-    balance_reference(r, lower, 0, coefficient, value);
-    balance_reference(r, upper, RIG_LAYER, coefficient, value);
-    compare_balance(r, coefficient, value);
+    balance_reference(r, lower, 0, coefficient);
+    balance_reference(r, upper, RIG_LAYER, coefficient);
+    compare_balance(r, coefficient);
     compare_route(r, upper, false);
     backward_reference(r, upper, b, coefficient->ref);
 }
@@ -298,13 +291,14 @@ static void spoil_weight(rig *r, int device, int layer, float value) {
     float *weights = r->parameters.host + r->devices[device].parameters + range.offset;
     if (router) weights[3] = value;
     for (int e = 0; e < s->n_experts && !router; e++)
-        weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
+        if (s->rank[e] > 0) weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
 }
 
-/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others
- * none. */
-static int spoiled_layer(int device) {
-    return device % 3 < 2 ? device % 3 : -1;
+/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others, and
+ * those without such weights, none. */
+static int spoiled_layer(const rig *r, int device) {
+    const ck_shape *s = rig_shape(r, device);
+    return device % 3 < 2 && s->router_rows + s->rank_sum > 0 ? device % 3 : -1;
 }
 
 static void faults(rig *r) {
@@ -314,15 +308,15 @@ static void faults(rig *r) {
     if (r->parameters.host == NULL) abort();
     memcpy(r->parameters.host, before.host, (size_t)before.count * sizeof(float));
     for (int d = 0; d < r->spec->n_devices; d++)
-        if (spoiled_layer(d) >= 0) spoil_weight(r, d, spoiled_layer(d), d % 3 == 0 ? INFINITY : NAN);
+        if (spoiled_layer(r, d) >= 0) spoil_weight(r, d, spoiled_layer(r, d), d % 3 == 0 ? INFINITY : NAN);
     record_route(r, lower, 0);
     record_route(r, upper, 1);
     if (rig_run(r)) {
         route_reference(r, lower, 0);
         route_reference(r, upper, 1);
         for (int d = 0; d < r->spec->n_devices; d++) {
-            compare_fault(r, d, spoiled_layer(d));
-            if (spoiled_layer(d) < 0) continue;
+            compare_fault(r, d, spoiled_layer(r, d));
+            if (spoiled_layer(r, d) < 0) continue;
             for (int64_t i = rig_first(r, d) * CK_MAX_EXPERTS;
                  i < (rig_first(r, d) + rig_rows(r, d)) * CK_MAX_EXPERTS; i++)
                 lower.gates->host[i] = upper.gates->host[i] = 0,

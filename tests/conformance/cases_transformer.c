@@ -99,7 +99,8 @@ static void linear_with(rig *r, int in, int out, bool with_residual) {
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (!rig_run(r)) return;
     oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, bias->ref, NULL,
                   with_residual ? residual->ref : NULL, y->ref);
@@ -134,6 +135,7 @@ static void linear_backward_with(rig *r, linear_backward_options o) {
                                                             .weight = weight->memory,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .accumulate = o.accumulate,
                                                             .weight_gradient = o.trained ? WEIGHT_AT : -1,
                                                             .bias_gradient = o.trained ? BIAS_AT : -1});
@@ -218,8 +220,8 @@ static void gelu_backward_in_place(rig *r) {
 }
 
 static oracle_attention_size sequence_size(const rig *r, int sequence) {
-    return (oracle_attention_size){r->first_token[sequence + 1] - r->first_token[sequence], r->spec->width,
-                                   r->spec->heads};
+    return (oracle_attention_size){r->first_token[sequence + 1] - r->first_token[sequence], r->spec->heads,
+                                   r->spec->heads, r->spec->width / r->spec->heads};
 }
 
 /* sharp: scores of a few hundred, where exp() overflows unless the row's maximum is taken off. q and k are
@@ -232,10 +234,12 @@ static void attention_with(rig *r, bool sharp) {
     for (int64_t i = 0; i < r->n_tokens * qkv->columns && sharp; i++)
         if (i % qkv->columns < 2 * width) qkv->host[i] = (float)(8 * lround(1.2 * (double)qkv->host[i]));
     rig_take(r, qkv);
-    ck_op_attention(
-        r->program,
-        &(ck_attention){
-            .qkv = qkv->tensor, .o = o->tensor, .lse = lse->tensor, .heads = heads, .width = width});
+    ck_op_attention(r->program, &(ck_attention){.qkv = qkv->tensor,
+                                                .o = o->tensor,
+                                                .lse = lse->tensor,
+                                                .heads = heads,
+                                                .kv_heads = heads,
+                                                .head_size = width / heads});
     if (!rig_run(r)) return;
     for (int s = 0; s < r->wave.n_sequences; s++) {
         int64_t first = r->first_token[s];
@@ -272,7 +276,8 @@ static void attention_backward(rig *r) {
                                                                   .d_o = d_o->tensor,
                                                                   .dqkv = dqkv->tensor,
                                                                   .heads = heads,
-                                                                  .width = width});
+                                                                  .kv_heads = heads,
+                                                                  .head_size = width / heads});
     if (!rig_run(r)) return;
     rig_compare(r, dqkv, COLUMNS_ALL);
 }
@@ -285,19 +290,21 @@ static void embed_backward(rig *r) {
                *loss = rig_results(r, r->wave.n_sequences, "loss");
     draw_tokens(r, VOCABULARY);
     for (int64_t t = 0; t < r->n_tokens; t++) r->targets[t] = r->tokens[(t + 1) % r->n_tokens];
-    ck_op_head(r->program, &(ck_head){.x = x->tensor,
+    ck_op_head(r->program, &(ck_head){.mode = CK_HEAD_PRETRAIN,
+                                      .x = x->tensor,
                                       .dx = dx->tensor,
-                                      .wte = wte->memory,
+                                      .weight = wte->memory,
                                       .loss = loss->memory,
                                       .width = width,
                                       .vocabulary = VOCABULARY,
-                                      .wte_gradient = GAIN_AT});
+                                      .weight_gradient = GAIN_AT});
     ck_op_embed_backward(r->program, &(ck_embed_backward){.dx = dx->tensor,
                                                           .wte_gradient = GAIN_AT,
                                                           .wpe_gradient = WPE_AT,
                                                           .width = width,
                                                           .vocabulary = VOCABULARY,
-                                                          .positions = MAX_POSITIONS});
+                                                          .positions = MAX_POSITIONS,
+                                                          .accumulate = true});
     if (!rig_run(r)) return;
     double *dwte = r->base_gradients.ref + GAIN_AT, *dwpe = r->base_gradients.ref + WPE_AT;
     oracle_head_backward((oracle_head_size){r->n_tokens, width, VOCABULARY}, x->ref, wte->ref, r->targets,

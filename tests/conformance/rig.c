@@ -133,13 +133,15 @@ static void lay_packs(rig *r, learn_pattern pattern) {
     int64_t end = CK_ALIGN_FLOATS;
     for (int i = 0; i < SHAPE_SPECS; i++)
         r->shapes[i] = wave_shape(i, r->spec->width, r->spec->ffn, WAVE_LAYERS, r->spec->mlp);
+    r->max_lora_rank = r->max_zh = r->max_h = r->max_ranks = 1;
     for (int d = r->spec->n_devices - 1; d >= 0; d--) {
         int spec = r->spec->devices[d].shape;
         const ck_shape *s = &r->shapes[spec];
         r->devices[d] = (ck_wave_device){
             .parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
         end += s->total + CK_ALIGN_FLOATS;
-        r->max_attention_rank = larger(r->max_attention_rank, s->lora_rank[CK_SITE_QKV]);
+        for (int site = 0; site < CK_SITES; site++)
+            r->max_lora_rank = larger(r->max_lora_rank, s->lora_rank[site]);
         r->max_zh = larger(r->max_zh, s->router_rows + s->h_ranks);
         r->max_h = larger(r->max_h, s->h_ranks);
         r->max_ranks = larger(r->max_ranks, s->rank_sum);

@@ -46,7 +46,7 @@ typedef struct {
     ck_capacity capacity;
     ck_wave wave;
     int64_t n_tokens;
-    int max_attention_rank, max_zh, max_ranks, max_h; /* widest over the wave's devices */
+    int max_lora_rank, max_zh, max_ranks, max_h; /* widest over the wave's devices, at least 1 */
     int64_t first_token[WAVE_MAX_DEVICES * WAVE_MAX_LENGTHS + 1];
     int32_t first_sequence[WAVE_MAX_DEVICES + 1];
     ck_wave_device devices[WAVE_MAX_DEVICES];
@@ -94,11 +94,11 @@ bool rig_ok(rig *r, ck_status status, const char *what);
 
 typedef enum {
     COLUMNS_ALL,
-    COLUMNS_EXPERTS,   /* E */
-    COLUMNS_ROUTED,    /* router rows + h_ranks */
-    COLUMNS_RANKS,     /* rank_sum */
-    COLUMNS_H,         /* h_ranks */
-    COLUMNS_ATTENTION, /* attention rank */
+    COLUMNS_EXPERTS, /* E */
+    COLUMNS_ROUTED,  /* router rows + h_ranks */
+    COLUMNS_RANKS,   /* rank_sum */
+    COLUMNS_H,       /* h_ranks */
+    COLUMNS_LORA,    /* + ck_site: rank of the LoRA there */
 } rig_columns;
 
 const ck_shape *rig_shape(const rig *r, int device);

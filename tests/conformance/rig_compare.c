@@ -41,10 +41,10 @@ static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns column
         return s->rank_sum;
     case COLUMNS_H:
         return s->h_ranks;
-    case COLUMNS_ATTENTION:
-        return s->lora_rank[CK_SITE_QKV];
+    case COLUMNS_LORA:
+        break;
     }
-    return 0;
+    return s->lora_rank[columns - COLUMNS_LORA];
 }
 
 void rig_poison(rig *r, rig_tensor *t, rig_columns columns) {

@@ -9,15 +9,31 @@
 static bits_world *world;
 static check c;
 
-static void open_world(void) {
-    world = bits_create();
+static void open_gpt2(void) {
+    world = bits_create(CK_MLP_GELU);
+}
+
+static void open_llama(void) {
+    world = bits_create(CK_MLP_SWIGLU);
 }
 
 static void close_world(void) {
     bits_destroy(world);
 }
 
-TestSuite(bits, .init = open_world, .fini = close_world);
+TestSuite(bits, .init = open_gpt2, .fini = close_world);
+TestSuite(bits_of_a_llama, .init = open_llama, .fini = close_world);
+
+/* The same test on both bases. */
+#define BITS(name)                                                                                           \
+    static void name(void);                                                                                  \
+    Test(bits, name) {                                                                                       \
+        name();                                                                                              \
+    }                                                                                                        \
+    Test(bits_of_a_llama, name) {                                                                            \
+        name();                                                                                              \
+    }                                                                                                        \
+    static void name(void)
 
 static ck_backend *open_threads(int threads) {
     ck_backend *backend;
@@ -49,7 +65,7 @@ static bool all_finite(const bits_result *r) {
     return r->count > 0;
 }
 
-Test(bits, the_same_run_twice) {
+BITS(the_same_run_twice) {
     bits_result first[BITS_DEVICES], second[BITS_DEVICES];
     everybody(first);
     everybody(second);
@@ -61,7 +77,7 @@ Test(bits, the_same_run_twice) {
     bits_free(second, BITS_DEVICES);
 }
 
-Test(bits, alone_or_among_a_hundred) {
+BITS(alone_or_among_a_hundred) {
     bits_result together[BITS_DEVICES], alone;
     everybody(together);
     for (int d = 0; d < BITS_DEVICES; d++) {
@@ -73,7 +89,7 @@ Test(bits, alone_or_among_a_hundred) {
     bits_free(together, BITS_DEVICES);
 }
 
-Test(bits, the_order_of_neighbours) {
+BITS(the_order_of_neighbours) {
     bits_result forward[BITS_DEVICES], backward[BITS_DEVICES];
     int order[BITS_DEVICES];
     everybody(forward);
@@ -85,7 +101,7 @@ Test(bits, the_order_of_neighbours) {
     bits_free(backward, BITS_DEVICES);
 }
 
-Test(bits, the_number_of_threads) {
+BITS(the_number_of_threads) {
     bits_result one[BITS_DEVICES], many[BITS_DEVICES];
     int order[BITS_DEVICES];
     everybody(one);
@@ -100,7 +116,7 @@ Test(bits, the_number_of_threads) {
 }
 
 /* Waves of 1, 2, 3 ... devices, with a stride, on two threads. */
-Test(bits, how_devices_are_assigned_to_waves) {
+BITS(how_devices_are_assigned_to_waves) {
     bits_result together[BITS_DEVICES], part[BITS_DEVICES];
     int order[BITS_DEVICES];
     everybody(together);
@@ -116,7 +132,7 @@ Test(bits, how_devices_are_assigned_to_waves) {
     bits_free(together, BITS_DEVICES);
 }
 
-Test(bits, a_faulty_neighbour) {
+BITS(a_faulty_neighbour) {
     enum { SICK = 43 }; /* of a shape with a router */
     bits_result well[BITS_DEVICES], beside[BITS_DEVICES];
     int order[BITS_DEVICES];
@@ -134,7 +150,7 @@ Test(bits, a_faulty_neighbour) {
     bits_free(beside, BITS_DEVICES);
 }
 
-Test(bits, different_devices_differ) {
+BITS(different_devices_differ) {
     /* That the comparison can fail: device 0 and device 7 have the same shape and number of values, not the
      * same numbers. */
     bits_result results[BITS_DEVICES];
@@ -145,7 +161,48 @@ Test(bits, different_devices_differ) {
     bits_free(results, BITS_DEVICES);
 }
 
-Test(bits, pretraining_on_any_number_of_threads) {
+static void decode(int threads, const int *order, int n, bits_result *results) {
+    ck_backend *backend = open_threads(threads);
+    bits_decode(world, backend, order, n, results, &c);
+    ck_close(backend);
+    cr_assert(c.failures == 0, "%s", c.message);
+}
+
+BITS(decoding_alone_or_among_a_hundred) {
+    bits_result together[BITS_DEVICES], alone;
+    int order[BITS_DEVICES];
+    in_order(order, false);
+    decode(2, order, BITS_DEVICES, together);
+    for (int d = 0; d < BITS_DEVICES; d++) {
+        decode(1, &d, 1, &alone);
+        cr_expect(all_finite(&alone), "device %d gave a logit that is not finite", d);
+        cr_expect(bits_equal(&together[d], &alone), "device %d decodes otherwise alone than among the others",
+                  d);
+        bits_free(&alone, 1);
+    }
+    /* that the comparison can fail */
+    alone = together[0];
+    alone.values = together[7].values;
+    cr_expect(!bits_equal(&together[0], &alone));
+    bits_free(together, BITS_DEVICES);
+}
+
+BITS(decoding_on_any_number_of_threads) {
+    bits_result one[BITS_DEVICES], many[BITS_DEVICES];
+    int order[BITS_DEVICES];
+    in_order(order, true);
+    decode(1, order, BITS_DEVICES, one);
+    for (int threads = 2; threads <= 5; threads++) {
+        decode(threads, order, BITS_DEVICES, many);
+        for (int d = 0; d < BITS_DEVICES; d++)
+            cr_expect(bits_equal(&one[d], &many[d]), "device %d decodes otherwise on %d threads", order[d],
+                      threads);
+        bits_free(many, BITS_DEVICES);
+    }
+    bits_free(one, BITS_DEVICES);
+}
+
+BITS(pretraining_on_any_number_of_threads) {
     bits_result one = {0};
     for (int threads = 1; threads <= 3; threads++) {
         ck_backend *backend = open_threads(threads);

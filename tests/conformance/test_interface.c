@@ -101,7 +101,7 @@ Test(shape, parts_are_all_that_a_pack_holds) {
         for (int i = 0; i < CK_BLOCKS; i++) in_blocks += 3 * (int64_t)s.block[i].rows * s.block[i].columns;
         for (int32_t i = 0; i < ck_part_count(&s); i++) {
             ck_part p = ck_part_at(&s, i);
-            const ck_block *block = ck_block_of(&s, p.site, p.factor);
+            const ck_block *block = ck_block_of(&s, p.adapter, p.site, p.factor);
             int64_t count = (int64_t)p.rows * p.columns,
                     first = p.offset - p.layer * s.layer_stride - block->offset;
             cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec,
@@ -142,7 +142,7 @@ Test(shape, learn_spans_are_the_whole_layer) {
                 while (p.offset >= spans[at].offset + spans[at].count) at++;
                 cr_assert(p.offset + (int64_t)p.rows * p.columns <= spans[at].offset + spans[at].count,
                           "shape %d, part %d", spec, i);
-                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.site, p.factor)) != 0),
+                cr_assert(spans[at].learned == ((learn & ck_learn_class(p.adapter, p.factor)) != 0),
                           "shape %d, part %d", spec, i);
                 cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
             }
@@ -185,10 +185,10 @@ Test(shape, refuses_what_cannot_be) {
     const char *why;
     for (int i = 0; i < 10; i++) bad[i] = good;
     bad[0].n_layers = 0, bad[1].width = 0, bad[2].n_experts = 0, bad[3].n_experts = CK_MAX_EXPERTS + 1,
-    bad[4].rank[1] = 0;
+    bad[4].rank[0] = bad[4].rank[1] = 0;
     bad[5].top_k = 0, bad[6].rank[0] = CK_MAX_RANK_SUM;
     bad[7].rank[0] = CK_MAX_RANK_SUM / 2, bad[7].mlp = CK_MLP_SWIGLU;
-    bad[8].lora_rank[CK_SITE_FC] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
+    bad[8].lora_rank[CK_SITE_GATE] = 1, bad[9].lora_rank[CK_SITE_OUT] = -1;
     for (int i = 0; i < 10; i++) {
         why = NULL;
         cr_expect(eq(int, ck_shape_init(&bad[i], &why), CK_BAD_ARGUMENT), "shape %d", i);
@@ -270,18 +270,13 @@ Test(program, refuses_gradients_before_a_global_op) {
     ck_tensor *u = ck_activation(program, 8, "u"), *dm = ck_activation(program, 8, "dm"),
               *du = ck_activation(program, 8, "du");
     ck_op_gelu_backward(program, &(ck_gelu_backward){.u = u, .dm = dm, .du = du, .ffn = 8});
-    ck_op_balance(
-        program,
-        &(ck_balance){
-            .top_k_count = table, .p_sum = table, .coefficient = table, .value = table, .n_layers = 1});
+    ck_op_balance(program, &(ck_balance){.top_k_count = table, .coefficient = table, .n_layers = 1});
     cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
     cr_expect(strstr(ck_last_error(backend), "global") != NULL, "%s", ck_last_error(backend));
     ck_program_destroy(program);
     ck_close(backend);
 }
 
-/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond
- * them. */
 /* One device of that shape with one sequence of four tokens. */
 static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
     static const int64_t first_token[] = {0, 4};
@@ -301,6 +296,8 @@ static ck_wave four_tokens(const ck_shape *shape, const float *pack) {
                      .fault = fault};
 }
 
+/* A program recorded for narrow rank-space activations must not be run by a device that would write beyond
+ * them. */
 Test(program, refuses_a_device_wider_than_it_was_recorded_for) {
     ck_backend *backend = open_auto();
     ck_program *program;
@@ -363,6 +360,140 @@ Test(program, refuses_a_device_of_another_mlp) {
     ck_program_destroy(program);
     ck_stream_destroy(stream);
     ck_free(backend, pack);
+    ck_close(backend);
+}
+
+static void expect_refusal(ck_program *program, ck_stream *stream, const ck_wave *wave, const char *text) {
+    cr_expect(eq(int, ck_run(program, stream, wave), CK_BAD_ARGUMENT), "%s", text);
+    cr_expect(eq(int, ck_wait(stream), CK_BAD_ARGUMENT), "%s", text);
+}
+
+Test(program, refuses_a_variant_that_the_wave_has_not) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    ck_stream *stream;
+    ck_shape shape = wave_shape(SHAPE_SINGLE, 12, 16, 1, CK_MLP_GELU);
+    void *memory;
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_alloc(backend, (size_t)shape.total * sizeof(float), "pack", &memory), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_op_linear(program, &(ck_linear){.x = ck_activation(program, 3, "x"),
+                                       .y = ck_activation(program, 3, "y"),
+                                       .weight = memory,
+                                       .in = 3,
+                                       .out = 3,
+                                       .linear = 1});
+    cr_assert(eq(int, ck_program_finish(program), CK_OK), "%s", ck_last_error(backend));
+    ck_replacement table[2] = {{0}};
+    ck_wave_device device = {.variant = 1};
+    ck_wave wave = four_tokens(&shape, memory);
+    wave.devices = &device;
+    expect_refusal(program, stream, &wave, "the wave has no variants");
+    wave.n_variants = 1, wave.n_linears = 1, wave.variants = table;
+    expect_refusal(program, stream, &wave, "the program's linear 1 is not in the table");
+    wave.n_linears = 2;
+    cr_expect(eq(int, ck_run(program, stream, &wave), CK_OK), "%s", ck_last_error(backend));
+    device.variant = 2;
+    expect_refusal(program, stream, &wave, "there is one variant");
+    device.variant = -1;
+    expect_refusal(program, stream, &wave, "a variant before the first");
+    ck_program_destroy(program);
+    ck_stream_destroy(stream);
+    ck_free(backend, memory);
+    ck_close(backend);
+}
+
+Test(program, refuses_a_linear_below_minus_1) {
+    ck_backend *backend = open_auto();
+    ck_program *program;
+    float weight[9];
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4};
+    cr_assert(eq(int, ck_program_create(backend, &capacity, &program), CK_OK));
+    ck_op_linear(program, &(ck_linear){.x = ck_activation(program, 3, "x"),
+                                       .y = ck_activation(program, 3, "y"),
+                                       .weight = weight,
+                                       .in = 3,
+                                       .out = 3,
+                                       .linear = -2});
+    cr_expect(eq(int, ck_program_finish(program), CK_BAD_ARGUMENT));
+    cr_expect(strstr(ck_last_error(backend), "-1") != NULL, "%s", ck_last_error(backend));
+    ck_program_destroy(program);
+    ck_close(backend);
+}
+
+/* A program of one head in that mode; what is not wanted is left out. */
+static ck_status head_program(ck_backend *backend, ck_head_mode mode, bool dx, int64_t gradient,
+                              float *memory, ck_program **out) {
+    ck_capacity capacity = {.max_sequences = 1, .max_tokens = 4, .max_sequence_tokens = 4, .base_pack = 32};
+    ck_status status = ck_program_create(backend, &capacity, out);
+    if (status != CK_OK) return status;
+    ck_op_head(*out, &(ck_head){.mode = mode,
+                                .x = ck_activation(*out, 4, "x"),
+                                .dx = dx ? ck_activation(*out, 4, "dx") : NULL,
+                                .weight = memory,
+                                .loss = memory + 32,
+                                .width = 4,
+                                .vocabulary = 8,
+                                .weight_gradient = gradient});
+    return ck_program_finish(*out);
+}
+
+Test(program, refuses_a_head_that_contradicts_its_mode) {
+    static const struct {
+        ck_head_mode mode;
+        bool dx;
+        int64_t gradient;
+        ck_status expected;
+    } cases[] = {
+        {CK_HEAD_EVALUATE, false, 0, CK_OK},
+        {CK_HEAD_EVALUATE, true, 0, CK_BAD_ARGUMENT},
+        {CK_HEAD_STEP, true, -1, CK_OK},
+        {CK_HEAD_STEP, false, -1, CK_BAD_ARGUMENT},
+        {CK_HEAD_PRETRAIN, true, 0, CK_OK},
+        {CK_HEAD_PRETRAIN, true, -1, CK_BAD_ARGUMENT},
+        {CK_HEAD_PRETRAIN, true, 1, CK_BAD_ARGUMENT}, /* behind the end of the base's pack */
+    };
+    ck_backend *backend = open_auto();
+    void *memory;
+    cr_assert(eq(int, ck_alloc(backend, 64 * sizeof(float), "head", &memory), CK_OK));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_program *program;
+        ck_status status =
+            head_program(backend, cases[i].mode, cases[i].dx, cases[i].gradient, memory, &program);
+        cr_expect(eq(int, status, cases[i].expected), "head %zu: %s", i, ck_last_error(backend));
+        ck_program_destroy(program);
+    }
+    ck_free(backend, memory);
+    ck_close(backend);
+}
+
+/* A step's mean is over each device, pre-training's over the wave. */
+Test(program, refuses_a_wave_that_contradicts_the_mode_of_its_head) {
+    ck_backend *backend = open_auto();
+    ck_stream *stream;
+    ck_shape shape = wave_shape(SHAPE_SINGLE, 4, 16, 1, CK_MLP_GELU);
+    float *memory;
+    cr_assert(eq(int, ck_alloc(backend, 128 * sizeof(float), "head", (void **)&memory), CK_OK));
+    cr_assert(eq(int, ck_stream_create(backend, &stream), CK_OK));
+    ck_wave of_device = four_tokens(&shape, memory), of_none = of_device, of_base;
+    of_none.n_devices = 0;
+    of_base = of_none, of_base.base_gradients = memory + 64;
+    const ck_wave *good[] = {[CK_HEAD_STEP] = &of_device, [CK_HEAD_PRETRAIN] = &of_base};
+    for (ck_head_mode mode = CK_HEAD_STEP; mode <= CK_HEAD_PRETRAIN; mode++) {
+        ck_program *program;
+        const ck_wave *all[] = {&of_device, &of_none, &of_base};
+        cr_assert(eq(int, head_program(backend, mode, true, 0, memory, &program), CK_OK), "%s",
+                  ck_last_error(backend));
+        for (int i = 0; i < 3; i++) {
+            ck_run(program, stream, all[i]);
+            cr_expect(eq(int, ck_wait(stream), all[i] == good[mode] ? CK_OK : CK_BAD_ARGUMENT),
+                      "mode %d, wave %d: %s", mode, i, ck_last_error(backend));
+        }
+        ck_program_destroy(program);
+    }
+    ck_stream_destroy(stream);
+    ck_free(backend, memory);
     ck_close(backend);
 }
 

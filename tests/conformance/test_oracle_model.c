@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/tensors.h"
 #include "conformance/waves.h"
 #include "oracle/oracle.h"
 
@@ -20,17 +21,14 @@ typedef struct {
     bool pretraining;
 } setting;
 
-static setting *open_setting(int spec) {
+/* The base that a wave of this shape and MLP has (waves.h). */
+static setting *open_setting(int spec, ck_mlp mlp) {
     setting *s = calloc(1, sizeof *s);
-    s->base.shape = (base_shape){.layers = 2,
-                                 .width = 8,
-                                 .heads = 2,
-                                 .ffn = 12,
-                                 .vocabulary = VOCABULARY,
-                                 .context = 6,
-                                 .epsilon = 1e-5f};
+    wave_spec wave = {
+        .width = 8, .ffn = 12, .heads = 2, .n_devices = 1, .devices = {{spec, {1}}}, .mlp = mlp};
+    s->base.shape = wave_base(&wave, VOCABULARY, 6);
     s->base.layout = base_layout_of(&s->base.shape);
-    s->shape = wave_shape(spec, 8, 12, 2, CK_MLP_GELU);
+    s->shape = wave_shape(spec, 8, 12, 2, mlp);
     float *weights = calloc((size_t)s->base.layout.total, sizeof *weights),
           *pack = calloc((size_t)s->shape.total, sizeof *pack);
     wave_fill_base(&s->base.shape, 3, weights);
@@ -77,8 +75,8 @@ static double quotient_error(setting *s, double *values, const double *gradients
     return norm > 0 ? sqrt(difference / norm) : sqrt(difference);
 }
 
-static void adapter_gradients(int spec) {
-    setting *s = open_setting(spec);
+static void adapter_gradients(int spec, ck_mlp mlp) {
+    setting *s = open_setting(spec, mlp);
     oracle_pass pass = {.gradients = s->gradients};
     objective(s, &pass);
     cr_assert(pass.margin > 1e-3, "shape %d: margin %g; choose another seed", spec, pass.margin);
@@ -95,55 +93,52 @@ static void adapter_gradients(int spec) {
 }
 
 Test(oracle_model, adapter_gradients_of_one_expert) {
-    adapter_gradients(SHAPE_SINGLE_ATTEND);
+    adapter_gradients(SHAPE_SINGLE_ATTEND, CK_MLP_GELU);
 }
 
 Test(oracle_model, adapter_gradients_of_one_of_two) {
-    adapter_gradients(SHAPE_PAIR_TOP1);
+    adapter_gradients(SHAPE_PAIR_TOP1, CK_MLP_GELU);
 }
 
 Test(oracle_model, adapter_gradients_of_ragged_experts) {
-    adapter_gradients(SHAPE_RAGGED);
+    adapter_gradients(SHAPE_RAGGED, CK_MLP_GELU);
 }
 
 Test(oracle_model, adapter_gradients_of_equal_gates) {
-    adapter_gradients(SHAPE_MEAN);
+    adapter_gradients(SHAPE_MEAN, CK_MLP_GELU);
 }
 
 Test(oracle_model, adapter_gradients_of_mixed_linears) {
-    adapter_gradients(SHAPE_LINEAR);
-    adapter_gradients(SHAPE_LINEAR_TOP1);
+    adapter_gradients(SHAPE_LINEAR, CK_MLP_GELU);
+    adapter_gradients(SHAPE_LINEAR_TOP1, CK_MLP_GELU);
+}
+
+/* All biases and a head of its own; then groups of query heads and neither. */
+Test(oracle_model, adapter_gradients_of_a_llama) {
+    adapter_gradients(SHAPE_RAGGED, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LINEAR, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LLAMA_PLAIN, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LLAMA_QV, CK_MLP_SWIGLU);
+}
+
+static void pretraining_gradients(int spec, ck_mlp mlp) {
+    setting *s = open_setting(spec, mlp);
+    const base_shape *shape = &s->base.shape;
+    s->pretraining = true;
+    objective(s, &(oracle_pass){.gradients = s->gradients});
+    for (int i = 0; i < base_tensor_count(shape); i++) {
+        packed_tensor t = base_tensor(shape, &s->base.layout, "", i, NULL);
+        int64_t count = t.n_dims == 2 ? t.dims[0] * t.dims[1] : t.dims[0];
+        double error = quotient_error(s, s->weights + t.offset, s->gradients + t.offset, count);
+        cr_expect(error < 1e-6, "%s: relative error %g", t.name, error);
+    }
+    close_setting(s);
 }
 
 Test(oracle_model, pretraining_gradients_of_every_weight) {
-    setting *s = open_setting(SHAPE_SINGLE);
-    s->pretraining = true;
-    const base_layout *at = &s->base.layout;
-    const int64_t starts[] = {at->wte,
-                              at->wpe,
-                              at->lnf_gain,
-                              at->lnf_bias,
-                              at->layer0.ln1_gain,
-                              at->layer0.ln1_bias,
-                              at->layer0.qkv_w,
-                              at->layer0.qkv_b,
-                              at->layer0.out_w,
-                              at->layer0.out_b,
-                              at->layer0.ln2_gain,
-                              at->layer0.ln2_bias,
-                              at->layer0.fc_w,
-                              at->layer0.fc_b,
-                              at->layer0.pr_w,
-                              at->layer0.pr_b};
-    const int64_t counts[] = {40, 48, 8, 8, 8, 8, 192, 24, 64, 8, 8, 8, 96, 12, 96, 8};
-    objective(s, &(oracle_pass){.gradients = s->gradients});
-    for (int i = 0; i < 16; i++)
-        for (int l = 0; l < (i < 4 ? 1 : 2); l++) {
-            int64_t start = starts[i] + l * at->layer_stride;
-            double error = quotient_error(s, s->weights + start, s->gradients + start, counts[i]);
-            cr_expect(error < 1e-6, "weight %d of layer %d: relative error %g", i, l, error);
-        }
-    close_setting(s);
+    pretraining_gradients(SHAPE_SINGLE, CK_MLP_GELU);
+    pretraining_gradients(SHAPE_SINGLE, CK_MLP_SWIGLU);
+    pretraining_gradients(SHAPE_LLAMA_QV, CK_MLP_SWIGLU);
 }
 
 Test(oracle_model, zero_initialised_B_changes_no_logit) {
@@ -152,7 +147,7 @@ Test(oracle_model, zero_initialised_B_changes_no_logit) {
     const int specs[] = {SHAPE_SINGLE_ATTEND, SHAPE_PAIR_BOTH,   SHAPE_RAGGED,
                          SHAPE_MEAN,          SHAPE_LINEAR_TOP1, SHAPE_MANY};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
-        setting *s = open_setting(specs[i]);
+        setting *s = open_setting(specs[i], CK_MLP_GELU);
         double plain[TOKENS * VOCABULARY], adapted[TOKENS * VOCABULARY], moved[TOKENS * VOCABULARY];
         objective(s, &(oracle_pass){.logits = moved});
         for (int l = 0; l < 2; l++)
@@ -177,7 +172,7 @@ Test(oracle_model, zero_initialised_B_changes_no_logit) {
 }
 
 Test(oracle_model, sequences_do_not_see_each_other) {
-    setting *s = open_setting(SHAPE_RAGGED);
+    setting *s = open_setting(SHAPE_RAGGED, CK_MLP_GELU);
     double both[SEQUENCES], alone;
     objective(s, &(oracle_pass){.loss = both});
     s->batch = (oracle_batch){1, s->first_token + 1, s->tokens + 3, s->targets + 3};
@@ -188,7 +183,7 @@ Test(oracle_model, sequences_do_not_see_each_other) {
 }
 
 Test(oracle_model, a_later_token_does_not_change_an_earlier_loss) {
-    setting *s = open_setting(SHAPE_RAGGED);
+    setting *s = open_setting(SHAPE_RAGGED, CK_MLP_GELU);
     double logits[TOKENS * VOCABULARY], changed[TOKENS * VOCABULARY];
     objective(s, &(oracle_pass){.logits = logits});
     s->tokens[TOKENS - 1] = (s->tokens[TOKENS - 1] + 1) % VOCABULARY;
@@ -200,7 +195,7 @@ Test(oracle_model, a_later_token_does_not_change_an_earlier_loss) {
 }
 
 Test(oracle_model, nothing_counted_gives_no_gradient) {
-    setting *s = open_setting(SHAPE_MEAN);
+    setting *s = open_setting(SHAPE_MEAN, CK_MLP_GELU);
     for (int t = 0; t < TOKENS; t++) s->targets[t] = -1;
     double value = objective(s, &(oracle_pass){.gradients = s->gradients});
     cr_expect(value == 0);

@@ -49,6 +49,46 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
     [SHAPE_TWENTY_FOUR] =
         {.experts = 3, .rank = {8, 8, 8}, .top_k = 2, .attention_rank = 16, .balance = 0.5f},
     [SHAPE_ATTEND_MORE] = {.experts = 2, .rank = {4, 4}, .top_k = 1, .attention_rank = 24, .balance = 0.5f},
+    [SHAPE_PLAIN] = {.experts = 1,
+                     .top_k = 1,
+                     .attention_rank = 4,
+                     .site_rank = {[CK_SITE_FC] = 8, [CK_SITE_PR] = 8}},
+    [SHAPE_PLAIN_PR] = {.experts = 1, .top_k = 1, .gates = CK_GATES_MEAN, .site_rank = {[CK_SITE_PR] = 3}},
+    [SHAPE_BESIDE] = {.experts = 2,
+                      .rank = {4, 4},
+                      .top_k = 1,
+                      .site_rank = {[CK_SITE_FC] = 5, [CK_SITE_PR] = 24},
+                      .balance = 0.5f},
+    [SHAPE_WITH_ZERO] = {.experts = 3, .rank = {0, 8, 3}, .top_k = 2, .attention_rank = 8, .balance = 0.5f},
+    [SHAPE_LINEAR_ZERO] = {.experts = 2,
+                           .rank = {4, 0},
+                           .top_k = 1,
+                           .mix = CK_MIX_LINEAR,
+                           .site_rank = {[CK_SITE_PR] = 17},
+                           .balance = 0.5f},
+    [SHAPE_LLAMA_PLAIN] = {.experts = 1,
+                           .top_k = 1,
+                           .grouped = true,
+                           .site_rank = {[CK_SITE_Q] = 8,
+                                         [CK_SITE_K] = 4,
+                                         [CK_SITE_V] = 3,
+                                         [CK_SITE_OUT] = 17,
+                                         [CK_SITE_GATE] = 8,
+                                         [CK_SITE_FC] = 20,
+                                         [CK_SITE_PR] = 16}},
+    [SHAPE_LLAMA_QV] = {.experts = 2,
+                        .rank = {4, 4},
+                        .top_k = 2,
+                        .grouped = true,
+                        .site_rank = {[CK_SITE_Q] = 8, [CK_SITE_V] = 8},
+                        .balance = 0.5f},
+    [SHAPE_LLAMA_BESIDE] =
+        {.experts = 3,
+         .rank = {0, 5, 4},
+         .top_k = 1,
+         .grouped = true,
+         .site_rank = {[CK_SITE_K] = 33, [CK_SITE_GATE] = 2, [CK_SITE_FC] = 8, [CK_SITE_PR] = 5},
+         .balance = 0.5f},
 };
 
 const wave_spec wave_specs[] = {
@@ -169,6 +209,53 @@ const wave_spec wave_specs[] = {
      2,
      {{SHAPE_ATTEND_MORE, {33, 2}}, {SHAPE_PAIR_TOP1, {18}}},
      CK_MLP_GELU},
+    {"sites",
+     32,
+     96,
+     4,
+     6,
+     {{SHAPE_PLAIN, {33, 2}},
+      {SHAPE_BESIDE, {40}},
+      {SHAPE_PLAIN_PR, {5}},
+      {SHAPE_WITH_ZERO, {64}},
+      {SHAPE_LINEAR_ZERO, {17}},
+      {SHAPE_PAIR_TOP1, {1}}},
+     CK_MLP_GELU},
+    {"sites, odd",
+     21,
+     50,
+     3,
+     5,
+     {{SHAPE_WITH_ZERO, {2, 3}},
+      {SHAPE_PLAIN, {1, 20}},
+      {SHAPE_LINEAR_ZERO, {7}},
+      {SHAPE_BESIDE, {9}},
+      {SHAPE_PLAIN_PR, {4}}},
+     CK_MLP_GELU},
+    {"no experts",
+     32,
+     64,
+     2,
+     3,
+     {{SHAPE_PLAIN, {129, 30}}, {SHAPE_PLAIN, {3}}, {SHAPE_PLAIN_PR, {16}}},
+     CK_MLP_GELU},
+    {"sites of Llama",
+     32,
+     96,
+     4,
+     4,
+     {{SHAPE_LLAMA_PLAIN, {33, 2}},
+      {SHAPE_LLAMA_QV, {64, 1}},
+      {SHAPE_LLAMA_BESIDE, {40}},
+      {SHAPE_LLAMA_PLAIN, {1, 2}}},
+     CK_MLP_SWIGLU},
+    {"sites of Llama, odd",
+     21,
+     50,
+     2,
+     3,
+     {{SHAPE_LLAMA_BESIDE, {2, 19}}, {SHAPE_LLAMA_PLAIN, {7, 1}}, {SHAPE_LLAMA_QV, {5}}},
+     CK_MLP_SWIGLU},
 };
 const int n_wave_specs = sizeof wave_specs / sizeof *wave_specs;
 
@@ -185,8 +272,13 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
                       .gates = s->gates,
                       .mix = s->mix,
                       .mlp = mlp,
-                      .lora_rank = {[CK_SITE_QKV] = s->attention_rank, [CK_SITE_OUT] = s->attention_rank},
-                      .lora_scale = {[CK_SITE_QKV] = 0.75f, [CK_SITE_OUT] = 0.75f}};
+                      .q_width = s->grouped ? 2 * (width / 2 + 4) : width,
+                      .kv_width = s->grouped ? width / 2 + 4 : width};
+    for (int site = 0; site < CK_SITES; site++) {
+        shape.lora_rank[site] = site == CK_SITE_GATE && mlp != CK_MLP_SWIGLU ? 0 : s->site_rank[site];
+        if (site == CK_SITE_QKV || site == CK_SITE_OUT) shape.lora_rank[site] += s->attention_rank;
+        shape.lora_scale[site] = 0.75f;
+    }
     for (int e = 0; e < s->experts; e++) {
         shape.rank[e] = halve ? (s->rank[e] + 1) / 2 : s->rank[e];
         shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);
@@ -221,31 +313,61 @@ void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack) {
         }
 }
 
-static void fill(float *values, int64_t count, double mean, double scale, uint64_t *seed) {
-    for (int64_t i = 0; i < count; i++) values[i] = (float)(mean + wave_draw(seed, scale));
+/* At an offset of -1 there is no tensor. */
+static void fill(float *weights, int64_t offset, int64_t count, double mean, double scale, uint64_t *seed) {
+    for (int64_t i = 0; i < count && offset >= 0; i++)
+        weights[offset + i] = (float)(mean + wave_draw(seed, scale));
+}
+
+bool wave_has_base(const wave_spec *spec) {
+    base_shape shape = wave_base(spec, 2, 1);
+    return spec->mlp == CK_MLP_GELU || (shape.head_size % 2 == 0 && shape.heads * shape.head_size > 0);
+}
+
+base_shape wave_base(const wave_spec *spec, int vocabulary, int context) {
+    ck_shape first = wave_shape(spec->devices[0].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp);
+    base_shape shape = {.layers = WAVE_LAYERS,
+                        .width = spec->width,
+                        .heads = spec->heads,
+                        .ffn = spec->ffn,
+                        .vocabulary = vocabulary,
+                        .context = context,
+                        .epsilon = 1e-5f};
+    if (spec->mlp == CK_MLP_SWIGLU) {
+        shape.family = BASE_LLAMA;
+        shape.head_size = first.q_width / spec->heads;
+        shape.kv_heads = first.kv_width / shape.head_size;
+        shape.rope.theta = 100;
+        shape.tied_head = shape_specs[spec->devices[0].shape].grouped;
+        shape.qkv_bias = shape.out_bias = shape.mlp_bias = !shape.tied_head;
+    }
+    return base_complete(shape);
 }
 
 void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights) {
     base_layout at = base_layout_of(shape);
-    int64_t width = shape->width, ffn = shape->ffn;
-    fill(weights + at.wte, shape->vocabulary * width, 0, 0.5, &seed);
-    fill(weights + at.wpe, shape->context * width, 0, 0.5, &seed);
-    fill(weights + at.lnf_gain, width, 1, 0.2, &seed);
-    fill(weights + at.lnf_bias, width, 0, 0.2, &seed);
+    int64_t width = shape->width, q = base_q_width(shape), qkv = base_qkv_width(shape),
+            fc = base_fc_width(shape);
+    fill(weights, at.wte, shape->vocabulary * width, 0, 0.5, &seed);
+    fill(weights, at.wpe, shape->context * width, 0, 0.5, &seed);
+    fill(weights, at.lnf_gain, width, 1, 0.2, &seed);
+    fill(weights, at.lnf_bias, width, 0, 0.2, &seed);
     for (int l = 0; l < shape->layers; l++) {
         float *layer = weights + l * at.layer_stride;
         const base_layer *w = &at.layer0;
-        fill(layer + w->ln1_gain, width, 1, 0.2, &seed);
-        fill(layer + w->ln1_bias, width, 0, 0.2, &seed);
-        fill(layer + w->qkv_w, 3 * width * width, 0, 0.2, &seed);
-        fill(layer + w->qkv_b, 3 * width, 0, 0.2, &seed);
-        fill(layer + w->out_w, width * width, 0, 0.2, &seed);
-        fill(layer + w->out_b, width, 0, 0.2, &seed);
-        fill(layer + w->ln2_gain, width, 1, 0.2, &seed);
-        fill(layer + w->ln2_bias, width, 0, 0.2, &seed);
-        fill(layer + w->fc_w, ffn * width, 0, 0.2, &seed);
-        fill(layer + w->fc_b, ffn, 0, 0.2, &seed);
-        fill(layer + w->pr_w, width * ffn, 0, 0.1, &seed);
-        fill(layer + w->pr_b, width, 0, 0.2, &seed);
+        fill(layer, w->ln1_gain, width, 1, 0.2, &seed);
+        fill(layer, w->ln1_bias, width, 0, 0.2, &seed);
+        fill(layer, w->qkv_w, qkv * width, 0, 0.2, &seed);
+        fill(layer, w->qkv_b, qkv, 0, 0.2, &seed);
+        fill(layer, w->out_w, width * q, 0, 0.2, &seed);
+        fill(layer, w->out_b, width, 0, 0.2, &seed);
+        fill(layer, w->ln2_gain, width, 1, 0.2, &seed);
+        fill(layer, w->ln2_bias, width, 0, 0.2, &seed);
+        fill(layer, w->fc_w, fc * width, 0, 0.2, &seed);
+        fill(layer, w->fc_b, fc, 0, 0.2, &seed);
+        fill(layer, w->pr_w, width * shape->ffn, 0, 0.1, &seed);
+        fill(layer, w->pr_b, width, 0, 0.2, &seed);
     }
+    if (!shape->tied_head) fill(weights, at.head, shape->vocabulary * width, 0, 0.5, &seed);
+    base_fill_rope(shape, &at, weights);
 }

@@ -9,7 +9,9 @@ typedef struct {
     int experts, rank[CK_MAX_EXPERTS], top_k;
     ck_gates gates;
     ck_mix mix;
-    int attention_rank;
+    int attention_rank;      /* of the LoRAs at QKV and OUT */
+    int site_rank[CK_SITES]; /* of LoRAs beside these; at GATE only where the MLP has one */
+    bool grouped;  /* q and kv have widths of their own, q twice kv; the same in all shapes of a wave */
     float balance; /* lambda; balance_e = lambda E c_e / L with unequal c_e, unless even: c_e = 1 */
     bool even;
 } shape_spec;
@@ -32,6 +34,14 @@ enum {
     SHAPE_LIMIT,         /* CK_MAX_EXPERTS and CK_MAX_RANK_SUM */
     SHAPE_TWENTY_FOUR,   /* ranks sum to 24, attention 16 */
     SHAPE_ATTEND_MORE,   /* attention 24 */
+    SHAPE_PLAIN,         /* no experts, LoRA on all linears of a GPT-2 */
+    SHAPE_PLAIN_PR,      /* no experts, LoRA at PR alone */
+    SHAPE_BESIDE,        /* E = 2, k = 1, LoRA at FC and PR beside them */
+    SHAPE_WITH_ZERO,     /* E = 3, ranks 0, 8, 3, k = 2 */
+    SHAPE_LINEAR_ZERO,   /* E = 2, ranks 4, 0, k = 1, mix linear, LoRA at PR */
+    SHAPE_LLAMA_PLAIN,   /* no experts, LoRA on all linears of a Llama */
+    SHAPE_LLAMA_QV,      /* E = 2, k = 2, LoRA at q and v */
+    SHAPE_LLAMA_BESIDE,  /* E = 3, ranks 0, 5, 4, k = 1, LoRA at k and in the MLP */
     SHAPE_SPECS
 };
 
@@ -46,7 +56,7 @@ typedef struct {
     const char *name;
     int width, ffn, heads, n_devices;
     device_spec devices[WAVE_MAX_DEVICES];
-    ck_mlp mlp; /* SwiGLU: the ops of an expert layer only, not the model */
+    ck_mlp mlp; /* SwiGLU: a Llama */
 } wave_spec;
 
 extern const shape_spec shape_specs[SHAPE_SPECS];
@@ -60,6 +70,11 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp);
 /* Parameters of a device's pack and weights of a base, large enough that every term of the model counts;
  * padding stays 0. */
 void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);
+/* The base of a wave's whole model: a Llama where the MLP is SwiGLU. It has all biases and a head of its own,
+ * or, where q and kv have other widths than D, groups of query heads and neither. */
+base_shape wave_base(const wave_spec *spec, int vocabulary, int context);
+/* Whether such a base is possible: a Llama's heads are even. */
+bool wave_has_base(const wave_spec *spec);
 void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights);
 
 /* Numbers for inputs: uniform with mean 0 and standard deviation `scale`, from a counter that the caller

@@ -23,9 +23,9 @@ double *oracle_zeros(int64_t count); /* calloc that aborts the test when memory 
 double *oracle_from_floats(const float *values, int64_t count);
 double oracle_dot(const double *a, const double *b, int64_t count);
 
-/* ---- The transformer (oracle_transformer.c, oracle_attention.c, oracle_head.c) --------------- */
+/* ---- The transformer (oracle_transformer.c, oracle_llama.c, oracle_attention.c, oracle_head.c) */
 
-/* One sequence: n tokens at positions 0 .. n-1. */
+/* One sequence: n tokens at positions 0 .. n-1; wpe, and its gradient, may be NULL. */
 void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte, const double *wpe,
                   double *x);
 /* += */
@@ -43,11 +43,17 @@ void oracle_norm(oracle_norm_size size, const double *x, const double *gain, con
 void oracle_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy,
                           double *dx, double *dgain, double *dbias);
 
+/* RMSNorm: no bias; stats keeps 0 and rstd. */
+void oracle_rms_norm(oracle_norm_size size, const double *x, const double *gain, double *y, double *stats);
+/* dx +=; dgain +=, or NULL. */
+void oracle_rms_norm_backward(oracle_norm_size size, const double *x, const double *gain, const double *dy,
+                              double *dx, double *dgain);
+
 typedef struct {
     int64_t n;
     int in, out;
 } oracle_linear_size;
-/* factor [n] multiplies the bias of each row (NULL: 1); residual [n, out] or NULL. */
+/* bias [out] or NULL; factor [n] multiplies the bias of each row (NULL: 1); residual [n, out] or NULL. */
 void oracle_linear(oracle_linear_size size, const double *x, const double *weight, const double *bias,
                    const double *factor, const double *residual, double *y);
 /* dx +=; any of dx, dweight, dbias may be NULL (dbias is for factor 1). */
@@ -57,10 +63,18 @@ void oracle_linear_backward(oracle_linear_size size, const double *x, const doub
 double oracle_gelu(double u);
 double oracle_gelu_slope(double u);
 
+/* u [n, 2 F]: gate and up; writes m [n, F], du [n, 2 F]. */
+void oracle_swiglu(int64_t n, int ffn, const double *u, double *m);
+void oracle_swiglu_backward(int64_t n, int ffn, const double *u, const double *dm, double *du);
+
 typedef struct {
     int64_t n; /* tokens of one sequence */
-    int width, heads;
+    int heads, kv_heads, head_size;
 } oracle_attention_size;
+/* qkv and dqkv [n, (heads + 2 kv_heads) head_size], o and d_o [n, heads head_size]. */
+/* Turns q and k of one sequence in place; table [positions, head_size / 2, 2] of cos and sin; with backward
+ * dqkv, by the opposite angles. */
+void oracle_rope(oracle_attention_size size, const double *table, bool backward, double *qkv);
 void oracle_attention(oracle_attention_size size, const double *qkv, double *o, double *lse);
 void oracle_attention_backward(oracle_attention_size size, const double *qkv, const double *d_o,
                                double *dqkv);
@@ -69,10 +83,9 @@ typedef struct {
     int64_t n;
     int width, vocabulary;
 } oracle_head_size;
-/* The summed loss; logits [n, V] or NULL; *correct, if not NULL, counts tokens whose arg max is the target.
- */
+/* The summed loss; logits [n, V] or NULL. */
 double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
-                   double *logits, int32_t *correct);
+                   double *logits);
 /* dx and dwte (NULL: not wanted) of scale * loss; dx is written, dwte += . */
 void oracle_head_backward(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
                           double scale, double *dx, double *dwte);
@@ -98,6 +111,18 @@ typedef enum {
     ORACLE_B1,
     ORACLE_A2,
     ORACLE_B2,
+    ORACLE_Q_A,
+    ORACLE_Q_B,
+    ORACLE_K_A,
+    ORACLE_K_B,
+    ORACLE_V_A,
+    ORACLE_V_B,
+    ORACLE_GATE_A, /* from here on: LoRAs of the MLP that are no expert's */
+    ORACLE_GATE_B,
+    ORACLE_UP_A, /* FC */
+    ORACLE_UP_B,
+    ORACLE_DOWN_A, /* PR */
+    ORACLE_DOWN_B,
     ORACLE_PARTS
 } oracle_part;
 const char *oracle_part_name(oracle_part part);
@@ -108,10 +133,14 @@ typedef struct {
 } oracle_range;
 oracle_range oracle_part_range(const ck_shape *shape, int layer, oracle_part part);
 
+/* A and B of the LoRA at a site. */
+oracle_part oracle_lora_part(ck_site site, ck_factor factor);
+
+/* y += ; the site's first column of y, and ldy from a row of y to the next. */
 void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld,
-                 double *y);
+                 double *y, int ldy);
 void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h,
-                          int ld, const double *dy, double *dx);
+                          int ld, const double *dy, int ldy, double *dx);
 
 /* K = min(k, E), or E where the gates are means. */
 int oracle_chosen_count(const ck_shape *shape);
@@ -150,7 +179,7 @@ void oracle_expert_activation(const oracle_adapter *a, int64_t n, const double *
                               const double *gates, double *m, double *g, int ldg);
 void oracle_expert_expand(const oracle_adapter *a, int64_t n, const double *g, int ldg, const double *gates,
                           double *y);
-/* Writes q and dw. */
+/* Writes q and dw; bias may be NULL. */
 void oracle_expert_expand_backward(const oracle_adapter *a, int64_t n, const double *bias, const double *dy,
                                    const double *g, int ldg, const double *gates, double *q, double *dw);
 /* Writes du and p; dw +=. du may be dm, but not with SwiGLU. */
@@ -203,7 +232,6 @@ typedef struct {
     double *loss;      /* [n_sequences] summed nats */
     double *logits;    /* [tokens, V] */
     double *gates;     /* [layers, tokens, CK_MAX_EXPERTS] */
-    double *p_sum;     /* [layers, CK_MAX_EXPERTS] summed over the batch's tokens */
     double *gradients; /* the device's pack: gradient of mean loss + load balance; added to */
     double margin;     /* out: least distance of a kept from a dropped logit */
     double balance;    /* out: value of the load balance, all layers */

@@ -146,7 +146,7 @@ void oracle_expert_expand_backward(const oracle_adapter *a, int64_t n, const dou
     const ck_shape *s = a->shape;
     for (int64_t t = 0; t < n; t++) {
         const double *slope = dy + t * s->width, *w = gates + t * CK_MAX_EXPERTS;
-        double bias_term = s->mix == CK_MIX_MLP ? oracle_dot(bias, slope, s->width) : 0;
+        double bias_term = bias != NULL && s->mix == CK_MIX_MLP ? oracle_dot(bias, slope, s->width) : 0;
         for (int e = 0; e < s->n_experts; e++) {
             int first = s->rank_first[e];
             dot_rows(a, ORACLE_B2, 0, e, s->width, s->scale[e], slope, q + t * ldg);

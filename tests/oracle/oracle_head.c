@@ -1,4 +1,4 @@
-/* Tied head and cross-entropy.
+/* Head and cross-entropy.
  *
  *   logits = x wte^T     loss = sum over tokens with target >= 0 of log sum_v exp(logit_v) - logit_target
  *   dlogit_v = scale (softmax(logits)_v - [v = target])     dx = dlogit wte     dwte = dlogit^T x */
@@ -14,9 +14,9 @@ int64_t oracle_counted(int64_t n, const int32_t *targets) {
     return counted;
 }
 
-/* Logits of one row; returns the index of the largest (the first of equals) and the log-sum-exp. */
-static int row_logits(oracle_head_size size, const double *x, const double *wte, double *logits,
-                      double *log_sum) {
+/* Logits of one row and their log-sum-exp. */
+static void row_logits(oracle_head_size size, const double *x, const double *wte, double *logits,
+                       double *log_sum) {
     int best = 0;
     double sum = 0;
     for (int v = 0; v < size.vocabulary; v++) {
@@ -25,20 +25,17 @@ static int row_logits(oracle_head_size size, const double *x, const double *wte,
     }
     for (int v = 0; v < size.vocabulary; v++) sum += exp(logits[v] - logits[best]);
     *log_sum = logits[best] + log(sum);
-    return best;
 }
 
 double oracle_head(oracle_head_size size, const double *x, const double *wte, const int32_t *targets,
-                   double *logits, int32_t *correct) {
+                   double *logits) {
     double *row = oracle_zeros(size.vocabulary), loss = 0;
-    if (correct != NULL) *correct = 0;
     for (int64_t t = 0; t < size.n; t++) {
         double log_sum;
-        int best = row_logits(size, x + t * size.width, wte, row, &log_sum);
+        row_logits(size, x + t * size.width, wte, row, &log_sum);
         if (logits != NULL) memcpy(logits + t * size.vocabulary, row, (size_t)size.vocabulary * sizeof *row);
         if (targets[t] < 0) continue;
         loss += log_sum - row[targets[t]];
-        if (correct != NULL) *correct += best == targets[t];
     }
     free(row);
     return loss;

@@ -32,7 +32,7 @@ void oracle_embed(int64_t n, int width, const int32_t *tokens, const double *wte
                   double *x) {
     for (int64_t t = 0; t < n; t++)
         for (int d = 0; d < width; d++)
-            x[t * width + d] = wte[(int64_t)tokens[t] * width + d] + wpe[t * width + d];
+            x[t * width + d] = wte[(int64_t)tokens[t] * width + d] + (wpe != NULL ? wpe[t * width + d] : 0);
 }
 
 void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const double *dx, double *dwte,
@@ -40,7 +40,7 @@ void oracle_embed_backward(int64_t n, int width, const int32_t *tokens, const do
     for (int64_t t = 0; t < n; t++)
         for (int d = 0; d < width; d++) {
             dwte[(int64_t)tokens[t] * width + d] += dx[t * width + d];
-            dwpe[t * width + d] += dx[t * width + d];
+            if (dwpe != NULL) dwpe[t * width + d] += dx[t * width + d];
         }
 }
 
@@ -97,7 +97,7 @@ void oracle_linear(oracle_linear_size size, const double *x, const double *weigh
     for (int64_t t = 0; t < size.n; t++)
         for (int o = 0; o < size.out; o++) {
             double sum = oracle_dot(x + t * size.in, weight + (int64_t)o * size.in, size.in);
-            sum += (factor != NULL ? factor[t] : 1) * bias[o];
+            if (bias != NULL) sum += (factor != NULL ? factor[t] : 1) * bias[o];
             if (residual != NULL) sum += residual[t * size.out + o];
             y[t * size.out + o] = sum;
         }

@@ -4,6 +4,8 @@
     check_peft.py logits BASE FOLDER              FOLDER/{adapter/, tokens.i32, logits.f32}, written by tests/unit/adapters/test_peft.c
     check_peft.py loss BASE ADAPTER SHARD TOKENS EXPECTED
                                                   mean loss (nats per token) of the shard's first window of TOKENS tokens
+    check_peft.py make BASE ADAPTER RANK ALPHA MODULE...
+                                                  writes an adapter as PEFT does, both factors of it random
 
 Needs torch, transformers and peft (pip install torch transformers peft; used with 2.15.0, 5.23.0 and 0.21.2). Every tensor of the file
 must find its place in the model, and the adapter must change what the base computes, or nothing was compared. PEFT computes in float64.
@@ -34,7 +36,7 @@ def read(path, kind):
 def load(base, adapter):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT warns about keys that it misses or does not know
-        model = transformers.GPT2LMHeadModel.from_pretrained(base)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
         model = peft.PeftModel.from_pretrained(model, adapter)
     expected = set(safetensors.torch.load_file(pathlib.Path(adapter) / "adapter_model.safetensors"))
     found = set(peft.get_peft_model_state_dict(model))
@@ -69,6 +71,14 @@ def compare_loss(base, adapter, shard, sequence, expected):
     return abs(loss - expected), abs(loss - without), "the loss"
 
 
+def make(base, adapter, rank, alpha, modules):
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, use_rslora=True, target_modules=modules, fan_in_fan_out=True,
+                             task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(transformers.GPT2LMHeadModel.from_pretrained(base), config)
+    model.save_pretrained(adapter)
+
+
 def main():
     parser = argparse.ArgumentParser()
     modes = parser.add_subparsers(dest="mode", required=True)
@@ -78,7 +88,14 @@ def main():
     loss = modes.add_parser("loss")
     for name, kind in (("base", str), ("adapter", str), ("shard", str), ("sequence", int), ("expected", float)):
         loss.add_argument(name, type=kind)
+    made = modes.add_parser("make")
+    for name, kind, many in (("base", str, None), ("adapter", str, None), ("rank", int, None), ("alpha", float, None), ("modules", str, "+")):
+        made.add_argument(name, type=kind, nargs=many)
     options = vars(parser.parse_args())
+    if options["mode"] == "make":
+        options.pop("mode")
+        make(**options)
+        return
     compare = {"logits": compare_logits, "loss": compare_loss}[options.pop("mode")]
     error, effect, what = compare(**options)
     print(f"{what} is off by at most {error:.2e}; the adapter changes it by up to {effect:.2e}")

@@ -10,6 +10,17 @@ typedef struct {
     /* capacity: longest sequence that the program allows; 0: the longest one */
     int dim, heads, padding, capacity;
     std::vector<int> lengths;
+    int kv_heads = 0; /* 0: as many as heads */
+
+    int keys() const {
+        return kv_heads > 0 ? kv_heads : heads;
+    }
+    int qkv_columns() const {
+        return (heads + 2 * keys()) * dim;
+    }
+    oracle_attention_size size(int64_t n) const {
+        return oracle_attention_size{n, heads, keys(), dim};
+    }
 } attention_case;
 
 /* Up to 128 tokens, or what shared memory holds, the backward has a kernel of its own. */
@@ -30,6 +41,13 @@ static const attention_case cases[] = {
     {128, 1, 0, 0, {49}},
     {128, 1, 8, 0, {1, 65, 130}},
     {16, 1, 0, 300, {5}},
+    {7, 4, 1, 0, {1, 33, 20}, 2},
+    {8, 6, 8, 0, {16, 2, 65}, 2},
+    {16, 4, 0, 0, {129, 64, 65, 1}, 1},
+    {40, 3, 0, 150, {33, 70}, 1},
+    {64, 4, 0, 0, {31, 48}, 2},
+    {64, 4, 8, 0, {20, 150}, 1},
+    {128, 2, 0, 0, {48, 7}, 1},
 };
 
 template <typename T> struct attention_wave {
@@ -48,10 +66,10 @@ template <typename T> struct attention_wave {
     }
     explicit attention_wave(const attention_case *c)
         : which(c), program(), n_tokens(tokens_of(c)), table((int64_t)c->lengths.size(), "sequences"),
-          qkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "qkv"),
+          qkv(&program, n_tokens, c->qkv_columns(), c->padding, "qkv"),
           o(&program, n_tokens, c->heads * c->dim, c->padding, "o"),
           d_o(&program, n_tokens, c->heads * c->dim, c->padding, "do"),
-          dqkv(&program, n_tokens, 3 * c->heads * c->dim, c->padding, "dqkv"),
+          dqkv(&program, n_tokens, c->qkv_columns(), c->padding, "dqkv"),
           lse(&program, n_tokens, c->heads, c->padding, "lse") {
         int64_t first = 0;
         program.capacity.max_sequence_tokens = c->capacity;
@@ -75,7 +93,7 @@ template <typename T> struct attention_wave {
     }
     const char *forward() {
         cuda_call now = call();
-        ck_attention op = {&qkv.tensor, &o.tensor, &lse.tensor, which->heads, which->heads * which->dim};
+        ck_attention op = {&qkv.tensor, &o.tensor, &lse.tensor, which->heads, which->keys(), which->dim};
         o.poison(), lse.poison();
         const char *problem = cuda_attention(&op, &now);
         if (!problem) problem = device_finish();
@@ -86,13 +104,8 @@ template <typename T> struct attention_wave {
     const char *backward() {
         cuda_call now = call();
         cuda_bounds bounds = {};
-        ck_attention_backward op = {&qkv.tensor,
-                                    &o.tensor,
-                                    &lse.tensor,
-                                    &d_o.tensor,
-                                    &dqkv.tensor,
-                                    which->heads,
-                                    which->heads * which->dim};
+        ck_attention_backward op = {&qkv.tensor,  &o.tensor,    &lse.tensor,   &d_o.tensor,
+                                    &dqkv.tensor, which->heads, which->keys(), which->dim};
         bounds.max_tokens = n_tokens;
         bounds.max_sequence_tokens = program.capacity.max_sequence_tokens;
         bounds.half = now.half;
@@ -112,7 +125,7 @@ template <typename T> struct attention_wave {
     void compare(check *c, size_t s, bool backwards) {
         const cuda_sequence *sequence = &sequences[s];
         int64_t n = sequence->n_tokens, width = which->heads * which->dim;
-        oracle_attention_size size = {n, (int)width, which->heads};
+        oracle_attention_size size = which->size(n);
         std::vector<double> in = qkv.take(sequence->first_token, n), out((size_t)(n * width)),
                             sums((size_t)(n * which->heads));
         oracle_attention(size, in.data(), out.data(), sums.data());
@@ -121,7 +134,8 @@ template <typename T> struct attention_wave {
             compare_rows(c, name("lse", s).c_str(), &lse, sequence->first_token, n, sums, tolerance_of<T>());
             return;
         }
-        std::vector<double> gradient = d_o.take(sequence->first_token, n), expected((size_t)(3 * n * width));
+        std::vector<double> gradient = d_o.take(sequence->first_token, n),
+                            expected((size_t)(n * which->qkv_columns()));
         oracle_attention_backward(size, in.data(), gradient.data(), expected.data());
         compare_rows(c, name("dqkv", s).c_str(), &dqkv, sequence->first_token, n, expected,
                      tolerance_of<T>());
@@ -131,8 +145,7 @@ template <typename T> struct attention_wave {
             int64_t n = sequence.n_tokens, width = which->heads * which->dim;
             std::vector<double> in = qkv.take(sequence.first_token, n), out((size_t)(n * width)),
                                 sums((size_t)(n * which->heads));
-            oracle_attention(oracle_attention_size{n, (int)width, which->heads}, in.data(), out.data(),
-                             sums.data());
+            oracle_attention(which->size(n), in.data(), out.data(), sums.data());
             o.set(sequence.first_token, out);
             lse.set(sequence.first_token, sums);
         }
@@ -169,7 +182,7 @@ static void equals_the_oracle_in_bf16() {
 
 /* More (sequence, head) pairs than one group of blocks, and many more blocks than tiles. */
 static void many_sequences_of_different_lengths() {
-    attention_case which = {8, 3, 0, 0, {}};
+    attention_case which = {8, 4, 0, 0, {}, 2};
     for (int i = 0; i < 50; i++) which.lengths.push_back(i == 20 ? 130 : 1 + i % 3);
     compare_case<bf16>(&which);
 }
@@ -197,7 +210,7 @@ template <typename T> static void same_bits_of(const attention_case *which) {
 }
 
 static void same_bits_in_any_order_of_lanes() {
-    attention_case whole = {16, 2, 0, 0, {50, 7}}, tiles = {16, 2, 0, 0, {150, 7}};
+    attention_case whole = {16, 2, 0, 0, {50, 7}, 1}, tiles = {16, 2, 0, 0, {150, 7}, 1};
     same_bits_of<float>(&whole);
     same_bits_of<bf16>(&tiles);
 }

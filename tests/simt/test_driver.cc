@@ -317,7 +317,7 @@ static void a_tensor_is_wide_or_exact() {
     w.expect(ck_program_create(w.backend, &capacity, &program));
     ck_tensor *x = ck_activation(program, 32, "x");
     float *weight = w.allocate(32 * 32);
-    ck_norm norm = {x, ck_activation(program, 32, "y"), x, weight, weight, 32, 1e-5f};
+    ck_norm norm = {x, ck_activation(program, 32, "y"), x, weight, weight, 32, 1e-5f, CK_LAYER_NORM};
     ck_op_norm(program, &norm);
     TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT,
               "x was taken as an activation and as statistics");
@@ -335,7 +335,7 @@ static void heads_that_are_too_wide_are_refused_when_recorded() {
     ck_attention op = {};
     op.qkv = ck_activation(program, 3 * 160, "qkv"), op.o = ck_activation(program, 160, "o"),
     op.lse = ck_activation(program, 1, "lse");
-    op.heads = 1, op.width = 160;
+    op.heads = op.kv_heads = 1, op.head_size = 160;
     ck_op_attention(program, &op);
     TAP_CHECK(ck_program_finish(program) == CK_BAD_ARGUMENT, "heads of 160 columns were accepted");
     TAP_CHECK(strstr(ck_last_error(w.backend), "at most 128 columns") != nullptr, "%s",

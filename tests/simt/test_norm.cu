@@ -1,4 +1,4 @@
-/* The CUDA LayerNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows
+/* The CUDA LayerNorm and RMSNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows
  * that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
 #include <string>
 
@@ -20,14 +20,15 @@ enum { BIAS_AT = 5, GAP = 7 };
 
 template <typename T> struct norm_wave {
     const norm_case *which;
+    ck_norm_kind kind;
     ck_program program;
     activation<T> x, y, dy, dx;
     activation<float> stats;
     device_buffer<float> gain, bias, base_gradients;
     std::vector<double> dx_before;
 
-    explicit norm_wave(const norm_case *c)
-        : which(c), program(), x(&program, c->n_tokens, c->width, c->padding, "x"),
+    norm_wave(const norm_case *c, ck_norm_kind kind_)
+        : which(c), kind(kind_), program(), x(&program, c->n_tokens, c->width, c->padding, "x"),
           y(&program, c->n_tokens, c->width, c->padding, "y"),
           dy(&program, c->n_tokens, c->width, c->padding, "dy"),
           dx(&program, c->n_tokens, c->width, c->padding, "dx"),
@@ -50,7 +51,9 @@ template <typename T> struct norm_wave {
     }
     const char *forward() {
         cuda_call now = call();
-        ck_norm op = {&x.tensor, &y.tensor, &stats.tensor, gain.device, bias.device, which->width, 1e-5f};
+        ck_norm op = {
+            &x.tensor,    &y.tensor, &stats.tensor, gain.device, kind == CK_RMS_NORM ? nullptr : bias.device,
+            which->width, 1e-5f,     kind};
         const char *problem = cuda_norm(&op, &now);
         if (!problem) problem = device_finish();
         y.get(), stats.get();
@@ -69,8 +72,9 @@ template <typename T> struct norm_wave {
                                gain.device,
                                which->width,
                                trained ? gain_at() : (int64_t)-1,
-                               trained ? BIAS_AT : -1,
-                               accumulate};
+                               trained && kind == CK_LAYER_NORM ? BIAS_AT : -1,
+                               accumulate,
+                               kind};
         bounds.max_tokens = which->n_tokens;
         device_buffer<char> workspace((int64_t)cuda_norm_backward_workspace(&op, &bounds), "workspace");
         workspace.poison(), base_gradients.poison();
@@ -83,16 +87,19 @@ template <typename T> struct norm_wave {
         return problem;
     }
     std::string name(const char *what) const {
-        return std::string(sizeof(T) == 2 ? "bf16" : "f32") + ", width " + std::to_string(which->width) +
-               ", " + what;
+        return std::string(kind == CK_RMS_NORM ? "RMS norm, " : "norm, ") +
+               (sizeof(T) == 2 ? "bf16" : "f32") + ", width " + std::to_string(which->width) + ", " + what;
     }
     /* Leaves in stats what the oracle says, for the backward. */
     void compare_forward(check *c) {
         int64_t n = which->n_tokens;
         std::vector<double> in = x.take(0, n), out(in.size()), rows((size_t)n * 2),
                             g(gain.host.begin(), gain.host.end()), b(bias.host.begin(), bias.host.end());
-        oracle_norm(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(), b.data(),
-                    out.data(), rows.data());
+        oracle_norm_size size = {n, which->width, (double)1e-5f};
+        if (kind == CK_RMS_NORM)
+            oracle_rms_norm(size, in.data(), g.data(), out.data(), rows.data());
+        else
+            oracle_norm(size, in.data(), g.data(), b.data(), out.data(), rows.data());
         compare_rows(c, name("y").c_str(), &y, 0, n, out, tolerance_of<T>());
         compare_rows(c, name("stats").c_str(), &stats, 0, n, rows, 1e-5);
         stats.set(0, rows);
@@ -103,19 +110,24 @@ template <typename T> struct norm_wave {
         std::vector<double> in = x.take(0, n), gradient = dy.take(0, n),
                             g(gain.host.begin(), gain.host.end()), dgain(width), dbias(width),
                             out = accumulate ? dx_before : std::vector<double>(in.size());
-        oracle_norm_backward(oracle_norm_size{n, which->width, (double)1e-5f}, in.data(), g.data(),
-                             gradient.data(), out.data(), dgain.data(), dbias.data());
+        oracle_norm_size size = {n, which->width, (double)1e-5f};
+        if (kind == CK_RMS_NORM)
+            oracle_rms_norm_backward(size, in.data(), g.data(), gradient.data(), out.data(), dgain.data());
+        else
+            oracle_norm_backward(size, in.data(), g.data(), gradient.data(), out.data(), dgain.data(),
+                                 dbias.data());
         compare_rows(c, name("dx").c_str(), &dx, 0, n, out, tolerance_of<T>());
         if (!trained) return;
         check_near(c, name("dgain").c_str(), &base_gradients.host[(size_t)gain_at()], dgain.data(),
                    which->width, 1e-5);
+        if (kind == CK_RMS_NORM) return;
         check_near(c, name("dbias").c_str(), &base_gradients.host[BIAS_AT], dbias.data(), which->width, 1e-5);
     }
-    /* Floats of the base's gradients outside the two ranges are as they were. */
+    /* Floats of the base's gradients outside what the norm has are as they were. */
     bool others_written() {
         for (size_t i = 0; i < base_gradients.host.size(); i++) {
             int at = (int)i;
-            bool own = (at >= BIAS_AT && at < BIAS_AT + which->width) ||
+            bool own = (kind == CK_LAYER_NORM && at >= BIAS_AT && at < BIAS_AT + which->width) ||
                        (at >= gain_at() && at < gain_at() + which->width);
             if (!own && !isnan(base_gradients.host[i])) return true;
         }
@@ -129,9 +141,9 @@ static void expect(const check *c, const char *problem) {
     TAP_CHECK(problem || c->comparisons > 0, "nothing was compared");
 }
 
-template <typename T> static void compare_case(const norm_case *which, bool trained) {
+template <typename T> static void compare_kind(const norm_case *which, ck_norm_kind kind, bool trained) {
     check c = {};
-    norm_wave<T> wave(which);
+    norm_wave<T> wave(which, kind);
     const char *problem = wave.forward();
     TAP_CHECK(!wave.y.padding_written() && !wave.stats.padding_written(), "width %d: padding was written",
               which->width);
@@ -143,6 +155,11 @@ template <typename T> static void compare_case(const norm_case *which, bool trai
         TAP_CHECK(!wave.others_written(), "width %d: gradients of others were written", which->width);
     }
     expect(&c, problem);
+}
+
+template <typename T> static void compare_case(const norm_case *which, bool trained) {
+    compare_kind<T>(which, CK_LAYER_NORM, trained);
+    compare_kind<T>(which, CK_RMS_NORM, trained);
 }
 
 static void equals_the_oracle_in_f32() {
@@ -163,7 +180,7 @@ static void every_number_of_slices() {
 
 static void same_bits_in_any_order_of_lanes() {
     norm_case which = {264, 0, 300};
-    norm_wave<float> wave(&which);
+    norm_wave<float> wave(&which, CK_LAYER_NORM);
     const char *problem = wave.forward();
     if (!problem) problem = wave.backward(true, true);
     std::vector<float> dx = wave.dx.host, y = wave.y.host, gradients = wave.base_gradients.host;

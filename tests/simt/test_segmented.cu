@@ -131,18 +131,18 @@ static rig_tensor *gates_of(rig *r) {
 }
 
 typedef struct {
-    rig_tensor *x, *y, *residual, *gates;
+    rig_tensor *x, *y, *residual, *factor;
     rig_buffer *weight, *bias;
     int in, out;
 } begun;
 
 /* The linear that the next op's y begins with. */
-static begun record_linear(rig *r, int out, bool gated) {
+static begun record_linear(rig *r, int out, bool with_factors) {
     int in = 8;
     begun b = {rig_input(r, in, "x"),
                rig_output(r, out, "y"),
                rig_input(r, out, "residual"),
-               gates_of(r),
+               with_factors ? rig_input(r, 1, "bias factor") : nullptr,
                nullptr,
                nullptr,
                in,
@@ -150,36 +150,31 @@ static begun record_linear(rig *r, int out, bool gated) {
     b.weight = rig_weights(r, (int64_t)in * out, 0.2, "weight"), b.bias = rig_weights(r, out, 3, "bias");
     ck_linear linear = {};
     linear.x = b.x->tensor, linear.y = b.y->tensor, linear.residual = b.residual->tensor;
-    if (gated) linear.gates = b.gates->tensor;
+    if (with_factors) linear.bias_factor = b.factor->tensor;
     linear.weight = static_cast<const float *>(b.weight->memory),
     linear.bias = static_cast<const float *>(b.bias->memory);
-    linear.in = in, linear.out = out;
+    linear.in = in, linear.out = out, linear.linear = -1;
     ck_op_linear(r->program, &linear);
     return b;
 }
 
-static void linear_reference(rig *r, const begun *b, bool gated) {
-    double *factor = oracle_zeros(r->n_tokens);
-    for (int d = 0; d < r->spec->n_devices && gated; d++)
-        oracle_bias_factor(rig_shape(r, d), rig_rows(r, d), rig_row(b->gates, rig_first(r, d)),
-                           factor + rig_first(r, d));
-    for (int64_t t = 0; t < r->n_tokens && !gated; t++) factor[t] = 1;
+static void linear_reference(rig *r, const begun *b) {
     oracle_linear_size size = {r->n_tokens, b->in, b->out};
-    oracle_linear(size, b->x->ref, b->weight->ref, b->bias->ref, factor, b->residual->ref, b->y->ref);
-    free(factor);
+    oracle_linear(size, b->x->ref, b->weight->ref, b->bias->ref, b->factor ? b->factor->ref : nullptr,
+                  b->residual->ref, b->y->ref);
 }
 
 static void begun_by_expand(rig *r) {
     begun b = record_linear(r, r->spec->width, true);
-    rig_tensor *g = rig_input(r, r->max_ranks, "g");
-    ck_expert_expand op = {g->tensor, b.gates->tensor, b.y->tensor, RIG_LAYER};
+    rig_tensor *g = rig_input(r, r->max_ranks, "g"), *gates = gates_of(r);
+    ck_expert_expand op = {g->tensor, gates->tensor, b.y->tensor, RIG_LAYER};
     ck_op_expert_expand(r->program, &op);
     if (!rig_run(r)) return;
-    linear_reference(r, &b, true);
+    linear_reference(r, &b);
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
-        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(b.gates, first),
+        oracle_expert_expand(&a, rig_rows(r, d), rig_row(g, first), g->columns, rig_row(gates, first),
                              rig_row(b.y, first));
     }
     rig_compare(r, b.y, COLUMNS_ALL);
@@ -189,17 +184,17 @@ static void begun_by_expand(rig *r) {
 static void begun_by_lora(rig *r) {
     begun b = record_linear(r, 3 * r->spec->width, false);
     rig_tensor *x = rig_input(r, r->spec->width, "x of the adapter"),
-               *h = rig_output(r, r->max_attention_rank, "h");
+               *h = rig_output(r, r->max_lora_rank, "h");
     ck_lora op = {x->tensor,      h->tensor,          b.y->tensor, CK_SITE_QKV,
-                  r->spec->width, 3 * r->spec->width, RIG_LAYER};
+                  r->spec->width, 3 * r->spec->width, 0,           RIG_LAYER};
     ck_op_lora(r->program, &op);
     if (!rig_run(r)) return;
-    linear_reference(r, &b, false);
+    linear_reference(r, &b);
     for (int d = 0; d < r->spec->n_devices; d++) {
         oracle_adapter a = rig_adapter(r, d, RIG_LAYER);
         int64_t first = rig_first(r, d);
         oracle_lora(&a, CK_SITE_QKV, rig_rows(r, d), rig_row(x, first), rig_row(h, first), h->columns,
-                    rig_row(b.y, first));
+                    rig_row(b.y, first), b.y->columns);
     }
     rig_compare(r, b.y, COLUMNS_ALL);
 }

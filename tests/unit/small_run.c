@@ -68,7 +68,7 @@ small_run small_open(const char *populations, int n_overrides, const char *const
     cr_assert_eq(ck_open("cpu", 0, &r.backend), CK_OK, "%s", ck_last_error(NULL));
     small_check(pretrain_base(r.settings, r.backend, true, &base, r.problems), r.problems, "base");
     small_check(session_create(r.settings, r.backend, base, &r.session, r.problems), r.problems, "session");
-    r.session->round = 1;
+    r.session->at.round = 1;
     return r;
 }
 

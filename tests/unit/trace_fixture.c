@@ -101,6 +101,7 @@ void fixture_create(fixture *f, int devices, int windows) {
     static const char *const source_names[] = {"german", "french", "italian", "topic, 3"};
     f->header = (trace_header){.git_revision = "0123abc",
                                .config_yaml = "seed: 42\n",
+                               .base = "gpt2, 4 layers",
                                .backend = "cpu",
                                .hardware = "a machine",
                                .created_utc = "2024-01-02T03:04:05Z",

@@ -90,13 +90,13 @@ Test(adapters, tensors_have_the_orientation_of_pytorch) {
     cr_expect_eq(safetensors_count(file), LAYERS * (4 + 1 + 3 * 4));
     /* Expert 1 owns ranks 2..6; the route block holds 3 router rows before them. */
     cr_expect_eq(element(file, "layer.1.attention.qkv.A", RA, D, 2, 4),
-                 layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 4]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 4]);
     cr_expect_eq(element(file, "layer.1.attention.qkv.B", 3 * D, RA, 16, 1),
-                 layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_B)->offset + 1 * 3 * D + 16]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_B)->offset + 1 * 3 * D + 16]);
     cr_expect_eq(element(file, "layer.1.attention.out.A", RA, D, 1, 5),
-                 layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset + 1 * D + 5]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset + 1 * D + 5]);
     cr_expect_eq(element(file, "layer.1.attention.out.B", D, RA, 5, 2),
-                 layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset + 2 * D + 5]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset + 2 * D + 5]);
     cr_expect_eq(element(file, "layer.1.router", 3, D, 2, 3), layer1[s.route + 2 * D + 3]);
     cr_expect_eq(element(file, "layer.1.expert.1.fc.A", 5, D, 4, 3), layer1[s.route + (3 + 2 + 4) * D + 3]);
     cr_expect_eq(element(file, "layer.1.expert.1.fc.B", F, 5, 17, 4), layer1[s.b1 + (2 + 4) * F + 17]);

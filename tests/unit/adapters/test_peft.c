@@ -69,7 +69,10 @@ static json_t *read_config(const char *folder) {
 static void write_folder(const char *folder, const ck_shape *s, int expert, const experts_settings *x,
                          const char *base, const float *pack) {
     problems *list = problems_create();
-    cr_assert_eq(peft_write(folder, s, expert, x, base, pack, list), EXIT_OK, "%s", all_messages(list));
+    lora_settings lora;
+    for (int site = 0; site < CK_SITES; site++) lora.alpha[site] = x->alpha;
+    cr_assert_eq(peft_write(folder, s, expert, x, &lora, base, pack, list), EXIT_OK, "%s",
+                 all_messages(list));
     problems_destroy(list);
 }
 
@@ -104,13 +107,13 @@ Test(peft, tensors_have_the_names_and_the_orientation_that_peft_loads) {
     cr_expect_eq(safetensors_count(file), LAYERS * 8);
     /* Expert 1 owns ranks 5 and 6; three router rows lie before A. */
     cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'A', 4, D), 2, 11),
-                 layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 11]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 11]);
     cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'B', 3 * D, 4), 100, 3),
-                 layer1[ck_block_of(&s, CK_SITE_QKV, CK_FACTOR_B)->offset + 3 * 3 * D + 100]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_B)->offset + 3 * 3 * D + 100]);
     cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'A', 4, D), 3, 7),
-                 layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_A)->offset + 3 * D + 7]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset + 3 * D + 7]);
     cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1),
-                 layer1[ck_block_of(&s, CK_SITE_OUT, CK_FACTOR_B)->offset + 1 * D + 47]);
+                 layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset + 1 * D + 47]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9),
                  layer1[s.route + (3 + 5 + 1) * D + 9]);
     cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'B', F, 2), 150, 0), layer1[s.b1 + 5 * F + 150]);

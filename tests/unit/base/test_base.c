@@ -14,8 +14,19 @@
 #include "base/tensors.h"
 #include "unit/checkpoints.h"
 
-static const base_shape small = {
-    .layers = 2, .width = 12, .heads = 3, .ffn = 48, .vocabulary = 19, .context = 7, .epsilon = 1e-5f};
+static const base_shape small = {.layers = 2,
+                                 .width = 12,
+                                 .heads = 3,
+                                 .kv_heads = 3,
+                                 .head_size = 4,
+                                 .ffn = 48,
+                                 .vocabulary = 19,
+                                 .context = 7,
+                                 .epsilon = 1e-5f,
+                                 .tied_head = true,
+                                 .qkv_bias = true,
+                                 .out_bias = true,
+                                 .mlp_bias = true};
 
 static base_model *random_base(const base_shape *shape, uint64_t seed) {
     problems *list = problems_create();
@@ -34,8 +45,8 @@ static int64_t elements(const packed_tensor *t) {
 }
 
 Test(base, layout_aligns_tensors_and_none_overlap) {
-    base_shape odd = {
-        .layers = 3, .width = 10, .heads = 2, .ffn = 40, .vocabulary = 257, .context = 33, .epsilon = 1e-5f};
+    base_shape odd = base_complete((base_shape){
+        .layers = 3, .width = 10, .heads = 2, .ffn = 40, .vocabulary = 257, .context = 33, .epsilon = 1e-5f});
     base_layout layout = base_layout_of(&odd);
     unsigned char *owner = calloc((size_t)layout.total, 1);
     int64_t covered = 0;
@@ -61,13 +72,13 @@ static void moments(const base_model *model, int64_t offset, int64_t n, double *
 }
 
 Test(base, random_weights_have_the_scales_of_gpt2) {
-    base_shape shape = {.layers = 8,
-                        .width = 64,
-                        .heads = 4,
-                        .ffn = 256,
-                        .vocabulary = 300,
-                        .context = 100,
-                        .epsilon = 1e-5f};
+    base_shape shape = base_complete((base_shape){.layers = 8,
+                                                  .width = 64,
+                                                  .heads = 4,
+                                                  .ffn = 256,
+                                                  .vocabulary = 300,
+                                                  .context = 100,
+                                                  .epsilon = 1e-5f});
     base_model *model = random_base(&shape, 5);
     for (int i = 0; i < base_tensor_count(&shape); i++) {
         base_tensor_kind kind;
@@ -314,8 +325,10 @@ Test(base, config_refuses_what_is_not_supported) {
     } cases[] = {
         {"[]", "must be a JSON object"},
         {"{\n\"model_type\": }", "config.json:2: is not valid JSON"},
-        {"{" SIZES "}", "model_type is missing; it must be \"gpt2\""},
-        {"{\"model_type\": \"llama\", " SIZES "}", "model_type is \"llama\"; only \"gpt2\" is supported"},
+        {"{" SIZES "}", "model_type is missing; it must be one of \"gpt2\", \"llama\", \"qwen2\""},
+        {"{\"model_type\": 2, " SIZES "}", "model_type must be one of \"gpt2\", \"llama\", \"qwen2\""},
+        {"{\"model_type\": \"opt\", " SIZES "}",
+         "model_type \"opt\" is not supported; it must be one of \"gpt2\", \"llama\", \"qwen2\""},
         {"{\"model_type\": \"gpt2\", \"activation_function\": \"relu\", " SIZES "}",
          "activation_function is \"relu\"; only \"gelu_new\""},
         {"{\"model_type\": \"gpt2\", \"activation_function\": 3, " SIZES "}",
@@ -355,7 +368,8 @@ Test(base, config_refuses_what_is_not_supported) {
 Test(base, config_reports_everything_at_once) {
     base_shape shape;
     problems *list = problems_create();
-    const char *text = "{\"model_type\": \"opt\", \"n_layer\": 0, \"n_embd\": 12.5, \"n_head\": 3, "
+    const char *text = "{\"model_type\": \"gpt2\", \"activation_function\": \"relu\", \"n_layer\": 0, "
+                       "\"n_embd\": 12.5, \"n_head\": 3, "
                        "\"vocab_size\": 99999999999}";
     cr_expect_eq(read_config(text, &shape, list), EXIT_INPUT);
     cr_expect_eq(problems_count(list), 5, "%s", all_messages(list));

@@ -66,6 +66,21 @@ Test(settings, what_is_not_written_follows_from_other_keys) {
     settings_destroy(s);
 }
 
+Test(settings, a_family_says_what_its_base_is_by_default) {
+    settings *s = configuration_must_load("base: {width: 96}\n" POPULATION);
+    cr_assert(s->base.family == FAMILY_GPT2 && s->base.kv_heads == 4 && s->base.ffn == 384);
+    cr_assert_eq(s->base.rope_theta, 0);
+    settings_destroy(s);
+    s = configuration_must_load("base: {family: llama, width: 100, heads: 10}\n" POPULATION);
+    cr_assert(s->base.family == FAMILY_LLAMA && s->base.kv_heads == 10 && s->base.ffn == 288);
+    cr_assert_eq(s->base.rope_theta, 10000);
+    settings_destroy(s);
+    s = configuration_must_load("base: {family: llama, kv_heads: 2, ffn: 50, rope_theta: 7}\n" POPULATION);
+    cr_assert(s->base.kv_heads == 2 && s->base.ffn == 50);
+    cr_assert_eq(s->base.rope_theta, 7);
+    settings_destroy(s);
+}
+
 Test(settings, vocabulary_of_real_text_is_bytes) {
     settings *s =
         configuration_must_load("data: {corpus: shards}\nbase: {pretrain: {text: english}}\n" POPULATION);
@@ -162,7 +177,7 @@ Test(settings, overrides_reach_every_place) {
     cr_assert_eq(s->populations[0].train.router.every, 4);
     cr_assert_eq(s->populations[0].train.batch, 2, "a section is not replaced by another's override");
     cr_assert_str_eq(s->populations[1].name, "c");
-    cr_assert_str_eq(s->adapters, "../a=b");
+    cr_assert_str_eq(s->populations[0].adapters, "../a=b");
     settings_destroy(s);
     problems_destroy(list);
 }
@@ -312,6 +327,14 @@ static const struct {
     {"seed: \xff\xfe\n", "not readable as YAML text"},
     {"base: {heads: 5}\n" POPULATION, "c.yaml:1: base.heads: 5 heads do not divide the width 128"},
     {"base:\n  width: 130\n" POPULATION, "c.yaml:2: base.width: 4 heads do not divide the width 130"},
+    {"base: {family: opt}\n" POPULATION, "base.family: 'opt' is not one of the choices; it must be gpt2"},
+    {"base: {kv_heads: 2}\n" POPULATION,
+     "c.yaml:1: base.kv_heads: a gpt2 has as many heads of keys as heads"},
+    {"base: {rope_theta: 5}\n" POPULATION, "c.yaml:1: base.rope_theta: is of the family llama"},
+    {"base: {family: llama, kv_heads: 3}\n" POPULATION,
+     "c.yaml:1: base.kv_heads: 3 heads of keys and values do not divide 4 heads"},
+    {"base: {family: llama, width: 12}\n" POPULATION,
+     "c.yaml:1: base.width: 4 heads make each 3 wide; a head of a llama must have an even width"},
     {"base: {checkpoint: x, layers: 3}\n" POPULATION, "base.layers: the base comes from base.checkpoint"},
     {"base: {vocabulary: 255, pretrain: {tokens: 0}}\n" POPULATION,
      "the corpus has 256 ids, the base only 255"},
@@ -388,8 +411,8 @@ static const struct {
      "specialists: entry 1 is not a number"},
     {"[{name: a, method: comigs, devices: 2, specialists: [1, 99]}]",
      "'99' is out of range; it must be 0 to 16 experts"},
-    {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0]}]",
-     "device 1 has 0 experts"},
+    {"[{name: a, method: comigs, devices: 2, generalists: 0, specialists: [1, 0], attention: {rank: 0}}]",
+     "device 1 has no experts and no LoRA"},
     {"[{name: a, method: comigs, devices: 2, generalists: 8, specialists: 9}]",
      "a device has 17 experts (8 generalists + 9 specialists)"},
     {"[{name: a, method: comigs, devices: 2, rank: 257}]",

@@ -82,15 +82,19 @@ Test(settings_write, every_row_survives) {
     }
     cr_assert_eq(second->data.split, split_named("out_of_distribution"));
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
-    cr_assert_str_eq(second->adapters, "a \"b\" \\ \x01 é: #");
+    cr_assert_str_eq(second->populations[0].adapters, "a \"b\" \\ \x01 é: #");
     free(yaml);
     settings_destroy(first);
     settings_destroy(second);
 }
 
+/* override: one, or several with ; between them. */
 static settings *load_with(const char *override) {
-    const char *const overrides[] = {override, NULL};
+    char copy[256], *rest = copy;
+    const char *overrides[4] = {NULL};
     settings *s = NULL;
+    snprintf(copy, sizeof copy, "%s", override);
+    for (int i = 0; rest && i < 3; i++) overrides[i] = strsep(&rest, ";");
     problems *list = configuration_load_with(
         "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
         "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
@@ -122,6 +126,10 @@ static const struct {
     {"checkpoint.every=1", false, false},
     {"adapters=elsewhere", true, false},
     {"base.checkpoint=gpt2", true, true},
+    {"base.family=llama", true, true},
+    {"base.kv_heads=2;base.family=llama", true, true},
+    {"base.ffn=96", true, true},
+    {"base.rope_theta=500000;base.family=llama", true, true},
     {"base.layers=3", true, true},
     {"base.width=64", true, true},
     {"base.heads=2", true, true},
@@ -174,6 +182,22 @@ static const struct {
     {"aggregate.weights=tokens", true, false},
     {"aggregate.weights=uniform", false, false},
     {"attention.rank=4", true, false},
+    {"lora.q=4", true, false},
+    {"lora.k=4", true, false},
+    {"lora.v=4", true, false},
+    {"lora.qkv=4", true, false},
+    {"lora.out=4", true, false},
+    {"lora.gate=4", true, false},
+    {"lora.up=4", true, false},
+    {"lora.down=4", true, false},
+    {"lora.alpha.q=8", true, false},
+    {"lora.alpha.k=8", true, false},
+    {"lora.alpha.v=8", true, false},
+    {"lora.alpha.qkv=8", true, false},
+    {"lora.alpha.out=8", true, false},
+    {"lora.alpha.gate=8", true, false},
+    {"lora.alpha.up=8", true, false},
+    {"lora.alpha.down=8", true, false},
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},
     {"trace.routing_windows=3", true, false},

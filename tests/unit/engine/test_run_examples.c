@@ -89,10 +89,11 @@ static double oracle_loss(const small_run *r, const device *d, const float *para
                           double *gradients) {
     const session *s = r->session;
     const ck_shape *shape = &s->fleet->shapes[d->shape];
-    double loss[WINDOWS], sum = 0, counted = 0,
-                          *weights = oracle_from_floats(s->base.weights, s->base.layout.total),
-                          *pack = oracle_from_floats(parameters + d->pack, shape->total);
-    oracle_base base = {s->base.shape, s->base.layout, weights};
+    double loss[WINDOWS],
+        sum = 0, counted = 0,
+        *weights = oracle_from_floats(s->programs.base.weights, s->programs.base.layout.total),
+        *pack = oracle_from_floats(parameters + d->pack, shape->total);
+    oracle_base base = {s->programs.base.shape, s->programs.base.layout, weights};
     oracle_batch given = {b->n, b->first, b->tokens, b->targets};
     oracle_pass pass = {.loss = loss, .gradients = gradients};
     (void)oracle_model(&base, shape, pack, &given, &pass);
@@ -137,7 +138,7 @@ Test(run_examples, a_step_learns_from_responses_alone) {
                       sqrt(difference / size));
         free(gradients);
     }
-    cr_expect_eq(s->expert_tokens,
+    cr_expect_eq(s->agreed.expert_tokens,
                  (double)(drawn(&r, &f->devices[0], 5).first[5] + drawn(&r, &f->devices[1], 5).first[5]),
                  "the tokens counted are those that were there");
     free(before);
@@ -166,11 +167,12 @@ Test(run_examples, an_evaluation_is_the_mean_over_the_tokens_of_responses) {
         cr_expect_leq(fabs(found - expected), 1e-5 * expected, "device %d: %.8g, expected %.8g", i, found,
                       expected);
         /* routing is measured on prompts, too: gates of a token sum to 1 */
-        const float *mean =
-            metric_floats(&s->numbers, METRIC_GATE_MEAN) + (int64_t)i * s->base.shape.layers * s->max_experts;
-        for (int l = 0; l < s->base.shape.layers; l++) {
+        const float *mean = metric_floats(&s->numbers, METRIC_GATE_MEAN) +
+                            (int64_t)i * s->programs.base.shape.layers * s->numbers.shape.experts;
+        for (int l = 0; l < s->programs.base.shape.layers; l++) {
             double sum = 0;
-            for (int e = 0; e < f->shapes[d->shape].n_experts; e++) sum += mean[l * s->max_experts + e];
+            for (int e = 0; e < f->shapes[d->shape].n_experts; e++)
+                sum += mean[l * s->numbers.shape.experts + e];
             cr_expect_leq(fabs(sum - 1), 1e-5, "device %d, layer %d: gates sum to %g", i, l, sum);
         }
     }
@@ -182,10 +184,10 @@ Test(run_examples, recorded_windows_end_with_their_example) {
     small_run r = open_run(EVALUATED, NULL);
     session *s = r.session;
     small_check(session_record_routing(s, r.problems), r.problems, "record");
-    int64_t per_token = (int64_t)s->base.shape.layers * s->max_experts;
-    cr_assert_eq(s->n_routing_windows, 3);
+    int64_t per_token = (int64_t)s->programs.base.shape.layers * s->numbers.shape.experts;
+    cr_assert_eq(s->routing.n, 3);
     for (int w = 0; w < 3; w++) {
-        const device *d = &s->fleet->devices[s->routing_devices[w]];
+        const device *d = &s->fleet->devices[s->routing.devices[w]];
         const int32_t *ids = metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * LONGEST;
         const float *gates = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + w * LONGEST * per_token;
         batch b = evaluated(&r, d);
@@ -206,7 +208,7 @@ Test(run_examples, recorded_windows_end_with_their_example) {
 Test(run_examples, windows_keep_their_numbers_when_a_device_leaves_the_wave) {
     small_run r = open_run(EVALUATED, NULL);
     fleet *f = r.session->fleet;
-    wave_buffer *w = r.session->filling;
+    wave_buffer *w = r.session->waves.filling;
     data_window at[4];
     for (int i = 0; i < 4; i++) {
         const device *d = &f->devices[i];

@@ -76,10 +76,10 @@ typedef struct {
 static taken_step step_taken(const small_run *r, exit_code (*step)(session *, problems *)) {
     session *s = r->session;
     taken_step t = {.run = r, .before = take(r)};
-    for (int i = 0; i < DEVICES; i++) s->updates[i].parameters = -1;
+    for (int i = 0; i < DEVICES; i++) s->steps.updates[i].parameters = -1;
     small_check(step(s, r->problems), r->problems, "step");
     t.after = take(r);
-    t.gradients = small_download(r, s->gradients, s->plan.limits.max_packs);
+    t.gradients = small_download(r, s->programs.gradients, s->plan.limits.max_packs);
     return t;
 }
 
@@ -92,7 +92,8 @@ static void forget(taken_step *t) {
 static const ck_adamw_device *update_of(const taken_step *t, int device_index) {
     const session *s = t->run->session;
     for (int i = 0; i < DEVICES; i++)
-        if (s->updates[i].parameters == s->fleet->devices[device_index].pack) return &s->updates[i];
+        if (s->steps.updates[i].parameters == s->fleet->devices[device_index].pack)
+            return &s->steps.updates[i];
     cr_assert_fail("device %d was not in the step's only wave", device_index);
     return NULL;
 }

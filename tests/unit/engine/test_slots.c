@@ -19,7 +19,8 @@ static small_run open_at(packs_memory packs_at) {
     small_run r = small_open(ALL, 4, SMALL_WAVES);
     session *s = r.session;
     s->fleet->packs_at = packs_at;
-    small_check(slots_create(&s->slots, s->fleet, s->plan.limits.max_packs, r.problems), r.problems, "slots");
+    small_check(slots_create(&s->waves.slots, s->fleet, s->plan.limits.max_packs, r.problems), r.problems,
+                "slots");
     return r;
 }
 
@@ -63,7 +64,7 @@ static void expect_same_runs(const small_run *a, const small_run *b) {
 
 static void compare_with_near(packs_memory packs_at) {
     small_run near = open_at(PACKS_NEAR), far = open_at(packs_at);
-    cr_assert_gt(near.session->n_routing_windows, near.session->plan.limits.max_sequences,
+    cr_assert_gt(near.session->routing.n, near.session->plan.limits.max_sequences,
                  "the record has several waves too");
     for (int round = 0; round < 2; round++) {
         round_of(&near);
@@ -103,7 +104,7 @@ Test(slots, take_what_was_planned) {
         const int64_t floats = 4096;
         size_t before = ck_allocated_bytes(r.backend);
         r.session->fleet->packs_at = at;
-        small_check(slots_create(&r.session->slots, r.session->fleet, floats, r.problems), r.problems,
+        small_check(slots_create(&r.session->waves.slots, r.session->fleet, floats, r.problems), r.problems,
                     "slots");
         size_t taken = ck_allocated_bytes(r.backend) - before, planned = slots_bytes(at, floats);
         cr_expect(taken >= planned && taken <= planned + 6 * 128, "%zu bytes are planned, %zu taken", planned,

@@ -245,7 +245,7 @@ static void expect_mean(const small_run *r, int which, const double weights[4]) 
     const population *p = &r->session->fleet->populations[which];
     const fleet *f = r->session->fleet;
     const device *first = &f->devices[p->first_device];
-    int64_t at = ck_block_of(&f->shapes[first->shape], CK_SITE_QKV, CK_FACTOR_A)->offset + 5;
+    int64_t at = ck_block_of(&f->shapes[first->shape], CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + 5;
     float *before = malloc((size_t)f->n_parameters * sizeof *before);
     for (int i = 0; i < f->n_devices; i++)
         for (int64_t j = 0; j < f->shapes[f->devices[i].shape].total; j++)

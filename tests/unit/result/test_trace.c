@@ -187,6 +187,7 @@ Test(trace, attributes_say_where_it_comes_from) {
     char *path = write_trace("trace.h5", &f);
     cr_expect_str_eq(attribute(path, "/", "git_revision"), "0123abc");
     cr_expect_str_eq(attribute(path, "/", "config"), "seed: 42\n");
+    cr_expect_str_eq(attribute(path, "/", "base"), "gpt2, 4 layers");
     cr_expect_str_eq(attribute(path, "/", "backend"), "cpu");
     cr_expect_str_eq(attribute(path, "/", "hardware"), "a machine");
     cr_expect_str_eq(attribute(path, "/", "created_utc"), "2024-01-02T03:04:05Z");

@@ -57,6 +57,7 @@ Test(trace_info, a_finished_result) {
     char *text = info_of(folder, &code);
     cr_assert_eq(code, EXIT_OK, "%s", text);
     expect(text, "git_revision    0123abc");
+    expect(text, "base            gpt2, 4 layers");
     expect(text, "hardware        a machine");
     expect(text, "populations     2, 4 devices");
     expect(text, "rounds so far   5, last evaluated after round 4");

@@ -27,7 +27,6 @@ static void poison(small_run *r, int device_index) {
 
 static void save(small_run *r, int round, checkpoint *c, const char *path) {
     small_check(checkpoints_save(r->session, round, c, path, r->problems), r->problems, "saving");
-    r->session->saved_round = round;
 }
 
 static size_t pack_bytes(const small_run *r, int device_index) {
@@ -77,13 +76,13 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     char path[5000];
     small_run r = small_open(TWO, 0, NULL);
     checkpoint c;
-    r.session->result = small_folder();
+    r.session->at.result = small_folder();
     snprintf(path, sizeof path, "%s/checkpoint.h5", small_folder());
     small_check(checkpoints_create(r.session, &c, r.problems), r.problems, "checkpoint");
     expert_step(&r);
     save(&r, 1, &c, path);
     saved_packs first = read_back(&r, &c, path);
-    r.session->round = 2;
+    r.session->at.round = 2;
     poison(&r, 1);
     expert_step(&r);
     cr_assert_eq(problems_count(r.problems), 1);
@@ -228,7 +227,7 @@ Test(divergence, in_an_evaluation_nothing_of_the_population_is_left) {
     small_check(session_evaluate(s, (evaluation_order){.part = DATA_TEST, .routing = true}, METRIC_TEST_LOSS,
                                  r.problems),
                 r.problems, "");
-    int64_t row = (int64_t)s->base.shape.layers * s->max_experts;
+    int64_t row = (int64_t)s->programs.base.shape.layers * s->numbers.shape.experts;
     for (int i = 0; i < 5; i++) {
         double loss = metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i];
         cr_expect_eq(isnan(loss) != 0, i < 3, "the loss of device %d is %g", i, loss);

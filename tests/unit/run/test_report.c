@@ -7,9 +7,7 @@
 #include "run/report.h"
 
 static void report(const ck_ceiling *ceiling, char *text, size_t size) {
-    session s = {.expert_seconds = 2,
-                 .expert_tokens = 5000,
-                 .expert_flops = 50e9,
+    session s = {.agreed = {.expert_seconds = 2, .expert_tokens = 5000, .expert_flops = 50e9},
                  .collective = ck_collective_local()};
     cr_assert_eq(ck_open("cpu", 1, &s.backend), CK_OK);
     cr_redirect_stdout();
