@@ -116,7 +116,7 @@ static int64_t elements(const packed_tensor *t) {
 typedef struct {
     base_variant *v;
     variant_names names;
-    int strangers;
+    int refused; /* tensors that do not fit the base */
     problems *list;
 } opener;
 
@@ -132,16 +132,16 @@ static const char *shape_text(const safetensor *t, char out[96]) {
 /* A tensor that this base does not have; the first of them are named. */
 static void refuse_stranger(opener *o, const safetensor *t) {
     char shown[SAFETENSORS_SHOWN_BYTES], shape[96], base[BASE_TEXT_BYTES];
-    if (o->strangers++ < MAX_MESSAGES)
+    if (o->refused++ < MAX_MESSAGES)
         problem(o->list, EXIT_INPUT, "%s: tensor \"%s\" %s has no place in this base (%s)", o->v->path_owned,
                 safetensors_shown(t->name, shown), shape_text(t, shape), base_describe(&o->v->shape, base));
 }
 
-static exit_code end_strangers(const opener *o) {
-    if (o->strangers > MAX_MESSAGES)
-        problem(o->list, EXIT_INPUT, "%s: %d more tensors have no place in this base", o->v->path_owned,
-                o->strangers - MAX_MESSAGES);
-    return o->strangers ? EXIT_INPUT : EXIT_OK;
+static exit_code end_refused(const opener *o) {
+    if (o->refused > MAX_MESSAGES)
+        problem(o->list, EXIT_INPUT, "%s: %d more do not fit this base", o->v->path_owned,
+                o->refused - MAX_MESSAGES);
+    return o->refused ? EXIT_INPUT : EXIT_OK;
 }
 
 static variant_part *next_part(opener *o) {
@@ -185,21 +185,20 @@ static exit_code open_dense(opener *o, bool folder) {
             exit_code one = add_tensor(o, file, safetensors_at(file, j));
             if (one != EXIT_OK) code = one;
         }
-    exit_code strangers = end_strangers(o);
-    return code == EXIT_OK ? strangers : code;
+    exit_code refused = end_refused(o);
+    return code == EXIT_OK ? refused : code;
 }
 
 /* ---- Factors ---- */
 
-static exit_code check_pair(const opener *o, const peft_pair *pair, const variant_part *part) {
+static void check_pair(opener *o, const peft_pair *pair, const variant_part *part) {
     base_linear l = base_linear_at(&o->names.shape, &o->names.layout, part->linear);
     int64_t rows = elements(&part->tensor) / l.in;
-    if (pair->in == l.in && pair->out == rows) return EXIT_OK;
-    return problem(o->list, EXIT_INPUT,
-                   "%s: the LoRA of %s is of a linear with %lld inputs and %lld outputs; this base's has %d "
-                   "and %lld",
-                   o->v->path_owned, pair->module, (long long)pair->in, (long long)pair->out, l.in,
-                   (long long)rows);
+    if ((pair->in == l.in && pair->out == rows) || o->refused++ >= MAX_MESSAGES) return;
+    problem(
+        o->list, EXIT_INPUT,
+        "%s: the LoRA of %s is of a linear with %lld inputs and %lld outputs; this base's has %d and %lld",
+        o->v->path_owned, pair->module, (long long)pair->in, (long long)pair->out, l.in, (long long)rows);
 }
 
 static exit_code add_pair(opener *o, int index) {
@@ -212,8 +211,7 @@ static exit_code add_pair(opener *o, int index) {
         refuse_stranger(o, pair->a);
         return EXIT_OK;
     }
-    exit_code code = check_pair(o, pair, part);
-    if (code != EXIT_OK) return code;
+    check_pair(o, pair, part);
     part->pair = index;
     o->v->n_parts++;
     o->v->values += pair->rank * (pair->in + pair->out);
@@ -227,8 +225,8 @@ static exit_code open_factors(opener *o) {
         exit_code one = add_pair(o, i);
         if (one != EXIT_OK) code = one;
     }
-    exit_code strangers = end_strangers(o);
-    return code == EXIT_OK ? strangers : code;
+    exit_code refused = end_refused(o);
+    return code == EXIT_OK ? refused : code;
 }
 
 /* ---- Life ---- */

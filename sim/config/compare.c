@@ -36,7 +36,8 @@ static void compare_values(report *r, const setting_row *row, int population, co
 /* A base that is loaded leaves its other keys empty. */
 static bool counts(const setting_row *row, const settings *there, const settings *here) {
     bool loaded = there->base.checkpoint || here->base.checkpoint;
-    bool shapes = strncmp(row->path, "base.", 5) == 0 && strcmp(row->path, "base.checkpoint") != 0;
+    bool shapes = !row->in_population && strncmp(row->path, "base.", 5) == 0 &&
+                  strcmp(row->path, "base.checkpoint") != 0;
     return row->matter != MATTERS_NOT && row->type != VALUE_SEEDS && !row->alias_of && !(loaded && shapes);
 }
 

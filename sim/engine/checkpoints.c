@@ -10,32 +10,20 @@
 #include "support/processes.h"
 
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list) {
-    size_t devices = (size_t)s->fleet->n_devices;
     memset(out, 0, sizeof *out);
     settings_hash(s->settings, out->config_hash);
     out->n_parameters = s->fleet->all_parameters;
     out->n_carried = s->fleet->all_carried;
     out->n_devices = s->fleet->n_devices;
-    out->device_expert_steps = calloc(devices, sizeof *out->device_expert_steps);
-    out->device_router_steps = calloc(devices, sizeof *out->device_router_steps);
-    out->bytes_up = calloc(devices, sizeof *out->bytes_up);
-    out->bytes_down = calloc(devices, sizeof *out->bytes_down);
-    out->stopped = calloc(devices, sizeof *out->stopped);
     out->piece = calloc((size_t)pack_walk_floats(s->fleet), sizeof *out->piece);
-    if (out->device_expert_steps && out->device_router_steps && out->bytes_up && out->bytes_down &&
-        out->stopped && out->piece)
-        return EXIT_OK;
+    if (checkpoint_states_create(out) && out->piece) return EXIT_OK;
     checkpoints_destroy(out);
     return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint of %d devices",
                    s->fleet->n_devices);
 }
 
 void checkpoints_destroy(checkpoint *c) {
-    free(c->device_expert_steps);
-    free(c->device_router_steps);
-    free(c->bytes_up);
-    free(c->bytes_down);
-    free(c->stopped);
+    checkpoint_states_free(c);
     free(c->piece);
     free(c->unfinished);
     free(c->variants);
@@ -43,8 +31,7 @@ void checkpoints_destroy(checkpoint *c) {
 }
 
 size_t checkpoints_bytes(const fleet *f) {
-    return (size_t)pack_walk_floats(f) * sizeof(float) +
-           (size_t)f->n_devices * (4 * sizeof(int64_t) + sizeof(uint8_t));
+    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * device_state_all_bytes();
 }
 
 /* Process 0 writes or reads the file, while the others send or get their packs. */
@@ -91,7 +78,7 @@ static bool is_stopped(const session *s, const population *p) {
 }
 
 static bool stopped_since(const session *s, const population *p, const checkpoint *c) {
-    return is_stopped(s, p) && !c->stopped[p->first_device];
+    return is_stopped(s, p) && !checkpoint_stopped(c)[p->first_device];
 }
 
 static ck_status clear(const session *s, float *memory, span which) {
@@ -132,35 +119,35 @@ static exit_code bring_back_stopped(session *s, checkpoint *c, const char *path,
 
 /* ---- Saving ---- */
 
-static void save_devices(const session *s, const population *p, bool keep_steps, checkpoint *c) {
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
-        const device *d = &s->fleet->devices[i];
-        c->bytes_up[i] = d->bytes_up;
-        c->bytes_down[i] = d->bytes_down;
-        c->stopped[i] = d->stopped;
-        if (keep_steps) continue;
-        c->device_expert_steps[i] = d->expert_steps;
-        c->device_router_steps[i] = d->router_steps;
+static void *state_at(const checkpoint *c, device_state_id id, int device_index) {
+    return (char *)c->state[id] + (size_t)device_index * device_state_bytes(id);
+}
+
+/* Where the packs stay as the checkpoint before has them, so does what belongs to them. */
+static void save_devices(const session *s, const population *p, bool packs_stay, checkpoint *c) {
+    for (device_state_id id = 0; id < DEVICE_STATES; id++) {
+        if (packs_stay && device_states[id].with_packs) continue;
+        for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+            device_state_get(&s->fleet->devices[i], id, state_at(c, id, i));
     }
 }
 
 /* Counts of all devices to process 0, and the largest. */
 static exit_code gather_devices(const session *s, checkpoint *c, problems *list) {
-    const process_rows tables[2] = {
-        {c->device_expert_steps, sizeof *c->device_expert_steps, sizeof *c->device_expert_steps},
-        {c->device_router_steps, sizeof *c->device_router_steps, sizeof *c->device_router_steps}};
-    exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, 2, list);
+    process_rows tables[DEVICE_STATES];
+    int n = 0;
+    for (device_state_id id = 0; id < DEVICE_STATES; id++)
+        if (device_states[id].of_owner)
+            tables[n++] = (process_rows){c->state[id], device_state_bytes(id), device_state_bytes(id)};
+    exit_code code = processes_gather(s->collective, c->n_devices, s->fleet->owner, tables, n, list);
+    const int64_t *steps = checkpoint_counts(c, STATE_ROUTER_STEPS);
     c->router_step = 0;
     for (int i = 0; i < c->n_devices; i++)
-        if (c->device_router_steps[i] > c->router_step) c->router_step = c->device_router_steps[i];
+        if (steps[i] > c->router_step) c->router_step = steps[i];
     return code;
 }
 
-/* ---- A round that is not over: its losses so far, its windows so far ---- */
-
-static size_t losses_bytes(const session *s) {
-    return (size_t)s->fleet->n_devices * sizeof(double);
-}
+/* ---- A round that is not over: its sums so far, its windows so far ---- */
 
 static bool is_within_a_round(const session *s, int round) {
     return s->steps.taken != (int64_t)round * s->settings->local_steps;
@@ -171,18 +158,18 @@ static exit_code save_unfinished(const session *s, int round, checkpoint *c, pro
     c->unfinished = NULL;
     c->n_unfinished = 0;
     if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
     c->unfinished = malloc(bytes);
     if (!c->unfinished)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
     c->n_unfinished = (int64_t)bytes;
-    memcpy(c->unfinished, metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), losses);
-    sampling_pack(&s->sampled, c->unfinished + losses);
+    metric_sums_pack(&s->numbers, c->unfinished);
+    sampling_pack(&s->sampled, c->unfinished + sums);
     return EXIT_OK;
 }
 
 static exit_code restore_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
-    size_t losses = losses_bytes(s), bytes = losses + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
         return problem(
@@ -190,8 +177,8 @@ static exit_code restore_unfinished(session *s, const checkpoint *c, const char 
             "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
             path, (long long)c->expert_step, c->round);
     if (!within) return EXIT_OK;
-    memcpy(metric_doubles(&s->numbers, METRIC_TRAIN_LOSS), c->unfinished, losses);
-    sampling_unpack(&s->sampled, c->unfinished + losses);
+    metric_sums_unpack(&s->numbers, c->unfinished);
+    sampling_unpack(&s->sampled, c->unfinished + sums);
     return EXIT_OK;
 }
 
@@ -231,11 +218,9 @@ exit_code checkpoints_save(session *s, int round, checkpoint *c, const char *pat
 static void restore_devices(session *s, const checkpoint *c, problems *list) {
     for (int i = 0; i < c->n_devices; i++) {
         device *d = &s->fleet->devices[i];
-        d->expert_steps = c->device_expert_steps[i];
-        d->router_steps = c->device_router_steps[i];
-        d->bytes_up = c->bytes_up[i];
-        d->bytes_down = c->bytes_down[i];
-        if (!c->stopped[i] || d->stopped) continue;
+        for (device_state_id id = 0; id < DEVICE_STATES; id++)
+            if (id != STATE_STOPPED) device_state_set(d, id, state_at(c, id, i));
+        if (!checkpoint_stopped(c)[i] || d->stopped) continue;
         const population_settings *p = s->fleet->populations[d->population].settings;
         problem(list, EXIT_RUN,
                 "population '%s' (seed %llu) stopped by round %d because a loss was not finite", p->name,
@@ -266,13 +251,8 @@ static exit_code broadcast_numbers(session *s, checkpoint *c, problems *list) {
                          : EXIT_OK;
     code = processes_agree(all, code, list);
     if (code != EXIT_OK) return code;
-    THEN(status,
-         ck_collective_broadcast(all, c->device_expert_steps, devices * sizeof *c->device_expert_steps));
-    THEN(status,
-         ck_collective_broadcast(all, c->device_router_steps, devices * sizeof *c->device_router_steps));
-    THEN(status, ck_collective_broadcast(all, c->bytes_up, devices * sizeof *c->bytes_up));
-    THEN(status, ck_collective_broadcast(all, c->bytes_down, devices * sizeof *c->bytes_down));
-    THEN(status, ck_collective_broadcast(all, c->stopped, devices * sizeof *c->stopped));
+    for (device_state_id id = 0; id < DEVICE_STATES; id++)
+        THEN(status, ck_collective_broadcast(all, c->state[id], devices * device_state_bytes(id)));
     THEN(status, ck_collective_broadcast(all, c->unfinished, (size_t)c->n_unfinished));
     THEN(status, ck_collective_broadcast(all, c->variants, (size_t)c->n_variants));
     return processes_problem(all, status, list);

@@ -26,7 +26,7 @@ static bool is_own(const pack_walk *w, int index) {
 /* Whether this walk moves the device's packs, rather than pass them by. */
 static bool is_moved(const pack_walk *w, int index) {
     return w->direction != STOPPED_PACKS_TO_OWNERS ||
-           (w->fleet->devices[index].stopped && !w->checkpoint->stopped[index]);
+           (w->fleet->devices[index].stopped && !checkpoint_stopped(w->checkpoint)[index]);
 }
 
 /* Between the buffer and the values of this process's devices that begin with the given one. */

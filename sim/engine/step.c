@@ -234,8 +234,7 @@ static exit_code take_step(session *s, const step_position *at, uint32_t learn, 
 }
 
 void session_begin_round(session *s) {
-    double *train = metric_doubles(&s->numbers, METRIC_TRAIN_LOSS);
-    for (int i = 0; i < s->fleet->n_devices; i++) train[i] = 0.0;
+    metric_sums_clear(&s->numbers);
     sampling_clear(&s->sampled, s->fleet);
 }
 

@@ -6,37 +6,39 @@
 
 const metric metrics[METRIC_COUNT] = {
     [METRIC_TRAIN_LOSS] = {"/loss/train", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_EACH_ROUND,
-                           NULL},
+                           .summed = true, .info = "train"},
     [METRIC_VALID_LOSS] = {"/loss/valid", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
-                           NULL},
+                           .info = "valid"},
     [METRIC_TEST_LOSS] = {"/loss/test", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
-                          NULL},
+                          .columns = {{"test_ppl_mean", SUMMARY_PERPLEXITY},
+                                      {"test_ppl_std", SUMMARY_PERPLEXITY_STD},
+                                      {"test_loss_mean", SUMMARY_MEAN}},
+                          .info = "test"},
     [METRIC_TEST_AFTER] = {"/loss/test_after", "nats/token", METRIC_F64, METRIC_OF_DEVICE,
-                           METRIC_WHERE_EVALUATED, NULL},
+                           METRIC_WHERE_EVALUATED, .columns = {{"test_ppl_after", SUMMARY_PERPLEXITY}},
+                           .info = "after"},
     [METRIC_WORST_DECILE] = {"/fairness/test_worst_decile", "nats/token", METRIC_F64, METRIC_OF_POPULATION,
-                             METRIC_WHERE_EVALUATED, derive_worst_decile},
+                             METRIC_WHERE_EVALUATED, .derive = derive_worst_decile},
     [METRIC_GINI] = {"/fairness/test_gini", "1", METRIC_F64, METRIC_OF_POPULATION, METRIC_WHERE_EVALUATED,
-                     derive_gini},
-    [METRIC_GATE_MEAN] = {"/routing/gate_mean", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED,
-                          NULL},
-    [METRIC_TOKEN_SHARE] = {"/routing/token_share", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED,
-                            NULL},
+                     .derive = derive_gini},
+    [METRIC_GATE_MEAN] = {"/routing/gate_mean", "1", METRIC_F32, METRIC_OF_EXPERT, METRIC_WHERE_EVALUATED},
+    [METRIC_TOKEN_SHARE] = {"/routing/token_share", "1", METRIC_F32, METRIC_OF_EXPERT,
+                            METRIC_WHERE_EVALUATED},
     [METRIC_ROUTING_IDS] = {"/routing/tokens/ids", "token", METRIC_I32, METRIC_OF_TOKEN,
-                            METRIC_WHERE_EVALUATED, NULL},
+                            METRIC_WHERE_EVALUATED},
     [METRIC_ROUTING_GATES] = {"/routing/tokens/gates", "1", METRIC_F32, METRIC_OF_TOKEN_EXPERT,
-                              METRIC_WHERE_EVALUATED, NULL},
-    [METRIC_BYTES_UP] = {"/traffic/bytes_up", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND, NULL},
-    [METRIC_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND,
-                           NULL},
+                              METRIC_WHERE_EVALUATED},
+    [METRIC_BYTES_UP] = {"/traffic/bytes_up", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND},
+    [METRIC_BYTES_DOWN] = {"/traffic/bytes_down", "bytes", METRIC_I64, METRIC_OF_DEVICE, METRIC_EACH_ROUND},
     [METRIC_TRAIN_WINDOWS] = {"/sampling/windows/train", "token", METRIC_I64, METRIC_OF_TRAIN_WINDOW,
-                              METRIC_EACH_ROUND, NULL},
+                              METRIC_EACH_ROUND},
     [METRIC_VALID_WINDOWS] = {"/sampling/windows/valid", "token", METRIC_I64, METRIC_OF_VALID_WINDOW,
-                              METRIC_EACH_ROUND, NULL},
-    [METRIC_TIME_TRAIN] = {"/time/train", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
-    [METRIC_TIME_EVALUATE] = {"/time/evaluate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
-    [METRIC_TIME_AGGREGATE] = {"/time/aggregate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
-    [METRIC_TIME_TOTAL] = {"/time/total", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
-    [METRIC_ROUND] = {"/rounds", "round", METRIC_I32, METRIC_OF_RUN, METRIC_EACH_ROUND, NULL},
+                              METRIC_EACH_ROUND},
+    [METRIC_TIME_TRAIN] = {"/time/train", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND},
+    [METRIC_TIME_EVALUATE] = {"/time/evaluate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND},
+    [METRIC_TIME_AGGREGATE] = {"/time/aggregate", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND},
+    [METRIC_TIME_TOTAL] = {"/time/total", "s", METRIC_F64, METRIC_OF_RUN, METRIC_EACH_ROUND},
+    [METRIC_ROUND] = {"/rounds", "round", METRIC_I32, METRIC_OF_RUN, METRIC_EACH_ROUND},
 };
 
 bool metric_recorded(metric_id id, const metric_shape *shape) {
@@ -165,6 +167,42 @@ void metric_row_destroy(metric_row *row) {
     free(row->first_device);
     free(row->sorted);
     *row = (metric_row){0};
+}
+
+void metric_sums_clear(metric_row *row) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        if (metrics[id].summed) memset(row->values[id], 0, metric_bytes(id, &row->shape));
+}
+
+void metric_sums_drop(metric_row *row, int device) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        size_t bytes = metric_value_bytes(id);
+        if (metrics[id].summed)
+            memcpy((uint8_t *)row->values[id] + (size_t)device * bytes, metric_fill(id), bytes);
+    }
+}
+
+size_t metric_sums_bytes(const metric_shape *shape) {
+    size_t bytes = 0;
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        if (metrics[id].summed) bytes += metric_bytes(id, shape);
+    return bytes;
+}
+
+void metric_sums_pack(const metric_row *row, uint8_t *out) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        if (!metrics[id].summed) continue;
+        memcpy(out, row->values[id], metric_bytes(id, &row->shape));
+        out += metric_bytes(id, &row->shape);
+    }
+}
+
+void metric_sums_unpack(metric_row *row, const uint8_t *bytes) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        if (!metrics[id].summed) continue;
+        memcpy(row->values[id], bytes, metric_bytes(id, &row->shape));
+        bytes += metric_bytes(id, &row->shape);
+    }
 }
 
 void metric_row_derive(metric_row *row) {

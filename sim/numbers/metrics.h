@@ -62,6 +62,18 @@ typedef struct {
     sampling_shape sampling;
 } metric_shape;
 
+/* What summary.csv says of a metric of devices, for each population. */
+typedef enum {
+    SUMMARY_MEAN,          /* over devices */
+    SUMMARY_PERPLEXITY,    /* mean over devices of exp(value) (as released: 2.71828^value) */
+    SUMMARY_PERPLEXITY_STD /* and its deviation over devices */
+} summary_kind;
+typedef struct {
+    const char *name;
+    summary_kind kind;
+} metric_column;
+enum { METRIC_COLUMNS = 3 };
+
 typedef struct metric_row metric_row;
 
 typedef struct {
@@ -71,6 +83,11 @@ typedef struct {
     metric_when when;
     /* computes it on process 0 from the other metrics of the round; NULL: measured */
     void (*derive)(metric_row *row);
+    /* of a device: the steps of a round add to it. It is 0 when the round begins, and part of a checkpoint
+     * within the round. */
+    bool summed;
+    metric_column columns[METRIC_COLUMNS]; /* of summary.csv; no name: no more */
+    const char *info; /* of a loss of devices: its heading in `cohort info`; NULL: it is not there */
 } metric;
 extern const metric metrics[METRIC_COUNT];
 
@@ -102,6 +119,13 @@ size_t metric_all_bytes(const metric_shape *shape);
 /* Every value is the fill value. False without memory; metric_row_destroy() is right in any case. */
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
+/* Of the metrics that the steps of a round add to: zeros; no value, of a device that has stopped; into and out
+ * of metric_sums_bytes() bytes. */
+void metric_sums_clear(metric_row *row);
+void metric_sums_drop(metric_row *row, int device);
+size_t metric_sums_bytes(const metric_shape *shape);
+void metric_sums_pack(const metric_row *row, uint8_t *out);
+void metric_sums_unpack(metric_row *row, const uint8_t *bytes);
 /* Computes what is derived: on process 0, when the round's other numbers are there. */
 void metric_row_derive(metric_row *row);
 

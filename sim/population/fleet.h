@@ -31,7 +31,7 @@ typedef struct {
     int64_t train_examples;      /* 0: running text */
 } device_text;
 
-typedef struct {
+typedef struct device {
     int population, index; /* index within the population */
     int shape;             /* index into fleet.shapes */
     /* offset in floats into fleet.parameters, moment1, moment2; -1: another process has it */

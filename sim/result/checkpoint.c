@@ -18,7 +18,7 @@
 #include "result/trace.h"
 #include "support/durable.h"
 
-enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 11, HASH_TEXT_BYTES = 33 };
+enum { CHECKPOINT_VERSION = 1, N_ARRAYS = 6 + DEVICE_STATES, HASH_TEXT_BYTES = 33 };
 static const int64_t MOST_BYTES = INT64_C(1) << 40;
 
 typedef struct {
@@ -31,25 +31,49 @@ typedef struct {
     int packs;     /* packs_array: may come in pieces; else -1 */
 } array;
 
+static array state_array(const checkpoint *c, device_state_id id) {
+    return (array){.path = device_states[id].path,
+                   .what = "devices",
+                   .type = device_states[id].type == STATE_I64 ? H5T_NATIVE_INT64 : H5T_NATIVE_UINT8,
+                   .values = c->state[id],
+                   .value_bytes = device_state_bytes(id),
+                   .count = c->n_devices,
+                   .packs = -1};
+}
+
 static void arrays_of(const checkpoint *c, array list[N_ARRAYS]) {
-    const array all[N_ARRAYS] = {
+    const array before[] = {
         {"/parameters", "parameters", H5T_NATIVE_FLOAT, c->parameters, 4, c->n_parameters, false,
          PACKS_PARAMETERS},
         {"/moment1", "parameters", H5T_NATIVE_FLOAT, c->moment1, 4, c->n_parameters, false, PACKS_MOMENT1},
         {"/moment2", "parameters", H5T_NATIVE_FLOAT, c->moment2, 4, c->n_parameters, false, PACKS_MOMENT2},
-        {"/device_expert_steps", "devices", H5T_NATIVE_INT64, c->device_expert_steps, 8, c->n_devices, false,
-         -1},
-        {"/device_router_steps", "devices", H5T_NATIVE_INT64, c->device_router_steps, 8, c->n_devices, false,
-         -1},
-        {"/bytes_up", "devices", H5T_NATIVE_INT64, c->bytes_up, 8, c->n_devices, false, -1},
-        {"/bytes_down", "devices", H5T_NATIVE_INT64, c->bytes_down, 8, c->n_devices, false, -1},
-        {"/stopped", "devices", H5T_NATIVE_UINT8, c->stopped, 1, c->n_devices, false, -1},
+    };
+    const array after[] = {
         {"/carried", "carried gradients", H5T_NATIVE_FLOAT, c->carried, 4, c->n_carried, true, PACKS_CARRIED},
         {"/unfinished", "bytes of an unfinished round", H5T_NATIVE_UINT8, c->unfinished, 1, c->n_unfinished,
          true, -1},
         {"/variants", "bytes of base variants", H5T_NATIVE_UINT8, c->variants, 1, c->n_variants, true, -1},
     };
-    memcpy(list, all, sizeof all);
+    memcpy(list, before, sizeof before);
+    list += sizeof before / sizeof *before;
+    for (device_state_id id = 0; id < DEVICE_STATES; id++) *list++ = state_array(c, id);
+    memcpy(list, after, sizeof after);
+}
+
+bool checkpoint_states_create(checkpoint *c) {
+    bool ok = true;
+    for (device_state_id id = 0; id < DEVICE_STATES; id++) {
+        c->state[id] = calloc((size_t)c->n_devices + 1, device_state_bytes(id));
+        ok &= c->state[id] != NULL;
+    }
+    return ok;
+}
+
+void checkpoint_states_free(checkpoint *c) {
+    for (device_state_id id = 0; id < DEVICE_STATES; id++) {
+        free(c->state[id]);
+        c->state[id] = NULL;
+    }
 }
 
 static bool is_absent(const array *a) {

@@ -10,10 +10,6 @@
 #include "result/bank.h"
 #include "result/tables.h"
 
-enum { N_LOSSES = 4 };
-static const metric_id losses[N_LOSSES] = {METRIC_TRAIN_LOSS, METRIC_VALID_LOSS, METRIC_TEST_LOSS,
-                                           METRIC_TEST_AFTER};
-
 typedef struct {
     hid_t file;
     int n_populations, n_devices;
@@ -21,12 +17,13 @@ typedef struct {
     trace_device *devices;          /* owned */
     int32_t *rounds;                /* owned */
     int64_t rows;
-    double *values[N_LOSSES]; /* [n_devices] of the last row that has any, owned */
-    int round[N_LOSSES];      /* of that row, 0: none */
+    /* of each metric that is shown: [n_devices] of the last row that has any, owned */
+    double *values[METRIC_COUNT];
+    int round[METRIC_COUNT]; /* of that row, 0: none */
 } result;
 
 static void result_close(result *r) {
-    for (int i = 0; i < N_LOSSES; i++) free(r->values[i]);
+    for (metric_id id = 0; id < METRIC_COUNT; id++) free(r->values[id]);
     free(r->populations);
     free(r->devices);
     free(r->rounds);
@@ -59,18 +56,17 @@ static bool any_number(const double *values, int n) {
     return false;
 }
 
-static int read_last(result *r, int which, h5_error *error) {
-    const metric_id id = losses[which];
+static int read_last(result *r, metric_id id, h5_error *error) {
     const metric_shape shape = {.devices = r->n_devices};
     int status = 0;
-    r->values[which] = calloc((size_t)r->n_devices + 1, sizeof(double));
+    r->values[id] = calloc((size_t)r->n_devices + 1, sizeof(double));
     hid_t dataset = H5Dopen2(r->file, metrics[id].path, H5P_DEFAULT);
-    if (dataset < 0 || !r->values[which]) status = h5_failed(error, "cannot read %s", metrics[id].path);
-    for (int64_t row = r->rows - 1; row >= 0 && !r->round[which] && !status; row--) {
-        if (table_read_rows(dataset, id, &shape, row, 1, r->values[which]))
+    if (dataset < 0 || !r->values[id]) status = h5_failed(error, "cannot read %s", metrics[id].path);
+    for (int64_t row = r->rows - 1; row >= 0 && !r->round[id] && !status; row--) {
+        if (table_read_rows(dataset, id, &shape, row, 1, r->values[id]))
             status = h5_failed(error, "cannot read %s", metrics[id].path);
-        else if (any_number(r->values[which], r->n_devices))
-            r->round[which] = r->rounds[row];
+        else if (any_number(r->values[id], r->n_devices))
+            r->round[id] = r->rounds[row];
     }
     if (dataset >= 0) H5Dclose(dataset);
     return status;
@@ -85,8 +81,8 @@ static int result_read(result *r, const char *path, h5_error *error) {
         read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
     if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error)))
         return -1;
-    for (int i = 0; i < N_LOSSES; i++)
-        if (read_last(r, i, error)) return -1;
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        if (metrics[id].info && read_last(r, id, error)) return -1;
     return 0;
 }
 
@@ -112,19 +108,19 @@ static void print_attributes(const result *r) {
 static void print_progress(const result *r, bool summary) {
     printf("%-15s %d, %d devices\n", "populations", r->n_populations, r->n_devices);
     printf("%-15s %d", "rounds so far", r->rows ? r->rounds[r->rows - 1] : 0);
-    if (r->round[2]) printf(", last evaluated after round %d", r->round[2]);
+    if (r->round[METRIC_TEST_LOSS]) printf(", last evaluated after round %d", r->round[METRIC_TEST_LOSS]);
     printf("\n%-15s %s\n", "state",
            summary ? "finished"
                    : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
 }
 
 /* Mean over the population's devices that have a value, NaN if none has. */
-static double mean_loss(const result *r, int which, int population) {
+static double mean_loss(const result *r, metric_id id, int population) {
     double sum = 0;
     int n = 0;
     for (int i = 0; i < r->n_devices; i++) {
-        if (r->devices[i].population != population || isnan(r->values[which][i])) continue;
-        sum += r->values[which][i];
+        if (r->devices[i].population != population || isnan(r->values[id][i])) continue;
+        sum += r->values[id][i];
         n++;
     }
     return n ? sum / n : NAN;
@@ -148,16 +144,20 @@ static void print_losses(const result *r) {
         if (length > width) width = length;
     }
     printf("\nLast losses, nats per token, mean over devices (test: before aggregation, after: after it)\n");
-    printf("%-*s  %-12s %20s %7s %7s %4s %8s %8s %8s %8s\n", width, "population", "method", "seed", "devices",
-           "experts", "rank", "train", "valid", "test", "after");
+    printf("%-*s  %-12s %20s %7s %7s %4s", width, "population", "method", "seed", "devices", "experts",
+           "rank");
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        if (metrics[id].info) printf(" %8s", metrics[id].info);
+    printf("\n");
     for (int p = 0; p < r->n_populations; p++) {
         const population_record *population = &r->populations[p];
         char experts[BANK_TEXT_BYTES];
         bank_of(r, p, experts);
         printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method,
                population->seed, population->devices, experts, population->rank);
-        for (int i = 0; i < N_LOSSES; i++) {
-            double loss = r->round[i] ? mean_loss(r, i, p) : NAN;
+        for (metric_id id = 0; id < METRIC_COUNT; id++) {
+            if (!metrics[id].info) continue;
+            double loss = r->round[id] ? mean_loss(r, id, p) : NAN;
             if (isnan(loss))
                 printf(" %8s", "-");
             else

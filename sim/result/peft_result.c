@@ -63,7 +63,7 @@ static exit_code write_device(const result_source *s, const device *d, const cha
     }
     THEN(code, peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list));
     written->devices += code == EXIT_OK;
-    written->diverged += code == EXIT_OK && s->checkpoint.stopped[d - s->fleet->devices];
+    written->diverged += code == EXIT_OK && checkpoint_stopped(&s->checkpoint)[d - s->fleet->devices];
     return code;
 }
 

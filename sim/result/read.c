@@ -63,27 +63,24 @@ int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int6
     return done ? 0 : -1;
 }
 
-static int read_losses(hid_t file, metric_id id, int64_t row, int n_devices, double *values,
-                       h5_error *error) {
-    const metric_shape shape = {.devices = n_devices};
+static int read_metric(hid_t file, metric_id id, int64_t index, metric_row *row, h5_error *error) {
     hid_t dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
-    int status = dataset < 0 ? -1 : table_read_rows(dataset, id, &shape, row, 1, values);
+    int status = dataset < 0 ? -1 : table_read_rows(dataset, id, &row->shape, index, 1, row->values[id]);
     if (dataset >= 0) H5Dclose(dataset);
     return status ? h5_failed(error, "cannot read %s", metrics[id].path) : 0;
 }
 
-exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after,
-                                 problems *list) {
+exit_code trace_read_summarised(const char *path, int round, metric_row *row, problems *list) {
     h5_error error = {0};
-    int64_t rows = 0, row = 0;
+    int64_t rows = 0, index = 0;
     h5_enter();
     hid_t file = h5_open_file(path, true, &error);
     int32_t *rounds = file < 0 ? NULL : trace_read_rounds(file, &rows, &error);
-    while (rounds && row < rows && rounds[row] != round) row++;
-    if (rounds && row == rows) h5_failed(&error, "it has no round %d", round);
-    int status = !rounds || row == rows ||
-                 read_losses(file, METRIC_TEST_LOSS, row, n_devices, test, &error) ||
-                 read_losses(file, METRIC_TEST_AFTER, row, n_devices, test_after, &error);
+    while (rounds && index < rows && rounds[index] != round) index++;
+    if (rounds && index == rows) h5_failed(&error, "it has no round %d", round);
+    int status = !rounds || index == rows;
+    for (metric_id id = 0; id < METRIC_COUNT && !status; id++)
+        if (metrics[id].columns[0].name) status = read_metric(file, id, index, row, &error);
     free(rounds);
     if (file >= 0) H5Fclose(file);
     h5_leave();

@@ -26,24 +26,18 @@ static exit_code shape_of_base(const settings *s, const char *result, base_shape
 }
 
 static bool allocate(checkpoint *c) {
-    size_t floats = (size_t)c->n_parameters, devices = (size_t)c->n_devices;
+    size_t floats = (size_t)c->n_parameters;
     c->parameters = malloc(floats * sizeof *c->parameters);
     c->moment1 = malloc(floats * sizeof *c->moment1);
     c->moment2 = malloc(floats * sizeof *c->moment2);
     c->carried = malloc((size_t)c->n_carried * sizeof *c->carried + 1);
-    c->device_expert_steps = malloc(devices * sizeof *c->device_expert_steps);
-    c->device_router_steps = malloc(devices * sizeof *c->device_router_steps);
-    c->bytes_up = malloc(devices * sizeof *c->bytes_up);
-    c->bytes_down = malloc(devices * sizeof *c->bytes_down);
-    c->stopped = malloc(devices * sizeof *c->stopped);
-    return c->parameters && c->moment1 && c->moment2 && c->carried && c->device_expert_steps &&
-           c->device_router_steps && c->bytes_up && c->bytes_down && c->stopped;
+    return checkpoint_states_create(c) && c->parameters && c->moment1 && c->moment2 && c->carried;
 }
 
 void result_source_close(result_source *s) {
     checkpoint *c = &s->checkpoint;
-    void *owned[] = {c->parameters,          c->moment1,  c->moment2,    c->carried, c->device_expert_steps,
-                     c->device_router_steps, c->bytes_up, c->bytes_down, c->stopped, c->unfinished};
+    void *owned[] = {c->parameters, c->moment1, c->moment2, c->carried, c->unfinished, c->variants};
+    checkpoint_states_free(c);
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     fleet_destroy(s->fleet);
     settings_destroy(s->settings);
@@ -55,8 +49,8 @@ exit_code result_source_check(const result_source *s, const char *result, const 
     for (int i = 0; i < s->fleet->n_devices; i++) {
         const device *d = &s->fleet->devices[i];
         const population_settings *p = s->fleet->populations[d->population].settings;
-        if (device_is_selected(s->fleet, wanted, d) && s->checkpoint.stopped[i] &&
-            s->checkpoint.device_expert_steps[i] == 0)
+        if (device_is_selected(s->fleet, wanted, d) && checkpoint_stopped(&s->checkpoint)[i] &&
+            checkpoint_counts(&s->checkpoint, STATE_EXPERT_STEPS)[i] == 0)
             return problem(list, EXIT_INPUT,
                            "%s: population '%s' (seed %llu) diverged before its first checkpoint, so there "
                            "are no adapters of it; choose others with --population",

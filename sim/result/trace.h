@@ -38,6 +38,7 @@
 #include <stdint.h>
 
 #include "numbers/metrics.h"
+#include "population/device_state.h"
 #include "support/problems.h"
 
 typedef struct {
@@ -86,10 +87,8 @@ exit_code trace_append(trace *t, const metric_row *row, problems *list);
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
-/* The test losses of a round, before and after its aggregation, out of a trace that nobody writes: test,
- * test_after [n_devices]. */
-exit_code trace_read_test_losses(const char *path, int round, int n_devices, double *test, double *test_after,
-                                 problems *list);
+/* The metrics of a round that summary.csv has columns of, out of a trace that nobody writes. */
+exit_code trace_read_summarised(const char *path, int round, metric_row *row, problems *list);
 
 /* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the
  * arrays and of their values. */
@@ -118,9 +117,7 @@ typedef struct {
     /* [n_carried] gradients that wait for a later step; in the file only where there are any */
     float *carried;
     int n_devices;
-    int64_t *device_expert_steps, *device_router_steps; /* [devices] AdamW counts */
-    int64_t *bytes_up, *bytes_down;                     /* [devices] totals so far */
-    uint8_t *stopped;                                   /* [devices] 1: diverged, takes no further part */
+    void *state[DEVICE_STATES]; /* [devices] of each row of population/device_state.h */
     int64_t n_unfinished;
     /* [n_unfinished] of a run that was interrupted within round + 1: what it has for that row so far; else
      * none */
@@ -129,6 +126,15 @@ typedef struct {
     /* [n_variants] bytes of population/variants.h; in the file only where populations have variants */
     uint8_t *variants;
 } checkpoint;
+/* Allocates the arrays of states, of zeros, and frees them: false without memory. */
+bool checkpoint_states_create(checkpoint *c);
+void checkpoint_states_free(checkpoint *c);
+static inline int64_t *checkpoint_counts(const checkpoint *c, device_state_id id) {
+    return c->state[id];
+}
+static inline uint8_t *checkpoint_stopped(const checkpoint *c) {
+    return c->state[STATE_STOPPED];
+}
 exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list);
 /* The caller has set n_parameters, n_carried, n_devices and the arrays to sizes it expects, and config_hash
  * to the run's (empty: any); a file that differs, or whose content does not match its hash, is refused (the
@@ -138,21 +144,21 @@ exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
 
-/* summary.csv, written last, by rename: name,method,devices,test_ppl_mean,... */
+/* summary.csv, written last, by rename. Its columns are those of summary.c, and of the tables of metrics and of
+ * device states. */
 typedef struct {
     const char *population, *method;
     int devices;
-    double test_ppl_mean, test_ppl_std;
-    int64_t bytes_up, bytes_down;
-    double test_ppl_after;
     uint64_t seed;
     int generalists, specialists, rank;
     const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
     int64_t tokens_per_device;
     const char *split;
-    double test_loss_mean, entropy_mean; /* nats per token; entropy NaN: empty cell */
-    /* of devices in the average: "uniform", "tokens"; empty: nothing is averaged */
+    double entropy_mean; /* nats per token; NaN: empty cell */
+    /* of devices in the average: "uniform", "tokens"; empty or NULL: nothing is averaged */
     const char *weights;
+    double of_metric[METRIC_COUNT][METRIC_COLUMNS]; /* of its columns; NaN: empty cell */
+    int64_t of_state[DEVICE_STATES];                /* total over devices; of those that have a column */
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing

@@ -45,14 +45,15 @@ void report_table(const summary_row *rows, int n) {
     printf("%s  %9s  %9s\n", bounded ? "    bound" : "", "MB up", "MB down");
     for (int i = 0; i < n; i++) {
         char mean[32], std[32], after[32], bound[32];
-        number(mean, rows[i].test_ppl_mean, "%.3f");
-        number(std, rows[i].test_ppl_std, "%.3f");
-        number(after, rows[i].test_ppl_after, "%.3f");
+        number(mean, rows[i].of_metric[METRIC_TEST_LOSS][0], "%.3f");
+        number(std, rows[i].of_metric[METRIC_TEST_LOSS][1], "%.3f");
+        number(after, rows[i].of_metric[METRIC_TEST_AFTER][0], "%.3f");
         printf("%-*s  %-11s %6llu %8d  %9s ± %6s  %10s", widest, rows[i].population, rows[i].method,
                (unsigned long long)rows[i].seed, rows[i].devices, mean, std, after);
         number(bound, exp(rows[i].entropy_mean), "%.3f");
         if (bounded) printf("  %7s", bound);
-        printf("  %9.2f  %9.2f\n", 1e-6 * (double)rows[i].bytes_up, 1e-6 * (double)rows[i].bytes_down);
+        printf("  %9.2f  %9.2f\n", 1e-6 * (double)rows[i].of_state[STATE_BYTES_UP],
+               1e-6 * (double)rows[i].of_state[STATE_BYTES_DOWN]);
     }
     printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the "
            "mean after it\n");

@@ -77,7 +77,7 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
-        if (s->fleet->devices[i].stopped) metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[i] = NAN;
+        if (s->fleet->devices[i].stopped) metric_sums_drop(&s->numbers, i);
     return code;
 }
 

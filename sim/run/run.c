@@ -178,14 +178,11 @@ static exit_code train(run *r, problems *list) {
     return THEN(code, save_result(r, list));
 }
 
-/* Somebody removed the summary of a complete run: the trace still has the losses that it is made of. */
+/* Somebody removed the summary of a complete run: the trace still has the numbers that it is made of. */
 static exit_code restore_summary(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    metric_row *n = &r->session->numbers;
     result_path(&r->folder, "trace.h5", path);
-    exit_code code = trace_read_test_losses(path, r->settings->rounds, r->session->fleet->n_devices,
-                                            metric_doubles(n, METRIC_TEST_LOSS),
-                                            metric_doubles(n, METRIC_TEST_AFTER), list);
+    exit_code code = trace_read_summarised(path, r->settings->rounds, &r->session->numbers, list);
     return THEN(code, write_summary(r, list));
 }
 

@@ -5,14 +5,51 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 
-static void mean_and_std(const population *p, const double *loss, double *mean, double *std) {
-    double sum = 0.0, squares = 0.0;
+static double mean(const population *p, const double *values) {
+    double sum = 0.0;
+    for (int i = 0; i < p->n_devices; i++) sum += values[p->first_device + i] / p->n_devices;
+    return sum;
+}
+
+static double perplexity(const population *p, const double *loss) {
+    double sum = 0.0;
     for (int i = 0; i < p->n_devices; i++)
         sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
-    *mean = sum / p->n_devices;
+    return sum / p->n_devices;
+}
+
+static double perplexity_std(const population *p, const double *loss) {
+    double center = perplexity(p, loss), squares = 0.0;
     for (int i = 0; i < p->n_devices; i++)
-        squares += pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - *mean, 2.0);
-    *std = sqrt(squares / p->n_devices);
+        squares +=
+            pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - center, 2.0);
+    return sqrt(squares / p->n_devices);
+}
+
+static double of_column(const population *p, summary_kind kind, const double *values) {
+    switch (kind) {
+    case SUMMARY_MEAN:
+        return mean(p, values);
+    case SUMMARY_PERPLEXITY:
+        return perplexity(p, values);
+    case SUMMARY_PERPLEXITY_STD:
+        return perplexity_std(p, values);
+    }
+    return NAN;
+}
+
+static void set_measured(const session *s, const population *p, summary_row *row) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        for (int i = 0; i < METRIC_COLUMNS && metrics[id].columns[i].name; i++)
+            row->of_metric[id][i] =
+                of_column(p, metrics[id].columns[i].kind, metric_doubles(&s->numbers, id));
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        for (device_state_id id = 0; id < DEVICE_STATES; id++) {
+            int64_t value = 0;
+            if (!device_states[id].column) continue;
+            device_state_get(&s->fleet->devices[i], id, &value);
+            row->of_state[id] += value;
+        }
 }
 
 /* A list in the settings has one number for each device, unless one device stands for all of them. */
@@ -32,18 +69,12 @@ static summary_row row_of(const session *s, const population *p) {
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split)};
-    double unused;
-    mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_LOSS), &row.test_ppl_mean, &row.test_ppl_std);
-    mean_and_std(p, metric_doubles(&s->numbers, METRIC_TEST_AFTER), &row.test_ppl_after, &unused);
+    set_measured(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
     set_bank(s, p, &row);
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
-        row.bytes_up += s->fleet->devices[i].bytes_up;
-        row.bytes_down += s->fleet->devices[i].bytes_down;
-        row.test_loss_mean += metric_doubles(&s->numbers, METRIC_TEST_LOSS)[i] / p->n_devices;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
         row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
-    }
     return row;
 }
 

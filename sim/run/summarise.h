@@ -5,9 +5,8 @@
 #include "engine/session.h"
 #include "result/trace.h"
 
-/* test_ppl_mean: mean over devices of exp(test loss) (as released: 2.71828^(test loss)) before the last
- * aggregation; after: after it. NaN for populations that stopped. rows [n_populations]; pointers into the
- * session's settings. */
+/* After the last round; NaN for populations that stopped. rows [n_populations]; pointers into the session's
+ * settings. */
 void summarise(const session *s, summary_row *rows);
 
 #endif

@@ -15,6 +15,7 @@ require_python() { # modules...
     local candidate modules=$*
     for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
         command -v "${candidate:-none}" >/dev/null || continue
+        # shellcheck disable=SC2034 # for the tests that source this
         python=$candidate
         "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
     done

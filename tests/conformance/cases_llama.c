@@ -262,19 +262,20 @@ static void swiglu_backward_far_out(rig *r) {
 
 /* ---- Without a bias, without positions */
 
-/* gates weigh the bias, and there is none to weigh. */
-static void linear_unbiased_with(rig *r, bool with_gates) {
+/* The factor of a bias that is not there. */
+static void linear_unbiased_with(rig *r, bool with_factor) {
     int in = r->spec->ffn, out = r->spec->width;
     rig_tensor *x = rig_input(r, in, "x"), *y = rig_output(r, out, "y"),
-               *residual = rig_input(r, out, "residual"), *gates = rig_input(r, CK_MAX_EXPERTS, "gates");
+               *residual = rig_input(r, out, "residual"), *factor = rig_input(r, 1, "factor of the bias");
     rig_buffer *weight = rig_weights(r, (int64_t)in * out, 0.3, "weight");
     ck_op_linear(r->program, &(ck_linear){.x = x->tensor,
                                           .y = y->tensor,
                                           .residual = residual->tensor,
-                                          .gates = with_gates ? gates->tensor : NULL,
+                                          .bias_factor = with_factor ? factor->tensor : NULL,
                                           .weight = weight->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     if (!rig_run(r)) return;
     oracle_linear((oracle_linear_size){r->n_tokens, in, out}, x->ref, weight->ref, NULL, NULL, residual->ref,
                   y->ref);
@@ -285,7 +286,7 @@ static void linear_unbiased(rig *r) {
     linear_unbiased_with(r, false);
 }
 
-static void linear_unbiased_gated(rig *r) {
+static void linear_unbiased_with_factors(rig *r) {
     linear_unbiased_with(r, true);
 }
 
@@ -299,6 +300,7 @@ static void linear_backward_unbiased(rig *r) {
                                                             .weight = weight->memory,
                                                             .in = in,
                                                             .out = out,
+                                                            .linear = -1,
                                                             .weight_gradient = WEIGHT_AT,
                                                             .bias_gradient = -1});
     if (!rig_run(r)) return;
@@ -367,7 +369,7 @@ static const conformance_case cases[] = {
     {.name = "swiglu backward", .run = swiglu_backward},
     {.name = "swiglu backward far out", .run = swiglu_backward_far_out},
     {.name = "linear without bias", .run = linear_unbiased},
-    {.name = "linear without bias, with gates", .run = linear_unbiased_gated},
+    {.name = "linear without bias, with bias factors", .run = linear_unbiased_with_factors},
     {.name = "linear backward without bias", .run = linear_backward_unbiased, .trains_base = true},
     {.name = "embed without positions", .run = embed_tokens_alone},
     {.name = "embed backward without positions", .run = embed_backward_tokens_alone, .trains_base = true},

@@ -45,47 +45,33 @@ static void make_base(world *w) {
     w->references[0] = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
 }
 
-/* Where the layer's weights and biases lie, in the order of base_layer_linear. */
-static void linear_offsets(const base_layout *layout, int layer, int64_t weights[], int64_t biases[]) {
-    const base_layer *at = &layout->layer0;
-    const int64_t w[] = {at->qkv_w, at->out_w, at->fc_w, at->pr_w};
-    const int64_t b[] = {at->qkv_b, at->out_b, at->fc_b, at->pr_b};
-    for (int i = 0; i < BASE_LAYER_LINEARS; i++) {
-        weights[i] = w[i] + layer * layout->layer_stride;
-        biases[i] = b[i] + layer * layout->layer_stride;
-    }
+/* Of the linear in the variant's array: others' values, and where they are. */
+static ck_replacement replace_linear(const world *w, int number, const float *others, rig_buffer *own) {
+    base_linear l = base_linear_at(&w->base.shape, &w->base.layout, number);
+    const float *memory = own->memory;
+    memcpy(own->host + l.weight, others + l.weight, (size_t)l.in * (size_t)l.out * sizeof(float));
+    if (l.bias >= 0) memcpy(own->host + l.bias, others + l.bias, (size_t)l.out * sizeof(float));
+    return (ck_replacement){memory + l.weight, l.bias >= 0 ? memory + l.bias : NULL};
 }
 
-/* Variant 1 has another weight and bias in every linear, variant 2 in every second one. All else of the
- * second array is the base's. */
+/* Variant 1 has another weight and bias in every linear, variant 2 in every second one. All else of their arrays
+ * is the base's. */
 static void make_variants(world *w) {
     rig *r = w->r;
-    const base_layout *layout = &w->base.layout;
+    int64_t total = w->base.layout.total;
+    float *others = malloc((size_t)total * sizeof *others);
     w->variants = calloc(VARIANTS * LINEARS, sizeof *w->variants);
-    if (w->variants == NULL) abort();
+    if (w->variants == NULL || others == NULL) abort();
     for (int v = 1; v <= VARIANTS; v++) {
-        rig_buffer *own = rig_weights(r, layout->total, 0, "variant");
-        float *others = malloc((size_t)layout->total * sizeof *others);
-        if (others == NULL) abort();
+        rig_buffer *own = rig_weights(r, total, 0, "variant");
         wave_fill_base(&w->base.shape, 100 + (uint64_t)v, others);
-        memcpy(own->host, w->weights->host, (size_t)layout->total * sizeof(float));
-        for (int i = 0; i < LINEARS; i += v) {
-            int64_t weights[BASE_LAYER_LINEARS + 1], biases[BASE_LAYER_LINEARS + 1];
-            int which = i % BASE_LAYER_LINEARS;
-            linear_offsets(layout, i / BASE_LAYER_LINEARS, weights, biases);
-            int64_t weight = weights[which], bias = biases[which];
-            int64_t out = which == BASE_QKV  ? 3 * w->base.shape.width
-                          : which == BASE_FC ? w->base.shape.ffn
-                                             : w->base.shape.width;
-            memcpy(own->host + weight, others + weight, (size_t)(bias - weight) * sizeof(float));
-            memcpy(own->host + bias, others + bias, (size_t)out * sizeof(float));
-            w->variants[(v - 1) * LINEARS + i] =
-                (ck_replacement){(const float *)own->memory + weight, (const float *)own->memory + bias};
-        }
-        free(others);
-        for (int64_t i = 0; i < layout->total; i++) own->ref[i] = own->host[i];
-        w->references[v] = (oracle_base){w->base.shape, *layout, own->ref};
+        memcpy(own->host, w->weights->host, (size_t)total * sizeof(float));
+        for (int i = 0; i < LINEARS; i += v)
+            w->variants[(v - 1) * LINEARS + i] = replace_linear(w, i, others, own);
+        for (int64_t i = 0; i < total; i++) own->ref[i] = own->host[i];
+        w->references[v] = (oracle_base){w->base.shape, w->base.layout, own->ref};
     }
+    free(others);
     r->wave.n_variants = VARIANTS;
     r->wave.n_linears = LINEARS;
     r->wave.variants = w->variants;
@@ -305,9 +291,9 @@ static void compare_tensor(world *w, const char *name, int64_t offset, int64_t c
 }
 
 static void compare_layer_gradients(world *w, int l) {
-    const base_shape *s = &w->reference.shape;
-    const base_layer *t = &w->reference.layout.layer0;
-    int64_t base = l * w->reference.layout.layer_stride, width = s->width, q = base_q_width(s),
+    const base_shape *s = &w->references[0].shape;
+    const base_layer *t = &w->references[0].layout.layer0;
+    int64_t base = l * w->references[0].layout.layer_stride, width = s->width, q = base_q_width(s),
             qkv = base_qkv_width(s), fc = base_fc_width(s);
     const struct {
         const char *name;

@@ -96,7 +96,8 @@ static void linear_with(rig *r, const ck_site *sites, int n) {
                                           .weight = weight->memory,
                                           .bias = bias->memory,
                                           .in = in,
-                                          .out = out});
+                                          .out = out,
+                                          .linear = -1});
     for (int i = 0; i < n; i++) {
         place p = place_of(r, sites[i]);
         h[i] = rig_output(r, r->max_lora_rank, "h");

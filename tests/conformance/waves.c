@@ -250,7 +250,7 @@ const wave_spec wave_specs[] = {
       {SHAPE_LLAMA_PLAIN, {1, 2}}},
      CK_MLP_SWIGLU},
     {"sites of Llama, odd",
-     21,
+     22,
      50,
      2,
      3,
@@ -272,8 +272,8 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
                       .gates = s->gates,
                       .mix = s->mix,
                       .mlp = mlp,
-                      .q_width = s->grouped ? 2 * (width / 2 + 4) : width,
-                      .kv_width = s->grouped ? width / 2 + 4 : width};
+                      .q_width = s->grouped ? 4 * (width / 4 + 2) : width,
+                      .kv_width = s->grouped ? 2 * (width / 4 + 2) : width};
     for (int site = 0; site < CK_SITES; site++) {
         shape.lora_rank[site] = site == CK_SITE_GATE && mlp != CK_MLP_SWIGLU ? 0 : s->site_rank[site];
         if (site == CK_SITE_QKV || site == CK_SITE_OUT) shape.lora_rank[site] += s->attention_rank;

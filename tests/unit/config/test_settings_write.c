@@ -208,6 +208,7 @@ static const struct {
     {"populations.0.seed=3", true, false},
     {"populations.0.generalists=2", true, false},
     {"populations.0.specialists=2", true, false},
+    {"populations.0.base.variant=elsewhere", true, false},
     {"populations.1.rank=4", true, false},
     {"populations.1.seeds=[42, 43]", true, false},
     {"train.rounds=20", false, false},

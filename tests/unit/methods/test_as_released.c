@@ -358,10 +358,10 @@ Test(as_released, perplexity_has_five_digits_of_e) {
            *after = metric_doubles(&r.session->numbers, METRIC_TEST_AFTER);
     for (int i = 0; i < 2; i++) test[i] = after[i] = 4.0;
     summarise(r.session, rows);
-    cr_expect_float_eq(rows[0].test_ppl_mean, 54.598150033144236, 1e-12);
-    cr_expect_float_eq(rows[1].test_ppl_mean, pow(2.71828, 4.0), 1e-12);
-    cr_expect_float_eq(rows[1].test_ppl_after, pow(2.71828, 4.0), 1e-12);
-    cr_expect_lt(rows[1].test_ppl_mean, rows[0].test_ppl_mean - 1e-4);
-    cr_expect_eq(rows[1].test_loss_mean, 4.0, "losses are what they are");
+    cr_expect_float_eq(rows[0].of_metric[METRIC_TEST_LOSS][0], 54.598150033144236, 1e-12);
+    cr_expect_float_eq(rows[1].of_metric[METRIC_TEST_LOSS][0], pow(2.71828, 4.0), 1e-12);
+    cr_expect_float_eq(rows[1].of_metric[METRIC_TEST_AFTER][0], pow(2.71828, 4.0), 1e-12);
+    cr_expect_lt(rows[1].of_metric[METRIC_TEST_LOSS][0], rows[0].of_metric[METRIC_TEST_LOSS][0] - 1e-4);
+    cr_expect_eq(rows[1].of_metric[METRIC_TEST_LOSS][2], 4.0, "losses are what they are");
     small_close(&r);
 }

@@ -1,6 +1,8 @@
 /* The table of metrics, and what is derived from them. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "numbers/metrics.h"
@@ -83,4 +85,69 @@ Test(metrics, fairness_by_hand) {
     cr_expect_float_eq(metric_doubles(&row, METRIC_GINI)[2], 0.0, 1e-15);
     cr_expect_eq(loss[0], 1.0, "the losses keep their order");
     metric_row_destroy(&row);
+}
+
+/* What summary.csv, `cohort info` and checkpoints within a round do with a metric they do for devices alone. */
+Test(metrics, only_numbers_of_devices_are_summarised_or_summed) {
+    for (metric_id id = 0; id < METRIC_COUNT; id++) {
+        const metric *m = &metrics[id];
+        bool of_devices = m->axes == METRIC_OF_DEVICE, doubles = m->type == METRIC_F64;
+        if (m->columns[0].name || m->info) cr_expect(of_devices && doubles, "%s", m->path);
+        if (m->summed) cr_expect(of_devices && m->when == METRIC_EACH_ROUND, "%s", m->path);
+    }
+}
+
+Test(metrics, sums_of_a_round_come_back_out_of_a_checkpoint) {
+    metric_row row, back;
+    cr_assert(metric_row_create(&row, &SHAPE) && metric_row_create(&back, &SHAPE));
+    size_t bytes = metric_sums_bytes(&SHAPE);
+    cr_expect_geq(bytes, SHAPE.devices * sizeof(double), "the training loss is one of them");
+    uint8_t *packed = malloc(bytes);
+    cr_assert_not_null(packed);
+    metric_sums_clear(&row);
+    cr_expect_eq(metric_doubles(&row, METRIC_TRAIN_LOSS)[3], 0.0);
+    cr_expect(isnan(metric_doubles(&row, METRIC_TEST_LOSS)[3]), "the steps of a round do not add to it");
+    for (int i = 0; i < SHAPE.devices; i++) metric_doubles(&row, METRIC_TRAIN_LOSS)[i] = 0.5 + i;
+    metric_sums_pack(&row, packed);
+    metric_sums_unpack(&back, packed);
+    for (int i = 0; i < SHAPE.devices; i++)
+        cr_expect_eq(metric_doubles(&back, METRIC_TRAIN_LOSS)[i], 0.5 + i);
+    metric_sums_drop(&back, 4);
+    cr_expect(isnan(metric_doubles(&back, METRIC_TRAIN_LOSS)[4]));
+    cr_expect_eq(metric_doubles(&back, METRIC_TRAIN_LOSS)[5], 5.5);
+    free(packed);
+    metric_row_destroy(&row);
+    metric_row_destroy(&back);
+}
+
+/* The first cell of a line of the table, from one name in backquotes to the next; false: no more. */
+static bool next_name(const char **at, char name[128]) {
+    const char *begin = strchr(*at, '`'), *end = begin ? strchr(begin + 1, '`') : NULL,
+               *cell = strchr(*at, '|');
+    if (!end || (cell && cell < begin)) return false;
+    snprintf(name, 128, "/%.*s", (int)(end - begin - 1), begin + 1);
+    *at = end + 1;
+    return true;
+}
+
+/* results/README.md lists the datasets of trace.h5: all metrics, and of the names that it gives to numbers by
+ * row none that is no metric. */
+Test(metrics, the_list_of_datasets_is_that_of_the_table) {
+    char line[1024], name[128];
+    bool listed[METRIC_COUNT] = {false};
+    FILE *readme = fopen(COHORT_SOURCE_DIR "/results/README.md", "r");
+    cr_assert_not_null(readme);
+    while (fgets(line, sizeof line, readme)) {
+        const char *at = line + 1, *axes = strchr(line + 1, '|');
+        if (line[0] != '|' || !axes || strncmp(axes, "| row", 5) != 0) continue;
+        while (next_name(&at, name)) {
+            metric_id id = 0;
+            while (id < METRIC_COUNT && strcmp(metrics[id].path, name) != 0) id++;
+            cr_expect_lt(id, METRIC_COUNT, "results/README.md: %s is not a metric", name);
+            if (id < METRIC_COUNT) listed[id] = true;
+        }
+    }
+    fclose(readme);
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        cr_expect(listed[id], "results/README.md does not list %s", metrics[id].path);
 }

@@ -158,7 +158,7 @@ Test(variants, folding_where_nothing_is_replaced_is_refused) {
 /* ---- Checkpoints ----------------------------------------------------------------------------- */
 
 static void train(small_run *r, int round) {
-    r->session->round = round;
+    r->session->at.round = round;
     for (int i = 0; i < r->settings->local_steps; i++) {
         small_check(session_local_step(r->session, r->problems), r->problems, "step");
         small_check(session_follow_ups(r->session, r->problems), r->problems, "burst");

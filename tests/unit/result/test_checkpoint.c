@@ -36,11 +36,11 @@ static state *state_create(int64_t n_parameters, int n_devices) {
                         .parameters = s->parameters,
                         .moment1 = s->moment1,
                         .moment2 = s->moment2,
-                        .device_expert_steps = s->expert_steps,
-                        .device_router_steps = s->router_steps,
-                        .bytes_up = s->up,
-                        .bytes_down = s->down,
-                        .stopped = s->stopped};
+                        .state = {[STATE_EXPERT_STEPS] = s->expert_steps,
+                                  [STATE_ROUTER_STEPS] = s->router_steps,
+                                  [STATE_BYTES_UP] = s->up,
+                                  [STATE_BYTES_DOWN] = s->down,
+                                  [STATE_STOPPED] = s->stopped}};
     return s;
 }
 

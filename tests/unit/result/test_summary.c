@@ -27,31 +27,37 @@ static char *written(const summary_row *rows, int n) {
     return text;
 }
 
+static bool has_column(const char *header, const char *name) {
+    int n = 0;
+    size_t length = strlen(name);
+    for (const char *at = header; (at = strstr(at, name)) != NULL; at += length)
+        n += (at == header || at[-1] == ',') && strchr(",\n", at[length]);
+    return n == 1;
+}
+
 static summary_row plain(void) {
-    return (summary_row){.population = "comigs-1g1s",
-                         .method = "comigs",
-                         .devices = 4,
-                         .test_ppl_mean = 9.25,
-                         .test_ppl_std = 1.0 / 3.0,
-                         .bytes_up = INT64_C(6000000000),
-                         .bytes_down = 12,
-                         .test_ppl_after = 9.5,
-                         .seed = UINT64_MAX,
-                         .generalists = 1,
-                         .specialists = 1,
-                         .rank = 8,
-                         .tokens_per_device = 40000,
-                         .split = "in_distribution",
-                         .test_loss_mean = 2.2246235515243336,
-                         .entropy_mean = 1.125,
-                         .weights = "uniform"};
+    return (summary_row){
+        .population = "comigs-1g1s",
+        .method = "comigs",
+        .devices = 4,
+        .seed = UINT64_MAX,
+        .generalists = 1,
+        .specialists = 1,
+        .rank = 8,
+        .tokens_per_device = 40000,
+        .split = "in_distribution",
+        .entropy_mean = 1.125,
+        .weights = "uniform",
+        .of_metric =
+            {[METRIC_TEST_LOSS] = {9.25, 1.0 / 3.0, 2.2246235515243336}, [METRIC_TEST_AFTER] = {9.5}},
+        .of_state = {[STATE_BYTES_UP] = INT64_C(6000000000), [STATE_BYTES_DOWN] = 12}};
 }
 
 Test(summary, a_row_per_population) {
     summary_row rows[2] = {plain(), plain()};
     rows[1].population = "local";
-    rows[1].test_ppl_mean = 123456789.25;
-    rows[1].test_ppl_std = 0;
+    rows[1].of_metric[METRIC_TEST_LOSS][0] = 123456789.25;
+    rows[1].of_metric[METRIC_TEST_LOSS][1] = 0;
     rows[1].weights = "";
     const char *expected =
         HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
@@ -64,8 +70,8 @@ Test(summary, a_row_per_population) {
 Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     summary_row row = plain();
     row.entropy_mean = NAN;
-    row.test_ppl_std = NAN;
-    row.test_ppl_after = INFINITY;
+    row.of_metric[METRIC_TEST_LOSS][1] = NAN;
+    row.of_metric[METRIC_TEST_AFTER][0] = INFINITY;
     cr_assert_str_eq(written(&row, 1),
                      HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
                             "in_distribution,2.22462355,,uniform\n");
@@ -110,4 +116,14 @@ Test(summary, a_place_that_is_taken_by_a_folder_is_a_failure) {
     cr_assert_eq(summary_write(path, &row, 1, list), EXIT_RUN);
     cr_assert(strstr(problems_message(list, 0), "Is a directory"), "%s", problems_message(list, 0));
     cr_assert_eq(access(fixture_path(folder, "summary.csv.tmp"), F_OK), -1);
+}
+
+/* Whoever gives a metric or a device state a column finds it in the file, once. */
+Test(summary, has_every_column_of_the_tables_once) {
+    const char *text = written(NULL, 0);
+    for (metric_id id = 0; id < METRIC_COUNT; id++)
+        for (int i = 0; i < METRIC_COLUMNS && metrics[id].columns[i].name; i++)
+            cr_expect(has_column(text, metrics[id].columns[i].name), "%s", metrics[id].columns[i].name);
+    for (device_state_id id = 0; id < DEVICE_STATES; id++)
+        if (device_states[id].column) cr_expect(has_column(text, device_states[id].column));
 }

@@ -21,13 +21,8 @@ static uint8_t stopped[DEVICES];
 static double losses[2][DEVICES];
 
 static checkpoint state_of(void) {
-    return (checkpoint){.round = ROUNDS,
-                        .n_devices = DEVICES,
-                        .device_expert_steps = counts,
-                        .device_router_steps = counts,
-                        .bytes_up = counts,
-                        .bytes_down = counts,
-                        .stopped = stopped};
+    return (checkpoint){
+        .round = ROUNDS, .n_devices = DEVICES, .state = {counts, counts, counts, counts, stopped}};
 }
 
 static void make_result(void) {
@@ -65,7 +60,9 @@ static exit_code resume(problems *list) {
 }
 
 static exit_code read_losses(problems *list) {
-    return trace_read_test_losses(trace_path, ROUNDS, DEVICES, losses[0], losses[1], list);
+    metric_row row = {.shape = {.devices = DEVICES},
+                      .values = {[METRIC_TEST_LOSS] = losses[0], [METRIC_TEST_AFTER] = losses[1]}};
+    return trace_read_summarised(trace_path, ROUNDS, &row, list);
 }
 
 static exit_code peek(problems *list) {

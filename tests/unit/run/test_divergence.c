@@ -43,20 +43,14 @@ typedef struct {
 static saved_packs read_back(const small_run *r, const checkpoint *c, const char *path) {
     saved_packs all = {.fleet = r->session->fleet};
     checkpoint found = *c;
-    uint8_t *stopped = malloc((size_t)c->n_devices);
-    int64_t *numbers = malloc(4 * (size_t)c->n_devices * sizeof *numbers);
     for (int i = 0; i < 3; i++)
         cr_assert_not_null(all.array[i] = malloc((size_t)c->n_parameters * sizeof(float)));
     found.carried = malloc((size_t)c->n_carried * sizeof(float) + 1);
-    cr_assert(stopped && numbers && found.carried);
+    cr_assert(checkpoint_states_create(&found) && found.carried);
     found.parameters = all.array[0], found.moment1 = all.array[1], found.moment2 = all.array[2];
-    found.device_expert_steps = numbers, found.device_router_steps = numbers + c->n_devices;
-    found.bytes_up = numbers + 2 * c->n_devices, found.bytes_down = numbers + 3 * c->n_devices;
-    found.stopped = stopped;
     small_check(checkpoint_read(path, &found, r->problems), r->problems, "reading back");
     free(found.carried);
-    free(numbers);
-    free(stopped);
+    checkpoint_states_free(&found);
     return all;
 }
 
@@ -97,9 +91,10 @@ Test(divergence, the_checkpoint_keeps_what_was_last_good) {
     cr_expect(same_pack(&first, &second, 0) && same_pack(&first, &second, 1), "what was last good is gone");
     cr_expect(!same_pack(&first, &second, 2) && !same_pack(&first, &second, 3),
               "the other population is not saved");
-    cr_expect(c.stopped[0] && c.stopped[1] && !c.stopped[2] && !c.stopped[3]);
-    cr_expect_eq(c.device_expert_steps[1], 1, "the steps that belong to these adapters");
-    cr_expect_eq(c.device_expert_steps[3], 2);
+    const uint8_t *stopped = checkpoint_stopped(&c);
+    cr_expect(stopped[0] && stopped[1] && !stopped[2] && !stopped[3]);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[1], 1, "the steps that belong to these adapters");
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[3], 2);
     expert_step(&r);
     save(&r, 3, &c, path);
     saved_packs third = read_back(&r, &c, path);
@@ -133,8 +128,8 @@ Test(divergence, a_checkpoint_of_what_was_never_good_holds_nothing) {
             largest = fmaxf(largest, fabsf(all.array[i][j]));
         cr_expect_gt(largest, 0.0F, "array %d of the other population", i);
     }
-    cr_expect_eq(c.device_expert_steps[0], 0);
-    cr_expect_eq(c.device_expert_steps[2], 1);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[0], 0);
+    cr_expect_eq(checkpoint_counts(&c, STATE_EXPERT_STEPS)[2], 1);
     free_packs(&all);
     checkpoints_destroy(&c);
     small_close(&r);

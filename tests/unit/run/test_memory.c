@@ -172,6 +172,31 @@ Test(memory, plan_counts_what_pretraining_takes) {
         "populations:\n  - {name: c, method: local, devices: 2}\n");
 }
 
+/* Every linear of the base once more: 4 layers of 7,084,800 values, 108.1 MiB. */
+Test(memory, plan_counts_variants_of_the_base) {
+    static outcome o;
+    static char text[16384], words[6000], folder[5000];
+    const char *base = "base: {layers: 4, width: 768, heads: 12, pretrain: {tokens: 0}}\n" SMALL_TEXT;
+    snprintf(folder, sizeof folder, "%s/variant", small_folder());
+    snprintf(text, sizeof text, "%spopulations:\n  - {name: c, method: comigs, devices: 2}\n", base);
+    snprintf(words, sizeof words, "pretrain %s --out %s", write_config(text), folder);
+    run_program(words, &o);
+    cr_assert_eq(o.status, 0, "%s", o.text);
+    snprintf(text, sizeof text,
+             "%spopulations:\n  - {name: c, method: comigs, devices: 2, base: {variant: %s}}\n"
+             "  - {name: d, method: local, devices: 1, base: {variant: %s}}\n",
+             base, folder, folder);
+    expect_peak_near_plan(text);
+    double plan = planned(write_config(text), "", &o);
+    cr_expect_float_eq(number_before(o.text, "MiB  variants of the base", "MiB"), 108.1, 0.06, "%s", o.text);
+    snprintf(words, sizeof words, "check %s --set memory_limit=%.0f", write_config(text), plan - 60.0);
+    run_program(words, &o);
+    cr_expect_eq(o.status, 3, "status %d: %s", o.status, o.text);
+    cr_expect(strstr(o.text, "108 MiB of it for base variants") &&
+                  strstr(o.text, "108.1 MiB for base.variant of population 'c'"),
+              "%s", o.text);
+}
+
 /* A fourth array of packs. */
 Test(memory, plan_counts_carried_gradients) {
     static outcome o;
