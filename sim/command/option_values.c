@@ -4,14 +4,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
-uint64_t read_whole(const char *command, const char *option, const char *text, uint64_t least,
-                           uint64_t most, problems *list) {
+uint64_t read_whole(const char *command, const char *option, const char *text, uint64_t least, uint64_t most,
+                    problems *list) {
     char *end = NULL;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
-        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu",
-                command, option, text, (unsigned long long)least, (unsigned long long)most);
+        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu", command, option,
+                text, (unsigned long long)least, (unsigned long long)most);
     return value;
 }
 

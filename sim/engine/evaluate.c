@@ -168,6 +168,7 @@ exit_code session_evaluate(session *s, evaluation_order order, metric_id into, p
     for (int i = 0; i < s->fleet->n_devices; i++) {
         if (!s->fleet->devices[i].stopped) continue;
         loss[i] = NAN;
+        if (order.routing) clear_row(&s->numbers, i, 0);
     }
     return code;
 }

@@ -181,7 +181,7 @@ IDS
 # An example is a window, whatever its length: a device may have less text than a window of running text.
 test_devices_may_have_less_text_than_a_window() {
     make_corpus
-    run_it --out result --set data.tokens_per_device=60 --set data.examples_per_device=0 --set train.rounds=1
+    run_it --out result --set data.tokens_per_device=60 --set train.rounds=1 --set populations='[{name: a, method: fedavg, devices: 4}]'
     [[ -s result/summary.csv ]] || fail 'no summary'
 }
 
