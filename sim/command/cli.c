@@ -1,13 +1,12 @@
 /* cli.c - commands and options. */
 #include "command/cli.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "command/option_values.h"
 #include "config/nearest.h"
 #include "config/tree.h"
 
@@ -75,6 +74,10 @@ static const option_row OPTIONS[] = {
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
+    {"by-task", NULL, ON_DATA, 'B', "examples: a source NAME/TASKS for each list of tasks"},
+    {"longest", "N", ON_DATA, 'l', "examples: leave out those of more than N tokens, and count them"},
+    {"end", "ID", ON_DATA, 'i', "examples: put this token behind every response"},
+    {"vocabulary", "N", ON_DATA, 'w', "examples: refuse token ids that are not below N"},
     {"help", NULL, ON_ALL, 'h', "describe the command"},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
@@ -104,10 +107,17 @@ static const command_row COMMANDS[] = {
         {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
          "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
          "each NAME=PATH.\n"
-         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, "
-         "shards, compressed\n"
-         "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-         "  cohort data --out data/languages german=text/de french=text/fr\n"},
+         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (shards, "
+         "compressed files) is\n"
+         "refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
+         "Prompts and responses: PATH is a file of JSON Lines (.jsonl), which is divided, or a folder with "
+         "train.jsonl,\n"
+         "valid.jsonl and test.jsonl. A line is {\"prompt\": .., \"response\": .., \"task\": ..}: text, or "
+         "lists "
+         "of token ids; task is\n"
+         "a name or a list of names, for --by-task. Examples of one prompt go to one split.\n\n"
+         "  cohort data --out data/languages german=text/de french=text/fr\n"
+         "  cohort data --out data/tasks --by-task phone=examples.jsonl\n"},
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
                       "Prints the provenance, populations and last losses of a result folder; also of a run "
                       "that is still going.\n\n"
@@ -262,28 +272,6 @@ static void add_override(cli_arguments *a, const char *key, const char *value, p
     a->overrides[a->n_overrides++] = config_memory(text);
 }
 
-static double read_share(const char *option, const char *text, problems *list) {
-    char *end = NULL;
-    double share = strtod(text, &end);
-    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
-    if (!whole || *end != '\0' || !(share > 0 && share < 1))
-        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option,
-                text);
-    return share;
-}
-
-/* A whole number from `least` to `most`, every character of it. */
-static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least,
-                           uint64_t most, problems *list) {
-    char *end = NULL;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
-        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu",
-                COMMANDS[command].name, option, text, (unsigned long long)least, (unsigned long long)most);
-    return value;
-}
-
 /* Of two values one would be ignored. */
 static void refuse_second(cli_command command, int letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -292,13 +280,32 @@ static void refuse_second(cli_command command, int letter, problems *list) {
                     COMMANDS[command].name, OPTIONS[i].name, optarg);
 }
 
-static double read_temperature(const char *text, problems *list) {
-    char *end = NULL;
-    double value = strtod(text, &end);
-    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
-    if (!whole || *end != '\0' || !(value >= 0 && value <= 1e6))
-        problem(list, EXIT_INPUT, "generate: --temperature '%s' must be a number of at least 0 (0.8)", text);
-    return value;
+static void take_data_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
+    switch (letter) {
+    case 'v':
+        a->shares_given = true;
+        a->valid_share = read_share("valid-share", optarg, list);
+        break;
+    case 'e':
+        a->shares_given = true;
+        a->test_share = read_share("test-share", optarg, list);
+        break;
+    case 'B':
+        a->by_task = true;
+        break;
+    case 'l':
+        a->longest = (int64_t)read_whole(command, "longest", optarg, 2, INT_MAX, list);
+        break;
+    case 'i':
+        a->end = (int64_t)read_whole(command, "end", optarg, 0, INT_MAX - 1, list);
+        break;
+    case 'w':
+        a->vocabulary = (int64_t)read_whole(command, "vocabulary", optarg, 1, INT_MAX, list);
+        break;
+    default:
+        break;
+    }
 }
 
 static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems *list) {
@@ -312,7 +319,38 @@ static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems
     a->prompts[a->n_prompts++] = text;
 }
 
+static void take_generate_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
+    switch (letter) {
+    case 'm':
+    case 'k':
+        add_prompt(a, letter == 'k', optarg, list);
+        break;
+    case 'n':
+        a->max_tokens = (int)read_whole(command, "max-tokens", optarg, 1, 1 << 24, list);
+        break;
+    case 'u':
+        a->temperature = read_temperature(optarg, list);
+        break;
+    case 'K':
+        a->top_k = (int)read_whole(command, "top-k", optarg, 1, INT_MAX, list);
+        break;
+    case 'E':
+        a->end_token = (int)read_whole(command, "eos", optarg, 0, INT_MAX, list);
+        break;
+    case 'j':
+        a->json = true;
+        break;
+    case 'V':
+        a->speed = true;
+        break;
+    default:
+        break;
+    }
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
     switch (letter) {
     case 's':
         add_override(a, "", optarg, list);
@@ -337,35 +375,13 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'S':
         a->one_seed = true;
-        a->seed = read_whole(a->command, "seed", optarg, 0, UINT64_MAX, list);
+        a->seed = read_whole(command, "seed", optarg, 0, UINT64_MAX, list);
         break;
     case 'd':
-        a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
-        break;
-    case 'm':
-    case 'k':
-        add_prompt(a, letter == 'k', optarg, list);
-        break;
-    case 'n':
-        a->max_tokens = (int)read_whole(a->command, "max-tokens", optarg, 1, 1 << 24, list);
-        break;
-    case 'u':
-        a->temperature = read_temperature(optarg, list);
-        break;
-    case 'K':
-        a->top_k = (int)read_whole(a->command, "top-k", optarg, 1, INT_MAX, list);
-        break;
-    case 'E':
-        a->end_token = (int)read_whole(a->command, "eos", optarg, 0, INT_MAX, list);
-        break;
-    case 'j':
-        a->json = true;
-        break;
-    case 'V':
-        a->speed = true;
+        a->device = (int)read_whole(command, "device", optarg, 0, INT_MAX, list);
         break;
     case 'P':
-        a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
+        a->processes = (int)read_whole(command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
         break;
     case 'r':
         a->resume = true;
@@ -376,13 +392,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'h':
         a->help = true;
         break;
-    case 'v':
-        a->valid_share = read_share("valid-share", optarg, list);
-        break;
-    case 'e':
-        a->test_share = read_share("test-share", optarg, list);
-        break;
     default:
+        if (a->command == COMMAND_DATA) take_data_option(a, letter, list);
+        if (a->command == COMMAND_GENERATE) take_generate_option(a, letter, list);
         break;
     }
 }
@@ -447,7 +459,7 @@ static void check_data(const cli_arguments *a, problems *list) {
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
     *out = (cli_arguments){
-        .valid_share = 0.1, .test_share = 0.1, .device = -1, .max_tokens = 64, .end_token = -1};
+        .valid_share = 0.1, .test_share = 0.1, .device = -1, .end = -1, .max_tokens = 64, .end_token = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);

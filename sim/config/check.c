@@ -6,6 +6,7 @@
 
 #include "config/nearest.h"
 #include "config/populations.h"
+#include "data/data.h"
 #include "data/split.h"
 #include "kernels.h"
 #include "methods/method.h"
@@ -95,10 +96,11 @@ static void check_specialists(const level *of) {
         if (p->specialists_list[i] >= 0) check_experts(of, p->specialists_list[i], i);
 }
 
+/* Of running text: a window is of neighbours. An example is a window, whatever its length. */
 static void check_tokens(const level *of, const char *path, int64_t tokens) {
     char message[256];
     int sequence = of->defaults->data.sequence;
-    if (tokens == 0 || tokens > sequence) return;
+    if (tokens == 0 || tokens > sequence || corpus_is_of_examples(of->defaults->data.corpus)) return;
     snprintf(message, sizeof message,
              "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
              (long long)tokens, sequence, sequence + 1);

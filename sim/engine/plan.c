@@ -106,12 +106,13 @@ static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
 }
 
-/* The round's metrics and their copies. */
+/* The round's metrics and their copies, and the tokens of an evaluation. */
 static size_t number_bytes(const settings *s, const base_shape *base, const fleet *f, int windows) {
     metric_shape shape = session_metric_shape(s, base, f, windows);
     size_t sampling = shape.sampling.train_steps > 0 ? 2 * (size_t)f->n_devices * sizeof(int64_t) : 0;
     size_t row = metric_row_bytes(&shape) + sampling;
-    return row + (row_copies(f) - 1) * metric_all_bytes(&shape);
+    return row + (row_copies(f) - 1) * metric_all_bytes(&shape) +
+           (size_t)f->n_devices * sizeof(evaluated_tokens);
 }
 
 /* Averages on their way between processes. */

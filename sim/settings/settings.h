@@ -56,7 +56,7 @@ typedef struct {
 } base_settings;
 
 typedef struct {
-    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
+    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples */
     char *corpus;
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */
@@ -64,8 +64,11 @@ typedef struct {
     /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
     int64_t tokens_per_device;
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
-    /* tokens of a window (targets are shifted by one) */
+    /* of a corpus of examples: training examples that a device holds, the first of its text; 0: all of it */
+    int64_t examples_per_device;
+    /* tokens of a window (targets are shifted by one), and the most of an example without its last */
     int sequence;
+    int truncate; /* 0 or 1: cut examples that are longer */
     /* NULL, or a file of window offsets that replaces sampling */
     char *windows;
     struct {
@@ -150,7 +153,7 @@ typedef struct {
     } evaluate; /* rounds between evaluations (the last round always is one), test windows a device */
     struct {
         int routing_windows;  /* windows whose tokens and gates are recorded at each evaluation */
-        int sampling_windows; /* 0 or 1: record the offset of every window that a step drew */
+        int sampling_windows; /* 0 or 1: record the place of every window that a step drew */
     } trace;
     int checkpoint_every; /* rounds between checkpoints */
     base_settings base;
