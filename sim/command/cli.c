@@ -69,64 +69,65 @@ typedef struct {
     const char *summary, *help;
 } command_row;
 
+/* Lines of help end before column 100; here each is a string of its own. */
+static const char RUN_HELP[] =
+    "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
+    "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n";
+static const char CHECK_HELP[] =
+    "Reports every problem of a configuration, or prints its populations, parameters, traffic and\n"
+    "memory plan. Runs nothing and writes nothing.\n\n"
+    "  cohort check configs/quickstart.yaml\n";
+static const char PRETRAIN_HELP[] =
+    "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else ~/.cache/cohort); run does\n"
+    "this by itself. With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
+    "  cohort pretrain configs/multilingual.yaml --out bases/english\n";
+static const char DATA_HELP[] =
+    "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for\n"
+    "each NAME=PATH. Bytes are tokens; whole files go to one split. Links are followed; what is no text\n"
+    "(JSON Lines, shards, compressed files) is refused, and files that are left out (empty, hidden,\n"
+    "copies of others) are counted.\n\n"
+    "  cohort data --out data/languages german=text/de french=text/fr\n";
+static const char INFO_HELP[] =
+    "Prints the provenance, populations and last losses of a result folder; also of a run that is\n"
+    "still going.\n\n"
+    "  cohort info results/quickstart-1a2b3c4d\n";
+static const char EXPORT_HELP[] =
+    "Tables have an observation a line and share the columns population, seed, device and round.\n"
+    "Losses are nats per token, gates and token shares are fractions (tokens: of their first choice),\n"
+    "traffic is bytes of the round. What was not measured has no line. metrics has all that belongs to\n"
+    "a device or a population, a line a value, fairness too. Works on a run that is still going. The\n"
+    "table windows (of a run with trace.sampling_windows) ends in the columns that data.windows reads:\n"
+    "device,part,step,index,offset.\n\n"
+    "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the\n"
+    "last checkpoint. Each holds the device's attention LoRA too. The base they belong to:\n"
+    "cohort pretrain RESULT/config.yaml --out DIR\n\n"
+    "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
+    "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
+    "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --device 0\n";
+static const char PLOT_HELP[] =
+    "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and\n"
+    "text coloured by expert, each as PNG and SVG. Works on a run that is still going. Needs a Python\n"
+    "with matplotlib and h5py: the first of $COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
+    "  cohort plot results/quickstart-1a2b3c4d\n";
+static const char HELP_HELP[] =
+    "Topics: any command, settings (all keys of a configuration), methods (how devices learn\n"
+    "together).\n\n"
+    "  cohort help settings\n";
+static const char VERSION_HELP[] = "Prints the version and the revision it was built from.\n";
+
 static const command_row COMMANDS[] = {
-    [COMMAND_RUN] =
-        {"run", "CONFIG", 1, 1, "run an experiment",
-         "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
-         "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment", RUN_HELP},
     [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       "Reports every problem of a configuration, or prints its populations, parameters, "
-                       "traffic and memory plan.\n"
-                       "Runs nothing and writes nothing.\n\n"
-                       "  cohort check configs/quickstart.yaml\n"},
+                       CHECK_HELP},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
-                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else "
-                          "~/.cache/cohort); run does this by itself.\n"
-                          "With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
-                          "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
-    [COMMAND_DATA] =
-        {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
-         "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
-         "each NAME=PATH.\n"
-         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, "
-         "shards, compressed\n"
-         "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-         "  cohort data --out data/languages german=text/de french=text/fr\n"},
-    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
-                      "Prints the provenance, populations and last losses of a result folder; also of a run "
-                      "that is still going.\n\n"
-                      "  cohort info results/quickstart-1a2b3c4d\n"},
-    [COMMAND_EXPORT] =
-        {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
-         "Tables have an observation a line and share the columns population, seed, device and round. Losses "
-         "are nats per token,\n"
-         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the "
-         "round. What was not\n"
-         "measured has no line. metrics has all that belongs to a device or a population, a line a value, "
-         "fairness too. Works on a\n"
-         "run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
-         "the columns that data.windows reads: device,part,step,index,offset.\n\n"
-         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
-         "last checkpoint.\n"
-         "Each holds the device's attention LoRA too. The base they belong to: cohort pretrain "
-         "RESULT/config.yaml --out DIR\n\n"
-         "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
-         "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
-         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 "
-         "--device 0\n"},
-    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures",
-                      "Draws the test loss over rounds, the final perplexities, the gates over rounds and "
-                      "layers, and text coloured by expert,\n"
-                      "each as PNG and SVG. Works on a run that is still going. Needs a Python with "
-                      "matplotlib and h5py: the first of\n"
-                      "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
-                      "  cohort plot results/quickstart-1a2b3c4d\n"},
-    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
-                      "Topics: any command, settings (all keys of a configuration), methods (how devices "
-                      "learn together).\n\n"
-                      "  cohort help settings\n"},
-    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision",
-                         "Prints the version and the revision it was built from.\n"},
+                          PRETRAIN_HELP},
+    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards", DATA_HELP},
+    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds", INFO_HELP},
+    [COMMAND_EXPORT] = {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
+                        EXPORT_HELP},
+    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures", PLOT_HELP},
+    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods", HELP_HELP},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", VERSION_HELP},
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -142,6 +143,23 @@ static bool takes(cli_command command, const option_row *option) {
     return option->commands >> command & 1;
 }
 
+/* Words from column `indent` on, in lines that end before column 100. */
+static void put_wrapped(FILE *out, int indent, const char *text) {
+    enum { COLUMNS = 100 };
+    int column = indent;
+    for (const char *word = text; *word;) {
+        int length = (int)strcspn(word, " ");
+        bool first = column == indent;
+        if (!first && column + 1 + length >= COLUMNS) {
+            fprintf(out, "\n%*s", indent, "");
+            column = indent, first = true;
+        }
+        column += fprintf(out, "%s%.*s", first ? "" : " ", length, word);
+        word += length + (int)strspn(word + length, " ");
+    }
+    fputc('\n', out);
+}
+
 void cli_describe(cli_command command, FILE *out) {
     const command_row *c = &COMMANDS[command];
     fprintf(out, "cohort %s %s - %s\n\n%s\n", c->name, c->words, c->summary, c->help);
@@ -149,7 +167,8 @@ void cli_describe(cli_command command, FILE *out) {
         char typed[40];
         if (!takes(command, &OPTIONS[i])) continue;
         snprintf(typed, sizeof typed, "--%s %s", OPTIONS[i].name, OPTIONS[i].value ? OPTIONS[i].value : "");
-        fprintf(out, "  %-20s %s\n", typed, OPTIONS[i].help);
+        fprintf(out, "  %-20s ", typed);
+        put_wrapped(out, 23, OPTIONS[i].help);
     }
 }
 

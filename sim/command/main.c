@@ -105,7 +105,7 @@ static exit_code pretrain(const cli_arguments *a, problems *list) {
     base_model *model = NULL;
     exit_code code = load(a, &s, list);
     if (code != EXIT_OK) goto cleanup;
-    code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    code = kernel_open(s->backend, s->threads, &backend, list);
     if (code != EXIT_OK) goto cleanup;
     code = run_obtain_base(s, backend, a->quiet, a->out, &model, list);
     if (code == EXIT_OK && a->out && !a->quiet) printf("%s\n", a->out);
