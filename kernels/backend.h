@@ -175,6 +175,7 @@ struct ck_driver {
     ck_status (*graph_launch)(ck_stream *, ck_graph *);
     void (*graph_destroy)(ck_graph *);
     size_t (*cache_bytes)(const ck_backend *);
+    const char *(*note)(const ck_backend *); /* NULL: nothing */
     bool (*supports)(const ck_backend *, ck_precision);
     /* The host's side of a kept activation, f32. */
     ck_status (*tensor_upload)(ck_stream *, ck_tensor *, int64_t n_tokens, const float *host);

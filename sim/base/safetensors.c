@@ -7,7 +7,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,8 +17,7 @@ struct safetensors {
     json_t *header_owned; /* owns the names */
     safetensor *tensors_owned;
     int64_t count;
-    void *mapping; /* NULL: the bytes are the caller's */
-    size_t mapping_bytes;
+    uint8_t *bytes_owned; /* NULL: the bytes are the caller's */
 };
 
 typedef struct {
@@ -261,11 +259,30 @@ exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path,
     return code;
 }
 
-/* Maps a regular file; an empty one has no mapping. */
-static exit_code map_file(const char *path, void **mapping, size_t *bytes, problems *list) {
+/* All of an open file, malloc'd; its size is that of fstat(). It is read, not mapped: a mapped file that becomes
+ * shorter ends the program. */
+static exit_code read_bytes(int fd, const char *path, size_t size, uint8_t **out, problems *list) {
+    size_t done = 0;
+    ssize_t got = 1;
+    *out = malloc(size + 1);
+    if (!*out) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for its %zu bytes", path, size);
+    while (done < size && (got > 0 || (got < 0 && errno == EINTR))) {
+        got = read(fd, *out + done, size - done);
+        if (got > 0) done += (size_t)got;
+    }
+    if (done == size) return EXIT_OK;
+    free(*out);
+    *out = NULL;
+    if (got == 0)
+        return problem(list, EXIT_INPUT, "%s: became shorter while it was read; try again when it is whole",
+                       path);
+    return problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
+}
+
+static exit_code read_file(const char *path, uint8_t **bytes, size_t *size, problems *list) {
     struct stat status;
     exit_code code = EXIT_OK;
-    *mapping = NULL;
+    *bytes = NULL;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe is refused, not waited for */
     if (fd < 0 || fstat(fd, &status)) {
         code = problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
@@ -275,38 +292,30 @@ static exit_code map_file(const char *path, void **mapping, size_t *bytes, probl
         code = problem(list, EXIT_INPUT, "%s: is not a regular file; a safetensors file is expected", path);
         goto cleanup;
     }
-    *bytes = (size_t)status.st_size;
-    if (*bytes == 0) goto cleanup;
-    *mapping = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (*mapping == MAP_FAILED) {
-        *mapping = NULL;
-        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be mapped into memory: %s", path, strerror(errno));
-    }
+    *size = (size_t)status.st_size;
+    code = read_bytes(fd, path, *size, bytes, list);
 cleanup:
     if (fd >= 0) close(fd);
     return code;
 }
 
 exit_code safetensors_open(const char *path, safetensors **out, problems *list) {
-    void *mapping = NULL;
-    size_t bytes = 0;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
     *out = NULL;
-    exit_code code = map_file(path, &mapping, &bytes, list);
+    exit_code code = read_file(path, &bytes, &size, list);
     if (code) return code;
-    static const uint8_t empty[1] = {0};
-    code = safetensors_parse(mapping ? mapping : empty, bytes, path, out, list);
-    if (!code) {
-        (*out)->mapping = mapping;
-        (*out)->mapping_bytes = bytes;
-    } else if (mapping) {
-        munmap(mapping, bytes);
-    }
+    code = safetensors_parse(bytes, size, path, out, list);
+    if (code)
+        free(bytes);
+    else
+        (*out)->bytes_owned = bytes;
     return code;
 }
 
 void safetensors_close(safetensors *file) {
     if (!file) return;
-    if (file->mapping) munmap(file->mapping, file->mapping_bytes);
+    free(file->bytes_owned);
     json_decref(file->header_owned);
     free(file->tensors_owned);
     free(file->path_owned);

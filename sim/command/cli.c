@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "command/help.h"
 #include "command/option_values.h"
 #include "config/nearest.h"
 #include "config/tree.h"
@@ -89,81 +90,19 @@ typedef struct {
 } command_row;
 
 static const command_row COMMANDS[] = {
-    [COMMAND_RUN] =
-        {"run", "CONFIG", 1, 1, "run an experiment",
-         "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
-         "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment", RUN_HELP},
     [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       "Reports every problem of a configuration, or prints its populations, parameters, "
-                       "traffic and memory plan.\n"
-                       "Runs nothing and writes nothing.\n\n"
-                       "  cohort check configs/quickstart.yaml\n"},
+                       CHECK_HELP},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
-                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else "
-                          "~/.cache/cohort); run does this by itself.\n"
-                          "With --out a copy is written as a Hugging Face folder.\n\n"
-                          "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
-    [COMMAND_DATA] =
-        {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
-         "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
-         "each NAME=PATH.\n"
-         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (shards, "
-         "compressed files) is\n"
-         "refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-         "Prompts and responses: PATH is a file of JSON Lines (.jsonl), which is divided, or a folder with "
-         "train.jsonl,\n"
-         "valid.jsonl and test.jsonl. A line is {\"prompt\": .., \"response\": .., \"task\": ..}: text, or "
-         "lists "
-         "of token ids; task is\n"
-         "a name or a list of names, for --by-task. Examples of one prompt go to one split.\n\n"
-         "  cohort data --out data/languages german=text/de french=text/fr\n"
-         "  cohort data --out data/tasks --by-task phone=examples.jsonl\n"},
-    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
-                      "Prints the provenance, populations and last losses of a result folder; also of a run "
-                      "that is still going.\n\n"
-                      "  cohort info results/quickstart-1a2b3c4d\n"},
-    [COMMAND_EXPORT] =
-        {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
-         "Tables have an observation a line and share the columns population, seed, device and round. Losses "
-         "are nats per token,\n"
-         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the "
-         "round. What was not\n"
-         "measured has no line. metrics has all that belongs to a device or a population, a line a value, "
-         "fairness too. Works on a\n"
-         "run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
-         "the columns that data.windows reads: device,part,step,index,offset.\n\n"
-         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
-         "last checkpoint.\n"
-         "Each holds the device's other LoRAs too. The base they belong to: cohort pretrain "
-         "RESULT/config.yaml --out DIR\n\n"
-         "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
-         "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
-         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 "
-         "--device 0\n"},
-    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures",
-                      "Draws the test loss over rounds, the final perplexities, the gates over rounds and "
-                      "layers, and text coloured by expert,\n"
-                      "each as PNG and SVG. Works on a run that is still going. Needs a Python with "
-                      "matplotlib and h5py: the first of\n"
-                      "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
-                      "  cohort plot results/quickstart-1a2b3c4d\n"},
-    [COMMAND_GENERATE] =
-        {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result",
-         "Lets devices go on from a prompt: those of a result as of its last checkpoint, those of a "
-         "configuration as they start.\n"
-         "All devices are decoded together, each with its own adapters, and printed by name. A text ends at "
-         "the end token, after\n"
-         "--max-tokens tokens, or where the base's context is full. The same seed gives the same text, "
-         "whatever else is decoded.\n"
-         "Where the vocabulary is not 256 bytes, --tokens takes and prints ids: Cohort has no tokenizer.\n\n"
-         "  cohort generate results/quickstart-1a2b3c4d --prompt 'Once upon' --population local --device 0\n"
-         "  cohort generate results/quickstart-1a2b3c4d --prompt A --temperature 0.8 --top-k 40 --seed 7\n"},
-    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
-                      "Topics: any command, settings (all keys of a configuration), methods (how devices "
-                      "learn together).\n\n"
-                      "  cohort help settings\n"},
-    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision",
-                         "Prints the version and the revision it was built from.\n"},
+                          PRETRAIN_HELP},
+    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards", DATA_HELP},
+    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds", INFO_HELP},
+    [COMMAND_EXPORT] = {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
+                        EXPORT_HELP},
+    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures", PLOT_HELP},
+    [COMMAND_GENERATE] = {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result", GENERATE_HELP},
+    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods", HELP_HELP},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", VERSION_HELP},
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -179,6 +118,23 @@ static bool takes(cli_command command, const option_row *option) {
     return option->commands >> command & 1;
 }
 
+/* Words from column `indent` on, in lines that end before column 100. */
+static void put_wrapped(FILE *out, int indent, const char *text) {
+    enum { COLUMNS = 100 };
+    int column = indent;
+    for (const char *word = text; *word;) {
+        int length = (int)strcspn(word, " ");
+        bool first = column == indent;
+        if (!first && column + 1 + length >= COLUMNS) {
+            fprintf(out, "\n%*s", indent, "");
+            column = indent, first = true;
+        }
+        column += fprintf(out, "%s%.*s", first ? "" : " ", length, word);
+        word += length + (int)strspn(word + length, " ");
+    }
+    fputc('\n', out);
+}
+
 void cli_describe(cli_command command, FILE *out) {
     const command_row *c = &COMMANDS[command];
     fprintf(out, "cohort %s %s - %s\n\n%s\n", c->name, c->words, c->summary, c->help);
@@ -186,7 +142,8 @@ void cli_describe(cli_command command, FILE *out) {
         char typed[40];
         if (!takes(command, &OPTIONS[i])) continue;
         snprintf(typed, sizeof typed, "--%s %s", OPTIONS[i].name, OPTIONS[i].value ? OPTIONS[i].value : "");
-        fprintf(out, "  %-20s %s\n", typed, OPTIONS[i].help);
+        fprintf(out, "  %-20s ", typed);
+        put_wrapped(out, 23, OPTIONS[i].help);
     }
 }
 

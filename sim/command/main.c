@@ -109,7 +109,7 @@ static exit_code pretrain(const cli_arguments *a, problems *list) {
     base_shape shape;
     exit_code code = load(a, &s, list);
     if (code != EXIT_OK) goto cleanup;
-    code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    code = kernel_open(s->backend, s->threads, &backend, list);
     if (code == EXIT_OK && a->population) code = run_base_shape(s, &shape, list);
     if (code == EXIT_OK && a->population)
         code = save_variant_open(s, a->population, &shape, a->out, &variant, list);

@@ -191,8 +191,7 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
     fleet *f = NULL;
     ck_backend *backend = NULL;
     int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
-    exit_code code =
-        kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
+    exit_code code = kernel_open(s->backend, threads, &backend, list);
     THEN(code, fleet_create_at(place, s, shape, &f, list));
     THEN(code, plan_make(s, backend, shape, f, &out->plan, list));
     if (code == EXIT_OK) out->devices = f->n_local;
@@ -220,8 +219,7 @@ static exit_code plan_processes(const settings *s, int n, process_plan *plans, r
 
 static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
     ck_backend *backend = NULL;
-    exit_code code =
-        kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    exit_code code = kernel_open(s->backend, s->threads, &backend, list);
     THEN(code, outline_make(s, ck_collective_local(), backend, o, list));
     plan->plan = o->plan;
     ck_close(backend);

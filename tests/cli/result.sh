@@ -5,7 +5,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
 cli=$COHORT_SOURCE_DIR/tests/cli
 tiny=$cli/tiny.yaml
-export COHORT_CACHE=${TMPDIR:-/tmp}/cohort-test-cache # pre-trained once for all tests, except where a test has its own
+# What tests share lies under a name of the program that made it: another program's is never taken for it.
+shared=${TMPDIR:-/tmp}/cohort-test-$(sha256sum <"$COHORT_BINARY" | cut -c 1-16)
+export COHORT_CACHE=$shared-cache # pre-trained once for all tests, except where a test has its own
 
 cohort() { "$COHORT_BINARY" "$@"; }
 
@@ -22,14 +24,20 @@ require_python() { # modules...
     skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
 }
 
-# An uninterrupted run of the tiny configuration, made once for all tests that only look at it.
-reference_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-reference
+# An uninterrupted run, made once for all tests that only look at it; its name is of all that it depends on.
+shared_result() { # configuration, options
+    local folder making
+    folder=$shared-$( (cat "$1" && printf '%s\n' "${@:2}") | sha256sum | cut -c 1-16)
+    making=$folder.$BASHPID
     if [[ ! -e $folder ]]; then
-        cohort run "$tiny" --out "$folder" --quiet >&2 || fail "the tiny configuration does not run"
+        rm -rf "$making"
+        cohort run "$1" --out "$making" --quiet "${@:2}" >&2 || fail "$1 does not run"
+        mv -T "$making" "$folder" 2>/dev/null || rm -rf "$making" # another test was faster
     fi
     printf '%s\n' "$folder"
 }
+
+reference_result() { shared_result "$tiny"; }
 
 # The content of a trace that must not depend on the clock: everything but /time and the attribute created_utc.
 trace_text() { # result folder

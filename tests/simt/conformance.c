@@ -142,6 +142,7 @@ static void run_backend(runner *r) {
                     conformance_applies(which, backend, precision))
                     run_case(r, conformance_groups[g], which, number, precision);
         }
+    if (ck_note(backend)[0]) fprintf(r->out, "# %s: %s\n", r->backend, ck_note(backend));
     ck_close(backend);
 }
 
