@@ -23,6 +23,7 @@ extern "C" {
     X(swiglu)                                                                                                \
     X(head)                                                                                                  \
     X(lora)                                                                                                  \
+    X(site_vector)                                                                                           \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(expert_expand)
@@ -35,9 +36,11 @@ extern "C" {
     X(gelu_backward)                                                                                         \
     X(swiglu_backward)                                                                                       \
     X(lora_backward)                                                                                         \
+    X(site_vector_backward)                                                                                  \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
-    X(expert_expand_backward)
+    X(expert_expand_backward)                                                                                \
+    X(tied_gradients)
 #define CK_LOCAL_OPS(X)  CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
 #define CK_GLOBAL_OPS(X) X(balance)
 #define CK_OPS(X)        CK_LOCAL_OPS(X) CK_GLOBAL_OPS(X)

@@ -53,6 +53,12 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
 /* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
 void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
 
+/* What to add to the offset of a shared block in a pack to find, in a pack of gradients, what a layer gives to
+ * it. */
+static inline int64_t cpu_tied_gradients_of(const ck_shape *shape, int layer) {
+    return shape->total + layer * shape->tied_floats - shape->tied;
+}
+
 /* Rows of the MLP activation handled at once: the tile and its companions stay in L2. */
 static inline int cpu_tile_rows(int columns) {
     int rows = 32768 / columns / 16 * 16;

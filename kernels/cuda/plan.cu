@@ -42,6 +42,9 @@ static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
     case CK_OP_expert_activation:
     case CK_OP_expert_activation_backward:
     case CK_OP_expert_expand_backward:
+    case CK_OP_site_vector:
+    case CK_OP_site_vector_backward:
+    case CK_OP_tied_gradients:
     case CK_OP_balance:
     case CK_OP_COUNT:
         break;

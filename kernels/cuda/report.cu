@@ -30,6 +30,7 @@ static int layer_of(const ck_op *op) {
 #define LAYERED_OPS(X)                                                                                       \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
+    X(site_vector_backward)                                                                                  \
     X(route)                                                                                                 \
     X(route_backward)                                                                                        \
     X(expert_activation)                                                                                     \
@@ -57,6 +58,8 @@ static int layer_of(const ck_op *op) {
     case CK_OP_swiglu:
     case CK_OP_swiglu_backward:
     case CK_OP_head:
+    case CK_OP_site_vector:
+    case CK_OP_tied_gradients:
     case CK_OP_balance:
     case CK_OP_COUNT:
         break;

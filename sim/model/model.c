@@ -10,7 +10,8 @@
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
- * gradient and nothing is recorded. A site's LoRA is recorded where a device of any shape has one. */
+ * gradient and nothing is recorded. LoRA: whatever adapters a site has besides the
+ * routed experts, those that all layers share too; recorded where a device of any shape has them. */
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -20,14 +21,16 @@
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
-    ck_tensor *h[CK_SITES]; /* of the LoRA at each site; NULL: no device has one */
+    ck_tensor *h[CK_SITES], *tied_h[CK_SITES]; /* of the LoRAs at each site; NULL: no device has one */
 } layer_tensors;
 
 typedef struct {
     ck_program *program;
     const model_base *base;
     const model_outputs *out;
-    int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
+    /* the widest over all shapes */
+    int32_t lora_columns[CK_SITES], tied_columns[CK_SITES], zh_columns, h_columns, rank_columns;
+    bool vectors[CK_SITES], any_tied; /* of any shape */
     bool any_mlp_mix;
     layer_tensors *layers; /* [L + 1]; of the last only x exists */
     ck_tensor *nf, *statsf;
@@ -44,8 +47,12 @@ static int32_t wider(int32_t a, int32_t b) {
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
     for (int i = 0; i < n_shapes; i++) {
-        for (int site = 0; site < CK_SITES; site++)
+        for (int site = 0; site < CK_SITES; site++) {
             r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
+            r->tied_columns[site] = wider(r->tied_columns[site], shapes[i].tied_rank[site]);
+            r->vectors[site] |= shapes[i].vector[site] != CK_NO_VECTOR;
+        }
+        r->any_tied |= shapes[i].tied_floats > 0;
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->h_columns = wider(r->h_columns, shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
@@ -62,9 +69,16 @@ static void create_loras(recorder *r, layer_tensors *t) {
                                                 [CK_SITE_GATE] = "gate LoRA",
                                                 [CK_SITE_FC] = "fc LoRA",
                                                 [CK_SITE_PR] = "projection LoRA"};
-    for (int site = 0; site < CK_SITES; site++)
+    for (int site = 0; site < CK_SITES; site++) {
         if (r->lora_columns[site] > 0)
             t->h[site] = ck_activation(r->program, r->lora_columns[site], names[site]);
+        if (r->tied_columns[site] > 0)
+            t->tied_h[site] = ck_activation(r->program, r->tied_columns[site], names[site]);
+    }
+}
+
+static bool is_adapted(const recorder *r, ck_site site) {
+    return r->lora_columns[site] > 0 || r->tied_columns[site] > 0 || r->vectors[site];
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -95,9 +109,9 @@ static void create_tensors(recorder *r, bool backward) {
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
-    /* only the factor A of a LoRA at PR reads it again */
-    ck_tensor *m =
-        r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
+    /* only adapters at PR read it again */
+    bool apart = is_adapted(r, CK_SITE_PR) && backward;
+    ck_tensor *m = apart ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
     for (int l = 0; l < s->layers; l++)
         r->layers[l].m = m ? m : ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
@@ -126,33 +140,20 @@ typedef struct {
 
 static site_columns columns_of(const base_shape *s, ck_site site) {
     int32_t d = s->width, q = base_q_width(s), kv = base_kv_width(s), f = s->ffn;
-    switch (site) {
-    case CK_SITE_Q:
-        return (site_columns){d, q, 0};
-    case CK_SITE_K:
-        return (site_columns){d, kv, q};
-    case CK_SITE_V:
-        return (site_columns){d, kv, q + kv};
-    case CK_SITE_QKV:
-        return (site_columns){d, base_qkv_width(s), 0};
-    case CK_SITE_OUT:
-        return (site_columns){q, d, 0};
-    case CK_SITE_GATE:
-        return (site_columns){d, f, 0};
-    case CK_SITE_FC:
-        return (site_columns){d, f, base_fc_width(s) - f};
-    case CK_SITE_PR:
-        return (site_columns){f, d, 0};
-    case CK_SITES:
-        break;
-    }
-    return (site_columns){0};
+    const site_columns all[CK_SITES] = {[CK_SITE_Q] = {d, q, 0},
+                                        [CK_SITE_K] = {d, kv, q},
+                                        [CK_SITE_V] = {d, kv, q + kv},
+                                        [CK_SITE_QKV] = {d, base_qkv_width(s), 0},
+                                        [CK_SITE_OUT] = {q, d, 0},
+                                        [CK_SITE_GATE] = {d, f, 0},
+                                        [CK_SITE_FC] = {d, f, base_fc_width(s) - f},
+                                        [CK_SITE_PR] = {f, d, 0}};
+    return all[site];
 }
 
-/* y += the LoRA of x. */
-static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
+static void one_lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y, ck_tensor *h,
+                     bool tied) {
     site_columns c = columns_of(&r->base->shape, site);
-    ck_tensor *h = r->layers[l].h[site];
     if (h)
         ck_op_lora(r->program, &(ck_lora){.x = x,
                                           .h = h,
@@ -161,13 +162,25 @@ static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor
                                           .in = c.in,
                                           .out = c.out,
                                           .first_column = c.first_column,
-                                          .layer = l});
+                                          .layer = l,
+                                          .tied = tied});
 }
 
-static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
-                          ck_tensor *dx) {
+/* y += what the adapters at the site make of x. */
+static void adapt(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
     site_columns c = columns_of(&r->base->shape, site);
-    const ck_tensor *h = r->layers[l].h[site];
+    one_lora(r, site, l, x, y, r->layers[l].h[site], false);
+    one_lora(r, site, l, x, y, r->layers[l].tied_h[site], true);
+    if (r->vectors[site])
+        ck_op_site_vector(
+            r->program,
+            &(ck_site_vector){
+                .x = x, .y = y, .site = site, .in = c.in, .out = c.out, .first_column = c.first_column});
+}
+
+static void one_lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                              ck_tensor *dx, const ck_tensor *h, bool tied) {
+    site_columns c = columns_of(&r->base->shape, site);
     if (h)
         ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
                                                             .h = h,
@@ -177,7 +190,24 @@ static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, 
                                                             .in = c.in,
                                                             .out = c.out,
                                                             .first_column = c.first_column,
-                                                            .layer = l});
+                                                            .layer = l,
+                                                            .tied = tied});
+}
+
+static void adapt_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
+                           ck_tensor *dx) {
+    site_columns c = columns_of(&r->base->shape, site);
+    one_lora_backward(r, site, l, x, dy, dx, r->layers[l].h[site], false);
+    one_lora_backward(r, site, l, x, dy, dx, r->layers[l].tied_h[site], true);
+    if (r->vectors[site])
+        ck_op_site_vector_backward(r->program, &(ck_site_vector_backward){.x = x,
+                                                                          .dy = dy,
+                                                                          .dx = dx,
+                                                                          .site = site,
+                                                                          .in = c.in,
+                                                                          .out = c.out,
+                                                                          .first_column = c.first_column,
+                                                                          .layer = l});
 }
 
 /* Those whose outputs are in qkv. */
@@ -195,7 +225,7 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->qkv_b, l),
                                           .in = s->width,
                                           .out = base_qkv_width(s)});
-    for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
+    for (int i = 0; i < N_QKV; i++) adapt(r, qkv_sites[i], l, t->n1, t->qkv);
     model_attention(r->program, r->base, t->qkv, t->o, t->lse);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
@@ -204,7 +234,7 @@ static void attention_forward(recorder *r, int l) {
                                           .bias = at(r, w->out_b, l),
                                           .in = base_q_width(s),
                                           .out = s->width});
-    lora(r, CK_SITE_OUT, l, t->o, t->x2);
+    adapt(r, CK_SITE_OUT, l, t->o, t->x2);
 }
 
 static void experts_forward(recorder *r, int l) {
@@ -229,8 +259,8 @@ static void experts_forward(recorder *r, int l) {
                                           .bias = at(r, w->fc_b, l),
                                           .in = s->width,
                                           .out = base_fc_width(s)});
-    lora(r, CK_SITE_GATE, l, t->n2, t->u);
-    lora(r, CK_SITE_FC, l, t->n2, t->u);
+    adapt(r, CK_SITE_GATE, l, t->n2, t->u);
+    adapt(r, CK_SITE_FC, l, t->n2, t->u);
     ck_op_expert_activation(r->program, &(ck_expert_activation){.u = t->u,
                                                                 .zh = t->zh,
                                                                 .gates = t->gates,
@@ -249,7 +279,7 @@ static void experts_forward(recorder *r, int l) {
                                           .in = s->ffn,
                                           .out = s->width});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
-    lora(r, CK_SITE_PR, l, t->m, y);
+    adapt(r, CK_SITE_PR, l, t->m, y);
 }
 
 static void head(recorder *r, ck_tensor *dx) {
@@ -315,7 +345,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                           .bias = at(r, w->pr_b, l),
                                                                           .layer = l});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, false);
-    lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
+    adapt_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
     ck_op_expert_activation_backward(r->program,
                                      &(ck_expert_activation_backward){.u = t->u,
                                                                       .zh = t->zh,
@@ -338,8 +368,8 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
-    lora_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
-    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
+    adapt_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
+    adapt_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
     if (!input_wanted) return;
     linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s), true);
     norm_backward(r, t->x2, t->stats2, at(r, w->ln2_gain, l), true);
@@ -351,17 +381,17 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width, false);
-    lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
+    adapt_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
     model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted) linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s), false);
-    for (int i = 0; i < N_QKV; i++) lora_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
+    for (int i = 0; i < N_QKV; i++) adapt_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 
 static bool adapts_attention(const recorder *r) {
-    bool any = r->lora_columns[CK_SITE_OUT] > 0;
-    for (int i = 0; i < N_QKV; i++) any |= r->lora_columns[qkv_sites[i]] > 0;
+    bool any = is_adapted(r, CK_SITE_OUT);
+    for (int i = 0; i < N_QKV; i++) any |= is_adapted(r, qkv_sites[i]);
     return any;
 }
 
@@ -373,6 +403,7 @@ static void backward(recorder *r) {
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }
+    if (r->any_tied) ck_op_tied_gradients(r->program, &(ck_tied_gradients){.n_layers = s->layers});
 }
 
 static void balance(recorder *r) {

@@ -163,7 +163,7 @@ static void step_with(rig *r, bool balance) {
         for (int d = 0; d < r->spec->n_devices && balance; d++)
             if (rig_shape(r, d)->balanced) rig_compare_buffer(r, w->value, d, 1);
         r->tolerance = gradient_tolerance;
-        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
+        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, UINT64_MAX);
     }
     free(w);
 }
