@@ -47,27 +47,15 @@ typedef struct {
 
 static site_columns columns_of(const base_shape *s, ck_site site) {
     int32_t d = s->width, q = base_q_width(s), kv = base_kv_width(s), f = s->ffn;
-    switch (site) {
-    case CK_SITE_Q:
-        return (site_columns){d, q, 0};
-    case CK_SITE_K:
-        return (site_columns){d, kv, q};
-    case CK_SITE_V:
-        return (site_columns){d, kv, q + kv};
-    case CK_SITE_QKV:
-        return (site_columns){d, base_qkv_width(s), 0};
-    case CK_SITE_OUT:
-        return (site_columns){q, d, 0};
-    case CK_SITE_GATE:
-        return (site_columns){d, f, 0};
-    case CK_SITE_FC:
-        return (site_columns){d, f, base_fc_width(s) - f};
-    case CK_SITE_PR:
-        return (site_columns){f, d, 0};
-    case CK_SITES:
-        break;
-    }
-    return (site_columns){0};
+    const site_columns all[CK_SITES] = {[CK_SITE_Q] = {d, q, 0},
+                                        [CK_SITE_K] = {d, kv, q},
+                                        [CK_SITE_V] = {d, kv, q + kv},
+                                        [CK_SITE_QKV] = {d, base_qkv_width(s), 0},
+                                        [CK_SITE_OUT] = {q, d, 0},
+                                        [CK_SITE_GATE] = {d, f, 0},
+                                        [CK_SITE_FC] = {d, f, base_fc_width(s) - f},
+                                        [CK_SITE_PR] = {f, d, 0}};
+    return all[site];
 }
 
 static void one_lora(const adapted_layer *at, ck_site site, const ck_tensor *x, ck_tensor *y, ck_tensor *h,
@@ -86,7 +74,6 @@ static void one_lora(const adapted_layer *at, ck_site site, const ck_tensor *x, 
 }
 
 void adapt(const adapted_layer *at, ck_site site, const ck_tensor *x, ck_tensor *y) {
-    if (site >= CK_SITES) return; /* the router is no site */
     site_columns c = columns_of(at->base, site);
     one_lora(at, site, x, y, at->tensors.h[site], false);
     one_lora(at, site, x, y, at->tensors.tied_h[site], true);
@@ -118,7 +105,6 @@ static void one_lora_backward(const adapted_layer *at, ck_site site, const ck_te
 
 void adapt_backward(const adapted_layer *at, ck_site site, const ck_tensor *x, const ck_tensor *dy,
                     ck_tensor *dx) {
-    if (site >= CK_SITES) return; /* the router is no site */
     site_columns c = columns_of(at->base, site);
     one_lora_backward(at, site, x, dy, dx, at->tensors.h[site], false);
     one_lora_backward(at, site, x, dy, dx, at->tensors.tied_h[site], true);

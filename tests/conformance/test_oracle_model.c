@@ -119,6 +119,7 @@ Test(oracle_model, adapter_gradients_of_a_llama) {
     adapter_gradients(SHAPE_LINEAR, CK_MLP_SWIGLU);
     adapter_gradients(SHAPE_LLAMA_PLAIN, CK_MLP_SWIGLU);
     adapter_gradients(SHAPE_LLAMA_QV, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LLAMA_TIED, CK_MLP_SWIGLU);
 }
 
 Test(oracle_model, adapter_gradients_without_experts_and_beside_them) {

@@ -140,7 +140,8 @@ static void model_close(model *m) {
 /* ---- Forward --------------------------------------------------------------------------------- */
 
 static int inputs_of(const model *m, ck_site site) {
-    return site == CK_SITE_PR ? m->base->shape.ffn : m->base->shape.width;
+    const base_shape *s = &m->base->shape;
+    return site == CK_SITE_PR ? s->ffn : site == CK_SITE_OUT ? base_q_width(s) : s->width;
 }
 
 /* What the device's adapters at a site give, but for experts; the site's outputs begin at y. */

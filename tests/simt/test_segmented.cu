@@ -185,8 +185,11 @@ static void begun_by_lora(rig *r) {
     begun b = record_linear(r, 3 * r->spec->width, false);
     rig_tensor *x = rig_input(r, r->spec->width, "x of the adapter"),
                *h = rig_output(r, r->max_lora_rank, "h");
-    ck_lora op = {x->tensor,      h->tensor,          b.y->tensor, CK_SITE_QKV,
-                  r->spec->width, 3 * r->spec->width, 0,           RIG_LAYER,  false};
+    ck_lora op = {};
+    op.x = x->tensor, op.h = h->tensor, op.y = b.y->tensor;
+    op.site = CK_SITE_QKV;
+    op.in = r->spec->width, op.out = 3 * r->spec->width;
+    op.layer = RIG_LAYER;
     ck_op_lora(r->program, &op);
     if (!rig_run(r)) return;
     linear_reference(r, &b);
