@@ -132,9 +132,8 @@ static exit_code check_coefficients(const ck_shape *shape, const population *p, 
     }
     if (!scaled)
         return problem(list, EXIT_INPUT,
-                       "population '%s': experts.alpha %g (or one of lora.alpha, or tied.alpha), divided for "
-                       "the rank, is 0 "
-                       "in single precision; make it larger",
+                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; "
+                       "make it, or the lora.alpha or tied.alpha that is written, larger",
                        p->settings->name, x->alpha);
     if (balanced) return EXIT_OK;
     return problem(list, EXIT_INPUT,
