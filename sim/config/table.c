@@ -263,8 +263,21 @@ static const setting_row ROWS[] = {
         SETTINGS_LINEARS(X)
 #undef X
 
-            {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
-             .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
+            {SETTING("tied.rank", VALUE_INT), BOTH(tied.rank), .initial = "0", LIMITS(0, CK_MAX_RANK_SUM),
+             .help = "rank of one LoRA for each of tied.linears that all layers share; 0: none"},
+    {SETTING("tied.alpha", VALUE_DOUBLE), BOTH(tied.alpha), .otherwise = "experts.alpha", ABOVE(0, 1e6),
+     .help = "alpha of these LoRAs"},
+    {SETTING("tied.vector", VALUE_CHOICE), BOTH(tied.vector), .initial = "none",
+     .choices = "none|bias|column_bias",
+     .help =
+         "one vector p for each of tied.linears that all layers share: W x becomes W x + p (bias), or p is "
+         "added to every column of W (column_bias)"},
+    {SETTING("tied.linears", VALUE_TEXT), BOTH(tied.linears), .initial = "all",
+     .help = "where: all linears that a layer of the base has, or the keys of some, with blanks between them "
+             "(\"q v down\")"},
+
+    {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
+     .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),
      .unit = "windows", .help = "fixed windows of each device in an evaluation"},
     {SETTING("trace.routing_windows", VALUE_INT), RUN(trace.routing_windows), .initial = "2", LIMITS(0, 4096),

@@ -34,6 +34,9 @@ static exit_code create_numbers(session *s, problems *list) {
 static exit_code create_parts(session *s, base_model *base, problems *list) {
     int layers = base->shape.layers;
     exit_code code = programs_place_base(&s->programs, s->backend, s->stream, base, list);
+    s->fleet->backend = s->backend;
+    s->fleet->stream = s->stream;
+    THEN(code, variants_place(s->fleet, base, list));
     base_destroy(base);
     s->fleet->packs_at = s->plan.packs_at;
     THEN(code, fleet_allocate(s->fleet, s->backend, s->stream, list));
@@ -116,7 +119,7 @@ void session_release(session *s) {
     fleet_destroy(s->fleet);
     ck_stream_destroy(s->stream);
     *s = (session){.settings = s->settings,
-                   .programs = {.base = {.shape = s->programs.base.shape}},
+                   .programs.base.shape = s->programs.base.shape,
                    .collective = s->collective,
                    .backend = s->backend,
                    .agreed = s->agreed};

@@ -23,6 +23,8 @@
 /* "q", "qkv", ...; NULL of no linear. */
 const char *settings_linear(ck_site site);
 bool settings_is_of_attention(ck_site site);
+/* Whether a text of tied_settings.linears names the site; CK_NO_SITE: whether it is such a text. */
+bool settings_names_linear(const char *linears, ck_site site);
 
 enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 
@@ -103,6 +105,14 @@ typedef struct {
     double alpha[CK_SITES];
 } lora_settings;
 
+/* What all layers share: a LoRA and a vector for each linear of a layer. */
+typedef struct {
+    char *linears; /* "all", or keys of linears with blanks between them */
+    int rank;      /* 0: no LoRA */
+    double alpha;
+    int vector; /* ck_vector_form */
+} tied_settings;
+
 /* One population after expansion: one method, one seed. */
 typedef struct {
     char *name;   /* as written; populations of several seeds share it */
@@ -115,6 +125,7 @@ typedef struct {
     int rank;              /* of every expert */
     int attention_rank;    /* of the LoRAs on all linears of attention; 0: lora says which have one */
     lora_settings lora;
+    tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;

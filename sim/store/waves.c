@@ -59,7 +59,7 @@ void wave_clear(wave_buffer *w) {
 }
 
 int64_t wave_pack(const fleet *f, int device_index, uint32_t learn) {
-    return learn || f->packs_at == PACKS_FAR ? f->shapes[f->devices[device_index].shape].total : 0;
+    return learn || f->packs_at == PACKS_FAR ? f->shapes[f->devices[device_index].shape].gradient_total : 0;
 }
 
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs) {

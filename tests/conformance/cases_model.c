@@ -198,7 +198,7 @@ static void step_with(rig *r, bool balance, bool variants) {
         for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
         compare_forward(w);
         r->tolerance = gradient_tolerance;
-        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
+        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, UINT64_MAX);
     }
     world_close(w);
 }

@@ -139,9 +139,9 @@ static void lay_packs(rig *r, learn_pattern pattern) {
         const ck_shape *s = &r->shapes[spec];
         r->devices[d] = (ck_wave_device){
             .parameters = end, .gradients = end, .shape = spec, .learn = learn_of(pattern, d)};
-        end += s->total + CK_ALIGN_FLOATS;
+        end += s->gradient_total + CK_ALIGN_FLOATS;
         for (int site = 0; site < CK_SITES; site++)
-            r->max_lora_rank = larger(r->max_lora_rank, s->lora_rank[site]);
+            r->max_lora_rank = larger(r->max_lora_rank, larger(s->lora_rank[site], s->tied_rank[site]));
         r->max_zh = larger(r->max_zh, s->router_rows + s->h_ranks);
         r->max_h = larger(r->max_h, s->h_ranks);
         r->max_ranks = larger(r->max_ranks, s->rank_sum);
@@ -182,7 +182,8 @@ static ck_capacity capacity_of(const rig *r, rig_options options) {
         capacity.max_sequence_tokens =
             larger(capacity.max_sequence_tokens, (int)(r->first_token[s + 1] - r->first_token[s]));
     for (int d = 0; d < r->spec->n_devices && !options.trains_base; d++)
-        if (capacity.max_pack < rig_shape(r, d)->total) capacity.max_pack = rig_shape(r, d)->total;
+        if (capacity.max_pack < rig_shape(r, d)->gradient_total)
+            capacity.max_pack = rig_shape(r, d)->gradient_total;
     return capacity;
 }
 

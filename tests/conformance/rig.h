@@ -94,11 +94,12 @@ bool rig_ok(rig *r, ck_status status, const char *what);
 
 typedef enum {
     COLUMNS_ALL,
-    COLUMNS_EXPERTS, /* E */
-    COLUMNS_ROUTED,  /* router rows + h_ranks */
-    COLUMNS_RANKS,   /* rank_sum */
-    COLUMNS_H,       /* h_ranks */
-    COLUMNS_LORA,    /* + ck_site: rank of the LoRA there */
+    COLUMNS_EXPERTS,                        /* E */
+    COLUMNS_ROUTED,                         /* router rows + h_ranks */
+    COLUMNS_RANKS,                          /* rank_sum */
+    COLUMNS_H,                              /* h_ranks */
+    COLUMNS_LORA,                           /* + ck_site: rank of the LoRA there */
+    COLUMNS_TIED = COLUMNS_LORA + CK_SITES, /* + ck_site: of the LoRA that all layers share */
 } rig_columns;
 
 const ck_shape *rig_shape(const rig *r, int device);
@@ -120,7 +121,8 @@ void rig_expect_finite(rig *r, const rig_tensor *t, rig_columns columns);
 extern const double rig_tolerance, rig_tolerance_half; /* 1e-5 in f32, 1e-2 in bf16 */
 void rig_compare(rig *r, const rig_tensor *t, rig_columns columns);
 void rig_compare_buffer(rig *r, const rig_buffer *b, int64_t first, int64_t count);
-/* Gradients of the given parts (bits 1 << part) of a layer, for the devices that learn them. */
-void rig_compare_gradients(rig *r, int layer, unsigned parts);
+/* Gradients of the given parts (bits 1 << part) of a layer, for the devices that learn them; those of what all
+ * layers share with layer 0. */
+void rig_compare_gradients(rig *r, int layer, uint64_t parts);
 
 #endif

@@ -42,8 +42,10 @@ static int columns_of(const ck_shape *s, const rig_tensor *t, rig_columns column
     case COLUMNS_H:
         return s->h_ranks;
     case COLUMNS_LORA:
+    case COLUMNS_TIED:
         break;
     }
+    if (columns >= COLUMNS_TIED) return s->tied_rank[columns - COLUMNS_TIED];
     return s->lora_rank[columns - COLUMNS_LORA];
 }
 
@@ -133,12 +135,12 @@ void rig_compare_buffer(rig *r, const rig_buffer *b, int64_t first, int64_t coun
     check_near(r->check, where, b->host + first, b->ref + first, count, r->tolerance);
 }
 
-void rig_compare_gradients(rig *r, int layer, unsigned parts) {
+void rig_compare_gradients(rig *r, int layer, uint64_t parts) {
     char where[256], name[32];
     for (int d = 0; d < r->spec->n_devices && !r->broken; d++)
         for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
             uint32_t group = part == ORACLE_ROUTER ? CK_LEARN_ROUTER : CK_LEARN_EXPERTS;
-            if ((parts & 1u << part) == 0 || (r->devices[d].learn & group) == 0) continue;
+            if ((parts >> part & 1) == 0 || (r->devices[d].learn & group) == 0) continue;
             oracle_range range = oracle_part_range(rig_shape(r, d), layer, part);
             int64_t at = r->devices[d].gradients + range.offset;
             snprintf(name, sizeof name, "d%s of layer %d", oracle_part_name(part), layer);

@@ -186,7 +186,7 @@ static void begun_by_lora(rig *r) {
     rig_tensor *x = rig_input(r, r->spec->width, "x of the adapter"),
                *h = rig_output(r, r->max_lora_rank, "h");
     ck_lora op = {x->tensor,      h->tensor,          b.y->tensor, CK_SITE_QKV,
-                  r->spec->width, 3 * r->spec->width, 0,           RIG_LAYER};
+                  r->spec->width, 3 * r->spec->width, 0,           RIG_LAYER,  false};
     ck_op_lora(r->program, &op);
     if (!rig_run(r)) return;
     linear_reference(r, &b);

@@ -181,9 +181,9 @@ Test(peft, router_lies_beside_the_experts) {
     float *pack = make_pack(&routed);
     problems *list = problems_create();
     struct stat info;
-    cr_assert_eq(peft_write_router(folder, &alone, pack, list), EXIT_OK);
+    cr_assert_eq(peft_write_beside(folder, &alone, pack, list), EXIT_OK);
     cr_expect_neq(stat(path, &info), 0, "one expert has no router");
-    cr_assert_eq(peft_write_router(folder, &routed, pack, list), EXIT_OK, "%s", all_messages(list));
+    cr_assert_eq(peft_write_beside(folder, &routed, pack, list), EXIT_OK, "%s", all_messages(list));
     safetensors *file = open_tensors(folder, "router.safetensors");
     const safetensor *t = safetensors_find(file, "layer.1.router");
     cr_assert(t && t->n_dims == 2 && t->dims[0] == 3 && t->dims[1] == D);
