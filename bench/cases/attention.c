@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 #include "cases/costs.h"
-#include "measure/draw.h"
-#include "measure/gather.h"
+#include "rig/draw.h"
+#include "rig/gather.h"
 
 /* ---- Attention */
 

@@ -2,7 +2,7 @@
 #ifndef COHORT_BENCH_COSTS_H
 #define COHORT_BENCH_COSTS_H
 
-#include "cases/case.h"
+#include "rig/case.h"
 
 /* a: bytes of an activation or of a frozen weight. All else is f32. */
 static inline double activation_bytes(const world *w) {

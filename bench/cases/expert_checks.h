@@ -6,7 +6,7 @@
 #ifndef COHORT_BENCH_EXPERT_CHECKS_H
 #define COHORT_BENCH_EXPERT_CHECKS_H
 
-#include "measure/gather.h"
+#include "rig/gather.h"
 
 /* What an output that is added to began as, [rows, columns]; free() it. NULL as a function: the array's own
  * `before`. */

@@ -14,9 +14,9 @@
  * floors. */
 #include <stdlib.h>
 
-#include "cases/case.h"
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
+#include "rig/case.h"
 
 static void prepare(world *w) {
     int d = w->width, f = w->ffn, s = w->shape.rank_sum;

@@ -1,4 +1,4 @@
-#include "cases/case.h"
+#include "rig/case.h"
 
 const bench_case *const BENCH_CASES[] = {
     &route_forward,       &route_backward,  &activation_forward,

@@ -14,8 +14,8 @@
 
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
-#include "measure/draw.h"
 #include "model/model.h"
+#include "rig/draw.h"
 
 /* Multiply-adds of the oracle. */
 static const double MODEL_BUDGET = 8e9;

@@ -7,7 +7,7 @@
 
 #include "cases/costs.h"
 #include "cases/expert_checks.h"
-#include "measure/draw.h"
+#include "rig/draw.h"
 
 const ck_adamw_hyper BENCH_HYPER[2] = {
     {.learning_rate = 1e-2f,

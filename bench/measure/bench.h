@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-#include "cases/case.h"
 #include "measure/result.h"
+#include "rig/case.h"
 
 enum { BENCH_MOST_SWEEPS = 64, BENCH_MOST_PEERS = 8 };
 

@@ -4,9 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "measure/gather.h"
 #include "measure/outputs.h"
 #include "measure/peers.h"
+#include "rig/gather.h"
 #include "support/kernel_problem.h"
 
 enum { COLD_FACTOR = 4, MOST_COPIES = 2048 };

@@ -3,8 +3,8 @@
 #ifndef COHORT_BENCH_OUTPUTS_H
 #define COHORT_BENCH_OUTPUTS_H
 
-#include "measure/verdict.h"
-#include "measure/world.h"
+#include "rig/verdict.h"
+#include "rig/world.h"
 
 typedef struct {
     double *tensor[TENSORS], *buffer[BUFFERS], *pack[PACK_MEMORIES][MOST_CHECKED]; /* NULL: no output */

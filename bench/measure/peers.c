@@ -10,12 +10,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "folder.h"
-#include "measure/gather.h"
+#include "measure/folder.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
-#include "process.h"
-#include "python.h"
+#include "measure/process.h"
+#include "measure/python.h"
+#include "rig/gather.h"
 #include "support/output_folder.h"
 
 enum { MOST_FORMS = RESULT_MOST_TIMES - 3, LINE_BYTES = 1024 };
@@ -32,7 +32,7 @@ struct bench_peers {
     pid_t process; /* 0: it has ended */
     int threads;   /* of the processor; 0: it uses a GPU */
     FILE *to, *from;
-    char folder[JOB_PATH_BYTES], line[LINE_BYTES];
+    char folder[FOLDER_PATH_BYTES], line[LINE_BYTES];
     int n_forms;
     form forms[MOST_FORMS];
     char trouble[192]; /* why a point has no forms at all */
@@ -82,7 +82,7 @@ static exit_code start(bench_peers *p, const char *const *arguments, const char 
 
 static exit_code start_python(bench_peers *p, const char *python, const bench_options *o, const context *c,
                               problems *list) {
-    char script[JOB_PATH_BYTES], threads[16], openmp[40], mkl[40];
+    char script[FOLDER_PATH_BYTES], threads[16], openmp[40], mkl[40];
     const char *device = strcmp(c->backend, "cpu") == 0 ? "cpu" : "cuda",
                *arguments[8 + 2 * BENCH_MOST_PEERS];
     int n = 0;
@@ -108,7 +108,7 @@ static exit_code start_python(bench_peers *p, const char *python, const bench_op
 }
 
 exit_code peers_open(bench_peers **out, const bench_options *options, const context *c, problems *list) {
-    char scratch[JOB_PATH_BYTES + 16];
+    char scratch[FOLDER_PATH_BYTES + 16];
     const char *python = NULL;
     bench_peers *p = calloc(1, sizeof *p);
     *out = NULL;
@@ -171,7 +171,7 @@ static void read_form(bench_peers *p, form *f, int index) {
  * verified results. */
 static void verify(form *f, world *w, const outputs *known) {
     problems *list = problems_create();
-    char folder[JOB_PATH_BYTES];
+    char folder[FOLDER_PATH_BYTES];
     snprintf(folder, sizeof folder, "%s", f->all->folder);
     bool done = ask(f->all, "check %d %s\n", f->index, folder) && strcmp(f->all->line, "done") == 0;
     if (!done)

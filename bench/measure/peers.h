@@ -12,7 +12,7 @@
 #define COHORT_BENCH_PEERS_PROCESS_H
 
 #include "measure/bench.h"
-#include "measure/world.h"
+#include "rig/world.h"
 
 /* *out NULL, with the advice printed to standard error: no Python with PyTorch was found, the run goes on
  * without. */

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cases/case.h"
 #include "cases/costs.h"
+#include "rig/case.h"
 
 enum { PATH_BYTES = 4352 };
 static const char *const MEMORIES[PACK_MEMORIES] = {"parameters", "gradients", "moment1", "moment2"};

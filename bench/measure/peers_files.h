@@ -10,7 +10,7 @@
 #ifndef COHORT_BENCH_PEERS_FILES_H
 #define COHORT_BENCH_PEERS_FILES_H
 
-#include "measure/world.h"
+#include "rig/world.h"
 #include "support/problems.h"
 
 exit_code peers_write(const world *w, const char *folder, problems *list);

@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "measure/statistics.h"
 #include "measure/usage.h"
-#include "statistics.h"
 
 typedef struct {
     double noise;          /* spread at which samples have settled, see statistics.h */

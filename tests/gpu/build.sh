@@ -46,10 +46,8 @@ cases=("$root"/tests/simt/conformance.c)
 for source in "$root"/tests/conformance/*.c; do
     [[ $source == */test_*.c || $source == */bits.c ]] || cases+=("$source")
 done
-bench=("$root"/bench/measure/*.c "$root"/bench/cases/*.c "$root"/kernels/collective/*.c)
-for source in main microbenchmarks options compare compare_files sweep_file statistics process python folder; do
-    bench+=("$root/bench/$source.c")
-done
+bench=("$root"/bench/command/{main,microbenchmarks,options,sweep_file}.c "$root"/bench/{compare,measure,cases,rig}/*.c
+    "$root"/kernels/collective/*.c)
 mapfile -t simulator < <(find "$root/sim" -name '*.c')
 simulator+=("$root"/kernels/*.c "$root"/kernels/cpu/*.c "$root"/kernels/collective/*.c)
 

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cases/case.h"
 #include "measure/bench.h"
+#include "rig/case.h"
 
 static const timing_rule QUICK = {.noise = 0.02, .seconds = 0.01, .sample_seconds = 1e-4, .least_samples = 3};
 
