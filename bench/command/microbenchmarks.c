@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cases/ops.h"
 #include "command/options.h"
 #include "command/sweep_file.h"
 #include "compare/compare.h"
@@ -129,7 +130,7 @@ exit_code microbenchmarks_run(int n, char **arguments, problems *list) {
     exit_code code = options_read(n, arguments, table, 1, &filter, &n_words, list);
     if (code == EXIT_OK && filter) code = sweep_set(&c.axes, "", "filter", filter, list);
     if (code == EXIT_OK && c.list) {
-        bench_list(stdout, BENCH_CASES);
+        bench_list(stdout, OP_CASES);
         return EXIT_OK;
     }
     if (code == EXIT_OK) code = read_sweeps(&c, &sweeps, &c.o.n_sweeps, list);
@@ -138,7 +139,7 @@ exit_code microbenchmarks_run(int n, char **arguments, problems *list) {
         c.o.rule.seconds = c.seconds;
         c.o.sweeps = sweeps;
         c.o.cold = !c.warm;
-        code = bench_run(&c.o, BENCH_CASES, list);
+        code = bench_run(&c.o, OP_CASES, list);
     }
     free(sweeps);
     return code;

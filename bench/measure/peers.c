@@ -15,7 +15,7 @@
 #include "measure/peers_files.h"
 #include "measure/process.h"
 #include "measure/python.h"
-#include "rig/gather.h"
+#include "rig/view.h"
 #include "support/output_folder.h"
 
 enum { MOST_FORMS = RESULT_MOST_TIMES - 3, LINE_BYTES = 1024 };
@@ -169,31 +169,29 @@ static void read_form(bench_peers *p, form *f, int index) {
 
 /* Against the float64 reference; where that needs what only Cohort's own recording shows, against Cohort's
  * verified results. */
-static void verify(form *f, world *w, const outputs *known) {
+static void verify(form *f, rig *g, const outputs *known) {
     problems *list = problems_create();
     char folder[FOLDER_PATH_BYTES];
     snprintf(folder, sizeof folder, "%s", f->all->folder);
     bool done = ask(f->all, "check %d %s\n", f->index, folder) && strcmp(f->all->line, "done") == 0;
     if (!done)
         snprintf(f->reason, sizeof f->reason, "%.150s", f->all->line);
-    else if (peers_read(w, folder, list) != EXIT_OK)
+    else if (peers_read(g, folder, list) != EXIT_OK)
         snprintf(f->reason, sizeof f->reason, "%.150s", problems_message(list, 0));
-    else if (world_has_inner(w))
-        outputs_compare(w, &f->right, known);
-    else {
-        world_compare_finite(w, &f->right, false);
-        w->which->verify(w, &f->right);
-    }
+    else if (rig_has_inner(g))
+        outputs_compare(g, &f->right, known);
+    else
+        rig_judge(g, &f->right, false);
     problems_destroy(list);
 }
 
-static int load(bench_peers *p, world *w) {
+static int load(bench_peers *p, rig *g) {
     problems *list = problems_create();
     int n = 0;
     p->trouble[0] = '\0';
-    if (w->shape.mlp != CK_MLP_GELU)
+    if (g->shapes[0].mlp != CK_MLP_GELU)
         snprintf(p->trouble, sizeof p->trouble, "peers: no peer has SwiGLU, only GELU");
-    else if (peers_write(w, p->folder, list) != EXIT_OK)
+    else if (peers_write(g, p->folder, list) != EXIT_OK)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", problems_message(list, 0));
     else if (!ask(p, "load %s\n", p->folder) || sscanf(p->line, "%d", &n) != 1)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", p->line);
@@ -203,15 +201,15 @@ static int load(bench_peers *p, world *w) {
     return n;
 }
 
-int peers_begin(bench_peers *p, world *w, const result *r, subject *subjects, int room) {
+int peers_begin(bench_peers *p, rig *g, const result *r, subject *subjects, int room) {
     int n = 0;
-    p->n_forms = load(p, w);
-    outputs known = outputs_take(w);
+    p->n_forms = load(p, g);
+    outputs known = outputs_take(g);
     for (int i = 0; i < p->n_forms; i++) {
         form *f = &p->forms[i];
         f->right.tolerance = r->right.tolerance;
         if (f->reason[0]) continue;
-        verify(f, w, &known);
+        verify(f, g, &known);
         if (!verdict_passed(&f->right) || n == room) continue;
         f->subject = n;
         subjects[n++] = (subject){.who = f, .work = work, .threads = p->threads};

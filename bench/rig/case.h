@@ -1,9 +1,13 @@
-/* case.h - a microbenchmark as a struct of hooks.
+/* case.h - an operation in one direction, written once. The conformance tests hold it against the float64
+ * oracle on every backend and every wave of their table; the microbenchmarks verify and time it.
  *
- * A case names the arrays that it reads and writes (prepare), records or issues its work (record, issue),
- * compares the results with a float64 reference (verify), and says which bytes and FLOPs no implementation
- * can avoid (costs). The harness does the rest: memory in as many copies as the cache asks for, random
- * content, graphs, clocks, statistics, output.
+ *   arrays      names what it reads and writes: rig_tensor(), rig_buffer(), rig_base_gradient()
+ *   record      records it on one copy of these arrays; an array that was not named is NULL
+ *   reference   computes it with the oracle on the rows of one device (view.h)
+ *   costs       the bytes and FLOPs that no implementation can avoid
+ *
+ * The rig (rig.h) does the rest: random content, NaN in outputs and in columns that a device does not own,
+ * memory, the run, and the comparison of every array that is written.
  *
  * What costs count: every input that must be read once, every output that must be written once, rows of A and
  * B of all experts of a device; FLOPs of matrix products only, for the chosen experts where the others'
@@ -14,39 +18,60 @@
 #ifndef COHORT_BENCH_CASE_H
 #define COHORT_BENCH_CASE_H
 
-#include "rig/verdict.h"
-#include "rig/world.h"
+#include "rig/view.h"
 
 typedef struct {
     const char *name;
     double bytes, flops;
 } cost;
 
-enum { CASE_MOST_COSTS = 32 };
+/* Adapter memory of a case: parameters; gradients of the wave; AdamW moments. */
+enum { NEED_PACKS = 1, NEED_GRADIENTS = 2, NEED_MOMENTS = 4 };
 
-struct bench_case {
-    const char *name, *direction; /* together its full name: route/forward */
-    const char *floor;            /* the formula of costs, for people */
-    unsigned axes;                /* bits 1 << axis that change it */
-    void (*prepare)(world *w);
-    void (*record)(const world *w, world_copy *c); /* NULL: no program */
-    /* instead of record: makes the whole c->program; NULL: no */
-    exit_code (*create)(const world *w, world_copy *c, problems *list);
-    ck_status (*issue)(const world *w, world_copy *c); /* NULL: runs the program */
-    void (*verify)(const world *w, verdict *v);
-    int (*costs)(const world *w, cost *parts); /* at most CASE_MOST_COSTS */
-    /* of a whole model's step without recomputation, see MFU; NULL: no model */
-    double (*model_flops)(const world *w);
-    void (*release)(world *w); /* of w->own; NULL: there is nothing */
+enum { CASE_MOST_COSTS = 32, CASE_MOST_VARIANTS = 8, CASE_MOST_CUTS = 3 };
+
+/* The oracle on all rows and some columns of D or F, where all rows and columns are too many (view.h). */
+typedef struct {
+    column_kind columns; /* COLUMNS_WIDTH or COLUMNS_FFN; 0 ends the list */
+    unsigned parts;      /* whose gradients are compared: bits 1 << oracle_part */
+    tensor_id tensor;    /* that is compared, and has these columns; NO_TENSOR: none */
+    const op_case *of;   /* whose reference computes it; NULL: the case's */
+} case_cut;
+
+/* A conformance case. The microbenchmarks have the operation without variant, all of whose fields are 0. */
+struct op_variant {
+    const char *name; /* NULL ends the list */
+    unsigned flags;   /* the operation's own */
+    int size;         /* the same; 0: as the wave says */
+    bool trains_base; /* gradients of frozen weights: f32 only, no devices */
+    bool exact;       /* f32 only: what is compared would not survive the rounding of bf16 */
 };
 
-/* All cases, ended by NULL. */
-extern const bench_case *const BENCH_CASES[];
+struct op_case {
+    const char *group;            /* of the conformance tests */
+    const char *name, *direction; /* together its full name: route/forward */
+    const char *floor;            /* the formula of costs, for people; NULL: it is not measured */
+    unsigned axes;                /* bits 1 << axis that change it */
+    unsigned needs;               /* NEED_* */
+    view_rows rows;               /* that the reference can be computed on */
+    unsigned gradients;           /* of the packs, which the reference computes: bits 1 << oracle_part */
+    void (*arrays)(rig *r);
+    void (*record)(const rig *r, rig_copy *c); /* NULL: no program */
+    /* instead of record: makes the whole c->program; NULL: no */
+    exit_code (*create)(const rig *r, rig_copy *c, problems *list);
+    ck_status (*issue)(const rig *r, rig_copy *c); /* NULL: runs the program */
+    void (*reference)(view *v);                    /* NULL: verify does it all */
+    case_cut cuts[CASE_MOST_CUTS];
+    void (*verify)(const rig *r, verdict *v);    /* what is no array of a view; NULL: nothing */
+    cost (*cost_of)(const rig *r);               /* of one operation */
+    int (*costs)(const rig *r, cost *parts);     /* of several operations, at most CASE_MOST_COSTS */
+    double (*model_flops)(const rig *r);         /* of a model's step without recomputation; NULL: no model */
+    void (*release)(rig *r);                     /* of r->own; NULL: there is nothing */
+    op_variant variants[CASE_MOST_VARIANTS + 1]; /* the conformance cases */
+};
 
-extern const bench_case route_forward, route_backward, activation_forward, activation_backward,
-    expand_forward, expand_backward, lora_forward, lora_backward, attention_forward, attention_backward,
-    norm_forward, norm_backward, linear_forward, linear_backward, head_step, adamw_update, group_sum,
-    group_spread, layer_step, model_step;
+/* What a rig's work cannot avoid; at most CASE_MOST_COSTS. */
+int rig_costs(const rig *r, cost *parts);
 
 enum {
     AXES_DENSE = 1 << AXIS_TOKENS | 1 << AXIS_WIDTH | 1 << AXIS_PRECISION,

@@ -84,11 +84,11 @@ test_headers_compile_alone() {
 rooms='kernels kernels/cpu kernels/cuda kernels/collective
     sim/support sim/settings sim/base sim/data sim/data/splits sim/schedule sim/methods sim/config sim/adapters sim/numbers sim/model sim/population sim/store
     sim/result sim/engine sim/run sim/command
-    tests/oracle bench/rig bench/cases bench/measure bench/compare bench/side_by_side bench/command'
+    tests/oracle bench/rig bench/cases bench/measure bench/compare bench/side_by_side bench/command tests/conformance'
 
 # Lines "FILE: HEADER" of includes that point up. A header is found beside the file, else below one of the roots.
 includes_that_point_up() { # of the rooms in order
-    (cd "$root" && grep -rnoE '^#include "[^"]+"' kernels sim bench tests/oracle --include='*.[ch]' --include='*.cu' --include='*.cuh' --include='*.hpp') |
+    (cd "$root" && grep -rnoE '^#include "[^"]+"' kernels sim bench tests/oracle tests/conformance --include='*.[ch]' --include='*.cu' --include='*.cuh' --include='*.hpp') |
         awk -v order="$*" -v root="$root" '
             function plain(path) { while (sub(/[^\/.]+\/\.\.\//, "", path)) { } return path }
             function folder(path) { sub(/\/[^\/]*$/, "", path); return path }
@@ -116,7 +116,7 @@ test_folders_point_one_way() {
     wrong=$(includes_that_point_up "$rooms")
     [[ -z $wrong ]] || fail "includes that point up, or lead nowhere: $wrong"
     # That the check can fail: with the rooms in another order there is something to find.
-    [[ -n $(includes_that_point_up "bench/command ${rooms%bench/command}") ]] || fail 'nothing is found whatever the order'
+    [[ -n $(includes_that_point_up "tests/conformance ${rooms%tests/conformance}") ]] || fail 'nothing is found whatever the order'
 }
 
 test_dependencies_stay_where_they_are_implemented() {
