@@ -11,7 +11,7 @@
  *                      sigma(v) = 1 / (1 + 2^-t), t = v / ln 2 in one step:
  *                          its error counts little where sigma is flat
  *                      1 - sigma = e^-v sigma, which does not cancel
- *   SiLU:  silu(u) = u sigma(u),  silu'(u) = sigma + u sigma (1 - sigma)
+ *   SiLU:  silu(u) = u sigma(u),  silu'(u) = sigma + u sigma (1 - sigma), sigma made like that of GELU
  */
 #ifndef COHORT_KERNELS_CPU_VECTOR_H
 #define COHORT_KERNELS_CPU_VECTOR_H
@@ -50,18 +50,22 @@ static inline float vec_exp(float x) {
 #define VEC_GELU_SCALE 1.59576912f /* 2 sqrt(2 / pi) */
 #define VEC_GELU_CUBIC 0.044715f
 
-/* u between -10 and 10, beyond which sigma(v) is 1 or (2^-126 instead of less) 0; by its bits, because
- * compilers make branches, and then two divisions, of a comparison of floats. */
-static inline float vec_gelu_bounded(float u) {
+/* u between -limit and limit, given by the limit's bits: compilers make branches, and then two divisions, of a
+ * comparison of floats. NaN becomes a limit. */
+static inline float vec_bounded(float u, int32_t limit) {
     const uint32_t sign = 0x80000000u;
-    const int32_t ten = 0x41200000;
     uint32_t bits;
     memcpy(&bits, &u, sizeof bits);
     int32_t magnitude = (int32_t)(bits & ~sign);
-    magnitude = magnitude < ten ? magnitude : ten;
+    magnitude = magnitude < limit ? magnitude : limit;
     bits = (uint32_t)magnitude | (bits & sign);
     memcpy(&u, &bits, sizeof u);
     return u;
+}
+
+/* Between -10 and 10, beyond which sigma(v) is 1 or (2^-126 instead of less) 0. */
+static inline float vec_gelu_bounded(float u) {
+    return vec_bounded(u, 0x41200000);
 }
 
 /* e^-v of a bounded u. */
@@ -86,13 +90,20 @@ static inline float vec_gelu_slope(float u, float *slope) {
     return value;
 }
 
+/* e^-u, of a u between -87 and 87: beyond, sigma(u) is 1, or e^-87 instead of less. */
+static inline float vec_silu_decay(float u) {
+    float minus_t = vec_bounded(u, 0x42AE0000) * -1.44269504f, shifted = minus_t + VEC_SHIFTER;
+    return vec_power_of_two(shifted, minus_t - (shifted - VEC_SHIFTER));
+}
+
+/* NaN stays NaN: u itself is a factor. */
 static inline float vec_silu(float u) {
-    return u / (1.0f + vec_exp(-u));
+    return u / (1.0f + vec_silu_decay(u));
 }
 
 /* Returns silu(u) and stores silu'(u). */
 static inline float vec_silu_slope(float u, float *slope) {
-    float decay = vec_exp(-u), sigma = 1.0f / (1.0f + decay), value = u * sigma;
+    float decay = vec_silu_decay(u), sigma = 1.0f / (1.0f + decay), value = u * sigma;
     *slope = sigma + value * (decay * sigma);
     return value;
 }

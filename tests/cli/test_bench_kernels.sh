@@ -381,8 +381,8 @@ test_the_core_builds_with_a_c_compiler_alone() {
     local -a oracle
     mapfile -t oracle < <(find "$root/tests/oracle" -name '*.c' ! -name '*_naive.c')
     gcc -std=gnu11 -D_GNU_SOURCE=1 -O0 -Wall -Wextra -Werror -I"$root/bench" -I"$root/kernels" -I"$root/sim" -I"$root/tests" \
-        -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
-        "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
+        -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/command/{main,microbenchmarks,options,sweep_file}.c \
+        "$root"/bench/{compare,measure,cases,rig}/*.c \
         "$root"/sim/support/{problems,kernel_problem,output_file,output_folder,writable}.c "$root"/sim/base/layout.c \
         "$root"/sim/model/{model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list

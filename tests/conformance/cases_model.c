@@ -5,295 +5,255 @@
  * the f32 rounding of all ops before it (two layers forward and back are about forty), and gradients of small
  * tensors (the router's) are differences of larger numbers. So 3e-5 per tensor for gradients, six times what
  * was seen; losses and logits, which are means of many terms, still keep 1e-5. */
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "conformance/cases.h"
 #include "model/model.h"
 
-enum { VOCABULARY = 37, CONTEXT = 129 };
-static const double gradient_tolerance = 3e-5, least_margin = 1e-5;
+static const double GRADIENT_TOLERANCE = 3e-5, LEAST_MARGIN = 1e-5;
 
-/* A recorded model on a rig: the base in both worlds, and what the program writes. */
-typedef struct {
-    rig *r;
-    model_base base;
-    oracle_base reference;
-    rig_buffer *weights, *loss, *correct, *logits, *gate_sum, *top1, *top_k, *p_sum, *coefficient, *value;
-    model_outputs outputs;
-} world;
+enum { EVALUATION = 1, PRETRAINING = 2, BALANCED = 4, LOSSES_ONLY = 8 };
 
-static void draw_text(rig *r) {
-    for (int64_t t = 0; t < r->n_tokens; t++) {
-        r->tokens[t] = (int32_t)(fabs(wave_draw(&r->random, 1)) * 1e6) % VOCABULARY;
-        r->targets[t] = t % 11 == 7 ? -1 : (int32_t)(fabs(wave_draw(&r->random, 1)) * 1e6) % VOCABULARY;
-    }
-}
-
-static void make_base(world *w) {
-    base_shape shape = {.layers = WAVE_LAYERS,
-                        .width = w->r->spec->width,
-                        .heads = w->r->spec->heads,
-                        .ffn = w->r->spec->ffn,
-                        .vocabulary = VOCABULARY,
-                        .context = CONTEXT,
+static base_shape shape_of(const rig *r) {
+    return (base_shape){.layers = WAVE_LAYERS,
+                        .width = r->width,
+                        .heads = r->heads,
+                        .ffn = r->ffn,
+                        .vocabulary = r->vocabulary,
+                        .context = r->context,
                         .epsilon = 1e-5f};
-    base_layout layout = base_layout_of(&shape);
-    w->weights = rig_weights(w->r, layout.total, 0, "base");
-    wave_fill_base(&shape, 9, w->weights->host);
-    for (int64_t i = 0; i < layout.total; i++) w->weights->ref[i] = w->weights->host[i];
-    w->base = (model_base){.shape = shape, .layout = layout, .weights = w->weights->memory};
-    w->reference = (oracle_base){.shape = shape, .layout = layout, .weights = w->weights->ref};
 }
 
-static void make_outputs(world *w, bool balance) {
-    rig *r = w->r;
-    int64_t entries = (int64_t)r->wave.n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
-    w->loss = rig_results(r, r->wave.n_sequences, "loss"),
-    w->correct = rig_results(r, r->wave.n_sequences, "correct");
-    w->logits = rig_results(r, r->n_tokens * VOCABULARY, "logits");
-    w->gate_sum = rig_results(r, entries, "gate_sum"), w->top1 = rig_results(r, entries, "top1_count");
-    w->top_k = rig_results(r, entries, "top_k_count"), w->p_sum = rig_results(r, entries, "p_sum");
-    w->coefficient = rig_results(r, entries, "balance coefficient"),
-    w->value = rig_results(r, r->wave.n_sequences, "balance value");
-    w->outputs = (model_outputs){.loss = w->loss->memory,
-                                 .correct = w->correct->memory,
-                                 .gate_sum = w->gate_sum->memory,
-                                 .top1_count = w->top1->memory,
-                                 .top_k_count = w->top_k->memory,
-                                 .p_sum = w->p_sum->memory,
-                                 .balance_coefficient = balance ? w->coefficient->memory : NULL,
-                                 .balance_value = balance ? w->value->memory : NULL,
-                                 .logits = w->logits->memory};
+static oracle_base reference_of(const rig *r, double *const *buffer) {
+    oracle_base base = {.shape = shape_of(r), .weights = buffer[WEIGHT]};
+    base.layout = base_layout_of(&base.shape);
+    return base;
 }
 
-typedef enum { STEP, EVALUATION, PRETRAINING } program_kind;
-
-/* Replaces the rig's empty program by the model's. */
-static void record_model(world *w, program_kind kind) {
-    rig *r = w->r;
-    problems *list = problems_create();
-    exit_code code;
-    ck_program_destroy(r->program);
-    r->program = NULL;
-    if (kind == STEP)
-        code = model_record_step(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity, &w->outputs,
-                                 &r->program, list);
-    else if (kind == EVALUATION)
-        code = model_record_evaluation(r->backend, &w->base, r->shapes, SHAPE_SPECS, &r->capacity,
-                                       &w->outputs, &r->program, list);
-    else
-        code = model_record_pretraining(r->backend, &w->base, &r->capacity, &w->outputs, &r->program, list);
-    if (code != EXIT_OK)
-        check_fail(r->check, "%s: %s", r->case_name,
-                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
-    r->broken = code != EXIT_OK;
-    r->finished = true; /* the recorders finish their programs */
-    problems_destroy(list);
+static void statistic(rig *r, buffer_id id, const char *name, int64_t count) {
+    rig_buffer(r, id, name, OUTPUT, count, 1);
+    r->buffer[id].partial = true;
 }
 
-static world *world_open(rig *r, program_kind kind, bool balance) {
-    world *w = calloc(1, sizeof *w);
-    if (w == NULL) abort();
-    w->r = r;
-    draw_text(r);
-    make_base(w);
-    make_outputs(w, balance);
-    record_model(w, kind);
-    return w;
+static void arrays(rig *r) {
+    base_shape shape = shape_of(r);
+    int64_t weights = base_layout_of(&shape).total,
+            entries = (int64_t)r->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
+    bool judged = !(r->flags & LOSSES_ONLY);
+    for (int64_t t = 7; t < r->n_tokens; t += 11) r->targets[t] = -1;
+    rig_buffer(r, WEIGHT, "base", INPUT, weights, 0);
+    wave_fill_base(&shape, 9, r->buffer[WEIGHT].before);
+    rig_buffer(r, LOSS, "loss", OUTPUT, r->n_sequences, 1);
+    rig_buffer(r, LOGITS, "logits", OUTPUT, r->n_tokens * r->vocabulary, 1);
+    r->buffer[LOGITS].partial = !judged;
+    statistic(r, CORRECT, "correct", r->n_sequences);
+    statistic(r, GATE_SUM, "gate_sum", entries);
+    statistic(r, TOP1_COUNT, "top1_count", entries);
+    statistic(r, TOP_K_COUNT, "top_k_count", entries);
+    statistic(r, P_SUM, "p_sum", entries);
+    statistic(r, COEFFICIENT, "balance coefficient", entries);
+    statistic(r, BALANCE, "balance value", r->n_sequences);
+    if (r->trains_base) rig_base_gradient(r, DWEIGHT, "base gradient", 0, weights);
 }
 
-static oracle_batch batch_of(const rig *r, int device) {
-    int first = r->first_sequence[device];
-    int64_t token = r->first_token[first];
-    return (oracle_batch){r->first_sequence[device + 1] - first, r->first_token + first, r->tokens + token,
-                          r->targets + token};
+static exit_code create(const rig *r, rig_copy *c, problems *list) {
+    model_base base = {.shape = shape_of(r), .weights = c->buffer[WEIGHT]};
+    base.layout = base_layout_of(&base.shape);
+    bool balanced = (r->flags & BALANCED) != 0;
+    const ck_capacity capacity = rig_capacity(r);
+    const model_outputs outputs = {.loss = c->buffer[LOSS],
+                                   .correct = (int32_t *)(void *)c->buffer[CORRECT],
+                                   .gate_sum = c->buffer[GATE_SUM],
+                                   .top1_count = c->buffer[TOP1_COUNT],
+                                   .top_k_count = c->buffer[TOP_K_COUNT],
+                                   .p_sum = c->buffer[P_SUM],
+                                   .balance_coefficient = balanced ? c->buffer[COEFFICIENT] : NULL,
+                                   .balance_value = balanced ? c->buffer[BALANCE] : NULL,
+                                   .logits = c->buffer[LOGITS]};
+    if (r->flags & PRETRAINING)
+        return model_record_pretraining(r->backend, &base, &capacity, &outputs, &c->program, list);
+    return (r->flags & EVALUATION ? model_record_evaluation : model_record_step)(
+        r->backend, &base, r->shapes, r->n_shapes, &capacity, &outputs, &c->program, list);
 }
 
-/* Losses, logits, gates and, where wanted, gradients of one device. balance: the program has the load
- * balance's gradient. */
-static void device_reference(world *w, int device, bool gradients, bool balance) {
-    rig *r = w->r;
-    int first = r->first_sequence[device];
-    int64_t token = rig_first(r, device), rows = rig_rows(r, device);
-    ck_shape shape = *rig_shape(r, device);
-    oracle_batch batch = batch_of(r, device);
-    double *gates = oracle_zeros(WAVE_LAYERS * rows * CK_MAX_EXPERTS);
-    oracle_pass pass = {.loss = w->loss->ref + first,
-                        .logits = w->logits->ref + token * VOCABULARY,
-                        .gates = gates,
-                        .gradients = gradients ? r->gradients.ref + r->devices[device].gradients : NULL};
-    shape.balanced &= balance;
-    oracle_model(&w->reference, &shape, r->parameters.ref + r->devices[device].parameters, &batch, &pass);
-    w->value->ref[device] = pass.balance;
-    if (pass.margin < least_margin)
-        check_fail(r->check, "wave '%s': device %d has a margin of %g", r->spec->name, device, pass.margin);
-    for (int s = first; s < r->first_sequence[device + 1]; s++)
+/* gates: [layers, tokens of the device, CK_MAX_EXPERTS]. */
+static void sum_gates(view *v, const double *gates) {
+    const rig *r = v->r;
+    for (int s = 0; s < v->n_sequences; s++)
         for (int l = 0; l < WAVE_LAYERS; l++)
-            for (int64_t t = r->first_token[s]; t < r->first_token[s + 1]; t++)
-                for (int e = 0; e < shape.n_experts; e++) {
-                    int64_t at = ((int64_t)s * WAVE_LAYERS + l) * CK_MAX_EXPERTS + e;
-                    double gate = gates[(l * rows + t - token) * CK_MAX_EXPERTS + e];
-                    w->gate_sum->ref[at] += gate;
-                    w->top_k->ref[at] += gate > 0;
+            for (int e = 0; e < v->shape.n_experts; e++) {
+                int64_t at = ((int64_t)v->sequence[s] * r->layers + l) * CK_MAX_EXPERTS + e;
+                double sum = 0, chosen = 0;
+                for (int64_t row = v->row[s]; row < v->row[s + 1]; row++) {
+                    double gate = gates[(l * v->rows.n + row) * CK_MAX_EXPERTS + e];
+                    sum += gate;
+                    chosen += gate > 0;
                 }
-    free(gates);
-}
-
-static void compare_forward(world *w) {
-    rig *r = w->r;
-    rig_compare_buffer(r, w->loss, 0, w->loss->count);
-    rig_compare_buffer(r, w->logits, 0, w->logits->count);
-    for (int d = 0; d < r->spec->n_devices; d++) {
-        const ck_shape *s = rig_shape(r, d);
-        r->check->comparisons++;
-        if (r->fault[d] != -1)
-            check_fail(r->check, "%s on wave '%s': fault of device %d: %d", r->case_name, r->spec->name, d,
-                       r->fault[d]);
-        for (int i = r->first_sequence[d]; i < r->first_sequence[d + 1]; i++)
-            for (int l = 0; l < WAVE_LAYERS; l++) {
-                int64_t at = ((int64_t)i * WAVE_LAYERS + l) * CK_MAX_EXPERTS;
-                rig_compare_buffer(r, w->gate_sum, at, s->n_experts);
-                if (s->router_rows > 0) rig_compare_buffer(r, w->top_k, at, s->n_experts);
+                v->buffer[GATE_SUM][at] = sum;
+                if (v->shape.router_rows > 0) v->buffer[TOP_K_COUNT][at] = chosen;
             }
+}
+
+static void judge_gradients(view *v) {
+    double usual = v->verdict->tolerance;
+    v->verdict->tolerance = GRADIENT_TOLERANCE;
+    for (int l = 0; l < WAVE_LAYERS; l++)
+        rig_judge_gradients(v->r, v->verdict, v->device, l, ~0u, v->gradients);
+    v->verdict->tolerance = usual;
+}
+
+/* Losses, logits, gates and, of a step, gradients of one device. */
+static void reference(view *v) {
+    const rig *r = v->r;
+    bool step = !(r->flags & EVALUATION), balanced = (r->flags & BALANCED) != 0;
+    int first = r->first_sequence[v->device];
+    int64_t token = rig_first(r, v->device);
+    oracle_base base = reference_of(r, v->buffer);
+    oracle_batch batch = {v->n_sequences, r->first_token + first, r->tokens + token, r->targets + token};
+    double *gates = oracle_zeros(WAVE_LAYERS * v->rows.n * CK_MAX_EXPERTS),
+           *logits = oracle_zeros(v->rows.n * r->vocabulary);
+    oracle_pass pass = {.loss = v->buffer[LOSS] + first,
+                        .logits = logits,
+                        .gates = gates,
+                        .gradients = step ? v->gradients : NULL};
+    ck_shape shape = v->shape;
+    shape.balanced &= balanced;
+    oracle_model(&base, &shape, v->parameters, &batch, &pass);
+    if (pass.margin < LEAST_MARGIN && !(r->flags & LOSSES_ONLY))
+        verdict_fail(v->verdict, "a margin of %g", pass.margin);
+    if (!(r->flags & LOSSES_ONLY)) {
+        memcpy(v->buffer[LOGITS] + token * r->vocabulary, logits,
+               (size_t)(v->rows.n * r->vocabulary) * sizeof *logits);
+        sum_gates(v, gates);
+        verdict_exact(v->verdict, "fault", r->fault[v->device] == -1);
+        if (balanced && v->shape.balanced) v->buffer[BALANCE][v->device] = pass.balance;
+        if (step) judge_gradients(v);
     }
+    free(gates);
+    free(logits);
 }
 
-static void step_with(rig *r, bool balance) {
-    world *w = world_open(r, STEP, balance);
-    if (rig_run(r)) {
-        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, true, balance);
-        compare_forward(w);
-        for (int d = 0; d < r->spec->n_devices && balance; d++)
-            if (rig_shape(r, d)->balanced) rig_compare_buffer(r, w->value, d, 1);
-        r->tolerance = gradient_tolerance;
-        for (int l = 0; l < WAVE_LAYERS; l++) rig_compare_gradients(r, l, ~0u);
-    }
-    free(w);
-}
-
-static void step(rig *r) {
-    step_with(r, true);
-}
-
-static void step_without_balance(rig *r) {
-    step_with(r, false);
-}
-
-static void evaluation(rig *r) {
-    world *w = world_open(r, EVALUATION, false);
-    if (rig_run(r)) {
-        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
-        compare_forward(w);
-    }
-    free(w);
-}
-
-/* Losses alone, of devices that keep their margins: what of a whole model survives bf16. */
-static void losses(rig *r) {
-    world *w = world_open(r, EVALUATION, false);
-    if (rig_run(r)) {
-        for (int d = 0; d < r->spec->n_devices; d++) device_reference(w, d, false, false);
-        rig_compare_buffer(r, w->loss, 0, w->loss->count);
-    }
-    free(w);
-}
+/* ---- Cases that are run otherwise */
 
 typedef struct {
-    const rig_buffer *buffer;
+    const char *name;
+    const float *now;
     float *before;
+    int64_t count;
 } snapshot;
 
-static snapshot take_snapshot(const rig_buffer *buffer) {
-    snapshot s = {buffer, malloc((size_t)buffer->count * sizeof(float))};
-    if (s.before == NULL) abort();
-    memcpy(s.before, buffer->host, (size_t)buffer->count * sizeof(float));
+static snapshot take_snapshot(const char *name, const float *values, int64_t count) {
+    snapshot s = {name, values, rig_zeros(count, sizeof(float)), count};
+    memcpy(s.before, values, (size_t)count * sizeof(float));
     return s;
 }
 
-static void compare_snapshot(rig *r, snapshot s) {
-    r->check->comparisons++;
-    if (memcmp(s.before, s.buffer->host, (size_t)s.buffer->count * sizeof(float)) != 0)
-        check_fail(r->check, "%s on wave '%s': the second run gave other bits in %s", r->case_name,
-                   r->spec->name, s.buffer->name);
-    free(s.before);
+static void compare_snapshot(verdict *v, const snapshot *s) {
+    bool same = memcmp(s->before, s->now, (size_t)s->count * sizeof(float)) == 0;
+    verdict_exact(v, s->name, same);
+    if (!same) verdict_fail(v, "the second run gave other bits in %s", s->name);
+    free(s->before);
 }
 
 void (*conformance_between_runs)(void) = NULL;
 
 /* The same program over the same wave gives the same bits, also where the second run is the replay of a
  * graph. */
-static void step_twice(rig *r) {
-    world *w = world_open(r, STEP, true);
-    if (rig_run(r)) {
-        snapshot all[] = {take_snapshot(w->loss),     take_snapshot(w->logits),
-                          take_snapshot(w->gate_sum), take_snapshot(w->coefficient),
-                          take_snapshot(w->value),    take_snapshot(&r->gradients)};
-        if (conformance_between_runs != NULL) conformance_between_runs();
-        bool again = rig_run(r);
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-            if (again)
-                compare_snapshot(r, all[i]);
-            else
-                free(all[i].before);
+static void step_twice(rig *r, verdict *v) {
+    const buffer_id buffers[] = {LOSS, LOGITS, GATE_SUM, COEFFICIENT, BALANCE};
+    enum { N_BUFFERS = sizeof buffers / sizeof *buffers };
+    snapshot all[N_BUFFERS + WAVE_MAX_DEVICES];
+    int n = 0;
+    if (!conformance_once(r, v)) return;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        const buffer_array *b = &r->buffer[buffers[i]];
+        all[n++] = take_snapshot(b->name, b->after, b->count);
     }
-    free(w);
+    for (int d = 0; d < r->n_devices; d++)
+        all[n++] = take_snapshot("gradients", r->pack_after[PACK_GRADIENTS][d], rig_shape(r, d)->total);
+    if (conformance_between_runs != NULL) conformance_between_runs();
+    conformance_once(r, v);
+    for (int i = 0; i < n; i++) compare_snapshot(v, &all[i]);
 }
 
-static void compare_tensor(world *w, const char *name, int64_t offset, int64_t count) {
-    rig_buffer named = w->r->base_gradients;
-    named.name = name;
-    rig_compare_buffer(w->r, &named, offset, count);
+static void compare_tensor(const rig *r, verdict *v, const double *ref, const char *name, int64_t offset,
+                           int64_t count) {
+    verdict_compare(v, name, r->buffer[DWEIGHT].after + offset, ref + offset, count);
 }
 
-static void compare_base_gradients(world *w) {
-    const base_layout *at = &w->reference.layout;
-    int64_t width = w->reference.shape.width, ffn = w->reference.shape.ffn;
-    compare_tensor(w, "d wte", at->wte, VOCABULARY * width);
-    compare_tensor(w, "d wpe", at->wpe, CONTEXT * width);
-    compare_tensor(w, "d lnf gain", at->lnf_gain, width);
-    compare_tensor(w, "d lnf bias", at->lnf_bias, width);
+static void compare_base_gradients(const rig *r, verdict *v, const oracle_base *base, const double *ref) {
+    const base_layout *at = &base->layout;
+    int64_t width = r->width, ffn = r->ffn;
+    compare_tensor(r, v, ref, "d wte", at->wte, r->vocabulary * width);
+    compare_tensor(r, v, ref, "d wpe", at->wpe, r->context * width);
+    compare_tensor(r, v, ref, "d lnf gain", at->lnf_gain, width);
+    compare_tensor(r, v, ref, "d lnf bias", at->lnf_bias, width);
     for (int l = 0; l < WAVE_LAYERS; l++) {
-        int64_t base = l * at->layer_stride;
+        int64_t first = l * at->layer_stride;
         const base_layer *t = &at->layer0;
-        compare_tensor(w, "d ln1 gain", base + t->ln1_gain, width);
-        compare_tensor(w, "d ln1 bias", base + t->ln1_bias, width);
-        compare_tensor(w, "d qkv weight", base + t->qkv_w, 3 * width * width);
-        compare_tensor(w, "d qkv bias", base + t->qkv_b, 3 * width);
-        compare_tensor(w, "d out weight", base + t->out_w, width * width);
-        compare_tensor(w, "d out bias", base + t->out_b, width);
-        compare_tensor(w, "d ln2 gain", base + t->ln2_gain, width);
-        compare_tensor(w, "d ln2 bias", base + t->ln2_bias, width);
-        compare_tensor(w, "d fc weight", base + t->fc_w, ffn * width);
-        compare_tensor(w, "d fc bias", base + t->fc_b, ffn);
-        compare_tensor(w, "d pr weight", base + t->pr_w, width * ffn);
-        compare_tensor(w, "d pr bias", base + t->pr_b, width);
+        compare_tensor(r, v, ref, "d ln1 gain", first + t->ln1_gain, width);
+        compare_tensor(r, v, ref, "d ln1 bias", first + t->ln1_bias, width);
+        compare_tensor(r, v, ref, "d qkv weight", first + t->qkv_w, 3 * width * width);
+        compare_tensor(r, v, ref, "d qkv bias", first + t->qkv_b, 3 * width);
+        compare_tensor(r, v, ref, "d out weight", first + t->out_w, width * width);
+        compare_tensor(r, v, ref, "d out bias", first + t->out_b, width);
+        compare_tensor(r, v, ref, "d ln2 gain", first + t->ln2_gain, width);
+        compare_tensor(r, v, ref, "d ln2 bias", first + t->ln2_bias, width);
+        compare_tensor(r, v, ref, "d fc weight", first + t->fc_w, ffn * width);
+        compare_tensor(r, v, ref, "d fc bias", first + t->fc_b, ffn);
+        compare_tensor(r, v, ref, "d pr weight", first + t->pr_w, width * ffn);
+        compare_tensor(r, v, ref, "d pr bias", first + t->pr_b, width);
     }
 }
 
-static void pretraining(rig *r) {
-    world *w = world_open(r, PRETRAINING, false);
-    if (rig_run(r)) {
-        oracle_batch batch = {r->wave.n_sequences, r->first_token, r->tokens, r->targets};
-        oracle_pass pass = {
-            .loss = w->loss->ref, .logits = w->logits->ref, .gradients = r->base_gradients.ref};
-        oracle_pretraining(&w->reference, &batch, &pass);
-        rig_compare_buffer(r, w->loss, 0, w->loss->count);
-        rig_compare_buffer(r, w->logits, 0, w->logits->count);
-        r->tolerance = gradient_tolerance;
-        compare_base_gradients(w);
-    }
-    free(w);
+static void pretraining(rig *r, verdict *v) {
+    if (!conformance_once(r, v)) return;
+    double *weights = oracle_from_floats(r->buffer[WEIGHT].before, r->buffer[WEIGHT].count),
+           *gradients = oracle_zeros(r->buffer[WEIGHT].count), *loss = oracle_zeros(r->n_sequences),
+           *logits = oracle_zeros(r->n_tokens * r->vocabulary);
+    oracle_base base = {.shape = shape_of(r), .weights = weights};
+    base.layout = base_layout_of(&base.shape);
+    oracle_batch batch = {r->n_sequences, r->first_token, r->tokens, r->targets};
+    oracle_pass pass = {.loss = loss, .logits = logits, .gradients = gradients};
+    oracle_pretraining(&base, &batch, &pass);
+    verdict_compare(v, "loss", r->buffer[LOSS].after, loss, r->n_sequences);
+    verdict_compare(v, "logits", r->buffer[LOGITS].after, logits, r->n_tokens * r->vocabulary);
+    v->tolerance = GRADIENT_TOLERANCE;
+    compare_base_gradients(r, v, &base, gradients);
+    v->tolerance = TOLERANCE_F32;
+    double *all[] = {weights, gradients, loss, logits};
+    for (int i = 0; i < 4; i++) free(all[i]);
 }
 
-static const conformance_case cases[] = {
-    {.name = "model step", .run = step, .learns = true, .exact = true, .whole = true},
-    {.name = "model step without load balance", .run = step_without_balance, .exact = true, .whole = true},
-    {.name = "model evaluation", .run = evaluation, .exact = true, .whole = true},
-    {.name = "model losses", .run = losses, .whole = true},
-    {.name = "model step, twice", .run = step_twice, .whole = true},
-    {.name = "model pre-training", .run = pretraining, .trains_base = true, .whole = true},
-};
-const conformance_group model_group = {"model", cases, sizeof cases / sizeof *cases};
+static const op_case model = {.group = "model",
+                              .name = "model",
+                              .needs = NEED_PACKS | NEED_GRADIENTS,
+                              .rows = ROWS_DEVICE,
+                              .arrays = arrays,
+                              .create = create,
+                              .reference = reference};
+static const op_case base_alone = {
+    .group = "model", .name = "pre-training", .rows = ROWS_DEVICE, .arrays = arrays, .create = create};
+
+const conformance_case model_cases[] = {
+    {"model",
+     {.name = "model step", .flags = BALANCED, .exact = true},
+     .op = &model,
+     .learns = true,
+     .whole = true},
+    {"model", {.name = "model step without load balance", .exact = true}, .op = &model, .whole = true},
+    {"model", {.name = "model evaluation", .flags = EVALUATION, .exact = true}, .op = &model, .whole = true},
+    /* what of a whole model survives bf16 */
+    {"model", {.name = "model losses", .flags = EVALUATION | LOSSES_ONLY}, .op = &model, .whole = true},
+    {"model",
+     {.name = "model step, twice", .flags = BALANCED},
+     .op = &model,
+     .run = step_twice,
+     .whole = true},
+    {"model",
+     {"model pre-training", PRETRAINING, .trains_base = true},
+     .op = &base_alone,
+     .run = pretraining,
+     .whole = true},
+    {0}};

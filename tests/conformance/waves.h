@@ -35,7 +35,13 @@ enum {
     SHAPE_SPECS
 };
 
-enum { WAVE_MAX_DEVICES = 64, WAVE_MAX_LENGTHS = 3, WAVE_LAYERS = 2 };
+enum {
+    WAVE_MAX_DEVICES = 64,
+    WAVE_MAX_LENGTHS = 3,
+    WAVE_LAYERS = 2,
+    WAVE_VOCABULARY = 37,
+    WAVE_CONTEXT = 160 /* positions: more than any sequence of the table */
+};
 
 typedef struct {
     int shape;
