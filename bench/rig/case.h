@@ -4,10 +4,11 @@
  *   arrays      names what it reads and writes: rig_tensor(), rig_buffer(), rig_base_gradient()
  *   record      records it on one copy of these arrays; an array that was not named is NULL
  *   reference   computes it with the oracle on the rows of one device (view.h)
- *   costs       the bytes and FLOPs that no implementation can avoid
+ *   cost_of     the bytes and FLOPs that no implementation can avoid
+ *   variants    its conformance cases; their flags are for the hooks above
  *
  * The rig (rig.h) does the rest: random content, NaN in outputs and in columns that a device does not own,
- * memory, the run, and the comparison of every array that is written.
+ * memory, the run, and the comparison of every array that is written, and of the gradients of packs.
  *
  * What costs count: every input that must be read once, every output that must be written once, rows of A and
  * B of all experts of a device; FLOPs of matrix products only, for the chosen experts where the others'
@@ -65,9 +66,9 @@ struct op_case {
     ck_status (*issue)(const rig *r, rig_copy *c); /* NULL: runs the program */
     void (*reference)(view *v);                    /* NULL: verify does it all */
     case_cut cuts[CASE_MOST_CUTS];
-    void (*verify)(const rig *r, verdict *v);    /* what is no array of a view; NULL: nothing */
-    cost (*cost_of)(const rig *r);               /* of one operation */
-    int (*costs)(const rig *r, cost *parts);     /* of several operations, at most CASE_MOST_COSTS */
+    void (*verify)(const rig *r, verdict *v); /* what is no array of a view; NULL: nothing */
+    cost (*cost_of)(const rig *r);
+    int (*costs)(const rig *r, cost *parts);     /* instead, of several operations: at most CASE_MOST_COSTS */
     double (*model_flops)(const rig *r);         /* of a model's step without recomputation; NULL: no model */
     void (*release)(rig *r);                     /* of r->own; NULL: there is nothing */
     op_variant variants[CASE_MOST_VARIANTS + 1]; /* the conformance cases */

@@ -59,10 +59,10 @@ int64_t view_length(const view *v, int s);
 /* What multiplies the gradient of a token's loss: 1 / the counted tokens of the device, or of the wave where
  * the base is trained. */
 double view_loss_scale(const view *v);
-/* A row of a tensor is not compared; what belongs to experts that the token has not chosen is not. */
+/* Does not compare a row of a tensor. */
 void view_skip(view *v, tensor_id id, int64_t row);
+/* Does not compare what belongs to experts that the token has not chosen, or lets it be 0. */
 void view_unchosen(view *v, tensor_id id);
-/* ... or may be 0. */
 void view_allow_zeros(view *v, tensor_id id, tensor_id gates);
 /* Compares an array now, then puts what came out in its place: the next operation of a layer read that. */
 void view_judge(view *v, tensor_id id);
@@ -81,7 +81,7 @@ void rig_context(const rig *r, verdict *v, int device);
 picks picks_of(int64_t first, int64_t count, double wanted);
 void picks_free(picks *p);
 
-/* Some sequences of a device, or any rows (sequences NULL); a cut takes all rows. The view owns its picks. */
+/* Of a device: some sequences, any rows, or all rows of some columns. The view owns its picks. */
 void view_open_sequences(view *v, const rig *r, verdict *judge, int device, picks sequences,
                          double *const *buffer);
 void view_open_rows(view *v, const rig *r, verdict *judge, int device, picks rows, double *const *buffer);
