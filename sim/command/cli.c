@@ -98,7 +98,7 @@ static const command_row COMMANDS[] = {
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
                           "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else "
                           "~/.cache/cohort); run does this by itself.\n"
-                          "With --out a copy is written as a Hugging Face GPT-2 folder.\n\n"
+                          "With --out a copy is written as a Hugging Face folder.\n\n"
                           "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
     [COMMAND_DATA] =
         {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
