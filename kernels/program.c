@@ -314,15 +314,12 @@ RECORD(attention_backward) {
 
 RECORD(attention_cached) {
     program->decodes = true;
-    POSITIVE(attention_cached, head_size);
     POSITIVE(attention_cached, slots);
     POSITIVE(attention_cached, positions);
     PRESENT(attention_cached, keys);
     PRESENT(attention_cached, values);
-    if (d->heads < 1 || d->kv_heads < 1 || d->heads % d->kv_heads != 0)
-        refuse(program, "attention_cached: %d key-value heads do not divide %d heads", d->kv_heads, d->heads);
-    USE(attention_cached, qkv, WIDE, (d->heads + 2 * (int64_t)d->kv_heads) * d->head_size);
-    USE(attention_cached, o, WIDE, d->heads * (int64_t)d->head_size);
+    USE(attention_cached, qkv, WIDE, QKV_COLUMNS(attention_cached));
+    USE(attention_cached, o, WIDE, (int64_t)d->heads * d->head_size);
 }
 
 RECORD(logits) {

@@ -1,294 +1,190 @@
-/* attention.c - causal attention, and the LoRA on its first linear. s tokens a sequence, H heads, ra the
- * attention LoRA's rank:
+/* attention.c - causal attention, s tokens a sequence, H query heads, of which groups share a head of keys
+ * and values; without "grouped" each has its own.
  *
  *   attention             qkv read, o and log-sum-exps written; scores and mixing over the causal half
- *   attention, backward   qkv, o, do, log-sum-exps read, dqkv written; five products where forward has two
- *   lora                  x read, y (3 D) read and written, h written; A, B read
- *   lora, backward        x, dy, h read, dx read and written; A, B read, dA, dB written */
+ *   attention, backward   qkv, o, do, log-sum-exps read, dqkv written; five products where forward has two */
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "cases/costs.h"
-#include "measure/draw.h"
-#include "measure/gather.h"
+#include "cases/heads.h"
+#include "cases/ops.h"
+#include "rig/draw.h"
 
-/* ---- Attention */
+enum { SHARP = 1 };
 
-static void prepare_attention(world *w) {
-    world_tensor(w, QKV, "qkv", INPUT, 3 * w->width, true, 1);
-    world_tensor(w, O, "o", OUTPUT, w->width, true, 1);
-    world_tensor(w, LSE, "lse", OUTPUT, w->heads, false, 1);
+/* Scores of a few hundred, where exp() overflows unless the row's maximum is taken off. q and k are then
+ * small integers, whose products are exact, because the rounding of the scores would otherwise set the
+ * error. */
+static void sharpen(rig *r) {
+    float *qkv = r->tensor[QKV].before;
+    int columns = r->tensor[QKV].columns;
+    for (int64_t i = 0; i < r->n_tokens * columns; i++)
+        if (i % columns < columns / 3 * 2) qkv[i] = (float)(8 * lround(1.2 * (double)qkv[i]));
 }
 
-static void record_attention(const world *w, world_copy *c) {
+static void arrays(rig *r) {
+    head_layout h = heads_of(r);
+    rig_tensor_of(r, QKV, "qkv", INPUT, qkv_columns(h));
+    rig_tensor_of(r, O, "o", OUTPUT, h.heads * h.head_size);
+    rig_tensor_of(r, LSE, "lse", OUTPUT, h.heads);
+    if (r->flags & SHARP) sharpen(r);
+}
+
+static void record(const rig *r, rig_copy *c) {
+    head_layout h = heads_of(r);
     ck_op_attention(c->program, &(ck_attention){.qkv = c->tensor[QKV],
                                                 .o = c->tensor[O],
                                                 .lse = c->tensor[LSE],
-                                                .heads = w->heads,
-                                                .kv_heads = w->heads,
-                                                .head_size = w->width / w->heads});
+                                                .heads = h.heads,
+                                                .kv_heads = h.kv_heads,
+                                                .head_size = h.head_size});
 }
 
-static oracle_attention_size size_of(const world *w, int64_t n) {
-    return (oracle_attention_size){n, w->heads, w->heads, w->width / w->heads};
-}
-
-/* Sequences that the budget allows, at least the first. */
-static picks some_sequences(const world *w, double flops_factor) {
-    double tokens = (double)w->first_token[1];
-    return picks_of(0, w->n_sequences, GATHER_BUDGET / (flops_factor * tokens * tokens * w->width));
-}
-
-static picks rows_of(const world *w, int64_t sequence) {
-    int64_t first = w->first_token[sequence], n = w->first_token[sequence + 1] - first;
-    return picks_of(first, n, (double)n);
-}
-
-static void verify_attention(const world *w, verdict *v) {
-    picks sequences = some_sequences(w, 1);
-    for (int64_t i = 0; i < sequences.n; i++) {
-        picks rows = rows_of(w, sequences.index[i]);
-        oracle_attention_size size = size_of(w, rows.n);
-        double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
-               *lse = oracle_zeros(rows.n * w->heads);
-        oracle_attention(size, qkv, o, lse);
-        world_compare(w, v, O, &rows, NULL, o);
-        world_compare(w, v, LSE, &rows, NULL, lse);
-        free(qkv);
-        free(o);
-        free(lse);
-        picks_free(&rows);
-    }
-    picks_free(&sequences);
+static void reference(view *v) {
+    for (int s = 0; s < v->n_sequences; s++)
+        oracle_attention(heads_size(v->r, view_length(v, s)), view_row(v, QKV, v->row[s]),
+                         view_row(v, O, v->row[s]), view_row(v, LSE, v->row[s]));
 }
 
 /* Pairs (query, key) of all sequences. */
-static double pairs(const world *w) {
+static double pairs(const rig *r) {
     double sum = 0;
-    for (int s = 0; s < w->n_sequences; s++) {
-        double n = (double)(w->first_token[s + 1] - w->first_token[s]);
+    for (int s = 0; s < r->n_sequences; s++) {
+        double n = (double)(r->first_token[s + 1] - r->first_token[s]);
         sum += n * (n + 1) / 2;
     }
     return sum;
 }
 
-cost attention_cost(const world *w) {
-    return (cost){"attention", tokens_of(w) * (4 * activation_bytes(w) * w->width + 4.0 * w->heads),
-                  4 * pairs(w) * w->width};
+/* qkv and o, or as many gradients more. */
+static double bytes(const rig *r, double times) {
+    head_layout h = heads_of(r);
+    double elements = qkv_columns(h) + h.heads * h.head_size;
+    return tokens_of(r) * (times * activation_bytes(r) * elements + 4.0 * h.heads);
 }
 
-static int costs_of_attention(const world *w, cost *parts) {
-    parts[0] = attention_cost(w);
-    return 1;
+static double flops(const rig *r, double products) {
+    head_layout h = heads_of(r);
+    return 2 * products * pairs(r) * h.heads * h.head_size;
 }
 
-const bench_case attention_forward = {.name = "attention",
-                                      .direction = "forward",
-                                      .floor = "bytes 4 a T D + 4 T H; FLOPs 2 T D (s + 1)",
-                                      .axes = AXES_SEQUENCES,
-                                      .prepare = prepare_attention,
-                                      .record = record_attention,
-                                      .verify = verify_attention,
-                                      .costs = costs_of_attention};
-
-/* o and lse as the forward operation leaves them, for every sequence: the same content in each, so that one
- * is computed. */
-static void repeat_sequence(world *w, tensor_id id) {
-    tensor_array *t = &w->tensor[id];
-    int64_t period = w->first_token[1] * t->columns;
-    for (int64_t i = period; i < w->n_tokens * t->columns; i++) t->before[i] = t->before[i % period];
+cost attention_cost(const rig *r) {
+    return (cost){"attention", bytes(r, 1), flops(r, 2)};
 }
 
-static void prepare_attention_backward(world *w) {
-    bool bf16 = w->precision == CK_BF16;
-    world_tensor(w, QKV, "qkv", INPUT, 3 * w->width, true, 1);
-    world_tensor(w, O, "o", INPUT, w->width, true, 1);
-    world_tensor(w, LSE, "lse", INPUT, w->heads, false, 1);
-    world_tensor(w, D_O, "do", INPUT, w->width, true, 1);
-    world_tensor(w, DQKV, "dqkv", OUTPUT, 3 * w->width, true, 1);
-    repeat_sequence(w, QKV);
-    picks rows = rows_of(w, 0);
-    double *qkv = world_read(w, QKV, &rows, NULL), *o = oracle_zeros(rows.n * w->width),
-           *lse = oracle_zeros(rows.n * w->heads);
-    oracle_attention(size_of(w, rows.n), qkv, o, lse);
-    for (int64_t i = 0; i < rows.n * w->width; i++)
-        w->tensor[O].before[i] = bf16 ? draw_bf16((float)o[i]) : (float)o[i];
-    for (int64_t i = 0; i < rows.n * w->heads; i++) w->tensor[LSE].before[i] = (float)lse[i];
-    repeat_sequence(w, O);
-    repeat_sequence(w, LSE);
+const op_case attention_forward = {.group = "transformer",
+                                   .name = "attention",
+                                   .direction = "forward",
+                                   .floor = "bytes 4 a T D + 4 T H; FLOPs 2 T D (s + 1)",
+                                   .axes = AXES_SEQUENCES,
+                                   .rows = ROWS_SEQUENCES,
+                                   .arrays = arrays,
+                                   .record = record,
+                                   .reference = reference,
+                                   .cost_of = attention_cost,
+                                   .variants = {{"attention"}, {"attention with large scores", SHARP}}};
+
+const op_case grouped_attention_forward = {
+    .group = "llama",
+    .name = "grouped_attention",
+    .direction = "forward",
+    .floor = "bytes a T (2 D + 2 D G / H) + 4 T H; FLOPs 2 T D (s + 1)",
+    .axes = AXES_SEQUENCES,
+    .rows = ROWS_SEQUENCES,
+    .arrays = arrays,
+    .record = record,
+    .reference = reference,
+    .cost_of = attention_cost,
+    .variants = {HEAD_VARIANTS("attention", ""),
+                 {"attention, odd heads that share keys", .size = ODD_SHARE}}};
+
+/* The rows of the first sequence again: whatever comes before a token is the same. */
+static void repeat_first(rig *r, tensor_id id, int sequence) {
+    tensor_array *t = &r->tensor[id];
+    int64_t first = r->first_token[sequence], n = r->first_token[sequence + 1] - first;
+    memcpy(t->before + first * t->columns, t->before, (size_t)(n * t->columns) * sizeof *t->before);
+}
+
+/* o and lse of a sequence as the forward operation leaves them. */
+static void compute_forward(rig *r, int sequence) {
+    int64_t first = r->first_token[sequence], n = r->first_token[sequence + 1] - first;
+    bool bf16 = r->precision == CK_BF16;
+    int columns = r->tensor[QKV].columns, width = r->tensor[O].columns, heads = r->tensor[LSE].columns;
+    double *qkv = oracle_from_floats(r->tensor[QKV].before + first * columns, n * columns),
+           *o = oracle_zeros(n * width), *lse = oracle_zeros(n * heads);
+    oracle_attention(heads_size(r, n), qkv, o, lse);
+    for (int64_t i = 0; i < n * width; i++)
+        r->tensor[O].before[first * width + i] = bf16 ? draw_bf16((float)o[i]) : (float)o[i];
+    for (int64_t i = 0; i < n * heads; i++) r->tensor[LSE].before[first * heads + i] = (float)lse[i];
     free(qkv);
     free(o);
     free(lse);
-    picks_free(&rows);
 }
 
-static void record_attention_backward(const world *w, world_copy *c) {
+/* Of a large wave all sequences have the content of the first one, which no other is longer than. */
+static void arrays_backward(rig *r) {
+    head_layout h = heads_of(r);
+    rig_tensor_of(r, QKV, "qkv", INPUT, qkv_columns(h));
+    rig_tensor_of(r, O, "o", INPUT, h.heads * h.head_size);
+    rig_tensor_of(r, LSE, "lse", INPUT, h.heads);
+    rig_tensor_of(r, D_O, "do", INPUT, h.heads * h.head_size);
+    rig_tensor_of(r, DQKV, "dqkv", OUTPUT, qkv_columns(h));
+    for (int s = 0; s < r->n_sequences; s++) {
+        if (s == 0 || r->all_checked) {
+            compute_forward(r, s);
+            continue;
+        }
+        repeat_first(r, QKV, s);
+        repeat_first(r, O, s);
+        repeat_first(r, LSE, s);
+    }
+}
+
+static void record_backward(const rig *r, rig_copy *c) {
+    head_layout h = heads_of(r);
     ck_op_attention_backward(c->program, &(ck_attention_backward){.qkv = c->tensor[QKV],
                                                                   .o = c->tensor[O],
                                                                   .lse = c->tensor[LSE],
                                                                   .d_o = c->tensor[D_O],
                                                                   .dqkv = c->tensor[DQKV],
-                                                                  .heads = w->heads,
-                                                                  .kv_heads = w->heads,
-                                                                  .head_size = w->width / w->heads});
+                                                                  .heads = h.heads,
+                                                                  .kv_heads = h.kv_heads,
+                                                                  .head_size = h.head_size});
 }
 
-static void verify_attention_backward(const world *w, verdict *v) {
-    picks sequences = some_sequences(w, 3);
-    for (int64_t i = 0; i < sequences.n; i++) {
-        picks rows = rows_of(w, sequences.index[i]);
-        oracle_attention_size size = size_of(w, rows.n);
-        double *qkv = world_read(w, QKV, &rows, NULL), *d_o = world_read(w, D_O, &rows, NULL),
-               *dqkv = oracle_zeros(rows.n * 3 * w->width);
-        oracle_attention_backward(size, qkv, d_o, dqkv);
-        world_compare(w, v, DQKV, &rows, NULL, dqkv);
-        free(qkv);
-        free(d_o);
-        free(dqkv);
-        picks_free(&rows);
-    }
-    picks_free(&sequences);
+static void reference_backward(view *v) {
+    for (int s = 0; s < v->n_sequences; s++)
+        oracle_attention_backward(heads_size(v->r, view_length(v, s)), view_row(v, QKV, v->row[s]),
+                                  view_row(v, D_O, v->row[s]), view_row(v, DQKV, v->row[s]));
 }
 
-cost attention_backward_cost(const world *w) {
-    return (cost){"attention backward", tokens_of(w) * (8 * activation_bytes(w) * w->width + 4.0 * w->heads),
-                  10 * pairs(w) * w->width};
+cost attention_backward_cost(const rig *r) {
+    return (cost){"attention backward", bytes(r, 2), flops(r, 5)};
 }
 
-static int costs_of_attention_backward(const world *w, cost *parts) {
-    parts[0] = attention_backward_cost(w);
-    return 1;
-}
+const op_case attention_backward = {.group = "transformer",
+                                    .name = "attention",
+                                    .direction = "backward",
+                                    .floor = "bytes 8 a T D + 4 T H; FLOPs 5 T D (s + 1)",
+                                    .axes = AXES_SEQUENCES,
+                                    .rows = ROWS_SEQUENCES,
+                                    .arrays = arrays_backward,
+                                    .record = record_backward,
+                                    .reference = reference_backward,
+                                    .cost_of = attention_backward_cost,
+                                    .variants = {{"attention backward"}}};
 
-const bench_case attention_backward = {.name = "attention",
-                                       .direction = "backward",
-                                       .floor = "bytes 8 a T D + 4 T H; FLOPs 5 T D (s + 1)",
-                                       .axes = AXES_SEQUENCES,
-                                       .prepare = prepare_attention_backward,
-                                       .record = record_attention_backward,
-                                       .verify = verify_attention_backward,
-                                       .costs = costs_of_attention_backward};
-
-/* ---- LoRA of qkv */
-
-static void prepare_lora(world *w) {
-    w->needs = NEED_PACKS;
-    world_tensor(w, X, "x", INPUT, w->width, true, 1);
-    world_tensor(w, H, "h", OUTPUT, w->shape.lora_rank[CK_SITE_QKV], false, 1);
-    world_tensor(w, Y, "y", IN_PLACE, 3 * w->width, true, 1);
-}
-
-static void record_lora(const world *w, world_copy *c) {
-    (void)w;
-    ck_op_lora(c->program, &(ck_lora){.x = c->tensor[X],
-                                      .h = c->tensor[H],
-                                      .y = c->tensor[Y],
-                                      .site = CK_SITE_QKV,
-                                      .in = w->width,
-                                      .out = 3 * w->width});
-}
-
-static void verify_lora(const world *w, verdict *v) {
-    int rank = w->shape.lora_rank[CK_SITE_QKV];
-    for (int i = 0; i < w->n_checked; i++) {
-        device_reference ref = reference_of(w, w->checked[i]);
-        oracle_adapter a = reference_adapter(&ref);
-        picks rows = world_some_rows(w, w->checked[i], 4.0 * w->width * rank);
-        double *x = world_read(w, X, &rows, NULL), *y = world_gather(w, Y, BEFORE, &rows, NULL),
-               *h = oracle_zeros(rows.n * rank);
-        oracle_lora(&a, CK_SITE_QKV, rows.n, x, h, rank, y, 3 * w->width);
-        world_compare(w, v, H, &rows, NULL, h);
-        world_compare(w, v, Y, &rows, NULL, y);
-        free(x);
-        free(y);
-        free(h);
-        picks_free(&rows);
-        reference_free(&ref);
-    }
-}
-
-cost lora_cost(const world *w, int out) {
-    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV];
-    return (cost){"lora",
-                  activation_bytes(w) * t * (d + 2 * o) + 4 * t * rank + 4.0 * w->n_devices * rank * (d + o),
-                  2 * t * rank * (d + o)};
-}
-
-static int costs_of_lora(const world *w, cost *parts) {
-    parts[0] = lora_cost(w, 3 * w->width);
-    return 1;
-}
-
-const bench_case lora_forward = {.name = "lora",
-                                 .direction = "forward",
-                                 .floor = "bytes 7 a T D + 4 T ra + 16 N ra D; FLOPs 8 T ra D",
-                                 .axes = AXES_LORA,
-                                 .prepare = prepare_lora,
-                                 .record = record_lora,
-                                 .verify = verify_lora,
-                                 .costs = costs_of_lora};
-
-static void prepare_lora_backward(world *w) {
-    w->needs = NEED_PACKS | NEED_GRADIENTS;
-    w->learn = CK_LEARN_EXPERTS;
-    world_tensor(w, X, "x", INPUT, w->width, true, 1);
-    world_tensor(w, H, "h", INPUT, w->shape.lora_rank[CK_SITE_QKV], false, 1);
-    world_tensor(w, DY, "dy", INPUT, 3 * w->width, true, 1);
-    world_tensor(w, DX, "dx", IN_PLACE, w->width, true, 1);
-}
-
-static void record_lora_backward(const world *w, world_copy *c) {
-    (void)w;
-    ck_op_lora_backward(c->program, &(ck_lora_backward){.x = c->tensor[X],
-                                                        .h = c->tensor[H],
-                                                        .dy = c->tensor[DY],
-                                                        .dx = c->tensor[DX],
-                                                        .site = CK_SITE_QKV,
-                                                        .in = w->width,
-                                                        .out = 3 * w->width});
-}
-
-/* q needs whole rows of dy, and the gradients all rows of a device: everything of the checked devices. */
-static void verify_lora_backward(const world *w, verdict *v) {
-    int rank = w->shape.lora_rank[CK_SITE_QKV];
-    for (int i = 0; i < w->n_checked; i++) {
-        device_reference ref = reference_of(w, w->checked[i]);
-        oracle_adapter a = reference_adapter(&ref);
-        picks rows = world_all_rows(w, w->checked[i]);
-        double *x = world_read(w, X, &rows, NULL), *h = world_read(w, H, &rows, NULL),
-               *dy = world_read(w, DY, &rows, NULL);
-        double *dx = world_gather(w, DX, BEFORE, &rows, NULL);
-        oracle_lora_backward(&a, CK_SITE_QKV, rows.n, x, h, rank, dy, 3 * w->width, dx);
-        world_compare(w, v, DX, &rows, NULL, dx);
-        world_compare_gradient(w, v, i, &ref, ORACLE_QKV_A, NULL);
-        world_compare_gradient(w, v, i, &ref, ORACLE_QKV_B, NULL);
-        free(x);
-        free(h);
-        free(dy);
-        free(dx);
-        picks_free(&rows);
-        reference_free(&ref);
-    }
-}
-
-cost lora_backward_cost(const world *w, int out, bool input_gradient) {
-    double t = tokens_of(w), d = w->width, o = out, rank = w->shape.lora_rank[CK_SITE_QKV],
-           dx = input_gradient ? d : 0;
-    return (cost){"lora backward",
-                  activation_bytes(w) * t * (d + o + 2 * dx) + 4 * t * rank +
-                      8.0 * w->n_devices * rank * (d + o),
-                  2 * t * rank * (d + 2 * o + dx)};
-}
-
-static int costs_of_lora_backward(const world *w, cost *parts) {
-    parts[0] = lora_backward_cost(w, 3 * w->width, true);
-    return 1;
-}
-
-const bench_case lora_backward = {.name = "lora",
-                                  .direction = "backward",
-                                  .floor = "bytes 6 a T D + 4 T ra + 32 N ra D; FLOPs 16 T ra D",
-                                  .axes = AXES_LORA,
-                                  .prepare = prepare_lora_backward,
-                                  .record = record_lora_backward,
-                                  .verify = verify_lora_backward,
-                                  .costs = costs_of_lora_backward};
+const op_case grouped_attention_backward = {
+    .group = "llama",
+    .name = "grouped_attention",
+    .direction = "backward",
+    .floor = "bytes a T (4 D + 4 D G / H) + 4 T H; FLOPs 5 T D (s + 1)",
+    .axes = AXES_SEQUENCES,
+    .rows = ROWS_SEQUENCES,
+    .arrays = arrays_backward,
+    .record = record_backward,
+    .reference = reference_backward,
+    .cost_of = attention_backward_cost,
+    .variants = {HEAD_VARIANTS("attention", " backward"),
+                 {"attention backward, odd heads that share keys", .size = ODD_SHARE}}};

@@ -12,10 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "cases/costs.h"
-#include "cases/expert_checks.h"
-#include "measure/draw.h"
+#include "cases/ops.h"
 #include "model/model.h"
+#include "rig/draw.h"
 
 /* Multiply-adds of the oracle. */
 static const double MODEL_BUDGET = 8e9;
@@ -23,120 +22,107 @@ static const double MODEL_BUDGET = 8e9;
  * expert of a close choice may be another: gradients are compared where all are chosen. */
 static const double F32_GRADIENTS = 3e-5, BF16_GRADIENTS = 5e-2, F32_MARGIN = 1e-5;
 
-static base_shape base_of(const world *w) {
-    return base_complete((base_shape){.layers = w->shape.n_layers,
-                                      .width = w->width,
-                                      .heads = w->heads,
-                                      .ffn = w->ffn,
-                                      .vocabulary = w->at.value[AXIS_VOCABULARY],
-                                      .context = w->at.value[AXIS_SEQUENCE],
+static base_shape base_of(const rig *r) {
+    return base_complete((base_shape){.layers = r->shapes[0].n_layers,
+                                      .width = r->width,
+                                      .heads = r->heads,
+                                      .ffn = r->ffn,
+                                      .vocabulary = r->vocabulary,
+                                      .context = r->context,
                                       .epsilon = 1e-5f});
 }
 
 /* ---- The work */
 
-static void raise_gains(const world *w, int64_t offset) {
-    float *gain = w->buffer[WEIGHT].before + offset;
-    for (int i = 0; i < w->width; i++)
-        gain[i] = w->precision == CK_BF16 ? draw_bf16(1 + gain[i]) : 1 + gain[i];
+static void raise_gains(const rig *r, int64_t offset) {
+    float *gain = r->buffer[WEIGHT].before + offset;
+    for (int i = 0; i < r->width; i++)
+        gain[i] = r->precision == CK_BF16 ? draw_bf16(1 + gain[i]) : 1 + gain[i];
 }
 
-static void prepare(world *w) {
-    base_shape base = base_of(w);
+static void arrays(rig *r) {
+    base_shape base = base_of(r);
     base_layout layout = base_layout_of(&base);
-    w->needs = NEED_PACKS | NEED_GRADIENTS | NEED_MOMENTS;
-    w->learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER;
-    world_buffer(w, WEIGHT, "base", INPUT, layout.total, 0.5 / sqrt(w->width));
-    world_buffer(w, LOSS, "loss", OUTPUT, w->n_sequences, 1);
-    raise_gains(w, layout.lnf_gain);
+    rig_buffer(r, WEIGHT, "base", INPUT, layout.total, 0.5 / sqrt(r->width));
+    rig_buffer(r, LOSS, "loss", OUTPUT, r->n_sequences, 1);
+    raise_gains(r, layout.lnf_gain);
     for (int l = 0; l < base.layers; l++) {
-        raise_gains(w, layout.layer0.ln1_gain + l * layout.layer_stride);
-        raise_gains(w, layout.layer0.ln2_gain + l * layout.layer_stride);
+        raise_gains(r, layout.layer0.ln1_gain + l * layout.layer_stride);
+        raise_gains(r, layout.layer0.ln2_gain + l * layout.layer_stride);
     }
-    w->own = adamw_devices(w);
+    r->own = adamw_devices(r);
 }
 
-static void release(world *w) {
-    free(w->own);
+static void release(rig *r) {
+    free(r->own);
 }
 
-static exit_code create(const world *w, world_copy *c, problems *list) {
-    model_base base = {.shape = base_of(w), .weights = c->buffer[WEIGHT]};
+static exit_code create(const rig *r, rig_copy *c, problems *list) {
+    model_base base = {.shape = base_of(r), .weights = c->buffer[WEIGHT]};
     base.layout = base_layout_of(&base.shape);
     const model_outputs outputs = {.loss = c->buffer[LOSS]};
-    const ck_capacity capacity = world_capacity(w);
-    return model_record_step(w->backend, &base, &w->shape, 1, &capacity, &outputs, &c->program, list);
+    const ck_capacity capacity = rig_capacity(r);
+    return model_record_step(r->backend, &base, &r->shapes[0], 1, &capacity, &outputs, &c->program, list);
 }
 
-static ck_status issue(const world *w, world_copy *c) {
-    ck_status status = ck_run(c->program, w->stream, &c->wave);
-    return status == CK_OK ? issue_adamw(w, c, w->own) : status;
+static ck_status issue(const rig *r, rig_copy *c) {
+    ck_status status = ck_run(c->program, r->stream, &c->wave);
+    return status == CK_OK ? issue_adamw(r, c, r->own) : status;
 }
 
 /* ---- Verifying */
 
 /* A loss of random weights is that of guessing, about. */
-static void check_sizes_of_losses(const world *w, verdict *v) {
-    double guess = log(w->at.value[AXIS_VOCABULARY]);
-    for (int s = 0; s < w->n_sequences; s++) {
-        double tokens = (double)(w->first_token[s + 1] - w->first_token[s]),
-               loss = (double)w->buffer[LOSS].after[s];
+static void check_sizes_of_losses(const rig *r, verdict *v) {
+    double guess = log(r->vocabulary);
+    for (int s = 0; s < r->n_sequences; s++) {
+        double tokens = (double)(r->first_token[s + 1] - r->first_token[s]),
+               loss = (double)r->buffer[LOSS].after[s];
         verdict_exact(v, "size of a loss", loss > 0 && loss < 3 * guess * tokens);
     }
 }
 
-static double multiplications(const world *w, int device) {
-    double d = w->width, f = w->ffn, layers = w->shape.n_layers, vocabulary = w->at.value[AXIS_VOCABULARY];
-    return (double)world_rows(w, device) * (2 * layers * (4 * d * d + 2 * d * f) + 4 * d * vocabulary);
-}
-
-static void check_gradients(const world *w, verdict *v, int i, const double *gradients, double tolerance) {
-    double usual = v->tolerance;
-    v->tolerance = tolerance;
-    for (int layer = 0; layer < w->shape.n_layers; layer++)
-        for (int part = 0; part < ORACLE_PARTS; part++) {
-            char what[64];
-            oracle_range range = oracle_part_range(&w->shape, layer, (oracle_part)part);
-            snprintf(what, sizeof what, "d%s of layer %d", oracle_part_name((oracle_part)part), layer);
-            verdict_compare(v, what, w->pack_after[PACK_GRADIENTS][i] + range.offset,
-                            gradients + range.offset, range.count);
-        }
-    v->tolerance = usual;
+static double multiplications(const rig *r, int device) {
+    double d = r->width, f = r->ffn, layers = r->shapes[0].n_layers, vocabulary = r->vocabulary;
+    return (double)rig_rows(r, device) * (2 * layers * (4 * d * d + 2 * d * f) + 4 * d * vocabulary);
 }
 
 /* Checked device i. */
-static void check_device(const world *w, verdict *v, int i, const oracle_base *base) {
-    int device = w->checked[i], first = w->first_sequence[device], n = w->first_sequence[device + 1] - first;
-    int64_t token = w->first_token[first];
-    const oracle_batch batch = {n, w->first_token + first, w->tokens + token, w->targets + token};
-    double *parameters = world_pack(w, PACK_PARAMETERS, device), *gradients = oracle_zeros(w->shape.total),
+static void check_device(const rig *r, verdict *v, int i, const oracle_base *base) {
+    int device = r->checked[i], first = r->first_sequence[device], n = r->first_sequence[device + 1] - first;
+    int64_t token = r->first_token[first];
+    const oracle_batch batch = {n, r->first_token + first, r->tokens + token, r->targets + token};
+    double *parameters = rig_pack(r, PACK_PARAMETERS, device), *gradients = oracle_zeros(r->shapes[0].total),
            *loss = oracle_zeros(n);
     oracle_pass pass = {.loss = loss, .gradients = gradients};
-    oracle_model(base, &w->shape, parameters, &batch, &pass);
-    bool bf16 = w->precision == CK_BF16, all_chosen = w->shape.top_k >= w->shape.n_experts;
+    oracle_model(base, &r->shapes[0], parameters, &batch, &pass);
+    bool bf16 = r->precision == CK_BF16, all_chosen = r->shapes[0].top_k >= r->shapes[0].n_experts;
     if (all_chosen || (!bf16 && pass.margin >= F32_MARGIN)) {
-        verdict_compare(v, "loss", w->buffer[LOSS].after + first, loss, n);
-        check_gradients(w, v, i, gradients, bf16 ? BF16_GRADIENTS : F32_GRADIENTS);
+        verdict_compare(v, "loss", r->buffer[LOSS].after + first, loss, n);
+        double usual = v->tolerance;
+        v->tolerance = bf16 ? BF16_GRADIENTS : F32_GRADIENTS;
+        for (int layer = 0; layer < r->layers; layer++) rig_judge_gradients(r, v, i, layer, ~0u, gradients);
+        v->tolerance = usual;
     }
     free(parameters);
     free(gradients);
     free(loss);
 }
 
-static void verify(const world *w, verdict *v) {
+static void verify(const rig *r, verdict *v) {
     double left = MODEL_BUDGET, *weights = NULL;
-    oracle_base base = {.shape = base_of(w)};
+    oracle_base base = {.shape = base_of(r)};
     base.layout = base_layout_of(&base.shape);
-    for (int i = 0; i < w->n_checked; i++) {
-        left -= multiplications(w, w->checked[i]);
+    for (int i = 0; i < r->n_checked; i++) {
+        left -= multiplications(r, r->checked[i]);
         if (left < 0) break;
         if (!weights)
-            base.weights = weights = oracle_from_floats(w->buffer[WEIGHT].before, base.layout.total);
-        check_device(w, v, i, &base);
+            base.weights = weights = oracle_from_floats(r->buffer[WEIGHT].before, base.layout.total);
+        check_device(r, v, i, &base);
     }
     free(weights);
-    check_sizes_of_losses(w, v);
-    check_adamw(w, v, BENCH_HYPER);
+    check_sizes_of_losses(r, v);
+    check_adamw(r, v, BENCH_HYPER);
 }
 
 /* ---- Costs */
@@ -146,75 +132,74 @@ static cost times(double n, cost one) {
 }
 
 /* A linear whose output is added to an array of `columns`. */
-static cost adding(const world *w, cost linear, int columns) {
-    linear.bytes += activation_bytes(w) * tokens_of(w) * columns;
+static cost adding(const rig *r, cost linear, int columns) {
+    linear.bytes += activation_bytes(r) * tokens_of(r) * columns;
     return linear;
 }
 
-static cost embed_cost(const world *w) {
-    double vocabulary = w->at.value[AXIS_VOCABULARY],
-           rows = tokens_of(w) < vocabulary ? tokens_of(w) : vocabulary;
+static cost embed_cost(const rig *r) {
+    double vocabulary = r->vocabulary, rows = tokens_of(r) < vocabulary ? tokens_of(r) : vocabulary;
     return (cost){"embed",
-                  activation_bytes(w) * w->width * (tokens_of(w) + rows + w->at.value[AXIS_SEQUENCE]) +
-                      4 * tokens_of(w),
-                  0};
+                  activation_bytes(r) * r->width * (tokens_of(r) + rows + r->context) + 4 * tokens_of(r), 0};
 }
 
 /* Below the first layer's attention LoRA nothing needs a gradient. */
-static int costs(const world *w, cost *parts) {
-    int d = w->width, f = w->ffn;
-    double layers = w->shape.n_layers;
+static int costs(const rig *r, cost *parts) {
+    int d = r->width, f = r->ffn;
+    double layers = r->shapes[0].n_layers;
     const cost all[] = {
-        embed_cost(w),
-        times(2 * layers + 1, norm_cost(w)),
-        times(layers, linear_cost(w, d, 3 * d)),
-        times(layers, lora_cost(w, 3 * d)),
-        times(layers, attention_cost(w)),
-        times(layers, adding(w, linear_cost(w, d, d), d)),
-        times(layers, lora_cost(w, d)),
-        times(layers, route_cost(w)),
-        times(layers, linear_cost(w, d, f)),
-        times(layers, activation_cost(w)),
-        times(layers, adding(w, linear_cost(w, f, d), d)),
-        times(layers, expand_cost(w)),
-        head_cost(w),
-        norm_backward_cost(w, false),
-        times(layers, expand_backward_cost(w)),
-        times(layers, linear_cost(w, d, f)),
-        times(layers, activation_backward_cost(w)),
-        times(layers, route_backward_cost(w)),
-        times(layers, adding(w, linear_cost(w, f, d), d)),
-        times(2 * layers - 1, norm_backward_cost(w, true)),
-        times(layers, linear_cost(w, d, d)),
-        times(layers, lora_backward_cost(w, d, true)),
-        times(layers, attention_backward_cost(w)),
-        times(layers - 1, linear_cost(w, 3 * d, d)),
-        times(layers - 1, lora_backward_cost(w, 3 * d, true)),
-        lora_backward_cost(w, 3 * d, false),
-        adamw_cost(w),
+        embed_cost(r),
+        times(2 * layers + 1, norm_cost(r)),
+        times(layers, linear_cost(r, d, 3 * d)),
+        times(layers, lora_cost(r, 3 * d)),
+        times(layers, attention_cost(r)),
+        times(layers, adding(r, linear_cost(r, d, d), d)),
+        times(layers, lora_cost(r, d)),
+        times(layers, route_cost(r)),
+        times(layers, linear_cost(r, d, f)),
+        times(layers, activation_cost(r)),
+        times(layers, adding(r, linear_cost(r, f, d), d)),
+        times(layers, expand_cost(r)),
+        head_cost(r),
+        norm_backward_cost(r, false),
+        times(layers, expand_backward_cost(r)),
+        times(layers, linear_cost(r, d, f)),
+        times(layers, activation_backward_cost(r)),
+        times(layers, route_backward_cost(r)),
+        times(layers, adding(r, linear_cost(r, f, d), d)),
+        times(2 * layers - 1, norm_backward_cost(r, true)),
+        times(layers, linear_cost(r, d, d)),
+        times(layers, lora_backward_cost(r, d, true)),
+        times(layers, attention_backward_cost(r)),
+        times(layers - 1, linear_cost(r, 3 * d, d)),
+        times(layers - 1, lora_backward_cost(r, 3 * d, true)),
+        lora_backward_cost(r, 3 * d, false),
+        adamw_cost(r),
     };
     int n = sizeof all / sizeof *all;
     for (int i = 0; i < n; i++) parts[i] = all[i];
     return n;
 }
 
-static double model_flops(const world *w) {
-    base_shape base = base_of(w);
+static double model_flops(const rig *r) {
+    base_shape base = base_of(r);
     double sum = 0;
-    for (int s = 0; s < w->n_sequences; s++) {
-        int tokens = (int)(w->first_token[s + 1] - w->first_token[s]);
-        sum += tokens * model_flops_per_token(&base, &w->shape, tokens);
+    for (int s = 0; s < r->n_sequences; s++) {
+        int tokens = (int)(r->first_token[s + 1] - r->first_token[s]);
+        sum += tokens * model_flops_per_token(&base, &r->shapes[0], tokens);
     }
     return sum;
 }
 
-const bench_case model_step = {
+const op_case model_step = {
+    .group = "model",
     .name = "model",
     .direction = "step",
     .floor = "the sum of the floors of all operations of L layers, embedding and head, forward and backward, "
              "and adamw; MFU of the model's FLOPs",
     .axes = AXES_MODEL,
-    .prepare = prepare,
+    .needs = NEED_PACKS | NEED_GRADIENTS | NEED_MOMENTS,
+    .arrays = arrays,
     .create = create,
     .issue = issue,
     .verify = verify,

@@ -5,9 +5,7 @@
  *           read and c written (sum), c are read and c of each written (spread) */
 #include <stdlib.h>
 
-#include "cases/costs.h"
-#include "cases/expert_checks.h"
-#include "measure/draw.h"
+#include "cases/ops.h"
 
 const ck_adamw_hyper BENCH_HYPER[2] = {
     {.learning_rate = 1e-2f,
@@ -18,63 +16,93 @@ const ck_adamw_hyper BENCH_HYPER[2] = {
      .step = 2},
     {.learning_rate = 2e-2f, .weight_decay = 0, .beta1 = 0.8f, .beta2 = 0.95f, .epsilon = 1e-6f, .step = 3}};
 
-ck_adamw_device *adamw_devices(const world *w) {
-    ck_adamw_device *devices = calloc((size_t)w->n_devices, sizeof *devices);
+ck_adamw_device *adamw_devices(const rig *r) {
+    ck_adamw_device *devices = calloc((size_t)r->n_devices, sizeof *devices);
     if (!devices) abort();
-    for (int d = 0; d < w->n_devices; d++)
-        devices[d] = (ck_adamw_device){.parameters = d * w->shape.total,
-                                       .moments = d * w->shape.total,
-                                       .gradients = d * w->shape.total,
+    for (int d = 0; d < r->n_devices; d++)
+        devices[d] = (ck_adamw_device){.parameters = r->devices[d].parameters,
+                                       .moments = r->devices[d].parameters,
+                                       .gradients = r->devices[d].gradients,
                                        .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER,
                                        .hyper = {BENCH_HYPER[0], BENCH_HYPER[1]}};
     return devices;
 }
 
-ck_status issue_adamw(const world *w, world_copy *c, const ck_adamw_device *devices) {
-    return ck_adamw_devices(w->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1],
-                            c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS], &w->shape, devices,
-                            w->n_devices);
+ck_status issue_adamw(const rig *r, rig_copy *c, const ck_adamw_device *devices) {
+    return ck_adamw_devices(r->stream, c->packs[PACK_PARAMETERS], c->packs[PACK_MOMENT1],
+                            c->packs[PACK_MOMENT2], c->packs[PACK_GRADIENTS], &r->shapes[0], devices,
+                            r->n_devices);
 }
 
-cost adamw_cost(const world *w) {
-    double d = w->width, s = w->shape.rank_sum, h = w->shape.h_ranks,
-           attention = 6 * d * w->shape.lora_rank[CK_SITE_QKV];
-    double parameters = (w->shape.router_rows + h) * d + (h + s) * w->ffn + s * d + attention;
-    return (cost){"adamw", 28.0 * w->n_devices * w->shape.n_layers * parameters, 0};
+cost adamw_cost(const rig *r) {
+    double d = r->width, s = r->shapes[0].rank_sum, h = r->shapes[0].h_ranks,
+           attention = 6 * d * r->shapes[0].lora_rank[CK_SITE_QKV];
+    double parameters = (r->shapes[0].router_rows + h) * d + (h + s) * r->ffn + s * d + attention;
+    return (cost){"adamw", 28.0 * r->n_devices * r->shapes[0].n_layers * parameters, 0};
 }
 
-static void prepare_adamw(world *w) {
-    w->needs = NEED_PACKS | NEED_GRADIENTS | NEED_MOMENTS;
-    w->gradients_given = true;
-    w->own = adamw_devices(w);
+static void check_adamw_part(const rig *r, verdict *v, int i, int layer, oracle_part part,
+                             const ck_adamw_hyper *hyper) {
+    oracle_range range = oracle_part_range(&r->shapes[0], layer, part);
+    double *value[PACK_MEMORIES];
+    for (int m = 0; m < PACK_MEMORIES; m++) {
+        bool came_out = m == PACK_GRADIENTS && !r->gradients_given;
+        value[m] = oracle_zeros(range.count);
+        for (int64_t j = 0; j < range.count; j++)
+            value[m][j] = came_out
+                              ? (double)r->pack_after[m][i][range.offset + j]
+                              : (double)rig_pack_value(r, (pack_memory)m, r->checked[i], range.offset + j);
+    }
+    oracle_adamw((oracle_adamw_arrays){value[PACK_PARAMETERS], value[PACK_MOMENT1], value[PACK_MOMENT2],
+                                       value[PACK_GRADIENTS]},
+                 range.count, hyper);
+    verdict_compare(v, "parameters", r->pack_after[PACK_PARAMETERS][i] + range.offset, value[PACK_PARAMETERS],
+                    range.count);
+    verdict_compare(v, "first moments", r->pack_after[PACK_MOMENT1][i] + range.offset, value[PACK_MOMENT1],
+                    range.count);
+    verdict_compare(v, "second moments", r->pack_after[PACK_MOMENT2][i] + range.offset, value[PACK_MOMENT2],
+                    range.count);
+    for (int m = 0; m < PACK_MEMORIES; m++) free(value[m]);
 }
 
-static ck_status issue_adamw_alone(const world *w, world_copy *c) {
-    return issue_adamw(w, c, w->own);
+void check_adamw(const rig *r, verdict *v, const ck_adamw_hyper *hyper) {
+    double tolerance = v->tolerance;
+    v->tolerance = 1e-5; /* master parameters and moments are f32 whatever the program */
+    for (int i = 0; i < r->n_checked; i++)
+        for (int layer = 0; layer < r->shapes[0].n_layers; layer++)
+            for (int part = 0; part < ORACLE_PARTS; part++)
+                check_adamw_part(r, v, i, layer, (oracle_part)part, &hyper[part == ORACLE_ROUTER]);
+    v->tolerance = tolerance;
 }
 
-static void verify_adamw(const world *w, verdict *v) {
-    check_adamw(w, v, BENCH_HYPER);
+static void arrays_adamw(rig *r) {
+    r->gradients_given = true;
+    r->own = adamw_devices(r);
 }
 
-static int costs_of_adamw(const world *w, cost *parts) {
-    parts[0] = adamw_cost(w);
-    return 1;
+static ck_status issue_adamw_alone(const rig *r, rig_copy *c) {
+    return issue_adamw(r, c, r->own);
 }
 
-static void release(world *w) {
-    free(w->own);
+static void verify_adamw(const rig *r, verdict *v) {
+    check_adamw(r, v, BENCH_HYPER);
 }
 
-const bench_case adamw_update = {.name = "adamw",
-                                 .direction = "update",
-                                 .floor = "bytes 28 N ((R + 2 S) D + 2 S F)",
-                                 .axes = AXES_PACKS,
-                                 .prepare = prepare_adamw,
-                                 .issue = issue_adamw_alone,
-                                 .verify = verify_adamw,
-                                 .costs = costs_of_adamw,
-                                 .release = release};
+static void release(rig *r) {
+    free(r->own);
+}
+
+const op_case adamw_update = {.group = "updates",
+                              .name = "adamw",
+                              .direction = "update",
+                              .floor = "bytes 28 N ((R + 2 S) D + 2 S F)",
+                              .axes = AXES_PACKS,
+                              .needs = NEED_PACKS | NEED_GRADIENTS | NEED_MOMENTS,
+                              .arrays = arrays_adamw,
+                              .issue = issue_adamw_alone,
+                              .verify = verify_adamw,
+                              .cost_of = adamw_cost,
+                              .release = release};
 
 /* ---- Aggregation */
 
@@ -88,29 +116,28 @@ typedef struct {
 } group_world;
 
 /* Rows of expert 0 in a part of the pack. */
-static void lay_range(const world *w, group_world *g, int range, oracle_part part) {
-    oracle_range all = oracle_part_range(&w->shape, 0, part);
-    g->count[range] = all.count / w->shape.rank_sum * w->shape.rank[0];
+static void lay_range(const rig *r, group_world *g, int range, oracle_part part) {
+    oracle_range all = oracle_part_range(&r->shapes[0], 0, part);
+    g->count[range] = all.count / r->shapes[0].rank_sum * r->shapes[0].rank[0];
     g->offset[range] = all.offset;
     g->values += g->count[range];
 }
 
-static void prepare_group(world *w) {
+static void arrays_group(rig *r) {
     const oracle_part parts[RANGES] = {ORACLE_A1, ORACLE_B1, ORACLE_A2, ORACLE_B2};
     group_world *g = calloc(1, sizeof *g);
     if (!g) abort();
-    w->needs = NEED_PACKS;
-    w->own = g;
-    g->members = calloc((size_t)w->n_devices, sizeof *g->members);
-    g->layout = calloc((size_t)w->n_devices, sizeof *g->layout);
-    g->weights = calloc((size_t)w->n_devices, sizeof *g->weights);
+    r->own = g;
+    g->members = calloc((size_t)r->n_devices, sizeof *g->members);
+    g->layout = calloc((size_t)r->n_devices, sizeof *g->layout);
+    g->weights = calloc((size_t)r->n_devices, sizeof *g->weights);
     if (!g->members || !g->layout || !g->weights) abort();
-    for (int d = 0; d < w->n_devices; d++) {
-        g->members[d] = d * w->shape.total;
-        g->weights[d] = 1.0f / (float)w->n_devices;
+    for (int d = 0; d < r->n_devices; d++) {
+        g->members[d] = r->devices[d].parameters;
+        g->weights[d] = 1.0f / (float)r->n_devices;
     }
-    for (int i = 0; i < RANGES; i++) lay_range(w, g, i, parts[i]);
-    g->group = (ck_group){.n_members = w->n_devices,
+    for (int i = 0; i < RANGES; i++) lay_range(r, g, i, parts[i]);
+    g->group = (ck_group){.n_members = r->n_devices,
                           .members = g->members,
                           .layout = g->layout,
                           .weights = g->weights,
@@ -119,23 +146,23 @@ static void prepare_group(world *w) {
                           .offset = g->offset};
 }
 
-static void prepare_group_sum(world *w) {
-    prepare_group(w);
-    world_buffer(w, PACKED, "packed", OUTPUT, ((group_world *)w->own)->values, 1);
+static void arrays_group_sum(rig *r) {
+    arrays_group(r);
+    rig_buffer(r, PACKED, "packed", OUTPUT, ((group_world *)r->own)->values, 1);
 }
 
-static void prepare_group_spread(world *w) {
-    prepare_group(w);
-    world_buffer(w, PACKED, "packed", INPUT, ((group_world *)w->own)->values, 1);
+static void arrays_group_spread(rig *r) {
+    arrays_group(r);
+    rig_buffer(r, PACKED, "packed", INPUT, ((group_world *)r->own)->values, 1);
 }
 
-static ck_status issue_group_sum(const world *w, world_copy *c) {
-    return ck_group_sum(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1,
+static ck_status issue_group_sum(const rig *r, rig_copy *c) {
+    return ck_group_sum(r->stream, c->packs[PACK_PARAMETERS], &((const group_world *)r->own)->group, 1,
                         c->buffer[PACKED]);
 }
 
-static ck_status issue_group_spread(const world *w, world_copy *c) {
-    return ck_group_spread(w->stream, c->packs[PACK_PARAMETERS], &((const group_world *)w->own)->group, 1,
+static ck_status issue_group_spread(const rig *r, rig_copy *c) {
+    return ck_group_spread(r->stream, c->packs[PACK_PARAMETERS], &((const group_world *)r->own)->group, 1,
                            c->buffer[PACKED]);
 }
 
@@ -146,16 +173,16 @@ static int64_t offset_of(const group_world *g, int64_t j) {
     return g->offset[range] + j;
 }
 
-static void verify_group_sum(const world *w, verdict *v) {
-    const group_world *g = w->own;
+static void verify_group_sum(const rig *r, verdict *v) {
+    const group_world *g = r->own;
     picks some = picks_of(0, g->values, SUM_CHECKS);
     double *ref = oracle_zeros(some.n), tolerance = v->tolerance;
     float *out = calloc((size_t)some.n + 1, sizeof *out);
     for (int64_t i = 0; i < some.n && out; i++) {
-        out[i] = w->buffer[PACKED].after[some.index[i]];
-        for (int d = 0; d < w->n_devices; d++)
+        out[i] = r->buffer[PACKED].after[some.index[i]];
+        for (int d = 0; d < r->n_devices; d++)
             ref[i] += (double)g->weights[d] *
-                      (double)world_pack_value(w, PACK_PARAMETERS, d, offset_of(g, some.index[i]));
+                      (double)rig_pack_value(r, PACK_PARAMETERS, d, offset_of(g, some.index[i]));
     }
     v->tolerance = 1e-5; /* f32 whatever the program */
     if (out) verdict_compare(v, "packed", out, ref, some.n);
@@ -166,59 +193,62 @@ static void verify_group_sum(const world *w, verdict *v) {
 }
 
 /* Copies are exact, and nothing else moves. */
-static void verify_group_spread(const world *w, verdict *v) {
-    const group_world *g = w->own;
-    for (int i = 0; i < w->n_checked; i++) {
-        const float *after = w->pack_after[PACK_PARAMETERS][i];
+static void verify_group_spread(const rig *r, verdict *v) {
+    const group_world *g = r->own;
+    for (int i = 0; i < r->n_checked; i++) {
+        const float *after = r->pack_after[PACK_PARAMETERS][i];
         picks some = picks_of(0, g->values, SPREAD_CHECKS),
-              others = picks_of(0, w->shape.total, SPREAD_CHECKS);
+              others = picks_of(0, r->shapes[0].total, SPREAD_CHECKS);
         for (int64_t j = 0; j < some.n; j++)
             verdict_exact(v, "spread value",
-                          after[offset_of(g, some.index[j])] == w->buffer[PACKED].before[some.index[j]]);
+                          after[offset_of(g, some.index[j])] == r->buffer[PACKED].before[some.index[j]]);
         for (int64_t j = 0; j < others.n; j++) {
             bool shared = false;
-            for (int r = 0; r < RANGES; r++)
-                shared |= others.index[j] >= g->offset[r] && others.index[j] < g->offset[r] + g->count[r];
+            for (int k = 0; k < RANGES; k++)
+                shared |= others.index[j] >= g->offset[k] && others.index[j] < g->offset[k] + g->count[k];
             if (!shared)
                 verdict_exact(v, "value that is nobody else's",
                               after[others.index[j]] ==
-                                  world_pack_value(w, PACK_PARAMETERS, w->checked[i], others.index[j]));
+                                  rig_pack_value(r, PACK_PARAMETERS, r->checked[i], others.index[j]));
         }
         picks_free(&some);
         picks_free(&others);
     }
 }
 
-static int costs_of_group(const world *w, cost *parts) {
-    double values = (double)((const group_world *)w->own)->values;
-    parts[0] = (cost){"group", 4 * values * (w->n_devices + 1), 0};
-    return 1;
+static cost cost_of_group(const rig *r) {
+    double values = (double)((const group_world *)r->own)->values;
+    return (cost){"group", 4 * values * (r->n_devices + 1), 0};
 }
 
-static void release_group(world *w) {
-    group_world *g = w->own;
+static void release_group(rig *r) {
+    group_world *g = r->own;
     free(g->members);
     free(g->layout);
     free(g->weights);
     free(g);
 }
 
-const bench_case group_sum = {.name = "group_sum",
+const op_case group_sum = {.group = "updates",
+                           .name = "group_sum",
+                           .direction = "update",
+                           .floor = "bytes 4 (N + 1) r (2 D + 2 F)",
+                           .axes = AXES_PACKS,
+                           .needs = NEED_PACKS,
+                           .arrays = arrays_group_sum,
+                           .issue = issue_group_sum,
+                           .verify = verify_group_sum,
+                           .cost_of = cost_of_group,
+                           .release = release_group};
+
+const op_case group_spread = {.group = "updates",
+                              .name = "group_spread",
                               .direction = "update",
                               .floor = "bytes 4 (N + 1) r (2 D + 2 F)",
                               .axes = AXES_PACKS,
-                              .prepare = prepare_group_sum,
-                              .issue = issue_group_sum,
-                              .verify = verify_group_sum,
-                              .costs = costs_of_group,
+                              .needs = NEED_PACKS,
+                              .arrays = arrays_group_spread,
+                              .issue = issue_group_spread,
+                              .verify = verify_group_spread,
+                              .cost_of = cost_of_group,
                               .release = release_group};
-
-const bench_case group_spread = {.name = "group_spread",
-                                 .direction = "update",
-                                 .floor = "bytes 4 (N + 1) r (2 D + 2 F)",
-                                 .axes = AXES_PACKS,
-                                 .prepare = prepare_group_spread,
-                                 .issue = issue_group_spread,
-                                 .verify = verify_group_spread,
-                                 .costs = costs_of_group,
-                                 .release = release_group};

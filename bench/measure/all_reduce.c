@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "collective/collective.h"
-#include "measure/draw.h"
+#include "rig/draw.h"
 #include "support/kernel_problem.h"
 
 #ifndef COHORT_GIT_REVISION

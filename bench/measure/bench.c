@@ -31,13 +31,18 @@ static void interrupt(int signal_number) {
     interrupted = 1;
 }
 
-static bool selects(const sweep *s, const bench_case *which) {
-    char name[128];
-    snprintf(name, sizeof name, "%s/%s", which->name, which->direction);
-    return strstr(name, s->filter) && (!s->direction[0] || strcmp(s->direction, which->direction) == 0);
+static bool is_measured(const op_case *which) {
+    return which->floor != NULL;
 }
 
-static result *new_result(run *all, const bench_case *which, const point *at, problems *list) {
+static bool selects(const sweep *s, const op_case *which) {
+    char name[128];
+    snprintf(name, sizeof name, "%s/%s", which->name, which->direction);
+    return is_measured(which) && strstr(name, s->filter) &&
+           (!s->direction[0] || strcmp(s->direction, which->direction) == 0);
+}
+
+static result *new_result(run *all, const op_case *which, const point *at, problems *list) {
     char axes[POINT_NAME_BYTES];
     if (all->n == all->room) {
         int room = all->room ? 2 * all->room : 32;
@@ -63,7 +68,7 @@ static void skip(result *r, const char *why) {
 
 /* A point that does not fit is left out, with its reason; whatever else goes wrong fails the run, and the
  * next case is measured. */
-static void take_point(run *all, const bench_case *which, const point *at, result *r) {
+static void take_point(run *all, const op_case *which, const point *at, result *r) {
     const char *why = point_problem(at, which->axes);
     if (!why && !ck_supports(all->backend, (ck_precision)at->value[AXIS_PRECISION]))
         why = "the backend has no such precision";
@@ -83,7 +88,7 @@ static void take_point(run *all, const bench_case *which, const point *at, resul
     all->wrong += !verdict_passed(&r->right);
 }
 
-static exit_code take_sweep(run *all, const sweep *s, const bench_case *const *cases, problems *list) {
+static exit_code take_sweep(run *all, const sweep *s, const op_case *const *cases, problems *list) {
     for (int i = 0; cases[i]; i++) {
         for (int p = 0; selects(s, cases[i]) && p < sweep_points(s, cases[i]->axes) && !interrupted; p++) {
             point at = sweep_point(s, cases[i]->axes, p);
@@ -97,7 +102,7 @@ static exit_code take_sweep(run *all, const sweep *s, const bench_case *const *c
 }
 
 /* Before anything is measured. */
-static exit_code check_filters(const bench_options *o, const bench_case *const *cases, problems *list) {
+static exit_code check_filters(const bench_options *o, const op_case *const *cases, problems *list) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < o->n_sweeps; i++) {
         const sweep *s = &o->sweeps[i];
@@ -141,7 +146,7 @@ static exit_code write_files(run *all, problems *list) {
     return end_files(all, code, list);
 }
 
-static exit_code take_all(run *all, const bench_case *const *cases, problems *list) {
+static exit_code take_all(run *all, const op_case *const *cases, problems *list) {
     const bench_options *o = all->o;
     bool gpu = strcmp(ck_name(all->backend), "cpu") != 0;
     exit_code code = EXIT_OK;
@@ -161,7 +166,7 @@ static exit_code take_all(run *all, const bench_case *const *cases, problems *li
     return code;
 }
 
-exit_code bench_run(const bench_options *options, const bench_case *const *cases, problems *list) {
+exit_code bench_run(const bench_options *options, const op_case *const *cases, problems *list) {
     run all = {.o = options, .out = options->out ? options->out : stdout};
     exit_code code = check_filters(options, cases, list);
     if (code != EXIT_OK) return code;
@@ -192,7 +197,7 @@ exit_code bench_run(const bench_options *options, const bench_case *const *cases
     return code;
 }
 
-void bench_list(FILE *out, const bench_case *const *cases) {
+void bench_list(FILE *out, const op_case *const *cases) {
     fprintf(out,
             "T tokens, D width, F = 4 D, N devices, E experts, R = E rows of the router (none if E = 1), S "
             "the sum of a device's ranks,\n"
@@ -201,7 +206,8 @@ void bench_list(FILE *out, const bench_case *const *cases) {
             "bytes of an activation or frozen\n"
             "weight; floor = max(bytes / copy rate, FLOPs / best product rate)\n\n");
     for (int i = 0; cases[i]; i++)
-        fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
+        if (is_measured(cases[i]))
+            fprintf(out, "%s/%s\n    %s\n", cases[i]->name, cases[i]->direction, cases[i]->floor);
     fprintf(out, "\naxes\n");
     for (int a = 0; a < AXES; a++) fprintf(out, "  --%-16s %s\n", axis_key((axis)a), axis_meaning((axis)a));
     fprintf(out, "  --%-16s %s\n", "ranks", "LoRA ranks that the experts of a device have in turn");

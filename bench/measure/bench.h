@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-#include "cases/case.h"
 #include "measure/result.h"
+#include "rig/case.h"
 
 enum { BENCH_MOST_SWEEPS = 64, BENCH_MOST_PEERS = 8 };
 
@@ -27,13 +27,13 @@ typedef struct {
 extern const timing_rule BENCH_RULE;
 
 /* cases: ended by NULL. EXIT_RUN if a result is wrong, EXIT_INPUT if a filter selects nothing. */
-exit_code bench_run(const bench_options *options, const bench_case *const *cases, problems *list);
+exit_code bench_run(const bench_options *options, const op_case *const *cases, problems *list);
 /* Names, directions and floors of all cases, and the axes. */
-void bench_list(FILE *out, const bench_case *const *cases);
+void bench_list(FILE *out, const op_case *const *cases);
 
 /* A case at a point: r is filled but for peers. */
 typedef struct bench_peers bench_peers;
 exit_code bench_point(const bench_options *options, const context *c, ck_backend *backend, bench_peers *peers,
-                      const bench_case *which, const point *at, result *r, problems *list);
+                      const op_case *which, const point *at, result *r, problems *list);
 
 #endif

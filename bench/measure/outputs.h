@@ -3,17 +3,17 @@
 #ifndef COHORT_BENCH_OUTPUTS_H
 #define COHORT_BENCH_OUTPUTS_H
 
-#include "measure/verdict.h"
-#include "measure/world.h"
+#include "rig/rig.h"
+#include "rig/verdict.h"
 
 typedef struct {
     double *tensor[TENSORS], *buffer[BUFFERS], *pack[PACK_MEMORIES][MOST_CHECKED]; /* NULL: no output */
 } outputs;
 
-/* Of what world_download() read; INNER arrays are left out. */
-outputs outputs_take(const world *w);
+/* Of what rig_download() read; INNER arrays are left out. */
+outputs outputs_take(const rig *r);
 /* What was read since against what was taken. */
-void outputs_compare(const world *w, verdict *v, const outputs *known);
+void outputs_compare(const rig *r, verdict *v, const outputs *known);
 void outputs_free(outputs *o);
 
 #endif

@@ -10,12 +10,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "folder.h"
-#include "measure/gather.h"
+#include "measure/folder.h"
 #include "measure/outputs.h"
 #include "measure/peers_files.h"
-#include "process.h"
-#include "python.h"
+#include "measure/process.h"
+#include "measure/python.h"
+#include "rig/view.h"
 #include "support/output_folder.h"
 
 enum { MOST_FORMS = RESULT_MOST_TIMES - 3, LINE_BYTES = 1024 };
@@ -32,7 +32,7 @@ struct bench_peers {
     pid_t process; /* 0: it has ended */
     int threads;   /* of the processor; 0: it uses a GPU */
     FILE *to, *from;
-    char folder[JOB_PATH_BYTES], line[LINE_BYTES];
+    char folder[FOLDER_PATH_BYTES], line[LINE_BYTES];
     int n_forms;
     form forms[MOST_FORMS];
     char trouble[192]; /* why a point has no forms at all */
@@ -82,7 +82,7 @@ static exit_code start(bench_peers *p, const char *const *arguments, const char 
 
 static exit_code start_python(bench_peers *p, const char *python, const bench_options *o, const context *c,
                               problems *list) {
-    char script[JOB_PATH_BYTES], threads[16], openmp[40], mkl[40];
+    char script[FOLDER_PATH_BYTES], threads[16], openmp[40], mkl[40];
     const char *device = strcmp(c->backend, "cpu") == 0 ? "cpu" : "cuda",
                *arguments[8 + 2 * BENCH_MOST_PEERS];
     int n = 0;
@@ -108,7 +108,7 @@ static exit_code start_python(bench_peers *p, const char *python, const bench_op
 }
 
 exit_code peers_open(bench_peers **out, const bench_options *options, const context *c, problems *list) {
-    char scratch[JOB_PATH_BYTES + 16];
+    char scratch[FOLDER_PATH_BYTES + 16];
     const char *python = NULL;
     bench_peers *p = calloc(1, sizeof *p);
     *out = NULL;
@@ -169,31 +169,29 @@ static void read_form(bench_peers *p, form *f, int index) {
 
 /* Against the float64 reference; where that needs what only Cohort's own recording shows, against Cohort's
  * verified results. */
-static void verify(form *f, world *w, const outputs *known) {
+static void verify(form *f, rig *g, const outputs *known) {
     problems *list = problems_create();
-    char folder[JOB_PATH_BYTES];
+    char folder[FOLDER_PATH_BYTES];
     snprintf(folder, sizeof folder, "%s", f->all->folder);
     bool done = ask(f->all, "check %d %s\n", f->index, folder) && strcmp(f->all->line, "done") == 0;
     if (!done)
         snprintf(f->reason, sizeof f->reason, "%.150s", f->all->line);
-    else if (peers_read(w, folder, list) != EXIT_OK)
+    else if (peers_read(g, folder, list) != EXIT_OK)
         snprintf(f->reason, sizeof f->reason, "%.150s", problems_message(list, 0));
-    else if (world_has_inner(w))
-        outputs_compare(w, &f->right, known);
-    else {
-        world_compare_finite(w, &f->right, false);
-        w->which->verify(w, &f->right);
-    }
+    else if (rig_has_inner(g))
+        outputs_compare(g, &f->right, known);
+    else
+        rig_judge(g, &f->right, false);
     problems_destroy(list);
 }
 
-static int load(bench_peers *p, world *w) {
+static int load(bench_peers *p, rig *g) {
     problems *list = problems_create();
     int n = 0;
     p->trouble[0] = '\0';
-    if (w->shape.mlp != CK_MLP_GELU)
+    if (g->shapes[0].mlp != CK_MLP_GELU)
         snprintf(p->trouble, sizeof p->trouble, "peers: no peer has SwiGLU, only GELU");
-    else if (peers_write(w, p->folder, list) != EXIT_OK)
+    else if (peers_write(g, p->folder, list) != EXIT_OK)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", problems_message(list, 0));
     else if (!ask(p, "load %s\n", p->folder) || sscanf(p->line, "%d", &n) != 1)
         snprintf(p->trouble, sizeof p->trouble, "peers: %.150s", p->line);
@@ -203,15 +201,15 @@ static int load(bench_peers *p, world *w) {
     return n;
 }
 
-int peers_begin(bench_peers *p, world *w, const result *r, subject *subjects, int room) {
+int peers_begin(bench_peers *p, rig *g, const result *r, subject *subjects, int room) {
     int n = 0;
-    p->n_forms = load(p, w);
-    outputs known = outputs_take(w);
+    p->n_forms = load(p, g);
+    outputs known = outputs_take(g);
     for (int i = 0; i < p->n_forms; i++) {
         form *f = &p->forms[i];
         f->right.tolerance = r->right.tolerance;
         if (f->reason[0]) continue;
-        verify(f, w, &known);
+        verify(f, g, &known);
         if (!verdict_passed(&f->right) || n == room) continue;
         f->subject = n;
         subjects[n++] = (subject){.who = f, .work = work, .threads = p->threads};

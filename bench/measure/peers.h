@@ -12,16 +12,16 @@
 #define COHORT_BENCH_PEERS_PROCESS_H
 
 #include "measure/bench.h"
-#include "measure/world.h"
+#include "rig/rig.h"
 
 /* *out NULL, with the advice printed to standard error: no Python with PyTorch was found, the run goes on
  * without. */
 exit_code peers_open(bench_peers **out, const bench_options *options, const context *c, problems *list);
 void peers_close(bench_peers *p); /* NULL is fine */
 
-/* Verifies every form against what the world's case says of right and wrong; those that are right become
+/* Verifies every form against what the rig's case says of right and wrong; those that are right become
  * subjects. Returns how many. */
-int peers_begin(bench_peers *p, world *w, const result *r, subject *subjects, int room);
+int peers_begin(bench_peers *p, rig *g, const result *r, subject *subjects, int room);
 /* Adds every form to the result: with the samples of its subject, or with what was wrong. */
 void peers_end(bench_peers *p, result *r, subject *subjects);
 

@@ -1,4 +1,4 @@
-/* peers_files.h - a world as files that another program can read, and its results read back.
+/* peers_files.h - a rig as files that another program can read, and its results read back.
  *
  *   job.txt        "key value" lines: sizes, offsets of a pack, checked devices, hyperparameters
  *   NAME.f32       an input, [tokens, columns] or flat, little-endian float32
@@ -10,11 +10,11 @@
 #ifndef COHORT_BENCH_PEERS_FILES_H
 #define COHORT_BENCH_PEERS_FILES_H
 
-#include "measure/world.h"
+#include "rig/rig.h"
 #include "support/problems.h"
 
-exit_code peers_write(const world *w, const char *folder, problems *list);
+exit_code peers_write(const rig *r, const char *folder, problems *list);
 /* Into `after`; a file that is missing or has another size is a problem. */
-exit_code peers_read(world *w, const char *folder, problems *list);
+exit_code peers_read(rig *r, const char *folder, problems *list);
 
 #endif

@@ -4,9 +4,9 @@
 
 #include <stdio.h>
 
-#include "measure/point.h"
 #include "measure/timing.h"
-#include "measure/verdict.h"
+#include "rig/point.h"
+#include "rig/verdict.h"
 #include "support/output_file.h"
 
 enum { RESULT_NAME_BYTES = 224, RESULT_MOST_TIMES = 12 };

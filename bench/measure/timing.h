@@ -1,6 +1,6 @@
 /* timing.h - undisturbed samples until they agree.
  *
- * A subject is anything that can be asked to work n times and to say how long that took: a copy of a world, a
+ * A subject is anything that can be asked to work n times and to say how long that took: a copy of a rig, a
  * program in another process. Subjects that are compared are sampled in turn, so that a machine that is slow
  * for a while is slow for all of them.
  *
@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "measure/statistics.h"
 #include "measure/usage.h"
-#include "statistics.h"
 
 typedef struct {
     double noise;          /* spread at which samples have settled, see statistics.h */

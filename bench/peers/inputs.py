@@ -1,4 +1,4 @@
-"""What all programs of a side-by-side read: job.json, base/, adapters/, tokens/, windows.csv (bench/job.h describes them).
+"""What all programs of a side-by-side read: job.json, base/, adapters/, tokens/, windows.csv (bench/side_by_side/job.h describes them).
 
 Tensors come out with PyTorch's orientation: a linear is [out, in], a LoRA factor A is [rank, in], B is [out, rank].
 """

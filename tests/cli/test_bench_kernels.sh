@@ -355,7 +355,7 @@ test_every_case_is_right_on_the_cuda_backend() {
     expect_status 0 "$played" kernels --backend cuda --tokens 40 --width 32 --devices 3 --sequence 16 --vocabulary 50 --experts 3 --rank 4 \
         --distribution skew --precision f32,bf16 --seconds 0.001 --samples 3 --warm
     expect_text out ', 0 wrong, 0 skipped'
-    [[ $(grep -cE '^[a-z_]+/[a-z]+/.*/bf16 +0/[0-9]+  warm ' out) == 17 ]] || fail "not every case has a line in bf16: $(cat out)"
+    [[ $(grep -cE '^[a-z_]+/[a-z]+/.*/bf16 +0/[0-9]+  warm ' out) == 25 ]] || fail "not every case has a line in bf16: $(cat out)"
 }
 
 test_all_reduce_adds_up_over_processes() {
@@ -381,8 +381,8 @@ test_the_core_builds_with_a_c_compiler_alone() {
     local -a oracle
     mapfile -t oracle < <(find "$root/tests/oracle" -name '*.c' ! -name '*_naive.c')
     gcc -std=gnu11 -D_GNU_SOURCE=1 -O0 -Wall -Wextra -Werror -I"$root/bench" -I"$root/kernels" -I"$root/sim" -I"$root/tests" \
-        -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/{main,microbenchmarks,options,compare,compare_files,sweep_file}.c \
-        "$root"/bench/{statistics,process,python,folder}.c "$root"/bench/measure/*.c "$root"/bench/cases/*.c \
+        -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/command/{main,microbenchmarks,options,sweep_file}.c \
+        "$root"/bench/{compare,measure,cases,rig}/*.c \
         "$root"/sim/support/{problems,kernel_problem,output_file,output_folder,writable}.c "$root"/sim/base/layout.c \
         "$root"/sim/model/{family,gpt2,llama,model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list

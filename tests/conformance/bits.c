@@ -60,12 +60,11 @@ static void make_member(bits_world *w, int d, const int *shapes) {
 bits_world *bits_create(ck_mlp mlp) {
     bits_world *w = allocate(1, sizeof *w);
     const int *shapes = mlp == CK_MLP_SWIGLU ? llama_shapes : gpt2_shapes;
-    wave_spec spec = {.width = WIDTH, .ffn = FFN, .heads = HEADS, .devices = {{shapes[0], {1}}}, .mlp = mlp};
-    w->base = wave_base(&spec, VOCABULARY, CONTEXT);
+    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, mlp);
+    w->base = wave_base(&w->shapes[shapes[0]], HEADS, VOCABULARY, CONTEXT);
     w->layout = base_layout_of(&w->base);
     w->weights = allocate(w->layout.total, sizeof(float));
     wave_fill_base(&w->base, 4, w->weights);
-    for (int i = 0; i < SHAPE_SPECS; i++) w->shapes[i] = wave_shape(i, WIDTH, FFN, WAVE_LAYERS, mlp);
     for (int d = 0; d < BITS_DEVICES; d++) make_member(w, d, shapes);
     return w;
 }
@@ -145,21 +144,21 @@ enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, COEFFICIENT, BUFFERS };
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
-    check *check;
+    verdict *verdict;
     void *memory[BUFFERS];
     bool broken;
 } session;
 
 static bool worked(session *s, ck_status status, const char *what) {
     if (status != CK_OK && !s->broken)
-        check_fail(s->check, "%s: status %d: %s", what, (int)status, ck_last_error(s->backend));
+        verdict_fail(s->verdict, "%s: status %d: %s", what, (int)status, ck_last_error(s->backend));
     s->broken |= status != CK_OK;
     return !s->broken;
 }
 
 static session session_open(const bits_world *w, const host_wave *h, int64_t gradient_floats,
-                            ck_backend *backend, check *c) {
-    session s = {.backend = backend, .check = c};
+                            ck_backend *backend, verdict *c) {
+    session s = {.backend = backend, .verdict = c};
     int64_t entries = (int64_t)h->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats,
                                      h->n_sequences,  entries,        entries};
@@ -203,8 +202,8 @@ static ck_program *record(session *s, const bits_world *w, const ck_capacity *ca
                                  : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity,
                                                      &out, &program, list);
     if (code != EXIT_OK)
-        check_fail(s->check, "recording: %s",
-                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+        verdict_fail(s->verdict, "recording: %s",
+                     problems_count(list) > 0 ? problems_message(list, 0) : "no message");
     s->broken |= code != EXIT_OK;
     problems_destroy(list);
     return program;
@@ -261,7 +260,7 @@ static void spoil_router(const bits_world *w, host_wave *h, const int *order, in
 }
 
 void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil,
-               bits_result *results, check *c) {
+               bits_result *results, verdict *c) {
     host_wave *h = host_create(w, order, n);
     spoil_router(w, h, order, n, spoil);
     session s = session_open(w, h, h->pack_floats, backend, c);
@@ -284,7 +283,7 @@ bool bits_equal(const bits_result *a, const bits_result *b) {
            memcmp(a->values, b->values, (size_t)a->count * sizeof(float)) == 0;
 }
 
-bits_result bits_pretraining(const bits_world *w, ck_backend *backend, check *c) {
+bits_result bits_pretraining(const bits_world *w, ck_backend *backend, verdict *c) {
     int order[BITS_DEVICES];
     for (int d = 0; d < BITS_DEVICES; d++) order[d] = d;
     host_wave *h = host_create(w, order, BITS_DEVICES);
@@ -352,8 +351,8 @@ static ck_program *record_decoding(session *s, const bits_world *w, const host_w
     exit_code code =
         model_record_decoding(s->backend, &base, w->shapes, SHAPE_SPECS, &capacity, &places, &program, list);
     if (code != EXIT_OK)
-        check_fail(s->check, "recording: %s",
-                   problems_count(list) > 0 ? problems_message(list, 0) : "no message");
+        verdict_fail(s->verdict, "recording: %s",
+                     problems_count(list) > 0 ? problems_message(list, 0) : "no message");
     s->broken |= code != EXIT_OK;
     problems_destroy(list);
     return program;
@@ -405,7 +404,7 @@ static void decode_steps(session *s, const bits_world *b, const host_wave *h, in
 }
 
 void bits_decode(const bits_world *w, ck_backend *backend, const int *order, int n, bits_result *results,
-                 check *c) {
+                 verdict *c) {
     host_wave *h = host_create(w, order, n);
     session s = session_open(w, h, 1, backend, c);
     void *cache = NULL, *logits = NULL;

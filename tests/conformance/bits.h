@@ -3,8 +3,8 @@
 #ifndef COHORT_CONFORMANCE_BITS_H
 #define COHORT_CONFORMANCE_BITS_H
 
-#include "conformance/check.h"
 #include "kernels.h"
+#include "rig/verdict.h"
 
 enum { BITS_DEVICES = 101 };
 
@@ -23,16 +23,16 @@ typedef struct {
 /* The devices in `order` (n of them) as one wave; results[i] belongs to order[i]. spoil >= 0: this device
  * gets a NaN router in layer 1. */
 void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n, int spoil,
-               bits_result *results, check *c);
+               bits_result *results, verdict *c);
 void bits_free(bits_result *results, int n);
 bool bits_equal(const bits_result *a, const bits_result *b);
 
 /* The same devices decode their text: half of each sequence in one wave, then a wave for every further token of
  * all that have one. results: logits of every wave, sequence by sequence. */
 void bits_decode(const bits_world *w, ck_backend *backend, const int *order, int n, bits_result *results,
-                 check *c);
+                 verdict *c);
 
 /* A pre-training step on all devices' text: losses, then the gradient of every weight. */
-bits_result bits_pretraining(const bits_world *w, ck_backend *backend, check *c);
+bits_result bits_pretraining(const bits_world *w, ck_backend *backend, verdict *c);
 
 #endif

@@ -11,7 +11,7 @@ enum { WIDTH = 24, FFN = 96, STEPS = 4 };
 typedef struct {
     ck_backend *backend;
     ck_stream *stream;
-    check *check;
+    verdict *verdict;
     ck_shape shapes[SHAPE_SPECS];
     ck_carry_device devices[SHAPE_SPECS];
     int64_t count; /* floats of all packs */
@@ -23,8 +23,8 @@ typedef struct {
 
 static bool worked(world *w, ck_status status) {
     if (status != CK_OK)
-        check_fail(w->check, "%s: status %d: %s", ck_name(w->backend), (int)status,
-                   ck_last_error(w->backend));
+        verdict_fail(w->verdict, "%s: status %d: %s", ck_name(w->backend), (int)status,
+                     ck_last_error(w->backend));
     return status == CK_OK;
 }
 
@@ -35,8 +35,8 @@ static float *floats(int64_t count) {
 }
 
 /* Packs of gradients lie in the opposite order of the carried ones: an offset that is mixed up is seen. */
-static bool world_open(world *w, ck_backend *backend, check *c) {
-    *w = (world){.backend = backend, .check = c, .random = 11};
+static bool world_open(world *w, ck_backend *backend, verdict *c) {
+    *w = (world){.backend = backend, .verdict = c, .random = 11};
     for (int d = 0; d < SHAPE_SPECS; d++) {
         w->shapes[d] = wave_shape(d, WIDTH, FFN, WAVE_LAYERS, CK_MLP_GELU);
         w->devices[d] = (ck_carry_device){.carried = w->count, .shape = d};
@@ -90,15 +90,15 @@ static void compare(world *w, const ck_carry_device *d, oracle_part part, oracle
     int64_t carried = d->carried + range.offset, gradients = d->gradients + range.offset;
     snprintf(what, sizeof what, "%s: carried, device %d, %s", ck_name(w->backend), d->shape,
              oracle_part_name(part));
-    check_near(w->check, what, w->host_carried + carried, w->ref_carried + carried, range.count,
-               rig_tolerance);
+    verdict_near(w->verdict, what, w->host_carried + carried, w->ref_carried + carried, range.count,
+                 TOLERANCE_F32);
     snprintf(what, sizeof what, "%s: gradients, device %d, %s", ck_name(w->backend), d->shape,
              oracle_part_name(part));
-    check_near(w->check, what, w->host_gradients + gradients, w->ref_gradients + gradients, range.count,
-               rig_tolerance);
+    verdict_near(w->verdict, what, w->host_gradients + gradients, w->ref_gradients + gradients, range.count,
+                 TOLERANCE_F32);
     if (!learned(d, part) &&
         memcmp(w->host_gradients + gradients, w->given + gradients, (size_t)range.count * sizeof(float)) != 0)
-        check_fail(w->check, "%s: changed though they are not collected", what);
+        verdict_fail(w->verdict, "%s: changed though they are not collected", what);
 }
 
 static bool step(world *w, int number) {
@@ -119,12 +119,12 @@ static bool step(world *w, int number) {
     return true;
 }
 
-static void carried_gradients(ck_backend *backend, check *c) {
+static void carried_gradients(ck_backend *backend, verdict *c) {
     world w;
     bool good = world_open(&w, backend, c);
     for (int i = 0; i < STEPS && good; i++) good = step(&w, i);
     world_close(&w);
 }
 
-static const conformance_case cases[] = {{.name = "carried gradients", .run_alone = carried_gradients}};
-const conformance_group carry_group = {"carry", cases, sizeof cases / sizeof *cases};
+const conformance_case carry_cases[] = {
+    {.group = "carry", .variant = {"carried gradients"}, .run_alone = carried_gradients}, {0}};

@@ -7,7 +7,7 @@
 #include "conformance/bits.h"
 
 static bits_world *world;
-static check c;
+static verdict c;
 
 static void open_gpt2(void) {
     world = bits_create(CK_MLP_GELU);

@@ -1,4 +1,4 @@
 /* Carried gradients against the oracle. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(carry, carry_group)
+CONFORMANCE_TESTS(carry, "carry")

@@ -1,4 +1,4 @@
 /* decoding against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(decoding, decoding_group)
+CONFORMANCE_TESTS(decoding, "decoding")

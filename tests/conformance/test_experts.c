@@ -1,4 +1,4 @@
 /* experts ops against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(experts, expert_group)
+CONFORMANCE_TESTS(experts, "experts")

@@ -1,4 +1,4 @@
 /* head ops against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(head, head_group)
+CONFORMANCE_TESTS(head, "head")

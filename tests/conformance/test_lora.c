@@ -1,4 +1,4 @@
 /* lora ops against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(lora, lora_group)
+CONFORMANCE_TESTS(lora, "lora")

@@ -1,4 +1,4 @@
 /* Memory, copies and events, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(memory, memory_group)
+CONFORMANCE_TESTS(memory, "memory")

@@ -1,4 +1,4 @@
 /* The whole model against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(model, model_group)
+CONFORMANCE_TESTS(model, "model")

@@ -24,11 +24,9 @@ typedef struct {
 /* The base that a wave of this shape and MLP has (waves.h). */
 static setting *open_setting(int spec, ck_mlp mlp) {
     setting *s = calloc(1, sizeof *s);
-    wave_spec wave = {
-        .width = 8, .ffn = 12, .heads = 2, .n_devices = 1, .devices = {{spec, {1}}}, .mlp = mlp};
-    s->base.shape = wave_base(&wave, VOCABULARY, 6);
-    s->base.layout = base_layout_of(&s->base.shape);
     s->shape = wave_shape(spec, 8, 12, 2, mlp);
+    s->base.shape = wave_base(&s->shape, 2, VOCABULARY, 6);
+    s->base.layout = base_layout_of(&s->base.shape);
     float *weights = calloc((size_t)s->base.layout.total, sizeof *weights),
           *pack = calloc((size_t)s->shape.total, sizeof *pack);
     wave_fill_base(&s->base.shape, 3, weights);

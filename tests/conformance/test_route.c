@@ -1,4 +1,4 @@
 /* route ops against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(route, route_group)
+CONFORMANCE_TESTS(route, "route")

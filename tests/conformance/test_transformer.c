@@ -1,4 +1,4 @@
 /* transformer ops against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(transformer, transformer_group)
+CONFORMANCE_TESTS(transformer, "transformer")

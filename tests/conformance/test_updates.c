@@ -1,4 +1,4 @@
 /* Updates against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(updates, update_group)
+CONFORMANCE_TESTS(updates, "updates")

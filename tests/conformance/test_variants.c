@@ -1,4 +1,4 @@
 /* variants of the base against the oracle, one test per case. */
 #include "conformance/front.h"
 
-CONFORMANCE_TESTS(variants, variants_group)
+CONFORMANCE_TESTS(variants, "variants")

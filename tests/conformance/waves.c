@@ -221,6 +221,18 @@ const wave_spec wave_specs[] = {
       {SHAPE_ALL, {19}},
       {SHAPE_LIMIT, {6, 5}}},
      CK_MLP_SWIGLU},
+    {"single tokens",
+     32,
+     64,
+     4,
+     6,
+     {{SHAPE_PAIR_BOTH, {1, 1, 1}},
+      {SHAPE_RAGGED, {1}},
+      {SHAPE_PAIR_TOP1, {1, 1}},
+      {SHAPE_LINEAR, {1, 1}},
+      {SHAPE_SINGLE_ATTEND, {1}},
+      {SHAPE_MEAN, {1, 1, 1}}},
+     CK_MLP_GELU},
     {"few ranks",
      32,
      64,
@@ -375,25 +387,25 @@ static void fill(float *weights, int64_t offset, int64_t count, double mean, dou
 }
 
 bool wave_has_base(const wave_spec *spec) {
-    base_shape shape = wave_base(spec, 2, 1);
+    ck_shape first = wave_shape(spec->devices[0].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp);
+    base_shape shape = wave_base(&first, spec->heads, 2, 1);
     return spec->mlp == CK_MLP_GELU || (shape.head_size % 2 == 0 && shape.heads * shape.head_size > 0);
 }
 
-base_shape wave_base(const wave_spec *spec, int vocabulary, int context) {
-    ck_shape first = wave_shape(spec->devices[0].shape, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp);
-    base_shape shape = {.layers = WAVE_LAYERS,
-                        .width = spec->width,
-                        .heads = spec->heads,
-                        .ffn = spec->ffn,
+base_shape wave_base(const ck_shape *first, int heads, int vocabulary, int context) {
+    base_shape shape = {.layers = first->n_layers,
+                        .width = first->width,
+                        .heads = heads,
+                        .ffn = first->ffn,
                         .vocabulary = vocabulary,
                         .context = context,
                         .epsilon = 1e-5f};
-    if (spec->mlp == CK_MLP_SWIGLU) {
+    if (first->mlp == CK_MLP_SWIGLU) {
         shape.family = BASE_LLAMA;
-        shape.head_size = first.q_width / spec->heads;
-        shape.kv_heads = first.kv_width / shape.head_size;
+        shape.head_size = first->q_width / heads;
+        shape.kv_heads = first->kv_width / shape.head_size;
         shape.rope.theta = 100;
-        shape.tied_head = shape_specs[spec->devices[0].shape].grouped;
+        shape.tied_head = first->q_width != first->width;
         shape.qkv_bias = shape.out_bias = shape.mlp_bias = !shape.tied_head;
     }
     return base_complete(shape);

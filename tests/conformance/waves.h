@@ -50,7 +50,13 @@ enum {
     SHAPE_SPECS
 };
 
-enum { WAVE_MAX_DEVICES = 64, WAVE_MAX_LENGTHS = 3, WAVE_LAYERS = 2 };
+enum {
+    WAVE_MAX_DEVICES = 64,
+    WAVE_MAX_LENGTHS = 3,
+    WAVE_LAYERS = 2,
+    WAVE_VOCABULARY = 37,
+    WAVE_CONTEXT = 160 /* positions: more than any sequence of the table */
+};
 
 typedef struct {
     int shape;
@@ -75,9 +81,9 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp);
 /* Parameters of a device's pack and weights of a base, large enough that every term of the model counts;
  * padding stays 0. */
 void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);
-/* The base of a wave's whole model: a Llama where the MLP is SwiGLU. It has all biases and a head of its own,
+/* The base of a wave's whole model, given the shape of its first device: a Llama where the MLP is SwiGLU. It has all biases and a head of its own,
  * or, where q and kv have other widths than D, groups of query heads and neither. */
-base_shape wave_base(const wave_spec *spec, int vocabulary, int context);
+base_shape wave_base(const ck_shape *first, int heads, int vocabulary, int context);
 /* Whether such a base is possible: a Llama's heads are even. */
 bool wave_has_base(const wave_spec *spec);
 void wave_fill_base(const base_shape *shape, uint64_t seed, float *weights);

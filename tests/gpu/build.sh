@@ -42,14 +42,13 @@ backend=("$root"/kernels/*.c "$root"/kernels/cuda/*.cu "$root"/kernels/cuda/gpu/
 model=("$root"/sim/base/layout.c "$root"/sim/model/{family,gpt2,llama,model,model_pretraining,flops}.c
     "$root"/sim/support/{kernel_problem,problems,output_file,output_folder,writable}.c)
 oracle=("$root"/tests/oracle/*.c)
-cases=("$root"/tests/simt/conformance.c)
+cases=("$root"/bench/{rig,cases}/*.c)
+conformance=("$root"/tests/simt/conformance.c)
 for source in "$root"/tests/conformance/*.c; do
-    [[ $source == */test_*.c || $source == */bits.c ]] || cases+=("$source")
+    [[ $source == */test_*.c || $source == */bits.c ]] || conformance+=("$source")
 done
-bench=("$root"/bench/measure/*.c "$root"/bench/cases/*.c "$root"/kernels/collective/*.c)
-for source in main microbenchmarks options compare compare_files sweep_file statistics process python folder; do
-    bench+=("$root/bench/$source.c")
-done
+bench=("$root"/bench/command/{main,microbenchmarks,options,sweep_file}.c "$root"/bench/{compare,measure}/*.c
+    "$root"/kernels/collective/*.c)
 mapfile -t simulator < <(find "$root/sim" -name '*.c')
 simulator+=("$root"/kernels/*.c "$root"/kernels/cpu/*.c "$root"/kernels/collective/*.c)
 
@@ -182,10 +181,10 @@ cd "$root"
 begin=$SECONDS
 library_flags=()
 portable=$root/tests/simt/test_portable.cu
-compile '' "${backend[@]}" "${model[@]}" "${oracle[@]}" "${cases[@]}" "$portable" "${bench[@]}"
+compile '' "${backend[@]}" "${model[@]}" "${oracle[@]}" "${cases[@]}" "${conformance[@]}" "$portable" "${bench[@]}"
 link instructions '' -- "$portable"
-link conformance '' -- "${backend[@]}" "${model[@]}" "${oracle[@]}" "${cases[@]}"
-link cohort-bench '' -- "${backend[@]}" "${model[@]}" "${oracle[@]}" "${bench[@]}"
+link conformance '' -- "${backend[@]}" "${model[@]}" "${oracle[@]}" "${cases[@]}" "${conformance[@]}"
+link cohort-bench '' -- "${backend[@]}" "${model[@]}" "${oracle[@]}" "${cases[@]}" "${bench[@]}"
 make_simulator
 sources_stamp "$root" >"$output/bin/stamp"
 printf '%s\n' "$architecture" >"$output/bin/architecture"

@@ -70,29 +70,29 @@ static void print_settings(const runner *r) {
 
 /* setting: its number, or -1: what the variable says. */
 static void run_wave(const runner *r, const conformance_case *which, ck_precision precision, int wave,
-                     learn_pattern learn, int setting, check *c) {
+                     learn_pattern learn, int setting, verdict *v) {
     ck_backend *backend;
-    int failures = c->failures;
+    int failures = v->failures;
     if (setting >= 0) choose_setting(setting);
     if (ck_open(r->backend, 0, &backend) != CK_OK) {
-        check_fail(c, "%s", ck_last_error(NULL));
+        verdict_fail(v, "%s", ck_last_error(NULL));
         return;
     }
-    conformance_run_on(which, backend, precision, wave, learn, c);
+    conformance_run_on(which, backend, precision, wave, learn, v);
     ck_close(backend);
-    if (c->failures > failures && setting >= 0)
-        check_fail(c, "that was on wave '%s' with setting %d", wave_specs[wave].name, setting);
+    if (v->failures > failures && setting >= 0)
+        verdict_fail(v, "that was on wave '%s' with setting %d", wave_specs[wave].name, setting);
 }
 
-static void report(runner *r, const conformance_group *group, const conformance_case *which,
-                   ck_precision precision, const char *under, const check *c) {
+static void report(runner *r, const conformance_case *which, ck_precision precision, const char *under,
+                   const verdict *v) {
     r->count++;
-    r->failed += !check_passed(c);
-    fprintf(r->out, "%sok - %s::%s, %s, %s%s\n", check_passed(c) ? "" : "not ", group->name, which->name,
-            r->backend, precision == CK_BF16 ? "bf16" : "f32", under);
-    fprintf(r->out, "# bits %016llx\n", (unsigned long long)c->bits);
-    if (!check_passed(c))
-        fprintf(r->out, "  %d of %d comparisons failed\n%s\n", c->failures, c->comparisons, c->message);
+    r->failed += !verdict_passed(v);
+    fprintf(r->out, "%sok - %s::%s, %s, %s%s\n", verdict_passed(v) ? "" : "not ", which->group,
+            which->variant.name, r->backend, precision == CK_BF16 ? "bf16" : "f32", under);
+    fprintf(r->out, "# bits %016llx\n", (unsigned long long)v->bits);
+    if (!verdict_passed(v))
+        fprintf(r->out, "  %d of %d comparisons failed\n%s\n", v->failures, v->comparisons, v->message);
     fflush(r->out);
 }
 
@@ -107,23 +107,22 @@ static int turns_of(const runner *r, const conformance_case *which) {
     return which->learns || (r->mode == LIMITS_PAIRS && !which->whole) ? 2 : 1;
 }
 
-static void run_case(runner *r, const conformance_group *group, const conformance_case *which, int number,
-                     ck_precision precision) {
+static void run_case(runner *r, const conformance_case *which, int number, ck_precision precision) {
     for (int s = 0; s < (r->mode == LIMITS_ALL ? (int)SETTINGS : 1); s++) {
-        check c = {0};
+        verdict v = {0};
         char under[32] = "";
         if (r->mode == LIMITS_ALL) snprintf(under, sizeof under, ", setting %d", s);
         for (int w = 0; w < n_wave_specs; w++)
             for (int turn = 0; turn < turns_of(r, which); turn++)
                 run_wave(r, which, precision, w, turn == 1 && which->learns ? LEARN_MIXED : LEARN_ALL,
-                         r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, turn), &c);
-        report(r, group, which, precision, under, &c);
+                         r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, turn), &v);
+        report(r, which, precision, under, &v);
     }
 }
 
-static bool is_selected(const runner *r, const conformance_group *group, const conformance_case *which) {
+static bool is_selected(const runner *r, const conformance_case *which) {
     char name[256];
-    snprintf(name, sizeof name, "%s::%s", group->name, which->name);
+    snprintf(name, sizeof name, "%s::%s", which->group, which->variant.name);
     return strstr(name, r->filter) != NULL;
 }
 
@@ -134,14 +133,12 @@ static void run_backend(runner *r) {
         r->count++, r->failed++;
         return;
     }
-    for (int g = 0, number = 0; g < n_conformance_groups; g++)
-        for (int i = 0; i < conformance_groups[g]->n_cases; i++, number++) {
-            const conformance_case *which = &conformance_groups[g]->cases[i];
-            for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
-                if (is_selected(r, conformance_groups[g], which) &&
-                    conformance_applies(which, backend, precision))
-                    run_case(r, conformance_groups[g], which, number, precision);
-        }
+    int n;
+    const conformance_case *all = conformance_cases(&n);
+    for (int i = 0; i < n; i++)
+        for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
+            if (is_selected(r, &all[i]) && conformance_applies(&all[i], backend, precision))
+                run_case(r, &all[i], i, precision);
     if (ck_note(backend)[0]) fprintf(r->out, "# %s: %s\n", r->backend, ck_note(backend));
     ck_close(backend);
 }

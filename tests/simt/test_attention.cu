@@ -122,7 +122,7 @@ template <typename T> struct attention_wave {
                ", sequence of " + std::to_string(which->lengths[sequence]) + ", " + tensor;
     }
     /* What the oracle says is what the backward is given, so that it answers for its own errors only. */
-    void compare(check *c, size_t s, bool backwards) {
+    void compare(verdict *c, size_t s, bool backwards) {
         const cuda_sequence *sequence = &sequences[s];
         int64_t n = sequence->n_tokens, width = which->heads * which->dim;
         oracle_attention_size size = which->size(n);
@@ -152,14 +152,14 @@ template <typename T> struct attention_wave {
     }
 };
 
-static void expect(const check *c, const char *problem) {
+static void expect(const verdict *c, const char *problem) {
     TAP_CHECK(!problem, "%s", problem);
     TAP_CHECK(c->failures == 0, "%s", c->message);
     TAP_CHECK(problem || c->comparisons > 0, "nothing was compared");
 }
 
 template <typename T> static void compare_case(const attention_case *which) {
-    check c = {};
+    verdict c = {};
     attention_wave<T> wave(which);
     const char *problem = wave.forward();
     TAP_CHECK(!wave.o.padding_written() && !wave.lse.padding_written(), "head of %d: padding was written",

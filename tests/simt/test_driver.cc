@@ -40,15 +40,6 @@ struct world {
     }
 };
 
-static const conformance_case *find_case(const char *name) {
-    for (int g = 0; g < n_conformance_groups; g++)
-        for (int i = 0; i < conformance_groups[g]->n_cases; i++)
-            if (strcmp(conformance_groups[g]->cases[i].name, name) == 0)
-                return &conformance_groups[g]->cases[i];
-    tap_fail("there is no case '%s'", name);
-    return nullptr;
-}
-
 /* ---- Bits */
 
 static uint64_t next_seed;
@@ -60,13 +51,13 @@ static void shuffle_lanes() {
 
 static void same_bits_in_any_order(ck_precision precision) {
     world w;
-    const conformance_case *which = find_case("model step, twice");
-    if (!which) return;
+    const conformance_case *which = conformance_find("model step, twice");
+    if (!which) return tap_fail("there is no case 'model step, twice'");
     conformance_between_runs = shuffle_lanes;
     for (int round = 0; round < 3; round++) {
-        check c = {};
+        verdict c = {};
         conformance_run(which, w.backend, precision, &c);
-        TAP_CHECK(check_passed(&c), "%s", c.message);
+        TAP_CHECK(verdict_passed(&c), "%s", c.message);
     }
     conformance_between_runs = nullptr;
     simt_configure(2, 1);

@@ -233,7 +233,7 @@ template <typename T> struct reference {
 
 /* Columns of the device's own; others are not written. */
 template <typename T>
-static void compare(check *c, expert_wave<T> *w, const char *tensor, const cuda_device &device,
+static void compare(verdict *c, expert_wave<T> *w, const char *tensor, const cuda_device &device,
                     std::vector<double> got, const std::vector<double> &expected, int columns, int valid) {
     std::string where = w->name + ", device " + std::to_string(device.shape) + ", " + tensor;
     std::vector<float> out;
@@ -241,9 +241,9 @@ static void compare(check *c, expert_wave<T> *w, const char *tensor, const cuda_
     for (size_t i = 0; i < got.size(); i++) {
         if ((int)(i % (size_t)columns) < valid) out.push_back((float)got[i]), ref.push_back(expected[i]);
         if ((int)(i % (size_t)columns) >= valid && !std::isnan(got[i]))
-            check_fail(c, "%s: columns of others were written", where.c_str());
+            verdict_fail(c, "%s: columns of others were written", where.c_str());
     }
-    check_near(c, where.c_str(), out.data(), ref.data(), (int64_t)out.size(), tolerance_of<T>());
+    verdict_near(c, where.c_str(), out.data(), ref.data(), (int64_t)out.size(), tolerance_of<T>());
 }
 
 static bool untouched(const float *values, int64_t count) {
@@ -257,7 +257,7 @@ static bool untouched(const float *values, int64_t count) {
 
 /* dB1 and dA2 where experts learn; not a float written elsewhere in the pack. */
 template <typename T>
-static void compare_gradients(check *c, expert_wave<T> *w, const cuda_device &device,
+static void compare_gradients(verdict *c, expert_wave<T> *w, const cuda_device &device,
                               const reference<T> &expected) {
     const float *pack = w->gradients.host.data() + device.gradients;
     int64_t at = 0;
@@ -266,17 +266,17 @@ static void compare_gradients(check *c, expert_wave<T> *w, const cuda_device &de
         oracle_range range = oracle_part_range(expected.shape, LAYER, part);
         std::string where =
             w->name + ", device " + std::to_string(device.shape) + ", d" + oracle_part_name(part);
-        check_near(c, where.c_str(), pack + range.offset, expected.gradients.data() + range.offset,
-                   range.count, tolerance_of<T>());
+        verdict_near(c, where.c_str(), pack + range.offset, expected.gradients.data() + range.offset,
+                     range.count, tolerance_of<T>());
         if (!untouched(pack + at, range.offset - at))
-            check_fail(c, "%s: floats before it were written", where.c_str());
+            verdict_fail(c, "%s: floats before it were written", where.c_str());
         at = range.offset + range.count;
     }
     if (!untouched(pack + at, expected.shape->total - at))
-        check_fail(c, "%s, device %d: floats of others were written", w->name.c_str(), device.shape);
+        verdict_fail(c, "%s, device %d: floats of others were written", w->name.c_str(), device.shape);
 }
 
-template <typename T> static void compare_all(check *c, expert_wave<T> *w) {
+template <typename T> static void compare_all(verdict *c, expert_wave<T> *w) {
     for (const cuda_device &device : w->devices) {
         reference<T> expected(w, device);
         int ranks = expected.shape->rank_sum, ffn = w->spec->ffn, u_columns = w->u_columns;
@@ -292,7 +292,7 @@ template <typename T> static void compare_all(check *c, expert_wave<T> *w) {
         compare_gradients(c, w, device, expected);
     }
     if (w->m.padding_written() || w->g.padding_written() || w->du.padding_written() || w->p.padding_written())
-        check_fail(c, "%s: padding was written", w->name.c_str());
+        verdict_fail(c, "%s: padding was written", w->name.c_str());
 }
 
 /* ---- Tests */
@@ -342,7 +342,7 @@ static wave_spec of_one_shape(int shape, ck_mlp mlp) {
 }
 
 template <typename T> static void both_ways(const wave_spec *spec, int padding, variant other = {false, 0}) {
-    check c = {};
+    verdict c = {};
     expert_wave<T> wave(spec, padding, other);
     const char *problem = wave.forward();
     if (!problem) problem = wave.backward();

@@ -1,5 +1,5 @@
-/* The CUDA LayerNorm and RMSNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows
- * that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
+/* The CUDA LayerNorm and RMSNorm against the float64 oracle: widths on both sides of what a lane holds in
+ * registers, rows that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
 #include <string>
 
 #include "tap.hpp"
@@ -91,7 +91,7 @@ template <typename T> struct norm_wave {
                (sizeof(T) == 2 ? "bf16" : "f32") + ", width " + std::to_string(which->width) + ", " + what;
     }
     /* Leaves in stats what the oracle says, for the backward. */
-    void compare_forward(check *c) {
+    void compare_forward(verdict *c) {
         int64_t n = which->n_tokens;
         std::vector<double> in = x.take(0, n), out(in.size()), rows((size_t)n * 2),
                             g(gain.host.begin(), gain.host.end()), b(bias.host.begin(), bias.host.end());
@@ -104,7 +104,7 @@ template <typename T> struct norm_wave {
         compare_rows(c, name("stats").c_str(), &stats, 0, n, rows, 1e-5);
         stats.set(0, rows);
     }
-    void compare_backward(check *c, bool accumulate, bool trained) {
+    void compare_backward(verdict *c, bool accumulate, bool trained) {
         int64_t n = which->n_tokens;
         size_t width = (size_t)which->width;
         std::vector<double> in = x.take(0, n), gradient = dy.take(0, n),
@@ -118,10 +118,11 @@ template <typename T> struct norm_wave {
                                  dbias.data());
         compare_rows(c, name("dx").c_str(), &dx, 0, n, out, tolerance_of<T>());
         if (!trained) return;
-        check_near(c, name("dgain").c_str(), &base_gradients.host[(size_t)gain_at()], dgain.data(),
-                   which->width, 1e-5);
+        verdict_near(c, name("dgain").c_str(), &base_gradients.host[(size_t)gain_at()], dgain.data(),
+                     which->width, 1e-5);
         if (kind == CK_RMS_NORM) return;
-        check_near(c, name("dbias").c_str(), &base_gradients.host[BIAS_AT], dbias.data(), which->width, 1e-5);
+        verdict_near(c, name("dbias").c_str(), &base_gradients.host[BIAS_AT], dbias.data(), which->width,
+                     1e-5);
     }
     /* Floats of the base's gradients outside what the norm has are as they were. */
     bool others_written() {
@@ -135,14 +136,14 @@ template <typename T> struct norm_wave {
     }
 };
 
-static void expect(const check *c, const char *problem) {
+static void expect(const verdict *c, const char *problem) {
     TAP_CHECK(!problem, "%s", problem);
     TAP_CHECK(c->failures == 0, "%s", c->message);
     TAP_CHECK(problem || c->comparisons > 0, "nothing was compared");
 }
 
 template <typename T> static void compare_kind(const norm_case *which, ck_norm_kind kind, bool trained) {
-    check c = {};
+    verdict c = {};
     norm_wave<T> wave(which, kind);
     const char *problem = wave.forward();
     TAP_CHECK(!wave.y.padding_written() && !wave.stats.padding_written(), "width %d: padding was written",

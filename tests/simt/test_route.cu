@@ -7,12 +7,8 @@
 
 #include <algorithm>
 
-#include "device.hpp"
+#include "outcome.hpp"
 #include "tap.hpp"
-
-extern "C" {
-#include "conformance/cases.h"
-}
 
 /* A device of 48 tokens on average: many; of 47: few. */
 static const wave_spec border_many = {
@@ -63,41 +59,48 @@ static const wave_spec few_165 = {
 static const wave_spec few_528 = {
     "few tokens, 528 columns", 104, 8, 2, 2, {{SHAPE_LIMIT, {16}}, {SHAPE_SINGLE, {3}}}, CK_MLP_GELU};
 
-static bool open_rig(rig *r, ck_backend **backend, const conformance_case *which, const wave_spec *spec,
-                     ck_precision precision, learn_pattern learn, check *c) {
-    rig_options options = {};
-    if (ck_open("cuda", 0, backend) != CK_OK) {
-        check_fail(c, "%s", ck_last_error(nullptr));
+/* The rig and its backend; false: c has failed. */
+typedef struct {
+    ck_backend *backend;
+    rig *r;
+} opened;
+
+static bool open_rig(opened *o, const conformance_case *which, const wave_spec *spec, ck_precision precision,
+                     learn_pattern learn, verdict *c) {
+    *o = {};
+    if (ck_open("cuda", 0, &o->backend) != CK_OK) {
+        verdict_fail(c, "%s", ck_last_error(nullptr));
         return false;
     }
-    options.learn = learn, options.skip_evaluated = which->learns, options.precision = precision;
-    rig_open(r, c, *backend, which->name, spec, options);
-    return true;
+    o->r = conformance_open(which, o->backend, precision, spec, learn, c);
+    return o->r != nullptr;
 }
 
-static void report(const check *c, ck_precision precision) {
-    TAP_CHECK(check_passed(c), "%s: %d of %d comparisons failed\n%s", precision == CK_BF16 ? "bf16" : "f32",
+static void close_rig(opened *o) {
+    rig_close(o->r);
+    ck_close(o->backend);
+}
+
+static void report(const verdict *c, ck_precision precision) {
+    TAP_CHECK(verdict_passed(c), "%s: %d of %d comparisons failed\n%s", precision == CK_BF16 ? "bf16" : "f32",
               c->failures, c->comparisons, c->message);
 }
 
 /* Every case of the router that does not ask for exactness. */
 static void try_wave(const wave_spec *spec) {
-    static rig r;
-    for (int i = 0; i < route_group.n_cases; i++) {
-        const conformance_case *which = &route_group.cases[i];
-        for (int half = 0; half < 2; half++) {
-            ck_backend *backend;
-            ck_precision precision = half ? CK_BF16 : CK_F32;
-            check c = {};
-            if (half && which->exact) continue;
-            if (open_rig(&r, &backend, which, spec, precision, which->learns ? LEARN_MIXED : LEARN_ALL, &c)) {
-                if (!r.broken) which->run(&r);
-                rig_close(&r);
-                ck_close(backend);
-            }
+    int n;
+    const conformance_case *all = conformance_cases(&n);
+    for (int i = 0; i < n; i++)
+        for (ck_precision precision : {CK_F32, CK_BF16}) {
+            const conformance_case *which = &all[i];
+            opened o;
+            verdict c = {};
+            if (strcmp(which->group, "route") || (precision == CK_BF16 && which->variant.exact)) continue;
+            if (open_rig(&o, which, spec, precision, which->learns ? LEARN_MIXED : LEARN_ALL, &c))
+                conformance_examine(which, o.r, &c);
+            close_rig(&o);
             report(&c, precision);
         }
-    }
 }
 
 static void at_the_border() {
@@ -124,84 +127,59 @@ static void with_few_tokens() {
 
 /* ---- Gradients that nobody asked for */
 
-static const conformance_case *case_named(const char *name) {
-    for (int i = 0; i < route_group.n_cases; i++)
-        if (strcmp(route_group.cases[i].name, name) == 0) return &route_group.cases[i];
-    abort();
-}
-
 static bool is_written(const rig *r, int device, int layer, oracle_part part) {
     oracle_range range = oracle_part_range(rig_shape(r, device), layer, part);
-    const float *gradient = r->gradients.host + r->devices[device].gradients + range.offset;
+    const float *gradient = r->pack_after[PACK_GRADIENTS][device] + range.offset;
     bool written = false;
     for (int64_t i = 0; i < range.count; i++) written |= !isnan(gradient[i]);
     return written;
 }
 
+static void expect_learned(const rig *r, int d, int layer, oracle_part part) {
+    uint32_t learn = layer == r->layer ? r->devices[d].learn : 0;
+    bool wanted =
+        part == ORACLE_ROUTER ? learn & CK_LEARN_ROUTER : part == ORACLE_A1 && (learn & CK_LEARN_EXPERTS);
+    if (oracle_part_range(rig_shape(r, d), layer, part).count == 0) return;
+    TAP_CHECK(is_written(r, d, layer, part) == wanted, "wave '%s': d%s of device %d, layer %d: expected %s",
+              r->where, oracle_part_name(part), d, layer, wanted ? "numbers" : "nothing");
+}
+
 /* The program's gradients begin as NaN: what is not learned, other layers and other parts stay so. */
 static void writes_what_is_learned() {
-    static rig r;
-    const conformance_case *which = case_named("route backward");
+    const conformance_case *which = conformance_find("route backward");
     for (const wave_spec *spec : {&wave_specs[0], &cut_60, &few_104}) {
-        ck_backend *backend;
-        check c = {};
-        if (!open_rig(&r, &backend, which, spec, CK_F32, LEARN_MIXED, &c)) return report(&c, CK_F32);
-        which->run(&r);
+        opened o;
+        verdict c = {};
+        if (!open_rig(&o, which, spec, CK_F32, LEARN_MIXED, &c)) return report(&c, CK_F32);
+        conformance_examine(which, o.r, &c);
         for (int d = 0; d < spec->n_devices; d++)
             for (int layer = 0; layer < WAVE_LAYERS; layer++)
-                for (oracle_part part = ORACLE_QKV_A; part < ORACLE_PARTS; part = (oracle_part)(part + 1)) {
-                    uint32_t learn = layer == RIG_LAYER ? r.devices[d].learn : 0;
-                    bool wanted = part == ORACLE_ROUTER ? learn & CK_LEARN_ROUTER
-                                                        : part == ORACLE_A1 && (learn & CK_LEARN_EXPERTS);
-                    if (oracle_part_range(rig_shape(&r, d), layer, part).count == 0) continue;
-                    TAP_CHECK(is_written(&r, d, layer, part) == wanted,
-                              "wave '%s': d%s of device %d, layer %d: expected %s", spec->name,
-                              oracle_part_name(part), d, layer, wanted ? "numbers" : "nothing");
-                }
+                for (oracle_part part = ORACLE_QKV_A; part < ORACLE_PARTS; part = (oracle_part)(part + 1))
+                    expect_learned(o.r, d, layer, part);
         report(&c, CK_F32);
-        rig_close(&r);
-        ck_close(backend);
+        close_rig(&o);
     }
 }
 
 /* ---- Bits: the whole of "load balance" (two routes, the balance, a backward pass) again in other orders */
 
-static std::vector<float> tensors_of(const rig *r) {
-    std::vector<float> all;
-    for (int i = 0; i < r->n_tensors; i++)
-        all.insert(all.end(), r->tensors[i].host, r->tensors[i].host + r->n_tokens * r->tensors[i].columns);
-    return all;
-}
-
-/* Everything that a run leaves, one array after the other. */
-static std::vector<float> outcome_of(const rig *r) {
-    std::vector<float> all = tensors_of(r);
-    all.insert(all.end(), r->gradients.host, r->gradients.host + r->gradients.count);
-    for (int i = 0; i < r->n_buffers; i++)
-        all.insert(all.end(), r->buffers[i].host, r->buffers[i].host + r->buffers[i].count);
-    return all;
-}
-
 static void repeat(const wave_spec *spec, ck_precision precision) {
-    static rig r;
-    const conformance_case *which = case_named("load balance");
-    ck_backend *backend;
-    check c = {};
-    if (!open_rig(&r, &backend, which, spec, precision, LEARN_ALL, &c)) return report(&c, precision);
-    which->run(&r);
-    if (!r.broken) rig_run(&r); /* comparing has overwritten what it ignores */
-    std::vector<float> first = outcome_of(&r);
-    for (uint64_t seed = 2; seed < 5 && !r.broken; seed++) {
+    const conformance_case *which = conformance_find("load balance");
+    opened o;
+    verdict c = {};
+    if (!open_rig(&o, which, spec, precision, LEARN_ALL, &c)) return report(&c, precision);
+    conformance_examine(which, o.r, &c);
+    std::vector<float> first = conformance_outcome(o.r);
+    for (uint64_t seed = 2; seed < 5; seed++) {
         device_order(seed);
-        if (!rig_run(&r)) break;
-        std::vector<float> again = outcome_of(&r);
+        if (!conformance_once(o.r, &c)) break;
+        std::vector<float> again = conformance_outcome(o.r);
         TAP_CHECK(memcmp(first.data(), again.data(), first.size() * sizeof(float)) == 0,
                   "wave '%s': other bits with seed %d", spec->name, (int)seed);
     }
     device_order(1);
     report(&c, precision);
-    rig_close(&r);
-    ck_close(backend);
+    close_rig(&o);
 }
 
 static void same_bits_in_any_order() {
@@ -224,30 +202,26 @@ static const wave_spec few_swiglu = {"chosen experts, SwiGLU",
                                      {{SHAPE_LIMIT, {1}}, {SHAPE_LIMIT, {2}}, {SHAPE_LIMIT, {1}}},
                                      CK_MLP_SWIGLU};
 
-static const float *gates_of_token(const rig *r, int64_t token) {
-    for (int i = 0; i < r->n_tensors; i++)
-        if (strcmp(r->tensors[i].name, "gates") == 0) return r->tensors[i].host + token * CK_MAX_EXPERTS;
-    abort();
-}
-
 /* NaN into both linears' factors of experts that no token of the device has chosen; returns how many experts
  * those are. */
 static int spoil_unchosen(rig *r) {
     const oracle_part parts[] = {ORACLE_A1, ORACLE_B1, ORACLE_A2, ORACLE_B2};
+    const tensor_array *t = &r->tensor[GATES];
+    const float *gates = t->before ? t->before : t->after;
     int spoiled = 0;
-    for (int d = 0; d < r->spec->n_devices; d++) {
+    for (int d = 0; d < r->n_devices; d++) {
         const ck_shape *s = rig_shape(r, d);
         for (int e = 0; e < s->n_experts; e++) {
             bool chosen = false;
-            for (int64_t t = rig_first(r, d); t < rig_first(r, d) + rig_rows(r, d); t++)
-                chosen |= gates_of_token(r, t)[e] != 0;
+            for (int64_t i = rig_first(r, d); i < rig_first(r, d) + rig_rows(r, d); i++)
+                chosen |= gates[i * CK_MAX_EXPERTS + e] != 0;
             if (chosen) continue;
             spoiled++;
             for (oracle_part part : parts) {
-                oracle_range range = oracle_part_range(s, RIG_LAYER, part);
+                oracle_range range = oracle_part_range(s, r->layer, part);
                 int ranks = part == ORACLE_A1 || part == ORACLE_B1 ? s->h_ranks : s->rank_sum;
                 int64_t columns = range.count / ranks;
-                float *rows = r->parameters.host + r->devices[d].parameters + range.offset;
+                float *rows = r->pack_kind[d] + range.offset;
                 for (int first = s->rank_first[e]; first < ranks; first += s->rank_sum)
                     std::fill_n(rows + first * columns, s->rank[e] * columns, NAN);
             }
@@ -256,47 +230,31 @@ static int spoil_unchosen(rig *r) {
     return spoiled;
 }
 
-static void set_tensors(rig *r, const std::vector<float> &all) {
-    const float *from = all.data();
-    for (int i = 0; i < r->n_tensors; from += r->n_tokens * r->tensors[i++].columns)
-        std::copy_n(from, r->n_tokens * r->tensors[i].columns, r->tensors[i].host);
-}
-
 static void unchanged_when_spoiled(const conformance_case *which, const wave_spec *spec,
                                    ck_precision precision) {
-    static rig r;
-    ck_backend *backend;
-    check c = {};
-    if (!open_rig(&r, &backend, which, spec, precision, LEARN_ALL, &c)) return report(&c, precision);
-    which->run(&r);
-    std::vector<float> inputs = tensors_of(&r);
-    if (!r.broken && rig_run(&r)) {
-        std::vector<float> before = outcome_of(&r);
-        set_tensors(&r, inputs); /* some ops add to what is there */
-        TAP_CHECK(spoil_unchosen(&r) > 0, "%s, wave '%s': every expert was chosen", which->name, spec->name);
-        rig_run(&r);
-        std::vector<float> after = outcome_of(&r);
-        TAP_CHECK(memcmp(before.data(), after.data(), before.size() * sizeof(float)) == 0,
-                  "%s, wave '%s': weights of experts that were not chosen count", which->name, spec->name);
-        for (int d = 0; d < spec->n_devices; d++)
-            TAP_CHECK(r.fault[d] == -1, "%s: device %d has a fault", which->name, d);
-    }
+    const char *name = which->variant.name;
+    opened o;
+    verdict c = {};
+    if (!open_rig(&o, which, spec, precision, LEARN_ALL, &c)) return report(&c, precision);
+    conformance_examine(which, o.r, &c);
+    std::vector<float> before = conformance_outcome(o.r);
+    TAP_CHECK(spoil_unchosen(o.r) > 0, "%s, wave '%s': every expert was chosen", name, spec->name);
+    conformance_once(o.r, &c);
+    std::vector<float> after = conformance_outcome(o.r);
+    TAP_CHECK(memcmp(before.data(), after.data(), before.size() * sizeof(float)) == 0,
+              "%s, wave '%s': weights of experts that were not chosen count", name, spec->name);
+    for (int d = 0; d < spec->n_devices; d++)
+        TAP_CHECK(o.r->fault[d] == -1, "%s: device %d has a fault", name, d);
     report(&c, precision);
-    rig_close(&r);
-    ck_close(backend);
+    close_rig(&o);
 }
 
 static void few_tokens_read_chosen_experts_only() {
-    const char *const names[] = {"expert activation", "expert activation, backward", "expert expand",
+    const char *const names[] = {"route", "expert activation", "expert activation, backward", "expert expand",
                                  "expert expand, backward"};
     for (const wave_spec *spec : {&few_chosen, &few_swiglu})
-        for (ck_precision precision : {CK_F32, CK_BF16}) {
-            unchanged_when_spoiled(case_named("route"), spec, precision);
-            for (int i = 0; i < expert_group.n_cases; i++)
-                for (const char *name : names)
-                    if (strcmp(expert_group.cases[i].name, name) == 0)
-                        unchanged_when_spoiled(&expert_group.cases[i], spec, precision);
-        }
+        for (ck_precision precision : {CK_F32, CK_BF16})
+            for (const char *name : names) unchanged_when_spoiled(conformance_find(name), spec, precision);
 }
 
 static const tap_test tests[] = {

@@ -9,9 +9,9 @@
 #include "device.hpp"
 
 extern "C" {
-#include "conformance/check.h"
 #include "conformance/waves.h"
 #include "oracle/oracle.h"
+#include "rig/verdict.h"
 }
 
 /* Round to nearest, ties to even, as kernels do; on either side of the compiler. */
@@ -92,11 +92,11 @@ template <typename T> static constexpr double tolerance_of() {
 }
 
 template <typename T>
-static inline void compare_rows(check *c, const char *where, activation<T> *out, int64_t first, int64_t count,
-                                const std::vector<double> &expected, double tolerance) {
+static inline void compare_rows(verdict *c, const char *where, activation<T> *out, int64_t first,
+                                int64_t count, const std::vector<double> &expected, double tolerance) {
     std::vector<float> got;
     for (double v : out->take(first, count)) got.push_back((float)v);
-    check_near(c, where, got.data(), expected.data(), (int64_t)got.size(), tolerance);
+    verdict_near(c, where, got.data(), expected.data(), (int64_t)got.size(), tolerance);
 }
 
 #endif

@@ -83,24 +83,25 @@ test_headers_compile_alone() {
 # What a file may include is decided by its folder: its own, and those that stand before it here.
 rooms='kernels kernels/cpu kernels/cuda kernels/collective
     sim/support sim/settings sim/base sim/base/families sim/data sim/data/splits sim/schedule sim/methods sim/config sim/adapters sim/numbers sim/model sim/decode sim/population sim/store
-    sim/result sim/engine sim/run sim/command'
+    sim/result sim/engine sim/run sim/command
+    tests/oracle bench/rig bench/cases bench/measure bench/compare bench/side_by_side bench/command tests/conformance'
 
-# Lines "FILE: HEADER" of includes that point up. A header is found beside the file, else below kernels/ or sim/.
+# Lines "FILE: HEADER" of includes that point up. A header is found beside the file, else below one of the roots.
 includes_that_point_up() { # of the rooms in order
-    (cd "$root" && grep -rnoE '^#include "[^"]+"' kernels sim --include='*.[ch]' --include='*.cu' --include='*.cuh' --include='*.hpp') |
+    (cd "$root" && grep -rnoE '^#include "[^"]+"' kernels sim bench tests/oracle tests/conformance --include='*.[ch]' --include='*.cu' --include='*.cuh' --include='*.hpp') |
         awk -v order="$*" -v root="$root" '
             function plain(path) { while (sub(/[^\/.]+\/\.\.\//, "", path)) { } return path }
             function folder(path) { sub(/\/[^\/]*$/, "", path); return path }
             function there(path, line) { line = (getline line <path); close(path); return line >= 0 }
-            BEGIN { n = split(order, names, " "); for (i = 1; i <= n; i++) place[names[i]] = i }
+            BEGIN { n_roots = split("kernels sim bench tests", roots, " "); n = split(order, names, " "); for (i = 1; i <= n; i++) place[names[i]] = i }
             {
                 split($0, part, ":")
                 match($0, /"[^"]+"/)
                 header = substr($0, RSTART + 1, RLENGTH - 2)
                 from = folder(part[1]); found = ""
                 if (there(root "/" from "/" header)) found = plain(from "/" header)
-                else if (there(root "/kernels/" header)) found = "kernels/" header
-                else if (there(root "/sim/" header)) found = "sim/" header
+                for (i = 1; found == "" && i <= n_roots; i++)
+                    if (there(root "/" roots[i] "/" header)) found = roots[i] "/" header
                 if (found == "") { if (header != "simt.hpp") print part[1] ": " header " is in no room"; next }
                 to = folder(found)
                 sub(/\/gpu$/, "", from); sub(/\/gpu$/, "", to)
@@ -115,7 +116,7 @@ test_folders_point_one_way() {
     wrong=$(includes_that_point_up "$rooms")
     [[ -z $wrong ]] || fail "includes that point up, or lead nowhere: $wrong"
     # That the check can fail: with the rooms in another order there is something to find.
-    [[ -n $(includes_that_point_up "sim/command ${rooms%sim/command}") ]] || fail 'nothing is found whatever the order'
+    [[ -n $(includes_that_point_up "tests/conformance ${rooms%tests/conformance}") ]] || fail 'nothing is found whatever the order'
 }
 
 test_dependencies_stay_where_they_are_implemented() {

@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 
 /* bench/ is a program: its arithmetic is taken in whole. */
-#include "../bench/compare.c"
+#include "../bench/compare/compare.c"
 
 static comparison compare(double a, double spread_a, double b, double spread_b) {
     statistics of_a = {.count = 10, .median = a, .spread = spread_a},

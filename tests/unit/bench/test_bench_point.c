@@ -2,7 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "measure/point.h"
+#include "rig/point.h"
 
 static sweep defaults(void) {
     sweep s = {0};

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "measure/timing.h"
-#include "measure/verdict.h"
+#include "rig/verdict.h"
 
 enum { COUNT = 1000 };
 

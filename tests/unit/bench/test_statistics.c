@@ -3,7 +3,7 @@
 #include <math.h>
 
 /* bench/ is a program, not a library: its one file of arithmetic is taken in whole. */
-#include "../bench/statistics.c"
+#include "../bench/measure/statistics.c"
 
 enum { ROUNDING = 12 };
 

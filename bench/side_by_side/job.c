@@ -1,0 +1,64 @@
+#include "side_by_side/job.h"
+
+#include <string.h>
+
+/* The constants of the CoMiGS runs on GPT-2: one generalist, one specialist, both of rank 8, both used by
+ * every token. The learning rates are lower where the model is wider: random weights are not trained ones,
+ * and a loss that jumps shows rounding in its fourth digit. */
+#define COMIGS_1G1S                                                                                          \
+    .steps = 20, .warmup = 3, .generalists = 1, .specialists = 1, .rank = 8, .attention_rank = 8,            \
+    .top_k = 2, .alpha = 16, .final_learning_rate_ratio = 0.1, .weight_decay = 0.01, .beta1 = 0.9,           \
+    .beta2 = 0.95, .epsilon = 1e-8, .seed = 42
+
+static const job JOBS[] = {
+    {.name = "small",
+     .base = {.layers = 4,
+              .width = 128,
+              .heads = 4,
+              .ffn = 512,
+              .vocabulary = 512,
+              .context = 128,
+              .epsilon = 1e-5F},
+     .devices = 64,
+     .batch = 1,
+     .sequence = 128,
+     .learning_rate = 1e-3,
+     COMIGS_1G1S},
+    {.name = "gpt2",
+     .base = {.layers = 12,
+              .width = 768,
+              .heads = 12,
+              .ffn = 3072,
+              .vocabulary = 50257,
+              .context = 1024,
+              .epsilon = 1e-5F},
+     .devices = 2,
+     .batch = 1,
+     .sequence = 128,
+     .learning_rate = 2e-4,
+     COMIGS_1G1S},
+    {.name = "tiny",
+     .base = {.layers = 2,
+              .width = 32,
+              .heads = 2,
+              .ffn = 128,
+              .vocabulary = 64,
+              .context = 16,
+              .epsilon = 1e-5F},
+     .devices = 3,
+     .batch = 2,
+     .sequence = 16,
+     .learning_rate = 2e-3,
+     COMIGS_1G1S},
+};
+const char JOB_NAMES[] = "small, gpt2 or tiny";
+
+const job *job_find(const char *name) {
+    for (size_t i = 0; i < sizeof JOBS / sizeof *JOBS; i++)
+        if (strcmp(JOBS[i].name, name) == 0) return &JOBS[i];
+    return NULL;
+}
+
+double job_tokens_a_step(const job *j) {
+    return (double)j->devices * j->batch * j->sequence;
+}
