@@ -159,8 +159,8 @@ typedef struct {
 } ck_norm_backward;
 void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 
-/* y = x W^T + c b (+ residual where given); b may be NULL; c = sum_e w_e of the token where gates are given and
- * the device's mix is MLP (b_pr of the expert layer), else 1. */
+/* y = x W^T + c b (+ residual where given); b may be NULL; c = sum_e w_e of the token where gates are given
+ * and the device's mix is MLP (b_pr of the expert layer), else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y;
@@ -181,9 +181,9 @@ typedef struct {
 } ck_linear_backward;
 void ck_op_linear_backward(ck_program *, const ck_linear_backward *);
 
-/* Rotary position embedding (Su et al. 2021), in place on the q and k of qkv, which lies as ck_attention says:
- * of each head of a token at position t of its sequence, elements i and i + head_size / 2 (i < head_size / 2)
- * turn by the angle of (t, i):
+/* Rotary position embedding (Su et al. 2021), in place on the q and k of qkv, which lies as ck_attention
+ * says: of each head of a token at position t of its sequence, elements i and i + head_size / 2 (i <
+ * head_size / 2) turn by the angle of (t, i):
  *   (a, b) <- (a cos - b sin, b cos + a sin).
  * table [positions, head_size / 2, 2] holds cos, sin of each angle; backend memory, of as many positions as
  * the longest sequence has tokens. head_size is even. */
@@ -201,9 +201,9 @@ typedef struct {
 } ck_rope_backward;
 void ck_op_rope_backward(ck_program *, const ck_rope_backward *);
 
-/* Causal attention, of query heads in groups that share a head of keys and values (Ainslie et al. 2023): query
- * head j reads kv head j / (heads / kv_heads). qkv [tokens, (heads + 2 kv_heads) head_size]: the query heads,
- * then k, then v; o [tokens, heads head_size]; lse [tokens, heads] log-sum-exp of each score row. */
+/* Causal attention, of query heads in groups that share a head of keys and values (Ainslie et al. 2023):
+ * query head j reads kv head j / (heads / kv_heads). qkv [tokens, (heads + 2 kv_heads) head_size]: the query
+ * heads, then k, then v; o [tokens, heads head_size]; lse [tokens, heads] log-sum-exp of each score row. */
 typedef struct {
     const ck_tensor *qkv;
     ck_tensor *o, *lse;
@@ -246,11 +246,11 @@ typedef struct {
 } ck_swiglu_backward;
 void ck_op_swiglu_backward(ck_program *, const ck_swiglu_backward *);
 
-/* Head (wte: the embedding where it is tied) and cross-entropy, fused: logits = x wte^T exist for a few rows at
- * a time only. loss[sequence] =
- * sum over counted tokens of -log p(target), nats; correct[sequence] = tokens whose arg max is the target. dx
- * (may be NULL) = gradient of (sum of the device's losses) / (the device's counted tokens); with wte_gradient
- * >= 0 the mean is over the whole wave (pre-training) and dwte is written. */
+/* Head (wte: the embedding where it is tied) and cross-entropy, fused: logits = x wte^T exist for a few rows
+ * at a time only. loss[sequence] = sum over counted tokens of -log p(target), nats; correct[sequence] =
+ * tokens whose arg max is the target. dx (may be NULL) = gradient of (sum of the device's losses) / (the
+ * device's counted tokens); with wte_gradient >= 0 the mean is over the whole wave (pre-training) and dwte
+ * is written. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *dx;

@@ -1,5 +1,5 @@
-/* attention.c - causal attention, s tokens a sequence, H query heads, of which groups share a head of keys and
- * values; without "grouped" each has its own.
+/* attention.c - causal attention, s tokens a sequence, H query heads, of which groups share a head of keys
+ * and values; without "grouped" each has its own.
  *
  *   attention             qkv read, o and log-sum-exps written; scores and mixing over the causal half
  *   attention, backward   qkv, o, do, log-sum-exps read, dqkv written; five products where forward has two */

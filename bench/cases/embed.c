@@ -38,8 +38,8 @@ const op_case embed_forward = {.group = "transformer",
                                             {"embed without positions", WITHOUT_POSITIONS},
                                             {"embed of sequences that go on", GOES_ON}}};
 
-/* The tied head writes dwte, the embedding adds to it: both in one program, as in pre-training. Without positions
- * the head is not tied, and nobody has written dwte before. */
+/* The tied head writes dwte, the embedding adds to it: both in one program, as in pre-training. Without
+ * positions the head is not tied, and nobody has written dwte before. */
 static void arrays_backward(rig *r) {
     rig_base_gradient(r, DWTE, "dwte", 32, (int64_t)r->vocabulary * r->width);
     if (r->flags & WITHOUT_POSITIONS) {

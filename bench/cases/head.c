@@ -10,8 +10,7 @@ enum {
     TESTED = 1, /* logits, and targets that are drawn from them */
     LARGE = 2,  /* see enlarge() */
     NO_DX = 4,
-    SEED_TARGETS = 6000,
-    MOST_ROWS_OF_DX = 2 /* of a sequence of a large wave */
+    SEED_TARGETS = 6000
 };
 
 /* Logits far past what exp() can take without the row's maximum off. They are exact (integers times
@@ -94,15 +93,16 @@ static void losses(view *v) {
     }
 }
 
-/* Where not all sequences are computed, dx is on a few rows of each. */
+/* Where not all sequences are computed, dx is on as many rows of each as can be paid for, at least one. */
 static void reference(view *v) {
     const oracle_head_size one = {1, v->r->width, v->r->vocabulary};
     double scale = view_loss_scale(v);
     bool all = v->rows.n == rig_rows(v->r, v->device);
+    double most = CASE_BUDGET / (2.0 * one.width * one.vocabulary * v->n_sequences);
     losses(v);
     for (int s = 0; s < v->n_sequences && v->tensor[DX]; s++)
         for (int64_t row = v->row[s]; row < v->row[s + 1]; row++)
-            if (all || row < v->row[s] + MOST_ROWS_OF_DX)
+            if (all || (double)(row - v->row[s]) < most)
                 oracle_head_backward(one, view_row(v, X, row), v->buffer[WTE], v->targets + row, scale,
                                      view_row(v, DX, row), v->buffer[DWTE]);
             else

@@ -8,8 +8,8 @@ typedef struct {
     int heads, kv_heads, head_size;
 } head_layout;
 
-/* Of a variant of HEAD_VARIANTS its own; else as many as the wave has, each with its own keys where the case's
- * group is "transformer", and up to four that share them where it is "llama". */
+/* Of a variant of HEAD_VARIANTS its own; else as many as the wave has, each with its own keys where the
+ * case's group is "transformer", and up to four that share them where it is "llama". */
 head_layout heads_of(const rig *r);
 int qkv_columns(head_layout h);
 oracle_attention_size heads_size(const rig *r, int64_t n);

@@ -28,6 +28,9 @@ typedef struct {
 /* Adapter memory of a case: parameters; gradients of the wave; AdamW moments. */
 enum { NEED_PACKS = 1, NEED_GRADIENTS = 2, NEED_MOMENTS = 4 };
 
+/* Multiply-adds that the reference of an operation may take for a device of many tokens. */
+static const double CASE_BUDGET = 5e7;
+
 enum { CASE_MOST_COSTS = 32, CASE_MOST_VARIANTS = 8, CASE_MOST_CUTS = 3 };
 
 /* The oracle on all rows and some columns of D or F, where all rows and columns are too many (view.h). */

@@ -8,9 +8,6 @@
 
 enum { LEAST_ROWS = 4, LEAST_SEQUENCES = 2, LEAST_COLUMNS = 8 };
 
-/* Multiply-adds that the reference of an operation may take for a device of many tokens. */
-static const double BUDGET = 5e7;
-
 void rig_context(const rig *r, verdict *v, int device) {
     int length = snprintf(v->context, sizeof v->context, "%s %s%s%s%s", ck_name(r->backend),
                           r->precision == CK_BF16 ? "bf16" : "f32", r->where[0] ? ", wave '" : "", r->where,
@@ -46,7 +43,7 @@ static double affordable(const rig *r) {
     int parts;
     if (r->all_checked) return INFINITY;
     double per_row = cost_per_row(r, &parts);
-    return BUDGET * parts / per_row;
+    return CASE_BUDGET * parts / per_row;
 }
 
 static void open_view(view *v, const rig *r, verdict *judge, int device, double *const *buffer) {
@@ -123,7 +120,7 @@ static void judge_tensors(view *v) {
 static void judge_cut(const rig *r, verdict *judge, int i, const case_cut *cut, double *const *buffer) {
     int parts, device = r->checked[i], all = cut->columns == COLUMNS_WIDTH ? r->width : r->ffn;
     double per_column = cost_per_row(r, &parts) * (double)rig_rows(r, device) / all;
-    picks columns = picks_of(0, all, at_least(BUDGET * parts / per_column, LEAST_COLUMNS));
+    picks columns = picks_of(0, all, at_least(CASE_BUDGET * parts / per_column, LEAST_COLUMNS));
     view v;
     view_open_cut(&v, r, judge, device, cut->columns, columns, buffer);
     (cut->of ? cut->of : r->which)->reference(&v);

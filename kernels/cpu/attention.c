@@ -1,14 +1,14 @@
-/* attention.c - causal attention, tiles of query rows against the keys they may see; query heads in groups that
- * share a head of keys and values.
+/* attention.c - causal attention, tiles of query rows against the keys they may see; query heads in groups
+ * that share a head of keys and values.
  *
  *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
  *       lse = log sum exp of S keeps what backward needs
  *   dP = dO V^T,  dS = P (dP - <dO, O>) / sqrt(d),  dQ = dS K,  dK = dS^T Q,  dV = P^T dO
  *       (P recomputed from S and lse); dK and dV are sums over the group's query heads, in their order
  *
- * With H query heads and G of keys and values, d columns each, n tokens a sequence: forward 2 H d (n + 1) FLOPs
- * a token, backward 5 H d (n + 1); bytes a token forward 4 (2 H + 2 G) d (qkv read, o written), backward
- * 4 (4 H + 4 G) d (o and do read, dqkv written besides). The bound: FLOPs.
+ * With H query heads and G of keys and values, d columns each, n tokens a sequence: forward 2 H d (n + 1)
+ * FLOPs a token, backward 5 H d (n + 1); bytes a token forward 4 (2 H + 2 G) d (qkv read, o written),
+ * backward 4 (4 H + 4 G) d (o and do read, dqkv written besides). The bound: FLOPs.
  */
 #include "cpu.h"
 #include "gemm.h"

@@ -1,12 +1,12 @@
 /* norm.c - LayerNorm and RMSNorm, two passes over a row that is in cache.
  *
  *   LayerNorm:  n = (x - mean) rstd, rstd = 1 / sqrt(mean((x - mean)^2) + epsilon), y = n gain + bias
- *   RMSNorm:    n = x rstd, rstd = 1 / sqrt(mean(x^2) + epsilon), y = n gain: the same with the mean taken as 0
+ *   RMSNorm:    n = x rstd, rstd = 1 / sqrt(mean(x^2) + epsilon), y = n gain: as with a mean of 0
  *   backward, with e = dy gain:  dx = rstd (e - mean(e) - n mean(e n)), RMSNorm without mean(e);
  *       dgain = sum_t dy n, dbias = sum_t dy
  *
- * Bytes a token: forward 8 D, backward 12 D (accumulating 16 D), from the cache that holds the sequence; FLOPs
- * forward 7 D (RMSNorm 4 D), backward 10 D (8 D): loads and stores set the time.
+ * Bytes a token: forward 8 D, backward 12 D (accumulating 16 D), from the cache that holds the sequence;
+ * FLOPs forward 7 D (RMSNorm 4 D), backward 10 D (8 D): loads and stores set the time.
  */
 #include "cpu.h"
 

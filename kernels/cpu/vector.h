@@ -50,8 +50,8 @@ static inline float vec_exp(float x) {
 #define VEC_GELU_SCALE 1.59576912f /* 2 sqrt(2 / pi) */
 #define VEC_GELU_CUBIC 0.044715f
 
-/* u between -limit and limit, given by the limit's bits: compilers make branches, and then two divisions, of a
- * comparison of floats. NaN becomes a limit. */
+/* u between -limit and limit, given by the limit's bits: compilers make branches, and then two divisions, of
+ * a comparison of floats. NaN becomes a limit. */
 static inline float vec_bounded(float u, int32_t limit) {
     const uint32_t sign = 0x80000000u;
     uint32_t bits;

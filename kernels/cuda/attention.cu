@@ -1,12 +1,12 @@
-/* attention.cu - causal attention, forward, without the score matrix in memory; query heads in groups that share
- * a head of keys and values.
+/* attention.cu - causal attention, forward, without the score matrix in memory; query heads in groups that
+ * share a head of keys and values.
  *
  *   S = Q K^T / sqrt(d),  P = softmax over keys <= query,  O = P V;
  *       lse = log sum exp of S keeps what backward needs
  *
- * qkv [T, (H + 2 G) d], o [T, H d] in f32 or bf16, of H query heads and G of keys and values; lse [T, heads] f32. Online softmax (Milakov and Gimelshein 2018)
- * over tiles of keys (FlashAttention-2, Dao 2023): with m the row's largest score so far, l <- l exp(m - m')
- * + sum_j exp(s_j - m'), O likewise.
+ * qkv [T, (H + 2 G) d], o [T, H d] in f32 or bf16, of H query heads and G of keys and values; lse [T, heads]
+ * f32. Online softmax (Milakov and Gimelshein 2018) over tiles of keys (FlashAttention-2, Dao 2023): with m
+ * the row's largest score so far, l <- l exp(m - m') + sum_j exp(s_j - m'), O likewise.
  *
  * Block: 64 query rows of one head of one sequence (fewer where no sequence is so long), 16 a warp; keys and
  * values come through shared memory 64 at a time (32 where they are large), the next while these are used. A
@@ -14,9 +14,9 @@
  * rounded to T for P V.
  *
  * Bytes a token, with D = H d = G d: reads 3 D, writes D, in bf16 8 D; 2 D more for every further 64 rows of
- * the sequence, from L2. Where G < H keys and values are read from memory once and from L2 by the group's other
- * heads: 4 (H + G) d in bf16. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full rate of
- * products: memory up to n of about 700.
+ * the sequence, from L2. Where G < H keys and values are read from memory once and from L2 by the group's
+ * other heads: 4 (H + G) d in bf16. FLOPs a token: 2 D (n + 1) in a sequence of n. The bound at the full
+ * rate of products: memory up to n of about 700.
  */
 #include "attention_tile.cuh"
 

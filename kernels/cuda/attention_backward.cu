@@ -1,5 +1,5 @@
-/* attention_backward.cu - gradients of causal attention, P recomputed from S and its log-sum-exp; query heads in
- * groups that share a head of keys and values.
+/* attention_backward.cu - gradients of causal attention, P recomputed from S and its log-sum-exp; query
+ * heads in groups that share a head of keys and values.
  *
  *   P = exp(Q K^T / sqrt(d) - lse),  delta = <dO, O> of each row and head
  *   dP = dO V^T,  dS = P (dP - delta),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d),  dV = P^T dO
@@ -12,15 +12,16 @@
  * the keys before them, as keys it sums dK and dV over the queries after them, with the transposed products K
  * Q^T and V dO^T, so that no matrix changes its layout. P and dS are rounded to T as factors.
  *
- * Short sequences (up to 128 tokens where shared memory has room): block = one head of keys and values of one
- * sequence, everything of it and of one query head in shared memory, each warp is queries, for each query head of
- * the group, and then keys, for each again. Longer ones: a kernel of query tiles, which also writes (lse
- * log2(e), delta) of every row and head to the workspace, [heads, T], then a kernel of key tiles; the other
- * side's rows pass through shared memory 64 at a time (32 where they are large), the next while these are used.
+ * Short sequences (up to 128 tokens where shared memory has room): block = one head of keys and values of
+ * one sequence, everything of it and of one query head in shared memory, each warp is queries, for each
+ * query head of the group, and then keys, for each again. Longer ones: a kernel of query tiles, which also
+ * writes (lse log2(e), delta) of every row and head to the workspace, [heads, T], then a kernel of key
+ * tiles; the other side's rows pass through shared memory 64 at a time (32 where they are large), the next
+ * while these are used.
  *
  * Bytes a token, with D = H d = G d: short reads 5 D and writes 3 D, in bf16 16 D; long reads 9 D and writes
- * 3 D, 24 D, and 4 D more for every further 64 rows of the sequence, from L2. Where G < H, short: (8 H + 8 G) d
- * in bf16, and q and do of all but one head of a group again from L2. FLOPs a token: 7 D (n + 1) in a
+ * 3 D, 24 D, and 4 D more for every further 64 rows of the sequence, from L2. Where G < H, short: (8 H + 8
+ * G) d in bf16, and q and do of all but one head of a group again from L2. FLOPs a token: 7 D (n + 1) in a
  * sequence of n. The bound at the full rate of products: memory up to n of about 400.
  */
 #include "attention.cuh"

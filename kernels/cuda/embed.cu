@@ -6,10 +6,11 @@
  * Forward: a warp a token, each lane W neighbouring columns at a time. Bytes a token: reads 4 D of wte (wpe
  * stays in L2), writes x: 8 D in f32, 6 D in bf16, whose sum is of the f32 weights and rounded once.
  *
- * Backward: dwte begins as 0 unless the tied head has written it; every row of a gradient has one warp for each 32 W of its columns, which finds the rows that it
- * adds by reading a list 32 entries at a time. dwte: the warp of an id's first token adds for all of them,
- * the warps of the others find an earlier one and stop; so the work is (distinct ids) x T comparisons of ids
- * at most, and a row that no token has is not touched. dwpe: the list is that of the sequences. */
+ * Backward: dwte begins as 0 unless the tied head has written it; every row of a gradient has one warp for
+ * each 32 W of its columns, which finds the rows that it adds by reading a list 32 entries at a time. dwte:
+ * the warp of an id's first token adds for all of them, the warps of the others find an earlier one and
+ * stop; so the work is (distinct ids) x T comparisons of ids at most, and a row that no token has is not
+ * touched. dwpe: the list is that of the sequences. */
 #include "ops.cuh"
 #include "runtime.hpp"
 #include "wide.cuh"

@@ -1,8 +1,8 @@
 /* norm.cu - LayerNorm and RMSNorm: the same with the mean taken as 0, without bias.
  *
  *   y = (x - mean) rstd gain + bias,  rstd = 1 / sqrt(var + epsilon)
- *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n)), RMSNorm without mean(e);
- *       dgain = sum_t dy n, dbias = sum_t dy
+ *   with n = (x - mean) rstd and e = dy gain:  dx = rstd (e - mean(e) - n mean(e n)),
+ *       RMSNorm without mean(e);  dgain = sum_t dy n, dbias = sum_t dy
  *
  * x, y, dx, dy [T, D] in f32 or bf16, stats [T, 2] (mean, rstd), gain, bias [D] and all sums f32.
  *

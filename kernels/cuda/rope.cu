@@ -3,12 +3,12 @@
  *
  *   (a, b) <- (a cos - b sin, b cos + a sin)
  *
- * qkv [T, (H + 2 G) d] in f32 or bf16, of H query heads and G of keys and values; table [positions, d / 2, 2] of
- * cos, sin in f32. A warp has a token, whose query and key heads lie side by side; a lane has W neighbouring
- * pairs at a time, reads both halves before it writes them, and no other lane has them.
+ * qkv [T, (H + 2 G) d] in f32 or bf16, of H query heads and G of keys and values; table [positions, d / 2,
+ * 2] of cos, sin in f32. A warp has a token, whose query and key heads lie side by side; a lane has W
+ * neighbouring pairs at a time, reads both halves before it writes them, and no other lane has them.
  *
- * Bytes a token: reads and writes 2 (H + G) d elements, 4 (H + G) d in bf16; the table, 4 d, comes from L2. The
- * bound: memory. */
+ * Bytes a token: reads and writes 2 (H + G) d elements, 4 (H + G) d in bf16; the table, 4 d, comes from L2.
+ * The bound: memory. */
 #include "ops.cuh"
 #include "wide.cuh"
 

@@ -1,8 +1,8 @@
 /* swiglu.cu - the dense MLP with a gate: u = (g, v), m = silu(g) v, dg = dm v silu'(g), dv = dm silu(g).
  *
- * u, du [T, 2 F], m, dm [T, F], f32 or bf16. A warp takes SPAN columns of F of a row, each lane W neighbours at a
- * time, of both halves. Bytes a token: forward 12 F, backward 20 F in f32, half of that in bf16; the bound is
- * memory. */
+ * u, du [T, 2 F], m, dm [T, F], f32 or bf16. A warp takes SPAN columns of F of a row, each lane W neighbours
+ * at a time, of both halves. Bytes a token: forward 12 F, backward 20 F in f32, half of that in bf16; the
+ * bound is memory. */
 #include "activation.cuh"
 #include "ops.cuh"
 #include "wide.cuh"

@@ -1,4 +1,5 @@
-/* The oracle's Llama ops against numbers worked out by hand, and their backward against finite differences. */
+/* The oracle's Llama ops against numbers worked out by hand, and their backward against finite differences.
+ * */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
@@ -31,7 +32,7 @@ Test(oracle_llama, rms_norm_by_hand) {
 }
 
 Test(oracle_llama, rope_by_hand) {
-    /* Two tokens, one query head and one of keys, four columns: two pairs; a right angle and none at token 1. */
+    /* Two tokens, one query head and one of keys, two pairs each; at token 1 a right angle and none. */
     const double table[8] = {1, 0, 1, 0, 0, 1, 1, 0};
     double qkv[24];
     for (int i = 0; i < 24; i++) qkv[i] = i;

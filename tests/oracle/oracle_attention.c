@@ -54,7 +54,8 @@ void oracle_attention(oracle_attention_size size, const double *qkv, double *o, 
     free(p);
 }
 
-/* One row of one head; q and dq point at the head's columns of token 0, d_o at the row's. p and dp: scratch. */
+/* One row of one head; q and dq point at the head's columns of token 0, d_o at the row's. p and dp: scratch.
+ * */
 static void attention_backward_row(oracle_attention_size size, int64_t t, int head, const double *q,
                                    const double *d_o, double *dq, double *p, double *dp) {
     int depth = size.head_size;

@@ -1,5 +1,5 @@
-/* The CUDA LayerNorm and RMSNorm against the float64 oracle: widths on both sides of what a lane holds in registers, rows
- * that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
+/* The CUDA LayerNorm and RMSNorm against the float64 oracle: widths on both sides of what a lane holds in
+ * registers, rows that are walked, numbers of tokens on both sides of the slices of the weight gradients. */
 #include <string>
 
 #include "tap.hpp"
