@@ -89,6 +89,25 @@ test_a_variant_of_a_llama_is_a_llama_with_its_weights() {
     ! cmp -s left.txt right.txt || fail 'the variant changes nothing'
 }
 
+# Decoded together: each population with its own variant, as on a base of those weights.
+test_devices_write_with_the_variant_of_their_population() {
+    local at
+    at=$(material)
+    configuration "$at/base" "name: p, $mixture, base: {variant: $at/one}" >one.yaml
+    expect_status 0 cohort pretrain one.yaml --population p --out whole
+    configuration whole "name: p, $mixture" >loaded.yaml
+    configuration "$at/base" "name: plain, $mixture" "name: p, $mixture, base: {variant: $at/one}" >both.yaml
+    expect_status 0 cohort run loaded.yaml --out loaded --quiet
+    expect_status 0 cohort run both.yaml --out both --quiet
+    expect_status 0 cohort generate loaded --tokens 1,2,3 --max-tokens 24 --temperature 1 --population p
+    mv out left
+    expect_status 0 cohort generate both --tokens 1,2,3 --max-tokens 24 --temperature 1 --population p
+    expect_same left out 'texts on the variant and on the base of its weights'
+    expect_status 0 cohort generate both --tokens 1,2,3 --max-tokens 24 --temperature 1
+    [[ $(tail -n 5 out) == "$(tail -n 5 left)" ]] || fail "beside a population without variant: $(<out)"
+    [[ $(head -n 5 out | sed 's/plain/p/') != "$(head -n 5 left)" ]] || fail 'the variant changes nothing'
+}
+
 test_populations_side_by_side_are_what_each_is_alone() {
     local at name populations=()
     at=$(material)
