@@ -107,7 +107,9 @@ static float element(const safetensors *file, const char *name, int64_t rows, in
     float value;
     cr_assert_not_null(t, "%s is not in the file", name);
     cr_assert(t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols, "%s has another shape", name);
-    memcpy(&value, t->data + sizeof value * (size_t)(row * cols + col), sizeof value);
+    cr_assert_eq(
+        safetensors_data(file, t, sizeof value * (size_t)(row * cols + col), sizeof value, &value, NULL),
+        EXIT_OK);
     return value;
 }
 
