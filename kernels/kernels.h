@@ -351,7 +351,7 @@ typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;
     ck_tensor *bias_factor; /* NULL: not wanted */
-    /* [tokens, 2 CK_MAX_EXPERTS]: a, then R2 a, of routers with a hidden layer; NULL: not wanted */
+    /* [tokens, 2 CK_MAX_EXPERTS]: a, then R2 a, E each, of routers with a hidden layer; NULL: not wanted */
     ck_tensor *hidden;
     int32_t layer;
     /* Optional statistics, backend memory, [max_sequences, n_layers, CK_MAX_EXPERTS], NULL = not wanted: */

@@ -9,16 +9,14 @@ static inline bool has_hidden_layer(const ck_shape *shape) {
     return shape->router_rows > 0 && shape->router == CK_ROUTER_LLAMA_MOE;
 }
 
-/* Rows [n_tokens, CK_MAX_EXPERTS] of a = tanh(R x) and of R2 a; `columns` floats from a row to the next. */
+/* Rows of a = tanh(R x) [E], then R2 a [E]; `columns` floats from a row to the next. NULL: there are none. */
 typedef struct {
-    float *a, *z;
+    float *a;
     int columns;
 } hidden_rows;
 static inline hidden_rows hidden_rows_of(const ck_tensor *tensor, const cpu_block *block) {
-    hidden_rows none = {0};
-    if (!tensor) return none;
-    float *rows = cpu_rows(tensor, block);
-    hidden_rows h = {rows, rows + CK_MAX_EXPERTS, tensor->columns};
+    hidden_rows h = {0};
+    if (tensor) h.a = cpu_rows(tensor, block), h.columns = tensor->columns;
     return h;
 }
 

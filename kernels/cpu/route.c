@@ -87,9 +87,16 @@ static bool is_sound(const ck_route *d, const cpu_block *block, int t, const flo
     return columns > 0 ? finite_row(z, columns) : finite_row(x, block->shape->width);
 }
 
+/* The run goes on, with 0 for logits; the fault is what the caller acts on. */
+static void note_fault(const ck_route *d, const cpu_block *block, float *z) {
+    if (*block->fault_layer < 0) *block->fault_layer = d->layer;
+    memset(z, 0, (size_t)block->shape->router_rows * sizeof(float));
+}
+
 /* Makes z of R x, where the router has a hidden layer; false: it is not finite. */
 static bool hidden_layer(const ck_route *d, const cpu_block *block, int t, float *z, hidden_rows h) {
-    float own[2 * CK_MAX_EXPERTS], *a = h.a ? h.a + (int64_t)t * h.columns : own, *clean = a + CK_MAX_EXPERTS;
+    float own[2 * CK_MAX_EXPERTS], *a = h.a ? h.a + (int64_t)t * h.columns : own,
+                                   *clean = a + block->shape->n_experts;
     hidden_router_logits(block, d->layer, t, z, a, clean);
     return finite_row(z, block->shape->n_experts);
 }
@@ -108,14 +115,10 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
             cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        bool finite = is_sound(d, block, t, z, columns);
-        if (has_hidden) finite &= hidden_layer(d, block, t, z, hidden);
-        if (!finite) {
-            if (*block->fault_layer < 0) *block->fault_layer = d->layer;
-            /* the run goes on; the fault is what the caller acts on */
-            memset(z, 0, (size_t)shape->router_rows * sizeof(float));
-        }
-        route_token(shape, z, has_load ? hidden.z + (int64_t)t * hidden.columns : NULL, w, &sums);
+        if (!is_sound(d, block, t, z, columns)) note_fault(d, block, z);
+        if (has_hidden && !hidden_layer(d, block, t, z, hidden)) note_fault(d, block, z);
+        route_token(shape, z, has_load ? hidden.a + (int64_t)t * hidden.columns + shape->n_experts : NULL, w,
+                    &sums);
         if (factors) factors[t] = bias_factor(shape, w);
         if (d->gate_record) {
             float *record =
@@ -180,11 +183,12 @@ static void make_factors(const ck_route_backward *d, const cpu_block *block, flo
     float *second = has_hidden && block->learn & CK_LEARN_ROUTER
                         ? cpu_layer_gradients(block, d->layer) + shape->block[CK_BLOCK_ROUTER_OUT].offset
                         : NULL;
-    if (second) memset(second, 0, (size_t)(rows * rows) * sizeof *second);
+    /* what lies behind it, up to the next block, is updated with it */
+    if (second) memset(second, 0, (size_t)ck_align(rows * rows) * sizeof *second);
     for (int64_t t = 0; t < block->n_tokens; t++) {
         float *row = dzp + t * columns;
         r.z = cpu_rows(d->zh, block) + t * d->zh->columns;
-        r.clean = has_hidden ? hidden.z + t * hidden.columns : NULL;
+        r.clean = has_hidden ? hidden.a + t * hidden.columns + rows : NULL;
         r.w = cpu_rows(d->gates, block) + t * CK_MAX_EXPERTS;
         r.dw = cpu_rows(d->dw, block) + t * CK_MAX_EXPERTS;
         if (rows) logit_gradients(shape, &r, row);

@@ -147,7 +147,7 @@ Test(shape, learn_spans_are_the_whole_layer) {
                           "shape %d, part %d", spec, i);
                 cr_assert(spans[at].learned == ((learn & ck_learn_class(p.adapter, p.factor)) != 0),
                           "shape %d, part %d", spec, i);
-                cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
+                cr_assert(spans[at].router == ck_is_of_router(p.factor), "shape %d, part %d", spec, i);
             }
         }
     }
