@@ -22,9 +22,11 @@ enum {
 
 /* ---- Which columns are wanted */
 
-/* At 2 E / K tokens about an eighth of the experts is left to nobody. */
+/* At 2 E / K tokens about an eighth of the experts is left to nobody. Behind a hidden layer the logits are not
+ * known yet. */
 static __device__ __forceinline__ bool two_phases(const ck_shape *shape, int rows) {
-    return shape->router_rows > shape->top_k && rows * shape->top_k <= 2 * shape->router_rows;
+    return shape->router == CK_ROUTER_LINEAR && shape->router_rows > shape->top_k &&
+           rows * shape->top_k <= 2 * shape->router_rows;
 }
 
 /* Columns [first, last) whose expert is among `experts` (a bit each; the router's rows belong to all), as
