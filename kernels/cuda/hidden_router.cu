@@ -50,7 +50,8 @@ static __global__ void __launch_bounds__(ROUTE_LANES) hidden_router(hidden_op op
                   0xffffu) != 0;
     if (fault && e == 0) atomic_min(op.wave.faults + tile->device, op.layer);
     if (fault) z = 0.0f;
-    float w = gate_of(z, choose_experts(z, shape)), sum = half_sum(w);
+    expert_choice c = choose_experts(z, shape);
+    float w = softmax_lanes(z, c.chosen, c.largest), sum = half_sum(w);
     if (!inside) return;
     if (e < shape->router_rows) op.zh.data[token * op.zh.columns + e] = z;
     op.gates.data[token * op.gates.columns + e] = w;

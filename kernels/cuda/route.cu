@@ -281,7 +281,7 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.gate_record = d->gate_record;
     if (d->bias_factor) op.bias_factor = static_cast<float *>(d->bias_factor->data);
     op.layer = d->layer, op.n_layers = d->n_layers;
-    op.wide = cuda_is_wide<T>(d->x);
+    op.wide = cuda_is_wide<T>(d->x), op.at_once = call->limits.hidden != 0;
     int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
     const char *problem = call->limits.plain

@@ -74,7 +74,7 @@ static __device__ __forceinline__ float half_max(float v) {
 
 typedef struct {
     bool exists, chosen, best;
-    bool single;     /* K = 1 < E: the gate is a probability over all E */
+    bool single;     /* K = 1 < E: a linear router's gate is a probability over all E */
     int ahead, kept; /* experts with a larger logit; K */
     float largest;   /* logit */
 } expert_choice;
@@ -92,7 +92,7 @@ static __device__ __forceinline__ expert_choice choose_experts(float z, const ck
     expert_choice c = {e < experts,
                        e < experts && ahead < kept,
                        e < experts && ahead == 0,
-                       kept == 1 && experts > 1 && shape->router == CK_ROUTER_LINEAR,
+                       kept == 1 && experts > 1,
                        ahead,
                        kept,
                        largest};
@@ -105,6 +105,7 @@ static __device__ __forceinline__ float softmax_lanes(float z, bool member, floa
     return v / half_sum(v);
 }
 
+/* Of a linear router. */
 static __device__ __forceinline__ float gate_of(float z, const expert_choice &c) {
     float w = softmax_lanes(z, c.single ? c.exists : c.chosen, c.largest);
     return c.single && !c.best ? 0.0f : w;
