@@ -35,6 +35,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "noise.h"
 #include "pack.h"
 #include "streams.h"
 #include "updates.h"
@@ -55,6 +56,7 @@ typedef struct {
     /* CK_LEARN_*: the gradients that this step needs, others have no defined content; 0: evaluation */
     uint32_t learn;
     int32_t variant; /* of the base: 1 .. ck_wave.n_variants; 0: the weights that were recorded */
+    ck_noise noise;  /* of the step: on logits of a router that has noise, where the device learns */
 } ck_wave_device;
 
 /* What a variant of the base has in place of the weight [out, in] and the bias [out] of a linear; each NULL:
@@ -340,16 +342,26 @@ void ck_op_tied_gradients(ck_program *, const ck_tied_gradients *);
  * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:
  * w_e, 0 if not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not
  * chosen may be left 0. bias_factor [tokens, 1]: how often the bias of the expert layer's second linear counts,
- * sum_e w_e where the device's mix is MLP, else 1. */
+ * sum_e w_e where the device's mix is MLP, else 1.
+ *
+ * CK_ROUTER_LLAMA_MOE: a = tanh(R x), z = R2 a + CK_NOISE_DEVIATION n, where n is normal (noise.h; the token's
+ * position is that among the device's tokens in the wave) if the device learns, else 0. zh has z in place of
+ * R x. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;
     ck_tensor *bias_factor; /* NULL: not wanted */
+    /* [tokens, 2 CK_MAX_EXPERTS]: a, then R2 a, E each, of routers with a hidden layer; NULL: not wanted */
+    ck_tensor *hidden;
     int32_t layer;
     /* Optional statistics, backend memory, [max_sequences, n_layers, CK_MAX_EXPERTS], NULL = not wanted: */
     float *gate_sum;    /* sum over the sequence's tokens of w_e */
     float *top1_count;  /* tokens whose largest gate is e (the chosen expert with the largest logit) */
     float *top_k_count; /* tokens that chose e: f_e of the load balance before normalisation */
+    /* Of CK_ROUTER_LLAMA_MOE with K < E in a device that learns, else 0; needs `hidden`: the sum of the
+     * probabilities that the token would choose e if e alone had other noise (Shazeer et al. 2017),
+     * Phi(((R2 a)_e - t) / CK_NOISE_DEVIATION), where t is the K-th largest of the other z. */
+    float *load_sum;
     int32_t n_layers;
     /* Optional per-token record [max_tokens, n_layers, CK_MAX_EXPERTS] of the gates. */
     float *gate_record;
@@ -399,13 +411,15 @@ typedef struct {
 void ck_op_expert_activation_backward(ck_program *, const ck_expert_activation_backward *);
 
 /* dz = softmax/top-k backward of dw (+ load balance); dx = dz R + p A1 (accumulate: +=); dR = dz^T x; dA1 =
- * p^T x. K = 1 < E: dz_j = dw_i w_i ([j = i] - softmax(z)_j). */
+ * p^T x. K = 1 < E: dz_j = dw_i w_i ([j = i] - softmax(z)_j).
+ * CK_ROUTER_LLAMA_MOE: dR2 = dz^T a, and (R2^T dz) (1 - a^2) takes the place of dz in dx and dR. */
 typedef struct {
     const ck_tensor *x, *zh, *gates, *dw, *p;
+    const ck_tensor *hidden; /* of ck_route; NULL: no device has a router with a hidden layer */
     ck_tensor *dx;
     int32_t layer;
     bool accumulate;
-    const float *balance; /* NULL, or the coefficients made by ck_op_balance */
+    const float *balance, *load_balance; /* NULL, or the coefficients made by ck_op_balance */
     int32_t n_layers;
 } ck_route_backward;
 void ck_op_route_backward(ck_program *, const ck_route_backward *);
@@ -414,11 +428,17 @@ void ck_op_route_backward(ck_program *, const ck_route_backward *);
 
 /* Load balance: coefficient[device, layer, e] = balance_e f_e / T_i, f_e = (1/K) share of the device's tokens
  * that chose e; the factor of dP_e/dz in ck_op_route_backward. Splits the program: everything recorded
- * before is complete for the whole wave, and activations used on both sides are kept for the whole wave. */
+ * before is complete for the whole wave, and activations used on both sides are kept for the whole wave.
+ *
+ * CK_ROUTER_LLAMA_MOE: the term is balance (CV^2(w) + CV^2(load)) of the two sums over the device's tokens,
+ * CV^2(v) = var(v) / mean(v)^2, var with E - 1. coefficient and load_coefficient are its derivatives,
+ *   balance (2 / mean^2) ((v_e - mean) / (E - 1) - var / (E mean)). */
 typedef struct {
     const float *top_k_count; /* of ck_route */
+    const float *gate_sum,
+        *load_sum; /* the same; these and load_coefficient NULL: no device has such a router */
     /* [max_devices = max_sequences, n_layers, CK_MAX_EXPERTS] backend memory */
-    float *coefficient;
+    float *coefficient, *load_coefficient;
     int32_t n_layers;
 } ck_balance;
 void ck_op_balance(ck_program *, const ck_balance *);

@@ -54,6 +54,7 @@ typedef struct {
     }
 /* In the order of memory: a layer's, then what all layers share. */
 static const placed_block PLACES[] = {
+    {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER_OUT, false},
     {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, false},
     EXPERTS(GATE, A, true),
     EXPERTS(FC, A, true),
@@ -111,6 +112,7 @@ static int32_t outputs_of(const ck_shape *s, ck_site site) {
 
 static int32_t rows_at(const ck_shape *s, const placed_block *place) {
     if (place->factor == CK_FACTOR_ROUTER) return s->router_rows;
+    if (place->factor == CK_FACTOR_ROUTER_OUT) return s->router == CK_ROUTER_LLAMA_MOE ? s->router_rows : 0;
     if (place->factor == CK_FACTOR_VECTOR) return s->vector[place->site] != CK_NO_VECTOR;
     if (place->adapter == CK_LORA) return s->lora_rank[place->site];
     if (place->adapter == CK_TIED) return s->tied_rank[place->site];
@@ -119,6 +121,7 @@ static int32_t rows_at(const ck_shape *s, const placed_block *place) {
 
 static int32_t columns_at(const ck_shape *s, const placed_block *place) {
     if (place->factor == CK_FACTOR_ROUTER) return s->width;
+    if (place->factor == CK_FACTOR_ROUTER_OUT) return s->n_experts;
     return place->factor == CK_FACTOR_A ? inputs_of(s, place->site) : outputs_of(s, place->site);
 }
 
@@ -142,15 +145,16 @@ static void place_all(ck_shape *s) {
     s->gradient_total = s->total + s->tied_floats * s->n_layers;
 }
 
-/* With all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are
- * equal, since sum_e P_e = 1. */
+/* Of a linear router: with all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are
+ * equal, since sum_e P_e = 1. That of LLaMA-MoE's is of the gates themselves. */
 static bool has_balance_gradient(const ck_shape *s) {
     bool weighted = false, equal = true;
     for (int e = 0; e < s->n_experts; e++) {
         weighted |= s->balance[e] != 0.0f;
         equal &= s->balance[e] == s->balance[0];
     }
-    return s->router_rows > 0 && weighted && !(s->top_k >= s->n_experts && equal);
+    bool constant = s->router == CK_ROUTER_LINEAR && s->top_k >= s->n_experts && equal;
+    return s->router_rows > 0 && weighted && !constant;
 }
 
 ck_status ck_shape_init(ck_shape *s, const char **why) {
@@ -203,7 +207,7 @@ const char *ck_site_name(ck_site site) {
 /* Of block i in the order of memory: one for each expert that has ranks. */
 static int32_t parts_in(const ck_shape *s, int i) {
     if (block_at(s, i)->rows == 0) return 0;
-    if (PLACES[i].adapter != CK_EXPERTS || PLACES[i].factor == CK_FACTOR_ROUTER) return 1;
+    if (PLACES[i].adapter != CK_EXPERTS || ck_is_of_router(PLACES[i].factor)) return 1;
     int32_t n = 0;
     for (int e = 0; e < s->n_experts; e++) n += s->rank[e] > 0;
     return n;
@@ -241,7 +245,7 @@ ck_part ck_part_at(const ck_shape *s, int32_t index) {
                     block->rows,
                     block->columns,
                     (tied ? 0 : layer * s->layer_stride) + block->offset};
-    if (part.adapter != CK_EXPERTS || part.factor == CK_FACTOR_ROUTER) return part;
+    if (part.adapter != CK_EXPERTS || ck_is_of_router(part.factor)) return part;
     part.expert = expert_with_ranks(s, within);
     part.rows = s->rank[part.expert];
     part.offset += (int64_t)s->rank_first[part.expert] * block->columns;
@@ -254,7 +258,7 @@ uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor) {
     static const uint32_t classes[][2] = {[CK_EXPERTS] = {CK_LEARN_EXPERT_A, CK_LEARN_EXPERT_B},
                                           [CK_LORA] = {CK_LEARN_LORA_A, CK_LEARN_LORA_B},
                                           [CK_TIED] = {CK_LEARN_TIED_A, CK_LEARN_TIED_B}};
-    if (factor == CK_FACTOR_ROUTER) return CK_LEARN_ROUTER;
+    if (ck_is_of_router(factor)) return CK_LEARN_ROUTER;
     if (factor == CK_FACTOR_VECTOR) return CK_LEARN_VECTOR;
     return classes[adapter][factor == CK_FACTOR_B];
 }
@@ -266,10 +270,10 @@ static int cut(const ck_shape *s, uint32_t learn, int first, int last, int32_t l
         const ck_block *block = block_at(s, i);
         ck_span span = {block->offset, (int64_t)block->rows * block->columns, layers,
                         (learn & ck_learn_class(PLACES[i].adapter, PLACES[i].factor)) != 0,
-                        PLACES[i].factor == CK_FACTOR_ROUTER};
+                        ck_is_of_router(PLACES[i].factor)};
         ck_span *before = n > 0 ? &spans[n - 1] : NULL;
         if (span.count == 0) continue;
-        if (before && !before->router && before->learned == span.learned &&
+        if (before && !before->router && !span.router && before->learned == span.learned &&
             before->offset + before->count == span.offset)
             before->count += span.count;
         else

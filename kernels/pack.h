@@ -16,7 +16,8 @@
  * its end (gradient_total).
  *
  * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is
- * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D]. */
+ * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D], and one with a hidden layer has
+ * a second matrix [experts, experts]. */
 #ifndef COHORT_PACK_H
 #define COHORT_PACK_H
 
@@ -42,6 +43,14 @@ typedef enum {
     CK_GATES_TOP_K,
     CK_GATES_MEAN /* no router: 1/E over all E */
 } ck_gates;
+
+/* What makes the logits z [E] of x, and the load balance that goes with it (sim/methods/README.md). */
+typedef enum {
+    CK_ROUTER_LINEAR, /* z = R x; K = 1 < E: the gate is the best expert's probability over all E */
+    /* z = R2 tanh(R x), with noise on it in training; the gates are softmax over the kept logits for K = 1,
+     * too: the gate of LLaMA-MoE (Zhu et al. 2024) */
+    CK_ROUTER_LLAMA_MOE
+} ck_router;
 
 typedef enum {
     CK_MIX_MLP,   /* y = sum_e w_e MLP_e(x): CoMiGS */
@@ -75,15 +84,25 @@ typedef enum {
     CK_TIED     /* what all layers share */
 } ck_adapter;
 
-typedef enum { CK_FACTOR_A, CK_FACTOR_B, CK_FACTOR_ROUTER, CK_FACTOR_VECTOR } ck_factor;
+typedef enum {
+    CK_FACTOR_A,
+    CK_FACTOR_B,
+    CK_FACTOR_ROUTER,     /* R */
+    CK_FACTOR_ROUTER_OUT, /* R2 */
+    CK_FACTOR_VECTOR
+} ck_factor;
+static inline bool ck_is_of_router(ck_factor factor) {
+    return factor == CK_FACTOR_ROUTER || factor == CK_FACTOR_ROUTER_OUT;
+}
 
 /* What a vector p of a site does, in every layer: W x becomes W x + p, or (W + p 1^T) x. */
 typedef enum { CK_NO_VECTOR, CK_BIAS, CK_COLUMN_BIAS } ck_vector_form;
 
-/* The router, experts' A and B at each site (some of them never exist), those of the LoRAs, those of the LoRAs
+/* The router's matrices, experts' A and B at each site (some of them never exist), those of the LoRAs, those of the LoRAs
  * that all layers share, and the vectors. */
 enum {
     CK_BLOCK_ROUTER,
+    CK_BLOCK_ROUTER_OUT,
     CK_BLOCK_EXPERTS,
     CK_BLOCK_LORA = CK_BLOCK_EXPERTS + 2 * CK_SITES,
     CK_BLOCK_TIED = CK_BLOCK_LORA + 2 * CK_SITES,
@@ -108,6 +127,7 @@ typedef struct {
     float scale[CK_MAX_EXPERTS];  /* s_e: alpha/sqrt(r) or alpha/r */
     int32_t top_k;                /* k; K = min(k, E) */
     ck_gates gates;
+    ck_router router; /* where there is one */
     ck_mix mix;
     ck_mlp mlp;                  /* the same in all shapes of a wave */
     int32_t lora_rank[CK_SITES]; /* of the LoRA at a site that every token uses; 0 = none */
@@ -116,14 +136,16 @@ typedef struct {
     int32_t tied_rank[CK_SITES];
     float tied_scale[CK_SITES];
     ck_vector_form vector[CK_SITES];
-    float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
+    /* lambda * E * c_e / L (CK_ROUTER_LLAMA_MOE: lambda / L of every expert); all 0 = no load-balance term */
+    float balance[CK_MAX_EXPERTS];
     /* derived */
     int32_t rank_sum; /* S: sum of r_e */
     /* H: S; with SwiGLU 2 S <= CK_MAX_RANK_SUM, all experts' ranks of the gate, then of the up */
     int32_t h_ranks;
     int32_t rank_first[CK_MAX_EXPERTS + 1]; /* prefix sums of rank */
     int32_t router_rows;                    /* E with a router (top-k gates and E > 1), else 0 */
-    /* the load-balance term has a gradient: a router, some balance != 0, not E = K with equal ones */
+    /* the load-balance term has a gradient: a router, some balance != 0; of a linear router not E = K with
+     * equal ones */
     bool balanced;
     ck_block block[CK_BLOCKS]; /* at ck_block_index(site, factor) */
     /* Blocks that lie side by side and that the expert operations read as one. */
@@ -142,6 +164,7 @@ ck_status ck_shape_init(ck_shape *shape, const char **why);
 static inline int ck_block_index(ck_adapter adapter, ck_site site, ck_factor factor) {
     static const int first[] = {CK_BLOCK_EXPERTS, CK_BLOCK_LORA, CK_BLOCK_TIED};
     if (factor == CK_FACTOR_ROUTER) return CK_BLOCK_ROUTER;
+    if (factor == CK_FACTOR_ROUTER_OUT) return CK_BLOCK_ROUTER_OUT;
     if (factor == CK_FACTOR_VECTOR) return CK_BLOCK_VECTOR + (int)site;
     return first[adapter] + 2 * (int)site + (int)factor;
 }
@@ -194,7 +217,7 @@ uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor);
 typedef struct {
     int64_t offset, count; /* floats from the beginning of the pack */
     int32_t layers;        /* they lie there again every layer_stride floats; 1: in what all layers share */
-    bool learned, router;  /* router: these are the router's rows, and no others */
+    bool learned, router;  /* router: these are rows of one of the router's matrices, and no others */
 } ck_span;
 /* Cuts a layer, and what all layers share, into the fewest spans that `learn` tells apart, the router's rows
  * always on their own. The spans rise and are together all blocks, without the padding between them, whose

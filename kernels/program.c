@@ -420,10 +420,12 @@ RECORD(route) {
     USE(route, zh, EXACT, 1);
     USE(route, gates, EXACT, CK_MAX_EXPERTS);
     use_factors(program, "route", d->bias_factor);
-    if (d->layer < 0 ||
-        ((d->gate_sum || d->top1_count || d->top_k_count || d->gate_record) && d->layer >= d->n_layers)) {
+    USE_IF(route, hidden, EXACT, 2 * CK_MAX_EXPERTS);
+    bool statistics = d->gate_sum || d->top1_count || d->top_k_count || d->load_sum || d->gate_record;
+    if (d->layer < 0 || (statistics && d->layer >= d->n_layers)) {
         refuse(program, "route: layer %d of %d", d->layer, d->n_layers);
     }
+    if (d->load_sum && !d->hidden) refuse(program, "route: load_sum needs hidden");
 }
 
 RECORD(route_backward) {
@@ -432,6 +434,7 @@ RECORD(route_backward) {
     USE(route_backward, gates, EXACT, CK_MAX_EXPERTS);
     USE(route_backward, dw, EXACT, CK_MAX_EXPERTS);
     USE(route_backward, p, EXACT, 1);
+    USE_IF(route_backward, hidden, EXACT, 2 * CK_MAX_EXPERTS);
     USE_IF(route_backward, dx, WIDE, 1);
 }
 
@@ -483,6 +486,9 @@ RECORD(balance) {
     POSITIVE(balance, n_layers);
     PRESENT(balance, top_k_count);
     PRESENT(balance, coefficient);
+    if ((d->gate_sum != NULL) != (d->load_sum != NULL) ||
+        (d->load_sum != NULL) != (d->load_coefficient != NULL))
+        refuse(program, "balance: gate_sum, load_sum and load_coefficient come together");
 }
 
 /* ---- Access from the host ---- */

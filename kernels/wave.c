@@ -47,6 +47,12 @@ static bool vector_fits(ck_site site, int32_t out, int32_t layer, const ck_shape
     return p->rows == 0 || (p->columns == out && layer < shape->n_layers);
 }
 
+/* What a router with a hidden layer needs beside the rest. */
+static bool hidden_fits(const ck_route_backward *op, const ck_shape *s) {
+    return s->router_rows == 0 || s->router == CK_ROUTER_LINEAR ||
+           (op->hidden && (!op->balance || op->load_balance));
+}
+
 /* Rank-space activations are as wide as the shapes the program was recorded for. */
 static bool op_fits(const ck_op *op, const ck_shape *s) {
     switch (op->kind) {
@@ -70,7 +76,10 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
         return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
                op->as.route.zh->columns >= s->router_rows + s->h_ranks;
     case CK_OP_route_backward:
-        return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->h_ranks;
+        return op->as.route_backward.layer < s->n_layers && op->as.route_backward.p->columns >= s->h_ranks &&
+               hidden_fits(&op->as.route_backward, s);
+    case CK_OP_balance:
+        return s->router == CK_ROUTER_LINEAR || !s->balanced || op->as.balance.load_coefficient;
     case CK_OP_expert_activation:
         return op->as.expert_activation.ffn == s->ffn && op->as.expert_activation.mlp == s->mlp &&
                op->as.expert_activation.layer < s->n_layers &&
@@ -88,7 +97,6 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
                op->as.expert_expand_backward.q->columns >= s->rank_sum;
 #define X(op) case CK_OP_##op:
         CK_BASE_OPS(X)
-        CK_GLOBAL_OPS(X)
 #undef X
     case CK_OP_COUNT:
         break; /* nothing of theirs depends on a device's shape */
@@ -102,10 +110,11 @@ static ck_status shape_problem(const ck_program *program, const ck_wave *wave, i
     if (device > 0 && wave->devices[device - 1].shape == shape) return CK_OK;
     for (int o = 0; o < program->n_ops; o++) {
         if (op_fits(&program->ops[o], &wave->shapes[shape])) continue;
-        return ck_fail(
-            program->backend, CK_BAD_ARGUMENT,
-            "device %d of the wave has a larger shape, or another MLP, than the program was recorded for",
-            device);
+        return ck_fail(program->backend, CK_BAD_ARGUMENT,
+                       "device %d of the wave has a larger shape, or another MLP or router, than the program "
+                       "was recorded "
+                       "for",
+                       device);
     }
     return CK_OK;
 }

@@ -91,7 +91,8 @@ static double multiplications(const rig *r, int device) {
 static void check_device(const rig *r, verdict *v, int i, const oracle_base *base) {
     int device = r->checked[i], first = r->first_sequence[device], n = r->first_sequence[device + 1] - first;
     int64_t token = r->first_token[first];
-    const oracle_batch batch = {n, r->first_token + first, r->tokens + token, r->targets + token};
+    const oracle_batch batch = {n, r->first_token + first, r->tokens + token, r->targets + token,
+                                &r->devices[device].noise};
     double *parameters = rig_pack(r, PACK_PARAMETERS, device), *gradients = oracle_zeros(r->shapes[0].total),
            *loss = oracle_zeros(n);
     oracle_pass pass = {.loss = loss, .gradients = gradients};

@@ -5,11 +5,12 @@
 #include "rig/case.h"
 
 /* Flags of route_forward. TWO_LAYERS: also the layer below, on the arrays LOWER_*. FACTOR: also the factor of
- * the bias. */
-enum { ROUTE_STATISTICS = 1, ROUTE_TWO_LAYERS = 2, ROUTE_FACTOR = 4 };
+ * the bias. HIDDEN: also what routers with a hidden layer keep for their gradients. */
+enum { ROUTE_STATISTICS = 1, ROUTE_TWO_LAYERS = 2, ROUTE_FACTOR = 4, ROUTE_HIDDEN = 32 };
 
 typedef struct {
-    tensor_id x, zh, gates, factor; /* the factor: of the bias, where the case has named it */
+    tensor_id x, zh, gates, factor,
+        hidden; /* the factor: of the bias; the last two where the case has named them */
     int layer;
 } route_arrays;
 route_arrays route_upper(const rig *r); /* those of the rig's layer */

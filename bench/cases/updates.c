@@ -71,7 +71,8 @@ void check_adamw(const rig *r, verdict *v, const ck_adamw_hyper *hyper) {
     for (int i = 0; i < r->n_checked; i++)
         for (int layer = 0; layer < r->shapes[0].n_layers; layer++)
             for (int part = 0; part < ORACLE_PARTS; part++)
-                check_adamw_part(r, v, i, layer, (oracle_part)part, &hyper[part == ORACLE_ROUTER]);
+                check_adamw_part(r, v, i, layer, (oracle_part)part,
+                                 &hyper[oracle_part_class((oracle_part)part) == CK_LEARN_ROUTER]);
     v->tolerance = tolerance;
 }
 

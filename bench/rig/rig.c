@@ -138,6 +138,8 @@ int rig_owned(const rig *r, tensor_id id, int device) {
         return s->n_experts;
     case COLUMNS_ROUTED:
         return s->router_rows + s->h_ranks;
+    case COLUMNS_HIDDEN:
+        return oracle_has_hidden_layer(s) ? 2 * s->n_experts : 0;
     case COLUMNS_RANKS:
         return s->rank_sum;
     case COLUMNS_H:
@@ -162,6 +164,7 @@ static int columns_of(const rig *r, column_kind kind) {
                            [COLUMNS_UP] = r->up,
                            [COLUMNS_EXPERTS] = CK_MAX_EXPERTS,
                            [COLUMNS_ROUTED] = r->zh_columns,
+                           [COLUMNS_HIDDEN] = 2 * CK_MAX_EXPERTS,
                            [COLUMNS_RANKS] = r->rank_columns,
                            [COLUMNS_H] = r->h_columns};
     return columns[kind];

@@ -54,6 +54,7 @@ typedef enum {
     H_SECOND, /* of further LoRAs on the same x */
     H_THIRD,
     STATS,
+    HIDDEN,  /* of a router */
     LOWER_X, /* of the layer below */
     LOWER_ZH,
     LOWER_GATES,
@@ -61,6 +62,7 @@ typedef enum {
     LOWER_H,
     LOWER_DY,
     LOWER_DX,
+    LOWER_HIDDEN,
     TENSORS
 } tensor_id;
 
@@ -88,6 +90,8 @@ typedef enum {
     TOP_K_COUNT,
     GATE_RECORD,
     COEFFICIENT,
+    LOAD_SUM,
+    LOAD_COEFFICIENT,
     DWEIGHT,
     DBIAS,
     DWTE,
@@ -113,6 +117,7 @@ typedef enum {
     COLUMNS_UP,      /* of U: F, with SwiGLU 2 F */
     COLUMNS_EXPERTS, /* CK_MAX_EXPERTS, of them E */
     COLUMNS_ROUTED,  /* router rows, then h_ranks */
+    COLUMNS_HIDDEN,  /* 2 CK_MAX_EXPERTS, of them 2 E where the router has a hidden layer */
     COLUMNS_RANKS,   /* rank_sum */
     COLUMNS_H,       /* h_ranks */
     COLUMNS_LORA,    /* the rank of the layer's LoRA at the tensor's site that is not routed */

@@ -107,7 +107,14 @@ static void open(view *v, double *const *buffer) {
     else if (r->n_kinds)
         v->parameters = rig_pack(r, PACK_PARAMETERS, v->device);
     v->gradients = oracle_zeros(v->shape.total);
-    v->adapter = (oracle_adapter){&v->shape, r->layer, v->parameters, v->gradients};
+    v->position = rig_zeros(v->rows.n, sizeof *v->position);
+    for (int64_t i = 0; i < v->rows.n; i++) v->position[i] = v->rows.index[i] - rig_first(r, v->device);
+    v->adapter = (oracle_adapter){&v->shape,
+                                  r->layer,
+                                  v->parameters,
+                                  v->gradients,
+                                  r->devices[v->device].learn ? &r->devices[v->device].noise : NULL,
+                                  v->position};
     v->targets = rig_zeros(v->rows.n, sizeof *v->targets);
     for (int64_t i = 0; i < v->rows.n; i++) v->targets[i] = r->targets[v->rows.index[i]];
     for (int i = 0; i < TENSORS; i++)
@@ -152,6 +159,7 @@ void view_close(view *v) {
     free(v->sequence);
     free(v->row);
     free(v->targets);
+    free(v->position);
     free(v->parameters);
     free(v->gradients);
 }

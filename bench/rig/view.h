@@ -39,6 +39,7 @@ struct view {
     int32_t *targets; /* [rows.n] */
     ck_shape shape;   /* of the device; its width or ffn is that of the cut */
     oracle_adapter adapter;
+    int64_t *position;              /* the adapter's */
     double *parameters, *gradients; /* the adapter's: a pack of `shape` */
     double *tensor[TENSORS];        /* [rows.n, columns] */
     float *out[TENSORS];            /* of what is written; a reference may scale both */

@@ -10,43 +10,18 @@
  *   dx = dz R + p A1,  dR = dz^T x,  dA1 = p^T x: one product each over the concatenation [dz | p].
  *       2 D (E + S) FLOPs a token.
  */
-#include "cpu.h"
 #include "gemm.h"
-#include "vector.h"
+#include "hidden_router.h"
 
 #include <string.h>
 
-typedef struct {
-    int experts, kept;
-    uint32_t chosen; /* bit e: expert e is kept */
-    int best;
-} choice;
-
-static choice choose(const float *z, int experts, int top_k) {
-    choice c = {.experts = experts, .kept = top_k < experts ? top_k : experts, .best = -1};
-    for (int i = 0; i < c.kept; i++) {
-        int best = -1;
-        for (int e = 0; e < experts; e++) {
-            if (!(c.chosen >> e & 1) && (best < 0 || z[e] > z[best])) best = e;
-        }
-        c.chosen |= 1u << best;
-        if (i == 0) c.best = best;
-    }
-    return c;
+/* The gate is a probability over all E. */
+static bool single_of_many(const ck_shape *shape, const choice *c) {
+    return shape->router == CK_ROUTER_LINEAR && c->kept == 1 && c->experts > 1;
 }
 
-/* softmax over the members of a set; others 0. */
-static void softmax_over(const float *z, int experts, uint32_t members, float largest, float *w) {
-    float sum = 0;
-    for (int e = 0; e < experts; e++) {
-        w[e] = members >> e & 1 ? vec_exp(z[e] - largest) : 0.0f;
-        sum += w[e];
-    }
-    for (int e = 0; e < experts; e++) w[e] /= sum;
-}
-
-static void gates_of(const float *z, const choice *c, float *w) {
-    bool single = c->kept == 1 && c->experts > 1;
+static void gates_of(const ck_shape *shape, const float *z, const choice *c, float *w) {
+    bool single = single_of_many(shape, c);
     softmax_over(z, c->experts, single ? ~0u : c->chosen, z[c->best], w);
     for (int e = 0; e < c->experts && single; e++) w[e] = e == c->best ? w[e] : 0.0f;
 }
@@ -66,11 +41,13 @@ static bool finite_row(const float *z, int n) {
 }
 
 typedef struct {
-    float gate_sum[CK_MAX_EXPERTS], top1[CK_MAX_EXPERTS], top_k[CK_MAX_EXPERTS];
+    float gate_sum[CK_MAX_EXPERTS], top1[CK_MAX_EXPERTS], top_k[CK_MAX_EXPERTS], load[CK_MAX_EXPERTS];
 } statistics;
 
-/* One token: gates from logits z (with a router) or the mean; adds to the statistics. */
-static void route_token(const ck_shape *shape, const float *z, float *gates, statistics *sums) {
+/* One token: gates from logits z (with a router) or the mean; adds to the statistics. clean: the logits without
+ * the noise that they have, or NULL. */
+static void route_token(const ck_shape *shape, const float *z, const float *clean, float *gates,
+                        statistics *sums) {
     memset(gates, 0, CK_MAX_EXPERTS * sizeof(float));
     if (shape->router_rows == 0) {
         for (int e = 0; e < shape->n_experts; e++) {
@@ -82,7 +59,8 @@ static void route_token(const ck_shape *shape, const float *z, float *gates, sta
         return;
     }
     choice c = choose(z, shape->n_experts, shape->top_k);
-    gates_of(z, &c, gates);
+    gates_of(shape, z, &c, gates);
+    if (clean) hidden_router_load(z, clean, &c, sums->load);
     sums->top1[c.best]++;
     for (int e = 0; e < c.experts; e++) {
         sums->gate_sum[e] += gates[e];
@@ -103,27 +81,44 @@ static void store(float *table, const ck_route *d, const cpu_block *block, const
                CK_MAX_EXPERTS * sizeof(float));
 }
 
+/* Whether a row of the product, or without any columns a row of x, has only finite numbers. */
+static bool is_sound(const ck_route *d, const cpu_block *block, int t, const float *z, int columns) {
+    const float *x = cpu_rows(d->x, block) + (int64_t)t * d->x->columns;
+    return columns > 0 ? finite_row(z, columns) : finite_row(x, block->shape->width);
+}
+
+/* The run goes on, with 0 for logits; the fault is what the caller acts on. */
+static void note_fault(const ck_route *d, const cpu_block *block, float *z) {
+    if (*block->fault_layer < 0) *block->fault_layer = d->layer;
+    memset(z, 0, (size_t)block->shape->router_rows * sizeof(float));
+}
+
+/* Makes z of R x, where the router has a hidden layer; false: it is not finite. */
+static bool hidden_layer(const ck_route *d, const cpu_block *block, int t, float *z, hidden_rows h) {
+    float own[2 * CK_MAX_EXPERTS], *a = h.a ? h.a + (int64_t)t * h.columns : own,
+                                   *clean = a + block->shape->n_experts;
+    hidden_router_logits(block, d->layer, t, z, a, clean);
+    return finite_row(z, block->shape->n_experts);
+}
+
 void cpu_route(const void *descriptor, const cpu_block *block) {
     const ck_route *d = descriptor;
     const ck_shape *shape = block->shape;
     if (!shape) return;
     float *zh = cpu_rows(d->zh, block), *gates = cpu_rows(d->gates, block);
     float *factors = d->bias_factor ? cpu_rows(d->bias_factor, block) : NULL;
-    statistics sums = {{0}, {0}, {0}};
-    const float *x = cpu_rows(d->x, block);
+    hidden_rows hidden = hidden_rows_of(d->hidden, block);
+    bool has_hidden = has_hidden_layer(shape), has_load = has_hidden && d->load_sum && block->learn;
+    statistics sums = {{0}, {0}, {0}, {0}};
     int columns = shape->router_rows + shape->h_ranks;
-    gemm_nt(block->n_tokens, columns, shape->width, 1, x, d->x->columns,
+    gemm_nt(block->n_tokens, columns, shape->width, 1, cpu_rows(d->x, block), d->x->columns,
             cpu_layer(block, d->layer) + shape->route, shape->width, 0, zh, d->zh->columns);
     for (int t = 0; t < block->n_tokens; t++) {
         float *z = zh + (int64_t)t * d->zh->columns, *w = gates + (int64_t)t * CK_MAX_EXPERTS;
-        bool finite =
-            columns > 0 ? finite_row(z, columns) : finite_row(x + (int64_t)t * d->x->columns, shape->width);
-        if (!finite) {
-            if (*block->fault_layer < 0) *block->fault_layer = d->layer;
-            /* the run goes on; the fault is what the caller acts on */
-            memset(z, 0, (size_t)shape->router_rows * sizeof(float));
-        }
-        route_token(shape, z, w, &sums);
+        if (!is_sound(d, block, t, z, columns)) note_fault(d, block, z);
+        if (has_hidden && !hidden_layer(d, block, t, z, hidden)) note_fault(d, block, z);
+        route_token(shape, z, has_load ? hidden.a + (int64_t)t * hidden.columns + shape->n_experts : NULL, w,
+                    &sums);
         if (factors) factors[t] = bias_factor(shape, w);
         if (d->gate_record) {
             float *record =
@@ -134,27 +129,72 @@ void cpu_route(const void *descriptor, const cpu_block *block) {
     store(d->gate_sum, d, block, sums.gate_sum);
     store(d->top1_count, d, block, sums.top1);
     store(d->top_k_count, d, block, sums.top_k);
+    store(d->load_sum, d, block, sums.load);
 }
 
-static void logit_gradients(const ck_shape *shape, const float *z, const float *w, const float *dw,
-                            const float *balance, float *dz) {
-    choice c = choose(z, shape->n_experts, shape->top_k);
-    bool single = c.kept == 1 && c.experts > 1;
+/* What a token's logits and gates were, and what they get. */
+typedef struct {
+    const float *z, *clean, *w, *dw;
+    /* coefficients of the device's load balance in this layer, or NULL */
+    const float *balance, *load_balance;
+} logit_rows;
+
+/* dz of the linear router's load balance. */
+static void balance_gradients(const choice *c, bool single, const float *z, const float *balance, float *dz) {
+    float p[CK_MAX_EXPERTS], mean = 0;
+    balance_probabilities(z, c, p);
+    for (int e = 0; e < c->experts; e++) mean += balance[e] * p[e];
+    for (int e = 0; e < c->experts; e++)
+        dz[e] += single || c->chosen >> e & 1 ? p[e] * (balance[e] - mean) : 0.0f;
+}
+
+static void logit_gradients(const ck_shape *shape, const logit_rows *r, float *dz) {
+    choice c = choose(r->z, shape->n_experts, shape->top_k);
+    bool single = single_of_many(shape, &c), of_gates = shape->router == CK_ROUTER_LLAMA_MOE && r->balance;
     if (single) {
-        float probabilities[CK_MAX_EXPERTS], slope = dw[c.best] * w[c.best];
-        softmax_over(z, c.experts, ~0u, z[c.best], probabilities);
+        float probabilities[CK_MAX_EXPERTS], slope = r->dw[c.best] * r->w[c.best];
+        softmax_over(r->z, c.experts, ~0u, r->z[c.best], probabilities);
         for (int e = 0; e < c.experts; e++) dz[e] = slope * ((e == c.best) - probabilities[e]);
     } else {
-        float mean = 0;
-        for (int e = 0; e < c.experts; e++) mean += c.chosen >> e & 1 ? w[e] * dw[e] : 0.0f;
-        for (int e = 0; e < c.experts; e++) dz[e] = c.chosen >> e & 1 ? w[e] * (dw[e] - mean) : 0.0f;
+        float dw[CK_MAX_EXPERTS], mean = 0;
+        for (int e = 0; e < c.experts; e++) dw[e] = of_gates ? r->dw[e] + r->balance[e] : r->dw[e];
+        for (int e = 0; e < c.experts; e++) mean += c.chosen >> e & 1 ? r->w[e] * dw[e] : 0.0f;
+        for (int e = 0; e < c.experts; e++) dz[e] = c.chosen >> e & 1 ? r->w[e] * (dw[e] - mean) : 0.0f;
     }
-    if (!balance) return;
-    float p[CK_MAX_EXPERTS], mean = 0;
-    balance_probabilities(z, &c, p);
-    for (int e = 0; e < c.experts; e++) mean += balance[e] * p[e];
-    for (int e = 0; e < c.experts; e++)
-        dz[e] += single || c.chosen >> e & 1 ? p[e] * (balance[e] - mean) : 0.0f;
+    if (of_gates) hidden_router_load_backward(r->z, r->clean, &c, r->load_balance, dz);
+    if (r->balance && !of_gates) balance_gradients(&c, single, r->z, r->balance, dz);
+}
+
+/* The row of the block's device and the layer. */
+static const float *coefficients(const float *table, const ck_route_backward *d, const cpu_block *block) {
+    return table && block->shape->balanced
+               ? table + ((int64_t)block->device * d->n_layers + d->layer) * CK_MAX_EXPERTS
+               : NULL;
+}
+
+/* [dz | p] of all tokens, and dR2 where it is wanted. */
+static void make_factors(const ck_route_backward *d, const cpu_block *block, float *dzp) {
+    const ck_shape *shape = block->shape;
+    int rows = shape->router_rows, columns = rows + shape->h_ranks;
+    hidden_rows hidden = hidden_rows_of(d->hidden, block);
+    logit_rows r = {.balance = coefficients(d->balance, d, block),
+                    .load_balance = coefficients(d->load_balance, d, block)};
+    bool has_hidden = has_hidden_layer(shape);
+    float *second = has_hidden && block->learn & CK_LEARN_ROUTER
+                        ? cpu_layer_gradients(block, d->layer) + shape->block[CK_BLOCK_ROUTER_OUT].offset
+                        : NULL;
+    /* what lies behind it, up to the next block, is updated with it */
+    if (second) memset(second, 0, (size_t)ck_align(rows * rows) * sizeof *second);
+    for (int64_t t = 0; t < block->n_tokens; t++) {
+        float *row = dzp + t * columns;
+        r.z = cpu_rows(d->zh, block) + t * d->zh->columns;
+        r.clean = has_hidden ? hidden.a + t * hidden.columns + rows : NULL;
+        r.w = cpu_rows(d->gates, block) + t * CK_MAX_EXPERTS;
+        r.dw = cpu_rows(d->dw, block) + t * CK_MAX_EXPERTS;
+        if (rows) logit_gradients(shape, &r, row);
+        if (has_hidden) hidden_router_backward(block, d->layer, hidden.a + t * hidden.columns, row, second);
+        memcpy(row + rows, cpu_rows(d->p, block) + t * d->p->columns, (size_t)shape->h_ranks * sizeof(float));
+    }
 }
 
 void cpu_route_backward(const void *descriptor, const cpu_block *block) {
@@ -163,20 +203,7 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
     if (!shape) return;
     int rows = shape->router_rows, columns = rows + shape->h_ranks, n_tokens = block->n_tokens;
     float *dzp = block->scratch; /* [tokens, E + S] */
-    const float *balance =
-        d->balance && shape->balanced
-            ? d->balance + ((int64_t)block->device * d->n_layers + d->layer) * CK_MAX_EXPERTS
-            : NULL;
-    for (int t = 0; t < n_tokens; t++) {
-        float *row = dzp + (int64_t)t * columns;
-        int64_t gate = (int64_t)t * CK_MAX_EXPERTS;
-        if (rows) {
-            logit_gradients(shape, cpu_rows(d->zh, block) + (int64_t)t * d->zh->columns,
-                            cpu_rows(d->gates, block) + gate, cpu_rows(d->dw, block) + gate, balance, row);
-        }
-        memcpy(row + rows, cpu_rows(d->p, block) + (int64_t)t * d->p->columns,
-               (size_t)shape->h_ranks * sizeof(float));
-    }
+    make_factors(d, block, dzp);
     const float *weights = cpu_layer(block, d->layer) + shape->route;
     if (d->dx) {
         gemm_nn(n_tokens, shape->width, columns, 1, dzp, columns, weights, shape->width,
@@ -190,23 +217,44 @@ void cpu_route_backward(const void *descriptor, const cpu_block *block) {
         0, cpu_layer_gradients(block, d->layer) + shape->route + (int64_t)first * shape->width, shape->width);
 }
 
-/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i). */
-void cpu_balance(const ck_balance *d, const ck_wave *wave) {
-    for (int i = 0; i < wave->n_devices; i++) {
-        const ck_shape *shape = &wave->shapes[wave->devices[i].shape];
-        int first = wave->first_sequence[i], last = wave->first_sequence[i + 1];
-        float tokens = (float)(wave->first_token[last] - wave->first_token[first]);
-        float kept = (float)(shape->router_rows == 0 || shape->top_k > shape->n_experts ? shape->n_experts
-                                                                                        : shape->top_k);
-        for (int layer = 0; layer < d->n_layers; layer++) {
-            float *coefficient = d->coefficient + ((int64_t)i * d->n_layers + layer) * CK_MAX_EXPERTS;
-            memset(coefficient, 0, CK_MAX_EXPERTS * sizeof(float));
-            for (int e = 0; e < shape->n_experts && shape->router_rows; e++) {
-                float count = 0;
-                for (int s = first; s < last; s++)
-                    count += d->top_k_count[((int64_t)s * d->n_layers + layer) * CK_MAX_EXPERTS + e];
-                coefficient[e] = shape->balance[e] * count / (kept * tokens) / tokens;
-            }
-        }
+/* Over a device's sequences; NULL: nothing. */
+static void sum_over(const float *table, int64_t first, int64_t last, int n_layers, int layer, int experts,
+                     double *sums) {
+    for (int64_t s = first; s < last && table; s++)
+        for (int e = 0; e < experts; e++)
+            sums[e] += (double)table[(s * n_layers + layer) * CK_MAX_EXPERTS + e];
+}
+
+/* c_e = balance_e f_e / T_i, f_e = (chosen tokens) / (K T_i); counts are exact. */
+static void count_coefficients(const ck_shape *shape, const double *counts, float tokens,
+                               float *coefficient) {
+    float kept = (float)(shape->top_k > shape->n_experts ? shape->n_experts : shape->top_k);
+    for (int e = 0; e < shape->n_experts; e++)
+        coefficient[e] = shape->balance[e] * (float)counts[e] / (kept * tokens) / tokens;
+}
+
+static void balance_device(const ck_balance *d, const ck_wave *wave, int device, int layer) {
+    const ck_shape *shape = &wave->shapes[wave->devices[device].shape];
+    int first = wave->first_sequence[device], last = wave->first_sequence[device + 1],
+        experts = shape->n_experts;
+    int64_t at = ((int64_t)device * d->n_layers + layer) * CK_MAX_EXPERTS;
+    double counts[CK_MAX_EXPERTS] = {0}, gates[CK_MAX_EXPERTS] = {0}, load[CK_MAX_EXPERTS] = {0};
+    memset(d->coefficient + at, 0, CK_MAX_EXPERTS * sizeof(float));
+    if (d->load_coefficient) memset(d->load_coefficient + at, 0, CK_MAX_EXPERTS * sizeof(float));
+    if (shape->router_rows == 0 || !shape->balanced) return;
+    if (shape->router == CK_ROUTER_LINEAR) {
+        sum_over(d->top_k_count, first, last, d->n_layers, layer, experts, counts);
+        count_coefficients(shape, counts, (float)(wave->first_token[last] - wave->first_token[first]),
+                           d->coefficient + at);
+        return;
     }
+    sum_over(d->gate_sum, first, last, d->n_layers, layer, experts, gates);
+    sum_over(d->load_sum, first, last, d->n_layers, layer, experts, load);
+    hidden_router_coefficients(shape, gates, d->coefficient + at);
+    if (shape->top_k < experts) hidden_router_coefficients(shape, load, d->load_coefficient + at);
+}
+
+void cpu_balance(const ck_balance *d, const ck_wave *wave) {
+    for (int i = 0; i < wave->n_devices; i++)
+        for (int layer = 0; layer < d->n_layers; layer++) balance_device(d, wave, i, layer);
 }

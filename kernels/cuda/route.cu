@@ -20,6 +20,7 @@
  * Floor, bytes: 2 D (f32: 4 D) + 4 (C + 16) a token, 4 C D a device. 2 C D FLOPs a token: memory bound up to
  * C of about 140 in bf16. Statistics: one block a sequence over z and w, which lie in L2: 4 (E + 16) bytes a
  * token. */
+#include "hidden_router.cuh"
 #include "route_few.cuh"
 
 /* ---- Many tokens a device */
@@ -202,16 +203,17 @@ static __global__ void __launch_bounds__(ROUTE_LANES) route_plain_faults(route_o
 
 typedef struct {
     cuda_wave wave;
-    cuda_rows<const float> zh, gates;
-    global<float> gate_sum, top1_count, top_k_count; /* NULL: not wanted */
+    cuda_rows<const float> zh, gates, hidden;
+    global<float> gate_sum, top1_count, top_k_count, load_sum; /* NULL: not wanted */
     int layer, n_layers;
 } statistics_op;
 
-enum { STATISTICS = 3, STATISTICS_ROWS = ROUTE_LANES / HALF };
+enum { STATISTICS = 4, STATISTICS_ROWS = ROUTE_LANES / HALF };
 
 /* Adds the lane's expert of one token. */
 static __device__ __forceinline__ void count_token(float sums[STATISTICS], const statistics_op *op,
-                                                   const ck_shape *shape, int64_t token, bool inside) {
+                                                   const cuda_device *device, const ck_shape *shape,
+                                                   int64_t token, bool inside) {
     int e = (int)threadIdx.x % HALF;
     float w = inside && e < shape->n_experts ? (float)op->gates.data[token * op->gates.columns + e] : 0.0f;
     if (shape->router_rows == 0) { /* equal gates: the lower index */
@@ -225,25 +227,34 @@ static __device__ __forceinline__ void count_token(float sums[STATISTICS], const
     sums[0] += w;
     sums[1] += inside && c.best ? 1.0f : 0.0f;
     sums[2] += inside && c.chosen ? 1.0f : 0.0f;
+    if (!op->load_sum || !has_load(device, shape)) return;
+    bool exists = inside && c.exists;
+    float clean = exists ? (float)op->hidden.data[token * op->hidden.columns + shape->router_rows + e] : 0.0f;
+    float u = excess_of(z, clean, c);
+    sums[3] += exists ? 0.5f * erfcf(-0.70710678f * u) : 0.0f;
 }
 
 static __global__ void __launch_bounds__(ROUTE_LANES) route_statistics(statistics_op op) {
     CK_SHARED(float, parts, STATISTICS *ROUTE_LANES);
     const cuda_sequence *sequence = record(op.wave.sequences + blockIdx.x);
     if (sequence->n_tokens == 0 || sequence->device < 0) return;
-    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + sequence->device)->shape);
+    const cuda_device *device = record(op.wave.devices + sequence->device);
+    const ck_shape *shape = record(op.wave.shapes + device->shape);
     int lane = (int)threadIdx.x;
-    float sums[STATISTICS] = {0, 0, 0};
+    float sums[STATISTICS] = {0, 0, 0, 0};
     for (int first = 0; first < sequence->n_tokens; first += STATISTICS_ROWS) {
         int row = first + lane / HALF;
-        count_token(sums, &op, shape, sequence->first_token + row, row < sequence->n_tokens);
+        count_token(sums, &op, device, shape, sequence->first_token + row, row < sequence->n_tokens);
     }
     CK_UNROLL
     for (int i = 0; i < STATISTICS; i++) parts[i * ROUTE_LANES + lane] = sums[i];
     __syncthreads();
     if (lane >= STATISTICS * HALF) return;
     int which = lane / HALF;
-    global<float> table = which == 0 ? op.gate_sum : which == 1 ? op.top1_count : op.top_k_count;
+    global<float> table = which == 0   ? op.gate_sum
+                          : which == 1 ? op.top1_count
+                          : which == 2 ? op.top_k_count
+                                       : op.load_sum;
     if (!table) return;
     float sum = 0;
     for (int row = 0; row < STATISTICS_ROWS; row++)
@@ -270,7 +281,7 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.gate_record = d->gate_record;
     if (d->bias_factor) op.bias_factor = static_cast<float *>(d->bias_factor->data);
     op.layer = d->layer, op.n_layers = d->n_layers;
-    op.wide = cuda_is_wide<T>(d->x);
+    op.wide = cuda_is_wide<T>(d->x), op.at_once = call->limits.hidden != 0;
     int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
     const char *problem = call->limits.plain
@@ -290,11 +301,14 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
 const char *cuda_route(const ck_route *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     const char *problem = call->half ? launch_route<bf16>(d, call) : launch_route<float>(d, call);
-    if (problem || !(d->gate_sum || d->top1_count || d->top_k_count)) return problem;
+    if (!problem && call->limits.hidden) problem = launch_hidden_router(d, call);
+    if (problem || !(d->gate_sum || d->top1_count || d->top_k_count || d->load_sum)) return problem;
     statistics_op op = {};
     op.wave = call->wave;
     op.zh = cuda_rows_of<const float>(d->zh), op.gates = cuda_rows_of<const float>(d->gates);
     op.gate_sum = d->gate_sum, op.top1_count = d->top1_count, op.top_k_count = d->top_k_count;
+    op.load_sum = d->load_sum;
+    if (d->hidden) op.hidden = cuda_rows_of<const float>(d->hidden);
     op.layer = d->layer, op.n_layers = d->n_layers;
     return CK_LAUNCH(route_statistics, dim3((unsigned)call->wave.n_sequences), dim3(ROUTE_LANES), 0,
                      call->stream, op);

@@ -1,7 +1,7 @@
 /* route.cuh - what the router's forward and backward share.
  *
  *   S = TopK(z), K = min(k, E), the lower index wins ties;  w = softmax(z_S);
- *       K = 1 < E: w = softmax(z) over all E, kept for the best
+ *       K = 1 < E and a linear router: w = softmax(z) over all E, kept for the best
  *   P = softmax(z with the unchosen set to 0) (K >= 2), softmax(z) (K = 1): the load balance's probabilities
  *
  * A token belongs to half a warp, a lane per expert; both halves of a warp have tokens of the same device. */
@@ -74,8 +74,9 @@ static __device__ __forceinline__ float half_max(float v) {
 
 typedef struct {
     bool exists, chosen, best;
-    bool single;   /* K = 1 < E */
-    float largest; /* logit */
+    bool single;     /* K = 1 < E: a linear router's gate is a probability over all E */
+    int ahead, kept; /* experts with a larger logit; K */
+    float largest;   /* logit */
 } expert_choice;
 
 /* z: the lane's logit, a number; lanes from `experts` on have none. */
@@ -88,8 +89,13 @@ static __device__ __forceinline__ expert_choice choose_experts(float z, const ck
         ahead += rival > z || (rival == z && other < e);
         largest = fmaxf(largest, rival);
     }
-    expert_choice c = {e < experts, e < experts && ahead < kept, e < experts && ahead == 0,
-                       kept == 1 && experts > 1, largest};
+    expert_choice c = {e < experts,
+                       e < experts && ahead < kept,
+                       e < experts && ahead == 0,
+                       kept == 1 && experts > 1,
+                       ahead,
+                       kept,
+                       largest};
     return c;
 }
 
@@ -99,6 +105,7 @@ static __device__ __forceinline__ float softmax_lanes(float z, bool member, floa
     return v / half_sum(v);
 }
 
+/* Of a linear router. */
 static __device__ __forceinline__ float gate_of(float z, const expert_choice &c) {
     float w = softmax_lanes(z, c.single ? c.exists : c.chosen, c.largest);
     return c.single && !c.best ? 0.0f : w;

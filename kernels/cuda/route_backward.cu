@@ -1,6 +1,7 @@
 /* route_backward.cu - gradients of the router and of the experts' first factors, and what x gets of them.
  *
  *   K >= 2:  dz_e = w_e (dw_e - sum_j w_j dw_j);  K = 1 < E:  dz_j = dw_i w_i ([i = j] - softmax(z)_j)
+ *   (routers with a hidden layer: hidden_router.cuh)
  *   load balance with coefficients c:  dz_j += P_j (c_j - sum_e c_e P_e),
  *       no gradient to the unchosen where K >= 2
  *   dx (+)= [dz | p] [R | A1],  [dR | dA1] = [dz | p]^T x
@@ -391,6 +392,11 @@ static size_t factor_bytes(int64_t n_tokens, int columns, bool half) {
     return (bytes + 255) / 256 * 256;
 }
 
+/* Behind the factors, of routers with a hidden layer. */
+static size_t dz_bytes(int64_t n_tokens) {
+    return (size_t)n_tokens * HALF * sizeof(float);
+}
+
 /* Over the forms that a wave may need; blocks over D are no fewer than with all warps. */
 size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_bounds *bounds) {
     int64_t floats = 0;
@@ -403,7 +409,14 @@ size_t cuda_route_backward_workspace(const ck_route_backward *d, const cuda_boun
         if (need > floats) floats = need;
         before = form.columns;
     }
-    return factor_bytes(bounds->max_tokens, d->zh->columns, bounds->half) + (size_t)floats * sizeof(float);
+    return factor_bytes(bounds->max_tokens, d->zh->columns, bounds->half) + (size_t)floats * sizeof(float) +
+           (d->hidden ? dz_bytes(bounds->max_tokens) : 0);
+}
+
+/* dz, where the wave has routers with a hidden layer, then the parts. */
+static float *behind_factors(const cuda_call *call, const products_plan *plan) {
+    return reinterpret_cast<float *>(static_cast<char *>(call->workspace) +
+                                     factor_bytes(call->wave.n_tokens, plan->columns, call->half));
 }
 
 template <typename T>
@@ -417,8 +430,12 @@ static route_backward_op<T> describe(const ck_route_backward *d, const cuda_call
     op.dw = cuda_rows_of<const float>(d->dw), op.p = cuda_rows_of<const float>(d->p);
     op.balance = d->balance;
     op.factors = static_cast<T *>(call->workspace);
-    op.parts = reinterpret_cast<float *>(static_cast<char *>(call->workspace) +
-                                         factor_bytes(call->wave.n_tokens, plan->columns, call->half));
+    op.load_balance = d->load_balance;
+    op.parts = behind_factors(call, plan) + (call->limits.hidden ? (int64_t)call->wave.n_tokens * HALF : 0);
+    if (call->limits.hidden) {
+        op.hidden = cuda_rows_of<const float>(d->hidden);
+        op.dz = behind_factors(call, plan);
+    }
     op.part_floats = part_floats(plan->columns, d->x->columns);
     op.depth = plan->depth;
     op.layer = d->layer, op.n_layers = d->n_layers;
@@ -445,6 +462,8 @@ template <typename T> static const char *launch_backward(const ck_route_backward
     route_backward_op<T> op = describe<T>(d, call, &plan);
     const char *problem =
         CK_LAUNCH(route_factors<T>, dim3((unsigned)op.wave.n_tiles), dim3(ROUTE_LANES), 0, call->stream, op);
+    if (!problem && call->limits.hidden)
+        problem = launch_second_gradient(d, call, behind_factors(call, &plan));
     if (problem) return problem;
     if (plan.form->m == 2)
         problem = launch_products<T, 2, 4>(op, &plan, call->stream);

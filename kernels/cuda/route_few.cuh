@@ -6,7 +6,8 @@
  *
  * Where the tile's tokens cannot choose all experts, or hardly (two_phases()), the router's rows come first,
  * then of A1 only those of experts that a token of the tile has chosen; h of the others is 0. Each column's
- * sum has the same terms in the same order either way.
+ * sum has the same terms in the same order either way. In a wave with routers that have a hidden layer all
+ * columns come at once: their logits are not known yet.
  *
  * Floor, bytes a device: 4 E D + 4 H D min(1, K rows / E), and 2 D (f32: 4 D) + 4 (C + 16) a token. */
 #ifndef COHORT_KERNELS_CUDA_ROUTE_FEW_CUH
@@ -153,7 +154,8 @@ template <typename T> static __global__ void __launch_bounds__(ROUTE_LANES, 2) r
     const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
     if (tile->rows == 0) return;
     router_rows r = router_rows_of(&op.wave, record(op.wave.devices + tile->device), op.layer, op.wide);
-    int routed = two_phases(r.shape, tile->rows) ? r.shape->router_rows : 0; /* columns that come first */
+    /* columns that come first */
+    int routed = !op.at_once && two_phases(r.shape, tile->rows) ? r.shape->router_rows : 0;
     uint32_t experts = ~0u;
     CK_ROLL
     for (int first = 0, last = routed > 0 ? routed : r.columns; first < r.columns;

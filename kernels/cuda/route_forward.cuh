@@ -18,7 +18,7 @@ template <typename T> struct route_op {
     global<float> bias_factor; /* [tokens] */
     int layer, n_layers;
     int slices, stride; /* of route_few.cuh: of D; from a row of sums to the next */
-    bool wide;
+    bool wide, at_once; /* at_once: of route_few.cuh */
 };
 
 /* ---- From sums to gates; rows of one device, [rows, stride] in shared memory */

@@ -17,6 +17,7 @@ typedef struct {
     int64_t parameters, gradients; /* offsets in floats, as in ck_wave_device */
     int32_t n_tokens, shape;
     uint32_t learn;
+    ck_noise noise;
 } cuda_device;
 
 typedef struct {
@@ -60,12 +61,13 @@ typedef struct {
     /* of ceil(r_e / 8): the sum over experts, the largest; at least 1 each */
     int32_t rank_tiles, expert_tiles;
     int32_t width;
-    int32_t plain; /* 1: some device has neither router nor ranks of experts */
+    int32_t plain;  /* 1: some device has neither router nor ranks of experts */
+    int32_t hidden; /* 1: some device's router has a hidden layer */
 } cuda_wave_limits;
 
 /* Over the shapes that devices of the wave have. */
 static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
-    cuda_wave_limits limits = {0, 0, 0, 1, 1, 0, 0};
+    cuda_wave_limits limits = {0, 0, 0, 1, 1, 0, 0, 0};
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
         if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;
@@ -81,6 +83,7 @@ static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
         if (sum > limits.rank_tiles) limits.rank_tiles = sum;
         if (shape->width > limits.width) limits.width = shape->width;
         if (shape->router_rows + shape->h_ranks == 0) limits.plain = 1;
+        if (shape->router_rows > 0 && shape->router == CK_ROUTER_LLAMA_MOE) limits.hidden = 1;
     }
     return limits;
 }
@@ -92,7 +95,7 @@ static inline void cuda_list_devices(const ck_wave *wave, cuda_device *devices) 
         int64_t first = wave->first_token[wave->first_sequence[d]],
                 end = wave->first_token[wave->first_sequence[d + 1]];
         cuda_device device = {first,       from->parameters, from->gradients, (int32_t)(end - first),
-                              from->shape, from->learn};
+                              from->shape, from->learn,      from->noise};
         devices[d] = device;
     }
 }

@@ -26,8 +26,9 @@ void adapters_name_part(const ck_part *part, size_t bytes, char *out) {
         snprintf(out, bytes, "tied.%s%s.vector", mlp, site);
     else if (part->adapter == CK_TIED)
         snprintf(out, bytes, "tied.%s%s.%c", mlp, site, factor);
-    else if (part->factor == CK_FACTOR_ROUTER)
-        snprintf(out, bytes, "layer.%d.%s", part->layer, site);
+    else if (ck_is_of_router(part->factor))
+        snprintf(out, bytes, "layer.%d.%s%s", part->layer, site,
+                 part->factor == CK_FACTOR_ROUTER_OUT ? ".out" : "");
     else if (part->expert >= 0)
         snprintf(out, bytes, "layer.%d.expert.%d.%s.%c", part->layer, part->expert, site, factor);
     else

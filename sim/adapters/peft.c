@@ -145,7 +145,7 @@ exit_code peft_write(const char *folder, const ck_shape *shape, int expert, cons
 /* ---- What no PEFT folder can hold, beside the folders */
 
 static bool is_router(const ck_part *part) {
-    return part->factor == CK_FACTOR_ROUTER;
+    return ck_is_of_router(part->factor);
 }
 
 static bool is_tied(const ck_part *part) {

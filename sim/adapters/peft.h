@@ -36,8 +36,8 @@ bool peft_has_lora(const ck_shape *shape, int expert);
  * should name as the base model, or NULL. */
 exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
                      const lora_settings *lora, const char *base, const float *pack, problems *list);
-/* Writes what no PEFT folder can hold, with the names of adapters.h: router.safetensors, layer.<l>.router [E, D],
- * experts in the order generalists, specialists; tied.safetensors, what all layers share. Neither where the
+/* Writes what no PEFT folder can hold, with the names of adapters.h: router.safetensors, layer.<l>.router [E, D]
+ * (and layer.<l>.router.out [E, E]), experts in the order generalists, specialists; tied.safetensors, what all layers share. Neither where the
  * shape has none. */
 exit_code peft_write_beside(const char *folder, const ck_shape *shape, const float *pack, problems *list);
 

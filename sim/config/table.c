@@ -241,10 +241,18 @@ static const setting_row ROWS[] = {
      .unit = "experts", .help = "experts a token uses (at most those there are)"},
     {SETTING("experts.mix", VALUE_CHOICE), BOTH(experts.mix), .initial = "mlp", .choices = "mlp|linear",
      .help = "mlp: mixes the outputs of whole MLPs; linear: mixes the updates of each linear"},
+    {SETTING("experts.router", VALUE_CHOICE), BOTH(experts.router), .initial = "linear",
+     .choices = "linear|llama_moe",
+     .help =
+         "linear: one matrix, the router of CoMiGS for GPT-2; llama_moe: LLaMA-MoE's gate, that of CoMiGS "
+         "for Llama: two matrices with tanh between, noise on the logits in training, and a load balance "
+         "of its own"},
     {SETTING("experts.balance", VALUE_DOUBLE), BOTH(experts.balance), .initial = "0.01", LIMITS(0, 1e3),
      .help = "weight of the load balance (lambda)"},
     {SETTING("experts.balance_importance", VALUE_DOUBLE), BOTH(experts.balance_importance), .initial = "0.5",
-     BETWEEN(0, 1), .help = "share of choices the load balance wants for the generalists (pi)"},
+     BETWEEN(0, 1),
+     .help =
+         "share of choices the load balance wants for the generalists (pi); a llama_moe router's has none"},
     {SETTING("aggregate.weights", VALUE_CHOICE), BOTH(weights), .initial = "method",
      .choices = "method|uniform|tokens",
      .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training "

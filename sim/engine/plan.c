@@ -35,8 +35,8 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 typedef struct {
     int64_t largest_step, least_step, whole_step, evaluation; /* windows */
-    int64_t largest_pack, all_packs; /* floats of gradients; of all devices that this process has */
-    bool balanced, routed;
+    int64_t largest_pack, all_packs;       /* floats of gradients; of all devices that this process has */
+    bool balanced, balanced_gates, routed; /* balanced_gates: by a router that is not linear */
 } demand;
 
 /* Windows are of this process's devices; a step of any of them fits. */
@@ -55,6 +55,7 @@ static demand measure(const settings *s, const fleet *f) {
     for (int i = 0; i < f->n_shapes; i++) {
         d.largest_pack = larger(d.largest_pack, f->shapes[i].gradient_total);
         d.balanced |= f->shapes[i].balanced;
+        d.balanced_gates |= f->shapes[i].balanced && f->shapes[i].router == CK_ROUTER_LLAMA_MOE;
         d.routed |= f->shapes[i].router_rows > 0;
     }
     return d;
@@ -87,6 +88,7 @@ static exit_code measure_programs(ck_backend *backend, const base_shape *base, c
                   evaluation = {.loss = unread, .gate_sum = unread, .top1_count = unread};
     model_outputs record = {.loss = unread, .gate_record = unread};
     if (d->balanced) step.top_k_count = step.balance_coefficient = unread;
+    if (d->balanced_gates) step.gate_sum = step.load_sum = step.load_coefficient = unread;
     size_t bytes[3] = {0};
     exit_code code = model_program_bytes(backend, &model, f->shapes, f->n_shapes, &plan->step, &step, true,
                                          &bytes[0], list);
@@ -121,11 +123,12 @@ static size_t exchange_bytes(const fleet *f) {
 }
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, two of a
- * balanced step; the record is one a token on both. Two waves take turns. */
+ * balanced step, three more of one that balances gates; the record is one a token on both. Two waves take turns. */
 static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
-                           bool balanced) {
+                           const demand *d) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);
-    size_t statistics = (size_t)plan->limits.max_sequences * row * (balanced ? 6 : 4);
+    size_t tables = 4 + (d->balanced ? 2 : 0) + (d->balanced_gates ? 3 : 0);
+    size_t statistics = (size_t)plan->limits.max_sequences * row * tables;
     size_t record = plan->n_routing_windows > 0 ? 2 * (size_t)plan->record.max_tokens * row : 0;
     return statistics + record + number_bytes(s, base, f, plan->n_routing_windows) +
            2 * wave_bytes(&plan->limits);
@@ -180,7 +183,7 @@ static exit_code fill_plan(const settings *s, ck_backend *backend, const base_sh
     plan->packs = (3 * (size_t)f->n_parameters + (size_t)f->n_carried + (size_t)f->n_packed) * sizeof(float);
     plan->passing = passing_bytes(backend, plan, f);
     plan->gradients = (size_t)plan->limits.max_packs * sizeof(float);
-    plan->buffers = buffer_bytes(s, plan, base, f, d->balanced) + exchange_bytes(f);
+    plan->buffers = buffer_bytes(s, plan, base, f, d) + exchange_bytes(f);
     if (plan->near_limit < SIZE_MAX)
         place_packs(plan, f);
     else

@@ -32,6 +32,12 @@ static bool any_balanced(const fleet *f) {
     return false;
 }
 
+static bool any_balanced_gates(const fleet *f) {
+    for (int i = 0; i < f->n_shapes; i++)
+        if (f->shapes[i].balanced && f->shapes[i].router == CK_ROUTER_LLAMA_MOE) return true;
+    return false;
+}
+
 static exit_code allocate_outputs(run_programs *p, const fleet *f, const run_plan *plan, problems *list) {
     allocator a = {.backend = p->backend};
     size_t sequences = (size_t)plan->limits.max_sequences,
@@ -43,6 +49,11 @@ static exit_code allocate_outputs(run_programs *p, const fleet *f, const run_pla
     if (any_balanced(f)) {
         p->step_outputs.top_k_count = allocate_for(&a, sequences * row, "choices");
         p->step_outputs.balance_coefficient = allocate_for(&a, sequences * row, "load-balance coefficients");
+    }
+    if (any_balanced_gates(f)) {
+        p->step_outputs.gate_sum = allocate_for(&a, sequences * row, "gate sums of steps");
+        p->step_outputs.load_sum = allocate_for(&a, sequences * row, "sums of the load");
+        p->step_outputs.load_coefficient = allocate_for(&a, sequences * row, "coefficients of the load");
     }
     if (plan->n_routing_windows > 0)
         p->record_outputs.gate_record =
@@ -70,6 +81,9 @@ void programs_destroy(run_programs *p) {
     ck_free(p->backend, p->step_outputs.loss);
     ck_free(p->backend, p->step_outputs.top_k_count);
     ck_free(p->backend, p->step_outputs.balance_coefficient);
+    ck_free(p->backend, p->step_outputs.gate_sum);
+    ck_free(p->backend, p->step_outputs.load_sum);
+    ck_free(p->backend, p->step_outputs.load_coefficient);
     ck_free(p->backend, p->evaluation_outputs.gate_sum);
     ck_free(p->backend, p->evaluation_outputs.top1_count);
     ck_free(p->backend, p->record_outputs.gate_record);

@@ -8,9 +8,11 @@
  * that does. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "engine/session.h"
+#include "support/rng.h"
 
 /* The step that is being taken: the one numbered `step` of the entries at `place` of their devices' lists. */
 typedef struct {
@@ -76,6 +78,19 @@ static exit_code fill_windows(session *s, const device *d, const schedule_entry 
         THEN(code, wave_add_window(s->waves.filling, &window, list));
     }
     return pipeline_check(&s->waves, code);
+}
+
+/* Keyed like the windows of the step. */
+static ck_noise noise_of(const session *s, const device *d, const schedule_entry *e) {
+    rng_key key = {.seed = s->fleet->populations[d->population].settings->seed,
+                   .device = d->index,
+                   .purpose = e->text == DATA_VALID ? RNG_ROUTER_NOISE : RNG_TRAIN_NOISE,
+                   .step = (uint64_t)steps_taken(d, e->text)};
+    rng_origin origin = rng_normal_origin(&key);
+    ck_noise noise;
+    memcpy(noise.key, origin.key, sizeof noise.key);
+    memcpy(noise.counter, origin.counter, sizeof noise.counter);
+    return noise;
 }
 
 /* What a wave that runs has drawn. */
@@ -208,6 +223,7 @@ static exit_code add_device(session *s, int device_index, const schedule_entry *
         code = pipeline_turn(&s->waves, work, list);
     if (code != EXIT_OK || d->stopped) return code;
     wave_add_device(s->waves.filling, s->fleet, device_index, e->leaves);
+    s->waves.filling->devices[s->waves.filling->n_devices - 1].noise = noise_of(s, d, e);
     return fill_windows(s, d, e, list);
 }
 

@@ -11,7 +11,7 @@
 #include "methods/as_released.h"
 
 static bool shares(const ck_part *part, int generalists) {
-    return part->factor != CK_FACTOR_ROUTER && generalists > 0 && part->expert < generalists;
+    return !ck_is_of_router(part->factor) && generalists > 0 && part->expert < generalists;
 }
 
 const method method_comigs = {

@@ -8,7 +8,7 @@
 
 static bool shares(const ck_part *part, int generalists) {
     (void)generalists;
-    return part->factor != CK_FACTOR_ROUTER;
+    return !ck_is_of_router(part->factor);
 }
 
 const method method_fedavg = {

@@ -6,7 +6,7 @@
 #include "methods/method.h"
 
 static bool shares(const ck_part *part, int generalists) {
-    return part->factor != CK_FACTOR_ROUTER && part->expert < generalists;
+    return !ck_is_of_router(part->factor) && part->expert < generalists;
 }
 
 static int schedule(const schedule_query *q, schedule_entry entries[SCHEDULE_MOST]) {

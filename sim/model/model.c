@@ -23,6 +23,7 @@
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
+    ck_tensor *hidden; /* NULL: no router has a hidden layer, or nothing reads it again */
     adapter_tensors adapters;
 } layer_tensors;
 
@@ -34,9 +35,9 @@ typedef struct {
     ck_precision precision;
     adapted_sites sites;
     int32_t zh_columns, h_columns, rank_columns; /* the widest over all shapes */
-    bool any_mlp_mix;
-    layer_tensors *layers;  /* [L + 1]; of the last only x exists */
-    ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
+    bool any_mlp_mix, any_hidden;                /* any_hidden: of a router */
+    layer_tensors *layers;                       /* [L + 1]; of the last only x exists */
+    ck_tensor *bias_factor;                      /* NULL: no device mixes outputs of MLPs */
     ck_tensor *nf, *statsf;
     ck_tensor *d, *dn, *dm, *du, *q, *p, *dw, *d_o, *dqkv; /* backward only */
 } recorder;
@@ -56,10 +57,11 @@ static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
         r->h_columns = wider(r->h_columns, shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
+        r->any_hidden |= shapes[i].router_rows > 0 && shapes[i].router == CK_ROUTER_LLAMA_MOE;
     }
 }
 
-static void create_layer(recorder *r, layer_tensors *t) {
+static void create_layer(recorder *r, layer_tensors *t, bool backward) {
     const base_shape *s = &r->base->shape;
     t->x = ck_activation(r->program, s->width, "x");
     t->n1 = ck_activation(r->program, s->width, "norm 1");
@@ -74,16 +76,18 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->gates = ck_activation(r->program, CK_MAX_EXPERTS, "gates");
     t->u = ck_activation(r->program, base_fc_width(s), "fc");
     t->g = ck_activation(r->program, r->rank_columns, "second shrink");
+    if (r->any_hidden && backward)
+        t->hidden = ck_activation(r->program, 2 * CK_MAX_EXPERTS, "hidden layer of the router");
     t->adapters = adapter_tensors_create(r->program, &r->sites);
 }
 
 /* Training keeps one set per layer; an evaluation passes the same set through all of them. */
 static void create_tensors(recorder *r, bool backward) {
     const base_shape *s = &r->base->shape;
-    create_layer(r, &r->layers[0]);
+    create_layer(r, &r->layers[0], backward);
     for (int l = 1; l < s->layers; l++)
         if (backward)
-            create_layer(r, &r->layers[l]);
+            create_layer(r, &r->layers[l], backward);
         else
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
@@ -188,10 +192,12 @@ static void experts_forward(recorder *r, int l) {
                                         .zh = t->zh,
                                         .gates = t->gates,
                                         .bias_factor = r->bias_factor,
+                                        .hidden = t->hidden,
                                         .layer = l,
                                         .gate_sum = out->gate_sum,
                                         .top1_count = out->top1_count,
                                         .top_k_count = out->top_k_count,
+                                        .load_sum = out->load_sum,
                                         .n_layers = s->layers,
                                         .gate_record = out->gate_record});
     ck_op_linear(r->program, &(ck_linear){.x = t->n2,
@@ -317,9 +323,11 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .gates = t->gates,
                                                           .dw = r->dw,
                                                           .p = r->p,
+                                                          .hidden = t->hidden,
                                                           .dx = r->dn,
                                                           .layer = l,
                                                           .balance = r->out->balance_coefficient,
+                                                          .load_balance = r->out->load_coefficient,
                                                           .n_layers = s->layers});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     adapt_backward(&here, CK_SITE_GATE, t->n2, r->du, dn);
@@ -366,8 +374,12 @@ static void backward(recorder *r) {
 }
 
 static void balance(recorder *r) {
-    ck_op_balance(r->program, &(ck_balance){.top_k_count = r->out->top_k_count,
-                                            .coefficient = r->out->balance_coefficient,
+    const model_outputs *out = r->out;
+    ck_op_balance(r->program, &(ck_balance){.top_k_count = out->top_k_count,
+                                            .gate_sum = out->load_sum ? out->gate_sum : NULL,
+                                            .load_sum = out->load_sum,
+                                            .coefficient = out->balance_coefficient,
+                                            .load_coefficient = out->load_coefficient,
                                             .n_layers = r->base->shape.layers});
 }
 

@@ -22,9 +22,11 @@ typedef struct {
     float *loss;                                /* [max_sequences] summed nats per sequence */
     float *gate_sum, *top1_count, *top_k_count; /* [max_sequences, layers, CK_MAX_EXPERTS], or NULL */
     float *gate_record;                         /* [max_tokens, layers, CK_MAX_EXPERTS], or NULL */
-    float *balance_coefficient;                 /* as the last; NULL: the load balance has no gradient */
-    float *logits;                              /* tests only, or NULL */
-} model_outputs;                                /* backend memory, the caller's */
+    float *balance_coefficient;                 /* as top_k_count; NULL: the load balance has no gradient */
+    /* the same; NULL: no router is balanced that is not linear. These need gate_sum in a step */
+    float *load_sum, *load_coefficient;
+    float *logits; /* tests only, or NULL */
+} model_outputs;   /* backend memory, the caller's */
 
 /* A training step's forward and backward into ck_wave.gradients. */
 exit_code model_record_step(ck_backend *backend, const model_base *base, const ck_shape *shapes, int n_shapes,

@@ -1,5 +1,5 @@
 /* Initial adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt 5), B = 0, R ~ N(0,
- * 0.02^2).
+ * 0.02^2), and R2 like R.
  *
  * A tensor's key is what it is, not where it stands: the n-th generalist, the n-th specialist, a layer's
  * LoRA at a site. So a further expert, another rank or another population changes no other tensor.
@@ -13,14 +13,14 @@
 #include "support/kernel_problem.h"
 #include "support/rng.h"
 
-enum { TENSORS_A_LAYER = 64 };
+enum { TENSORS_A_LAYER = 64, SECOND_MATRIX = 1 << 20 };
 
 static const float ROUTER_SIGMA = 0.02F;
 
 /* Equal on all devices of all populations of a seed. */
 static bool starts_equal(const population *p, const device *d, const ck_part *part) {
     if (population_shares(p, part)) return true;
-    if (part->factor == CK_FACTOR_ROUTER) return false;
+    if (ck_is_of_router(part->factor)) return false;
     return part->expert < d->generalists ||
            released_start_is_shared(p->method, p->settings->as_released, part->expert);
 }
@@ -51,7 +51,8 @@ static void init_router(const population *p, const device *d, const ck_part *par
     rng_key key = {.seed = p->settings->seed,
                    .device = starts_equal(p, d, part) ? RNG_SHARED : d->index,
                    .purpose = RNG_ROUTER_INIT,
-                   .step = (uint64_t)part->layer};
+                   .step =
+                       (uint64_t)part->layer + (part->factor == CK_FACTOR_ROUTER_OUT ? SECOND_MATRIX : 0)};
     rng_fill_normal(&key, ROUTER_SIGMA, router, (int64_t)part->rows * part->columns);
 }
 
@@ -60,7 +61,7 @@ void fleet_init_pack(const population *p, const device *d, const ck_shape *s, fl
     for (int32_t i = 0; i < ck_part_count(s); i++) {
         ck_part part = ck_part_at(s, i);
         if (part.factor == CK_FACTOR_A) init_a(p, d, &part, pack + part.offset);
-        if (part.factor == CK_FACTOR_ROUTER) init_router(p, d, &part, pack + part.offset);
+        if (ck_is_of_router(part.factor)) init_router(p, d, &part, pack + part.offset);
     }
 }
 

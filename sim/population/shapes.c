@@ -1,7 +1,7 @@
 /* The ck_shape of a device: its experts, their ranks and scales, and the coefficients of its load-balance
  * term
  *
- *   balance_e = lambda E c_e / L      c_e: methods/as_released.h */
+ *   balance_e = lambda E c_e / L      c_e: methods/as_released.h;  of a llama_moe router lambda / L */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,9 +93,12 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     fill_loras(shape, base, ps);
     fill_tied(shape, base, ps);
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
+    if (routed) shape->router = (ck_router)ps->experts.router;
     for (int e = 0; e < device_experts(d) && e < CK_MAX_EXPERTS; e++) {
-        double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
-                                        d->specialists, e);
+        double share = shape->router == CK_ROUTER_LLAMA_MOE
+                           ? 1.0 / shape->n_experts
+                           : released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
+                                              d->specialists, e);
         shape->rank[e] = ps->rank;
         shape->scale[e] = lora_scale(&ps->experts, ps->experts.alpha, ps->rank);
         shape->balance[e] =
@@ -106,7 +109,8 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
 static bool same_shape(const ck_shape *a, const ck_shape *b) {
     return a->n_experts == b->n_experts && memcmp(a->rank, b->rank, sizeof a->rank) == 0 &&
            memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates &&
-           a->mix == b->mix && memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
+           a->router == b->router && a->mix == b->mix &&
+           memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
            memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 &&
            memcmp(a->tied_rank, b->tied_rank, sizeof a->tied_rank) == 0 &&
            memcmp(a->tied_scale, b->tied_scale, sizeof a->tied_scale) == 0 &&

@@ -30,6 +30,8 @@ enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
 typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
+/* In the order of ck_router. */
+typedef enum { ROUTER_LINEAR, ROUTER_LLAMA_MOE } experts_router;
 /* Of a device in an average: the method's choice, 1 / N, or its share of the population's training tokens. */
 typedef enum { WEIGHTS_OF_METHOD, WEIGHTS_UNIFORM, WEIGHTS_TOKENS } aggregate_weights;
 
@@ -96,6 +98,7 @@ typedef struct {
     lora_scaling scaling;
     int top_k;
     experts_mix mix;
+    experts_router router;
     double balance, balance_importance; /* lambda and pi of the load balance */
 } experts_settings;
 

@@ -96,6 +96,12 @@ void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n) {
     }
 }
 
+rng_origin rng_normal_origin(const rng_key *key) {
+    stream s = stream_of(key, DRAW_NORMAL);
+    return (rng_origin){{s.key.v[0], s.key.v[1]},
+                        {s.counter.v[0], s.counter.v[1], s.counter.v[2], s.counter.v[3]}};
+}
+
 /* Marsaglia & Tsang (2000): with d = shape - 1/3, c = 1 / sqrt(9 d) and x normal, v = (1 + c x)^3, the number
  * d v is accepted where v > 0 and ln u < x^2 / 2 + d - d v + d ln v. An attempt takes three draws: two for x
  * by Box-Muller, one for u. */

@@ -9,7 +9,7 @@
 typedef enum {
     RNG_BASE_INIT = 1,    /* step = tensor index */
     RNG_ADAPTER_INIT,     /* step = layer * 64 + tensor */
-    RNG_ROUTER_INIT,      /* step = layer */
+    RNG_ROUTER_INIT,      /* step = layer; of a router's second matrix 2^20 + layer */
     RNG_TRAIN_WINDOWS,    /* step = expert step */
     RNG_ROUTER_WINDOWS,   /* step = router step */
     RNG_PRETRAIN_WINDOWS, /* step = pre-training step */
@@ -18,7 +18,10 @@ typedef enum {
     RNG_CORPUS = 9,
     RNG_PARTITION, /* which part of a source a device holds */
     RNG_MIXTURE,   /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
-    RNG_DECODING   /* step = position of the token */
+    RNG_DECODING,  /* step = position of the token */
+    /* on the logits of a router, in a step on training or on validation text: step = as of its windows */
+    RNG_TRAIN_NOISE,
+    RNG_ROUTER_NOISE
 } rng_purpose;
 
 enum { RNG_SHARED = -1 }; /* the device of a draw that all devices of a population share */
@@ -43,5 +46,12 @@ double rng_gamma(const rng_key *key, double shape);
 /* Fill n floats, uniform on [-bound, bound) / normal(0, sigma) by Box-Muller. */
 void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n);
 void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n);
+
+/* Where the stream of normals begins: the key and counter of Philox for numbers 0 .. 3, the lowest word first;
+ * for numbers 4 b to 4 b + 3 the counter is greater by b. */
+typedef struct {
+    uint32_t key[2], counter[4];
+} rng_origin;
+rng_origin rng_normal_origin(const rng_key *key);
 
 #endif

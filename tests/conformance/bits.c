@@ -37,12 +37,13 @@ static void *allocate(int64_t count, size_t size) {
     return memory;
 }
 
-enum { N_SHAPES = 7 };
-static const int gpt2_shapes[N_SHAPES] = {SHAPE_PAIR_BOTH, SHAPE_RAGGED, SHAPE_PAIR_TOP1, SHAPE_SINGLE_ATTEND,
-                                          SHAPE_LINEAR,    SHAPE_MEAN,   SHAPE_MANY},
-                 llama_shapes[N_SHAPES] = {SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_QV,    SHAPE_LLAMA_BESIDE,
-                                           SHAPE_LLAMA_QV,    SHAPE_LLAMA_PLAIN, SHAPE_LLAMA_BESIDE,
-                                           SHAPE_LLAMA_QV};
+enum { N_SHAPES = 9 };
+static const int gpt2_shapes[N_SHAPES] = {SHAPE_PAIR_BOTH,     SHAPE_RAGGED, SHAPE_PAIR_TOP1,
+                                          SHAPE_SINGLE_ATTEND, SHAPE_LINEAR, SHAPE_MEAN,
+                                          SHAPE_MANY,          SHAPE_HIDDEN, SHAPE_HIDDEN_BOTH},
+                 llama_shapes[N_SHAPES] = {SHAPE_LLAMA_PLAIN,  SHAPE_LLAMA_QV,     SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_QV,     SHAPE_LLAMA_PLAIN,  SHAPE_LLAMA_BESIDE,
+                                           SHAPE_LLAMA_BESIDE, SHAPE_LLAMA_BESIDE, SHAPE_LLAMA_QV};
 
 static void make_member(bits_world *w, int d, const int *shapes) {
     member *m = &w->members[d];
@@ -113,7 +114,8 @@ static host_wave *host_create(const bits_world *w, const int *order, int n) {
         h->devices[i] = (ck_wave_device){.parameters = pack,
                                          .gradients = pack,
                                          .shape = m->shape,
-                                         .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER};
+                                         .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER,
+                                         .noise = wave_noise(order[i])};
         token += tokens_of(m);
         pack += w->shapes[m->shape].gradient_total;
     }
@@ -139,7 +141,18 @@ static ck_capacity capacity_of(const bits_world *w, const host_wave *h, bool bas
 
 /* ---- Running it ------------------------------------------------------------------------------ */
 
-enum { WEIGHTS, PARAMETERS, GRADIENTS, LOSS, TOP_K, COEFFICIENT, BUFFERS };
+enum {
+    WEIGHTS,
+    PARAMETERS,
+    GRADIENTS,
+    LOSS,
+    TOP_K,
+    COEFFICIENT,
+    GATE_SUM,
+    LOAD_SUM,
+    LOAD_COEFFICIENT,
+    BUFFERS
+};
 
 typedef struct {
     ck_backend *backend;
@@ -161,7 +174,8 @@ static session session_open(const bits_world *w, const host_wave *h, int64_t gra
     session s = {.backend = backend, .verdict = c};
     int64_t entries = (int64_t)h->n_sequences * WAVE_LAYERS * CK_MAX_EXPERTS;
     const int64_t counts[BUFFERS] = {w->layout.total, h->pack_floats, gradient_floats,
-                                     h->n_sequences,  entries,        entries};
+                                     h->n_sequences,  entries,        entries,
+                                     entries,         entries,        entries};
     worked(&s, ck_stream_create(backend, &s.stream), "ck_stream_create");
     for (int i = 0; i < BUFFERS && !s.broken; i++)
         worked(&s, ck_alloc(backend, (size_t)counts[i] * sizeof(float), "bits", &s.memory[i]), "ck_alloc");
@@ -197,6 +211,8 @@ static ck_program *record(session *s, const bits_world *w, const ck_capacity *ca
     model_outputs out = {.loss = s->memory[LOSS]};
     if (!pretraining) {
         out.top_k_count = s->memory[TOP_K], out.balance_coefficient = s->memory[COEFFICIENT];
+        out.gate_sum = s->memory[GATE_SUM], out.load_sum = s->memory[LOAD_SUM];
+        out.load_coefficient = s->memory[LOAD_COEFFICIENT];
     }
     exit_code code = pretraining ? model_record_pretraining(s->backend, &base, capacity, &out, &program, list)
                                  : model_record_step(s->backend, &base, w->shapes, SHAPE_SPECS, capacity,

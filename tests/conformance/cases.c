@@ -94,7 +94,8 @@ static exit_code lay(rig *r, const void *source, problems *list) {
         r->shapes[i] = wave_shape(i, spec->width, spec->ffn, WAVE_LAYERS, spec->mlp);
     r->devices = rig_zeros(r->n_devices, sizeof *r->devices);
     for (int d = 0; d < r->n_devices; d++)
-        r->devices[d] = (ck_wave_device){.shape = spec->devices[d].shape, .learn = learn_of(from->learn, d)};
+        r->devices[d] = (ck_wave_device){
+            .shape = spec->devices[d].shape, .learn = learn_of(from->learn, d), .noise = wave_noise(d)};
     lay_sequences(r, spec);
     return EXIT_OK;
 }

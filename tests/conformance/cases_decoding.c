@@ -104,7 +104,7 @@ static double *expected_logits(const rig *r, verdict *v) {
         int first = r->first_sequence[d];
         int64_t token = rig_first(r, d);
         oracle_batch batch = {r->first_sequence[d + 1] - first, r->first_token + first, r->tokens + token,
-                              r->targets + token};
+                              r->targets + token, NULL};
         oracle_pass pass = {.logits = logits + token * r->vocabulary};
         ck_shape shape = *rig_shape(r, d);
         double *pack = rig_pack(r, PACK_PARAMETERS, d);

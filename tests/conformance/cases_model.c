@@ -83,6 +83,8 @@ static void arrays(rig *r) {
     statistic(r, TOP1_COUNT, "top1_count", entries);
     statistic(r, TOP_K_COUNT, "top_k_count", entries);
     statistic(r, COEFFICIENT, "balance coefficient", entries);
+    statistic(r, LOAD_SUM, "load_sum", entries);
+    statistic(r, LOAD_COEFFICIENT, "load coefficient", entries);
     if (r->trains_base) rig_base_gradient(r, DWEIGHT, "base gradient", 0, layout.total);
 }
 
@@ -96,6 +98,8 @@ static exit_code create(const rig *r, rig_copy *c, problems *list) {
                                    .top1_count = c->buffer[TOP1_COUNT],
                                    .top_k_count = c->buffer[TOP_K_COUNT],
                                    .balance_coefficient = balanced ? c->buffer[COEFFICIENT] : NULL,
+                                   .load_sum = balanced ? c->buffer[LOAD_SUM] : NULL,
+                                   .load_coefficient = balanced ? c->buffer[LOAD_COEFFICIENT] : NULL,
                                    .logits = c->buffer[LOGITS]};
     if (r->flags & PRETRAINING)
         return model_record_pretraining(r->backend, &base, &capacity, &outputs, &c->program, list);
@@ -136,7 +140,8 @@ static void reference(view *v) {
     int first = r->first_sequence[v->device];
     int64_t token = rig_first(r, v->device);
     oracle_base base = reference_of(r, v->buffer, v->device);
-    oracle_batch batch = {v->n_sequences, r->first_token + first, r->tokens + token, r->targets + token};
+    oracle_batch batch = {v->n_sequences, r->first_token + first, r->tokens + token, r->targets + token,
+                          v->adapter.noise};
     double *gates = oracle_zeros(WAVE_LAYERS * v->rows.n * CK_MAX_EXPERTS),
            *logits = oracle_zeros(v->rows.n * r->vocabulary);
     oracle_pass pass = {.loss = v->buffer[LOSS] + first,
@@ -144,7 +149,7 @@ static void reference(view *v) {
                         .gates = gates,
                         .gradients = step ? v->gradients : NULL};
     ck_shape shape = v->shape;
-    shape.balanced &= balanced;
+    shape.balanced &= balanced && v->adapter.noise != NULL;
     oracle_model(&base, &shape, v->parameters, &batch, &pass);
     if (pass.margin < LEAST_MARGIN && !(r->flags & LOSSES_ONLY))
         verdict_fail(v->verdict, "a margin of %g", pass.margin);
@@ -249,7 +254,7 @@ static void pretraining(rig *r, verdict *v) {
            *logits = oracle_zeros(r->n_tokens * r->vocabulary);
     oracle_base base = {.shape = conformance_base(r), .weights = weights};
     base.layout = base_layout_of(&base.shape);
-    oracle_batch batch = {r->n_sequences, r->first_token, r->tokens, r->targets};
+    oracle_batch batch = {r->n_sequences, r->first_token, r->tokens, r->targets, NULL};
     oracle_pass pass = {.loss = loss, .logits = logits, .gradients = gradients};
     oracle_pretraining(&base, &batch, &pass);
     verdict_compare(v, "loss", r->buffer[LOSS].after, loss, r->n_sequences);

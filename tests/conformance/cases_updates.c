@@ -188,7 +188,7 @@ static void adamw_reference(bench *b, adamw_world *w, const ck_adamw_device *d, 
     int64_t moments = moments_at(d, first);
     oracle_adamw((oracle_adamw_arrays){w->parameters.ref + first, w->moment1.ref + moments,
                                        w->moment2.ref + moments, w->gradients.ref + first},
-                 count, &d->hyper[part == ORACLE_ROUTER]);
+                 count, &d->hyper[oracle_part_class(part) == CK_LEARN_ROUTER]);
 }
 
 static void adamw_compare(bench *b, adamw_world *w, const ck_adamw_device *d, oracle_part part, int64_t first,

@@ -150,7 +150,7 @@ Test(shape, learn_spans_are_all_parts_and_no_padding) {
                           "shape %d, part %d", spec, i);
                 cr_assert(spans[at].learned == ((learn & ck_learn_class(p.adapter, p.factor)) != 0),
                           "shape %d, part %d", spec, i);
-                cr_assert(spans[at].router == (p.factor == CK_FACTOR_ROUTER), "shape %d, part %d", spec, i);
+                cr_assert(spans[at].router == ck_is_of_router(p.factor), "shape %d, part %d", spec, i);
             }
         }
     }

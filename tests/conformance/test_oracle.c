@@ -176,7 +176,7 @@ Test(oracle, lora_by_hand) {
            2 * sizeof(double));
     memcpy(pack + ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset, (double[]){5, 7},
            2 * sizeof(double));
-    oracle_adapter a = {&s, 0, pack, gradients};
+    oracle_adapter a = {.shape = &s, .parameters = pack, .gradients = gradients};
     double h, y[2] = {100, 200}, dx[2] = {0};
     oracle_lora(&a, CK_SITE_OUT, 1, (double[]){3, 4}, &h, 1, y, 2);
     near(h, 11, "h = A x");

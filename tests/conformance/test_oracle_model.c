@@ -15,6 +15,7 @@ typedef struct {
     oracle_base base;
     oracle_batch batch;
     ck_shape shape;
+    ck_noise noise;
     double *weights, *pack, *gradients;
     int64_t first_token[SEQUENCES + 1];
     int32_t tokens[TOKENS], targets[TOKENS];
@@ -40,7 +41,8 @@ static setting *open_setting(int spec, ck_mlp mlp) {
     memcpy(s->first_token, (int64_t[]){0, 3, TOKENS}, sizeof s->first_token);
     memcpy(s->tokens, (int32_t[]){1, 0, 4, 2, 2, 3, 0, 1, 4}, sizeof s->tokens);
     memcpy(s->targets, (int32_t[]){0, 4, 2, 2, 3, -1, 1, 4, 0}, sizeof s->targets);
-    s->batch = (oracle_batch){SEQUENCES, s->first_token, s->tokens, s->targets};
+    s->noise = wave_noise(spec);
+    s->batch = (oracle_batch){SEQUENCES, s->first_token, s->tokens, s->targets, &s->noise};
     return s;
 }
 
@@ -109,6 +111,12 @@ Test(oracle_model, adapter_gradients_of_equal_gates) {
 Test(oracle_model, adapter_gradients_of_mixed_linears) {
     adapter_gradients(SHAPE_LINEAR, CK_MLP_GELU);
     adapter_gradients(SHAPE_LINEAR_TOP1, CK_MLP_GELU);
+}
+
+Test(oracle_model, adapter_gradients_of_a_router_with_a_hidden_layer) {
+    adapter_gradients(SHAPE_HIDDEN, CK_MLP_GELU);
+    adapter_gradients(SHAPE_HIDDEN_BOTH, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_HIDDEN_TOP1, CK_MLP_SWIGLU);
 }
 
 /* All biases and a head of its own; then groups of query heads and neither. */
@@ -189,7 +197,7 @@ Test(oracle_model, sequences_do_not_see_each_other) {
     setting *s = open_setting(SHAPE_RAGGED, CK_MLP_GELU);
     double both[SEQUENCES], alone;
     objective(s, &(oracle_pass){.loss = both});
-    s->batch = (oracle_batch){1, s->first_token + 1, s->tokens + 3, s->targets + 3};
+    s->batch = (oracle_batch){1, s->first_token + 1, s->tokens + 3, s->targets + 3, NULL};
     objective(s, &(oracle_pass){.loss = &alone});
     cr_expect(fabs(alone - both[1]) < 1e-12, "the second sequence alone: %.15g, beside the first: %.15g",
               alone, both[1]);

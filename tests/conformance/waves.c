@@ -122,6 +122,26 @@ const shape_spec shape_specs[SHAPE_SPECS] = {
          .grouped = true,
          .site_rank = {[CK_SITE_K] = 33, [CK_SITE_GATE] = 2, [CK_SITE_FC] = 8, [CK_SITE_PR] = 5},
          .balance = 0.5f},
+    [SHAPE_HIDDEN] = {.experts = 3,
+                      .rank = {4, 8, 3},
+                      .top_k = 2,
+                      .router = CK_ROUTER_LLAMA_MOE,
+                      .attention_rank = 8,
+                      .balance = 0.5f},
+    [SHAPE_HIDDEN_TOP1] = {.experts = 4,
+                           .rank = {8, 8, 8, 8},
+                           .top_k = 1,
+                           .router = CK_ROUTER_LLAMA_MOE,
+                           .mix = CK_MIX_LINEAR,
+                           .balance = 0.5f},
+    [SHAPE_HIDDEN_BOTH] =
+        {.experts = 2, .rank = {8, 8}, .top_k = 2, .router = CK_ROUTER_LLAMA_MOE, .balance = 0.5f},
+    [SHAPE_HIDDEN_MANY] = {.experts = 16,
+                           .rank = {8, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3},
+                           .top_k = 3,
+                           .router = CK_ROUTER_LLAMA_MOE,
+                           .attention_rank = 4,
+                           .balance = 0.5f},
 };
 
 const wave_spec wave_specs[] = {
@@ -298,6 +318,29 @@ const wave_spec wave_specs[] = {
      3,
      {{SHAPE_TIED_BESIDE, {1, 7}}, {SHAPE_TIED, {19}}, {SHAPE_PLAIN, {4}}},
      CK_MLP_GELU},
+    {"hidden routers",
+     32,
+     96,
+     4,
+     7,
+     {{SHAPE_HIDDEN, {33, 2}},
+      {SHAPE_PAIR_TOP1, {40}},
+      {SHAPE_HIDDEN_BOTH, {17, 64}},
+      {SHAPE_HIDDEN_TOP1, {19}},
+      {SHAPE_HIDDEN_MANY, {129, 3}},
+      {SHAPE_HIDDEN, {1}},
+      {SHAPE_SINGLE, {5}}},
+     CK_MLP_GELU},
+    {"hidden routers of Llama, odd",
+     22,
+     50,
+     1,
+     4,
+     {{SHAPE_HIDDEN_MANY, {2, 3}},
+      {SHAPE_HIDDEN_TOP1, {1, 20}},
+      {SHAPE_HIDDEN_BOTH, {7}},
+      {SHAPE_HIDDEN, {9}}},
+     CK_MLP_SWIGLU},
     {"sites of Llama",
      32,
      96,
@@ -333,6 +376,7 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
                       .n_experts = s->experts,
                       .top_k = s->top_k,
                       .gates = s->gates,
+                      .router = s->router,
                       .mix = s->mix,
                       .mlp = mlp,
                       .q_width = s->grouped ? 4 * (width / 4 + 2) : width,
@@ -350,14 +394,18 @@ ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp) {
         shape.rank[e] = halve ? (s->rank[e] + 1) / 2 : s->rank[e];
         shape.scale[e] = 0.5f + 0.25f * (float)(e % 4);
         shape.balance[e] = s->balance * (float)s->experts *
-                           (s->even      ? 1.0f
-                            : e % 2 == 0 ? 1.5f
-                                         : 0.75f) /
+                           (s->even || s->router == CK_ROUTER_LLAMA_MOE ? 1.0f
+                            : e % 2 == 0                                ? 1.5f
+                                                                        : 0.75f) /
                            (float)layers;
     }
     const char *why;
     if (ck_shape_init(&shape, &why) != CK_OK) abort();
     return shape;
+}
+
+ck_noise wave_noise(int number) {
+    return (ck_noise){{0x2468ace0u, 0x13579bdfu}, {0, 0x500u, (uint32_t)number, 0xb0000000u}};
 }
 
 static uint64_t mix(uint64_t z) {

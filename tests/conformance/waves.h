@@ -8,6 +8,7 @@
 typedef struct {
     int experts, rank[CK_MAX_EXPERTS], top_k;
     ck_gates gates;
+    ck_router router;
     ck_mix mix;
     int attention_rank;      /* of the LoRAs at QKV and OUT */
     int site_rank[CK_SITES]; /* of LoRAs beside these; at GATE only where the MLP has one */
@@ -47,6 +48,10 @@ enum {
     SHAPE_LLAMA_PLAIN,   /* no experts, LoRA on all linears of a Llama */
     SHAPE_LLAMA_QV,      /* E = 2, k = 2, LoRA at q and v */
     SHAPE_LLAMA_BESIDE,  /* E = 3, ranks 0, 5, 4, k = 1, LoRA at k and in the MLP */
+    SHAPE_HIDDEN,        /* router with a hidden layer: E = 3, k = 2 */
+    SHAPE_HIDDEN_TOP1,   /* the same, E = 4, k = 1, mix linear */
+    SHAPE_HIDDEN_BOTH,   /* the same, E = k = 2 */
+    SHAPE_HIDDEN_MANY,   /* the same, E = 16, k = 3 */
     SHAPE_SPECS
 };
 
@@ -77,6 +82,8 @@ extern const int n_wave_specs;
 /* Aborts on a table entry that ck_shape_init() refuses: the tables hold only possible shapes. With SwiGLU
  * ranks are halved (rounded up) where they sum to more than it allows. */
 ck_shape wave_shape(int spec, int width, int ffn, int layers, ck_mlp mlp);
+/* Of a device's step; different for every number. */
+ck_noise wave_noise(int number);
 
 /* Parameters of a device's pack and weights of a base, large enough that every term of the model counts;
  * padding stays 0. */

@@ -99,6 +99,10 @@ typedef struct {
     const double *parameters; /* the device's pack */
     /* pack of the same layout, added to; NULL where only forward functions are called */
     double *gradients;
+    /* of a step, for a router that has noise; NULL: none. position [n]: of each row among the device's tokens;
+     * NULL: 0 to n - 1 */
+    const ck_noise *noise;
+    const int64_t *position;
 } oracle_adapter;
 
 typedef enum {
@@ -123,6 +127,7 @@ typedef enum {
     ORACLE_UP_B,
     ORACLE_DOWN_A, /* PR */
     ORACLE_DOWN_B,
+    ORACLE_ROUTER_OUT,
     /* What all layers share: A, B and the vector of each site, in the order of the sites. */
     ORACLE_TIED,
     ORACLE_PARTS = ORACLE_TIED + 3 * CK_SITES
@@ -169,15 +174,36 @@ void oracle_balance_probability(const ck_shape *shape, const double *logits, dou
 /* Smallest distance between a kept and a dropped logit over n tokens; INFINITY if nothing is dropped. */
 double oracle_margin(const ck_shape *shape, int64_t n, const double *zh, int ld);
 
-void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *zh, int ld, double *gates);
-/* coefficient [E] of the load balance or NULL. dx +=. */
+/* hidden [n, 2 CK_MAX_EXPERTS]: as ck_route has it; NULL: not wanted. */
+void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *zh, int ld, double *gates,
+                  double *hidden);
+/* coefficient [E] of the load balance or NULL; of a router with a hidden layer [CK_MAX_EXPERTS + E]: the
+ * derivatives by sums of gates, and from CK_MAX_EXPERTS on by sums of the load. hidden: its rows. dx +=. */
 void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld,
-                           const double *gates, const double *dw, const double *p, int ldp,
-                           const double *coefficient, double *dx);
+                           const double *gates, const double *hidden, const double *dw, const double *p,
+                           int ldp, const double *coefficient, double *dx);
 /* f_e and the coefficient of dP_e/dz from top-k counts and summed P over a device's n tokens; returns the
  * layer's value. */
 double oracle_balance(const ck_shape *shape, int64_t n, const double *top_k_count, const double *p_sum,
                       double *coefficient);
+
+/* ---- Routers with a hidden layer (oracle_hidden_router.c) ------------------------------------ */
+
+bool oracle_has_hidden_layer(const ck_shape *shape);
+/* A normal number. */
+double oracle_noise(const ck_noise *noise, int64_t position, int layers, int layer, int expert);
+/* A row's z [E]: R x comes in, logits go out. Writes hidden [2 E]. */
+void oracle_hidden_logits(const oracle_adapter *a, int64_t row, double *z, double *hidden);
+/* A token's load p [CK_MAX_EXPERTS]: 0 without noise. dz += by a coefficient of each p. */
+void oracle_load(const oracle_adapter *a, const double *z, const double *hidden, double *p);
+void oracle_load_backward(const oracle_adapter *a, const double *z, const double *hidden,
+                          const double *coefficient, double *dz);
+/* A token's dz becomes the gradient of R x; dR2 +=. */
+void oracle_hidden_backward(const oracle_adapter *a, const double *hidden, double *dz);
+/* From sums over a device's tokens [E] the coefficients [2 CK_MAX_EXPERTS] for oracle_route_backward();
+ * returns the layer's value. */
+double oracle_gate_balance(const ck_shape *shape, const double *gate_sum, const double *load_sum,
+                           double *coefficient);
 
 /* ---- The expert layer, factorised (oracle_experts.c) ----------------------------------------- */
 
@@ -240,6 +266,7 @@ typedef struct {
     /* [n_sequences + 1]; tokens and targets are indexed by first_token[s] - first_token[0] */
     const int64_t *first_token;
     const int32_t *tokens, *targets;
+    const ck_noise *noise; /* of the step; NULL: none */
 } oracle_batch;
 
 /* What a pass leaves behind, each NULL if not wanted. */

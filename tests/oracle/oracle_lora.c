@@ -36,6 +36,7 @@ static const struct {
     [ORACLE_UP_B] = {"up_b", CK_LORA, CK_SITE_FC, CK_FACTOR_B},
     [ORACLE_DOWN_A] = {"down_a", CK_LORA, CK_SITE_PR, CK_FACTOR_A},
     [ORACLE_DOWN_B] = {"down_b", CK_LORA, CK_SITE_PR, CK_FACTOR_B},
+    [ORACLE_ROUTER_OUT] = {"router_out", CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER_OUT},
     TIED("q", CK_SITE_Q),
     TIED("k", CK_SITE_K),
     TIED("v", CK_SITE_V),
@@ -53,7 +54,7 @@ const char *oracle_part_name(oracle_part part) {
 uint32_t oracle_part_class(oracle_part part) {
     static const uint32_t of_a[] = {CK_LEARN_EXPERT_A, CK_LEARN_LORA_A, CK_LEARN_TIED_A},
                           of_b[] = {CK_LEARN_EXPERT_B, CK_LEARN_LORA_B, CK_LEARN_TIED_B};
-    if (part == ORACLE_ROUTER) return CK_LEARN_ROUTER;
+    if (part == ORACLE_ROUTER || part == ORACLE_ROUTER_OUT) return CK_LEARN_ROUTER;
     if (PARTS[part].factor == CK_FACTOR_VECTOR) return CK_LEARN_VECTOR;
     return (PARTS[part].factor == CK_FACTOR_A ? of_a : of_b)[PARTS[part].adapter];
 }

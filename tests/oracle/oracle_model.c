@@ -21,7 +21,8 @@ typedef struct {
     double *x, *n1, *qkv, *o, *r, *n2;      /* [T, D], [T, D], [T, Q + 2 KV], [T, Q], [T, D], [T, D] */
     double *h[CK_SITES], *tied_h[CK_SITES]; /* [T, rank] of the LoRAs at each site */
     double *u, *zh, *gates, *m, *g;         /* [T, F or 2 F], [T, E + H], [T, 16], [T, F], [T, S] */
-    double coefficient[CK_MAX_EXPERTS];
+    double *hidden;                         /* [T, 2 E] of a router with a hidden layer */
+    double coefficient[2 * CK_MAX_EXPERTS];
 } layer_state;
 
 typedef struct {
@@ -54,7 +55,7 @@ static bool is_llama(const model *m) {
 }
 
 static oracle_adapter adapter(const model *m, int layer) {
-    return (oracle_adapter){m->shape, layer, m->parameters, m->adapter_gradients};
+    return (oracle_adapter){m->shape, layer, m->parameters, m->adapter_gradients, m->batch->noise, NULL};
 }
 
 static oracle_norm_size norm_size(const model *m) {
@@ -107,11 +108,12 @@ static void layer_allocate(const model *m, layer_state *l) {
     l->o = oracle_zeros(t * base_q_width(base)), l->r = oracle_zeros(t * width),
     l->n2 = oracle_zeros(t * width), l->u = oracle_zeros(t * base_fc_width(base));
     l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS),
-    l->m = oracle_zeros(t * base->ffn), l->g = oracle_zeros(t * sum);
+    l->m = oracle_zeros(t * base->ffn), l->g = oracle_zeros(t * sum),
+    l->hidden = oracle_zeros(t * 2 * CK_MAX_EXPERTS);
 }
 
 static void layer_free(layer_state *l) {
-    double *all[] = {l->x, l->n1, l->qkv, l->o, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g};
+    double *all[] = {l->x, l->n1, l->qkv, l->o, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g, l->hidden};
     for (int site = 0; site < CK_SITES; site++) {
         free(l->h[site]);
         free(l->tied_h[site]);
@@ -176,12 +178,34 @@ static void attention_forward(model *m, int l) {
     adapt(m, l, CK_SITE_OUT, s->o, s->r, width);
 }
 
+/* The load balance of one layer's gates over the device's tokens. */
+static double balance_gates(model *m, int l) {
+    layer_state *s = &m->layers[l];
+    oracle_adapter a = adapter(m, l);
+    int ld = m->shape->router_rows + m->shape->h_ranks;
+    double gates[CK_MAX_EXPERTS] = {0}, load[CK_MAX_EXPERTS] = {0};
+    for (int64_t t = 0; t < m->tokens; t++) {
+        double p[CK_MAX_EXPERTS];
+        oracle_load(&a, s->zh + t * ld, s->hidden + t * 2 * CK_MAX_EXPERTS, p);
+        for (int e = 0; e < m->shape->n_experts; e++) {
+            gates[e] += s->gates[t * CK_MAX_EXPERTS + e];
+            load[e] += p[e];
+        }
+    }
+    return m->batch->noise ? oracle_gate_balance(m->shape, gates, load, s->coefficient) : 0;
+}
+
 /* Counts, P and the load balance of one layer over the device's tokens. */
 static void balance_forward(model *m, int l) {
     layer_state *s = &m->layers[l];
     int ld = m->shape->router_rows + m->shape->h_ranks;
     double count[CK_MAX_EXPERTS] = {0}, p_sum[CK_MAX_EXPERTS] = {0};
     if (m->shape->router_rows == 0) return;
+    m->margin = fmin(m->margin, oracle_margin(m->shape, m->tokens, s->zh, ld));
+    if (oracle_has_hidden_layer(m->shape)) {
+        m->balance += balance_gates(m, l);
+        return;
+    }
     for (int64_t t = 0; t < m->tokens; t++) {
         double p[CK_MAX_EXPERTS];
         oracle_balance_probability(m->shape, s->zh + t * ld, p);
@@ -191,7 +215,6 @@ static void balance_forward(model *m, int l) {
         }
     }
     m->balance += oracle_balance(m->shape, m->tokens, count, p_sum, s->coefficient);
-    m->margin = fmin(m->margin, oracle_margin(m->shape, m->tokens, s->zh, ld));
 }
 
 static void experts_forward(model *m, int l, double *out) {
@@ -201,7 +224,7 @@ static void experts_forward(model *m, int l, double *out) {
         ld = m->shape->h_ranks + m->shape->router_rows;
     oracle_adapter a = adapter(m, l);
     double *factor = oracle_zeros(m->tokens);
-    oracle_route(&a, m->tokens, s->n2, s->zh, ld, s->gates);
+    oracle_route(&a, m->tokens, s->n2, s->zh, ld, s->gates, s->hidden);
     balance_forward(m, l);
     oracle_expert_activation(&a, m->tokens, s->u, s->zh, ld, s->gates, s->m, s->g, ldg);
     oracle_bias_factor(m->shape, m->tokens, s->gates, factor);
@@ -291,7 +314,8 @@ static void experts_backward(model *m, int l, const double *dy, double *du, doub
     oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, dm, q, ldg, du, p, ldp, dw);
     adapt_backward(m, l, CK_SITE_GATE, s->n2, du, fc, dn2);
     adapt_backward(m, l, CK_SITE_FC, s->n2, du + (fc - ffn), fc, dn2);
-    oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, dw, p, ldp, s->coefficient, dn2);
+    oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, s->hidden, dw, p, ldp, s->coefficient,
+                          dn2);
     free(q);
     free(p);
     free(dw);

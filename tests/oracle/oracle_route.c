@@ -1,6 +1,7 @@
 /* The router, its gates and the load balance (sim/methods/README.md).
  *
  *   z = R x, h = A1 x          S = TopK(z), ties: the lower index wins
+ *   (a router with a hidden layer: z by oracle_hidden_router.c, and w = softmax(z_S) for K = 1, too)
  *   gates: w = softmax(z_S);  K = 1 < E: w_i = softmax over all E, not renormalised;  E = 1: w = 1;
  *       mean: 1/E over all E
  *   K >= 2:      dz_e = w_e (dw_e - sum_S w dw), e in S        K = 1 < E:
@@ -41,7 +42,7 @@ static void softmax(int count, const double *logits, double *p) {
 }
 
 static bool single_of_many(const ck_shape *shape) {
-    return oracle_chosen_count(shape) == 1 && shape->n_experts > 1;
+    return oracle_chosen_count(shape) == 1 && shape->n_experts > 1 && shape->router == CK_ROUTER_LINEAR;
 }
 
 void oracle_gates(const ck_shape *shape, const double *logits, double *gates) {
@@ -85,12 +86,15 @@ double oracle_margin(const ck_shape *shape, int64_t n, const double *zh, int ld)
     return margin;
 }
 
-void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *zh, int ld, double *gates) {
+void oracle_route(const oracle_adapter *a, int64_t n, const double *x, double *zh, int ld, double *gates,
+                  double *hidden) {
     const ck_shape *s = a->shape;
     const double *rows = a->parameters + oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     for (int64_t t = 0; t < n; t++) {
         for (int c = 0; c < s->router_rows + s->h_ranks; c++)
             zh[t * ld + c] = oracle_dot(rows + c * s->width, x + t * s->width, s->width);
+        double own[2 * CK_MAX_EXPERTS], *row = hidden != NULL ? hidden + t * 2 * CK_MAX_EXPERTS : own;
+        if (oracle_has_hidden_layer(s)) oracle_hidden_logits(a, t, zh + t * ld, row);
         oracle_gates(s, zh + t * ld, gates + t * CK_MAX_EXPERTS);
     }
 }
@@ -126,6 +130,17 @@ static void balance_backward(const ck_shape *s, const double *logits, const doub
     }
 }
 
+/* The gradient of R x of one token, with a hidden layer. */
+static void hidden_backward(const oracle_adapter *a, const double *logits, const double *gates,
+                            const double *hidden, const double *dw, const double *coefficient, double *dz) {
+    double both[CK_MAX_EXPERTS] = {0};
+    for (int e = 0; e < a->shape->n_experts; e++)
+        both[e] = dw[e] + (coefficient != NULL ? coefficient[e] : 0);
+    gates_backward(a->shape, logits, gates, both, dz);
+    if (coefficient != NULL) oracle_load_backward(a, logits, hidden, coefficient + CK_MAX_EXPERTS, dz);
+    oracle_hidden_backward(a, hidden, dz);
+}
+
 /* dx += slope * row, drow += slope * x: one row of [R | A1]. */
 static void row_backward(int width, double slope, const double *row, const double *x, double *dx,
                          double *drow) {
@@ -136,17 +151,21 @@ static void row_backward(int width, double slope, const double *row, const doubl
 }
 
 void oracle_route_backward(const oracle_adapter *a, int64_t n, const double *x, const double *zh, int ld,
-                           const double *gates, const double *dw, const double *p, int ldp,
-                           const double *coefficient, double *dx) {
+                           const double *gates, const double *hidden, const double *dw, const double *p,
+                           int ldp, const double *coefficient, double *dx) {
     const ck_shape *s = a->shape;
     int64_t first = oracle_part_range(s, a->layer, ORACLE_ROUTER).offset;
     const double *rows = a->parameters + first;
     double *drows = a->gradients + first;
     for (int64_t t = 0; t < n; t++) {
         double slope[CK_MAX_EXPERTS + CK_MAX_RANK_SUM] = {0};
-        if (s->router_rows > 0) {
+        const double *balance = s->balanced ? coefficient : NULL;
+        if (oracle_has_hidden_layer(s)) {
+            hidden_backward(a, zh + t * ld, gates + t * CK_MAX_EXPERTS, hidden + t * 2 * CK_MAX_EXPERTS,
+                            dw + t * CK_MAX_EXPERTS, balance, slope);
+        } else if (s->router_rows > 0) {
             gates_backward(s, zh + t * ld, gates + t * CK_MAX_EXPERTS, dw + t * CK_MAX_EXPERTS, slope);
-            if (coefficient != NULL && s->balanced) balance_backward(s, zh + t * ld, coefficient, slope);
+            if (balance != NULL) balance_backward(s, zh + t * ld, balance, slope);
         }
         for (int r = 0; r < s->h_ranks; r++) slope[s->router_rows + r] = p[t * ldp + r];
         for (int c = 0; c < s->router_rows + s->h_ranks; c++)

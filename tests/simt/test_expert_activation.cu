@@ -204,7 +204,7 @@ template <typename T> struct reference {
         g.resize((size_t)n * (size_t)w->g.columns), p.resize((size_t)n * (size_t)w->p.columns);
         dw.assign(w->dw_before.begin() + first * CK_MAX_EXPERTS,
                   w->dw_before.begin() + (first + n) * CK_MAX_EXPERTS);
-        oracle_adapter adapter = {shape, LAYER, pack.data(), gradients.data()};
+        oracle_adapter adapter = {shape, LAYER, pack.data(), gradients.data(), nullptr, nullptr};
         oracle_expert_activation(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(), m.data(),
                                  g.data(), w->g.columns);
         oracle_expert_activation_backward(&adapter, n, u.data(), zh.data(), w->zh.columns, gates.data(),

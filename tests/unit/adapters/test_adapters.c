@@ -144,6 +144,37 @@ Test(adapters, tensors_have_the_orientation_of_pytorch) {
     remove_folder(folder);
 }
 
+/* Element [i, j] of the second matrix weighs the hidden unit j for expert i. */
+Test(adapters, hold_both_matrices_of_a_router) {
+    char *folder = temporary_folder(), *path = adapters_path(folder, 0, 0);
+    ck_shape s = make_shape(CK_GATES_TOP_K, 0);
+    s.router = CK_ROUTER_LLAMA_MOE;
+    cr_assert_eq(ck_shape_init(&s, NULL), CK_OK);
+    float *pack = numbered_pack(&s), *again = malloc((size_t)s.total * sizeof *again);
+    const float *layer1 = pack + s.layer_stride;
+    problems *list = problems_create();
+    safetensors *file;
+    cr_assert_eq(adapters_write(path, &s, pack, list), EXIT_OK, "%s", all_messages(list));
+    cr_assert_eq(safetensors_open(path, &file, list), EXIT_OK, "%s", all_messages(list));
+    cr_expect_eq(safetensors_count(file), LAYERS * (2 + 3 * 4));
+    cr_expect_eq(element(file, "layer.1.router", 3, D, 2, 3), layer1[s.route + 2 * D + 3]);
+    cr_expect_eq(element(file, "layer.1.router.out", 3, 3, 2, 1),
+                 layer1[s.block[CK_BLOCK_ROUTER_OUT].offset + 2 * 3 + 1]);
+    safetensors_close(file);
+    cr_assert_eq(adapters_read(path, &s, again, list), EXIT_OK, "%s", all_messages(list));
+    for (int32_t i = 0; i < ck_part_count(&s); i++) {
+        ck_part part = ck_part_at(&s, i);
+        cr_expect(memcmp(pack + part.offset, again + part.offset,
+                         (size_t)part.rows * (size_t)part.columns * sizeof *pack) == 0,
+                  "part %d", i);
+    }
+    problems_destroy(list);
+    free(pack);
+    free(again);
+    free(path);
+    remove_folder(folder);
+}
+
 Test(adapters, names_tensors_of_another_shape) {
     char *folder = temporary_folder(), *path = adapters_path(folder, 0, 0);
     ck_shape written = make_shape(CK_GATES_TOP_K, RA), wanted = make_shape(CK_GATES_TOP_K, RA);

@@ -34,6 +34,7 @@ Test(settings, defaults_are_the_paper_s) {
     cr_assert_eq(p->experts.alpha, 16);
     cr_assert_eq(p->experts.scaling, SCALING_RSLORA);
     cr_assert_eq(p->experts.mix, MIX_MLP);
+    cr_assert_eq(p->experts.router, ROUTER_LINEAR);
     cr_assert_eq(p->experts.top_k, 2);
     cr_assert_eq(p->experts.balance, 0.01);
     cr_assert_eq(p->experts.balance_importance, 0.5);

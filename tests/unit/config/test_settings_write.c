@@ -177,6 +177,7 @@ static const struct {
     {"experts.scaling=lora", true, false},
     {"experts.top_k=1", true, false},
     {"experts.mix=linear", true, false},
+    {"experts.router=llama_moe", true, false},
     {"experts.balance=0", true, false},
     {"experts.balance_importance=0.4", true, false},
     {"aggregate.weights=tokens", true, false},

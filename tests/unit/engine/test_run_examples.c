@@ -94,7 +94,7 @@ static double oracle_loss(const small_run *r, const device *d, const float *para
         *weights = oracle_from_floats(s->programs.base.weights, s->programs.base.layout.total),
         *pack = oracle_from_floats(parameters + d->pack, shape->total);
     oracle_base base = {s->programs.base.shape, s->programs.base.layout, weights};
-    oracle_batch given = {b->n, b->first, b->tokens, b->targets};
+    oracle_batch given = {b->n, b->first, b->tokens, b->targets, NULL};
     oracle_pass pass = {.loss = loss, .gradients = gradients};
     (void)oracle_model(&base, shape, pack, &given, &pass);
     for (int i = 0; i < b->n; i++) sum += loss[i];

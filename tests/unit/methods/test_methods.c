@@ -50,8 +50,9 @@ Test(methods, share_the_parts_that_their_papers_say) {
         for (int e = g; e < g + s; e++) expect_shared(m, row, 'S', CK_SITE_PR, e, g);
         expect_shared(m, row, 'L', CK_SITE_QKV, -1, g);
         expect_shared(m, row, 'L', CK_SITE_OUT, -1, g);
-        cr_expect_eq(shares(m, CK_NO_SITE, CK_FACTOR_ROUTER, -1, g), strchr(row->shares, 'R') != NULL,
-                     "%s: router", row->name);
+        for (int factor = CK_FACTOR_ROUTER; factor <= CK_FACTOR_ROUTER_OUT; factor++)
+            cr_expect_eq(shares(m, CK_NO_SITE, (ck_factor)factor, -1, g), strchr(row->shares, 'R') != NULL,
+                         "%s: router, factor %d", row->name, factor);
         cr_expect_eq(m->gates, row->gates, "%s: gates", row->name);
         if (row->schedule) cr_expect_eq(m->schedule, row->schedule, "%s: schedule", row->name);
         cr_expect_eq(m->pooled, row->pooled, "%s: pooled", row->name);

@@ -115,6 +115,51 @@ Test(fleet, balance_coefficients_follow_the_formula) {
     settings_destroy(s);
 }
 
+/* Root mean square of a device's second matrix in a layer, and the matrix. */
+static double second_matrix(const fleet *f, int index, int layer,
+                            float out[CK_MAX_EXPERTS * CK_MAX_EXPERTS]) {
+    const ck_shape *s = &f->shapes[f->devices[index].shape];
+    const ck_block *block = &s->block[CK_BLOCK_ROUTER_OUT];
+    float *pack = initial_pack(f, index);
+    double square = 0;
+    int64_t n = (int64_t)block->rows * block->columns;
+    memcpy(out, pack + layer * s->layer_stride + block->offset, (size_t)n * sizeof *out);
+    for (int64_t i = 0; i < n; i++) square += pow((double)out[i], 2) / (double)n;
+    free(pack);
+    return sqrt(square);
+}
+
+Test(fleet, llama_moe_routers_have_a_second_matrix_and_equal_balance) {
+    const char *overrides[] = {"experts.balance=0.02", "experts.balance_importance=0.25",
+                               "experts.router=llama_moe"};
+    settings *s =
+        small_settings("  - {name: c, method: comigs, devices: 2, generalists: 1, specialists: 15, rank: 1}\n"
+                       "  - {name: m, method: local, devices: 1, specialists: 3}\n"
+                       "  - {name: one, method: comigs, devices: 1, generalists: 1, specialists: 0}\n",
+                       3, overrides);
+    fleet *f = make_fleet(s);
+    const ck_shape *routed = &f->shapes[f->devices[0].shape];
+    cr_expect_eq(routed->router, CK_ROUTER_LLAMA_MOE);
+    cr_expect_eq(routed->block[CK_BLOCK_ROUTER_OUT].rows, 16);
+    cr_expect_eq(routed->block[CK_BLOCK_ROUTER_OUT].columns, 16);
+    for (int e = 0; e < 16; e++) cr_expect_float_eq(routed->balance[e], 0.02 / LAYERS, 1e-7, "expert %d", e);
+    for (int i = 2; i < 4; i++)
+        cr_expect_eq(f->shapes[f->devices[i].shape].block[CK_BLOCK_ROUTER_OUT].rows, 0,
+                     "without a router there is no second matrix");
+    float first[256], other_layer[256], other_device[256];
+    double root = second_matrix(f, 0, 0, first);
+    cr_expect(root > 0.015 && root < 0.025, "R2 ~ N(0, 0.02^2): %g", root);
+    second_matrix(f, 0, 1, other_layer);
+    second_matrix(f, 1, 0, other_device);
+    cr_expect(memcmp(first, other_layer, sizeof first) != 0 &&
+              memcmp(first, other_device, sizeof first) != 0);
+    float *pack = initial_pack(f, 0);
+    cr_expect(memcmp(first, pack + routed->route, sizeof first) != 0, "it is not a copy of the first matrix");
+    free(pack);
+    fleet_destroy(f);
+    settings_destroy(s);
+}
+
 Test(fleet, starts_paired_populations_from_the_same_tensors) {
     settings *s = small_settings("  - {name: a, method: comigs, devices: 2, generalists: 1, specialists: 1}\n"
                                  "  - {name: b, method: comigs, devices: 2, generalists: 1, specialists: 3}\n"
