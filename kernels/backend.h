@@ -37,18 +37,22 @@ extern "C" {
 /* Ops of a device's adapters in one layer: their descriptors have a member `layer`. */
 #define CK_ADAPTER_FORWARD_OPS(X)                                                                            \
     X(lora)                                                                                                  \
+    X(site_vector)                                                                                           \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(expert_expand)
 #define CK_ADAPTER_BACKWARD_OPS(X)                                                                           \
     X(lora_backward)                                                                                         \
+    X(site_vector_backward)                                                                                  \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
     X(expert_expand_backward)
+/* Of a device's adapters, in no layer: what all layers share. */
+#define CK_TIED_OPS(X) X(tied_gradients)
 /* Ops that see the whole wave, and belong to no layer. */
 #define CK_GLOBAL_OPS(X)   X(balance)
 #define CK_FORWARD_OPS(X)  CK_BASE_FORWARD_OPS(X) CK_ADAPTER_FORWARD_OPS(X)
-#define CK_BACKWARD_OPS(X) CK_BASE_BACKWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
+#define CK_BACKWARD_OPS(X) CK_BASE_BACKWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X) CK_TIED_OPS(X)
 #define CK_BASE_OPS(X)     CK_BASE_FORWARD_OPS(X) CK_BASE_BACKWARD_OPS(X)
 #define CK_ADAPTER_OPS(X)  CK_ADAPTER_FORWARD_OPS(X) CK_ADAPTER_BACKWARD_OPS(X)
 #define CK_LOCAL_OPS(X)    CK_FORWARD_OPS(X) CK_BACKWARD_OPS(X)
@@ -171,6 +175,7 @@ struct ck_driver {
     ck_status (*graph_launch)(ck_stream *, ck_graph *);
     void (*graph_destroy)(ck_graph *);
     size_t (*cache_bytes)(const ck_backend *);
+    const char *(*note)(const ck_backend *); /* NULL: nothing */
     bool (*supports)(const ck_backend *, ck_precision);
     /* The host's side of a kept activation, f32. */
     ck_status (*tensor_upload)(ck_stream *, ck_tensor *, int64_t n_tokens, const float *host);

@@ -48,7 +48,8 @@ extern "C" {
 typedef struct {
     /* offset in floats of the device's pack in ck_wave.parameters (and in the AdamW moments), aligned */
     int64_t parameters;
-    /* offset in floats in ck_wave.gradients, a pack of the same layout; both multiples of CK_ALIGN_FLOATS */
+    /* offset in floats in ck_wave.gradients, gradient_total floats: a pack of the same layout, and what the
+     * layers add to its shared parts; both offsets are multiples of CK_ALIGN_FLOATS */
     int64_t gradients;
     int32_t shape; /* index into ck_wave.shapes */
     /* CK_LEARN_*: the gradients that this step needs, others have no defined content; 0: evaluation */
@@ -98,7 +99,7 @@ bool ck_supports(const ck_backend *backend, ck_precision precision);
 typedef struct {
     int32_t max_sequences, max_tokens; /* capacity of a wave */
     int32_t max_sequence_tokens;       /* longest sequence */
-    /* floats of the largest device pack whose gradients are wanted; 0 = none */
+    /* gradient_total of the largest device pack whose gradients are wanted; 0 = none */
     int64_t max_pack;
     /* floats of the base's gradient pack (pre-training, f32 only); 0 = none */
     int64_t base_pack;
@@ -292,10 +293,12 @@ typedef struct {
     int32_t in, out; /* of the site's linear */
     int32_t first_column;
     int32_t layer;
+    bool tied; /* the LoRA that all layers share, not the layer's own */
 } ck_lora;
 void ck_op_lora(ck_program *, const ck_lora *);
 /* q = s dy B^T; dx += q A (dx NULL: not wanted); dA = q^T x; dB = s h^T dy. first_column: in dy. At PR, dx is
- * the dm that ck_op_expert_activation_backward() gets, so this comes before it. */
+ * the dm that ck_op_expert_activation_backward() gets, so this comes before it. tied: dA and dB are what this
+ * layer gives; ck_op_tied_gradients() adds up the layers. */
 typedef struct {
     const ck_tensor *x, *h, *dy;
     ck_tensor *dx;
@@ -303,8 +306,35 @@ typedef struct {
     int32_t in, out;
     int32_t first_column;
     int32_t layer;
+    bool tied;
 } ck_lora_backward;
 void ck_op_lora_backward(ck_program *, const ck_lora_backward *);
+
+/* The vector p of a site, which all layers share: y += p, or with CK_COLUMN_BIAS y += p sum_j x_j. */
+typedef struct {
+    const ck_tensor *x;
+    ck_tensor *y;
+    ck_site site;
+    int32_t in, out, first_column; /* as in ck_lora */
+    int32_t layer;
+} ck_site_vector;
+void ck_op_site_vector(ck_program *, const ck_site_vector *);
+/* dp = sum_t dy_t, or sum_t (sum_j x_tj) dy_t, what this layer gives. With CK_COLUMN_BIAS dx_j += <p, dy> for
+ * all j (dx NULL: not wanted). */
+typedef struct {
+    const ck_tensor *x, *dy;
+    ck_tensor *dx;
+    ck_site site;
+    int32_t in, out, first_column, layer;
+} ck_site_vector_backward;
+void ck_op_site_vector_backward(ck_program *, const ck_site_vector_backward *);
+
+/* Gradients of what all layers share: the sum of what the layers gave, from layer 0 up. After the backward ops
+ * of all layers. */
+typedef struct {
+    int32_t n_layers;
+} ck_tied_gradients;
+void ck_op_tied_gradients(ck_program *, const ck_tied_gradients *);
 
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md). zh [tokens, E + H]:
  * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:

@@ -10,11 +10,14 @@ static const char *given_problem(const ck_shape *s) {
     if (s->n_experts < 1 || s->n_experts > CK_MAX_EXPERTS) return "a device holds 1 to 16 experts";
     if (s->top_k < 1) return "top_k must be at least 1";
     for (int site = 0; site < CK_SITES; site++) {
-        if (s->lora_rank[site] < 0) return "the rank of a LoRA must not be negative";
-        if (s->lora_rank[site] > CK_MAX_RANK_SUM) return "the rank of a LoRA must not be more than 512";
+        if (s->lora_rank[site] < 0 || s->tied_rank[site] < 0)
+            return "the rank of a LoRA must not be negative";
+        if (s->lora_rank[site] > CK_MAX_RANK_SUM || s->tied_rank[site] > CK_MAX_RANK_SUM)
+            return "the rank of a LoRA must not be more than 512";
     }
-    if (s->lora_rank[CK_SITE_GATE] > 0 && s->mlp != CK_MLP_SWIGLU)
-        return "an MLP without a gate has no LoRA there";
+    bool at_gate = s->lora_rank[CK_SITE_GATE] > 0 || s->tied_rank[CK_SITE_GATE] > 0 ||
+                   s->vector[CK_SITE_GATE] != CK_NO_VECTOR;
+    if (at_gate && s->mlp != CK_MLP_SWIGLU) return "an MLP without a gate has no adapter there";
     if (s->q_width < 0 || s->kv_width < 0) return "q_width and kv_width must not be negative";
     int sum = 0;
     for (int e = 0; e < s->n_experts; e++) {
@@ -41,11 +44,15 @@ typedef struct {
 
 #define EXPERTS(site, factor, continues)                                                                     \
     { CK_EXPERTS, CK_SITE_##site, CK_FACTOR_##factor, continues }
-#define LORA(site)                                                                                           \
-    {CK_LORA, CK_SITE_##site, CK_FACTOR_A, false}, {                                                         \
-        CK_LORA, CK_SITE_##site, CK_FACTOR_B, false                                                          \
+#define LORA(adapter, site)                                                                                  \
+    {adapter, CK_SITE_##site, CK_FACTOR_A, false}, {                                                         \
+        adapter, CK_SITE_##site, CK_FACTOR_B, false                                                          \
     }
-/* In the order of memory. */
+#define TIED(site)                                                                                           \
+    LORA(CK_TIED, site), {                                                                                   \
+        CK_TIED, CK_SITE_##site, CK_FACTOR_VECTOR, false                                                     \
+    }
+/* In the order of memory: a layer's, then what all layers share. */
 static const placed_block PLACES[] = {
     {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, false},
     EXPERTS(GATE, A, true),
@@ -54,16 +61,25 @@ static const placed_block PLACES[] = {
     EXPERTS(FC, B, true),
     EXPERTS(PR, A, false),
     EXPERTS(PR, B, false),
-    LORA(Q),
-    LORA(K),
-    LORA(V),
-    LORA(QKV),
-    LORA(OUT),
-    LORA(GATE),
-    LORA(FC),
-    LORA(PR),
+    LORA(CK_LORA, Q),
+    LORA(CK_LORA, K),
+    LORA(CK_LORA, V),
+    LORA(CK_LORA, QKV),
+    LORA(CK_LORA, OUT),
+    LORA(CK_LORA, GATE),
+    LORA(CK_LORA, FC),
+    LORA(CK_LORA, PR),
+    TIED(Q),
+    TIED(K),
+    TIED(V),
+    TIED(QKV),
+    TIED(OUT),
+    TIED(GATE),
+    TIED(FC),
+    TIED(PR),
 };
-enum { PLACED = sizeof PLACES / sizeof *PLACES };
+/* The first IN_LAYERS of them lie in every layer. */
+enum { PLACED = sizeof PLACES / sizeof *PLACES, IN_LAYERS = PLACED - 3 * CK_SITES };
 
 static const ck_block *block_at(const ck_shape *s, int place) {
     return ck_block_of(s, PLACES[place].adapter, PLACES[place].site, PLACES[place].factor);
@@ -93,28 +109,37 @@ static int32_t outputs_of(const ck_shape *s, ck_site site) {
     return s->width;
 }
 
-static int32_t ranks_at(const ck_shape *s, ck_adapter adapter, ck_site site) {
-    if (adapter == CK_LORA) return s->lora_rank[site];
-    return site == CK_SITE_GATE && s->mlp != CK_MLP_SWIGLU ? 0 : s->rank_sum;
+static int32_t rows_at(const ck_shape *s, const placed_block *place) {
+    if (place->factor == CK_FACTOR_ROUTER) return s->router_rows;
+    if (place->factor == CK_FACTOR_VECTOR) return s->vector[place->site] != CK_NO_VECTOR;
+    if (place->adapter == CK_LORA) return s->lora_rank[place->site];
+    if (place->adapter == CK_TIED) return s->tied_rank[place->site];
+    return place->site == CK_SITE_GATE && s->mlp != CK_MLP_SWIGLU ? 0 : s->rank_sum;
 }
 
-static ck_block block_without_place(const ck_shape *s, const placed_block *place) {
-    if (place->factor == CK_FACTOR_ROUTER) return (ck_block){0, s->router_rows, s->width};
-    return (ck_block){0, ranks_at(s, place->adapter, place->site),
-                      place->factor == CK_FACTOR_A ? inputs_of(s, place->site) : outputs_of(s, place->site)};
+static int32_t columns_at(const ck_shape *s, const placed_block *place) {
+    if (place->factor == CK_FACTOR_ROUTER) return s->width;
+    return place->factor == CK_FACTOR_A ? inputs_of(s, place->site) : outputs_of(s, place->site);
 }
 
-static void place_blocks(ck_shape *s) {
-    int64_t end = 0;
-    memset(s->block, 0, sizeof s->block);
-    for (int i = 0; i < PLACED; i++) {
-        ck_block block = block_without_place(s, &PLACES[i]);
-        block.offset = PLACES[i].continues ? end : ck_align(end);
+/* Of PLACES [first, last), from `end` on; returns where they end. */
+static int64_t place_blocks(ck_shape *s, int first, int last, int64_t end) {
+    for (int i = first; i < last; i++) {
+        const placed_block *place = &PLACES[i];
+        ck_block block = {place->continues ? end : ck_align(end), rows_at(s, place), columns_at(s, place)};
         end = block.offset + (int64_t)block.rows * block.columns;
-        s->block[ck_block_index(PLACES[i].adapter, PLACES[i].site, PLACES[i].factor)] = block;
+        s->block[ck_block_index(place->adapter, place->site, place->factor)] = block;
     }
-    s->layer_stride = ck_align(end);
-    s->total = s->layer_stride * s->n_layers;
+    return ck_align(end);
+}
+
+static void place_all(ck_shape *s) {
+    memset(s->block, 0, sizeof s->block);
+    s->layer_stride = place_blocks(s, 0, IN_LAYERS, 0);
+    s->tied = s->layer_stride * s->n_layers;
+    s->total = place_blocks(s, IN_LAYERS, PLACED, s->tied);
+    s->tied_floats = s->total - s->tied;
+    s->gradient_total = s->total + s->tied_floats * s->n_layers;
 }
 
 /* With all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are
@@ -141,7 +166,7 @@ ck_status ck_shape_init(ck_shape *s, const char **why) {
     s->h_ranks = s->mlp == CK_MLP_SWIGLU ? 2 * s->rank_sum : s->rank_sum;
     s->router_rows = s->gates == CK_GATES_TOP_K && s->n_experts > 1 ? s->n_experts : 0;
     s->balanced = has_balance_gradient(s);
-    place_blocks(s);
+    place_all(s);
     s->route = s->block[CK_BLOCK_ROUTER].offset;
     s->b1 = ck_block_of(s, CK_EXPERTS, CK_SITE_GATE, CK_FACTOR_B)->offset;
     s->a2 = ck_block_of(s, CK_EXPERTS, CK_SITE_PR, CK_FACTOR_A)->offset;
@@ -178,20 +203,20 @@ const char *ck_site_name(ck_site site) {
 /* Of block i in the order of memory: one for each expert that has ranks. */
 static int32_t parts_in(const ck_shape *s, int i) {
     if (block_at(s, i)->rows == 0) return 0;
-    if (PLACES[i].adapter == CK_LORA || PLACES[i].factor == CK_FACTOR_ROUTER) return 1;
+    if (PLACES[i].adapter != CK_EXPERTS || PLACES[i].factor == CK_FACTOR_ROUTER) return 1;
     int32_t n = 0;
     for (int e = 0; e < s->n_experts; e++) n += s->rank[e] > 0;
     return n;
 }
 
-static int32_t parts_a_layer(const ck_shape *s) {
+static int32_t parts_from(const ck_shape *s, int first, int last) {
     int32_t n = 0;
-    for (int i = 0; i < PLACED; i++) n += parts_in(s, i);
+    for (int i = first; i < last; i++) n += parts_in(s, i);
     return n;
 }
 
 int32_t ck_part_count(const ck_shape *s) {
-    return s->n_layers * parts_a_layer(s);
+    return s->n_layers * parts_from(s, 0, IN_LAYERS) + parts_from(s, IN_LAYERS, PLACED);
 }
 
 /* The n-th expert that has ranks. */
@@ -202,8 +227,10 @@ static int32_t expert_with_ranks(const ck_shape *s, int32_t n) {
 }
 
 ck_part ck_part_at(const ck_shape *s, int32_t index) {
-    int32_t each = parts_a_layer(s), layer = index / each, within = index % each;
-    int i = 0;
+    int32_t each = parts_from(s, 0, IN_LAYERS), in_layers = s->n_layers * each;
+    bool tied = index >= in_layers;
+    int32_t layer = tied ? -1 : index / each, within = tied ? index - in_layers : index % each;
+    int i = tied ? IN_LAYERS : 0;
     while (within >= parts_in(s, i)) within -= parts_in(s, i++);
     const ck_block *block = block_at(s, i);
     ck_part part = {PLACES[i].adapter,
@@ -213,8 +240,8 @@ ck_part ck_part_at(const ck_shape *s, int32_t index) {
                     layer,
                     block->rows,
                     block->columns,
-                    layer * s->layer_stride + block->offset};
-    if (part.adapter == CK_LORA || part.factor == CK_FACTOR_ROUTER) return part;
+                    (tied ? 0 : layer * s->layer_stride) + block->offset};
+    if (part.adapter != CK_EXPERTS || part.factor == CK_FACTOR_ROUTER) return part;
     part.expert = expert_with_ranks(s, within);
     part.rows = s->rank[part.expert];
     part.offset += (int64_t)s->rank_first[part.expert] * block->columns;
@@ -224,22 +251,32 @@ ck_part ck_part_at(const ck_shape *s, int32_t index) {
 /* ---- What learns */
 
 uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor) {
+    static const uint32_t classes[][2] = {[CK_EXPERTS] = {CK_LEARN_EXPERT_A, CK_LEARN_EXPERT_B},
+                                          [CK_LORA] = {CK_LEARN_LORA_A, CK_LEARN_LORA_B},
+                                          [CK_TIED] = {CK_LEARN_TIED_A, CK_LEARN_TIED_B}};
     if (factor == CK_FACTOR_ROUTER) return CK_LEARN_ROUTER;
-    if (adapter == CK_EXPERTS) return factor == CK_FACTOR_A ? CK_LEARN_EXPERT_A : CK_LEARN_EXPERT_B;
-    return factor == CK_FACTOR_A ? CK_LEARN_LORA_A : CK_LEARN_LORA_B;
+    if (factor == CK_FACTOR_VECTOR) return CK_LEARN_VECTOR;
+    return classes[adapter][factor == CK_FACTOR_B];
 }
 
-int ck_learn_spans(const ck_shape *s, uint32_t learn, ck_span spans[CK_BLOCKS]) {
+/* Of PLACES [first, last), whose floats end at `end`. */
+static int cut(const ck_shape *s, uint32_t learn, int first, int last, int64_t end, int32_t layers,
+               ck_span *spans) {
     int n = 0;
-    for (int i = 0; i < PLACED; i++) {
+    for (int i = first; i < last; i++) {
         const ck_block *block = block_at(s, i);
-        ck_span span = {block->offset, 0, (learn & ck_learn_class(PLACES[i].adapter, PLACES[i].factor)) != 0,
+        ck_span span = {block->offset, 0, layers,
+                        (learn & ck_learn_class(PLACES[i].adapter, PLACES[i].factor)) != 0,
                         PLACES[i].factor == CK_FACTOR_ROUTER};
         if (block->rows == 0 || (n > 0 && !spans[n - 1].router && spans[n - 1].learned == span.learned))
             continue;
         spans[n++] = span;
     }
-    for (int i = 0; i < n; i++)
-        spans[i].count = (i + 1 < n ? spans[i + 1].offset : s->layer_stride) - spans[i].offset;
+    for (int i = 0; i < n; i++) spans[i].count = (i + 1 < n ? spans[i + 1].offset : end) - spans[i].offset;
     return n;
+}
+
+int ck_learn_spans(const ck_shape *s, uint32_t learn, ck_span spans[CK_BLOCKS]) {
+    int n = cut(s, learn, 0, IN_LAYERS, s->layer_stride, s->n_layers, spans);
+    return n + cut(s, learn, IN_LAYERS, PLACED, s->total, 1, spans + n);
 }

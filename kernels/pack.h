@@ -3,12 +3,17 @@
  * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that
  * adapters change. At any site there may be one LoRA that every token uses; at the linears of the MLP every
  * expert has one of its own besides, of rank 0 where it has none. One expert of rank 0 and no router is the
- * plain MLP of the base.
+ * plain MLP of the base. Beside these a site may have parts that all layers share: one more LoRA, and a vector
+ * that is added to the site's outputs in every layer.
  *
  *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the LoRA
  *           that is no expert's. Kernels read blocks.
- *   part    the rows of a block that belong to one expert (or to no expert) in one layer. Everything outside
- *           kernels/ walks parts: initial values, adapter files, what a method shares, comparisons.
+ *   part    the rows of a block that belong to one expert (or to no expert) in one layer, or in all. Everything
+ *           outside kernels/ walks parts: initial values, adapter files, what a method shares, comparisons.
+ *
+ * A pack is its layers, one after another, and then what all layers share. The gradients of the latter are
+ * sums over layers, from layer 0 up, of what each layer gives: a pack of gradients has room for these behind
+ * its end (gradient_total).
  *
  * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is
  * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D]. */
@@ -66,21 +71,28 @@ typedef enum {
 /* What a block is part of. */
 typedef enum {
     CK_EXPERTS, /* the routed experts, with their router */
-    CK_LORA     /* the LoRA that every token uses */
+    CK_LORA,    /* the LoRA that every token uses */
+    CK_TIED     /* what all layers share */
 } ck_adapter;
 
-typedef enum { CK_FACTOR_A, CK_FACTOR_B, CK_FACTOR_ROUTER } ck_factor;
+typedef enum { CK_FACTOR_A, CK_FACTOR_B, CK_FACTOR_ROUTER, CK_FACTOR_VECTOR } ck_factor;
 
-/* The router, experts' A and B at each site (some of them never exist), and those of the LoRAs. */
+/* What a vector p of a site does, in every layer: W x becomes W x + p, or (W + p 1^T) x. */
+typedef enum { CK_NO_VECTOR, CK_BIAS, CK_COLUMN_BIAS } ck_vector_form;
+
+/* The router, experts' A and B at each site (some of them never exist), those of the LoRAs, those of the LoRAs
+ * that all layers share, and the vectors. */
 enum {
     CK_BLOCK_ROUTER,
     CK_BLOCK_EXPERTS,
     CK_BLOCK_LORA = CK_BLOCK_EXPERTS + 2 * CK_SITES,
-    CK_BLOCKS = CK_BLOCK_LORA + 2 * CK_SITES
+    CK_BLOCK_TIED = CK_BLOCK_LORA + 2 * CK_SITES,
+    CK_BLOCK_VECTOR = CK_BLOCK_TIED + 2 * CK_SITES,
+    CK_BLOCKS = CK_BLOCK_VECTOR + CK_SITES
 };
 
 typedef struct {
-    int64_t offset;        /* floats from the beginning of a layer */
+    int64_t offset;        /* floats from the beginning of a layer; CK_TIED: of the pack */
     int32_t rows, columns; /* rows 0: the device has no such block */
 } ck_block;
 
@@ -97,9 +109,13 @@ typedef struct {
     int32_t top_k;                /* k; K = min(k, E) */
     ck_gates gates;
     ck_mix mix;
-    ck_mlp mlp;                    /* the same in all shapes of a wave */
-    int32_t lora_rank[CK_SITES];   /* of the LoRA at a site that every token uses; 0 = none */
-    float lora_scale[CK_SITES];    /* its scale */
+    ck_mlp mlp;                  /* the same in all shapes of a wave */
+    int32_t lora_rank[CK_SITES]; /* of the LoRA at a site that every token uses; 0 = none */
+    float lora_scale[CK_SITES];  /* its scale */
+    /* the same of the LoRA that all layers share */
+    int32_t tied_rank[CK_SITES];
+    float tied_scale[CK_SITES];
+    ck_vector_form vector[CK_SITES];
     float balance[CK_MAX_EXPERTS]; /* lambda * E * c_e / L; all 0 = no load-balance term */
     /* derived */
     int32_t rank_sum; /* S: sum of r_e */
@@ -113,7 +129,10 @@ typedef struct {
     /* Blocks that lie side by side and that the expert operations read as one. */
     int64_t route;               /* [router_rows + H, D]: R, then A of gate and fc */
     int64_t b1, a2, b2;          /* [H, F] B of gate and fc; [S, F] A of pr; [S, D] B of pr */
-    int64_t layer_stride, total; /* floats; both multiples of CK_ALIGN_FLOATS */
+    int64_t layer_stride, total; /* floats; both multiples of CK_ALIGN_FLOATS, as are the next two */
+    int64_t tied, tied_floats;   /* what all layers share: the last tied_floats of the pack, from `tied` on */
+    /* of a pack of gradients: total, then for every layer what it adds to those of the shared parts */
+    int64_t gradient_total;
 } ck_shape;
 
 /* Fills the derived fields. On impossible given ones CK_BAD_ARGUMENT, with *why set to a sentence (why may be
@@ -121,8 +140,10 @@ typedef struct {
 ck_status ck_shape_init(ck_shape *shape, const char **why);
 
 static inline int ck_block_index(ck_adapter adapter, ck_site site, ck_factor factor) {
+    static const int first[] = {CK_BLOCK_EXPERTS, CK_BLOCK_LORA, CK_BLOCK_TIED};
     if (factor == CK_FACTOR_ROUTER) return CK_BLOCK_ROUTER;
-    return (adapter == CK_EXPERTS ? CK_BLOCK_EXPERTS : CK_BLOCK_LORA) + 2 * (int)site + (int)factor;
+    if (factor == CK_FACTOR_VECTOR) return CK_BLOCK_VECTOR + (int)site;
+    return first[adapter] + 2 * (int)site + (int)factor;
 }
 static inline const ck_block *ck_block_of(const ck_shape *shape, ck_adapter adapter, ck_site site,
                                           ck_factor factor) {
@@ -139,14 +160,14 @@ typedef struct {
     ck_adapter adapter;
     ck_site site; /* CK_NO_SITE: the router */
     ck_factor factor;
-    int32_t expert; /* -1: of no expert */
-    int32_t layer;
+    int32_t expert;        /* -1: of no expert */
+    int32_t layer;         /* -1: of all layers */
     int32_t rows, columns; /* as stored */
     int64_t offset;        /* floats from the beginning of the pack */
 } ck_part;
 
-/* The parts of a pack in the order layer, block, expert: ck_part_at(shape, 0) .. ck_part_at(shape,
- * ck_part_count(shape) - 1). A layer's parts are neighbours, and so are the experts of a block, whose rows
+/* The parts of a pack in the order layer, block, expert, those of all layers last: ck_part_at(shape, 0) ..
+ * ck_part_at(shape, ck_part_count(shape) - 1). A layer's parts are neighbours, and so are the experts of a block, whose rows
  * lie side by side. */
 int32_t ck_part_count(const ck_shape *shape);
 ck_part ck_part_at(const ck_shape *shape, int32_t index);
@@ -158,19 +179,25 @@ enum {
     CK_LEARN_EXPERT_B = 4,
     CK_LEARN_LORA_A = 8,
     CK_LEARN_LORA_B = 16,
+    CK_LEARN_TIED_A = 32,
+    CK_LEARN_TIED_B = 64,
+    CK_LEARN_VECTOR = 128,
     /* all but the router */
-    CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B
+    CK_LEARN_EXPERTS = CK_LEARN_EXPERT_A | CK_LEARN_EXPERT_B | CK_LEARN_LORA_A | CK_LEARN_LORA_B |
+                       CK_LEARN_TIED_A | CK_LEARN_TIED_B | CK_LEARN_VECTOR
 };
 /* The class of a block's parts. */
 uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor);
 
-/* Neighbouring floats of a layer that a step trains, or does not. */
+/* Neighbouring floats that a step trains, or does not, at the same place in every layer, or once in the part of
+ * a pack that all layers share. */
 typedef struct {
-    int64_t offset, count; /* floats from the beginning of a layer */
+    int64_t offset, count; /* floats from the beginning of the pack */
+    int32_t layers;        /* they lie there again every layer_stride floats; 1: in what all layers share */
     bool learned, router;  /* router: these are the router's rows, and no others */
 } ck_span;
-/* Cuts a layer into the fewest spans that `learn` tells apart, the router's rows always on their own. The
- * spans rise and are together the whole layer, padding included. Returns their number. */
+/* Cuts a layer, and what all layers share, into the fewest spans that `learn` tells apart, the router's rows
+ * always on their own. The spans rise and are together the whole, padding included. Returns their number. */
 int ck_learn_spans(const ck_shape *shape, uint32_t learn, ck_span spans[CK_BLOCKS]);
 
 #ifdef __cplusplus

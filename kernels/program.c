@@ -398,6 +398,23 @@ RECORD(lora_backward) {
     USE_IF(lora_backward, dx, WIDE, d->in);
 }
 
+RECORD(site_vector) {
+    check_columns(program, "site_vector", d->first_column);
+    USE(site_vector, x, WIDE, d->in);
+    USE(site_vector, y, WIDE, (int64_t)d->first_column + d->out);
+}
+
+RECORD(site_vector_backward) {
+    check_columns(program, "site_vector_backward", d->first_column);
+    USE(site_vector_backward, x, WIDE, d->in);
+    USE(site_vector_backward, dy, WIDE, (int64_t)d->first_column + d->out);
+    USE_IF(site_vector_backward, dx, WIDE, d->in);
+}
+
+RECORD(tied_gradients) {
+    POSITIVE(tied_gradients, n_layers);
+}
+
 RECORD(route) {
     USE(route, x, WIDE, 1);
     USE(route, zh, EXACT, 1);

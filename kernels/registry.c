@@ -229,6 +229,10 @@ void ck_graph_destroy(ck_graph *graph) {
     if (graph) graph->backend->driver->graph_destroy(graph);
 }
 
+const char *ck_note(const ck_backend *backend) {
+    return backend->driver->note ? backend->driver->note(backend) : "";
+}
+
 size_t ck_cache_bytes(const ck_backend *backend) {
     return backend->driver->cache_bytes(backend);
 }

@@ -31,6 +31,8 @@ const char *ck_name(const ck_backend *backend);
 /* e.g. "AMD EPYC (family 26 model 2), 2 threads, OpenBLAS SkylakeX" */
 const char *ck_hardware(const ck_backend *backend);
 int ck_threads(const ck_backend *backend);
+/* What made this backend slower so far than it could be, in a sentence; empty: nothing that it knows of. */
+const char *ck_note(const ck_backend *backend);
 /* The message of the last failed call on this backend; NULL: of the last failed ck_open(). Never NULL. */
 const char *ck_last_error(const ck_backend *backend);
 

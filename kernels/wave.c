@@ -31,13 +31,20 @@ typedef struct {
     ck_site site;
     int32_t in, out, layer;
     const ck_tensor *h;
+    bool tied;
 } recorded_lora;
 
 static bool lora_fits(recorded_lora op, const ck_shape *shape) {
-    const ck_block *a = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_A),
-                   *b = ck_block_of(shape, CK_LORA, op.site, CK_FACTOR_B);
+    ck_adapter adapter = op.tied ? CK_TIED : CK_LORA;
+    const ck_block *a = ck_block_of(shape, adapter, op.site, CK_FACTOR_A),
+                   *b = ck_block_of(shape, adapter, op.site, CK_FACTOR_B);
     return a->rows == 0 || (op.h->columns >= a->rows && op.layer < shape->n_layers && op.in == a->columns &&
                             op.out == b->columns);
+}
+
+static bool vector_fits(ck_site site, int32_t out, int32_t layer, const ck_shape *shape) {
+    const ck_block *p = ck_block_of(shape, CK_TIED, site, CK_FACTOR_VECTOR);
+    return p->rows == 0 || (p->columns == out && layer < shape->n_layers);
 }
 
 /* Rank-space activations are as wide as the shapes the program was recorded for. */
@@ -45,13 +52,20 @@ static bool op_fits(const ck_op *op, const ck_shape *s) {
     switch (op->kind) {
     case CK_OP_lora:
         return lora_fits((recorded_lora){op->as.lora.site, op->as.lora.in, op->as.lora.out, op->as.lora.layer,
-                                         op->as.lora.h},
+                                         op->as.lora.h, op->as.lora.tied},
                          s);
     case CK_OP_lora_backward:
         return lora_fits((recorded_lora){op->as.lora_backward.site, op->as.lora_backward.in,
                                          op->as.lora_backward.out, op->as.lora_backward.layer,
-                                         op->as.lora_backward.h},
+                                         op->as.lora_backward.h, op->as.lora_backward.tied},
                          s);
+    case CK_OP_site_vector:
+        return vector_fits(op->as.site_vector.site, op->as.site_vector.out, op->as.site_vector.layer, s);
+    case CK_OP_site_vector_backward:
+        return vector_fits(op->as.site_vector_backward.site, op->as.site_vector_backward.out,
+                           op->as.site_vector_backward.layer, s);
+    case CK_OP_tied_gradients:
+        return s->tied_floats == 0 || op->as.tied_gradients.n_layers == s->n_layers;
     case CK_OP_route:
         return op->as.route.layer < s->n_layers && op->as.route.x->columns >= s->width &&
                op->as.route.zh->columns >= s->router_rows + s->h_ranks;
@@ -122,7 +136,7 @@ static ck_status devices_problem(const ck_program *program, const ck_wave *wave)
                            CK_ALIGN_FLOATS);
         }
         if (device->learn &&
-            (!wave->gradients || wave->shapes[device->shape].total > program->capacity.max_pack)) {
+            (!wave->gradients || wave->shapes[device->shape].gradient_total > program->capacity.max_pack)) {
             return ck_fail(backend, CK_BAD_ARGUMENT, "the program has no room for the gradients of device %d",
                            i);
         }

@@ -71,12 +71,17 @@ def draw(axes, lines, choice, generalists):
     axes.set_axis_off()
 
 
+def length_of(result, row, window):
+    """Tokens of a recorded window: an example may be shorter than the others."""
+    return int((result.ids[row, window] >= 0).sum())
+
+
 def choose_windows(result, row):
     """Those of devices with generalists and specialists first: their choice is what the map is about. A device that diverged has none."""
     def mixed(window):
         device = result.devices[result.windows[window]]
         return 0 < result.populations[device["population"]]["generalists"] < device["experts"]
-    alive = [w for w in range(len(result.windows)) if np.isfinite(result.token_gates[row, w, :, :, 0]).all()]
+    alive = [w for w in range(len(result.windows)) if np.isfinite(result.token_gates[row, w, :length_of(result, row, w), :, 0]).all()]
     return sorted(sorted(alive, key=lambda w: not mixed(w))[:MOST_WINDOWS])
 
 
@@ -92,7 +97,7 @@ def token_map(result, stem):
         why = "no population has a router" if result.wants_tokens() else "trace.routing_windows is 0, so the run recorded none"
         print(f"no figure of tokens: {why}", file=sys.stderr)
         return
-    rows = [r for r in result.evaluated() if (result.ids[r] >= 0).all() and np.isfinite(result.token_gates[r]).any()]
+    rows = [r for r in result.evaluated() if (result.ids[r][:, 0] >= 0).all() and np.isfinite(result.token_gates[r]).any()]
     if not rows:
         print("no figure of tokens: no evaluation has recorded any", file=sys.stderr)
         return
@@ -100,7 +105,8 @@ def token_map(result, stem):
     shown = sorted({0, layers - 1})
     windows, texts = choose_windows(result, row), []
     for w in windows:
-        cells = cells_of_bytes(result.ids[row, w]) if result.is_bytes() else cells_of_ids(result.ids[row, w])
+        ids = result.ids[row, w][:length_of(result, row, w)]
+        cells = cells_of_bytes(ids) if result.is_bytes() else cells_of_ids(ids)
         texts.append(wrap(cells, width, not result.is_bytes()))
     heights = [len(t) * LINE_INCHES for t in texts]
     with plt.rc_context({"figure.constrained_layout.use": False}):  # every panel has its place
@@ -119,7 +125,7 @@ def paint(figure, result, row, windows, shown, texts, width):
         figure.text(0.03 / full_width, top / full_height, title_of(result, device), fontsize=6.5, va="top", fontweight="bold")
         height = len(lines) * LINE_INCHES
         for i, layer in enumerate(shown):
-            gates = result.token_gates[row, w, :, layer, :]
+            gates = result.token_gates[row, w, :length_of(result, row, w), layer, :]
             choice = np.nanargmax(gates, axis=1)
             used |= {(int(e) >= generalists, int(e) - (generalists if e >= generalists else 0)) for e in choice}
             left = 0.03 + i * (column + 0.1)

@@ -6,49 +6,12 @@
  *   lora, backward   x, dy, h read, dx read and written; A, B read, dA, dB written */
 #include "cases/linear.h"
 #include "cases/ops.h"
+#include "cases/places.h"
 #include "cases/versions.h"
 
 /* AFTER_LINEAR: y is that of a linear just before, with the LoRAs of all sites whose outputs it makes; the one
  * that has all columns may begin y, and the base product is then added to it. */
 enum { NO_DX = 1, AFTER_LINEAR = 2, MOST_SITES = 3 };
-/* A variant's size. */
-#define AT(site) (1 + (site))
-
-/* The linear of a site: its inputs and outputs, and where the outputs lie in a tensor of `columns`. */
-typedef struct {
-    ck_site site;
-    int in, out, first, columns;
-} place;
-
-static place place_of(const rig *r, ck_site site) {
-    const ck_shape *s = rig_shape(r, 0);
-    int q = s->q_width, kv = s->kv_width, qkv = q + 2 * kv;
-    switch (site) {
-    case CK_SITE_Q:
-        return (place){site, s->width, q, 0, qkv};
-    case CK_SITE_K:
-        return (place){site, s->width, kv, q, qkv};
-    case CK_SITE_V:
-        return (place){site, s->width, kv, q + kv, qkv};
-    case CK_SITE_QKV:
-        return (place){site, s->width, qkv, 0, qkv};
-    case CK_SITE_GATE:
-        return (place){site, s->width, s->ffn, 0, r->up};
-    case CK_SITE_FC:
-        return (place){site, s->width, s->ffn, r->up - s->ffn, r->up};
-    case CK_SITE_PR:
-        return (place){site, s->ffn, s->width, 0, s->width};
-    case CK_SITE_OUT:
-    case CK_SITES:
-        break;
-    }
-    return (place){site, q, s->width, 0, s->width};
-}
-
-static ck_site site_of(const rig *r) {
-    return r->size ? (ck_site)(r->size - 1) : CK_SITE_QKV;
-}
-
 typedef struct {
     int n;
     place at[MOST_SITES];
@@ -56,7 +19,7 @@ typedef struct {
 } places;
 
 static places places_of(const rig *r) {
-    ck_site site = site_of(r);
+    ck_site site = place_site(r);
     places p = {1, {place_of(r, site)}, {H, H_SECOND, H_THIRD}};
     if (!(r->flags & AFTER_LINEAR)) return p;
     if (site == CK_SITE_Q) {
@@ -74,7 +37,7 @@ static void arrays(rig *r) {
     places p = places_of(r);
     bool after = (r->flags & AFTER_LINEAR) != 0;
     rig_tensor_of(r, X, "x", INPUT, p.at[0].in);
-    for (int i = 0; i < p.n; i++) rig_tensor_lora(r, p.h[i], names[i], OUTPUT, p.at[i].site);
+    for (int i = 0; i < p.n; i++) rig_tensor_lora(r, p.h[i], names[i], OUTPUT, COLUMNS_LORA, p.at[i].site);
     rig_tensor_of(r, Y, "y", after ? OUTPUT : IN_PLACE, p.at[0].columns);
     if (!after) return;
     rig_tensor_of(r, RESIDUAL, "residual", INPUT, p.at[0].columns);
@@ -103,8 +66,13 @@ static void reference(view *v) {
                     view_columns(v, p.h[i]), v->tensor[Y] + p.at[i].first, p.at[i].columns);
 }
 
+/* Of the layer's LoRA, or of the one that all layers share: a microbenchmark has one of them. */
+static double rank_of(const rig *r) {
+    return r->shapes[0].lora_rank[CK_SITE_QKV] + r->shapes[0].tied_rank[CK_SITE_QKV];
+}
+
 cost lora_cost(const rig *r, int out) {
-    double t = tokens_of(r), d = r->width, o = out, rank = r->shapes[0].lora_rank[CK_SITE_QKV];
+    double t = tokens_of(r), d = r->width, o = out, rank = rank_of(r);
     return (cost){"lora",
                   activation_bytes(r) * t * (d + 2 * o) + 4 * t * rank + 4.0 * r->n_devices * rank * (d + o),
                   2 * t * rank * (d + o)};
@@ -141,16 +109,16 @@ const op_case lora_forward = {
                   .group = "variants"}}};
 
 static void arrays_backward(rig *r) {
-    place p = place_of(r, site_of(r));
+    place p = place_of(r, place_site(r));
     rig_tensor_of(r, X, "x", INPUT, p.in);
-    rig_tensor_lora(r, H, "h", INPUT, p.site);
+    rig_tensor_lora(r, H, "h", INPUT, COLUMNS_LORA, p.site);
     rig_tensor_of(r, DY, "dy", INPUT, p.columns);
     if (!(r->flags & NO_DX)) rig_tensor_of(r, DX, "dx", IN_PLACE, p.in);
     r->gradients = 1u << oracle_lora_part(p.site, CK_FACTOR_A) | 1u << oracle_lora_part(p.site, CK_FACTOR_B);
 }
 
 static void record_backward(const rig *r, rig_copy *c) {
-    place p = place_of(r, site_of(r));
+    place p = place_of(r, place_site(r));
     ck_op_lora_backward(c->program, &(ck_lora_backward){.x = c->tensor[X],
                                                         .h = c->tensor[H],
                                                         .dy = c->tensor[DY],
@@ -163,14 +131,13 @@ static void record_backward(const rig *r, rig_copy *c) {
 }
 
 static void reference_backward(view *v) {
-    place p = place_of(v->r, site_of(v->r));
+    place p = place_of(v->r, place_site(v->r));
     oracle_lora_backward(&v->adapter, p.site, v->rows.n, v->tensor[X], v->tensor[H], view_columns(v, H),
                          v->tensor[DY] + p.first, p.columns, v->tensor[DX]);
 }
 
 cost lora_backward_cost(const rig *r, int out, bool input_gradient) {
-    double t = tokens_of(r), d = r->width, o = out, rank = r->shapes[0].lora_rank[CK_SITE_QKV],
-           dx = input_gradient ? d : 0;
+    double t = tokens_of(r), d = r->width, o = out, rank = rank_of(r), dx = input_gradient ? d : 0;
     return (cost){"lora backward",
                   activation_bytes(r) * t * (d + o + 2 * dx) + 4 * t * rank +
                       8.0 * r->n_devices * rank * (d + o),

@@ -101,7 +101,8 @@ static void check_device(const rig *r, verdict *v, int i, const oracle_base *bas
         verdict_compare(v, "loss", r->buffer[LOSS].after + first, loss, n);
         double usual = v->tolerance;
         v->tolerance = bf16 ? BF16_GRADIENTS : F32_GRADIENTS;
-        for (int layer = 0; layer < r->layers; layer++) rig_judge_gradients(r, v, i, layer, ~0u, gradients);
+        for (int layer = 0; layer < r->layers; layer++)
+            rig_judge_gradients(r, v, i, layer, UINT64_MAX, gradients);
         v->tolerance = usual;
     }
     free(parameters);

@@ -15,6 +15,11 @@
     X(expand_backward)                                                                                       \
     X(lora_forward)                                                                                          \
     X(lora_backward)                                                                                         \
+    X(shared_lora_forward)                                                                                   \
+    X(shared_lora_backward)                                                                                  \
+    X(site_vector_forward)                                                                                   \
+    X(site_vector_backward)                                                                                  \
+    X(tied_gradients)                                                                                        \
     X(attention_forward)                                                                                     \
     X(attention_backward)                                                                                    \
     X(grouped_attention_forward)                                                                             \

@@ -7,12 +7,13 @@
 #include "side_by_side/steps.h"
 
 const char SIDE_BY_SIDE_HELP[] =
-    "  cohort-bench peers [--shape small|gpt2|tiny] [--devices N] [--batch B] [--steps N] [--rounds R]\n"
+    "  cohort-bench peers [--shape NAME] [--devices N] [--batch B] [--steps N] [--rounds R]\n"
     "                     [--minutes M] [--threads N] [--python PATH] [--json FILE] [--keep FOLDER]\n"
     "      the same expert steps in Cohort and in PyTorch programs, in turn on this machine: tokens a\n"
     "      second and memory, as ratios\n"
-    "      --shape    small: 4 layers, width 128, 64 devices x 1 window; gpt2: GPT-2 124M, 2 x 1;\n"
-    "                 tiny: a check of the bench itself\n"
+    "      --shape    small: a GPT-2 of 4 layers, width 128, 64 devices x 1 window; gpt2: GPT-2 124M, 2 x 1;\n"
+    "                 llama: 4 layers, width 128, half as many heads of keys, 64 x 1; smollm: SmolLM-135M's\n"
+    "                 shape, 2 x 1; tiny, tiny_llama: checks of the bench itself\n"
     "      --steps    AdamW steps of a run (20), all of which must agree in their losses\n"
     "      --rounds   at most so many runs of each program (5), fewer if the ratios settle; none starts\n"
     "                 after --minutes (60)\n"

@@ -188,6 +188,7 @@ exit_code bench_run(const bench_options *options, const op_case *const *cases, p
         measure_ceilings(&all);
         table_begin(all.out, &all.c);
         code = end_files(&all, take_all(&all, cases, list), list);
+        if (ck_note(all.backend)[0]) fprintf(all.out, "%s\n", ck_note(all.backend));
     }
     peers_close(all.peers);
     for (int i = 0; i < all.n; i++) result_free(&all.results[i]);

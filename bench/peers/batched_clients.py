@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+import families
 import inputs
 import measure
 from shared_base import gates_of
@@ -35,15 +36,17 @@ def stack(job, devices):
             return torch.stack([of_device[name].t() for of_device in tensors]).contiguous()
 
         trained = {
-            "qkv_a": take("attention.qkv.A"),
-            "qkv_b": take("attention.qkv.B"),
+            "qkv_a": torch.cat([take(f"{site}.A") for site in families.qkv_sites(job)], dim=2),
             "out_a": take("attention.out.A"),
             "out_b": take("attention.out.B"),
-            "a1": torch.cat([take(f"expert.{e}.fc.A") for e in experts], dim=2),
+            "a1": torch.cat([take(f"expert.{e}.{site}.A") for e in experts for site in families.fc_sites(job)], dim=2),
             "b2": torch.cat([take(f"expert.{e}.proj.B") for e in experts], dim=1),
         }
+        for i, site in enumerate(families.qkv_sites(job)):
+            trained[f"qkv_b_{i}"] = take(f"{site}.B")
         for e in experts:
-            trained[f"b1_{e}"] = take(f"expert.{e}.fc.B")
+            for i, site in enumerate(families.fc_sites(job)):
+                trained[f"b1_{e}_{i}"] = take(f"expert.{e}.{site}.B")
             trained[f"a2_{e}"] = take(f"expert.{e}.proj.A")
         for tensor in trained.values():
             tensor.requires_grad_()
@@ -56,10 +59,18 @@ def shared(x, weight, bias):
     return F.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
 
 
-def attention(job, base, lora, x):
-    qkv = torch.baddbmm(shared(x, *base.qkv), torch.bmm(x, lora["qkv_a"]), lora["qkv_b"], alpha=job.attention_scale)
-    parts = qkv.view(-1, job.sequence, 3, job.heads, job.width // job.heads).permute(2, 0, 3, 1, 4)
-    y = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True).transpose(1, 2).reshape(x.shape)
+def expanded(base, h, lora, name, count, scale):
+    """base + scale x (the products of `count` factors with their columns of h, side by side)."""
+    if count == 1:
+        return torch.baddbmm(base, h, lora[f"{name}_0"], alpha=scale)
+    parts = h.chunk(count, dim=-1)
+    return torch.add(base, torch.cat([torch.bmm(part, lora[f"{name}_{i}"]) for i, part in enumerate(parts)], dim=-1), alpha=scale)
+
+
+def attention(job, table, base, lora, x):
+    count = len(families.qkv_sites(job))
+    qkv = expanded(shared(x, *base.qkv), torch.bmm(x, lora["qkv_a"]), lora, "qkv_b", count, job.attention_scale)
+    y = families.attend(job, table, qkv.view(-1, job.sequence, qkv.shape[-1])).view(*x.shape[:2], -1)
     return torch.baddbmm(shared(y, *base.out), torch.bmm(y, lora["out_a"]), lora["out_b"], alpha=job.attention_scale)
 
 
@@ -67,34 +78,36 @@ def mixture(job, base, lora, router, x):
     u = shared(x, *base.fc)
     shrunk = torch.bmm(x, torch.cat([router, lora["a1"]], dim=2))
     gates = gates_of(shrunk[..., : job.experts], job.top_k)
-    m, weighted = None, []
+    count = len(families.fc_sites(job))
+    m, weighted, ranks = None, [], job.rank * count
     for e in range(job.experts):
-        h = shrunk[..., job.experts + e * job.rank : job.experts + (e + 1) * job.rank]
-        a = F.gelu(torch.baddbmm(u, h, lora[f"b1_{e}"], alpha=job.scale), approximate="tanh")
+        h = shrunk[..., job.experts + e * ranks : job.experts + (e + 1) * ranks]
+        a = families.activate(job, expanded(u, h, lora, f"b1_{e}", count, job.scale))
         gate = gates[..., e, None]
         m = gate * a if m is None else torch.addcmul(m, gate, a)
         weighted.append(gate * torch.bmm(a, lora[f"a2_{e}"]))
     return torch.baddbmm(shared(m, *base.proj), torch.cat(weighted, dim=2), lora["b2"], alpha=job.scale)
 
 
-def block(job, frozen, lora, router, x):
-    x = x + attention(job, frozen, lora, F.layer_norm(x, (job.width,), *frozen.ln_1, job.norm_epsilon))
-    return x + mixture(job, frozen, lora, router, F.layer_norm(x, (job.width,), *frozen.ln_2, job.norm_epsilon))
+def block(job, table, frozen, lora, router, x):
+    x = x + attention(job, table, frozen, lora, families.norm(job, x, frozen.norm_1))
+    return x + mixture(job, frozen, lora, router, families.norm(job, x, frozen.norm_2))
 
 
 def head(job, base, x, targets):
     """Mean loss of each device."""
-    logits = F.linear(F.layer_norm(x, (job.width,), *base.ln_f, job.norm_epsilon).flatten(0, 1), base.wte)
+    logits = F.linear(families.norm(job, x, base.norm).flatten(0, 1), base.head)
     return F.cross_entropy(logits, targets.flatten(), reduction="none").view(len(x), -1).mean(dim=1)
 
 
-def losses_of(parts, job, base, group, windows):
+def losses_of(parts, job, table, base, group, windows):
     """windows [devices, batch, sequence + 1]; parts: block and head, compiled or not. All layers and groups share their code."""
     run_block, run_head = parts
     ids, targets = windows[..., :-1], windows[..., 1:]
-    x = (F.embedding(ids, base.wte) + base.wpe[: job.sequence]).flatten(1, 2)
+    x = F.embedding(ids, base.wte)
+    x = (x if base.wpe is None else x + base.wpe[: job.sequence]).flatten(1, 2)
     for frozen, layer in zip(base.layers, group):
-        x = run_block(job, frozen, layer.trained, layer.router, x)
+        x = run_block(job, table, frozen, layer.trained, layer.router, x)
     return run_head(job, base, x, targets)
 
 
@@ -108,7 +121,7 @@ def group_size(job, options, compiled):
 def build(job, options):
     compiled = options.get("compile", "1") != "0" and shutil.which(os.environ.get("CXX", "g++")) is not None
     parts = [torch.compile(part, dynamic=False) if compiled else part for part in (block, head)]
-    base = inputs.read_base(job)
+    base, table = inputs.read_base(job), families.rotary_table(job)
     size = group_size(job, options, compiled)
     groups = [stack(job, range(first, first + size)) for first in range(0, job.devices, size)]
     optimizer = measure.adamw(job, [p for group in groups for layer in group for p in layer.trained.values()], fused=True)
@@ -118,7 +131,7 @@ def build(job, options):
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for group, own in zip(groups, windows.split(size)):
-            of_devices = losses_of(parts, job, base, group, own)
+            of_devices = losses_of(parts, job, table, base, group, own)
             of_devices.sum().backward()
             losses.append(of_devices.detach())
         optimizer.step()

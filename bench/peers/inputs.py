@@ -37,21 +37,57 @@ def read_job(folder):
     return job
 
 
-def read_base(job):
-    """wte, wpe, ln_f_*, and per layer what is in LAYER; Hugging Face's Conv1D matrices are [in, out] and get transposed."""
-    tensors = read_safetensors(job.folder / "base" / "model.safetensors")
+def read_gpt2(job, tensors):
+    """Hugging Face's Conv1D matrices are [in, out] and get transposed."""
 
     def take(name):
         tensor = tensors.pop("transformer." + name)
         return tensor.t().contiguous() if name.startswith("h.") and tensor.dim() == 2 else tensor
 
-    base = SimpleNamespace(wte=take("wte.weight"), wpe=take("wpe.weight"), ln_f=(take("ln_f.weight"), take("ln_f.bias")), layers=[])
+    base = SimpleNamespace(wte=take("wte.weight"), wpe=take("wpe.weight"), norm=(take("ln_f.weight"), take("ln_f.bias")), layers=[])
+    base.head = base.wte
     for layer in range(job.layers):
         pairs = {}
-        for ours, theirs in (("ln_1", "ln_1"), ("qkv", "attn.c_attn"), ("out", "attn.c_proj"), ("ln_2", "ln_2"), ("fc", "mlp.c_fc"), ("proj", "mlp.c_proj")):
+        for ours, theirs in (
+            ("norm_1", "ln_1"),
+            ("qkv", "attn.c_attn"),
+            ("out", "attn.c_proj"),
+            ("norm_2", "ln_2"),
+            ("fc", "mlp.c_fc"),
+            ("proj", "mlp.c_proj"),
+        ):
             pairs[ours] = (take(f"h.{layer}.{theirs}.weight"), take(f"h.{layer}.{theirs}.bias"))
         base.layers.append(SimpleNamespace(**pairs))
     return base
+
+
+def read_llama(job, tensors):
+    """q, k and v become one matrix, and so do gate and up. There are no biases."""
+
+    def take(*names):
+        return torch.cat([tensors.pop(f"model.{name}.weight") for name in names]), None
+
+    base = SimpleNamespace(wte=take("embed_tokens")[0], wpe=None, norm=take("norm"), layers=[])
+    base.head = tensors.pop("lm_head.weight", base.wte)
+    for layer in range(job.layers):
+        at = f"layers.{layer}."
+        base.layers.append(
+            SimpleNamespace(
+                norm_1=take(at + "input_layernorm"),
+                qkv=take(*(f"{at}self_attn.{name}_proj" for name in "qkv")),
+                out=take(at + "self_attn.o_proj"),
+                norm_2=take(at + "post_attention_layernorm"),
+                fc=take(at + "mlp.gate_proj", at + "mlp.up_proj"),
+                proj=take(at + "mlp.down_proj"),
+            )
+        )
+    return base
+
+
+def read_base(job):
+    """wte, wpe (None with rotary positions), norm, head, and per layer the pairs (weight, bias or None) norm_1, qkv, out, norm_2, fc, proj."""
+    tensors = read_safetensors(job.folder / "base" / "model.safetensors")
+    return read_llama(job, tensors) if job.family == "llama" else read_gpt2(job, tensors)
 
 
 def read_adapters(job, device):

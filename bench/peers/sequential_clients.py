@@ -3,67 +3,77 @@
 The way published research code works: every client is a complete torch.nn.Module (a deep copy of the base), an expert is a whole MLP
 whose two linears carry LoRA, and the mixture adds up the experts' outputs:
 
-    y = sum_e w_e MLP_e(x),   MLP_e(x) = (W_pr + s B2_e A2_e) gelu((W_fc + s B1_e A1_e) x + b_fc) + b_pr
+    y = sum_e w_e MLP_e(x),   MLP_e(x) = (W_pr + s B2_e A2_e) act((W_fc + s B1_e A1_e) x + b_fc) + b_pr
+
+Of a Llama base, q, k and v are three linears, and so are gate, up and down, as in the published models.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import families
 import inputs
 import measure
+
+
+def owned(tensor):
+    return None if tensor is None else nn.Parameter(tensor.clone(), requires_grad=False)
 
 
 class LoraLinear(nn.Module):
     """y = W x + b + s B A x; W and b are this module's own copies."""
 
-    def __init__(self, base, a, b, scale):
+    def __init__(self, base, lora, name, scale):
         super().__init__()
-        weight, bias = base
-        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
-        self.bias = nn.Parameter(bias.clone(), requires_grad=False)
-        self.lora_a = nn.Parameter(a)
-        self.lora_b = nn.Parameter(b)
+        self.weight, self.bias = map(owned, base)
+        self.lora_a, self.lora_b = nn.Parameter(lora[f"{name}.A"]), nn.Parameter(lora[f"{name}.B"])
         self.scale = scale
 
     def forward(self, x):
         return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
 
+def linears(base, lora, sites, prefix, scale):
+    """A linear for each site of a fused one."""
+    weights = base[0].split(list(sites.values()))
+    biases = [base[1]] if len(sites) == 1 else [None] * len(sites)
+    return nn.ModuleList(LoraLinear(pair, lora, prefix + name, scale) for pair, name in zip(zip(weights, biases), sites))
+
+
 class Norm(nn.Module):
-    def __init__(self, base, epsilon):
+    def __init__(self, job, base):
         super().__init__()
-        self.weight = nn.Parameter(base[0].clone(), requires_grad=False)
-        self.bias = nn.Parameter(base[1].clone(), requires_grad=False)
-        self.epsilon = epsilon
+        self.job = job
+        self.weight, self.bias = map(owned, base)
 
     def forward(self, x):
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.epsilon)
+        return families.norm(self.job, x, (self.weight, self.bias))
 
 
 class Attention(nn.Module):
     def __init__(self, job, base, lora):
         super().__init__()
-        self.heads = job.heads
-        self.qkv = LoraLinear(base.qkv, lora["attention.qkv.A"], lora["attention.qkv.B"], job.attention_scale)
-        self.out = LoraLinear(base.out, lora["attention.out.A"], lora["attention.out.B"], job.attention_scale)
+        self.job, self.table = job, families.rotary_table(job)
+        self.inputs = linears(base.qkv, lora, families.qkv_sites(job), "", job.attention_scale)
+        self.out = LoraLinear(base.out, lora, "attention.out", job.attention_scale)
 
     def forward(self, x):
-        batch, tokens, width = x.shape
-        q, k, v = (part.view(batch, tokens, self.heads, -1).transpose(1, 2) for part in self.qkv(x).split(width, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(batch, tokens, width))
+        qkv = torch.cat([linear(x) for linear in self.inputs], dim=-1) if len(self.inputs) > 1 else self.inputs[0](x)
+        return self.out(families.attend(self.job, self.table, qkv))
 
 
 class Expert(nn.Module):
     def __init__(self, job, base, lora, index):
         super().__init__()
-        name = f"expert.{index}"
-        self.fc = LoraLinear(base.fc, lora[f"{name}.fc.A"], lora[f"{name}.fc.B"], job.scale)
-        self.proj = LoraLinear(base.proj, lora[f"{name}.proj.A"], lora[f"{name}.proj.B"], job.scale)
+        self.family = job.family
+        self.fc = linears(base.fc, lora, families.fc_sites(job), f"expert.{index}.", job.scale)
+        self.proj = LoraLinear(base.proj, lora, f"expert.{index}.proj", job.scale)
 
     def forward(self, x):
-        return self.proj(F.gelu(self.fc(x), approximate="tanh"))
+        if self.family == "gpt2":
+            return self.proj(F.gelu(self.fc[0](x), approximate="tanh"))
+        return self.proj(F.silu(self.fc[0](x)) * self.fc[1](x))
 
 
 class Mixture(nn.Module):
@@ -82,36 +92,38 @@ class Mixture(nn.Module):
 class Block(nn.Module):
     def __init__(self, job, base, lora):
         super().__init__()
-        self.ln_1 = Norm(base.ln_1, job.norm_epsilon)
+        self.norm_1 = Norm(job, base.norm_1)
         self.attention = Attention(job, base, lora)
-        self.ln_2 = Norm(base.ln_2, job.norm_epsilon)
+        self.norm_2 = Norm(job, base.norm_2)
         self.mixture = Mixture(job, base, lora)
 
     def forward(self, x):
-        x = x + self.attention(self.ln_1(x))
-        return x + self.mixture(self.ln_2(x))
+        x = x + self.attention(self.norm_1(x))
+        return x + self.mixture(self.norm_2(x))
 
 
-class Gpt(nn.Module):
+class Model(nn.Module):
     def __init__(self, job, base, adapters):
         super().__init__()
-        self.wte = nn.Parameter(base.wte.clone(), requires_grad=False)
-        self.wpe = nn.Parameter(base.wpe.clone(), requires_grad=False)
+        self.wte, self.wpe = owned(base.wte), owned(base.wpe)
+        self.head = self.wte if base.head is base.wte else owned(base.head)
         self.blocks = nn.ModuleList(Block(job, layer, lora) for layer, lora in zip(base.layers, adapters))
-        self.ln_f = Norm(base.ln_f, job.norm_epsilon)
+        self.norm = Norm(job, base.norm)
 
     def forward(self, windows):
         ids, targets = windows[:, :-1], windows[:, 1:]
-        x = F.embedding(ids, self.wte) + self.wpe[: ids.shape[1]]
+        x = F.embedding(ids, self.wte)
+        if self.wpe is not None:
+            x = x + self.wpe[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte)
+        logits = F.linear(self.norm(x), self.head)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def build(job, options):
     base = inputs.read_base(job)
-    clients = [Gpt(job, base, inputs.read_adapters(job, device)) for device in range(job.devices)]
+    clients = [Model(job, base, inputs.read_adapters(job, device)) for device in range(job.devices)]
     optimizers = [measure.adamw(job, [p for p in client.parameters() if p.requires_grad]) for client in clients]
 
     def step(windows, learning_rate):

@@ -26,8 +26,9 @@ typedef struct {
     double bytes, flops;
 } cost;
 
-/* Adapter memory of a case: parameters; gradients of the wave; AdamW moments. */
-enum { NEED_PACKS = 1, NEED_GRADIENTS = 2, NEED_MOMENTS = 4 };
+/* Adapter memory of a case: parameters; gradients of the wave; AdamW moments. NEED_TIED: in a microbenchmark
+ * the devices have, at qkv, a LoRA and a vector that all layers share, and not a LoRA of each layer. */
+enum { NEED_PACKS = 1, NEED_GRADIENTS = 2, NEED_MOMENTS = 4, NEED_TIED = 8 };
 
 /* Multiply-adds that the reference of an operation may take for a device of many tokens. */
 static const double CASE_BUDGET = 5e7;
@@ -37,7 +38,7 @@ enum { CASE_MOST_COSTS = 32, CASE_MOST_VARIANTS = 16, CASE_MOST_CUTS = 3 };
 /* The oracle on all rows and some columns of D or F, where all rows and columns are too many (view.h). */
 typedef struct {
     column_kind columns; /* COLUMNS_WIDTH or COLUMNS_FFN; 0 ends the list */
-    unsigned parts;      /* whose gradients are compared: bits 1 << oracle_part */
+    uint64_t parts;      /* whose gradients are compared: bits 1 << oracle_part */
     tensor_id tensor;    /* that is compared, and has these columns; NO_TENSOR: none */
     const op_case *of;   /* whose reference computes it; NULL: the case's */
 } case_cut;
@@ -61,7 +62,7 @@ struct op_case {
     unsigned axes;                /* bits 1 << axis that change it */
     unsigned needs;               /* NEED_* */
     view_rows rows;               /* that the reference can be computed on */
-    unsigned gradients;           /* of the packs, which the reference computes: bits 1 << oracle_part */
+    uint64_t gradients;           /* of the packs, which the reference computes: bits 1 << oracle_part */
     void (*arrays)(rig *r);
     void (*record)(const rig *r, rig_copy *c); /* NULL: no program */
     /* instead of record: makes the whole c->program; NULL: no */

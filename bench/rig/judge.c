@@ -97,7 +97,7 @@ static void compare_gradient(const view *v, int i, oracle_part part) {
     free(out);
 }
 
-void rig_judge_gradients(const rig *r, verdict *v, int i, int layer, unsigned parts,
+void rig_judge_gradients(const rig *r, verdict *v, int i, int layer, uint64_t parts,
                          const double *gradients) {
     int device = r->checked[i];
     for (oracle_part part = 0; part < ORACLE_PARTS; part++) {

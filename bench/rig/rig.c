@@ -70,43 +70,50 @@ static void place_packs(rig *r) {
     for (int d = r->n_devices - 1; d >= 0; d--) {
         const ck_shape *s = rig_shape(r, d);
         r->devices[d].parameters = r->devices[d].gradients = end;
-        end += s->total + CK_ALIGN_FLOATS;
+        end += s->gradient_total + CK_ALIGN_FLOATS;
         r->zh_columns = larger(r->zh_columns, s->router_rows + s->h_ranks);
         r->rank_columns = larger(r->rank_columns, s->rank_sum);
         r->h_columns = larger(r->h_columns, s->h_ranks);
         for (int site = 0; site < CK_SITES; site++)
-            r->lora_columns = larger(r->lora_columns, s->lora_rank[site]);
+            r->lora_columns = larger(r->lora_columns, larger(s->lora_rank[site], s->tied_rank[site]));
     }
     r->pack_floats = end;
 }
 
 /* ---- Packs */
 
-/* Logits and ranks of a normalised x near 1, corrections u - U near 1/3. */
+/* Logits and ranks of a normalised x near 1, corrections u - U near 1/3. What gradients have beyond the
+ * parameters is as large. */
 static void fill_parameters(const ck_shape *s, uint64_t seed, bool bf16, float *pack) {
     for (int32_t i = 0; i < ck_part_count(s); i++) {
         ck_part part = ck_part_at(s, i);
         double scale = part.factor == CK_FACTOR_B ? 0.3 / sqrt(part.rows) : 1 / sqrt(part.columns);
         draw_fill(seed + (uint64_t)i, scale, bf16, pack + part.offset, (int64_t)part.rows * part.columns);
     }
+    draw_fill(seed + (uint64_t)ck_part_count(s), 1, bf16, pack + s->total, s->gradient_total - s->total);
 }
 
 const float *rig_pack_host(const rig *r, pack_memory memory, int device) {
     return r->pack_kind[r->n_shapes == 1 ? (device + (int)memory) % r->n_kinds : device];
 }
 
+int64_t rig_pack_count(const rig *r, pack_memory memory, int device) {
+    const ck_shape *s = rig_shape(r, device);
+    return memory == PACK_GRADIENTS ? s->gradient_total : s->total;
+}
+
 static void make_packs(rig *r) {
     r->n_kinds = r->n_shapes == 1 && r->n_devices > PACK_KINDS ? PACK_KINDS : r->n_devices;
     r->pack_kind = rig_zeros(r->n_kinds, sizeof *r->pack_kind);
     for (int i = 0; i < r->n_kinds; i++) {
-        r->pack_kind[i] = rig_zeros(rig_shape(r, i)->total, sizeof **r->pack_kind);
+        r->pack_kind[i] = rig_zeros(rig_shape(r, i)->gradient_total, sizeof **r->pack_kind);
         fill_parameters(rig_shape(r, i), SEED_PACK + SEEDS_A_PACK * (uint64_t)i, r->precision == CK_BF16,
                         r->pack_kind[i]);
     }
     for (int m = 0; m < PACK_MEMORIES; m++) {
         r->pack_after[m] = rig_zeros(r->n_checked, sizeof *r->pack_after[m]);
         for (int i = 0; i < r->n_checked; i++)
-            r->pack_after[m][i] = rig_zeros(rig_shape(r, r->checked[i])->total, sizeof(float));
+            r->pack_after[m][i] = rig_zeros(rig_pack_count(r, (pack_memory)m, r->checked[i]), sizeof(float));
     }
 }
 
@@ -116,7 +123,7 @@ float rig_pack_value(const rig *r, pack_memory memory, int device, int64_t offse
 }
 
 double *rig_pack(const rig *r, pack_memory memory, int device) {
-    int64_t total = rig_shape(r, device)->total;
+    int64_t total = rig_pack_count(r, memory, device);
     double *pack = oracle_zeros(total);
     for (int64_t i = 0; i < total; i++) pack[i] = (double)rig_pack_value(r, memory, device, i);
     return pack;
@@ -137,6 +144,8 @@ int rig_owned(const rig *r, tensor_id id, int device) {
         return s->h_ranks;
     case COLUMNS_LORA:
         return s->lora_rank[r->tensor[id].site];
+    case COLUMNS_TIED:
+        return s->tied_rank[r->tensor[id].site];
     case COLUMNS_PLAIN:
     case COLUMNS_WIDTH:
     case COLUMNS_FFN:
@@ -187,11 +196,11 @@ void rig_tensor_of(rig *r, tensor_id id, const char *name, array_role role, int 
     add_tensor(r, id, (tensor_array){.name = name, .role = role, .kind = COLUMNS_PLAIN, .columns = columns});
 }
 
-void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role, ck_site site) {
+void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role, column_kind kind,
+                     ck_site site) {
     add_tensor(
         r, id,
-        (tensor_array){
-            .name = name, .role = role, .kind = COLUMNS_LORA, .columns = r->lora_columns, .site = site});
+        (tensor_array){.name = name, .role = role, .kind = kind, .columns = r->lora_columns, .site = site});
 }
 
 void rig_buffer(rig *r, buffer_id id, const char *name, array_role role, int64_t count, double deviation) {

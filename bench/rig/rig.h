@@ -58,6 +58,9 @@ typedef enum {
     LOWER_ZH,
     LOWER_GATES,
     LOWER_BIAS_FACTOR,
+    LOWER_H,
+    LOWER_DY,
+    LOWER_DX,
     TENSORS
 } tensor_id;
 
@@ -112,7 +115,8 @@ typedef enum {
     COLUMNS_ROUTED,  /* router rows, then h_ranks */
     COLUMNS_RANKS,   /* rank_sum */
     COLUMNS_H,       /* h_ranks */
-    COLUMNS_LORA     /* the rank of the LoRA at the tensor's site that is not routed */
+    COLUMNS_LORA,    /* the rank of the layer's LoRA at the tensor's site that is not routed */
+    COLUMNS_TIED     /* of the one there that all layers share */
 } column_kind;
 
 typedef struct {
@@ -120,7 +124,7 @@ typedef struct {
     array_role role;
     column_kind kind;
     int columns;
-    ck_site site; /* of COLUMNS_LORA */
+    ck_site site; /* of COLUMNS_LORA, COLUMNS_TIED */
     bool chosen;  /* what belongs to experts that a token has not chosen need not be written */
     float *before, *after;
 } tensor_array;
@@ -183,10 +187,10 @@ typedef struct rig {
     /* arrays */
     tensor_array tensor[TENSORS];
     buffer_array buffer[BUFFERS];
-    unsigned gradients; /* parts of a layer that the work writes: the case's, unless arrays says otherwise */
+    uint64_t gradients; /* parts of a layer that the work writes: the case's, unless arrays says otherwise */
     bool gradients_given; /* gradients are an input, as of AdamW alone */
     int n_kinds;
-    float **pack_kind; /* [n_kinds], each a pack */
+    float **pack_kind; /* [n_kinds], each a pack of gradients */
     int64_t pack_floats, base_pack;
     int n_checked, *checked;
     float **pack_after[PACK_MEMORIES]; /* [n_checked], each a pack */
@@ -211,8 +215,8 @@ void *rig_zeros(int64_t count, size_t size);
 /* For `arrays`. deviation: of the random content of inputs. */
 void rig_tensor(rig *r, tensor_id id, const char *name, array_role role, column_kind kind);
 void rig_tensor_of(rig *r, tensor_id id, const char *name, array_role role, int columns); /* COLUMNS_PLAIN */
-void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role,
-                     ck_site site); /* COLUMNS_LORA */
+/* kind: COLUMNS_LORA or COLUMNS_TIED. */
+void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role, column_kind kind, ck_site site);
 void rig_buffer(rig *r, buffer_id id, const char *name, array_role role, int64_t count, double deviation);
 void rig_base_gradient(rig *r, buffer_id id, const char *name, int64_t at, int64_t count);
 /* For `arrays`: every sequence goes on at a position from 0 to positions less its tokens, and has a place of its
@@ -250,6 +254,8 @@ exit_code rig_download(rig *r, const rig_copy *c, bool all_kept, problems *list)
 const float *rig_pack_host(const rig *r, pack_memory memory, int device);
 double *rig_pack(const rig *r, pack_memory memory, int device);
 float rig_pack_value(const rig *r, pack_memory memory, int device, int64_t offset);
+/* Floats of a device's pack: gradient_total of the shape for gradients, total for all else. */
+int64_t rig_pack_count(const rig *r, pack_memory memory, int device);
 const ck_shape *rig_shape(const rig *r, int device);
 int64_t rig_first(const rig *r, int device); /* token */
 int64_t rig_rows(const rig *r, int device);

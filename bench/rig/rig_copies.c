@@ -24,7 +24,7 @@ ck_capacity rig_capacity(const rig *r) {
     }
     bool adapters = (r->which->needs & NEED_GRADIENTS) != 0 && !r->trains_base;
     for (int d = 0; d < r->n_devices && adapters; d++)
-        if (rig_shape(r, d)->total > c.max_pack) c.max_pack = rig_shape(r, d)->total;
+        if (rig_shape(r, d)->gradient_total > c.max_pack) c.max_pack = rig_shape(r, d)->gradient_total;
     if (r->trains_base) c.base_pack = r->base_pack;
     return c;
 }
@@ -205,7 +205,7 @@ static exit_code reset_packs(const rig *r, rig_copy *c, pack_memory memory, prob
     exit_code code = EXIT_OK;
     for (int i = 0; i < (computed ? r->n_checked : r->n_devices) && code == EXIT_OK; i++) {
         int device = computed ? r->checked[i] : i;
-        int64_t total = rig_shape(r, device)->total;
+        int64_t total = rig_pack_count(r, memory, device);
         float *made = computed || squared ? nan_array(total) : NULL;
         for (int64_t j = 0; j < total && made && squared; j++) made[j] = rig_pack_value(r, memory, device, j);
         if ((computed || squared) && !made)
@@ -260,7 +260,7 @@ static exit_code download_packs(rig *r, const rig_copy *c, problems *list) {
             code =
                 said(r,
                      ck_download(r->stream, r->pack_after[m][i], c->packs[m] + r->devices[device].parameters,
-                                 (size_t)rig_shape(r, device)->total * sizeof(float)),
+                                 (size_t)rig_pack_count(r, (pack_memory)m, device) * sizeof(float)),
                      MEMORY_NAMES[m], list);
         }
     return code;

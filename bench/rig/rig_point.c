@@ -14,7 +14,8 @@ static int heads_of(int width) {
 static exit_code lay_shape(rig *r, unsigned axes, problems *list) {
     const int *v = r->at.value;
     ck_shape *s = r->shapes = rig_zeros(1, sizeof *s);
-    bool lora = (axes >> AXIS_ATTENTION_RANK & 1) != 0, routed = (axes >> AXIS_EXPERTS & 1) != 0;
+    bool tied = (r->which->needs & NEED_TIED) != 0, lora = !tied && (axes >> AXIS_ATTENTION_RANK & 1) != 0,
+         routed = (axes >> AXIS_EXPERTS & 1) != 0;
     *s = (ck_shape){.n_layers = r->layers,
                     .width = r->width,
                     .ffn = r->ffn,
@@ -24,6 +25,10 @@ static exit_code lay_shape(rig *r, unsigned axes, problems *list) {
                     .scale = {1}};
     s->lora_rank[CK_SITE_QKV] = s->lora_rank[CK_SITE_OUT] = lora ? v[AXIS_ATTENTION_RANK] : 0;
     s->lora_scale[CK_SITE_QKV] = s->lora_scale[CK_SITE_OUT] = 1;
+    if (tied) {
+        s->tied_rank[CK_SITE_QKV] = v[AXIS_ATTENTION_RANK], s->tied_scale[CK_SITE_QKV] = 1;
+        s->vector[CK_SITE_QKV] = CK_COLUMN_BIAS;
+    }
     if (axes >> AXIS_MLP & 1) s->mlp = (ck_mlp)v[AXIS_MLP];
     for (int e = 0; e < s->n_experts && routed; e++) {
         s->rank[e] = v[AXIS_RANK] == RANK_MIXED ? r->at.mixed[e % r->at.n_mixed] : v[AXIS_RANK];

@@ -85,11 +85,13 @@ static void copy_columns(view *v, oracle_part part) {
 
 /* A pack of the cut's columns: of router, A1 and B2, or of B1 and A2. */
 static void narrow_adapter(view *v) {
-    unsigned parts = v->cut == COLUMNS_WIDTH ? 1u << ORACLE_ROUTER | 1u << ORACLE_A1 | 1u << ORACLE_B2
+    uint64_t parts = v->cut == COLUMNS_WIDTH ? 1u << ORACLE_ROUTER | 1u << ORACLE_A1 | 1u << ORACLE_B2
                                              : 1u << ORACLE_B1 | 1u << ORACLE_A2;
     v->shape.width = v->cut == COLUMNS_WIDTH ? (int)v->columns.n : 1;
     v->shape.ffn = v->cut == COLUMNS_FFN ? (int)v->columns.n : 1;
     memset(v->shape.lora_rank, 0, sizeof v->shape.lora_rank);
+    memset(v->shape.tied_rank, 0, sizeof v->shape.tied_rank);
+    memset(v->shape.vector, 0, sizeof v->shape.vector);
     if (ck_shape_init(&v->shape, NULL) != CK_OK) abort();
     v->parameters = oracle_zeros(v->shape.total);
     for (oracle_part part = 0; part < ORACLE_PARTS; part++)

@@ -70,8 +70,8 @@ void view_judge(view *v, tensor_id id);
 /* Compares what the case wrote with the oracle, for the rig's checked devices. all_kept: INNER arrays too. */
 void rig_judge(rig *r, verdict *v, bool all_kept);
 /* Gradients of parts (bits 1 << oracle_part) of a layer that checked device i learns, given the reference's
- * pack. */
-void rig_judge_gradients(const rig *r, verdict *v, int i, int layer, unsigned parts, const double *gradients);
+ * pack; of what all layers share where the layer is 0. */
+void rig_judge_gradients(const rig *r, verdict *v, int i, int layer, uint64_t parts, const double *gradients);
 /* Messages are about this device; -1: about the wave. */
 void rig_context(const rig *r, verdict *v, int device);
 

@@ -13,6 +13,7 @@
 #include "adapters/adapters.h"
 #include "kernels.h"
 #include "measure/folder.h"
+#include "model/family.h"
 #include "side_by_side/job.h"
 #include "support/rng.h"
 
@@ -39,17 +40,19 @@ static exit_code write_json(const job *j, const char *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
     path_in(path, folder, "job.json");
     const base_shape *b = &j->base;
-    json_t *root =
-        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, "
-                  "s:f, s:f, s:f, s:f, "
-                  "s:f, s:f}",
-                  "name", j->name, "layers", b->layers, "width", b->width, "heads", b->heads, "ffn", b->ffn,
-                  "vocabulary", b->vocabulary, "norm_epsilon", (double)b->epsilon, "devices", j->devices,
-                  "batch", j->batch, "sequence", j->sequence, "steps", j->steps, "warmup", j->warmup,
-                  "experts", j->generalists + j->specialists, "rank", j->rank, "attention_rank",
-                  j->attention_rank, "top_k", j->top_k, "alpha", j->alpha, "learning_rate", j->learning_rate,
-                  "final_learning_rate", j->learning_rate * j->final_learning_rate_ratio, "weight_decay",
-                  j->weight_decay, "beta1", j->beta1, "beta2", j->beta2, "epsilon", j->epsilon);
+    json_t *root = json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, "
+        "s:i, s:f, "
+        "s:f, s:f, s:f, s:f, "
+        "s:f, s:f}",
+        "name", j->name, "family", base_family_name(b->family), "layers", b->layers, "width", b->width,
+        "heads", b->heads, "kv_heads", b->kv_heads, "head_size", b->head_size, "ffn", b->ffn, "vocabulary",
+        b->vocabulary, "rope_theta", (double)b->rope.theta, "norm_epsilon", (double)b->epsilon, "devices",
+        j->devices, "batch", j->batch, "sequence", j->sequence, "steps", j->steps, "warmup", j->warmup,
+        "experts", j->generalists + j->specialists, "rank", j->rank, "attention_rank", j->attention_rank,
+        "top_k", j->top_k, "alpha", j->alpha, "learning_rate", j->learning_rate, "final_learning_rate",
+        j->learning_rate * j->final_learning_rate_ratio, "weight_decay", j->weight_decay, "beta1", j->beta1,
+        "beta2", j->beta2, "epsilon", j->epsilon);
     int failed = !root || json_dump_file(root, path, JSON_INDENT(2)) != 0;
     json_decref(root);
     return failed ? cannot_write(path, list) : EXIT_OK;
@@ -146,8 +149,7 @@ static exit_code write_base(const job *j, const char *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
     base_model *model = NULL;
     path_in(path, folder, "base");
-    base_shape shape = base_complete(j->base);
-    exit_code code = base_random(&shape, j->seed, &model, list);
+    exit_code code = base_random(&j->base, j->seed, &model, list);
     if (code == EXIT_OK) widen_embedding(model);
     if (code == EXIT_OK) code = base_save(model, path, list);
     base_destroy(model);
@@ -161,7 +163,14 @@ static exit_code make_shape(const job *j, ck_shape *shape, problems *list) {
                         .n_experts = j->generalists + j->specialists,
                         .top_k = j->top_k,
                         .gates = CK_GATES_TOP_K,
-                        .lora_rank = {[CK_SITE_QKV] = j->attention_rank, [CK_SITE_OUT] = j->attention_rank}};
+                        .mlp = model_family_of(&j->base)->mlp,
+                        .q_width = base_q_width(&j->base),
+                        .kv_width = base_kv_width(&j->base),
+                        .lora_rank = {[CK_SITE_OUT] = j->attention_rank}};
+    static const ck_site gpt2[] = {CK_SITE_QKV, CK_NO_SITE},
+                         llama[] = {CK_SITE_Q, CK_SITE_K, CK_SITE_V, CK_NO_SITE};
+    for (const ck_site *site = j->base.family == BASE_LLAMA ? llama : gpt2; *site != CK_NO_SITE; site++)
+        shape->lora_rank[*site] = j->attention_rank;
     for (int e = 0; e < shape->n_experts; e++) shape->rank[e] = j->rank;
     const char *why = NULL;
     return ck_shape_init(shape, &why) == CK_OK ? EXIT_OK : problem(list, EXIT_INPUT, "bench: %s", why);

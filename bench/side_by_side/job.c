@@ -37,6 +37,41 @@ static const job JOBS[] = {
      .sequence = 128,
      .learning_rate = 2e-4,
      COMIGS_1G1S},
+    {.name = "llama",
+     .base = {.family = BASE_LLAMA,
+              .layers = 4,
+              .width = 128,
+              .heads = 4,
+              .kv_heads = 2,
+              .ffn = 384,
+              .vocabulary = 512,
+              .context = 128,
+              .epsilon = 1e-5F,
+              .tied_head = true,
+              .rope = {.theta = 10000}},
+     .devices = 64,
+     .batch = 1,
+     .sequence = 128,
+     .learning_rate = 1e-3,
+     COMIGS_1G1S},
+    /* SmolLM-135M's */
+    {.name = "smollm",
+     .base = {.family = BASE_LLAMA,
+              .layers = 30,
+              .width = 576,
+              .heads = 9,
+              .kv_heads = 3,
+              .ffn = 1536,
+              .vocabulary = 49152,
+              .context = 2048,
+              .epsilon = 1e-5F,
+              .tied_head = true,
+              .rope = {.theta = 10000}},
+     .devices = 2,
+     .batch = 1,
+     .sequence = 128,
+     .learning_rate = 2e-4,
+     COMIGS_1G1S},
     {.name = "tiny",
      .base = {.layers = 2,
               .width = 32,
@@ -50,13 +85,34 @@ static const job JOBS[] = {
      .sequence = 16,
      .learning_rate = 2e-3,
      COMIGS_1G1S},
+    {.name = "tiny_llama",
+     .base = {.family = BASE_LLAMA,
+              .layers = 2,
+              .width = 32,
+              .heads = 4,
+              .kv_heads = 2,
+              .ffn = 80,
+              .vocabulary = 64,
+              .context = 16,
+              .epsilon = 1e-5F,
+              .tied_head = true,
+              .rope = {.theta = 10000}},
+     .devices = 3,
+     .batch = 2,
+     .sequence = 16,
+     .learning_rate = 2e-3,
+     COMIGS_1G1S},
 };
-const char JOB_NAMES[] = "small, gpt2 or tiny";
+const char JOB_NAMES[] = "small, gpt2, llama, smollm, tiny or tiny_llama";
 
-const job *job_find(const char *name) {
-    for (size_t i = 0; i < sizeof JOBS / sizeof *JOBS; i++)
-        if (strcmp(JOBS[i].name, name) == 0) return &JOBS[i];
-    return NULL;
+bool job_find(const char *name, job *out) {
+    for (size_t i = 0; i < sizeof JOBS / sizeof *JOBS; i++) {
+        if (strcmp(JOBS[i].name, name) != 0) continue;
+        *out = JOBS[i];
+        out->base = base_complete(out->base);
+        return true;
+    }
+    return false;
 }
 
 double job_tokens_a_step(const job *j) {

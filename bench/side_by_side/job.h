@@ -14,6 +14,7 @@
 #ifndef COHORT_BENCH_JOB_H
 #define COHORT_BENCH_JOB_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/base.h"
@@ -30,8 +31,8 @@ typedef struct {
     uint64_t seed;
 } job;
 
-/* A known shape with its default devices and batch; NULL: unknown. */
-const job *job_find(const char *name);
+/* A known shape with its default devices and batch; false: unknown. */
+bool job_find(const char *name, job *out);
 extern const char JOB_NAMES[]; /* for messages */
 
 double job_tokens_a_step(const job *j);

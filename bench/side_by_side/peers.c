@@ -195,9 +195,8 @@ static exit_code prepare(bench *b, const peers_options *o, problems *list) {
     if (length < 0) return problem(list, EXIT_ENVIRONMENT, "the path of this program cannot be found");
     b->self[length] = '\0';
     b->threads = o->threads > 0 ? o->threads : count_cores();
-    const job *known = job_find(o->shape);
-    if (!known) return problem(list, EXIT_INPUT, "--shape %s is unknown; it is %s", o->shape, JOB_NAMES);
-    b->job = *known;
+    if (!job_find(o->shape, &b->job))
+        return problem(list, EXIT_INPUT, "--shape %s is unknown; it is %s", o->shape, JOB_NAMES);
     if (o->devices > 0) b->job.devices = o->devices;
     if (o->batch > 0) b->job.batch = o->batch;
     if (o->steps > 0) b->job.steps = o->steps;

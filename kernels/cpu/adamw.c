@@ -36,14 +36,15 @@ static pack_view moved(pack_view view, int64_t parameters, int64_t moments, int6
 }
 
 /* view: of the device's pack. */
-static void update_layer(pack_view view, const ck_shape *shape, const ck_adamw_device *device, int layer) {
+static void update_pack(pack_view view, const ck_shape *shape, const ck_adamw_device *device) {
     ck_span spans[CK_BLOCKS];
     int n = ck_learn_spans(shape, device->learn, spans);
     for (int i = 0; i < n; i++) {
-        int64_t start = layer * shape->layer_stride + spans[i].offset;
         const ck_adamw_hyper *hyper = &device->hyper[spans[i].router ? 1 : 0];
-        if (spans[i].learned)
+        for (int layer = 0; layer < spans[i].layers && spans[i].learned; layer++) {
+            int64_t start = layer * shape->layer_stride + spans[i].offset;
             update(moved(view, start, start, start), spans[i].count, hyper, hyper->weight_decay);
+        }
     }
 }
 
@@ -53,9 +54,8 @@ ck_status cpu_adamw_devices(ck_stream *stream, float *parameters, float *moment1
     pack_view view = {parameters, moment1, moment2, gradients};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
     for (int d = 0; d < n_devices; d++) {
-        const ck_shape *shape = &shapes[devices[d].shape];
         pack_view pack = moved(view, devices[d].parameters, devices[d].moments, devices[d].gradients);
-        for (int layer = 0; layer < shape->n_layers; layer++) update_layer(pack, shape, &devices[d], layer);
+        update_pack(pack, &shapes[devices[d].shape], &devices[d]);
     }
     return CK_OK;
 }

@@ -23,23 +23,22 @@ static void carry_range(float *carried, float *gradients, int64_t count, bool le
         keep(carried, gradients, count);
 }
 
-static void carry_layer(float *carried, float *gradients, const ck_shape *shape, uint32_t learn) {
+static void carry_pack(float *carried, float *gradients, const ck_shape *shape, uint32_t learn) {
     ck_span spans[CK_BLOCKS];
     int n = ck_learn_spans(shape, learn, spans);
     for (int i = 0; i < n; i++)
-        carry_range(carried + spans[i].offset, gradients + spans[i].offset, spans[i].count, spans[i].learned);
+        for (int layer = 0; layer < spans[i].layers; layer++) {
+            int64_t at = layer * shape->layer_stride + spans[i].offset;
+            carry_range(carried + at, gradients + at, spans[i].count, spans[i].learned);
+        }
 }
 
 ck_status cpu_carry_devices(ck_stream *stream, float *carried, float *gradients, const ck_shape *shapes,
                             const ck_carry_device *devices, int32_t n_devices) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
     for (int d = 0; d < n_devices; d++) {
-        const ck_shape *shape = &shapes[devices[d].shape];
-        for (int layer = 0; layer < shape->n_layers; layer++) {
-            int64_t at = layer * shape->layer_stride;
-            carry_layer(carried + devices[d].carried + at, gradients + devices[d].gradients + at, shape,
-                        devices[d].learn);
-        }
+        carry_pack(carried + devices[d].carried, gradients + devices[d].gradients, &shapes[devices[d].shape],
+                   devices[d].learn);
     }
     return CK_OK;
 }

@@ -51,6 +51,12 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
 }
 
+/* What to add to the offset of a shared block in a pack to find, in a pack of gradients, what a layer gives to
+ * it. */
+static inline int64_t cpu_tied_gradients_of(const ck_shape *shape, int layer) {
+    return shape->total + layer * shape->tied_floats - shape->tied;
+}
+
 /* The replacements [n_linears] of a variant; NULL: the recorded weights. */
 static inline const ck_replacement *cpu_variant(const ck_wave *wave, int32_t variant) {
     return variant > 0 ? wave->variants + (int64_t)(variant - 1) * wave->n_linears : NULL;

@@ -144,10 +144,11 @@ static void add(float *restrict to, const float *restrict from, int64_t count) {
 static void add_learned(float *to, const float *from, const ck_shape *shape, uint32_t learn) {
     ck_span spans[CK_BLOCKS];
     int n = ck_learn_spans(shape, learn, spans);
-    for (int64_t start = 0; start < shape->total; start += shape->layer_stride)
-        for (int i = 0; i < n; i++)
-            if (spans[i].learned)
-                add(to + start + spans[i].offset, from + start + spans[i].offset, spans[i].count);
+    for (int i = 0; i < n; i++)
+        for (int layer = 0; layer < spans[i].layers && spans[i].learned; layer++) {
+            int64_t at = layer * shape->layer_stride + spans[i].offset;
+            add(to + at, from + at, spans[i].count);
+        }
 }
 
 /* Short waits spin; in a long one the core is of more use to others, perhaps to the very thread that is

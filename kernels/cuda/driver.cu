@@ -398,6 +398,7 @@ static ck_driver make_driver() {
     d.graph_launch = cuda_graph_launch;
     d.graph_destroy = cuda_graph_destroy;
     d.cache_bytes = cuda_cache_bytes;
+    d.note = cuda_note;
     d.supports = cuda_supports;
     d.tensor_upload = cuda_tensor_upload;
     d.tensor_download = cuda_tensor_download;

@@ -40,6 +40,7 @@ const char *cuda_alloc_zeros(size_t bytes, bool far, void **out);
 
 /* ---- Ceilings (ceilings.cu) */
 
+const char *cuda_note(const ck_backend *backend); /* multiply.cu */
 void cuda_ceiling(ck_backend *backend, ck_precision precision, ck_ceiling *out);
 /* Bytes read and written a second by a copy on the GPU; 0: it failed. */
 double cuda_copy_rate(ck_backend *backend);

@@ -34,7 +34,7 @@ static __device__ __forceinline__ gram_view gram_view_of(const gram_target *to, 
                                                          const ck_shape *shape, int ranks) {
     gram_view v;
     v.weight = rank_weight_of(shape, to->weight, to->layer);
-    v.gradient = to->wave.gradients + (device->gradients + v.weight.offset);
+    v.gradient = to->wave.gradients + (device->gradients + v.weight.gradient);
     v.first = (int)blockIdx.z * ranks;
     v.end = device->learn & CK_LEARN_EXPERTS ? v.weight.ranks : 0;
     if (v.first + ranks < v.end) v.end = v.first + ranks;

@@ -25,7 +25,7 @@ template <typename T> struct lora_op {
     cuda_rows<float> ranked; /* raw, or scaled: h or q */
     bool keep_scaled, expands;
     expand_target<T> to;
-    ck_site site;
+    lora_scale scale;
     int down, up;      /* blocks of the pack */
     int layer, stride; /* of the ranked rows in shared memory */
 };
@@ -64,7 +64,7 @@ static __device__ __forceinline__ void lora_segment(const lora_op<T> *op, const 
         shrink<T, M, N, wide>(rows + first, op->stride, op->stride - first, sums, s, op->from, &weight,
                               first);
     }
-    keep_ranked(op, s, rows, down.ranks, shape->lora_scale[op->site]);
+    keep_ranked(op, s, rows, down.ranks, scale_of(shape, op->scale));
     if (!op->expands) return;
     stage_bias_factors(factors, op->to, s);
     __syncthreads();
@@ -103,6 +103,10 @@ static const char *launch_lora(const lora_op<T> &op, int ranks, gpu_stream strea
 
 /* ---- Forward */
 
+template <typename D> static ck_adapter adapter_of(const D *d) {
+    return d->tied ? CK_TIED : CK_LORA;
+}
+
 template <typename T> static const char *lora_of(const ck_lora *d, const cuda_call *call) {
     lora_op<T> op = {call->wave,
                      cuda_rows_of<const T>(d->x),
@@ -110,9 +114,9 @@ template <typename T> static const char *lora_of(const ck_lora *d, const cuda_ca
                      false,
                      true,
                      expand_target_of<T>(d->y, call->start),
-                     d->site,
-                     ck_block_index(CK_LORA, d->site, CK_FACTOR_A),
-                     ck_block_index(CK_LORA, d->site, CK_FACTOR_B),
+                     {d->site, d->tied},
+                     ck_block_index(adapter_of(d), d->site, CK_FACTOR_A),
+                     ck_block_index(adapter_of(d), d->site, CK_FACTOR_B),
                      d->layer,
                      rank_stride(d->h->columns)};
     op.to.y.data += d->first_column;
@@ -142,7 +146,7 @@ static size_t q_bytes(const ck_tensor *h, int64_t n_tokens) {
 /* q of dy B^T, where it is made beside dB. */
 typedef struct {
     cuda_rows<float> q;
-    ck_site site;
+    lora_scale scale;
 } lora_sink;
 
 static __device__ __forceinline__ bool finishes_without_ranks(const lora_sink &) {
@@ -154,7 +158,7 @@ static __device__ __forceinline__ void finish_ranks(const lora_sink &to, const c
                                                     int, int, int ranks, shared<float>) {
     for (int i = (int)threadIdx.x; i < s->rows * ranks; i += (int)blockDim.x) {
         int row = i / ranks, j = i % ranks;
-        to.q.data[(s->token + row) * to.q.columns + j] = shape->lora_scale[to.site] * raw[row * stride + j];
+        to.q.data[(s->token + row) * to.q.columns + j] = scale_of(shape, to.scale) * raw[row * stride + j];
     }
 }
 
@@ -165,7 +169,7 @@ template <typename T> struct lora_backward_parts {
     cuda_rows<const float> h;
     cuda_rows<float> q;
     expand_target<T> dx;
-    ck_site site;
+    lora_scale scale;
     int a, b; /* blocks of the pack */
     int layer, ranks, in, out;
     gram_target of_a, of_b;
@@ -180,8 +184,8 @@ static lora_backward_parts<T> backward_parts_of(const ck_lora_backward *d, const
     p.q.data = static_cast<float *>(call->workspace), p.q.columns = d->h->columns;
     if (d->dx) p.dx = expand_target_of<T>(d->dx, call->start);
     p.dy.data += d->first_column;
-    p.site = d->site, p.a = ck_block_index(CK_LORA, d->site, CK_FACTOR_A),
-    p.b = ck_block_index(CK_LORA, d->site, CK_FACTOR_B);
+    p.scale = lora_scale{d->site, d->tied}, p.a = ck_block_index(adapter_of(d), d->site, CK_FACTOR_A),
+    p.b = ck_block_index(adapter_of(d), d->site, CK_FACTOR_B);
     p.layer = d->layer, p.ranks = d->h->columns, p.in = d->in, p.out = d->out;
     float *parts =
         reinterpret_cast<float *>(static_cast<char *>(call->workspace) + q_bytes(d->h, call->wave.n_tokens));
@@ -199,23 +203,24 @@ static const char *backward_apart(const lora_backward_parts<T> &p, gpu_stream st
                      true,
                      static_cast<bool>(p.dx.y.data),
                      p.dx,
-                     p.site,
+                     p.scale,
                      p.b,
                      p.a,
                      p.layer,
                      rank_stride(p.ranks)};
     const char *problem = launch_lora<T, wide>(op, p.ranks, stream);
     if (problem) return problem;
-    return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, p.site}, p.dy}, p.ranks, p.out, stream);
+    return launch_gram<wide>(gram<T, plain_ranks>{p.of_b, {p.h, p.scale}, p.dy}, p.ranks, p.out, stream);
 }
 
 /* q and dB together, then dx. */
 template <typename T>
 static const char *backward_in_one_pass(const lora_backward_parts<T> &p, gpu_stream stream) {
-    one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, p.site}, p.dy, nullptr, {p.q, p.site}};
+    one_pass<T, plain_ranks, lora_sink> op = {p.of_b, {p.h, p.scale}, p.dy, nullptr, {p.q, p.scale}};
     const char *problem = launch_one_pass(op, p.ranks, p.out, stream);
     if (problem || !p.dx.y.data) return problem;
-    expand_op<T, plain_ranks> dx = {p.wave, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.dx, p.a, p.layer, 0};
+    expand_op<T, plain_ranks> dx = {
+        p.wave, {{p.q.data, p.q.columns}, {CK_NO_SITE, false}}, p.dx, p.a, p.layer, 0};
     return launch_expand(dx, p.ranks, p.in, true, stream);
 }
 
@@ -226,8 +231,9 @@ static const char *lora_backward_of(const ck_lora_backward *d, const cuda_call *
     const char *problem =
         together ? backward_in_one_pass(p, call->stream) : backward_apart<T, wide>(p, call->stream);
     if (problem) return problem;
-    return launch_gram<wide>(gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, CK_NO_SITE}, p.x},
-                             p.ranks, p.in, call->stream);
+    return launch_gram<wide>(
+        gram<T, plain_ranks>{p.of_a, {{p.q.data, p.q.columns}, {CK_NO_SITE, false}}, p.x}, p.ranks, p.in,
+        call->stream);
 }
 
 template <typename T> static bool is_wide_backward(const ck_lora_backward *d, const cuda_call *call) {

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <tuple>
 
+#include "driver.hpp"
 #include "fragment.cuh"
-#include "ops.cuh"
 
 enum { OWN_TILE = 64, OWN_DEPTH = 16, OWN_LANES = 256, OWN_STRIDE = OWN_TILE + 1 };
 
@@ -129,14 +129,25 @@ const char *cuda_describe_product(const cuda_product *p, char *text, size_t size
     return text;
 }
 
-/* Once for each shape, on stderr: it is right, but slow. */
-static void tell_refused(const cuda_product *p, const char *why) {
-    static std::set<std::tuple<int64_t, int64_t, int64_t, int>> told;
+/* The shapes that the library has refused, and what is said of them: the product is right, but slow. */
+static std::set<std::tuple<int64_t, int64_t, int64_t, int>> refused_shapes;
+static char refused_note[512];
+
+static void note_refused(const cuda_product *p, const char *why) {
+    static char first[384];
     int form = p->turn_a | p->turn_b << 1 | p->half_in << 2 | p->half_out << 3;
-    if (!told.emplace(p->m, p->n, p->k, form).second) return;
+    if (!refused_shapes.emplace(p->m, p->n, p->k, form).second) return;
     char shape[192];
-    fprintf(stderr, "cuda: %s: %s; it is made by a slow kernel instead\n",
-            cuda_describe_product(p, shape, sizeof shape), why);
+    if (refused_shapes.size() == 1)
+        snprintf(first, sizeof first, "%s (%s)", cuda_describe_product(p, shape, sizeof shape), why);
+    snprintf(
+        refused_note, sizeof refused_note,
+        "products of %zu shape%s are made by a slow kernel, because the library refuses them; the first: %s",
+        refused_shapes.size(), refused_shapes.size() == 1 ? "" : "s", first);
+}
+
+const char *cuda_note(const ck_backend *) {
+    return refused_note;
 }
 
 static bool is_aligned(const void *bias) {
@@ -158,6 +169,6 @@ const char *cuda_multiply(const cuda_product *p, gpu_stream stream) {
         if (!problem) problem = gpu_multiply(&q, stream, &refused);
         if (!refused) return problem;
     }
-    tell_refused(p, refused);
+    note_refused(p, refused);
     return multiply_slowly(&q, stream);
 }

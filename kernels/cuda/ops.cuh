@@ -81,6 +81,7 @@ CK_OPS(X)
     X(logits)                                                                                                \
     X(lora)                                                                                                  \
     X(lora_backward)                                                                                         \
+    X(site_vector_backward)                                                                                  \
     X(route_backward)                                                                                        \
     X(expert_activation_backward)                                                                            \
     X(expert_expand)                                                                                         \
@@ -99,6 +100,8 @@ CK_OPS(X)
     X(gelu_backward)                                                                                         \
     X(swiglu)                                                                                                \
     X(swiglu_backward)                                                                                       \
+    X(site_vector)                                                                                           \
+    X(tied_gradients)                                                                                        \
     X(route)                                                                                                 \
     X(expert_activation)                                                                                     \
     X(balance)

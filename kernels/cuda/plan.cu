@@ -25,8 +25,11 @@ static const ck_tensor *adds_to(const ck_op *op, int32_t out) {
         return op->as.route_backward.accumulate ? op->as.route_backward.dx : nullptr;
 #define X(name) case CK_OP_##name:
         CK_BASE_OPS(X)
+        CK_TIED_OPS(X)
         CK_GLOBAL_OPS(X)
 #undef X
+    case CK_OP_site_vector:
+    case CK_OP_site_vector_backward:
     case CK_OP_route:
     case CK_OP_expert_activation:
     case CK_OP_expert_activation_backward:

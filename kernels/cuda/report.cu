@@ -35,6 +35,7 @@ static int layer_of(const ck_op *op) {
 #undef X
 #define X(name) case CK_OP_##name:
         CK_BASE_OPS(X)
+        CK_TIED_OPS(X)
         CK_GLOBAL_OPS(X)
 #undef X
     case CK_OP_COUNT:

@@ -179,6 +179,25 @@ static __global__ void __launch_bounds__(ROUTE_LANES, (many_form<T, N, WN>::BLOC
     }
 }
 
+/* ---- Devices without router and ranks, whose faults show in x itself. Grid: tiles */
+
+template <typename T>
+static __global__ void __launch_bounds__(ROUTE_LANES) route_plain_faults(route_op<T> op) {
+    const cuda_tile *tile = record(op.wave.tiles + blockIdx.x);
+    if (tile->rows == 0) return;
+    const ck_shape *shape = record(op.wave.shapes + record(op.wave.devices + tile->device)->shape);
+    if (shape->router_rows + shape->h_ranks > 0) return;
+    for (int row = (int)threadIdx.x / 32; row < tile->rows; row += ROUTE_WARPS) {
+        bool finite = true;
+        for (int c = (int)(threadIdx.x % 32); c < shape->width; c += 32) {
+            float v = load_one(op.x.data + ((tile->first_token + row) * op.x.columns + c));
+            finite &= v - v == 0.0f;
+        }
+        if (__ballot_sync(0xffffffffu, !finite) != 0 && threadIdx.x % 32 == 0)
+            atomic_min(op.wave.faults + tile->device, op.layer);
+    }
+}
+
 /* ---- Statistics: one sequence a block */
 
 typedef struct {
@@ -254,6 +273,11 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     op.wide = cuda_is_wide<T>(d->x);
     int columns = call->limits.experts + call->limits.h_ranks;
     if (columns > d->zh->columns) columns = d->zh->columns;
+    const char *problem = call->limits.plain
+                              ? CK_LAUNCH((route_plain_faults<T>), dim3((unsigned)op.wave.n_tiles),
+                                          dim3(ROUTE_LANES), 0, call->stream, op)
+                              : nullptr;
+    if (problem) return problem;
     if (call->wave.n_tokens < cuda_limits.route_tokens * call->wave.n_devices)
         return launch_few(op, columns, call->stream);
     if (columns <= 24) return launch_many<T, 3, 1>(op, call->stream);

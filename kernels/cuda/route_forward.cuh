@@ -57,12 +57,6 @@ static __device__ __forceinline__ void finish_rows(const route_op<T> *op, const 
             float v = sums[row * stride + c];
             finite &= v - v == 0.0f;
         }
-        /* a device without router and ranks: a fault shows in x itself */
-        for (int c = e; r->columns == 0 && c < r->width && inside; c += HALF) {
-            float v[1];
-            load_some<false, 1>(v, op->x.data + ((s->token + row) * op->x.columns + c), 1);
-            finite &= v[0] - v[0] == 0.0f;
-        }
         bool fault = (__ballot_sync(0xffffffffu, !finite) >> (HALF * half) & 0xffffu) != 0;
         if (fault && e == 0) atomic_min(op->wave.faults + s->device, op->layer);
         for (int c = e; c < r->columns && inside; c += HALF) {

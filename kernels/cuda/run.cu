@@ -143,8 +143,9 @@ static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
            a->n_tiles == b->n_tiles && a->limits.experts == b->limits.experts &&
            a->limits.rank_sum == b->limits.rank_sum && a->limits.h_ranks == b->limits.h_ranks &&
            a->limits.rank_tiles == b->limits.rank_tiles && a->limits.expert_tiles == b->limits.expert_tiles &&
-           a->limits.width == b->limits.width && a->parameters == b->parameters &&
-           a->gradients == b->gradients && a->base_gradients == b->base_gradients;
+           a->limits.width == b->limits.width && a->limits.plain == b->limits.plain &&
+           a->parameters == b->parameters && a->gradients == b->gradients &&
+           a->base_gradients == b->base_gradients;
 }
 
 static bool same_variants(const cuda_program *p, int graph) {

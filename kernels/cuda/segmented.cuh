@@ -63,13 +63,17 @@ static inline int segment_tiles(const cuda_wave *wave) {
 /* ---- The weights of a device that have one row per rank */
 
 typedef struct {
-    int64_t offset; /* in a pack, of this layer */
+    int64_t offset, gradient; /* in a pack, and in its gradients, of this layer */
     int ranks, columns;
 } rank_weight;
 
+/* What a layer adds to a part that all layers share lies behind the pack of gradients. */
 static __device__ __forceinline__ rank_weight rank_weight_of(const ck_shape *s, int block, int layer) {
     const ck_block *at = &s->block[block];
-    rank_weight w = {layer * s->layer_stride + at->offset, at->rows, at->columns};
+    bool tied = block >= CK_BLOCK_TIED;
+    int64_t offset = (tied ? 0 : layer * s->layer_stride) + at->offset;
+    rank_weight w = {offset, tied ? s->total + layer * s->tied_floats + at->offset - s->tied : offset,
+                     at->rows, at->columns};
     return w;
 }
 
@@ -246,10 +250,21 @@ static __device__ __forceinline__ void neighbours(float v[2 * W], const float d[
 
 /* ---- Factors in rank space, [tokens, ranks] f32 in memory */
 
-/* Every value times the scale of the device's LoRA at the site, or, with CK_NO_SITE, as it is. */
+/* The scale of a device's LoRA at a site: the layer's own, or that of all layers. */
+typedef struct {
+    ck_site site; /* CK_NO_SITE: 1 */
+    bool tied;
+} lora_scale;
+
+static __device__ __forceinline__ float scale_of(const ck_shape *shape, lora_scale of) {
+    if (of.site == CK_NO_SITE) return 1.0f;
+    return of.tied ? shape->tied_scale[of.site] : shape->lora_scale[of.site];
+}
+
+/* Every value times a scale. */
 typedef struct {
     cuda_rows<const float> rows;
-    ck_site scaled_at;
+    lora_scale scale;
 } plain_ranks;
 
 /* s_e w_e g, 0 where w_e is 0. */
@@ -259,8 +274,7 @@ typedef struct {
 
 static __device__ __forceinline__ float rank_value(const plain_ranks &from, const ck_shape *shape,
                                                    int64_t token, int rank) {
-    float value = from.rows.data[token * from.rows.columns + rank];
-    return from.scaled_at == CK_NO_SITE ? value : shape->lora_scale[from.scaled_at] * value;
+    return scale_of(shape, from.scale) * from.rows.data[token * from.rows.columns + rank];
 }
 static __device__ __forceinline__ int expert_of(const ck_shape *shape, int rank) {
     int e = 0;

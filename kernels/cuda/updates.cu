@@ -7,7 +7,8 @@
  *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;
  *       spread: p_(m, j) = packed_j
  *
- * A span is a range of floats that lies at the same place in every layer of a pack (ck_learn_spans). The host
+ * A span is a range of floats that lies at the same place in every layer of a pack, or once in what all layers
+ * share (ck_learn_spans). The host
  * lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch.
  * Elements belong to blocks by groups of four at multiples of 16 bytes; a group that lies inside the span is
  * one access, at its ends elements are taken one by one. Bytes: AdamW 28 a parameter (reads p, m, v, g,
@@ -155,7 +156,7 @@ static cuda_span span_in(const ck_shape *shape, const ck_span *in_layer, int64_t
     span.other = other + in_layer->offset;
     span.count = in_layer->count;
     span.stride = shape->layer_stride;
-    span.layers = shape->n_layers;
+    span.layers = in_layer->layers;
     return span;
 }
 

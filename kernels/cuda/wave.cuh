@@ -60,11 +60,12 @@ typedef struct {
     /* of ceil(r_e / 8): the sum over experts, the largest; at least 1 each */
     int32_t rank_tiles, expert_tiles;
     int32_t width;
+    int32_t plain; /* 1: some device has neither router nor ranks of experts */
 } cuda_wave_limits;
 
 /* Over the shapes that devices of the wave have. */
 static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
-    cuda_wave_limits limits = {0, 0, 0, 1, 1, 0};
+    cuda_wave_limits limits = {0, 0, 0, 1, 1, 0, 0};
     for (int32_t d = 0; d < wave->n_devices; d++) {
         const ck_shape *shape = &wave->shapes[wave->devices[d].shape];
         if (d > 0 && wave->devices[d].shape == wave->devices[d - 1].shape) continue;
@@ -79,6 +80,7 @@ static inline cuda_wave_limits cuda_limits_of(const ck_wave *wave) {
         if (shape->h_ranks > limits.h_ranks) limits.h_ranks = shape->h_ranks;
         if (sum > limits.rank_tiles) limits.rank_tiles = sum;
         if (shape->width > limits.width) limits.width = shape->width;
+        if (shape->router_rows + shape->h_ranks == 0) limits.plain = 1;
     }
     return limits;
 }

@@ -11,21 +11,27 @@ typedef struct {
 } tensor_list;
 
 packed_tensor packed_part(const ck_part *part) {
+    if (part->factor == CK_FACTOR_VECTOR)
+        return (packed_tensor){.n_dims = 1, .dims = {part->columns}, .offset = part->offset};
     if (part->factor == CK_FACTOR_B)
         return (packed_tensor){
             .n_dims = 2, .dims = {part->columns, part->rows}, .offset = part->offset, .transposed = true};
     return (packed_tensor){.n_dims = 2, .dims = {part->rows, part->columns}, .offset = part->offset};
 }
 
-static void name_part(const ck_part *part, size_t bytes, char *out) {
-    const char *site = ck_site_name(part->site), factor = part->factor == CK_FACTOR_A ? 'A' : 'B';
-    if (part->factor == CK_FACTOR_ROUTER)
+void adapters_name_part(const ck_part *part, size_t bytes, char *out) {
+    const char *site = ck_site_name(part->site), *mlp = ck_is_of_mlp(part->site) ? "mlp." : "",
+               factor = part->factor == CK_FACTOR_A ? 'A' : 'B';
+    if (part->factor == CK_FACTOR_VECTOR)
+        snprintf(out, bytes, "tied.%s%s.vector", mlp, site);
+    else if (part->adapter == CK_TIED)
+        snprintf(out, bytes, "tied.%s%s.%c", mlp, site, factor);
+    else if (part->factor == CK_FACTOR_ROUTER)
         snprintf(out, bytes, "layer.%d.%s", part->layer, site);
     else if (part->expert >= 0)
         snprintf(out, bytes, "layer.%d.expert.%d.%s.%c", part->layer, part->expert, site, factor);
     else
-        snprintf(out, bytes, "layer.%d.%s%s.%c", part->layer, ck_is_of_mlp(part->site) ? "mlp." : "", site,
-                 factor);
+        snprintf(out, bytes, "layer.%d.%s%s.%c", part->layer, mlp, site, factor);
 }
 
 static bool list_tensors(const ck_shape *s, tensor_list *list) {
@@ -34,7 +40,7 @@ static bool list_tensors(const ck_shape *s, tensor_list *list) {
         ck_part part = ck_part_at(s, i);
         packed_tensor *t = &list->tensors[list->count++];
         *t = packed_part(&part);
-        name_part(&part, sizeof t->name, t->name);
+        adapters_name_part(&part, sizeof t->name, t->name);
     }
     return list->tensors != NULL;
 }

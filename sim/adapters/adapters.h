@@ -12,6 +12,7 @@
  *   layer.<l>.router               [E, D]                                          where the shape has a router
  *   layer.<l>.expert.<e>.fc.A [r_e, D]     layer.<l>.expert.<e>.fc.B [F, r_e]      with SwiGLU also of gate
  *   layer.<l>.expert.<e>.proj.A [r_e, F]   layer.<l>.expert.<e>.proj.B [D, r_e]
+ *   tied.attention.<site>.A, .B, .vector [out]; tied.mlp.<site>...                  what all layers share
  */
 #ifndef COHORT_ADAPTERS_H
 #define COHORT_ADAPTERS_H
@@ -25,6 +26,8 @@ char *adapters_path(const char *folder, int population, int device);
 
 /* A part as a tensor of a file, in PyTorch's orientation and still without a name. */
 packed_tensor packed_part(const ck_part *part);
+/* The name above. */
+void adapters_name_part(const ck_part *part, size_t bytes, char *out);
 
 /* Fills a pack of shape->total floats (host); what lies between tensors becomes 0. Missing and unexpected
  * tensors, wrong shapes and values that are not finite are all reported. F32, F16 and BF16 are read. */

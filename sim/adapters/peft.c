@@ -112,6 +112,16 @@ static float *gather_all(const ck_shape *s, const peft_modules *modules, const f
     return buffer;
 }
 
+bool peft_has_lora(const ck_shape *shape, int expert) {
+    bool found = false;
+    for (int32_t i = 0; i < ck_part_count(shape) && !found; i++) {
+        ck_part part = ck_part_at(shape, i);
+        found = part.factor == CK_FACTOR_A && part.adapter != CK_TIED &&
+                (part.expert == expert || part.expert < 0);
+    }
+    return found;
+}
+
 exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
                      const lora_settings *lora, const char *base, const float *pack, problems *list) {
     char *weights = path_of(folder, "adapter_model.safetensors"),
@@ -132,45 +142,73 @@ exit_code peft_write(const char *folder, const ck_shape *shape, int expert, cons
     return code;
 }
 
-/* [n_layers]; NULL: no memory. */
-static packed_tensor *list_routers(const ck_shape *shape, int *n) {
-    packed_tensor *tensors = calloc((size_t)shape->n_layers, sizeof *tensors);
-    *n = 0;
-    for (int32_t i = 0; tensors && i < ck_part_count(shape); i++) {
-        ck_part part = ck_part_at(shape, i);
-        if (part.factor != CK_FACTOR_ROUTER) continue;
-        packed_tensor *t = &tensors[(*n)++];
-        *t = packed_part(&part);
-        snprintf(t->name, sizeof t->name, "layer.%d.router", part.layer);
-    }
-    return tensors;
+/* ---- What no PEFT folder can hold, beside the folders */
+
+static bool is_router(const ck_part *part) {
+    return part->factor == CK_FACTOR_ROUTER;
 }
 
-exit_code peft_write_router(const char *folder, const ck_shape *shape, const float *pack, problems *list) {
-    if (shape->router_rows == 0) return EXIT_OK;
-    char *path = path_of(folder, "router.safetensors");
-    tensor_list tensors;
-    tensors.tensors = list_routers(shape, &tensors.count);
-    exit_code code = write_tensors(path, &tensors, pack, list);
+static bool is_tied(const ck_part *part) {
+    return part->adapter == CK_TIED;
+}
+
+static const struct {
+    const char *name;
+    bool (*holds)(const ck_part *part);
+} BESIDE[] = {{"router.safetensors", is_router}, {"tied.safetensors", is_tied}};
+
+/* Tensors NULL: no memory. */
+static tensor_list list_parts(const ck_shape *shape, bool (*holds)(const ck_part *part)) {
+    tensor_list list = {.tensors = calloc((size_t)ck_part_count(shape) + 1, sizeof *list.tensors)};
+    for (int32_t i = 0; list.tensors && i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        if (!holds(&part)) continue;
+        packed_tensor *t = &list.tensors[list.count++];
+        *t = packed_part(&part);
+        adapters_name_part(&part, sizeof t->name, t->name);
+    }
+    return list;
+}
+
+static exit_code write_one(const char *folder, size_t which, const ck_shape *shape, const float *pack,
+                           problems *list) {
+    tensor_list tensors = list_parts(shape, BESIDE[which].holds);
+    char *path = path_of(folder, BESIDE[which].name);
+    exit_code code =
+        tensors.tensors && tensors.count == 0 ? EXIT_OK : write_tensors(path, &tensors, pack, list);
     free(tensors.tensors);
     free(path);
     return code;
 }
 
-exit_code peft_read_router(const char *folder, const ck_shape *shape, float *pack, problems *list) {
-    char *path = path_of(folder, "router.safetensors");
-    int n = 0;
-    packed_tensor *tensors = list_routers(shape, &n);
+exit_code peft_write_beside(const char *folder, const ck_shape *shape, const float *pack, problems *list) {
+    exit_code code = EXIT_OK;
+    for (size_t i = 0; i < sizeof BESIDE / sizeof *BESIDE && code == EXIT_OK; i++)
+        code = write_one(folder, i, shape, pack, list);
+    return code;
+}
+
+static exit_code read_one(const char *folder, size_t which, const ck_shape *shape, float *pack,
+                          problems *list) {
+    tensor_list tensors = list_parts(shape, BESIDE[which].holds);
+    char *path = path_of(folder, BESIDE[which].name);
     safetensors *file = NULL;
     exit_code code =
-        path && tensors ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "no memory to read adapters");
-    if (code == EXIT_OK && shape->router_rows > 0 && access(path, F_OK) == 0) {
+        path && tensors.tensors ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "no memory to read adapters");
+    if (code == EXIT_OK && tensors.count > 0 && access(path, F_OK) == 0) {
         code = safetensors_open(path, &file, list);
-        if (code == EXIT_OK) code = safetensors_check(file, tensors, n, NULL, list);
-        if (code == EXIT_OK) code = safetensors_read(file, tensors, n, pack, list);
+        if (code == EXIT_OK) code = safetensors_check(file, tensors.tensors, tensors.count, NULL, list);
+        if (code == EXIT_OK) code = safetensors_read(file, tensors.tensors, tensors.count, pack, list);
     }
     safetensors_close(file);
-    free(tensors);
+    free(tensors.tensors);
     free(path);
+    return code;
+}
+
+exit_code peft_read_beside(const char *folder, const ck_shape *shape, float *pack, problems *list) {
+    exit_code code = EXIT_OK;
+    for (size_t i = 0; i < sizeof BESIDE / sizeof *BESIDE && code == EXIT_OK; i++)
+        code = read_one(folder, i, shape, pack, list);
     return code;
 }

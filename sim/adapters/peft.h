@@ -16,8 +16,8 @@
  * A folder is an expert, with the LoRAs that every token uses: what the device computes if its gates are 1 for
  * this expert and 0 for all others; a device with one expert, or with none, is its folder. Where both change
  * one linear they are one LoRA with the ranks of both, whose factor B takes up the difference of their scales.
- * The gates of several experts come from the router, which no PEFT folder can hold: it is written beside
- * them. */
+ * The gates of several experts come from the router, which no PEFT folder can hold, nor what all layers share:
+ * they are written beside the folders. */
 #ifndef COHORT_PEFT_H
 #define COHORT_PEFT_H
 
@@ -30,13 +30,16 @@
 enum { PEFT_NAME_BYTES = 32 };
 const char *peft_folder_name(int generalists, int experts, int expert, char name[PEFT_NAME_BYTES]);
 
+/* Whether such a folder holds anything: not of an expert of rank 0 on a device whose layers have no LoRA. */
+bool peft_has_lora(const ck_shape *shape, int expert);
 /* Writes both files into `folder`, which exists. expert: -1 to n_experts - 1. base: what the configuration
  * should name as the base model, or NULL. */
 exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
                      const lora_settings *lora, const char *base, const float *pack, problems *list);
-/* Writes router.safetensors, layer.<l>.router [E, D], experts in the order generalists, specialists; nothing
- * without a router. */
-exit_code peft_write_router(const char *folder, const ck_shape *shape, const float *pack, problems *list);
+/* Writes what no PEFT folder can hold, with the names of adapters.h: router.safetensors, layer.<l>.router [E, D],
+ * experts in the order generalists, specialists; tied.safetensors, what all layers share. Neither where the
+ * shape has none. */
+exit_code peft_write_beside(const char *folder, const ck_shape *shape, const float *pack, problems *list);
 
 /* Whether a folder is PEFT's: it has an adapter_config.json. */
 bool peft_is_folder(const char *folder);
@@ -45,7 +48,7 @@ bool peft_is_folder(const char *folder);
  * the difference. Refused, with names and shapes: what PEFT adds beside LoRA (bias, DoRA, whole modules), other
  * modules than those that have a LoRA here, other ranks, and the adapter of another base. */
 exit_code peft_read(const char *folder, const ck_shape *shape, int expert, float *pack, problems *list);
-/* router.safetensors of that folder, where there is one and the shape has a router; else nothing. */
-exit_code peft_read_router(const char *folder, const ck_shape *shape, float *pack, problems *list);
+/* These files of a folder, those that are there and that the shape has parts for. */
+exit_code peft_read_beside(const char *folder, const ck_shape *shape, float *pack, problems *list);
 
 #endif

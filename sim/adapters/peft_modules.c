@@ -52,8 +52,8 @@ peft_modules peft_modules_of(const ck_shape *shape, int expert) {
     peft_modules modules = {.list = calloc((size_t)ck_part_count(shape) + 1, sizeof *modules.list)};
     for (int32_t i = 0; modules.list && i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);
-        if (part.factor != CK_FACTOR_ROUTER && (part.expert == expert || part.expert < 0))
-            add_part(&modules, &part);
+        bool in_layers = part.factor != CK_FACTOR_ROUTER && part.adapter != CK_TIED;
+        if (in_layers && (part.expert == expert || part.expert < 0)) add_part(&modules, &part);
     }
     for (int i = 0; i < modules.count; i++) {
         peft_module *m = &modules.list[i];

@@ -10,11 +10,12 @@ static const char head_name[] = "lm_head.weight";
 
 /* A tied head that is there all the same must be the embedding, bit for bit. */
 static exit_code check_tied_head(const shards *s, const char *wte_name, problems *list) {
-    const safetensors *file = NULL;
-    const safetensor *head = shards_find(s, head_name, &file), *wte = shards_find(s, wte_name, NULL);
+    const safetensors *file = NULL, *wte_file = NULL;
+    const safetensor *head = shards_find(s, head_name, &file), *wte = shards_find(s, wte_name, &wte_file);
+    bool same = false;
     if (!head || !wte) return EXIT_OK;
-    if (head->dtype == wte->dtype && head->bytes == wte->bytes && !memcmp(head->data, wte->data, wte->bytes))
-        return EXIT_OK;
+    exit_code code = safetensors_same_data(file, head, wte_file, wte, &same, list);
+    if (code || same) return code;
     return problem(list, EXIT_INPUT,
                    "%s: tensor \"%s\" differs from \"%s\", but config.json says that the head is tied to the "
                    "embedding",

@@ -7,7 +7,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,15 +17,15 @@ struct safetensors {
     json_t *header_owned; /* owns the names */
     safetensor *tensors_owned;
     int64_t count;
-    void *mapping; /* NULL: the bytes are the caller's */
-    size_t mapping_bytes;
+    int fd;               /* -1: the bytes are the caller's */
+    const uint8_t *bytes; /* of the whole file, where fd is -1 */
 };
 
 typedef struct {
     const char *path;
     problems *list;
     int messages;
-    const uint8_t *data; /* first byte after the header */
+    uint64_t data_begin; /* first byte after the header */
     size_t data_bytes;
 } reader;
 
@@ -169,7 +168,7 @@ static exit_code parse_tensor(reader *r, const char *name, json_t *value, entry 
     if (e->end - e->begin != bytes)
         return bad_tensor(
             r, name, "\"data_offsets\" span a different number of bytes than \"dtype\" and \"shape\" need");
-    e->tensor.data = r->data + e->begin;
+    e->tensor.begin = r->data_begin + e->begin;
     e->tensor.bytes = (size_t)bytes;
     return EXIT_OK;
 }
@@ -236,81 +235,123 @@ cleanup:
     return code;
 }
 
+/* header: its `length` bytes. fd, bytes: where the data is; on failure still the caller's. */
+static exit_code make(const uint8_t *header, size_t length, size_t size, const char *path, int fd,
+                      const uint8_t *bytes, safetensors **out, problems *list) {
+    safetensors *file = calloc(1, sizeof *file);
+    if (!file || !(file->path_owned = strdup(path))) {
+        free(file);
+        return problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
+    }
+    file->fd = -1;
+    file->bytes = bytes;
+    exit_code code = parse_json(header, length, path, &file->header_owned, list);
+    if (!code) {
+        reader r = {.path = path,
+                    .list = list,
+                    .data_begin = LENGTH_BYTES + length,
+                    .data_bytes = size - LENGTH_BYTES - length};
+        code = build(&r, file->header_owned, file);
+    }
+    if (code) {
+        safetensors_close(file);
+        return code;
+    }
+    file->fd = fd;
+    *out = file;
+    return EXIT_OK;
+}
+
 exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out,
                             problems *list) {
     size_t length = 0;
     *out = NULL;
-    safetensors *file = calloc(1, sizeof *file);
-    if (!file || !(file->path_owned = strdup(path))) {
-        safetensors_close(file);
-        return problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
-    }
     exit_code code = header_length(bytes, size, path, &length, list);
-    if (!code) code = parse_json(bytes + LENGTH_BYTES, length, path, &file->header_owned, list);
-    if (!code) {
-        reader r = {.path = path,
-                    .list = list,
-                    .data = bytes + LENGTH_BYTES + length,
-                    .data_bytes = size - LENGTH_BYTES - length};
-        code = build(&r, file->header_owned, file);
-    }
-    if (code)
-        safetensors_close(file);
-    else
-        *out = file;
-    return code;
+    return code ? code : make(bytes + LENGTH_BYTES, length, size, path, -1, bytes, out, list);
 }
 
-/* Maps a regular file; an empty one has no mapping. */
-static exit_code map_file(const char *path, void **mapping, size_t *bytes, problems *list) {
+/* Files are read, not mapped: a mapped file that becomes shorter ends the program. */
+static exit_code read_at(int fd, const char *path, uint64_t first, size_t count, void *out, problems *list) {
+    for (size_t done = 0; done < count;) {
+        ssize_t got = pread(fd, (char *)out + done, count - done, (off_t)(first + done));
+        if (got > 0) {
+            done += (size_t)got;
+        } else if (got == 0) {
+            return problem(list, EXIT_INPUT,
+                           "%s: became shorter while it was read; try again when it is whole", path);
+        } else if (errno != EINTR) {
+            return problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
+        }
+    }
+    return EXIT_OK;
+}
+
+static exit_code open_file(const char *path, int *fd, size_t *size, problems *list) {
     struct stat status;
-    exit_code code = EXIT_OK;
-    *mapping = NULL;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe is refused, not waited for */
-    if (fd < 0 || fstat(fd, &status)) {
-        code = problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
-        goto cleanup;
-    }
-    if (!S_ISREG(status.st_mode)) {
-        code = problem(list, EXIT_INPUT, "%s: is not a regular file; a safetensors file is expected", path);
-        goto cleanup;
-    }
-    *bytes = (size_t)status.st_size;
-    if (*bytes == 0) goto cleanup;
-    *mapping = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (*mapping == MAP_FAILED) {
-        *mapping = NULL;
-        code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be mapped into memory: %s", path, strerror(errno));
-    }
-cleanup:
-    if (fd >= 0) close(fd);
+    *fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe is refused, not waited for */
+    if (*fd < 0 || fstat(*fd, &status))
+        return problem(list, EXIT_INPUT, "%s: cannot be read: %s", path, strerror(errno));
+    if (!S_ISREG(status.st_mode))
+        return problem(list, EXIT_INPUT, "%s: is not a regular file; a safetensors file is expected", path);
+    *size = (size_t)status.st_size;
+    return EXIT_OK;
+}
+
+static exit_code open_checked(int fd, size_t size, const char *path, safetensors **out, problems *list) {
+    uint8_t start[LENGTH_BYTES] = {0};
+    size_t length = 0;
+    exit_code code = read_at(fd, path, 0, size < LENGTH_BYTES ? size : LENGTH_BYTES, start, list);
+    if (!code) code = header_length(start, size, path, &length, list);
+    if (code) return code;
+    uint8_t *header = malloc(length + 1);
+    if (!header) return problem(list, EXIT_ENVIRONMENT, "%s: no memory for its header", path);
+    code = read_at(fd, path, LENGTH_BYTES, length, header, list);
+    if (!code) code = make(header, length, size, path, fd, NULL, out, list);
+    free(header);
     return code;
 }
 
 exit_code safetensors_open(const char *path, safetensors **out, problems *list) {
-    void *mapping = NULL;
-    size_t bytes = 0;
+    int fd = -1;
+    size_t size = 0;
     *out = NULL;
-    exit_code code = map_file(path, &mapping, &bytes, list);
-    if (code) return code;
-    static const uint8_t empty[1] = {0};
-    code = safetensors_parse(mapping ? mapping : empty, bytes, path, out, list);
-    if (!code) {
-        (*out)->mapping = mapping;
-        (*out)->mapping_bytes = bytes;
-    } else if (mapping) {
-        munmap(mapping, bytes);
-    }
+    exit_code code = open_file(path, &fd, &size, list);
+    if (!code) code = open_checked(fd, size, path, out, list);
+    if (code && fd >= 0) close(fd);
     return code;
 }
 
 void safetensors_close(safetensors *file) {
     if (!file) return;
-    if (file->mapping) munmap(file->mapping, file->mapping_bytes);
+    if (file->fd >= 0) close(file->fd);
     json_decref(file->header_owned);
     free(file->tensors_owned);
     free(file->path_owned);
     free(file);
+}
+
+exit_code safetensors_data(const safetensors *file, const safetensor *tensor, size_t first, size_t count,
+                           void *out, problems *list) {
+    uint64_t at = tensor->begin + first;
+    if (file->fd >= 0) return read_at(file->fd, file->path_owned, at, count, out, list);
+    memcpy(out, file->bytes + at, count);
+    return EXIT_OK;
+}
+
+exit_code safetensors_same_data(const safetensors *file, const safetensor *tensor,
+                                const safetensors *other_file, const safetensor *other, bool *same,
+                                problems *list) {
+    enum { PIECE = 65536 };
+    uint8_t ours[PIECE], theirs[PIECE];
+    *same = tensor->dtype == other->dtype && tensor->bytes == other->bytes;
+    for (size_t first = 0; first < tensor->bytes && *same; first += PIECE) {
+        size_t count = tensor->bytes - first < PIECE ? tensor->bytes - first : PIECE;
+        exit_code code = safetensors_data(file, tensor, first, count, ours, list);
+        if (!code) code = safetensors_data(other_file, other, first, count, theirs, list);
+        if (code) return code;
+        *same = memcmp(ours, theirs, count) == 0;
+    }
+    return EXIT_OK;
 }
 
 const char *safetensors_path(const safetensors *file) {

@@ -26,13 +26,14 @@ typedef struct {
     safetensors_dtype dtype;
     int n_dims;
     int64_t dims[SAFETENSORS_MAX_DIMS];
-    const uint8_t *data; /* [bytes], of any alignment */
+    uint64_t begin; /* of its data in the file */
     size_t bytes;
 } safetensor;
 
 typedef struct safetensors safetensors;
 
-/* Maps the file and checks its header. Every problem found is reported, up to a few tens. */
+/* Opens the file and checks its header; the data stays in the file until it is asked for. Every problem found is
+ * reported, up to a few tens. */
 exit_code safetensors_open(const char *path, safetensors **out, problems *list);
 /* The same on bytes in memory, which must outlive *out; path is for messages only. */
 exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out,
@@ -43,6 +44,14 @@ const char *safetensors_path(const safetensors *file);
 int64_t safetensors_count(const safetensors *file);
 const safetensor *safetensors_at(const safetensors *file, int64_t index); /* in the order of their names */
 const safetensor *safetensors_find(const safetensors *file, const char *name);
+/* `count` bytes of a tensor's data, from byte `first` of it on. A file that has become shorter since it was opened
+ * is refused. */
+exit_code safetensors_data(const safetensors *file, const safetensor *tensor, size_t first, size_t count,
+                           void *out, problems *list);
+/* Whether two tensors, each of its file, have the same bytes. */
+exit_code safetensors_same_data(const safetensors *file, const safetensor *tensor,
+                                const safetensors *other_file, const safetensor *other, bool *same,
+                                problems *list);
 
 /* Copies `name` to `out` for a message: control characters and long tails replaced. Returns out. */
 enum { SAFETENSORS_SHOWN_BYTES = 128 };

@@ -38,19 +38,55 @@ static void decode(safetensors_dtype dtype, const uint8_t *in, int64_t n, float 
     }
 }
 
-/* in [rows, cols] -> out [cols, rows], a cache-sized tile at a time. */
-static void decode_transposed(const safetensor *t, float *out) {
-    int64_t rows = t->dims[0], cols = t->dims[1];
-    size_t bytes = element_bytes(t->dtype);
+/* Rows of a matrix that are decoded at once: a tile's height, or as many as make a piece of the file. */
+enum { PIECE_BYTES = 1 << 20 };
+
+static int64_t rows_at_once(const safetensor *t, int64_t cols, bool transposed) {
+    int64_t rows = PIECE_BYTES / ((int64_t)element_bytes(t->dtype) * (cols > 0 ? cols : 1));
+    return transposed || rows < TILE ? TILE : rows;
+}
+
+/* in [rows, cols] -> columns [first, first + rows) of out [cols, all_rows], a cache-sized tile at a time. */
+static void decode_transposed(safetensors_dtype dtype, const uint8_t *in, int64_t rows, int64_t cols,
+                              int64_t all_rows, float *out) {
     float tile[TILE];
-    for (int64_t r0 = 0; r0 < rows; r0 += TILE)
-        for (int64_t c0 = 0; c0 < cols; c0 += TILE) {
-            int64_t r1 = r0 + TILE < rows ? r0 + TILE : rows, n = c0 + TILE < cols ? TILE : cols - c0;
-            for (int64_t r = r0; r < r1; r++) {
-                decode(t->dtype, t->data + (size_t)(r * cols + c0) * bytes, n, tile);
-                for (int64_t c = 0; c < n; c++) out[(c0 + c) * rows + r] = tile[c];
-            }
+    for (int64_t c0 = 0; c0 < cols; c0 += TILE) {
+        int64_t n = c0 + TILE < cols ? TILE : cols - c0;
+        for (int64_t r = 0; r < rows; r++) {
+            decode(dtype, in + (size_t)(r * cols + c0) * element_bytes(dtype), n, tile);
+            for (int64_t c = 0; c < n; c++) out[(c0 + c) * all_rows + r] = tile[c];
         }
+    }
+}
+
+/* Decodes t [rows, cols] in pieces of whole rows. */
+static exit_code read_rows(const safetensors *file, const safetensor *t, int64_t rows, int64_t cols,
+                           bool transposed, float *out, problems *list) {
+    int64_t most = rows_at_once(t, cols, transposed);
+    size_t row_bytes = (size_t)cols * element_bytes(t->dtype);
+    uint8_t *piece = malloc((size_t)most * row_bytes + 1);
+    if (!piece) return problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", safetensors_path(file));
+    exit_code code = EXIT_OK;
+    for (int64_t first = 0; first < rows && !code; first += most) {
+        int64_t n = rows - first < most ? rows - first : most;
+        code = safetensors_data(file, t, (size_t)first * row_bytes, (size_t)n * row_bytes, piece, list);
+        if (code) break;
+        if (transposed)
+            decode_transposed(t->dtype, piece, n, cols, rows, out + first);
+        else
+            decode(t->dtype, piece, n * cols, out + first * cols);
+    }
+    free(piece);
+    return code;
+}
+
+/* Little-endian floats need no decoding. */
+static exit_code read_tensor(const safetensors *file, const safetensor *t, const packed_tensor *p, float *out,
+                             problems *list) {
+    if (t->dtype == SAFETENSORS_F32 && !p->transposed)
+        return safetensors_data(file, t, 0, t->bytes, out, list);
+    int64_t rows = p->n_dims == 1 ? 1 : p->dims[0], cols = p->n_dims == 1 ? p->dims[0] : p->dims[1];
+    return read_rows(file, t, rows, cols, p->transposed, out, list);
 }
 
 static int64_t first_not_finite(const float *values, int64_t n) {
@@ -84,10 +120,8 @@ exit_code safetensors_read(const safetensors *file, const packed_tensor *tensors
         const packed_tensor *p = &tensors[i];
         const safetensor *t = safetensors_find(file, p->name);
         float *out = pack + p->offset;
-        if (p->transposed)
-            decode_transposed(t, out);
-        else
-            decode(t->dtype, t->data, element_count(p), out);
+        exit_code one = read_tensor(file, t, p, out, list);
+        if (one) return one;
         int64_t at = first_not_finite(out, element_count(p));
         if (at >= 0) code = refuse_not_finite(file, p, at, out[at], list);
     }

@@ -1,13 +1,13 @@
 /* cli.c - commands and options. */
 #include "command/cli.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "command/help.h"
+#include "command/option_values.h"
 #include "config/nearest.h"
 #include "config/tree.h"
 
@@ -75,6 +75,10 @@ static const option_row OPTIONS[] = {
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
+    {"by-task", NULL, ON_DATA, 'B', "examples: a source NAME/TASKS for each list of tasks"},
+    {"longest", "N", ON_DATA, 'l', "examples: leave out those of more than N tokens, and count them"},
+    {"end", "ID", ON_DATA, 'i', "examples: put this token behind every response"},
+    {"vocabulary", "N", ON_DATA, 'w', "examples: refuse token ids that are not below N"},
     {"help", NULL, ON_ALL, 'h', "describe the command"},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
@@ -86,74 +90,19 @@ typedef struct {
 } command_row;
 
 static const command_row COMMANDS[] = {
-    [COMMAND_RUN] =
-        {"run", "CONFIG", 1, 1, "run an experiment",
-         "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
-         "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n"},
+    [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment", RUN_HELP},
     [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       "Reports every problem of a configuration, or prints its populations, parameters, "
-                       "traffic and memory plan.\n"
-                       "Runs nothing and writes nothing.\n\n"
-                       "  cohort check configs/quickstart.yaml\n"},
+                       CHECK_HELP},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
-                          "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else "
-                          "~/.cache/cohort); run does this by itself.\n"
-                          "With --out a copy is written as a Hugging Face folder.\n\n"
-                          "  cohort pretrain configs/multilingual.yaml --out bases/english\n"},
-    [COMMAND_DATA] =
-        {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards",
-         "Makes train_<i>.bin, valid_<i>.bin and test_<i>.bin from text files or folders, one source for "
-         "each NAME=PATH.\n"
-         "Bytes are tokens; whole files go to one split. Links are followed; what is no text (JSON Lines, "
-         "shards, compressed\n"
-         "files) is refused, and files that are left out (empty, hidden, copies of others) are counted.\n\n"
-         "  cohort data --out data/languages german=text/de french=text/fr\n"},
-    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds",
-                      "Prints the provenance, populations and last losses of a result folder; also of a run "
-                      "that is still going.\n\n"
-                      "  cohort info results/quickstart-1a2b3c4d\n"},
-    [COMMAND_EXPORT] =
-        {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
-         "Tables have an observation a line and share the columns population, seed, device and round. Losses "
-         "are nats per token,\n"
-         "gates and token shares are fractions (tokens: of their first choice), traffic is bytes of the "
-         "round. What was not\n"
-         "measured has no line. metrics has all that belongs to a device or a population, a line a value, "
-         "fairness too. Works on a\n"
-         "run that is still going. The table windows (of a run with trace.sampling_windows) ends in\n"
-         "the columns that data.windows reads: device,part,step,index,offset.\n\n"
-         "Adapters: one folder an expert, OUT/POPULATION-seedSEED/deviceI/{generalist,specialist}K, of the "
-         "last checkpoint.\n"
-         "Each holds the device's other LoRAs too. The base they belong to: cohort pretrain "
-         "RESULT/config.yaml --out DIR\n\n"
-         "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
-         "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
-         "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --seed 42 "
-         "--device 0\n"},
-    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures",
-                      "Draws the test loss over rounds, the final perplexities, the gates over rounds and "
-                      "layers, and text coloured by expert,\n"
-                      "each as PNG and SVG. Works on a run that is still going. Needs a Python with "
-                      "matplotlib and h5py: the first of\n"
-                      "$COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
-                      "  cohort plot results/quickstart-1a2b3c4d\n"},
-    [COMMAND_GENERATE] =
-        {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result",
-         "Lets devices go on from a prompt: those of a result as of its last checkpoint, those of a "
-         "configuration as they start.\n"
-         "All devices are decoded together, each with its own adapters, and printed by name. A text ends at "
-         "the end token, after\n"
-         "--max-tokens tokens, or where the base's context is full. The same seed gives the same text, "
-         "whatever else is decoded.\n"
-         "Where the vocabulary is not 256 bytes, --tokens takes and prints ids: Cohort has no tokenizer.\n\n"
-         "  cohort generate results/quickstart-1a2b3c4d --prompt 'Once upon' --population local --device 0\n"
-         "  cohort generate results/quickstart-1a2b3c4d --prompt A --temperature 0.8 --top-k 40 --seed 7\n"},
-    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods",
-                      "Topics: any command, settings (all keys of a configuration), methods (how devices "
-                      "learn together).\n\n"
-                      "  cohort help settings\n"},
-    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision",
-                         "Prints the version and the revision it was built from.\n"},
+                          PRETRAIN_HELP},
+    [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards", DATA_HELP},
+    [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds", INFO_HELP},
+    [COMMAND_EXPORT] = {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
+                        EXPORT_HELP},
+    [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures", PLOT_HELP},
+    [COMMAND_GENERATE] = {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result", GENERATE_HELP},
+    [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods", HELP_HELP},
+    [COMMAND_VERSION] = {"version", "", 0, 0, "version and revision", VERSION_HELP},
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
@@ -169,6 +118,23 @@ static bool takes(cli_command command, const option_row *option) {
     return option->commands >> command & 1;
 }
 
+/* Words from column `indent` on, in lines that end before column 100. */
+static void put_wrapped(FILE *out, int indent, const char *text) {
+    enum { COLUMNS = 100 };
+    int column = indent;
+    for (const char *word = text; *word;) {
+        int length = (int)strcspn(word, " ");
+        bool first = column == indent;
+        if (!first && column + 1 + length >= COLUMNS) {
+            fprintf(out, "\n%*s", indent, "");
+            column = indent, first = true;
+        }
+        column += fprintf(out, "%s%.*s", first ? "" : " ", length, word);
+        word += length + (int)strspn(word + length, " ");
+    }
+    fputc('\n', out);
+}
+
 void cli_describe(cli_command command, FILE *out) {
     const command_row *c = &COMMANDS[command];
     fprintf(out, "cohort %s %s - %s\n\n%s\n", c->name, c->words, c->summary, c->help);
@@ -176,7 +142,8 @@ void cli_describe(cli_command command, FILE *out) {
         char typed[40];
         if (!takes(command, &OPTIONS[i])) continue;
         snprintf(typed, sizeof typed, "--%s %s", OPTIONS[i].name, OPTIONS[i].value ? OPTIONS[i].value : "");
-        fprintf(out, "  %-20s %s\n", typed, OPTIONS[i].help);
+        fprintf(out, "  %-20s ", typed);
+        put_wrapped(out, 23, OPTIONS[i].help);
     }
 }
 
@@ -262,28 +229,6 @@ static void add_override(cli_arguments *a, const char *key, const char *value, p
     a->overrides[a->n_overrides++] = config_memory(text);
 }
 
-static double read_share(const char *option, const char *text, problems *list) {
-    char *end = NULL;
-    double share = strtod(text, &end);
-    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
-    if (!whole || *end != '\0' || !(share > 0 && share < 1))
-        problem(list, EXIT_INPUT, "data: --%s '%s' is no share; it must be above 0, below 1 (0.1)", option,
-                text);
-    return share;
-}
-
-/* A whole number from `least` to `most`, every character of it. */
-static uint64_t read_whole(cli_command command, const char *option, const char *text, uint64_t least,
-                           uint64_t most, problems *list) {
-    char *end = NULL;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most)
-        problem(list, EXIT_INPUT, "%s: --%s '%s' must be a whole number from %llu to %llu",
-                COMMANDS[command].name, option, text, (unsigned long long)least, (unsigned long long)most);
-    return value;
-}
-
 /* Of two values one would be ignored. */
 static void refuse_second(cli_command command, int letter, problems *list) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -292,13 +237,32 @@ static void refuse_second(cli_command command, int letter, problems *list) {
                     COMMANDS[command].name, OPTIONS[i].name, optarg);
 }
 
-static double read_temperature(const char *text, problems *list) {
-    char *end = NULL;
-    double value = strtod(text, &end);
-    bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
-    if (!whole || *end != '\0' || !(value >= 0 && value <= 1e6))
-        problem(list, EXIT_INPUT, "generate: --temperature '%s' must be a number of at least 0 (0.8)", text);
-    return value;
+static void take_data_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
+    switch (letter) {
+    case 'v':
+        a->shares_given = true;
+        a->valid_share = read_share("valid-share", optarg, list);
+        break;
+    case 'e':
+        a->shares_given = true;
+        a->test_share = read_share("test-share", optarg, list);
+        break;
+    case 'B':
+        a->by_task = true;
+        break;
+    case 'l':
+        a->longest = (int64_t)read_whole(command, "longest", optarg, 2, INT_MAX, list);
+        break;
+    case 'i':
+        a->end = (int64_t)read_whole(command, "end", optarg, 0, INT_MAX - 1, list);
+        break;
+    case 'w':
+        a->vocabulary = (int64_t)read_whole(command, "vocabulary", optarg, 1, INT_MAX, list);
+        break;
+    default:
+        break;
+    }
 }
 
 static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems *list) {
@@ -312,7 +276,38 @@ static void add_prompt(cli_arguments *a, bool tokens, const char *text, problems
     a->prompts[a->n_prompts++] = text;
 }
 
+static void take_generate_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
+    switch (letter) {
+    case 'm':
+    case 'k':
+        add_prompt(a, letter == 'k', optarg, list);
+        break;
+    case 'n':
+        a->max_tokens = (int)read_whole(command, "max-tokens", optarg, 1, 1 << 24, list);
+        break;
+    case 'u':
+        a->temperature = read_temperature(optarg, list);
+        break;
+    case 'K':
+        a->top_k = (int)read_whole(command, "top-k", optarg, 1, INT_MAX, list);
+        break;
+    case 'E':
+        a->end_token = (int)read_whole(command, "eos", optarg, 0, INT_MAX, list);
+        break;
+    case 'j':
+        a->json = true;
+        break;
+    case 'V':
+        a->speed = true;
+        break;
+    default:
+        break;
+    }
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
+    const char *command = COMMANDS[a->command].name;
     switch (letter) {
     case 's':
         add_override(a, "", optarg, list);
@@ -337,35 +332,13 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'S':
         a->one_seed = true;
-        a->seed = read_whole(a->command, "seed", optarg, 0, UINT64_MAX, list);
+        a->seed = read_whole(command, "seed", optarg, 0, UINT64_MAX, list);
         break;
     case 'd':
-        a->device = (int)read_whole(a->command, "device", optarg, 0, INT_MAX, list);
-        break;
-    case 'm':
-    case 'k':
-        add_prompt(a, letter == 'k', optarg, list);
-        break;
-    case 'n':
-        a->max_tokens = (int)read_whole(a->command, "max-tokens", optarg, 1, 1 << 24, list);
-        break;
-    case 'u':
-        a->temperature = read_temperature(optarg, list);
-        break;
-    case 'K':
-        a->top_k = (int)read_whole(a->command, "top-k", optarg, 1, INT_MAX, list);
-        break;
-    case 'E':
-        a->end_token = (int)read_whole(a->command, "eos", optarg, 0, INT_MAX, list);
-        break;
-    case 'j':
-        a->json = true;
-        break;
-    case 'V':
-        a->speed = true;
+        a->device = (int)read_whole(command, "device", optarg, 0, INT_MAX, list);
         break;
     case 'P':
-        a->processes = (int)read_whole(a->command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
+        a->processes = (int)read_whole(command, "processes", optarg, 1, CLI_MAX_PROCESSES, list);
         break;
     case 'r':
         a->resume = true;
@@ -376,13 +349,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'h':
         a->help = true;
         break;
-    case 'v':
-        a->valid_share = read_share("valid-share", optarg, list);
-        break;
-    case 'e':
-        a->test_share = read_share("test-share", optarg, list);
-        break;
     default:
+        if (a->command == COMMAND_DATA) take_data_option(a, letter, list);
+        if (a->command == COMMAND_GENERATE) take_generate_option(a, letter, list);
         break;
     }
 }
@@ -447,7 +416,7 @@ static void check_data(const cli_arguments *a, problems *list) {
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
     *out = (cli_arguments){
-        .valid_share = 0.1, .test_share = 0.1, .device = -1, .max_tokens = 64, .end_token = -1};
+        .valid_share = 0.1, .test_share = 0.1, .device = -1, .end = -1, .max_tokens = 64, .end_token = -1};
     exit_code code = find_command(argc, argv, out, list);
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);

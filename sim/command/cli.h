@@ -37,6 +37,10 @@ typedef struct {
     int device;    /* -1: not given */
     int processes; /* 0: not given */
     double valid_share, test_share;
+    bool shares_given; /* one of them */
+    /* of data, for examples; longest, vocabulary, end: 0, 0, -1: not given */
+    bool by_task;
+    int64_t longest, vocabulary, end;
     /* of generate; --seed is that of its random numbers */
     int n_prompts;
     const char *prompts[CLI_MAX_WORDS]; /* --prompt, or --tokens */

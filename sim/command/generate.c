@@ -18,6 +18,7 @@
 #include "decode/end_tokens.h"
 #include "model/obtain_base.h"
 #include "population/select.h"
+#include "population/variants.h"
 #include "result/source.h"
 #include "support/kernel_problem.h"
 #include "support/memory.h"
@@ -53,8 +54,8 @@ static exit_code open_configuration(generation *g, problems *list) {
     const cli_arguments *a = g->arguments;
     exit_code code = settings_load(a->words[0], a->n_overrides, (const char *const *)a->overrides,
                                    &g->source.settings, list);
-    if (code == EXIT_OK) code = run_base_shape(g->source.settings, &g->source.shape, list);
-    if (code == EXIT_OK) code = fleet_create(g->source.settings, &g->source.shape, &g->source.fleet, list);
+    THEN(code, run_base_shape(g->source.settings, &g->source.shape, list));
+    THEN(code, fleet_create(g->source.settings, &g->source.shape, &g->source.fleet, list));
     return code;
 }
 
@@ -138,7 +139,7 @@ static exit_code read_prompts(generation *g, problems *list) {
 
 static exit_code upload(generation *g, float *to, const float *from, int64_t count, problems *list) {
     ck_status status = ck_upload(g->stream, to, from, (size_t)count * sizeof *from);
-    if (status == CK_OK) status = ck_wait(g->stream);
+    THEN(status, ck_wait(g->stream));
     return kernel_problem(list, g->backend, status, "placing the model");
 }
 
@@ -156,11 +157,22 @@ static exit_code place_packs(generation *g, problems *list) {
             from = g->source.checkpoint.parameters + d->pack;
         else
             code = fleet_initial_pack(f, d, pack, list);
-        if (code == EXIT_OK) code = upload(g, g->packs + at, from, floats, list);
+        THEN(code, upload(g, g->packs + at, from, floats, list));
         at += floats;
     }
     free(pack);
     return code;
+}
+
+/* The base variants of the populations, in the versions that the checkpoint knows. */
+static exit_code place_variants(generation *g, problems *list) {
+    fleet *f = g->source.fleet;
+    const checkpoint *c = &g->source.checkpoint;
+    f->backend = g->backend;
+    f->stream = g->stream;
+    exit_code code = variants_open(f, &g->source.shape, list);
+    THEN(code, variants_place(f, g->base, list));
+    return THEN(code, variants_restore(f, c->variants, c->n_variants, g->arguments->words[0], list));
 }
 
 static exit_code place(generation *g, problems *list) {
@@ -169,24 +181,22 @@ static exit_code place(generation *g, problems *list) {
     void *weights = NULL, *packs = NULL;
     for (int i = 0; i < g->n_devices; i++) floats += f->shapes[f->devices[g->devices[i]].shape].total;
     ck_status status = ck_stream_create(g->backend, &g->stream);
-    if (status == CK_OK)
-        status =
-            ck_alloc(g->backend, (size_t)g->base->layout.total * sizeof(float), "base weights", &weights);
+    THEN(status,
+         ck_alloc(g->backend, (size_t)g->base->layout.total * sizeof(float), "base weights", &weights));
     g->weights = weights;
-    if (status == CK_OK)
-        status = ck_alloc(g->backend, (size_t)floats * sizeof(float) + 1, "adapters", &packs);
+    THEN(status, ck_alloc(g->backend, (size_t)floats * sizeof(float) + 1, "adapters", &packs));
     g->packs = packs;
     exit_code code = kernel_problem(list, g->backend, status, "placing the model");
-    if (code == EXIT_OK) code = upload(g, g->weights, g->base->weights, g->base->layout.total, list);
-    return code == EXIT_OK ? place_packs(g, list) : code;
+    THEN(code, upload(g, g->weights, g->base->weights, g->base->layout.total, list));
+    THEN(code, place_variants(g, list));
+    return THEN(code, place_packs(g, list));
 }
 
 static exit_code load_base(generation *g, problems *list) {
     const settings *s = g->source.settings;
-    exit_code code =
-        kernel_problem(list, NULL, ck_open(s->backend, s->threads, &g->backend), "opening the backend");
-    if (code == EXIT_OK) code = run_obtain_base(s, g->backend, g->arguments->quiet, NULL, &g->base, list);
-    if (code == EXIT_OK && memcmp(&g->base->shape, &g->source.shape, sizeof g->source.shape) != 0)
+    exit_code code = kernel_open(s->backend, s->threads, &g->backend, list);
+    THEN(code, run_obtain_base(s, g->backend, g->arguments->quiet, NULL, &g->base, list));
+    if (code == EXIT_OK && !base_same_shape(&g->base->shape, &g->source.shape))
         code = problem(list, EXIT_INPUT, "%s: the base is not of the shape that its adapters are made for",
                        g->arguments->words[0]);
     return code;
@@ -209,7 +219,8 @@ static exit_code make_sequences(generation *g, problems *list) {
                  (unsigned long long)p->seed, d->index);
         for (int j = 0; j < a->n_prompts; j++) {
             decode_sequence *s = &g->sequences[i * a->n_prompts + j];
-            s->device = (ck_wave_device){.parameters = pack, .shape = d->shape};
+            s->device = (ck_wave_device){
+                .parameters = pack, .shape = d->shape, .variant = variants_of(f, d->population)};
             s->name = g->names[i];
             s->key = (rng_key){.seed = a->seed, .device = d->index, .purpose = RNG_DECODING};
             s->index = (uint64_t)j;
@@ -243,6 +254,11 @@ static exit_code write_texts(generation *g, problems *list) {
                           .n_shapes = g->source.fleet->n_shapes,
                           .shapes = g->source.fleet->shapes,
                           .parameters = g->packs};
+    ck_wave variants = {0};
+    variants_view(g->source.fleet, &variants);
+    world.n_variants = variants.n_variants;
+    world.n_linears = variants.n_linears;
+    world.variants = variants.variants;
     decode_options options = {.rule = {.temperature = a->temperature, .top_k = a->top_k},
                               .most_tokens = a->max_tokens,
                               .end_tokens = end_tokens,
@@ -373,20 +389,20 @@ static void release(generation *g) {
     free(g->devices);
     if (g->weights) ck_free(g->backend, g->weights);
     if (g->packs) ck_free(g->backend, g->packs);
+    result_source_close(&g->source); /* variants lie on the backend */
     ck_stream_destroy(g->stream);
     ck_close(g->backend);
     base_destroy(g->base);
-    result_source_close(&g->source);
 }
 
 exit_code generate_texts(const cli_arguments *a, problems *list) {
     generation g = {.arguments = a};
     exit_code code = open_source(&g, list);
-    if (code == EXIT_OK) code = read_prompts(&g, list);
-    if (code == EXIT_OK) code = load_base(&g, list);
-    if (code == EXIT_OK) code = place(&g, list);
-    if (code == EXIT_OK) code = make_sequences(&g, list);
-    if (code == EXIT_OK) code = write_texts(&g, list);
+    THEN(code, read_prompts(&g, list));
+    THEN(code, load_base(&g, list));
+    THEN(code, place(&g, list));
+    THEN(code, make_sequences(&g, list));
+    THEN(code, write_texts(&g, list));
     if (code == EXIT_OK && a->json) code = print_json(&g, list);
     if (code == EXIT_OK && !a->json) print_plainly(&g);
     if (code == EXIT_OK && !a->json && a->speed) print_speed(&g);

@@ -109,7 +109,7 @@ static exit_code pretrain(const cli_arguments *a, problems *list) {
     base_shape shape;
     exit_code code = load(a, &s, list);
     if (code != EXIT_OK) goto cleanup;
-    code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    code = kernel_open(s->backend, s->threads, &backend, list);
     if (code == EXIT_OK && a->population) code = run_base_shape(s, &shape, list);
     if (code == EXIT_OK && a->population)
         code = save_variant_open(s, a->population, &shape, a->out, &variant, list);
@@ -147,7 +147,13 @@ static exit_code build_data(const cli_arguments *a, problems *list) {
                         .paths = paths,
                         .out = a->out,
                         .valid_share = a->valid_share,
-                        .test_share = a->test_share};
+                        .test_share = a->test_share,
+                        .shares_given = a->shares_given,
+                        .by_task = a->by_task,
+                        .longest = a->longest,
+                        .vocabulary = a->vocabulary,
+                        .ends = a->end >= 0,
+                        .end = a->end};
     THEN(code, data_build_shards(&build, list));
     if (!a->quiet) THEN(code, data_print_table(build.out, stdout, list));
     for (int i = 0; i < a->n_words; i++) free(names[i]);

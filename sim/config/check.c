@@ -6,6 +6,7 @@
 
 #include "config/nearest.h"
 #include "config/populations.h"
+#include "data/data.h"
 #include "data/split.h"
 #include "kernels.h"
 #include "methods/method.h"
@@ -47,7 +48,7 @@ static void check_method(const level *of) {
 }
 
 static bool has_lora(const population_settings *p) {
-    int ranks = p->attention_rank;
+    int ranks = p->attention_rank + p->tied.rank + p->tied.vector;
     for (int site = 0; site < CK_SITES; site++) ranks += p->lora.rank[site];
     return ranks > 0;
 }
@@ -95,10 +96,11 @@ static void check_specialists(const level *of) {
         if (p->specialists_list[i] >= 0) check_experts(of, p->specialists_list[i], i);
 }
 
+/* Of running text: a window is of neighbours. An example is a window, whatever its length. */
 static void check_tokens(const level *of, const char *path, int64_t tokens) {
     char message[256];
     int sequence = of->defaults->data.sequence;
-    if (tokens == 0 || tokens > sequence) return;
+    if (tokens == 0 || tokens > sequence || corpus_is_of_examples(of->defaults->data.corpus)) return;
     snprintf(message, sizeof message,
              "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
              (long long)tokens, sequence, sequence + 1);
@@ -206,6 +208,17 @@ static void check_loras(const level *of) {
     report(of, "attention.rank", message);
 }
 
+static void check_tied(const level *of) {
+    char message[320];
+    if (settings_names_linear(of->defaults->tied.linears, CK_NO_SITE)) return;
+    int used = snprintf(message, sizeof message,
+                        "'%.80s' is neither all nor a list of linears; those that there can be are",
+                        of->defaults->tied.linears);
+    for (ck_site site = 0; site < CK_SITES; site++)
+        used += snprintf(message + used, sizeof message - (size_t)used, " %s", settings_linear(site));
+    report(of, "tied.linears", message);
+}
+
 static bool has_population_of_split(const settings *s, int index) {
     for (int i = 0; i < s->n_populations; i++)
         if (s->populations[i].data.split == index) return true;
@@ -232,6 +245,7 @@ void check_population(const settings *s, const level *of) {
     check_specialists(of);
     check_alias(of);
     check_loras(of);
+    if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
     if (wrote_data(of)) check_data(of);
@@ -363,6 +377,7 @@ void check_run(const settings *s, const level *top) {
     check_steps_of_run(s, top);
     check_splits(s, top);
     check_loras(top);
+    check_tied(top);
     if (s->base.checkpoint)
         check_checkpoint(top);
     else {

@@ -108,6 +108,7 @@ static void resolve(const settings *s, const level *of) {
     resolve_loras(of);
     for (int site = 0; site < CK_SITES; site++)
         if (p->lora.alpha[site] == 0) p->lora.alpha[site] = p->experts.alpha;
+    if (p->tied.alpha == 0) p->tied.alpha = p->experts.alpha;
     if (how && p->generalists < 0) p->generalists = how->default_generalists;
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
 }

@@ -138,10 +138,20 @@ static const setting_row ROWS[] = {
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "validation text of a device; 0: all of its source's"},
     {SETTING("data.test_tokens_per_device", VALUE_INT64), BOTH(data.test_tokens_per_device), .initial = "0",
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "test text of a device; 0: all of its source's"},
+    {SETTING("data.examples_per_device", VALUE_INT64), BOTH(data.examples_per_device), .initial = "0",
+     LIMITS(0, MANY_TOKENS), .unit = "examples",
+     .help = "of a corpus of examples (prompts and responses): exactly so many training examples of the text "
+             "that a device holds; 0: all of them"},
     {SETTING("data.sequence", VALUE_INT), DATA_OF_RUN(sequence), .initial = "128", LIMITS(1, 1048576),
-     .unit = "tokens", .help = "tokens of a window", .why_run = "windows of all populations share one wave"},
+     .unit = "tokens", .help = "tokens of a window; the longest example may have one more",
+     .why_run = "windows of all populations share one wave"},
+    {SETTING("data.truncate", VALUE_CHOICE), DATA_OF_RUN(truncate), .initial = "false",
+     .choices = "false|true",
+     .help =
+         "true: cut examples that are longer than data.sequence allows, at their ends; else they are refused",
+     .why_run = "windows of all populations share one wave"},
     {SETTING("data.windows", VALUE_TEXT), .names_a_path = true, DATA_OF_RUN(windows), .otherwise = "none",
-     .help = "file of window offsets that replaces sampling",
+     .help = "file of windows that replaces sampling",
      .why_run = "the file lists the windows of all populations"},
     {SETTING("data.synthetic.topics", VALUE_INT), BOTH(data.synthetic.topics), .initial = "4",
      LIMITS(1, 4096), .unit = "topics",
@@ -253,8 +263,21 @@ static const setting_row ROWS[] = {
         SETTINGS_LINEARS(X)
 #undef X
 
-            {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
-             .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
+            {SETTING("tied.rank", VALUE_INT), BOTH(tied.rank), .initial = "0", LIMITS(0, CK_MAX_RANK_SUM),
+             .help = "rank of one LoRA for each of tied.linears that all layers share; 0: none"},
+    {SETTING("tied.alpha", VALUE_DOUBLE), BOTH(tied.alpha), .otherwise = "experts.alpha", ABOVE(0, 1e6),
+     .help = "alpha of these LoRAs"},
+    {SETTING("tied.vector", VALUE_CHOICE), BOTH(tied.vector), .initial = "none",
+     .choices = "none|bias|column_bias",
+     .help =
+         "one vector p for each of tied.linears that all layers share: W x becomes W x + p (bias), or p is "
+         "added to every column of W (column_bias)"},
+    {SETTING("tied.linears", VALUE_TEXT), BOTH(tied.linears), .initial = "all",
+     .help = "where: all linears that a layer of the base has, or the keys of some, with blanks between them "
+             "(\"q v down\")"},
+
+    {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
+     .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),
      .unit = "windows", .help = "fixed windows of each device in an evaluation"},
     {SETTING("trace.routing_windows", VALUE_INT), RUN(trace.routing_windows), .initial = "2", LIMITS(0, 4096),

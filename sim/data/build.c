@@ -1,5 +1,5 @@
 /* build.c - `cohort data`: text files -> train_<i>.bin, valid_<i>.bin, test_<i>.bin (bytes as uint16 tokens)
- * and sources.json.
+ * and sources.json. Examples are made into shards by build_examples.c.
  *
  * Whole files are assigned in the order of their content's hash, so that a page is never in two splits and
  * neither names nor the file system decide: a file goes to test while that brings test nearer its share, else
@@ -15,12 +15,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "data/build_examples.h"
 #include "data/data.h"
 #include "data/parts.h"
 #include "data/text_files.h"
 #include "support/output_folder.h"
 
-enum { SEPARATOR = '\n' };
+enum { SEPARATOR = '\n', BYTE_IDS = 256 };
 
 static exit_code check_options(const data_build *o, problems *list) {
     exit_code code = EXIT_OK;
@@ -203,10 +204,11 @@ cleanup:
     return code;
 }
 
-static exit_code write_sources(const char *folder, const json_t *sources, problems *list) {
+static exit_code write_sources(const char *folder, const json_t *sources, int64_t vocabulary,
+                               problems *list) {
     char path[PATH_ROOM];
     if (sources_path(folder, path) != 0) return problem(list, EXIT_INPUT, "%s: the path is too long", folder);
-    json_t *root = json_pack("{s:i, s:O}", "vocabulary", 256, "sources", sources);
+    json_t *root = json_pack("{s:I, s:O}", "vocabulary", (json_int_t)vocabulary, "sources", sources);
     exit_code code = EXIT_OK;
     if (!root || json_dump_file(root, path, JSON_INDENT(2)) != 0)
         code = problem(list, EXIT_ENVIRONMENT, "%s: cannot be written: %s", path, strerror(errno));
@@ -214,19 +216,58 @@ static exit_code write_sources(const char *folder, const json_t *sources, proble
     return code;
 }
 
+/* Options and sources that do not go together. */
+static exit_code check_kinds(const data_build *o, int of_examples, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < o->n_sources && of_examples > 0 && of_examples < o->n_sources; i++)
+        if (!examples_are_at(o->paths[i]))
+            code =
+                problem(list, EXIT_INPUT,
+                        "%s: is no JSON Lines, but other sources are; make text and examples into folders of "
+                        "their own",
+                        o->paths[i]);
+    for (int i = 0; i < o->n_sources && o->shares_given && code == EXIT_OK; i++)
+        if (examples_are_divided(o->paths[i]))
+            code = problem(list, EXIT_INPUT,
+                           "%s: is divided already, into train.jsonl, valid.jsonl and test.jsonl; leave out "
+                           "--valid-share and --test-share, or give a single file of JSON Lines",
+                           o->paths[i]);
+    bool given = o->by_task || o->longest > 0 || o->vocabulary > 0 || o->ends;
+    if (given && of_examples == 0)
+        code =
+            problem(list, EXIT_INPUT,
+                    "--by-task, --longest, --vocabulary and --end are of examples; give a file of JSON Lines "
+                    "(.jsonl), or a folder with train.jsonl, valid.jsonl and test.jsonl");
+    if (o->vocabulary > 0 && o->ends && o->end >= o->vocabulary)
+        code = problem(list, EXIT_INPUT, "--end %lld is no id below --vocabulary %lld", (long long)o->end,
+                       (long long)o->vocabulary);
+    return code;
+}
+
+static exit_code build_text(const data_build *o, const char *folder, json_t *sources, problems *list) {
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < o->n_sources; i++) {
+        exit_code of_source = build_source(o, i, folder, sources, list);
+        if (code == EXIT_OK) code = of_source;
+    }
+    return code;
+}
+
 exit_code data_build_shards(const data_build *o, problems *list) {
     output_folder folder;
     json_t *sources = NULL;
+    int of_examples = 0;
+    int64_t vocabulary = BYTE_IDS;
+    for (int i = 0; i < o->n_sources; i++) of_examples += examples_are_at(o->paths[i]);
     exit_code code = check_options(o, list);
+    THEN(code, check_kinds(o, of_examples, list));
     if (code != EXIT_OK) return code;
     code = output_folder_begin(o->out, &folder, list);
     if (code != EXIT_OK) return code;
     sources = json_array();
-    for (int i = 0; i < o->n_sources; i++) {
-        exit_code of_source = build_source(o, i, folder.work, sources, list);
-        if (code == EXIT_OK) code = of_source;
-    }
-    if (code == EXIT_OK) code = write_sources(folder.work, sources, list);
+    code = of_examples > 0 ? build_examples(o, folder.work, sources, &vocabulary, list)
+                           : build_text(o, folder.work, sources, list);
+    if (code == EXIT_OK) code = write_sources(folder.work, sources, vocabulary, list);
     json_decref(sources);
     return output_folder_end(&folder, code, list);
 }

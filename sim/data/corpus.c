@@ -7,7 +7,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "data/examples.h"
 #include "data/parts.h"
+#include "data/shard.h"
 #include "data/shard_files.h"
 #include "data/sources.h"
 #include "data/synthetic.h"
@@ -126,6 +128,27 @@ int64_t corpus_bytes(const data_settings *d) {
     return d->synthetic.topics * tokens * (int64_t)sizeof(uint16_t);
 }
 
+static bool is_of_examples(const char *path) {
+    char beginning[8];
+    FILE *file = fopen(path, "rb");
+    bool known = file && fread(beginning, sizeof beginning, 1, file) == 1 && examples_known(beginning);
+    if (file) fclose(file);
+    return known;
+}
+
+bool corpus_is_of_examples(const char *name) {
+    char path[PATH_ROOM], *folder = corpus_folder(name);
+    problems *unreported = problems_create(); /* corpus_open() will say it */
+    shard_files files = {0};
+    bool found = folder && shard_files_find(folder, &files, unreported) == EXIT_OK;
+    found = found && snprintf(path, sizeof path, "%s/%s", folder, files.files[0].name) < PATH_ROOM &&
+            is_of_examples(path);
+    shard_files_free(&files);
+    problems_destroy(unreported);
+    free(folder);
+    return found;
+}
+
 exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, problems *list) {
     *out = NULL;
     corpus *c = calloc(1, sizeof *c);
@@ -141,6 +164,88 @@ exit_code corpus_open(const data_settings *d, int vocabulary, corpus **out, prob
     else
         corpus_close(c);
     return code;
+}
+
+/* Examples that do not fit. */
+typedef struct {
+    int64_t found;
+    int64_t lines[3]; /* the lowest of them in the first shard that has any */
+    int source, part; /* of that shard; source -1: none yet */
+} misfits;
+
+/* Of all examples of a corpus. */
+typedef struct {
+    int64_t examples;
+    int32_t tokens, prompt; /* the most */
+} longest_example;
+
+static bool fits(const data_settings *d, int32_t prompt, int32_t tokens) {
+    return tokens <= d->sequence + 1 || (d->truncate && prompt <= d->sequence);
+}
+
+static void note_line(int64_t line, misfits *m) {
+    for (int i = 0; i < 3; i++)
+        if (m->lines[i] == 0 || line < m->lines[i]) {
+            int64_t other = m->lines[i];
+            m->lines[i] = line;
+            line = other;
+            if (line == 0) return;
+        }
+}
+
+static exit_code find_misfits(const corpus *c, int source, data_part part, const data_settings *d, misfits *m,
+                              problems *list) {
+    const shard *s = c->shards[source][part];
+    if (fits(d, s->longest_prompt, s->longest_example)) return EXIT_OK;
+    for (int64_t i = 0; i < s->examples; i++) {
+        example e;
+        exit_code code = shard_example(s, i, &e, list);
+        if (code != EXIT_OK) return code;
+        if (fits(d, e.prompt, e.tokens)) continue;
+        if (m->found++ == 0) m->source = source, m->part = part;
+        if (m->source == source && m->part == (int)part) note_line(e.line, m);
+    }
+    return EXIT_OK;
+}
+
+static exit_code refuse_misfits(const corpus *c, const data_settings *d, const misfits *m,
+                                const longest_example *most, problems *list) {
+    char lines[96];
+    int used =
+        snprintf(lines, sizeof lines, "line%s %lld", m->lines[1] > 0 ? "s" : "", (long long)m->lines[0]);
+    for (int i = 1; i < 3 && m->lines[i] > 0; i++)
+        used += snprintf(lines + used, sizeof lines - (size_t)used, ", %lld", (long long)m->lines[i]);
+    const char *name = c->names[m->source], *part = part_name(m->part);
+    if (d->truncate)
+        return problem(
+            list, EXIT_INPUT,
+            "%s: %lld of its %lld examples have a prompt of more than %d tokens (data.sequence), so "
+            "that nothing of the response would be left (first of source %s, %s: %s); the longest "
+            "prompt has %d: raise data.sequence, or leave them out with `cohort data --longest N`",
+            c->path, (long long)m->found, (long long)most->examples, d->sequence, name, part, lines,
+            most->prompt);
+    return problem(
+        list, EXIT_INPUT,
+        "%s: %lld of its %lld examples have more than %d tokens (first of source %s, %s: %s); the "
+        "longest has %d: write data.sequence: %d, or data.truncate: true to cut them, or leave them "
+        "out with `cohort data --longest %d`",
+        c->path, (long long)m->found, (long long)most->examples, d->sequence + 1, name, part, lines,
+        most->tokens, most->tokens - 1, d->sequence + 1);
+}
+
+exit_code corpus_check_examples(const corpus *c, const data_settings *d, problems *list) {
+    longest_example most = {0};
+    misfits m = {.source = -1};
+    exit_code code = EXIT_OK;
+    for (int source = 0; source < c->n_sources && code == EXIT_OK; source++)
+        for (int part = 0; part < DATA_SPLITS && code == EXIT_OK; part++) {
+            const shard *s = c->shards[source][part];
+            most.examples += s->examples;
+            if (s->longest_example > most.tokens) most.tokens = s->longest_example;
+            if (s->longest_prompt > most.prompt) most.prompt = s->longest_prompt;
+            code = find_misfits(c, source, (data_part)part, d, &m, list);
+        }
+    return code == EXIT_OK && m.found > 0 ? refuse_misfits(c, d, &m, &most, list) : code;
 }
 
 void corpus_close(corpus *c) {
@@ -180,10 +285,33 @@ int64_t corpus_text_tokens(const corpus *c, int source, data_part part) {
     return c->synthetic ? SYNTHETIC_TOKENS : shard_tokens(c->shards[source][part]);
 }
 
+static exit_code take_examples(text_range *range, problems *list) {
+    const shard *text = range->text;
+    int64_t end = range->first + range->count, last = 0;
+    example first = {0};
+    exit_code code = shard_examples_before(text, range->first, &range->first_example, list);
+    THEN(code, shard_examples_before(text, end, &last, list));
+    range->examples = last - range->first_example;
+    if (code != EXIT_OK || range->examples == 0) return code;
+    code = shard_example(text, range->first_example, &first, list);
+    range->first = first.first;
+    return code == EXIT_OK ? corpus_keep_examples(range, range->examples, list) : code;
+}
+
+exit_code corpus_keep_examples(text_range *range, int64_t examples, problems *list) {
+    example last = {.first = range->first};
+    exit_code code = EXIT_OK;
+    if (examples > 0) code = shard_example(range->text, range->first_example + examples - 1, &last, list);
+    range->examples = examples;
+    range->count = last.first + last.tokens - range->first;
+    return code;
+}
+
 exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count,
                       text_range *out, problems *list) {
     const shard *text = c->shards[source][part];
     *out = (text_range){.text = text, .first = first, .count = count, .source = source};
+    if (shard_examples(text) > 0) return take_examples(out, list);
     if (first + count <= shard_tokens(text)) return EXIT_OK;
     exit_code code = synthetic_range(c->synthetic, source, part, first, count, &out->owned, list);
     out->text = out->owned;

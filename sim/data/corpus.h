@@ -8,6 +8,8 @@
 typedef struct {
     const shard *text;
     int64_t first, count; /* tokens of `text` */
+    /* of a shard of examples, else 0: those in this stretch, which has no others' tokens */
+    int64_t first_example, examples;
     int source;
     bool shared;  /* other devices have some of it as their training text, too */
     shard *owned; /* NULL, or `text`: made for this stretch, its holder closes it */
@@ -18,8 +20,11 @@ const char *corpus_path(const corpus *c);
 /* How much text a source can give to devices that ask for a number of tokens: its shard, or the endless
  * synthetic text. */
 int64_t corpus_text_tokens(const corpus *c, int source, data_part part);
-/* Tokens [first, first + count) of that text. */
+/* Tokens [first, first + count) of that text; of examples those that begin there, whole: their tokens are the
+ * stretch then, and there may be none. */
 exit_code corpus_text(const corpus *c, int source, data_part part, int64_t first, int64_t count,
                       text_range *out, problems *list);
+/* Leaves a stretch only its first examples, so many of those that it has. */
+exit_code corpus_keep_examples(text_range *range, int64_t examples, problems *list);
 
 #endif

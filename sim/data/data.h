@@ -15,7 +15,8 @@ typedef enum { DATA_TRAIN, DATA_VALID, DATA_TEST, DATA_SPLITS } data_part;
 /* A file of token ids, or for the synthetic corpus ids in memory. All ids are checked at open, and again as
  * they are read. An llm.c shard (256 x int32 header; magic 20240520: uint16, 20240801: uint32) is known by
  * its header. A flat little-endian file says nothing about itself, so the vocabulary decides: up to 65536 its
- * ids are uint16, above uint32. The text stays in its file, which must not change. */
+ * ids are uint16, above uint32. A shard of examples (examples.h) has prompts and responses, and where each
+ * begins. The text stays in its file, which must not change. */
 typedef struct shard shard;
 /* vocabulary: every id must be below it; the message names the first that is not. */
 exit_code shard_open(const char *path, int vocabulary, shard **out, problems *list);
@@ -37,9 +38,14 @@ void corpus_close(corpus *c);
 /* About what it takes in memory once it is open: what is kept of each of a folder's shards, or the synthetic
  * text. */
 int64_t corpus_bytes(const data_settings *d);
+/* Whether the folder's first shard is of examples; false where it cannot be read. */
+bool corpus_is_of_examples(const char *name);
 int corpus_sources(const corpus *c);
 const char *corpus_source_name(const corpus *c, int source);
 const shard *corpus_shard(const corpus *c, int source, data_part part);
+/* Refuses examples that windows of data.sequence tokens cannot hold: without data.truncate all that are
+ * longer, with it those of whose response nothing would be left. */
+exit_code corpus_check_examples(const corpus *c, const data_settings *d, problems *list);
 /* Entropy of a synthetic source in nats per token, the topics of its segments known: a lower bound on any
  * model's expected loss on it, tight where data.synthetic.purity is 1. NaN for real text. */
 double corpus_entropy(const corpus *c, int source);
@@ -51,8 +57,8 @@ exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed,
                          problems *list);
 void partition_close(partition *p); /* its devices' data live on; NULL is fine */
 
-/* What one device sees: in each part, a contiguous range of each source that it has any of. Training ranges
- * of devices are disjoint while the text lasts (see device_data_overlaps). The seed decides which ranges, so
+/* What one device sees: in each part, a contiguous range of each source that it has any of; of a source of
+ * examples those that begin in it, whole. Training ranges of devices are disjoint while the text lasts (see device_data_overlaps). The seed decides which ranges, so
  * populations of equal seed hold the same. Test ranges begin where the source's test text does, whatever the
  * seed. */
 typedef struct device_data device_data;
@@ -63,7 +69,8 @@ void device_data_close(device_data *data);
 /* of its training text; -1: of several, as pooled or by its split */
 int device_data_source(const device_data *data);
 int64_t device_data_tokens(const device_data *data, data_part part);
-int64_t device_data_longest(const device_data *data, data_part part); /* of its ranges */
+int64_t device_data_longest(const device_data *data, data_part part);  /* of its ranges */
+int64_t device_data_examples(const device_data *data, data_part part); /* 0: it has running text */
 /* corpus_entropy() in the mean over where its test windows fall. */
 double device_data_entropy(const device_data *data);
 /* True if a source has too little text for disjoint training ranges, so that the device shares some of it
@@ -83,18 +90,32 @@ exit_code device_data_give_windows(device_data *data, int sequence, given_window
  * a file there is nothing to require. */
 exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch,
                               problems *list);
-/* Fills one window: tokens and targets [sequence] ids (target = next token); sequence <= data.sequence.
- * Training and router windows are random offsets with replacement, a function of (seed, device, part, step,
- * index) alone; *offset (may be NULL) receives the position in the device's text of that part, for the trace.
- * Windows listed in the file data.windows (CSV: device,part,step,index,offset; see windows.h) are taken from
- * there, and a run requires that all its windows are. */
+/* A window that is chosen, but not read: `sequence` tokens of running text, or one example. */
+typedef struct {
+    const shard *text;
+    int64_t first;   /* token of `text` */
+    int32_t tokens;  /* without the last target */
+    int32_t skipped; /* its first targets, which are not counted: they are within a prompt */
+    /* where it lies in the device's text of that part: its first token, or the number of its example */
+    int64_t place;
+} data_window;
+/* tokens and targets [window->tokens] ids: target = next token, or -1 where it is not counted. */
+exit_code data_window_read(const data_window *window, int32_t *tokens, int32_t *targets, problems *list);
+
+/* sequence <= data.sequence. Training and router windows are random places with replacement, a function of
+ * (seed, device, part, step, index) alone. Windows listed in the file data.windows (CSV:
+ * device,part,step,index,offset; see windows.h) are taken from there, and a run requires that all its windows
+ * are. */
 exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence,
-                             int32_t *tokens, int32_t *targets, int64_t *offset, problems *list);
+                             data_window *out, problems *list);
 /* Evaluation window `index` of `count`: fixed, evenly spread over the part, the same at every evaluation. */
 exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence,
-                            int32_t *tokens, int32_t *targets, problems *list);
+                            data_window *out, problems *list);
+/* How many windows there are to evaluate, where `most` are asked for: no example twice. */
+int device_data_fixed_count(const device_data *data, data_part part, int most);
 
-/* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16). Source i is
+/* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16), or JSON Lines of
+ * prompts and responses -> shards of examples (example_lines.h, build_examples.c). Source i is
  * names[i] with the text at paths[i]. Its files are assigned to train, valid and test whole, by a hash of their
  * content, so that no page is in two splits (a source of one file is cut in three). `out` must be new or
  * empty; it appears whole or not at all, with sources.json: name, files and tokens of every source. */
@@ -102,7 +123,14 @@ typedef struct {
     int n_sources;
     const char *const *names, *const *paths;
     const char *out;
-    double valid_share, test_share; /* of the bytes; both above 0 */
+    double valid_share, test_share; /* of the bytes, or examples; both above 0 */
+    bool shares_given;              /* somebody chose them: every source must be divided by them */
+    /* of examples only: */
+    bool by_task;       /* a source for each list of tasks of a NAME */
+    int64_t longest;    /* leave out those of more tokens; 0: none */
+    int64_t vocabulary; /* ids must be below it; 0: not checked */
+    bool ends;          /* every response gets the id `end` behind it */
+    int64_t end;
 } data_build;
 exit_code data_build_shards(const data_build *options, problems *list);
 /* Writes the table of tokens per source and split of a folder that data_build_shards() made. */

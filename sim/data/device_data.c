@@ -1,6 +1,7 @@
 /* device_data.c - a device's text, part by part, and the windows drawn from it.
  *
- * A part is a list of stretches; a window lies within one, at one of its count - sequence positions. Where
+ * A part is a list of stretches; a window lies within one, at one of its count - sequence positions; or, where
+ * the stretch has examples, is one of these, and every example is a position. Where
  * shares are equal, a random window picks a stretch uniformly, then one of its positions; fixed window k of a
  * part with P stretches lies in stretch k mod P. So all sources of a mixture, and all devices of pooled data,
  * weigh the same, whatever their lengths. Where shares are unequal, a random window picks one of all
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 
 #include "data/corpus.h"
+#include "data/examples.h"
 #include "data/partition.h"
 #include "data/parts.h"
 #include "data/windows.h"
@@ -24,21 +26,76 @@ struct device_data {
     window_table windows;
 };
 
+/* Leaves a device so many examples as it is to have: of its stretches, which are those from `first` on, in
+ * proportion to the examples in each. */
+static exit_code keep_examples(const partition *p, int device, part_text *out, int first, problems *list) {
+    int64_t wanted = p->settings->examples_per_device, all = 0, before = 0, kept = 0;
+    int end = out->count, n = first;
+    for (int i = first; i < end; i++) all += out->ranges[i].examples;
+    if (all < wanted)
+        return problem(
+            list, EXIT_INPUT,
+            "device %d of %d: data.examples_per_device asks for %lld training examples, but there are "
+            "%lld in its text (data.tokens_per_device: %lld)%s",
+            device, p->devices, (long long)wanted, (long long)all, (long long)p->settings->tokens_per_device,
+            all == 0 ? "; running text has none" : "; ask for fewer, or give each device more text");
+    exit_code code = EXIT_OK;
+    for (int i = first; i < end && code == EXIT_OK; i++) {
+        text_range *range = &out->ranges[i];
+        before += range->examples;
+        int64_t share = (int64_t)((__int128)wanted * before / all) - kept;
+        kept += share;
+        out->tokens -= range->count;
+        code = corpus_keep_examples(range, share, list);
+        out->tokens += range->count;
+        if (share > 0) out->ranges[n++] = *range;
+    }
+    out->count = n;
+    return code;
+}
+
 /* Pooled data are the texts of all devices, those that differ. */
 static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out,
                            problems *list) {
     int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < devices && code == EXIT_OK; i++)
+    for (int i = 0; i < devices && code == EXIT_OK; i++) {
+        int first = out->count;
         code = partition_take(p, pooled ? i : device, part, out, list);
+        if (code == EXIT_OK && part == DATA_TRAIN && p->settings->examples_per_device > 0)
+            code = keep_examples(p, pooled ? i : device, out, first, list);
+    }
     return code;
 }
 
-/* The stretch that holds position *offset of the part; *offset becomes the position within it. */
-static const text_range *range_at(const part_text *part, int64_t *offset) {
+/* What a window's place counts: tokens, or examples. */
+static int64_t places_of(const text_range *range) {
+    return range->examples > 0 ? range->examples : range->count;
+}
+
+/* Where a window of the stretch can be. */
+static int64_t positions_of(const text_range *range, int sequence) {
+    return range->examples > 0 ? range->examples : range->count - sequence;
+}
+
+static int64_t places_before(const part_text *part, int range) {
+    int64_t before = 0;
+    for (int i = 0; i < range; i++) before += places_of(&part->ranges[i]);
+    return before;
+}
+
+/* The stretch that holds *place of the part; *place becomes the place within it. */
+static const text_range *range_at(const part_text *part, int64_t *place) {
     int i = 0;
-    while (i < part->count - 1 && *offset >= part->ranges[i].count) *offset -= part->ranges[i++].count;
+    while (i < part->count - 1 && *place >= places_of(&part->ranges[i]))
+        *place -= places_of(&part->ranges[i++]);
     return &part->ranges[i];
+}
+
+static exit_code refuse_example(const device_data *data, const window_row *row, problems *list) {
+    return problem(list, EXIT_INPUT, "%s:%d: there is no example %lld of device %d, which has %lld to %s",
+                   data->windows_file, row->line, (long long)row->offset, data->device,
+                   (long long)device_data_examples(data, row->part), part_name(row->part));
 }
 
 static exit_code check_windows(const device_data *data, int sequence, problems *list) {
@@ -46,7 +103,8 @@ static exit_code check_windows(const device_data *data, int sequence, problems *
         const window_row *row = &data->windows.rows[i];
         int64_t offset = row->offset;
         const text_range *range = range_at(&data->parts[row->part], &offset);
-        if (offset + sequence + 1 > range->count)
+        if (range->examples > 0 && offset >= range->examples) return refuse_example(data, row, list);
+        if (range->examples == 0 && offset + sequence + 1 > range->count)
             return problem(list, EXIT_INPUT,
                            "%s:%d: a window of %d tokens and the one after it do not fit at offset %lld of "
                            "device %d, whose %s text there ends "
@@ -108,6 +166,12 @@ int device_data_source(const device_data *data) {
     return data->source;
 }
 
+int64_t device_data_examples(const device_data *data, data_part part) {
+    int64_t examples = 0;
+    for (int i = 0; i < data->parts[part].count; i++) examples += data->parts[part].ranges[i].examples;
+    return examples;
+}
+
 int64_t device_data_tokens(const device_data *data, data_part part) {
     return data->parts[part].tokens;
 }
@@ -118,7 +182,7 @@ bool device_data_overlaps(const device_data *data) {
 
 /* How much text of each source a part has, in the proportions in which windows fall on sources. */
 static double weight_of(const device_data *data, const text_range *range) {
-    return data->by_positions ? (double)(range->count - data->sequence) : 1.0;
+    return data->by_positions ? (double)positions_of(range, data->sequence) : 1.0;
 }
 
 double device_data_entropy(const device_data *data) {
@@ -141,33 +205,32 @@ int64_t device_data_longest(const device_data *data, data_part part) {
 }
 
 static int64_t positions(const part_text *text, int sequence) {
-    return text->tokens - (int64_t)text->count * sequence;
+    int64_t n = 0;
+    for (int i = 0; i < text->count; i++) n += positions_of(&text->ranges[i], sequence);
+    return n;
 }
 
-/* Of all stretches' positions one after the other, where `position` is in the part's text. */
-static int64_t offset_of(const part_text *text, int64_t position, int sequence) {
-    int64_t before = 0;
-    for (int i = 0; i < text->count - 1 && position >= text->ranges[i].count - sequence; i++) {
-        position -= text->ranges[i].count - sequence;
-        before += text->ranges[i].count;
-    }
-    return before + position;
+/* Of all stretches' positions one after the other, at which place of the part's text `position` is. */
+static int64_t place_of(const part_text *text, int64_t position, int sequence) {
+    int i = 0;
+    for (; i < text->count - 1 && position >= positions_of(&text->ranges[i], sequence); i++)
+        position -= positions_of(&text->ranges[i], sequence);
+    return places_before(text, i) + position;
 }
 
-static int64_t draw_window(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
+static int64_t draw_place(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS,
                                                       RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
     if (data->by_positions)
-        return offset_of(text,
-                         (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
-                         sequence);
+        return place_of(text,
+                        (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
+                        sequence);
     int chosen = (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
-    int64_t before = 0;
-    for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
-    return before + (int64_t)rng_below(&key, 2 * (uint64_t)index + 1,
-                                       (uint64_t)(text->ranges[chosen].count - sequence));
+    return places_before(text, chosen) +
+           (int64_t)rng_below(&key, 2 * (uint64_t)index + 1,
+                              (uint64_t)positions_of(&text->ranges[chosen], sequence));
 }
 
 exit_code device_data_require(const device_data *data, data_part part, int64_t steps, int batch,
@@ -184,13 +247,43 @@ exit_code device_data_require(const device_data *data, data_part part, int64_t s
     return EXIT_OK;
 }
 
+/* ---- Windows ---- */
+
+/* An example that is longer than a window is cut at the window's end. */
+static exit_code example_window(const text_range *range, int64_t index, int sequence, data_window *out,
+                                problems *list) {
+    example e;
+    exit_code code = shard_example(range->text, range->first_example + index, &e, list);
+    if (code != EXIT_OK) return code;
+    int32_t tokens = e.tokens - 1 < sequence ? e.tokens - 1 : sequence;
+    *out = (data_window){.text = range->text, .first = e.first, .tokens = tokens, .skipped = e.prompt - 1};
+    return EXIT_OK;
+}
+
+static exit_code window_at(const part_text *part, int64_t place, int sequence, data_window *out,
+                           problems *list) {
+    int64_t within = place;
+    exit_code code = EXIT_OK;
+    const text_range *range = range_at(part, &within);
+    if (range->examples > 0)
+        code = example_window(range, within, sequence, out, list);
+    else
+        *out = (data_window){.text = range->text, .first = range->first + within, .tokens = sequence};
+    out->place = place;
+    return code;
+}
+
+exit_code data_window_read(const data_window *window, int32_t *tokens, int32_t *targets, problems *list) {
+    exit_code code = shard_window(window->text, window->first, window->tokens, tokens, targets, list);
+    for (int32_t i = 0; i < window->skipped; i++) targets[i] = -1;
+    return code;
+}
+
 exit_code device_data_sample(const device_data *data, data_part part, uint64_t step, int index, int sequence,
-                             int32_t *tokens, int32_t *targets, int64_t *offset, problems *list) {
+                             data_window *out, problems *list) {
     const window_row *given = windows_find(&data->windows, part, step, index);
-    int64_t position = given ? given->offset : draw_window(data, part, step, index, sequence);
-    if (offset) *offset = position;
-    const text_range *range = range_at(&data->parts[part], &position);
-    return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
+    int64_t place = given ? given->offset : draw_place(data, part, step, index, sequence);
+    return window_at(&data->parts[part], place, sequence, out, list);
 }
 
 /* The middle of the index-th of `count` equal parts of n positions. */
@@ -198,19 +291,31 @@ static int64_t middle(int64_t n, int64_t index, int64_t count) {
     return (int64_t)((__int128)n * (2 * index + 1) / (2 * count));
 }
 
-static int64_t fixed_window(const device_data *data, data_part part, int index, int count, int sequence) {
+static int64_t fixed_place(const device_data *data, data_part part, int index, int count, int sequence) {
     const part_text *text = &data->parts[part];
-    if (data->by_positions) return offset_of(text, middle(positions(text, sequence), index, count), sequence);
+    if (data->by_positions) return place_of(text, middle(positions(text, sequence), index, count), sequence);
     int chosen = index % text->count;
-    int64_t before = 0;
-    for (int i = 0; i < chosen; i++) before += text->ranges[i].count;
-    return before + middle(text->ranges[chosen].count - sequence, index / text->count,
-                           (count - chosen + text->count - 1) / text->count);
+    return places_before(text, chosen) + middle(positions_of(&text->ranges[chosen], sequence),
+                                                index / text->count,
+                                                (count - chosen + text->count - 1) / text->count);
 }
 
 exit_code device_data_fixed(const device_data *data, data_part part, int index, int count, int sequence,
-                            int32_t *tokens, int32_t *targets, problems *list) {
-    int64_t position = fixed_window(data, part, index, count, sequence);
-    const text_range *range = range_at(&data->parts[part], &position);
-    return shard_window(range->text, range->first + position, sequence, tokens, targets, list);
+                            data_window *out, problems *list) {
+    return window_at(&data->parts[part], fixed_place(data, part, index, count, sequence), sequence, out,
+                     list);
+}
+
+/* Where stretches weigh the same, each gives as many as the one with the fewest examples has. */
+int device_data_fixed_count(const device_data *data, data_part part, int most) {
+    const part_text *text = &data->parts[part];
+    int64_t fewest = INT64_MAX, all = 0;
+    for (int i = 0; i < text->count; i++) {
+        const text_range *range = &text->ranges[i];
+        if (range->examples == 0) return most;
+        if (range->examples < fewest) fewest = range->examples;
+        all += range->examples;
+    }
+    if (!data->by_positions) all = fewest < most ? fewest * text->count : most;
+    return all < most ? (int)all : most;
 }

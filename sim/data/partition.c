@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+#include "data/examples.h"
 #include "data/parts.h"
 
 static const char *const KEYS[DATA_SPLITS] = {"data.tokens_per_device", "data.valid_tokens_per_device",
@@ -122,13 +123,23 @@ static exit_code too_little(const partition *p, int device, int source, data_par
 static exit_code check_window(const partition *p, int device, int source, data_part part, int64_t count,
                               problems *list) {
     int sequence = p->settings->sequence;
-    if (count > sequence) return EXIT_OK;
+    if (count > sequence || shard_examples(corpus_shard(p->corpus, source, part)) > 0) return EXIT_OK;
     return problem(list, EXIT_INPUT,
                    "device %d of %d: holds %lld %s token(s) of source %s, fewer than a window "
                    "(data.sequence: %d) and the token after it need; "
                    "give each device at least %d by %s, or fewer devices, or more text",
                    device, p->devices, (long long)count, part_name(part),
                    corpus_source_name(p->corpus, source), sequence, sequence + 1, KEYS[part]);
+}
+
+static exit_code no_example(const partition *p, int device, int source, data_part part, int64_t count,
+                            problems *list) {
+    return problem(
+        list, EXIT_INPUT,
+        "device %d of %d: no %s example of source %s begins in its stretch of %lld tokens; give each "
+        "device more by %s, or fewer devices, or more examples",
+        device, p->devices, part_name(part), corpus_source_name(p->corpus, source), (long long)count,
+        KEYS[part]);
 }
 
 static int64_t place_of(partition *p, int device, data_part part, const text_share *share, int64_t wanted) {
@@ -158,6 +169,8 @@ static exit_code take_share(partition *p, int device, data_part part, const text
     if (code != EXIT_OK) return code;
     int64_t first = place_of(p, device, part, share, wanted);
     code = corpus_text(p->corpus, share->source, part, first, wanted, out, list);
+    if (code == EXIT_OK && shard_examples(out->text) > 0 && out->examples == 0)
+        code = no_example(p, device, share->source, part, wanted, list);
     out->shared = is_shared(p, part, share, wanted, total);
     return code;
 }

@@ -3,8 +3,9 @@
  *   llm.c:  256 x int32 header {magic, version, tokens, ...}; magic 20240520, version 1: uint16; magic
  *           20240801, version 7: uint32
  *   flat:   no header; uint16 for vocabularies up to 65536, uint32 above
+ *   examples (examples.h): a header of their own
  *
- * Both little-endian, as this machine is assumed to be.
+ * All little-endian, as this machine is assumed to be.
  *
  * A window is read with pread() and not through a mapping: a file that shrinks or changes under a run is an
  * error with a name instead of a SIGBUS or an id beyond the vocabulary, the number of sources is not bounded
@@ -21,18 +22,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 256 * 4, FLAT16_VOCABULARY = 65536, ENOUGH_TO_GUESS = 64, CHUNK = 4096 };
+#include "data/examples.h"
 
-struct shard {
-    char *path;         /* owned; NULL: in memory */
-    int file;           /* -1: opened for each read */
-    int width;          /* bytes a token: 2 or 4 */
-    int64_t bytes;      /* of the file, when it was opened */
-    int64_t first_byte; /* of the first token */
-    int64_t count;      /* tokens */
-    uint32_t vocabulary;
-    uint16_t *tokens; /* [count], owned, of a shard in memory */
-};
+enum { HEADER_BYTES = 256 * 4, FLAT16_VOCABULARY = 65536, ENOUGH_TO_GUESS = 64, CHUNK = 4096 };
 
 typedef struct {
     int32_t magic, version;
@@ -61,7 +53,7 @@ static exit_code report_shorter(const shard *s, int file, problems *list) {
                    s->path, (long long)status.st_size, (long long)s->bytes);
 }
 
-static exit_code read_bytes(const shard *s, int file, int64_t at, int64_t bytes, void *out, problems *list) {
+exit_code shard_read_bytes(const shard *s, int file, int64_t at, int64_t bytes, void *out, problems *list) {
     for (int64_t done = 0; done < bytes;) {
         ssize_t n = pread(file, (char *)out + done, (size_t)(bytes - done), at + done);
         if (n < 0 && errno == EINTR) continue;
@@ -74,7 +66,7 @@ static exit_code read_bytes(const shard *s, int file, int64_t at, int64_t bytes,
 
 static exit_code read_tokens(const shard *s, int file, int64_t first, int64_t count, void *out,
                              problems *list) {
-    return read_bytes(s, file, s->first_byte + first * s->width, count * s->width, out, list);
+    return shard_read_bytes(s, file, s->first_byte + first * s->width, count * s->width, out, list);
 }
 
 /* ---- Opening ---- */
@@ -124,8 +116,13 @@ static exit_code layout_flat(shard *s, problems *list) {
 
 static exit_code find_layout(shard *s, int file, problems *list) {
     int32_t header[3] = {0};
+    char beginning[8] = {0};
     exit_code code = EXIT_OK;
-    if (s->bytes >= HEADER_BYTES) code = read_bytes(s, file, 0, sizeof header, header, list);
+    if (s->bytes >= (int64_t)sizeof beginning)
+        code = shard_read_bytes(s, file, 0, sizeof beginning, beginning, list);
+    if (code == EXIT_OK && examples_known(beginning)) return examples_layout(s, file, list);
+    if (code == EXIT_OK && s->bytes >= HEADER_BYTES)
+        code = shard_read_bytes(s, file, 0, sizeof header, header, list);
     if (code != EXIT_OK) return code;
     const llmc_format *format = llmc_of(header[0]);
     return format ? layout_llmc(header, format, s, list) : layout_flat(s, list);
@@ -168,7 +165,8 @@ static void look_at(const shard *s, const chunk *c, int64_t first, int64_t count
 
 static exit_code judge(const shard *s, const findings *seen, problems *list) {
     /* uint32 ids below 65536, read as uint16: every second one is 0. */
-    if (s->width == 2 && s->count % 2 == 0 && s->count >= ENOUGH_TO_GUESS && seen->odd == 0 && seen->any != 0)
+    if (s->examples == 0 && s->width == 2 && s->count % 2 == 0 && s->count >= ENOUGH_TO_GUESS &&
+        seen->odd == 0 && seen->any != 0)
         return problem(list, EXIT_INPUT,
                        "%s: every second uint16 is 0, so the file looks like uint32; a vocabulary of %u (up "
                        "to %d) is read as uint16: write it so, "
@@ -211,6 +209,7 @@ exit_code shard_open(const char *path, int vocabulary, shard **out, problems *li
     s->file = open_for_reading(path);
     exit_code code = measure_file(s, s->file, list);
     if (code == EXIT_OK) code = find_layout(s, s->file, list);
+    if (code == EXIT_OK && s->examples > 0) code = examples_check(s, s->file, list);
     if (code == EXIT_OK) code = check_ids(s, s->file, list);
     if (code != EXIT_OK) {
         shard_close(s);
@@ -275,31 +274,31 @@ static exit_code read_ids(const shard *s, int file, int64_t first, int64_t count
     return code;
 }
 
-static exit_code file_of(const shard *s, int *file, problems *list) {
+exit_code shard_enter(const shard *s, int *file, problems *list) {
     *file = s->file >= 0 || s->tokens ? s->file : open_for_reading(s->path);
     if (*file >= 0 || s->tokens) return EXIT_OK;
     return problem(list, EXIT_RUN, "%s: cannot be opened again: %s", s->path, strerror(errno));
 }
 
-static void leave_file(const shard *s, int file) {
+void shard_leave(const shard *s, int file) {
     if (file >= 0 && file != s->file) close(file);
 }
 
 exit_code shard_read(const shard *s, int64_t first, int64_t count, int32_t *out, problems *list) {
     int file;
-    exit_code code = file_of(s, &file, list);
+    exit_code code = shard_enter(s, &file, list);
     if (code == EXIT_OK) code = read_ids(s, file, first, count, out, list);
-    leave_file(s, file);
+    shard_leave(s, file);
     return code;
 }
 
 exit_code shard_window(const shard *s, int64_t first, int sequence, int32_t *tokens, int32_t *targets,
                        problems *list) {
     int file;
-    exit_code code = file_of(s, &file, list);
+    exit_code code = shard_enter(s, &file, list);
     if (code == EXIT_OK) code = read_ids(s, file, first, sequence, tokens, list);
     if (code == EXIT_OK) code = read_ids(s, file, first + sequence, 1, &targets[sequence - 1], list);
     if (code == EXIT_OK) memcpy(targets, tokens + 1, (size_t)(sequence - 1) * sizeof *targets);
-    leave_file(s, file);
+    shard_leave(s, file);
     return code;
 }

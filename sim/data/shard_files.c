@@ -8,7 +8,7 @@
 
 #include "data/parts.h"
 
-enum { MOST_SOURCES = 16777216, MOST_DIGITS = 12, KEPT_OF_A_SHARD = 208 };
+enum { MOST_SOURCES = 16777216, MOST_DIGITS = 12, KEPT_OF_A_SHARD = 224 };
 
 /* PART_DIGITS.bin; a number of too many digits is more than MOST_SOURCES. */
 static bool parse_name(const char *name, shard_file *out) {

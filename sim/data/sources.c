@@ -37,8 +37,10 @@ static exit_code read_notes(const char *path, const json_t *root, source_notes *
         out->count++;
         note->left_out = (left_out){left_out_of(source, "empty"), left_out_of(source, "copies"),
                                     left_out_of(source, "hidden")};
+        note->longer = left_out_of(source, "longer");
         for (int part = 0; part < DATA_SPLITS; part++) {
             note->files[part] = count_of(source, "files", part);
+            note->examples[part] = count_of(source, "examples", part);
             note->tokens[part] = count_of(source, "tokens", part);
         }
     }

@@ -1,5 +1,5 @@
 /* sources.h - sources.json beside the shards: {"sources": [{"name": .., "files": {..}, "tokens": {..},
- * "left_out": {..}}, ..]}. */
+ * "left_out": {..}}, ..]}; of examples "examples" in place of "files". */
 #ifndef COHORT_SOURCES_H
 #define COHORT_SOURCES_H
 
@@ -11,8 +11,10 @@
 
 typedef struct {
     char *name;
-    int64_t files[DATA_SPLITS], tokens[DATA_SPLITS]; /* -1: not stated */
-    left_out left_out;                               /* 0 where not stated */
+    /* -1: not stated; a source has files, or examples */
+    int64_t files[DATA_SPLITS], examples[DATA_SPLITS], tokens[DATA_SPLITS];
+    left_out left_out; /* 0 where not stated */
+    int64_t longer;    /* examples that were left out */
 } source_note;
 
 typedef struct {

@@ -15,10 +15,14 @@ static bool put_count(FILE *to, bool first, int count, const char *one, const ch
 
 static void print_left_out(FILE *to, const source_note *n) {
     const left_out *left = &n->left_out;
-    if (left->empty + left->copies + left->hidden == 0) return;
+    bool examples = n->examples[DATA_TRAIN] >= 0;
+    if (left->empty + left->copies + left->hidden + n->longer == 0) return;
     fprintf(to, "%s: left out", n->name);
     bool first = put_count(to, true, left->empty, "empty file", "empty files");
-    first = put_count(to, first, left->copies, "copy of another file", "copies of other files");
+    first = put_count(to, first, (int)n->longer, "example with more tokens than --longest",
+                      "examples with more tokens than --longest");
+    first = put_count(to, first, left->copies, examples ? "copy of another example" : "copy of another file",
+                      examples ? "copies of other examples" : "copies of other files");
     put_count(to, first, left->hidden, "hidden file or folder", "hidden files or folders");
     fputc('\n', to);
 }
@@ -30,11 +34,14 @@ exit_code data_print_table(const char *folder, FILE *to, problems *list) {
     if (code != EXIT_OK) return code;
     if (notes.count == 0)
         return problem(list, EXIT_INPUT, "%s/sources.json: is missing; `cohort data` writes it", folder);
-    fprintf(to, "%-14s %8s %12s %12s %12s\n", "source", "files", "train", "valid", "test");
+    bool examples = notes.notes[0].examples[DATA_TRAIN] >= 0;
+    fprintf(to, "%-14s %8s %12s %12s %12s\n", "source", examples ? "examples" : "files", "train", "valid",
+            "test");
     for (int i = 0; i < notes.count; i++) {
         const source_note *n = &notes.notes[i];
-        int64_t files = n->files[DATA_TRAIN] + n->files[DATA_VALID] + n->files[DATA_TEST];
-        fprintf(to, "%-14s %8lld", n->name, (long long)files);
+        const int64_t *items = examples ? n->examples : n->files;
+        fprintf(to, "%-14s %8lld", n->name,
+                (long long)(items[DATA_TRAIN] + items[DATA_VALID] + items[DATA_TEST]));
         for (int part = 0; part < DATA_SPLITS; part++) {
             fprintf(to, " %12lld", (long long)n->tokens[part]);
             sums[part] += n->tokens[part];

@@ -23,11 +23,12 @@ static bool is_blank(unsigned char byte) {
 }
 
 static exit_code refuse_json(const char *path, const char *what, const char *filter, problems *list) {
-    return problem(list, EXIT_INPUT,
-                   "%s: %s; its syntax and its other fields are no text: take the text out first, for "
-                   "example with jq -r '%s' FILE, and give "
-                   "what that prints",
-                   path, what, filter);
+    return problem(
+        list, EXIT_INPUT,
+        "%s: %s; its syntax and its other fields are no text: take the text out first, for "
+        "example with jq -r '%s' FILE, and give what that prints; of prompts and responses name the "
+        "file itself, FILE.jsonl, as the source",
+        path, what, filter);
 }
 
 /* Whether the first line that is not blank is a whole object, or the start of an array of objects. */

@@ -141,7 +141,7 @@ static void begin_sequences(decoder *d) {
 }
 
 static bool is_same_device(const ck_wave_device *a, const ck_wave_device *b) {
-    return a->parameters == b->parameters && a->shape == b->shape;
+    return a->parameters == b->parameters && a->shape == b->shape && a->variant == b->variant;
 }
 
 static void add_to_wave(decoder *d, int i, int32_t tokens) {
@@ -184,6 +184,7 @@ static exit_code run_wave(decoder *d, problems *list) {
     d->wave.tokens = d->tokens, d->wave.targets = d->targets;
     d->wave.first_position = d->first_position, d->wave.cache_slot = d->slot;
     d->wave.parameters = w->parameters;
+    d->wave.n_variants = w->n_variants, d->wave.n_linears = w->n_linears, d->wave.variants = w->variants;
     ck_status status = ck_run(d->program, w->stream, &d->wave);
     if (!status) status = ck_download(w->stream, d->host, d->logits, bytes);
     ck_status waited = ck_wait(w->stream);
@@ -245,7 +246,7 @@ static exit_code decode_all(decoder *d, decode_speed *speed, problems *list) {
         int kind = prompts ? DECODE_PROMPTS : DECODE_STEPS;
         double start = clock_seconds();
         code = run_wave(d, list);
-        if (code == EXIT_OK) code = take_logits(d, list);
+        THEN(code, take_logits(d, list));
         speed->seconds[kind] += clock_seconds() - start;
         speed->tokens[kind] += d->first_token[d->wave.n_sequences];
         speed->waves[kind]++;
@@ -260,8 +261,8 @@ exit_code decode(const decode_world *world, const decode_options *options, decod
     if (n == 0) return EXIT_OK;
     choose_sizes(&d);
     exit_code code = allocate_host(&d, list);
-    if (code == EXIT_OK) code = allocate_backend(&d, list);
-    if (code == EXIT_OK) code = decode_all(&d, speed, list);
+    THEN(code, allocate_backend(&d, list));
+    THEN(code, decode_all(&d, speed, list));
     release(&d);
     return code;
 }

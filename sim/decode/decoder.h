@@ -21,7 +21,7 @@ typedef enum { DECODE_UNDER_WAY, DECODE_END_TOKEN, DECODE_ENOUGH, DECODE_CONTEXT
 
 typedef struct {
     /* given; sequences of one device are neighbours in the list */
-    ck_wave_device device; /* its pack and shape */
+    ck_wave_device device; /* its pack, shape and variant */
     const char *name;      /* for messages */
     rng_key key;           /* of the random numbers; its step is overwritten by the position of the token */
     uint64_t index;        /* tells sequences of one key apart */
@@ -55,6 +55,9 @@ typedef struct {
     int n_shapes;
     const ck_shape *shapes;
     const float *parameters; /* backend memory: the packs */
+    /* of the base, as in ck_wave; 0, 0, NULL: none */
+    int32_t n_variants, n_linears;
+    const ck_replacement *variants;
 } decode_world;
 
 /* Decodes all sequences to their ends; prompts must fit the base's context. EXIT_RUN where logits are not

@@ -1,4 +1,5 @@
-/* evaluate.c - losses and routing statistics on fixed windows.
+/* evaluate.c - losses and routing statistics on fixed windows. Losses are means over the tokens that count,
+ * routing statistics over all.
  *
  * An evaluation's windows may be split over waves: every number is kept per window and summed in window
  * order, so the split changes no bit. gate_mean is the mean weight of an expert over tokens, token_share the
@@ -9,11 +10,13 @@
 #include "engine/session.h"
 #include "support/processes.h"
 
-exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, problems *list) {
+exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, int devices,
+                                 problems *list) {
     size_t values = (size_t)plan->limits.max_sequences * (size_t)layers * CK_MAX_EXPERTS;
     sums->gate_sum = malloc(values * sizeof *sums->gate_sum);
     sums->top1_count = malloc(values * sizeof *sums->top1_count);
-    return sums->gate_sum && sums->top1_count
+    sums->tokens = calloc((size_t)devices, sizeof *sums->tokens);
+    return sums->gate_sum && sums->top1_count && sums->tokens
                ? EXIT_OK
                : problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a wave");
 }
@@ -21,6 +24,7 @@ exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, in
 void evaluation_sums_destroy(evaluation_sums *sums) {
     free(sums->gate_sum);
     free(sums->top1_count);
+    free(sums->tokens);
     *sums = (evaluation_sums){0};
 }
 
@@ -76,6 +80,8 @@ static ck_status evaluation_finished(void *context, wave_buffer *w) {
     for (int i = 0; i < w->n_devices; i++) {
         int index = w->device_index[i];
         if (w->fault[i] >= 0) agreement_diverged(&s->agreed, index, w->fault[i], DIVERGED_IN_EVALUATION);
+        s->sums.tokens[index].tokens += wave_tokens(w, i);
+        s->sums.tokens[index].counted += wave_counted(w, i);
         for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
             e->loss[index] += w->loss[q];
             if (e->order->routing) add_window(s, index, q);
@@ -87,11 +93,15 @@ static ck_status evaluation_finished(void *context, wave_buffer *w) {
 static exit_code add_device(session *s, int device_index, const wave_work *work, problems *list) {
     const device *d = &s->fleet->devices[device_index];
     const evaluation *e = work->context;
-    int windows = s->settings->evaluate.windows;
+    int windows = device_data_fixed_count(d->data, e->order->part, s->settings->evaluate.windows);
     bool in_wave = false;
     exit_code code = EXIT_OK;
     for (int i = 0; i < windows && !d->stopped && code == EXIT_OK; i++) {
-        if (!wave_fits(s->waves.filling, 1, s->settings->data.sequence,
+        data_window window;
+        code =
+            device_data_fixed(d->data, e->order->part, i, windows, s->settings->data.sequence, &window, list);
+        if (code != EXIT_OK) return pipeline_check(&s->waves, code);
+        if (!wave_fits(s->waves.filling, 1, window.tokens,
                        in_wave ? 0 : wave_pack(s->fleet, device_index, 0))) {
             code = pipeline_turn(&s->waves, work, list);
             in_wave = false;
@@ -99,11 +109,7 @@ static exit_code add_device(session *s, int device_index, const wave_work *work,
         if (code != EXIT_OK || d->stopped) break;
         if (!in_wave) wave_add_device(s->waves.filling, s->fleet, device_index, 0);
         in_wave = true;
-        int32_t *tokens, *targets;
-        wave_add_window(s->waves.filling, s->settings->data.sequence, &tokens, &targets);
-        code =
-            pipeline_check(&s->waves, device_data_fixed(d->data, e->order->part, i, windows,
-                                                        s->settings->data.sequence, tokens, targets, list));
+        code = pipeline_check(&s->waves, wave_add_window(s->waves.filling, &window, list));
     }
     return code;
 }
@@ -117,13 +123,12 @@ static void clear_row(metric_row *numbers, int device_index, int experts) {
         for (int e = 0; e < most; e++) mean[l * most + e] = share[l * most + e] = e < experts ? 0.0F : NAN;
 }
 
-static void divide_tables(metric_row *numbers, double tokens) {
-    float *gate_mean = metric_floats(numbers, METRIC_GATE_MEAN),
-          *token_share = metric_floats(numbers, METRIC_TOKEN_SHARE);
-    int64_t n = metric_values(METRIC_GATE_MEAN, &numbers->shape);
-    for (int64_t i = 0; i < n; i++) {
-        gate_mean[i] = (float)(gate_mean[i] / tokens);
-        token_share[i] = (float)(token_share[i] / tokens);
+static void divide_row(metric_row *numbers, int device_index, double tokens) {
+    float *mean = row_of(numbers, METRIC_GATE_MEAN, device_index),
+          *share = row_of(numbers, METRIC_TOKEN_SHARE, device_index);
+    for (int i = 0; i < numbers->shape.layers * numbers->shape.experts; i++) {
+        mean[i] = (float)(mean[i] / tokens);
+        share[i] = (float)(share[i] / tokens);
     }
 }
 
@@ -136,19 +141,20 @@ static exit_code evaluate_local(session *s, const evaluation_order *order, doubl
                             .started = evaluation_started,
                             .finished = evaluation_finished,
                             .context = &e};
-    double tokens = (double)s->settings->evaluate.windows * s->settings->data.sequence;
     exit_code code = EXIT_OK;
-    for (int i = 0; i < f->n_local; i++)
+    for (int i = 0; i < f->n_local; i++) {
+        s->sums.tokens[f->local[i]] = (evaluated_tokens){0, 0};
         if (takes_part(&f->devices[f->local[i]], order)) loss[f->local[i]] = 0.0;
+    }
     for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
         if (takes_part(&f->devices[f->local[i]], order)) code = add_device(s, f->local[i], &work, list);
     THEN(code, pipeline_end(&s->waves, &work, list));
     if (code != EXIT_OK) return code;
-    if (order->routing) divide_tables(&s->numbers, tokens);
     for (int i = 0; i < f->n_local; i++) {
         int index = f->local[i];
         if (!takes_part(&f->devices[index], order)) continue;
-        loss[index] /= tokens;
+        loss[index] /= (double)s->sums.tokens[index].counted;
+        if (order->routing) divide_row(&s->numbers, index, (double)s->sums.tokens[index].tokens);
         if (!isfinite(loss[index])) agreement_diverged(&s->agreed, index, -1, DIVERGED_IN_EVALUATION);
     }
     return EXIT_OK;

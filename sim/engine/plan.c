@@ -35,7 +35,7 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 typedef struct {
     int64_t largest_step, least_step, whole_step, evaluation; /* windows */
-    int64_t largest_pack;                                     /* floats */
+    int64_t largest_pack, all_packs; /* floats of gradients; of all devices that this process has */
     bool balanced, routed;
 } demand;
 
@@ -48,22 +48,24 @@ static demand measure(const settings *s, const fleet *f) {
         d.largest_step = larger(d.largest_step, largest);
         for (int part = 0; part < DATA_SPLITS; part++)
             if (all->batch[part] > 0) d.least_step = smaller(d.least_step, all->batch[part]);
-        if (f->owner[i] == f->place.process) d.whole_step += largest;
+        if (f->owner[i] != f->place.process) continue;
+        d.whole_step += largest;
+        d.all_packs += f->shapes[f->devices[i].shape].gradient_total;
     }
     for (int i = 0; i < f->n_shapes; i++) {
-        d.largest_pack = larger(d.largest_pack, f->shapes[i].total);
+        d.largest_pack = larger(d.largest_pack, f->shapes[i].gradient_total);
         d.balanced |= f->shapes[i].balanced;
         d.routed |= f->shapes[i].router_rows > 0;
     }
     return d;
 }
 
-static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence, int64_t all_packs,
+static void set_limits(run_plan *plan, const demand *d, int64_t windows, int sequence,
                        ck_precision precision) {
     int64_t devices = larger(windows / d->least_step, 1);
     plan->limits.max_sequences = (int32_t)windows;
     plan->limits.max_tokens = windows * sequence;
-    plan->limits.max_packs = smaller(devices * d->largest_pack, all_packs);
+    plan->limits.max_packs = smaller(devices * d->largest_pack, d->all_packs);
     plan->step = (ck_capacity){.max_sequences = (int32_t)windows,
                                .max_tokens = (int32_t)(windows * sequence),
                                .max_sequence_tokens = sequence,
@@ -104,12 +106,13 @@ static size_t row_copies(const fleet *f) {
     return (f->place.process == 0 ? 3 : 1) + (f->place.processes > 1 ? 1 : 0);
 }
 
-/* The round's metrics and their copies. */
+/* The round's metrics and their copies, and the tokens of an evaluation. */
 static size_t number_bytes(const settings *s, const base_shape *base, const fleet *f, int windows) {
     metric_shape shape = session_metric_shape(s, base, f, windows);
     size_t sampling = shape.sampling.train_steps > 0 ? 2 * (size_t)f->n_devices * sizeof(int64_t) : 0;
     size_t row = metric_row_bytes(&shape) + sampling;
-    return row + (row_copies(f) - 1) * metric_all_bytes(&shape);
+    return row + (row_copies(f) - 1) * metric_all_bytes(&shape) +
+           (size_t)f->n_devices * sizeof(evaluated_tokens);
 }
 
 /* Averages on their way between processes. */
@@ -169,7 +172,7 @@ static size_t passing_bytes(const ck_backend *backend, const run_plan *plan, con
 
 static exit_code fill_plan(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f,
                            const demand *d, int64_t windows, run_plan *plan, problems *list) {
-    set_limits(plan, d, windows, s->data.sequence, f->n_parameters, (ck_precision)s->precision);
+    set_limits(plan, d, windows, s->data.sequence, (ck_precision)s->precision);
     exit_code code = measure_programs(backend, base, f, d, plan, list);
     if (code != EXIT_OK) return code;
     plan->base = (size_t)base_layout_of(base).total * sizeof(float);

@@ -48,7 +48,7 @@ void routing_destroy(routing_windows *r) {
 static int window_of(const session *s, int w) {
     int nth = 0;
     for (int i = 0; i < w; i++) nth += s->routing.devices[i] == s->routing.devices[w];
-    return nth % s->settings->evaluate.windows;
+    return nth;
 }
 
 static bool routing_window_fits(const session *s, int w) {
@@ -56,33 +56,43 @@ static bool routing_window_fits(const session *s, int w) {
                      wave_pack(s->fleet, s->routing.devices[w], 0));
 }
 
+/* An example may be shorter than a window: there is no token behind it. */
+static void record_ids(session *s, int w, int q) {
+    const wave_buffer *from = s->waves.filling;
+    int sequence = s->settings->data.sequence;
+    int32_t *ids = metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * sequence;
+    int64_t first = from->first_token[q], n = from->first_token[q + 1] - first;
+    memcpy(ids, from->tokens + first, (size_t)n * sizeof *ids);
+    for (int64_t t = n; t < sequence; t++) ids[t] = -1;
+}
+
 static exit_code add_routing_window(session *s, int w, problems *list) {
     int index = s->routing.devices[w];
-    int32_t *tokens, *targets;
+    const device_data *data = s->fleet->devices[index].data;
+    int windows = device_data_fixed_count(data, DATA_TEST, s->settings->evaluate.windows);
+    data_window window;
+    exit_code code = device_data_fixed(data, DATA_TEST, window_of(s, w) % windows, windows,
+                                       s->settings->data.sequence, &window, list);
     wave_add_device(s->waves.filling, s->fleet, index, 0);
-    wave_add_window(s->waves.filling, s->settings->data.sequence, &tokens, &targets);
-    exit_code code =
-        device_data_fixed(s->fleet->devices[index].data, DATA_TEST, window_of(s, w),
-                          s->settings->evaluate.windows, s->settings->data.sequence, tokens, targets, list);
-    if (code == EXIT_OK)
-        memcpy(metric_ints(&s->numbers, METRIC_ROUTING_IDS) + (int64_t)w * s->settings->data.sequence, tokens,
-               (size_t)s->settings->data.sequence * sizeof *tokens);
+    THEN(code, wave_add_window(s->waves.filling, &window, list));
+    if (code == EXIT_OK) record_ids(s, w, s->waves.filling->n_sequences - 1);
     return pipeline_check(&s->waves, code);
 }
 
-/* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [tokens, layers, experts]. */
-static void copy_gates(session *s, int window, const float *from) {
+/* One window's gates from [tokens, layers, CK_MAX_EXPERTS] to [sequence, layers, experts]. */
+static void copy_gates(session *s, int window, const float *from, int64_t tokens) {
     const device *d = &s->fleet->devices[s->routing.devices[window]];
+    const metric_shape *shape = &s->numbers.shape;
     int experts = d->stopped ? 0 : device_experts(d);
-    int64_t rows = (int64_t)s->settings->data.sequence * s->programs.base.shape.layers;
-    float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * s->numbers.shape.experts;
+    int64_t rows = (int64_t)shape->sequence * shape->layers, there = tokens * shape->layers;
+    float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * shape->experts;
     for (int64_t row = 0; row < rows; row++)
-        for (int e = 0; e < s->numbers.shape.experts; e++)
-            to[row * s->numbers.shape.experts + e] = e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
+        for (int e = 0; e < shape->experts; e++)
+            to[row * shape->experts + e] = row < there && e < experts ? from[row * CK_MAX_EXPERTS + e] : NAN;
 }
 
-static int64_t window_gates(const session *s) {
-    return (int64_t)s->settings->data.sequence * s->programs.base.shape.layers * CK_MAX_EXPERTS;
+static int64_t token_gates(const session *s) {
+    return (int64_t)s->programs.base.shape.layers * CK_MAX_EXPERTS;
 }
 
 /* What is recorded: the windows of routing.local from `first` on. */
@@ -93,7 +103,7 @@ typedef struct {
 
 static ck_status record_started(void *context, wave_buffer *w) {
     const session *s = ((const recording *)context)->session;
-    size_t bytes = (size_t)w->n_sequences * (size_t)window_gates(s) * sizeof(float);
+    size_t bytes = (size_t)(w->first_token[w->n_sequences] * token_gates(s)) * sizeof(float);
     return ck_download(s->stream, s->routing.gates, s->programs.record_outputs.gate_record, bytes);
 }
 
@@ -101,7 +111,8 @@ static ck_status record_finished(void *context, wave_buffer *w) {
     const recording *r = context;
     session *s = r->session;
     for (int q = 0; q < w->n_sequences; q++)
-        copy_gates(s, s->routing.local[r->first + q], s->routing.gates + q * window_gates(s));
+        copy_gates(s, s->routing.local[r->first + q], s->routing.gates + w->first_token[q] * token_gates(s),
+                   w->first_token[q + 1] - w->first_token[q]);
     return CK_OK;
 }
 

@@ -16,6 +16,10 @@ sampling_shape sampling_shape_of(const settings *s, const fleet *f) {
         size.train_batch = larger(size.train_batch, all->batch[DATA_TRAIN]);
         size.valid_steps = larger(size.valid_steps, all->most_steps[DATA_VALID]);
         size.valid_batch = larger(size.valid_batch, all->batch[DATA_VALID]);
+        if (f->devices[i].text.train_examples > 0)
+            size.of_examples = true;
+        else
+            size.of_tokens = true;
     }
     return size;
 }

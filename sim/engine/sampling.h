@@ -20,7 +20,8 @@ typedef struct {
     int64_t *first_train, *first_valid; /* [devices] steps taken before this round */
 } sampled_windows;
 
-/* What a round can draw at most; all 0 where nobody asked for it. */
+/* What a round can draw at most, and of what, once the devices' text is known; all 0 where nobody asked for
+ * it. */
 sampling_shape sampling_shape_of(const settings *s, const fleet *f);
 /* numbers: where the offsets are kept; it must outlive w. */
 exit_code sampling_create(sampled_windows *w, const fleet *f, const metric_row *numbers, problems *list);

@@ -34,13 +34,16 @@ static exit_code create_numbers(session *s, problems *list) {
 static exit_code create_parts(session *s, base_model *base, problems *list) {
     int layers = base->shape.layers;
     exit_code code = programs_place_base(&s->programs, s->backend, s->stream, base, list);
+    s->fleet->backend = s->backend;
+    s->fleet->stream = s->stream;
+    THEN(code, variants_place(s->fleet, base, list));
     base_destroy(base);
     s->fleet->packs_at = s->plan.packs_at;
     THEN(code, fleet_allocate(s->fleet, s->backend, s->stream, list));
     THEN(code, pipeline_create(&s->waves, s->fleet, &s->plan.limits, list));
     THEN(code, programs_record(&s->programs, s->fleet, &s->plan, list));
     THEN(code, step_lists_create(&s->steps, &s->plan, list));
-    THEN(code, evaluation_sums_create(&s->sums, &s->plan, layers, list));
+    THEN(code, evaluation_sums_create(&s->sums, &s->plan, layers, s->fleet->n_devices, list));
     THEN(code, routing_create(&s->routing, s->fleet, &s->plan, layers, list));
     THEN(code, create_numbers(s, list));
     THEN(code, agreement_create(&s->agreed, s->collective, s->fleet, list));
@@ -116,7 +119,7 @@ void session_release(session *s) {
     fleet_destroy(s->fleet);
     ck_stream_destroy(s->stream);
     *s = (session){.settings = s->settings,
-                   .programs = {.base = {.shape = s->programs.base.shape}},
+                   .programs.base.shape = s->programs.base.shape,
                    .collective = s->collective,
                    .backend = s->backend,
                    .agreed = s->agreed};

@@ -49,10 +49,16 @@ typedef struct {
     ck_carry_device *carries;
 } step_lists;
 
-/* Of evaluate.c: what a wave's program sums, on the host; [plan.limits.max_sequences, layers, CK_MAX_EXPERTS].
- */
+/* Of a device in the evaluation under way. */
 typedef struct {
+    int64_t tokens, counted; /* counted: those whose loss counts */
+} evaluated_tokens;
+
+/* Of evaluate.c. */
+typedef struct {
+    /* what a wave's program sums, on the host; [plan.limits.max_sequences, layers, CK_MAX_EXPERTS] */
     float *gate_sum, *top1_count;
+    evaluated_tokens *tokens; /* [devices] */
 } evaluation_sums;
 
 typedef struct {
@@ -105,15 +111,16 @@ exit_code session_gather_texts(session *s, problems *list);
 exit_code session_gather_steps(session *s, problems *list);
 exit_code session_gather_round(session *s, problems *list);
 
-/* evaluate.c. Mean loss of each device on fixed windows of `part`, into a metric of devices; NaN for stopped
- * ones. */
+/* evaluate.c. Mean loss of each device on fixed windows of `part`, per token that counts, into a metric of
+ * devices; NaN for stopped ones. */
 typedef struct {
     data_part part;
     bool only_averaged; /* devices that the aggregation changed; the others keep what it holds */
     bool routing;       /* also the gate means and token shares of numbers */
 } evaluation_order;
 exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list);
-exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, problems *list);
+exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, int devices,
+                                 problems *list);
 void evaluation_sums_destroy(evaluation_sums *sums);
 
 /* routing.c. Tokens and gates of the recorded windows, into numbers. */

@@ -71,10 +71,9 @@ static exit_code fill_windows(session *s, const device *d, const schedule_entry 
     uint64_t step = (uint64_t)steps_taken(d, e->text);
     exit_code code = EXIT_OK;
     for (int i = 0; i < e->batch && code == EXIT_OK; i++) {
-        int32_t *tokens, *targets;
-        int q = wave_add_window(s->waves.filling, s->settings->data.sequence, &tokens, &targets);
-        code = device_data_sample(d->data, e->text, step, i, s->settings->data.sequence, tokens, targets,
-                                  &s->waves.filling->offset[q], list);
+        data_window window;
+        code = device_data_sample(d->data, e->text, step, i, s->settings->data.sequence, &window, list);
+        THEN(code, wave_add_window(s->waves.filling, &window, list));
     }
     return pipeline_check(&s->waves, code);
 }
@@ -87,27 +86,32 @@ static void record_windows(session *s, const wave_buffer *w, const step_position
         if (!entry_of(s, d, at, &e)) continue;
         for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
             int64_t *place = sampling_place(&s->sampled, s->fleet, d, e.text, q - w->first_sequence[i]);
-            if (place) *place = w->offset[q];
+            if (place) *place = w->place[q];
         }
     }
 }
 
-/* Mean loss of the wave's device i; a value that is not finite stops its population. */
+/* Mean loss of the wave's device i over its counted tokens; a value that is not finite stops its population. */
 static double check_loss(session *s, const wave_buffer *w, int i, data_part text) {
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
     divergence_kind seen = text == DATA_TRAIN ? DIVERGED_IN_TRAINING : DIVERGED_IN_ROUTER_STEP;
     if (w->fault[i] >= 0 || !isfinite(sum))
         agreement_diverged(&s->agreed, w->device_index[i], w->fault[i], seen);
-    return sum / (double)(w->first_token[w->first_sequence[i + 1]] - w->first_token[w->first_sequence[i]]);
+    return sum / (double)wave_counted(w, i);
 }
 
-static void count_training_step(session *s, device *d, int device_index, double loss, int sequences) {
-    double tokens = (double)sequences * s->settings->data.sequence;
-    metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[device_index] += loss / s->settings->local_steps;
-    double flops = tokens * model_flops_per_token(&s->programs.base.shape, &s->fleet->shapes[d->shape],
-                                                  s->settings->data.sequence);
-    agreement_count_step(&s->agreed, tokens, flops, loss);
+/* Of the wave's device i. */
+static void count_training_step(session *s, const wave_buffer *w, int i, double loss) {
+    const device *d = &s->fleet->devices[w->device_index[i]];
+    double flops = 0.0;
+    metric_doubles(&s->numbers, METRIC_TRAIN_LOSS)[w->device_index[i]] += loss / s->settings->local_steps;
+    for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) {
+        int64_t tokens = w->first_token[q + 1] - w->first_token[q];
+        flops += (double)tokens *
+                 model_flops_per_token(&s->programs.base.shape, &s->fleet->shapes[d->shape], (int)tokens);
+    }
+    agreement_count_step(&s->agreed, (double)wave_tokens(w, i), flops, loss);
 }
 
 typedef struct {
@@ -151,9 +155,7 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
                                                               .gradients = update->gradients,
                                                               .shape = d->shape,
                                                               .learn = update->learn};
-        if (e.text == DATA_TRAIN)
-            count_training_step(s, d, w->device_index[i], loss,
-                                w->first_sequence[i + 1] - w->first_sequence[i]);
+        if (e.text == DATA_TRAIN) count_training_step(s, w, i, loss);
         ++*(e.text == DATA_TRAIN ? &d->expert_steps : &d->router_steps);
     }
     return n;

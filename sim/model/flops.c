@@ -20,7 +20,8 @@ static double used_parameters(const ck_shape *shape) {
     for (int32_t i = 0; i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);
         bool always = part.expert < 0 || (part.factor == CK_FACTOR_A && part.site != CK_SITE_PR);
-        used += (double)part.rows * part.columns * (always ? 1.0 : chosen);
+        double layers = part.layer < 0 ? shape->n_layers : 1; /* a shared part works in all of them */
+        used += layers * part.rows * part.columns * (always ? 1.0 : chosen);
     }
     return used;
 }

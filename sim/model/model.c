@@ -10,18 +10,20 @@
  * Backward carries one gradient stream d (of x_L, then x', then x_l ...). What it reads again is one tensor
  * per layer, everything else is shared by all layers; an evaluation shares all of it. Below the lowest
  * adapter (the first layer's qkv LoRA, or without attention LoRA its router and experts) nothing needs a
- * gradient and nothing is recorded. A site's LoRA is recorded where a device of any shape has one. */
+ * gradient and nothing is recorded. LoRA_qkv, LoRA_out, LoRA_fc, LoRA_pr: whatever a site has besides the
+ * routed experts (adapt.h). */
 #include "model/model.h"
 
 #include <stdlib.h>
 
 #include "base/linears.h"
+#include "model/adapt.h"
 #include "model/family.h"
 #include "support/kernel_problem.h"
 
 typedef struct {
     ck_tensor *x, *n1, *stats1, *qkv, *o, *lse, *x2, *stats2, *n2, *zh, *gates, *u, *m, *g;
-    ck_tensor *h[CK_SITES]; /* of the LoRA at each site; NULL: no device has one */
+    adapter_tensors adapters;
 } layer_tensors;
 
 typedef struct {
@@ -30,7 +32,8 @@ typedef struct {
     const model_outputs *out;
     const model_decoding *decoding; /* NULL: whole sequences, and a loss */
     ck_precision precision;
-    int32_t lora_columns[CK_SITES], zh_columns, h_columns, rank_columns; /* the widest over all shapes */
+    adapted_sites sites;
+    int32_t zh_columns, h_columns, rank_columns; /* the widest over all shapes */
     bool any_mlp_mix;
     layer_tensors *layers;  /* [L + 1]; of the last only x exists */
     ck_tensor *bias_factor; /* NULL: no device mixes outputs of MLPs */
@@ -47,28 +50,13 @@ static int32_t wider(int32_t a, int32_t b) {
 }
 
 static void measure_shapes(recorder *r, const ck_shape *shapes, int n_shapes) {
+    r->sites = adapted_sites_of(shapes, n_shapes);
     for (int i = 0; i < n_shapes; i++) {
-        for (int site = 0; site < CK_SITES; site++)
-            r->lora_columns[site] = wider(r->lora_columns[site], shapes[i].lora_rank[site]);
         r->zh_columns = wider(r->zh_columns, shapes[i].router_rows + shapes[i].h_ranks);
         r->h_columns = wider(r->h_columns, shapes[i].h_ranks);
         r->rank_columns = wider(r->rank_columns, shapes[i].rank_sum);
         r->any_mlp_mix |= shapes[i].mix == CK_MIX_MLP;
     }
-}
-
-static void create_loras(recorder *r, layer_tensors *t) {
-    static const char *const names[CK_SITES] = {[CK_SITE_Q] = "q LoRA",
-                                                [CK_SITE_K] = "k LoRA",
-                                                [CK_SITE_V] = "v LoRA",
-                                                [CK_SITE_QKV] = "qkv LoRA",
-                                                [CK_SITE_OUT] = "attention output LoRA",
-                                                [CK_SITE_GATE] = "gate LoRA",
-                                                [CK_SITE_FC] = "fc LoRA",
-                                                [CK_SITE_PR] = "projection LoRA"};
-    for (int site = 0; site < CK_SITES; site++)
-        if (r->lora_columns[site] > 0)
-            t->h[site] = ck_activation(r->program, r->lora_columns[site], names[site]);
 }
 
 static void create_layer(recorder *r, layer_tensors *t) {
@@ -86,7 +74,7 @@ static void create_layer(recorder *r, layer_tensors *t) {
     t->gates = ck_activation(r->program, CK_MAX_EXPERTS, "gates");
     t->u = ck_activation(r->program, base_fc_width(s), "fc");
     t->g = ck_activation(r->program, r->rank_columns, "second shrink");
-    create_loras(r, t);
+    t->adapters = adapter_tensors_create(r->program, &r->sites);
 }
 
 /* Training keeps one set per layer; an evaluation passes the same set through all of them. */
@@ -100,9 +88,9 @@ static void create_tensors(recorder *r, bool backward) {
             r->layers[l] = r->layers[0];
     r->layers[s->layers].x = backward ? ck_activation(r->program, s->width, "x") : r->layers[0].x;
     if (r->any_mlp_mix) r->bias_factor = ck_activation(r->program, 1, "factor of the second bias");
-    /* only the factor A of a LoRA at PR reads it again */
-    ck_tensor *m =
-        r->layers[0].h[CK_SITE_PR] && backward ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
+    /* only adapters at PR read it again */
+    bool apart = is_adapted(&r->sites, CK_SITE_PR) && backward;
+    ck_tensor *m = apart ? NULL : ck_activation(r->program, s->ffn, "mixed activation");
     for (int l = 0; l < s->layers; l++)
         r->layers[l].m = m ? m : ck_activation(r->program, s->ffn, "mixed activation");
     r->nf = ck_activation(r->program, s->width, "final norm");
@@ -124,65 +112,8 @@ static void norm(recorder *r, ck_tensor *x, ck_tensor *y, ck_tensor *stats, cons
     model_norm(r->program, r->base, x, y, stats, gain, bias);
 }
 
-/* A site's linear: columns of its input and output, and where the output begins among those beside it. */
-typedef struct {
-    int32_t in, out, first_column;
-} site_columns;
-
-static site_columns columns_of(const base_shape *s, ck_site site) {
-    int32_t d = s->width, q = base_q_width(s), kv = base_kv_width(s), f = s->ffn;
-    switch (site) {
-    case CK_SITE_Q:
-        return (site_columns){d, q, 0};
-    case CK_SITE_K:
-        return (site_columns){d, kv, q};
-    case CK_SITE_V:
-        return (site_columns){d, kv, q + kv};
-    case CK_SITE_QKV:
-        return (site_columns){d, base_qkv_width(s), 0};
-    case CK_SITE_OUT:
-        return (site_columns){q, d, 0};
-    case CK_SITE_GATE:
-        return (site_columns){d, f, 0};
-    case CK_SITE_FC:
-        return (site_columns){d, f, base_fc_width(s) - f};
-    case CK_SITE_PR:
-        return (site_columns){f, d, 0};
-    case CK_SITES:
-        break;
-    }
-    return (site_columns){0};
-}
-
-/* y += the LoRA of x. */
-static void lora(recorder *r, ck_site site, int l, const ck_tensor *x, ck_tensor *y) {
-    site_columns c = columns_of(&r->base->shape, site);
-    ck_tensor *h = r->layers[l].h[site];
-    if (h)
-        ck_op_lora(r->program, &(ck_lora){.x = x,
-                                          .h = h,
-                                          .y = y,
-                                          .site = site,
-                                          .in = c.in,
-                                          .out = c.out,
-                                          .first_column = c.first_column,
-                                          .layer = l});
-}
-
-static void lora_backward(recorder *r, ck_site site, int l, const ck_tensor *x, const ck_tensor *dy,
-                          ck_tensor *dx) {
-    site_columns c = columns_of(&r->base->shape, site);
-    const ck_tensor *h = r->layers[l].h[site];
-    if (h)
-        ck_op_lora_backward(r->program, &(ck_lora_backward){.x = x,
-                                                            .h = h,
-                                                            .dy = dy,
-                                                            .dx = dx,
-                                                            .site = site,
-                                                            .in = c.in,
-                                                            .out = c.out,
-                                                            .first_column = c.first_column,
-                                                            .layer = l});
+static adapted_layer adapted(const recorder *r, int l) {
+    return (adapted_layer){r->program, &r->base->shape, &r->sites, r->layers[l].adapters, l};
 }
 
 /* Those whose outputs are in qkv. */
@@ -224,6 +155,7 @@ static void attention_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    adapted_layer here = adapted(r, l);
     norm(r, t->x, t->n1, t->stats1, at(r, w->ln1_gain, l), at(r, w->ln1_bias, l));
     ck_op_linear(r->program, &(ck_linear){.x = t->n1,
                                           .y = t->qkv,
@@ -232,7 +164,7 @@ static void attention_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = base_qkv_width(s),
                                           .linear = base_linear_number(l, BASE_QKV)});
-    for (int i = 0; i < N_QKV; i++) lora(r, qkv_sites[i], l, t->n1, t->qkv);
+    for (int i = 0; i < N_QKV; i++) adapt(&here, qkv_sites[i], t->n1, t->qkv);
     attention(r, l);
     ck_op_linear(r->program, &(ck_linear){.x = t->o,
                                           .y = t->x2,
@@ -242,13 +174,14 @@ static void attention_forward(recorder *r, int l) {
                                           .in = base_q_width(s),
                                           .out = s->width,
                                           .linear = base_linear_number(l, BASE_OUT)});
-    lora(r, CK_SITE_OUT, l, t->o, t->x2);
+    adapt(&here, CK_SITE_OUT, t->o, t->x2);
 }
 
 static void experts_forward(recorder *r, int l) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    adapted_layer here = adapted(r, l);
     const model_outputs *out = r->out;
     norm(r, t->x2, t->n2, t->stats2, at(r, w->ln2_gain, l), at(r, w->ln2_bias, l));
     ck_op_route(r->program, &(ck_route){.x = t->n2,
@@ -268,8 +201,8 @@ static void experts_forward(recorder *r, int l) {
                                           .in = s->width,
                                           .out = base_fc_width(s),
                                           .linear = base_linear_number(l, BASE_FC)});
-    lora(r, CK_SITE_GATE, l, t->n2, t->u);
-    lora(r, CK_SITE_FC, l, t->n2, t->u);
+    adapt(&here, CK_SITE_GATE, t->n2, t->u);
+    adapt(&here, CK_SITE_FC, t->n2, t->u);
     ck_op_expert_activation(r->program, &(ck_expert_activation){.u = t->u,
                                                                 .zh = t->zh,
                                                                 .gates = t->gates,
@@ -289,7 +222,7 @@ static void experts_forward(recorder *r, int l) {
                                           .out = s->width,
                                           .linear = base_linear_number(l, BASE_PR)});
     ck_op_expert_expand(r->program, &(ck_expert_expand){.g = t->g, .gates = t->gates, .y = y, .layer = l});
-    lora(r, CK_SITE_PR, l, t->m, y);
+    adapt(&here, CK_SITE_PR, t->m, y);
 }
 
 static void head(recorder *r, ck_tensor *dx) {
@@ -355,6 +288,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    adapted_layer here = adapted(r, l);
     int32_t pr = base_linear_number(l, BASE_PR);
     ck_op_expert_expand_backward(r->program, &(ck_expert_expand_backward){.dy = r->d,
                                                                           .g = t->g,
@@ -365,7 +299,7 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                                           .layer = l,
                                                                           .linear = pr});
     linear_backward(r, r->d, r->dm, at(r, w->pr_w, l), s->ffn, s->width, pr, false);
-    lora_backward(r, CK_SITE_PR, l, t->m, r->d, r->dm);
+    adapt_backward(&here, CK_SITE_PR, t->m, r->d, r->dm);
     ck_op_expert_activation_backward(r->program,
                                      &(ck_expert_activation_backward){.u = t->u,
                                                                       .zh = t->zh,
@@ -388,8 +322,8 @@ static void experts_backward(recorder *r, int l, bool input_wanted) {
                                                           .balance = r->out->balance_coefficient,
                                                           .n_layers = s->layers});
     ck_tensor *dn = input_wanted ? r->dn : NULL;
-    lora_backward(r, CK_SITE_GATE, l, t->n2, r->du, dn);
-    lora_backward(r, CK_SITE_FC, l, t->n2, r->du, dn);
+    adapt_backward(&here, CK_SITE_GATE, t->n2, r->du, dn);
+    adapt_backward(&here, CK_SITE_FC, t->n2, r->du, dn);
     if (!input_wanted) return;
     linear_backward(r, r->du, r->dn, at(r, w->fc_w, l), s->width, base_fc_width(s),
                     base_linear_number(l, BASE_FC), true);
@@ -401,21 +335,22 @@ static void attention_backward(recorder *r, int l, bool input_wanted) {
     const base_shape *s = &r->base->shape;
     const base_layer *w = &r->base->layout.layer0;
     const layer_tensors *t = &r->layers[l];
+    adapted_layer here = adapted(r, l);
     linear_backward(r, r->d, r->d_o, at(r, w->out_w, l), base_q_width(s), s->width,
                     base_linear_number(l, BASE_OUT), false);
-    lora_backward(r, CK_SITE_OUT, l, t->o, r->d, r->d_o);
+    adapt_backward(&here, CK_SITE_OUT, t->o, r->d, r->d_o);
     model_attention_backward(r->program, r->base, t->qkv, t->o, t->lse, r->d_o, r->dqkv);
     ck_tensor *dn = input_wanted ? r->dn : NULL;
     if (input_wanted)
         linear_backward(r, r->dqkv, dn, at(r, w->qkv_w, l), s->width, base_qkv_width(s),
                         base_linear_number(l, BASE_QKV), false);
-    for (int i = 0; i < N_QKV; i++) lora_backward(r, qkv_sites[i], l, t->n1, r->dqkv, dn);
+    for (int i = 0; i < N_QKV; i++) adapt_backward(&here, qkv_sites[i], t->n1, r->dqkv, dn);
     if (input_wanted) norm_backward(r, t->x, t->stats1, at(r, w->ln1_gain, l), true);
 }
 
 static bool adapts_attention(const recorder *r) {
-    bool any = r->lora_columns[CK_SITE_OUT] > 0;
-    for (int i = 0; i < N_QKV; i++) any |= r->lora_columns[qkv_sites[i]] > 0;
+    bool any = is_adapted(&r->sites, CK_SITE_OUT);
+    for (int i = 0; i < N_QKV; i++) any |= is_adapted(&r->sites, qkv_sites[i]);
     return any;
 }
 
@@ -427,6 +362,7 @@ static void backward(recorder *r) {
         experts_backward(r, l, attention_wanted);
         if (attention_wanted) attention_backward(r, l, l > 0);
     }
+    if (r->sites.any_tied) ck_op_tied_gradients(r->program, &(ck_tied_gradients){.n_layers = s->layers});
 }
 
 static void balance(recorder *r) {

@@ -59,6 +59,12 @@ bool metric_recorded(metric_id id, const metric_shape *shape) {
     return true;
 }
 
+const char *metric_units(metric_id id, const metric_shape *shape) {
+    bool windows = metrics[id].axes == METRIC_OF_TRAIN_WINDOW || metrics[id].axes == METRIC_OF_VALID_WINDOW;
+    if (!windows || !shape->sampling.of_examples) return metrics[id].units;
+    return shape->sampling.of_tokens ? "token or example" : "example";
+}
+
 static int set_dimensions(int64_t dims[METRIC_MAX_DIMS], int n, const int64_t values[METRIC_MAX_DIMS]) {
     memcpy(dims, values, METRIC_MAX_DIMS * sizeof *dims);
     return n;

@@ -53,6 +53,7 @@ typedef enum { METRIC_EACH_ROUND, METRIC_WHERE_EVALUATED } metric_when;
 /* Steps of a round and windows of a step, the largest over devices; all 0: not recorded. */
 typedef struct {
     int train_steps, train_batch, valid_steps, valid_batch;
+    bool of_tokens, of_examples; /* whether some devices' windows are places in text, and some are examples */
 } sampling_shape;
 
 typedef struct {
@@ -76,7 +77,7 @@ enum { METRIC_COLUMNS = 3 };
 typedef struct metric_row metric_row;
 
 typedef struct {
-    const char *path, *units; /* of the dataset in trace.h5 */
+    const char *path, *units; /* of the dataset in trace.h5; of windows see metric_units() */
     metric_type type;
     metric_axes axes;
     metric_when when;
@@ -93,6 +94,8 @@ extern const metric metrics[METRIC_COUNT];
 enum { METRIC_MAX_DIMS = 4 };
 /* False where nothing of the kind was asked for: no window's routing, no offsets. */
 bool metric_recorded(metric_id id, const metric_shape *shape);
+/* What it counts: of windows, tokens or examples. */
+const char *metric_units(metric_id id, const metric_shape *shape);
 /* of a round; returns how many, 0 or more */
 int metric_dimensions(metric_id id, const metric_shape *shape, int64_t dims[METRIC_MAX_DIMS]);
 /* of a round */

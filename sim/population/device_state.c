@@ -24,6 +24,9 @@ const device_state device_states[DEVICE_STATES] = {
                           .type = STATE_I64,
                           .offset = offsetof(device, bytes_down),
                           .column = "bytes_down"},
+    [STATE_VARIANT_VERSION] = {.path = "/variant_version",
+                               .type = STATE_I64,
+                               .offset = offsetof(device, variant_version)},
     [STATE_STOPPED] = {.path = "/stopped", .type = STATE_U8, .offset = offsetof(device, stopped)},
 };
 

@@ -11,10 +11,11 @@
 struct device; /* fleet.h */
 
 typedef enum {
-    STATE_EXPERT_STEPS, /* int64_t, like the next three */
+    STATE_EXPERT_STEPS, /* int64_t, like the next four */
     STATE_ROUTER_STEPS,
     STATE_BYTES_UP,
     STATE_BYTES_DOWN,
+    STATE_VARIANT_VERSION,
     STATE_STOPPED, /* uint8_t */
     DEVICE_STATES
 } device_state_id;

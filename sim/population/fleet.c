@@ -208,6 +208,11 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
         if (!f->corpora[i] && strcmp(sections[i]->corpus, data->corpus) == 0) return problems_code(list);
     int before = problems_count(list);
     exit_code code = corpus_open(data, f->vocabulary, out, list);
+    THEN(code, corpus_check_examples(*out, data, list));
+    if (code != EXIT_OK) {
+        corpus_close(*out);
+        *out = NULL;
+    }
     settings_prefix_line(f->settings, "data.corpus", data->corpus_line, before, list);
     sections[f->n_corpora] = data;
     f->corpora[f->n_corpora++] = *out;
@@ -233,7 +238,8 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
     d->text = (device_text){.source = device_data_source(d->data),
                             .overlaps = device_data_overlaps(d->data),
                             .longest = device_data_longest(d->data, DATA_TRAIN),
-                            .entropy = device_data_entropy(d->data)};
+                            .entropy = device_data_entropy(d->data),
+                            .train_examples = device_data_examples(d->data, DATA_TRAIN)};
     for (int part = 0; part < DATA_SPLITS; part++)
         d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
     return require_windows(f, d, list);

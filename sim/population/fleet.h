@@ -28,6 +28,7 @@ typedef struct {
     int64_t longest;
     double entropy;              /* of its test text, nats per token; NaN if unknown */
     int64_t tokens[DATA_SPLITS]; /* of its parts */
+    int64_t train_examples;      /* 0: running text */
 } device_text;
 
 typedef struct device {

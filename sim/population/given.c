@@ -3,7 +3,8 @@
  *   FOLDER/adapter_config.json                     PEFT's: every expert of every device starts from it
  *   FOLDER/device<i>/                              a device: a PEFT folder, or what the line below has of it
  *   FOLDER/<name>-seed<seed>/device<i>/            `cohort export --adapters`: generalist<g>/, specialist<s>/
- *                                                  or lora/, each PEFT's, and router.safetensors
+ *                                                  or lora/, each PEFT's, with router.safetensors and
+ *                                                  tied.safetensors beside them
  *   FOLDER/adapters_<population>_<device>.safetensors   all of a device (adapters/adapters.h)
  */
 #include <stdio.h>
@@ -57,6 +58,7 @@ static exit_code read_each(const char *folder, const ck_shape *shape, const devi
     float *before = malloc(bytes + 1);
     exit_code code = before ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
     for (int e = 0; e < shape->n_experts && code == EXIT_OK; e++) {
+        if (!peft_has_lora(shape, e)) continue;
         snprintf(path, sizeof path, "%s/%s", folder,
                  peft_folder_name(d->generalists, device_experts(d), e, name));
         memcpy(before, pack, bytes);
@@ -74,7 +76,7 @@ static exit_code read_folders(const char *folder, const ck_shape *shape, const d
                               problems *list) {
     exit_code code = peft_is_folder(folder) ? read_one_for_all(folder, shape, device_experts(d), pack, list)
                                             : read_each(folder, shape, d, pack, list);
-    return code == EXIT_OK ? peft_read_router(folder, shape, pack, list) : code;
+    return code == EXIT_OK ? peft_read_beside(folder, shape, pack, list) : code;
 }
 
 /* ---- Where a device's files lie */

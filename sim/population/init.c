@@ -33,6 +33,7 @@ static int tensor_number(const ck_part *part, int expert) {
         [CK_SITE_QKV] = 0, [CK_SITE_OUT] = 1,   [CK_SITE_Q] = 50,  [CK_SITE_K] = 51,
         [CK_SITE_V] = 52,  [CK_SITE_GATE] = 53, [CK_SITE_FC] = 54, [CK_SITE_PR] = 55};
     if (part->adapter == CK_LORA) return lora[part->site];
+    if (part->adapter == CK_TIED) return 56 + (int)part->site;
     return expert_0[part->site] + (part->site == CK_SITE_GATE ? 1 : 2) * expert;
 }
 
@@ -42,7 +43,7 @@ static void init_a(const population *p, const device *d, const ck_part *part, fl
     rng_key key = {.seed = p->settings->seed,
                    .device = equal ? RNG_SHARED : d->index,
                    .purpose = RNG_ADAPTER_INIT,
-                   .step = (uint64_t)(part->layer * TENSORS_A_LAYER + tensor)};
+                   .step = (uint64_t)((part->layer < 0 ? 0 : part->layer) * TENSORS_A_LAYER + tensor)};
     rng_fill_uniform(&key, 1.0F / sqrtf((float)part->columns), a, (int64_t)part->rows * part->columns);
 }
 

@@ -45,6 +45,17 @@ static void fill_loras(ck_shape *shape, const base_shape *base, const population
     }
 }
 
+/* What all layers share; the enum of the setting is the kernels'. */
+static void fill_tied(ck_shape *shape, const base_shape *base, const population_settings *ps) {
+    for (ck_site site = 0; site < CK_SITES; site++) {
+        if (!has_linear(base, site) || !settings_names_linear(ps->tied.linears, site)) continue;
+        shape->tied_rank[site] = ps->tied.rank;
+        if (ps->tied.rank > 0)
+            shape->tied_scale[site] = lora_scale(&ps->experts, ps->tied.alpha, ps->tied.rank);
+        shape->vector[site] = (ck_vector_form)ps->tied.vector;
+    }
+}
+
 /* A LoRA on a linear that bases of this family do not have. */
 static exit_code check_linears(const base_shape *base, const population_settings *ps, problems *list) {
     char there[128] = "";
@@ -53,11 +64,16 @@ static exit_code check_linears(const base_shape *base, const population_settings
         if (has_linear(base, site))
             used += (size_t)snprintf(there + used, sizeof there - used, "%s%s", used ? ", " : "",
                                      settings_linear(site));
-    for (ck_site site = 0; site < CK_SITES; site++)
-        if (ps->lora.rank[site] > 0 && !has_linear(base, site))
+    bool some = ps->tied.rank > 0 || ps->tied.vector != CK_NO_VECTOR,
+         all = strcmp(ps->tied.linears, "all") == 0;
+    for (ck_site site = 0; site < CK_SITES; site++) {
+        bool lora = ps->lora.rank[site] > 0,
+             tied = some && !all && settings_names_linear(ps->tied.linears, site);
+        if ((lora || tied) && !has_linear(base, site))
             return problem(list, EXIT_INPUT,
-                           "population '%s': lora.%s: a layer of this base has no such linear; it has %s",
-                           ps->name, settings_linear(site), there);
+                           "population '%s': %s%s: a layer of this base has no such linear; it has %s",
+                           ps->name, lora ? "lora." : "tied.linears: ", settings_linear(site), there);
+    }
     return EXIT_OK;
 }
 
@@ -75,6 +91,7 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
     shape->gates = p->method->gates;
     shape->mix = ps->experts.mix == MIX_MLP ? CK_MIX_MLP : CK_MIX_LINEAR;
     fill_loras(shape, base, ps);
+    fill_tied(shape, base, ps);
     bool routed = p->method->gates == CK_GATES_TOP_K && shape->n_experts > 1;
     for (int e = 0; e < device_experts(d) && e < CK_MAX_EXPERTS; e++) {
         double share = released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
@@ -91,6 +108,9 @@ static bool same_shape(const ck_shape *a, const ck_shape *b) {
            memcmp(a->scale, b->scale, sizeof a->scale) == 0 && a->top_k == b->top_k && a->gates == b->gates &&
            a->mix == b->mix && memcmp(a->lora_rank, b->lora_rank, sizeof a->lora_rank) == 0 &&
            memcmp(a->lora_scale, b->lora_scale, sizeof a->lora_scale) == 0 &&
+           memcmp(a->tied_rank, b->tied_rank, sizeof a->tied_rank) == 0 &&
+           memcmp(a->tied_scale, b->tied_scale, sizeof a->tied_scale) == 0 &&
+           memcmp(a->vector, b->vector, sizeof a->vector) == 0 &&
            memcmp(a->balance, b->balance, sizeof a->balance) == 0;
 }
 
@@ -103,7 +123,8 @@ static exit_code check_coefficients(const ck_shape *shape, const population *p, 
     const experts_settings *x = &p->settings->experts;
     bool scaled = true, balanced = true;
     for (int site = 0; site < CK_SITES; site++)
-        scaled = scaled && (shape->lora_rank[site] == 0 || shape->lora_scale[site] > 0.0F);
+        scaled = scaled && (shape->lora_rank[site] == 0 || shape->lora_scale[site] > 0.0F) &&
+                 (shape->tied_rank[site] == 0 || shape->tied_scale[site] > 0.0F);
     for (int e = 0; e < shape->n_experts; e++) {
         scaled = scaled && (shape->rank[e] == 0 || shape->scale[e] > 0.0F);
         balanced =
@@ -111,8 +132,8 @@ static exit_code check_coefficients(const ck_shape *shape, const population *p, 
     }
     if (!scaled)
         return problem(list, EXIT_INPUT,
-                       "population '%s': experts.alpha %g (or one of lora.alpha), divided for the rank, is 0 "
-                       "in single precision; make it larger",
+                       "population '%s': experts.alpha %g, divided for the rank, is 0 in single precision; "
+                       "make it, or the lora.alpha or tied.alpha that is written, larger",
                        p->settings->name, x->alpha);
     if (balanced) return EXIT_OK;
     return problem(list, EXIT_INPUT,

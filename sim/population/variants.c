@@ -120,7 +120,8 @@ size_t variants_passing_bytes(const fleet *f) {
     size_t most = 0;
     for (int i = 0; f->variants && i < f->variants->n_sources; i++) {
         const base_variant *v = f->variants->sources[i];
-        size_t bytes = (size_t)(base_variant_largest(v) + base_variant_values(v)) * sizeof(float);
+        size_t bytes =
+            2 * (size_t)base_variant_largest(v) * sizeof(float); /* a linear, and what is read for it */
         if (bytes > most) most = bytes;
     }
     return most;

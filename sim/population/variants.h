@@ -45,7 +45,8 @@ int32_t variants_of(const fleet *f, int which);
 void variants_view(const fleet *f, ck_wave *wave);
 
 /* A new version of a population's variant: factors, in their order, into linears that it replaces. All
- * processes call it with the same factors. */
+ * processes call it with the same factors. What others share becomes the population's own, in memory that no
+ * plan has counted. */
 exit_code variants_fold(fleet *f, int which, const variant_factors *factors, int n, problems *list);
 int64_t variants_first_bytes(const fleet *f, int which); /* that bring version 1 to a device; 0: none */
 int64_t variants_version(const fleet *f, int which);     /* 0: it has none */
@@ -53,9 +54,9 @@ int64_t variants_version(const fleet *f, int which);     /* 0: it has none */
 /* Brings a device's variant up to date: the bytes that it downloads, 4 a value. */
 int64_t variants_bring(fleet *f, device *d);
 
-/* What a checkpoint holds of them: what devices have, versions, and of versions after the first the factors
- * since, or, where these are more, the weights themselves. *out [*bytes] is the caller's to free; NULL without
- * variants. */
+/* What a checkpoint holds of them: versions, and of those after the first the factors since, or, where these
+ * are more, the weights themselves. *out [*bytes] is the caller's to free; NULL where all are as the
+ * configuration names them. (What devices have is in device_state.h.) */
 exit_code variants_save(const fleet *f, uint8_t **out, int64_t *bytes, problems *list);
 /* Goes on from it: the same bits. Variants are placed. path: of the checkpoint, for messages. */
 exit_code variants_restore(fleet *f, const uint8_t *saved, int64_t bytes, const char *path, problems *list);

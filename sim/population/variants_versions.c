@@ -2,7 +2,6 @@
  *
  *   saved = for each population with a variant   header, bytes_of [version], then
  *                                                factors since version 1, or all weights, or nothing
- *           versions that devices have [n_devices]
  *   factors = record, a [rank, in], b [rank, rows], and so on; each padded to 8 bytes */
 #include <stdlib.h>
 #include <string.h>
@@ -150,7 +149,7 @@ static size_t content_bytes(const placed_variant *v) {
 }
 
 static size_t saved_bytes(const fleet *f) {
-    size_t bytes = (size_t)f->n_devices * sizeof(int64_t);
+    size_t bytes = 0;
     for (int i = 0; i < f->n_populations; i++) {
         const placed_variant *v = variant_of_population(f, i);
         if (v) bytes += sizeof(saved_header) + (size_t)v->version * sizeof *v->bytes_of + content_bytes(v);
@@ -175,10 +174,16 @@ static ck_status save_variant(const fleet *f, const placed_variant *v, uint8_t *
     return status == CK_OK ? ck_wait(f->stream) : status;
 }
 
+static bool any_new_version(const fleet *f) {
+    for (int i = 0; i < f->n_populations; i++)
+        if (variants_version(f, i) > 1) return true;
+    return false;
+}
+
 exit_code variants_save(const fleet *f, uint8_t **out, int64_t *bytes, problems *list) {
     *out = NULL;
     *bytes = 0;
-    if (!f->variants) return EXIT_OK;
+    if (!any_new_version(f)) return EXIT_OK;
     uint8_t *at = *out = malloc(saved_bytes(f));
     if (!at) return problem(list, EXIT_ENVIRONMENT, "out of memory for the base variants of a checkpoint");
     *bytes = (int64_t)saved_bytes(f);
@@ -187,8 +192,6 @@ exit_code variants_save(const fleet *f, uint8_t **out, int64_t *bytes, problems 
         const placed_variant *v = variant_of_population(f, i);
         if (v) status = save_variant(f, v, &at);
     }
-    for (int i = 0; i < f->n_devices; i++)
-        put(&at, &f->devices[i].variant_version, sizeof f->devices[i].variant_version);
     return kernel_problem(list, f->backend, status, "reading the base variants");
 }
 
@@ -260,19 +263,14 @@ static exit_code restore_variant(fleet *f, int which, saved_reader *r, bool *dam
 
 exit_code variants_restore(fleet *f, const uint8_t *saved, int64_t bytes, const char *path, problems *list) {
     saved_reader r = {saved, (size_t)bytes, false};
-    bool damaged = false;
+    bool damaged = !f->variants;
     exit_code code = EXIT_OK;
-    if (!f->variants && bytes == 0) return EXIT_OK;
-    for (int i = 0; f->variants && i < f->n_populations && code == EXIT_OK && !damaged; i++)
+    if (bytes == 0) return EXIT_OK;
+    for (int i = 0; i < f->n_populations && code == EXIT_OK && !damaged; i++)
         if (variant_of_population(f, i)) code = restore_variant(f, i, &r, &damaged, list);
-    const void *versions = take(&r, (size_t)f->n_devices * sizeof(int64_t));
-    if (code == EXIT_OK && (!f->variants || damaged || !versions || r.left > 0))
-        return problem(list, EXIT_INPUT,
-                       "%s: /variants does not fit this run; it is damaged: start over in a "
-                       "new folder",
-                       path);
-    for (int i = 0; i < f->n_devices && code == EXIT_OK; i++)
-        memcpy(&f->devices[i].variant_version, (const uint8_t *)versions + (size_t)i * sizeof(int64_t),
-               sizeof(int64_t));
+    if (code == EXIT_OK && (damaged || r.left > 0))
+        code =
+            problem(list, EXIT_INPUT,
+                    "%s: /variants does not fit this run; it is damaged: start over in a new folder", path);
     return code;
 }

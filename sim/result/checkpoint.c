@@ -306,9 +306,10 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
     if (h5_read_scalar(file, "expert_step", H5T_NATIVE_INT64, &c->expert_step, &error) ||
         h5_read_scalar(file, "router_step", H5T_NATIVE_INT64, &c->router_step, &error))
         return refuse(path, error.text, list);
+    c->variants = NULL;
+    c->n_variants = 0;
     exit_code code = allocate_bytes(file, path, "/unfinished", &c->unfinished, &c->n_unfinished, list);
-    exit_code others = allocate_bytes(file, path, "/variants", &c->variants, &c->n_variants, list);
-    if (code == EXIT_OK) code = others;
+    THEN(code, allocate_bytes(file, path, "/variants", &c->variants, &c->n_variants, list));
     arrays_of(c, arrays);
     begin_hash(c, &state);
     for (int i = 0; i < N_ARRAYS && code == EXIT_OK; i++)

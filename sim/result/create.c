@@ -68,7 +68,7 @@ static hid_t create_table(hid_t file, metric_id id, const metric_shape *shape, h
     hid_t dataset =
         h5_create_dataset(file, metrics[id].path, table_memory_type(id), space, properties, error);
     if (dataset < 0) return -1;
-    if (h5_write_text(dataset, "units", metrics[id].units, error) ||
+    if (h5_write_text(dataset, "units", metric_units(id, shape), error) ||
         h5_write_text(dataset, "axes", axes_text(metrics[id].axes), error))
         return -1;
     H5Sclose(space);

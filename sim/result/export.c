@@ -12,26 +12,6 @@
 
 /* ---- An open result ---- */
 
-/* All records of a table that never grows, malloc'd; closes `type`. */
-static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
-                          h5_error *error) {
-    void *records = NULL;
-    hid_t space = -1, dataset = type < 0 ? -1 : H5Dopen2(file, path, H5P_DEFAULT);
-    if (dataset < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
-    *n = (int)H5Sget_simple_extent_npoints(space);
-    records = calloc((size_t)*n + 1, record_bytes);
-    if (records && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0) {
-        free(records);
-        records = NULL;
-    }
-cleanup:
-    if (!records) h5_failed(error, "cannot read %s", path);
-    if (space >= 0) H5Sclose(space);
-    if (dataset >= 0) H5Dclose(dataset);
-    if (type >= 0) H5Tclose(type);
-    return records;
-}
-
 static int read_source_names(export_source *s, h5_error *error) {
     if (H5Lexists(s->file, "/sources", H5P_DEFAULT) <= 0) return 0;
     hid_t dataset = H5Dopen2(s->file, "/sources", H5P_DEFAULT),
@@ -39,8 +19,8 @@ static int read_source_names(export_source *s, h5_error *error) {
     bool text = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0;
     if (text) s->source_bytes = H5Tget_size(type);
     if (text)
-        s->source_names = read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes,
-                                       &s->n_sources, error);
+        s->source_names = table_read_records(s->file, "/sources", text_type(s->source_bytes), s->source_bytes,
+                                             &s->n_sources, error);
     if (type >= 0) H5Tclose(type);
     if (dataset >= 0) H5Dclose(dataset);
     for (int i = 0; s->source_names && i < s->n_sources; i++)
@@ -86,8 +66,8 @@ static int read_shape(export_source *s, h5_error *error) {
     if (read_dimensions(s->file, METRIC_ROUTING_IDS, 3, dims, error)) return -1;
     s->shape.windows = (int)dims[1];
     s->shape.sequence = (int)dims[2];
-    s->window_devices = read_records(s->file, "/routing/tokens/devices", H5Tcopy(H5T_NATIVE_INT32),
-                                     sizeof *s->window_devices, &s->n_windows, error);
+    s->window_devices = table_read_records(s->file, "/routing/tokens/devices", H5Tcopy(H5T_NATIVE_INT32),
+                                           sizeof *s->window_devices, &s->n_windows, error);
     return s->window_devices ? 0 : -1;
 }
 
@@ -104,10 +84,10 @@ static int check_source(const export_source *s, h5_error *error) {
 static int source_open(export_source *s, h5_error *error) {
     s->file = h5_open_file(s->path, true, error);
     if (s->file < 0) return -1;
-    s->populations = read_records(s->file, "/populations", population_type(error), sizeof *s->populations,
-                                  &s->n_populations, error);
+    s->populations = table_read_records(s->file, "/populations", population_type(error),
+                                        sizeof *s->populations, &s->n_populations, error);
     s->devices =
-        read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
+        table_read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
     if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) ||
         check_source(s, error))

@@ -7,20 +7,8 @@
 #include <string.h>
 
 #include "result/bank.h"
+#include "result/csv.h"
 #include "result/export_tables.h"
-
-static void put_text(FILE *out, const char *text) {
-    if (!text[strcspn(text, ",\"\r\n")]) {
-        fputs(text, out);
-        return;
-    }
-    fputc('"', out);
-    for (; *text; text++) {
-        if (*text == '"') fputc('"', out);
-        fputc(*text, out);
-    }
-    fputc('"', out);
-}
 
 static void put_double(FILE *out, double value) {
     char text[32];
@@ -39,7 +27,7 @@ static void put_float(FILE *out, float value) {
 /* population,seed,device of a device of the run. */
 static void put_device(const export_source *s, int device, FILE *out) {
     const trace_device *d = &s->devices[device];
-    put_text(out, s->populations[d->population].name);
+    csv_text(out, s->populations[d->population].name);
     fprintf(out, ",%" PRIu64 ",%d", s->populations[d->population].seed, d->index);
 }
 
@@ -47,7 +35,7 @@ static void put_device(const export_source *s, int device, FILE *out) {
 static void put_source(const export_source *s, const trace_device *d, FILE *out) {
     int64_t at = (int64_t)s->populations[d->population].first_source + d->source;
     if (d->source >= 0 && at >= 0 && at < s->n_sources)
-        put_text(out, s->source_names + (size_t)at * s->source_bytes);
+        csv_text(out, s->source_names + (size_t)at * s->source_bytes);
 }
 
 static const char *kind_of(const export_source *s, int device, int expert) {
@@ -67,13 +55,13 @@ static void write_populations(export_source *s, int64_t row, const void *const v
     (void)row, (void)values;
     for (int i = 0; i < s->n_populations; i++) {
         const population_record *p = &s->populations[i];
-        put_text(out, p->name);
+        csv_text(out, p->name);
         fprintf(out, ",%" PRIu64 ",", p->seed);
-        put_text(out, p->method);
+        csv_text(out, p->method);
         fprintf(out, ",%d,%d,", p->devices, p->generalists);
         put_specialists(s, i, out);
         fprintf(out, ",%d,%d,%" PRId64 ",", p->rank, p->top_k, p->tokens_per_device);
-        put_text(out, p->split);
+        csv_text(out, p->split);
         fprintf(out, ",%s\n", p->gates);
     }
 }
@@ -234,7 +222,7 @@ static void put_owner(const export_source *s, metric_axes axes, int64_t index, F
         put_device(s, (int)index, out);
         return;
     }
-    put_text(out, s->populations[index].name);
+    csv_text(out, s->populations[index].name);
     fprintf(out, ",%" PRIu64 ",", s->populations[index].seed);
 }
 

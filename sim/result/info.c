@@ -30,26 +30,6 @@ static void result_close(result *r) {
     if (r->file >= 0) H5Fclose(r->file);
 }
 
-/* All records of a table, malloc'd; closes `type`. */
-static void *read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
-                          h5_error *error) {
-    void *records = NULL;
-    hid_t space = -1, dataset = H5Dopen2(file, path, H5P_DEFAULT);
-    if (dataset < 0 || type < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
-    *n = (int)H5Sget_simple_extent_npoints(space);
-    records = calloc((size_t)*n + 1, record_bytes);
-    if (records && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0) {
-        free(records);
-        records = NULL;
-    }
-cleanup:
-    if (!records) h5_failed(error, "cannot read %s", path);
-    if (space >= 0) H5Sclose(space);
-    if (dataset >= 0) H5Dclose(dataset);
-    if (type >= 0) H5Tclose(type);
-    return records;
-}
-
 static bool any_number(const double *values, int n) {
     for (int i = 0; i < n; i++)
         if (!isnan(values[i])) return true;
@@ -75,10 +55,10 @@ static int read_last(result *r, metric_id id, h5_error *error) {
 static int result_read(result *r, const char *path, h5_error *error) {
     r->file = h5_open_file(path, true, error);
     if (r->file < 0) return -1;
-    r->populations = read_records(r->file, "/populations", population_type(error), sizeof *r->populations,
-                                  &r->n_populations, error);
+    r->populations = table_read_records(r->file, "/populations", population_type(error),
+                                        sizeof *r->populations, &r->n_populations, error);
     r->devices =
-        read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
+        table_read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
     if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error)))
         return -1;
     for (metric_id id = 0; id < METRIC_COUNT; id++)

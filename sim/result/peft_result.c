@@ -58,10 +58,11 @@ static exit_code write_device(const result_source *s, const device *d, const cha
          join(path, list, "%s/%s-seed%llu/device%d", out, p->name, (unsigned long long)p->seed, d->index));
     THEN(code, make_new(path, list));
     for (int e = 0; e < shape->n_experts && code == EXIT_OK; e++) {
+        if (!peft_has_lora(shape, e)) continue;
         code = write_expert(s, d, e, path, list);
         written->folders += code == EXIT_OK;
     }
-    THEN(code, peft_write_router(path, shape, s->checkpoint.parameters + d->pack, list));
+    THEN(code, peft_write_beside(path, shape, s->checkpoint.parameters + d->pack, list));
     written->devices += code == EXIT_OK;
     written->diverged += code == EXIT_OK && checkpoint_stopped(&s->checkpoint)[d - s->fleet->devices];
     return code;

@@ -16,7 +16,7 @@ typedef struct {
 
 /* The experts of a result's devices as of its last checkpoint:
  *   OUT/<population>-seed<seed>/device<i>/{generalist<g>, specialist<s>}/ and, with a router,
- *       device<i>/router.safetensors
+ *       device<i>/router.safetensors; tied.safetensors of what all layers share
  * OUT must be new or empty. Nothing outside the result's folder is read. A population that diverged before
  * its first checkpoint has none: EXIT_INPUT. */
 exit_code peft_export(const char *result, const char *out, const device_selection *selection,

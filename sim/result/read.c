@@ -49,6 +49,25 @@ cleanup:
     return rounds;
 }
 
+void *table_read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
+                         h5_error *error) {
+    void *records = NULL;
+    hid_t space = -1, dataset = type < 0 ? -1 : H5Dopen2(file, path, H5P_DEFAULT);
+    if (dataset < 0 || (space = H5Dget_space(dataset)) < 0) goto cleanup;
+    *n = (int)H5Sget_simple_extent_npoints(space);
+    records = calloc((size_t)*n + 1, record_bytes);
+    if (records && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, records) < 0) {
+        free(records);
+        records = NULL;
+    }
+cleanup:
+    if (!records) h5_failed(error, "cannot read %s", path);
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    if (type >= 0) H5Tclose(type);
+    return records;
+}
+
 int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,
                     void *values) {
     hsize_t dims[TRACE_MAX_RANK], start[TRACE_MAX_RANK] = {(hsize_t)first};

@@ -22,7 +22,7 @@ static exit_code shape_of_base(const settings *s, const char *result, base_shape
     exit_code code = join(path, result, BASE_NAME, list);
     if (code == EXIT_OK && access(path, F_OK) != 0)
         code = join(path, s->base.checkpoint, "config.json", list);
-    return code == EXIT_OK ? base_config_read(path, shape, list) : code;
+    return THEN(code, base_config_read(path, shape, list));
 }
 
 static bool allocate(checkpoint *c) {
@@ -63,16 +63,16 @@ exit_code result_source_open(result_source *s, const char *result, int n_overrid
                              const char *const *overrides, problems *list) {
     char config[PATH_BYTES], path[PATH_BYTES];
     exit_code code = join(config, result, "config.yaml", list);
-    if (code == EXIT_OK) code = join(path, result, "checkpoint.h5", list);
+    THEN(code, join(path, result, "checkpoint.h5", list));
     if (code == EXIT_OK && access(config, F_OK) == 0 && access(path, F_OK) != 0)
         code =
             problem(list, EXIT_INPUT,
                     "%s: has no checkpoint yet (checkpoint.h5), so there are no adapters in it; let its run "
                     "go on, with --resume where it was ended",
                     result);
-    if (code == EXIT_OK) code = settings_load(config, n_overrides, overrides, &s->settings, list);
-    if (code == EXIT_OK) code = shape_of_base(s->settings, result, &s->shape, list);
-    if (code == EXIT_OK) code = fleet_create(s->settings, &s->shape, &s->fleet, list);
+    THEN(code, settings_load(config, n_overrides, overrides, &s->settings, list));
+    THEN(code, shape_of_base(s->settings, result, &s->shape, list));
+    THEN(code, fleet_create(s->settings, &s->shape, &s->fleet, list));
     if (code != EXIT_OK) return code;
     s->checkpoint = (checkpoint){.n_parameters = s->fleet->n_parameters,
                                  .n_carried = s->fleet->n_carried,

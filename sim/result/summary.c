@@ -11,31 +11,19 @@
 #include <unistd.h>
 
 #include "result/bank.h"
+#include "result/csv.h"
 #include "result/trace.h"
 #include "support/durable.h"
-
-static void put_text(FILE *out, const char *text) {
-    if (!text[strcspn(text, ",\"\r\n")]) {
-        fputs(text, out);
-        return;
-    }
-    fputc('"', out);
-    for (; *text; text++) {
-        if (*text == '"') fputc('"', out);
-        fputc(*text, out);
-    }
-    fputc('"', out);
-}
 
 static void put_number(FILE *out, double value) {
     if (!isnan(value)) fprintf(out, "%.9g", value);
 }
 
 static void put_population(FILE *out, const summary_row *row) {
-    put_text(out, row->population);
+    csv_text(out, row->population);
 }
 static void put_method(FILE *out, const summary_row *row) {
-    put_text(out, row->method);
+    csv_text(out, row->method);
 }
 static void put_devices(FILE *out, const summary_row *row) {
     fprintf(out, "%d", row->devices);
@@ -59,7 +47,7 @@ static void put_tokens(FILE *out, const summary_row *row) {
     fprintf(out, "%" PRId64, row->tokens_per_device);
 }
 static void put_split(FILE *out, const summary_row *row) {
-    put_text(out, row->split);
+    csv_text(out, row->split);
 }
 static void put_entropy(FILE *out, const summary_row *row) {
     put_number(out, row->entropy_mean);

@@ -58,6 +58,9 @@ int trace_file_close(trace_file *file, h5_error *error);
 
 /* The rounds of the complete rows, *n of them: malloc'd, NULL on failure. */
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error);
+/* All records of a table that never grows, *n of them: malloc'd, NULL on failure. Closes `type`. */
+void *table_read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
+                         h5_error *error);
 int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,
                     void *values);
 

@@ -123,7 +123,7 @@ typedef struct {
      * none */
     uint8_t *unfinished;
     int64_t n_variants;
-    /* [n_variants] bytes of population/variants.h; in the file only where populations have variants */
+    /* [n_variants] bytes of population/variants.h; in the file only where a variant has a new version */
     uint8_t *variants;
 } checkpoint;
 /* Allocates the arrays of states, of zeros, and frees them: false without memory. */

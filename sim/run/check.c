@@ -39,10 +39,13 @@ static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT
 /* How often the run's steps read a device's training text, in the mean over the population. */
 static double times_read(const fleet *f, const population *p) {
     const schedule_totals *all = fleet_totals(f, &f->devices[p->first_device]);
-    double read = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN] * p->settings->data.sequence,
-           sum = 0.0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        sum += read / (double)f->devices[i].text.tokens[DATA_TRAIN];
+    double windows = (double)all->steps[DATA_TRAIN] * all->batch[DATA_TRAIN],
+           tokens = windows * p->settings->data.sequence, sum = 0.0;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
+        const device_text *text = &f->devices[i].text;
+        sum += text->train_examples > 0 ? windows / (double)text->train_examples
+                                        : tokens / (double)text->tokens[DATA_TRAIN];
+    }
     return sum / p->n_devices;
 }
 
@@ -91,6 +94,25 @@ static void print_mixture(const fleet *f, const population *p) {
            100.0 * most, corpus_sources(p->text));
 }
 
+/* Where a population has examples: once for all its seeds. */
+static void print_examples(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        int64_t least = INT64_MAX, most = 0;
+        for (int d = p->first_device; d < p->first_device + p->n_devices; d++) {
+            int64_t n = f->devices[d].text.train_examples;
+            least = n < least ? n : least;
+            most = n > most ? n : most;
+        }
+        if (most == 0 || (last && strcmp(p->settings->name, last) == 0)) continue;
+        printf("%s%s: a device has %lld", last ? "" : "\n", p->settings->name, (long long)least);
+        if (most > least) printf(" to %lld", (long long)most);
+        printf(" training example%s; train tokens are of prompts and responses\n", most > 1 ? "s" : "");
+        last = p->settings->name;
+    }
+}
+
 /* Where devices have several sources: once for all seeds of a population. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
@@ -115,6 +137,7 @@ static void print_populations(const fleet *f) {
            "devices", "experts", "shared par.", "private par.", "bytes a round", "train tokens",
            "times read");
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    print_examples(f);
     print_mixtures(f);
     print_repetitions(f);
 }
@@ -168,8 +191,7 @@ static exit_code plan_process(const settings *s, const base_shape *shape, proces
     fleet *f = NULL;
     ck_backend *backend = NULL;
     int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
-    exit_code code =
-        kernel_problem(list, NULL, ck_open(s->backend, threads, &backend), "opening the backend");
+    exit_code code = kernel_open(s->backend, threads, &backend, list);
     THEN(code, fleet_create_at(place, s, shape, &f, list));
     THEN(code, plan_make(s, backend, shape, f, &out->plan, list));
     if (code == EXIT_OK) out->devices = f->n_local;
@@ -197,8 +219,7 @@ static exit_code plan_processes(const settings *s, int n, process_plan *plans, r
 
 static exit_code plan_alone(const settings *s, process_plan *plan, run_outline *o, problems *list) {
     ck_backend *backend = NULL;
-    exit_code code =
-        kernel_problem(list, NULL, ck_open(s->backend, s->threads, &backend), "opening the backend");
+    exit_code code = kernel_open(s->backend, s->threads, &backend, list);
     THEN(code, outline_make(s, ck_collective_local(), backend, o, list));
     plan->plan = o->plan;
     ck_close(backend);

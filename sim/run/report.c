@@ -82,6 +82,7 @@ void report_speed(const session *s, const ck_ceiling *ceiling) {
     if (ck_processes(s->collective) > 1) printf("%d processes, each ", ck_processes(s->collective));
     printf("%s\n", ck_hardware(s->backend));
     if (ceiling->note[0]) printf("%s\n", ceiling->note);
+    if (ck_note(s->backend)[0]) printf("%s\n", ck_note(s->backend));
 }
 
 static void print_file(const char *folder, const char *name) {

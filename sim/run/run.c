@@ -54,8 +54,9 @@ static exit_code obtain_first(run *r, base_model **base, problems *list) {
     ck_backend *whole = NULL;
     exit_code code = EXIT_OK;
     if (ck_local_processes(r->collective) > 1 && run_trains_base(s))
-        code = kernel_problem(list, NULL, ck_open(s->backend, s->threads, &whole), "opening the backend");
+        code = kernel_open(s->backend, s->threads, &whole, list);
     THEN(code, run_obtain_base(s, whole ? whole : r->backend, r->quiet, NULL, base, list));
+    if (whole) kernel_share_threads(r->backend);
     ck_close(whole);
     return code;
 }
@@ -96,8 +97,7 @@ int run_threads(const settings *s, int process, int processes) {
 static exit_code open_backend(run *r, problems *list) {
     int threads =
         run_threads(r->settings, ck_local_process(r->collective), ck_local_processes(r->collective));
-    exit_code code = kernel_problem(list, NULL, ck_open(r->settings->backend, threads, &r->backend),
-                                    "opening the backend");
+    exit_code code = kernel_open(r->settings->backend, threads, &r->backend, list);
     return processes_agree(r->collective, code, list);
 }
 

@@ -23,6 +23,8 @@
 /* "q", "qkv", ...; NULL of no linear. */
 const char *settings_linear(ck_site site);
 bool settings_is_of_attention(ck_site site);
+/* Whether a text of tied_settings.linears names the site; CK_NO_SITE: whether it is such a text. */
+bool settings_names_linear(const char *linears, ck_site site);
 
 enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
 
@@ -54,7 +56,7 @@ typedef struct {
 } base_settings;
 
 typedef struct {
-    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin */
+    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples */
     char *corpus;
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */
@@ -62,8 +64,11 @@ typedef struct {
     /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
     int64_t tokens_per_device;
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
-    /* tokens of a window (targets are shifted by one) */
+    /* of a corpus of examples: training examples that a device holds, the first of its text; 0: all of it */
+    int64_t examples_per_device;
+    /* tokens of a window (targets are shifted by one), and the most of an example without its last */
     int sequence;
+    int truncate; /* 0 or 1: cut examples that are longer */
     /* NULL, or a file of window offsets that replaces sampling */
     char *windows;
     struct {
@@ -100,6 +105,14 @@ typedef struct {
     double alpha[CK_SITES];
 } lora_settings;
 
+/* What all layers share: a LoRA and a vector for each linear of a layer. */
+typedef struct {
+    char *linears; /* "all", or keys of linears with blanks between them */
+    int rank;      /* 0: no LoRA */
+    double alpha;
+    int vector; /* ck_vector_form */
+} tied_settings;
+
 /* One population after expansion: one method, one seed. */
 typedef struct {
     char *name;   /* as written; populations of several seeds share it */
@@ -112,6 +125,7 @@ typedef struct {
     int rank;              /* of every expert */
     int attention_rank;    /* of the LoRAs on all linears of attention; 0: lora says which have one */
     lora_settings lora;
+    tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;
@@ -139,7 +153,7 @@ typedef struct {
     } evaluate; /* rounds between evaluations (the last round always is one), test windows a device */
     struct {
         int routing_windows;  /* windows whose tokens and gates are recorded at each evaluation */
-        int sampling_windows; /* 0 or 1: record the offset of every window that a step drew */
+        int sampling_windows; /* 0 or 1: record the place of every window that a step drew */
     } trace;
     int checkpoint_every; /* rounds between checkpoints */
     base_settings base;

@@ -19,10 +19,11 @@ exit_code wave_create(const wave_limits *limits, int slot, wave_buffer **out, pr
     w->fault = malloc(n * sizeof *w->fault);
     w->tokens = malloc(tokens * sizeof *w->tokens);
     w->targets = malloc(tokens * sizeof *w->targets);
-    w->offset = malloc(n * sizeof *w->offset);
+    w->place = malloc(n * sizeof *w->place);
+    w->counted = malloc(n * sizeof *w->counted);
     w->loss = malloc(n * sizeof *w->loss);
     if (!w->first_token || !w->first_sequence || !w->devices || !w->device_index || !w->fault || !w->tokens ||
-        !w->targets || !w->offset || !w->loss)
+        !w->targets || !w->place || !w->counted || !w->loss)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for a wave of %lld tokens",
                        (long long)limits->max_tokens);
     wave_clear(w);
@@ -38,14 +39,15 @@ void wave_destroy(wave_buffer *w) {
     free(w->fault);
     free(w->tokens);
     free(w->targets);
-    free(w->offset);
+    free(w->place);
+    free(w->counted);
     free(w->loss);
     free(w);
 }
 
 size_t wave_bytes(const wave_limits *limits) {
     size_t a_sequence = 2 * sizeof(int64_t) + sizeof(int32_t) + sizeof(ck_wave_device) + sizeof(int) +
-                        sizeof(int32_t) + sizeof(float);
+                        2 * sizeof(int32_t) + sizeof(float);
     return (size_t)limits->max_sequences * a_sequence + (size_t)limits->max_tokens * 2 * sizeof(int32_t);
 }
 
@@ -57,7 +59,7 @@ void wave_clear(wave_buffer *w) {
 }
 
 int64_t wave_pack(const fleet *f, int device_index, uint32_t learn) {
-    return learn || f->packs_at == PACKS_FAR ? f->shapes[f->devices[device_index].shape].total : 0;
+    return learn || f->packs_at == PACKS_FAR ? f->shapes[f->devices[device_index].shape].gradient_total : 0;
 }
 
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs) {
@@ -79,14 +81,27 @@ void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t 
     w->n_packs += wave_pack(f, device_index, learn);
 }
 
-int wave_add_window(wave_buffer *w, int n_tokens, int32_t **tokens, int32_t **targets) {
-    int64_t first = w->first_token[w->n_sequences];
-    *tokens = w->tokens + first;
-    *targets = w->targets + first;
+exit_code wave_add_window(wave_buffer *w, const data_window *window, problems *list) {
+    int q = w->n_sequences;
+    int64_t first = w->first_token[q];
+    exit_code code = data_window_read(window, w->tokens + first, w->targets + first, list);
+    if (code != EXIT_OK) return code;
+    w->place[q] = window->place;
+    w->counted[q] = window->tokens - window->skipped;
     w->n_sequences++;
-    w->first_token[w->n_sequences] = first + n_tokens;
+    w->first_token[w->n_sequences] = first + window->tokens;
     w->first_sequence[w->n_devices] = w->n_sequences;
-    return w->n_sequences - 1;
+    return EXIT_OK;
+}
+
+int64_t wave_tokens(const wave_buffer *w, int i) {
+    return w->first_token[w->first_sequence[i + 1]] - w->first_token[w->first_sequence[i]];
+}
+
+int64_t wave_counted(const wave_buffer *w, int i) {
+    int64_t counted = 0;
+    for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) counted += w->counted[q];
+    return counted;
 }
 
 /* A device's windows, and what comes with each, to where the wave ends so far. */
@@ -96,7 +111,8 @@ static void keep_windows(wave_buffer *w, int first, int end) {
                 tokens = w->first_token[q + 1] - from;
         memmove(w->tokens + to, w->tokens + from, (size_t)tokens * sizeof *w->tokens);
         memmove(w->targets + to, w->targets + from, (size_t)tokens * sizeof *w->targets);
-        w->offset[w->n_sequences] = w->offset[q];
+        w->place[w->n_sequences] = w->place[q];
+        w->counted[w->n_sequences] = w->counted[q];
         w->n_sequences++;
         w->first_token[w->n_sequences] = to + tokens;
     }

@@ -1,11 +1,12 @@
-/* waves.h - the host side of a wave: devices and their windows are added until it is full, then a program
- * runs over it. */
+/* waves.h - the host side of a wave: devices and their windows, which may differ in length, are added until
+ * it is full, then a program runs over it. */
 #ifndef COHORT_WAVES_H
 #define COHORT_WAVES_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "data/data.h"
 #include "kernels.h"
 #include "population/fleet.h"
 #include "support/problems.h"
@@ -28,7 +29,8 @@ typedef struct {
     int *device_index;         /* [max_sequences] into fleet.devices */
     int32_t *fault;            /* [max_sequences] */
     int32_t *tokens, *targets; /* [max_tokens] */
-    int64_t *offset;           /* [max_sequences] of a sampled window in its text */
+    int64_t *place;            /* [max_sequences] of a window in its device's text (data/data.h) */
+    int32_t *counted;          /* [max_sequences] targets whose loss counts */
     float *loss;               /* [max_sequences] host copy */
 } wave_buffer;
 
@@ -44,8 +46,11 @@ int64_t wave_pack(const fleet *f, int device_index, uint32_t learn);
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs);
 /* Starts a device; learn = 0: no gradients. The windows that follow are its own. */
 void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t learn);
-/* Makes room for one window; tokens and targets [n_tokens] are the caller's to fill. Returns its number. */
-int wave_add_window(wave_buffer *w, int n_tokens, int32_t **tokens, int32_t **targets);
+/* Adds a window to the last device, and reads it. */
+exit_code wave_add_window(wave_buffer *w, const data_window *window, problems *list);
+/* Of the wave's device i: its tokens, and those of them whose targets are counted. */
+int64_t wave_tokens(const wave_buffer *w, int i);
+int64_t wave_counted(const wave_buffer *w, int i);
 /* Takes out the devices that have stopped since they were added. The others' packs stay where they are. */
 void wave_drop_stopped(wave_buffer *w, const fleet *f);
 

@@ -5,7 +5,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
 cli=$COHORT_SOURCE_DIR/tests/cli
 tiny=$cli/tiny.yaml
-export COHORT_CACHE=${TMPDIR:-/tmp}/cohort-test-cache # pre-trained once for all tests, except where a test has its own
+# What tests share lies under a name of the program that made it: another program's is never taken for it.
+shared=${TMPDIR:-/tmp}/cohort-test-$(sha256sum <"$COHORT_BINARY" | cut -c 1-16)
+export COHORT_CACHE=$shared-cache # pre-trained once for all tests, except where a test has its own
 
 cohort() { "$COHORT_BINARY" "$@"; }
 
@@ -15,20 +17,27 @@ require_python() { # modules...
     local candidate modules=$*
     for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
         command -v "${candidate:-none}" >/dev/null || continue
+        # shellcheck disable=SC2034 # for the tests that source this
         python=$candidate
         "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
     done
     skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
 }
 
-# An uninterrupted run of the tiny configuration, made once for all tests that only look at it.
-reference_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-reference
+# An uninterrupted run, made once for all tests that only look at it; its name is of all that it depends on.
+shared_result() { # configuration, options
+    local folder making
+    folder=$shared-$( (cat "$1" && printf '%s\n' "${@:2}") | sha256sum | cut -c 1-16)
+    making=$folder.$BASHPID
     if [[ ! -e $folder ]]; then
-        cohort run "$tiny" --out "$folder" --quiet >&2 || fail "the tiny configuration does not run"
+        rm -rf "$making"
+        cohort run "$1" --out "$making" --quiet "${@:2}" >&2 || fail "$1 does not run"
+        mv -T "$making" "$folder" 2>/dev/null || rm -rf "$making" # another test was faster
     fi
     printf '%s\n' "$folder"
 }
+
+reference_result() { shared_result "$tiny"; }
 
 # The content of a trace that must not depend on the clock: everything but /time and the attribute created_utc.
 trace_text() { # result folder

@@ -57,6 +57,17 @@ test_bf16_stays_near_f32() {
     ! cmp -s exact/summary.csv half/summary.csv || fail 'bf16 changed no digit: it was not used'
 }
 
+test_cuda_writes_the_text_that_the_cpu_writes() {
+    need_simt
+    local -a greedy=(--tokens '1,2,3' --tokens 9 --max-tokens 8)
+    expect_status 0 cohort generate "$(reference_result)" "${greedy[@]}" --population both
+    mv out cpu
+    expect_status 0 "$simt" generate "$(reference_result)" "${greedy[@]}" --population both --backend cuda
+    expect_same cpu out 'texts of the two backends'
+    expect_status 0 "$simt" generate "$(reference_result)" "${greedy[@]}" --population both --backend cuda --set precision=bf16
+    [[ $(wc -l <out) == $(wc -l <cpu) ]] || fail "in bf16: $(<out)"
+}
+
 # Waves of two devices, whose packs do not fit a small GPU all together; a population that stops while the next wave is filled.
 large_packs() {
     configuration | sed '/^wave_tokens/d; /^populations/,$d; s/sequence: 32/sequence: 16/; s/batch: 2, router/batch: 1, router/'

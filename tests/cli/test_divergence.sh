@@ -13,11 +13,13 @@ with_absurd() {
 
 # Made once: the run and what it said.
 diverged_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-diverged
+    local folder making
+    folder=$shared-$(with_absurd | sha256sum | cut -c 1-16) making=$folder.$BASHPID
     if [[ ! -e $folder ]]; then
-        mkdir "$folder"
-        with_absurd >"$folder/absurd.yaml"
-        (cd "$folder" && expect_status 4 cohort run absurd.yaml --out result --quiet)
+        mkdir "$making"
+        with_absurd >"$making/absurd.yaml"
+        (cd "$making" && expect_status 4 cohort run absurd.yaml --out result --quiet)
+        mv -T "$making" "$folder" 2>/dev/null || rm -rf "$making" # another test was faster
     fi
     printf '%s\n' "$folder"
 }

@@ -37,5 +37,6 @@ fuzz() { # target
 test_settings() { fuzz settings; }
 test_safetensors() { fuzz safetensors; }
 test_shard() { fuzz shard; }
+test_example_lines() { fuzz example_lines; }
 
 run_tests fuzz "$@"

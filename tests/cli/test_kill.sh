@@ -7,9 +7,7 @@ small=(--set train.rounds=8 --set threads=1 --quiet)
 
 # The uninterrupted run that everything here is compared with.
 small_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-reference-small
-    [[ -e $folder ]] || cohort run "$tiny" --out "$folder" "${small[@]}" >&2 || fail 'the reference run failed'
-    printf '%s\n' "$folder"
+    shared_result "$tiny" "${small[@]}"
 }
 
 # ---- SIGKILL at a chosen call that changes a file (die_at.c)

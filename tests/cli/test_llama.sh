@@ -105,27 +105,37 @@ test_waves_of_any_size_and_any_threads_change_no_number() {
 }
 
 # The whole way: a run, its last checkpoint as a PEFT folder, and the test loss that the trace holds.
-test_peft_computes_the_test_loss_of_a_run() {
-    local python loss token
-    require_python torch transformers peft safetensors
+expect_peft_to_agree() { # model, folder below adapters/, settings of the population...
+    local model=$1 folder=$2 loss token
+    shift 2
     mkdir shards
     for token in {0..1999}; do printf '%b' "\\x$(printf %x $((token * token * 7 % 37)))\\0"; done >shards/train_0.bin
     cp shards/train_0.bin shards/valid_0.bin
     head -c 66 shards/train_0.bin >shards/test_0.bin
     cat >one.yaml <<YAML
-base: {checkpoint: $models/llama32}
+base: {checkpoint: $models/$model}
 data: {corpus: shards, tokens_per_device: 0, sequence: 32}
 train: {rounds: 3, local_steps: 5, batch: 4, learning_rate: 1.0e-2}
-experts: {rank: 4, alpha: 8}
-attention: {rank: 3}
 evaluate: {every: 3, windows: 1}
 populations:
-  - {name: one, method: local, generalists: 0, specialists: 1, devices: 1}
+  - {name: one, method: local, devices: 1, $*}
 YAML
     expect_status 0 cohort run one.yaml --out result --quiet
     expect_status 0 cohort export result --adapters adapters
     loss=$(cohort export result --table loss | sed -n 's/^3,one,42,0,test,//p')
-    "$python" "$check_peft" loss "$models/llama32" adapters/one-seed42/device0/specialist0 shards/test_0.bin 32 "$loss"
+    "$python" "$check_peft" loss "$models/$model" "adapters/one-seed42/device0/$folder" shards/test_0.bin 32 "$loss"
+}
+
+test_peft_computes_the_test_loss_of_an_expert() {
+    local python
+    require_python torch transformers peft safetensors
+    expect_peft_to_agree llama32 specialist0 'generalists: 0, specialists: 1, experts: {rank: 4, alpha: 8}, attention: {rank: 3}'
+}
+
+test_peft_computes_the_test_loss_with_lora_on_every_linear() {
+    local python
+    require_python torch transformers peft safetensors
+    expect_peft_to_agree biases lora 'generalists: 0, specialists: 0, lora: {q: 2, k: 3, v: 4, out: 5, gate: 6, up: 7, down: 8}'
 }
 
 described=(--set base.family=llama --set base.kv_heads=1 --set base.ffn=50 --set base.rope_theta=500)

@@ -44,13 +44,13 @@ loss_of() { # result, population
 test_what_was_exported_starts_a_run_with_the_same_bits() {
     write_configuration
     cat >>one.yaml <<'YAML'
-  - {name: lora, method: fedavg, devices: 2, generalists: 0, specialists: 0, attention: {rank: 3}, lora: {up: 4, down: 5, alpha: {down: 3}}}
+  - {name: lora, method: fedavg, devices: 2, generalists: 0, specialists: 0, attention: {rank: 3}, lora: {up: 4, down: 5, alpha: {down: 3}}, tied: {rank: 2, vector: bias}}
   - {name: routed, method: comigs, devices: 2, specialists: [1, 2], lora: {out: 2}}
   - {name: plain, method: local, devices: 1, generalists: 0, specialists: 1, attention: {rank: 0}}
 YAML
     expect_status 0 cohort run one.yaml --out trained --quiet
     expect_status 0 cohort export trained --adapters adapters
-    [[ -f adapters/lora-seed42/device1/lora/adapter_config.json && -f adapters/routed-seed42/device1/specialist1/adapter_config.json ]] ||
+    [[ -f adapters/lora-seed42/device1/tied.safetensors && -f adapters/lora-seed42/device1/lora/adapter_config.json && -f adapters/routed-seed42/device1/specialist1/adapter_config.json ]] ||
         fail "$(find adapters)"
     expect_status 0 cohort run one.yaml --out again --quiet "${still[@]}" --set adapters=adapters
     expect_status 0 cohort export again --adapters same
@@ -60,6 +60,41 @@ YAML
     expect_status 0 cohort run one.yaml --out alone --quiet "${still[@]}" --set adapters=adapters/plain-seed42
     expect_status 0 cohort export alone --adapters one
     diff -r adapters/plain-seed42 one/alone-seed42 || fail 'another adapter came back'
+}
+
+# Gradients that are summed over layers, devices of unlike packs, and an average.
+test_what_all_layers_share_is_the_same_in_any_waves() {
+    require h5diff hdf5-tools
+    write_configuration
+    cat >>one.yaml <<'YAML'
+  - {name: both, method: fedavg, devices: 3, generalists: 0, specialists: 0, attention: {rank: 2}, tied: {rank: 3, vector: column_bias}}
+  - {name: vector, method: local, devices: 2, generalists: 0, specialists: 1, attention: {rank: 0}, tied: {vector: bias, linears: out down}}
+  - {name: without, method: comigs, devices: 2}
+YAML
+    expect_status 0 cohort run one.yaml --out one --quiet
+    expect_status 0 cohort run one.yaml --out two --quiet --set threads=1 --set wave_tokens=128
+    expect_same one/summary.csv two/summary.csv 'the summaries'
+    h5diff one/checkpoint.h5 two/checkpoint.h5 /parameters || fail 'other adapters'
+    expect_status 0 cohort export one --adapters kept
+    [[ -f kept/both-seed42/device0/tied.safetensors && -f kept/vector-seed42/device1/specialist0/adapter_config.json &&
+        ! -e kept/without-seed42/device0/tied.safetensors ]] || fail "$(find kept)"
+    python3 - kept/both-seed42/device*/tied.safetensors <<'PYTHON'
+import json, struct, sys
+packs = []
+for path in sys.argv[1:]:
+    data = open(path, "rb").read()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
+    assert len(header) == 12, sorted(header)  # A, B and a vector for each of four linears
+    shapes = {name: header[name]["shape"] for name in header}
+    assert shapes["tied.attention.qkv.A"] == [3, 48] and shapes["tied.mlp.proj.vector"] == [48], shapes
+    for name, tensor in header.items():
+        begin, end = tensor["data_offsets"]
+        assert any(data[8 + size + begin : 8 + size + end]), name + " has not learned"
+    packs.append(data)
+assert packs[0] == packs[1] == packs[2], "the average is not the same on all devices"
+PYTHON
 }
 
 # The loss that PEFT computes of its own adapter is that of every device that starts from it.

@@ -16,9 +16,7 @@ require_mpi() {
 
 # Made once: the run that one process makes.
 single_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-processes-1
-    [[ -e $folder ]] || cohort run "$config" --out "$folder" --quiet >&2 || fail 'the configuration does not run'
-    printf '%s\n' "$folder"
+    shared_result "$config"
 }
 
 # ---- What is the same
@@ -204,9 +202,7 @@ test_check_plans_every_process() {
 long=(--set train.rounds=60 --quiet)
 
 long_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-processes-long
-    [[ -e $folder ]] || cohort run "$config" --out "$folder" "${long[@]}" >&2 || fail 'the configuration does not run'
-    printf '%s\n' "$folder"
+    shared_result "$config" "${long[@]}"
 }
 
 start() { # processes, options; the id is in $run

@@ -7,9 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
 long=(--set train.rounds=40 --quiet)
 
 reference_long_result() {
-    local folder=${TMPDIR:-/tmp}/cohort-test-reference-long
-    [[ -e $folder ]] || cohort run "$tiny" --out "$folder" "${long[@]}" >&2 || fail 'the reference run failed'
-    printf '%s\n' "$folder"
+    shared_result "$tiny" "${long[@]}"
 }
 
 start() { # options; the process id is in $run

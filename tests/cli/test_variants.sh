@@ -70,6 +70,44 @@ test_a_variant_is_a_base_with_its_weights() {
     ! cmp -s left.txt right.txt || fail 'the variant changes nothing'
 }
 
+# LoRA on all seven linears of a Llama, of ranks of their own, trained there and folded.
+test_a_variant_of_a_llama_is_a_llama_with_its_weights() {
+    require h5diff hdf5-tools
+    local base=$COHORT_SOURCE_DIR/tests/reference/llama/smollm options=(--set data.synthetic.vocabulary=37 --quiet) form
+    configuration "$base" 'name: p, method: local, devices: 1, generalists: 0, specialists: 0,
+     lora: {q: 3, k: 2, v: 2, out: 3, gate: 2, up: 4, down: 2, alpha: {k: 5}}' >train.yaml
+    expect_status 0 cohort run train.yaml --out trained "${options[@]}"
+    expect_status 0 cohort export trained --adapters adapters
+    configuration "$base" "name: p, $mixture, base: {variant: $(dirname adapters/p-seed7/device0/*/adapter_config.json)}" >factors.yaml
+    expect_status 0 cohort pretrain factors.yaml --population p --out whole
+    configuration whole "name: p, $mixture" >loaded.yaml
+    configuration "$base" "name: p, $mixture" >plain.yaml
+    for form in loaded plain factors; do expect_status 0 cohort run $form.yaml --out $form "${options[@]}"; done
+    expect_same_losses loaded p factors p
+    h5diff loaded/checkpoint.h5 factors/checkpoint.h5 /parameters >&2 || fail 'other parameters'
+    losses_of plain p >right.txt
+    ! cmp -s left.txt right.txt || fail 'the variant changes nothing'
+}
+
+# Decoded together: each population with its own variant, as on a base of those weights.
+test_devices_write_with_the_variant_of_their_population() {
+    local at
+    at=$(material)
+    configuration "$at/base" "name: p, $mixture, base: {variant: $at/one}" >one.yaml
+    expect_status 0 cohort pretrain one.yaml --population p --out whole
+    configuration whole "name: p, $mixture" >loaded.yaml
+    configuration "$at/base" "name: plain, $mixture" "name: p, $mixture, base: {variant: $at/one}" >both.yaml
+    expect_status 0 cohort run loaded.yaml --out loaded --quiet
+    expect_status 0 cohort run both.yaml --out both --quiet
+    expect_status 0 cohort generate loaded --tokens 1,2,3 --max-tokens 24 --temperature 1 --population p
+    mv out left
+    expect_status 0 cohort generate both --tokens 1,2,3 --max-tokens 24 --temperature 1 --population p
+    expect_same left out 'texts on the variant and on the base of its weights'
+    expect_status 0 cohort generate both --tokens 1,2,3 --max-tokens 24 --temperature 1
+    [[ $(tail -n 5 out) == "$(tail -n 5 left)" ]] || fail "beside a population without variant: $(<out)"
+    [[ $(head -n 5 out | sed 's/plain/p/') != "$(head -n 5 left)" ]] || fail 'the variant changes nothing'
+}
+
 test_populations_side_by_side_are_what_each_is_alone() {
     local at name populations=()
     at=$(material)

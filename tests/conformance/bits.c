@@ -94,7 +94,7 @@ static host_wave *host_create(const bits_world *w, const int *order, int n) {
     for (int i = 0; i < n; i++) {
         const member *m = &w->members[order[i]];
         h->n_tokens += tokens_of(m);
-        h->pack_floats += w->shapes[m->shape].total;
+        h->pack_floats += w->shapes[m->shape].gradient_total;
     }
     h->tokens = allocate(h->n_tokens, sizeof(int32_t));
     h->targets = allocate(h->n_tokens, sizeof(int32_t));
@@ -115,7 +115,7 @@ static host_wave *host_create(const bits_world *w, const int *order, int n) {
                                          .shape = m->shape,
                                          .learn = CK_LEARN_EXPERTS | CK_LEARN_ROUTER};
         token += tokens_of(m);
-        pack += total;
+        pack += w->shapes[m->shape].gradient_total;
     }
     return h;
 }
@@ -132,7 +132,7 @@ static ck_capacity capacity_of(const bits_world *w, const host_wave *h, bool bas
                      .max_tokens = (int32_t)h->n_tokens,
                      .max_sequence_tokens = h->n_tokens < CONTEXT ? (int32_t)h->n_tokens : CONTEXT};
     for (int i = 0; i < SHAPE_SPECS && !base; i++)
-        if (c.max_pack < w->shapes[i].total) c.max_pack = w->shapes[i].total;
+        if (c.max_pack < w->shapes[i].gradient_total) c.max_pack = w->shapes[i].gradient_total;
     if (base) c.base_pack = w->layout.total;
     return c;
 }

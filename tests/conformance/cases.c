@@ -8,8 +8,9 @@
 #include "support/kernel_problem.h"
 
 /* In this order; tests/gpu/steps.sh reads it. */
-static const char *const GROUPS[] = {"transformer", "llama", "head",   "lora",  "route",    "experts",
-                                     "updates",     "carry", "memory", "model", "decoding", "variants"};
+static const char *const GROUPS[] = {"transformer", "llama",    "head",  "lora",   "route",
+                                     "experts",     "updates",  "carry", "memory", "model",
+                                     "decoding",    "variants", "tied"};
 enum { N_GROUPS = sizeof GROUPS / sizeof *GROUPS, MOST_CASES = 256, UNKNOWN_FAULT = 99 };
 
 /* ---- The list */
@@ -32,8 +33,8 @@ static void add_operation(conformance_case *all, int *n, const op_case *op, cons
 const conformance_case *conformance_cases(int *n) {
     static conformance_case all[MOST_CASES];
     static int count;
-    const conformance_case *const others[] = {fault_cases,  update_cases, carry_cases,
-                                              memory_cases, model_cases,  decoding_cases};
+    const conformance_case *const others[] = {fault_cases, update_cases,   carry_cases, memory_cases,
+                                              model_cases, decoding_cases, tied_cases};
     if (count == 0)
         for (int g = 0; g < N_GROUPS; g++) {
             for (int i = 0; OP_CASES[i]; i++) add_operation(all, &count, OP_CASES[i], GROUPS[g]);

@@ -29,7 +29,7 @@ const conformance_case *conformance_find(const char *name); /* NULL: there is no
 
 /* Those that are no operation's: each list ends with a case without group. */
 extern const conformance_case fault_cases[], update_cases[], carry_cases[], memory_cases[], model_cases[],
-    decoding_cases[];
+    decoding_cases[], tied_cases[];
 
 /* Only waves whose name contains it are run; "" at the start. */
 extern const char *conformance_wave_text;

@@ -53,7 +53,7 @@ static void judge_gates(const rig *r, verdict *judge, int device) {
 static void faults(rig *r, verdict *v) {
     float **good = r->pack_kind, **bad = rig_zeros(r->n_kinds, sizeof *bad);
     for (int d = 0; d < r->n_kinds; d++) {
-        size_t bytes = (size_t)rig_shape(r, d)->total * sizeof(float);
+        size_t bytes = (size_t)rig_pack_count(r, PACK_GRADIENTS, d) * sizeof(float);
         bad[d] = memcpy(rig_zeros(1, bytes), good[d], bytes);
     }
     r->pack_kind = bad;

@@ -127,7 +127,7 @@ static void judge_gradients(view *v) {
     double usual = v->verdict->tolerance;
     v->verdict->tolerance = GRADIENT_TOLERANCE;
     for (int l = 0; l < WAVE_LAYERS; l++)
-        rig_judge_gradients(v->r, v->verdict, v->device, l, ~0u, v->gradients);
+        rig_judge_gradients(v->r, v->verdict, v->device, l, UINT64_MAX, v->gradients);
     v->verdict->tolerance = usual;
 }
 
@@ -198,7 +198,8 @@ static void step_twice(rig *r, verdict *v) {
         all[n++] = take_snapshot(b->name, b->after, b->count);
     }
     for (int d = 0; d < r->n_devices; d++)
-        all[n++] = take_snapshot("gradients", r->pack_after[PACK_GRADIENTS][d], rig_shape(r, d)->total);
+        all[n++] = take_snapshot("gradients", r->pack_after[PACK_GRADIENTS][d],
+                                 rig_pack_count(r, PACK_GRADIENTS, d));
     if (conformance_between_runs != NULL) conformance_between_runs();
     conformance_once(r, v);
     for (int i = 0; i < n; i++) compare_snapshot(v, &all[i]);

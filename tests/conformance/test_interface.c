@@ -78,7 +78,8 @@ Test(shape, parts_do_not_overlap_and_are_aligned) {
     for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
         ck_shape s = wave_shape(spec / 2, 21, 50, 3, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
         char *owner = calloc((size_t)s.total, 1);
-        cr_assert(s.layer_stride % CK_ALIGN_FLOATS == 0 && s.total == 3 * s.layer_stride);
+        cr_assert(s.layer_stride % CK_ALIGN_FLOATS == 0 && s.total == 3 * s.layer_stride + s.tied_floats &&
+                  s.gradient_total == s.total + 3 * s.tied_floats);
         for (int l = 0; l < 3; l++)
             for (oracle_part part = 0; part < ORACLE_PARTS; part++) {
                 oracle_range range = oracle_part_range(&s, l, part);
@@ -98,14 +99,15 @@ Test(shape, parts_are_all_that_a_pack_holds) {
         ck_shape s = wave_shape(spec / 2, 21, 50, 3, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
         char *owner = calloc((size_t)s.total, 1);
         int64_t in_parts = 0, in_blocks = 0;
-        for (int i = 0; i < CK_BLOCKS; i++) in_blocks += 3 * (int64_t)s.block[i].rows * s.block[i].columns;
+        for (int i = 0; i < CK_BLOCKS; i++)
+            in_blocks += (i < CK_BLOCK_TIED ? 3 : 1) * (int64_t)s.block[i].rows * s.block[i].columns;
         for (int32_t i = 0; i < ck_part_count(&s); i++) {
             ck_part p = ck_part_at(&s, i);
             const ck_block *block = ck_block_of(&s, p.adapter, p.site, p.factor);
             int64_t count = (int64_t)p.rows * p.columns,
-                    first = p.offset - p.layer * s.layer_stride - block->offset;
-            cr_assert(p.layer >= 0 && p.layer < 3 && p.columns == block->columns, "shape %d, part %d", spec,
-                      i);
+                    first = p.offset - (p.layer < 0 ? 0 : p.layer * s.layer_stride) - block->offset;
+            bool there = p.adapter == CK_TIED ? p.layer == -1 : p.layer >= 0 && p.layer < 3;
+            cr_assert(there && p.columns == block->columns, "shape %d, part %d", spec, i);
             cr_assert(first >= 0 && first + count <= (int64_t)block->rows * block->columns,
                       "shape %d, part %d", spec, i);
             cr_assert(p.expert < 0 ? p.rows == block->rows : p.rows == s.rank[p.expert], "shape %d, part %d",
@@ -124,18 +126,19 @@ Test(shape, parts_are_all_that_a_pack_holds) {
 Test(shape, learn_spans_are_the_whole_layer) {
     for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
         ck_shape s = wave_shape(spec / 2, 24, 96, 1, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
-        for (uint32_t learn = 0; learn < 32; learn++) {
+        for (uint32_t learn = 0; learn < 256; learn++) {
             ck_span spans[CK_BLOCKS];
             int n = ck_learn_spans(&s, learn, spans);
             int64_t end = 0;
             for (int i = 0; i < n; i++) {
                 cr_assert(spans[i].offset == end && spans[i].count > 0, "shape %d, mask %u: span %d", spec,
                           learn, i);
-                cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned,
+                cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned ||
+                              spans[i].offset == s.tied,
                           "shape %d: spans to join", spec);
                 end += spans[i].count;
             }
-            cr_assert(end == s.layer_stride);
+            cr_assert(end == s.total);
             for (int32_t i = 0; i < ck_part_count(&s); i++) {
                 ck_part p = ck_part_at(&s, i);
                 int at = 0;

@@ -117,6 +117,22 @@ Test(oracle_model, adapter_gradients_of_a_llama) {
     adapter_gradients(SHAPE_LINEAR, CK_MLP_SWIGLU);
     adapter_gradients(SHAPE_LLAMA_PLAIN, CK_MLP_SWIGLU);
     adapter_gradients(SHAPE_LLAMA_QV, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LLAMA_TIED, CK_MLP_SWIGLU);
+}
+
+Test(oracle_model, adapter_gradients_without_experts_and_beside_them) {
+    adapter_gradients(SHAPE_PLAIN, CK_MLP_GELU);
+    adapter_gradients(SHAPE_PLAIN_PR, CK_MLP_GELU);
+    adapter_gradients(SHAPE_BESIDE, CK_MLP_GELU);
+    adapter_gradients(SHAPE_WITH_ZERO, CK_MLP_GELU);
+    adapter_gradients(SHAPE_LINEAR_ZERO, CK_MLP_GELU);
+}
+
+Test(oracle_model, adapter_gradients_of_what_all_layers_share) {
+    adapter_gradients(SHAPE_TIED, CK_MLP_GELU);
+    adapter_gradients(SHAPE_TIED_BESIDE, CK_MLP_GELU);
+    adapter_gradients(SHAPE_LLAMA_TIED, CK_MLP_SWIGLU);
+    adapter_gradients(SHAPE_LLAMA_BESIDE, CK_MLP_SWIGLU);
 }
 
 static void pretraining_gradients(int spec, ck_mlp mlp) {

@@ -11,6 +11,8 @@ typedef struct {
     ck_mix mix;
     int attention_rank;      /* of the LoRAs at QKV and OUT */
     int site_rank[CK_SITES]; /* of LoRAs beside these; at GATE only where the MLP has one */
+    int tied_rank[CK_SITES]; /* of LoRAs that all layers share, and vectors */
+    ck_vector_form vector[CK_SITES];
     bool grouped;  /* q and kv have widths of their own, q twice kv; the same in all shapes of a wave */
     float balance; /* lambda; balance_e = lambda E c_e / L with unequal c_e, unless even: c_e = 1 */
     bool even;
@@ -39,6 +41,9 @@ enum {
     SHAPE_BESIDE,        /* E = 2, k = 1, LoRA at FC and PR beside them */
     SHAPE_WITH_ZERO,     /* E = 3, ranks 0, 8, 3, k = 2 */
     SHAPE_LINEAR_ZERO,   /* E = 2, ranks 4, 0, k = 1, mix linear, LoRA at PR */
+    SHAPE_TIED,          /* no experts, LoRA and vectors of all layers on all linears of a GPT-2 */
+    SHAPE_TIED_BESIDE,   /* E = 3, k = 2, attention 3, a LoRA of all layers at FC and PR, a vector at PR */
+    SHAPE_LLAMA_TIED,    /* E = 1, LoRA and vectors of all layers on all linears of a Llama */
     SHAPE_LLAMA_PLAIN,   /* no experts, LoRA on all linears of a Llama */
     SHAPE_LLAMA_QV,      /* E = 2, k = 2, LoRA at q and v */
     SHAPE_LLAMA_BESIDE,  /* E = 3, ranks 0, 5, 4, k = 1, LoRA at k and in the MLP */

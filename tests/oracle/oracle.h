@@ -123,11 +123,14 @@ typedef enum {
     ORACLE_UP_B,
     ORACLE_DOWN_A, /* PR */
     ORACLE_DOWN_B,
-    ORACLE_PARTS
+    /* What all layers share: A, B and the vector of each site, in the order of the sites. */
+    ORACLE_TIED,
+    ORACLE_PARTS = ORACLE_TIED + 3 * CK_SITES
 } oracle_part;
 const char *oracle_part_name(oracle_part part);
 uint32_t oracle_part_class(oracle_part part); /* CK_LEARN_* */
-/* Where a part lies in the device's pack; count 0 if the shape has none. */
+/* Where a part lies in the device's pack; count 0 if the shape has none. What all layers share is listed with
+ * layer 0. */
 typedef struct {
     int64_t offset, count;
 } oracle_range;
@@ -141,6 +144,18 @@ void oracle_lora(const oracle_adapter *a, ck_site site, int64_t n, const double 
                  double *y, int ldy);
 void oracle_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x, const double *h,
                           int ld, const double *dy, int ldy, double *dx);
+
+/* The same of the LoRA that all layers share. */
+void oracle_tied_lora(const oracle_adapter *a, ck_site site, int64_t n, const double *x, double *h, int ld,
+                      double *y, int ldy);
+void oracle_tied_lora_backward(const oracle_adapter *a, ck_site site, int64_t n, const double *x,
+                               const double *h, int ld, const double *dy, int ldy, double *dx);
+
+/* The vector of a site: y += p, or p times the sum of x's row. dx may be NULL. */
+void oracle_site_vector(const oracle_adapter *a, ck_site site, int64_t n, int in, const double *x, double *y,
+                        int ldy);
+void oracle_site_vector_backward(const oracle_adapter *a, ck_site site, int64_t n, int in, const double *x,
+                                 const double *dy, int ldy, double *dx);
 
 /* K = min(k, E), or E where the gates are means. */
 int oracle_chosen_count(const ck_shape *shape);

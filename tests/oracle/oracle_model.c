@@ -18,9 +18,9 @@
 
 /* Activations of one layer, rows are the device's tokens. */
 typedef struct {
-    double *x, *n1, *qkv, *o, *r, *n2; /* [T, D], [T, D], [T, Q + 2 KV], [T, Q], [T, D], [T, D] */
-    double *h[CK_SITES];               /* [T, rank] of the LoRA at each site */
-    double *u, *zh, *gates, *m, *g;    /* [T, F or 2 F], [T, E + H], [T, 16], [T, F], [T, S] */
+    double *x, *n1, *qkv, *o, *r, *n2;      /* [T, D], [T, D], [T, Q + 2 KV], [T, Q], [T, D], [T, D] */
+    double *h[CK_SITES], *tied_h[CK_SITES]; /* [T, rank] of the LoRAs at each site */
+    double *u, *zh, *gates, *m, *g;         /* [T, F or 2 F], [T, E + H], [T, 16], [T, F], [T, S] */
     double coefficient[CK_MAX_EXPERTS];
 } layer_state;
 
@@ -100,8 +100,10 @@ static void layer_allocate(const model *m, layer_state *l) {
     int64_t rows = m->shape != NULL ? m->shape->router_rows + m->shape->h_ranks : 0;
     l->x = oracle_zeros(t * width), l->n1 = oracle_zeros(t * width);
     l->qkv = oracle_zeros(t * base_qkv_width(base));
-    for (int site = 0; site < CK_SITES && m->shape != NULL; site++)
+    for (int site = 0; site < CK_SITES && m->shape != NULL; site++) {
         l->h[site] = oracle_zeros(t * m->shape->lora_rank[site]);
+        l->tied_h[site] = oracle_zeros(t * m->shape->tied_rank[site]);
+    }
     l->o = oracle_zeros(t * base_q_width(base)), l->r = oracle_zeros(t * width),
     l->n2 = oracle_zeros(t * width), l->u = oracle_zeros(t * base_fc_width(base));
     l->zh = oracle_zeros(t * rows), l->gates = oracle_zeros(t * CK_MAX_EXPERTS),
@@ -110,7 +112,10 @@ static void layer_allocate(const model *m, layer_state *l) {
 
 static void layer_free(layer_state *l) {
     double *all[] = {l->x, l->n1, l->qkv, l->o, l->r, l->n2, l->u, l->zh, l->gates, l->m, l->g};
-    for (int site = 0; site < CK_SITES; site++) free(l->h[site]);
+    for (int site = 0; site < CK_SITES; site++) {
+        free(l->h[site]);
+        free(l->tied_h[site]);
+    }
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -134,11 +139,18 @@ static void model_close(model *m) {
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* The LoRA at a site whose outputs begin at y, where the device has one. */
-static void add_lora(const model *m, int l, ck_site site, const double *x, double *y, int ldy) {
+static int inputs_of(const model *m, ck_site site) {
+    const base_shape *s = &m->base->shape;
+    return site == CK_SITE_PR ? s->ffn : site == CK_SITE_OUT ? base_q_width(s) : s->width;
+}
+
+/* What the device's adapters at a site give, but for experts; the site's outputs begin at y. */
+static void adapt(const model *m, int l, ck_site site, const double *x, double *y, int ldy) {
     oracle_adapter a = adapter(m, l);
-    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
-    if (rank > 0) oracle_lora(&a, site, m->tokens, x, m->layers[l].h[site], rank, y, ldy);
+    if (m->shape == NULL) return;
+    oracle_lora(&a, site, m->tokens, x, m->layers[l].h[site], m->shape->lora_rank[site], y, ldy);
+    oracle_tied_lora(&a, site, m->tokens, x, m->layers[l].tied_h[site], m->shape->tied_rank[site], y, ldy);
+    oracle_site_vector(&a, site, m->tokens, inputs_of(m, site), x, y, ldy);
 }
 
 static void attention_forward(model *m, int l) {
@@ -149,10 +161,10 @@ static void attention_forward(model *m, int l) {
     norm(m, s->x, weight(m, l, at->ln1_gain), weight(m, l, at->ln1_bias), s->n1);
     oracle_linear(linear_size(m, width, qkv), s->n1, weight(m, l, at->qkv_w), weight(m, l, at->qkv_b), NULL,
                   NULL, s->qkv);
-    add_lora(m, l, CK_SITE_QKV, s->n1, s->qkv, qkv);
-    add_lora(m, l, CK_SITE_Q, s->n1, s->qkv, qkv);
-    add_lora(m, l, CK_SITE_K, s->n1, s->qkv + q, qkv);
-    add_lora(m, l, CK_SITE_V, s->n1, s->qkv + q + kv, qkv);
+    adapt(m, l, CK_SITE_QKV, s->n1, s->qkv, qkv);
+    adapt(m, l, CK_SITE_Q, s->n1, s->qkv, qkv);
+    adapt(m, l, CK_SITE_K, s->n1, s->qkv + q, qkv);
+    adapt(m, l, CK_SITE_V, s->n1, s->qkv + q + kv, qkv);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         double *rows = s->qkv + first * qkv;
@@ -161,7 +173,7 @@ static void attention_forward(model *m, int l) {
     }
     oracle_linear(linear_size(m, q, width), s->o, weight(m, l, at->out_w), weight(m, l, at->out_b), NULL,
                   s->x, s->r);
-    add_lora(m, l, CK_SITE_OUT, s->o, s->r, width);
+    adapt(m, l, CK_SITE_OUT, s->o, s->r, width);
 }
 
 /* Counts, P and the load balance of one layer over the device's tokens. */
@@ -195,7 +207,7 @@ static void experts_forward(model *m, int l, double *out) {
     oracle_bias_factor(m->shape, m->tokens, s->gates, factor);
     oracle_linear(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), weight(m, l, at->pr_b), factor,
                   s->r, out);
-    add_lora(m, l, CK_SITE_PR, s->m, out, width);
+    adapt(m, l, CK_SITE_PR, s->m, out, width);
     oracle_expert_expand(&a, m->tokens, s->g, ldg, s->gates, out);
     free(factor);
 }
@@ -213,8 +225,8 @@ static void mlp_forward(model *m, int l, double *out) {
     norm(m, s->r, weight(m, l, at->ln2_gain), weight(m, l, at->ln2_bias), s->n2);
     oracle_linear(linear_size(m, width, fc), s->n2, weight(m, l, at->fc_w), weight(m, l, at->fc_b), NULL,
                   NULL, s->u);
-    add_lora(m, l, CK_SITE_GATE, s->n2, s->u, fc);
-    add_lora(m, l, CK_SITE_FC, s->n2, s->u + (fc - ffn), fc);
+    adapt(m, l, CK_SITE_GATE, s->n2, s->u, fc);
+    adapt(m, l, CK_SITE_FC, s->n2, s->u + (fc - ffn), fc);
     if (m->shape != NULL) {
         experts_forward(m, l, out);
         return;
@@ -253,11 +265,15 @@ static double forward(model *m, double *loss, double *logits) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-static void lora_backward(const model *m, int l, ck_site site, const double *x, const double *dy, int ldy,
-                          double *dx) {
+static void adapt_backward(const model *m, int l, ck_site site, const double *x, const double *dy, int ldy,
+                           double *dx) {
     oracle_adapter a = adapter(m, l);
-    int rank = m->shape != NULL ? m->shape->lora_rank[site] : 0;
-    if (rank > 0) oracle_lora_backward(&a, site, m->tokens, x, m->layers[l].h[site], rank, dy, ldy, dx);
+    if (m->shape == NULL) return;
+    oracle_lora_backward(&a, site, m->tokens, x, m->layers[l].h[site], m->shape->lora_rank[site], dy, ldy,
+                         dx);
+    oracle_tied_lora_backward(&a, site, m->tokens, x, m->layers[l].tied_h[site], m->shape->tied_rank[site],
+                              dy, ldy, dx);
+    oracle_site_vector_backward(&a, site, m->tokens, inputs_of(m, site), x, dy, ldy, dx);
 }
 
 /* dn2 from the gradient of the layer's output; leaves du in `du`. */
@@ -271,10 +287,10 @@ static void experts_backward(model *m, int l, const double *dy, double *du, doub
            *dw = oracle_zeros(m->tokens * CK_MAX_EXPERTS), *dm = oracle_zeros(m->tokens * ffn);
     oracle_expert_expand_backward(&a, m->tokens, weight(m, l, at->pr_b), dy, s->g, ldg, s->gates, q, dw);
     oracle_linear_backward(linear_size(m, ffn, width), s->m, weight(m, l, at->pr_w), dy, dm, NULL, NULL);
-    lora_backward(m, l, CK_SITE_PR, s->m, dy, width, dm);
+    adapt_backward(m, l, CK_SITE_PR, s->m, dy, width, dm);
     oracle_expert_activation_backward(&a, m->tokens, s->u, s->zh, ld, s->gates, dm, q, ldg, du, p, ldp, dw);
-    lora_backward(m, l, CK_SITE_GATE, s->n2, du, fc, dn2);
-    lora_backward(m, l, CK_SITE_FC, s->n2, du + (fc - ffn), fc, dn2);
+    adapt_backward(m, l, CK_SITE_GATE, s->n2, du, fc, dn2);
+    adapt_backward(m, l, CK_SITE_FC, s->n2, du + (fc - ffn), fc, dn2);
     oracle_route_backward(&a, m->tokens, s->n2, s->zh, ld, s->gates, dw, p, ldp, s->coefficient, dn2);
     free(q);
     free(p);
@@ -321,7 +337,7 @@ static void attention_backward(model *m, int l, double *dx) {
            *dn1 = oracle_zeros(m->tokens * width);
     oracle_linear_backward(linear_size(m, q, width), s->o, weight(m, l, at->out_w), dx, d_o,
                            slot(m, l, at->out_w), slot(m, l, at->out_b));
-    lora_backward(m, l, CK_SITE_OUT, s->o, dx, width, d_o);
+    adapt_backward(m, l, CK_SITE_OUT, s->o, dx, width, d_o);
     for (int i = 0; i < m->batch->n_sequences; i++) {
         int64_t first = sequence_first(m, i);
         double *rows = dqkv + first * qkv;
@@ -330,10 +346,10 @@ static void attention_backward(model *m, int l, double *dx) {
     }
     oracle_linear_backward(linear_size(m, width, qkv), s->n1, weight(m, l, at->qkv_w), dqkv, dn1,
                            slot(m, l, at->qkv_w), slot(m, l, at->qkv_b));
-    lora_backward(m, l, CK_SITE_QKV, s->n1, dqkv, qkv, dn1);
-    lora_backward(m, l, CK_SITE_Q, s->n1, dqkv, qkv, dn1);
-    lora_backward(m, l, CK_SITE_K, s->n1, dqkv + q, qkv, dn1);
-    lora_backward(m, l, CK_SITE_V, s->n1, dqkv + q + kv, qkv, dn1);
+    adapt_backward(m, l, CK_SITE_QKV, s->n1, dqkv, qkv, dn1);
+    adapt_backward(m, l, CK_SITE_Q, s->n1, dqkv, qkv, dn1);
+    adapt_backward(m, l, CK_SITE_K, s->n1, dqkv + q, qkv, dn1);
+    adapt_backward(m, l, CK_SITE_V, s->n1, dqkv + q + kv, qkv, dn1);
     norm_backward(m, s->x, weight(m, l, at->ln1_gain), dn1, dx, slot(m, l, at->ln1_gain),
                   slot(m, l, at->ln1_bias));
     free(d_o);

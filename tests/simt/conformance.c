@@ -139,6 +139,7 @@ static void run_backend(runner *r) {
         for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
             if (is_selected(r, &all[i]) && conformance_applies(&all[i], backend, precision))
                 run_case(r, &all[i], i, precision);
+    if (ck_note(backend)[0]) fprintf(r->out, "# %s: %s\n", r->backend, ck_note(backend));
     ck_close(backend);
 }
 

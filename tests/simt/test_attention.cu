@@ -74,7 +74,7 @@ template <typename T> struct attention_wave {
         int64_t first = 0;
         program.capacity.max_sequence_tokens = c->capacity;
         for (int length : c->lengths) {
-            sequences.push_back(cuda_sequence{first, length, -1, 0, -1, 0});
+            sequences.push_back(cuda_sequence{first, length, -1, 0, 0, 0});
             if (length > program.capacity.max_sequence_tokens) program.capacity.max_sequence_tokens = length;
             first += length;
         }

@@ -39,6 +39,39 @@ static int64_t parameters(const ck_shape *s) {
     return s->n_layers * (layer + s->lora_rank[CK_SITE_QKV] * (D + 3 * D + D + D));
 }
 
+/* A, B and a vector of each linear of the base, once for all layers. */
+Test(adapters, hold_what_all_layers_share_once) {
+    char *folder = temporary_folder(), *path = adapters_path(folder, 0, 0);
+    problems *list = problems_create();
+    ck_shape s = make_shape(CK_GATES_TOP_K, 0);
+    s.tied_rank[CK_SITE_QKV] = 2, s.tied_rank[CK_SITE_PR] = 3;
+    s.vector[CK_SITE_PR] = CK_BIAS, s.vector[CK_SITE_OUT] = CK_COLUMN_BIAS;
+    cr_assert_eq(ck_shape_init(&s, NULL), CK_OK);
+    float *pack = numbered_pack(&s), *again = malloc((size_t)s.total * sizeof *again);
+    cr_assert_eq(adapters_write(path, &s, pack, list), EXIT_OK, "%s", all_messages(list));
+    cr_assert_eq(adapters_read(path, &s, again, list), EXIT_OK, "%s", all_messages(list));
+    int shared = 0;
+    for (int32_t i = 0; i < ck_part_count(&s); i++) {
+        ck_part part = ck_part_at(&s, i);
+        size_t bytes = (size_t)part.rows * (size_t)part.columns * sizeof *pack;
+        shared += part.layer < 0;
+        cr_expect(memcmp(pack + part.offset, again + part.offset, bytes) == 0, "part %d", i);
+    }
+    cr_expect_eq(shared, 6);
+    safetensors *file;
+    cr_assert_eq(safetensors_open(path, &file, list), EXIT_OK);
+    const safetensor *vector = safetensors_find(file, "tied.mlp.proj.vector"),
+                     *b = safetensors_find(file, "tied.attention.qkv.B");
+    cr_assert(vector && vector->n_dims == 1 && vector->dims[0] == D);
+    cr_assert(b && b->n_dims == 2 && b->dims[0] == 3 * D && b->dims[1] == 2);
+    safetensors_close(file);
+    problems_destroy(list);
+    free(pack);
+    free(again);
+    free(path);
+    remove_folder(folder);
+}
+
 Test(adapters, round_trip_keeps_every_bit) {
     char *folder = temporary_folder(), *path = adapters_path(folder, 3, 14);
     cr_expect(strstr(path, "/adapters_3_14.safetensors"));
@@ -74,7 +107,9 @@ static float element(const safetensors *file, const char *name, int64_t rows, in
     float value;
     cr_assert_not_null(t, "%s is not in the file", name);
     cr_assert(t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols, "%s has another shape", name);
-    memcpy(&value, t->data + sizeof value * (size_t)(row * cols + col), sizeof value);
+    cr_assert_eq(
+        safetensors_data(file, t, sizeof value * (size_t)(row * cols + col), sizeof value, &value, NULL),
+        EXIT_OK);
     return value;
 }
 

@@ -88,9 +88,10 @@ static const safetensor *factor(const safetensors *file, int layer, const char *
     return t;
 }
 
-static float element(const safetensor *t, int64_t row, int64_t col) {
+static float element(const safetensors *file, const safetensor *t, int64_t row, int64_t col) {
     float value;
-    memcpy(&value, t->data + sizeof value * (size_t)(row * t->dims[1] + col), sizeof value);
+    size_t at = sizeof value * (size_t)(row * t->dims[1] + col);
+    cr_assert_eq(safetensors_data(file, t, at, sizeof value, &value, NULL), EXIT_OK);
     return value;
 }
 
@@ -106,19 +107,19 @@ Test(peft, tensors_have_the_names_and_the_orientation_that_peft_loads) {
     safetensors *file = open_tensors(folder, "adapter_model.safetensors");
     cr_expect_eq(safetensors_count(file), LAYERS * 8);
     /* Expert 1 owns ranks 5 and 6; three router rows lie before A. */
-    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'A', 4, D), 2, 11),
+    cr_expect_eq(element(file, factor(file, 1, "attn.c_attn", 'A', 4, D), 2, 11),
                  layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + 2 * D + 11]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_attn", 'B', 3 * D, 4), 100, 3),
+    cr_expect_eq(element(file, factor(file, 1, "attn.c_attn", 'B', 3 * D, 4), 100, 3),
                  layer1[ck_block_of(&s, CK_LORA, CK_SITE_QKV, CK_FACTOR_B)->offset + 3 * 3 * D + 100]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'A', 4, D), 3, 7),
+    cr_expect_eq(element(file, factor(file, 1, "attn.c_proj", 'A', 4, D), 3, 7),
                  layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_A)->offset + 3 * D + 7]);
-    cr_expect_eq(element(factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1),
+    cr_expect_eq(element(file, factor(file, 1, "attn.c_proj", 'B', D, 4), 47, 1),
                  layer1[ck_block_of(&s, CK_LORA, CK_SITE_OUT, CK_FACTOR_B)->offset + 1 * D + 47]);
-    cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9),
+    cr_expect_eq(element(file, factor(file, 1, "mlp.c_fc", 'A', 2, D), 1, 9),
                  layer1[s.route + (3 + 5 + 1) * D + 9]);
-    cr_expect_eq(element(factor(file, 1, "mlp.c_fc", 'B', F, 2), 150, 0), layer1[s.b1 + 5 * F + 150]);
-    cr_expect_eq(element(factor(file, 1, "mlp.c_proj", 'A', 2, F), 0, 191), layer1[s.a2 + 5 * F + 191]);
-    cr_expect_eq(element(factor(file, 1, "mlp.c_proj", 'B', D, 2), 13, 1), layer1[s.b2 + 6 * D + 13]);
+    cr_expect_eq(element(file, factor(file, 1, "mlp.c_fc", 'B', F, 2), 150, 0), layer1[s.b1 + 5 * F + 150]);
+    cr_expect_eq(element(file, factor(file, 1, "mlp.c_proj", 'A', 2, F), 0, 191), layer1[s.a2 + 5 * F + 191]);
+    cr_expect_eq(element(file, factor(file, 1, "mlp.c_proj", 'B', D, 2), 13, 1), layer1[s.b2 + 6 * D + 13]);
     safetensors_close(file);
     free(pack);
     remove_folder(folder);
@@ -181,13 +182,13 @@ Test(peft, router_lies_beside_the_experts) {
     float *pack = make_pack(&routed);
     problems *list = problems_create();
     struct stat info;
-    cr_assert_eq(peft_write_router(folder, &alone, pack, list), EXIT_OK);
+    cr_assert_eq(peft_write_beside(folder, &alone, pack, list), EXIT_OK);
     cr_expect_neq(stat(path, &info), 0, "one expert has no router");
-    cr_assert_eq(peft_write_router(folder, &routed, pack, list), EXIT_OK, "%s", all_messages(list));
+    cr_assert_eq(peft_write_beside(folder, &routed, pack, list), EXIT_OK, "%s", all_messages(list));
     safetensors *file = open_tensors(folder, "router.safetensors");
     const safetensor *t = safetensors_find(file, "layer.1.router");
     cr_assert(t && t->n_dims == 2 && t->dims[0] == 3 && t->dims[1] == D);
-    cr_expect_eq(element(t, 2, 5), pack[routed.layer_stride + routed.route + 2 * D + 5]);
+    cr_expect_eq(element(file, t, 2, 5), pack[routed.layer_stride + routed.route + 2 * D + 5]);
     safetensors_close(file);
     problems_destroy(list);
     free(path);
@@ -269,7 +270,7 @@ static void merge(const safetensors *file, json_t *config, int layer, const char
     for (int64_t o = 0; o < out; o++)
         for (int64_t i = 0; i < in; i++) {
             double sum = 0;
-            for (int64_t r = 0; r < rank; r++) sum += (double)element(b, o, r) * element(a, r, i);
+            for (int64_t r = 0; r < rank; r++) sum += (double)element(file, b, o, r) * element(file, a, r, i);
             weight[o * in + i] += (float)(scale * sum);
         }
 }

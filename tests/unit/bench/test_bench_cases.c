@@ -68,7 +68,7 @@ Test(bench_cases, every_case_is_right_and_is_timed) {
     }
     cr_assert_null(strstr(out.table, "WRONG"));
     cr_assert_null(strstr(out.table, "  skipped"));
-    cr_assert(strstr(out.table, "\n28 cases, 0 wrong, 0 skipped"));
+    cr_assert(strstr(out.table, "\n33 cases, 0 wrong, 0 skipped"));
     free(out.table);
 }
 
@@ -320,6 +320,13 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         {&rope_forward, 8.0 * 37 * 3 * 16 + 4 * 9 * 16, 0, CK_MLP_GELU},
         {&swiglu_forward, 12.0 * 37 * 128, 0, CK_MLP_GELU},
         {&swiglu_backward, 20.0 * 37 * 128, 0, CK_MLP_GELU},
+        /* LoRA of rank 8, two layers */
+        {&shared_lora_forward, 28.0 * 37 * 32 + 4 * 37 * 8 + 16 * 3 * 8 * 32, 8.0 * 37 * 8 * 32, CK_MLP_GELU},
+        {&shared_lora_backward, 24.0 * 37 * 32 + 4 * 37 * 8 + 32 * 3 * 8 * 32, 16.0 * 37 * 8 * 32,
+         CK_MLP_GELU},
+        {&site_vector_forward, 28.0 * 37 * 32 + 12 * 3 * 32, 0, CK_MLP_GELU},
+        {&site_vector_backward, 24.0 * 37 * 32 + 24 * 3 * 32, 0, CK_MLP_GELU},
+        {&tied_gradients, 4.0 * 3 * 3 * (4 * 8 * 32 + 3 * 32), 0, CK_MLP_GELU},
     };
     const context no_ceilings = {0}, ceilings = {.copy_rate = 1e9, .ceiling = {{.product = 1e9, .fma = 2e9}}};
     ck_backend *backend;

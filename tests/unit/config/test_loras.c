@@ -81,3 +81,34 @@ Test(loras, may_take_the_place_of_experts) {
         "populations: [{name: a, method: fedavg, devices: 1, generalists: 0, specialists: 0}]\n",
         "no experts and no LoRA");
 }
+
+Test(loras, of_all_layers_name_their_linears) {
+    static const struct {
+        const char *linears;
+        ck_site site;
+        bool named;
+    } cases[] = {{"all", CK_SITE_PR, true},       {"all", CK_SITE_Q, true},     {"q v down", CK_SITE_V, true},
+                 {"q v down", CK_SITE_K, false},  {"  down", CK_SITE_PR, true}, {"qkv", CK_SITE_Q, false},
+                 {"qkv  out ", CK_SITE_OUT, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cr_expect_eq(settings_names_linear(cases[i].linears, cases[i].site), cases[i].named, "%s",
+                     cases[i].linears);
+        cr_expect(settings_names_linear(cases[i].linears, CK_NO_SITE), "%s", cases[i].linears);
+    }
+    static const char *const wrong[] = {"q bogus", "bogus q", "all q", "", " ", "q,v", "Q"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        cr_expect_not(settings_names_linear(wrong[i], CK_NO_SITE), "'%s'", wrong[i]);
+}
+
+Test(loras, of_all_layers_are_enough_to_learn) {
+    settings *s = load("attention: {rank: 0}", "generalists: 0, specialists: 0, tied: {vector: column_bias}");
+    const tied_settings *tied = &s->populations[0].tied;
+    cr_expect_eq(tied->vector, CK_COLUMN_BIAS);
+    cr_expect_eq(tied->alpha, 16);
+    cr_expect_str_eq(tied->linears, "all");
+    settings_destroy(s);
+    configuration_must_fail("tied: {rank: 2, linears: q w}\n"
+                            "populations: [{name: a, method: local, devices: 1}]\n",
+                            "c.yaml:1: tied.linears: 'q w' is neither all nor a list of linears; those that "
+                            "there can be are q k v qkv out gate up down");
+}

@@ -379,7 +379,7 @@ static const struct {
     {"[{name: a, method: local, devices: 1, rank: 4, experts: {rank: 4}}]",
      "rank: is short for experts.rank, and both are written"},
     {"[{name: a, method: local, devices: 1, base: {width: 4}}]",
-     "populations.0.base: a population cannot have its own base"},
+     "populations.0.base.width: a population cannot have its own; write base.width at the top level"},
     {"[{name: a, method: local, devices: 1, evaluate: {every: 4}}]",
      "populations.0.evaluate: a population cannot have its own evaluate"},
     {"[{name: a, method: local, devices: 1, train: {rounds: 4}}]",

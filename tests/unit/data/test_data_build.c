@@ -37,7 +37,8 @@ static void write_pages(int n, const char *prefix) {
 
 static exit_code build(const char *source, const char *out) {
     const char *const names[] = {"pages"}, *const paths[] = {source};
-    data_build options = {1, names, paths, out, 0.1, 0.2};
+    data_build options = {
+        .n_sources = 1, .names = names, .paths = paths, .out = out, .valid_share = 0.1, .test_share = 0.2};
     return data_build_shards(&options, list);
 }
 
@@ -248,7 +249,8 @@ Test(data_build, takes_text_of_any_kind) {
 Test(data_build, names_every_file_that_is_no_text_of_every_source) {
     char *text = path_of("text"), *out = path_of("out");
     const char *const names[] = {"a", "b"}, *const paths[] = {text, text};
-    data_build options = {2, names, paths, out, 0.1, 0.2};
+    data_build options = {
+        .n_sources = 2, .names = names, .paths = paths, .out = out, .valid_share = 0.1, .test_share = 0.2};
     write_pages(30, "p");
     for (int i = 0; i < 6; i++) {
         char name[32];
@@ -356,7 +358,8 @@ Test(data_build, refuses_a_folder_with_something_in_it) {
 Test(data_build, refuses_bad_options_all_at_once) {
     const char *const names[] = {"a", "a", ""}, *const paths[] = {"x", "y", "z"};
     char *out = path_of("out");
-    data_build options = {3, names, paths, out, 0.5, 0.5};
+    data_build options = {
+        .n_sources = 3, .names = names, .paths = paths, .out = out, .valid_share = 0.5, .test_share = 0.5};
     cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
     cr_expect(data_says(list, "shares of 0.5"));
     cr_expect(data_says(list, "given to both x and y"));

@@ -73,17 +73,23 @@ typedef struct {
     int64_t offset;
 } window;
 
-static window sampled(const device_data *data, data_part part, uint64_t step, int index) {
-    window w;
-    cr_assert_eq(device_data_sample(data, part, step, index, SEQUENCE, w.tokens, w.targets, &w.offset, list),
-                 EXIT_OK);
+static window window_of(const data_window *at) {
+    window w = {.offset = at->place};
+    cr_assert_eq(at->tokens, SEQUENCE);
+    cr_assert_eq(data_window_read(at, w.tokens, w.targets, list), EXIT_OK);
     return w;
 }
 
+static window sampled(const device_data *data, data_part part, uint64_t step, int index) {
+    data_window at;
+    cr_assert_eq(device_data_sample(data, part, step, index, SEQUENCE, &at, list), EXIT_OK);
+    return window_of(&at);
+}
+
 static window fixed(const device_data *data, data_part part, int index, int count) {
-    window w = {.offset = 0};
-    cr_assert_eq(device_data_fixed(data, part, index, count, SEQUENCE, w.tokens, w.targets, list), EXIT_OK);
-    return w;
+    data_window at;
+    cr_assert_eq(device_data_fixed(data, part, index, count, SEQUENCE, &at, list), EXIT_OK);
+    return window_of(&at);
 }
 
 /* Lowest and highest id among many windows, targets included. */
@@ -361,8 +367,11 @@ Test(data_device, synthetic_text_never_runs_out) {
     cr_expect_eq(device_data_tokens(a, DATA_TRAIN), 3 << 20);
     cr_expect_not(device_data_overlaps(a));
     int32_t x[65], y[65], targets[65];
-    cr_assert_eq(device_data_fixed(a, DATA_TRAIN, 0, 1, 65, x, targets, list), EXIT_OK);
-    cr_assert_eq(device_data_fixed(b, DATA_TRAIN, 0, 1, 65, y, targets, list), EXIT_OK);
+    data_window at;
+    cr_assert_eq(device_data_fixed(a, DATA_TRAIN, 0, 1, 65, &at, list), EXIT_OK);
+    cr_assert_eq(data_window_read(&at, x, targets, list), EXIT_OK);
+    cr_assert_eq(device_data_fixed(b, DATA_TRAIN, 0, 1, 65, &at, list), EXIT_OK);
+    cr_assert_eq(data_window_read(&at, y, targets, list), EXIT_OK);
     cr_expect_neq(memcmp(x, y, sizeof x), 0, "two devices of a topic have the same text");
     device_data_close(a);
     device_data_close(b);

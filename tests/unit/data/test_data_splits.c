@@ -311,20 +311,20 @@ Test(data_splits_text, windows_fall_on_sources_by_their_share) {
             device_data *data = NULL;
             window w;
             int drawn[SOURCES] = {0}, placed[SOURCES] = {0};
-            int64_t offset;
+            data_window at;
             cr_assert_eq(device_data_open(p, device, false, &data, list), EXIT_OK);
             cr_expect_eq(device_data_source(data), -1);
             for (int i = 0; i < DRAWN; i++) {
-                cr_assert_eq(device_data_sample(data, (data_part)part, (uint64_t)i, 1, SEQUENCE, w.tokens,
-                                                w.targets, &offset, list),
+                cr_assert_eq(device_data_sample(data, (data_part)part, (uint64_t)i, 1, SEQUENCE, &at, list),
                              EXIT_OK);
+                cr_assert_eq(data_window_read(&at, w.tokens, w.targets, list), EXIT_OK);
                 drawn[w.tokens[0] / 10000]++;
                 cr_assert_eq(w.targets[SEQUENCE - 1], w.tokens[0] + SEQUENCE, "a window leaves its stretch");
             }
             for (int i = 0; i < FIXED; i++) {
-                cr_assert_eq(
-                    device_data_fixed(data, (data_part)part, i, FIXED, SEQUENCE, w.tokens, w.targets, list),
-                    EXIT_OK);
+                cr_assert_eq(device_data_fixed(data, (data_part)part, i, FIXED, SEQUENCE, &at, list),
+                             EXIT_OK);
+                cr_assert_eq(data_window_read(&at, w.tokens, w.targets, list), EXIT_OK);
                 placed[w.tokens[0] / 10000]++;
                 cr_assert_eq(w.targets[SEQUENCE - 1], w.tokens[0] + SEQUENCE,
                              "a fixed window leaves its stretch");

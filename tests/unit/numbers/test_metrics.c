@@ -13,7 +13,7 @@ static const metric_shape SHAPE = {.populations = 3,
                                    .experts = 3,
                                    .windows = 2,
                                    .sequence = 8,
-                                   .sampling = {4, 2, 3, 1}};
+                                   .sampling = {4, 2, 3, 1, true, false}};
 
 Test(metrics, every_row_of_the_table_is_filled) {
     for (metric_id id = 0; id < METRIC_COUNT; id++) {
@@ -22,6 +22,16 @@ Test(metrics, every_row_of_the_table_is_filled) {
         for (metric_id other = 0; other < id; other++)
             cr_expect_neq(strcmp(metrics[id].path, metrics[other].path), 0);
     }
+}
+
+Test(metrics, windows_count_tokens_or_examples) {
+    metric_shape shape = SHAPE;
+    cr_expect_str_eq(metric_units(METRIC_VALID_WINDOWS, &shape), "token");
+    shape.sampling.of_examples = true;
+    cr_expect_str_eq(metric_units(METRIC_VALID_WINDOWS, &shape), "token or example");
+    shape.sampling.of_tokens = false;
+    cr_expect_str_eq(metric_units(METRIC_TRAIN_WINDOWS, &shape), "example");
+    cr_expect_str_eq(metric_units(METRIC_BYTES_UP, &shape), "bytes");
 }
 
 Test(metrics, a_row_is_as_large_as_said_and_empty) {

@@ -238,7 +238,7 @@ Test(variants, damaged_bytes_of_a_checkpoint_are_refused) {
     int64_t bytes = 0;
     fold(&r, 0, 2, 1);
     small_check(variants_save(r.session->fleet, &saved, &bytes, r.problems), r.problems, "saving");
-    for (int64_t cut = 0; cut < bytes; cut += bytes / 4 + 1) {
+    for (int64_t cut = 8; cut < bytes; cut += bytes / 4 + 1) {
         small_run other = open_run();
         cr_expect_eq(variants_restore(other.session->fleet, saved, cut, "c.h5", other.problems), EXIT_INPUT);
         cr_expect(mentions(other.problems, "c.h5: /variants"), "%s", all_messages(other.problems));

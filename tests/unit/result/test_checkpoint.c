@@ -26,6 +26,7 @@ typedef struct {
     checkpoint c;
     float parameters[PARAMETERS + 1], moment1[PARAMETERS + 1], moment2[PARAMETERS + 1];
     int64_t expert_steps[DEVICES + 1], router_steps[DEVICES + 1], up[DEVICES + 1], down[DEVICES + 1];
+    int64_t variant_version[DEVICES + 1];
     uint8_t stopped[DEVICES + 1];
 } state;
 
@@ -40,6 +41,7 @@ static state *state_create(int64_t n_parameters, int n_devices) {
                                   [STATE_ROUTER_STEPS] = s->router_steps,
                                   [STATE_BYTES_UP] = s->up,
                                   [STATE_BYTES_DOWN] = s->down,
+                                  [STATE_VARIANT_VERSION] = s->variant_version,
                                   [STATE_STOPPED] = s->stopped}};
     return s;
 }
@@ -62,6 +64,7 @@ static state *state_filled(void) {
         s->router_steps[i] = 20 + i;
         s->up[i] = INT64_C(1) << (40 + i);
         s->down[i] = i;
+        s->variant_version[i] = 3 - i;
         s->stopped[i] = i == 1;
     }
     return s;

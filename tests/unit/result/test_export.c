@@ -215,7 +215,7 @@ Test(export, windows_are_numbered_over_all_rounds) {
     int64_t train[DEVICES * STEPS * BATCH], valid[DEVICES * 1 * 2];
     result r = {.folder = fixture_folder(), .list = fixture_problems()};
     fixture_create(&r.run, DEVICES, 0);
-    r.run.header.sampling = (sampling_shape){STEPS, BATCH, 1, 2};
+    r.run.header.sampling = (sampling_shape){STEPS, BATCH, 1, 2, true, false};
     cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
     for (int round = 1; round <= 4; round++) {
         metric_row row = fixture_row(&r.run, round);

@@ -22,7 +22,7 @@ static double losses[2][DEVICES];
 
 static checkpoint state_of(void) {
     return (checkpoint){
-        .round = ROUNDS, .n_devices = DEVICES, .state = {counts, counts, counts, counts, stopped}};
+        .round = ROUNDS, .n_devices = DEVICES, .state = {counts, counts, counts, counts, counts, stopped}};
 }
 
 static void make_result(void) {

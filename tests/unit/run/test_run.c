@@ -104,7 +104,9 @@ static double unigram_entropy(void) {
     for (int i = 0; i < 64; i++) {
         int32_t tokens[16], targets[16];
         const device_data *data = r.session->fleet->devices[0].data;
-        cr_assert_eq(device_data_fixed(data, DATA_TRAIN, i, 64, 16, tokens, targets, r.problems), EXIT_OK);
+        data_window at;
+        cr_assert_eq(device_data_fixed(data, DATA_TRAIN, i, 64, 16, &at, r.problems), EXIT_OK);
+        cr_assert_eq(data_window_read(&at, tokens, targets, r.problems), EXIT_OK);
         for (int t = 0; t < 16; t++, total += 1.0) counts[tokens[t]] += 1.0;
     }
     for (int i = 0; i < 16; i++)
