@@ -259,24 +259,26 @@ uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor) {
     return classes[adapter][factor == CK_FACTOR_B];
 }
 
-/* Of PLACES [first, last), whose floats end at `end`. */
-static int cut(const ck_shape *s, uint32_t learn, int first, int last, int64_t end, int32_t layers,
-               ck_span *spans) {
+/* Of PLACES [first, last). */
+static int cut(const ck_shape *s, uint32_t learn, int first, int last, int32_t layers, ck_span *spans) {
     int n = 0;
     for (int i = first; i < last; i++) {
         const ck_block *block = block_at(s, i);
-        ck_span span = {block->offset, 0, layers,
+        ck_span span = {block->offset, (int64_t)block->rows * block->columns, layers,
                         (learn & ck_learn_class(PLACES[i].adapter, PLACES[i].factor)) != 0,
                         PLACES[i].factor == CK_FACTOR_ROUTER};
-        if (block->rows == 0 || (n > 0 && !spans[n - 1].router && spans[n - 1].learned == span.learned))
-            continue;
-        spans[n++] = span;
+        ck_span *before = n > 0 ? &spans[n - 1] : NULL;
+        if (span.count == 0) continue;
+        if (before && !before->router && before->learned == span.learned &&
+            before->offset + before->count == span.offset)
+            before->count += span.count;
+        else
+            spans[n++] = span;
     }
-    for (int i = 0; i < n; i++) spans[i].count = (i + 1 < n ? spans[i + 1].offset : end) - spans[i].offset;
     return n;
 }
 
 int ck_learn_spans(const ck_shape *s, uint32_t learn, ck_span spans[CK_BLOCKS]) {
-    int n = cut(s, learn, 0, IN_LAYERS, s->layer_stride, s->n_layers, spans);
-    return n + cut(s, learn, IN_LAYERS, PLACED, s->total, 1, spans + n);
+    int n = cut(s, learn, 0, IN_LAYERS, s->n_layers, spans);
+    return n + cut(s, learn, IN_LAYERS, PLACED, 1, spans + n);
 }

@@ -197,7 +197,8 @@ typedef struct {
     bool learned, router;  /* router: these are the router's rows, and no others */
 } ck_span;
 /* Cuts a layer, and what all layers share, into the fewest spans that `learn` tells apart, the router's rows
- * always on their own. The spans rise and are together the whole, padding included. Returns their number. */
+ * always on their own. The spans rise and are together all blocks, without the padding between them, whose
+ * gradients nobody writes. Returns their number. */
 int ck_learn_spans(const ck_shape *shape, uint32_t learn, ck_span spans[CK_BLOCKS]);
 
 #ifdef __cplusplus

@@ -21,22 +21,6 @@ single_result() {
 
 # ---- What is the same
 
-# The values of a dataset, one a line.
-values_of() { # file, dataset
-    h5dump -y -m '%.9g' -d "$2" "$1" | sed -n '/DATA {/,$p' | grep -oE -- '-?(nan|[0-9][0-9.e+-]*)'
-}
-
-# ||a - b|| <= 1e-5 ||a||, and no number where the other has none.
-expect_close() { # file, file, dataset
-    paste -d ' ' <(values_of "$1" "$3") <(values_of "$2" "$3") | awk -v what="$3" '
-        NF != 2 { print what ": not equally many values"; exit 1 }
-        ($1 ~ /nan/) != ($2 ~ /nan/) { print what ": value " NR " is " $1 ", " $2; exit 1 }
-        $1 !~ /nan/ { n++; difference += ($1 - $2) ^ 2; norm += $1 ^ 2 }
-        END { if (NR == 0) { print what ": no values"; exit 1 }
-              if (sqrt(difference) > 1e-5 * sqrt(norm)) { print what ": differs by " sqrt(difference / norm); exit 1 } }' >said ||
-        fail "$1, $2: $(<said)"
-}
-
 expect_equal() { # file, file, dataset
     local kind=-d
     [[ $3 == / || $3 == /traffic ]] && kind=-g

@@ -123,22 +123,25 @@ Test(shape, parts_are_all_that_a_pack_holds) {
 }
 
 /* By a second way: each part's class says whether its floats are learned. */
-Test(shape, learn_spans_are_the_whole_layer) {
+Test(shape, learn_spans_are_all_parts_and_no_padding) {
     for (int spec = 0; spec < 2 * SHAPE_SPECS; spec++) {
-        ck_shape s = wave_shape(spec / 2, 24, 96, 1, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
+        ck_shape s = wave_shape(spec / 2, 21, 50, 1, spec % 2 == 0 ? CK_MLP_GELU : CK_MLP_SWIGLU);
         for (uint32_t learn = 0; learn < 256; learn++) {
             ck_span spans[CK_BLOCKS];
             int n = ck_learn_spans(&s, learn, spans);
-            int64_t end = 0;
+            int64_t end = 0, in_spans = 0;
             for (int i = 0; i < n; i++) {
-                cr_assert(spans[i].offset == end && spans[i].count > 0, "shape %d, mask %u: span %d", spec,
+                cr_assert(spans[i].offset >= end && spans[i].count > 0, "shape %d, mask %u: span %d", spec,
                           learn, i);
                 cr_assert(i == 0 || spans[i - 1].router || spans[i - 1].learned != spans[i].learned ||
-                              spans[i].offset == s.tied,
+                              spans[i].offset > end || spans[i].offset == s.tied,
                           "shape %d: spans to join", spec);
-                end += spans[i].count;
+                end = spans[i].offset + spans[i].count;
+                in_spans += spans[i].count;
             }
-            cr_assert(end == s.total);
+            for (int32_t i = 0; i < ck_part_count(&s); i++)
+                in_spans -= (int64_t)ck_part_at(&s, i).rows * ck_part_at(&s, i).columns;
+            cr_assert(end <= s.total && in_spans == 0);
             for (int32_t i = 0; i < ck_part_count(&s); i++) {
                 ck_part p = ck_part_at(&s, i);
                 int at = 0;
