@@ -15,8 +15,8 @@
     X(expand_backward)                                                                                       \
     X(lora_forward)                                                                                          \
     X(lora_backward)                                                                                         \
-    X(shared_lora_forward)                                                                                   \
-    X(shared_lora_backward)                                                                                  \
+    X(tied_forward)                                                                                          \
+    X(tied_backward)                                                                                         \
     X(site_vector_forward)                                                                                   \
     X(site_vector_backward)                                                                                  \
     X(tied_gradients)                                                                                        \

@@ -3,10 +3,10 @@
  * the conformance tests have all sites, in waves where some devices have it and some have not, and there the
  * backward operations of two layers and their sum.
  *
- *   shared lora             x read, y (3 D) read and written, h written; A, B read
- *   shared lora, backward   x, dy, h read, dx read and written; A, B read, dA, dB written
- *   vector                  x read, y read and written; p read
- *   vector, backward        x, dy read, dx read and written; p read, dp written
+ *   tied                    x read, y (3 D) read and written, h written; A, B read
+ *   tied, backward          x, dy, h read, dx read and written; A, B read, dA, dB written
+ *   site_vector             x read, y read and written; p read
+ *   site_vector, backward   x, dy read, dx read and written; p read, dp written
  *   tied_gradients          of all parameters, what every layer gives read, the sum written */
 #include "cases/ops.h"
 #include "cases/places.h"
@@ -48,24 +48,24 @@ static cost cost_lora(const rig *r) {
     return lora_cost(r, 3 * r->width);
 }
 
-const op_case shared_lora_forward = {.group = "tied",
-                                     .name = "shared_lora",
-                                     .direction = "forward",
-                                     .floor = "bytes 7 a T D + 4 T ra + 16 N ra D; FLOPs 8 T ra D",
-                                     .axes = AXES_LORA,
-                                     .needs = NEED_PACKS | NEED_TIED,
-                                     .arrays = arrays,
-                                     .record = record,
-                                     .reference = reference,
-                                     .cost_of = cost_lora,
-                                     .variants = {{"shared lora of q", .size = AT(CK_SITE_Q)},
-                                                  {"shared lora of k", .size = AT(CK_SITE_K)},
-                                                  {"shared lora of v", .size = AT(CK_SITE_V)},
-                                                  {"shared lora of qkv", .size = AT(CK_SITE_QKV)},
-                                                  {"shared lora of out", .size = AT(CK_SITE_OUT)},
-                                                  {"shared lora of gate", .size = AT(CK_SITE_GATE)},
-                                                  {"shared lora of fc", .size = AT(CK_SITE_FC)},
-                                                  {"shared lora of pr", .size = AT(CK_SITE_PR)}}};
+const op_case tied_forward = {.group = "tied",
+                              .name = "tied",
+                              .direction = "forward",
+                              .floor = "bytes 7 a T D + 4 T ra + 16 N ra D; FLOPs 8 T ra D",
+                              .axes = AXES_LORA,
+                              .needs = NEED_PACKS | NEED_TIED,
+                              .arrays = arrays,
+                              .record = record,
+                              .reference = reference,
+                              .cost_of = cost_lora,
+                              .variants = {{"shared lora of q", .size = AT(CK_SITE_Q)},
+                                           {"shared lora of k", .size = AT(CK_SITE_K)},
+                                           {"shared lora of v", .size = AT(CK_SITE_V)},
+                                           {"shared lora of qkv", .size = AT(CK_SITE_QKV)},
+                                           {"shared lora of out", .size = AT(CK_SITE_OUT)},
+                                           {"shared lora of gate", .size = AT(CK_SITE_GATE)},
+                                           {"shared lora of fc", .size = AT(CK_SITE_FC)},
+                                           {"shared lora of pr", .size = AT(CK_SITE_PR)}}};
 
 static void arrays_vector(rig *r) {
     place p = place_of(r, place_site(r));
@@ -179,26 +179,25 @@ static cost cost_lora_backward(const rig *r) {
     return lora_backward_cost(r, 3 * r->width, true);
 }
 
-const op_case shared_lora_backward = {
-    .group = "tied",
-    .name = "shared_lora",
-    .direction = "backward",
-    .floor = "bytes 6 a T D + 4 T ra + 32 N ra D; FLOPs 16 T ra D",
-    .axes = AXES_LORA,
-    .needs = NEED_PACKS | NEED_GRADIENTS | NEED_TIED,
-    .rows = ROWS_DEVICE,
-    .arrays = arrays_backward,
-    .record = record_backward,
-    .reference = reference_backward,
-    .cost_of = cost_lora_backward,
-    .variants = {{"shared lora of q, backward", .size = AT(CK_SITE_Q)},
-                 {"shared lora of k, backward", .size = AT(CK_SITE_K)},
-                 {"shared lora of v, backward", .size = AT(CK_SITE_V)},
-                 {"shared lora of qkv, backward", .size = AT(CK_SITE_QKV)},
-                 {"shared lora of out, backward", .size = AT(CK_SITE_OUT)},
-                 {"shared lora of gate, backward", .size = AT(CK_SITE_GATE)},
-                 {"shared lora of fc, backward", .size = AT(CK_SITE_FC)},
-                 {"shared lora of pr, backward", .size = AT(CK_SITE_PR)}}};
+const op_case tied_backward = {.group = "tied",
+                               .name = "tied",
+                               .direction = "backward",
+                               .floor = "bytes 6 a T D + 4 T ra + 32 N ra D; FLOPs 16 T ra D",
+                               .axes = AXES_LORA,
+                               .needs = NEED_PACKS | NEED_GRADIENTS | NEED_TIED,
+                               .rows = ROWS_DEVICE,
+                               .arrays = arrays_backward,
+                               .record = record_backward,
+                               .reference = reference_backward,
+                               .cost_of = cost_lora_backward,
+                               .variants = {{"shared lora of q, backward", .size = AT(CK_SITE_Q)},
+                                            {"shared lora of k, backward", .size = AT(CK_SITE_K)},
+                                            {"shared lora of v, backward", .size = AT(CK_SITE_V)},
+                                            {"shared lora of qkv, backward", .size = AT(CK_SITE_QKV)},
+                                            {"shared lora of out, backward", .size = AT(CK_SITE_OUT)},
+                                            {"shared lora of gate, backward", .size = AT(CK_SITE_GATE)},
+                                            {"shared lora of fc, backward", .size = AT(CK_SITE_FC)},
+                                            {"shared lora of pr, backward", .size = AT(CK_SITE_PR)}}};
 
 /* A lower layer is without dx. */
 static void arrays_vector_backward(rig *r) {

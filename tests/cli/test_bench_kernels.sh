@@ -355,7 +355,7 @@ test_every_case_is_right_on_the_cuda_backend() {
     expect_status 0 "$played" kernels --backend cuda --tokens 40 --width 32 --devices 3 --sequence 16 --vocabulary 50 --experts 3 --rank 4 \
         --distribution skew --precision f32,bf16 --seconds 0.001 --samples 3 --warm
     expect_text out ', 0 wrong, 0 skipped'
-    [[ $(grep -cE '^[a-z_]+/[a-z]+/.*/bf16 +0/[0-9]+  warm ' out) == 25 ]] || fail "not every case has a line in bf16: $(cat out)"
+    [[ $(grep -cE '^[a-z_]+/[a-z]+/.*/bf16 +0/[0-9]+  warm ' out) == 29 ]] || fail "not every case has a line in bf16: $(cat out)"
 }
 
 test_all_reduce_adds_up_over_processes() {
@@ -384,7 +384,7 @@ test_the_core_builds_with_a_c_compiler_alone() {
         -DCOHORT_BENCH_PEERS="\"$root/bench/peers\"" -o core "$root"/bench/command/{main,microbenchmarks,options,sweep_file}.c \
         "$root"/bench/{compare,measure,cases,rig}/*.c \
         "$root"/sim/support/{problems,kernel_problem,output_file,output_folder,writable}.c "$root"/sim/base/layout.c \
-        "$root"/sim/model/{family,gpt2,llama,model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
+        "$root"/sim/model/{adapt,family,gpt2,llama,model,model_pretraining,flops}.c "${oracle[@]}" "$root"/kernels/*.c "$root"/kernels/collective/*.c -lm -ldl
     expect_status 0 ./core kernels --list
     expect_text out 'route/forward'
     expect_status 3 ./core kernels norm --sweep "$root/configs/bench/small.yaml"

@@ -39,7 +39,7 @@ packages=(openblas hdf5-serial yaml-0.1 jansson)
 # ---- Sources
 
 backend=("$root"/kernels/*.c "$root"/kernels/cuda/*.cu "$root"/kernels/cuda/gpu/*.cu)
-model=("$root"/sim/base/layout.c "$root"/sim/model/{family,gpt2,llama,model,model_pretraining,flops}.c
+model=("$root"/sim/base/layout.c "$root"/sim/model/{adapt,family,gpt2,llama,model,model_pretraining,flops}.c
     "$root"/sim/support/{kernel_problem,problems,output_file,output_folder,writable}.c)
 oracle=("$root"/tests/oracle/*.c)
 cases=("$root"/bench/{rig,cases}/*.c)

@@ -321,9 +321,8 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         {&swiglu_forward, 12.0 * 37 * 128, 0, CK_MLP_GELU},
         {&swiglu_backward, 20.0 * 37 * 128, 0, CK_MLP_GELU},
         /* LoRA of rank 8, two layers */
-        {&shared_lora_forward, 28.0 * 37 * 32 + 4 * 37 * 8 + 16 * 3 * 8 * 32, 8.0 * 37 * 8 * 32, CK_MLP_GELU},
-        {&shared_lora_backward, 24.0 * 37 * 32 + 4 * 37 * 8 + 32 * 3 * 8 * 32, 16.0 * 37 * 8 * 32,
-         CK_MLP_GELU},
+        {&tied_forward, 28.0 * 37 * 32 + 4 * 37 * 8 + 16 * 3 * 8 * 32, 8.0 * 37 * 8 * 32, CK_MLP_GELU},
+        {&tied_backward, 24.0 * 37 * 32 + 4 * 37 * 8 + 32 * 3 * 8 * 32, 16.0 * 37 * 8 * 32, CK_MLP_GELU},
         {&site_vector_forward, 28.0 * 37 * 32 + 12 * 3 * 32, 0, CK_MLP_GELU},
         {&site_vector_backward, 24.0 * 37 * 32 + 24 * 3 * 32, 0, CK_MLP_GELU},
         {&tied_gradients, 4.0 * 3 * 3 * (4 * 8 * 32 + 3 * 32), 0, CK_MLP_GELU},
