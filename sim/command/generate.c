@@ -20,6 +20,7 @@
 #include "population/select.h"
 #include "population/variants.h"
 #include "result/source.h"
+#include "support/kernel_open.h"
 #include "support/kernel_problem.h"
 #include "support/memory.h"
 

@@ -22,7 +22,7 @@
 #include "result/peft_result.h"
 #include "result/trace.h"
 #include "run/run.h"
-#include "support/kernel_problem.h"
+#include "support/kernel_open.h"
 #include "support/problems.h"
 #include "support/processes.h"
 

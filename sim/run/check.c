@@ -13,7 +13,7 @@
 #include "result/bank.h"
 #include "run/report.h"
 #include "run/run.h"
-#include "support/kernel_problem.h"
+#include "support/kernel_open.h"
 
 enum { MANY_TIMES = 10 };
 

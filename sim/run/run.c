@@ -28,7 +28,7 @@
 #include "run/summarise.h"
 #include "run/trace_open.h"
 #include "support/durable.h"
-#include "support/kernel_problem.h"
+#include "support/kernel_open.h"
 #include "support/processes.h"
 
 typedef struct {

@@ -8,9 +8,4 @@
 /* EXIT_OK for CK_OK; otherwise adds "DOING: the backend's message" and returns the code that fits. */
 exit_code kernel_problem(problems *list, const ck_backend *backend, ck_status status, const char *doing);
 
-/* Opens a backend (kernels.h) with so many threads, 0: one per core, which whatever else computes in this process
- * takes too. */
-exit_code kernel_open(const char *name, int threads, ck_backend **out, problems *list);
-void kernel_share_threads(const ck_backend *backend); /* the latter again, after another one was opened */
-
 #endif
