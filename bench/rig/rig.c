@@ -9,7 +9,7 @@
 #include "rig/case.h"
 #include "rig/draw.h"
 
-enum { SEED_TENSOR = 999, SEED_BUFFER = 2000, SEED_TEXT = 5000, SEED_PACK = 100000, SEEDS_A_PACK = 65536 };
+enum { SEED_TENSOR = 999, SEED_BUFFER = 2000, SEED_TEXT = 5000, SEED_PACK = 200000, SEEDS_A_PACK = 65536 };
 
 void *rig_zeros(int64_t count, size_t size) {
     void *memory = calloc(count > 0 ? (size_t)count : 1, size);

@@ -2,8 +2,6 @@
 
 #include <omp.h>
 
-#include "support/kernel_problem.h"
-
 void kernel_share_threads(const ck_backend *backend) {
     omp_set_num_threads(ck_threads(backend));
 }

@@ -1,9 +1,8 @@
-/* kernel_open.h - a backend, and its threads for all that computes beside it. */
+/* kernel_open.h - the backend and the threads of this process. */
 #ifndef COHORT_KERNEL_OPEN_H
 #define COHORT_KERNEL_OPEN_H
 
-#include "kernels.h"
-#include "support/problems.h"
+#include "support/kernel_problem.h"
 
 /* Opens a backend (kernels.h) with so many threads, 0: one per core, which whatever else computes in this process
  * takes too. */

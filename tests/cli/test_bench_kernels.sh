@@ -311,8 +311,8 @@ test_peers_in_pytorch_are_right_and_timed_beside_ours() {
     expect_status 0 "$bench" kernels lora "${small[@]}" --warm --peers --python "$python" --distribution skew --json out.json
     [[ $(grep -cE "^  torch\.bmm +0/[0-9]+ .* x Cohort's time" out) == 2 ]] || fail "$(cat out err)"
     expect_text out.json '/torch.bmm"'
-    # With the inputs drawn for 24 tokens PyTorch's router is 1e-5 off, just past what is allowed; with other draws it is not.
-    expect_status 0 "$bench" kernels expert_layer "${small[@]}" --tokens 32 --warm --peers --python "$python" --experts 3 \
+    # Of few tokens some draws leave PyTorch's gradients 1e-5 off, just past what is allowed.
+    expect_status 0 "$bench" kernels expert_layer "${small[@]/24/64}" --warm --peers --python "$python" --experts 3 \
         --distribution skew
     [[ $(grep -cE "^  (torch\.bmm|E copies) +0/[0-9]+ .* x Cohort's time" out) == 2 ]] || fail "$(cat out err)"
 }
