@@ -54,11 +54,11 @@ typedef enum {
     H_SECOND, /* of further LoRAs on the same x */
     H_THIRD,
     STATS,
-    HIDDEN,  /* of a router */
     LOWER_X, /* of the layer below */
     LOWER_ZH,
     LOWER_GATES,
     LOWER_BIAS_FACTOR,
+    HIDDEN, /* layer of a router */
     LOWER_HIDDEN,
     TENSORS
 } tensor_id;

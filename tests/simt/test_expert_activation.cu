@@ -35,7 +35,7 @@ static std::vector<ck_wave_device> devices_of(const wave_spec *spec, const std::
     std::vector<ck_wave_device> devices;
     int64_t offset = 0;
     for (int d = 0; d < spec->n_devices; d++) {
-        devices.push_back(ck_wave_device{offset, offset, d, turns[d % 3], 0});
+        devices.push_back(ck_wave_device{offset, offset, d, turns[d % 3], 0, {}});
         offset += shapes[(size_t)d].total;
     }
     return devices;
