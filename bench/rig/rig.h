@@ -54,7 +54,6 @@ typedef enum {
     H_SECOND, /* of further LoRAs on the same x */
     H_THIRD,
     STATS,
-    HIDDEN,  /* of a router */
     LOWER_X, /* of the layer below */
     LOWER_ZH,
     LOWER_GATES,
@@ -62,6 +61,7 @@ typedef enum {
     LOWER_H,
     LOWER_DY,
     LOWER_DX,
+    HIDDEN, /* layer of a router */
     LOWER_HIDDEN,
     TENSORS
 } tensor_id;
