@@ -101,7 +101,7 @@ expect_as_near() { # folder
     expect_same near/summary.csv "$1/summary.csv" "the summaries of packs near and in $1"
 }
 
-readonly all_near=1000000000 moments_far=14500000 all_far=13000000
+readonly all_near=1000000000 moments_far=15500000 all_far=14400000
 
 # Copies that are as early, and as late, as the waits between streams allow.
 test_packs_in_host_memory_change_no_number() {
@@ -121,7 +121,7 @@ test_packs_in_host_memory_change_no_number() {
 test_what_fits_no_gpu_is_refused() {
     need_simt
     large_packs >config.yaml
-    COHORT_SIMT_MEMORY=9500000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
+    COHORT_SIMT_MEMORY=10700000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
     expect_text err "of the GPU's memory and only"
     expect_text err ' of its 13 devices'
     [[ ! -e none ]] || fail 'a refused run left a folder'
