@@ -107,7 +107,8 @@ exit_code session_create(const settings *config, ck_backend *backend, base_model
 }
 
 void session_release(session *s) {
-    if (s->stream) (void)ck_wait(s->stream); /* the last update may be under way */
+    base_shape shape = s->programs.base.shape; /* the programs forget it */
+    if (s->stream) (void)ck_wait(s->stream);   /* the last update may be under way */
     programs_destroy(&s->programs);
     pipeline_destroy(&s->waves);
     step_lists_destroy(&s->steps);
@@ -119,7 +120,7 @@ void session_release(session *s) {
     fleet_destroy(s->fleet);
     ck_stream_destroy(s->stream);
     *s = (session){.settings = s->settings,
-                   .programs.base.shape = s->programs.base.shape,
+                   .programs.base.shape = shape,
                    .collective = s->collective,
                    .backend = s->backend,
                    .agreed = s->agreed};
