@@ -87,6 +87,11 @@ static void run_wave(const runner *r, const conformance_case *which, ck_precisio
 static void report(runner *r, const conformance_case *which, ck_precision precision, const char *under,
                    const verdict *v) {
     r->count++;
+    if (v->comparisons == 0 && v->failures == 0 && conformance_wave_text[0]) {
+        fprintf(r->out, "ok - %s::%s, %s, %s%s # SKIP these waves have nothing of it\n", which->group,
+                which->variant.name, r->backend, precision == CK_BF16 ? "bf16" : "f32", under);
+        return;
+    }
     r->failed += !verdict_passed(v);
     fprintf(r->out, "%sok - %s::%s, %s, %s%s\n", verdict_passed(v) ? "" : "not ", which->group,
             which->variant.name, r->backend, precision == CK_BF16 ? "bf16" : "f32", under);
