@@ -6,17 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/result.sh"
 models=$COHORT_SOURCE_DIR/tests/reference/llama
 check_peft=$COHORT_SOURCE_DIR/tests/reference/check_peft.py
 
-# The first Python that has all of these modules, as $python; without one the test is skipped.
-require_python() { # modules...
-    local candidate modules=$*
-    for candidate in "${COHORT_PYTHON:-}" /usr/bin/python3 python3; do
-        command -v "${candidate:-none}" >/dev/null || continue
-        python=$candidate
-        "$candidate" -c "import importlib.util as u; raise SystemExit(any(u.find_spec(m) is None for m in '$modules'.split()))" && return
-    done
-    skip "no Python with ${modules// /, } (COHORT_PYTHON names one)"
-}
-
 # tiny.yaml with a base that is loaded, and three of its methods. The models have 37 ids and 40 positions.
 write_config() { # model
     cat >llama.yaml <<YAML
