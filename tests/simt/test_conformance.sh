@@ -62,8 +62,8 @@ test_products_that_the_library_refuses_are_made_without_it() {
 
 # What the waves of the table are too small for, which tests/simt/test_*.cu run,
 elsewhere=(
-    'attention_(backward_(key|query|whole)_)?kernel<(bf16|float), (32|64|128)>'
-    'norm_(backward_)?(walk_)?kernel<(bf16, 8|float, 4)(, [0-9]+)?>'
+    'attention_(backward_(key|query|whole)_)?kernel<(bf16|float), (32|64|128)(, (true|false))?>'
+    'norm_(backward_)?(walk_)?kernel<(bf16, .ck_norm_kind.[01], 8|float, .ck_norm_kind.[01], 4)(, [0-9]+)?>'
     'expert_backward_kernel<(gelu|swiglu)_mlp, (bf16|float), 2, (true|false)>'
 )
 # and what no caller of the backend leads to: a base trained in bf16, LoRA expanded apart on few tokens, packs that begin at odd addresses.
