@@ -2,8 +2,8 @@
  *
  * A decoding program is recorded like an evaluation, with ck_op_attention_cached() in the place of attention
  * and ck_op_logits() in that of the head. It runs on waves whose sequences go on at a position: the wave's
- * tokens of sequence s are at positions first_position[s], first_position[s] + 1, ... of it (ck_wave), and the
- * keys and values of the positions before lie in the sequence's place of the caches, cache_slot[s], where
+ * tokens of sequence s are at positions first_position[s], first_position[s] + 1, ... of it (ck_wave), and
+ * the keys and values of the positions before lie in the sequence's place of the caches, cache_slot[s], where
  * earlier waves have put them. So a prompt is one or several waves of many tokens, and every further wave has
  * one token of each sequence.
  *
@@ -33,7 +33,8 @@ size_t ck_keys_bytes(ck_precision precision, int32_t slots, int32_t kv_heads, in
 /* Causal attention of the wave's tokens over all of their sequence so far. First the tokens' keys and values
  * go into the cache; then, for a token at position t and query head j, which reads key-value head
  * h = j / (heads / kv_heads),
- *     s_i = <q_t,j, keys[slot, h, i]> / sqrt(head_size), i <= t;   o_t,j = sum_i softmax(s)_i values[slot, h, i]
+ *     s_i = <q_t,j, keys[slot, h, i]> / sqrt(head_size), i <= t;
+ *         o_t,j = sum_i softmax(s)_i values[slot, h, i]
  * qkv [tokens, (heads + 2 kv_heads) head_size]: q, then k, then v, each head by head;
  * o [tokens, heads head_size]. */
 typedef struct {

@@ -82,8 +82,8 @@ typedef struct {
     /* backend memory: packs of this wave's devices; overwritten, not accumulated into */
     float *gradients;
     float *base_gradients; /* backend memory, only for programs that train the base; overwritten */
-    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x (where the
-     * device has neither: in x itself), or -1 */
+    /* host, [n_devices], out: first layer with a NaN or Inf in its router logits or a chosen A1_e x (where
+     * the device has neither: in x itself), or -1 */
     int32_t *fault;
 } ck_wave;
 
@@ -175,8 +175,8 @@ void ck_op_norm_backward(ck_program *, const ck_norm_backward *);
 /* Of linears and what reads their bias: `linear` is the linear's place in ck_wave.variants, -1: no variant
  * replaces it. */
 
-/* y = x W^T + c b (+ residual where given); b may be NULL; c = bias_factor of the token where it is given (see
- * ck_route), else 1. */
+/* y = x W^T + c b (+ residual where given); b may be NULL; c = bias_factor of the token where it is given
+ * (see ck_route), else 1. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *y;
@@ -263,9 +263,9 @@ typedef struct {
 } ck_swiglu_backward;
 void ck_op_swiglu_backward(ck_program *, const ck_swiglu_backward *);
 
-/* Head and cross-entropy, fused: logits = x W^T exist for a few rows at a time only. loss[sequence] = sum over
- * counted tokens of -log p(target), nats. A wave of a program with CK_HEAD_STEP has devices, one of a program
- * with CK_HEAD_PRETRAIN has none, and base gradients. */
+/* Head and cross-entropy, fused: logits = x W^T exist for a few rows at a time only. loss[sequence] = sum
+ * over counted tokens of -log p(target), nats. A wave of a program with CK_HEAD_STEP has devices, one of a
+ * program with CK_HEAD_PRETRAIN has none, and base gradients. */
 typedef enum {
     CK_HEAD_EVALUATE, /* losses alone */
     CK_HEAD_STEP,     /* dx = gradient of (sum of the device's losses) / (the device's counted tokens) */
@@ -331,8 +331,8 @@ typedef struct {
 } ck_site_vector_backward;
 void ck_op_site_vector_backward(ck_program *, const ck_site_vector_backward *);
 
-/* Gradients of what all layers share: the sum of what the layers gave, from layer 0 up. After the backward ops
- * of all layers. */
+/* Gradients of what all layers share: the sum of what the layers gave, from layer 0 up. After the backward
+ * ops of all layers. */
 typedef struct {
     int32_t n_layers;
 } ck_tied_gradients;
@@ -341,12 +341,12 @@ void ck_op_tied_gradients(ck_program *, const ck_tied_gradients *);
 /* One product x [R | A1_0 .. A1_{E-1}]^T, then top-k and softmax (sim/methods/README.md). zh [tokens, E + H]:
  * raw logits then h = A1 x (E = the device's router rows, H its h_ranks); gates [tokens, CK_MAX_EXPERTS]:
  * w_e, 0 if not chosen, columns >= E are 0. Ties: the lower index wins. h of an expert that the token has not
- * chosen may be left 0. bias_factor [tokens, 1]: how often the bias of the expert layer's second linear counts,
- * sum_e w_e where the device's mix is MLP, else 1.
+ * chosen may be left 0. bias_factor [tokens, 1]: how often the bias of the expert layer's second linear
+ * counts, sum_e w_e where the device's mix is MLP, else 1.
  *
- * CK_ROUTER_LLAMA_MOE: a = tanh(R x), z = R2 a + CK_NOISE_DEVIATION n, where n is normal (noise.h; the token's
- * position is that among the device's tokens in the wave) if the device learns, else 0. zh has z in place of
- * R x. */
+ * CK_ROUTER_LLAMA_MOE: a = tanh(R x), z = R2 a + CK_NOISE_DEVIATION n, where n is normal (noise.h; the
+ * token's position is that among the device's tokens in the wave) if the device learns, else 0. zh has z in
+ * place of R x. */
 typedef struct {
     const ck_tensor *x;
     ck_tensor *zh, *gates;

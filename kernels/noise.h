@@ -4,8 +4,8 @@
  *   words    Philox4x32-10 (Salmon et al. 2011) of the step's key and counter; block b of the step has the
  *            counter plus b, b = 4 (t L + l) + floor(e / 4) for position t of the token among the device's
  *            tokens, layer l of L and expert e
- *   normals  Box-Muller: of words (v0, v1) sqrt(-2 ln u) (cos, sin)(2 pi v), u = (floor(v0 / 2^8) + 1) / 2^24,
- *            v = floor(v1 / 2^8) / 2^24, for experts 4 i and 4 i + 1; of (v2, v3) for the next two
+ *   normals  Box-Muller: of words (v0, v1) sqrt(-2 ln u) (cos, sin)(2 pi v), u = (floor(v0 / 2^8) + 1) /
+ *            2^24, v = floor(v1 / 2^8) / 2^24, for experts 4 i and 4 i + 1; of (v2, v3) for the next two
  */
 #ifndef COHORT_KERNELS_NOISE_H
 #define COHORT_KERNELS_NOISE_H
@@ -18,8 +18,8 @@
 #define CK_HOST_DEVICE
 #endif
 
-/* What multiplies the normals: softplus(0) + 0.01, which is what LLaMA-MoE's gate has while the weights of its
- * noise are 0, as CoMiGS keeps them. */
+/* What multiplies the normals: softplus(0) + 0.01, which is what LLaMA-MoE's gate has while the weights of
+ * its noise are 0, as CoMiGS keeps them. */
 #define CK_NOISE_DEVIATION 0.70314718f
 
 /* Of a device's step. Its counter leaves the lowest 40 bits 0, for the blocks. */

@@ -145,8 +145,8 @@ static void place_all(ck_shape *s) {
     s->gradient_total = s->total + s->tied_floats * s->n_layers;
 }
 
-/* Of a linear router: with all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where all weights are
- * equal, since sum_e P_e = 1. That of LLaMA-MoE's is of the gates themselves. */
+/* Of a linear router: with all experts kept f_e = 1/E, so the term is sum_e balance_e P_e / E: constant where
+ * all weights are equal, since sum_e P_e = 1. That of LLaMA-MoE's is of the gates themselves. */
 static bool has_balance_gradient(const ck_shape *s) {
     bool weighted = false, equal = true;
     for (int e = 0; e < s->n_experts; e++) {

@@ -3,21 +3,22 @@
  * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that
  * adapters change. At any site there may be one LoRA that every token uses; at the linears of the MLP every
  * expert has one of its own besides, of rank 0 where it has none. One expert of rank 0 and no router is the
- * plain MLP of the base. Beside these a site may have parts that all layers share: one more LoRA, and a vector
- * that is added to the site's outputs in every layer.
+ * plain MLP of the base. Beside these a site may have parts that all layers share: one more LoRA, and a
+ * vector that is added to the site's outputs in every layer.
  *
  *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the LoRA
  *           that is no expert's. Kernels read blocks.
- *   part    the rows of a block that belong to one expert (or to no expert) in one layer, or in all. Everything
- *           outside kernels/ walks parts: initial values, adapter files, what a method shares, comparisons.
+ *   part    the rows of a block that belong to one expert (or to no expert) in one layer, or in all.
+ *           Everything outside kernels/ walks parts: initial values, adapter files, what a method shares,
+ *           comparisons.
  *
  * A pack is its layers, one after another, and then what all layers share. The gradients of the latter are
  * sums over layers, from layer 0 up, of what each layer gives: a pack of gradients has room for these behind
  * its end (gradient_total).
  *
  * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is
- * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D], and one with a hidden layer has
- * a second matrix [experts, experts]. */
+ * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D], and one with a hidden layer
+ * has a second matrix [experts, experts]. */
 #ifndef COHORT_PACK_H
 #define COHORT_PACK_H
 
@@ -98,8 +99,8 @@ static inline bool ck_is_of_router(ck_factor factor) {
 /* What a vector p of a site does, in every layer: W x becomes W x + p, or (W + p 1^T) x. */
 typedef enum { CK_NO_VECTOR, CK_BIAS, CK_COLUMN_BIAS } ck_vector_form;
 
-/* The router's matrices, experts' A and B at each site (some of them never exist), those of the LoRAs, those of the LoRAs
- * that all layers share, and the vectors. */
+/* The router's matrices, experts' A and B at each site (some of them never exist), those of the LoRAs, those
+ * of the LoRAs that all layers share, and the vectors. */
 enum {
     CK_BLOCK_ROUTER,
     CK_BLOCK_ROUTER_OUT,
@@ -190,8 +191,8 @@ typedef struct {
 } ck_part;
 
 /* The parts of a pack in the order layer, block, expert, those of all layers last: ck_part_at(shape, 0) ..
- * ck_part_at(shape, ck_part_count(shape) - 1). A layer's parts are neighbours, and so are the experts of a block, whose rows
- * lie side by side. */
+ * ck_part_at(shape, ck_part_count(shape) - 1). A layer's parts are neighbours, and so are the experts of a
+ * block, whose rows lie side by side. */
 int32_t ck_part_count(const ck_shape *shape);
 ck_part ck_part_at(const ck_shape *shape, int32_t index);
 
@@ -212,8 +213,8 @@ enum {
 /* The class of a block's parts. */
 uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor);
 
-/* Neighbouring floats that a step trains, or does not, at the same place in every layer, or once in the part of
- * a pack that all layers share. */
+/* Neighbouring floats that a step trains, or does not, at the same place in every layer, or once in the part
+ * of a pack that all layers share. */
 typedef struct {
     int64_t offset, count; /* floats from the beginning of the pack */
     int32_t layers;        /* they lie there again every layer_stride floats; 1: in what all layers share */

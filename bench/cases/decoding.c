@@ -1,5 +1,5 @@
-/* decoding.c - what decoding has beside the operations of an evaluation: attention of sequences that go on, over
- * the keys and values of earlier tokens, and the logits of last tokens. */
+/* decoding.c - what decoding has beside the operations of an evaluation: attention of sequences that go on,
+ * over the keys and values of earlier tokens, and the logits of last tokens. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,8 +57,8 @@ static void record(const rig *r, rig_copy *c) {
                                                               .head_size = h.head_size});
 }
 
-/* The new tokens' keys (part 0) or values (part 1) go into the reference's cache; from there all tokens' go into
- * the columns of qkv. Positions behind the last token are nobody's business. */
+/* The new tokens' keys (part 0) or values (part 1) go into the reference's cache; from there all tokens' go
+ * into the columns of qkv. Positions behind the last token are nobody's business. */
 static void through_cache(const view *v, int s, int part, double *qkv) {
     const rig *r = v->r;
     head_layout h = heads_of(r);

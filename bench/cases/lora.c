@@ -1,6 +1,6 @@
 /* lora.c - the LoRA at a site that is not routed, of rank ra; alone that of qkv. The conformance tests have
- * all sites, in waves where some devices have it, with different ranks, and some have not. What the columns of
- * other sites hold stays as it is.
+ * all sites, in waves where some devices have it, with different ranks, and some have not. What the columns
+ * of other sites hold stays as it is.
  *
  *   lora             x read, y (3 D) read and written, h written; A, B read
  *   lora, backward   x, dy, h read, dx read and written; A, B read, dA, dB written */
@@ -9,8 +9,8 @@
 #include "cases/places.h"
 #include "cases/versions.h"
 
-/* AFTER_LINEAR: y is that of a linear just before, with the LoRAs of all sites whose outputs it makes; the one
- * that has all columns may begin y, and the base product is then added to it. */
+/* AFTER_LINEAR: y is that of a linear just before, with the LoRAs of all sites whose outputs it makes; the
+ * one that has all columns may begin y, and the base product is then added to it. */
 enum { NO_DX = 1, AFTER_LINEAR = 2, MOST_SITES = 3 };
 typedef struct {
     int n;

@@ -121,8 +121,8 @@ static void statistics(view *v) {
 }
 
 /* Of a microbenchmark's many tokens some have two logits that are closer than rounding: these are not judged.
- * The conformance tests have few tokens, and none so close; but integers that are equal are no longer exactly so
- * behind a hidden layer. */
+ * The conformance tests have few tokens, and none so close; but integers that are equal are no longer exactly
+ * so behind a hidden layer. */
 static bool is_close(view *v, route_arrays a, int64_t row) {
     const rig *r = v->r;
     double least = r->all_checked ? 1e-5 : r->precision == CK_BF16 ? 3e-2 : 1e-4;

@@ -1,7 +1,7 @@
-/* tied.c - what all layers share at a site: a LoRA of rank ra, a vector p (W x becomes W x + p, or p times the
- * sum of x is added), and the sums of their gradients over layers. Alone at qkv, its vector with the sum of x;
- * the conformance tests have all sites, in waves where some devices have it and some have not, and there the
- * backward operations of two layers and their sum.
+/* tied.c - what all layers share at a site: a LoRA of rank ra, a vector p (W x becomes W x + p, or p times
+ * the sum of x is added), and the sums of their gradients over layers. Alone at qkv, its vector with the sum
+ * of x; the conformance tests have all sites, in waves where some devices have it and some have not, and
+ * there the backward operations of two layers and their sum.
  *
  *   tied                    x read, y (3 D) read and written, h written; A, B read
  *   tied, backward          x, dy, h read, dx read and written; A, B read, dA, dB written

@@ -1,5 +1,5 @@
-/* versions.h - a linear of which the wave's devices have versions of their own: the recorded weight and bias, or
- * what a variant of the base has instead. Variant 1 replaces both, 2 the weight, 3 the bias. */
+/* versions.h - a linear of which the wave's devices have versions of their own: the recorded weight and bias,
+ * or what a variant of the base has instead. Variant 1 replaces both, 2 the weight, 3 the bias. */
 #ifndef COHORT_BENCH_VERSIONS_H
 #define COHORT_BENCH_VERSIONS_H
 

@@ -50,7 +50,8 @@ struct op_variant {
     int size;         /* the same; 0: as the wave says */
     bool trains_base; /* gradients of frozen weights: f32 only, no devices */
     bool exact;       /* f32 only: what is compared would not survive the rounding of bf16 */
-    /* further runs of the same program, of which every second one gives the devices other variants of the base */
+    /* further runs of the same program, of which every second one gives the devices other variants of the
+     * base */
     int turns;
     const char *group; /* of the conformance tests; NULL: the operation's */
 };

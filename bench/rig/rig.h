@@ -224,11 +224,11 @@ void rig_tensor_of(rig *r, tensor_id id, const char *name, array_role role, int 
 void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role, column_kind kind, ck_site site);
 void rig_buffer(rig *r, buffer_id id, const char *name, array_role role, int64_t count, double deviation);
 void rig_base_gradient(rig *r, buffer_id id, const char *name, int64_t at, int64_t count);
-/* For `arrays`: every sequence goes on at a position from 0 to positions less its tokens, and has a place of its
- * own among n_sequences + 1, in reverse order. */
+/* For `arrays`: every sequence goes on at a position from 0 to positions less its tokens, and has a place of
+ * its own among n_sequences + 1, in reverse order. */
 void rig_go_on(rig *r, int32_t positions);
-/* For `arrays`: the wave's devices have variants of the base. The caller fills r->variants (all zeros: nothing
- * is replaced). */
+/* For `arrays`: the wave's devices have variants of the base. The caller fills r->variants (all zeros:
+ * nothing is replaced). */
 void rig_variants(rig *r, int n_variants, int n_linears);
 /* Which device has which variant: neighbours the same and different ones, and none first, between and last;
  * another assignment with each turn, the first one is 0. */

@@ -1,5 +1,5 @@
-/* attention_cached.c - attention of a sequence's new tokens over all of it so far, whose keys and values lie in
- * a cache.
+/* attention_cached.c - attention of a sequence's new tokens over all of it so far, whose keys and values lie
+ * in a cache.
  *
  *   K[t], V[t] = k_t, v_t of the new tokens;  S = Q K^T / sqrt(d),  P = softmax over positions <= the row's,
  *   O = P V
@@ -27,8 +27,8 @@ typedef struct {
     float *s; /* scratch: scores */
 } head_of_sequence;
 
-/* Query rows at positions first + row, q_row floats apart (advance: by `advance` positions), see the keys up to
- * their own position. */
+/* Query rows at positions first + row, q_row floats apart (advance: by `advance` positions), see the keys up
+ * to their own position. */
 typedef struct {
     const float *q;
     float *o;

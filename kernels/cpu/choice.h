@@ -1,4 +1,5 @@
-/* choice.h - the experts that a token chooses by its logits: K = min(k, E) of them, the lower index wins ties. */
+/* choice.h - the experts that a token chooses by its logits: K = min(k, E) of them, the lower index wins
+ * ties. */
 #ifndef COHORT_KERNELS_CPU_CHOICE_H
 #define COHORT_KERNELS_CPU_CHOICE_H
 

@@ -51,8 +51,8 @@ static inline float *cpu_layer_gradients(const cpu_block *block, int layer) {
     return block->gradients + layer * block->shape->layer_stride;
 }
 
-/* What to add to the offset of a shared block in a pack to find, in a pack of gradients, what a layer gives to
- * it. */
+/* What to add to the offset of a shared block in a pack to find, in a pack of gradients, what a layer gives
+ * to it. */
 static inline int64_t cpu_tied_gradients_of(const ck_shape *shape, int layer) {
     return shape->total + layer * shape->tied_floats - shape->tied;
 }
@@ -75,7 +75,8 @@ static inline ck_replacement cpu_weights(const cpu_block *block, int linear, con
 /* sums [out] = column sums of rows `columns` floats apart, tokens in order: the gradient of a bias. */
 void cpu_column_sums(const float *dy, int columns, int n_tokens, int out, float *sums);
 
-/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp. */
+/* Softmax of one row over its first `visible` of `keys` entries; the rest becomes 0. Returns the log-sum-exp.
+ */
 float cpu_softmax_row(float *s, int visible, int keys);
 
 /* ---- Decoding (decoding.h): shares of an op over the whole wave, whose activations are kept */

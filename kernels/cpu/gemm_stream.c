@@ -1,8 +1,8 @@
 /* gemm_stream.c - the product of decoding, Y = X W^T + addend, for one row of X up to some hundreds.
  *
- * Floor: the bytes of W, 4 N K, while M is less than about 20; then 2 M N K FLOPs. So W is read where it lies,
- * COLUMNS of its rows at a time, and of the COLUMNS rows behind them a line is asked for with every line that is
- * used. All rows of X pass while these rows of W are in cache.
+ * Floor: the bytes of W, 4 N K, while M is less than about 20; then 2 M N K FLOPs. So W is read where it
+ * lies, COLUMNS of its rows at a time, and of the COLUMNS rows behind them a line is asked for with every
+ * line that is used. All rows of X pass while these rows of W are in cache.
  *
  *   sum[i] = sum over l of X[l LANES + i] W[l LANES + i], 0 <= i < LANES, in the order of l, zeros behind K;
  *   then the second half of the sums is added to the first, until one is left
@@ -105,7 +105,8 @@ static inline void finish(const product *p, int row, int column, int columns, su
     memcpy(p->y + row * p->y_row + column, &s, bytes);
 }
 
-/* `rows` rows of X by COLUMNS rows of W, which begin at w[0], w[1], ...; asks: for the rows of W behind them. */
+/* `rows` rows of X by COLUMNS rows of W, which begin at w[0], w[1], ...; asks: for the rows of W behind them.
+ */
 static inline __attribute__((always_inline)) void tile(const product *p, int row, int column, int columns,
                                                        const float *const w[COLUMNS], const int rows,
                                                        const bool asks) {

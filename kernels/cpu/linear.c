@@ -17,8 +17,8 @@ void cpu_linear(const void *descriptor, const cpu_block *block) {
                 cpu_rows(d->y, block), d->y->columns);
 }
 
-/* What the devices from *device on that have one variant have in place of the weight and bias of d, and their tokens
- * [*first, *end); *device moves behind them. Without devices: all tokens. */
+/* What the devices from *device on that have one variant have in place of the weight and bias of d, and their
+ * tokens [*first, *end); *device moves behind them. Without devices: all tokens. */
 static ck_replacement next_run(const ck_linear *d, const ck_wave *wave, int *device, int64_t *first,
                                int64_t *end) {
     *first = 0, *end = wave->first_token[wave->n_sequences];

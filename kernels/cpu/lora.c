@@ -1,5 +1,5 @@
-/* lora.c - the LoRA at a site that every token uses, rank ra, per device: h = x A^T, y += s h B backward: q = s
- * dy B^T, dx += q A, dA = q^T x, dB = s h^T dy. 4 ra (in + out) FLOPs a token forward. */
+/* lora.c - the LoRA at a site that every token uses, rank ra, per device: h = x A^T, y += s h B backward: q =
+ * s dy B^T, dx += q A, dA = q^T x, dB = s h^T dy. 4 ra (in + out) FLOPs a token forward. */
 #include "cpu.h"
 #include "gemm.h"
 

@@ -44,8 +44,8 @@ typedef struct {
     float gate_sum[CK_MAX_EXPERTS], top1[CK_MAX_EXPERTS], top_k[CK_MAX_EXPERTS], load[CK_MAX_EXPERTS];
 } statistics;
 
-/* One token: gates from logits z (with a router) or the mean; adds to the statistics. clean: the logits without
- * the noise that they have, or NULL. */
+/* One token: gates from logits z (with a router) or the mean; adds to the statistics. clean: the logits
+ * without the noise that they have, or NULL. */
 static void route_token(const ck_shape *shape, const float *z, const float *clean, float *gates,
                         statistics *sums) {
     memset(gates, 0, CK_MAX_EXPERTS * sizeof(float));

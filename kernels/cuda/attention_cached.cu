@@ -1,19 +1,19 @@
-/* attention_cached.cu - attention of a sequence's new tokens over all of it so far, whose keys and values lie in a
- * cache (decoding.h).
+/* attention_cached.cu - attention of a sequence's new tokens over all of it so far, whose keys and values lie
+ * in a cache (decoding.h).
  *
  *   K[t], V[t] = k_t, v_t of the new tokens;  S = Q K^T / sqrt(d),  P = softmax over positions <= the row's,
  *   O = P V
  *
- * qkv [T, (heads + 2 kv_heads) d], o [T, heads d], caches [slots, kv_heads, positions, d], all f32 or all bf16.
- * First a kernel puts the new keys and values into their places. Then
+ * qkv [T, (heads + 2 kv_heads) d], o [T, heads d], caches [slots, kv_heads, positions, d], all f32 or all
+ * bf16. First a kernel puts the new keys and values into their places. Then
  *
- *   prompts   a block has 64 query rows of one head of one sequence (fewer where no wave has so many tokens of
- *             one), as in attention.cu; keys pass through shared memory. Bytes: the cache's once for every 64
- *             rows. FLOPs a token: 4 d (its position) a head.
- *   steps     where every sequence has one token: a block has one head of one sequence, whose keys its groups of
- *             lanes share out; a group has the columns of one key, 16 bytes a lane, and a softmax of its own,
- *             which are joined at the end in a fixed order. Bytes: 2 d of the cache a position and query head;
- *             heads that share keys read them from L2. The bound: memory. */
+ *   prompts   a block has 64 query rows of one head of one sequence (fewer where no wave has so many tokens
+ *             of one), as in attention.cu; keys pass through shared memory. Bytes: the cache's once for every
+ *             64 rows. FLOPs a token: 4 d (its position) a head.
+ *   steps     where every sequence has one token: a block has one head of one sequence, whose keys its groups
+ *             of lanes share out; a group has the columns of one key, 16 bytes a lane, and a softmax of its
+ *             own, which are joined at the end in a fixed order. Bytes: 2 d of the cache a position and query
+ *             head; heads that share keys read them from L2. The bound: memory. */
 #include "attention_tile.cuh"
 #include "wide.cuh"
 

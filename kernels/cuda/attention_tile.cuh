@@ -1,5 +1,5 @@
-/* attention_tile.cuh - online softmax of a warp's 16 query rows over tiles of keys, which both kinds of forward
- * attention share (attention.cu, attention_cached.cu). */
+/* attention_tile.cuh - online softmax of a warp's 16 query rows over tiles of keys, which both kinds of
+ * forward attention share (attention.cu, attention_cached.cu). */
 #ifndef COHORT_KERNELS_CUDA_ATTENTION_TILE_CUH
 #define COHORT_KERNELS_CUDA_ATTENTION_TILE_CUH
 
@@ -62,8 +62,8 @@ static __device__ __forceinline__ void softmax_step(softmax_state<DIM> &state, f
     for (int i = 0; i < DIM / 2; i++) state.o[i / 4][i % 4] *= correction[i % 4 / 2];
 }
 
-/* A warp's rows, at positions from `row` on, against the keys of a tile: `units` of 16 of them, that have been
- * loaded and that one of the rows sees. whole: all rows see all keys of the tile. */
+/* A warp's rows, at positions from `row` on, against the keys of a tile: `units` of 16 of them, that have
+ * been loaded and that one of the rows sees. whole: all rows see all keys of the tile. */
 template <typename T, int DIM, bool whole>
 static __device__ __forceinline__ void attend(softmax_state<DIM> &state, const query_factor<T, DIM> &q,
                                               shared<const T> k, int row, int key, int units, float scale2) {

@@ -1,5 +1,5 @@
-/* expert_backward_plan.cuh - how F and a device's tokens are assigned to the blocks of the expert activation's
- * backward, and the workspace of what they leave to be added. */
+/* expert_backward_plan.cuh - how F and a device's tokens are assigned to the blocks of the expert
+ * activation's backward, and the workspace of what they leave to be added. */
 #ifndef COHORT_KERNELS_CUDA_EXPERT_BACKWARD_PLAN_CUH
 #define COHORT_KERNELS_CUDA_EXPERT_BACKWARD_PLAN_CUH
 

@@ -1,12 +1,12 @@
-/* hidden_router.cu - logits and gates of routers with a hidden layer, from R x, which route.cu has left in zh;
- * and the gradient of their second matrix.
+/* hidden_router.cu - logits and gates of routers with a hidden layer, from R x, which route.cu has left in
+ * zh; and the gradient of their second matrix.
  *
- * Forward. Block: a tile, half a warp a token, a lane per expert; R2 comes from L1. 8 (E + 16) bytes a token, and
- * 128 where the hidden layer is kept.
+ * Forward. Block: a tile, half a warp a token, a lane per expert; R2 comes from L1. 8 (E + 16) bytes a token,
+ * and 128 where the hidden layer is kept.
  *
- * Gradient. dR2 [E, E] = sum of dz^T a over a device's tokens, in order. Block: a device, a lane per element; tiles
- * of 32 tokens pass through shared memory. 8 E bytes a token. Zeros follow it up to the next block of the pack,
- * because an update takes them along. */
+ * Gradient. dR2 [E, E] = sum of dz^T a over a device's tokens, in order. Block: a device, a lane per element;
+ * tiles of 32 tokens pass through shared memory. 8 E bytes a token. Zeros follow it up to the next block of
+ * the pack, because an update takes them along. */
 #include "hidden_router.cuh"
 
 typedef struct {

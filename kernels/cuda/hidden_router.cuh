@@ -1,7 +1,9 @@
-/* hidden_router.cuh - routers with a hidden layer (CK_ROUTER_LLAMA_MOE), as the lanes of half a warp know a token.
+/* hidden_router.cuh - routers with a hidden layer (CK_ROUTER_LLAMA_MOE), as the lanes of half a warp know a
+ * token.
  *
  *   a = tanh(R x),  c = R2 a,  z = c + sigma n, n by ../noise.h
- *   load p_e = Phi((c_e - t_e) / sigma), t_e the K-th largest z of the others: of a chosen expert the first z that
+ *   load p_e = Phi((c_e - t_e) / sigma), t_e the K-th largest z of the others:
+ *       of a chosen expert the first z that
  *       is not chosen, of another the last that is
  *   backward: the load balance's derivatives by sums of w and of p go to w and, through p, to z;
  *       d(R x)_j = sum_e R2_ej dz_e (1 - a_j^2),  dR2 = dz^T a */

@@ -1,7 +1,8 @@
-/* logits.cu - logits of each sequence's last token: a product with all rows of W, read once for all sequences.
+/* logits.cu - logits of each sequence's last token: a product with all rows of W, read once for all
+ * sequences.
  *
- * x [T, D] in f32 or bf16, logits [n_sequences, V] f32. Where sequences have several tokens a kernel first puts
- * their last rows together. Bytes: W, and 4 V a sequence. */
+ * x [T, D] in f32 or bf16, logits [n_sequences, V] f32. Where sequences have several tokens a kernel first
+ * puts their last rows together. Bytes: W, and 4 V a sequence. */
 #include "ops.cuh"
 
 enum { GATHER_LANES = 256 };

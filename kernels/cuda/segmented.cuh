@@ -375,7 +375,8 @@ static __device__ __forceinline__ void add_to_row(const expand_target<T> &to, in
 }
 
 /* y (+)= a W of the segment's rows; a [16 M, ranks] in shared memory, as stage_ranks() leaves it. Columns are
- * assigned to the warps of all blocks along y of the grid. Of one tile only the sixteens of ranks in `wanted`.
+ * assigned to the warps of all blocks along y of the grid. Of one tile only the sixteens of ranks in
+ * `wanted`.
  */
 template <typename T, int M, bool wide>
 static __device__ __forceinline__ void

@@ -5,8 +5,8 @@
  *                                                                CK_COLUMN_BIAS f_t = sum_j x_tj
  *
  * x, dx [T, in], y, dy [T, out] f32 or bf16; p, dp [out] f32; sums f32. Forward and dx: a warp a token. dp: a
- * lane a column, which walks the device's tokens in order, after f_t of all tokens is in the workspace. The sum
- * over layers: a lane an element, from layer 0 up. No atomics.
+ * lane a column, which walks the device's tokens in order, after f_t of all tokens is in the workspace. The
+ * sum over layers: a lane an element, from layer 0 up. No atomics.
  *
  * Bytes a token in bf16: forward 4 out (and 2 in), backward 2 out (and 2 out + 6 in). The bound: memory. */
 #include "ops.cuh"

@@ -7,14 +7,14 @@
  *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;
  *       spread: p_(m, j) = packed_j
  *
- * A span is a range of floats that lies at the same place in every layer of a pack, or once in what all layers
- * share (ck_learn_spans). The host
- * lists the spans that an update touches, so that devices of any shapes, and plain ranges, are one launch.
- * Elements belong to blocks by groups of four at multiples of 16 bytes; a group that lies inside the span is
- * one access, at its ends elements are taken one by one. Bytes: AdamW 28 a parameter (reads p, m, v, g,
- * writes p, m, v), carry 16 where g collects (reads g, c, writes both), else 12; sum 4 a member and value,
- * spread 4 a member and value. The bound is memory in all of them; a grid has cuda_limits.update_blocks
- * blocks or more where there is so much to do, few devices being cut into more pieces.
+ * A span is a range of floats that lies at the same place in every layer of a pack, or once in what all
+ * layers share (ck_learn_spans). The host lists the spans that an update touches, so that devices of any
+ * shapes, and plain ranges, are one launch. Elements belong to blocks by groups of four at multiples of 16
+ * bytes; a group that lies inside the span is one access, at its ends elements are taken one by one. Bytes:
+ * AdamW 28 a parameter (reads p, m, v, g, writes p, m, v), carry 16 where g collects (reads g, c, writes
+ * both), else 12; sum 4 a member and value, spread 4 a member and value. The bound is memory in all of them;
+ * a grid has cuda_limits.update_blocks blocks or more where there is so much to do, few devices being cut
+ * into more pieces.
  */
 #include <math.h>
 #include <stdlib.h>

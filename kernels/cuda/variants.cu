@@ -1,8 +1,9 @@
 /* variants.cu - variants of the base: which part of a wave goes through which weights.
  *
- * Neighbouring devices of one variant are a run. An op that reads a linear's weight or bias is issued once for
- * each part of the wave: neighbouring runs that have the same memory for that linear. All of it is known on
- * the host, so a graph holds it: the runs and the table of weights are part of what graphs are found by. */
+ * Neighbouring devices of one variant are a run. An op that reads a linear's weight or bias is issued once
+ * for each part of the wave: neighbouring runs that have the same memory for that linear. All of it is known
+ * on the host, so a graph holds it: the runs and the table of weights are part of what graphs are found by.
+ */
 #include "driver.hpp"
 
 #include <stdlib.h>

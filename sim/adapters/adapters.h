@@ -5,12 +5,16 @@
  * run's order. Tensors have PyTorch's orientation ([out, in]; PEFT's lora_A is [r, in], lora_B [out, r]);
  * generalists come first:
  *
- *   layer.<l>.attention.<site>.A [r, in]   layer.<l>.attention.<site>.B [out, r]   where a LoRA is at q, k, v,
+ *   layer.<l>.attention.<site>.A [r, in]   layer.<l>.attention.<site>.B [out, r]
+ *       where a LoRA is at q, k, v,
  *                                                                                  qkv or out
- *   layer.<l>.mlp.<site>.A [r, in]         layer.<l>.mlp.<site>.B [out, r]         where a LoRA of no expert is
+ *   layer.<l>.mlp.<site>.A [r, in]         layer.<l>.mlp.<site>.B [out, r]
+ *       where a LoRA of no expert is
  *                                                                                  at gate, fc or proj
- *   layer.<l>.router               [E, D]                                          where the shape has a router
- *   layer.<l>.router.out           [E, E]                                          its second matrix, where it
+ *   layer.<l>.router               [E, D]                                          where the shape has a
+ *       router
+ *   layer.<l>.router.out           [E, E]                                          its second matrix,
+ *       where it
  *                                                                                  has a hidden layer
  *   layer.<l>.expert.<e>.fc.A [r_e, D]     layer.<l>.expert.<e>.fc.B [F, r_e]      with SwiGLU also of gate
  *   layer.<l>.expert.<e>.proj.A [r_e, F]   layer.<l>.expert.<e>.proj.B [D, r_e]

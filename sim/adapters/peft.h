@@ -13,11 +13,11 @@
  *   FC     mlp.c_fc                mlp.up_proj
  *   PR     mlp.c_proj              mlp.down_proj
  *
- * A folder is an expert, with the LoRAs that every token uses: what the device computes if its gates are 1 for
- * this expert and 0 for all others; a device with one expert, or with none, is its folder. Where both change
- * one linear they are one LoRA with the ranks of both, whose factor B takes up the difference of their scales.
- * The gates of several experts come from the router, which no PEFT folder can hold, nor what all layers share:
- * they are written beside the folders. */
+ * A folder is an expert, with the LoRAs that every token uses: what the device computes if its gates are 1
+ * for this expert and 0 for all others; a device with one expert, or with none, is its folder. Where both
+ * change one linear they are one LoRA with the ranks of both, whose factor B takes up the difference of their
+ * scales. The gates of several experts come from the router, which no PEFT folder can hold, nor what all
+ * layers share: they are written beside the folders. */
 #ifndef COHORT_PEFT_H
 #define COHORT_PEFT_H
 
@@ -36,17 +36,17 @@ bool peft_has_lora(const ck_shape *shape, int expert);
  * should name as the base model, or NULL. */
 exit_code peft_write(const char *folder, const ck_shape *shape, int expert, const experts_settings *experts,
                      const lora_settings *lora, const char *base, const float *pack, problems *list);
-/* Writes what no PEFT folder can hold, with the names of adapters.h: router.safetensors, layer.<l>.router [E, D]
- * (and layer.<l>.router.out [E, E]), experts in the order generalists, specialists; tied.safetensors, what all layers share. Neither where the
- * shape has none. */
+/* Writes what no PEFT folder can hold, with the names of adapters.h: router.safetensors, layer.<l>.router [E,
+ * D] (and layer.<l>.router.out [E, E]), experts in the order generalists, specialists; tied.safetensors, what
+ * all layers share. Neither where the shape has none. */
 exit_code peft_write_beside(const char *folder, const ck_shape *shape, const float *pack, problems *list);
 
 /* Whether a folder is PEFT's: it has an adapter_config.json. */
 bool peft_is_folder(const char *folder);
-/* Into the parts of the expert and of the LoRAs that every token uses, in a pack of shape->total floats (host);
- * the others stay as they are. Where the folder's scale (lora_alpha and rank) is not the device's, B takes up
- * the difference. Refused, with names and shapes: what PEFT adds beside LoRA (bias, DoRA, whole modules), other
- * modules than those that have a LoRA here, other ranks, and the adapter of another base. */
+/* Into the parts of the expert and of the LoRAs that every token uses, in a pack of shape->total floats
+ * (host); the others stay as they are. Where the folder's scale (lora_alpha and rank) is not the device's, B
+ * takes up the difference. Refused, with names and shapes: what PEFT adds beside LoRA (bias, DoRA, whole
+ * modules), other modules than those that have a LoRA here, other ranks, and the adapter of another base. */
 exit_code peft_read(const char *folder, const ck_shape *shape, int expert, float *pack, problems *list);
 /* These files of a folder, those that are there and that the shape has parts for. */
 exit_code peft_read_beside(const char *folder, const ck_shape *shape, float *pack, problems *list);

@@ -1,5 +1,5 @@
-/* peft_read.c - a PEFT folder into a pack: what its configuration may say, which modules it must have, and the
- * factors. */
+/* peft_read.c - a PEFT folder into a pack: what its configuration may say, which modules it must have, and
+ * the factors. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* config_keys.h - reading config.json key by key. Each function reports what is wrong to the config's list, naming
- * the file and the key, and then leaves *out as it is. */
+/* config_keys.h - reading config.json key by key. Each function reports what is wrong to the config's list,
+ * naming the file and the key, and then leaves *out as it is. */
 #ifndef COHORT_BASE_CONFIG_KEYS_H
 #define COHORT_BASE_CONFIG_KEYS_H
 

@@ -1,5 +1,6 @@
-/* peft_lora.h - the LoRA of a PEFT folder (adapter_config.json, adapter_model.safetensors) as it stands there:
- * pairs of factors, by the module that they change. What they mean to a base is the reader's business. */
+/* peft_lora.h - the LoRA of a PEFT folder (adapter_config.json, adapter_model.safetensors) as it stands
+ * there: pairs of factors, by the module that they change. What they mean to a base is the reader's business.
+ */
 #ifndef COHORT_BASE_PEFT_LORA_H
 #define COHORT_BASE_PEFT_LORA_H
 
@@ -25,7 +26,8 @@ typedef struct {
 
 /* Whether the folder holds an adapter of PEFT. */
 bool peft_lora_is_there(const char *folder);
-/* Reports all that is wrong, and what Cohort does not support: DoRA, biases, whole modules beside the LoRA. */
+/* Reports all that is wrong, and what Cohort does not support: DoRA, biases, whole modules beside the LoRA.
+ */
 exit_code peft_lora_open(const char *folder, peft_lora *out, problems *list);
 void peft_lora_close(peft_lora *lora);
 /* a [rank, in], b [rank, out] (the transpose of what the file has); NaN and Inf are refused. */

@@ -32,8 +32,8 @@ typedef struct {
 
 typedef struct safetensors safetensors;
 
-/* Opens the file and checks its header; the data stays in the file until it is asked for. Every problem found is
- * reported, up to a few tens. */
+/* Opens the file and checks its header; the data stays in the file until it is asked for. Every problem found
+ * is reported, up to a few tens. */
 exit_code safetensors_open(const char *path, safetensors **out, problems *list);
 /* The same on bytes in memory, which must outlive *out; path is for messages only. */
 exit_code safetensors_parse(const uint8_t *bytes, size_t size, const char *path, safetensors **out,
@@ -44,8 +44,8 @@ const char *safetensors_path(const safetensors *file);
 int64_t safetensors_count(const safetensors *file);
 const safetensor *safetensors_at(const safetensors *file, int64_t index); /* in the order of their names */
 const safetensor *safetensors_find(const safetensors *file, const char *name);
-/* `count` bytes of a tensor's data, from byte `first` of it on. A file that has become shorter since it was opened
- * is refused. */
+/* `count` bytes of a tensor's data, from byte `first` of it on. A file that has become shorter since it was
+ * opened is refused. */
 exit_code safetensors_data(const safetensors *file, const safetensor *tensor, size_t first, size_t count,
                            void *out, problems *list);
 /* Whether two tensors, each of its file, have the same bytes. */

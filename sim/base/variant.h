@@ -1,8 +1,8 @@
 /* variant.h - frozen weights that differ from a base in named linears: W + dW.
  *
  * A variant is written down in one of two forms:
- *   factors   a PEFT folder (adapter_config.json, adapter_model.safetensors): W' = W + sum_j s B_j A_j, the LoRA
- *             merged into the base
+ *   factors   a PEFT folder (adapter_config.json, adapter_model.safetensors): W' = W + sum_j s B_j A_j, the
+ *             LoRA merged into the base
  *   dense     a safetensors file, or a folder of model.safetensors (or the index of several), whose tensors
  *             are called as in a checkpoint of the base's family: they take the place of the base's. Biases
  *             that the base does not have may be among them. What is no linear (embeddings, norms) may be
@@ -61,8 +61,9 @@ void base_variant_close_files(base_variant *v);
 /* Writes the replaced linears, from an array as the places say, as tensors of a checkpoint: `path` is a file
  * (written atomically). */
 exit_code base_variant_write(const base_variant *v, const float *values, const char *path, problems *list);
-/* A model of its own with the variant's linears and everything else of the base, which base_save() writes as a
- * folder for transformers. Biases that a family has in all layers or in none are 0 where the variant has none.
+/* A model of its own with the variant's linears and everything else of the base, which base_save() writes as
+ * a folder for transformers. Biases that a family has in all layers or in none are 0 where the variant has
+ * none.
  */
 exit_code base_variant_whole(const base_variant *v, const base_model *base, base_model **out, problems *list);
 

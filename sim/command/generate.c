@@ -1,6 +1,7 @@
 /* generate.c - from a result or a configuration to texts.
  *
- *   settings, fleet, [checkpoint] -> devices chosen -> prompts as tokens -> base -> packs of the chosen devices
+ *   settings, fleet, [checkpoint] -> devices chosen -> prompts as tokens -> base -> packs of the chosen
+ *       devices
  *   on the backend -> decode() -> printed
  *
  * What is wrong with the command is found before a base is loaded, or made. */

@@ -1,5 +1,5 @@
-/* help.h - what `cohort help COMMAND` says of each command. Lines end before column 100; each is a string of its
- * own. */
+/* help.h - what `cohort help COMMAND` says of each command. Lines end before column 100; each is a string of
+ * its own. */
 #ifndef COHORT_HELP_H
 #define COHORT_HELP_H
 

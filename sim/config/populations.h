@@ -12,8 +12,8 @@ void populations_read(settings *s, const level *top, const node *entries, proble
  * split. */
 void resolve_splits(population_settings *p);
 
-/* attention.rank stands for all linears of attention: it is 0 where this level gives some of them a LoRA one by
- * one, and these are 0 where it writes attention.rank. */
+/* attention.rank stands for all linears of attention: it is 0 where this level gives some of them a LoRA one
+ * by one, and these are 0 where it writes attention.rank. */
 void resolve_loras(const level *of);
 /* A linear of attention to which this level gives a LoRA of its own; CK_NO_SITE: none. */
 ck_site attention_linear_written(const level *of);

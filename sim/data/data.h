@@ -58,9 +58,9 @@ exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed,
 void partition_close(partition *p); /* its devices' data live on; NULL is fine */
 
 /* What one device sees: in each part, a contiguous range of each source that it has any of; of a source of
- * examples those that begin in it, whole. Training ranges of devices are disjoint while the text lasts (see device_data_overlaps). The seed decides which ranges, so
- * populations of equal seed hold the same. Test ranges begin where the source's test text does, whatever the
- * seed. */
+ * examples those that begin in it, whole. Training ranges of devices are disjoint while the text lasts (see
+ * device_data_overlaps). The seed decides which ranges, so populations of equal seed hold the same. Test
+ * ranges begin where the source's test text does, whatever the seed. */
 typedef struct device_data device_data;
 /* pooled: the device of the centralized method, which sees the text of all devices. Cheapest in the order of
  * devices. */
@@ -115,10 +115,10 @@ exit_code device_data_fixed(const device_data *data, data_part part, int index, 
 int device_data_fixed_count(const device_data *data, data_part part, int most);
 
 /* `cohort data`: text files or folders -> shards (bytes as tokens, vocabulary 256, uint16), or JSON Lines of
- * prompts and responses -> shards of examples (example_lines.h, build_examples.c). Source i is
- * names[i] with the text at paths[i]. Its files are assigned to train, valid and test whole, by a hash of their
- * content, so that no page is in two splits (a source of one file is cut in three). `out` must be new or
- * empty; it appears whole or not at all, with sources.json: name, files and tokens of every source. */
+ * prompts and responses -> shards of examples (example_lines.h, build_examples.c). Source i is names[i] with
+ * the text at paths[i]. Its files are assigned to train, valid and test whole, by a hash of their content, so
+ * that no page is in two splits (a source of one file is cut in three). `out` must be new or empty; it
+ * appears whole or not at all, with sources.json: name, files and tokens of every source. */
 typedef struct {
     int n_sources;
     const char *const *names, *const *paths;

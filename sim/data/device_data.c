@@ -1,12 +1,11 @@
 /* device_data.c - a device's text, part by part, and the windows drawn from it.
  *
- * A part is a list of stretches; a window lies within one, at one of its count - sequence positions; or, where
- * the stretch has examples, is one of these, and every example is a position. Where
- * shares are equal, a random window picks a stretch uniformly, then one of its positions; fixed window k of a
- * part with P stretches lies in stretch k mod P. So all sources of a mixture, and all devices of pooled data,
- * weigh the same, whatever their lengths. Where shares are unequal, a random window picks one of all
- * stretches' positions, and fixed windows are spread evenly over them: a source weighs as much as a device
- * has of it. */
+ * A part is a list of stretches; a window lies within one, at one of its count - sequence positions; or,
+ * where the stretch has examples, is one of these, and every example is a position. Where shares are equal, a
+ * random window picks a stretch uniformly, then one of its positions; fixed window k of a part with P
+ * stretches lies in stretch k mod P. So all sources of a mixture, and all devices of pooled data, weigh the
+ * same, whatever their lengths. Where shares are unequal, a random window picks one of all stretches'
+ * positions, and fixed windows are spread evenly over them: a source weighs as much as a device has of it. */
 #include <stdlib.h>
 
 #include "data/corpus.h"

@@ -57,8 +57,9 @@ typedef struct {
     void *hash;   /* of what was written */
 } examples_writer;
 
-/* `file` is open for writing, at its beginning. Then come all records, in order, and all tokens; examples_end()
- * puts the checksum in its place and is called in any case. Each returns 0, or -1 with errno. */
+/* `file` is open for writing, at its beginning. Then come all records, in order, and all tokens;
+ * examples_end() puts the checksum in its place and is called in any case. Each returns 0, or -1 with errno.
+ */
 int examples_begin(examples_writer *w, FILE *file, int64_t examples, int64_t tokens, int width);
 int examples_put_record(examples_writer *w, int32_t prompt, int32_t tokens, int64_t line);
 int examples_put_tokens(examples_writer *w, const uint32_t *tokens, int64_t count);

@@ -4,7 +4,8 @@
  *   device,part,step,index,offset
  * device: index within its population; part: train or valid (what routers learn from); step: expert step or
  * router step; index: the window within the step's batch; offset: of the window's first token in the device's
- * text of that part, or the number of an example there. Lines may come in any order, and blank ones say nothing. */
+ * text of that part, or the number of an example there. Lines may come in any order, and blank ones say
+ * nothing. */
 #ifndef COHORT_WINDOWS_H
 #define COHORT_WINDOWS_H
 

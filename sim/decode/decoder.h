@@ -1,9 +1,9 @@
 /* decoder.h - sequences that go on, many at a time, each with the adapters of its device.
  *
  * As many sequences as the cache has room for are under way; where one ends the next begins in its place. A
- * prompt goes through the model in pieces of DECODE_PIECE tokens, which begin at multiples of that, then every
- * wave adds one token to each sequence. So on the CPU a sequence's tokens do not depend, to the bit of their
- * logits, on what else is decoded, and in which order. */
+ * prompt goes through the model in pieces of DECODE_PIECE tokens, which begin at multiples of that, then
+ * every wave adds one token to each sequence. So on the CPU a sequence's tokens do not depend, to the bit of
+ * their logits, on what else is decoded, and in which order. */
 #ifndef COHORT_DECODER_H
 #define COHORT_DECODER_H
 

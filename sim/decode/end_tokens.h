@@ -6,8 +6,8 @@
 
 enum { MOST_END_TOKENS = 16 };
 
-/* eos_token_id, an id or a list of them, of generation_config.json, else of config.json; returns how many there
- * are. None where a file cannot be read: whatever is wrong with it, loading the base says. */
+/* eos_token_id, an id or a list of them, of generation_config.json, else of config.json; returns how many
+ * there are. None where a file cannot be read: whatever is wrong with it, loading the base says. */
 int end_tokens_of(const char *folder, int32_t out[MOST_END_TOKENS]);
 
 #endif

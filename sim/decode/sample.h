@@ -11,9 +11,9 @@ typedef struct {
     int32_t top_k;      /* of the largest logits only (of equal ones the lower ids); 0: of all */
 } sample_rule;
 
-/* Token i with probability exp(z_i / temperature) / sum over the kept; key and index name the one random number
- * that is drawn, so the choice depends on nothing else. scratch [vocabulary]. -1: a logit that counts is not
- * finite. */
+/* Token i with probability exp(z_i / temperature) / sum over the kept; key and index name the one random
+ * number that is drawn, so the choice depends on nothing else. scratch [vocabulary]. -1: a logit that counts
+ * is not finite. */
 int32_t sample_token(const sample_rule *rule, const float *logits, int32_t vocabulary, const rng_key *key,
                      uint64_t index, float *scratch);
 

@@ -6,8 +6,8 @@
 #include "result/trace.h"
 #include "support/problems.h"
 
-/* The numbers of all devices, allocated once; packs stay where they lie, and pass through checkpoint.piece. Of
- * several processes all make the following calls; process 0 writes and reads the file, into and from which
+/* The numbers of all devices, allocated once; packs stay where they lie, and pass through checkpoint.piece.
+ * Of several processes all make the following calls; process 0 writes and reads the file, into and from which
  * packs travel piece by piece. */
 exit_code checkpoints_create(const session *s, checkpoint *out, problems *list);
 void checkpoints_destroy(checkpoint *c);

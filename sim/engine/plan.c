@@ -123,7 +123,8 @@ static size_t exchange_bytes(const fleet *f) {
 }
 
 /* Statistics are [sequences, layers, CK_MAX_EXPERTS]: two of an evaluation on backend and host, two of a
- * balanced step, three more of one that balances gates; the record is one a token on both. Two waves take turns. */
+ * balanced step, three more of one that balances gates; the record is one a token on both. Two waves take
+ * turns. */
 static size_t buffer_bytes(const settings *s, const run_plan *plan, const base_shape *base, const fleet *f,
                            const demand *d) {
     size_t row = (size_t)base->layers * CK_MAX_EXPERTS * sizeof(float);

@@ -33,8 +33,8 @@ typedef struct {
     size_t outside;
     const char *why_outside;
     size_t total, limit; /* total: the larger of training and outside */
-    /* A backend with memory of its own (a GPU) holds base, variants, gradients, activations, buffers, and the packs as
-     * far as they fit; else slots.
+    /* A backend with memory of its own (a GPU) holds base, variants, gradients, activations, buffers, and the
+     * packs as far as they fit; else slots.
      */
     size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
     packs_memory packs_at;

@@ -1,5 +1,5 @@
-/* programs.h - the base on the backend, the programs that are recorded over it, and the memory that they write.
- * Nobody changes a member after programs_record(); runs write the memory. */
+/* programs.h - the base on the backend, the programs that are recorded over it, and the memory that they
+ * write. Nobody changes a member after programs_record(); runs write the memory. */
 #ifndef COHORT_PROGRAMS_H
 #define COHORT_PROGRAMS_H
 

@@ -1,5 +1,5 @@
-/* session.h - a run while it runs. It is made of parts, of which each has one file that changes it; all others
- * read.
+/* session.h - a run while it runs. It is made of parts, of which each has one file that changes it; all
+ * others read.
  *
  *   part        is changed by
  *   fleet       population/, and where a device's steps and traffic are counted (step.c, run/rounds.c)

@@ -106,7 +106,8 @@ static void record_windows(session *s, const wave_buffer *w, const step_position
     }
 }
 
-/* Mean loss of the wave's device i over its counted tokens; a value that is not finite stops its population. */
+/* Mean loss of the wave's device i over its counted tokens; a value that is not finite stops its population.
+ */
 static double check_loss(session *s, const wave_buffer *w, int i, data_part text) {
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];

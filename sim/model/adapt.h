@@ -1,5 +1,5 @@
-/* adapt.h - adapters of a linear that are no routed experts: a LoRA of the layer, a LoRA and a vector that all
- * layers share. Each is recorded where a device of any shape has it. */
+/* adapt.h - adapters of a linear that are no routed experts: a LoRA of the layer, a LoRA and a vector that
+ * all layers share. Each is recorded where a device of any shape has it. */
 #ifndef COHORT_ADAPT_H
 #define COHORT_ADAPT_H
 

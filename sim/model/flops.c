@@ -1,8 +1,8 @@
 /* FLOPs a token of an expert step, as model FLOPs (no recomputation), a multiply-add is 2:
  *
- *   base         per layer 2 D (W_qkv + Q + W_fc + F) forward and as much for the input gradients, without the
- *                first layer's qkv backward; Q, W_qkv and W_fc: columns of attention, qkv and fc (base.h). In
- *                GPT-2 D, 3 D and F
+ *   base         per layer 2 D (W_qkv + Q + W_fc + F) forward and as much for the input gradients, without
+ *                the first layer's qkv backward; Q, W_qkv and W_fc: columns of attention, qkv and fc
+ *                (base.h). In GPT-2 D, 3 D and F
  *   head         2 D V forward and backward each
  *   attention    per layer scores and mixing over the causal half: 2 Q (T + 1) forward, twice that backward
  *   adapters     forward, input gradient and weight gradient cost the same: 6 a parameter and token that uses

@@ -5,9 +5,9 @@
  *
  * The norm, the positions and the activation are the family's (family.h).
  *
- * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The gradient
- * of an embedding that is the head too is written by the head and added to by the embedding, which comes
- * last. */
+ * The gradient pack has the layout of the weights, so a weight's offset is its gradient's offset. The
+ * gradient of an embedding that is the head too is written by the head and added to by the embedding, which
+ * comes last. */
 #include <stdlib.h>
 
 #include "model/family.h"

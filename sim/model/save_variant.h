@@ -1,4 +1,5 @@
-/* save_variant.h - a population's base variant as files: `cohort pretrain CONFIG --population NAME --out PATH`. */
+/* save_variant.h - a population's base variant as files: `cohort pretrain CONFIG --population NAME --out
+ * PATH`. */
 #ifndef COHORT_SAVE_VARIANT_H
 #define COHORT_SAVE_VARIANT_H
 

@@ -119,8 +119,8 @@ size_t metric_all_bytes(const metric_shape *shape);
 /* Every value is the fill value. False without memory; metric_row_destroy() is right in any case. */
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
-/* Of the metrics that the steps of a round add to: zeros; no value, of a device that has stopped; into and out
- * of metric_sums_bytes() bytes. */
+/* Of the metrics that the steps of a round add to: zeros; no value, of a device that has stopped; into and
+ * out of metric_sums_bytes() bytes. */
 void metric_sums_clear(metric_row *row);
 void metric_sums_drop(metric_row *row, int device);
 size_t metric_sums_bytes(const metric_shape *shape);

@@ -1,5 +1,5 @@
-/* device_state.h - what a device keeps from round to round beside its pack: a row each, which everyone walks who
- * handles them all: the checkpoint, the processes, resume, the memory plan, summary.csv.
+/* device_state.h - what a device keeps from round to round beside its pack: a row each, which everyone walks
+ * who handles them all: the checkpoint, the processes, resume, the memory plan, summary.csv.
  *
  * To add one: a member of `device` (fleet.h), a name in device_state_id, and a row in device_state.c. */
 #ifndef COHORT_DEVICE_STATE_H

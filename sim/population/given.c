@@ -118,8 +118,8 @@ static bool is_first_of(const fleet *f, int index) {
     return true;
 }
 
-/* After a few bad files the rest would say the same; a folder that all devices start from is looked at once for
- * each shape. Each is read into the same place: what is in it counts, too. */
+/* After a few bad files the rest would say the same; a folder that all devices start from is looked at once
+ * for each shape. Each is read into the same place: what is in it counts, too. */
 static exit_code check_devices(const fleet *f, int index, float *pack, problems *list) {
     const population *p = &f->populations[index];
     exit_code code = EXIT_OK;

@@ -21,8 +21,8 @@ void packs_place(fleet *f);
 /* init.c: fills the packs of all devices, from random numbers and from files. */
 exit_code packs_init(fleet *f, problems *list);
 
-/* given.c: into a device's pack of random numbers what the setting `adapters` of its population names; nothing
- * where this is none. */
+/* given.c: into a device's pack of random numbers what the setting `adapters` of its population names;
+ * nothing where this is none. */
 exit_code given_pack_read(const fleet *f, const device *d, float *pack, problems *list);
 /* What is wrong with these files, of this process's devices: before a base is trained. */
 exit_code given_packs_check(const fleet *f, problems *list);

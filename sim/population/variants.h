@@ -1,5 +1,5 @@
-/* variants.h - the base variants of a run's populations (base/variant.h): on the backend, in versions, on their
- * way to devices and into a checkpoint.
+/* variants.h - the base variants of a run's populations (base/variant.h): on the backend, in versions, on
+ * their way to devices and into a checkpoint.
  *
  *   base.variant of a population --open--> base_variant --fold into the base--> backend memory, version 1
  *                                    factors that a method folds in --> version 2, 3, ...

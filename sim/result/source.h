@@ -19,7 +19,8 @@ typedef struct {
  * that was loaded from what the result keeps of its shape. To be closed whatever the code. */
 exit_code result_source_open(result_source *s, const char *result, int n_overrides,
                              const char *const *overrides, problems *list);
-/* EXIT_INPUT where no device is selected, or one whose population diverged before anything of it was saved. */
+/* EXIT_INPUT where no device is selected, or one whose population diverged before anything of it was saved.
+ */
 exit_code result_source_check(const result_source *s, const char *result, const device_selection *wanted,
                               problems *list);
 void result_source_close(result_source *s);

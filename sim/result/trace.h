@@ -144,8 +144,8 @@ exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
 
-/* summary.csv, written last, by rename. Its columns are those of summary.c, and of the tables of metrics and of
- * device states. */
+/* summary.csv, written last, by rename. Its columns are those of summary.c, and of the tables of metrics and
+ * of device states. */
 typedef struct {
     const char *population, *method;
     int devices;

@@ -58,7 +58,8 @@ typedef struct {
 } base_settings;
 
 typedef struct {
-    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples */
+    /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples
+     */
     char *corpus;
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */

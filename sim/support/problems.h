@@ -23,8 +23,8 @@
 typedef enum { EXIT_CODES(EXIT_CODE_MEMBER) } exit_code;
 #undef EXIT_CODE_MEMBER
 
-/* How sim/ does several things one after the other: what comes after a failure is not done, and the first failure
- * stays.
+/* How sim/ does several things one after the other: what comes after a failure is not done, and the first
+ * failure stays.
  *
  *     exit_code code = open_session(r, list);
  *     THEN(code, open_result(r, list));

@@ -47,8 +47,8 @@ double rng_gamma(const rng_key *key, double shape);
 void rng_fill_uniform(const rng_key *key, float bound, float *out, int64_t n);
 void rng_fill_normal(const rng_key *key, float sigma, float *out, int64_t n);
 
-/* Where the stream of normals begins: the key and counter of Philox for numbers 0 .. 3, the lowest word first;
- * for numbers 4 b to 4 b + 3 the counter is greater by b. */
+/* Where the stream of normals begins: the key and counter of Philox for numbers 0 .. 3, the lowest word
+ * first; for numbers 4 b to 4 b + 3 the counter is greater by b. */
 typedef struct {
     uint32_t key[2], counter[4];
 } rng_origin;

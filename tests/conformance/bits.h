@@ -27,8 +27,8 @@ void bits_step(const bits_world *w, ck_backend *backend, const int *order, int n
 void bits_free(bits_result *results, int n);
 bool bits_equal(const bits_result *a, const bits_result *b);
 
-/* The same devices decode their text: half of each sequence in one wave, then a wave for every further token of
- * all that have one. results: logits of every wave, sequence by sequence. */
+/* The same devices decode their text: half of each sequence in one wave, then a wave for every further token
+ * of all that have one. results: logits of every wave, sequence by sequence. */
 void bits_decode(const bits_world *w, ck_backend *backend, const int *order, int n, bits_result *results,
                  verdict *c);
 

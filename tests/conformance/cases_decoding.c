@@ -1,8 +1,9 @@
 /* The whole model in several waves that go on: its logits are those that the oracle has for whole sequences.
  *
- * The sequences of a wave of the table come in STEPS waves: half of a sequence, one token, one more, the rest.
- * A sequence that has ended takes no part in the waves that follow, and neither does a device without a
- * sequence. Places in the cache are in reverse order, with one that nobody has; all of it holds NaN before. */
+ * The sequences of a wave of the table come in STEPS waves: half of a sequence, one token, one more, the
+ * rest. A sequence that has ended takes no part in the waves that follow, and neither does a device without a
+ * sequence. Places in the cache are in reverse order, with one that nobody has; all of it holds NaN before.
+ */
 #include <stdlib.h>
 #include <string.h>
 

@@ -33,8 +33,8 @@ static void spoil_weight(rig *r, int device, int layer, float value) {
         if (s->rank[e] > 0) weights[(int64_t)s->rank_first[e] * s->width + 3] = value;
 }
 
-/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others, and
- * those without such weights, none. */
+/* Every third device has an infinite weight in layer 0, every third plus one a NaN in layer 1, the others,
+ * and those without such weights, none. */
 static int spoiled_layer(const rig *r, int device) {
     const ck_shape *s = rig_shape(r, device);
     return device % 3 < 2 && s->router_rows + s->rank_sum > 0 ? device % 3 : -1;

@@ -3,10 +3,10 @@
  *
  * Tolerance: each op is within 1e-5 of the oracle given the same inputs, but here the inputs of an op carry
  * the f32 rounding of all ops before it (two layers forward and back are about forty), and gradients of small
- * tensors (the router's) are differences of larger numbers. So 3e-5 per tensor for gradients, three times what
- * was seen; losses and logits, which are means of many terms, still keep 1e-5. The router's gradient of a
- * device with a single token can be a difference of nearly equal numbers: with other draws of the packs (the
- * rig's SEED_PACK) some are 1e-4 off. */
+ * tensors (the router's) are differences of larger numbers. So 3e-5 per tensor for gradients, three times
+ * what was seen; losses and logits, which are means of many terms, still keep 1e-5. The router's gradient of
+ * a device with a single token can be a difference of nearly equal numbers: with other draws of the packs
+ * (the rig's SEED_PACK) some are 1e-4 off. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,8 +18,8 @@ static const double GRADIENT_TOLERANCE = 3e-5, LEAST_MARGIN = 1e-5;
 
 enum { EVALUATION = 1, PRETRAINING = 2, BALANCED = 4, LOSSES_ONLY = 8, OF_VARIANTS = 16 };
 
-/* ---- Variants of the base. Variant 1 has another weight and bias in every linear, variant 2 in every second one;
- * all else of their arrays is the base's. */
+/* ---- Variants of the base. Variant 1 has another weight and bias in every linear, variant 2 in every second
+ * one; all else of their arrays is the base's. */
 
 enum { VARIANTS = 2, LINEARS = WAVE_LAYERS * BASE_LAYER_LINEARS };
 

@@ -88,8 +88,9 @@ ck_noise wave_noise(int number);
 /* Parameters of a device's pack and weights of a base, large enough that every term of the model counts;
  * padding stays 0. */
 void wave_fill_pack(const ck_shape *shape, uint64_t seed, float *pack);
-/* The base of a wave's whole model, given the shape of its first device: a Llama where the MLP is SwiGLU. It has all biases and a head of its own,
- * or, where q and kv have other widths than D, groups of query heads and neither. */
+/* The base of a wave's whole model, given the shape of its first device: a Llama where the MLP is SwiGLU. It
+ * has all biases and a head of its own, or, where q and kv have other widths than D, groups of query heads
+ * and neither. */
 base_shape wave_base(const ck_shape *first, int heads, int vocabulary, int context);
 /* Whether such a base is possible: a Llama's heads are even. */
 bool wave_has_base(const wave_spec *spec);

@@ -1,5 +1,5 @@
-/* fuzz_shard.c - any bytes as a token shard: refused with one message, or all ids are below the vocabulary, and
- * examples lie one after the other, each with a prompt and a response.
+/* fuzz_shard.c - any bytes as a token shard: refused with one message, or all ids are below the vocabulary,
+ * and examples lie one after the other, each with a prompt and a response.
  *
  *   input = a byte that chooses the vocabulary | the file, whose checksum is made right where it has one */
 #define XXH_INLINE_ALL

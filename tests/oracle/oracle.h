@@ -99,8 +99,8 @@ typedef struct {
     const double *parameters; /* the device's pack */
     /* pack of the same layout, added to; NULL where only forward functions are called */
     double *gradients;
-    /* of a step, for a router that has noise; NULL: none. position [n]: of each row among the device's tokens;
-     * NULL: 0 to n - 1 */
+    /* of a step, for a router that has noise; NULL: none. position [n]: of each row among the device's
+     * tokens; NULL: 0 to n - 1 */
     const ck_noise *noise;
     const int64_t *position;
 } oracle_adapter;

@@ -1,7 +1,8 @@
 /* Routers with a hidden layer: LLaMA-MoE's gate (sim/methods/README.md), after Shazeer et al. 2017.
  *
  *   a = tanh(R x),  c = R2 a,  z = c + sigma n,  sigma = softplus(0) + 0.01,  n normal by noise.h
- *   load p_e = Phi((c_e - t_e) / sigma), t_e the K-th largest z of the others; 0 where all experts are kept, or
+ *   load p_e = Phi((c_e - t_e) / sigma), t_e the K-th largest z of the others; 0 where all experts are kept,
+ *       or
  *       without noise
  *   balance (CV^2(sums of w) + CV^2(sums of p)), CV^2(v) = var(v) / mean(v)^2, var with E - 1
  *   backward: dR2 += dz a^T,  d(R x)_j = sum_e R2_ej dz_e (1 - a_j^2) */

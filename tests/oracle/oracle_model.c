@@ -4,7 +4,8 @@
  *   per layer:  n1 = norm1(x)   qkv = Wqkv n1 + b (+ LoRA)   o = attention(qkv)   r = x + Wout o + b (+ LoRA)
  *               n2 = norm2(r)   x' = r + expert layer(n2)            (pre-training:
  *                   r + Wpr act(Wfc n2 + b) + b)
- *   loss = cross-entropy of normf(x) head^T;   objective of a device = mean loss over its counted tokens + load
+ *   loss = cross-entropy of normf(x) head^T;   objective of a device = mean loss over its counted tokens +
+ *       load
  *       balance
  *
  *   GPT-2       LayerNorm, act = gelu;  x_0 = wte + wpe

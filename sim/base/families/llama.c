@@ -1,7 +1,8 @@
 /* llama.c - the Llama family: Llama 2 and 3, SmolLM, TinyLlama (model_type "llama"), Qwen2 and 2.5 ("qwen2").
  * Rotary positions, RMSNorm, SwiGLU, grouped-query attention; a head that is tied or not.
  *
- * A checkpoint has q, k, v and gate, up as matrices of their own; they are row ranges of one packed matrix. */
+ * A checkpoint has q, k, v and gate, up as matrices of their own; they are row ranges of one packed matrix.
+ */
 #include <stdio.h>
 #include <string.h>
 

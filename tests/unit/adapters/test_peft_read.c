@@ -1,6 +1,6 @@
-/* PEFT folders that a device starts from: what was written comes back to the bit, at the scale that the folder
- * says, and what cannot be a device's adapter is refused with the reason. tests/cli/test_peft.sh reads what
- * PEFT itself has written. */
+/* PEFT folders that a device starts from: what was written comes back to the bit, at the scale that the
+ * folder says, and what cannot be a device's adapter is refused with the reason. tests/cli/test_peft.sh reads
+ * what PEFT itself has written. */
 #include "adapters/peft.h"
 
 #include <criterion/criterion.h>

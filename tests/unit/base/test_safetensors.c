@@ -258,7 +258,8 @@ Test(safetensors, names_what_is_missing_misshapen_or_unexpected) {
     problems_destroy(list);
 }
 
-/* A file is read when its tensors are wanted: what is gone by then is said, and nobody is killed by a signal. */
+/* A file is read when its tensors are wanted: what is gone by then is said, and nobody is killed by a signal.
+ */
 Test(safetensors, a_file_that_becomes_shorter_is_refused) {
     packed_tensor tensors[] = {{.name = "a", .n_dims = 2, .dims = {64, 65}},
                                {.name = "b", .n_dims = 2, .dims = {64, 65}, .transposed = true}};

@@ -156,7 +156,8 @@ Test(variant, factors_of_one_projection_leave_the_others) {
     free(path);
 }
 
-/* A fold in two steps is one fold of all ranks: that lets a run go on from its checkpoint with the same bits. */
+/* A fold in two steps is one fold of all ranks: that lets a run go on from its checkpoint with the same bits.
+ */
 Test(variant, ranks_are_added_in_order) {
     enum { ROWS = 5, IN = 37, RANK = 6 };
     float one[ROWS * IN], two[ROWS * IN], a[RANK * IN], b[RANK * ROWS];

@@ -221,8 +221,8 @@ Test(data_examples, targets_of_the_prompt_do_not_count) {
     shard_close(s);
 }
 
-/* Example i of `n` has a prompt of 1 + i % 3 tokens and a response of 1 + i % 4, each token `base` + i; lines count
- * down to 10. */
+/* Example i of `n` has a prompt of 1 + i % 3 tokens and a response of 1 + i % 4, each token `base` + i; lines
+ * count down to 10. */
 static int64_t tokens_of(int i) {
     return 2 + i % 3 + i % 4;
 }

@@ -1,5 +1,5 @@
-/* The decoder on a small GPT-2: the tokens that transformers chooses (tests/reference/make_gpt2_greedy.py), the same
- * ones whatever else is decoded, and every reason to end. */
+/* The decoder on a small GPT-2: the tokens that transformers chooses (tests/reference/make_gpt2_greedy.py),
+ * the same ones whatever else is decoded, and every reason to end. */
 #include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>

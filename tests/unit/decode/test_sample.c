@@ -39,8 +39,8 @@ Test(sample, the_same_key_gives_the_same_token_and_another_position_or_index_oth
     cr_expect_lt(index, 120, "%d of 200 tokens do not depend on the index", index);
 }
 
-/* Pearson's statistic of the tokens drawn, against softmax(z / T) over those that are kept; at most `freedom` +
- * 1 of them. */
+/* Pearson's statistic of the tokens drawn, against softmax(z / T) over those that are kept; at most `freedom`
+ * + 1 of them. */
 static double statistic(sample_rule rule, const bool *kept, int *freedom) {
     int counts[VOCABULARY] = {0};
     double p[VOCABULARY], sum = 0, result = 0;

@@ -84,7 +84,8 @@ static batch evaluated(const small_run *r, const device *d) {
     return b;
 }
 
-/* By the oracle: the mean loss over targets that are not -1; gradients of the device's pack, NULL: not wanted. */
+/* By the oracle: the mean loss over targets that are not -1; gradients of the device's pack, NULL: not
+ * wanted. */
 static double oracle_loss(const small_run *r, const device *d, const float *parameters, const batch *b,
                           double *gradients) {
     const session *s = r->session;

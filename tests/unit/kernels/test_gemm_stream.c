@@ -1,5 +1,5 @@
-/* test_gemm_stream.c - the product of decoding against sums in double, on both sides of every border of its tiles,
- * and its promise: an element has the same bits whatever rows and columns are asked for with it.
+/* test_gemm_stream.c - the product of decoding against sums in double, on both sides of every border of its
+ * tiles, and its promise: an element has the same bits whatever rows and columns are asked for with it.
  *
  *   want[i,j] = sum_k X[i,k] W[j,k] + scale[i] bias[j] + residual[i,j]
  *   |Y[i,j] - want[i,j]| <= (K + 8) 2^-24 (the same sum of magnitudes) */

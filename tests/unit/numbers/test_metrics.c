@@ -87,7 +87,8 @@ Test(metrics, fairness_by_hand) {
     metric_row_destroy(&row);
 }
 
-/* What summary.csv, `cohort info` and checkpoints within a round do with a metric they do for devices alone. */
+/* What summary.csv, `cohort info` and checkpoints within a round do with a metric they do for devices alone.
+ */
 Test(metrics, only_numbers_of_devices_are_summarised_or_summed) {
     for (metric_id id = 0; id < METRIC_COUNT; id++) {
         const metric *m = &metrics[id];
