@@ -137,10 +137,18 @@ static bool refuse_form(const node *value, const char *label, const char *form, 
     return false;
 }
 
-static bool read_cross(const node *cross, sweep_plan *plan, problems *list) {
+/* NULL: the map has no such key. */
+static const node_entry *entry_of(const node *map, const char *key) {
+    for (int i = 0; i < map->count; i++)
+        if (strcmp(map->entries[i].key, key) == 0) return &map->entries[i];
+    return NULL;
+}
+
+static bool read_cross(const node_entry *entry, sweep_plan *plan, problems *list) {
     bool good = true;
-    if (!cross) return true;
-    plan->where = cross->where;
+    if (!entry) return true;
+    const node *cross = entry->value;
+    plan->where = entry->where;
     plan->has_grid = true;
     if (cross->kind != NODE_LIST || cross->count == 0)
         return refuse_form(cross, "sweep.cross",
@@ -176,18 +184,18 @@ static bool read_points(const node *points, sweep_plan *plan, problems *list) {
 }
 
 static bool read_common(const node *sweep, sweep_plan *plan, problems *list) {
-    const node *population = tree_get(sweep, "population"), *seeds = tree_get(sweep, "seeds");
+    const node *population = tree_get(sweep, "population");
+    const node_entry *seeds = entry_of(sweep, "seeds");
     plan->common.kind = NODE_MAP;
     if (population && population->kind != NODE_MAP)
         return refuse_form(population, "sweep.population", "a map of keys that all points have: {devices: 4}",
                            list);
     if (population) add_keys(population, "", "sweep.population.", &plan->common);
-    for (int i = 0; seeds && i < sweep->count; i++)
-        if (sweep->entries[i].value == seeds)
-            add_entry(&plan->common, (node_entry){.key = config_text("seeds"),
-                                                  .where = sweep->entries[i].where,
-                                                  .value = sweep->entries[i].value,
-                                                  .label = config_text("sweep.seeds")});
+    if (seeds)
+        add_entry(&plan->common, (node_entry){.key = config_text("seeds"),
+                                              .where = seeds->where,
+                                              .value = seeds->value,
+                                              .label = config_text("sweep.seeds")});
     return true;
 }
 
@@ -245,7 +253,7 @@ static bool check_size(const sweep_plan *plan, problems *list) {
 
 bool sweep_plan_read(const node *sweep, sweep_plan *out, problems *list) {
     *out = (sweep_plan){.where = sweep->where};
-    bool common = read_common(sweep, out, list), cross = read_cross(tree_get(sweep, "cross"), out, list),
+    bool common = read_common(sweep, out, list), cross = read_cross(entry_of(sweep, "cross"), out, list),
          points = read_points(tree_get(sweep, "points"), out, list);
     return common && cross && points && check_size(out, list);
 }

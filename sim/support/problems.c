@@ -157,9 +157,13 @@ void problems_condense(problems *list) {
     for (int i = 0; i < list->count; i++) {
         entry e = list->entries[i], *last = NULL;
         int before = 0;
+        bool said = false;
+        for (int j = 0; j < kept; j++) said |= e.more == 0 && strcmp(list->entries[j].text, e.text) == 0;
         for (int j = 0; j < kept; j++)
             if (alike(&list->entries[j], &e)) last = &list->entries[j], before++;
-        if (before < PROBLEMS_ALIKE) {
+        if (said)
+            free(e.text);
+        else if (before < PROBLEMS_ALIKE) {
             list->entries[kept++] = e;
         } else {
             last->more += 1 + e.more;

@@ -55,10 +55,10 @@ int problems_count(const problems *list);
 const char *problems_message(const problems *list, int index);
 exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */
 
-/* To be called before the messages are shown. Messages are alike that say the same of different places: they
- * are equal but for numbers and for all that stands before the first ": ". Of many that are alike the first
- * PROBLEMS_ALIKE are kept, and the last of these then ends with how many were left out: "(and 65,532 more
- * like it)". */
+/* To be called before the messages are shown. A message that is there word for word is left out. Messages are
+ * alike that say the same of different places: they are equal but for numbers and for all that stands before
+ * the first ": ". Of many that are alike the first PROBLEMS_ALIKE are kept, and the last of these then ends with
+ * how many were left out: "(and 65,532 more like it)". */
 enum { PROBLEMS_ALIKE = 8 };
 void problems_condense(problems *list);
 

@@ -58,7 +58,7 @@ Test(sweep, axes_are_crossed_with_the_last_one_fastest) {
         cr_expect_eq(p->seed, (uint64_t)(i % 2 ? 9 : 7));
         cr_expect_eq(p->devices, 3);
         cr_expect_eq(p->train.router.every, 5);
-        cr_expect_eq(p->line, 4);
+        cr_expect_eq(p->line, 3);
     }
     cr_expect_str_eq(s->populations[7].name, "local-4-2g0s");
     cr_expect_str_eq(axes_of(s), "method experts.rank generalists specialists");
