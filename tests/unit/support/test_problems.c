@@ -93,7 +93,8 @@ Test(problems, few_or_different_messages_stay_as_they_are) {
 
 Test(problems, what_is_said_word_for_word_twice_is_said_once) {
     problems *list = problems_create();
-    for (int i = 0; i < 20; i++) problem(list, EXIT_INPUT, "c.yaml:5: population '%c': is wrong", 'a' + i % 2);
+    for (int i = 0; i < 20; i++)
+        problem(list, EXIT_INPUT, "c.yaml:5: population '%c': is wrong", 'a' + i % 2);
     problems_condense(list);
     cr_assert_eq(problems_count(list), 2);
     cr_expect_str_eq(problems_message(list, 1), "c.yaml:5: population 'b': is wrong");
