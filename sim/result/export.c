@@ -234,8 +234,7 @@ static bool same_entry(const char *a, const char *b) {
 /* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet
  * to write. */
 static exit_code refuse_own_file(const char *folder, const char *path, problems *list) {
-    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml",
-                                        BASE_NAME,  "summary.csv",   "summary.csv.waiting"};
+    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml", BASE_NAME, "summary.csv"};
     char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES], target[OUTPUT_PATH_BYTES];
     int descriptor = -1;
     exit_code code = output_file_target(path, target, &descriptor, list);

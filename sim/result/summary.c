@@ -55,6 +55,18 @@ static void put_entropy(FILE *out, const summary_row *row) {
 static void put_weights(FILE *out, const summary_row *row) {
     if (row->weights) fputs(row->weights, out);
 }
+static void put_ppl_best(FILE *out, const summary_row *row) {
+    if (row->best_round > 0) put_number(out, row->test_ppl_best);
+}
+static void put_best_round(FILE *out, const summary_row *row) {
+    if (row->best_round > 0) fprintf(out, "%d", row->best_round);
+}
+static void put_rounds_to_target(FILE *out, const summary_row *row) {
+    if (row->rounds_to_target > 0) fprintf(out, "%d", row->rounds_to_target);
+}
+static void put_bytes_to_target(FILE *out, const summary_row *row) {
+    if (row->rounds_to_target > 0) fprintf(out, "%" PRId64, row->bytes_to_target);
+}
 
 /* The columns in their order, which scripts know. Those without a function belong to a metric or a device
  * state; what these have beside them follows at the end. */
@@ -79,6 +91,11 @@ static const struct {
     {"test_loss_mean", NULL},
     {"entropy_mean", put_entropy},
     {"aggregate_weights", put_weights},
+    {"valid_loss_mean", NULL},
+    {"test_ppl_best", put_ppl_best},
+    {"best_round", put_best_round},
+    {"rounds_to_target", put_rounds_to_target},
+    {"bytes_to_target", put_bytes_to_target},
 };
 enum { N_PLACED = sizeof placed / sizeof *placed };
 
