@@ -172,6 +172,19 @@ typedef struct {
     int64_t bytes_to_target;
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
+
+/* What a column of summary.csv is; a name that is no column of this program is an axis, which is a setting. */
+typedef enum {
+    SUMMARY_SETTING,
+    SUMMARY_MEASURED,  /* less is better */
+    SUMMARY_DESCRIBING /* measured, and neither good nor bad */
+} summary_role;
+typedef struct {
+    summary_role role;
+    const char *unit; /* of what is measured: "bytes"; "": a plain number */
+} summary_column;
+summary_column summary_column_of(const char *name);
+
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing
  * about the run. */
 bool summary_is_there(const char *path);
