@@ -67,11 +67,8 @@ paired_difference paired_of(const table_group *a, const table_group *b, const ch
     return d;
 }
 
-bool table_has_other_seeds(const table_group *a, const table_group *b, const char **first) {
-    *first = NULL;
-    for (int i = 0; i < a->n && !*first; i++)
-        if (!of_seed(b, a->members[i].seed)) *first = a->members[i].seed;
-    return *first != NULL;
+bool table_has_seed(const table_group *group, const char *seed) {
+    return of_seed(group, seed) != NULL;
 }
 
 /* ---- Who is compared with whom ---- */
@@ -210,7 +207,7 @@ static exit_code refuse_nobody(const table_data *data, const char *name, problem
 
 static exit_code check_seeds(const table_group *group, const table_group *baseline, problems *list) {
     for (int i = 0; i < group->n; i++)
-        if (of_seed(baseline, group->members[i].seed)) return EXIT_OK;
+        if (table_has_seed(baseline, group->members[i].seed)) return EXIT_OK;
     return problem(
         list, EXIT_INPUT,
         "table: %s (seed %s%s) and the baseline %s (seed %s%s) have no seed in common, so there are no "

@@ -25,8 +25,7 @@ typedef struct {
         high; /* its 95 % confidence interval, mean -+ t(0.975, pairs - 1) s / sqrt(pairs); NaN: fewer than two */
 } paired_difference;
 paired_difference paired_of(const table_group *a, const table_group *b, const char *measure);
-/* Whether seeds are in a that b lacks; *first: the first of them, or NULL. */
-bool table_has_other_seeds(const table_group *a, const table_group *b, const char **first);
+bool table_has_seed(const table_group *group, const char *seed);
 
 /* Whether two groups are of equal text: they are not compared unless they are. */
 bool table_of_equal_text(const table_group *a, const table_group *b);

@@ -50,9 +50,8 @@ static void note_reading(const table_parts *t, const notes *n) {
     if (!t->baseline) return;
     begin(n);
     fprintf(n->out,
-            "minus %s: mean of the differences of equal seeds, its 95 %% confidence interval (Student's t), "
-            "and how "
-            "many pairs there are\n",
+            "minus %s: mean difference of equal seeds [its 95 %% confidence interval, Student's t], pairs of "
+            "seeds\n",
             t->baseline);
 }
 
@@ -87,13 +86,17 @@ static void note_diverged(const table_parts *t, const char *measure, const table
 
 static void note_seeds_without_pair(const table_parts *t, const table_group *a, const table_group *b,
                                     const notes *n) {
-    const char *seed = NULL;
-    if (!table_has_other_seeds(a, b, &seed)) return;
-    begin(n);
-    put_name(t, a, n->out);
-    fprintf(n->out, ": seed %s and others that ", seed);
+    int written = 0;
+    for (int i = 0; i < a->n; i++) {
+        if (table_has_seed(b, a->members[i].seed)) continue;
+        if (!written) begin(n);
+        if (!written) put_name(t, a, n->out);
+        fprintf(n->out, "%s %s", written++ ? "," : ": without a pair are its seeds", a->members[i].seed);
+    }
+    if (!written) return;
+    fputs(", which ", n->out);
     put_name(t, b, n->out);
-    fputs(" lacks have no pair\n", n->out);
+    fputs(" lacks\n", n->out);
 }
 
 void table_print_notes(const table_parts *t, table_form form, FILE *out) {
