@@ -28,6 +28,7 @@ enum {
     ON_DATA = 1 << COMMAND_DATA
 };
 enum { ON_EXPORT = 1 << COMMAND_EXPORT, ON_PLOT = 1 << COMMAND_PLOT, ON_GENERATE = 1 << COMMAND_GENERATE };
+enum { ON_TABLE = 1 << COMMAND_TABLE };
 enum { ON_ALL = (1 << (COMMAND_VERSION + 1)) - 1, ON_CONFIG = ON_RUN | ON_CHECK | ON_PRETRAIN | ON_GENERATE };
 
 typedef struct {
@@ -52,6 +53,17 @@ static const option_row OPTIONS[] = {
     {"population", "NAME", ON_EXPORT, 'p', "with --adapters: only populations of that name"},
     {"seed", "N", ON_EXPORT, 'S', "with --adapters: only populations of that seed"},
     {"device", "N", ON_EXPORT, 'd', "with --adapters: only the device of that number, from 0"},
+    {"metric", "NAME,...", ON_TABLE, 'M',
+     "columns of summary.csv that were measured (default: test_ppl_mean)"},
+    {"rows", "KEY,...", ON_TABLE, 'R',
+     "settings that make the rows (default: population; with --columns: method, and what else is needed)"},
+    {"columns", "KEY", ON_TABLE, 'C', "a setting whose values make the columns (default: the metrics do)"},
+    {"baseline", "NAME", ON_TABLE, 'N',
+     "a population, or a method: differences to it over equal seeds, with a confidence interval"},
+    {"markdown", NULL, ON_TABLE, 'D', "a table for Markdown"},
+    {"latex", NULL, ON_TABLE, 'L', "a tabular for LaTeX"},
+    {"csv", NULL, ON_TABLE, 'c', "a line for each population and metric, with all digits"},
+    {"out", "FILE", ON_TABLE, 'o', "file to write (default: standard output)"},
     {"prompt", "TEXT", ON_GENERATE, 'm',
      "text to go on from, of a base whose tokens are bytes; may be repeated"},
     {"tokens", "N,N,...", ON_GENERATE, 'k', "token ids to go on from; prints ids; may be repeated"},
@@ -99,6 +111,8 @@ static const command_row COMMANDS[] = {
     [COMMAND_INFO] = {"info", "RESULT", 1, 1, "what a result holds", INFO_HELP},
     [COMMAND_EXPORT] = {"export", "RESULT", 1, 1, "a result's tables as CSV, its adapters as PEFT folders",
                         EXPORT_HELP},
+    [COMMAND_TABLE] = {"table", "RESULT...", 1, CLI_MAX_WORDS, "results side by side, over their seeds",
+                       TABLE_HELP},
     [COMMAND_PLOT] = {"plot", "RESULT", 1, 1, "a result's figures", PLOT_HELP},
     [COMMAND_GENERATE] = {"generate", "RESULT|CONFIG", 1, 1, "text from devices of a result", GENERATE_HELP},
     [COMMAND_HELP] = {"help", "[TOPIC]", 0, 1, "this page, a command, settings or methods", HELP_HELP},
@@ -306,6 +320,41 @@ static void take_generate_option(cli_arguments *a, int letter, problems *list) {
     }
 }
 
+static void take_form(cli_arguments *a, table_form form, problems *list) {
+    if (a->form != TABLE_TEXT && a->form != form)
+        problem(list, EXIT_INPUT,
+                "table: --markdown, --latex and --csv exclude each other; write one of them");
+    a->form = form;
+}
+
+static void take_table_option(cli_arguments *a, int letter, problems *list) {
+    switch (letter) {
+    case 'M':
+        a->metric = optarg;
+        break;
+    case 'R':
+        a->rows = optarg;
+        break;
+    case 'C':
+        a->columns = optarg;
+        break;
+    case 'N':
+        a->baseline = optarg;
+        break;
+    case 'D':
+        take_form(a, TABLE_MARKDOWN, list);
+        break;
+    case 'L':
+        take_form(a, TABLE_LATEX, list);
+        break;
+    case 'c':
+        take_form(a, TABLE_CSV, list);
+        break;
+    default:
+        break;
+    }
+}
+
 static void take_option(cli_arguments *a, int letter, problems *list) {
     const char *command = COMMANDS[a->command].name;
     switch (letter) {
@@ -351,6 +400,7 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     default:
         if (a->command == COMMAND_DATA) take_data_option(a, letter, list);
+        if (a->command == COMMAND_TABLE) take_table_option(a, letter, list);
         if (a->command == COMMAND_GENERATE) take_generate_option(a, letter, list);
         break;
     }

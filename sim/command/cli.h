@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "result/table.h"
 #include "support/problems.h"
 
 enum { CLI_MAX_WORDS = 1024, CLI_MAX_PROCESSES = 1024 };
@@ -17,6 +18,7 @@ typedef enum {
     COMMAND_DATA,
     COMMAND_INFO,
     COMMAND_EXPORT,
+    COMMAND_TABLE,
     COMMAND_PLOT,
     COMMAND_GENERATE,
     COMMAND_HELP,
@@ -32,6 +34,8 @@ typedef struct {
     int n_overrides;                /* --set, --backend and --threads in the order typed: "a.b=c" */
     char *overrides[CLI_MAX_WORDS]; /* owned */
     const char *out, *table, *adapters, *population;
+    const char *metric, *rows, *columns, *baseline; /* of table */
+    table_form form;
     bool resume, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */

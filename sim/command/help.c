@@ -39,6 +39,12 @@ const char EXPORT_HELP[] =
     "  cohort export results/quickstart-1a2b3c4d --table loss --out loss.csv\n"
     "  cohort export results/quickstart-1a2b3c4d --table all --out tables\n"
     "  cohort export results/quickstart-1a2b3c4d --adapters adapters --population local --device 0\n";
+const char TABLE_HELP[] =
+    "Populations of one or more finished results side by side: means and deviations over seeds of what\n"
+    "summary.csv says, the lowest marked, and what cannot be told apart from it. A population that\n"
+    "diverged, or has no value, is named below the table. RESULT is a folder, or a file like summary.csv.\n\n"
+    "  cohort table results/reference/multilingual --metric test_ppl_mean,test_ppl_after --baseline local\n"
+    "  cohort table results/reference/multilingual_crossover --columns tokens_per_device --markdown\n";
 const char PLOT_HELP[] =
     "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and\n"
     "text coloured by expert, each as PNG and SVG. Works on a run that is still going. Needs a Python\n"

@@ -19,10 +19,13 @@
 #include "model/obtain_base.h"
 #include "model/save_variant.h"
 #include "result/export.h"
+#include "result/own_file.h"
 #include "result/peft_result.h"
+#include "result/table.h"
 #include "result/trace.h"
 #include "run/run.h"
 #include "support/kernel_open.h"
+#include "support/output_file.h"
 #include "support/problems.h"
 #include "support/processes.h"
 
@@ -187,6 +190,22 @@ static exit_code export(const cli_arguments *a, problems *list) {
     return code;
 }
 
+static exit_code table(const cli_arguments *a, problems *list) {
+    const table_request request = {.n_results = a->n_words,
+                                   .results = a->words,
+                                   .metrics = a->metric,
+                                   .rows = a->rows,
+                                   .columns = a->columns,
+                                   .baseline = a->baseline,
+                                   .form = a->form};
+    output_file file;
+    if (!a->out) return table_write(&request, stdout, list);
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < a->n_words; i++) THEN(code, own_file_refuse("table", a->words[i], a->out, list));
+    THEN(code, output_file_begin(a->out, &file, list));
+    return code == EXIT_OK ? output_file_end(&file, table_write(&request, file.stream, list), list) : code;
+}
+
 static void print_methods(void) {
     int count = 0;
     const method *const *methods = method_list(&count);
@@ -237,6 +256,8 @@ static exit_code execute(const command_line *c, problems *list) {
         return trace_print_info(a->words[0], list);
     case COMMAND_EXPORT:
         return export(a, list);
+    case COMMAND_TABLE:
+        return table(a, list);
     case COMMAND_PLOT:
         return plot_result(a->words[0], a->out, list);
     case COMMAND_GENERATE:

@@ -288,6 +288,10 @@ static const setting_row ROWS[] = {
      .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),
      .unit = "windows", .help = "fixed windows of each device in an evaluation"},
+    {SETTING("evaluate.target_loss", VALUE_DOUBLE), BOTH(target_loss), .initial = "0", LIMITS(0, 100),
+     .unit = "nats per token",
+     .help = "summary.csv says after how many rounds and bytes the mean test loss of a population's devices "
+             "was at most this; 0: no target"},
     {SETTING("trace.routing_windows", VALUE_INT), RUN(trace.routing_windows), .initial = "2", LIMITS(0, 4096),
      .unit = "windows", .help = "test windows whose tokens and gates are recorded at each evaluation"},
     {SETTING("trace.sampling_windows", VALUE_CHOICE), RUN(trace.sampling_windows), .initial = "false",

@@ -8,7 +8,7 @@ const metric metrics[METRIC_COUNT] = {
     [METRIC_TRAIN_LOSS] = {"/loss/train", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_EACH_ROUND,
                            .summed = true, .info = "train"},
     [METRIC_VALID_LOSS] = {"/loss/valid", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
-                           .info = "valid"},
+                           .columns = {{"valid_loss_mean", SUMMARY_MEAN}}, .info = "valid"},
     [METRIC_TEST_LOSS] = {"/loss/test", "nats/token", METRIC_F64, METRIC_OF_DEVICE, METRIC_WHERE_EVALUATED,
                           .columns = {{"test_ppl_mean", SUMMARY_PERPLEXITY},
                                       {"test_ppl_std", SUMMARY_PERPLEXITY_STD},

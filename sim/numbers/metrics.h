@@ -62,7 +62,7 @@ typedef struct {
     sampling_shape sampling;
 } metric_shape;
 
-/* What summary.csv says of a metric of devices, for each population. */
+/* What summary.csv says of a metric of devices, for each population: of the devices that have a value. */
 typedef enum {
     SUMMARY_MEAN,          /* over devices */
     SUMMARY_PERPLEXITY,    /* mean over devices of exp(value) (as released: 2.71828^value) */

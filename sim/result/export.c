@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "result/export_tables.h"
+#include "result/own_file.h"
 #include "support/output_file.h"
 
 /* ---- An open result ---- */
@@ -226,33 +227,6 @@ static exit_code export_to(export_source *s, const export_table *table, FILE *ou
     return EXIT_OK;
 }
 
-static bool same_entry(const char *a, const char *b) {
-    struct stat one, two;
-    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
-}
-
-/* A table must not replace a file of the result, however its path is spelled, nor make one that a run has yet
- * to write. */
-static exit_code refuse_own_file(const char *folder, const char *path, problems *list) {
-    static const char *const names[] = {"trace.h5", "checkpoint.h5", "config.yaml",
-                                        BASE_NAME,  "summary.csv",   "summary.csv.waiting"};
-    char own[EXPORT_PATH_BYTES], parent[EXPORT_PATH_BYTES], target[OUTPUT_PATH_BYTES];
-    int descriptor = -1;
-    exit_code code = output_file_target(path, target, &descriptor, list);
-    if (code != EXIT_OK || descriptor >= 0) return code;
-    const char *slash = strrchr(target, '/'), *last = slash ? slash + 1 : target;
-    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash + 1 - target) : 1, slash ? target : ".");
-    bool beside = same_entry(parent, folder);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(own, sizeof own, "%s/%s", folder, names[i]);
-        if (same_entry(target, own) || (beside && strcmp(last, names[i]) == 0))
-            return problem(list, EXIT_INPUT,
-                           "export: --out %s is the result's own %s; give another file for the table", path,
-                           names[i]);
-    }
-    return EXIT_OK;
-}
-
 /* A name that promises what is not written. */
 static exit_code refuse_other_format(const char *path, problems *list) {
     static const char *const endings[] = {
@@ -293,7 +267,7 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     const export_table *found = NULL;
     export_source s;
     exit_code code = find_table(table, &found, list);
-    if (path) THEN(code, refuse_own_file(folder, path, list));
+    if (path) THEN(code, own_file_refuse("export", folder, path, list));
     if (path) THEN(code, refuse_other_format(path, list));
     if (code != EXIT_OK) return code;
     h5_enter();

@@ -82,24 +82,33 @@ int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int6
     return done ? 0 : -1;
 }
 
-static int read_metric(hid_t file, metric_id id, int64_t index, metric_row *row, h5_error *error) {
-    hid_t dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
-    int status = dataset < 0 ? -1 : table_read_rows(dataset, id, &row->shape, index, 1, row->values[id]);
-    if (dataset >= 0) H5Dclose(dataset);
-    return status ? h5_failed(error, "cannot read %s", metrics[id].path) : 0;
+static int read_row(hid_t file, int64_t index, metric_row *row, h5_error *error) {
+    int status = 0;
+    for (metric_id id = 0; id < METRIC_COUNT && !status; id++) {
+        if (metrics[id].axes != METRIC_OF_DEVICE) continue;
+        hid_t dataset = H5Dopen2(file, metrics[id].path, H5P_DEFAULT);
+        status = dataset < 0 ? -1 : table_read_rows(dataset, id, &row->shape, index, 1, row->values[id]);
+        if (status) h5_failed(error, "cannot read %s", metrics[id].path);
+        if (dataset >= 0) H5Dclose(dataset);
+    }
+    return status;
 }
 
-exit_code trace_read_summarised(const char *path, int round, metric_row *row, problems *list) {
+exit_code trace_read_devices(const char *path, int last, metric_row *row, trace_row_reader reader,
+                             void *context, problems *list) {
     h5_error error = {0};
     int64_t rows = 0, index = 0;
     h5_enter();
     hid_t file = h5_open_file(path, true, &error);
     int32_t *rounds = file < 0 ? NULL : trace_read_rounds(file, &rows, &error);
-    while (rounds && index < rows && rounds[index] != round) index++;
-    if (rounds && index == rows) h5_failed(&error, "it has no round %d", round);
-    int status = !rounds || index == rows;
-    for (metric_id id = 0; id < METRIC_COUNT && !status; id++)
-        if (metrics[id].columns[0].name) status = read_metric(file, id, index, row, &error);
+    int status = !rounds;
+    for (; index < rows && !status && rounds[index] <= last; index++) {
+        status = read_row(file, index, row, &error);
+        *metric_ints(row, METRIC_ROUND) = rounds[index];
+        if (!status) reader(context, row);
+    }
+    if (!status && (index == 0 || rounds[index - 1] != last))
+        status = h5_failed(&error, "it has no round %d", last);
     free(rounds);
     if (file >= 0) H5Fclose(file);
     h5_leave();

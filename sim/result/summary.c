@@ -56,30 +56,48 @@ static void put_entropy(FILE *out, const summary_row *row) {
 static void put_weights(FILE *out, const summary_row *row) {
     if (row->weights) fputs(row->weights, out);
 }
+static void put_ppl_best(FILE *out, const summary_row *row) {
+    if (row->best_round > 0) put_number(out, row->test_ppl_best);
+}
+static void put_best_round(FILE *out, const summary_row *row) {
+    if (row->best_round > 0) fprintf(out, "%d", row->best_round);
+}
+static void put_rounds_to_target(FILE *out, const summary_row *row) {
+    if (row->rounds_to_target > 0) fprintf(out, "%d", row->rounds_to_target);
+}
+static void put_bytes_to_target(FILE *out, const summary_row *row) {
+    if (row->rounds_to_target > 0) fprintf(out, "%" PRId64, row->bytes_to_target);
+}
 
 /* The columns in their order, which scripts know. Those without a function belong to a metric or a device
  * state; what these have beside them follows at the end. */
 static const struct {
     const char *name;
     void (*put)(FILE *out, const summary_row *row);
+    summary_column what; /* of those with a function */
 } placed[] = {
-    {"population", put_population},
-    {"method", put_method},
-    {"devices", put_devices},
-    {"test_ppl_mean", NULL},
-    {"test_ppl_std", NULL},
-    {"bytes_up", NULL},
-    {"bytes_down", NULL},
-    {"test_ppl_after", NULL},
-    {"seed", put_seed},
-    {"generalists", put_generalists},
-    {"specialists", put_specialists},
-    {"rank", put_rank},
-    {"tokens_per_device", put_tokens},
-    {"split", put_split},
-    {"test_loss_mean", NULL},
-    {"entropy_mean", put_entropy},
-    {"aggregate_weights", put_weights},
+    {"population", put_population, {0}},
+    {"method", put_method, {0}},
+    {"devices", put_devices, {0}},
+    {"test_ppl_mean", NULL, {0}},
+    {"test_ppl_std", NULL, {0}},
+    {"bytes_up", NULL, {0}},
+    {"bytes_down", NULL, {0}},
+    {"test_ppl_after", NULL, {0}},
+    {"seed", put_seed, {0}},
+    {"generalists", put_generalists, {0}},
+    {"specialists", put_specialists, {0}},
+    {"rank", put_rank, {0}},
+    {"tokens_per_device", put_tokens, {0}},
+    {"split", put_split, {0}},
+    {"test_loss_mean", NULL, {0}},
+    {"entropy_mean", put_entropy, {SUMMARY_DESCRIBING, "nats/token"}},
+    {"aggregate_weights", put_weights, {0}},
+    {"valid_loss_mean", NULL, {0}},
+    {"test_ppl_best", put_ppl_best, {SUMMARY_MEASURED, ""}},
+    {"best_round", put_best_round, {SUMMARY_DESCRIBING, "rounds"}},
+    {"rounds_to_target", put_rounds_to_target, {SUMMARY_MEASURED, "rounds"}},
+    {"bytes_to_target", put_bytes_to_target, {SUMMARY_MEASURED, "bytes"}},
 };
 enum { N_PLACED = sizeof placed / sizeof *placed };
 
@@ -115,6 +133,29 @@ static bool is_placed(const char *name) {
     for (int i = 0; i < N_PLACED; i++)
         if (strcmp(placed[i].name, name) == 0) return true;
     return false;
+}
+
+static const char *unit_of(const measured_column *c) {
+    if (c->of_state) return "bytes";
+    switch (metrics[c->metric].columns[c->which].kind) {
+    case SUMMARY_MEAN:
+        return metrics[c->metric].units;
+    case SUMMARY_PERPLEXITY:
+    case SUMMARY_PERPLEXITY_STD:
+        break;
+    }
+    return "";
+}
+
+summary_column summary_column_of(const char *name) {
+    measured_column measured[MOST_MEASURED];
+    int n = list_measured(measured);
+    for (int i = 0; i < n; i++)
+        if (strcmp(measured[i].name, name) == 0)
+            return (summary_column){SUMMARY_MEASURED, unit_of(&measured[i])};
+    for (int i = 0; i < N_PLACED; i++)
+        if (strcmp(placed[i].name, name) == 0) return placed[i].what;
+    return (summary_column){SUMMARY_SETTING, NULL};
 }
 
 /* ---- Axes ---- */

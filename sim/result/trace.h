@@ -88,8 +88,12 @@ exit_code trace_append(trace *t, const metric_row *row, problems *list);
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
-/* The metrics of a round that summary.csv has columns of, out of a trace that nobody writes. */
-exit_code trace_read_summarised(const char *path, int round, metric_row *row, problems *list);
+/* Called with the metrics of devices of a round. */
+typedef void (*trace_row_reader)(void *context, const metric_row *row);
+/* The metrics of devices, round by round up to `last`, out of a trace that nobody writes: each is put into
+ * `row`, which the reader is then called with. */
+exit_code trace_read_devices(const char *path, int last, metric_row *row, trace_row_reader reader,
+                             void *context, problems *list);
 
 /* Arrays of packs that are nowhere in the host's memory in whole come and go in pieces, in the order of the
  * arrays and of their values. */
@@ -163,8 +167,28 @@ typedef struct {
     /* Every axis of the run that no other column has is a column: the population's value on it. NULL: none. */
     const settings *run;
     const population_settings *own;
+    /* The evaluated round of the lowest validation loss, and its test perplexity; 0: empty cells */
+    int best_round;
+    double test_ppl_best;
+    /* The first evaluated round whose mean test loss is at most the target, and the bytes up and down of all
+     * rounds up to and with it; 0: empty cells */
+    int rounds_to_target;
+    int64_t bytes_to_target;
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
+
+/* What a column of summary.csv is; a name that is no column of this program is an axis, which is a setting. */
+typedef enum {
+    SUMMARY_SETTING,
+    SUMMARY_MEASURED,  /* less is better */
+    SUMMARY_DESCRIBING /* measured, and neither good nor bad */
+} summary_role;
+typedef struct {
+    summary_role role;
+    const char *unit; /* of what is measured: "bytes"; "": a plain number */
+} summary_column;
+summary_column summary_column_of(const char *name);
+
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing
  * about the run. */
 bool summary_is_there(const char *path);

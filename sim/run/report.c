@@ -30,6 +30,24 @@ static bool has_bounds(const summary_row *rows, int n) {
     return false;
 }
 
+/* Of a population whose last round has the lowest validation loss it is what stands beside it. */
+static bool differs(const summary_row *row) {
+    return row->best_round > 0 && row->test_ppl_best != row->of_metric[METRIC_TEST_LOSS][0];
+}
+
+static bool any_differs(const summary_row *rows, int n) {
+    for (int i = 0; i < n; i++)
+        if (differs(&rows[i])) return true;
+    return false;
+}
+
+static void print_best(const summary_row *row) {
+    char text[64] = "", best[32];
+    number(best, row->test_ppl_best, "%.3f");
+    if (differs(row)) snprintf(text, sizeof text, "%s (%d)", best, row->best_round);
+    printf("  %16s", text);
+}
+
 void report_base(const base_shape *shape) {
     char text[BASE_TEXT_BYTES];
     printf("base: %s\n", base_describe(shape, text));
@@ -39,9 +57,10 @@ void report_table(const summary_row *rows, int n) {
     int widest = (int)strlen("population");
     for (int i = 0; i < n; i++)
         if ((int)strlen(rows[i].population) > widest) widest = (int)strlen(rows[i].population);
-    bool bounded = has_bounds(rows, n);
+    bool bounded = has_bounds(rows, n), best = any_differs(rows, n);
     printf("\n%-*s  %-11s %6s %8s  %18s  %10s", widest, "population", "method", "seed", "devices",
            "test perplexity", "averaged");
+    if (best) printf("  %16s", "best (round)");
     printf("%s  %9s  %9s\n", bounded ? "    bound" : "", "MB up", "MB down");
     for (int i = 0; i < n; i++) {
         char mean[32], std[32], after[32], bound[32];
@@ -50,6 +69,7 @@ void report_table(const summary_row *rows, int n) {
         number(after, rows[i].of_metric[METRIC_TEST_AFTER][0], "%.3f");
         printf("%-*s  %-11s %6llu %8d  %9s ± %6s  %10s", widest, rows[i].population, rows[i].method,
                (unsigned long long)rows[i].seed, rows[i].devices, mean, std, after);
+        if (best) print_best(&rows[i]);
         number(bound, exp(rows[i].entropy_mean), "%.3f");
         if (bounded) printf("  %7s", bound);
         printf("  %9.2f  %9.2f\n", 1e-6 * (double)rows[i].of_state[STATE_BYTES_UP],
@@ -57,6 +77,10 @@ void report_table(const summary_row *rows, int n) {
     }
     printf("\ntest perplexity: mean and deviation over devices before the last aggregation; averaged: the "
            "mean after it\n");
+    if (best)
+        printf(
+            "best (round): the test perplexity of the round with the lowest validation loss, where that is "
+            "not the last\n");
     if (bounded)
         printf("bound: no model can be expected to go below it, which is the entropy of the synthetic text "
                "as a perplexity\n");

@@ -12,8 +12,8 @@
 void report_overlaps(bool quiet, const fleet *f);
 /* Its family and sizes, a line. */
 void report_base(const base_shape *shape);
-/* A row per population: perplexity over devices before and after the last aggregation, traffic of the whole
- * run. */
+/* A row per population: perplexity over devices before and after the last aggregation, and of the round that
+ * the validation loss would choose, where that differs; traffic of the whole run. */
 void report_table(const summary_row *rows, int n);
 /* Tokens a second of the expert steps, and their FLOPs as shares of the ceiling: all of all processes. What
  * was not measured has no share.

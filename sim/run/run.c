@@ -1,12 +1,12 @@
 /* run.c - a run from start to end.
  *
  *   folder chosen -> text checked -> base -> session -> folder begun -> [checkpoint] -> trace -> rounds
- *   -> summary (under a name of its own) -> last checkpoint -> trace closed -> summary renamed to summary.csv
+ *   -> last checkpoint -> trace closed -> summary, made from the trace
  *
  * Of several processes all go this way together; process 0 alone touches the folder.
  *
- * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint
- * and that rename finds its summary waiting. */
+ * So summary.csv exists only when all else is complete, and a run that was killed before it was written, or
+ * whose summary somebody removed, makes it when it is resumed. */
 #include "run/run.h"
 #include "model/obtain_base.h"
 #include "support/progress.h"
@@ -27,7 +27,6 @@
 #include "run/rounds.h"
 #include "run/summarise.h"
 #include "run/trace_open.h"
-#include "support/durable.h"
 #include "support/kernel_open.h"
 #include "support/processes.h"
 
@@ -45,8 +44,6 @@ typedef struct {
     bool trained;
     ck_ceiling ceiling; /* of all processes together */
 } run;
-
-static const char *const SUMMARY = "summary.csv", *const WAITING_SUMMARY = "summary.csv.waiting";
 
 /* While process 0 trains a base the others have nothing to do: it takes their threads too. */
 static exit_code obtain_first(run *r, base_model **base, problems *list) {
@@ -146,24 +143,11 @@ static exit_code close_trace(run *r, problems *list) {
     return code;
 }
 
-static exit_code write_summary(run *r, problems *list) {
-    char path[FOLDER_PATH_BYTES];
-    int n = r->session->fleet->n_populations;
-    r->summary = calloc((size_t)n, sizeof *r->summary);
-    if (!r->summary) return problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
-    summarise(r->session, r->summary);
-    result_path(&r->folder, WAITING_SUMMARY, path);
-    return summary_write(path, r->summary, n, list);
-}
-
 static exit_code save_result(run *r, problems *list) {
     char path[FOLDER_PATH_BYTES];
-    exit_code code = r->first ? trace_flush(r->trace, list) : EXIT_OK;
-    if (r->first) THEN(code, write_summary(r, list));
-    code = processes_agree(r->collective, code, list);
+    exit_code code = processes_agree(r->collective, r->first ? trace_flush(r->trace, list) : EXIT_OK, list);
     result_path(&r->folder, "checkpoint.h5", path);
-    THEN(code, checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list));
-    return code;
+    return THEN(code, checkpoints_save(r->session, r->settings->rounds, &r->checkpoint, path, list));
 }
 
 static exit_code train(run *r, problems *list) {
@@ -178,23 +162,34 @@ static exit_code train(run *r, problems *list) {
     return THEN(code, save_result(r, list));
 }
 
-/* Somebody removed the summary of a complete run: the trace still has the numbers that it is made of. */
-static exit_code restore_summary(run *r, problems *list) {
-    char path[FOLDER_PATH_BYTES];
-    result_path(&r->folder, "trace.h5", path);
-    exit_code code = trace_read_summarised(path, r->settings->rounds, &r->session->numbers, list);
-    return THEN(code, write_summary(r, list));
+typedef struct {
+    const fleet *fleet;
+    population_course *courses; /* [n_populations] */
+} course_reader;
+
+static void read_round(void *context, const metric_row *row) {
+    course_reader *reader = context;
+    course_add(reader->fleet, row, reader->courses);
 }
 
-static exit_code publish_summary(run *r, problems *list) {
-    char waiting[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
-    result_path(&r->folder, WAITING_SUMMARY, waiting);
-    result_path(&r->folder, SUMMARY, path);
-    exit_code code = access(waiting, F_OK) != 0 ? restore_summary(r, list) : EXIT_OK;
-    int failure = code == EXIT_OK ? durable_replace(waiting, path) : 0;
-    return failure == 0
-               ? code
-               : problem(list, EXIT_RUN, "%s: cannot be put in its place: %s", path, strerror(failure));
+/* Out of the trace, which has all rounds, whoever computed them: so a run that was resumed, and one of several
+ * processes, have the summary of any other. */
+static exit_code write_summary(run *r, problems *list) {
+    char from[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
+    session *s = r->session;
+    size_t n = (size_t)s->fleet->n_populations;
+    course_reader reader = {s->fleet, calloc(n, sizeof *reader.courses)};
+    r->summary = calloc(n, sizeof *r->summary);
+    result_path(&r->folder, "trace.h5", from);
+    result_path(&r->folder, "summary.csv", path);
+    exit_code code =
+        reader.courses && r->summary
+            ? trace_read_devices(from, s->settings->rounds, &s->numbers, read_round, &reader, list)
+            : problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
+    if (code == EXIT_OK) summarise(s, reader.courses, r->summary);
+    THEN(code, summary_write(path, r->summary, (int)n, list));
+    free(reader.courses);
+    return code;
 }
 
 static void report(const run *r) {
@@ -251,7 +246,7 @@ static exit_code choose_folder(run *r, const run_options *options, problems *lis
 static exit_code finish(run *r, exit_code code, problems *list) {
     exit_code closed = close_trace(r, list);
     THEN(code, closed);
-    if (r->first) THEN(code, publish_summary(r, list));
+    if (r->first) THEN(code, write_summary(r, list));
     code = processes_agree(r->collective, code, list);
     /* the measurement has memory of its own */
     if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session);

@@ -5,25 +5,38 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 
+/* Devices of a population that have a value. */
+static int count(const population *p, const double *values) {
+    int n = 0;
+    for (int i = 0; i < p->n_devices; i++) n += !isnan(values[p->first_device + i]);
+    return n;
+}
+
 static double mean(const population *p, const double *values) {
-    double sum = 0.0;
-    for (int i = 0; i < p->n_devices; i++) sum += values[p->first_device + i] / p->n_devices;
+    int n = count(p, values);
+    double sum = n > 0 ? 0.0 : NAN;
+    for (int i = 0; i < p->n_devices; i++)
+        if (!isnan(values[p->first_device + i])) sum += values[p->first_device + i] / n;
     return sum;
 }
 
 static double perplexity(const population *p, const double *loss) {
-    double sum = 0.0;
+    int n = count(p, loss);
+    double sum = n > 0 ? 0.0 : NAN;
     for (int i = 0; i < p->n_devices; i++)
-        sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
-    return sum / p->n_devices;
+        if (!isnan(loss[p->first_device + i]))
+            sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
+    return sum / n;
 }
 
 static double perplexity_std(const population *p, const double *loss) {
-    double center = perplexity(p, loss), squares = 0.0;
+    int n = count(p, loss);
+    double center = perplexity(p, loss), squares = n > 0 ? 0.0 : NAN;
     for (int i = 0; i < p->n_devices; i++)
-        squares +=
-            pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - center, 2.0);
-    return sqrt(squares / p->n_devices);
+        if (!isnan(loss[p->first_device + i]))
+            squares +=
+                pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - center, 2.0);
+    return sqrt(squares / n);
 }
 
 static double of_column(const population *p, summary_kind kind, const double *values) {
@@ -60,7 +73,28 @@ static void set_bank(const session *s, const population *p, summary_row *row) {
     if (ps->n_specialists_list == p->n_devices) row->specialists_list = ps->specialists_list;
 }
 
-static summary_row row_of(const session *s, const population *p) {
+static void add_round(const population *p, const metric_row *row, population_course *course) {
+    const double *test = metric_doubles(row, METRIC_TEST_LOSS);
+    double valid = mean(p, metric_doubles(row, METRIC_VALID_LOSS)), loss = mean(p, test),
+           target = p->settings->target_loss;
+    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
+        course->bytes += metric_longs(row, METRIC_BYTES_UP)[i] + metric_longs(row, METRIC_BYTES_DOWN)[i];
+    if (!isnan(valid) && (course->best_round == 0 || valid < course->best_valid)) {
+        course->best_round = metric_round(row);
+        course->best_valid = valid;
+        course->test_ppl_best = perplexity(p, test);
+    }
+    if (target > 0.0 && loss <= target && course->rounds_to_target == 0) {
+        course->rounds_to_target = metric_round(row);
+        course->bytes_to_target = course->bytes;
+    }
+}
+
+void course_add(const fleet *f, const metric_row *row, population_course *courses) {
+    for (int i = 0; i < f->n_populations; i++) add_round(&f->populations[i], row, &courses[i]);
+}
+
+static summary_row row_of(const session *s, const population *p, const population_course *course) {
     const population_settings *ps = p->settings;
     summary_row row = {.population = ps->name,
                        .method = p->method->name,
@@ -69,6 +103,10 @@ static summary_row row_of(const session *s, const population *p) {
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split),
+                       .best_round = course->best_round,
+                       .test_ppl_best = course->test_ppl_best,
+                       .rounds_to_target = course->rounds_to_target,
+                       .bytes_to_target = course->bytes_to_target,
                        .run = s->settings,
                        .own = ps};
     set_measured(s, p, &row);
@@ -80,6 +118,7 @@ static summary_row row_of(const session *s, const population *p) {
     return row;
 }
 
-void summarise(const session *s, summary_row *rows) {
-    for (int i = 0; i < s->fleet->n_populations; i++) rows[i] = row_of(s, &s->fleet->populations[i]);
+void summarise(const session *s, const population_course *courses, summary_row *rows) {
+    for (int i = 0; i < s->fleet->n_populations; i++)
+        rows[i] = row_of(s, &s->fleet->populations[i], &courses[i]);
 }

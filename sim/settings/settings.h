@@ -134,6 +134,7 @@ typedef struct {
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
     experts_settings experts;
     train_settings train;
+    double target_loss; /* of evaluate: nats per token; 0: none */
     data_settings data;
     char *adapters;    /* "none", or a folder that replaces random initialisation */
     int adapters_line; /* where the configuration says which; 0: --set */

@@ -37,6 +37,32 @@ test_summary_follows_from_the_table_of_losses() {
         END { if (seen < 7) exit 1 }' loss.csv "$(reference_result)/summary.csv" || fail 'the summary does not follow from the losses'
 }
 
+# The best round by validation and the way to the target, computed from the tables; of two populations the losses are above the target.
+test_best_round_and_target_follow_from_the_tables() {
+    local result=result
+    cohort run "$tiny" --out result --quiet --set evaluate.every=1 --set train.rounds=8 --set train.learning_rate=0.2 \
+        --set evaluate.target_loss=4.03 --set populations.0.evaluate.target_loss=1 --set populations.1.evaluate.target_loss=0 >&2
+    cohort export $result --table all --out tables >&2
+    awk -F, 'FILENAME ~ /loss/ { key = $1 "," $2 "," $3; rounds = $1
+                 if ($5 == "valid") valid[key] += $6
+                 if ($5 == "test") { devices[key]++; loss[key] += $6; ppl[key] += exp($6) } next }
+             FILENAME ~ /traffic/ { bytes[$1 "," $2 "," $3] += $5 + $6; next }
+             FNR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
+             { best = to = sent = 0; target = 4.03
+               if ($1 == "alone") target = 1
+               if ($1 == "averaged") target = 0
+               for (round = 1; round <= 8; round++) {
+                   key = round "," $1 "," $column["seed"]; sent += bytes[key]
+                   if (!best || valid[key] < valid[best "," $1 "," $column["seed"]]) best = round
+                   if (!to && loss[key] / devices[key] <= target) { to = round; to_bytes = sent } }
+               key = best "," $1 "," $column["seed"]; earlier += best < 8; reached += to > 0; later += to > 1; unreached += !to
+               if ($column["best_round"] != best || ($column["test_ppl_best"] - ppl[key] / devices[key]) ^ 2 > 1e-12) { print "best", best, $0; exit 1 }
+               if ($column["rounds_to_target"] != (to ? to : "") || $column["bytes_to_target"] != (to ? to_bytes : "")) {
+                   print "target", to, to_bytes, $0; exit 1 } }
+             END { print earlier + 0, reached + 0, later + 0, unreached + 0; if (!earlier || !reached || !later || unreached < 2) exit 1 }' \
+        tables/loss.csv tables/traffic.csv result/summary.csv >said || fail "$(<said)"
+}
+
 test_gates_of_a_device_and_layer_sum_to_one() {
     cohort export "$(reference_result)" --table routing --out routing.csv
     awk -F, 'NR > 1 { gate[$1 "," $2 "," $3 "," $4 "," $5] += $8; share[$1 "," $2 "," $3 "," $4 "," $5] += $9 }

@@ -151,8 +151,8 @@ test_weights_by_tokens_sum_over_processes() {
         expect_close one/checkpoint.h5 "$n/checkpoint.h5" /parameters
         expect_close_summaries one/summary.csv "$n/summary.csv"
     done
-    grep -q '^weighed,.*,tokens$' one/summary.csv || fail "$(<one/summary.csv)"
-    grep -q '^alike,.*,uniform$' one/summary.csv || fail "$(<one/summary.csv)"
+    grep -q '^weighed,.*,tokens,' one/summary.csv || fail "$(<one/summary.csv)"
+    grep -q '^alike,.*,uniform,' one/summary.csv || fail "$(<one/summary.csv)"
     [[ $(cut -d, -f4 one/summary.csv | sed -n 2p) != "$(cut -d, -f4 one/summary.csv | sed -n 3p)" ]] || fail 'the weights change nothing'
 }
 

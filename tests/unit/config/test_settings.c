@@ -381,8 +381,12 @@ static const struct {
      "rank: is short for experts.rank, and both are written"},
     {"[{name: a, method: local, devices: 1, base: {width: 4}}]",
      "populations.0.base.width: a population cannot have its own; write base.width at the top level"},
+    {"[{name: a, method: local, devices: 1, trace: {routing_windows: 4}}]",
+     "populations.0.trace: a population cannot have its own trace"},
     {"[{name: a, method: local, devices: 1, evaluate: {every: 4}}]",
-     "populations.0.evaluate: a population cannot have its own evaluate"},
+     "populations.0.evaluate.every: a population cannot have its own; write evaluate.every at the top level"},
+    {"[{name: a, method: local, devices: 1, evaluate: {target_loss: -1}}]",
+     "populations.0.evaluate.target_loss: '-1' is out of range; it must be 0 to 100 nats per token"},
     {"[{name: a, method: local, devices: 1, train: {rounds: 4}}]",
      "populations.0.train.rounds: a population cannot have its own: all populations go through the "
      "rounds together"},

@@ -205,6 +205,7 @@ static const struct {
     {"tied.linears=q v", true, false},
     {"evaluate.every=3", true, false},
     {"evaluate.windows=3", true, false},
+    {"evaluate.target_loss=3", true, false},
     {"trace.routing_windows=3", true, false},
     {"trace.sampling_windows=true", true, false},
     {"populations.0.name=c", true, false},

@@ -354,14 +354,19 @@ Test(as_released, perplexity_has_five_digits_of_e) {
                              "devices: 1, as_released: true}\n",
                              0, NULL);
     summary_row rows[2];
+    population_course courses[2] = {0};
     double *test = metric_doubles(&r.session->numbers, METRIC_TEST_LOSS),
-           *after = metric_doubles(&r.session->numbers, METRIC_TEST_AFTER);
-    for (int i = 0; i < 2; i++) test[i] = after[i] = 4.0;
-    summarise(r.session, rows);
+           *after = metric_doubles(&r.session->numbers, METRIC_TEST_AFTER),
+           *valid = metric_doubles(&r.session->numbers, METRIC_VALID_LOSS);
+    *metric_ints(&r.session->numbers, METRIC_ROUND) = 1;
+    for (int i = 0; i < 2; i++) valid[i] = test[i] = after[i] = 4.0;
+    course_add(r.session->fleet, &r.session->numbers, courses);
+    summarise(r.session, courses, rows);
     cr_expect_float_eq(rows[0].of_metric[METRIC_TEST_LOSS][0], 54.598150033144236, 1e-12);
     cr_expect_float_eq(rows[1].of_metric[METRIC_TEST_LOSS][0], pow(2.71828, 4.0), 1e-12);
     cr_expect_float_eq(rows[1].of_metric[METRIC_TEST_AFTER][0], pow(2.71828, 4.0), 1e-12);
     cr_expect_lt(rows[1].of_metric[METRIC_TEST_LOSS][0], rows[0].of_metric[METRIC_TEST_LOSS][0] - 1e-4);
+    cr_expect_eq(rows[1].test_ppl_best, rows[1].of_metric[METRIC_TEST_LOSS][0]);
     cr_expect_eq(rows[1].of_metric[METRIC_TEST_LOSS][2], 4.0, "losses are what they are");
     small_close(&r);
 }

@@ -12,7 +12,7 @@
 #define HEADER                                                                                               \
     "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                              \
     "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"  \
-    "aggregate_weights\n"
+    "aggregate_weights,valid_loss_mean,test_ppl_best,best_round,rounds_to_target,bytes_to_target\n"
 
 static char *written(const summary_row *rows, int n) {
     char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"),
@@ -36,21 +36,25 @@ static bool has_column(const char *header, const char *name) {
 }
 
 static summary_row plain(void) {
-    return (summary_row){
-        .population = "comigs-1g1s",
-        .method = "comigs",
-        .devices = 4,
-        .seed = UINT64_MAX,
-        .generalists = 1,
-        .specialists = 1,
-        .rank = 8,
-        .tokens_per_device = 40000,
-        .split = "in_distribution",
-        .entropy_mean = 1.125,
-        .weights = "uniform",
-        .of_metric =
-            {[METRIC_TEST_LOSS] = {9.25, 1.0 / 3.0, 2.2246235515243336}, [METRIC_TEST_AFTER] = {9.5}},
-        .of_state = {[STATE_BYTES_UP] = INT64_C(6000000000), [STATE_BYTES_DOWN] = 12}};
+    return (summary_row){.population = "comigs-1g1s",
+                         .method = "comigs",
+                         .devices = 4,
+                         .seed = UINT64_MAX,
+                         .generalists = 1,
+                         .specialists = 1,
+                         .rank = 8,
+                         .tokens_per_device = 40000,
+                         .split = "in_distribution",
+                         .entropy_mean = 1.125,
+                         .weights = "uniform",
+                         .of_metric = {[METRIC_VALID_LOSS] = {2.5},
+                                       [METRIC_TEST_LOSS] = {9.25, 1.0 / 3.0, 2.2246235515243336},
+                                       [METRIC_TEST_AFTER] = {9.5}},
+                         .of_state = {[STATE_BYTES_UP] = INT64_C(6000000000), [STATE_BYTES_DOWN] = 12},
+                         .best_round = 14,
+                         .test_ppl_best = 8.875,
+                         .rounds_to_target = 6,
+                         .bytes_to_target = INT64_C(7000000001)};
 }
 
 Test(summary, a_row_per_population) {
@@ -59,22 +63,24 @@ Test(summary, a_row_per_population) {
     rows[1].of_metric[METRIC_TEST_LOSS][0] = 123456789.25;
     rows[1].of_metric[METRIC_TEST_LOSS][1] = 0;
     rows[1].weights = "";
+    rows[1].rounds_to_target = 0;
     const char *expected =
         HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,uniform\n"
+               "in_distribution,2.22462355,1.125,uniform,2.5,8.875,14,6,7000000001\n"
                "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,\n";
+               "in_distribution,2.22462355,1.125,,2.5,8.875,14,,\n";
     cr_assert_str_eq(written(rows, 2), expected);
 }
 
 Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     summary_row row = plain();
     row.entropy_mean = NAN;
+    row.best_round = 0;
     row.of_metric[METRIC_TEST_LOSS][1] = NAN;
     row.of_metric[METRIC_TEST_AFTER][0] = INFINITY;
     cr_assert_str_eq(written(&row, 1),
                      HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
-                            "in_distribution,2.22462355,,uniform\n");
+                            "in_distribution,2.22462355,,uniform,2.5,,,6,7000000001\n");
 }
 
 Test(summary, devices_that_differ_have_a_number_each) {

@@ -18,7 +18,6 @@ static fixture made;
 static char *folder, *trace_path, *checkpoint_path;
 static int64_t counts[DEVICES];
 static uint8_t stopped[DEVICES];
-static double losses[2][DEVICES];
 
 static checkpoint state_of(void) {
     return (checkpoint){
@@ -59,10 +58,20 @@ static exit_code resume(problems *list) {
     return code == EXIT_OK ? trace_close(t, list) : code;
 }
 
+static void count_rows(void *rows, const metric_row *row) {
+    (void)row;
+    ++*(int *)rows;
+}
+
 static exit_code read_losses(problems *list) {
-    metric_row row = {.shape = {.devices = DEVICES},
-                      .values = {[METRIC_TEST_LOSS] = losses[0], [METRIC_TEST_AFTER] = losses[1]}};
-    return trace_read_summarised(trace_path, ROUNDS, &row, list);
+    const metric_shape shape = {.populations = 1, .devices = DEVICES};
+    metric_row row;
+    int rows = 0;
+    cr_assert(metric_row_create(&row, &shape));
+    exit_code code = trace_read_devices(trace_path, ROUNDS, &row, count_rows, &rows, list);
+    cr_expect(code != EXIT_OK || rows == ROUNDS, "%d rows", rows);
+    metric_row_destroy(&row);
+    return code;
 }
 
 static exit_code peek(problems *list) {

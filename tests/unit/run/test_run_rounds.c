@@ -217,7 +217,8 @@ Test(rounds, trace_and_summary_keep_the_two_losses_apart) {
     expect_row(path, "/loss/test", 1, test);
     expect_row(path, "/loss/test_after", 1, after);
     summary_row rows[3];
-    summarise(r.session, rows);
+    population_course courses[3] = {0};
+    summarise(r.session, courses, rows);
     cr_expect_float_eq(rows[0].of_metric[METRIC_TEST_LOSS][2], (test[0] + test[1]) / 2.0, 1e-12);
     cr_expect_float_eq(rows[0].of_metric[METRIC_TEST_LOSS][0], (exp(test[0]) + exp(test[1])) / 2.0, 1e-9);
     cr_expect_float_eq(rows[0].of_metric[METRIC_TEST_AFTER][0], (exp(after[0]) + exp(after[1])) / 2.0, 1e-9);

@@ -1,0 +1,31 @@
+/* table_parts.h - a table that is ready to be printed. */
+#ifndef COHORT_TABLE_PARTS_H
+#define COHORT_TABLE_PARTS_H
+
+#include "result/table_compare.h"
+#include "result/table_layout.h"
+
+typedef struct {
+    table_data data;
+    table_layout layout;
+    char *words;          /* what metrics point into; owned, like the next three */
+    const char **metrics; /* [n_metrics] */
+    table_mark *marks;    /* [n_metrics, groups] */
+    int *baselines;       /* [groups]; -1: compared with none */
+    int n_metrics;
+    const char *baseline; /* NULL: nothing is compared */
+} table_parts;
+
+static inline table_mark table_mark_of(const table_parts *t, int measure, int group) {
+    return t->marks[measure * t->data.n_groups + group];
+}
+
+/* With what has to be said below it. */
+exit_code table_print(const table_parts *t, table_form form, FILE *out, problems *list);
+/* A line for each group and metric, in full precision; in the file's own units. */
+void table_print_csv(const table_parts *t, FILE *out);
+/* What has to be said: how to read it, what has no value, which seeds have no pair. Each line begins with
+ * `before`, and ends with `after`. */
+void table_print_notes(const table_parts *t, table_form form, FILE *out);
+
+#endif
