@@ -132,8 +132,8 @@ void settings_destroy(settings *s) {
             free(*(char **)((char *)s + rows[i].offset));
     for (int i = 0; i < s->n_populations; i++) population_free(&s->populations[i]);
     free(s->populations);
-    free(s->data.corpus);
-    free(s->data.windows);
+    population_settings defaults = {.data = s->data};
+    population_free(&defaults);
     free(s->key_lines);
     free(s->file);
     free(s);

@@ -27,13 +27,13 @@ static double mib(size_t bytes) {
 }
 
 static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT_BYTES]) {
-    int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
+    bank_span generalists = {0, 0}, specialists = {0, 0};
     for (int i = 0; i < p->n_devices; i++) {
-        int n = f->devices[p->first_device + i].specialists;
-        least = n < least ? n : least;
-        most = n > most ? n : most;
+        const device *d = &f->devices[p->first_device + i];
+        bank_count(&generalists, d->generalists, i == 0);
+        bank_count(&specialists, d->specialists, i == 0);
     }
-    bank_text(out, generalists, least, most);
+    bank_text(out, generalists, specialists);
 }
 
 /* How often the run's steps read a device's training text, in the mean over the population. */

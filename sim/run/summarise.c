@@ -52,27 +52,20 @@ static void set_measured(const session *s, const population *p, summary_row *row
         }
 }
 
-/* A list in the settings has one number for each device, unless one device stands for all of them. */
-static void set_bank(const session *s, const population *p, summary_row *row) {
-    const population_settings *ps = p->settings;
-    row->generalists = s->fleet->devices[p->first_device].generalists;
-    row->specialists = s->fleet->devices[p->first_device].specialists;
-    if (ps->n_specialists_list == p->n_devices) row->specialists_list = ps->specialists_list;
-}
-
 static summary_row row_of(const session *s, const population *p) {
     const population_settings *ps = p->settings;
     summary_row row = {.population = ps->name,
                        .method = p->method->name,
                        .devices = p->n_devices,
                        .seed = ps->seed,
+                       .generalists = ps->generalists,
+                       .specialists = ps->specialists,
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split)};
     set_measured(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
-    set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
         row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
     return row;

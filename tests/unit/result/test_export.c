@@ -79,11 +79,11 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
     cr_expect_str_eq(table_of(&r, "devices"),
                      "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_"
                      "tokens,parameters_shared,"
-                     "parameters_private,entropy_nats_per_token\n"
-                     "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,\n"
-                     "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25\n"
-                     "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",2,1002,102,202,0,8192,2.5\n"
-                     "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75\n");
+                     "parameters_private,entropy_nats_per_token,generalists,specialists,rank\n"
+                     "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,,1,1,8\n"
+                     "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25,1,1,8\n"
+                     "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",2,1002,102,202,0,8192,2.5,2,0,4\n"
+                     "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75,2,0,4\n");
 }
 
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {
