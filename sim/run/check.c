@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/config.h"
 #include "data/split.h"
 #include "engine/assign.h"
 #include "engine/outline.h"
@@ -113,6 +114,20 @@ static void print_examples(const fleet *f) {
     }
 }
 
+/* What is not the same on all devices: once for all seeds of a population. */
+static void print_lists(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population_settings *p = f->populations[i].settings;
+        char *lists = settings_lists(p);
+        if (*lists && !(last && strcmp(p->name, last) == 0)) {
+            printf("%s%s, device by device: %s\n", last ? "" : "\n", p->name, lists);
+            last = p->name;
+        }
+        free(lists);
+    }
+}
+
 /* Where devices have several sources: once for all seeds of a population. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
@@ -137,6 +152,7 @@ static void print_populations(const fleet *f) {
            "devices", "experts", "shared par.", "private par.", "bytes a round", "train tokens",
            "times read");
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    print_lists(f);
     print_examples(f);
     print_mixtures(f);
     print_repetitions(f);
