@@ -359,6 +359,14 @@ Test(data_examples, a_device_can_have_a_number_of_examples) {
     cr_expect_eq(device_data_examples(data, DATA_VALID), 2 * VALID);
     device_data_close(data);
     device_data_close(pooled);
+    int64_t each[] = {5, 0};
+    d.examples_per_device = (per_device){5, 2, each};
+    data = device_of(c, &d, 0, 2, false), pooled = device_of(c, &d, 0, 2, true);
+    cr_expect_eq(device_data_examples(data, DATA_TRAIN), 5);
+    cr_expect_eq(device_data_examples(pooled, DATA_TRAIN), 5 + TRAIN, "0: all of them");
+    device_data_close(data);
+    device_data_close(pooled);
+    d.examples_per_device = (per_device){.value = 17};
     d.split = split_named("dirichlet");
     d.dirichlet = 1;
     d.tokens_per_device.value = 400;
