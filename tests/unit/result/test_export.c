@@ -86,6 +86,33 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
                      "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75,2,0,4\n");
 }
 
+/* The devices of population 0 as given, of a trace with nothing but its tables of declarations. */
+static result declared(int generalists, int specialists, int rank) {
+    result r = {.folder = fixture_folder(), .list = fixture_problems()};
+    fixture_create(&r.run, DEVICES, 0);
+    r.run.devices[0].generalists = generalists;
+    r.run.devices[0].specialists = specialists;
+    r.run.devices[0].rank = rank;
+    cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    return r;
+}
+
+Test(export, devices_that_differ_have_a_number_each) {
+    result r = declared(2, 0, 16);
+    cr_expect(strstr(table_of(&r, "populations"), "comigs-1g1s,42,comigs,2,2 1,0 1,16 8,2,40000,"), "%s",
+              table_of(&r, "populations"));
+    cr_expect(strstr(table_of(&r, "devices"), ",4096,8192,,2,0,16\n"), "%s", table_of(&r, "devices"));
+}
+
+/* It says how many experts a device has, and no more: the columns that came later are read as 0. */
+Test(export, devices_of_an_older_trace_are_as_their_population) {
+    result r = declared(0, 0, 0);
+    cr_expect(strstr(table_of(&r, "populations"), "comigs-1g1s,42,comigs,2,1,1,8,2,40000,"), "%s",
+              table_of(&r, "populations"));
+    cr_expect(strstr(table_of(&r, "devices"), ",4096,8192,,1,1,8\n"), "%s", table_of(&r, "devices"));
+}
+
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {
     static const char *const splits[] = {"train", "valid", "test", "test_after"};
     result r = finished(WINDOWS);
