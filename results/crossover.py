@@ -20,6 +20,8 @@ def read(paths):
                 raise Unreadable(f"{path}: is no summary.csv of Cohort; it lacks {', '.join(missing)}")
             rows += list(reader)
     for row in rows:
+        if not row["tokens_per_device"].lstrip("-").isdigit():
+            raise Unreadable(f"population {row['population']}: data.tokens_per_device differs from device to device, so it has no place on the axis")
         row["tokens_per_device"], row["test_ppl_mean"] = int(row["tokens_per_device"]), float(row["test_ppl_mean"])
         if row["tokens_per_device"] <= 0:
             raise Unreadable(f"population {row['population']}: data.tokens_per_device is 0 (all there is), so its place on the axis is unknown")

@@ -9,6 +9,7 @@
 """
 import argparse
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -191,23 +192,23 @@ def perplexity_figure(result, all_series, stem):
 
 def mixes_several(result, population):
     """Has both kinds of expert, and several of one."""
-    generalists = int(result.populations[population]["generalists"])
-    most = int(result.devices["experts"][result.members(population)].max())
-    return 0 < generalists < most and most > 2
+    generalists, specialists = result.populations[population]["generalists"], result.populations[population]["specialists"]
+    return generalists.max() > 0 and specialists.max() > 0 and (generalists + specialists).max() > 2
 
 
 def shares(result, series, rows, layer):
     """{(kind, number): [row, device]}: the weight of each kind of expert (number 0: its experts' gates, summed), or of each expert, counted
     from 1, where there is only one kind."""
     members = np.concatenate([result.members(p) for p in series.populations])
-    generalists = int(result.populations[series.populations[0]]["generalists"])
+    generalists = result.generalists[members]
     gates = result.gates[np.ix_(rows, members)][:, :, layer, :]
     experts = gates.shape[2] - int(np.isnan(gates).all(axis=(0, 1)).sum())
-    if 0 < generalists < experts:
+    if generalists.any() and (generalists < result.devices["experts"][members]).any():
         alive = np.where(np.isnan(gates).all(axis=2), np.nan, 1)
-        return {("generalist", 0): alive * np.nansum(gates[:, :, :generalists], axis=2),
-                ("specialist", 0): alive * np.nansum(gates[:, :, generalists:], axis=2)}
-    kind = "generalist" if generalists else "specialist"
+        shared = np.arange(gates.shape[2]) < generalists[:, np.newaxis]  # [device, expert]
+        return {("generalist", 0): alive * np.nansum(np.where(shared, gates, 0), axis=2),
+                ("specialist", 0): alive * np.nansum(np.where(shared, 0, gates), axis=2)}
+    kind = "generalist" if generalists.any() else "specialist"
     return {(kind, e + 1): gates[:, :, e] for e in range(experts)}
 
 
@@ -275,7 +276,8 @@ def legend_of_gates(figure, grid):
 
 
 def has_sizes(result):
-    return len({f for f in (int(p["tokens_per_device"]) for p in result.populations) if f > 0}) > 1
+    """Populations of several sizes, each one number: a list has a size for each device."""
+    return not re.search(r"^ *tokens_per_device: \[", result.config, re.M) and len({f for f in (int(p["tokens_per_device"]) for p in result.populations) if f > 0}) > 1
 
 
 def draw_result(folder, out):

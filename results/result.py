@@ -33,8 +33,12 @@ class Result:
         self.devices = file["devices"][:]
         records = file["populations"][:]
         self.populations = [{name: record[name] for name in records.dtype.names} for record in records]
+        self.generalists = self._of_devices("generalists", records)
+        ranks = self._of_devices("rank", records)
         for i, population in enumerate(self.populations):
-            population["specialists"] = self.devices["experts"][self.members(i)] - population["generalists"]
+            members = self.members(i)
+            population["generalists"], population["rank"] = self.generalists[members], ranks[members]
+            population["specialists"] = self.devices["experts"][members] - population["generalists"]
             population["routed"] = text(population["gates"]) == "top_k"
         self.test = file["loss/test"][:n]  # [row, device] nats per token, before aggregation
         self.gates = file["routing/gate_mean"][:n]  # [row, device, layer, expert]
@@ -43,6 +47,10 @@ class Result:
             self.ids = file["routing/tokens/ids"][:n]  # [row, window, token]
             self.token_gates = file["routing/tokens/gates"][:n]  # [row, window, token, layer, expert]
             self.windows = file["routing/tokens/devices"][:]
+
+    def _of_devices(self, name, records):
+        """[device]; an older trace says it of populations alone."""
+        return self.devices[name] if name in self.devices.dtype.names else records[name][self.devices["population"]]
 
     def name(self, population):
         return text(self.populations[population]["name"])
@@ -89,17 +97,33 @@ def facet_of(population):
     return int(population["tokens_per_device"]), text(population["split"])
 
 
-def bank_of(row):
-    """1G1S, 2G, 3S, and 1G1-3S where devices differ. Specialists: of each device, as the trace has them or as a cell of summary.csv."""
-    generalists, specialists = int(row["generalists"]), row["specialists"]
-    counts = [int(n) for n in (specialists.split() if isinstance(specialists, str) else specialists)]
+def numbers_of(cell):
+    """Of each device, as the trace has them, or a cell of summary.csv: one number, where all devices have the same."""
+    return [int(n) for n in (cell.split() if isinstance(cell, str) else cell)]
+
+
+def in_words(cell, whole):
+    """2; where devices differ 1-3, or the whole list (1,1,3,3)."""
+    counts = numbers_of(cell)
     least, most = min(counts), max(counts)
-    private = f"{most}S" if least == most else f"{least}-{most}S"
-    return (f"{generalists}G" if generalists else "") + (private if most else "")
+    return f"{most}" if least == most else f"({','.join(map(str, counts))})" if whole else f"{least}-{most}"
+
+
+def bank_of(row, whole=False):
+    """1G1S, 2G, 3S; where devices differ 1G1-3S, or with whole lists 1G(1,1,3,3)S."""
+    kinds = ((row["generalists"], "G"), (row["specialists"], "S"))
+    return "".join(in_words(cell, whole) + kind for cell, kind in kinds if max(numbers_of(cell)))
 
 
 def bank_label(row, rows):
-    """The method, with its bank of experts where the method occurs with several."""
+    """The method, with its bank of experts where the method occurs with several, and with its rank likewise. Lists are whole where their
+    least and their most do not tell them apart."""
     method = text(row["method"])
-    banks = {bank_of(r) for r in rows if text(r["method"]) == method}
-    return method if len(banks) == 1 and method != "comigs" else f"{method} {bank_of(row)}"
+    same = [r for r in rows if text(r["method"]) == method]
+    whole = len({bank_of(r) for r in same}) < len({bank_of(r, True) for r in same})
+    label = method if len({bank_of(r) for r in same}) == 1 and not whole and method != "comigs" else f"{method} {bank_of(row, whole)}"
+    if any("rank" not in r for r in same):
+        return label
+    lists = {in_words(r["rank"], True) for r in same}
+    whole = len({in_words(r["rank"], False) for r in same}) < len(lists)
+    return f"{label} rank {in_words(row['rank'], whole)}" if len(lists) > 1 else label

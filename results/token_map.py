@@ -80,7 +80,7 @@ def choose_windows(result, row):
     """Those of devices with generalists and specialists first: their choice is what the map is about. A device that diverged has none."""
     def mixed(window):
         device = result.devices[result.windows[window]]
-        return 0 < result.populations[device["population"]]["generalists"] < device["experts"]
+        return 0 < result.generalists[result.windows[window]] < device["experts"]
     alive = [w for w in range(len(result.windows)) if np.isfinite(result.token_gates[row, w, :length_of(result, row, w), :, 0]).all()]
     return sorted(sorted(alive, key=lambda w: not mixed(w))[:MOST_WINDOWS])
 
@@ -121,7 +121,7 @@ def paint(figure, result, row, windows, shown, texts, width):
     top, used = full_height - 0.04, set()
     for w, lines in zip(windows, texts):
         device = result.devices[result.windows[w]]
-        generalists = int(result.populations[device["population"]]["generalists"])
+        generalists = int(result.generalists[result.windows[w]])
         figure.text(0.03 / full_width, top / full_height, title_of(result, device), fontsize=6.5, va="top", fontweight="bold")
         height = len(lines) * LINE_INCHES
         for i, layer in enumerate(shown):

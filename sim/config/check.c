@@ -53,10 +53,14 @@ static bool has_lora(const population_settings *p) {
     return ranks > 0;
 }
 
-static void check_experts(const level *of, int specialists, int device) {
+/* Device -1: every one. */
+static void check_experts(const level *of, int device) {
     const population_settings *p = of->defaults;
     char message[256], who[48] = "a device";
-    int experts = p->generalists + specialists;
+    int generalists = (int)per_device_at(&p->generalists, device < 0 ? 0 : device),
+        specialists = (int)per_device_at(&p->specialists, device < 0 ? 0 : device),
+        rank = (int)per_device_at(&p->rank, device < 0 ? 0 : device), experts = generalists + specialists;
+    if (generalists < 0 || specialists < 0 || rank < 0) return; /* refused already */
     if (device >= 0) snprintf(who, sizeof who, "device %d", device);
     if (experts < 1 && !has_lora(p)) {
         snprintf(
@@ -68,51 +72,92 @@ static void check_experts(const level *of, int specialists, int device) {
     } else if (experts > CK_MAX_EXPERTS) {
         snprintf(message, sizeof message,
                  "%s has %d experts (%d generalists + %d specialists); it can have at most %d", who, experts,
-                 p->generalists, specialists, CK_MAX_EXPERTS);
+                 generalists, specialists, CK_MAX_EXPERTS);
         report(of, level_has(of, "specialists") ? "specialists" : "generalists", message);
-    } else if (experts * p->rank > CK_MAX_RANK_SUM) {
+    } else if (experts * rank > CK_MAX_RANK_SUM) {
         snprintf(message, sizeof message,
                  "the ranks of the %d experts of %s sum to %d; the sum must be at most %d", experts, who,
-                 experts * p->rank, CK_MAX_RANK_SUM);
+                 experts * rank, CK_MAX_RANK_SUM);
         report(of, level_has(of, "rank") ? "rank" : "experts.rank", message);
     }
 }
 
-static void check_specialists(const level *of) {
+static void check_all_experts(const level *of) {
     const population_settings *p = of->defaults;
+    const per_device *lists[] = {&p->generalists, &p->specialists, &p->rank};
+    int n = 0;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        if (lists[i]->value < 0) return; /* without a method there is no default */
+        if (lists[i]->n > n) n = lists[i]->n;
+    }
+    if (n == 0) check_experts(of, -1);
+    for (int i = 0; i < n; i++) check_experts(of, i);
+}
+
+/* One model has one shape: where a method pools all devices' data, lists can speak of their data alone. */
+static bool is_of_shape(const setting_row *row) {
+    return strncmp(row->path, "data.", 5) != 0;
+}
+
+/* Lists that are here for devices: whether their lengths fit. */
+static void check_lists(const level *of) {
+    const population_settings *p = of->defaults;
+    const method *how = p->method ? method_find(p->method) : NULL;
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
     char message[256];
-    if (p->generalists < 0 || p->specialists < 0) return; /* without a method there is no default */
-    if (p->n_specialists_list == 0) {
-        check_experts(of, p->specialists, -1);
-        return;
+    for (int i = 0; i < count; i++) {
+        const per_device *x = (const per_device *)((const char *)p + rows[i].offset);
+        bool other_name =
+            rows[i].alias_of ? !level_has(of, rows[i].path) : level_has(of, "rank") && x == &p->rank;
+        if (!rows[i].in_population || rows[i].type != VALUE_COUNTS || x->n == 0 || other_name) continue;
+        if (p->devices > 0 && x->n != p->devices)
+            snprintf(message, sizeof message,
+                     "the list has %d entries for %d devices; write one for each device, or a single number",
+                     x->n, p->devices);
+        else if (how && how->pooled && is_of_shape(&rows[i]))
+            snprintf(message, sizeof message,
+                     "method %s trains one model on the text of all devices, which cannot differ from device "
+                     "to device; write a single number",
+                     how->name);
+        else
+            continue;
+        report(of, rows[i].path, message);
     }
-    if (p->devices > 0 && p->n_specialists_list != p->devices) {
-        snprintf(message, sizeof message,
-                 "the list has %d entries for %d devices; write one for each device, or a single number",
-                 p->n_specialists_list, p->devices);
-        report(of, "specialists", message);
-    }
-    for (int i = 0; i < p->n_specialists_list; i++)
-        if (p->specialists_list[i] >= 0) check_experts(of, p->specialists_list[i], i);
 }
 
 /* Of running text: a window is of neighbours. An example is a window, whatever its length. */
 static void check_tokens(const level *of, const char *path, int64_t tokens) {
     char message[256];
     int sequence = of->defaults->data.sequence;
-    if (tokens == 0 || tokens > sequence || corpus_is_of_examples(of->defaults->data.corpus)) return;
+    if (tokens <= 0 || tokens > sequence || corpus_is_of_examples(of->defaults->data.corpus)) return;
     snprintf(message, sizeof message,
              "%lld tokens hold no window of %d and its next token (data.sequence); give at least %d",
              (long long)tokens, sequence, sequence + 1);
     report(of, path, message);
 }
 
+/* All of a source's text cannot stand beside a part of it. */
+static void check_amounts(const level *of, const char *path, const per_device *tokens) {
+    char message[256];
+    if (tokens->n == 0) check_tokens(of, path, tokens->value);
+    for (int i = 0; i < tokens->n; i++) {
+        check_tokens(of, path, tokens->list[i]);
+        if (tokens->list[i] != 0) continue;
+        snprintf(message, sizeof message,
+                 "entry %d is 0, which stands for all text where it is the only number; give each device the "
+                 "tokens that it is to have",
+                 i);
+        report(of, path, message);
+    }
+}
+
 static void check_data(const level *of) {
     const data_settings *d = &of->defaults->data;
     char message[256];
-    check_tokens(of, "data.tokens_per_device", d->tokens_per_device);
-    check_tokens(of, "data.valid_tokens_per_device", d->valid_tokens_per_device);
-    check_tokens(of, "data.test_tokens_per_device", d->test_tokens_per_device);
+    check_amounts(of, "data.tokens_per_device", &d->tokens_per_device);
+    check_amounts(of, "data.valid_tokens_per_device", &d->valid_tokens_per_device);
+    check_amounts(of, "data.test_tokens_per_device", &d->test_tokens_per_device);
     if (d->synthetic.branching <= d->synthetic.vocabulary) return;
     snprintf(
         message, sizeof message,
@@ -244,7 +289,8 @@ static void check_splits(const settings *s, const level *of) {
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
-    check_specialists(of);
+    check_lists(of);
+    check_all_experts(of);
     check_alias(of);
     check_loras(of);
     if (level_has(of, "tied.linears")) check_tied(of);

@@ -8,28 +8,39 @@
 #include "data/split.h"
 #include "methods/method.h"
 
+/* The row's value is in memory of its own, and in no other row's. */
+static bool owns_memory(const setting_row *row) {
+    bool owned = row->type == VALUE_TEXT || row->type == VALUE_WORD || row->type == VALUE_COUNTS;
+    return row->in_population && owned && !row->alias_of;
+}
+
 void population_copy(population_settings *to, const population_settings *from) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     *to = *from;
     for (int i = 0; i < count; i++) {
-        if (!rows[i].in_population || (rows[i].type != VALUE_TEXT && rows[i].type != VALUE_WORD)) continue;
-        char **text = (char **)((char *)to + rows[i].offset);
-        *text = config_text(*text);
+        void *at = (char *)to + rows[i].offset;
+        if (!owns_memory(&rows[i])) continue;
+        if (rows[i].type != VALUE_COUNTS) {
+            *(char **)at = config_text(*(char **)at);
+            continue;
+        }
+        per_device *x = at;
+        const int64_t *list = x->list;
+        if (x->n == 0) continue;
+        x->list = config_memory(malloc((size_t)x->n * sizeof *list));
+        memcpy(x->list, list, (size_t)x->n * sizeof *list);
     }
-    if (from->n_specialists_list == 0) return;
-    size_t bytes = (size_t)from->n_specialists_list * sizeof *from->specialists_list;
-    to->specialists_list = config_memory(malloc(bytes));
-    memcpy(to->specialists_list, from->specialists_list, bytes);
 }
 
 void population_free(population_settings *p) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
-    for (int i = 0; i < count; i++)
-        if (rows[i].in_population && (rows[i].type == VALUE_TEXT || rows[i].type == VALUE_WORD))
-            free(*(char **)((char *)p + rows[i].offset));
-    free(p->specialists_list);
+    for (int i = 0; i < count; i++) {
+        void *at = (char *)p + rows[i].offset;
+        if (owns_memory(&rows[i]))
+            free(rows[i].type == VALUE_COUNTS ? (void *)((per_device *)at)->list : *(char **)at);
+    }
 }
 
 void population_append(settings *s, const population_settings *from, uint64_t seed) {
@@ -102,6 +113,14 @@ void resolve_loras(const level *of) {
         if (settings_is_of_attention(site)) p->lora.rank[site] = 0;
 }
 
+static void resolve_lists(population_settings *p) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++)
+        if (rows[i].in_population && rows[i].type == VALUE_COUNTS)
+            per_device_reduce((per_device *)((char *)p + rows[i].offset), p->devices);
+}
+
 /* What follows from other keys, where it is not written. */
 static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
@@ -118,8 +137,9 @@ static void resolve(const settings *s, const level *of) {
     for (int site = 0; site < CK_SITES; site++)
         if (p->lora.alpha[site] == 0) p->lora.alpha[site] = p->experts.alpha;
     if (p->tied.alpha == 0) p->tied.alpha = p->experts.alpha;
-    if (how && p->generalists < 0) p->generalists = how->default_generalists;
-    if (how && p->specialists < 0) p->specialists = how->default_specialists;
+    if (how && p->generalists.value < 0) p->generalists.value = how->default_generalists;
+    if (how && p->specialists.value < 0) p->specialists.value = how->default_specialists;
+    resolve_lists(p);
 }
 
 void population_require(const level *of, const char *except) {
@@ -138,7 +158,7 @@ void population_read(const settings *s, const level *top, const node *entry, lev
     population_settings *p = of->defaults;
     population_copy(p, top->defaults);
     p->line = of->where.line;
-    p->generalists = p->specialists = -1;
+    p->generalists.value = p->specialists.value = -1;
     walk_level(of, entry, NULL);
     resolve(s, of);
 }

@@ -66,7 +66,7 @@ static const char *type_in_words(value_type type) {
     case VALUE_CHOICE:
         return "word";
     case VALUE_COUNTS:
-        return "whole number, or a list";
+        return "whole number, or one for each device";
     case VALUE_SEEDS:
         break;
     }

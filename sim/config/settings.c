@@ -138,8 +138,8 @@ void settings_destroy(settings *s) {
     free(s->populations);
     for (int i = 0; i < s->n_axes; i++) free(s->axes[i]);
     free(s->axes);
-    free(s->data.corpus);
-    free(s->data.windows);
+    population_settings defaults = {.data = s->data};
+    population_free(&defaults);
     free(s->key_lines);
     free(s->file);
     free(s);

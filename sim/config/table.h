@@ -18,7 +18,7 @@ typedef enum {
     VALUE_TEXT,   /* char *, owned */
     VALUE_WORD,   /* char *, owned: one of the choices */
     VALUE_CHOICE, /* an enum: its choices in order */
-    VALUE_COUNTS, /* a number for all devices, or a list with one for each */
+    VALUE_COUNTS, /* per_device: a whole number for all devices, or a list with one for each */
     VALUE_SEEDS   /* a list of seeds; exists only until populations are expanded */
 } value_type;
 

@@ -203,41 +203,46 @@ static bool read_word(const setting_row *row, const node *value, void *at, const
     return true;
 }
 
-static bool read_counts(const setting_row *row, const node *value, population_settings *p, const char *key,
+/* The entries of a list into `out`; one that is not good is -1, which nothing judges further. */
+static bool read_entries(const setting_row *row, const node *value, per_device *out, const char *key,
+                         problems *list) {
+    bool all_good = true;
+    for (int i = 0; i < value->count; i++) {
+        const node *entry = value->entries[i].value;
+        bool good = entry->kind == NODE_SCALAR;
+        out->list[i] = -1;
+        if (good)
+            good = read_whole(row, entry, &out->list[i], key, list);
+        else
+            problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device",
+                       i);
+        if (!good) out->list[i] = -1;
+        if (out->list[i] > out->value) out->value = out->list[i];
+        all_good = all_good && good;
+    }
+    return all_good;
+}
+
+static bool read_counts(const setting_row *row, const node *value, per_device *out, const char *key,
                         problems *list) {
-    int64_t count = 0;
-    bool good = true;
+    free(out->list); /* of the default that this takes the place of */
+    out->list = NULL;
+    out->n = 0;
     if (value->kind == NODE_SCALAR) {
         setting_row one = *row;
-        one.type = VALUE_INT;
-        return read_number(&one, value, &p->specialists, key, list);
+        one.type = VALUE_INT64;
+        return read_number(&one, value, &out->value, key, list);
     }
-    if (value->count == 0 || value->count > SETTINGS_MAX_SPECIALISTS_LIST) {
+    if (value->count == 0 || value->count > SETTINGS_MAX_PER_DEVICE) {
         problem_at(
             list, value->where, key,
             "the list has %d entries; write one for each device (at most %d), or a single number for all",
-            value->count, SETTINGS_MAX_SPECIALISTS_LIST);
+            value->count, SETTINGS_MAX_PER_DEVICE);
         return false;
     }
-    p->specialists_list = config_memory(calloc((size_t)value->count, sizeof *p->specialists_list));
-    p->n_specialists_list = value->count;
-    for (int i = 0; i < value->count; i++) {
-        const node *entry = value->entries[i].value;
-        p->specialists_list[i] = -1; /* until it is found good: not to be judged further */
-        if (entry->kind != NODE_SCALAR) {
-            problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device",
-                       i);
-            good = false;
-            continue;
-        }
-        if (!read_whole(row, entry, &count, key, list)) {
-            good = false;
-            continue;
-        }
-        p->specialists_list[i] = (int)count;
-        if (count > p->specialists) p->specialists = (int)count;
-    }
-    return good;
+    *out =
+        (per_device){.n = value->count, .list = config_memory(calloc((size_t)value->count, sizeof(int64_t)))};
+    return read_entries(row, value, out, key, list);
 }
 
 static const char *kind_in_words(const setting_row *row) {
@@ -283,7 +288,7 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
     case VALUE_CHOICE:
         return read_word(row, value, at, key, list);
     case VALUE_COUNTS:
-        return read_counts(row, value, base, key, list);
+        return read_counts(row, value, at, key, list);
     case VALUE_TEXT:
         break;
     case VALUE_SEEDS:

@@ -47,14 +47,10 @@ static void write_choice(FILE *out, const char *choices, int index) {
     fprintf(out, "%.*s", (int)strcspn(p, "|"), p);
 }
 
-static void write_counts(FILE *out, const population_settings *p) {
-    if (p->n_specialists_list == 0) {
-        fprintf(out, "%d", p->specialists);
-        return;
-    }
-    for (int i = 0; i < p->n_specialists_list; i++)
-        fprintf(out, "%s%d", i ? ", " : "[", p->specialists_list[i]);
-    fputc(']', out);
+static void write_counts(FILE *out, const per_device *x) {
+    if (x->n == 0) fprintf(out, "%" PRId64, x->value);
+    for (int i = 0; i < x->n; i++) fprintf(out, "%s%" PRId64, i ? ", " : "[", x->list[i]);
+    if (x->n > 0) fputc(']', out);
 }
 
 void value_write(const setting_row *row, const void *base, FILE *out) {
@@ -80,7 +76,7 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
         write_choice(out, row->choices, *(const int *)at);
         break;
     case VALUE_COUNTS:
-        write_counts(out, base);
+        write_counts(out, at);
         break;
     case VALUE_SEEDS:
         break; /* expanded */

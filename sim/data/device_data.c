@@ -28,7 +28,7 @@ struct device_data {
 /* Leaves a device so many examples as it is to have: of its stretches, which are those from `first` on, in
  * proportion to the examples in each. */
 static exit_code keep_examples(const partition *p, int device, part_text *out, int first, problems *list) {
-    int64_t wanted = p->settings->examples_per_device, all = 0, before = 0, kept = 0;
+    int64_t wanted = per_device_at(&p->settings->examples_per_device, device), all = 0, before = 0, kept = 0;
     int end = out->count, n = first;
     for (int i = first; i < end; i++) all += out->ranges[i].examples;
     if (all < wanted)
@@ -36,7 +36,8 @@ static exit_code keep_examples(const partition *p, int device, part_text *out, i
             list, EXIT_INPUT,
             "device %d of %d: data.examples_per_device asks for %lld training examples, but there are "
             "%lld in its text (data.tokens_per_device: %lld)%s",
-            device, p->devices, (long long)wanted, (long long)all, (long long)p->settings->tokens_per_device,
+            device, p->devices, (long long)wanted, (long long)all,
+            (long long)partition_wanted(p->settings, DATA_TRAIN, device),
             all == 0 ? "; running text has none" : "; ask for fewer, or give each device more text");
     exit_code code = EXIT_OK;
     for (int i = first; i < end && code == EXIT_OK; i++) {
@@ -59,10 +60,11 @@ static exit_code fill_part(partition *p, int device, bool pooled, data_part part
     int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
     exit_code code = EXIT_OK;
     for (int i = 0; i < devices && code == EXIT_OK; i++) {
-        int first = out->count;
-        code = partition_take(p, pooled ? i : device, part, out, list);
-        if (code == EXIT_OK && part == DATA_TRAIN && p->settings->examples_per_device > 0)
-            code = keep_examples(p, pooled ? i : device, out, first, list);
+        int first = out->count, whose = pooled ? i : device;
+        code = partition_take(p, whose, part, out, list);
+        if (code == EXIT_OK && part == DATA_TRAIN &&
+            per_device_at(&p->settings->examples_per_device, whose) > 0)
+            code = keep_examples(p, whose, out, first, list);
     }
     return code;
 }

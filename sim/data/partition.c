@@ -28,22 +28,35 @@ int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int
     return (int64_t)((__int128)(total - wanted) * before / (all - wanted));
 }
 
-int64_t partition_wanted(const data_settings *d, data_part part) {
-    const int64_t wanted[DATA_SPLITS] = {d->tokens_per_device, d->valid_tokens_per_device,
-                                         d->test_tokens_per_device};
-    return wanted[part];
+static const per_device *amounts(const data_settings *d, data_part part) {
+    const per_device *const all[DATA_SPLITS] = {&d->tokens_per_device, &d->valid_tokens_per_device,
+                                                &d->test_tokens_per_device};
+    return all[part];
+}
+
+int64_t partition_wanted(const data_settings *d, data_part part, int device) {
+    return per_device_at(amounts(d, part), device);
+}
+
+bool partition_wants_all(const data_settings *d, data_part part) {
+    return amounts(d, part)->value == 0;
+}
+
+bool partition_is_unequal(const partition *p, data_part part) {
+    return p->split->unequal || amounts(p->settings, part)->n > 0;
 }
 
 bool partition_is_common(const partition *p, data_part part) {
-    return part == DATA_TEST || (part == DATA_VALID && partition_wanted(p->settings, part) == 0);
+    if (part == DATA_TEST) return amounts(p->settings, part)->n == 0;
+    return part == DATA_VALID && partition_wants_all(p->settings, part);
 }
 
 int64_t partition_held(const partition *p, int source, data_part part) {
-    if (partition_wanted(p->settings, part) == 0) return shard_tokens(corpus_shard(p->corpus, source, part));
+    if (partition_wants_all(p->settings, part)) return shard_tokens(corpus_shard(p->corpus, source, part));
     return corpus_text_tokens(p->corpus, source, part);
 }
 
-/* ---- Sums over devices, where shares are unequal ---- */
+/* ---- Sums over devices, where their amounts are unequal ---- */
 
 /* Brings `before` to the devices before `device`. Devices come in their order, so that a whole population
  * costs one pass. */
@@ -82,8 +95,8 @@ exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed,
         p->others = calloc(sources, sizeof *p->others);
         good = p->shares && p->others;
     }
-    for (int part = 0; part < DATA_TEST && good && p->split->unequal; part++)
-        good = create_sums(p, (data_part)part);
+    for (int part = 0; part < DATA_TEST && good; part++)
+        if (partition_is_unequal(p, (data_part)part)) good = create_sums(p, (data_part)part);
     if (good) return EXIT_OK;
     partition_close(p);
     *out = NULL;
@@ -113,7 +126,8 @@ static exit_code too_little(const partition *p, int device, int source, data_par
                        "in its %s split; ask for fewer, "
                        "or 0 for as many as its mixture allows",
                        device, p->devices, (long long)wanted, key,
-                       (long long)partition_wanted(p->settings, part), of, path, (long long)total, name);
+                       (long long)partition_wanted(p->settings, part, device), of, path, (long long)total,
+                       name);
     return problem(list, EXIT_INPUT,
                    "device %d of %d: %s asks for %lld tokens, but source %s of %s has %lld in its %s split; "
                    "ask for at most that many, or 0 for all",
@@ -146,7 +160,8 @@ static int64_t place_of(partition *p, int device, data_part part, const text_sha
     rng_key key = {p->seed, RNG_SHARED, RNG_PARTITION, (uint64_t)part << 32 | (uint64_t)share->source};
     int64_t total = partition_held(p, share->source, part);
     if (part == DATA_TEST) return 0;
-    if (!p->split->unequal) return partition_first(total, wanted, share->slot, share->slots, &key);
+    if (!partition_is_unequal(p, part))
+        return partition_first(total, wanted, share->slot, share->slots, &key);
     sum_up_to(p, device, part);
     const partition_sums *sums = &p->sums[part];
     return partition_first_after(total, wanted, sums->before[share->source], sums->all[share->source], &key);
@@ -156,13 +171,14 @@ static int64_t place_of(partition *p, int device, data_part part, const text_sha
 static bool is_shared(const partition *p, data_part part, const text_share *share, int64_t wanted,
                       int64_t total) {
     if (part != DATA_TRAIN) return false;
-    return p->split->unequal ? p->sums[part].all[share->source] > total : wanted > total / share->slots;
+    return partition_is_unequal(p, part) ? p->sums[part].all[share->source] > total
+                                         : wanted > total / share->slots;
 }
 
 static exit_code take_share(partition *p, int device, data_part part, const text_share *share,
                             text_range *out, problems *list) {
     int64_t total = partition_held(p, share->source, part), wanted = share->tokens;
-    if (partition_wanted(p->settings, part) == 0 && !p->split->unequal)
+    if (partition_wants_all(p->settings, part) && !p->split->unequal)
         wanted = part == DATA_TRAIN ? total / share->slots : total;
     if (wanted > total) return too_little(p, device, share->source, part, wanted, total, list);
     exit_code code = check_window(p, device, share->source, part, wanted, list);

@@ -16,7 +16,7 @@ int64_t partition_first(int64_t total, int64_t wanted, int slot, int slots, cons
 /* The same for stretches of unequal lengths: those before it take `before` tokens, all of them `all`. */
 int64_t partition_first_after(int64_t total, int64_t wanted, int64_t before, int64_t all, const rng_key *key);
 
-/* Of unequal shares: the tokens that devices take of each source [sources], all together and those before
+/* Of unequal amounts: the tokens that devices take of each source [sources], all together and those before
  * `next`. */
 typedef struct {
     int next;
@@ -30,11 +30,15 @@ struct partition {
     uint64_t seed;
     int devices;
     text_share *shares, *others;    /* [sources] room for what one device has */
-    partition_sums sums[DATA_TEST]; /* of training and validation text; empty where shares are equal */
+    partition_sums sums[DATA_TEST]; /* of training and validation text; empty where amounts are equal */
 };
 
-/* The tokens of a part that the settings ask for; 0: all there are. */
-int64_t partition_wanted(const data_settings *d, data_part part);
+/* The tokens of a part that the settings ask for on a device; 0, of all devices alike: all there are. */
+int64_t partition_wanted(const data_settings *d, data_part part, int device);
+bool partition_wants_all(const data_settings *d, data_part part);
+/* Whether devices' amounts of a part differ, by their split or by a list of them: stretches then lie one after
+ * another. */
+bool partition_is_unequal(const partition *p, data_part part);
 /* True if all devices have the same of a source's text in this part: the whole split, or the test text. */
 bool partition_is_common(const partition *p, data_part part);
 /* The tokens of a source that devices can have in this part. */

@@ -20,7 +20,7 @@ typedef struct {
 } text_share;
 
 typedef struct {
-    /* True: shares differ from device to device. Their stretches then lie one after the other in the order of
+    /* True: shares differ from device to device, whatever the settings ask for. Their stretches then lie one after the other in the order of
      * devices, and windows fall on all positions of a part alike. False: stretches lie by slot, and windows
      * fall on stretches alike, whatever their lengths. */
     bool unequal;

@@ -8,24 +8,14 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 #include "population/parts.h"
+#include "population/sharing.h"
 #include "population/variants.h"
 #include "support/kernel_problem.h"
 
 enum { LIST_BYTES = 640, STRETCH_BYTES = 160 };
 
-static int generalists_of(const population *p) {
-    return p->settings->generalists >= 0 ? p->settings->generalists : p->method->default_generalists;
-}
-
-bool population_shares(const population *p, const ck_part *part) {
-    return p->method->shares(part, generalists_of(p));
-}
-
-static int specialists_of(const population *p, int index) {
-    const population_settings *s = p->settings;
-    if (s->n_specialists_list > 0)
-        return s->specialists_list[index < s->n_specialists_list ? index : s->n_specialists_list - 1];
-    return s->specialists >= 0 ? s->specialists : p->method->default_specialists;
+bool population_shares(const population *p, const device *d, const ck_part *part) {
+    return p->method->shares(part, d->generalists);
 }
 
 /* Before what was refused of a population: where it is written. */
@@ -34,30 +24,6 @@ static void prefix_place(problems *list, int first, const char *file, const popu
         problems_prefix(list, first, "%s:%d: ", file, p->line);
     else
         problems_prefix(list, first, "--set populations: ");
-}
-
-/* Whether parts are averaged whose number, or size, depends on a device's specialists. */
-static bool shares_with_specialists(const population *p) {
-    int first = generalists_of(p);
-    const ck_part a = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_A, first, 0, 1, 1, 0},
-                  b = {CK_EXPERTS, CK_SITE_FC, CK_FACTOR_B, first, 0, 1, 1, 0},
-                  router = {CK_EXPERTS, CK_NO_SITE, CK_FACTOR_ROUTER, -1, 0, 1, 1, 0};
-    return population_shares(p, &a) || population_shares(p, &b) || population_shares(p, &router);
-}
-
-/* What the devices must have in common where a part is averaged. */
-static exit_code check_population(const population *p, problems *list) {
-    const population_settings *ps = p->settings;
-    exit_code code = EXIT_OK;
-    for (int i = 0; i < p->n_devices && code == EXIT_OK; i++) {
-        if (shares_with_specialists(p) && specialists_of(p, i) != specialists_of(p, 0))
-            code = problem(list, EXIT_INPUT,
-                           "population '%s': method %s averages all experts, so every device must have as "
-                           "many; device 0 has %d "
-                           "specialists, device %d has %d",
-                           ps->name, p->method->name, specialists_of(p, 0), i, specialists_of(p, i));
-    }
-    return code;
 }
 
 static schedule_query query_of(const fleet *f, const population *p, bool routed, int64_t local_step) {
@@ -94,9 +60,6 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
         p->n_devices = p->method->pooled ? 1 : p->settings->devices;
         f->n_devices += p->n_devices;
         count_steps(s, f, p);
-        exit_code checked = check_population(p, list);
-        prefix_place(list, before, s->file, p->settings);
-        if (checked != EXIT_OK) code = checked;
     }
     return code;
 }
@@ -122,13 +85,13 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     device *d = &f->devices[p->first_device + index];
     d->population = population_index;
     d->index = index;
-    d->generalists = generalists_of(p);
-    d->specialists = specialists_of(p, index);
+    d->generalists = (int)per_device_at(&p->settings->generalists, index);
+    d->specialists = (int)per_device_at(&p->settings->specialists, index);
+    d->rank = (int)per_device_at(&p->settings->rank, index);
     exit_code code = shape_of_device(f, base, p, d, &d->shape, list);
     if (code != EXIT_OK) return code;
     const ck_shape *shape = &f->shapes[d->shape];
-    shape_count_parameters(p, shape, &d->parameters_shared, &d->parameters_private);
-    d->bytes_a_round = p->n_devices > 1 ? 4 * d->parameters_shared : 0;
+    shape_count_parameters(p, d, shape, &d->parameters_shared, &d->parameters_private);
     d->carries = fleet_totals(f, d)->carries;
     return EXIT_OK;
 }
@@ -146,6 +109,7 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
         int before = problems_count(list);
         for (int j = 0; j < f->populations[i].n_devices && one == EXIT_OK; j++)
             one = make_device(f, base, i, j, list);
+        THEN(one, sharing_check(f, &f->populations[i], list));
         prefix_place(list, before, f->file, f->populations[i].settings);
         if (one != EXIT_OK) code = one;
     }
@@ -154,19 +118,23 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
 
 static bool same_text(const data_settings *a, const data_settings *b) {
     return strcmp(a->corpus, b->corpus) == 0 && a->split == b->split &&
-           a->tokens_per_device == b->tokens_per_device &&
-           a->valid_tokens_per_device == b->valid_tokens_per_device &&
-           a->test_tokens_per_device == b->test_tokens_per_device &&
+           per_device_equal(&a->tokens_per_device, &b->tokens_per_device) &&
+           per_device_equal(&a->valid_tokens_per_device, &b->valid_tokens_per_device) &&
+           per_device_equal(&a->test_tokens_per_device, &b->test_tokens_per_device) &&
            a->synthetic.topics == b->synthetic.topics && a->synthetic.vocabulary == b->synthetic.vocabulary &&
            a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
            a->synthetic.seed == b->synthetic.seed;
 }
 
+static int64_t tokens_of(const data_settings *d, int index) {
+    return per_device_at(&d->tokens_per_device, index) + per_device_at(&d->valid_tokens_per_device, index) +
+           per_device_at(&d->test_tokens_per_device, index);
+}
+
 /* Of a mixture of synthetic sources every stretch is a text by itself. */
-static size_t list_bytes(const data_settings *d) {
+static size_t list_bytes(const data_settings *d, int index) {
     bool many = split_of(d)->unequal && strcmp(d->corpus, "synthetic") == 0;
-    int64_t tokens = d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device;
-    int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens / d->sequence;
+    int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens_of(d, index) / d->sequence;
     return LIST_BYTES + (many ? (size_t)(stretches < most ? stretches : most) * STRETCH_BYTES : 0);
 }
 
@@ -175,13 +143,13 @@ static size_t list_bytes(const data_settings *d) {
 static size_t own_text_bytes(const fleet *f, const population *p) {
     const data_settings *d = &p->settings->data;
     bool synthetic = strcmp(d->corpus, "synthetic") == 0;
-    int64_t tokens =
-        synthetic ? d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device : 0;
-    size_t holders = 0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        holders += f->owner[i] == f->place.process;
-    if (p->method->pooled) holders *= (size_t)p->settings->devices;
-    return holders * ((size_t)tokens * sizeof(uint16_t) + list_bytes(d));
+    size_t bytes = 0;
+    for (int i = 0; i < p->settings->devices; i++) {
+        int holder = p->first_device + (p->method->pooled ? 0 : i);
+        if (f->owner[holder] != f->place.process) continue;
+        bytes += (synthetic ? (size_t)tokens_of(d, i) * sizeof(uint16_t) : 0) + list_bytes(d, i);
+    }
+    return bytes;
 }
 
 fleet_text_bytes fleet_measure_text(const fleet *f) {

@@ -4,8 +4,8 @@
  *
  * Every process of a run knows all devices, but has the packs and the text of its own only (fleet_assign).
  *
- * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which ranges of a pack are
- * averaged over a population is its list of shared tensors (fleet_groups). */
+ * A device's pack is laid out by its ck_shape; devices of equal shape share one. Which parts are
+ * averaged, and over which devices: sharing.h. */
 #ifndef COHORT_FLEET_H
 #define COHORT_FLEET_H
 
@@ -43,6 +43,7 @@ typedef struct device {
     /* known once its text is open: of all devices to process 0, of its own to any other */
     device_text text;
     int generalists, specialists;
+    int rank; /* of each of its experts */
     int64_t parameters_shared, parameters_private;
     /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t bytes_a_round;
@@ -99,7 +100,7 @@ typedef struct {
     float *carried;                      /* backend memory [n_carried]; NULL without any */
     int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    /* one per population that shares anything, has more than one device, and has not stopped */
+    /* of populations that have not stopped, one per set of parts that the same two devices or more average */
     ck_group *groups;
     int *group_population;     /* [n_groups] */
     int64_t n_packed;          /* floats of all groups' packed buffers */
@@ -158,11 +159,8 @@ int fleet_schedule(const fleet *f, const device *d, int64_t local_step,
 /* The same of the whole run. */
 const schedule_totals *fleet_totals(const fleet *f, const device *d);
 
-/* Whether a part is averaged over the population's devices. */
-bool population_shares(const population *p, const ck_part *part);
-/* The ranges of a pack that are averaged over the population's devices, in floats; at most
- * ck_part_count(shape). Returns their number. */
-int fleet_shared_ranges(const population *p, const ck_shape *shape, int64_t *offset, int64_t *count);
+/* Whether a part of the device's pack is averaged over the population's devices. */
+bool population_shares(const population *p, const device *d, const ck_part *part);
 /* Writes a new device's pack [shape->total], from random numbers. */
 void fleet_init_pack(const population *p, const device *d, const ck_shape *shape, float *pack);
 /* The same of any device: from the folder that fleet.adapters names, where it does. */

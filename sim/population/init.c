@@ -19,7 +19,7 @@ static const float ROUTER_SIGMA = 0.02F;
 
 /* Equal on all devices of all populations of a seed. */
 static bool starts_equal(const population *p, const device *d, const ck_part *part) {
-    if (population_shares(p, part)) return true;
+    if (population_shares(p, d, part)) return true;
     if (ck_is_of_router(part->factor)) return false;
     return part->expert < d->generalists ||
            released_start_is_shared(p->method, p->settings->as_released, part->expert);

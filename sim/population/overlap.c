@@ -44,12 +44,17 @@ bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, c
         }
     if (short_sources == 0) return false;
     holders h = holders_of(f, p, first);
-    int end = snprintf(out, bytes,
-                       "population '%s', seed %llu: its %d devices of source %s share text: %d x %lld tokens "
-                       "are asked of %lld",
-                       p->settings->name, (unsigned long long)p->settings->seed, h.devices,
-                       corpus_source_name(p->text, first), h.devices, (long long)(h.tokens / h.devices),
-                       (long long)shard_tokens(corpus_shard(p->text, first, DATA_TRAIN)));
+    char asked[64];
+    if (p->settings->data.tokens_per_device.n > 0)
+        snprintf(asked, sizeof asked, "%lld tokens together", (long long)h.tokens);
+    else
+        snprintf(asked, sizeof asked, "%d x %lld tokens", h.devices, (long long)(h.tokens / h.devices));
+    int end =
+        snprintf(out, bytes,
+                 "population '%s', seed %llu: its %d devices of source %s share text: %s are asked of %lld",
+                 p->settings->name, (unsigned long long)p->settings->seed, h.devices,
+                 corpus_source_name(p->text, first), asked,
+                 (long long)shard_tokens(corpus_shard(p->text, first, DATA_TRAIN)));
     if (short_sources > 1 && end > 0 && (size_t)end < bytes)
         snprintf(out + end, bytes - (size_t)end, "; %d more source%s", short_sources - 1,
                  short_sources > 2 ? "s run short" : " runs short");

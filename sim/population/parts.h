@@ -8,7 +8,8 @@
 exit_code shape_of_device(fleet *f, const base_shape *base, const population *p, const device *d, int *shape,
                           problems *list);
 /* Adapter values of a device, without padding: those that are averaged, and the others. */
-void shape_count_parameters(const population *p, const ck_shape *shape, int64_t *shared, int64_t *private_);
+void shape_count_parameters(const population *p, const device *d, const ck_shape *shape, int64_t *shared,
+                            int64_t *private_);
 
 /* groups.c: fleet.groups, whose members are this process's devices, and n_packed, which is the same in all
  * processes. */

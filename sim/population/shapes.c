@@ -99,8 +99,8 @@ static void fill_given(ck_shape *shape, const base_shape *base, const population
                            ? 1.0 / shape->n_experts
                            : released_balance(ps->as_released, ps->experts.balance_importance, d->generalists,
                                               d->specialists, e);
-        shape->rank[e] = ps->rank;
-        shape->scale[e] = lora_scale(&ps->experts, ps->experts.alpha, ps->rank);
+        shape->rank[e] = d->rank;
+        shape->scale[e] = lora_scale(&ps->experts, ps->experts.alpha, d->rank);
         shape->balance[e] =
             routed ? (float)(ps->experts.balance * shape->n_experts * share / base->layers) : 0.0F;
     }
@@ -170,10 +170,11 @@ exit_code shape_of_device(fleet *f, const base_shape *base, const population *p,
     return EXIT_OK;
 }
 
-void shape_count_parameters(const population *p, const ck_shape *shape, int64_t *shared, int64_t *private_) {
+void shape_count_parameters(const population *p, const device *d, const ck_shape *shape, int64_t *shared,
+                            int64_t *private_) {
     *shared = *private_ = 0;
     for (int32_t i = 0; i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);
-        *(population_shares(p, &part) ? shared : private_) += (int64_t)part.rows * part.columns;
+        *(population_shares(p, d, &part) ? shared : private_) += (int64_t)part.rows * part.columns;
     }
 }

@@ -152,8 +152,9 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
 static int write_devices(hid_t file, const trace_header *header, h5_error *error) {
     hid_t type = device_type(error);
     if (type < 0) return -1;
-    return write_records(file, "/devices", type, header->devices, header->n_devices,
-                         "1,1,1,experts,tokens,tokens,tokens,parameters,parameters,nats/token", error);
+    return write_records(
+        file, "/devices", type, header->devices, header->n_devices,
+        "1,1,1,experts,experts,experts,1,tokens,tokens,tokens,parameters,parameters,nats/token", error);
 }
 
 /* As wide as the longest name. */

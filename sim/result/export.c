@@ -87,18 +87,16 @@ static int source_open(export_source *s, h5_error *error) {
     if (s->file < 0) return -1;
     s->populations = table_read_records(s->file, "/populations", population_type(error),
                                         sizeof *s->populations, &s->n_populations, error);
-    s->devices =
-        table_read_records(s->file, "/devices", device_type(error), sizeof *s->devices, &s->n_devices, error);
+    if (!s->populations) return -1;
+    s->devices = table_read_devices(s->file, s->populations, s->n_populations, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->populations || !s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) ||
+    if (!s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) ||
         check_source(s, error))
         return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
-    s->specialists = calloc((size_t)s->n_devices + 1, sizeof *s->specialists);
-    for (int i = 0; s->specialists && i < s->n_devices; i++)
-        s->specialists[i] = s->devices[i].experts - s->populations[s->devices[i].population].generalists;
-    return s->train_steps && s->valid_steps && s->specialists
+    s->cell = calloc((size_t)s->n_devices + 1, sizeof *s->cell);
+    return s->train_steps && s->valid_steps && s->cell
                ? 0
                : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
@@ -106,7 +104,7 @@ static int source_open(export_source *s, h5_error *error) {
 static void source_close(export_source *s) {
     free(s->populations);
     free(s->devices);
-    free(s->specialists);
+    free(s->cell);
     free(s->source_names);
     free(s->window_devices);
     free(s->rounds);

@@ -39,15 +39,17 @@ static void put_source(const export_source *s, const trace_device *d, FILE *out)
 }
 
 static const char *kind_of(const export_source *s, int device, int expert) {
-    return expert < s->populations[s->devices[device].population].generalists ? "generalist" : "specialist";
+    return expert < s->devices[device].generalists ? "generalist" : "specialist";
 }
 
-/* A population's devices are neighbours. */
-static void put_specialists(const export_source *s, int population, FILE *out) {
-    int first = 0, n = 0;
-    while (first < s->n_devices && s->devices[first].population != population) first++;
-    while (first + n < s->n_devices && s->devices[first + n].population == population) n++;
-    bank_cell(out, s->specialists + first, n);
+/* A member of the records of a population's devices, which are neighbours: at that offset, an int. */
+static void put_of_devices(const export_source *s, int population, size_t offset, FILE *out) {
+    int n = 0;
+    for (int i = 0; i < s->n_devices; i++)
+        if (s->devices[i].population == population)
+            s->cell[n++] = *(const int *)((const char *)&s->devices[i] + offset);
+    bank_cell(out, s->cell, n);
+    fputc(',', out);
 }
 
 static void write_populations(export_source *s, int64_t row, const void *const values[METRIC_COUNT],
@@ -58,9 +60,11 @@ static void write_populations(export_source *s, int64_t row, const void *const v
         csv_text(out, p->name);
         fprintf(out, ",%" PRIu64 ",", p->seed);
         csv_text(out, p->method);
-        fprintf(out, ",%d,%d,", p->devices, p->generalists);
-        put_specialists(s, i, out);
-        fprintf(out, ",%d,%d,%" PRId64 ",", p->rank, p->top_k, p->tokens_per_device);
+        fprintf(out, ",%d,", p->devices);
+        put_of_devices(s, i, offsetof(trace_device, generalists), out);
+        put_of_devices(s, i, offsetof(trace_device, specialists), out);
+        put_of_devices(s, i, offsetof(trace_device, rank), out);
+        fprintf(out, "%d,%" PRId64 ",", p->top_k, p->tokens_per_device);
         csv_text(out, p->split);
         fprintf(out, ",%s\n", p->gates);
     }
@@ -77,7 +81,7 @@ static void write_devices(export_source *s, int64_t row, const void *const value
                 d->train_tokens, d->valid_tokens, d->test_tokens, d->parameters_shared,
                 d->parameters_private);
         if (!isnan(d->entropy)) put_double(out, d->entropy);
-        fputc('\n', out);
+        fprintf(out, ",%d,%d,%d\n", d->generalists, d->specialists, d->rank);
     }
 }
 
@@ -248,7 +252,7 @@ const export_table export_tables[] = {
     {.name = "devices",
      .header = "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,"
                "parameters_shared,parameters_private,"
-               "entropy_nats_per_token",
+               "entropy_nats_per_token,generalists,specialists,rank",
      .write = write_devices},
     {.name = "loss",
      .header = "round,population,seed,device,split,loss",

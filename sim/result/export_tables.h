@@ -15,7 +15,7 @@ typedef struct {
     int n_populations, n_devices, n_windows, n_sources;
     population_record *populations; /* owned */
     trace_device *devices;          /* owned */
-    int *specialists;               /* [n_devices], owned */
+    int64_t *cell;                  /* [n_devices] room for a cell with a number for each, owned */
     /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
     char *source_names;
     size_t source_bytes;

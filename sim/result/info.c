@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
 #include "result/bank.h"
 #include "result/tables.h"
 
@@ -57,10 +56,9 @@ static int result_read(result *r, const char *path, h5_error *error) {
     if (r->file < 0) return -1;
     r->populations = table_read_records(r->file, "/populations", population_type(error),
                                         sizeof *r->populations, &r->n_populations, error);
-    r->devices =
-        table_read_records(r->file, "/devices", device_type(error), sizeof *r->devices, &r->n_devices, error);
-    if (!r->populations || !r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error)))
-        return -1;
+    if (!r->populations) return -1;
+    r->devices = table_read_devices(r->file, r->populations, r->n_populations, &r->n_devices, error);
+    if (!r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error))) return -1;
     for (metric_id id = 0; id < METRIC_COUNT; id++)
         if (metrics[id].info && read_last(r, id, error)) return -1;
     return 0;
@@ -106,15 +104,20 @@ static double mean_loss(const result *r, metric_id id, int population) {
     return n ? sum / n : NAN;
 }
 
-static void bank_of(const result *r, int population, char out[BANK_TEXT_BYTES]) {
-    int generalists = r->populations[population].generalists, least = CK_MAX_EXPERTS, most = 0;
+static void bank_of(const result *r, int population, char experts[BANK_TEXT_BYTES],
+                    char rank[SPAN_TEXT_BYTES]) {
+    bank_span generalists = {0, 0}, specialists = {0, 0}, ranks = {0, 0};
+    bool first = true;
     for (int i = 0; i < r->n_devices; i++) {
-        if (r->devices[i].population != population) continue;
-        int specialists = r->devices[i].experts - generalists;
-        least = specialists < least ? specialists : least;
-        most = specialists > most ? specialists : most;
+        const trace_device *d = &r->devices[i];
+        if (d->population != population) continue;
+        bank_count(&generalists, d->generalists, first);
+        bank_count(&specialists, d->specialists, first);
+        bank_count(&ranks, d->rank, first);
+        first = false;
     }
-    bank_text(out, generalists, least, most);
+    bank_text(experts, generalists, specialists);
+    bank_span_text(rank, ranks);
 }
 
 static void print_losses(const result *r) {
@@ -131,10 +134,10 @@ static void print_losses(const result *r) {
     printf("\n");
     for (int p = 0; p < r->n_populations; p++) {
         const population_record *population = &r->populations[p];
-        char experts[BANK_TEXT_BYTES];
-        bank_of(r, p, experts);
-        printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4d", width, population->name, population->method,
-               population->seed, population->devices, experts, population->rank);
+        char experts[BANK_TEXT_BYTES], rank[SPAN_TEXT_BYTES];
+        bank_of(r, p, experts, rank);
+        printf("%-*s  %-12s %20" PRIu64 " %7d %7s %4s", width, population->name, population->method,
+               population->seed, population->devices, experts, rank);
         for (metric_id id = 0; id < METRIC_COUNT; id++) {
             if (!metrics[id].info) continue;
             double loss = r->round[id] ? mean_loss(r, id, p) : NAN;

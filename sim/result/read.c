@@ -68,6 +68,20 @@ cleanup:
     return records;
 }
 
+trace_device *table_read_devices(hid_t file, const population_record *populations, int n_populations, int *n,
+                                 h5_error *error) {
+    trace_device *devices =
+        table_read_records(file, "/devices", device_type(error), sizeof *devices, n, error);
+    for (int i = 0; devices && i < *n; i++) {
+        trace_device *d = &devices[i];
+        if (d->rank > 0 || d->population < 0 || d->population >= n_populations) continue;
+        d->rank = populations[d->population].rank;
+        d->generalists = populations[d->population].generalists;
+        d->specialists = d->experts - d->generalists;
+    }
+    return devices;
+}
+
 int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,
                     void *values) {
     hsize_t dims[TRACE_MAX_RANK], start[TRACE_MAX_RANK] = {(hsize_t)first};

@@ -32,20 +32,23 @@ static void put_devices(FILE *out, const summary_row *row) {
 static void put_seed(FILE *out, const summary_row *row) {
     fprintf(out, "%" PRIu64, row->seed);
 }
+static void put_per_device(FILE *out, const per_device *x) {
+    if (x->n > 0)
+        bank_cell(out, x->list, x->n);
+    else
+        bank_cell(out, &x->value, 1);
+}
 static void put_generalists(FILE *out, const summary_row *row) {
-    fprintf(out, "%d", row->generalists);
+    put_per_device(out, &row->generalists);
 }
 static void put_specialists(FILE *out, const summary_row *row) {
-    if (row->specialists_list)
-        bank_cell(out, row->specialists_list, row->devices);
-    else
-        fprintf(out, "%d", row->specialists);
+    put_per_device(out, &row->specialists);
 }
 static void put_rank(FILE *out, const summary_row *row) {
-    fprintf(out, "%d", row->rank);
+    put_per_device(out, &row->rank);
 }
 static void put_tokens(FILE *out, const summary_row *row) {
-    fprintf(out, "%" PRId64, row->tokens_per_device);
+    put_per_device(out, &row->tokens_per_device);
 }
 static void put_split(FILE *out, const summary_row *row) {
     csv_text(out, row->split);

@@ -61,6 +61,10 @@ int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error);
 /* All records of a table that never grows, *n of them: malloc'd, NULL on failure. Closes `type`. */
 void *table_read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
                          h5_error *error);
+/* /devices, likewise. An older trace says of a device's experts only how many there are: its generalists and its
+ * rank are then those of its population. */
+trace_device *table_read_devices(hid_t file, const population_record *populations, int n_populations, int *n,
+                                 h5_error *error);
 int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,
                     void *values);
 

@@ -3,10 +3,12 @@
  * trace.h5 (HDF5 1.10, SWMR; fixed-length types only; every dataset carries `units`):
  *   root attributes   schema_version, cohort_version, git_revision, config (resolved YAML), base (its
  *                     family and sizes), backend, hardware, seed, created_utc
- *   /populations      one row each: name, method, seed, devices, generalists, specialists (most of any
- *                     device), rank, ..., gates: top_k (of a router) or mean, first_source
+ *   /populations      one row each: name, method, seed, devices; generalists, specialists, rank,
+ *                     tokens_per_device (most of any device), ..., gates: top_k (of a router) or mean,
+ *                     first_source
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
- *   /devices          one row each: population, index, source (of its training text; -1: several), experts,
+ *   /devices          one row each: population, index, source (of its training text; -1: several), experts
+ *                     (generalists first, then specialists), generalists, specialists, rank,
  *                     train/valid/test tokens, entropy (nats/token, NaN if unknown)
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number
  *                     of complete rows
@@ -39,13 +41,14 @@
 
 #include "numbers/metrics.h"
 #include "population/device_state.h"
+#include "settings/per_device.h"
 #include "settings/settings.h"
 #include "support/problems.h"
 
 typedef struct {
     const char *name, *method;
     uint64_t seed;
-    /* specialists: most of any device; trace_device.experts has each one's */
+    /* experts, rank and tokens: most of any device; trace_device has each one's */
     int devices, generalists, specialists, rank, top_k;
     int64_t tokens_per_device; /* training tokens, as configured */
     const char *split;         /* data.split */
@@ -54,7 +57,8 @@ typedef struct {
 } trace_population;
 
 typedef struct {
-    int population, index, source, experts;
+    int population, index, source, experts, generalists, specialists;
+    int rank; /* of each expert */
     int64_t train_tokens, valid_tokens, test_tokens;
     int64_t parameters_shared, parameters_private; /* adapter parameters by owner */
     double entropy;                                /* nats per token, NaN if unknown */
@@ -155,9 +159,7 @@ typedef struct {
     const char *population, *method;
     int devices;
     uint64_t seed;
-    int generalists, specialists, rank;
-    const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
-    int64_t tokens_per_device;
+    per_device generalists, specialists, rank, tokens_per_device; /* lists borrowed */
     const char *split;
     double entropy_mean; /* nats per token; NaN: empty cell */
     /* of devices in the average: "uniform", "tokens"; empty or NULL: nothing is averaged */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/config.h"
 #include "config/table.h"
 #include "data/split.h"
 #include "engine/assign.h"
@@ -28,13 +29,13 @@ static double mib(size_t bytes) {
 }
 
 static void experts_text(const fleet *f, const population *p, char out[BANK_TEXT_BYTES]) {
-    int least = CK_MAX_EXPERTS, most = 0, generalists = f->devices[p->first_device].generalists;
+    bank_span generalists = {0, 0}, specialists = {0, 0};
     for (int i = 0; i < p->n_devices; i++) {
-        int n = f->devices[p->first_device + i].specialists;
-        least = n < least ? n : least;
-        most = n > most ? n : most;
+        const device *d = &f->devices[p->first_device + i];
+        bank_count(&generalists, d->generalists, i == 0);
+        bank_count(&specialists, d->specialists, i == 0);
     }
-    bank_text(out, generalists, least, most);
+    bank_text(out, generalists, specialists);
 }
 
 /* How often the run's steps read a device's training text, in the mean over the population. */
@@ -172,6 +173,20 @@ static void print_examples(const fleet *f) {
     }
 }
 
+/* What is not the same on all devices: once for all seeds of a population. */
+static void print_lists(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population_settings *p = f->populations[i].settings;
+        char *lists = settings_lists(p);
+        if (*lists && !(last && strcmp(p->name, last) == 0)) {
+            printf("%s%s, device by device: %s\n", last ? "" : "\n", p->name, lists);
+            last = p->name;
+        }
+        free(lists);
+    }
+}
+
 /* Where devices have several sources: once for all seeds of a population. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
@@ -201,6 +216,7 @@ static void print_populations(const fleet *f) {
     for (int i = 0; i < f->n_populations; i++)
         print_population(f, &f->populations[i], width, columns, n_columns);
     free(columns);
+    print_lists(f);
     print_examples(f);
     print_mixtures(f);
     print_repetitions(f);

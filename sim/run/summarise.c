@@ -65,14 +65,6 @@ static void set_measured(const session *s, const population *p, summary_row *row
         }
 }
 
-/* A list in the settings has one number for each device, unless one device stands for all of them. */
-static void set_bank(const session *s, const population *p, summary_row *row) {
-    const population_settings *ps = p->settings;
-    row->generalists = s->fleet->devices[p->first_device].generalists;
-    row->specialists = s->fleet->devices[p->first_device].specialists;
-    if (ps->n_specialists_list == p->n_devices) row->specialists_list = ps->specialists_list;
-}
-
 static void add_round(const population *p, const metric_row *row, population_course *course) {
     const double *test = metric_doubles(row, METRIC_TEST_LOSS);
     double valid = mean(p, metric_doubles(row, METRIC_VALID_LOSS)), loss = mean(p, test),
@@ -100,6 +92,8 @@ static summary_row row_of(const session *s, const population *p, const populatio
                        .method = p->method->name,
                        .devices = p->n_devices,
                        .seed = ps->seed,
+                       .generalists = ps->generalists,
+                       .specialists = ps->specialists,
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split),
@@ -112,7 +106,6 @@ static summary_row row_of(const session *s, const population *p, const populatio
     set_measured(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
-    set_bank(s, p, &row);
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
         row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
     return row;

@@ -18,15 +18,15 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .method = p->method->name,
                               .seed = ps->seed,
                               .devices = p->n_devices,
-                              .rank = ps->rank,
                               .top_k = ps->experts.top_k,
-                              .tokens_per_device = ps->data.tokens_per_device,
+                              .tokens_per_device = ps->data.tokens_per_device.value,
                               .split = split_name(ps->data.split),
                               .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];
         if (d->generalists > out->generalists) out->generalists = d->generalists;
         if (d->specialists > out->specialists) out->specialists = d->specialists;
+        if (d->rank > out->rank) out->rank = d->rank;
     }
 }
 
@@ -52,6 +52,9 @@ static void fill_device(const session *s, int index, trace_device *out) {
                           .index = d->index,
                           .source = d->text.source,
                           .experts = device_experts(d),
+                          .generalists = d->generalists,
+                          .specialists = d->specialists,
+                          .rank = d->rank,
                           .train_tokens = d->text.tokens[DATA_TRAIN],
                           .valid_tokens = d->text.tokens[DATA_VALID],
                           .test_tokens = d->text.tokens[DATA_TEST],

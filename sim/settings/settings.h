@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "pack.h"
+#include "settings/per_device.h"
 
 /* The linears of a layer by their keys in a configuration: key, site, and what help says of it. */
 #define SETTINGS_LINEARS(X)                                                                                  \
@@ -26,7 +27,7 @@ bool settings_is_of_attention(ck_site site);
 /* Whether a text of tied_settings.linears names the site; CK_NO_SITE: whether it is such a text. */
 bool settings_names_linear(const char *linears, ck_site site);
 
-enum { SETTINGS_MAX_SPECIALISTS_LIST = 1024 };
+enum { SETTINGS_MAX_PER_DEVICE = 1024 }; /* numbers in a list per device */
 
 typedef enum { SCALING_RSLORA, SCALING_LORA } lora_scaling; /* alpha / sqrt(r), alpha / r */
 typedef enum { MIX_MLP, MIX_LINEAR } experts_mix;
@@ -64,11 +65,12 @@ typedef struct {
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */
     double dirichlet; /* alpha of the split of that name; 0 in all others */
-    /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
-    int64_t tokens_per_device;
-    int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
+    /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices. No
+     * number of a list is 0 */
+    per_device tokens_per_device;
+    per_device valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */
     /* of a corpus of examples: training examples that a device holds, the first of its text; 0: all of it */
-    int64_t examples_per_device;
+    per_device examples_per_device;
     /* tokens of a window (targets are shifted by one), and the most of an example without its last */
     int sequence;
     int truncate; /* 0 or 1: cut examples that are longer */
@@ -123,11 +125,9 @@ typedef struct {
     char *method; /* a name of methods/method.h, validated by the caller */
     uint64_t seed;
     int devices;
-    int generalists, specialists; /* per device, where the list below is empty; -1: the method's default */
-    int n_specialists_list;
-    int *specialists_list; /* [devices], or 0 entries */
-    int rank;              /* of every expert */
-    int attention_rank;    /* of the LoRAs on all linears of attention; 0: lora says which have one */
+    per_device generalists, specialists; /* -1: the method's default */
+    per_device rank;                     /* of every expert of a device */
+    int attention_rank; /* of the LoRAs on all linears of attention; 0: lora says which have one */
     lora_settings lora;
     tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */

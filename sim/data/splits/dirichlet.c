@@ -68,9 +68,9 @@ static void measure_room(const partition *p, data_part part, text_share *shares,
 
 /* The tokens of n shares of this weight together. The addend makes good what rounding may take from a whole
  * number. */
-static int64_t tokens_of_part(const partition *p, data_part part, const text_share *shares, int n,
+static int64_t tokens_of_part(const partition *p, int device, data_part part, const text_share *shares, int n,
                               double weight) {
-    int64_t wanted = partition_wanted(p->settings, part);
+    int64_t wanted = partition_wanted(p->settings, part, device);
     return wanted > 0 ? wanted : (int64_t)(weight * shares[n - 1].room + 1e-6);
 }
 
@@ -94,10 +94,10 @@ static int shares_of_device(const partition *p, int device, data_part part, text
     qsort(out, (size_t)n, sizeof *out, by_weight);
     measure_room(p, part, out, n);
     double sum = sum_of_weights(out, n);
-    int64_t tokens = tokens_of_part(p, part, out, n, sum);
+    int64_t tokens = tokens_of_part(p, device, part, out, n, sum);
     while (n > 1 && (double)tokens * (out[n - 1].weight / sum) < p->settings->sequence + 1) {
         sum -= out[--n].weight;
-        tokens = tokens_of_part(p, part, out, n, sum);
+        tokens = tokens_of_part(p, device, part, out, n, sum);
     }
     round_shares(tokens, out, n);
     qsort(out, (size_t)n, sizeof *out, by_source);

@@ -19,7 +19,7 @@ int in_distribution_distinct(const partition *p, data_part part) {
 int in_distribution_shares(const partition *p, int device, data_part part, text_share *out) {
     int sources = corpus_sources(p->corpus), source = device % sources;
     *out = (text_share){.source = source,
-                        .tokens = partition_wanted(p->settings, part),
+                        .tokens = partition_wanted(p->settings, part, device),
                         .slot = device / sources,
                         .slots = (p->devices - source + sources - 1) / sources};
     return 1;

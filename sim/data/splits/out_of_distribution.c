@@ -13,7 +13,7 @@ static int distinct(const partition *p, data_part part) {
 static int shares(const partition *p, int device, data_part part, text_share *out) {
     if (part == DATA_TRAIN) return in_distribution_shares(p, device, part, out);
     int sources = corpus_sources(p->corpus);
-    int64_t all = partition_wanted(p->settings, part);
+    int64_t all = partition_wanted(p->settings, part, device);
     for (int s = 0; s < sources; s++)
         out[s] = (text_share){
             .source = s, .tokens = all / sources + (s < all % sources), .slot = device, .slots = p->devices};

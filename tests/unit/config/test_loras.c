@@ -74,7 +74,7 @@ Test(loras, of_one_linear_twice_are_refused) {
 
 Test(loras, may_take_the_place_of_experts) {
     settings *s = load("attention: {rank: 0}\nlora: {down: 2}", "generalists: 0, specialists: 0");
-    cr_expect_eq(s->populations[0].generalists, 0);
+    cr_expect_eq(s->populations[0].generalists.value, 0);
     settings_destroy(s);
     configuration_must_fail(
         "attention: {rank: 0}\n"

@@ -29,7 +29,7 @@ Test(settings, defaults_are_the_paper_s) {
     cr_assert_eq(p->train.router.every, 30);
     cr_assert_eq(p->train.router.steps, 10);
     cr_assert_eq(p->train.router.weight_decay, 0.01);
-    cr_assert_eq(p->rank, 8);
+    cr_assert_eq(p->rank.value, 8);
     cr_assert_eq(p->attention_rank, 8);
     cr_assert_eq(p->experts.alpha, 16);
     cr_assert_eq(p->experts.scaling, SCALING_RSLORA);
@@ -38,8 +38,8 @@ Test(settings, defaults_are_the_paper_s) {
     cr_assert_eq(p->experts.top_k, 2);
     cr_assert_eq(p->experts.balance, 0.01);
     cr_assert_eq(p->experts.balance_importance, 0.5);
-    cr_assert_eq(p->generalists, 1);
-    cr_assert_eq(p->specialists, 1);
+    cr_assert_eq(p->generalists.value, 1);
+    cr_assert_eq(p->specialists.value, 1);
     settings_destroy(s);
 }
 
@@ -98,10 +98,10 @@ Test(settings, seeds_expand_to_populations_of_one_name) {
     cr_assert_eq(s->populations[1].seed, 45);
     cr_assert_eq(s->populations[2].seed, UINT64_MAX);
     cr_assert_str_eq(s->populations[2].name, "a");
-    cr_assert_eq(s->populations[2].n_specialists_list, 2);
-    cr_assert_eq(s->populations[2].specialists_list[1], 3);
-    cr_assert_eq(s->populations[2].specialists, 3, "the largest of the list");
-    cr_assert_neq((void *)s->populations[1].specialists_list, (void *)s->populations[2].specialists_list);
+    cr_assert_eq(s->populations[2].specialists.n, 2);
+    cr_assert_eq(s->populations[2].specialists.list[1], 3);
+    cr_assert_eq(s->populations[2].specialists.value, 3, "the largest of the list");
+    cr_assert_neq((void *)s->populations[1].specialists.list, (void *)s->populations[2].specialists.list);
     cr_assert_eq(s->populations[3].line, 3);
     settings_destroy(s);
 }
@@ -120,13 +120,13 @@ Test(settings, population_overrides_only_itself) {
         "    attention: {rank: 0}\n"
         "  - {name: b, method: local, devices: 2}\n");
     const population_settings *a = &s->populations[0], *b = &s->populations[1];
-    cr_assert_eq(a->rank, 4);
-    cr_assert_eq(b->rank, 8);
+    cr_assert_eq(a->rank.value, 4);
+    cr_assert_eq(b->rank.value, 8);
     cr_assert_eq(a->data.split, split_named("out_of_distribution"));
-    cr_assert_eq(a->data.tokens_per_device, 1000);
+    cr_assert_eq(a->data.tokens_per_device.value, 1000);
     cr_assert_str_eq(a->data.corpus, "shards");
     cr_assert_str_eq(b->data.corpus, "synthetic");
-    cr_assert_eq(b->data.tokens_per_device, 40000);
+    cr_assert_eq(b->data.tokens_per_device.value, 40000);
     cr_assert_eq(a->train.learning_rate, 5e-3);
     cr_assert_eq(b->train.learning_rate, 1e-3);
     cr_assert_eq(a->experts.scaling, SCALING_LORA);
@@ -171,9 +171,9 @@ Test(settings, overrides_reach_every_place) {
                                              overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
     cr_assert_eq(s->rounds, 3);
-    cr_assert_eq(s->populations[1].rank, 2);
-    cr_assert_eq(s->populations[0].rank, 8);
-    cr_assert_eq(s->populations[0].specialists_list[1], 2);
+    cr_assert_eq(s->populations[1].rank.value, 2);
+    cr_assert_eq(s->populations[0].rank.value, 8);
+    cr_assert_eq(s->populations[0].specialists.list[1], 2);
     cr_assert_eq(s->evaluate.every, 7);
     cr_assert_eq(s->populations[0].train.router.every, 4);
     cr_assert_eq(s->populations[0].train.batch, 2, "a section is not replaced by another's override");

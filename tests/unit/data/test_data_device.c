@@ -133,7 +133,7 @@ Test(data_device, sources_go_round_and_the_parts_are_theirs) {
 Test(data_device, training_stretches_are_exact_and_disjoint) {
     char held[2 * 15000] = {0};
     data_settings d = settings_used;
-    d.tokens_per_device = 1000;
+    d.tokens_per_device.value = 1000;
     for (int device = 0; device < 6; device++) {
         int32_t low, high;
         device_data *data = device_of(&d, 7, device, 6, false);
@@ -152,7 +152,7 @@ Test(data_device, training_stretches_are_exact_and_disjoint) {
 Test(data_device, seeds_deal_other_stretches_and_equal_seeds_the_same) {
     data_settings d = settings_used;
     int32_t low[3], high;
-    d.tokens_per_device = 500;
+    d.tokens_per_device.value = 500;
     const uint64_t seeds[3] = {7, 7, 8};
     for (int i = 0; i < 3; i++) {
         device_data *data = device_of(&d, seeds[i], 1, 4, false);
@@ -165,7 +165,7 @@ Test(data_device, seeds_deal_other_stretches_and_equal_seeds_the_same) {
 
 Test(data_device, stretches_overlap_evenly_when_text_runs_out) {
     data_settings d = settings_used;
-    d.tokens_per_device = 3000;
+    d.tokens_per_device.value = 3000;
     int64_t first[3], sum = 0;
     rng_key key = {1, RNG_SHARED, RNG_PARTITION, 0};
     for (int slot = 0; slot < 3; slot++) sum += first[slot] = partition_first(TRAIN, 3000, slot, 3, &key);
@@ -205,7 +205,7 @@ Test(data_device, out_of_distribution_mixes_sources_equally) {
         cr_expect_eq(sampled(data, DATA_TRAIN, (uint64_t)i, 0).tokens[0] / 15000, 1,
                      "training text is mixed");
     device_data_close(data);
-    d.valid_tokens_per_device = 101;
+    d.valid_tokens_per_device.value = 101;
     data = device_of(&d, 3, 1, 4, false);
     cr_expect_eq(device_data_tokens(data, DATA_VALID), 101);
     device_data_close(data);
@@ -215,7 +215,7 @@ Test(data_device, out_of_distribution_mixes_sources_equally) {
  */
 Test(data_device, pooled_is_the_text_of_all_devices) {
     data_settings d = settings_used;
-    d.tokens_per_device = 400;
+    d.tokens_per_device.value = 400;
     int counts[6] = {0};
     int32_t low[6], high[6];
     for (int device = 0; device < 6; device++) {
@@ -293,7 +293,7 @@ Test(data_device, windows_of_equal_shares_follow_their_formula) {
 /* First and last position are drawn: an off-by-one would lose one or read beyond. */
 Test(data_device, every_position_is_drawn) {
     data_settings d = settings_used;
-    d.valid_tokens_per_device = SEQUENCE + 3;
+    d.valid_tokens_per_device.value = SEQUENCE + 3;
     device_data *data = device_of(&d, 5, 0, 1, false);
     int counts[3] = {0};
     for (int i = 0; i < 3000; i++) {
@@ -308,7 +308,7 @@ Test(data_device, every_position_is_drawn) {
 
 Test(data_device, fixed_windows_are_spread_and_the_same_for_all) {
     data_settings d = settings_used;
-    d.test_tokens_per_device = 100;
+    d.test_tokens_per_device.value = 100;
     device_data *data = device_of(&d, 5, 1, 4, false), *other = device_of(&d, 6, 3, 4, false);
     int32_t before = -1;
     for (int i = 0; i < 10; i++) {
@@ -336,19 +336,19 @@ static void expect_refused(const data_settings *d, int device, int devices, cons
 
 Test(data_device, refuses_too_much_and_too_little) {
     data_settings d = settings_used;
-    d.tokens_per_device = TRAIN + 1;
+    d.tokens_per_device.value = TRAIN + 1;
     expect_refused(&d, 1, 2, "device 1 of 2: data.tokens_per_device asks for 4001 tokens, but source 1");
-    d.tokens_per_device = SEQUENCE;
+    d.tokens_per_device.value = SEQUENCE;
     expect_refused(&d, 0, 2, "device 0 of 2: holds 8 train token(s)");
-    d.tokens_per_device = SEQUENCE + 1;
+    d.tokens_per_device.value = SEQUENCE + 1;
     device_data_close(device_of(&d, 1, 0, 2, false));
     d = settings_used;
-    d.test_tokens_per_device = 5;
+    d.test_tokens_per_device.value = 5;
     expect_refused(&d, 0, 2, "holds 5 test token(s)");
     d = settings_used;
     expect_refused(&d, 0, 2 * TRAIN, "or fewer devices");
     d.split = split_named("out_of_distribution");
-    d.valid_tokens_per_device = 1;
+    d.valid_tokens_per_device.value = 1;
     expect_refused(&d, 0, 2, "holds 1 valid token(s) of source 0");
 }
 
@@ -358,7 +358,7 @@ Test(data_device, synthetic_text_never_runs_out) {
     d.synthetic.vocabulary = 64;
     d.synthetic.branching = 4;
     d.synthetic.purity = 1;
-    d.tokens_per_device = 3 << 20;
+    d.tokens_per_device.value = 3 << 20;
     corpus *c = NULL;
     device_data *a = NULL, *b = NULL;
     cr_assert_eq(corpus_open(&d, 64, &c, list), EXIT_OK);

@@ -348,7 +348,7 @@ Test(data_examples, evaluation_takes_each_example_once) {
 
 Test(data_examples, a_device_can_have_a_number_of_examples) {
     data_settings d = data_settings_of(folder);
-    d.examples_per_device = 17;
+    d.examples_per_device.value = 17;
     corpus *c = two_sources(&d);
     device_data *data = device_of(c, &d, 1, 2, false), *pooled = device_of(c, &d, 0, 2, true);
     cr_expect_eq(device_data_examples(data, DATA_TRAIN), 17);
@@ -359,13 +359,21 @@ Test(data_examples, a_device_can_have_a_number_of_examples) {
     cr_expect_eq(device_data_examples(data, DATA_VALID), 2 * VALID);
     device_data_close(data);
     device_data_close(pooled);
+    int64_t each[] = {5, 0};
+    d.examples_per_device = (per_device){5, 2, each};
+    data = device_of(c, &d, 0, 2, false), pooled = device_of(c, &d, 0, 2, true);
+    cr_expect_eq(device_data_examples(data, DATA_TRAIN), 5);
+    cr_expect_eq(device_data_examples(pooled, DATA_TRAIN), 5 + TRAIN, "0: all of them");
+    device_data_close(data);
+    device_data_close(pooled);
+    d.examples_per_device = (per_device){.value = 17};
     d.split = split_named("dirichlet");
     d.dirichlet = 1;
-    d.tokens_per_device = 400;
+    d.tokens_per_device.value = 400;
     data = device_of(c, &d, 1, 2, false);
     cr_expect_eq(device_data_examples(data, DATA_TRAIN), 17);
     device_data_close(data);
-    d.examples_per_device = 121;
+    d.examples_per_device.value = 121;
     d.split = split_named("in_distribution");
     cr_expect_eq(data_open_device(c, &d, 3, 0, 2, false, &data, list), EXIT_INPUT);
     cr_expect(data_says(list, "asks for 121 training examples, but there are 8"), "%s",

@@ -123,9 +123,9 @@ static void set_up(void) {
     used = data_settings_of(folder);
     used.split = split_named("dirichlet");
     used.dirichlet = 0.7;
-    used.tokens_per_device = 700;
-    used.valid_tokens_per_device = 200;
-    used.test_tokens_per_device = 300;
+    used.tokens_per_device.value = 700;
+    used.valid_tokens_per_device.value = 200;
+    used.test_tokens_per_device.value = 300;
     cr_assert_eq(corpus_open(&used, 30000, &text, list), EXIT_OK, "%s",
                  problems_count(list) ? problems_message(list, 0) : "");
 }
@@ -165,7 +165,7 @@ Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
                 dirichlet_mixture(4, device, alphas[a], SOURCES, drawn);
                 part_text got = part_of(p, device, (data_part)part);
                 double kept = 0;
-                int64_t wanted = partition_wanted(&used, (data_part)part);
+                int64_t wanted = partition_wanted(&used, (data_part)part, 0);
                 cr_expect_eq(got.tokens, wanted);
                 for (int i = 0; i < got.count; i++) kept += drawn[got.ranges[i].source].weight;
                 for (int i = 0; i < got.count; i++) {
@@ -188,7 +188,7 @@ Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
 Test(data_splits_text, a_source_below_a_window_is_left_out) {
     int left_out = 0, small = 0;
     used.dirichlet = 0.3;
-    used.tokens_per_device = 60;
+    used.tokens_per_device.value = 60;
     partition *p = partition_of(&used, 400);
     for (int device = 0; device < 400; device++) {
         text_share drawn[SOURCES];
@@ -233,7 +233,7 @@ Test(data_splits_text, training_text_is_disjoint_while_it_lasts) {
         free(got.ranges);
     }
     partition_close(p);
-    used.tokens_per_device = 2500;
+    used.tokens_per_device.value = 2500;
     p = partition_of(&used, DEVICES);
     int64_t asked[SOURCES] = {0};
     bool shared[SOURCES] = {false};
@@ -276,7 +276,7 @@ Test(data_splits_text, a_device_s_text_does_not_depend_on_who_asks) {
 /* With 0 a device has as much as its mixture lets it: the whole of one source, and of all other sources what
  * goes with it. */
 Test(data_splits_text, all_text_is_what_the_mixture_allows) {
-    used.tokens_per_device = used.valid_tokens_per_device = used.test_tokens_per_device = 0;
+    used.tokens_per_device.value = used.valid_tokens_per_device.value = used.test_tokens_per_device.value = 0;
     partition *p = partition_of(&used, 4);
     for (int device = 0; device < 4; device++)
         for (int part = 0; part < DATA_SPLITS; part++) {
@@ -359,8 +359,8 @@ Test(data_splits_text, pooled_text_is_that_of_all_devices) {
 Test(data_splits_text, the_entropy_of_a_mixture_is_the_mean_of_its_sources) {
     data_settings d = {.corpus = (char *)(uintptr_t) "synthetic",
                        .sequence = SEQUENCE,
-                       .tokens_per_device = 500,
-                       .test_tokens_per_device = 4000};
+                       .tokens_per_device = {500},
+                       .test_tokens_per_device = {4000}};
     d.synthetic.topics = SOURCES;
     d.synthetic.vocabulary = 4; /* few states, so that topics differ */
     d.synthetic.branching = 3;
@@ -407,11 +407,11 @@ static void expect_refused(int devices, int tried, const char *message) {
 
 Test(data_splits_text, refuses_more_than_a_source_has) {
     used.dirichlet = 0.01;
-    used.tokens_per_device = TRAIN + 1;
+    used.tokens_per_device.value = TRAIN + 1;
     expect_refused(4, 4, "of data.tokens_per_device (6001 tokens) from source ");
 }
 
 Test(data_splits_text, refuses_less_than_a_window) {
-    used.tokens_per_device = 0;
+    used.tokens_per_device.value = 0;
     expect_refused(2 * TRAIN, 1, "fewer than a window (data.sequence: 8)");
 }

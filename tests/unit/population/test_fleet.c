@@ -206,16 +206,16 @@ Test(fleet, initial_values_have_their_distribution) {
     settings_destroy(s);
 }
 
-/* Which floats of a pack are averaged, marked by fleet_shared_ranges. */
+/* Which floats of a pack are averaged, as the method says. */
 static bool *shared_mask(const fleet *f, const device *d) {
     const ck_shape *shape = &f->shapes[d->shape];
     const population *p = &f->populations[d->population];
-    int64_t offset[256], count[256];
-    cr_assert_leq(ck_part_count(shape), 256);
     bool *mask = calloc((size_t)shape->total, sizeof *mask);
-    int n = fleet_shared_ranges(p, shape, offset, count);
-    for (int i = 0; i < n; i++)
-        for (int64_t j = 0; j < count[i]; j++) mask[offset[i] + j] = true;
+    for (int i = 0; i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        if (!p->method->shares(&part, d->generalists)) continue;
+        for (int64_t j = 0; j < (int64_t)part.rows * part.columns; j++) mask[part.offset + j] = true;
+    }
     return mask;
 }
 

@@ -79,11 +79,38 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
     cr_expect_str_eq(table_of(&r, "devices"),
                      "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_"
                      "tokens,parameters_shared,"
-                     "parameters_private,entropy_nats_per_token\n"
-                     "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,\n"
-                     "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25\n"
-                     "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",2,1002,102,202,0,8192,2.5\n"
-                     "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75\n");
+                     "parameters_private,entropy_nats_per_token,generalists,specialists,rank\n"
+                     "comigs-1g1s,42,0,0,german,2,1000,100,200,4096,8192,,1,1,8\n"
+                     "comigs-1g1s,42,1,1,french,2,1001,101,201,4096,8192,1.25,1,1,8\n"
+                     "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",2,1002,102,202,0,8192,2.5,2,0,4\n"
+                     "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75,2,0,4\n");
+}
+
+/* The devices of population 0 as given, of a trace with nothing but its tables of declarations. */
+static result declared(int generalists, int specialists, int rank) {
+    result r = {.folder = fixture_folder(), .list = fixture_problems()};
+    fixture_create(&r.run, DEVICES, 0);
+    r.run.devices[0].generalists = generalists;
+    r.run.devices[0].specialists = specialists;
+    r.run.devices[0].rank = rank;
+    cr_assert_eq(trace_create(fixture_path(r.folder, "trace.h5"), &r.run.header, &r.trace, r.list), EXIT_OK);
+    cr_assert_eq(trace_close(r.trace, r.list), EXIT_OK);
+    return r;
+}
+
+Test(export, devices_that_differ_have_a_number_each) {
+    result r = declared(2, 0, 16);
+    cr_expect(strstr(table_of(&r, "populations"), "comigs-1g1s,42,comigs,2,2 1,0 1,16 8,2,40000,"), "%s",
+              table_of(&r, "populations"));
+    cr_expect(strstr(table_of(&r, "devices"), ",4096,8192,,2,0,16\n"), "%s", table_of(&r, "devices"));
+}
+
+/* It says how many experts a device has, and no more: the columns that came later are read as 0. */
+Test(export, devices_of_an_older_trace_are_as_their_population) {
+    result r = declared(0, 0, 0);
+    cr_expect(strstr(table_of(&r, "populations"), "comigs-1g1s,42,comigs,2,1,1,8,2,40000,"), "%s",
+              table_of(&r, "populations"));
+    cr_expect(strstr(table_of(&r, "devices"), ",4096,8192,,1,1,8\n"), "%s", table_of(&r, "devices"));
 }
 
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {

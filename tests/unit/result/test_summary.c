@@ -40,10 +40,10 @@ static summary_row plain(void) {
                          .method = "comigs",
                          .devices = 4,
                          .seed = UINT64_MAX,
-                         .generalists = 1,
-                         .specialists = 1,
-                         .rank = 8,
-                         .tokens_per_device = 40000,
+                         .generalists = {1},
+                         .specialists = {1},
+                         .rank = {8},
+                         .tokens_per_device = {40000},
                          .split = "in_distribution",
                          .entropy_mean = 1.125,
                          .weights = "uniform",
@@ -84,12 +84,15 @@ Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
 }
 
 Test(summary, devices_that_differ_have_a_number_each) {
-    static const int specialists[] = {1, 2, 1, 3}, equal[] = {2, 2, 2, 2};
+    static int64_t specialists[] = {1, 2, 1, 3}, generalists[] = {2, 1, 1, 1}, ranks[] = {4, 8, 8, 16},
+                   tokens[] = {100, 200, 300, 6000000000};
     summary_row rows[2] = {plain(), plain()};
-    rows[0].specialists_list = specialists, rows[1].specialists_list = equal;
+    rows[0].specialists = (per_device){3, 4, specialists};
+    rows[1].generalists = (per_device){2, 4, generalists}, rows[1].rank = (per_device){16, 4, ranks};
+    rows[1].tokens_per_device = (per_device){6000000000, 4, tokens};
     const char *text = written(rows, 2);
-    cr_assert(strstr(text, ",18446744073709551615,1,1 2 1 3,8,"), "%s", text);
-    cr_assert(strstr(text, ",18446744073709551615,1,2,8,"), "%s", text);
+    cr_assert(strstr(text, ",18446744073709551615,1,1 2 1 3,8,40000,"), "%s", text);
+    cr_assert(strstr(text, ",18446744073709551615,2 1 1 1,1,4 8 8 16,100 200 300 6000000000,"), "%s", text);
 }
 
 Test(summary, names_with_commas_and_quotes_are_quoted) {

@@ -67,7 +67,12 @@ static shared_ranges shared_of(const fleet *f, int device_index, const float *al
     shared_ranges s = {.offset = malloc(most * sizeof *s.offset),
                        .count = malloc(most * sizeof *s.count),
                        .pack = all + d->pack};
-    s.n = fleet_shared_ranges(&f->populations[d->population], shape, s.offset, s.count);
+    for (int i = 0; i < ck_part_count(shape); i++) {
+        ck_part part = ck_part_at(shape, i);
+        if (!population_shares(&f->populations[d->population], d, &part)) continue;
+        s.offset[s.n] = part.offset;
+        s.count[s.n++] = (int64_t)part.rows * part.columns;
+    }
     return s;
 }
 
