@@ -293,31 +293,37 @@ static void refuse_name(const reader *r, const population_settings *p, const pop
     free(other);
 }
 
-/* The first of each kind is said. */
+/* Two points that should not be alike, the first that were found; and how many there are. */
+typedef struct {
+    const population_settings *p, *q;
+    int found;
+} alike;
+
+static bool find(alike *kind, const population_settings *p, const population_settings *q) {
+    if (kind->found++ == 0) kind->p = p, kind->q = q;
+    return true;
+}
+
+/* The first of each kind is said. Points that differ in their seeds alone may have one name. */
 static void compare_points(const reader *r) {
-    const settings *s = r->s;
-    int n = s->n_populations - r->first, same_a = -1, same_b = 0, same = 0, name_a = -1, name_b = 0,
-        names = 0;
+    int n = r->s->n_populations - r->first;
+    alike same = {0}, names = {0};
     char(*hashes)[SETTINGS_HASH_BYTES] = config_memory(calloc((size_t)n + 1, sizeof *hashes));
     for (int i = 0; i < n; i++) {
-        const population_settings *q = &s->populations[r->first + i];
+        const population_settings *q = &r->s->populations[r->first + i];
+        bool found = false;
         settings_values_hash(q, hashes[i]);
-        for (int j = 0; j < i; j++) {
-            const population_settings *p = &s->populations[r->first + j];
+        for (int j = 0; j < i && !found; j++) {
+            const population_settings *p = &r->s->populations[r->first + j];
             bool equal = strcmp(hashes[j], hashes[i]) == 0;
-            if (equal && p->seed == q->seed) {
-                if (same++ == 0) same_a = j, same_b = i;
-                break;
-            }
-            if (!equal && strcmp(p->name, q->name) == 0) {
-                if (names++ == 0) name_a = j, name_b = i;
-                break;
-            }
+            if (equal && p->seed == q->seed)
+                found = find(&same, p, q);
+            else if (!equal && strcmp(p->name, q->name) == 0)
+                found = find(&names, p, q);
         }
     }
-    const population_settings *all = s->populations + r->first;
-    if (same > 0) refuse_duplicate(r, &all[same_a], &all[same_b], same - 1);
-    if (names > 0) refuse_name(r, &all[name_a], &all[name_b], names - 1);
+    if (same.found > 0) refuse_duplicate(r, same.p, same.q, same.found - 1);
+    if (names.found > 0) refuse_name(r, names.p, names.q, names.found - 1);
     free(hashes);
 }
 
