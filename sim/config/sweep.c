@@ -41,28 +41,36 @@ bool sweep_has_points(const node *sweep) {
                      !tree_get(sweep, "axes"));
 }
 
-/* Of the keys of `sweep`, also those that mean nothing without points. */
+static void refuse_key(const node_entry *entry, const char *const *names, int n, const char *label,
+                       problems *list) {
+    const char *near = nearest_word(entry->key, names, n);
+    if (near)
+        problem_at(list, entry->where, label, "unknown key; did you mean sweep.%s?", near);
+    else
+        problem_at(list, entry->where, label,
+                   "unknown key; known here: population, cross, points, seeds, name, exclude, axes%s",
+                   table_find(entry->key, true) ? "; what all points have is written in population" : "");
+}
+
 static void check_keys(const node *sweep, problems *list) {
-    static const char *const names[] = {"population", "cross", "points", "seeds", "name", "exclude", "axes"};
+    static const char *const names[] = {"axes", "cross", "points", "population", "seeds", "name", "exclude"};
     enum { N_NAMES = sizeof names / sizeof *names };
     char label[MAX_KEY];
+    bool points = tree_get(sweep, "cross") || tree_get(sweep, "points"), axes = tree_get(sweep, "axes");
     for (int i = 0; i < sweep->count; i++) {
         const node_entry *entry = &sweep->entries[i];
         int known = 0;
         snprintf(label, sizeof label, "sweep.%s", entry->key);
         if (walk_is_repeated(sweep, i, label, list)) continue;
         while (known < N_NAMES && strcmp(entry->key, names[known]) != 0) known++;
-        const char *near = nearest_word(entry->key, names, N_NAMES);
-        if (known < N_NAMES)
-            continue;
-        else if (near)
-            problem_at(list, entry->where, label, "unknown key; did you mean sweep.%s?", near);
-        else
-            problem_at(list, entry->where, label,
-                       "unknown key; known here: population, cross, points, seeds, name, exclude, axes%s",
-                       table_find(entry->key, true) ? "; what all points have is written in population" : "");
+        if (known == N_NAMES)
+            refuse_key(entry, names, N_NAMES, label, list);
+        else if (known > 0 && axes && !points)
+            problem_at(
+                list, entry->where, label,
+                "is of the points of a sweep, and there are none; write cross or points, or remove it");
     }
-    if (!tree_get(sweep, "cross") && !tree_get(sweep, "points") && !tree_get(sweep, "axes"))
+    if (!points && !axes)
         problem_at(
             list, sweep->where, "sweep",
             "has no points; write axes in cross, or points: sweep: {cross: [{method: [local, fedavg]}], "
@@ -293,31 +301,37 @@ static void refuse_name(const reader *r, const population_settings *p, const pop
     free(other);
 }
 
-/* The first of each kind is said. */
+/* Two points that should not be alike, the first that were found; and how many there are. */
+typedef struct {
+    const population_settings *p, *q;
+    int found;
+} alike;
+
+static bool find(alike *kind, const population_settings *p, const population_settings *q) {
+    if (kind->found++ == 0) kind->p = p, kind->q = q;
+    return true;
+}
+
+/* The first of each kind is said. Points that differ in their seeds alone may have one name. */
 static void compare_points(const reader *r) {
-    const settings *s = r->s;
-    int n = s->n_populations - r->first, same_a = -1, same_b = 0, same = 0, name_a = -1, name_b = 0,
-        names = 0;
+    int n = r->s->n_populations - r->first;
+    alike same = {0}, names = {0};
     char(*hashes)[SETTINGS_HASH_BYTES] = config_memory(calloc((size_t)n + 1, sizeof *hashes));
     for (int i = 0; i < n; i++) {
-        const population_settings *q = &s->populations[r->first + i];
+        const population_settings *q = &r->s->populations[r->first + i];
+        bool found = false;
         settings_values_hash(q, hashes[i]);
-        for (int j = 0; j < i; j++) {
-            const population_settings *p = &s->populations[r->first + j];
+        for (int j = 0; j < i && !found; j++) {
+            const population_settings *p = &r->s->populations[r->first + j];
             bool equal = strcmp(hashes[j], hashes[i]) == 0;
-            if (equal && p->seed == q->seed) {
-                if (same++ == 0) same_a = j, same_b = i;
-                break;
-            }
-            if (!equal && strcmp(p->name, q->name) == 0) {
-                if (names++ == 0) name_a = j, name_b = i;
-                break;
-            }
+            if (equal && p->seed == q->seed)
+                found = find(&same, p, q);
+            else if (!equal && strcmp(p->name, q->name) == 0)
+                found = find(&names, p, q);
         }
     }
-    const population_settings *all = s->populations + r->first;
-    if (same > 0) refuse_duplicate(r, &all[same_a], &all[same_b], same - 1);
-    if (names > 0) refuse_name(r, &all[name_a], &all[name_b], names - 1);
+    if (same.found > 0) refuse_duplicate(r, same.p, same.q, same.found - 1);
+    if (names.found > 0) refuse_name(r, names.p, names.q, names.found - 1);
     free(hashes);
 }
 
@@ -349,7 +363,8 @@ void sweep_read(settings *s, const level *top, const node *sweep) {
     r.name = tree_get(sweep, "name");
     bool named = sweep_name_check(r.name, r.list), good = sweep_plan_read(sweep, &r.plan, r.list);
     add_axes_of_plan(s, &r.plan);
-    if (good && named) read_points(&r, tree_get(sweep, "exclude"));
+    bool points = r.plan.has_grid || r.plan.n_points > 0;
+    if (good && named && points) read_points(&r, tree_get(sweep, "exclude"));
     add_written_axes(s, tree_get(sweep, "axes"), r.list);
     sweep_plan_free(&r.plan);
 }

@@ -139,7 +139,14 @@ static void print_repetitions(const fleet *f) {
     }
 }
 
-static void print_mixture(const fleet *f, const population *p) {
+/* Of one population, or of several that have the same mixtures. */
+typedef struct {
+    const char *name; /* of the first */
+    int more;         /* names */
+    char text[256];
+} mixture_note;
+
+static void describe_mixture(const fleet *f, const population *p, char out[256]) {
     double least = 1.0, most = 0.0, sum = 0.0;
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++) {
         const device_text *text = &f->devices[i].text;
@@ -148,10 +155,22 @@ static void print_mixture(const fleet *f, const population *p) {
         most = share > most ? share : most;
         sum += share;
     }
-    printf("%s (%s): %.0f %% of a device's training text are of its largest source (%.0f %% to %.0f %%; "
-           "there are %d sources)\n",
-           p->settings->name, split_name(p->settings->data.split), 100.0 * sum / p->n_devices, 100.0 * least,
-           100.0 * most, corpus_sources(p->text));
+    snprintf(out, 256,
+             "(%s): %.0f %% of a device's training text are of its largest source (%.0f %% to %.0f %%; "
+             "there are %d sources)",
+             split_name(p->settings->data.split), 100.0 * sum / p->n_devices, 100.0 * least, 100.0 * most,
+             corpus_sources(p->text));
+}
+
+static void add_mixture(const fleet *f, const population *p, mixture_note *notes, int *n) {
+    mixture_note note = {.name = p->settings->name};
+    describe_mixture(f, p, note.text);
+    for (int i = 0; i < *n; i++)
+        if (strcmp(notes[i].text, note.text) == 0) {
+            notes[i].more++;
+            return;
+        }
+    notes[(*n)++] = note;
 }
 
 /* Where a population has examples: once for all its seeds. */
@@ -187,18 +206,26 @@ static void print_lists(const fleet *f) {
     }
 }
 
-/* Where devices have several sources: once for all seeds of a population. */
+/* Where devices have several sources: once for all seeds of a population, and for all that are alike. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
-    for (int i = 0; i < f->n_populations; i++) {
+    int n = 0;
+    mixture_note *notes = calloc((size_t)f->n_populations, sizeof *notes);
+    for (int i = 0; notes && i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         if (split_of(&p->settings->data)->source || p->method->pooled ||
             (last && strcmp(p->settings->name, last) == 0))
             continue;
-        if (!last) printf("\n");
         last = p->settings->name;
-        print_mixture(f, p);
+        add_mixture(f, p, notes, &n);
     }
+    if (n > 0) putchar('\n');
+    for (int i = 0; i < n; i++) {
+        printf("%s", notes[i].name);
+        if (notes[i].more > 0) printf(" and %d more", notes[i].more);
+        printf(" %s\n", notes[i].text);
+    }
+    free(notes);
 }
 
 static void print_populations(const fleet *f) {

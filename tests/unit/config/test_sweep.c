@@ -486,6 +486,15 @@ Test(sweep, more_points_than_can_be_name_the_axis) {
     free(text);
 }
 
+Test(sweep, what_is_of_points_alone_is_refused_without_them) {
+    configuration_must_fail("populations: [{name: a, method: local, devices: 1}]\n"
+                            "sweep: {axes: [method],\n exclude: [{method: local}]}",
+                            "c.yaml:3: sweep.exclude: is of the points of a sweep, and there are none");
+    configuration_must_fail("populations: [{name: a, method: local, devices: 1}]\n"
+                            "sweep:\n  axes: [method]\n  seeds: [1]\n",
+                            "c.yaml:4: sweep.seeds: is of the points of a sweep, and there are none");
+}
+
 Test(sweep, names_that_listed_populations_have_are_refused) {
     configuration_must_fail("populations: [{name: local, method: local, devices: 1}]\n"
                             "sweep: {population: {devices: 2}, cross: [{method: [local, fedavg]}]}",
