@@ -132,6 +132,8 @@ ROWS
     grep -Eq '^fedavg +-1\.875 \[-3\.463, -0\.287\], 2 +\+1\.000 \[\+1\.000, \+1\.000\], 2$' out || fail "$(<out)"
     expect_status 0 cohort table s.csv
     grep -Eq '^population +tokens_per_device +seeds' out || fail "one name at two places: $(<out)"
+    grep -Eq '^a +20000 +2 +5\.250 ± 0\.354 \* ' out || fail "$(<out)"
+    grep -Eq '^b +3000 +2 +7\.250 ± 0\.354 \* ' out || fail "a best of each text: $(<out)"
     expect_status 2 cohort table s.csv --rows method
     expect_text err 'they differ in more than the seed: in tokens_per_device; name it in --rows or --columns'
 }
@@ -203,6 +205,15 @@ test_unequal_seeds_are_named() {
     grep -Eq '^c .* 2 +0\.0$' out || fail "two pairs: $(<out)"
     expect_text out 'c: without a pair are its seeds 9, which a lacks'
     expect_text out 'a: without a pair are its seeds 1, which c lacks'
+    summary >other.csv <<'ROWS'
+a local 1 5
+a local 2 5
+b fedavg 1 4
+b fedavg 2 4.01
+b fedavg 3 30
+ROWS
+    expect_status 0 cohort table other.csv
+    grep -Eq '^b +3 +12\.670 ± 15\.008  ' out || fail "told apart where it has pairs: $(<out)"
     sed -i '/^c,.*,[23],1000,/d' s.csv
     expect_status 2 cohort table s.csv --baseline a
     expect_text err 'c (seed 9) and the baseline a (seed 1, ...) have no seed in common'
