@@ -21,8 +21,8 @@ bool table_diverged(const table_member *member);
 typedef struct {
     int pairs;
     double mean; /* NaN: no pairs */
-    double low,
-        high; /* its 95 % confidence interval, mean -+ t(0.975, pairs - 1) s / sqrt(pairs); NaN: fewer than two */
+    /* its 95 % confidence interval, mean -+ t(0.975, pairs - 1) s / sqrt(pairs); NaN: fewer than two */
+    double low, high;
 } paired_difference;
 paired_difference paired_of(const table_group *a, const table_group *b, const char *measure);
 bool table_has_seed(const table_group *group, const char *seed);

@@ -25,7 +25,7 @@ void grid_free(grid *g); /* of zeros is fine */
 /* Without memory the cell stays empty. */
 void grid_set(grid *g, int row, int column, table_mark mark, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-/* Aligned text, Markdown or LaTeX: what is best and near is "*" and "~", bold and italic, bold and underlined. */
+/* Aligned text, Markdown or LaTeX: best and near are "*" and "~", bold and italic, bold and underlined. */
 void grid_print(const grid *g, table_form form, FILE *out);
 
 #endif

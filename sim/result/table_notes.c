@@ -55,7 +55,7 @@ static void note_reading(const table_parts *t, const notes *n) {
             t->baseline);
 }
 
-/* Of each group and metric: the seeds without a value, and why. */
+/* Of each group and metric: the seeds without a finite value, and why. */
 static void note_missing(const table_parts *t, const char *measure, const table_group *group,
                          const notes *n) {
     over_seeds s = over_seeds_of(group, measure);
@@ -63,10 +63,13 @@ static void note_missing(const table_parts *t, const char *measure, const table_
     begin(n);
     put_name(t, group, n->out);
     fprintf(n->out, ": no %s of %d of %d seeds:", measure, s.missing, group->n);
-    for (int i = 0, written = 0; i < group->n; i++)
-        if (isnan(table_value(&group->members[i], measure)))
-            fprintf(n->out, "%s %s%s", written++ ? "," : "", group->members[i].seed,
-                    table_diverged(&group->members[i]) ? " (diverged)" : "");
+    for (int i = 0, written = 0; i < group->n; i++) {
+        const table_member *member = &group->members[i];
+        const char *text = table_text(member, measure);
+        if (!isnan(table_value(member, measure))) continue;
+        fprintf(n->out, "%s %s", written++ ? "," : "", member->seed);
+        if (*text || table_diverged(member)) fprintf(n->out, " (%s)", *text ? text : "diverged");
+    }
     fputc('\n', n->out);
 }
 

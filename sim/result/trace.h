@@ -179,7 +179,7 @@ typedef struct {
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 
-/* What a column of summary.csv is; a name that is no column of this program is an axis, which is a setting. */
+/* What a column of summary.csv is. A name that is no column of this program is an axis, so a setting. */
 typedef enum {
     SUMMARY_SETTING,
     SUMMARY_MEASURED,  /* less is better */

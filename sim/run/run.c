@@ -172,7 +172,7 @@ static void read_round(void *context, const metric_row *row) {
     course_add(reader->fleet, row, reader->courses);
 }
 
-/* Out of the trace, which has all rounds, whoever computed them: so a run that was resumed, and one of several
+/* Out of the trace, which has all rounds, whoever computed them: a run that was resumed, and one of several
  * processes, have the summary of any other. */
 static exit_code write_summary(run *r, problems *list) {
     char from[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];

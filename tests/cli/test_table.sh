@@ -21,13 +21,13 @@ rows_of_table() { # result
 
 test_reference_tables_are_those_of_the_readme() {
     rows_of_readme Poor Out >readme
-    rows_of_table multilingual >table
+    rows_of_table multilingual >found
     [[ $(wc -l <readme) == 6 ]] || fail "the README's rows: $(<readme)"
-    expect_same readme table 'the tables of poor devices'
+    expect_same readme found 'the tables of poor devices'
     rows_of_readme Out The >readme
-    rows_of_table multilingual_ood >table
+    rows_of_table multilingual_ood >found
     [[ $(wc -l <readme) == 6 ]] || fail "the README's rows: $(<readme)"
-    expect_same readme table 'the tables out of distribution'
+    expect_same readme found 'the tables out of distribution'
 }
 
 # The README has a row for each number of bytes; what is best is bold in both.
@@ -37,9 +37,9 @@ test_reference_crossover_is_that_of_the_readme() {
     cohort table "$reference/multilingual_crossover" --columns tokens_per_device --markdown |
         sed -n 's/_//g; s/^| \([a-z].*\) |$/\1/p' |
         awk -F' \\| ' '$1 == "method" { for (i = 3; i <= NF; i++) tokens[i] = $i; next }
-            { for (i = 3; i <= NF; i++) print tokens[i], $1, $2, $i }' | sort >table
+            { for (i = 3; i <= NF; i++) print tokens[i], $1, $2, $i }' | sort >found
     [[ $(wc -l <readme) == 12 && $(grep -c '\*\*' readme) == 3 ]] || fail "the README's cells: $(<readme)"
-    expect_same readme table 'the crossovers'
+    expect_same readme found 'the crossovers'
 }
 
 # Population, seed, test perplexity and more, with the columns that a summary cannot be without.
@@ -107,9 +107,9 @@ test_markdown_and_latex_mark_what_is_best() {
     sed -i 's/^b,/b_1,/' s.csv
     expect_status 0 cohort table s.csv --latex --baseline a
     # shellcheck disable=SC2016
-    expect_text out 'b\_1 & 3 & \textbf{11.000 $\pm$ 2.291} & $-$1.000 [$-$2.242, +0.242], 3 & 2.5 \\'
+    expect_text out 'b\_1 & 3 & \textbf{11.000 $\pm$ 2.291} & $-$1.000 [$-$2.242, +0.242], 3 & 2.5 '
     # shellcheck disable=SC2016
-    expect_text out 'a & 3 & \underline{12.000 $\pm$ 2.000} & baseline & 0.0 \\'
+    expect_text out 'a & 3 & \underline{12.000 $\pm$ 2.000} & baseline & 0.0 '
     ! grep -v '^%' out | grep -q '±' || fail "$(<out)"
 }
 
@@ -132,6 +132,8 @@ ROWS
     grep -Eq '^fedavg +-1\.875 \[-3\.463, -0\.287\], 2 +\+1\.000 \[\+1\.000, \+1\.000\], 2$' out || fail "$(<out)"
     expect_status 0 cohort table s.csv
     grep -Eq '^population +tokens_per_device +seeds' out || fail "one name at two places: $(<out)"
+    grep -Eq '^a +20000 +2 +5\.250 ± 0\.354 \* ' out || fail "$(<out)"
+    grep -Eq '^b +3000 +2 +7\.250 ± 0\.354 \* ' out || fail "a best of each text: $(<out)"
     expect_status 2 cohort table s.csv --rows method
     expect_text err 'they differ in more than the seed: in tokens_per_device; name it in --rows or --columns'
 }
@@ -158,6 +160,16 @@ test_table_of_a_run() {
     grep -Eq '^comigs +1 2 1 3 +1 +[0-9.]+  ' out || fail "$(<out)"
 }
 
+# Every column of summary.csv is described in results/README.md, and nothing else is.
+# shellcheck disable=SC2016
+test_columns_of_the_summary_are_those_of_the_readme() {
+    sed -n '/^| in summary.csv/,/^$/p' "$COHORT_SOURCE_DIR/results/README.md" | cut -d'|' -f2 | grep -o '`[a-z_]*`' | tr -d '`' | sort >readme
+    head -n 1 "$(reference_result)/summary.csv" | tr , '
+' | sort >found
+    (($(wc -l <found) >= 20)) || fail "$(<found)"
+    expect_same readme found 'the columns'
+}
+
 # ---- What has no value
 
 test_diverged_and_empty_are_shown_and_counted() {
@@ -171,6 +183,9 @@ test_diverged_and_empty_are_shown_and_counted() {
     ! grep -q '3 (diverged)' out || fail "it has a loss: $(<out)"
     expect_status 0 cohort table s.csv --csv
     expect_text out 'c,test_ppl_mean,3,2,2,22.5,,,'
+    sed -i 's/^b,fedavg,9,/b,fedavg,inf,/' s.csv
+    expect_status 0 cohort table s.csv
+    expect_text out 'b: no test_ppl_mean of 1 of 3 seeds: 1 (inf)'
     summary <<<'a local 1 none' >s.csv
     expect_status 0 cohort table s.csv
     grep -Eq '^a +1 +diverged ' out || fail "$(<out)"
@@ -190,6 +205,15 @@ test_unequal_seeds_are_named() {
     grep -Eq '^c .* 2 +0\.0$' out || fail "two pairs: $(<out)"
     expect_text out 'c: without a pair are its seeds 9, which a lacks'
     expect_text out 'a: without a pair are its seeds 1, which c lacks'
+    summary >other.csv <<'ROWS'
+a local 1 5
+a local 2 5
+b fedavg 1 4
+b fedavg 2 4.01
+b fedavg 3 30
+ROWS
+    expect_status 0 cohort table other.csv
+    grep -Eq '^b +3 +12\.670 ± 15\.008  ' out || fail "told apart where it has pairs: $(<out)"
     sed -i '/^c,.*,[23],1000,/d' s.csv
     expect_status 2 cohort table s.csv --baseline a
     expect_text err 'c (seed 9) and the baseline a (seed 1, ...) have no seed in common'
