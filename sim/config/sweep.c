@@ -246,7 +246,8 @@ static void read_point(reader *r, int index) {
     node point = sweep_plan_point(&r->plan, index);
     level of = {.defaults = &p, .label = "", .where = point.where, .list = values};
     population_read(r->s, r->top, &point, &of);
-    of.label = "sweep.";
+    of.label = "sweep.population.";
+    level_call(&of, "name", "sweep.name");
     population_require(&of, "name");
     uint64_t *seeds = population_seeds(&of, &point, &n_seeds);
     bool any = append_seeds(r, &of, seeds, n_seeds);

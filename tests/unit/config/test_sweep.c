@@ -317,8 +317,10 @@ static const struct {
     {"{points: [local]}", "c.yaml:1: sweep.points.0: has another form; it must be a map of keys"},
     {"{points: [{method: local}], population: [1]}",
      "c.yaml:1: sweep.population: has another form; it must be a map"},
-    {"{points: [{method: local, devices: 1}, {method: local}]}", "c.yaml:1: sweep.devices: is missing"},
-    {"{cross: [{method: [local]}]}", "c.yaml:1: sweep.devices: is missing; give simulated devices"},
+    {"{points: [{method: local, devices: 1}, {method: local}]}",
+     "c.yaml:1: sweep.population.devices: is missing"},
+    {"{cross: [{method: [local]}]}",
+     "c.yaml:1: sweep.population.devices: is missing; give simulated devices"},
     /* Values: one message, whatever the number of points. */
     {"{population: {devices: 1, data.split: dirichlet},\n cross: [{method: [local, comigs]},\n "
      "{data.dirichlet: [1, -1]}, {rank: "
