@@ -283,8 +283,8 @@ static void refuse_duplicate(const reader *r, const population_settings *p, cons
     place where = {.source = q->line > 0 ? r->top->where.source : "--set", .line = q->line};
     if (more > 0) snprintf(others, sizeof others, "; %d more are written twice, too", more);
     problem_at(r->list, where, "sweep",
-               "the points '%.80s' and '%.80s' are one and the same (%s); write it once, or exclude one%s",
-               p->name, q->name, values, others);
+               "the points '%.80s' and '%.80s' are one and the same (%s); write it once%s", p->name, q->name,
+               values, others);
     free(values);
 }
 
