@@ -151,8 +151,8 @@ YAML
 # The examples of the reference page and of configs/README.md.
 test_examples_of_the_documentation_are_sweeps() {
     local page found=0
-    cohort help settings >help
-    for page in help "$COHORT_SOURCE_DIR/configs/README.md"; do
+    cohort help settings >printed
+    for page in printed "$COHORT_SOURCE_DIR/configs/README.md"; do
         printf 'data: {split: dirichlet, tokens_per_device: 500, sequence: 32}\nbase: {pretrain: {tokens: 0}}\n' >example.yaml
         sed -n '/^    sweep:$/,/^$/s/^    //p' "$page" >>example.yaml
         [[ $(wc -l <example.yaml) -ge 10 ]] || fail "no example in $page"
