@@ -246,7 +246,8 @@ static void read_point(reader *r, int index) {
     node point = sweep_plan_point(&r->plan, index);
     level of = {.defaults = &p, .label = "", .where = point.where, .list = values};
     population_read(r->s, r->top, &point, &of);
-    of.label = "sweep.";
+    of.label = "sweep.population.";
+    level_call(&of, "name", "sweep.name");
     population_require(&of, "name");
     uint64_t *seeds = population_seeds(&of, &point, &n_seeds);
     bool any = append_seeds(r, &of, seeds, n_seeds);
@@ -282,8 +283,8 @@ static void refuse_duplicate(const reader *r, const population_settings *p, cons
     place where = {.source = q->line > 0 ? r->top->where.source : "--set", .line = q->line};
     if (more > 0) snprintf(others, sizeof others, "; %d more are written twice, too", more);
     problem_at(r->list, where, "sweep",
-               "the points '%.80s' and '%.80s' are one and the same (%s); write it once, or exclude one%s",
-               p->name, q->name, values, others);
+               "the points '%.80s' and '%.80s' are one and the same (%s); write it once%s", p->name, q->name,
+               values, others);
     free(values);
 }
 

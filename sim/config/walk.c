@@ -215,6 +215,11 @@ void level_label(const level *of, const char *path, char out[MAX_KEY]) {
         snprintf(out, MAX_KEY, "%s%s", of->label, path);
 }
 
+void level_call(level *of, const char *path, const char *label) {
+    const setting_row *row = table_find(path, in_population(of));
+    if (row && !of->given[row_index(row)].source) of->called[row_index(row)] = label;
+}
+
 const setting_row *walk_key_of_population(const char *path, place where, const char *label, problems *list) {
     const setting_row *row = table_find(path, true);
     level of = {.label = "", .where = where, .list = list};

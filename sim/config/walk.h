@@ -27,8 +27,9 @@ void walk_level(level *to, const node *map, const char *const *except);
 /* Where a key was written, else where its section or the level begins: the place for a message about it. */
 place level_place(const level *of, const char *path);
 bool level_has(const level *of, const char *path);
-/* What a message calls a key of this level. */
+/* What a message calls a key of this level; level_call() gives it a name where it is not written. */
 void level_label(const level *of, const char *path, char out[MAX_KEY]);
+void level_call(level *of, const char *path, const char *label);
 
 /* "data" and "train.router": rows begin with them. */
 bool walk_is_section(const char *path);

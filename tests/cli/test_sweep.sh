@@ -148,6 +148,21 @@ YAML
     grep -q '^c-every3,.*,c,3$' result/summary.csv || fail "$(<result/summary.csv)"
 }
 
+# The examples of the reference page and of configs/README.md.
+test_examples_of_the_documentation_are_sweeps() {
+    local page found=0
+    cohort help settings >printed
+    for page in printed "$COHORT_SOURCE_DIR/configs/README.md"; do
+        printf 'data: {split: dirichlet, tokens_per_device: 500, sequence: 32}\nbase: {pretrain: {tokens: 0}}\n' >example.yaml
+        sed -n '/^    sweep:$/,/^$/s/^    //p' "$page" >>example.yaml
+        [[ $(wc -l <example.yaml) -ge 10 ]] || fail "no example in $page"
+        expect_status 0 cohort check example.yaml
+        grep -Eq '^[0-9]+ populations, [0-9]+ but for their seeds; axes: method, data.dirichlet, generalists, specialists$' out || fail "$(<out)"
+        found=$((found + 1))
+    done
+    ((found == 2))
+}
+
 # ---- What is refused: exit status 2, as many messages as are said, nothing written
 
 expect_refused() { # lines of sweep, expected text...

@@ -317,8 +317,10 @@ static const struct {
     {"{points: [local]}", "c.yaml:1: sweep.points.0: has another form; it must be a map of keys"},
     {"{points: [{method: local}], population: [1]}",
      "c.yaml:1: sweep.population: has another form; it must be a map"},
-    {"{points: [{method: local, devices: 1}, {method: local}]}", "c.yaml:1: sweep.devices: is missing"},
-    {"{cross: [{method: [local]}]}", "c.yaml:1: sweep.devices: is missing; give simulated devices"},
+    {"{points: [{method: local, devices: 1}, {method: local}]}",
+     "c.yaml:1: sweep.population.devices: is missing"},
+    {"{cross: [{method: [local]}]}",
+     "c.yaml:1: sweep.population.devices: is missing; give simulated devices"},
     /* Values: one message, whatever the number of points. */
     {"{population: {devices: 1, data.split: dirichlet},\n cross: [{method: [local, comigs]},\n "
      "{data.dirichlet: [1, -1]}, {rank: "
@@ -387,7 +389,7 @@ static const struct {
     {"{population: {devices: 1}, cross: [{method: [local, comigs]}, {rank: [2, 4, 2]}]}",
      "c.yaml:1: sweep: the points 'local-rank2' and 'local-rank2' are one and the same (method local, "
      "experts.rank 2, "
-     "seed 42); write it once, or exclude one; 1 more are written twice, too"},
+     "seed 42); write it once; 1 more are written twice, too"},
     {"{population: {devices: 1},\n points: [{name: a, method: local, rank: 2},\n {name: b, rank: 2, method: "
      "local}]}",
      "c.yaml:3: sweep: the points 'a' and 'b' are one and the same (method local, experts.rank 2, seed 42)"},

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/config.h"
+#include "unit/configuration.h"
 #include "unit/trace_fixture.h"
 
 #define HEADER                                                                                               \
@@ -104,6 +106,23 @@ Test(summary, names_with_commas_and_quotes_are_quoted) {
 Test(summary, the_same_rows_give_the_same_bytes) {
     summary_row row = plain();
     cr_assert_str_eq(written(&row, 1), written(&row, 1));
+}
+
+Test(summary, axes_that_have_no_column_are_the_last_ones) {
+    settings *s = configuration_must_load(
+        "sweep:\n"
+        "  population: {devices: 4, data.tokens_per_device: 999}\n"
+        "  cross: [{method: [comigs]}, {rank: [8]}, {data.corpus: ['a, b', \"c\\\"\"]}]\n"
+        "  axes: [seed, data.split, base.variant, tied.linears, train.learning_rate, aggregate.weights]\n"
+        "base: {pretrain: {tokens: 0}}\n");
+    summary_row rows[2] = {plain(), plain()};
+    for (int i = 0; i < 2; i++) rows[i].run = s, rows[i].own = &s->populations[i];
+    const char *text = written(rows, 2);
+    cr_expect(strstr(text, ",aggregate_weights,data.corpus,base.variant,tied.linears,train.learning_rate\n"),
+              "%s", text);
+    cr_expect(strstr(text, ",uniform,\"a, b\",,all,0.002\n"), "%s", text);
+    cr_expect(strstr(text, ",uniform,\"c\"\"\",,all,0.002\n"), "%s", text);
+    settings_destroy(s);
 }
 
 Test(summary, no_population_is_a_header_alone) {
