@@ -1,0 +1,185 @@
+"""A metric of summary.csv over the axes of a sweep: lines with bands over seeds, and a map of methods and the axis."""
+import matplotlib.colors
+import matplotlib.patches
+import numpy as np
+
+import style
+from style import plt
+from sweep import SETTINGS, Unreadable, band_name, diverged, finite, levels_of, mean_and_band, number, table
+
+NAMES = {"test_ppl_mean": "test perplexity, before averaging", "test_ppl_after": "test perplexity, after averaging",
+         "test_ppl_best": "test perplexity of the best round by validation", "test_loss_mean": "test loss (nats per token)"}
+LOG_RATIO = 10  # an axis whose values differ by more has a logarithmic scale
+MOST_BANDS, MOST_WRITTEN = 4, 12
+
+
+def check_metric(rows, metric):
+    """The metric is a column of numbers."""
+    numbers = [name for name in rows[0] if name not in (*SETTINGS, "population", "seed") and "." not in name and
+               any(np.isfinite(number(row[name])) for row in rows)]
+    if metric not in rows[0]:
+        raise Unreadable(f"--metric {metric}: summary.csv has no such column; there are {', '.join(numbers)}")
+    if metric not in numbers:
+        raise style.NotDrawn(f"no population has a value of {metric}")
+
+
+def spans_decades(values):
+    return min(values) > 0 and max(values) >= LOG_RATIO * min(values)
+
+
+def seeds_text(found):
+    most = max(len(values) for lines in found.values() for points in lines.values() for values in points.values())
+    return "one seed" if most == 1 else f"mean over {most} seeds"
+
+
+def missing_text(rows, metric):
+    n = len(diverged(rows, metric))
+    return f"{n} of {len(rows)} populations diverged and are missing" if n else ""
+
+
+def note_of(*parts):
+    return "; ".join(part for part in parts if part)
+
+
+# ---- Lines
+
+
+def places(roles, levels):
+    """Where the levels of x lie: at their numbers, or side by side."""
+    return [number(level) if roles.x.is_number else i for i, level in enumerate(levels)]
+
+
+def shown_ticks(at, log):
+    """Which of the rising places can have a name: one that is too near its neighbour has none."""
+    scaled = np.log(at) if log else np.array(at, float)
+    least, kept = 0.07 * (scaled[-1] - scaled[0]), [0]
+    for i in range(1, len(at)):
+        if scaled[i] - scaled[kept[-1]] > least:
+            kept.append(i)
+    return kept
+
+
+def line_panel(axes, points, x_of, index, band, place):
+    """place: None draws a band, a number from -0.5 to 0.5 a bar beside its point."""
+    drawn = {x_of[level]: mean_and_band(values, band == "95 % interval") for level, values in points.items()}
+    x = np.array(list(drawn))
+    mean, low, high = np.array(list(drawn.values())).T
+    look = style.line_style(index)
+    axes.plot(x, mean, marker=style.marker(index), label=None, **look)
+    if not band:
+        return
+    if place is None:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    else:
+        shift = matplotlib.transforms.ScaledTranslation(0.08 * place, 0, axes.figure.dpi_scale_trans)
+        axes.vlines(x, low, high, color=look["color"], linewidth=0.7, transform=axes.transData + shift)
+
+
+def scale_x(axes, roles, levels, at):
+    log = roles.x.is_number and spans_decades(at)
+    if log:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    kept = shown_ticks(at, log)
+    axes.set_xticks([at[i] for i in kept], [levels[i] for i in kept])
+
+
+def line_figure(rows, roles, metric):
+    """The figure, not saved."""
+    check_metric(rows, metric)
+    found = table(rows, roles, metric)
+    levels, band = levels_of(found, roles), band_name(found)
+    at = places(roles, levels)
+    index = style.index_of(line for lines in found.values() for line in lines)
+    many = max(map(len, found.values())) > MOST_BANDS
+    figure, panels = style.panels(list(found), 1.9 if len(found) == 1 else 1.25)
+    for axes, lines in zip(panels, found.values()):
+        for line, points in lines.items():
+            place = index[line] / max(len(index) - 1, 1) - 0.5 if many else None
+            line_panel(axes, points, dict(zip(levels, at)), index[line], band, place)
+        scale_x(axes, roles, levels, at)
+    values = [value for row in rows for value in finite([number(row[metric])])]
+    if spans_decades(values):
+        panels[0].set_yscale("log")
+    handles = [plt.Line2D([], [], marker=style.marker(i), **style.line_style(i)) for i in index.values()]
+    figure.supxlabel(roles.x.name, fontsize=7)
+    figure.supylabel(NAMES.get(metric, metric), fontsize=7)
+    said = f"{'bars' if many else 'bands'}: {band}" if band else ""
+    style.legend_below(figure, handles if roles.line else [], list(index), note_of(seeds_text(found), said, missing_text(rows, metric)))
+    return figure
+
+
+# ---- Map
+
+
+def cells(found, levels):
+    """{facet: (lines, [line, level] means, [line, level] whether a seed is missing)}; NaN where there is no value."""
+    out = {}
+    for facet, lines in found.items():
+        values = [[points.get(level, []) for level in levels] for points in lines.values()]
+        means = np.array([[mean_and_band(v, False)[0] for v in line] for line in values])
+        partly = np.array([[0 < len(finite(v)) < len(v) for v in line] for line in values])
+        gone = np.array([[bool(v) and not finite(v) for v in line] for line in values])
+        out[facet] = (list(lines), means, partly, gone)
+    return out
+
+
+def best_of_columns(means):
+    """The line with the least mean of each column; -1 where none has any."""
+    return [int(np.nanargmin(column)) if np.isfinite(column).any() else -1 for column in means.T]
+
+
+def written(value):
+    return f"{value:.3g}" if abs(value) < 100 or abs(value) >= 1e5 else f"{value:.0f}"
+
+
+def write_cells(axes, image, means, partly, gone):
+    size = float(np.clip(2.0 * 72 / means.shape[1] / 4.2, 4, 6.5))
+    best = best_of_columns(means)
+    for (y, x), mean in np.ndenumerate(means):
+        if gone[y, x]:
+            axes.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#888888", linewidth=0))
+        if not np.isfinite(mean):
+            continue
+        dark = np.dot(image.cmap(image.norm(mean))[:3], (0.299, 0.587, 0.114)) < 0.5
+        mark = "*" if partly[y, x] else ""
+        axes.text(x, y, written(mean) + mark, ha="center", va="center", fontsize=size, color="white" if dark else "black",
+                  fontweight="bold" if best[x] == y else "normal")
+        if best[x] == y:
+            axes.add_patch(matplotlib.patches.Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1))
+
+
+def map_panel(axes, names, columns, content, norm):
+    means, partly, gone = content
+    image = axes.imshow(means, cmap=style.SHADE, norm=norm, aspect="auto")
+    axes.grid(False)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(columns)), columns)
+    if len(columns) <= MOST_WRITTEN:
+        write_cells(axes, image, means, partly, gone)
+    return image
+
+
+def map_figure(rows, roles, metric):
+    """The figure, not saved. Its rows are lines of the other one, its columns the levels of x."""
+    check_metric(rows, metric)
+    found = table(rows, roles, metric)
+    levels = levels_of(found, roles)
+    content = cells(found, levels)
+    values = np.concatenate([means.ravel() for _, means, _, _ in content.values()])
+    values = values[np.isfinite(values)]
+    norm = (matplotlib.colors.LogNorm if spans_decades(values) else matplotlib.colors.Normalize)(values.min(), values.max())
+    lines = [len(names) for names, *_ in content.values()]
+    figure, grid = plt.subplots(len(content), 1, figsize=(style.COLUMN, 0.75 + sum(0.2 * n + 0.25 for n in lines)), sharex=True, squeeze=False,
+                                gridspec_kw={"height_ratios": lines})
+    for axes, (facet, (names, *cell)) in zip(grid.flat, content.items()):
+        image = map_panel(axes, names, levels, cell, norm)
+        axes.set_title(facet)
+    grid[-1, 0].set_xlabel(roles.x.name)
+    bar = figure.colorbar(image, ax=list(grid.flat), pad=0.02, fraction=0.05)
+    bar.set_label(NAMES.get(metric, metric).replace(", ", ",\n"), fontsize=6)
+    marks = "bold, framed: the lowest of a column" if len(levels) <= MOST_WRITTEN else ""
+    hatched = "hatched: diverged" if any(gone.any() for *_, gone in content.values()) else ""
+    some = "*: a seed diverged" if any(partly.any() for _, _, partly, _ in content.values()) else ""
+    style.legend_below(figure, [], [], note_of(seeds_text(found), marks, hatched, some))
+    return figure
