@@ -37,16 +37,16 @@ def figure(result, all_series):
     if most == 0:
         raise style.NotDrawn("no population sends anything")
     unit, name = next((size, name) for size, name in UNITS if most >= size)
-    lines = -(-len(index) // 3)
-    drawn, grid = plt.subplots(len(shown), 2, figsize=(style.COLUMN, 0.65 + 0.135 * lines + (1.7 if len(shown) == 1 else 1.1 * len(shown))),
+    drawn, grid = plt.subplots(len(shown), 2, figsize=(style.COLUMN, 0.65 + style.legend_height(index) +
+                                                       (1.7 if len(shown) == 1 else 1.1 * len(shown))),
                                sharex="col", sharey=True, squeeze=False)
     for panels, facet in zip(grid, shown):
         draw(panels, found[facet], index, unit)
         panels[0].set_title(facet, loc="left")
+        panels[0].set_ylabel("test loss\n(nats per token)")
     grid[-1, 0].set_xlabel("round")
-    grid[-1, 1].set_xlabel(f"{name} up and down, of all devices")
+    grid[-1, 1].set_xlabel(f"{name}, up and down")
     grid[-1, 0].xaxis.get_major_locator().set_params(integer=True)
-    drawn.supylabel("test loss (nats per token)", fontsize=7)
     style.legend_below(drawn, *legend_of(grid), note(result, all_series, len(shown), len(facets)))
     return drawn
 

@@ -17,14 +17,12 @@ def figure(result, all_series):
     if max(len(result.members(p)) for p in range(len(result.populations))) < 2:
         raise style.NotDrawn("every population has one device")
     index = style.index_of(s.label for s in all_series)
-    lines = -(-len(index) // 3)
-    drawn, grid = plt.subplots(1, 2, figsize=(style.COLUMN, 2.25 + 0.135 * lines))
+    drawn, grid = plt.subplots(1, 2, figsize=(style.COLUMN, 2.1 + style.legend_height(index)))
     for label, i in index.items():
         found = [points(result, s) for s in all_series if s.label == label]
         for axes, column in zip(grid, (1, 2)):
             draw(axes, found, column, label, i)
-    grid[0].axline((grid[0].get_xlim()[0],) * 2, slope=1, color="#888888", linewidth=0.6, linestyle=(0, (1, 1.5)))
-    for axes, name in zip(grid, ("worst tenth of the devices (nats)", "Gini coefficient")):
+    for axes, name in zip(grid, ("worst tenth of devices (nats)", "Gini coefficient")):
         axes.set_title(name)
         axes.set_xlabel("mean test loss (nats)")
         axes.xaxis.get_major_locator().set_params(nbins=4)
@@ -48,5 +46,5 @@ def note(result, all_series):
     gone = sum(int(np.isnan(points(result, s)[:, 0]).sum()) for s in all_series)
     parts = [f"round {result.rounds[result.evaluated()[-1]]}; large: mean of {seeds} seeds, small: seeds" if seeds > 1 else
              f"round {result.rounds[result.evaluated()[-1]]}; a point a population"]
-    parts += ["dotted: all devices equal"] + [f"{gone} populations diverged and are missing"] * (gone > 0)
+    parts += [f"{gone} populations diverged and are missing"] * (gone > 0)
     return "; ".join(parts)

@@ -7,19 +7,26 @@ import style
 from style import plt
 from sweep import SETTINGS, Unreadable, band_name, diverged, finite, levels_of, mean_and_band, number, table
 
-NAMES = {"test_ppl_mean": "test perplexity, before averaging", "test_ppl_after": "test perplexity, after averaging",
-         "test_ppl_best": "test perplexity of the best round by validation", "test_loss_mean": "test loss (nats per token)"}
+NAMES = {"test_ppl_mean": "test perplexity,\nbefore averaging", "test_ppl_after": "test perplexity,\nafter averaging",
+         "test_ppl_best": "test perplexity,\nbest round by validation", "test_loss_mean": "test loss\n(nats per token)"}
 LOG_RATIO = 10  # an axis whose values differ by more has a logarithmic scale
 MOST_BANDS, MOST_WRITTEN = 4, 12
 
 
-def check_metric(rows, metric):
-    """The metric is a column of numbers."""
-    numbers = [name for name in rows[0] if name not in (*SETTINGS, "population", "seed") and "." not in name and
-               any(np.isfinite(number(row[name])) for row in rows)]
-    if metric not in rows[0]:
-        raise Unreadable(f"--metric {metric}: summary.csv has no such column; there are {', '.join(numbers)}")
-    if metric not in numbers:
+def has_values(rows, column):
+    return any(np.isfinite(number(row[column])) for row in rows)
+
+
+def check_column(rows, metric):
+    """The metric is a column that is measured, even if it has no value."""
+    measured = [name for name in rows[0] if name not in (*SETTINGS, "population", "seed", "aggregate_weights") and "." not in name]
+    if metric not in measured:
+        numbers = ", ".join(name for name in measured if has_values(rows, name))
+        raise Unreadable(f"--metric {metric}: summary.csv has no such measured column; there are {numbers}")
+
+
+def check_values(rows, metric):
+    if not has_values(rows, metric):
         raise style.NotDrawn(f"no population has a value of {metric}")
 
 
@@ -35,6 +42,10 @@ def seeds_text(found):
 def missing_text(rows, metric):
     n = len(diverged(rows, metric))
     return f"{n} of {len(rows)} populations diverged and are missing" if n else ""
+
+
+def name_of(metric):
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def note_of(*parts):
@@ -86,26 +97,26 @@ def scale_x(axes, roles, levels, at):
 
 def line_figure(rows, roles, metric):
     """The figure, not saved."""
-    check_metric(rows, metric)
+    check_values(rows, metric)
     found = table(rows, roles, metric)
     levels, band = levels_of(found, roles), band_name(found)
     at = places(roles, levels)
     index = style.index_of(line for lines in found.values() for line in lines)
     many = max(map(len, found.values())) > MOST_BANDS
-    figure, panels = style.panels(list(found), 1.9 if len(found) == 1 else 1.25)
+    figure, grid, panels = style.panels(list(found), 1.9 if len(found) == 1 else 1.25, index if roles.line else [])
     for axes, lines in zip(panels, found.values()):
         for line, points in lines.items():
             place = index[line] / max(len(index) - 1, 1) - 0.5 if many else None
             line_panel(axes, points, dict(zip(levels, at)), index[line], band, place)
         scale_x(axes, roles, levels, at)
-    values = [value for row in rows for value in finite([number(row[metric])])]
-    if spans_decades(values):
+        axes.set_xlabel(roles.x.name if axes in (*grid[-1], panels[-1]) else "")
+        axes.set_ylabel(name_of(metric) if axes in grid[:, 0] else "")
+    if spans_decades([value for row in rows for value in finite([number(row[metric])])]):
         panels[0].set_yscale("log")
     handles = [plt.Line2D([], [], marker=style.marker(i), **style.line_style(i)) for i in index.values()]
-    figure.supxlabel(roles.x.name, fontsize=7)
-    figure.supylabel(NAMES.get(metric, metric), fontsize=7)
     said = f"{'bars' if many else 'bands'}: {band}" if band else ""
-    style.legend_below(figure, handles if roles.line else [], list(index), note_of(seeds_text(found), said, missing_text(rows, metric)))
+    style.legend_below(figure, handles if roles.line else [], list(index) if roles.line else [],
+                       note_of(seeds_text(found), said, missing_text(rows, metric)))
     return figure
 
 
@@ -113,7 +124,8 @@ def line_figure(rows, roles, metric):
 
 
 def cells(found, levels):
-    """{facet: (lines, [line, level] means, [line, level] whether a seed is missing)}; NaN where there is no value."""
+    """{facet: (lines, means, partly, gone)}, arrays [line, level]: NaN where there is no value; whether some seeds diverged; whether all
+    did."""
     out = {}
     for facet, lines in found.items():
         values = [[points.get(level, []) for level in levels] for points in lines.values()]
@@ -125,15 +137,20 @@ def cells(found, levels):
 
 
 def best_of_columns(means):
-    """The line with the least mean of each column; -1 where none has any."""
-    return [int(np.nanargmin(column)) if np.isfinite(column).any() else -1 for column in means.T]
+    """The line with the least mean of each column; -1 where there are not two to compare."""
+    return [int(np.nanargmin(column)) if np.isfinite(column).sum() > 1 else -1 for column in means.T]
 
 
-def written(value):
-    return f"{value:.3g}" if abs(value) < 100 or abs(value) >= 1e5 else f"{value:.0f}"
+def writer(values):
+    """Writes all values of a map with as many decimals, three digits in all where they are alike."""
+    size = float(np.median(np.abs(values)))
+    if size >= 1e5 or 0 < size < 1e-3:
+        return "{:.2e}".format
+    decimals = int(np.clip(2 - np.floor(np.log10(size)), 0, 5)) if size else 0
+    return f"{{:.{decimals}f}}".format
 
 
-def write_cells(axes, image, means, partly, gone):
+def write_cells(axes, image, means, partly, gone, write):
     size = float(np.clip(2.0 * 72 / means.shape[1] / 4.2, 4, 6.5))
     best = best_of_columns(means)
     for (y, x), mean in np.ndenumerate(means):
@@ -143,26 +160,26 @@ def write_cells(axes, image, means, partly, gone):
             continue
         dark = np.dot(image.cmap(image.norm(mean))[:3], (0.299, 0.587, 0.114)) < 0.5
         mark = "*" if partly[y, x] else ""
-        axes.text(x, y, written(mean) + mark, ha="center", va="center", fontsize=size, color="white" if dark else "black",
+        axes.text(x, y, write(mean) + mark, ha="center", va="center", fontsize=size, color="white" if dark else "black",
                   fontweight="bold" if best[x] == y else "normal")
         if best[x] == y:
             axes.add_patch(matplotlib.patches.Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1))
 
 
-def map_panel(axes, names, columns, content, norm):
+def map_panel(axes, names, columns, content, norm, write):
     means, partly, gone = content
     image = axes.imshow(means, cmap=style.SHADE, norm=norm, aspect="auto")
     axes.grid(False)
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(columns)), columns)
     if len(columns) <= MOST_WRITTEN:
-        write_cells(axes, image, means, partly, gone)
+        write_cells(axes, image, means, partly, gone, write)
     return image
 
 
 def map_figure(rows, roles, metric):
     """The figure, not saved. Its rows are lines of the other one, its columns the levels of x."""
-    check_metric(rows, metric)
+    check_values(rows, metric)
     found = table(rows, roles, metric)
     levels = levels_of(found, roles)
     content = cells(found, levels)
@@ -173,11 +190,11 @@ def map_figure(rows, roles, metric):
     figure, grid = plt.subplots(len(content), 1, figsize=(style.COLUMN, 0.75 + sum(0.2 * n + 0.25 for n in lines)), sharex=True, squeeze=False,
                                 gridspec_kw={"height_ratios": lines})
     for axes, (facet, (names, *cell)) in zip(grid.flat, content.items()):
-        image = map_panel(axes, names, levels, cell, norm)
+        image = map_panel(axes, names, levels, cell, norm, writer(values))
         axes.set_title(facet)
     grid[-1, 0].set_xlabel(roles.x.name)
     bar = figure.colorbar(image, ax=list(grid.flat), pad=0.02, fraction=0.05)
-    bar.set_label(NAMES.get(metric, metric).replace(", ", ",\n"), fontsize=6)
+    bar.set_label(name_of(metric), fontsize=6)
     marks = "bold, framed: the lowest of a column" if len(levels) <= MOST_WRITTEN else ""
     hatched = "hatched: diverged" if any(gone.any() for *_, gone in content.values()) else ""
     some = "*: a seed diverged" if any(partly.any() for _, _, partly, _ in content.values()) else ""

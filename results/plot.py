@@ -101,26 +101,19 @@ def bands_text(result, all_series):
 def loss_figure(result, all_series, stem):
     rows, index = result.evaluated(), style.index_of(s.label for s in all_series)
     facets = list(dict.fromkeys(s.facet for s in all_series))
-    across = 1 if len(facets) == 1 else 2
-    down = -(-len(facets) // across)
-    lines = -(-len(index) // 3)
-    figure, grid = plt.subplots(down, across, figsize=(style.COLUMN, 0.35 + 0.135 * lines + (1.9 if across == 1 else 1.3 * down)),
-                                sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(facets):]:
-        axes.set_visible(False)
-    for axes, facet in zip(grid.flat, facets):
+    figure, grid, panels = style.panels(facets, 1.9 if len(facets) == 1 else 1.3, index)
+    for axes, facet in zip(panels, facets):
         loss_panel(axes, result, [s for s in all_series if s.facet == facet], index, rows, many_lines(all_series))
-        axes.set_title(facet)
-        if axes in grid[:, -1]:
+        if axes in grid[:, -1] or axes is panels[-1]:
             right = axes.secondary_yaxis("right", functions=(np.exp, lambda perplexity: np.log(np.maximum(perplexity, 1e-300))))
             right.set_ylabel("perplexity")
             right.spines["right"].set_visible(True)
         if axes in grid[:, 0]:
-            axes.set_ylabel("test loss, before averaging\n(nats per token)" if across == 1 else "test loss,\nbefore averaging\n(nats per token)")
+            axes.set_ylabel("test loss, before averaging\n(nats per token)" if len(facets) == 1 else "test loss,\nbefore averaging\n(nats per token)")
         if axes in grid[-1]:
             axes.set_xlabel("round")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes, facet in zip(grid.flat, facets):  # with all curves in place
+    for axes, facet in zip(panels, facets):  # with all curves in place
         entropy = entropies(result, [s for s in all_series if s.facet == facet])
         if np.isfinite(entropy).any():
             entropy_line(axes, facet, np.nanmean(entropy))
@@ -220,7 +213,7 @@ def gates_figure(result, all_series, stem):
                 axes.set_title(f"layer {layer + 1}/{layers}", fontsize=6.5)
             if axes in grid[-1]:
                 axes.set_xlabel("round")
-        name = textwrap.fill(s.label, 16) + ("\n" + s.facet if s.facet else "")
+        name = textwrap.fill(s.label, 16) + ("\n" + textwrap.fill(s.facet, 18) if s.facet else "")
         line[-1].annotate(name, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", ha="left", fontsize=6.5)
         line[0].set_ylabel("mean gate")
     legend_of_gates(figure, grid)
@@ -279,6 +272,8 @@ def draw_result(options):
     result = Result(options.result, options.axis)
     if len(result.evaluated()) == 0:
         raise Unreadable(f"{result.path}: no round has been evaluated yet; try again later")
+    if result.has_summary:
+        metric.check_column(result.rows, options.metric)
     out = options.out or os.path.join(options.result, "figures")
     os.makedirs(out, exist_ok=True)
     all_series = result.series()
@@ -291,7 +286,7 @@ def draw_result(options):
         "map": lambda stem: map_figure(result, options, stem),
         "cost": lambda stem: style.save(cost.figure(result, all_series), stem),
         "fairness": lambda stem: style.save(fairness.figure(result, all_series), stem),
-        "routing": lambda stem: style.save(routing.figure(result, all_series), stem),
+        "routing": lambda stem: style.save(routing.figure(result), stem),
         "mixture": lambda stem: style.save(mixture.figure(result), stem),
     }
     if has_sizes(result):

@@ -17,7 +17,7 @@ class Series:
 
 class Result:
     def __init__(self, folder, axis=None):
-        """axis: the key that figures of a sweep draw along; None: they choose one."""
+        """axis: the key along which a metric is drawn; None: roles choose one."""
         self.path = os.path.join(folder, "trace.h5")
         try:
             with h5py.File(self.path, "r", swmr=True) as file:
@@ -26,8 +26,8 @@ class Result:
             raise Unreadable(f"{self.path}: cannot be read as a trace: {error}") from error
         self.rows, self.has_summary = self._rows(os.path.join(folder, "summary.csv"))
         self.declared = declared_axes(self.config)
-        self.axes = axes_of(self.rows, self.declared, axis)
-        self.roles = Roles(self.axes, axis)
+        self.axes = axes_of(self.rows, self.declared)
+        self.roles = Roles(axes_of(self.rows, self.declared, axis), axis)
 
     def _rows(self, summary):
         """(a row for each population, as in summary.csv; whether that is there): else what the trace says of populations."""
@@ -45,7 +45,7 @@ class Result:
     def _read(self, file):
         self.config = text(file.attrs["config"])
         self.rounds = file["rounds"][:]
-        self.sources = [text(name) for name in file["sources"][:]]
+        self.sources = [text(name) for name in file["sources"][:]] if "sources" in file else []
         n = len(self.rounds)
         self.devices = file["devices"][:]
         records = file["populations"][:]
@@ -96,7 +96,7 @@ class Result:
     def source_tokens(self, population):
         """[device, source] tokens of training text; None where the trace does not have them."""
         devices = self.devices[self.members(population)]
-        if (devices["source"] < 0).any():
+        if not self.sources or (devices["source"] < 0).any():
             return None
         out = np.zeros((len(devices), len(self.source_names(population))), int)
         out[np.arange(len(devices)), devices["source"]] = devices["train_tokens"]
@@ -122,8 +122,9 @@ class Result:
 
     def _points(self):
         """(label, facet) of each population. Where there is no other axis, lines are the levels of x."""
-        line = self.roles.line or self.roles.x
-        facets = [axis for axis in (self.roles.x, *self.roles.facets) if axis and axis is not line]
+        roles = Roles(self.axes)
+        line = roles.line or roles.x
+        facets = [axis for axis in (roles.x, *roles.facets) if axis and axis is not line]
         return [(line.label(line.values[i]) if line else self.name(i), ", ".join(axis.label(axis.values[i]) for axis in facets))
                 for i in range(len(self.rows))]
 

@@ -7,26 +7,22 @@ from style import plt
 MOST_FACETS = 4
 
 
-def generalists_of(result, device):
-    return int(result.populations[result.devices["population"][device]]["generalists"])
-
-
 def shares(values, generalists):
     """(generalists', specialists') sum over experts, mean over layers, of one device's [layer, expert]."""
     return np.mean(np.nansum(values[:, :generalists], axis=1)), np.mean(np.nansum(values[:, generalists:], axis=1))
 
 
-def collect(result, all_series):
-    """{(label, generalists): {experts: [device, (gate, token share), (generalists, specialists)]}}: of devices that have both kinds of
-    expert and a router, in the last evaluated round that recorded gates."""
+def collect(result):
+    """{(method, generalists): {experts: [device, (gate, token share), (generalists, specialists)]}}: of devices that have both kinds of
+    expert and a router, in the last evaluated round that recorded gates. What else populations differ in is averaged."""
     rows = [r for r in result.evaluated() if np.isfinite(result.gates[r]).any()]
     found = {}
-    for s in all_series:
-        for device in np.concatenate([result.members(p) for p in s.populations if result.is_routed(p)] or [[]]).astype(int):
-            generalists, experts = generalists_of(result, device), int(result.devices["experts"][device])
-            measured = [v[rows[-1], device] for v in (result.gates, result.token_share)] if rows else []
-            if 0 < generalists < experts and rows and np.isfinite(measured[0]).any():
-                points = found.setdefault((s.label, generalists), {})
+    for i, population in enumerate(result.populations):
+        generalists = int(population["generalists"])
+        for device in result.members(i) if rows and result.is_routed(i) else []:
+            experts, measured = int(result.devices["experts"][device]), [v[rows[-1], device] for v in (result.gates, result.token_share)]
+            if 0 < generalists < experts and np.isfinite(measured[0]).any():
+                points = found.setdefault((population["method"], generalists), {})
                 points.setdefault(experts, []).append([shares(v, generalists) for v in measured])
     return {key: {n: np.array(points[n]) for n in sorted(points)} for key, points in found.items() if len(points) > 1}
 
@@ -39,27 +35,27 @@ def draw(axes, points, which, generalists):
         colour, dashes = style.KIND[name], style.DASHES[kind]
         axes.plot(experts, mean, marker, color=colour, linestyle=dashes, label=f"{name}s (sum)")
         axes.fill_between(experts, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(experts, generalists / experts, color="#555555", linewidth=0.8, linestyle=(0, (1, 1.5)), label="generalists, if all experts were equal")
+    axes.plot(experts, generalists / experts, color="#555555", linewidth=0.8, linestyle=(0, (1, 1.5)), label="generalists at equal gates")
     axes.set_ylim(0, 1)
     axes.set_xticks(experts)
 
 
-def figure(result, all_series):
+def figure(result):
     """The figure, not saved."""
-    found = collect(result, all_series)
+    found = collect(result)
     if not found:
         raise style.NotDrawn("no devices with a router and both kinds of expert differ in their number of experts")
     shown = list(found.items())[:MOST_FACETS]
     drawn, grid = plt.subplots(len(shown), 2, figsize=(style.COLUMN, 0.85 + (1.5 if len(shown) == 1 else 1.1 * len(shown))), sharex=True,
                                sharey=True, squeeze=False)
-    for line, ((label, generalists), points) in zip(grid, shown):
+    for line, ((method, generalists), points) in zip(grid, shown):
         for which, axes in enumerate(line):
             draw(axes, points, which, generalists)
-        line[0].set_ylabel(f"{label},\n{generalists} generalist{'s' if generalists > 1 else ''}")
+        line[0].set_ylabel(f"{method},\n{generalists} generalist{'s' if generalists > 1 else ''}")
     grid[0, 0].set_title("mean gate")
     grid[0, 1].set_title("share of first choices")
     for axes in grid[-1]:
         axes.set_xlabel("experts of the device")
     more = f"; {len(shown)} of {len(found)}" if len(shown) < len(found) else ""
-    style.legend_below(drawn, *grid[0, 0].get_legend_handles_labels(), f"mean and \u00b11 s.d. over devices and seeds{more}", columns=2)
+    style.legend_below(drawn, *grid[0, 0].get_legend_handles_labels(), f"mean and \u00b11 s.d. over devices of all populations{more}")
     return drawn

@@ -47,27 +47,39 @@ def line_style(index):
     return {"color": colour(index), "linestyle": DASHES[index % len(DASHES)]}
 
 
-def panels(titles, height):
-    """(figure, axes): a panel for each title, in one column or two, `height` inches each."""
+def panels(titles, height, labels):
+    """(figure, [down, across] axes, those in use): a panel for each title, in one column or two, `height` inches each, and room for a
+    legend."""
     across = 1 if len(titles) == 1 else 2
     down = -(-len(titles) // across)
-    figure, grid = plt.subplots(down, across, figsize=(COLUMN, 0.55 + height * down), sharex=True, sharey=True, squeeze=False)
+    figure, grid = plt.subplots(down, across, figsize=(COLUMN, 0.35 + legend_height(labels) + height * down), sharex=True, sharey=True,
+                                squeeze=False)
     for axes, title in zip(grid.flat, titles):
         axes.set_title(title)
     for axes in grid.flat[len(titles):]:
         axes.set_visible(False)
         grid[-2, 1].tick_params(labelbottom=True)
-    return figure, list(grid.flat[:len(titles)])
+    return figure, grid, list(grid.flat[:len(titles)])
 
 
-def legend_below(figure, handles, labels, note, columns=3):
-    """A legend and a line of explanation under all panels, whose height the figure grows by nothing: leave room."""
-    lines = -(-len(labels) // columns)
+def legend_columns(labels):
+    longest = max(map(len, labels), default=0)
+    return 3 if longest <= 15 else 2 if longest <= 30 else 1
+
+
+def legend_height(labels):
+    """Inches."""
+    return 0.135 * -(-len(labels) // legend_columns(labels))
+
+
+def legend_below(figure, handles, labels, note):
+    """A legend and lines of explanation under all panels."""
+    columns = legend_columns(labels)
     height, note_lines = figure.get_size_inches()[1], 1 + note.count("\n")
     figure.legend(handles, labels, loc="lower center", ncol=columns, columnspacing=1, handlelength=2.2, borderaxespad=0.1,
                   bbox_to_anchor=(0.5, (0.04 + 0.09 * note_lines) / height))
     figure.text(0.5, 0.03 / height, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
-    below = (0.08 + 0.09 * note_lines + 0.135 * lines) / height
+    below = (0.08 + 0.09 * note_lines + legend_height(labels)) / height
     figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
 
 

@@ -5,7 +5,7 @@ import re
 import statistics
 
 # Columns of summary.csv that are settings. Those of other axes have the setting's key, with a dot, as their name.
-SETTINGS = ("method", "generalists", "specialists", "devices", "rank", "tokens_per_device", "split")
+SETTINGS = ("method", "generalists", "specialists", "devices", "rank", "tokens_per_device", "split", "evaluation")
 BANK = ("generalists", "specialists")
 # Student's t, 97.5 %, for 1, 2, ... degrees of freedom
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101,
@@ -78,19 +78,19 @@ def bank_label(row, rows):
     return method if len(banks) == 1 and method != "comigs" else f"{method} {bank_of(row)}"
 
 
-def one_to_one(first, second):
-    pairs = len(set(zip(first.values, second.values)))
-    return pairs == len(first.levels) == len(second.levels)
+def determines(first, second):
+    """A level of the first axis always comes with the same one of the second."""
+    return len(set(zip(first.values, second.values))) == len(first.levels)
 
 
-def chosen_axis(rows, key):
-    column = column_of(rows, key)
+def chosen_axis(rows, key, columns):
+    """columns: those that vary."""
+    column, there = column_of(rows, key), ", ".join(columns) or "none"
     if column is None:
-        raise Unreadable(f"--axis {key}: summary.csv has no such column")
-    axis = Axis(key, [row[column] for row in rows])
-    if len(axis.levels) < 2:
-        raise Unreadable(f"--axis {key}: all populations have the value {axis.levels[0]}")
-    return axis
+        raise Unreadable(f"--axis {key}: summary.csv has no such column; the settings in which populations differ are {there}")
+    if not varies(rows, column):
+        raise Unreadable(f"--axis {key}: all populations have the value {rows[0][column]}; the settings in which they differ are {there}")
+    return Axis(key, [row[column] for row in rows])
 
 
 def columns_of(rows, keys):
@@ -99,14 +99,14 @@ def columns_of(rows, keys):
     return {key: column for key, column in columns.items() if column and varies(rows, column)}
 
 
-def all_axes(rows, columns, declared):
-    """Generalists and specialists that both vary are one axis, the bank; where nobody has said what the axes are, methods are named with
-    their banks."""
+def all_axes(rows, columns, by_bank, apart):
+    """by_bank: methods are named with their banks of experts. Else generalists and specialists that both vary are one axis, the bank, or
+    two, apart."""
     values = {key: [row[column] for row in rows] for key, column in columns.items()}
     bank = [key for key in columns if columns[key] in BANK]
-    if bank and not declared and "method" in columns:
+    if bank and by_bank and "method" in columns:
         values["method"] = [bank_label(row, rows) for row in rows]
-    elif len(bank) == 2:
+    elif len(bank) == 2 and not apart:
         values["experts"] = [bank_of(row) for row in rows]
     else:
         bank = []
@@ -114,14 +114,13 @@ def all_axes(rows, columns, declared):
 
 
 def axes_of(rows, declared=(), chosen=None):
-    """The axes, the chosen one first; of those that change together, the first. Where they do not tell all rows apart, the populations'
-    names do."""
+    """The axes, the chosen one first, without those that an earlier one determines: zipped ones, say. Where they do not tell all rows
+    apart, the populations' names do."""
     columns = columns_of(rows, declared or [*SETTINGS, *(column for column in rows[0] if "." in column)])
-    axes = [chosen_axis(rows, chosen)] if chosen else []
-    if chosen and column_of(rows, chosen) in BANK:
-        columns = {key: column for key, column in columns.items() if column not in BANK}
-    for axis in all_axes(rows, columns, declared):
-        if not any(one_to_one(axis, kept) for kept in axes):
+    axes = [chosen_axis(rows, chosen, columns)] if chosen else []
+    apart = bool(chosen) and column_of(rows, chosen) in BANK
+    for axis in all_axes(rows, columns, by_bank=not declared and not apart, apart=apart):
+        if not any(determines(kept, axis) for kept in axes):
             axes.append(axis)
     points = list(zip(*(axis.values for axis in axes), [row["seed"] for row in rows]))
     if len(set(points)) < len(rows):
@@ -142,6 +141,17 @@ class Roles:
         self.line = next((axis for axis in rest if axis.name == "method"), next((axis for axis in rest if not axis.is_number), None))
         self.line = self.line or next(iter(rest), None)
         self.facets = [axis for axis in rest if axis is not self.line]
+        self._name_lines_by_both()
+
+    def _name_lines_by_both(self):
+        """Where an axis of facets says which line a point is on (banks that only one method has), a panel would have one line each: lines
+        are then named by both."""
+        for axis in self.facets:
+            if self.line and not axis.is_number and determines(axis, self.line):
+                both = [f"{self.line.label(a)} {axis.label(b)}" for a, b in zip(self.line.values, axis.values)]
+                self.facets.remove(axis)
+                self.line = Axis(self.line.name, both)
+                return
 
     def line_of(self, row):
         return self.line.label(self.line.values[row]) if self.line else ""

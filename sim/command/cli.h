@@ -31,7 +31,7 @@ typedef struct {
     const char *words[CLI_MAX_WORDS];
     int n_overrides;                /* --set, --backend and --threads in the order typed: "a.b=c" */
     char *overrides[CLI_MAX_WORDS]; /* owned */
-    const char *out, *table, *adapters, *population;
+    const char *out, *table, *adapters, *population, *metric, *axis;
     bool resume, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */
