@@ -60,6 +60,8 @@ def note(result, all_series, shown, facets):
     seeds = max(len(s.populations) for s in all_series)
     silent = any(curves(result, s)[1][-1] == 0 for s in all_series)
     parts = [f"mean over devices and {seeds} seeds, band: range of seeds" if seeds > 1 else "mean over devices"]
+    gone = sum(not np.isfinite(result.test[result.evaluated()[-1], result.members(p)]).any() for p in range(len(result.populations)))
+    parts += [f"{gone} populations diverged: they have no part in the mean from then on"] * (gone > 0)
     parts += ["a mark at 0 bytes: the last loss of what sends nothing"] * silent
     parts += [f"{shown} of {facets} points of the other axes"] * (shown < facets)
     return ";\n".join(parts)

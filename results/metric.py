@@ -5,7 +5,7 @@ import numpy as np
 
 import style
 from style import plt
-from sweep import SETTINGS, Unreadable, band_name, diverged, finite, levels_of, mean_and_band, number, table
+from sweep import SETTINGS, Unreadable, band_name, diverged, finite, is_partial, levels_of, mean_and_band, number, table
 
 NAMES = {"test_ppl_mean": "test perplexity,\nbefore averaging", "test_ppl_after": "test perplexity,\nafter averaging",
          "test_ppl_best": "test perplexity,\nbest round by validation", "test_loss_mean": "test loss\n(nats per token)"}
@@ -44,6 +44,10 @@ def missing_text(rows, metric):
     return f"{n} of {len(rows)} populations diverged and are missing" if n else ""
 
 
+def hollow_text(found):
+    return "hollow: a seed diverged" * any(is_partial(v) for lines in found.values() for points in lines.values() for v in points.values())
+
+
 def name_of(metric):
     return NAMES.get(metric, metric.replace("_", " "))
 
@@ -76,14 +80,17 @@ def line_panel(axes, points, x_of, index, band, place):
     x = np.array(list(drawn))
     mean, low, high = np.array(list(drawn.values())).T
     look = style.line_style(index)
-    axes.plot(x, mean, marker=style.marker(index), label=None, **look)
+    axes.plot(x, mean, marker=style.marker(index), **look)
+    partial = [list(points).index(level) for level, values in points.items() if is_partial(values)]
+    axes.plot(x[partial], mean[partial], style.marker(index), color=look["color"], markerfacecolor="white")
     if not band:
         return
     if place is None:
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
     else:
         shift = matplotlib.transforms.ScaledTranslation(0.08 * place, 0, axes.figure.dpi_scale_trans)
-        axes.vlines(x, low, high, color=look["color"], linewidth=0.7, transform=axes.transData + shift)
+        there = np.isfinite(mean)
+        axes.vlines(x[there], low[there], high[there], color=look["color"], linewidth=0.7, transform=axes.transData + shift)
 
 
 def scale_x(axes, roles, levels, at):
@@ -116,7 +123,7 @@ def line_figure(rows, roles, metric):
     handles = [plt.Line2D([], [], marker=style.marker(i), **style.line_style(i)) for i in index.values()]
     said = f"{'bars' if many else 'bands'}: {band}" if band else ""
     style.legend_below(figure, handles if roles.line else [], list(index) if roles.line else [],
-                       note_of(seeds_text(found), said, missing_text(rows, metric)))
+                       note_of(seeds_text(found), said, missing_text(rows, metric), hollow_text(found)))
     return figure
 
 
@@ -130,7 +137,7 @@ def cells(found, levels):
     for facet, lines in found.items():
         values = [[points.get(level, []) for level in levels] for points in lines.values()]
         means = np.array([[mean_and_band(v, False)[0] for v in line] for line in values])
-        partly = np.array([[0 < len(finite(v)) < len(v) for v in line] for line in values])
+        partly = np.array([[is_partial(v) for v in line] for line in values])
         gone = np.array([[bool(v) and not finite(v) for v in line] for line in values])
         out[facet] = (list(lines), means, partly, gone)
     return out
@@ -195,7 +202,8 @@ def map_figure(rows, roles, metric):
     grid[-1, 0].set_xlabel(roles.x.name)
     bar = figure.colorbar(image, ax=list(grid.flat), pad=0.02, fraction=0.05)
     bar.set_label(name_of(metric), fontsize=6)
-    marks = "bold, framed: the lowest of a column" if len(levels) <= MOST_WRITTEN else ""
+    compared = any(max(best_of_columns(means)) >= 0 for _, means, _, _ in content.values())
+    marks = "bold, framed: the lowest of a column" if compared and len(levels) <= MOST_WRITTEN else ""
     hatched = "hatched: diverged" if any(gone.any() for *_, gone in content.values()) else ""
     some = "*: a seed diverged" if any(partly.any() for _, _, partly, _ in content.values()) else ""
     style.legend_below(figure, [], [], note_of(seeds_text(found), marks, hatched, some))

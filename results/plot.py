@@ -50,7 +50,8 @@ def device_spread(axes, x, mean, spread, colour, place):
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.10, linewidth=0)
         return
     at = x[-1] + 0.025 * place * max(x[-1] - x[0], 1)
-    axes.vlines(at, mean[-1] - spread[-1], mean[-1] + spread[-1], color=colour, linewidth=1.2, alpha=0.6)
+    if np.isfinite(mean[-1]):
+        axes.vlines(at, mean[-1] - spread[-1], mean[-1] + spread[-1], color=colour, linewidth=1.2, alpha=0.6)
 
 
 def loss_panel(axes, result, members, index, rows, many):

@@ -1,6 +1,7 @@
 """How all figures look: column width, small type, the colours of Okabe and Ito, which colour-blind readers can tell apart."""
 import os
 import sys
+import textwrap
 
 import matplotlib
 
@@ -55,7 +56,7 @@ def panels(titles, height, labels):
     figure, grid = plt.subplots(down, across, figsize=(COLUMN, 0.35 + legend_height(labels) + height * down), sharex=True, sharey=True,
                                 squeeze=False)
     for axes, title in zip(grid.flat, titles):
-        axes.set_title(title)
+        axes.set_title(textwrap.fill(title, 24 if across > 1 else 48))
     for axes in grid.flat[len(titles):]:
         axes.set_visible(False)
         grid[-2, 1].tick_params(labelbottom=True)
@@ -74,6 +75,7 @@ def legend_height(labels):
 
 def legend_below(figure, handles, labels, note):
     """A legend and lines of explanation under all panels."""
+    note = "\n".join(textwrap.fill(line, 80) for line in note.split("\n"))
     columns = legend_columns(labels)
     height, note_lines = figure.get_size_inches()[1], 1 + note.count("\n")
     figure.legend(handles, labels, loc="lower center", ncol=columns, columnspacing=1, handlelength=2.2, borderaxespad=0.1,

@@ -190,10 +190,10 @@ def diverged(rows, metric):
 # ---- Seeds
 
 
-def fewest_seeds(found):
-    """Of the points that have any."""
+def seeds_of(found):
+    """(fewest, most) finite seeds of the points that have any."""
     counts = [len(finite(values)) for lines in found.values() for points in lines.values() for values in points.values()]
-    return min((n for n in counts if n), default=0)
+    return min((n for n in counts if n), default=0), max(counts)
 
 
 def mean_and_band(values, interval):
@@ -210,5 +210,10 @@ def mean_and_band(values, interval):
 
 def band_name(found):
     """What a band is: the same for all points of a figure."""
-    fewest = fewest_seeds(found)
-    return "" if fewest < 2 else "95 % interval" if fewest >= INTERVAL_SEEDS else "range"
+    fewest, most = seeds_of(found)
+    return "" if most < 2 else "95 % interval" if fewest >= INTERVAL_SEEDS else "range"
+
+
+def is_partial(values):
+    """Some seeds have a value, others diverged."""
+    return 0 < len(finite(values)) < len(values)
