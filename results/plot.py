@@ -137,11 +137,12 @@ def perplexity_figure(result, all_series, stem):
         if len(seeds) > 1:
             axes.plot([np.nanmean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
         axes.plot(seeds, np.full(len(seeds), y), "o", color=colour, markersize=3.2, markeredgewidth=0.3, markeredgecolor="white")
-    axes.set_yticks(range(len(all_series)), [f"{s.label}, {s.facet}" if s.facet else s.label for s in all_series])
+    names = [f"{s.label}, {s.facet}" if s.facet else s.label for s in all_series]
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(all_series) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.xaxis.get_major_locator().set_params(nbins=6)
-    axes.set_xlabel(f"test perplexity in round {result.rounds[row]}, before averaging")
+    axes.set_xlabel(f"test perplexity in round {result.rounds[row]}," + ("\n" if max(map(len, names)) > 18 else " ") + "before averaging")
     seeds = max(len(s.populations) for s in all_series) > 1
     note = "dots: seeds (mean over devices); black: mean of seeds; pale: devices" if seeds else "dots: mean over devices; pale: devices"
     height = figure.get_size_inches()[1]

@@ -48,9 +48,10 @@ def read_summary(path):
 
 
 def declared_axes(config):
-    """The keys in `sweep: {axes: [...]}` of a resolved configuration."""
+    """The keys in `sweep: {axes: [...]}` of a resolved configuration. Seeds are what means are taken over."""
     found = re.search(r"^sweep:(?:.*\n(?: .*\n)*?)??.*\baxes: *\[([^]]*)\]", config, re.M)
-    return [key.strip(" \n\"'") for key in found[1].split(",") if key.strip()] if found else []
+    keys = [key.strip(" \n\"'") for key in found[1].split(",")] if found else []
+    return [key for key in keys if key not in ("", "seed")]
 
 
 def column_of(rows, key):
