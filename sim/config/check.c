@@ -15,7 +15,7 @@
 
 static void report(const level *of, const char *path, const char *message) {
     char label[MAX_KEY];
-    snprintf(label, sizeof label, "%s%s", of->label, path);
+    level_label(of, path, label);
     problem_at(of->list, level_place(of, path), label, "%s", message);
 }
 
@@ -219,7 +219,9 @@ static void check_tied(const level *of) {
     report(of, "tied.linears", message);
 }
 
+/* Without any population, of which something else was said, none is missed. */
 static bool has_population_of_split(const settings *s, int index) {
+    if (s->n_populations == 0) return true;
     for (int i = 0; i < s->n_populations; i++)
         if (s->populations[i].data.split == index) return true;
     return false;
@@ -345,7 +347,7 @@ static int compare_populations(const void *a, const void *b) {
 }
 
 /* A name and a seed are how results tell populations apart. */
-static void check_distinct(const settings *s, const level *top) {
+static void check_distinct(const settings *s, const level *top, int n_listed) {
     if (s->n_populations < 2) return;
     const population_settings **sorted =
         config_memory(calloc((size_t)s->n_populations, sizeof(population_settings *)));
@@ -353,7 +355,8 @@ static void check_distinct(const settings *s, const level *top) {
     qsort(sorted, (size_t)s->n_populations, sizeof *sorted, compare_populations);
     for (int i = 1; i < s->n_populations; i++) {
         const population_settings *p = sorted[i - 1], *q = sorted[i];
-        if (!p->name || !q->name || strcmp(p->name, q->name) != 0 || p->seed != q->seed) continue;
+        bool of_sweep = p - s->populations >= n_listed && q - s->populations >= n_listed;
+        if (of_sweep || !p->name || !q->name || strcmp(p->name, q->name) != 0 || p->seed != q->seed) continue;
         place where = {.source = q->line > 0 ? top->where.source : "--set", .line = q->line};
         char first[32] = "there";
         if (p->line > 0) snprintf(first, sizeof first, "in line %d", p->line);
@@ -372,7 +375,7 @@ static void check_devices(const settings *s, const level *top) {
                    "they have %lld devices together; there can be at most %d", (long long)devices, INT32_MAX);
 }
 
-void check_run(const settings *s, const level *top) {
+void check_run(const settings *s, const level *top, int n_listed) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
@@ -385,6 +388,6 @@ void check_run(const settings *s, const level *top) {
         check_shape(s, top);
         check_pretraining_text(s, top);
     }
-    check_distinct(s, top);
+    check_distinct(s, top, n_listed);
     check_devices(s, top);
 }

@@ -34,6 +34,11 @@ exit_code settings_check_paths(const settings *s, problems *list);
 enum { SETTINGS_HASH_BYTES = 33 };
 void settings_base_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);
 void settings_hash(const settings *s, char out[SETTINGS_HASH_BYTES]);
+/* The same of all values of a population but its name and seed, paths by their names. */
+void settings_values_hash(const population_settings *p, char out[SETTINGS_HASH_BYTES]);
+/* The same of what determines the numbers of population `index`: its own values but its name, the base, and the
+ * run's keys that change numbers. Equal wherever the population stands, and whatever stands beside it. */
+void settings_point_hash(const settings *s, int index, char out[SETTINGS_HASH_BYTES]);
 /* Reference page of all keys as Markdown, generated from the table (malloc'd). */
 char *settings_reference(void);
 

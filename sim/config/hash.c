@@ -106,13 +106,39 @@ static void write_synthetic_text(const settings *s, FILE *out) {
     }
 }
 
+static void write_base(const settings *s, FILE *out) {
+    write_options options = {.numbers_only = true, .contents = true, .only = "base"};
+    write_settings(s, &options, out);
+    write_synthetic_text(s, out);
+}
+
 void settings_base_hash(const settings *s, char out[SETTINGS_HASH_BYTES]) {
     char *text = NULL;
     size_t bytes = 0;
-    write_options options = {.numbers_only = true, .contents = true, .only = "base"};
     FILE *stream = config_memory(open_memstream(&text, &bytes));
-    write_settings(s, &options, stream);
-    write_synthetic_text(s, stream);
+    write_base(s, stream);
+    fclose(stream);
+    hash_text(text, bytes, out);
+    free(text);
+}
+
+void settings_values_hash(const population_settings *p, char out[SETTINGS_HASH_BYTES]) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *stream = config_memory(open_memstream(&text, &bytes));
+    write_point(p, false, false, stream);
+    fclose(stream);
+    hash_text(text, bytes, out);
+    free(text);
+}
+
+void settings_point_hash(const settings *s, int index, char out[SETTINGS_HASH_BYTES]) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *stream = config_memory(open_memstream(&text, &bytes));
+    write_base(s, stream);
+    write_run_numbers(s, stream);
+    write_point(&s->populations[index], true, true, stream);
     fclose(stream);
     hash_text(text, bytes, out);
     free(text);

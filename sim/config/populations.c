@@ -32,8 +32,7 @@ void population_free(population_settings *p) {
     free(p->specialists_list);
 }
 
-/* A copy of `from` with this seed, at the end of the list. */
-static void append(settings *s, const population_settings *from, uint64_t seed) {
+void population_append(settings *s, const population_settings *from, uint64_t seed) {
     s->populations =
         config_memory(realloc(s->populations, (size_t)(s->n_populations + 1) * sizeof *s->populations));
     population_settings *p = &s->populations[s->n_populations++];
@@ -41,26 +40,36 @@ static void append(settings *s, const population_settings *from, uint64_t seed) 
     p->seed = seed;
 }
 
-static void append_seeds(settings *s, const level *of, const node *seeds) {
-    char label[MAX_KEY];
-    snprintf(label, sizeof label, "%sseeds", of->label);
-    if (seeds->kind != NODE_LIST || seeds->count == 0) {
-        problem_at(of->list, seeds->where, label,
-                   "must be a list of seeds ([42, 45, 47]); for a single one write seed");
-        return;
-    }
-    if (level_has(of, "seed")) {
-        problem_at(of->list, seeds->where, label, "seed and seeds are both written; keep one");
-        return;
-    }
-    for (int i = 0; i < seeds->count; i++) {
-        uint64_t seed = 0;
-        if (value_read_seed(seeds->entries[i].value, &seed))
-            append(s, of->defaults, seed);
+/* The seeds of a list; those that are none are said and left out. */
+static uint64_t *listed_seeds(const level *of, const node *seeds, const char *label, int *n) {
+    uint64_t *out = config_memory(malloc((size_t)seeds->count * sizeof *out));
+    for (int i = 0; i < seeds->count; i++)
+        if (value_read_seed(seeds->entries[i].value, &out[*n]))
+            ++*n;
         else
             problem_at(of->list, seeds->entries[i].where, label,
                        "entry %d is not a seed; a seed is a whole number, 0 to 2^64 - 1", i);
+    return out;
+}
+
+uint64_t *population_seeds(const level *of, const node *entry, int *n) {
+    char label[MAX_KEY];
+    const node *seeds = tree_get(entry, "seeds");
+    level_label(of, "seeds", label);
+    *n = 0;
+    if (!seeds) {
+        uint64_t *one = config_memory(malloc(sizeof *one));
+        one[(*n)++] = of->defaults->seed;
+        return one;
     }
+    if (seeds->kind != NODE_LIST || seeds->count == 0)
+        problem_at(of->list, seeds->where, label,
+                   "must be a list of seeds ([42, 45, 47]); for a single one write seed");
+    else if (level_has(of, "seed"))
+        problem_at(of->list, seeds->where, label, "seed and seeds are both written; keep one");
+    else
+        return listed_seeds(of, seeds, label, n);
+    return NULL;
 }
 
 void resolve_splits(population_settings *p) {
@@ -113,34 +122,39 @@ static void resolve(const settings *s, const level *of) {
     if (how && p->specialists < 0) p->specialists = how->default_specialists;
 }
 
-static void require_keys(const level *of) {
+void population_require(const level *of, const char *except) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     char label[MAX_KEY];
     for (int i = 0; i < count; i++) {
-        if (!rows[i].required || of->given[i].source) continue;
-        snprintf(label, sizeof label, "%s%s", of->label, rows[i].path);
+        if (!rows[i].required || of->given[i].source || (except && strcmp(rows[i].path, except) == 0))
+            continue;
+        level_label(of, rows[i].path, label);
         problem_at(of->list, of->where, label, "is missing; give %s", rows[i].help);
     }
 }
 
-static void read_population(settings *s, const level *top, const node *entry, int index, problems *list) {
+void population_read(const settings *s, const level *top, const node *entry, level *of) {
+    population_settings *p = of->defaults;
+    population_copy(p, top->defaults);
+    p->line = of->where.line;
+    p->generalists = p->specialists = -1;
+    walk_level(of, entry, NULL);
+    resolve(s, of);
+}
+
+static void read_entry(settings *s, const level *top, const node *entry, int index, problems *list) {
     char label[32];
     population_settings p;
+    int n_seeds = 0;
     snprintf(label, sizeof label, "populations.%d.", index);
-    population_copy(&p, top->defaults);
-    p.line = entry->where.line;
-    p.generalists = p.specialists = -1;
     level of = {.defaults = &p, .label = label, .where = entry->where, .list = list};
-    walk_level(&of, entry, NULL);
-    require_keys(&of);
-    resolve(s, &of);
+    population_read(s, top, entry, &of);
+    population_require(&of, NULL);
     check_population(s, &of);
-    const node *seeds = tree_get(entry, "seeds");
-    if (seeds)
-        append_seeds(s, &of, seeds);
-    else
-        append(s, &p, p.seed);
+    uint64_t *seeds = population_seeds(&of, entry, &n_seeds);
+    for (int i = 0; i < n_seeds; i++) population_append(s, &p, seeds[i]);
+    free(seeds);
     population_free(&p);
 }
 
@@ -149,14 +163,14 @@ void populations_read(settings *s, const level *top, const node *entries, proble
     if (!entries || entries->kind != NODE_LIST || entries->count == 0) {
         problem_at(
             list, entries ? entries->where : top->where, "populations",
-            "%s; write a list with at least one entry such as {name: mine, method: comigs, devices: 4}",
-            entries ? "is not a list of populations" : "is missing");
+            "%s; write a list with at least one entry such as {name: mine, method: comigs, devices: 4}%s",
+            entries ? "is not a list of populations" : "is missing", entries ? "" : ", or a sweep");
         return;
     }
     for (int i = 0; i < entries->count; i++) {
         const node *entry = entries->entries[i].value;
         if (entry->kind == NODE_MAP) {
-            read_population(s, top, entry, i, list);
+            read_entry(s, top, entry, i, list);
             continue;
         }
         snprintf(label, sizeof label, "populations.%d", i);

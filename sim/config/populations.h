@@ -8,6 +8,17 @@
 /* Appends to s->populations; top: the run's level, already walked. */
 void populations_read(settings *s, const level *top, const node *entries, problems *list);
 
+/* ---- One of them: an entry of the list, or a point of a sweep ---- */
+
+/* Fills of->defaults, which population_free() frees, from the run's defaults and the keys of `entry`. */
+void population_read(const settings *s, const level *top, const node *entry, level *of);
+/* Reports the keys that it must have and has not; but not `except`, if that is not NULL. */
+void population_require(const level *of, const char *except);
+/* The seeds that `entry` asks for: of its key seeds, or its one. malloc'd; none after reporting. */
+uint64_t *population_seeds(const level *of, const node *entry, int *n);
+/* Adds a copy with this seed to s->populations. */
+void population_append(settings *s, const population_settings *from, uint64_t seed);
+
 /* Gives a split's parameter its default where it is not written, and takes it from populations of another
  * split. */
 void resolve_splits(population_settings *p);
@@ -21,7 +32,8 @@ ck_site attention_linear_written(const level *of);
 /* Checks of one population before expansion (check.c). */
 void check_population(const settings *s, const level *of);
 
-/* Checks of the run, and of populations against each other (check.c). */
-void check_run(const settings *s, const level *top);
+/* Checks of the run, and of populations against each other (check.c); those behind the first n_listed are of a
+ * sweep, which has compared them already. */
+void check_run(const settings *s, const level *top, int n_listed);
 
 #endif

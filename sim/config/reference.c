@@ -21,6 +21,27 @@ static const char PREFACE[] = "# Settings\n\n"
                               "      - {name: comigs-1g1s, method: comigs, generalists: 1, specialists: 1, "
                               "rank: 8, devices: 4, seeds: [42, 45, 47]}\n";
 
+static const char SWEEP[] =
+    "\n## A sweep\n\n"
+    "`sweep` makes populations that are the points of a grid. An axis is any key of a population, in dots, "
+    "and "
+    "a list of its values:\n\n"
+    "    sweep:\n"
+    "      population: {devices: 4}                            # keys that all points have\n"
+    "      cross:                                              # all combinations, the last axis fastest\n"
+    "        - {method: [local, fedavg, comigs]}               # an axis\n"
+    "        - {data.dirichlet: [0.1, 1, 100]}                 # another one\n"
+    "        - {zip: {generalists: [1, 2], specialists: [1, 0]}}   # keys that change together\n"
+    "      points: [{method: fedsa, data.dirichlet: 1}]        # points one by one, after cross or instead\n"
+    "      seeds: [42, 45]                                     # of every point\n"
+    "      name: \"{method}-a{data.dirichlet}-{generalists}g\"  # without it: made from the axes\n"
+    "      exclude: [{method: local, data.dirichlet: 100}]     # points that have all these values\n\n"
+    "Where a key takes a list with a number for each device, such a list is a value: `{specialists: [[1, 2], "
+    "[2, 1]]}`. In summary.csv every\naxis is a column. Beside a list of `populations`, `sweep: {axes: "
+    "[method, data.dirichlet]}` says which keys they are compared by. A sweep\nhas at most 5,000 "
+    "populations. "
+    "`cohort check` prints them.\n";
+
 static void write_default(FILE *out, const setting_row *row) {
     if (row->required)
         fputs("required", out);
@@ -82,5 +103,6 @@ char *settings_reference(void) {
     write_table(out, SCOPE_BOTH);
     fputs("\n## Of an entry of `populations`\n", out);
     write_table(out, SCOPE_POPULATION);
+    fputs(SWEEP, out);
     return fclose(out) == 0 ? config_memory(text) : NULL;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "config/populations.h"
+#include "config/sweep.h"
 #include "config/table.h"
 #include "config/tree.h"
 #include "config/walk.h"
@@ -73,7 +74,7 @@ void settings_prefix(const settings *s, const char *key, int first, problems *li
 }
 
 static void read_tree(settings *s, const node *tree, const char *path, problems *list) {
-    static const char *const not_rows[] = {"populations", NULL};
+    static const char *const not_rows[] = {"populations", "sweep", NULL};
     population_settings defaults = {0};
     level top = {
         .run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
@@ -84,8 +85,11 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     resolve_loras(&top);
     defaults.adapters_line = level_place(&top, "adapters").line;
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
-    populations_read(s, &top, tree_get(tree, "populations"), list);
-    check_run(s, &top);
+    const node *populations = tree_get(tree, "populations"), *sweep = tree_get(tree, "sweep");
+    if (populations || !sweep_has_points(sweep)) populations_read(s, &top, populations, list);
+    int n_listed = s->n_populations;
+    if (sweep) sweep_read(s, &top, sweep);
+    check_run(s, &top, n_listed);
     /* not before: populations of another split than the run's have its parameter from here */
     resolve_splits(&defaults);
     if (s->base.checkpoint) forget_shape(&s->base);
@@ -132,6 +136,8 @@ void settings_destroy(settings *s) {
             free(*(char **)((char *)s + rows[i].offset));
     for (int i = 0; i < s->n_populations; i++) population_free(&s->populations[i]);
     free(s->populations);
+    for (int i = 0; i < s->n_axes; i++) free(s->axes[i]);
+    free(s->axes);
     free(s->data.corpus);
     free(s->data.windows);
     free(s->key_lines);

@@ -75,6 +75,22 @@ static node_entry *add_entry(node *map, const char *key, place where) {
     return entry;
 }
 
+/* The entry of a map whose key begins the rest of the path, however many dots the key has; NULL: none. */
+static node_entry *dotted_entry(node *map, const char *step, char **rest) {
+    for (int i = 0; *rest && map->kind == NODE_MAP && i < map->count; i++) {
+        const char *key = map->entries[i].key;
+        size_t first = strlen(step), n = strlen(key);
+        if (n <= first || strncmp(key, step, first) != 0 || key[first] != '.') continue;
+        const char *more = key + first + 1;
+        size_t length = strlen(more);
+        if (strncmp(*rest, more, length) != 0 || ((*rest)[length] != '\0' && (*rest)[length] != '.'))
+            continue;
+        *rest = (*rest)[length] ? *rest + length + 1 : NULL;
+        return &map->entries[i];
+    }
+    return NULL;
+}
+
 /* The entry that one step of the path names, made if a map lacks it. NULL after reporting. */
 static node_entry *step_into(node *from, const char *step, const char *path, place where, problems *list) {
     if (from->kind == NODE_MAP) {
@@ -101,7 +117,9 @@ static void assign(node *tree, char *path, const char *full_path, node *value, p
     char *rest = path;
     do {
         node *from = entry ? entry->value : tree;
-        entry = step_into(from, strsep(&rest, "."), full_path, where, list);
+        const char *step = strsep(&rest, ".");
+        node_entry *dotted = dotted_entry(from, step, &rest);
+        entry = dotted ? dotted : step_into(from, step, full_path, where, list);
         if (!entry) goto failed;
         if (!entry->value && rest) {
             entry->value = config_memory(calloc(1, sizeof *entry->value));

@@ -72,6 +72,7 @@ void value_set_default(const setting_row *row, void *base);
 void value_write(const setting_row *row, const void *base, FILE *out);
 void text_write(const char *text, FILE *out);               /* quoted where YAML needs it */
 char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
+char *value_plain(const setting_row *row, const void *base); /* a text itself, unquoted; else value_text() */
 bool value_equal(const setting_row *row, const void *a, const void *b);
 /* A text that is NULL; of numbers without a default, one that may not be 0 and is. */
 bool value_is_absent(const setting_row *row, const void *base);

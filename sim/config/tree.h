@@ -21,6 +21,7 @@ typedef struct {
     char *key; /* NULL in lists */
     place where;
     node *value;
+    const char *label; /* what messages call it; NULL: the keys that lead to it. Borrowed */
 } node_entry;
 
 struct node {

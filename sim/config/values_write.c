@@ -102,6 +102,13 @@ char *value_text(const setting_row *row, const void *base) {
     return config_memory(text);
 }
 
+char *value_plain(const setting_row *row, const void *base) {
+    bool text = row->type == VALUE_TEXT || row->type == VALUE_WORD;
+    return text && !value_is_absent(row, base)
+               ? config_text(*(char *const *)((const char *)base + row->offset))
+               : value_text(row, base);
+}
+
 bool value_equal(const setting_row *row, const void *a, const void *b) {
     char *first = value_text(row, a), *second = value_text(row, b);
     bool equal = strcmp(first, second) == 0;

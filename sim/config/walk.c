@@ -25,8 +25,7 @@ static bool may_stand(const setting_row *row, const level *of) {
     return row->scope != (in_population(of) ? SCOPE_RUN : SCOPE_POPULATION);
 }
 
-/* "data" and "train.router" are sections: rows begin with them. */
-static bool is_section(const char *path) {
+bool walk_is_section(const char *path) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
@@ -50,6 +49,7 @@ static int known_names(const level *of, const char *prefix, char names[][48], in
         if (n < capacity) snprintf(names[n++], sizeof names[0], "%.*s", length, name);
     }
     if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "populations");
+    if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "sweep");
     return n;
 }
 
@@ -71,13 +71,27 @@ static void list_names(char names[][48], int n, char *out, size_t bytes) {
         used += (size_t)snprintf(out + used, bytes - used, "%s%s", i ? ", " : "", names[i]);
 }
 
-static void refuse_unknown(level *of, place where, const char *prefix, const char *key, const char *label) {
-    char names[MAX_ROWS][48], known[1024];
-    const char *words[MAX_ROWS];
+/* The longest section that a path begins with ("train.router." of "train.router.evry"), and what follows. */
+static const char *split_path(const char *path, char prefix[MAX_KEY]) {
+    const char *key = path;
+    prefix[0] = '\0';
+    for (const char *dot = strchr(path, '.'); dot; dot = strchr(dot + 1, '.')) {
+        char section[MAX_KEY];
+        snprintf(section, sizeof section, "%.*s", (int)(dot - path), path);
+        if (!walk_is_section(section)) break;
+        key = dot + 1;
+        snprintf(prefix, MAX_KEY, "%.*s", (int)(key - path), path);
+    }
+    return key;
+}
+
+static void refuse_unknown(const level *of, place where, const char *path, const char *label) {
+    char prefix[MAX_KEY], names[MAX_ROWS][48], known[1024];
+    const char *words[MAX_ROWS], *key = split_path(path, prefix), *last = strrchr(key, '.');
     int n = known_names(of, prefix, names, MAX_ROWS);
     for (int i = 0; i < n; i++) words[i] = names[i];
     const char *near = nearest_word(key, words, n);
-    const setting_row *elsewhere = row_of_last_name(of, key);
+    const setting_row *elsewhere = row_of_last_name(of, last ? last + 1 : key);
     if (elsewhere && !(near && edit_distance(key, near) == 1))
         problem_at(of->list, where, label, "unknown key; did you mean %s%s?", of->label, elsewhere->path);
     else if (near)
@@ -89,7 +103,7 @@ static void refuse_unknown(level *of, place where, const char *prefix, const cha
 }
 
 /* A key of the other level: says where it belongs, and why. */
-static bool refuse_misplaced(level *of, place where, const char *path, const char *label) {
+static bool refuse_misplaced(const level *of, place where, const char *path, const char *label) {
     const setting_row *row = table_find(path, !in_population(of));
     if (row && in_population(of))
         problem_at(of->list, where, label, "a population cannot have its own%s%s; write %s at the top level",
@@ -101,11 +115,11 @@ static bool refuse_misplaced(level *of, place where, const char *path, const cha
 
 /* ---- Walking ---- */
 
-static bool is_repeated(level *to, const node *map, int index, const char *label) {
+bool walk_is_repeated(const node *map, int index, const char *label, problems *list) {
     const node_entry *entry = &map->entries[index];
     for (int i = 0; i < index; i++) {
         if (strcmp(map->entries[i].key, entry->key) != 0) continue;
-        problem_at(to->list, entry->where, label, "is written twice, first in line %d; remove one",
+        problem_at(list, entry->where, label, "is written twice, first in line %d; remove one",
                    map->entries[i].where.line);
         return true;
     }
@@ -115,6 +129,7 @@ static bool is_repeated(level *to, const node *map, int index, const char *label
 static void read_row(level *to, const setting_row *row, const node_entry *entry, const char *label) {
     void *base = row->in_population ? (void *)to->defaults : (void *)to->run;
     to->given[row_index(row)] = entry->where;
+    to->called[row_index(row)] = entry->label;
     if (row->type != VALUE_SEEDS) value_read(row, entry->value, base, label, to->list);
 }
 
@@ -144,28 +159,35 @@ static bool is_foreign_section(const level *of, const char *path) {
     return known_names(of, prefix, names, 1) == 0;
 }
 
+static void label_of_entry(const level *to, const node_entry *entry, const char *prefix, char out[MAX_KEY]) {
+    if (entry->label)
+        snprintf(out, MAX_KEY, "%s", entry->label);
+    else
+        snprintf(out, MAX_KEY, "%s%s%s", to->label, prefix, entry->key);
+}
+
 static void walk_entry(level *to, const node_entry *entry, const char *prefix) {
     char path[MAX_KEY], label[MAX_KEY];
     snprintf(path, sizeof path, "%s%s", prefix, entry->key);
-    snprintf(label, sizeof label, "%s%s", to->label, path);
+    label_of_entry(to, entry, prefix, label);
     const setting_row *row = table_find(path, in_population(to));
     if (row)
         read_row(to, row, entry, label);
-    else if (is_section(path) && is_foreign_section(to, path))
+    else if (walk_is_section(path) && is_foreign_section(to, path))
         problem_at(to->list, entry->where, label,
                    "a population cannot have its own %s: it belongs to the run; write it at the top level",
                    path);
-    else if (is_section(path))
+    else if (walk_is_section(path))
         walk_section(to, entry, path, label);
     else if (!refuse_misplaced(to, entry->where, path, label))
-        refuse_unknown(to, entry->where, prefix, entry->key, label);
+        refuse_unknown(to, entry->where, path, label);
 }
 
 static void walk_map(level *to, const node *map, const char *prefix, const char *const *except) {
     char label[MAX_KEY];
     for (int i = 0; i < map->count; i++) {
-        snprintf(label, sizeof label, "%s%s%s", to->label, prefix, map->entries[i].key);
-        if (is_repeated(to, map, i, label) || is_among(map->entries[i].key, except)) continue;
+        label_of_entry(to, &map->entries[i], prefix, label);
+        if (walk_is_repeated(map, i, label, to->list) || is_among(map->entries[i].key, except)) continue;
         walk_entry(to, &map->entries[i], prefix);
     }
 }
@@ -182,4 +204,25 @@ bool level_has(const level *of, const char *path) {
 place level_place(const level *of, const char *path) {
     const setting_row *row = table_find(path, in_population(of));
     return row && of->given[row_index(row)].source ? of->given[row_index(row)] : of->where;
+}
+
+void level_label(const level *of, const char *path, char out[MAX_KEY]) {
+    const setting_row *row = table_find(path, in_population(of));
+    const char *called = row ? of->called[row_index(row)] : NULL;
+    if (called)
+        snprintf(out, MAX_KEY, "%s", called);
+    else
+        snprintf(out, MAX_KEY, "%s%s", of->label, path);
+}
+
+const setting_row *walk_key_of_population(const char *path, place where, const char *label, problems *list) {
+    const setting_row *row = table_find(path, true);
+    level of = {.label = "", .where = where, .list = list};
+    if (row) return row;
+    if (walk_is_section(path))
+        problem_at(list, where, label, "is a section of keys, not a key; write one of them, as in %s.KEY",
+                   path);
+    else if (!refuse_misplaced(&of, where, path, label))
+        refuse_unknown(&of, where, path, label);
+    return NULL;
 }

@@ -16,14 +16,25 @@ typedef struct {
     const char *label;             /* "" or "populations.3.": what keys are called in messages */
     place where;                   /* of the whole level */
     place given[MAX_ROWS];         /* where each row was written; source NULL: nowhere */
+    const char *called[MAX_ROWS];  /* what messages call it there; NULL: label and path. Borrowed */
     problems *list;
 } level;
 
-/* Reads every key below `map` but those in `except` ("populations" at the top; NULL-terminated). */
+/* Reads every key below `map` but those in `except` ("populations" at the top; NULL-terminated). A key may be
+ * dotted: "data.split: iid" is "data: {split: iid}". */
 void walk_level(level *to, const node *map, const char *const *except);
 
 /* Where a key was written, else where its section or the level begins: the place for a message about it. */
 place level_place(const level *of, const char *path);
 bool level_has(const level *of, const char *path);
+/* What a message calls a key of this level. */
+void level_label(const level *of, const char *path, char out[MAX_KEY]);
+
+/* "data" and "train.router": rows begin with them. */
+bool walk_is_section(const char *path);
+/* Whether the entry's key is in the map already; says so if it is. */
+bool walk_is_repeated(const node *map, int index, const char *label, problems *list);
+/* The row of a key that a population may have; NULL after saying what it is instead, or which is nearest. */
+const setting_row *walk_key_of_population(const char *path, place where, const char *label, problems *list);
 
 #endif

@@ -117,15 +117,62 @@ static void write_population(writer *w, const settings *s, const population_sett
     w->section[0] = '\0';
 }
 
+static void write_axes(const settings *s, FILE *out) {
+    if (s->n_axes == 0) return;
+    fputs("sweep:\n  axes: [", out);
+    for (int i = 0; i < s->n_axes; i++) {
+        if (i > 0) fputs(", ", out);
+        text_write(s->axes[i], out);
+    }
+    fputs("]\n", out);
+}
+
 void write_settings(const settings *s, const write_options *options, FILE *out) {
     writer w = {.out = out, .options = options};
     population_settings top = top_values(s);
     write_top(&w, s, &top);
     if (options->only) return;
+    if (!options->numbers_only) write_axes(s, out);
     fputs("populations:\n", out);
     w.indent = 4;
     w.section[0] = '\0';
     for (int i = 0; i < s->n_populations; i++) write_population(&w, s, &s->populations[i], &top);
+}
+
+/* ---- One population by itself ---- */
+
+static void write_line(const setting_row *row, const void *base, bool contents, FILE *out) {
+    write_options options = {.contents = contents};
+    writer w = {.out = out, .options = &options};
+    fprintf(out, "%s: ", row->path);
+    if (contents)
+        write_value(&w, row, base);
+    else
+        value_write(row, base, out);
+    fputc('\n', out);
+}
+
+void write_point(const population_settings *p, bool seed, bool contents, FILE *out) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) {
+        const setting_row *row = &rows[i];
+        bool left_out = strcmp(row->path, "name") == 0 || (!seed && strcmp(row->path, "seed") == 0);
+        if (row->in_population && row->type != VALUE_SEEDS && !row->alias_of && row->matter != MATTERS_NOT &&
+            !left_out && !value_is_absent(row, p))
+            write_line(row, p, contents, out);
+    }
+}
+
+void write_run_numbers(const settings *s, FILE *out) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    for (int i = 0; i < count; i++) {
+        const setting_row *row = &rows[i];
+        if (!row->in_population && row->matter != MATTERS_NOT && strncmp(row->path, "base.", 5) != 0 &&
+            strcmp(row->path, "seed") != 0 && !value_is_absent(row, s))
+            write_line(row, s, true, out);
+    }
 }
 
 char *settings_to_yaml(const settings *s) {

@@ -1,6 +1,6 @@
 /* summary.c - summary.csv: a row per population, whole or absent. Numbers have nine significant digits, text
  * that holds a comma, a quote or a line break is quoted (RFC 4180), a value that does not exist is an empty
- * cell. */
+ * cell. Columns of a sweep's axes come last. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/table.h"
 #include "result/bank.h"
 #include "result/csv.h"
 #include "result/trace.h"
@@ -116,10 +117,40 @@ static bool is_placed(const char *name) {
     return false;
 }
 
-static void put_header(FILE *out, const measured_column *measured, int n) {
+/* ---- Axes ---- */
+
+static bool has_column(const char *axis) {
+    static const char *const named_otherwise[][2] = {{"experts.rank", "rank"},
+                                                     {"data.tokens_per_device", "tokens_per_device"},
+                                                     {"data.split", "split"},
+                                                     {"aggregate.weights", "aggregate_weights"}};
+    for (size_t i = 0; i < sizeof named_otherwise / sizeof *named_otherwise; i++)
+        if (strcmp(named_otherwise[i][0], axis) == 0) return is_placed(named_otherwise[i][1]);
+    return is_placed(axis);
+}
+
+static void put_axis_names(FILE *out, const settings *run) {
+    for (int i = 0; run && i < run->n_axes; i++)
+        if (!has_column(run->axes[i])) fprintf(out, ",%s", run->axes[i]);
+}
+
+static void put_axis_values(FILE *out, const summary_row *row) {
+    for (int i = 0; row->run && i < row->run->n_axes; i++) {
+        if (has_column(row->run->axes[i])) continue;
+        char *value = value_plain(table_find(row->run->axes[i], true), row->own);
+        fputc(',', out);
+        csv_text(out, value);
+        free(value);
+    }
+}
+
+/* ---- Lines ---- */
+
+static void put_header(FILE *out, const measured_column *measured, int n, const settings *run) {
     for (int i = 0; i < N_PLACED; i++) fprintf(out, "%s%s", i > 0 ? "," : "", placed[i].name);
     for (int i = 0; i < n; i++)
         if (!is_placed(measured[i].name)) fprintf(out, ",%s", measured[i].name);
+    put_axis_names(out, run);
     fputc('\n', out);
 }
 
@@ -135,6 +166,7 @@ static void put_row(FILE *out, const measured_column *measured, int n, const sum
         fputc(',', out);
         put_measured(out, &measured[i], row);
     }
+    put_axis_values(out, row);
     fputc('\n', out);
 }
 
@@ -144,7 +176,7 @@ static int write_rows(const char *path, const summary_row *rows, int n) {
     if (!out) return errno;
     measured_column measured[MOST_MEASURED];
     int n_measured = list_measured(measured);
-    put_header(out, measured, n_measured);
+    put_header(out, measured, n_measured, n > 0 ? rows[0].run : NULL);
     for (int i = 0; i < n; i++) put_row(out, measured, n_measured, &rows[i]);
     int status = 0;
     if (fflush(out))

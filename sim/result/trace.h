@@ -39,6 +39,7 @@
 
 #include "numbers/metrics.h"
 #include "population/device_state.h"
+#include "settings/settings.h"
 #include "support/problems.h"
 
 typedef struct {
@@ -159,6 +160,9 @@ typedef struct {
     const char *weights;
     double of_metric[METRIC_COUNT][METRIC_COLUMNS]; /* of its columns; NaN: empty cell */
     int64_t of_state[DEVICE_STATES];                /* total over devices; of those that have a column */
+    /* Every axis of the run that no other column has is a column: the population's value on it. NULL: none. */
+    const settings *run;
+    const population_settings *own;
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing

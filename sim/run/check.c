@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/table.h"
 #include "data/split.h"
 #include "engine/assign.h"
 #include "engine/outline.h"
@@ -49,7 +50,63 @@ static double times_read(const fleet *f, const population *p) {
     return sum / p->n_devices;
 }
 
-static void print_population(const fleet *f, const population *p, int width) {
+/* ---- The table of populations ---- */
+
+/* A column of an axis that the table has no other column for. */
+typedef struct {
+    const setting_row *row;
+    int width;
+} axis_column;
+
+/* malloc'd. */
+static axis_column *choose_axis_columns(const fleet *f, int *n) {
+    static const char *const shown[] = {"method", "seed", "devices", "generalists", "specialists"};
+    axis_column *columns = calloc((size_t)f->settings->n_axes + 1, sizeof *columns);
+    *n = 0;
+    for (int i = 0; columns && i < f->settings->n_axes; i++) {
+        bool is_shown = false;
+        for (size_t k = 0; k < sizeof shown / sizeof *shown; k++)
+            is_shown |= strcmp(shown[k], f->settings->axes[i]) == 0;
+        if (is_shown) continue;
+        axis_column *c = &columns[(*n)++];
+        *c = (axis_column){.row = table_find(f->settings->axes[i], true),
+                           .width = (int)strlen(f->settings->axes[i])};
+        for (int p = 0; p < f->n_populations; p++) {
+            char *value = value_plain(c->row, f->populations[p].settings);
+            if ((int)strlen(value) > c->width) c->width = (int)strlen(value);
+            free(value);
+        }
+    }
+    return columns;
+}
+
+static void print_axis_values(const axis_column *columns, int n, const population *p) {
+    for (int i = 0; i < n; i++) {
+        char *value = value_plain(columns[i].row, p->settings);
+        printf("  %*s", columns[i].width, value);
+        free(value);
+    }
+}
+
+/* Where there are axes: how many populations, and how many of different names. */
+static void print_count(const fleet *f) {
+    int points = 0;
+    if (f->settings->n_axes == 0) return;
+    for (int i = 0; i < f->n_populations; i++) {
+        bool first = true;
+        for (int j = 0; j < i && first; j++)
+            first = strcmp(f->populations[j].settings->name, f->populations[i].settings->name) != 0;
+        points += first;
+    }
+    printf("%d populations", f->n_populations);
+    if (points < f->n_populations) printf(", %d but for their seeds", points);
+    printf("; axes:");
+    for (int i = 0; i < f->settings->n_axes; i++) printf("%s %s", i ? "," : "", f->settings->axes[i]);
+    printf("\n\n");
+}
+
+static void print_population(const fleet *f, const population *p, int width, const axis_column *columns,
+                             int n_columns) {
     char experts[BANK_TEXT_BYTES];
     double shared = 0.0, private_ = 0.0, bytes = 0.0, train = 0.0;
     experts_text(f, p, experts);
@@ -59,9 +116,11 @@ static void print_population(const fleet *f, const population *p, int width) {
         bytes += (double)f->devices[i].bytes_a_round / p->n_devices;
         train += (double)f->devices[i].text.tokens[DATA_TRAIN] / p->n_devices;
     }
-    printf("%-*s  %-11s %6llu %8d  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", width, p->settings->name,
-           p->method->name, (unsigned long long)p->settings->seed, p->n_devices, experts, shared, private_,
-           bytes, train, times_read(f, p));
+    printf("%-*s  %-11s %6llu %8d", width, p->settings->name, p->method->name,
+           (unsigned long long)p->settings->seed, p->n_devices);
+    print_axis_values(columns, n_columns, p);
+    printf("  %-7s %12.0f %12.0f %14.0f %14.0f %10.1f\n", experts, shared, private_, bytes, train,
+           times_read(f, p));
 }
 
 /* Once for all seeds of a population. */
@@ -128,15 +187,20 @@ static void print_mixtures(const fleet *f) {
 }
 
 static void print_populations(const fleet *f) {
-    int width = (int)strlen("population");
+    int width = (int)strlen("population"), n_columns = 0;
+    axis_column *columns = choose_axis_columns(f, &n_columns);
     for (int i = 0; i < f->n_populations; i++)
         if ((int)strlen(f->populations[i].settings->name) > width)
             width = (int)strlen(f->populations[i].settings->name);
+    print_count(f);
     printf("Per device (means over a population's devices); bytes are sent up and received each round\n\n");
-    printf("%-*s  %-11s %6s %8s  %-7s %12s %12s %14s %14s %10s\n", width, "population", "method", "seed",
-           "devices", "experts", "shared par.", "private par.", "bytes a round", "train tokens",
-           "times read");
-    for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
+    printf("%-*s  %-11s %6s %8s", width, "population", "method", "seed", "devices");
+    for (int i = 0; i < n_columns; i++) printf("  %*s", columns[i].width, columns[i].row->path);
+    printf("  %-7s %12s %12s %14s %14s %10s\n", "experts", "shared par.", "private par.", "bytes a round",
+           "train tokens", "times read");
+    for (int i = 0; i < f->n_populations; i++)
+        print_population(f, &f->populations[i], width, columns, n_columns);
+    free(columns);
     print_examples(f);
     print_mixtures(f);
     print_repetitions(f);
@@ -186,16 +250,16 @@ static void print_plan(const run_plan *plan) {
     print_traffic(plan);
 }
 
-static exit_code plan_process(const settings *s, const base_shape *shape, process_place place,
-                              process_plan *out, problems *list) {
+static exit_code plan_process(const settings *s, const base_shape *shape, process_place at, process_plan *out,
+                              problems *list) {
     fleet *f = NULL;
     ck_backend *backend = NULL;
-    int before = problems_count(list), threads = run_threads(s, place.process, place.processes);
+    int before = problems_count(list), threads = run_threads(s, at.process, at.processes);
     exit_code code = kernel_open(s->backend, threads, &backend, list);
-    THEN(code, fleet_create_at(place, s, shape, &f, list));
+    THEN(code, fleet_create_at(at, s, shape, &f, list));
     THEN(code, plan_make(s, backend, shape, f, &out->plan, list));
     if (code == EXIT_OK) out->devices = f->n_local;
-    problems_prefix(list, before, "process %d of %d: ", place.process, place.processes);
+    problems_prefix(list, before, "process %d of %d: ", at.process, at.processes);
     fleet_destroy(f);
     ck_close(backend);
     return code;

@@ -164,6 +164,9 @@ typedef struct {
     data_settings data; /* defaults of the populations */
     int n_populations;
     population_settings *populations;
+    /* What populations are compared by: dotted keys of a population (never a short form), in their order. */
+    int n_axes;
+    char **axes;
 } settings;
 
 #endif
