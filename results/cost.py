@@ -4,7 +4,7 @@ import numpy as np
 import style
 from style import plt
 
-MOST_FACETS = 4
+MOST_FACETS = 6
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 
 

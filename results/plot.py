@@ -68,12 +68,12 @@ def loss_panel(axes, result, members, index, rows, many):
                               linewidth=0)
 
 
-def entropy_line(axes, name, entropy):
+def entropy_line(axes, entropy):
     """What no model can go below, with its name under it, where no curve is; in the title where a line would squeeze the curves."""
     low, high = axes.get_ylim()
     look = {"fontsize": 6, "color": "#555555"}
     if low - entropy > 2.5 * (high - low):
-        axes.set_title(name, pad=12)
+        axes.set_title(axes.get_title(), pad=12)
         axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="right",
                       va="bottom", **look)
         return
@@ -117,7 +117,7 @@ def loss_figure(result, all_series, stem):
     for axes, facet in zip(panels, facets):  # with all curves in place
         entropy = entropies(result, [s for s in all_series if s.facet == facet])
         if np.isfinite(entropy).any():
-            entropy_line(axes, facet, np.nanmean(entropy))
+            entropy_line(axes, np.nanmean(entropy))
     style.legend_below(figure, *grid[0, 0].get_legend_handles_labels(), bands_text(result, all_series))
     style.save(figure, stem)
 

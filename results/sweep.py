@@ -28,8 +28,8 @@ class Axis:
             self.levels.sort(key=number)
 
     def label(self, level):
-        """A level in words: a number needs to be told what it counts."""
-        return f"{self.name} {level}" if self.is_number else level.replace("_", " ")
+        """A level in words: numbers need to be told what they count."""
+        return f"{self.name} {level}" if re.fullmatch(r"[-+.,e\d\s\[\]]+", level) else level.replace("_", " ")
 
 
 def number(cell):
