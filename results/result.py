@@ -53,6 +53,7 @@ class Result:
         for i, population in enumerate(self.populations):
             population["specialists"] = self.devices["experts"][self.members(i)] - population["generalists"]
             population["routed"] = population["gates"] == "top_k"
+        self.mixture = file["mixture"][:] if "mixture" in file else None  # [device, source of its corpus] tokens of training text
         self.test = file["loss/test"][:n]  # [row, device] nats per token, before aggregation
         self.gates = file["routing/gate_mean"][:n]  # [row, device, layer, expert]
         self.token_share = file["routing/token_share"][:n]  # likewise
@@ -94,8 +95,11 @@ class Result:
         return self.sources[first:min((p["first_source"] for p in self.populations if p["first_source"] > first), default=None)]
 
     def source_tokens(self, population):
-        """[device, source] tokens of training text; None where the trace does not have them."""
+        """[device, source] tokens of training text; None where the trace does not have them, as those of before /mixture do not for devices
+        of several sources."""
         devices = self.devices[self.members(population)]
+        if self.mixture is not None:
+            return self.mixture[self.members(population), :len(self.source_names(population))]
         if not self.sources or (devices["source"] < 0).any():
             return None
         out = np.zeros((len(devices), len(self.source_names(population))), int)
