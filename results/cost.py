@@ -22,8 +22,9 @@ def draw(panels, found, index, unit):
         look, silent = style.line_style(index[label]), sent[-1] == 0
         for axes, x in zip(panels, (rounds, sent / unit)):
             still = silent and axes is panels[1]
-            axes.plot(x[-1:] if still else x, mean[-1:] if still else mean, marker=style.marker(index[label]) if still or len(x) < 3 else None,
-                      clip_on=not still, label=label, **look)
+            shown = slice(-1, None) if still else slice(None)
+            marker = style.marker(index[label]) if still or len(x) < 3 else None
+            axes.plot(x[shown], mean[shown], marker=marker, clip_on=not still, label=label, **look)
             if len(found) <= 4 and not still:
                 axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 

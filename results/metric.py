@@ -1,7 +1,8 @@
 """A metric of summary.csv over the axes of a sweep: lines with bands over seeds, and a map of methods and the axis."""
 import matplotlib.colors
-import matplotlib.patches
+import matplotlib.transforms
 import numpy as np
+from matplotlib.patches import Rectangle
 
 import style
 from style import plt
@@ -162,7 +163,7 @@ def write_cells(axes, image, means, partly, gone, write):
     best = best_of_columns(means)
     for (y, x), mean in np.ndenumerate(means):
         if gone[y, x]:
-            axes.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#888888", linewidth=0))
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#888888", linewidth=0))
         if not np.isfinite(mean):
             continue
         dark = np.dot(image.cmap(image.norm(mean))[:3], (0.299, 0.587, 0.114)) < 0.5
@@ -170,7 +171,7 @@ def write_cells(axes, image, means, partly, gone, write):
         axes.text(x, y, write(mean) + mark, ha="center", va="center", fontsize=size, color="white" if dark else "black",
                   fontweight="bold" if best[x] == y else "normal")
         if best[x] == y:
-            axes.add_patch(matplotlib.patches.Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1))
+            axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="black", linewidth=1))
 
 
 def map_panel(axes, names, columns, content, norm, write):
@@ -194,7 +195,8 @@ def map_figure(rows, roles, metric):
     values = values[np.isfinite(values)]
     norm = (matplotlib.colors.LogNorm if spans_decades(values) else matplotlib.colors.Normalize)(values.min(), values.max())
     lines = [len(names) for names, *_ in content.values()]
-    figure, grid = plt.subplots(len(content), 1, figsize=(style.COLUMN, 0.75 + sum(0.2 * n + 0.25 for n in lines)), sharex=True, squeeze=False,
+    height = 0.75 + sum(0.2 * n + 0.25 for n in lines)
+    figure, grid = plt.subplots(len(content), 1, figsize=(style.COLUMN, height), sharex=True, squeeze=False,
                                 gridspec_kw={"height_ratios": lines})
     for axes, (facet, (names, *cell)) in zip(grid.flat, content.items()):
         image = map_panel(axes, names, levels, cell, norm, writer(values))

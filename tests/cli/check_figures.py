@@ -171,6 +171,13 @@ def case_mixture(folder):
     expected = np.zeros((4, 2), int)
     expected[[0, 1, 2, 3], [0, 1, 0, 1]] = 4000
     assert np.array_equal(panels[0].tokens, expected), panels[0].tokens
+    # Devices of several sources: two populations with a mixture, the others with another.
+    result.mixture = np.tile([[1000, 3000]], (len(result.devices), 1))
+    result.mixture[np.concatenate([result.members(0), result.members(1)])] = [4000, 0]
+    panels = mixture.panels_of(result)
+    assert [panel.populations for panel in panels][0] == [0, 1] and panels[1].populations[0] == 2
+    first, second = (axes.images[0].get_array() for axes in mixture.figure(result).axes[:2])
+    assert np.array_equal(first, [[1, 0]] * 4) and np.array_equal(second[0], [0.25, 0.75]), (first, second)
 
 
 if __name__ == "__main__":
