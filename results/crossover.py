@@ -4,8 +4,9 @@ import math
 import statistics
 
 import style
-from result import Unreadable, bank_label
+from result import short
 from style import plt
+from sweep import Unreadable, bank_label
 
 COLUMNS = ("method", "seed", "generalists", "specialists", "tokens_per_device", "test_ppl_mean", "split")
 
@@ -48,10 +49,6 @@ def mean_and_spread(values):
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def short(tokens):
-    return f"{tokens / 1000:g}k" if tokens >= 1000 else str(tokens)
-
-
 def most_seeds(table):
     return max(len(seeds) for sizes in table.values() for seeds in sizes.values())
 
@@ -61,7 +58,7 @@ def curve(axes, index, count, points, label):
     points = {x: v for x, v in sorted(points.items()) if v}
     shift = 1.035 ** (index - (count - 1) / 2)
     means, spreads = zip(*(mean_and_spread(v) for v in points.values()))
-    axes.errorbar([x * shift for x in points], means, spreads, label=label, marker=style.MARKERS[index % len(style.MARKERS)], capsize=1.5,
+    axes.errorbar([x * shift for x in points], means, spreads, label=label, marker=style.marker(index), capsize=1.5,
                   elinewidth=0.7, capthick=0.7, **style.line_style(index))
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Figures of a result, each as PNG and SVG, one column (3.3 in) wide:
 
-    plot.py RESULT [--out DIR]          loss, perplexity, gates, tokens (and crossover) into DIR (default RESULT/figures)
+    plot.py RESULT [--out DIR] [--metric COLUMN] [--axis KEY]
+                                        every figure that the result has, into DIR (default RESULT/figures)
     plot.py --crossover SUMMARY.csv... --out FILE [--unit bytes]
                                         perplexity over training text per device, and FILE.md, its table
 
@@ -17,10 +18,16 @@ import warnings
 try:
     import numpy as np
 
+    import cost
+    import fairness
+    import metric
+    import mixture
+    import routing
     import style
-    from crossover import crossover, short
-    from result import Result, Unreadable
+    from crossover import crossover
+    from result import Result
     from style import plt
+    from sweep import Unreadable
     from token_map import token_map
 except ImportError as missing:
     sys.exit(f"plot.py: {missing}; apt-get install python3-h5py python3-matplotlib")
@@ -28,31 +35,6 @@ except ImportError as missing:
 MOST_BANDS, MOST_LAYERS = 4, 4
 # Where all devices of a population have stopped there is nothing to average.
 warnings.filterwarnings("ignore", "Mean of empty slice|Degrees of freedom|All-NaN", RuntimeWarning)
-
-
-def facet_names(all_series):
-    """What sets the facets apart, in few words; empty where there is one."""
-    facets = list(dict.fromkeys(s.facet for s in all_series))
-    sizes, splits = {f[0] for f in facets}, {f[1] for f in facets}
-
-    def name(tokens, split):
-        parts = [f"{short(tokens)} tokens" if tokens else "all text"] * (len(sizes) > 1) + [split.replace("_", " ")] * (len(splits) > 1)
-        return ", ".join(parts)
-    return {facet: name(*facet) for facet in facets}
-
-
-def losses(result, series, rows):
-    """[row, population, device], NaN where a population has fewer devices."""
-    members = [result.members(p) for p in series.populations]
-    out = np.full((len(rows), len(members), max(map(len, members))), np.nan)
-    for i, m in enumerate(members):
-        out[:, i, :len(m)] = result.test[np.ix_(rows, m)]
-    return out
-
-
-def styles_of(all_series):
-    labels = list(dict.fromkeys(s.label for s in all_series))
-    return {label: i for i, label in enumerate(labels)}
 
 
 # ---- Loss over rounds
@@ -69,13 +51,14 @@ def device_spread(axes, x, mean, spread, colour, place):
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.10, linewidth=0)
         return
     at = x[-1] + 0.025 * place * max(x[-1] - x[0], 1)
-    axes.vlines(at, mean[-1] - spread[-1], mean[-1] + spread[-1], color=colour, linewidth=1.2, alpha=0.6)
+    if np.isfinite(mean[-1]):
+        axes.vlines(at, mean[-1] - spread[-1], mean[-1] + spread[-1], color=colour, linewidth=1.2, alpha=0.6)
 
 
 def loss_panel(axes, result, members, index, rows, many):
     x = result.rounds[rows]
     for place, s in enumerate(members, 1):
-        loss = losses(result, s, rows)
+        loss = result.losses(s, rows)
         seeds = np.nanmean(loss, axis=2)  # [row, population]
         mean, look = np.nanmean(seeds, axis=1), style.line_style(index[s.label])
         axes.plot(x, mean, label=s.label, marker="o" if len(x) < 3 else None, **look)
@@ -86,12 +69,12 @@ def loss_panel(axes, result, members, index, rows, many):
                               linewidth=0)
 
 
-def entropy_line(axes, name, entropy):
+def entropy_line(axes, entropy):
     """What no model can go below, with its name under it, where no curve is; in the title where a line would squeeze the curves."""
     low, high = axes.get_ylim()
     look = {"fontsize": 6, "color": "#555555"}
     if low - entropy > 2.5 * (high - low):
-        axes.set_title(name, pad=12)
+        axes.set_title(axes.get_title(), pad=12)
         axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="right",
                       va="bottom", **look)
         return
@@ -117,44 +100,26 @@ def bands_text(result, all_series):
     return ";\n".join(("; ".join(parts[:-1]), parts[-1])) if len(parts) > 2 else "; ".join(parts)
 
 
-def add_legend(figure, axes, note, columns=3):
-    handles, labels = axes.get_legend_handles_labels()
-    lines = -(-len(labels) // columns)
-    height, note_lines = figure.get_size_inches()[1], 1 + note.count("\n")
-    figure.legend(handles, labels, loc="lower center", ncol=columns, columnspacing=1, handlelength=2.2, borderaxespad=0.1,
-                  bbox_to_anchor=(0.5, (0.04 + 0.09 * note_lines) / height))
-    figure.text(0.5, 0.03 / height, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
-    below = (0.08 + 0.09 * note_lines + 0.135 * lines) / height
-    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
-
-
 def loss_figure(result, all_series, stem):
-    rows, index = result.evaluated(), styles_of(all_series)
-    facets = facet_names(all_series)
-    across = 1 if len(facets) == 1 else 2
-    down = -(-len(facets) // across)
-    lines = -(-len(index) // 3)
-    figure, grid = plt.subplots(down, across, figsize=(style.COLUMN, 0.35 + 0.135 * lines + (1.9 if across == 1 else 1.3 * down)),
-                                sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(facets):]:
-        axes.set_visible(False)
-    for axes, (facet, name) in zip(grid.flat, facets.items()):
+    rows, index = result.evaluated(), style.index_of(s.label for s in all_series)
+    facets = list(dict.fromkeys(s.facet for s in all_series))
+    figure, grid, panels = style.panels(facets, 1.9 if len(facets) == 1 else 1.3, index)
+    for axes, facet in zip(panels, facets):
         loss_panel(axes, result, [s for s in all_series if s.facet == facet], index, rows, many_lines(all_series))
-        axes.set_title(name)
-        if axes in grid[:, -1]:
+        if axes in grid[:, -1] or axes is panels[-1]:
             right = axes.secondary_yaxis("right", functions=(np.exp, lambda perplexity: np.log(np.maximum(perplexity, 1e-300))))
             right.set_ylabel("perplexity")
             right.spines["right"].set_visible(True)
         if axes in grid[:, 0]:
-            axes.set_ylabel("test loss, before averaging\n(nats per token)" if across == 1 else "test loss,\nbefore averaging\n(nats per token)")
+            axes.set_ylabel("test loss, before averaging\n(nats per token)" if len(facets) == 1 else "test loss,\nbefore averaging\n(nats per token)")
         if axes in grid[-1]:
             axes.set_xlabel("round")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes, (facet, name) in zip(grid.flat, facets.items()):  # with all curves in place
+    for axes, facet in zip(panels, facets):  # with all curves in place
         entropy = entropies(result, [s for s in all_series if s.facet == facet])
         if np.isfinite(entropy).any():
-            entropy_line(axes, name, np.nanmean(entropy))
-    add_legend(figure, grid[0, 0], bands_text(result, all_series))
+            entropy_line(axes, np.nanmean(entropy))
+    style.legend_below(figure, *grid[0, 0].get_legend_handles_labels(), bands_text(result, all_series))
     style.save(figure, stem)
 
 
@@ -162,11 +127,10 @@ def loss_figure(result, all_series, stem):
 
 
 def perplexity_figure(result, all_series, stem):
-    row, index = result.evaluated()[-1], styles_of(all_series)
-    facets = facet_names(all_series)
+    row, index = result.evaluated()[-1], style.index_of(s.label for s in all_series)
     figure, axes = plt.subplots(figsize=(style.COLUMN, 0.75 + 0.19 * len(all_series)))
     for y, s in enumerate(all_series):
-        perplexity = np.exp(losses(result, s, [row])[0])  # [population, device]
+        perplexity = np.exp(result.losses(s, [row])[0])  # [population, device]
         seeds, colour = np.nanmean(perplexity, axis=1), style.colour(index[s.label])
         axes.plot(perplexity.ravel(), np.full(perplexity.size, y), "|", color=colour, alpha=0.35, markersize=5)
         if not np.isfinite(seeds).any():
@@ -174,11 +138,12 @@ def perplexity_figure(result, all_series, stem):
         if len(seeds) > 1:
             axes.plot([np.nanmean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
         axes.plot(seeds, np.full(len(seeds), y), "o", color=colour, markersize=3.2, markeredgewidth=0.3, markeredgecolor="white")
-    axes.set_yticks(range(len(all_series)), [f"{s.label}, {facets[s.facet]}" if facets[s.facet] else s.label for s in all_series])
+    names = [f"{s.label}, {s.facet}" if s.facet else s.label for s in all_series]
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(all_series) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.xaxis.get_major_locator().set_params(nbins=6)
-    axes.set_xlabel(f"test perplexity in round {result.rounds[row]}, before averaging")
+    axes.set_xlabel(f"test perplexity in round {result.rounds[row]}," + ("\n" if max(map(len, names)) > 18 else " ") + "before averaging")
     seeds = max(len(s.populations) for s in all_series) > 1
     note = "dots: seeds (mean over devices); black: mean of seeds; pale: devices" if seeds else "dots: mean over devices; pale: devices"
     height = figure.get_size_inches()[1]
@@ -234,9 +199,8 @@ def gates_figure(result, all_series, stem):
     routed = [s for s in all_series if result.is_routed(s.populations[0])]
     rows = [r for r in result.evaluated() if np.isfinite(result.gates[r]).any()]
     if not routed or not rows:
-        print("no figure of gates: " + ("no evaluation has recorded any" if routed else "no population has a router"), file=sys.stderr)
-        return
-    layers, facets = result.gates.shape[2], facet_names(all_series)
+        raise style.NotDrawn("no evaluation has recorded any" if routed else "no population has a router")
+    layers = result.gates.shape[2]
     summed = any(mixes_several(result, p) for s in routed for p in s.populations)
     kinds = {kind for s in routed for kind, number in shares(result, s, rows, 0) if number}
     shown = np.unique(np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int))
@@ -252,7 +216,7 @@ def gates_figure(result, all_series, stem):
                 axes.set_title(f"layer {layer + 1}/{layers}", fontsize=6.5)
             if axes in grid[-1]:
                 axes.set_xlabel("round")
-        name = textwrap.fill(s.label, 16) + ("\n" + facets[s.facet] if facets[s.facet] else "")
+        name = textwrap.fill(s.label, 16) + ("\n" + textwrap.fill(s.facet, 18) if s.facet else "")
         line[-1].annotate(name, (1.03, 0.5), xycoords="axes fraction", rotation=270, va="center", ha="left", fontsize=6.5)
         line[0].set_ylabel("mean gate")
     legend_of_gates(figure, grid)
@@ -280,26 +244,70 @@ def has_sizes(result):
     return not re.search(r"^ *tokens_per_device: \[", result.config, re.M) and len({f for f in (int(p["tokens_per_device"]) for p in result.populations) if f > 0}) > 1
 
 
-def draw_result(folder, out):
-    result = Result(folder)
+def summary_of(result, folder):
+    if not result.has_summary:
+        raise style.NotDrawn("summary.csv is written when the run has ended")
+    return os.path.join(folder, "summary.csv")
+
+
+def crossover_figure(result, folder, stem):
+    summary = summary_of(result, folder)
+    try:
+        crossover([summary], stem, "bytes" if result.is_bytes() else "tokens")
+    except Unreadable as why:
+        raise style.NotDrawn(why) from why
+
+
+def metric_figure(figure_of, result, options, stem):
+    summary_of(result, options.result)
+    if not result.roles.x:
+        raise style.NotDrawn("no axis of the sweep is a number; --axis KEY draws along any other")
+    style.save(figure_of(result.rows, result.roles, options.metric), stem)
+
+
+def map_figure(result, options, stem):
+    if not result.roles.line:
+        raise style.NotDrawn("the populations differ in fewer than two settings")
+    metric_figure(metric.map_figure, result, options, stem)
+
+
+def draw_result(options):
+    """Every figure that the result has; of the others, why not."""
+    result = Result(options.result, options.axis)
     if len(result.evaluated()) == 0:
         raise Unreadable(f"{result.path}: no round has been evaluated yet; try again later")
-    out = out or os.path.join(folder, "figures")
+    if result.has_summary:
+        metric.check_column(result.rows, options.metric)
+    out = options.out or os.path.join(options.result, "figures")
     os.makedirs(out, exist_ok=True)
     all_series = result.series()
-    loss_figure(result, all_series, os.path.join(out, "loss"))
-    perplexity_figure(result, all_series, os.path.join(out, "perplexity"))
-    gates_figure(result, all_series, os.path.join(out, "gates"))
-    token_map(result, os.path.join(out, "tokens"))
-    summary = os.path.join(folder, "summary.csv")
-    if has_sizes(result) and os.path.exists(summary):
-        crossover([summary], os.path.join(out, "crossover"), "bytes" if result.is_bytes() else "tokens")
+    figures = {
+        "loss": lambda stem: loss_figure(result, all_series, stem),
+        "perplexity": lambda stem: perplexity_figure(result, all_series, stem),
+        "gates": lambda stem: gates_figure(result, all_series, stem),
+        "tokens": lambda stem: token_map(result, stem),
+        "metric": lambda stem: metric_figure(metric.line_figure, result, options, stem),
+        "map": lambda stem: map_figure(result, options, stem),
+        "cost": lambda stem: style.save(cost.figure(result, all_series), stem),
+        "fairness": lambda stem: style.save(fairness.figure(result, all_series), stem),
+        "routing": lambda stem: style.save(routing.figure(result), stem),
+        "mixture": lambda stem: style.save(mixture.figure(result), stem),
+    }
+    if has_sizes(result):
+        figures["crossover"] = lambda stem: crossover_figure(result, options.result, stem)
+    for name, draw in figures.items():
+        try:
+            draw(os.path.join(out, name))
+        except style.NotDrawn as why:
+            print(f"no figure of {name}: {why}", file=sys.stderr)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?")
     parser.add_argument("--out")
+    parser.add_argument("--metric", default="test_ppl_mean", metavar="COLUMN", help="of summary.csv (default: test_ppl_mean)")
+    parser.add_argument("--axis", metavar="KEY", help="of the figures of a sweep (default: the number that has most values)")
     parser.add_argument("--crossover", nargs="+", metavar="SUMMARY.csv")
     parser.add_argument("--unit", choices=("tokens", "bytes"), default="tokens", help="of the training text (default: tokens)")
     options = parser.parse_args()
@@ -307,7 +315,7 @@ def main():
         parser.error("give a RESULT, or --crossover SUMMARY.csv... --out FILE")
     try:
         if options.result:
-            draw_result(options.result, options.out)
+            draw_result(options)
         else:
             crossover(options.crossover, os.path.splitext(options.out)[0], options.unit)
     except (Unreadable, OSError) as error:

@@ -1,5 +1,4 @@
 """Text coloured by the expert that each token chose first, first and last layer side by side."""
-import sys
 import textwrap
 
 import numpy as np
@@ -95,12 +94,10 @@ def title_of(result, device):
 def token_map(result, stem):
     if result.ids is None:
         why = "no population has a router" if result.wants_tokens() else "trace.routing_windows is 0, so the run recorded none"
-        print(f"no figure of tokens: {why}", file=sys.stderr)
-        return
+        raise style.NotDrawn(why)
     rows = [r for r in result.evaluated() if (result.ids[r][:, 0] >= 0).all() and np.isfinite(result.token_gates[r]).any()]
     if not rows:
-        print("no figure of tokens: no evaluation has recorded any", file=sys.stderr)
-        return
+        raise style.NotDrawn("no evaluation has recorded any")
     row, layers, width = rows[-1], result.token_gates.shape[3], 34
     shown = sorted({0, layers - 1})
     windows, texts = choose_windows(result, row), []

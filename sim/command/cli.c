@@ -78,6 +78,10 @@ static const option_row OPTIONS[] = {
     {"json", NULL, ON_GENERATE, 'j', "print JSON: text, token ids and the reason of the end, for each text"},
     {"speed", NULL, ON_GENERATE, 'V', "also measure: tokens a second, and the share of the memory's rate"},
     {"out", "DIR", ON_PLOT, 'o', "folder for the figures (default: RESULT/figures)"},
+    {"metric", "COLUMN", ON_PLOT, 'M',
+     "column of summary.csv that the figures of a sweep show (default: test_ppl_mean)"},
+    {"axis", "KEY", ON_PLOT, 'x',
+     "setting along which they show it (default: the number that takes most values)"},
     {"resume", NULL, ON_RUN, 'r',
      "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
@@ -382,6 +386,12 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'S':
         a->one_seed = true;
         a->seed = read_whole(command, "seed", optarg, 0, UINT64_MAX, list);
+        break;
+    case 'M':
+        a->metric = optarg;
+        break;
+    case 'x':
+        a->axis = optarg;
         break;
     case 'd':
         a->device = (int)read_whole(command, "device", optarg, 0, INT_MAX, list);

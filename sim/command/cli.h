@@ -33,8 +33,9 @@ typedef struct {
     const char *words[CLI_MAX_WORDS];
     int n_overrides;                /* --set, --backend and --threads in the order typed: "a.b=c" */
     char *overrides[CLI_MAX_WORDS]; /* owned */
-    const char *out, *table, *adapters, *population;
-    const char *metric, *rows, *columns, *baseline; /* of table */
+    const char *out, *table, *adapters, *population, *metric;
+    const char *rows, *columns, *baseline; /* of table */
+    const char *axis;                      /* of plot */
     table_form form;
     bool resume, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */

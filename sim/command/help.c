@@ -46,10 +46,14 @@ const char TABLE_HELP[] =
     "  cohort table results/reference/multilingual --metric test_ppl_mean,test_ppl_after --baseline local\n"
     "  cohort table results/reference/multilingual_crossover --columns tokens_per_device --markdown\n";
 const char PLOT_HELP[] =
-    "Draws the test loss over rounds, the final perplexities, the gates over rounds and layers, and\n"
-    "text coloured by expert, each as PNG and SVG. Works on a run that is still going. Needs a Python\n"
-    "with matplotlib and h5py: the first of $COHORT_PYTHON, /usr/bin/python3 and python3 that has both.\n\n"
-    "  cohort plot results/quickstart-1a2b3c4d\n";
+    "Draws every figure that a result has, each as PNG and SVG, and says of the others why not: the test\n"
+    "loss over rounds and over bytes, the final perplexities, fairness, the gates over rounds and layers,\n"
+    "text coloured by expert, shares of experts by their number, and what text devices have. Of a sweep\n"
+    "that has ended, also a metric along an axis, as lines with bands over seeds and as a map. Works on a\n"
+    "run that is still going. Needs a Python with matplotlib and h5py: the first of $COHORT_PYTHON,\n"
+    "/usr/bin/python3 and python3 that has both.\n\n"
+    "  cohort plot results/quickstart-1a2b3c4d\n"
+    "  cohort plot results/sweep-1a2b3c4d --metric test_ppl_after --axis data.dirichlet\n";
 const char GENERATE_HELP[] =
     "Lets devices go on from a prompt: those of a result as of its last checkpoint, those of a\n"
     "configuration as they start. All devices are decoded together, each with its own adapters, and\n"

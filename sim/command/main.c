@@ -259,7 +259,7 @@ static exit_code execute(const command_line *c, problems *list) {
     case COMMAND_TABLE:
         return table(a, list);
     case COMMAND_PLOT:
-        return plot_result(a->words[0], a->out, list);
+        return plot_result(a->words[0], &(plot_options){a->out, a->metric, a->axis}, list);
     case COMMAND_GENERATE:
         return generate_texts(a, list);
     case COMMAND_HELP:

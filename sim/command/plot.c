@@ -109,19 +109,19 @@ static exit_code check_place(const char *folder, const char *out, problems *list
     return writable_check(out ? out : figures, "the figures", list);
 }
 
-exit_code plot_result(const char *folder, const char *out, problems *list) {
-    char script[PATH_BYTES], found[PATH_BYTES];
-    const char *python = NULL;
-    exit_code code = trace_find(folder, found, sizeof found, list);
-    THEN(code, trace_look(found, list));
-    THEN(code, check_place(folder, out, list));
-    if (code != EXIT_OK) return code;
-    if (!find_script(script))
-        return problem(list, EXIT_ENVIRONMENT,
-                       "plot: results/plot.py is not beside the program; run it by hand");
-    code = find_python(&python, list);
-    if (code != EXIT_OK) return code;
-    const char *const words[] = {python, script, folder, out ? "--out" : NULL, out, NULL};
+/* Runs the script, which has said what is wrong where it does not end well. */
+static exit_code run_script(const char *python, const char *script, const char *folder,
+                            const plot_options *options, problems *list) {
+    const struct {
+        const char *name, *value;
+    } given[] = {{"--out", options->out}, {"--metric", options->metric}, {"--axis", options->axis}};
+    const char *words[10] = {python, script, folder};
+    size_t n = 3;
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        if (!given[i].value) continue;
+        words[n++] = given[i].name;
+        words[n++] = given[i].value;
+    }
     pid_t child = 0;
     int status = start(words, -1, -1, &child);
     if (status != 0)
@@ -130,4 +130,19 @@ exit_code plot_result(const char *folder, const char *out, problems *list) {
     if (status == 0) return EXIT_OK;
     return problem(list, status == EXIT_INPUT ? EXIT_INPUT : EXIT_RUN, "%s %s: exit status %d (see above)",
                    python, script, status);
+}
+
+exit_code plot_result(const char *folder, const plot_options *options, problems *list) {
+    char script[PATH_BYTES], found[PATH_BYTES];
+    const char *python = NULL;
+    exit_code code = trace_find(folder, found, sizeof found, list);
+    THEN(code, trace_look(found, list));
+    THEN(code, check_place(folder, options->out, list));
+    if (code != EXIT_OK) return code;
+    if (!find_script(script))
+        return problem(list, EXIT_ENVIRONMENT,
+                       "plot: results/plot.py is not beside the program; run it by hand");
+    code = find_python(&python, list);
+    THEN(code, run_script(python, script, folder, options, list));
+    return code;
 }

@@ -4,9 +4,16 @@
 
 #include "support/problems.h"
 
-/* Draws the figures of the result in `folder` into `out` (NULL: folder/figures). The script prints the files
- * it wrote. Without a Python that has matplotlib and h5py it says what is missing where, and how to get it.
- */
-exit_code plot_result(const char *folder, const char *out, problems *list);
+/* NULL: the script chooses. All are borrowed. */
+typedef struct {
+    const char *out;    /* folder of the figures; NULL: that of the result, /figures */
+    const char *metric; /* column of summary.csv */
+    const char *axis;   /* key of a setting */
+} plot_options;
+
+/* Draws the figures of the result in `folder`. The script prints the files it wrote, and which figures the
+ * result has not. Without a Python that has matplotlib and h5py it says what is missing where, and how to get
+ * it. */
+exit_code plot_result(const char *folder, const plot_options *options, problems *list);
 
 #endif

@@ -71,6 +71,10 @@ Test(cli, export_takes_a_table_or_adapters) {
     must_parse("plot r --out figures");
     cr_assert_eq(arguments.command, COMMAND_PLOT);
     cr_assert_str_eq(arguments.out, "figures");
+    cr_assert(!arguments.metric && !arguments.axis);
+    must_parse("plot r --metric test_ppl_after --axis data.dirichlet");
+    cr_assert_str_eq(arguments.metric, "test_ppl_after");
+    cr_assert_str_eq(arguments.axis, "data.dirichlet");
 }
 
 Test(cli, help_and_version_need_nothing) {
@@ -120,6 +124,9 @@ Test(cli, every_slip_has_its_message) {
          "export: --seed '18446744073709551616' must be a whole number"},
         {"export r --out", "export: --out has no value; write --out PATH"},
         {"plot r --table loss", "plot: unknown option --table"},
+        {"plot r --axis", "plot: --axis has no value; write --axis KEY"},
+        {"plot r --axis a --axis b", "plot: --axis is given twice (again as 'b')"},
+        {"info r --metric test_ppl_mean", "info: unknown option --metric"},
         {"data", "data: NAME=PATH... is missing"},
         {"data a=b", "data: --out is missing"},
         {"data a=b --valid-share 1", "data: --valid-share '1' is no share"},
