@@ -67,7 +67,7 @@ test_unequal_devices_share_what_they_have_in_common() {
     expect_close whole/trace.h5 two/trace.h5 /loss/train
     expect_close whole/trace.h5 two/trace.h5 /loss/test_after
     expect_same <(cut -d, -f1,6-7,9- whole/summary.csv | cut -d, -f1-8) <(cut -d, -f1,6-7,9- two/summary.csv | cut -d, -f1-8) 'bytes and lists of two processes'
-    expect_line whole/summary.csv '^c,.*,1 2 2 3,2 1 0 0,4,300 4000 900 600,.*,tokens$'
+    expect_line whole/summary.csv '^c,.*,1 2 2 3,2 1 0 0,4,300 4000 900 600,.*,tokens,.*$'
     cohort export whole --adapters adapters
     [[ -d adapters/c-seed7/device3/generalist2 ]] || fail "$(find adapters -maxdepth 3)"
     [[ ! -e adapters/c-seed7/device2/generalist2 ]] || fail 'device 2 has no third generalist'

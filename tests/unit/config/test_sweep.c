@@ -52,9 +52,9 @@ Test(sweep, axes_are_crossed_with_the_last_one_fastest) {
     for (int i = 0; i < 16; i++) {
         const population_settings *p = &s->populations[i];
         cr_expect_str_eq(p->method, i < 8 ? "local" : "comigs");
-        cr_expect_eq(p->rank, i / 4 % 2 ? 4 : 2);
-        cr_expect_eq(p->generalists, i / 2 % 2 ? 2 : 1);
-        cr_expect_eq(p->specialists, i / 2 % 2 ? 0 : 3);
+        cr_expect_eq(p->rank.value, i / 4 % 2 ? 4 : 2);
+        cr_expect_eq(p->generalists.value, i / 2 % 2 ? 2 : 1);
+        cr_expect_eq(p->specialists.value, i / 2 % 2 ? 0 : 3);
         cr_expect_eq(p->seed, (uint64_t)(i % 2 ? 9 : 7));
         cr_expect_eq(p->devices, 3);
         cr_expect_eq(p->train.router.every, 5);
