@@ -1,4 +1,5 @@
 /* check.c - `cohort check`: what a run would be, without running it. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,19 +125,28 @@ static void print_population(const fleet *f, const population *p, int width, con
            times_read(f, p));
 }
 
-/* Once for all seeds of a population. */
+/* Once for all populations that read their text many times; seeds of a population count once. */
 static void print_repetitions(const fleet *f) {
-    const char *last = "";
+    const char *first = NULL, *last = "";
+    double least = INFINITY, most = 0.0;
+    int names = 0;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
         double times = times_read(f, p);
-        if (times <= MANY_TIMES || strcmp(p->settings->name, last) == 0) continue;
+        if (times <= MANY_TIMES) continue;
+        least = fmin(least, times);
+        most = fmax(most, times);
+        if (strcmp(p->settings->name, last) == 0) continue;
         last = p->settings->name;
-        printf("\n%s reads each device's training text %.0f times over: it may learn it by heart; give "
-               "devices more text "
-               "(data.tokens_per_device) or take fewer steps\n",
-               last, times);
+        if (names++ == 0) first = last;
     }
+    if (names == 0) return;
+    printf("\n%s", first);
+    if (names > 1) printf(" and %d more", names - 1);
+    printf(" read%s each device's training text %.0f", names > 1 ? "" : "s", least);
+    if (most - least >= 1.0) printf(" to %.0f", most);
+    printf(" times over: it may be learnt by heart; give devices more text (data.tokens_per_device) or take "
+           "fewer steps\n");
 }
 
 /* Of one population, or of several that have the same mixtures. */
