@@ -6,8 +6,9 @@
  * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits
  * in all four combinations of their large and small values; without it, as the variable says. With "pairs"
  * each case has each wave under a setting and under the opposite one, and its waves have different ones:
- * where devices may also learn only in part, all learn under the one and some under the other; whole models,
- * which take longest, have the one in f32 and the other in bf16. With "all" every case runs on all waves
+ * where devices may also learn only in part, all learn under the one and some under the other. Whole models,
+ * which take longest, have the one setting in f32 and the other in bf16, and in each precision all devices
+ * learn on every other wave, and some on the others. With "all" every case runs on all waves
  * under every setting. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,7 +110,15 @@ static int setting_of(const runner *r, int number, int wave, ck_precision precis
 }
 
 static int turns_of(const runner *r, const conformance_case *which) {
-    return which->learns || (r->mode == LIMITS_PAIRS && !which->whole) ? 2 : 1;
+    if (r->mode == LIMITS_PAIRS) return which->whole ? 1 : 2;
+    return which->learns ? 2 : 1;
+}
+
+static learn_pattern pattern_of(const runner *r, const conformance_case *which, int wave,
+                                ck_precision precision, int turn) {
+    bool alternates = r->mode == LIMITS_PAIRS && which->whole;
+    bool mixed = alternates ? (wave % 2 == 1) != (precision == CK_BF16) : turn == 1;
+    return which->learns && mixed ? LEARN_MIXED : LEARN_ALL;
 }
 
 static void run_case(runner *r, const conformance_case *which, int number, ck_precision precision) {
@@ -119,7 +128,7 @@ static void run_case(runner *r, const conformance_case *which, int number, ck_pr
         if (r->mode == LIMITS_ALL) snprintf(under, sizeof under, ", setting %d", s);
         for (int w = 0; w < n_wave_specs; w++)
             for (int turn = 0; turn < turns_of(r, which); turn++)
-                run_wave(r, which, precision, w, turn == 1 && which->learns ? LEARN_MIXED : LEARN_ALL,
+                run_wave(r, which, precision, w, pattern_of(r, which, w, precision, turn),
                          r->mode == LIMITS_ALL ? s : setting_of(r, number, w, precision, turn), &v);
         report(r, which, precision, under, &v);
     }
