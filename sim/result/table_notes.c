@@ -87,8 +87,17 @@ static void note_diverged(const table_parts *t, const char *measure, const table
     }
 }
 
+/* Whether the same seeds of `a` have no pair in both. */
+static bool same_gap(const table_group *a, const table_group *b, const table_group *other) {
+    bool same = true;
+    for (int i = 0; i < a->n && same; i++)
+        same = table_has_seed(b, a->members[i].seed) == table_has_seed(other, a->members[i].seed);
+    return same;
+}
+
+/* more: groups beside `b` that lack the same seeds. */
 static void note_seeds_without_pair(const table_parts *t, const table_group *a, const table_group *b,
-                                    const notes *n) {
+                                    int more, const notes *n) {
     int written = 0;
     for (int i = 0; i < a->n; i++) {
         if (table_has_seed(b, a->members[i].seed)) continue;
@@ -99,7 +108,22 @@ static void note_seeds_without_pair(const table_parts *t, const table_group *a, 
     if (!written) return;
     fputs(", which ", n->out);
     put_name(t, b, n->out);
-    fputs(" lacks\n", n->out);
+    if (more > 0)
+        fprintf(n->out, " and %d more lack\n", more);
+    else
+        fputs(" lacks\n", n->out);
+}
+
+/* The seeds of a baseline that groups lack: once for all groups that lack the same. */
+static void note_baseline_without_pair(const table_parts *t, int group, const notes *n) {
+    const table_group *groups = t->data.groups, *baseline = &groups[t->baselines[group]];
+    int more = 0;
+    for (int i = 0; i < t->data.n_groups; i++) {
+        bool same = t->baselines[i] == t->baselines[group] && same_gap(baseline, &groups[i], &groups[group]);
+        if (same && i < group) return;
+        more += same && i > group;
+    }
+    note_seeds_without_pair(t, baseline, &groups[group], more, n);
 }
 
 void table_print_notes(const table_parts *t, table_form form, FILE *out) {
@@ -113,8 +137,8 @@ void table_print_notes(const table_parts *t, table_form form, FILE *out) {
         }
     for (int i = 0; i < t->data.n_groups; i++) {
         if (t->baselines[i] < 0) continue;
-        note_seeds_without_pair(t, &t->data.groups[i], &t->data.groups[t->baselines[i]], &n);
-        note_seeds_without_pair(t, &t->data.groups[t->baselines[i]], &t->data.groups[i], &n);
+        note_seeds_without_pair(t, &t->data.groups[i], &t->data.groups[t->baselines[i]], 0, &n);
+        note_baseline_without_pair(t, i, &n);
     }
 }
 
