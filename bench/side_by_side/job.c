@@ -72,6 +72,20 @@ static const job JOBS[] = {
      .sequence = 128,
      .learning_rate = 2e-4,
      COMIGS_1G1S},
+    /* A population of configs/sweep_quick.yaml. */
+    {.name = "sweep",
+     .base = {.layers = 2,
+              .width = 64,
+              .heads = 4,
+              .ffn = 256,
+              .vocabulary = 64,
+              .context = 64,
+              .epsilon = 1e-5F},
+     .devices = 16,
+     .batch = 1,
+     .sequence = 64,
+     .learning_rate = 2e-3,
+     COMIGS_1G1S},
     {.name = "tiny",
      .base = {.layers = 2,
               .width = 32,
@@ -103,7 +117,7 @@ static const job JOBS[] = {
      .learning_rate = 2e-3,
      COMIGS_1G1S},
 };
-const char JOB_NAMES[] = "small, gpt2, llama, smollm, tiny or tiny_llama";
+const char JOB_NAMES[] = "small, gpt2, llama, smollm, sweep, tiny or tiny_llama";
 
 bool job_find(const char *name, job *out) {
     for (size_t i = 0; i < sizeof JOBS / sizeof *JOBS; i++) {
