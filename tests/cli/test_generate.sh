@@ -107,6 +107,33 @@ test_what_cannot_be_decoded_is_refused() {
     expect_text err nowhere
 }
 
+# A base with a long context: 1,000,000 tokens of it cannot be kept, but a few can.
+test_what_the_memory_cannot_hold_is_refused() {
+    local -x COHORT_CACHE=$PWD/cache
+    bytes_configuration
+    expect_status 3 cohort generate bytes.yaml --prompt x --set memory_limit=1
+    expect_text err 'the base and the adapters need '
+    expect_text err 'MiB of memory and only 0 MiB of memory_limit are left'
+    [[ $(wc -l <err) == 1 && ! -s out && ! -e cache ]] || fail "$(<err)"
+    sed -i 's/^base: .*/base: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, context: 1000000, pretrain: {tokens: 0, sequence: 48}}/' bytes.yaml
+    expect_status 3 cohort generate bytes.yaml --prompt x --max-tokens 1000000 --set memory_limit=400
+    expect_text err 'a text of 1000000 tokens needs '
+    expect_text err ' MiB of memory_limit are left: 488 MiB go to its keys and values; ask for fewer tokens'
+    [[ $(wc -l <err) == 1 && ! -s out ]] || fail "$(<err)"
+    expect_status 0 cohort generate bytes.yaml --prompt x --max-tokens 4 --set memory_limit=400
+    [[ $(grep -c '^---' out) == 6 ]] || fail "six devices: $(<out)"
+}
+
+# Before a base is made.
+test_a_variant_that_is_missing_is_named_first() {
+    local -x COHORT_CACHE=$PWD/cache
+    bytes_configuration
+    sed -i 's/method: local,/& base: {variant: nowhere},/; s/tokens: 0}/tokens: 1000}/' bytes.yaml
+    expect_status 2 cohort generate bytes.yaml --prompt x
+    expect_text err 'nowhere: there is no such file or folder'
+    [[ $(wc -l <err) == 1 && ! -e cache ]] || fail "$(<err)"
+}
+
 test_a_result_without_a_checkpoint_is_refused() {
     cp -r "$(reference_result)" result
     rm result/checkpoint.h5
