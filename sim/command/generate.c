@@ -237,9 +237,22 @@ static exit_code place(generation *g, problems *list) {
     return THEN(code, place_packs(g, list));
 }
 
+static exit_code check_precision(const generation *g, problems *list) {
+    const settings *s = g->source.settings;
+    int before = problems_count(list);
+    if (ck_supports(g->backend, (ck_precision)s->precision)) return EXIT_OK;
+    exit_code code =
+        problem(list, EXIT_INPUT,
+                "bf16 needs a GPU, and texts would be decoded on the %s backend; set precision: f32",
+                ck_name(g->backend));
+    settings_prefix(s, "precision", before, list);
+    return code;
+}
+
 static exit_code load_base(generation *g, problems *list) {
     const settings *s = g->source.settings;
     exit_code code = kernel_open(s->backend, s->threads, &g->backend, list);
+    THEN(code, check_precision(g, list));
     THEN(code, variants_open(g->source.fleet, &g->source.shape, list));
     THEN(code, admit_base(g, list));
     THEN(code, run_obtain_base(s, g->backend, g->arguments->quiet, NULL, &g->base, list));

@@ -100,7 +100,9 @@ test_what_cannot_be_decoded_is_refused() {
     expect_status 2 cohort generate "$result" --tokens 1 --eos 64
     expect_text err '--eos 64 is no token; the vocabulary has 64'
     expect_status 2 cohort generate "$result" --tokens 1 --temperature -1
-    expect_text err "--temperature '-1' must be a number of at least 0"
+    expect_text err "--temperature '-1' must be a number from 0 to 1000000"
+    expect_status 2 cohort generate bytes.yaml --prompt x --backend cpu --set precision=bf16
+    expect_text err "--set precision: bf16 needs a GPU, and texts would be decoded on the cpu backend; set precision: f32"
     expect_status 2 cohort generate "$result" --tokens 1 --max-tokens 0
     expect_text err "--max-tokens '0' must be a whole number"
     expect_status 2 cohort generate nowhere --tokens 1
