@@ -4,11 +4,13 @@
  *       devices
  *   on the backend -> decode() -> printed
  *
- * What is wrong with the command is found before a base is loaded, or made. */
+ * What is wrong with the command is found before a base is loaded, or made, and so is a base that cannot fit
+ * the memory. */
 #include "command/generate.h"
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,6 +28,7 @@
 #include "support/memory.h"
 
 enum { BYTES = 256, NAME_BYTES = 160 };
+static const double MIB = 1048576.0;
 
 typedef struct {
     int32_t *tokens;
@@ -166,27 +169,67 @@ static exit_code place_packs(generation *g, problems *list) {
     return code;
 }
 
+/* ---- Memory ---- */
+
+/* What memory_limit allows, or what can be had of the host's. */
+static size_t host_memory(const generation *g, const char **source) {
+    size_t now = memory_resident(), free_ = memory_available(),
+           wanted = (size_t)g->source.settings->memory_limit << 20;
+    size_t allowed = wanted > now ? wanted - now : 0;
+    bool limited = wanted > 0 && allowed < free_;
+    *source = limited ? "of memory_limit are left" : "can be had";
+    return limited ? allowed : free_;
+}
+
+/* For decoding, where base and adapters are placed. */
+static size_t decoding_memory(const generation *g, const char **source) {
+    size_t near = ck_memory_bytes(g->backend), host = host_memory(g, source);
+    if (near == SIZE_MAX) return host;
+    *source = "of the GPU's memory can be had";
+    return near;
+}
+
+static size_t pack_floats(const generation *g) {
+    const fleet *f = g->source.fleet;
+    size_t floats = 0;
+    for (int i = 0; i < g->n_devices; i++) floats += (size_t)f->shapes[f->devices[g->devices[i]].shape].total;
+    return floats;
+}
+
+/* Base, variants and adapters, before there are any. A base is read into the host's memory, and placed
+ * beside it. */
+static exit_code admit_base(const generation *g, problems *list) {
+    const fleet *f = g->source.fleet;
+    const char *source;
+    size_t weights = (size_t)base_layout_of(&g->source.shape).total * sizeof(float),
+           packs = pack_floats(g) * sizeof(float), available = host_memory(g, &source);
+    bool alone = ck_memory_bytes(g->backend) == SIZE_MAX;
+    size_t need = weights + variants_passing_bytes(f) + (alone ? weights + variants_bytes(f) + packs : 0);
+    if (need <= available) return EXIT_OK;
+    return problem(list, EXIT_ENVIRONMENT,
+                   "generate: %s need %.0f MiB of memory and only %.0f MiB %s; choose fewer devices with "
+                   "--population or --device, or take a smaller base",
+                   f->variants ? "the base, its variants and the adapters" : "the base and the adapters",
+                   ceil((double)need / MIB), floor((double)available / MIB), source);
+}
+
 /* The base variants of the populations, in the versions that the checkpoint knows. */
 static exit_code place_variants(generation *g, problems *list) {
     fleet *f = g->source.fleet;
     const checkpoint *c = &g->source.checkpoint;
     f->backend = g->backend;
     f->stream = g->stream;
-    exit_code code = variants_open(f, &g->source.shape, list);
-    THEN(code, variants_place(f, g->base, list));
+    exit_code code = variants_place(f, g->base, list);
     return THEN(code, variants_restore(f, c->variants, c->n_variants, g->arguments->words[0], list));
 }
 
 static exit_code place(generation *g, problems *list) {
-    const fleet *f = g->source.fleet;
-    int64_t floats = 0;
     void *weights = NULL, *packs = NULL;
-    for (int i = 0; i < g->n_devices; i++) floats += f->shapes[f->devices[g->devices[i]].shape].total;
     ck_status status = ck_stream_create(g->backend, &g->stream);
     THEN(status,
          ck_alloc(g->backend, (size_t)g->base->layout.total * sizeof(float), "base weights", &weights));
     g->weights = weights;
-    THEN(status, ck_alloc(g->backend, (size_t)floats * sizeof(float) + 1, "adapters", &packs));
+    THEN(status, ck_alloc(g->backend, pack_floats(g) * sizeof(float) + 1, "adapters", &packs));
     g->packs = packs;
     exit_code code = kernel_problem(list, g->backend, status, "placing the model");
     THEN(code, upload(g, g->weights, g->base->weights, g->base->layout.total, list));
@@ -194,9 +237,24 @@ static exit_code place(generation *g, problems *list) {
     return THEN(code, place_packs(g, list));
 }
 
+static exit_code check_precision(const generation *g, problems *list) {
+    const settings *s = g->source.settings;
+    int before = problems_count(list);
+    if (ck_supports(g->backend, (ck_precision)s->precision)) return EXIT_OK;
+    exit_code code =
+        problem(list, EXIT_INPUT,
+                "bf16 needs a GPU, and texts would be decoded on the %s backend; set precision: f32",
+                ck_name(g->backend));
+    settings_prefix(s, "precision", before, list);
+    return code;
+}
+
 static exit_code load_base(generation *g, problems *list) {
     const settings *s = g->source.settings;
     exit_code code = kernel_open(s->backend, s->threads, &g->backend, list);
+    THEN(code, check_precision(g, list));
+    THEN(code, variants_open(g->source.fleet, &g->source.shape, list));
+    THEN(code, admit_base(g, list));
     THEN(code, run_obtain_base(s, g->backend, g->arguments->quiet, NULL, &g->base, list));
     if (code == EXIT_OK && !base_same_shape(&g->base->shape, &g->source.shape))
         code = problem(list, EXIT_INPUT, "%s: the base is not of the shape that its adapters are made for",
@@ -236,12 +294,6 @@ static exit_code make_sequences(generation *g, problems *list) {
     return EXIT_OK;
 }
 
-/* Half of what is free: the model's activations come on top. */
-static size_t cache_memory(const generation *g) {
-    size_t here = ck_memory_bytes(g->backend), host = memory_available();
-    return (here < host || host == 0 ? here : host) / 2;
-}
-
 static exit_code write_texts(generation *g, problems *list) {
     const cli_arguments *a = g->arguments;
     const settings *s = g->source.settings;
@@ -264,8 +316,8 @@ static exit_code write_texts(generation *g, problems *list) {
     decode_options options = {.rule = {.temperature = a->temperature, .top_k = a->top_k},
                               .most_tokens = a->max_tokens,
                               .end_tokens = end_tokens,
-                              .n_end_tokens = n_end_tokens,
-                              .cache_bytes = cache_memory(g)};
+                              .n_end_tokens = n_end_tokens};
+    options.memory_bytes = decoding_memory(g, &options.memory_source);
     exit_code code = decode(&world, &options, g->sequences, g->n, &g->speed, list);
     if (code == EXIT_OK && a->speed) g->memory_rate = ck_copy_rate(g->backend);
     return code;

@@ -30,6 +30,7 @@ double read_temperature(const char *text, problems *list) {
     double value = strtod(text, &end);
     bool whole = isdigit((unsigned char)text[0]) || text[0] == '.';
     if (!whole || *end != '\0' || !(value >= 0 && value <= 1e6))
-        problem(list, EXIT_INPUT, "generate: --temperature '%s' must be a number of at least 0 (0.8)", text);
+        problem(list, EXIT_INPUT,
+                "generate: --temperature '%s' must be a number from 0 to 1000000, such as 0.8", text);
     return value;
 }

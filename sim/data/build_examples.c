@@ -192,6 +192,10 @@ static exit_code write_source(build *b, const example_source *s) {
     int source = (int)json_array_size(b->sources);
     int64_t examples[DATA_SPLITS] = {0}, tokens[DATA_SPLITS] = {0};
     exit_code code = EXIT_OK;
+    if (s->count == 0 && s->longer > 0)
+        return problem(b->list, EXIT_INPUT,
+                       "%s: all %lld examples of source %s have more tokens than --longest %lld; raise it",
+                       s->path, (long long)s->longer, s->name, (long long)b->options->longest);
     for (int64_t i = 0; i < s->count; i++) {
         examples[s->items[i].part]++;
         tokens[s->items[i].part] += s->items[i].tokens;

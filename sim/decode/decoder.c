@@ -1,5 +1,6 @@
 #include "decode/decoder.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -7,6 +8,7 @@
 #include "support/kernel_problem.h"
 
 enum { WAVE_TOKENS = 512, NO_SLOT = -1 };
+static const double MIB = 1048576.0;
 
 /* Where a sequence stands. */
 typedef struct {
@@ -65,31 +67,68 @@ static int32_t longest_piece(const decoder *d) {
     return smaller(longest, DECODE_PIECE);
 }
 
-static void choose_sizes(decoder *d) {
+static ck_capacity capacity_of(const decoder *d) {
+    return (ck_capacity){.max_sequences = d->slots,
+                         .max_tokens = d->wave_tokens,
+                         .max_sequence_tokens = longest_piece(d),
+                         .precision = d->world->precision};
+}
+
+static size_t logits_bytes(const decoder *d) {
+    return (size_t)d->slots * (size_t)d->world->base->shape.vocabulary * sizeof(float);
+}
+
+static size_t cache_bytes(const decoder *d) {
+    return model_cache_bytes(&d->world->base->shape, d->world->precision, d->slots, d->positions);
+}
+
+/* Of so many slots, on the backend and on the host. A program has a copy of its own of a base in bf16. The
+ * program is recorded only to be measured: nothing is read through these pointers. */
+static exit_code measure(decoder *d, int slots, size_t *bytes, problems *list) {
+    static float unread[1];
     const decode_world *w = d->world;
+    size_t copy = w->precision == CK_BF16 ? (size_t)w->base->layout.total * 2 : 0, program = 0;
+    d->slots = slots;
+    ck_capacity capacity = capacity_of(d);
+    model_decoding places = {.cache = unread, .slots = slots, .positions = d->positions, .logits = unread};
+    exit_code code =
+        model_decoding_bytes(w->backend, w->base, w->shapes, w->n_shapes, &capacity, &places, &program, list);
+    *bytes = program + copy + cache_bytes(d) + 2 * logits_bytes(d);
+    return code;
+}
+
+/* As many slots as there are sequences, or as fit; a program of fewer slots takes no more memory. */
+static exit_code choose_sizes(decoder *d, problems *list) {
+    const decode_options *o = d->options;
+    int most = smaller(d->n, WAVE_TOKENS);
+    size_t all = 0, one = 0;
     d->positions = positions_needed(d);
-    size_t one = model_cache_bytes(&w->base->shape, w->precision, 1, d->positions);
-    size_t fit = d->options->cache_bytes / one;
-    d->slots = fit < 1 ? 1 : fit < (size_t)d->n ? (int)fit : d->n;
-    d->slots = smaller(d->slots, WAVE_TOKENS);
     d->wave_tokens = WAVE_TOKENS;
+    exit_code code = measure(d, most, &all, list);
+    if (code != EXIT_OK || all <= o->memory_bytes) return code;
+    size_t each = (cache_bytes(d) + 2 * logits_bytes(d)) / (size_t)most, fixed = all - each * (size_t)most;
+    if (o->memory_bytes >= fixed + each) {
+        d->slots = (int)((o->memory_bytes - fixed) / each);
+        return EXIT_OK;
+    }
+    code = measure(d, 1, &one, list);
+    if (code != EXIT_OK || one <= o->memory_bytes) return code;
+    return problem(
+        list, EXIT_ENVIRONMENT,
+        "a text of %d tokens needs %.0f MiB of memory and only %.0f MiB %s: %.0f MiB go to its keys "
+        "and values; ask for fewer tokens, or take a smaller base",
+        d->positions, ceil((double)one / MIB), floor((double)o->memory_bytes / MIB), o->memory_source,
+        (double)cache_bytes(d) / MIB);
 }
 
 static exit_code allocate_backend(decoder *d, problems *list) {
     const decode_world *w = d->world;
     void *logits = NULL;
-    ck_status status =
-        ck_alloc(w->backend, model_cache_bytes(&w->base->shape, w->precision, d->slots, d->positions),
-                 "keys and values", &d->cache);
-    if (!status)
-        status = ck_alloc(w->backend, (size_t)d->slots * (size_t)w->base->shape.vocabulary * sizeof(float),
-                          "logits", &logits);
+    ck_status status = ck_alloc(w->backend, cache_bytes(d), "keys and values", &d->cache);
+    if (!status) status = ck_alloc(w->backend, logits_bytes(d), "logits", &logits);
     d->logits = logits;
     if (status) return kernel_problem(list, w->backend, status, "allocating a decoder");
-    ck_capacity capacity = {.max_sequences = d->slots,
-                            .max_tokens = d->wave_tokens,
-                            .max_sequence_tokens = longest_piece(d),
-                            .precision = w->precision};
+    ck_capacity capacity = capacity_of(d);
     model_decoding places = {
         .cache = d->cache, .slots = d->slots, .positions = d->positions, .logits = d->logits};
     return model_record_decoding(w->backend, w->base, w->shapes, w->n_shapes, &capacity, &places, &d->program,
@@ -259,8 +298,8 @@ exit_code decode(const decode_world *world, const decode_options *options, decod
     decoder d = {.world = world, .options = options, .sequences = sequences, .n = n};
     *speed = (decode_speed){{0}, {0}, {0}};
     if (n == 0) return EXIT_OK;
-    choose_sizes(&d);
-    exit_code code = allocate_host(&d, list);
+    exit_code code = choose_sizes(&d, list);
+    THEN(code, allocate_host(&d, list));
     THEN(code, allocate_backend(&d, list));
     THEN(code, decode_all(&d, speed, list));
     release(&d);

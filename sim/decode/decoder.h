@@ -37,7 +37,9 @@ typedef struct {
     int32_t most_tokens; /* new ones of a sequence */
     const int32_t *end_tokens;
     int n_end_tokens;
-    size_t cache_bytes; /* most memory for keys and values; room for one sequence is always taken */
+    /* most memory that decoding may take beside what is placed: keys and values, logits, activations */
+    size_t memory_bytes;
+    const char *memory_source; /* what sets it, in words, for a message: "can be had" */
 } decode_options;
 
 /* What took how long: of waves with prompts, and of those that add a token to each sequence. */
@@ -60,8 +62,8 @@ typedef struct {
     const ck_replacement *variants;
 } decode_world;
 
-/* Decodes all sequences to their ends; prompts must fit the base's context. EXIT_RUN where logits are not
- * finite, with the sequence's name. */
+/* Decodes all sequences to their ends; prompts must fit the base's context. EXIT_ENVIRONMENT where not even
+ * one sequence fits the memory; EXIT_RUN where logits are not finite, with the sequence's name. */
 exit_code decode(const decode_world *world, const decode_options *options, decode_sequence *sequences, int n,
                  decode_speed *speed, problems *list);
 /* Bytes of a step's weights that every wave reads: what no step can be faster than. */

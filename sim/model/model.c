@@ -431,13 +431,19 @@ exit_code model_record_evaluation(ck_backend *backend, const model_base *base, c
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
+static exit_code record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                                 int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                                 ck_program **out, problems *list) {
+    const model_outputs none = {0};
+    return record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes, n_shapes,
+                  capacity, false, out, list);
+}
+
 exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
                                 int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
                                 ck_program **out, problems *list) {
-    const model_outputs none = {0};
     *out = NULL;
-    exit_code code = record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes,
-                            n_shapes, capacity, false, out, list);
+    exit_code code = record_decoding(backend, base, shapes, n_shapes, capacity, decoding, out, list);
     return code != EXIT_OK ? code : finish(backend, out, list);
 }
 
@@ -447,6 +453,16 @@ exit_code model_program_bytes(ck_backend *backend, const model_base *base, const
     ck_program *program = NULL;
     exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
                             train, &program, list);
+    if (code == EXIT_OK) *bytes = ck_program_bytes(program);
+    ck_program_destroy(program);
+    return code;
+}
+
+exit_code model_decoding_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                               int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                               size_t *bytes, problems *list) {
+    ck_program *program = NULL;
+    exit_code code = record_decoding(backend, base, shapes, n_shapes, capacity, decoding, &program, list);
     if (code == EXIT_OK) *bytes = ck_program_bytes(program);
     ck_program_destroy(program);
     return code;

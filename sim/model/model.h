@@ -57,6 +57,10 @@ exit_code model_record_pretraining(ck_backend *backend, const model_base *base, 
 exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,
                               int n_shapes, const ck_capacity *capacity, const model_outputs *outputs,
                               bool train, size_t *bytes, problems *list);
+/* The same of decoding, without the cache and the logits, which are the caller's. */
+exit_code model_decoding_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,
+                               int n_shapes, const ck_capacity *capacity, const model_decoding *decoding,
+                               size_t *bytes, problems *list);
 exit_code model_pretraining_bytes(ck_backend *backend, const model_base *base, const ck_capacity *capacity,
                                   const model_outputs *outputs, size_t *bytes, problems *list);
 

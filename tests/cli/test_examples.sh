@@ -213,6 +213,9 @@ test_examples_longer_than_a_window_are_refused_once() {
         --set data.truncate=true
     cohort data --out shorter --longest 41 one=one.jsonl two=two.jsonl >table
     grep -q 'examples with more tokens than --longest' table || fail "$(<table)"
+    expect_status 2 cohort data --out none --longest 3 one=one.jsonl
+    expect_text err 'one.jsonl: all 400 examples of source one have more tokens than --longest 3; raise it'
+    [[ $(wc -l <err) == 1 && ! -e none ]] || fail "$(<err)"
     run_it --out left --set data.corpus=shorter --set data.sequence=40 --set base.pretrain.sequence=64 --set train.rounds=1
 }
 

@@ -100,11 +100,40 @@ test_what_cannot_be_decoded_is_refused() {
     expect_status 2 cohort generate "$result" --tokens 1 --eos 64
     expect_text err '--eos 64 is no token; the vocabulary has 64'
     expect_status 2 cohort generate "$result" --tokens 1 --temperature -1
-    expect_text err "--temperature '-1' must be a number of at least 0"
+    expect_text err "--temperature '-1' must be a number from 0 to 1000000"
+    expect_status 2 cohort generate bytes.yaml --prompt x --backend cpu --set precision=bf16
+    expect_text err "--set precision: bf16 needs a GPU, and texts would be decoded on the cpu backend; set precision: f32"
     expect_status 2 cohort generate "$result" --tokens 1 --max-tokens 0
     expect_text err "--max-tokens '0' must be a whole number"
     expect_status 2 cohort generate nowhere --tokens 1
     expect_text err nowhere
+}
+
+# A base with a long context: 1,000,000 tokens of it cannot be kept, but a few can.
+test_what_the_memory_cannot_hold_is_refused() {
+    local -x COHORT_CACHE=$PWD/cache
+    bytes_configuration
+    expect_status 3 cohort generate bytes.yaml --prompt x --set memory_limit=1
+    expect_text err 'the base and the adapters need '
+    expect_text err 'MiB of memory and only 0 MiB of memory_limit are left'
+    [[ $(wc -l <err) == 1 && ! -s out && ! -e cache ]] || fail "$(<err)"
+    sed -i 's/^base: .*/base: {family: llama, layers: 2, width: 32, heads: 2, vocabulary: 256, context: 1000000, pretrain: {tokens: 0, sequence: 48}}/' bytes.yaml
+    expect_status 3 cohort generate bytes.yaml --prompt x --max-tokens 1000000 --set memory_limit=400
+    expect_text err 'a text of 1000000 tokens needs '
+    expect_text err ' MiB of memory_limit are left: 488 MiB go to its keys and values; ask for fewer tokens'
+    [[ $(wc -l <err) == 1 && ! -s out ]] || fail "$(<err)"
+    expect_status 0 cohort generate bytes.yaml --prompt x --max-tokens 4 --set memory_limit=400
+    [[ $(grep -c '^---' out) == 6 ]] || fail "six devices: $(<out)"
+}
+
+# Before a base is made.
+test_a_variant_that_is_missing_is_named_first() {
+    local -x COHORT_CACHE=$PWD/cache
+    bytes_configuration
+    sed -i 's/method: local,/& base: {variant: nowhere},/; s/tokens: 0}/tokens: 1000}/' bytes.yaml
+    expect_status 2 cohort generate bytes.yaml --prompt x
+    expect_text err 'nowhere: there is no such file or folder'
+    [[ $(wc -l <err) == 1 && ! -e cache ]] || fail "$(<err)"
 }
 
 test_a_result_without_a_checkpoint_is_refused() {
@@ -154,6 +183,65 @@ YAML
     done
     expect_status 0 cohort generate one.yaml --tokens 7 --max-tokens 50 --json
     grep -q '"end": "end token"' out || fail "the end token of config.json is not known: $(<out)"
+}
+
+# The same of two Llamas, with rope of Llama-3 and a head of its own, and with the biases of a Qwen2: devices that start from a PEFT folder,
+# a variant that has it folded in, and the base as it is.
+test_tokens_of_llamas_and_adapters_are_those_of_transformers() {
+    local python model device
+    require_python torch transformers peft
+    PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$(dirname "$greedy") "$python" - >log 2>&1 <<'PYTHON' || fail "$(<log)"
+import peft, torch, transformers
+from make_gpt2_greedy import go_on
+torch.manual_seed(4)
+sizes = dict(vocab_size=120, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=64, eos_token_id=None, bos_token_id=None)
+scaling = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+               original_max_position_embeddings=16)
+models = {
+    "llama": transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**sizes, head_dim=16, tie_word_embeddings=False, rope_parameters=scaling)),
+    "qwen2": transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, tie_word_embeddings=True)),
+}
+for name, model in models.items():
+    with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if key.endswith("bias"):
+                tensor.normal_(0, 0.3)
+            elif "norm" not in key:
+                tensor.mul_(8)
+    model.save_pretrained(name)
+    expected = [go_on(model.eval(), [7, 3, 99], 40)]
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=4, use_rslora=True, target_modules=["k_proj", "down_proj"]))
+    with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if "lora_B" in key:
+                tensor.normal_(0, 1)
+    model.save_pretrained(name + "-adapter")
+    expected.append(go_on(model.merge_and_unload().eval(), [7, 3, 99], 40))
+    assert all(sure >= 15 for _, sure in expected) and expected[0][0][:9] != expected[1][0][:9], expected
+    with open(name + ".expected", "w") as out:
+        for tokens, sure in expected:
+            out.write(",".join(map(str, [7, 3, 99] + tokens[:sure])) + "\n")
+PYTHON
+    for model in llama qwen2; do
+        cat >one.yaml <<YAML
+base: {checkpoint: $model}
+data: {tokens_per_device: 600, sequence: 32, synthetic: {topics: 1, vocabulary: 64, branching: 4}}
+train: {rounds: 1, local_steps: 1, batch: 1}
+experts: {alpha: 4}
+attention: {rank: 0}
+populations:
+  - {name: plain, method: local, generalists: 0, specialists: 1, devices: 1}
+  - {name: started, method: fedavg, generalists: 0, specialists: 0, lora: {k: 2, down: 2}, devices: 2, adapters: $model-adapter}
+  - {name: folded, method: local, generalists: 0, specialists: 1, devices: 1, base: {variant: $model-adapter}}
+YAML
+        expect_status 0 cohort generate one.yaml --tokens 7,3,99 --max-tokens 40
+        for device in 'plain (seed 42), device 0:1' 'started (seed 42), device 0:2' 'started (seed 42), device 1:2' 'folded (seed 42), device 0:2'; do
+            sed -n "${device##*:}p" $model.expected >sure
+            [[ "$(text_of "${device%:*}" out)," == "$(<sure),"* ]] || fail "$model: ${device%:*}: $(<out), transformers has $(<sure)"
+        done
+    done
 }
 
 run_tests generate "$@"

@@ -8,9 +8,11 @@
 #include <string.h>
 
 #include "conformance/cases.h"
+#include "conformance/whole_variants.h"
 #include "model/model.h"
 #include "support/kernel_problem.h"
 
+enum { OF_VARIANTS = 1 };
 enum { STEPS = 4, MOST_SEQUENCES = WAVE_MAX_DEVICES * WAVE_MAX_LENGTHS };
 static const double LEAST_MARGIN = 1e-5;
 
@@ -62,6 +64,8 @@ static part_wave *part_open(const rig *r, int step) {
     p->wave.tokens = p->tokens, p->wave.targets = p->targets;
     p->wave.first_position = p->first_position, p->wave.cache_slot = p->slot;
     p->wave.parameters = r->copies[0].packs[PACK_PARAMETERS];
+    p->wave.n_variants = r->n_variants, p->wave.n_linears = r->n_linears;
+    p->wave.variants = r->copies[0].variants;
     p->wave.fault = p->fault;
     return p;
 }
@@ -79,6 +83,7 @@ static void arrays(rig *r) {
     size_t cache = model_cache_bytes(&shape, CK_F32, r->n_sequences + 1, r->context);
     rig_buffer(r, WEIGHT, "base", INPUT, base_layout_of(&shape).total, 0);
     wave_fill_base(&shape, 9, r->buffer[WEIGHT].before);
+    if (r->flags & OF_VARIANTS) whole_variants(r);
     rig_buffer(r, KEYS, "cache", OUTPUT, (int64_t)(cache / sizeof(float)), 1);
     rig_buffer(r, LOGITS, "logits", OUTPUT, (int64_t)r->n_sequences * r->vocabulary, 1);
 }
@@ -97,16 +102,18 @@ static exit_code create(const rig *r, rig_copy *c, problems *list) {
 
 /* [n_tokens, vocabulary] of whole sequences; free() it. */
 static double *expected_logits(const rig *r, verdict *v) {
-    double *logits = oracle_zeros(r->n_tokens * r->vocabulary),
-           *weights = oracle_from_floats(r->buffer[WEIGHT].before, r->buffer[WEIGHT].count);
-    oracle_base base = {.shape = conformance_base(r), .weights = weights};
-    base.layout = base_layout_of(&base.shape);
+    double *logits = oracle_zeros(r->n_tokens * r->vocabulary), *buffer[BUFFERS] = {0};
+    buffer[WEIGHT] = oracle_from_floats(r->buffer[WEIGHT].before, r->buffer[WEIGHT].count);
+    if (r->flags & OF_VARIANTS)
+        buffer[OTHER_WEIGHTS] =
+            oracle_from_floats(r->buffer[OTHER_WEIGHTS].before, r->buffer[OTHER_WEIGHTS].count);
     for (int d = 0; d < r->n_devices; d++) {
         int first = r->first_sequence[d];
         int64_t token = rig_first(r, d);
         oracle_batch batch = {r->first_sequence[d + 1] - first, r->first_token + first, r->tokens + token,
                               r->targets + token, NULL};
         oracle_pass pass = {.logits = logits + token * r->vocabulary};
+        oracle_base base = whole_reference(r, buffer, d);
         ck_shape shape = *rig_shape(r, d);
         double *pack = rig_pack(r, PACK_PARAMETERS, d);
         shape.balanced = false;
@@ -116,7 +123,8 @@ static double *expected_logits(const rig *r, verdict *v) {
         free(pack);
     }
     rig_context(r, v, -1);
-    free(weights);
+    free(buffer[WEIGHT]);
+    free(buffer[OTHER_WEIGHTS]);
     return logits;
 }
 
@@ -166,4 +174,10 @@ static const op_case model = {.group = "decoding",
                               .create = create};
 
 const conformance_case decoding_cases[] = {
-    {"decoding", {.name = "model decoding", .exact = true}, .op = &model, .run = decode, .whole = true}, {0}};
+    {"decoding", {.name = "model decoding", .exact = true}, .op = &model, .run = decode, .whole = true},
+    {"decoding",
+     {.name = "model decoding of variants", .flags = OF_VARIANTS, .exact = true},
+     .op = &model,
+     .run = decode,
+     .whole = true},
+    {0}};

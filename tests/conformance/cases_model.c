@@ -10,57 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/linears.h"
 #include "conformance/cases.h"
+#include "conformance/whole_variants.h"
 #include "model/model.h"
 
 static const double GRADIENT_TOLERANCE = 3e-5, LEAST_MARGIN = 1e-5;
 
 enum { EVALUATION = 1, PRETRAINING = 2, BALANCED = 4, LOSSES_ONLY = 8, OF_VARIANTS = 16 };
-
-/* ---- Variants of the base. Variant 1 has another weight and bias in every linear, variant 2 in every second
- * one; all else of their arrays is the base's. */
-
-enum { VARIANTS = 2, LINEARS = WAVE_LAYERS * BASE_LAYER_LINEARS };
-
-/* Floats from one variant to the next. */
-static int64_t stride_of(const base_layout *layout) {
-    return (layout->total + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
-}
-
-/* Of the linear in the variant's array, which begins at `at`: others' values, and where they are. */
-static rig_replacement replace_linear(rig *r, base_linear l, const float *others, int64_t at) {
-    float *own = r->buffer[OTHER_WEIGHTS].before + at;
-    memcpy(own + l.weight, others + l.weight, (size_t)l.in * (size_t)l.out * sizeof *own);
-    if (l.bias >= 0) memcpy(own + l.bias, others + l.bias, (size_t)l.out * sizeof *own);
-    return (rig_replacement){OTHER_WEIGHTS, l.bias >= 0 ? OTHER_WEIGHTS : NO_BUFFER, at + l.weight,
-                             l.bias >= 0 ? at + l.bias : 0};
-}
-
-static void make_variants(rig *r, const base_shape *shape, const base_layout *layout) {
-    int64_t stride = stride_of(layout);
-    float *others = rig_zeros(layout->total, sizeof *others);
-    rig_buffer(r, OTHER_WEIGHTS, "variants", INPUT, VARIANTS * stride, 0);
-    rig_variants(r, VARIANTS, LINEARS);
-    for (int v = 0; v < VARIANTS; v++) {
-        memcpy(r->buffer[OTHER_WEIGHTS].before + v * stride, r->buffer[WEIGHT].before,
-               (size_t)layout->total * sizeof *others);
-        wave_fill_base(shape, 101 + (uint64_t)v, others);
-        for (int i = 0; i < LINEARS; i += v + 1)
-            r->variants[v * LINEARS + i] =
-                replace_linear(r, base_linear_at(shape, layout, i), others, v * stride);
-    }
-    free(others);
-}
-
-/* What a device has. */
-static oracle_base reference_of(const rig *r, double *const *buffer, int device) {
-    oracle_base base = {.shape = conformance_base(r), .weights = buffer[WEIGHT]};
-    int variant = r->devices[device].variant;
-    base.layout = base_layout_of(&base.shape);
-    if (variant > 0) base.weights = buffer[OTHER_WEIGHTS] + (variant - 1) * stride_of(&base.layout);
-    return base;
-}
 
 /* ---- The case */
 
@@ -77,7 +33,7 @@ static void arrays(rig *r) {
     for (int64_t t = 7; t < r->n_tokens; t += 11) r->targets[t] = -1;
     rig_buffer(r, WEIGHT, "base", INPUT, layout.total, 0);
     wave_fill_base(&shape, 9, r->buffer[WEIGHT].before);
-    if (r->flags & OF_VARIANTS) make_variants(r, &shape, &layout);
+    if (r->flags & OF_VARIANTS) whole_variants(r);
     rig_buffer(r, LOSS, "loss", OUTPUT, r->n_sequences, 1);
     rig_buffer(r, LOGITS, "logits", OUTPUT, r->n_tokens * r->vocabulary, 1);
     r->buffer[LOGITS].partial = !judged;
@@ -141,7 +97,7 @@ static void reference(view *v) {
     bool step = !(r->flags & EVALUATION), balanced = (r->flags & BALANCED) != 0;
     int first = r->first_sequence[v->device];
     int64_t token = rig_first(r, v->device);
-    oracle_base base = reference_of(r, v->buffer, v->device);
+    oracle_base base = whole_reference(r, v->buffer, v->device);
     oracle_batch batch = {v->n_sequences, r->first_token + first, r->tokens + token, r->targets + token,
                           v->adapter.noise};
     double *gates = oracle_zeros(WAVE_LAYERS * v->rows.n * CK_MAX_EXPERTS),

@@ -144,7 +144,7 @@ Test(decoder, greedy_tokens_equal_those_of_transformers) {
         counts[i] = read_ids(json_object_get(text, "tokens"), expected[i]);
         sequences[i] = text_of(i, 0, prompt, length);
     }
-    must_run(2, (decode_options){.most_tokens = CONTEXT, .cache_bytes = 1 << 20}, sequences, n);
+    must_run(2, (decode_options){.most_tokens = CONTEXT, .memory_bytes = 1 << 30}, sequences, n);
     for (int i = 0; i < n; i++) {
         cr_assert_geq(sequences[i].n_tokens, sequences[i].n_prompt + counts[i]);
         for (int t = 0; t < counts[i]; t++, compared++)
@@ -177,9 +177,47 @@ static void expect_same(const decode_sequence *a, const decode_sequence *b, cons
                      (unsigned long long)a->index, t);
 }
 
+/* The least that texts of all devices can be decoded with on one thread: one of them at a time. */
+static size_t least_memory(decode_options options) {
+    decode_sequence texts[TEXTS];
+    decode_speed speed;
+    size_t low = 0, high = 1 << 30;
+    options.memory_source = "are there";
+    while (high - low > 1) {
+        options.memory_bytes = low + (high - low) / 2;
+        many_texts(texts);
+        if (run(1, options, texts, TEXTS, &speed) == EXIT_OK)
+            high = options.memory_bytes;
+        else
+            low = options.memory_bytes;
+    }
+    return high;
+}
+
+/* Its keys and values, its logits here and there, and all that a program adds for a sequence. */
+static size_t bytes_of_a_slot(int32_t most_tokens) {
+    enum { PROGRAM = 4096 };
+    int32_t positions = 22 + most_tokens < CONTEXT ? 22 + most_tokens : CONTEXT;
+    return model_cache_bytes(&f.model->shape, CK_F32, 1, positions) + 2 * VOCABULARY * sizeof(float) +
+           PROGRAM;
+}
+
+/* No more sequences than `slots` are in a wave. */
+static void expect_same_in_waves(const decode_sequence *all, decode_options options, int slots) {
+    decode_sequence texts[TEXTS];
+    decode_speed speed;
+    many_texts(texts);
+    cr_assert_eq(run(1, options, texts, TEXTS, &speed), EXIT_OK, "%s", all_messages(f.list));
+    for (int i = 0; i < TEXTS; i++) expect_same(&all[i], &texts[i], "some at a time");
+    int64_t least = (speed.tokens[DECODE_STEPS] + slots - 1) / slots;
+    cr_expect_geq(speed.waves[DECODE_STEPS], least, "more than %d at a time", slots);
+    cr_expect_leq(speed.waves[DECODE_STEPS], slots > 1 ? least * 3 / 2 : least, "fewer than %d at a time",
+                  slots);
+}
+
 Test(decoder, a_text_is_the_same_alone_and_among_others_and_on_any_number_of_threads) {
     const decode_options options = {
-        .rule = {.temperature = 2, .top_k = 30}, .most_tokens = 25, .cache_bytes = 1 << 20};
+        .rule = {.temperature = 2, .top_k = 30}, .most_tokens = 25, .memory_bytes = 1 << 30};
     decode_sequence all[TEXTS], alone[TEXTS];
     static int32_t kept[TEXTS][MOST];
     many_texts(all);
@@ -198,20 +236,37 @@ Test(decoder, a_text_is_the_same_alone_and_among_others_and_on_any_number_of_thr
         must_run(threads, options, alone, TEXTS);
         for (int i = 0; i < TEXTS; i++) expect_same(&all[i], &alone[i], "threads");
     }
-    /* room for two at a time */
+    /* room for two at a time, and for one */
     decode_options narrow = options;
-    narrow.cache_bytes = 2 * model_cache_bytes(&f.model->shape, CK_F32, 1, CONTEXT) + 1;
-    many_texts(alone);
-    must_run(2, narrow, alone, TEXTS);
-    for (int i = 0; i < TEXTS; i++) expect_same(&all[i], &alone[i], "two at a time");
-    narrow.cache_bytes = 0;
-    many_texts(alone);
-    must_run(2, narrow, alone, TEXTS);
-    for (int i = 0; i < TEXTS; i++) expect_same(&all[i], &alone[i], "one at a time");
+    size_t one = least_memory(narrow);
+    narrow.memory_bytes = one + bytes_of_a_slot(narrow.most_tokens);
+    expect_same_in_waves(all, narrow, 2);
+    narrow.memory_bytes = one;
+    expect_same_in_waves(all, narrow, 1);
+}
+
+/* What cannot hold one text is refused before anything is allocated. */
+Test(decoder, too_little_memory_is_refused_with_what_is_needed) {
+    decode_options options = {.most_tokens = 25, .memory_source = "are there"};
+    decode_sequence texts[TEXTS];
+    decode_speed speed;
+    char expected[96];
+    size_t least = least_memory(options), mib = 1 << 20;
+    for (size_t bytes = 0; bytes < least; bytes += least - 1) {
+        options.memory_bytes = bytes;
+        many_texts(texts);
+        int before = problems_count(f.list);
+        cr_assert_eq(run(1, options, texts, TEXTS, &speed), EXIT_ENVIRONMENT);
+        cr_assert_eq(problems_count(f.list), before + 1);
+        snprintf(expected, sizeof expected,
+                 "a text of %d tokens needs %zu MiB of memory and only %zu MiB are there", CONTEXT,
+                 (least + mib - 1) / mib, bytes / mib);
+        cr_expect(strstr(problems_message(f.list, before), expected), "%s", problems_message(f.list, before));
+    }
 }
 
 Test(decoder, devices_and_seeds_differ) {
-    const decode_options options = {.rule = {.temperature = 2}, .most_tokens = 30, .cache_bytes = 1 << 20};
+    const decode_options options = {.rule = {.temperature = 2}, .most_tokens = 30, .memory_bytes = 1 << 30};
     const int32_t prompt[] = {4, 9, 2};
     decode_sequence s[4];
     for (int i = 0; i < 4; i++) {
@@ -230,7 +285,7 @@ Test(decoder, devices_and_seeds_differ) {
 
 Test(decoder, a_text_ends_at_an_end_token_with_enough_or_at_the_end_of_the_context) {
     const int32_t prompt[] = {4, 9, 2}, full[CONTEXT] = {1};
-    decode_options options = {.most_tokens = 20, .cache_bytes = 1 << 20};
+    decode_options options = {.most_tokens = 20, .memory_bytes = 1 << 30};
     decode_sequence s[3] = {text_of(0, 0, prompt, 3), text_of(1, 0, full, CONTEXT),
                             text_of(2, 0, full, CONTEXT - 2)};
     must_run(1, options, s, 3);
@@ -272,7 +327,7 @@ Test(decoder, adapters_that_have_diverged_are_named) {
     f.packs[f.pack[1] + ck_part_at(&f.shapes[1], 0).offset] = NAN;
     for (int32_t i = 0; i < ck_part_count(&f.shapes[1]); i++)
         f.packs[f.pack[1] + ck_part_at(&f.shapes[1], i).offset] = NAN;
-    cr_expect_eq(run(1, (decode_options){.most_tokens = 5, .cache_bytes = 1 << 20}, s, 2, &speed), EXIT_RUN);
+    cr_expect_eq(run(1, (decode_options){.most_tokens = 5, .memory_bytes = 1 << 30}, s, 2, &speed), EXIT_RUN);
     cr_expect(mentions(f.list, "the sick one: the logits of token 3 are not finite"), "%s",
               all_messages(f.list));
 }
@@ -283,7 +338,7 @@ Test(decoder, speed_counts_the_tokens_of_prompts_and_steps) {
     int64_t prompts = 0;
     many_texts(s);
     for (int i = 0; i < TEXTS; i++) prompts += s[i].n_prompt;
-    cr_assert_eq(run(2, (decode_options){.most_tokens = 6, .cache_bytes = 1 << 20}, s, TEXTS, &speed),
+    cr_assert_eq(run(2, (decode_options){.most_tokens = 6, .memory_bytes = 1 << 30}, s, TEXTS, &speed),
                  EXIT_OK);
     cr_expect_eq(speed.tokens[DECODE_PROMPTS], prompts);
     cr_expect_eq(speed.tokens[DECODE_STEPS], 5 * TEXTS);
