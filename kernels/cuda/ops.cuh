@@ -156,5 +156,7 @@ const char *cuda_group_sum(ck_stream *, const float *parameters, const ck_group 
                            float *packed);
 const char *cuda_group_spread(ck_stream *, float *parameters, const ck_group *, int32_t n_groups,
                               const float *packed);
+const char *cuda_group_proximal(ck_stream *, const float *parameters, const ck_group *, int32_t n_groups,
+                                const float *packed, float *gradients);
 
 #endif
