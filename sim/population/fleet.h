@@ -46,7 +46,8 @@ typedef struct device {
     int64_t parameters_shared, parameters_private;
     /* sent and received each round (4 B a value); 0 where nothing is shared */
     int64_t bytes_a_round;
-    int64_t bytes_up, bytes_down;       /* so far */
+    int member;                   /* which of its population's group it is, in the process that has it */
+    int64_t bytes_up, bytes_down; /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
     int64_t variant_version;            /* of its population's base variant that it has received; 0: none */
     bool stopped;                       /* diverged: takes no further part */
@@ -99,11 +100,12 @@ typedef struct {
     float *carried;                      /* backend memory [n_carried]; NULL without any */
     int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    /* one per population that shares anything, has more than one device, and has not stopped */
+    /* one per population that shares anything, has more than one device or a proximal term, and has not
+     * stopped */
     ck_group *groups;
     int *group_population;     /* [n_groups] */
     int64_t n_packed;          /* floats of all groups' packed buffers */
-    float *packed;             /* backend memory [n_packed] */
+    float *packed;             /* backend memory [n_packed]: what devices received last (anchors.c) */
     struct variants *variants; /* population/variants.h; NULL: no population has one */
     int n_corpora;
     corpus **corpora; /* one per distinct data section, shared by populations */
@@ -148,6 +150,19 @@ enum {
  * that lie far are read and written in place: 4 B over the bus a shared value and device, each way, once a
  * round. */
 exit_code fleet_aggregate(fleet *f, problems *list);
+/* Anchors of proximal terms (methods/method.h): what a population's devices received last, one copy for all of
+ * them, which lies in `packed` and is replaced by fleet_aggregate().
+ *
+ * mu of a population; 0: it has no such term. */
+double population_proximal(const population *p);
+/* Where all devices of a population are equal in what they share, as they are when a round begins, sets its
+ * anchor to that. Called by all processes. Nothing where no population has a proximal term. */
+exit_code fleet_set_anchors(fleet *f, problems *list);
+/* All anchors, for a checkpoint within a round: 0 bytes without any; to and from a host buffer of so many. */
+size_t fleet_anchor_bytes(const fleet *f);
+exit_code fleet_save_anchors(const fleet *f, void *out, problems *list);
+exit_code fleet_restore_anchors(fleet *f, const void *saved, problems *list);
+
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
 

@@ -118,6 +118,43 @@ static bool is_first_of(const fleet *f, int index) {
     return true;
 }
 
+static bool same_shared(const fleet *f, const device *a, const float *of_a, const device *b,
+                        const float *of_b) {
+    const population *p = &f->populations[a->population];
+    size_t most = (size_t)ck_part_count(&f->shapes[a->shape]) + 1;
+    int64_t *memory = malloc(3 * most * sizeof *memory), *in_a = memory, *in_b = memory + most;
+    int n = memory ? fleet_shared_ranges(p, &f->shapes[a->shape], in_a, memory + 2 * most) : 0;
+    bool same = memory && fleet_shared_ranges(p, &f->shapes[b->shape], in_b, memory + 2 * most) == n;
+    for (int i = 0; i < n && same; i++)
+        same =
+            memcmp(of_a + in_a[i], of_b + in_b[i], (size_t)memory[2 * most + (size_t)i] * sizeof *of_a) == 0;
+    free(memory);
+    return same;
+}
+
+/* A proximal term has one anchor for all devices of a population. */
+static exit_code check_equal_start(const fleet *f, int index, float *pack, problems *list) {
+    const population *p = &f->populations[index];
+    const device *first = &f->devices[p->first_device];
+    float *start = calloc((size_t)fleet_largest_pack(f) + 1, sizeof *start);
+    exit_code code = start ? given_pack_read(f, first, start, list)
+                           : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
+    for (int i = 0; i < f->n_local && code == EXIT_OK; i++) {
+        const device *d = &f->devices[f->local[i]];
+        if (d->population != index) continue;
+        memset(pack, 0, (size_t)f->shapes[d->shape].total * sizeof *pack);
+        code = given_pack_read(f, d, pack, list);
+        if (code == EXIT_OK && !same_shared(f, first, start, d, pack))
+            code =
+                problem(list, EXIT_INPUT,
+                        "%s: device %d starts from other shared parts than device 0, but method %s holds all "
+                        "devices of population '%s' near one start; give them the same",
+                        folder_of(p), d->index, p->method->name, p->settings->name);
+    }
+    free(start);
+    return code;
+}
+
 /* After a few bad files the rest would say the same; a folder that all devices start from is looked at once
  * for each shape. Each is read into the same place: what is in it counts, too. */
 static exit_code check_devices(const fleet *f, int index, float *pack, problems *list) {
@@ -143,9 +180,11 @@ exit_code given_packs_check(const fleet *f, problems *list) {
         int before = problems_count(list);
         exit_code one = EXIT_OK;
         if (!folder_of(p)) continue;
-        if (is_folder(folder_of(p)))
+        if (is_folder(folder_of(p))) {
             one = check_devices(f, i, pack, list);
-        else if (is_first_of(f, i))
+            if (population_proximal(p) > 0.0 && !peft_is_folder(folder_of(p)))
+                THEN(one, check_equal_start(f, i, pack, list));
+        } else if (is_first_of(f, i))
             one = problem(list, EXIT_INPUT,
                           "there is no folder %s; it must be PEFT's, or hold what `cohort export --adapters` "
                           "writes, or adapters_<population>_<device>.safetensors",

@@ -82,7 +82,9 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
     bool ok = packs && layout && weights && shape_of_layout && count && offset;
     if (ok) n_layouts = distinct_layouts(f, p, f->local + first, n_members, shape_of_layout, layout);
     for (int i = 0; ok && i < n_members; i++) {
-        packs[i] = f->devices[f->local[first + i]].pack;
+        device *d = &f->devices[f->local[first + i]];
+        d->member = i;
+        packs[i] = d->pack;
         weights[i] = 1.0F / (float)p->n_devices;
     }
     for (int j = 0; ok && j < n_layouts; j++)
@@ -106,7 +108,8 @@ exit_code groups_create(fleet *f, problems *list) {
         return problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        if (p->n_devices < 2 || f->devices[p->first_device].parameters_shared == 0) continue;
+        bool changes = p->n_devices > 1 || population_proximal(p) > 0.0;
+        if (!changes || f->devices[p->first_device].parameters_shared == 0) continue;
         ck_group *g = &f->groups[f->n_groups];
         bool ok = group_fill(f, p, g);
         f->group_population[f->n_groups++] = i;
