@@ -257,6 +257,10 @@ static const setting_row ROWS[] = {
      .choices = "method|uniform|tokens",
      .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training "
              "tokens, method the method's own (`cohort help methods`)"},
+    {SETTING("fedprox.mu", VALUE_DOUBLE), BOTH(fedprox_mu), .otherwise = "0.01 in the method fedprox",
+     LIMITS(0, 1e6),
+     .help = "weight mu of the method fedprox's term mu / 2 (theta - theta^t)^2; 0 is fedavg, and the paper "
+             "tries 0.001 to 1"},
     {SETTING("attention.rank", VALUE_INT), BOTH(attention_rank), .initial = "8", LIMITS(0, CK_MAX_RANK_SUM),
      .help = "rank of a LoRA that every token uses, on each linear of attention; 0 where lora gives some of "
              "them a rank of their own, or none has one"},

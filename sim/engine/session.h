@@ -34,6 +34,7 @@
 #include "engine/pipeline.h"
 #include "engine/plan.h"
 #include "engine/programs.h"
+#include "engine/proximal.h"
 #include "engine/routing.h"
 #include "engine/sampling.h"
 #include "kernels.h"
@@ -47,6 +48,7 @@ typedef struct {
     int64_t taken;            /* local steps, over all rounds */
     ck_adamw_device *updates; /* [plan.limits.max_sequences] of a wave, like the next */
     ck_carry_device *carries;
+    proximal_terms proximal;
 } step_lists;
 
 /* Of a device in the evaluation under way. */
@@ -102,7 +104,7 @@ exit_code session_local_step(session *s, problems *list);
 /* The other entries that belong to the local step taken last. */
 exit_code session_follow_ups(session *s, problems *list);
 double run_clock(void); /* seconds, monotonic */
-exit_code step_lists_create(step_lists *l, const run_plan *plan, problems *list);
+exit_code step_lists_create(step_lists *l, const fleet *f, const run_plan *plan, problems *list);
 void step_lists_destroy(step_lists *l);
 
 /* gather.c. Process 0 gets of every device: what is known of its text; the losses and windows of a round so

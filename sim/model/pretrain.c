@@ -82,14 +82,13 @@ static ck_status allocate_floats(trainer *t, int64_t floats, const char *what, f
 
 static exit_code allocate_backend(trainer *t, problems *list) {
     ck_status status = ck_stream_create(t->backend, &t->stream);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base weights", &t->weights);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "first moments", &t->moment1);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "second moments", &t->moment2);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base gradients", &t->gradients);
-    if (status == CK_OK) status = allocate_floats(t, t->batch, "losses", &t->loss);
-    if (status == CK_OK)
-        status = ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float));
-    if (status == CK_OK) status = ck_wait(t->stream);
+    THEN(status, allocate_floats(t, t->n_floats, "base weights", &t->weights));
+    THEN(status, allocate_floats(t, t->n_floats, "first moments", &t->moment1));
+    THEN(status, allocate_floats(t, t->n_floats, "second moments", &t->moment2));
+    THEN(status, allocate_floats(t, t->n_floats, "base gradients", &t->gradients));
+    THEN(status, allocate_floats(t, t->batch, "losses", &t->loss));
+    THEN(status, ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float)));
+    THEN(status, ck_wait(t->stream));
     return kernel_problem(list, t->backend, status, "pre-training");
 }
 
@@ -211,10 +210,9 @@ static exit_code train_step(trainer *t, int64_t step, double *loss, problems *li
             list, EXIT_RUN,
             "pre-training: the loss is not finite at step %lld; lower base.pretrain.learning_rate (it is %g)",
             (long long)(step + 1), t->settings->base.pretrain.learning_rate);
-    if (status == CK_OK)
-        status = ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges,
-                                 t->n_ranges, &hyper);
-    if (status == CK_OK) status = ck_wait(t->stream);
+    THEN(status, ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges,
+                                 t->n_ranges, &hyper));
+    THEN(status, ck_wait(t->stream));
     return kernel_problem(list, t->backend, status, "pre-training");
 }
 
@@ -246,7 +244,7 @@ static exit_code train(trainer *t, bool quiet, problems *list) {
         if (code == EXIT_OK && step + 1 < t->steps)
             progress_update(bar, step + 1, "loss %.3f nats/token", smooth);
     }
-    if (code == EXIT_OK) code = validate(t, &valid, list);
+    THEN(code, validate(t, &valid, list));
     if (code == EXIT_OK)
         progress_update(bar, t->steps, "loss %.3f, validation loss %.3f nats/token", smooth, valid);
     progress_finish(bar);
@@ -266,7 +264,7 @@ static exit_code check_text(const trainer *t, problems *list) {
 exit_code pretrain_check_text(const settings *s, problems *list) {
     trainer t = {.settings = s, .sequence = sequence_of(s)};
     exit_code code = open_text(&t, list);
-    if (code == EXIT_OK) code = check_text(&t, list);
+    THEN(code, check_text(&t, list));
     corpus_close(t.text);
     return code;
 }
@@ -299,12 +297,12 @@ static exit_code train_model(const settings *s, ck_backend *backend, bool quiet,
     int64_t a_step = (int64_t)t.batch * t.sequence;
     t.steps = (b->pretrain.tokens + a_step - 1) / a_step;
     exit_code code = open_text(&t, list);
-    if (code == EXIT_OK) code = check_text(&t, list);
-    if (code == EXIT_OK) code = make_ranges(&t, list);
-    if (code == EXIT_OK) code = allocate_backend(&t, list);
-    if (code == EXIT_OK) code = allocate_host(&t, list);
-    if (code == EXIT_OK) code = record(&t, list);
-    if (code == EXIT_OK) code = train(&t, quiet, list);
+    THEN(code, check_text(&t, list));
+    THEN(code, make_ranges(&t, list));
+    THEN(code, allocate_backend(&t, list));
+    THEN(code, allocate_host(&t, list));
+    THEN(code, record(&t, list));
+    THEN(code, train(&t, quiet, list));
     if (code == EXIT_OK) {
         (void)ck_download(t.stream, model->weights, t.weights, (size_t)t.n_floats * sizeof(float));
         code = kernel_problem(list, backend, ck_wait(t.stream), "reading the base back");

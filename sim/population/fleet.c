@@ -343,15 +343,21 @@ void fleet_destroy(fleet *f) {
     free(f);
 }
 
-exit_code fleet_aggregate(fleet *f, problems *list) {
-    if (f->n_groups == 0) return EXIT_OK;
-    ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
-    /* the other processes are there already: the sum must take place */
+/* status: of this process's sums. The other processes are there already, so the sum must take place. */
+exit_code packed_sum(fleet *f, ck_status status, problems *list) {
     if (status != CK_OK) (void)ck_wait(f->stream);
     ck_status summed = ck_collective_sum(f->collective, f->stream, f->packed, f->n_packed);
     if (summed != CK_OK)
         return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s",
                        ck_collective_error(f->collective));
+    return EXIT_OK;
+}
+
+exit_code fleet_aggregate(fleet *f, problems *list) {
+    if (f->n_groups == 0) return EXIT_OK;
+    ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    exit_code code = packed_sum(f, status, list);
+    if (code != EXIT_OK) return code;
     (void)ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
     ck_status spread = ck_wait(f->stream);
     return kernel_problem(list, f->backend, status ? status : spread, "averaging the shared adapters");

@@ -66,6 +66,14 @@ typedef struct {
     const corpus *text;
 } population;
 
+/* Which devices average what is in a ck_group. */
+typedef struct {
+    int population;
+    int first; /* the first device that does, in whichever process; its layout is 0 */
+    /* [n_local] this process's, rising: the packs and layouts of the group are theirs */
+    int n_local, *local;
+} group_holders;
+
 /* Where this process stands among those of its run. */
 typedef struct {
     int process, processes, on_machine; /* on_machine: how many share this machine, itself included */
@@ -100,11 +108,12 @@ typedef struct {
     float *carried;                      /* backend memory [n_carried]; NULL without any */
     int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    /* of populations that have not stopped, one per set of parts that the same two devices or more average */
+    /* of populations that have not stopped, one per set of parts that the same devices average: two or more,
+     * or one device that a proximal term holds */
     ck_group *groups;
-    int *group_population;     /* [n_groups] */
+    group_holders *holders;    /* [n_groups] */
     int64_t n_packed;          /* floats of all groups' packed buffers */
-    float *packed;             /* backend memory [n_packed] */
+    float *packed;             /* backend memory [n_packed]: what devices received last (anchors.c) */
     struct variants *variants; /* population/variants.h; NULL: no population has one */
     int n_corpora;
     corpus **corpora; /* one per distinct data section, shared by populations */
@@ -141,7 +150,7 @@ int64_t fleet_largest_pack(const fleet *f); /* floats */
  * lists take of each device. */
 size_t fleet_initial_bytes(const fleet *f, int threads);
 enum {
-    FLEET_DEVICE_BYTES = sizeof(device) + 2 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
+    FLEET_DEVICE_BYTES = sizeof(device) + 3 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
 };
 
 /* One aggregation: weighted mean over each population's devices (in their order, process by process), then
@@ -149,6 +158,22 @@ enum {
  * that lie far are read and written in place: 4 B over the bus a shared value and device, each way, once a
  * round. */
 exit_code fleet_aggregate(fleet *f, problems *list);
+/* The layout of a device of this process in a group; -1: it does not average what is in it. */
+int32_t fleet_layout(const fleet *f, int group, int device_index);
+
+/* Anchors of proximal terms (methods/method.h): what a population's devices received last, one copy for all of
+ * them, which lies in `packed` and is replaced by fleet_aggregate().
+ *
+ * mu of a population; 0: it has no such term. */
+double population_proximal(const population *p);
+/* Where all devices of a population are equal in what they share, as they are when a round begins, sets its
+ * anchor to that. Called by all processes. Nothing where no population has a proximal term. */
+exit_code fleet_set_anchors(fleet *f, problems *list);
+/* All anchors, for a checkpoint within a round: 0 bytes without any; to and from a host buffer of so many. */
+size_t fleet_anchor_bytes(const fleet *f);
+exit_code fleet_save_anchors(const fleet *f, void *out, problems *list);
+exit_code fleet_restore_anchors(fleet *f, const void *saved, problems *list);
+
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
 

@@ -16,6 +16,9 @@ void shape_count_parameters(const population *p, const device *d, const ck_shape
 exit_code groups_create(fleet *f, problems *list);
 void groups_destroy(fleet *f);
 
+/* fleet.c: f->packed becomes its sum over processes; `status` is that of what this process wrote there. */
+exit_code packed_sum(fleet *f, ck_status status, problems *list);
+
 /* assign.c: the offsets of this process's packs, and their sums. */
 void packs_place(fleet *f);
 

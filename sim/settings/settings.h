@@ -132,6 +132,7 @@ typedef struct {
     tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
+    double fedprox_mu;         /* of the method fedprox; negative in all others */
     experts_settings experts;
     train_settings train;
     double target_loss; /* of evaluate: nats per token; 0: none */

@@ -27,7 +27,9 @@ static const char RICH[] =
     "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: "
     "0}}\n"
     "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
-    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
+    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n"
+    "  - {name: held, method: fedprox, devices: 1, fedprox: {mu: 0}}\n"
+    "  - {name: held-by-default, method: fedprox, devices: 1}\n";
 
 /* A parameter of some populations' split, from above. */
 static const char MIXED[] =
@@ -97,7 +99,8 @@ static settings *load_with(const char *override) {
     for (int i = 0; rest && i < 3; i++) overrides[i] = strsep(&rest, ";");
     problems *list = configuration_load_with(
         "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
-        "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
+        "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n"
+        "- {name: held, method: fedprox, devices: 2, aggregate: {weights: uniform}}\n",
         overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
     problems_destroy(list);
@@ -182,6 +185,8 @@ static const struct {
     {"experts.balance_importance=0.4", true, false},
     {"aggregate.weights=tokens", true, false},
     {"aggregate.weights=uniform", false, false},
+    {"fedprox.mu=0", true, false},
+    {"fedprox.mu=0.01", false, false},
     {"attention.rank=4", true, false},
     {"lora.q=4", true, false},
     {"lora.k=4", true, false},

@@ -345,7 +345,7 @@ Test(fleet, a_stopped_population_is_not_averaged) {
     cr_assert_eq(f->n_groups, 2);
     fleet_stop(f, 0);
     cr_expect_eq(f->n_groups, 1);
-    cr_expect_eq(f->group_population[0], 1);
+    cr_expect_eq(f->holders[0].population, 1);
     cr_expect(f->devices[0].stopped && f->devices[1].stopped && !f->devices[2].stopped);
     small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
     small_close(&r);
