@@ -248,6 +248,7 @@ void check_population(const settings *s, const level *of) {
     if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
+    check_held_out(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -376,6 +377,7 @@ void check_run(const settings *s, const level *top) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_held_out_of_run(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

@@ -1,8 +1,9 @@
 /* What is averaged: per population the ranges of its devices' packs that its method shares, as one ck_group.
  *
- * Its members are this process's devices, if any; their weights are those of the whole population, so that
- * the sum over processes is the mean over its devices: 1/N, or once the text of all is open their share of
- * its training tokens, where that is asked for.
+ * Its members are this process's devices, if any: for the sum those that send, which come first, and then
+ * those that receive. The weights are those of the whole population, so that the sum over processes is the
+ * mean over its senders: 1/N of N, or once the text of all is open their share of its training tokens, where
+ * that is asked for.
  *
  * Devices of a population may differ in their number of private experts, so each distinct shape among them is
  * a layout: the same tensors at other offsets. Experts stand generalists first, so the shared ones of a
@@ -83,7 +84,7 @@ static bool group_fill(fleet *f, const population *p, ck_group *g) {
     if (ok) n_layouts = distinct_layouts(f, p, f->local + first, n_members, shape_of_layout, layout);
     for (int i = 0; ok && i < n_members; i++) {
         packs[i] = f->devices[f->local[first + i]].pack;
-        weights[i] = 1.0F / (float)p->n_devices;
+        weights[i] = 1.0F / (float)p->n_senders; /* of the senders: no other is in a sum */
     }
     for (int j = 0; ok && j < n_layouts; j++)
         g->n_ranges =
@@ -125,11 +126,12 @@ void groups_destroy(fleet *f) {
     f->n_groups = 0;
 }
 
-/* Training tokens of this process's devices in each population. */
+/* Training tokens of this process's senders in each population. */
 static void count_tokens(const fleet *f, int64_t *tokens) {
     for (int i = 0; i < f->n_local; i++) {
         const device *d = &f->devices[f->local[i]];
-        tokens[d->population] += d->text.tokens[DATA_TRAIN];
+        if (d->index < f->populations[d->population].n_senders)
+            tokens[d->population] += d->text.tokens[DATA_TRAIN];
     }
 }
 
@@ -162,6 +164,32 @@ exit_code fleet_weigh(fleet *f, problems *list) {
     }
     free(tokens);
     return code;
+}
+
+static bool sends(participation in_round) {
+    return in_round.sends;
+}
+
+static bool receives(participation in_round) {
+    return in_round.receives;
+}
+
+/* Devices that join late are the last of their population, so those that do what is asked come first. */
+static void choose_members(fleet *f, int round, bool (*does)(participation in_round)) {
+    for (int g = 0; g < f->n_groups; g++) {
+        int first = 0, n = count_members(f, &f->populations[f->group_population[g]], &first), members = 0;
+        while (members < n && does(fleet_participation(f, &f->devices[f->local[first + members]], round)))
+            members++;
+        f->groups[g].n_members = members;
+    }
+}
+
+void groups_of_senders(fleet *f, int round) {
+    choose_members(f, round, sends);
+}
+
+void groups_of_receivers(fleet *f, int round) {
+    choose_members(f, round, receives);
 }
 
 static void remove_group(fleet *f, int which) {

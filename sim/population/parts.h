@@ -14,6 +14,9 @@ void shape_count_parameters(const population *p, const ck_shape *shape, int64_t 
  * processes. */
 exit_code groups_create(fleet *f, problems *list);
 void groups_destroy(fleet *f);
+/* Their members are those of this process's devices that send in a round, or those that receive. */
+void groups_of_senders(fleet *f, int round);
+void groups_of_receivers(fleet *f, int round);
 
 /* assign.c: the offsets of this process's packs, and their sums. */
 void packs_place(fleet *f);

@@ -159,6 +159,9 @@ typedef struct {
     const char *weights;
     double of_metric[METRIC_COUNT][METRIC_COLUMNS]; /* of its columns; NaN: empty cell */
     int64_t of_state[DEVICE_STATES];                /* total over devices; of those that have a column */
+    int held_out;                                   /* devices, which no number of devices above is about */
+    /* mean test perplexity of these as they join, before their first step, and after the last round */
+    double held_out_first, held_out_last;
 } summary_row;
 exit_code summary_write(const char *path, const summary_row *rows, int n, problems *list);
 /* A file with something in it: an empty one is what a full disk or a failed copy leaves, and says nothing

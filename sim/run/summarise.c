@@ -5,25 +5,26 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 
+/* A population's numbers are of its devices that are not held out. */
 static double mean(const population *p, const double *values) {
     double sum = 0.0;
-    for (int i = 0; i < p->n_devices; i++) sum += values[p->first_device + i] / p->n_devices;
+    for (int i = 0; i < p->n_senders; i++) sum += values[p->first_device + i] / p->n_senders;
     return sum;
 }
 
 static double perplexity(const population *p, const double *loss) {
     double sum = 0.0;
-    for (int i = 0; i < p->n_devices; i++)
+    for (int i = 0; i < p->n_senders; i++)
         sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
-    return sum / p->n_devices;
+    return sum / p->n_senders;
 }
 
 static double perplexity_std(const population *p, const double *loss) {
     double center = perplexity(p, loss), squares = 0.0;
-    for (int i = 0; i < p->n_devices; i++)
+    for (int i = 0; i < p->n_senders; i++)
         squares +=
             pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - center, 2.0);
-    return sqrt(squares / p->n_devices);
+    return sqrt(squares / p->n_senders);
 }
 
 static double of_column(const population *p, summary_kind kind, const double *values) {
@@ -52,6 +53,18 @@ static void set_measured(const session *s, const population *p, summary_row *row
         }
 }
 
+/* Of the devices that the population's own numbers leave out. */
+static void set_held_out(const session *s, const population *p, summary_row *row) {
+    const double *loss = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
+    bool as_released = p->settings->as_released;
+    row->held_out = p->n_devices - p->n_senders;
+    for (int i = p->first_device + p->n_senders; i < p->first_device + p->n_devices; i++) {
+        row->held_out_first +=
+            released_perplexity(as_released, s->fleet->devices[i].joined_loss) / row->held_out;
+        row->held_out_last += released_perplexity(as_released, loss[i]) / row->held_out;
+    }
+}
+
 /* A list in the settings has one number for each device, unless one device stands for all of them. */
 static void set_bank(const session *s, const population *p, summary_row *row) {
     const population_settings *ps = p->settings;
@@ -70,11 +83,12 @@ static summary_row row_of(const session *s, const population *p) {
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split)};
     set_measured(s, p, &row);
+    set_held_out(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
     set_bank(s, p, &row);
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
+    for (int i = p->first_device; i < p->first_device + p->n_senders; i++)
+        row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_senders;
     return row;
 }
 

@@ -123,6 +123,10 @@ typedef struct {
     char *method; /* a name of methods/method.h, validated by the caller */
     uint64_t seed;
     int devices;
+    struct {
+        int devices; /* the last of the population's; 0: none */
+        int rounds;  /* the last of the run's, in which they take part */
+    } held_out;
     int generalists, specialists; /* per device, where the list below is empty; -1: the method's default */
     int n_specialists_list;
     int *specialists_list; /* [devices], or 0 entries */

@@ -237,7 +237,7 @@ Test(fleet, averages_generalists_over_ragged_devices) {
             before[f->devices[i].pack + j] = value(i, j);
     cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
                  CK_OK);
-    small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
+    small_check(fleet_aggregate(f, 1, r.problems), r.problems, "aggregate");
     float *after = small_download(&r, f->parameters, f->n_parameters);
     const device *first = &f->devices[1];
     const ck_shape *shape1 = &f->shapes[first->shape];
@@ -297,7 +297,7 @@ static void expect_mean(const small_run *r, int which, const double weights[4]) 
             before[f->devices[i].pack + j] = value(i, j);
     cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
                  CK_OK);
-    small_check(fleet_aggregate(r->session->fleet, r->problems), r->problems, "aggregate");
+    small_check(fleet_aggregate(r->session->fleet, 1, r->problems), r->problems, "aggregate");
     float *after = small_download(r, f->parameters, f->n_parameters);
     double mean = 0.0;
     for (int i = 0; i < 4; i++) mean += weights[i] * before[first[i].pack + at];
@@ -347,7 +347,7 @@ Test(fleet, a_stopped_population_is_not_averaged) {
     cr_expect_eq(f->n_groups, 1);
     cr_expect_eq(f->group_population[0], 1);
     cr_expect(f->devices[0].stopped && f->devices[1].stopped && !f->devices[2].stopped);
-    small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
+    small_check(fleet_aggregate(f, 1, r.problems), r.problems, "aggregate");
     small_close(&r);
 }
 
