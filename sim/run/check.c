@@ -113,6 +113,21 @@ static void print_examples(const fleet *f) {
     }
 }
 
+/* Once for all seeds of a population. */
+static void print_held_out(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        int late = p->n_devices - p->n_senders, rounds = f->settings->rounds;
+        if (late == 0 || (last && strcmp(p->settings->name, last) == 0)) continue;
+        printf("%s%s: %d of its %d devices %s in round %d of %d, and %s nothing\n", last ? "" : "\n",
+               p->settings->name, late, p->n_devices, late == 1 ? "joins" : "join",
+               schedule_first_round(p->settings, p->n_devices - 1, rounds), rounds,
+               late == 1 ? "sends" : "send");
+        last = p->settings->name;
+    }
+}
+
 /* Where devices have several sources: once for all seeds of a population. */
 static void print_mixtures(const fleet *f) {
     const char *last = NULL;
@@ -139,6 +154,7 @@ static void print_populations(const fleet *f) {
     for (int i = 0; i < f->n_populations; i++) print_population(f, &f->populations[i], width);
     print_examples(f);
     print_mixtures(f);
+    print_held_out(f);
     print_repetitions(f);
 }
 
