@@ -322,7 +322,25 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The first of several steps is not counted: it finds memory untouched. Six FLOPs for a weight and token. */
+/* Seconds of a step, and of a batch in it without the update; of several the first is not counted: it finds memory
+ * untouched. */
+static exit_code time_steps(trainer *t, double seconds, double *a_step, double *a_batch, problems *list) {
+    double begin = seconds_now(), first = 0.0, loss = 0.0;
+    exit_code code = EXIT_OK;
+    int64_t n = 0;
+    while (code == EXIT_OK && n < t->steps && (n == 0 || seconds_now() - begin < seconds)) {
+        code = train_step(t, n++, &loss, list);
+        if (n == 1) first = seconds_now() - begin;
+    }
+    double end = seconds_now();
+    *a_step = n > 1 ? (end - begin - first) / (double)(n - 1) : first;
+    if (code == EXIT_OK)
+        code = kernel_problem(list, t->backend, run_batch(t, &loss), "measuring a step of pre-training");
+    *a_batch = fmin(seconds_now() - end, *a_step);
+    return code;
+}
+
+/* Six FLOPs for a weight and token. */
 exit_code pretrain_measure(const settings *s, ck_backend *backend, double most_flops, double seconds,
                            double *out, problems *list) {
     base_shape shape = pretrain_shape(s);
@@ -330,17 +348,14 @@ exit_code pretrain_measure(const settings *s, ck_backend *backend, double most_f
     exit_code code = base_random(&shape, s->base.pretrain.seed, &model, list);
     if (code != EXIT_OK) return code;
     trainer t = {.settings = s, .backend = backend, .model = model, .batch = s->base.pretrain.batch};
-    double fit = most_flops / (6.0 * (double)model->layout.total * sequence_of(s)), loss = 0.0;
+    double fit = most_flops / (6.0 * (double)model->layout.total * sequence_of(s)), a_step, a_batch;
     if (fit < t.batch) t.batch = fit > 1.0 ? (int)fit : 1;
     code = open_trainer(&t, list);
-    double begin = seconds_now(), first = 0.0;
-    int64_t n = 0;
-    while (code == EXIT_OK && n < t.steps && (n == 0 || seconds_now() - begin < seconds)) {
-        code = train_step(&t, n++, &loss, list);
-        if (n == 1) first = seconds_now() - begin;
+    if (code == EXIT_OK) code = time_steps(&t, seconds, &a_step, &a_batch, list);
+    if (code == EXIT_OK) {
+        double share = (double)s->base.pretrain.batch / t.batch, steps = (double)t.steps / share;
+        *out = steps * (a_step - a_batch + share * a_batch);
     }
-    double a_step = n > 1 ? (seconds_now() - begin - first) / (double)(n - 1) : first;
-    *out = a_step * (double)(t.steps + VALID_BATCHES / 3);
     free_trainer(&t);
     base_destroy(model);
     return code;

@@ -286,15 +286,25 @@ static void print_time(const run_work *work, const run_rates *rates) {
            before);
 }
 
+static run_memory memory_of(const process_plan *plans, int n) {
+    run_memory all = {0, 0};
+    for (int p = 0; p < n; p++) {
+        run_memory one = measure_memory(&plans[p].plan);
+        all.host += one.host;
+        all.gpu += one.gpu;
+    }
+    return all;
+}
+
 /* The devices make room for those that are timed. What goes wrong here is no fault of the configuration. */
-static void measure_time(const settings *s, run_outline *o, const run_plan *plan, base_model *base) {
+static void measure_time(const settings *s, run_outline *o, run_memory most, base_model *base) {
     run_work work = measure_work(s, &o->shape, o->fleet);
     base_shape shape = o->shape;
     run_rates rates;
     problems *list = problems_create();
     outline_free(o);
     fflush(stdout);
-    if (measure_run(s, &shape, base, plan, &rates, list) == EXIT_OK && problems_count(list) == 0)
+    if (measure_run(s, &shape, base, most, &rates, list) == EXIT_OK && problems_count(list) == 0)
         print_time(&work, &rates);
     else
         printf("\nHow long a run takes was not measured: %s\n",
@@ -319,7 +329,7 @@ exit_code run_check(const settings *s, int processes, bool measured, problems *l
         report_overlaps(false, o.fleet);
     }
     if (code == EXIT_OK && measured)
-        measure_time(s, &o, &plans[0].plan, base);
+        measure_time(s, &o, memory_of(plans, processes), base);
     else
         base_destroy(base);
     outline_free(&o);

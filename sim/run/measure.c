@@ -152,10 +152,14 @@ static exit_code choose_part(const settings *s, const base_shape *shape, ck_back
     return THEN(code, plan_with_text(&p->settings, backend, shape, p->outline.fleet, &p->outline.plan, list));
 }
 
-static exit_code check_memory(const run_plan *run, const run_plan *part, problems *list) {
-    if (part->training - part->resident <= run->training - run->resident &&
-        part->near_total <= run->near_total)
-        return EXIT_OK;
+run_memory measure_memory(const run_plan *plan) {
+    return (run_memory){.host = plan->training - plan->resident,
+                        .gpu = plan->near_limit < SIZE_MAX ? plan->near_total : 0};
+}
+
+static exit_code check_memory(run_memory most, const run_plan *part, problems *list) {
+    run_memory needed = measure_memory(part);
+    if (needed.host <= most.host && needed.gpu <= most.gpu) return EXIT_OK;
     return problem(list, EXIT_ENVIRONMENT, "a measurement would take more memory than the run");
 }
 
@@ -243,20 +247,20 @@ static exit_code time_part(part_of_run *p, ck_backend *backend, base_model *base
     return code;
 }
 
-exit_code measure_run(const settings *s, const base_shape *shape, base_model *base, const run_plan *plan,
+exit_code measure_run(const settings *s, const base_shape *shape, base_model *base, run_memory most_memory,
                       run_rates *out, problems *list) {
     ck_backend *backend = NULL;
     part_of_run part = {0};
     double begin = run_clock();
     *out = (run_rates){0};
     exit_code code = kernel_open(s->backend, s->threads, &backend, list);
-    out->on_gpu = plan->near_limit < SIZE_MAX;
+    out->on_gpu = most_memory.gpu > 0;
     if (code == EXIT_OK) out->threads = ck_threads(backend);
     double most = out->on_gpu ? FLOPS_OF_A_GPU : FLOPS_A_THREAD * out->threads;
     if (run_trains_base(s))
         THEN(code, pretrain_measure(s, backend, most, PRETRAINING_SECONDS, &out->pretraining, list));
     THEN(code, choose_part(s, shape, backend, most, &part, list));
-    THEN(code, check_memory(plan, &part.outline.plan, list));
+    THEN(code, check_memory(most_memory, &part.outline.plan, list));
     if (!base) THEN(code, base_random(shape, 1, &base, list));
     if (code == EXIT_OK)
         code = time_part(&part, backend, base, out, list);

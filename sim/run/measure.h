@@ -17,6 +17,12 @@ typedef struct {
     double evaluation; /* windows that are evaluated */
 } run_work;
 
+/* What a run allocates at most, of all its processes together; bytes. */
+typedef struct {
+    size_t host, gpu; /* gpu: 0 without one */
+} run_memory;
+run_memory measure_memory(const run_plan *plan);
+
 /* Of a whole run, all its devices, whose text is open. */
 run_work measure_work(const settings *s, const base_shape *base, const fleet *f);
 
@@ -32,9 +38,9 @@ typedef struct {
 
 /* Times a few seconds of steps: on as many devices as do a step in about one, with windows and batches cut where
  * one device takes longer, and learning rates so small that nothing diverges. base: what the run starts from, or
- * NULL for random weights; it is freed. Takes no more memory than `plan`, the run's, and writes nothing. Refused
- * (EXIT_ENVIRONMENT) where it would. */
-exit_code measure_run(const settings *s, const base_shape *shape, base_model *base, const run_plan *plan,
+ * NULL for random weights; it is freed. Writes nothing, and takes no more memory than the run of these plans, of one
+ * process or of several on this machine; refused (EXIT_ENVIRONMENT) where it would. */
+exit_code measure_run(const settings *s, const base_shape *shape, base_model *base, run_memory most,
                       run_rates *out, problems *list);
 
 /* Of the rounds. */
