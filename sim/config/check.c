@@ -319,6 +319,7 @@ void check_population(const settings *s, const level *of) {
     check_steps_of_population(s, of);
     check_splits(s, of);
     check_method_parameters(s, of);
+    check_held_out(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -449,6 +450,7 @@ void check_run(const settings *s, const level *top, int n_listed) {
     check_steps_of_run(s, top);
     check_splits(s, top);
     check_method_parameters(s, top);
+    check_held_out_of_run(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

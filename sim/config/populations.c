@@ -149,6 +149,7 @@ static void resolve(const settings *s, const level *of) {
     resolve_splits(p);
     resolve_method_parameters(p, how);
     resolve_loras(of);
+    if (p->held_out.devices == 0) p->held_out.rounds = 0;
     for (int site = 0; site < CK_SITES; site++)
         if (p->lora.alpha[site] == 0) p->lora.alpha[site] = p->experts.alpha;
     if (p->tied.alpha == 0) p->tied.alpha = p->experts.alpha;

@@ -288,6 +288,15 @@ static const setting_row ROWS[] = {
      .help = "where: all linears that a layer of the base has, or the keys of some, with blanks between them "
              "(\"q v down\")"},
 
+    {SETTING("held_out.devices", VALUE_INT), BOTH(held_out.devices), .initial = "0", LIMITS(0, 16777216),
+     .unit = "devices",
+     .help = "the last so many devices of the population join late and never send: the others learn as if "
+             "they were not there"},
+    {SETTING("held_out.rounds", VALUE_INT), BOTH(held_out.rounds), .otherwise = "none", LIMITS(1, 1e6),
+     .unit = "rounds",
+     .help = "the last so many rounds are those in which they take part: they receive what is shared, train, "
+             "and are evaluated"},
+
     {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
      .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},
     {SETTING("evaluate.windows", VALUE_INT), RUN(evaluate.windows), .initial = "64", LIMITS(1, 1e6),

@@ -94,6 +94,7 @@ void value_remove(const setting_row *row, void *base) {
 bool value_is_absent(const setting_row *row, const void *base) {
     const void *at = (const char *)base + row->offset;
     if (row->type == VALUE_DOUBLE) return !row->initial && *(const double *)at == absent_number(row);
+    if (row->type == VALUE_INT) return !row->initial && row->least > 0 && *(const int *)at == 0;
     return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
 }
 

@@ -26,8 +26,10 @@ static exit_code create_numbers(session *s, problems *list) {
         session_metric_shape(s->settings, &s->programs.base.shape, f, s->plan.n_routing_windows);
     if (!metric_row_create(&s->numbers, &shape))
         return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
-    for (int i = 0; i < f->n_populations; i++)
+    for (int i = 0; i < f->n_populations; i++) {
         s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
+        s->numbers.described[i] = f->populations[i].n_senders;
+    }
     return sampling_create(&s->sampled, f, &s->numbers, list);
 }
 

@@ -97,6 +97,11 @@ exit_code session_create(const settings *s, ck_backend *backend, base_model *bas
 void session_release(session *s);
 void session_destroy(session *s); /* NULL is fine */
 
+/* Whether a device is in the current round, and its population has not stopped. */
+static inline bool session_has(const session *s, const device *d) {
+    return !d->stopped && fleet_participation(s->fleet, d, s->at.round).present;
+}
+
 /* step.c. A round begins: no loss and no window yet. */
 void session_begin_round(session *s);
 /* The next local step: the first entry of every device's schedule. */
@@ -114,11 +119,13 @@ exit_code session_gather_steps(session *s, problems *list);
 exit_code session_gather_round(session *s, problems *list);
 
 /* evaluate.c. Mean loss of each device on fixed windows of `part`, per token that counts, into a metric of
- * devices; NaN for stopped ones. */
+ * devices; NaN for those that stopped or are absent. */
 typedef struct {
     data_part part;
-    bool only_averaged; /* devices that the aggregation changed; the others keep what it holds */
-    bool routing;       /* also the gate means and token shares of numbers */
+    /* after the aggregation: devices that it changed, and those that join next; the others keep what it holds */
+    bool after;
+    bool joining; /* of these, only those that join next */
+    bool routing; /* also the gate means and token shares of numbers */
 } evaluation_order;
 exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list);
 exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, int devices,

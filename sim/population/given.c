@@ -127,7 +127,7 @@ static bool same_shared(const ck_group *g, const float *first, const float *othe
     return true;
 }
 
-/* A proximal term has one anchor for all devices that average the same. */
+/* A proximal term has one anchor for all devices that average the same, and are there in the first round. */
 static exit_code check_group_start(const fleet *f, int group, float *start, float *pack, problems *list) {
     const group_holders *h = &f->holders[group];
     const population *p = &f->populations[h->population];
@@ -136,6 +136,7 @@ static exit_code check_group_start(const fleet *f, int group, float *start, floa
     exit_code code = given_pack_read(f, first, start, list);
     for (int i = 0; i < h->n_local && code == EXIT_OK; i++) {
         const device *d = &f->devices[h->local[i]];
+        if (!fleet_participation(f, d, 1).present) continue;
         memset(pack, 0, (size_t)f->shapes[d->shape].total * sizeof *pack);
         code = given_pack_read(f, d, pack, list);
         if (code == EXIT_OK && !same_shared(&f->groups[group], start, pack, f->groups[group].layout[i]))

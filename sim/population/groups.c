@@ -1,8 +1,9 @@
 /* What is averaged: per population, and per set of parts that the same devices hold (sharing.h), the ranges of
  * their packs as one ck_group.
  *
- * Its members are this process's devices, if any; their weights are those of all devices that hold the set, so
- * that the sum over processes is the mean over these: 1/N, or once the text of all is open their share of the
+ * Its members are this process's devices, if any, rising, so that those that send, which are in a sum, come
+ * before those that only receive. Their weights are those of all devices that hold the set and send, so that
+ * the sum over processes is the mean over these: 1/N, or once the text of all is open their share of the
  * training tokens, where that is asked for.
  *
  * Devices of a population may differ in their experts, so each class of them is a layout: the same tensors at
@@ -40,12 +41,12 @@ static bool is_member(const sharing *s, int set, int index) {
 static void fill_members(const sharing *s, int set, const group_holders *h, int64_t *packs, int32_t *layout,
                          float *weights) {
     const fleet *f = s->fleet;
-    int holders = sharing_holders(s, set);
+    int senders = sharing_senders(s, set);
     for (int i = 0; i < h->n_local; i++) {
         const device *d = &f->devices[h->local[i]];
         packs[i] = d->pack;
         layout[i] = layout_of(s, set, sharing_class(s, d));
-        weights[i] = 1.0F / (float)holders;
+        weights[i] = 1.0F / (float)senders; /* no other is in a sum */
     }
 }
 
@@ -104,7 +105,7 @@ static void place(fleet *f, ck_group *g) {
     f->n_packed = (f->n_packed + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
 }
 
-/* All devices that hold the set send and receive it, 4 B a value. */
+/* All devices that hold the set send or receive it, 4 B a value each way. */
 static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) {
     const population *p = s->population;
     int64_t bytes = 0;
@@ -113,11 +114,13 @@ static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) 
         if (is_member(s, set, i)) f->devices[i].bytes_a_round += bytes;
 }
 
-/* A set that one device alone holds has no mean: only a proximal term needs it, for its anchor. */
+/* A set that one device alone holds, or nobody sends, has no mean; of one device a proximal term needs it, for
+ * its anchor. */
 static bool create_group(fleet *f, const sharing *s, int set, int population_index) {
     int holders = sharing_holders(s, set);
     size_t n = (size_t)f->n_groups + 1;
-    if (holders < 2 && population_proximal(s->population) == 0.0) return true;
+    bool changes = holders > 1 || population_proximal(s->population) > 0.0;
+    if (!changes || sharing_senders(s, set) == 0) return true;
     ck_group *groups = realloc(f->groups, n * sizeof *groups);
     if (groups) f->groups = groups;
     group_holders *all = realloc(f->holders, n * sizeof *all);
@@ -172,10 +175,14 @@ static int64_t tokens_of(const fleet *f, int device_index) {
     return f->devices[device_index].text.tokens[DATA_TRAIN];
 }
 
-/* Training tokens of this process's members of each group. */
+/* Training tokens of this process's senders in each group. */
 static void count_tokens(const fleet *f, int64_t *tokens) {
-    for (int g = 0; g < f->n_groups; g++)
-        for (int i = 0; i < f->holders[g].n_local; i++) tokens[g] += tokens_of(f, f->holders[g].local[i]);
+    for (int g = 0; g < f->n_groups; g++) {
+        const group_holders *h = &f->holders[g];
+        const population *p = &f->populations[h->population];
+        for (int i = 0; i < h->n_local && h->local[i] < p->first_device + p->n_senders; i++)
+            tokens[g] += tokens_of(f, h->local[i]);
+    }
 }
 
 /* n_i / n: of equal devices the bits of 1/N. */
@@ -205,6 +212,32 @@ exit_code fleet_weigh(fleet *f, problems *list) {
     }
     free(tokens);
     return code;
+}
+
+static bool sends(participation in_round) {
+    return in_round.sends;
+}
+
+static bool receives(participation in_round) {
+    return in_round.receives;
+}
+
+/* Devices that join late are the last of their population, so those that do what is asked come first. */
+static void choose_members(fleet *f, int round, bool (*does)(participation in_round)) {
+    for (int g = 0; g < f->n_groups; g++) {
+        const group_holders *h = &f->holders[g];
+        int n = 0;
+        while (n < h->n_local && does(fleet_participation(f, &f->devices[h->local[n]], round))) n++;
+        f->groups[g].n_members = n;
+    }
+}
+
+void groups_of_senders(fleet *f, int round) {
+    choose_members(f, round, sends);
+}
+
+void groups_of_receivers(fleet *f, int round) {
+    choose_members(f, round, receives);
 }
 
 static void remove_group(fleet *f, int which) {

@@ -125,6 +125,10 @@ typedef struct {
     char *method; /* a name of methods/method.h, validated by the caller */
     uint64_t seed;
     int devices;
+    struct {
+        int devices; /* the last of the population's; 0: none */
+        int rounds;  /* the last of the run's, in which they take part */
+    } held_out;
     per_device generalists, specialists; /* -1: the method's default */
     per_device rank;                     /* of every expert of a device */
     int attention_rank; /* of the LoRAs on all linears of attention; 0: lora says which have one */

@@ -18,7 +18,7 @@ YAML
 test_check_run_and_info_name_the_base() {
     local base='llama, 2 layers of width 32, 16 heads (2 of keys and values), MLP 88, 37 ids'
     write_config tinyllama
-    expect_status 0 cohort check llama.yaml
+    expect_status 0 cohort check --no-measure llama.yaml
     expect_text out "base: $base"
     expect_status 0 cohort run llama.yaml --out result
     expect_text out "base: $base"

@@ -29,7 +29,9 @@ static const char RICH[] =
     "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
     "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n"
     "  - {name: held, method: fedprox, devices: 1, fedprox: {mu: 0}}\n"
-    "  - {name: held-by-default, method: fedprox, devices: 1}\n";
+    "  - {name: held-by-default, method: fedprox, devices: 1}\n"
+    "  - {name: late, method: comigs, devices: 3, held_out: {devices: 2, rounds: 7}}\n"
+    "  - {name: none-late, method: comigs, devices: 3, held_out: {devices: 0, rounds: 7}}\n";
 
 /* A parameter of some populations' split, from above. */
 static const char MIXED[] =
@@ -146,6 +148,8 @@ static const struct {
     {"base.pretrain.weight_decay=0", true, true},
     {"base.pretrain.warmup=5", true, true},
     {"base.pretrain.seed=43", true, true},
+    {"held_out.devices=1;held_out.rounds=2", true, false},
+    {"held_out.rounds=3;held_out.devices=1", true, false},
     {"data.split=out_of_distribution", true, false},
     {"data.dirichlet=2", true, false},
     {"data.dirichlet=1", false, false},

@@ -26,7 +26,8 @@ static void step(small_run *r) {
 
 static void rest_of_round(small_run *r, int steps) {
     for (int i = 0; i < steps; i++) step(r);
-    small_check(fleet_aggregate(r->session->fleet, r->problems), r->problems, "aggregation");
+    int round = (int)((r->session->steps.taken + LOCAL_STEPS - 1) / LOCAL_STEPS);
+    small_check(fleet_aggregate(r->session->fleet, round, r->problems), r->problems, "aggregation");
 }
 
 static float *parameters(const small_run *r) {
@@ -147,12 +148,23 @@ Test(fedprox, a_device_alone_is_held_too) {
                  "  - {name: f, method: fedavg, devices: 1}\n");
 }
 
+/* Every generalist has an anchor of its own, one of them of a single device; the last device joins in round 2 at
+ * what the others agree on. */
+#define LATE "devices: 5, generalists: [3, 1, 2, 1, 2], held_out: {devices: 1, rounds: 1}"
+static const char *const LATE_HELD =
+    NEIGHBOURS "  - {name: f, method: fedprox, " LATE ", fedprox: {mu: 4}}\n" NEIGHBOURS;
+
+Test(fedprox, banks_that_differ_and_a_device_that_joins_late) {
+    expect_pulls(LATE_HELD, NEIGHBOURS "  - {name: f, method: fedavg, " LATE "}\n" NEIGHBOURS);
+    cr_expect(same_after_rounds(LATE_HELD, LATE_HELD, "wave_tokens=16"));
+}
+
 /* ---- Resuming */
 
 /* The parameters at the end of round 2 of a run that was saved after so many of its steps, and went on in another
  * session; forgetful: without what it knows of the anchors. */
-static float *resumed(int steps_of_round, bool forgetful, size_t *bytes) {
-    small_run first = open_named(HELD, 0, NULL), second = open_named(HELD, 0, NULL);
+static float *resumed(const char *populations, int steps_of_round, bool forgetful, size_t *bytes) {
+    small_run first = open_named(populations, 0, NULL), second = open_named(populations, 0, NULL);
     checkpoint saved = {0}, read = {0};
     char path[5000];
     snprintf(path, sizeof path, "%.4000s/held.h5", small_folder());
@@ -176,13 +188,14 @@ static float *resumed(int steps_of_round, bool forgetful, size_t *bytes) {
     return end;
 }
 
-Test(fedprox, a_resumed_run_has_the_same_bits) {
-    small_run whole = open_named(HELD, 0, NULL);
+static void expect_resumed(const char *populations) {
+    small_run whole = open_named(populations, 0, NULL);
     for (int i = 0; i < 2; i++) rest_of_round(&whole, LOCAL_STEPS);
     float *expected = parameters(&whole);
     for (int steps = 0; steps < 2; steps++) {
         size_t bytes;
-        float *found = resumed(steps, false, &bytes), *other = resumed(steps, true, &bytes);
+        float *found = resumed(populations, steps, false, &bytes),
+              *other = resumed(populations, steps, true, &bytes);
         cr_expect_eq(memcmp(expected, found, bytes), 0, "after %d steps of a round", steps);
         cr_expect_neq(memcmp(expected, other, bytes), 0, "the comparison sees nothing");
         free(found);
@@ -190,6 +203,11 @@ Test(fedprox, a_resumed_run_has_the_same_bits) {
     }
     free(expected);
     small_close(&whole);
+}
+
+Test(fedprox, a_resumed_run_has_the_same_bits) {
+    expect_resumed(HELD);
+    expect_resumed(LATE_HELD);
 }
 
 Test(fedprox, the_plan_counts_the_anchors_that_a_checkpoint_copies) {
