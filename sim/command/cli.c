@@ -87,6 +87,7 @@ static const option_row OPTIONS[] = {
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
      "share the devices among N processes of this machine, started by mpirun"},
+    {"no-measure", NULL, ON_CHECK, 'U', "do not time a few steps to say how long a run takes"},
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
@@ -106,8 +107,8 @@ typedef struct {
 
 static const command_row COMMANDS[] = {
     [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment", RUN_HELP},
-    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       CHECK_HELP},
+    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1,
+                       "validate a configuration, print its memory plan and a run's time", CHECK_HELP},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
                           PRETRAIN_HELP},
     [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards", DATA_HELP},
@@ -403,6 +404,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'q':
         a->quiet = true;
+        break;
+    case 'U':
+        a->unmeasured = true;
         break;
     case 'h':
         a->help = true;

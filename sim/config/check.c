@@ -286,6 +286,28 @@ static void check_splits(const settings *s, const level *of) {
     }
 }
 
+static bool has_population_of_method(const settings *s, const char *name) {
+    for (int i = 0; i < s->n_populations; i++)
+        if (s->populations[i].method && strcmp(s->populations[i].method, name) == 0) return true;
+    return false;
+}
+
+/* A method's parameter where no population can read it. */
+static void check_method_parameters(const settings *s, const level *of) {
+    char message[256];
+    int count = 0;
+    const method *const *methods = method_list(&count);
+    for (int i = 0; i < count; i++) {
+        const char *key = methods[i]->parameter, *name = methods[i]->name, *own = of->defaults->method;
+        bool is_read = of->run ? has_population_of_method(s, name) : !own || strcmp(own, name) == 0;
+        if (!key || is_read || !level_has(of, key)) continue;
+        snprintf(message, sizeof message,
+                 "is of the method %s, but %s%.80s; write method: %s, or remove this key", name,
+                 of->run ? "no population has it" : "the method is ", of->run ? "" : own, name);
+        report(of, key, message);
+    }
+}
+
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
@@ -296,6 +318,8 @@ void check_population(const settings *s, const level *of) {
     if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
+    check_method_parameters(s, of);
+    check_held_out(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -425,6 +449,8 @@ void check_run(const settings *s, const level *top, int n_listed) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_method_parameters(s, top);
+    check_held_out_of_run(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

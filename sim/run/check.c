@@ -14,6 +14,7 @@
 #include "model/pretrain.h"
 #include "population/variants.h"
 #include "result/bank.h"
+#include "run/measure.h"
 #include "run/report.h"
 #include "run/run.h"
 #include "support/kernel_open.h"
@@ -202,6 +203,21 @@ static void print_examples(const fleet *f) {
     }
 }
 
+/* Once for all seeds of a population. */
+static void print_held_out(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        int late = p->n_devices - p->n_senders, rounds = f->settings->rounds;
+        if (late == 0 || (last && strcmp(p->settings->name, last) == 0)) continue;
+        printf("%s%s: %d of its %d devices %s in round %d of %d, and %s nothing\n", last ? "" : "\n",
+               p->settings->name, late, p->n_devices, late == 1 ? "joins" : "join",
+               schedule_first_round(p->settings, p->n_devices - 1, rounds), rounds,
+               late == 1 ? "sends" : "send");
+        last = p->settings->name;
+    }
+}
+
 /* What is not the same on all devices: once for all seeds of a population. */
 static void print_lists(const fleet *f) {
     const char *last = NULL;
@@ -256,6 +272,7 @@ static void print_populations(const fleet *f) {
     print_lists(f);
     print_examples(f);
     print_mixtures(f);
+    print_held_out(f);
     print_repetitions(f);
 }
 
@@ -354,12 +371,9 @@ static void print_plans(const process_plan *plans, int n) {
 
 /* What a run would read before its first step; a base that has still to be trained is not there to fold into.
  */
-static exit_code read_base(const settings *s, const fleet *f, problems *list) {
-    base_model *base = NULL;
-    exit_code code = run_read_base(s, &base, list);
-    if (code == EXIT_OK && base) code = variants_check(f, base, list);
-    base_destroy(base);
-    return code;
+static exit_code read_base(const settings *s, const fleet *f, base_model **base, problems *list) {
+    exit_code code = run_read_base(s, base, list);
+    return code == EXIT_OK && *base ? variants_check(f, *base, list) : code;
 }
 
 /* Once for all seeds of a population. */
@@ -374,13 +388,55 @@ static void print_variants(const fleet *f) {
     }
 }
 
-exit_code run_check(const settings *s, int processes, problems *list) {
+static void print_time(const run_work *work, const run_rates *rates) {
+    char rounds[DURATION_BYTES], before[DURATION_BYTES + 40] = "", base[DURATION_BYTES];
+    duration_text(measured_seconds(work, rates), rounds);
+    duration_text(rates->pretraining, base);
+    if (rates->pretraining > 0.0)
+        snprintf(before, sizeof before, ", and %s more to pre-train the base", base);
+    printf("\nA run takes about %s ", rounds);
+    if (rates->on_gpu)
+        printf("on the GPU");
+    else
+        printf("on %d thread%s", rates->threads, rates->threads == 1 ? "" : "s");
+    printf(" (measured %d step%s in %.1f s)%s\n", rates->steps, rates->steps == 1 ? "" : "s", rates->spent,
+           before);
+}
+
+static run_memory memory_of(const process_plan *plans, int n) {
+    run_memory all = {0, 0};
+    for (int p = 0; p < n; p++) {
+        run_memory one = measure_memory(&plans[p].plan);
+        all.host += one.host;
+        all.gpu += one.gpu;
+    }
+    return all;
+}
+
+/* The devices make room for those that are timed. What goes wrong here is no fault of the configuration. */
+static void measure_time(const settings *s, run_outline *o, run_memory most, base_model *base) {
+    run_work work = measure_work(s, &o->shape, o->fleet);
+    base_shape shape = o->shape;
+    run_rates rates;
+    problems *list = problems_create();
+    outline_free(o);
+    fflush(stdout);
+    if (measure_run(s, &shape, base, most, &rates, list) == EXIT_OK && problems_count(list) == 0)
+        print_time(&work, &rates);
+    else
+        printf("\nHow long a run takes was not measured: %s\n",
+               problems_count(list) > 0 ? problems_message(list, 0) : "it failed");
+    problems_destroy(list);
+}
+
+exit_code run_check(const settings *s, int processes, bool measured, problems *list) {
     run_outline o = {0};
+    base_model *base = NULL;
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
     exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
     THEN(code,
          processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list));
-    THEN(code, read_base(s, o.fleet, list));
+    THEN(code, read_base(s, o.fleet, &base, list));
     if (code == EXIT_OK) {
         report_base(&o.shape);
         putchar('\n');
@@ -389,6 +445,10 @@ exit_code run_check(const settings *s, int processes, problems *list) {
         print_plans(plans, processes);
         report_overlaps(false, o.fleet);
     }
+    if (code == EXIT_OK && measured)
+        measure_time(s, &o, memory_of(plans, processes), base);
+    else
+        base_destroy(base);
     outline_free(&o);
     free(plans);
     return code;

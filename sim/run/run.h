@@ -24,7 +24,7 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
 int run_threads(const settings *s, int process, int processes);
 
 /* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of
- * each of so many processes. */
-exit_code run_check(const settings *s, int processes, problems *list);
+ * each of so many processes; where it is to be measured, how long a run takes (measure.h). */
+exit_code run_check(const settings *s, int processes, bool measured, problems *list);
 
 #endif

@@ -118,10 +118,16 @@ Test(summary, axes_that_have_no_column_are_the_last_ones) {
     summary_row rows[2] = {plain(), plain()};
     for (int i = 0; i < 2; i++) rows[i].run = s, rows[i].own = &s->populations[i];
     const char *text = written(rows, 2);
-    cr_expect(strstr(text, ",aggregate_weights,data.corpus,base.variant,tied.linears,train.learning_rate\n"),
+    cr_expect(strstr(text, ",bytes_to_target,data.corpus,base.variant,tied.linears,train.learning_rate\n"),
               "%s", text);
-    cr_expect(strstr(text, ",uniform,\"a, b\",,all,0.002\n"), "%s", text);
-    cr_expect(strstr(text, ",uniform,\"c\"\"\",,all,0.002\n"), "%s", text);
+    cr_expect(strstr(text, ",7000000001,\"a, b\",,all,0.002\n"), "%s", text);
+    cr_expect(strstr(text, ",7000000001,\"c\"\"\",,all,0.002\n"), "%s", text);
+    rows[1].held_out = 2, rows[1].held_out_first = 20.5, rows[1].held_out_last = 10.25;
+    text = written(rows, 2);
+    cr_expect(strstr(text, ",bytes_to_target,held_out_ppl_first,held_out_ppl_last,data.corpus,base.variant,"),
+              "%s", text);
+    cr_expect(strstr(text, ",7000000001,,,\"a, b\",,all,0.002\n"), "%s", text);
+    cr_expect(strstr(text, ",7000000001,20.5,10.25,\"c\"\"\",,all,0.002\n"), "%s", text);
     settings_destroy(s);
 }
 
