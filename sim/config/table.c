@@ -125,8 +125,12 @@ static const setting_row ROWS[] = {
     {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, .word = "synthetic",
      BOTH(data.corpus), .initial = "synthetic",
      .help = "folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin, or synthetic"},
-    {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "in_distribution",
-     .choices = SPLIT_CHOICES, .help = "how the sources' text is divided among devices" SPLIT_HELPS},
+    {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "natural", .choices = SPLIT_CHOICES,
+     .help = "how the sources' text is divided among devices" SPLIT_HELPS},
+    {SETTING("data.evaluation", VALUE_CHOICE), BOTH(data.evaluation), .initial = "in_distribution",
+     .choices = "in_distribution|out_of_distribution",
+     .help = "what valid and test text are; in_distribution: of the sources of a device's training text, by "
+             "the same split; out_of_distribution: equal parts of all sources"},
     {SETTING("data.dirichlet", VALUE_DOUBLE), BOTH(data.dirichlet), .otherwise = "1 in the split dirichlet",
      ABOVE(0, 1e6),
      .help = "concentration (alpha) of the split dirichlet: small, and a device has one source; large, and "

@@ -191,9 +191,26 @@ static bool read_number(const setting_row *row, const node *value, void *at, con
     return true;
 }
 
+/* Another key of the same section that has the word among its choices; NULL: none. */
+static const setting_row *neighbour_with_choice(const setting_row *row, const char *word) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    size_t section = (size_t)(strrchr(row->path, '.') ? strrchr(row->path, '.') - row->path + 1 : 0);
+    for (int i = 0; i < count && section > 0; i++)
+        if (&rows[i] != row && rows[i].choices && strcmp(rows[i].choices, "false|true") != 0 &&
+            strncmp(rows[i].path, row->path, section) == 0 && choice_index(rows[i].choices, word) >= 0)
+            return &rows[i];
+    return NULL;
+}
+
 static bool read_word(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
     int index = choice_index(row->choices, value->text);
-    if (index < 0) return refuse(row, value, key, "is not one of the choices", list);
+    if (index < 0) {
+        char what[128] = "is not one of the choices";
+        const setting_row *neighbour = neighbour_with_choice(row, value->text);
+        if (neighbour) snprintf(what, sizeof what, "is a choice of %s, not of this key", neighbour->path);
+        return refuse(row, value, key, what, list);
+    }
     if (row->type == VALUE_CHOICE) {
         *(int *)at = index;
         return true;

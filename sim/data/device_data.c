@@ -18,7 +18,8 @@ struct device_data {
     const corpus *corpus; /* borrowed */
     uint64_t seed;
     int device, source, sequence; /* sequence: data.sequence */
-    bool by_positions;            /* windows fall on all positions alike, else on stretches alike */
+    /* windows of a part fall on all positions alike, else on stretches alike */
+    bool by_positions[DATA_SPLITS];
     bool overlaps;
     part_text parts[DATA_SPLITS];
     const char *windows_file; /* borrowed; NULL: all windows are drawn */
@@ -56,13 +57,14 @@ static exit_code keep_examples(const partition *p, int device, part_text *out, i
 /* Pooled data are the texts of all devices, those that differ. */
 static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out,
                            problems *list) {
-    int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
+    const data_split *split = p->splits[part];
     exit_code code = EXIT_OK;
-    for (int i = 0; i < devices && code == EXIT_OK; i++) {
+    for (int i = pooled ? 0 : device; i < (pooled ? p->devices : device + 1) && code == EXIT_OK; i++) {
         int first = out->count;
-        code = partition_take(p, pooled ? i : device, part, out, list);
+        if (pooled && split->repeats && split->repeats(p, i, part)) continue;
+        code = partition_take(p, i, part, out, list);
         if (code == EXIT_OK && part == DATA_TRAIN && p->settings->examples_per_device > 0)
-            code = keep_examples(p, pooled ? i : device, out, first, list);
+            code = keep_examples(p, i, out, first, list);
     }
     return code;
 }
@@ -136,10 +138,10 @@ exit_code device_data_open(partition *p, int device, bool pooled, device_data **
     *data = (device_data){.corpus = p->corpus,
                           .seed = p->seed,
                           .device = device,
-                          .source = pooled || !p->split->source ? -1 : p->split->source(p, device),
-                          .sequence = p->settings->sequence,
-                          .by_positions = p->split->unequal};
+                          .source = pooled || p->splits[DATA_TRAIN]->mixes ? -1 : partition_source(p, device),
+                          .sequence = p->settings->sequence};
     for (int part = 0; part < DATA_SPLITS; part++) {
+        data->by_positions[part] = p->splits[part]->unequal;
         exit_code of_part = fill_part(p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
@@ -180,15 +182,15 @@ bool device_data_overlaps(const device_data *data) {
 }
 
 /* How much text of each source a part has, in the proportions in which windows fall on sources. */
-static double weight_of(const device_data *data, const text_range *range) {
-    return data->by_positions ? (double)positions_of(range, data->sequence) : 1.0;
+static double weight_of(const device_data *data, data_part part, const text_range *range) {
+    return data->by_positions[part] ? (double)positions_of(range, data->sequence) : 1.0;
 }
 
 double device_data_entropy(const device_data *data) {
     const part_text *text = &data->parts[DATA_TEST];
     double sum = 0, weights = 0;
     for (int i = 0; i < text->count; i++) {
-        double weight = weight_of(data, &text->ranges[i]);
+        double weight = weight_of(data, DATA_TEST, &text->ranges[i]);
         sum += weight * corpus_entropy(data->corpus, text->ranges[i].source);
         weights += weight;
     }
@@ -222,7 +224,7 @@ static int64_t draw_place(const device_data *data, data_part part, uint64_t step
                                                       RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
-    if (data->by_positions)
+    if (data->by_positions[part])
         return place_of(text,
                         (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
                         sequence);
@@ -292,7 +294,8 @@ static int64_t middle(int64_t n, int64_t index, int64_t count) {
 
 static int64_t fixed_place(const device_data *data, data_part part, int index, int count, int sequence) {
     const part_text *text = &data->parts[part];
-    if (data->by_positions) return place_of(text, middle(positions(text, sequence), index, count), sequence);
+    if (data->by_positions[part])
+        return place_of(text, middle(positions(text, sequence), index, count), sequence);
     int chosen = index % text->count;
     return places_before(text, chosen) + middle(positions_of(&text->ranges[chosen], sequence),
                                                 index / text->count,
@@ -315,6 +318,6 @@ int device_data_fixed_count(const device_data *data, data_part part, int most) {
         if (range->examples < fewest) fewest = range->examples;
         all += range->examples;
     }
-    if (!data->by_positions) all = fewest < most ? fewest * text->count : most;
+    if (!data->by_positions[part]) all = fewest < most ? fewest * text->count : most;
     return all < most ? (int)all : most;
 }

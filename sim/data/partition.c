@@ -38,6 +38,10 @@ bool partition_is_common(const partition *p, data_part part) {
     return part == DATA_TEST || (part == DATA_VALID && partition_wanted(p->settings, part) == 0);
 }
 
+int partition_source(const partition *p, int device) {
+    return device % corpus_sources(p->corpus);
+}
+
 int64_t partition_held(const partition *p, int source, data_part part) {
     if (partition_wanted(p->settings, part) == 0) return shard_tokens(corpus_shard(p->corpus, source, part));
     return corpus_text_tokens(p->corpus, source, part);
@@ -55,7 +59,7 @@ static void sum_up_to(partition *p, int device, data_part part) {
         sums->next = 0;
     }
     for (; sums->next < device; sums->next++) {
-        int n = p->split->shares(p, sums->next, part, p->others);
+        int n = p->splits[part]->shares(p, sums->next, part, p->others);
         for (int i = 0; i < n; i++) sums->before[p->others[i].source] += p->others[i].tokens;
     }
 }
@@ -77,13 +81,14 @@ exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed,
     partition *p = *out = calloc(1, sizeof *p);
     bool good = p != NULL;
     if (good) {
-        *p = (partition){.corpus = c, .settings = d, .split = split_of(d), .seed = seed, .devices = devices};
+        *p = (partition){.corpus = c, .settings = d, .seed = seed, .devices = devices};
+        for (int part = 0; part < DATA_SPLITS; part++) p->splits[part] = split_of_part(d, (data_part)part);
         p->shares = calloc(sources, sizeof *p->shares);
         p->others = calloc(sources, sizeof *p->others);
         good = p->shares && p->others;
     }
-    for (int part = 0; part < DATA_TEST && good && p->split->unequal; part++)
-        good = create_sums(p, (data_part)part);
+    for (int part = 0; part < DATA_TEST && good; part++)
+        good = !p->splits[part]->unequal || create_sums(p, (data_part)part);
     if (good) return EXIT_OK;
     partition_close(p);
     *out = NULL;
@@ -107,7 +112,7 @@ static exit_code too_little(const partition *p, int device, int source, data_par
                             int64_t total, problems *list) {
     const char *of = corpus_source_name(p->corpus, source), *path = corpus_path(p->corpus),
                *name = part_name(part), *key = KEYS[part];
-    if (p->split->unequal)
+    if (p->splits[part]->unequal)
         return problem(list, EXIT_INPUT,
                        "device %d of %d: takes %lld of %s (%lld tokens) from source %s of %s, which has %lld "
                        "in its %s split; ask for fewer, "
@@ -146,7 +151,7 @@ static int64_t place_of(partition *p, int device, data_part part, const text_sha
     rng_key key = {p->seed, RNG_SHARED, RNG_PARTITION, (uint64_t)part << 32 | (uint64_t)share->source};
     int64_t total = partition_held(p, share->source, part);
     if (part == DATA_TEST) return 0;
-    if (!p->split->unequal) return partition_first(total, wanted, share->slot, share->slots, &key);
+    if (!p->splits[part]->unequal) return partition_first(total, wanted, share->slot, share->slots, &key);
     sum_up_to(p, device, part);
     const partition_sums *sums = &p->sums[part];
     return partition_first_after(total, wanted, sums->before[share->source], sums->all[share->source], &key);
@@ -156,13 +161,14 @@ static int64_t place_of(partition *p, int device, data_part part, const text_sha
 static bool is_shared(const partition *p, data_part part, const text_share *share, int64_t wanted,
                       int64_t total) {
     if (part != DATA_TRAIN) return false;
-    return p->split->unequal ? p->sums[part].all[share->source] > total : wanted > total / share->slots;
+    return p->splits[part]->unequal ? p->sums[part].all[share->source] > total
+                                    : wanted > total / share->slots;
 }
 
 static exit_code take_share(partition *p, int device, data_part part, const text_share *share,
                             text_range *out, problems *list) {
     int64_t total = partition_held(p, share->source, part), wanted = share->tokens;
-    if (partition_wanted(p->settings, part) == 0 && !p->split->unequal)
+    if (partition_wanted(p->settings, part) == 0 && !p->splits[part]->unequal)
         wanted = part == DATA_TRAIN ? total / share->slots : total;
     if (wanted > total) return too_little(p, device, share->source, part, wanted, total, list);
     exit_code code = check_window(p, device, share->source, part, wanted, list);
@@ -186,7 +192,7 @@ static bool make_room(part_text *text, int more) {
 }
 
 exit_code partition_take(partition *p, int device, data_part part, part_text *out, problems *list) {
-    int n = p->split->shares(p, device, part, p->shares);
+    int n = p->splits[part]->shares(p, device, part, p->shares);
     if (!make_room(out, n))
         return problem(list, EXIT_ENVIRONMENT, "device %d: no memory to list its text", device);
     for (int i = 0; i < n; i++) {

@@ -26,12 +26,15 @@ typedef struct {
 struct partition {
     const corpus *corpus;
     const data_settings *settings;
-    const data_split *split;
+    const data_split *splits[DATA_SPLITS]; /* what divides each part */
     uint64_t seed;
     int devices;
     text_share *shares, *others;    /* [sources] room for what one device has */
     partition_sums sums[DATA_TEST]; /* of training and validation text; empty where shares are equal */
 };
+
+/* The source of a device whose split does not mix them: device i of S sources has source i mod S. */
+int partition_source(const partition *p, int device);
 
 /* The tokens of a part that the settings ask for; 0: all there are. */
 int64_t partition_wanted(const data_settings *d, data_part part);

@@ -1,5 +1,8 @@
 /* split.h - how the text of the sources is divided among the devices of a population.
  *
+ * A split divides training text, and valid and test text where data.evaluation is in_distribution. Where it
+ * is out_of_distribution, the split iid divides those two.
+ *
  * To add one: write data/splits/NAME.c, with its formula on top, and add NAME to the list in splits.h. */
 #ifndef COHORT_SPLIT_H
 #define COHORT_SPLIT_H
@@ -28,17 +31,21 @@ typedef struct {
      * none. */
     const char *parameter;
     double parameter_default;
-    /* The one source of the device's training text; NULL: devices have several. */
-    int (*source)(const partition *p, int device);
-    /* How many devices' texts differ in a part, the first ones; NULL: all. */
-    int (*distinct)(const partition *p, data_part part);
+    /* The training text of a device is of several sources, else of its own (partition_source). */
+    bool mixes;
+    /* Whether an earlier device has the same text of that part; NULL: none has. */
+    bool (*repeats)(const partition *p, int device, data_part part);
     /* Writes what a device has of each source [sources] in rising order of sources, and returns of how many
      * it has any: at least 1. */
     int (*shares)(const partition *p, int device, data_part part, text_share *out);
 } data_split;
 
+/* Of training text; */
 const data_split *split_of(const data_settings *d);
+/* and of any part. */
+const data_split *split_of_part(const data_settings *d, data_part part);
 const char *split_name(int index); /* of data_settings.split */
+const char *evaluation_name(data_evaluation evaluation);
 int split_count(void);
 const data_split *split_at(int index);
 

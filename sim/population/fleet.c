@@ -164,7 +164,8 @@ static bool same_text(const data_settings *a, const data_settings *b) {
 
 /* Of a mixture of synthetic sources every stretch is a text by itself. */
 static size_t list_bytes(const data_settings *d) {
-    bool many = split_of(d)->unequal && strcmp(d->corpus, "synthetic") == 0;
+    bool mixes = split_of(d)->mixes || d->evaluation == OUT_OF_DISTRIBUTION;
+    bool many = mixes && strcmp(d->corpus, "synthetic") == 0;
     int64_t tokens = d->tokens_per_device + d->valid_tokens_per_device + d->test_tokens_per_device;
     int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens / d->sequence;
     return LIST_BYTES + (many ? (size_t)(stretches < most ? stretches : most) * STRETCH_BYTES : 0);

@@ -35,7 +35,7 @@ static bool describe_mixtures(const fleet *f, const population *p, size_t bytes,
 
 /* The first source that runs short is described, and how many others do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out) {
-    if (!split_of(&p->settings->data)->source) return describe_mixtures(f, p, bytes, out);
+    if (split_of(&p->settings->data)->mixes) return describe_mixtures(f, p, bytes, out);
     int sources = corpus_sources(p->text), short_sources = 0, first = 0;
     for (int source = sources - 1; source >= 0; source--)
         if (source < p->n_devices && f->devices[p->first_device + source].text.overlaps) {

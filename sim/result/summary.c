@@ -49,6 +49,9 @@ static void put_tokens(FILE *out, const summary_row *row) {
 static void put_split(FILE *out, const summary_row *row) {
     csv_text(out, row->split);
 }
+static void put_evaluation(FILE *out, const summary_row *row) {
+    csv_text(out, row->evaluation);
+}
 static void put_entropy(FILE *out, const summary_row *row) {
     put_number(out, row->entropy_mean);
 }
@@ -79,6 +82,7 @@ static const struct {
     {"test_loss_mean", NULL},
     {"entropy_mean", put_entropy},
     {"aggregate_weights", put_weights},
+    {"evaluation", put_evaluation},
 };
 enum { N_PLACED = sizeof placed / sizeof *placed };
 

@@ -46,8 +46,8 @@ typedef struct {
     uint64_t seed;
     /* specialists: most of any device; trace_device.experts has each one's */
     int devices, generalists, specialists, rank, top_k;
-    int64_t tokens_per_device; /* training tokens, as configured */
-    const char *split;         /* data.split */
+    int64_t tokens_per_device;      /* training tokens, as configured */
+    const char *split, *evaluation; /* data.split, data.evaluation */
     bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
 } trace_population;
@@ -153,7 +153,7 @@ typedef struct {
     int generalists, specialists, rank;
     const int *specialists_list; /* [devices] of each; NULL: all have `specialists` */
     int64_t tokens_per_device;
-    const char *split;
+    const char *split, *evaluation;
     double entropy_mean; /* nats per token; NaN: empty cell */
     /* of devices in the average: "uniform", "tokens"; empty or NULL: nothing is averaged */
     const char *weights;

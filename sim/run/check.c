@@ -118,7 +118,7 @@ static void print_mixtures(const fleet *f) {
     const char *last = NULL;
     for (int i = 0; i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        if (split_of(&p->settings->data)->source || p->method->pooled ||
+        if (!split_of(&p->settings->data)->mixes || p->method->pooled ||
             (last && strcmp(p->settings->name, last) == 0))
             continue;
         if (!last) printf("\n");

@@ -68,7 +68,8 @@ static summary_row row_of(const session *s, const population *p) {
                        .seed = ps->seed,
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
-                       .split = split_name(ps->data.split)};
+                       .split = split_name(ps->data.split),
+                       .evaluation = evaluation_name(ps->data.evaluation)};
     set_measured(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";

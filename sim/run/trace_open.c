@@ -22,6 +22,7 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .top_k = ps->experts.top_k,
                               .tokens_per_device = ps->data.tokens_per_device,
                               .split = split_name(ps->data.split),
+                              .evaluation = evaluation_name(ps->data.evaluation),
                               .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];

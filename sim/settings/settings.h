@@ -57,12 +57,15 @@ typedef struct {
     } pretrain;
 } base_settings;
 
+typedef enum { IN_DISTRIBUTION, OUT_OF_DISTRIBUTION } data_evaluation;
+
 typedef struct {
     /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples
      */
     char *corpus;
     int corpus_line;  /* where the configuration says which; 0: --set */
     int split;        /* index into the list of splits (data/splits/splits.h) */
+    int evaluation;   /* data_evaluation: what valid and test text are */
     double dirichlet; /* alpha of the split of that name; 0 in all others */
     /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
     int64_t tokens_per_device;

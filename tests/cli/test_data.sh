@@ -72,7 +72,7 @@ test_missing_and_empty_sources_are_refused() {
 test_a_run_on_real_text() {
     make_text
     cohort data --out shards up=text/up down=text/down
-    run_on shards --out result --set data.split=out_of_distribution
+    run_on shards --out result --set data.evaluation=out_of_distribution
     [[ $(wc -l <result/summary.csv) == 8 ]] || fail "$(<result/summary.csv)"
 }
 

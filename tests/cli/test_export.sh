@@ -268,8 +268,8 @@ test_uneven_banks_are_reported_device_by_device() {
     grep -q '^uneven,comigs,4,.*,7,1,1 2 1 3,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
     grep -q '^alone,local,4,.*,7,0,2,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
     expect_status 0 cohort export "$result" --table populations
-    expect_text out 'uneven,7,comigs,4,1,1 2 1 3,4,2,4000,in_distribution,top_k'
-    expect_text out 'alone,7,local,4,0,2,4,2,4000,in_distribution,mean'
+    expect_text out 'uneven,7,comigs,4,1,1 2 1 3,4,2,4000,natural,top_k,in_distribution'
+    expect_text out 'alone,7,local,4,0,2,4,2,4000,natural,mean,in_distribution'
     expect_status 0 cohort info "$result"
     grep -Eq '^uneven .* 1G1-3S ' out || fail "$(<out)"
     expect_status 0 cohort check "$tiny"

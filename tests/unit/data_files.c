@@ -57,7 +57,7 @@ int split_named(const char *name) {
 
 data_settings data_settings_of(const char *folder) {
     return (data_settings){
-        .corpus = (char *)(uintptr_t)folder, .split = split_named("in_distribution"), .sequence = 8};
+        .corpus = (char *)(uintptr_t)folder, .split = split_named("natural"), .sequence = 8};
 }
 
 exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices,

@@ -62,7 +62,8 @@ static void make_populations(fixture *f, int devices) {
                                            .rank = 8,
                                            .top_k = 2,
                                            .tokens_per_device = 40000,
-                                           .split = "in_distribution",
+                                           .split = "natural",
+                                           .evaluation = "in_distribution",
                                            .routed = true};
     f->populations[1] = (trace_population){.name = "local, poor",
                                            .method = "local",
@@ -72,7 +73,8 @@ static void make_populations(fixture *f, int devices) {
                                            .rank = 4,
                                            .top_k = 2,
                                            .tokens_per_device = 15000,
-                                           .split = "out_of_distribution",
+                                           .split = "natural",
+                                           .evaluation = "out_of_distribution",
                                            .first_source = 1};
 }
 

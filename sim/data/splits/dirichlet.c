@@ -106,6 +106,7 @@ static int shares_of_device(const partition *p, int device, data_part part, text
 
 const data_split split_dirichlet = {
     .unequal = true,
+    .mixes = true,
     .parameter = "data.dirichlet",
     .parameter_default = 1.0,
     .shares = shares_of_device,

@@ -114,7 +114,7 @@ Test(settings, population_overrides_only_itself) {
         "    method: local\n"
         "    devices: 2\n"
         "    rank: 4\n"
-        "    data: {split: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
+        "    data: {evaluation: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
         "    train: {learning_rate: .5E-2}\n"
         "    experts: {scaling: lora, mix: linear}\n"
         "    attention: {rank: 0}\n"
@@ -122,7 +122,7 @@ Test(settings, population_overrides_only_itself) {
     const population_settings *a = &s->populations[0], *b = &s->populations[1];
     cr_assert_eq(a->rank, 4);
     cr_assert_eq(b->rank, 8);
-    cr_assert_eq(a->data.split, split_named("out_of_distribution"));
+    cr_assert_eq(a->data.evaluation, OUT_OF_DISTRIBUTION);
     cr_assert_eq(a->data.tokens_per_device, 1000);
     cr_assert_str_eq(a->data.corpus, "shards");
     cr_assert_str_eq(b->data.corpus, "synthetic");
@@ -344,15 +344,18 @@ static const struct {
     {"data: {tokens_per_device: 128}\n" POPULATION,
      "data.tokens_per_device: 128 tokens hold no window of 128"},
     {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
-    {"data: {split: natural}\n" POPULATION,
-     "data.split: 'natural' is not one of the choices; it must be in_distribution, out_of_dist"},
+    {"data: {split: naturally}\n" POPULATION,
+     "data.split: 'naturally' is not one of the choices; it must be natural, iid"},
+    {"data:\n  split: out_of_distribution\n" POPULATION,
+     "c.yaml:2: data.split: 'out_of_distribution' is a choice of data.evaluation, not of this key; it must "
+     "be nat"},
     {"data:\n  split: dirichlet\n  dirichlet: 0\n" POPULATION,
      "c.yaml:3: data.dirichlet: '0' is out of range; it must be above 0"},
     {"data: {split: dirichlet, dirichlet: -1}\n" POPULATION,
      "data.dirichlet: '-1' is out of range; it must be above 0"},
     {"data: {split: dirichlet, dirichlet: nan}\n" POPULATION, "data.dirichlet: 'nan' is not a finite number"},
     {"data:\n  dirichlet: 1\n" POPULATION,
-     "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is in_distribution; write "
+     "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is natural; write "
      "data.split: dirichlet, or remove"},
 };
 
@@ -371,7 +374,7 @@ static const struct {
     {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
     {"[{name: a, method: local}]", "populations.0.devices: is missing"},
     {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
-     "populations.0.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
+     "populations.0.data.dirichlet: is of data.split dirichlet, but the split is natural"},
     {"[{name: a, method: local, devices: 0}]",
      "devices: '0' is out of range; it must be 1 to 16,777,216 devices"},
     {"[{name: a b, method: local, devices: 1}]", "populations.0.name: 'a b' is no name"},

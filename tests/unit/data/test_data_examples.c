@@ -366,7 +366,7 @@ Test(data_examples, a_device_can_have_a_number_of_examples) {
     cr_expect_eq(device_data_examples(data, DATA_TRAIN), 17);
     device_data_close(data);
     d.examples_per_device = 121;
-    d.split = split_named("in_distribution");
+    d.split = split_named("natural");
     cr_expect_eq(data_open_device(c, &d, 3, 0, 2, false, &data, list), EXIT_INPUT);
     cr_expect(data_says(list, "asks for 121 training examples, but there are 8"), "%s",
               problems_message(list, 0));

@@ -12,7 +12,7 @@
 #define HEADER                                                                                               \
     "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                              \
     "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"  \
-    "aggregate_weights\n"
+    "aggregate_weights,evaluation\n"
 
 static char *written(const summary_row *rows, int n) {
     char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"),
@@ -45,7 +45,8 @@ static summary_row plain(void) {
         .specialists = 1,
         .rank = 8,
         .tokens_per_device = 40000,
-        .split = "in_distribution",
+        .split = "natural",
+        .evaluation = "in_distribution",
         .entropy_mean = 1.125,
         .weights = "uniform",
         .of_metric =
@@ -61,9 +62,9 @@ Test(summary, a_row_per_population) {
     rows[1].weights = "";
     const char *expected =
         HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,uniform\n"
+               "natural,2.22462355,1.125,uniform,in_distribution\n"
                "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,\n";
+               "natural,2.22462355,1.125,,in_distribution\n";
     cr_assert_str_eq(written(rows, 2), expected);
 }
 
@@ -74,7 +75,7 @@ Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     row.of_metric[METRIC_TEST_AFTER][0] = INFINITY;
     cr_assert_str_eq(written(&row, 1),
                      HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
-                            "in_distribution,2.22462355,,uniform\n");
+                            "natural,2.22462355,,uniform,in_distribution\n");
 }
 
 Test(summary, devices_that_differ_have_a_number_each) {
