@@ -107,10 +107,40 @@ static void check_tokens(const level *of, const char *path, int64_t tokens) {
     report(of, path, message);
 }
 
+/* What a fraction leaves of the training text; said of the first device that has too little. */
+static void check_fraction(const level *of) {
+    const data_settings *d = &of->defaults->data;
+    char message[256];
+    for (int i = 0; i < d->fraction.count; i++) {
+        int64_t tokens = (int64_t)((double)d->tokens_per_device * d->fraction.values[i] + 1e-6);
+        if (d->tokens_per_device <= d->sequence || tokens > d->sequence || d->fraction.values[i] <= 0 ||
+            corpus_is_of_examples(d->corpus))
+            continue;
+        snprintf(message, sizeof message,
+                 "%g leaves %lld of %lld tokens, which hold no window of %d and its next token "
+                 "(data.sequence); leave at least %d",
+                 d->fraction.values[i], (long long)tokens, (long long)d->tokens_per_device, d->sequence,
+                 d->sequence + 1);
+        report(of, "data.fraction", message);
+        return;
+    }
+}
+
+/* Of a population: a list has a number for each of its devices. */
+static void check_list(const level *of, const char *path, const device_numbers *numbers) {
+    char message[160];
+    if (!numbers->is_list || of->defaults->devices < 1 || numbers->count == of->defaults->devices) return;
+    snprintf(message, sizeof message,
+             "the list has %d entries for %d devices; write one for each device, or a single number",
+             numbers->count, of->defaults->devices);
+    report(of, path, message);
+}
+
 static void check_data(const level *of) {
     const data_settings *d = &of->defaults->data;
     char message[256];
     check_tokens(of, "data.tokens_per_device", d->tokens_per_device);
+    check_fraction(of);
     check_tokens(of, "data.valid_tokens_per_device", d->valid_tokens_per_device);
     check_tokens(of, "data.test_tokens_per_device", d->test_tokens_per_device);
     if (d->synthetic.branching <= d->synthetic.vocabulary) return;
@@ -123,9 +153,9 @@ static void check_data(const level *of) {
 
 /* Keys a population did not write itself were checked once, at the top level. */
 static bool wrote_data(const level *of) {
-    static const char *const paths[] = {"data.tokens_per_device", "data.valid_tokens_per_device",
-                                        "data.test_tokens_per_device", "data.synthetic.vocabulary",
-                                        "data.synthetic.branching"};
+    static const char *const paths[] = {"data.tokens_per_device",       "data.fraction",
+                                        "data.valid_tokens_per_device", "data.test_tokens_per_device",
+                                        "data.synthetic.vocabulary",    "data.synthetic.branching"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (level_has(of, paths[i])) return true;
     return false;
@@ -239,6 +269,25 @@ static void check_splits(const settings *s, const level *of) {
     }
 }
 
+/* data.sources where no population has devices with a source of their own. */
+static void check_sources(const settings *s, const level *of) {
+    char message[256], names[96] = "";
+    bool is_read = split_of(&of->defaults->data)->has_own;
+    if (!level_has(of, "data.sources")) return;
+    for (int i = 0; of->run && i < s->n_populations; i++)
+        is_read = is_read || split_of(&s->populations[i].data)->has_own;
+    if (is_read) return;
+    for (int i = 0, used = 0; i < split_count(); i++)
+        if (split_at(i)->has_own)
+            used +=
+                snprintf(names + used, sizeof names - (size_t)used, "%s%s", used ? ", " : "", split_name(i));
+    snprintf(message, sizeof message,
+             "devices have no source of their own in the split %s, but in %s; change data.split, or remove "
+             "this key",
+             split_name(of->defaults->data.split), names);
+    report(of, "data.sources", message);
+}
+
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
@@ -248,6 +297,9 @@ void check_population(const settings *s, const level *of) {
     if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
+    check_sources(s, of);
+    if (split_of(&of->defaults->data)->has_own) check_list(of, "data.sources", &of->defaults->data.sources);
+    check_list(of, "data.fraction", &of->defaults->data.fraction);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -376,6 +428,7 @@ void check_run(const settings *s, const level *top) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_sources(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

@@ -13,9 +13,12 @@ void population_copy(population_settings *to, const population_settings *from) {
     const setting_row *rows = table_rows(&count);
     *to = *from;
     for (int i = 0; i < count; i++) {
-        if (!rows[i].in_population || (rows[i].type != VALUE_TEXT && rows[i].type != VALUE_WORD)) continue;
         char **text = (char **)((char *)to + rows[i].offset);
-        *text = config_text(*text);
+        if (!rows[i].in_population) continue;
+        if (rows[i].type == VALUE_TEXT || rows[i].type == VALUE_WORD) *text = config_text(*text);
+        if (rows[i].type == VALUE_NUMBERS)
+            numbers_copy((device_numbers *)text,
+                         (const device_numbers *)((const char *)from + rows[i].offset));
     }
     if (from->n_specialists_list == 0) return;
     size_t bytes = (size_t)from->n_specialists_list * sizeof *from->specialists_list;
@@ -26,9 +29,12 @@ void population_copy(population_settings *to, const population_settings *from) {
 void population_free(population_settings *p) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
-    for (int i = 0; i < count; i++)
-        if (rows[i].in_population && (rows[i].type == VALUE_TEXT || rows[i].type == VALUE_WORD))
+    for (int i = 0; i < count; i++) {
+        if (!rows[i].in_population) continue;
+        if (rows[i].type == VALUE_TEXT || rows[i].type == VALUE_WORD)
             free(*(char **)((char *)p + rows[i].offset));
+        if (rows[i].type == VALUE_NUMBERS) numbers_free((device_numbers *)((char *)p + rows[i].offset));
+    }
     free(p->specialists_list);
 }
 
@@ -67,12 +73,24 @@ void resolve_splits(population_settings *p) {
     for (int i = 0; i < split_count(); i++) {
         const data_split *s = split_at(i);
         if (!s->parameter) continue;
-        double *value = (double *)((char *)p + table_find(s->parameter, true)->offset);
-        if (i != p->data.split)
-            *value = 0;
-        else if (*value == 0)
-            *value = s->parameter_default;
+        const setting_row *row = table_find(s->parameter, true);
+        void *value = (char *)p + row->offset;
+        if (i == p->data.split && !value_is_absent(row, p)) continue;
+        double resolved = i == p->data.split ? s->parameter_default : 0;
+        if (row->type == VALUE_INT)
+            *(int *)value = (int)resolved;
+        else
+            *(double *)value = resolved;
     }
+}
+
+void keep_data_lines(const level *of) {
+    data_settings *d = &of->defaults->data;
+    const char *parameter = split_of(d)->parameter;
+    if (level_has(of, "data.corpus")) d->corpus_line = level_place(of, "data.corpus").line;
+    if (level_has(of, "data.sources")) d->sources_line = level_place(of, "data.sources").line;
+    if (level_has(of, "data.split")) d->split_line = level_place(of, "data.split").line;
+    if (parameter && level_has(of, parameter)) d->split_line = level_place(of, parameter).line;
 }
 
 ck_site attention_linear_written(const level *of) {
@@ -98,7 +116,7 @@ static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
     const method *how = p->method ? method_find(p->method) : NULL;
     if (level_has(of, "adapters")) p->adapters_line = level_place(of, "adapters").line;
-    if (level_has(of, "data.corpus")) p->data.corpus_line = level_place(of, "data.corpus").line;
+    keep_data_lines(of);
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
     if (p->train.router.learning_rate == 0) p->train.router.learning_rate = p->train.learning_rate;

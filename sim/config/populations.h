@@ -12,6 +12,9 @@ void populations_read(settings *s, const level *top, const node *entries, proble
  * split. */
 void resolve_splits(population_settings *p);
 
+/* Where this level says keys of its data, for messages of later (settings.h). */
+void keep_data_lines(const level *of);
+
 /* attention.rank stands for all linears of attention: it is 0 where this level gives some of them a LoRA one
  * by one, and these are 0 where it writes attention.rank. */
 void resolve_loras(const level *of);

@@ -46,6 +46,8 @@ static const char *type_in_words(value_type type) {
         return "word";
     case VALUE_COUNTS:
         return "whole number, or a list";
+    case VALUE_NUMBERS:
+        return "number, or a list";
     case VALUE_SEEDS:
         break;
     }

@@ -84,6 +84,7 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     resolve_loras(&top);
     defaults.adapters_line = level_place(&top, "adapters").line;
     defaults.data.corpus_line = level_place(&top, "data.corpus").line;
+    keep_data_lines(&top);
     populations_read(s, &top, tree_get(tree, "populations"), list);
     check_run(s, &top);
     /* not before: populations of another split than the run's have its parameter from here */
@@ -134,6 +135,8 @@ void settings_destroy(settings *s) {
     free(s->populations);
     free(s->data.corpus);
     free(s->data.windows);
+    numbers_free(&s->data.sources);
+    numbers_free(&s->data.fraction);
     free(s->key_lines);
     free(s->file);
     free(s);

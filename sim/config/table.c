@@ -135,6 +135,21 @@ static const setting_row ROWS[] = {
      ABOVE(0, 1e6),
      .help = "concentration (alpha) of the split dirichlet: small, and a device has one source; large, and "
              "all have all alike"},
+    {SETTING("data.quantity", VALUE_DOUBLE), BOTH(data.quantity), .otherwise = "1 in the split quantity",
+     ABOVE(0, 10),
+     .help = "standard deviation (sigma) of the logarithm of a device's training tokens in the split "
+             "quantity; their mean is data.tokens_per_device"},
+    {SETTING("data.pathological", VALUE_INT), BOTH(data.pathological),
+     .otherwise = "2 in the split pathological", LIMITS(1, 1e6), .unit = "sources",
+     .help = "sources of each device in the split pathological"},
+    {SETTING("data.drift", VALUE_DOUBLE), BOTH(data.drift), .otherwise = "1 in the split drift", ABOVE(0, 1),
+     .help = "share of the next source in the last round of the split drift; in the first it is 0"},
+    {SETTING("data.sources", VALUE_NUMBERS), BOTH(data.sources), .whole = true,
+     .otherwise = "the device's number, modulo the number of sources", LIMITS(0, 1e6),
+     .help = "own source of each device, from 0: a list with one for each device, or one number for all; "
+             "splits natural, quantity, drift"},
+    {SETTING("data.fraction", VALUE_NUMBERS), BOTH(data.fraction), .otherwise = "1", ABOVE(0, 1),
+     .help = "multiplies data.tokens_per_device: a list with a number for each device, or one for all"},
     {SETTING("data.tokens_per_device", VALUE_INT64), BOTH(data.tokens_per_device), .initial = "40000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens",
      .help = "training text of a device; 0: all of its source, divided evenly among the source's devices"},

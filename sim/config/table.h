@@ -11,15 +11,16 @@
 #include "settings/settings.h"
 
 typedef enum {
-    VALUE_INT,    /* int */
-    VALUE_INT64,  /* int64_t */
-    VALUE_SEED,   /* uint64_t, the whole range */
-    VALUE_DOUBLE, /* double */
-    VALUE_TEXT,   /* char *, owned */
-    VALUE_WORD,   /* char *, owned: one of the choices */
-    VALUE_CHOICE, /* an enum: its choices in order */
-    VALUE_COUNTS, /* a number for all devices, or a list with one for each */
-    VALUE_SEEDS   /* a list of seeds; exists only until populations are expanded */
+    VALUE_INT,     /* int */
+    VALUE_INT64,   /* int64_t */
+    VALUE_SEED,    /* uint64_t, the whole range */
+    VALUE_DOUBLE,  /* double */
+    VALUE_TEXT,    /* char *, owned */
+    VALUE_WORD,    /* char *, owned: one of the choices */
+    VALUE_CHOICE,  /* an enum: its choices in order */
+    VALUE_COUNTS,  /* a number for all devices, or a list with one for each */
+    VALUE_NUMBERS, /* device_numbers: the same, each a double (numbers.c) */
+    VALUE_SEEDS    /* a list of seeds; exists only until populations are expanded */
 } value_type;
 
 typedef enum {
@@ -50,6 +51,7 @@ typedef struct {
     const char *otherwise; /* what holds where it is not written, in words */
     double least, most;    /* numbers: inclusive unless said so below */
     bool above_least, below_most;
+    bool whole;          /* VALUE_NUMBERS: they have no fraction */
     bool single;         /* VALUE_DOUBLE: computed with in single precision, and judged as that */
     const char *unit;    /* "tokens"; NULL: a plain number */
     const char *choices; /* "auto|cpu|cuda" */
@@ -80,6 +82,14 @@ char *value_limits(const setting_row *row);
 
 /* One seed as written; false if it is none. */
 bool value_read_seed(const node *value, uint64_t *out);
+
+/* ---- Numbers of devices (numbers.c) ---- */
+
+bool numbers_read(const setting_row *row, const node *value, device_numbers *out, const char *key,
+                  problems *list);
+void numbers_write(const device_numbers *numbers, FILE *out);
+void numbers_copy(device_numbers *to, const device_numbers *from); /* what `to` had is forgotten */
+void numbers_free(device_numbers *numbers);
 
 /* ---- Populations (population.c) ---- */
 

@@ -109,6 +109,7 @@ char *value_limits(const setting_row *row) {
     case VALUE_INT64:
     case VALUE_DOUBLE:
     case VALUE_COUNTS:
+    case VALUE_NUMBERS:
         write_range(out, row);
         break;
     case VALUE_SEED:
@@ -266,6 +267,7 @@ static const char *kind_in_words(const setting_row *row) {
     case VALUE_DOUBLE:
         return "one number";
     case VALUE_COUNTS:
+    case VALUE_NUMBERS:
         return "a number, or a list of numbers";
     case VALUE_SEEDS:
         return "a list of seeds";
@@ -279,7 +281,8 @@ static const char *kind_in_words(const setting_row *row) {
 
 bool value_read(const setting_row *row, const node *value, void *base, const char *key, problems *list) {
     void *at = (char *)base + row->offset;
-    bool list_is_fine = row->type == VALUE_COUNTS && value->kind == NODE_LIST;
+    bool of_devices = row->type == VALUE_COUNTS || row->type == VALUE_NUMBERS,
+         list_is_fine = of_devices && value->kind == NODE_LIST;
     if (value->kind != NODE_SCALAR && !list_is_fine) {
         problem_at(list, value->where, key, "a %s is written where %s is expected",
                    value->kind == NODE_LIST ? "list" : "map", kind_in_words(row));
@@ -301,6 +304,8 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
         return read_word(row, value, at, key, list);
     case VALUE_COUNTS:
         return read_counts(row, value, base, key, list);
+    case VALUE_NUMBERS:
+        return numbers_read(row, value, at, key, list);
     case VALUE_TEXT:
         break;
     case VALUE_SEEDS:

@@ -82,6 +82,9 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
     case VALUE_COUNTS:
         write_counts(out, base);
         break;
+    case VALUE_NUMBERS:
+        numbers_write(at, out);
+        break;
     case VALUE_SEEDS:
         break; /* expanded */
     }
@@ -89,7 +92,9 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
 
 bool value_is_absent(const setting_row *row, const void *base) {
     const void *at = (const char *)base + row->offset;
+    if (row->type == VALUE_NUMBERS) return ((const device_numbers *)at)->count == 0;
     if (row->type == VALUE_DOUBLE) return !row->initial && *(const double *)at == 0;
+    if (row->type == VALUE_INT) return !row->initial && row->least > 0 && *(const int *)at == 0;
     return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
 }
 

@@ -18,6 +18,10 @@ struct device_data {
     const corpus *corpus; /* borrowed */
     uint64_t seed;
     int device, source, sequence; /* sequence: data.sequence */
+    /* of the whole run, where the split of training text moves */
+    bool moves;
+    int rounds;
+    int64_t steps;
     /* windows of a part fall on all positions alike, else on stretches alike */
     bool by_positions[DATA_SPLITS];
     bool overlaps;
@@ -139,7 +143,10 @@ exit_code device_data_open(partition *p, int device, bool pooled, device_data **
                           .seed = p->seed,
                           .device = device,
                           .source = pooled || p->splits[DATA_TRAIN]->mixes ? -1 : partition_source(p, device),
-                          .sequence = p->settings->sequence};
+                          .sequence = p->settings->sequence,
+                          .moves = p->splits[DATA_TRAIN]->moves,
+                          .rounds = 1,
+                          .steps = 1};
     for (int part = 0; part < DATA_SPLITS; part++) {
         data->by_positions[part] = p->splits[part]->unequal;
         exit_code of_part = fill_part(p, device, pooled, (data_part)part, &data->parts[part], list);
@@ -171,6 +178,16 @@ int64_t device_data_examples(const device_data *data, data_part part) {
     int64_t examples = 0;
     for (int i = 0; i < data->parts[part].count; i++) examples += data->parts[part].ranges[i].examples;
     return examples;
+}
+
+void device_data_mixture(const device_data *data, int64_t *out) {
+    const part_text *text = &data->parts[DATA_TRAIN];
+    for (int i = 0; i < text->count; i++) out[text->ranges[i].source] += text->ranges[i].count;
+}
+
+void device_data_set_length(device_data *data, int rounds, int64_t steps) {
+    data->rounds = rounds;
+    data->steps = steps;
 }
 
 int64_t device_data_tokens(const device_data *data, data_part part) {
@@ -219,16 +236,39 @@ static int64_t place_of(const part_text *text, int64_t position, int sequence) {
     return places_before(text, i) + position;
 }
 
+/* How far the run is in the round of a training step: 0 in the first, 1 in the last. */
+static double progress_at(const device_data *data, uint64_t step) {
+    int64_t round = data->steps > 0 ? (int64_t)((__int128)step * data->rounds / data->steps) : 0;
+    if (round > data->rounds - 1) round = data->rounds - 1;
+    return data->rounds > 1 ? (double)round / (data->rounds - 1) : 1.0;
+}
+
+/* The stretch that a window falls on: by the shares of that step. */
+static int draw_moving(const device_data *data, const rng_key *key, int index, uint64_t step) {
+    const part_text *text = &data->parts[DATA_TRAIN];
+    double at = progress_at(data, step), sum = 0;
+    for (int i = 0; i < text->count; i++) sum += (1 - at) * text->ranges[i].start + at * text->ranges[i].end;
+    double left = sum * rng_open_unit(key, 2 * (uint64_t)index);
+    int i = 0;
+    for (; i < text->count - 1; i++) {
+        left -= (1 - at) * text->ranges[i].start + at * text->ranges[i].end;
+        if (left < 0) break;
+    }
+    return i;
+}
+
 static int64_t draw_place(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS,
                                                       RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
-    if (data->by_positions[part])
+    bool moves = part == DATA_TRAIN && data->moves;
+    if (data->by_positions[part] && !moves)
         return place_of(text,
                         (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
                         sequence);
-    int chosen = (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
+    int chosen = moves ? draw_moving(data, &key, index, step)
+                       : (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
     return places_before(text, chosen) +
            (int64_t)rng_below(&key, 2 * (uint64_t)index + 1,
                               (uint64_t)positions_of(&text->ranges[chosen], sequence));

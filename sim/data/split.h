@@ -15,10 +15,12 @@
 /* What a device has of one source in one of its parts. */
 typedef struct {
     int source;
-    /* 0, where shares are equal: all that the source has, of training text its slots' equal share */
     int64_t tokens;
-    /* where shares are equal: of so many holders of the source, the device is this one */
+    /* of so many holders of the source, the device is this one (slot: where shares are equal) */
     int slot, slots;
+    /* Of a split that moves: of the windows of training text, the share of this source in the first round and
+     * in the last. */
+    double start, end;
     double weight, remainder, room; /* for the split's own use */
 } text_share;
 
@@ -31,8 +33,19 @@ typedef struct {
      * none. */
     const char *parameter;
     double parameter_default;
-    /* The training text of a device is of several sources, else of its own (partition_source). */
+    /* Devices have a source of their own (partition_source), which data.sources can set. */
+    bool has_own;
+    /* The training text of a device is of several sources, else of its own alone. */
     bool mixes;
+    /* In training, windows fall on sources by shares that change from round to round. */
+    bool moves;
+    /* Its parameter is a number of sources, or it needs so many: the least that the corpus must have; NULL:
+     * one. */
+    int (*least_sources)(const data_settings *d);
+    /* What the tokens of a device's training text are multiplied by; NULL: 1. */
+    double (*factor)(const data_settings *d, uint64_t seed, int device);
+    /* Fills p->prepared once, before any shares; false without memory. NULL: nothing to do. */
+    bool (*prepare)(partition *p);
     /* Whether an earlier device has the same text of that part; NULL: none has. */
     bool (*repeats)(const partition *p, int device, data_part part);
     /* Writes what a device has of each source [sources] in rising order of sources, and returns of how many

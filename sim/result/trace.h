@@ -8,6 +8,7 @@
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
  *   /devices          one row each: population, index, source (of its training text; -1: several), experts,
  *                     train/valid/test tokens, entropy (nats/token, NaN if unknown)
+ *   /mixture          [device, source] tokens of each source of its population's corpus in its training text
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number
  *                     of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
@@ -67,6 +68,8 @@ typedef struct {
     const trace_device *devices;
     int n_sources;
     const char *const *source_names; /* [n_sources] */
+    int most_sources;                /* of any corpus */
+    const int64_t *mixtures;         /* [n_devices, most_sources] */
     int routing_windows;             /* windows recorded at each evaluation */
     const int *routing_devices;      /* [routing_windows] whose window it is */
     sampling_shape sampling;

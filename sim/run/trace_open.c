@@ -105,6 +105,8 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
                            .devices = devices,
                            .n_sources = n_sources,
                            .source_names = names,
+                           .most_sources = f->most_sources,
+                           .mixtures = f->mixtures,
                            .routing_windows = s->routing.n,
                            .routing_devices = s->routing.devices,
                            .sampling = s->sampled.size};

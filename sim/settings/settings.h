@@ -57,16 +57,36 @@ typedef struct {
     } pretrain;
 } base_settings;
 
+/* A number for each device, or one for all. */
+typedef struct {
+    int count;      /* 0: none is written */
+    bool is_list;   /* values [count] are of the devices, else the one value is of all of them */
+    double *values; /* owned */
+} device_numbers;
+
+/* A device beyond the list has its last number. */
+static inline double numbers_of(const device_numbers *n, int device, double otherwise) {
+    if (n->count == 0) return otherwise;
+    return n->values[device < n->count ? device : n->count - 1];
+}
+
 typedef enum { IN_DISTRIBUTION, OUT_OF_DISTRIBUTION } data_evaluation;
 
 typedef struct {
     /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples
      */
     char *corpus;
-    int corpus_line;  /* where the configuration says which; 0: --set */
-    int split;        /* index into the list of splits (data/splits/splits.h) */
-    int evaluation;   /* data_evaluation: what valid and test text are */
-    double dirichlet; /* alpha of the split of that name; 0 in all others */
+    int corpus_line; /* where the configuration says which; 0: --set */
+    int split;       /* index into the list of splits (data/splits/splits.h) */
+    int evaluation;  /* data_evaluation: what valid and test text are */
+    /* alpha, sigma, number of sources, and way to go, of the splits of these names; 0 in all others */
+    double dirichlet, quantity;
+    int pathological;
+    double drift;
+    int split_line;          /* where the configuration says the split or its parameter; 0: --set */
+    device_numbers sources;  /* the source of each device that has one of its own; none: i mod S */
+    int sources_line;        /* as of corpus_line */
+    device_numbers fraction; /* of tokens_per_device that a device has; none: 1 */
     /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices */
     int64_t tokens_per_device;
     int64_t valid_tokens_per_device, test_tokens_per_device; /* 0: all of its source's split */

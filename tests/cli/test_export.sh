@@ -69,7 +69,7 @@ test_windows_that_were_not_recorded_name_the_setting() {
 test_unknown_table_is_refused_with_the_list_of_tables() {
     expect_status 2 cohort export "$(reference_result)" --table losses
     expect_text err losses
-    expect_text err 'populations, devices, loss, routing, tokens, traffic, windows, time'
+    expect_text err 'populations, devices, mixture, loss, routing, tokens, traffic, windows, time'
     expect_status 2 cohort export "$(reference_result)"
     expect_text err --table
     expect_status 2 cohort export "$(reference_result)" --table all

@@ -11,10 +11,14 @@ static bool repeats(const partition *p, int device, data_part part) {
 
 static int shares(const partition *p, int device, data_part part, text_share *out) {
     int sources = corpus_sources(p->corpus);
-    int64_t all = partition_wanted(p->settings, part);
+    int64_t all = partition_wanted(p, device, part);
     for (int s = 0; s < sources; s++)
-        out[s] = (text_share){
-            .source = s, .tokens = all / sources + (s < all % sources), .slot = device, .slots = p->devices};
+        out[s] = (text_share){.source = s,
+                              .tokens = partition_asked(p->settings, part) > 0
+                                            ? all / sources + (s < all % sources)
+                                            : partition_tokens(p, device, part, s, p->devices),
+                              .slot = device,
+                              .slots = p->devices};
     return sources;
 }
 

@@ -7,7 +7,11 @@
     X(natural, "a device has one source")                                                                    \
     X(iid, "every device has equal parts of all sources")                                                    \
     X(dirichlet, "a device has a mixture of sources of its own, drawn from a Dirichlet distribution "        \
-                 "(data.dirichlet)")
+                 "(data.dirichlet)")                                                                         \
+    X(quantity, "a device has one source, and an amount of it drawn from a log-normal distribution "         \
+                "(data.quantity)")                                                                           \
+    X(pathological, "a device has equal parts of few sources (data.pathological)")                           \
+    X(drift, "a device moves from its own source to the next one over the rounds (data.drift)")
 
 /* "natural|iid|..", and "; natural: ..; iid: .." */
 #define SPLIT_CHOICES            (&SPLITS(SPLIT_CHOICE)[1])

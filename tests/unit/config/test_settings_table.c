@@ -11,7 +11,7 @@
 
 static bool is_number(const setting_row *row) {
     return row->type == VALUE_INT || row->type == VALUE_INT64 || row->type == VALUE_DOUBLE ||
-           row->type == VALUE_COUNTS;
+           row->type == VALUE_COUNTS || row->type == VALUE_NUMBERS;
 }
 
 /* Reads `text` as the row's value into fresh settings. */

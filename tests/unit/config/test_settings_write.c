@@ -28,7 +28,20 @@ static const char RICH[] =
     "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: "
     "0}}\n"
     "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
-    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
+    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n"
+    "  - {name: few, method: local, devices: 2, data: {split: pathological, pathological: 3}}\n"
+    "  - {name: few-by-default, method: local, devices: 2, data: {split: pathological}}\n"
+    "  - {name: uneven, method: local, devices: 2, data: {split: quantity, quantity: 0.3, sources: [3, 1]}}\n"
+    "  - {name: moving, method: local, devices: 2, data: {split: drift, sources: 2, fraction: [0.1, "
+    "0.333333333333333314]}}\n";
+
+/* Lists from above, which some populations replace by one of their own, or by a number. */
+static const char LISTS[] =
+    "data: {sources: [1, 0], fraction: [0.5, 0.25]}\n"
+    "populations:\n"
+    "  - {name: a, method: local, devices: 2, seeds: [1, 2]}\n"
+    "  - {name: b, method: local, devices: 2, data: {sources: [3, 3], fraction: 0.5}}\n"
+    "  - {name: c, method: local, devices: 2, data: {split: iid}}\n";
 
 /* A parameter of some populations' split, from above. */
 static const char MIXED[] =
@@ -63,6 +76,7 @@ Test(settings_write, written_settings_load_to_the_same) {
     expect_round_trip("base: {checkpoint: gpt2}\npopulations: [{name: a, method: local, devices: 2}]");
     expect_round_trip(RICH);
     expect_round_trip(MIXED);
+    expect_round_trip(LISTS);
 }
 
 /* Not only to equal hashes: every row of every population, and of the run. */
@@ -148,6 +162,11 @@ static const struct {
     {"data.evaluation=out_of_distribution", true, false},
     {"data.dirichlet=2", true, false},
     {"data.dirichlet=1", false, false},
+    {"data.quantity=0.5;data.split=quantity", true, false},
+    {"data.pathological=3;data.split=pathological", true, false},
+    {"data.drift=0.5;data.split=drift", true, false},
+    {"data.sources=[1, 0]", true, false},
+    {"data.fraction=[1, 0.5]", true, false},
     {"data.tokens_per_device=1000", true, false},
     {"data.valid_tokens_per_device=1000", true, false},
     {"data.test_tokens_per_device=1000", true, false},

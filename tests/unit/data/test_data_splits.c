@@ -165,7 +165,7 @@ Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
                 dirichlet_mixture(4, device, alphas[a], SOURCES, drawn);
                 part_text got = part_of(p, device, (data_part)part);
                 double kept = 0;
-                int64_t wanted = partition_wanted(&used, (data_part)part);
+                int64_t wanted = partition_asked(&used, (data_part)part);
                 cr_expect_eq(got.tokens, wanted);
                 for (int i = 0; i < got.count; i++) kept += drawn[got.ranges[i].source].weight;
                 for (int i = 0; i < got.count; i++) {
@@ -408,7 +408,7 @@ static void expect_refused(int devices, int tried, const char *message) {
 Test(data_splits_text, refuses_more_than_a_source_has) {
     used.dirichlet = 0.01;
     used.tokens_per_device = TRAIN + 1;
-    expect_refused(4, 4, "of data.tokens_per_device (6001 tokens) from source ");
+    expect_refused(4, 4, "takes 6001 tokens (data.tokens_per_device: 6001) from source ");
 }
 
 Test(data_splits_text, refuses_less_than_a_window) {

@@ -87,6 +87,20 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
                      "\"local, poor\",18446744073709551615,1,0,french,2,1003,103,203,0,8192,3.75\n");
 }
 
+/* Sources by their names, from where the population's begin; none of which a device has nothing. */
+Test(export, mixtures_have_a_line_for_each_source_of_a_device) {
+    result r = finished(WINDOWS);
+    cr_expect_str_eq(table_of(&r, "mixture"), "population,seed,device,source,source_name,train_tokens\n"
+                                              "comigs-1g1s,42,0,0,german,900\n"
+                                              "comigs-1g1s,42,0,1,french,100\n"
+                                              "comigs-1g1s,42,1,1,french,900\n"
+                                              "comigs-1g1s,42,1,2,italian,101\n"
+                                              "\"local, poor\",18446744073709551615,0,0,french,102\n"
+                                              "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",900\n"
+                                              "\"local, poor\",18446744073709551615,1,0,french,900\n"
+                                              "\"local, poor\",18446744073709551615,1,1,italian,103\n");
+}
+
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {
     static const char *const splits[] = {"train", "valid", "test", "test_after"};
     result r = finished(WINDOWS);
@@ -248,7 +262,7 @@ Test(export, refusals_say_what_would_be_right) {
     result r = finished(0);
     char *file = fixture_path(r.folder, "t.csv");
     expect_refused(r.folder, "losses", file,
-                   "there is no table 'losses'; a result has populations, devices, loss, routing,");
+                   "there is no table 'losses'; a result has populations, devices, mixture, loss, routing,");
     expect_refused(
         r.folder, "tokens", file,
         "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");
