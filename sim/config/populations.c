@@ -89,8 +89,9 @@ void keep_data_lines(const level *of) {
     const char *parameter = split_of(d)->parameter;
     if (level_has(of, "data.corpus")) d->corpus_line = level_place(of, "data.corpus").line;
     if (level_has(of, "data.sources")) d->sources_line = level_place(of, "data.sources").line;
-    if (level_has(of, "data.split")) d->split_line = level_place(of, "data.split").line;
-    if (parameter && level_has(of, parameter)) d->split_line = level_place(of, parameter).line;
+    if (level_has(of, "data.split")) d->split_key = "data.split";
+    if (parameter && level_has(of, parameter)) d->split_key = parameter;
+    if (d->split_key && level_has(of, d->split_key)) d->split_line = level_place(of, d->split_key).line;
 }
 
 ck_site attention_linear_written(const level *of) {

@@ -99,9 +99,10 @@ static bool assign_sources(partition *p) {
 exit_code partition_check(const corpus *c, const data_settings *d, const char **key, problems *list) {
     const data_split *split = split_of(d);
     int sources = corpus_sources(c), least = split->least_sources ? split->least_sources(d) : 1;
-    *key = split->parameter;
+    *key = d->split_key ? d->split_key : "data.split";
     if (least > sources)
-        return problem(list, EXIT_INPUT, "needs %d sources, but %s has %d", least, corpus_path(c), sources);
+        return problem(list, EXIT_INPUT, "the split %s needs %d sources, but %s has %d", split_name(d->split),
+                       least, corpus_path(c), sources);
     *key = "data.sources";
     for (int i = 0; i < d->sources.count && split->has_own; i++)
         if (d->sources.values[i] >= sources)

@@ -83,7 +83,9 @@ typedef struct {
     double dirichlet, quantity;
     int pathological;
     double drift;
-    int split_line;          /* where the configuration says the split or its parameter; 0: --set */
+    /* the split's parameter where the configuration has it, else data.split; NULL: neither is written */
+    const char *split_key;
+    int split_line;          /* where that is; 0: --set */
     device_numbers sources;  /* the source of each device that has one of its own; none: i mod S */
     int sources_line;        /* as of corpus_line */
     device_numbers fraction; /* of tokens_per_device that a device has; none: 1 */

@@ -131,14 +131,14 @@ test_more_sources_than_there_are_are_refused() {
     local populations='[{name: a, method: local, devices: 2, seeds: [1, 2]}, {name: b, method: fedavg, devices: 2}]'
     sed 's/^data:/&\n  split: pathological\n  pathological: 3/' "$tiny" >bad.yaml
     expect_status 2 cohort run bad.yaml --out result --set populations="$populations"
-    expect_text err 'bad.yaml:11: data.pathological: needs 3 sources, but synthetic has 2'
+    expect_text err 'bad.yaml:11: data.pathological: the split pathological needs 3 sources, but synthetic has 2'
     [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
     sed 's/^data:/&\n  sources: [0, 2]/' "$tiny" >bad.yaml
     expect_status 2 cohort check bad.yaml --set populations="$populations"
     expect_text err 'bad.yaml:10: data.sources: there is no source 2; synthetic has 2, numbered from 0'
     [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
     expect_status 2 cohort check "$tiny" --set data.split=drift --set data.synthetic.topics=1
-    expect_text err '--set data.split: needs 2 sources, but synthetic has 1'
+    expect_text err '--set data.split: the split drift needs 2 sources, but synthetic has 1'
 }
 
 # All splits beside each other: what devices have of each source is in the trace.
@@ -170,7 +170,7 @@ ROWS
     expect_status 0 cohort export result --table populations
     expect_text out 'moving,7,fedavg,2,2,0,4,2,4000,drift,mean,out_of_distribution'
     [[ $(grep -c ',drift,.*,out_of_distribution$' result/summary.csv) == 1 ]] || fail "$(<result/summary.csv)"
-    cohort export result --table devices
+    expect_status 0 cohort export result --table devices
     expect_text out 'poor,7,0,1,topic-1,'
     expect_text out 'moving,7,0,-1,,'
 }

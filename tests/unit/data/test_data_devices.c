@@ -404,8 +404,8 @@ Test(data_devices, more_sources_than_there_are_are_refused) {
     cr_expect_null(key);
     used.pathological = 6;
     cr_expect_eq(partition_check(text, &used, &key, list), EXIT_INPUT);
-    cr_expect_str_eq(key, "data.pathological");
-    cr_expect(data_says(list, "needs 6 sources, but synthetic has 5"));
+    cr_expect_str_eq(key, "data.split");
+    cr_expect(data_says(list, "the split pathological needs 6 sources, but synthetic has 5"));
     used.split = split_named("natural");
     used.sources = numbers_in(sources, 2);
     cr_expect_eq(partition_check(text, &used, &key, list), EXIT_INPUT);
