@@ -152,7 +152,7 @@ static const setting_row ROWS[] = {
      .help = "multiplies data.tokens_per_device: a list with a number for each device, or one for all"},
     {SETTING("data.tokens_per_device", VALUE_INT64), BOTH(data.tokens_per_device), .initial = "40000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens",
-     .help = "training text of a device; 0: all of its source, divided evenly among the source's devices"},
+     .help = "training text of a device; 0: all of its sources, divided evenly among their devices"},
     {SETTING("data.valid_tokens_per_device", VALUE_INT64), BOTH(data.valid_tokens_per_device), .initial = "0",
      LIMITS(0, MANY_TOKENS), .unit = "tokens", .help = "validation text of a device; 0: all of its source's"},
     {SETTING("data.test_tokens_per_device", VALUE_INT64), BOTH(data.test_tokens_per_device), .initial = "0",
