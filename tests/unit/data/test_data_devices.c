@@ -324,7 +324,7 @@ Test(data_devices, data_sources_says_whose_text_a_device_has) {
     }
 }
 
-/* Side by side also where devices of a source have unequal fractions, and the pool has each test text once. */
+/* Side by side also where devices of a source have unequal fractions; the pool has each test text once. */
 Test(data_devices, fractions_multiply_training_text_alone) {
     double fractions[] = {1, 0.1, 0.5, 0.25};
     int64_t sources[] = {2, 2, 2, 0};
