@@ -46,7 +46,7 @@ static const option_row OPTIONS[] = {
      ".safetensors"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
     {"table", "NAME", ON_EXPORT, 'T',
-     "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
+     "populations, devices, mixture, loss, routing, tokens, traffic, windows, metrics, time, or all"},
     {"out", "PATH", ON_EXPORT, 'o',
      "CSV file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},

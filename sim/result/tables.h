@@ -33,7 +33,7 @@ typedef struct {
     uint64_t seed;
     int64_t tokens_per_device;
     int32_t devices, generalists, specialists, rank, top_k, first_source;
-    char gates[16];
+    char gates[16], evaluation[32]; /* evaluation: empty in traces of before there was the key */
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */
 hid_t device_type(h5_error *error);     /* of trace_device in memory */
