@@ -167,10 +167,11 @@ def case_routing(folder):
 def case_mixture(folder):
     result = Result(folder)
     panels = mixture.panels_of(result)
-    assert len(panels) == 1 and panels[0].name == "", [panel.name for panel in panels]
+    assert [panel.populations[0] for panel in panels] == [0, 2], [panel.name for panel in panels]
     expected = np.zeros((4, 2), int)
     expected[[0, 1, 2, 3], [0, 1, 0, 1]] = 4000
     assert np.array_equal(panels[0].tokens, expected), panels[0].tokens
+    assert np.array_equal(panels[1].tokens, [[8000, 8000]]), "pooled data is of all sources"
     # Devices of several sources: two populations with a mixture, the others with another.
     result.mixture = np.tile([[1000, 3000]], (len(result.devices), 1))
     result.mixture[np.concatenate([result.members(0), result.members(1)])] = [4000, 0]
