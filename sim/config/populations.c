@@ -39,6 +39,7 @@ static void append(settings *s, const population_settings *from, uint64_t seed) 
     population_settings *p = &s->populations[s->n_populations++];
     population_copy(p, from);
     p->seed = seed;
+    p->number = s->n_populations - 1;
 }
 
 static void append_seeds(settings *s, const level *of, const node *seeds) {
