@@ -32,7 +32,7 @@ typedef struct {
     int n_overrides;                /* --set, --backend and --threads in the order typed: "a.b=c" */
     char *overrides[CLI_MAX_WORDS]; /* owned */
     const char *out, *table, *adapters, *population;
-    bool resume, quiet, one_seed;
+    bool resume, retry_failed, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */
     int processes; /* 0: not given */

@@ -324,14 +324,17 @@ exit_code trace_export_all(const char *folder, const char *out, problems *list) 
     return code;
 }
 
-exit_code trace_read_diverged(const char *folder, int n_populations, int *diverged, problems *list) {
+exit_code trace_read_states(const char *folder, int n, trace_state *states, problems *list) {
     export_source s;
     h5_enter();
     exit_code code = export_open(folder, &s, list);
-    if (code == EXIT_OK && s.n_populations != n_populations)
+    if (code == EXIT_OK && s.n_populations != n)
         code = problem(list, EXIT_INPUT, "%s: has %d populations, but its configuration has %d", s.path,
-                       s.n_populations, n_populations);
-    if (code == EXIT_OK) memcpy(diverged, s.diverged, (size_t)n_populations * sizeof *diverged);
+                       s.n_populations, n);
+    for (int i = 0; i < n && code == EXIT_OK; i++) {
+        snprintf(states[i].point, sizeof states[i].point, "%s", s.populations[i].point);
+        states[i].diverged = s.diverged[i];
+    }
     export_close(&s);
     h5_leave();
     return code;

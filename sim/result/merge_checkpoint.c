@@ -41,7 +41,6 @@ static exit_code read_part(open_part *part, passing *room, problems *list) {
                       .n_carried = part->fleet->n_carried,
                       .n_devices = part->fleet->n_devices,
                       .pieces = &pieces};
-    settings_hash(part->given->settings, c->config_hash);
     exit_code code = path_of(part->given->folder, path, list);
     if (code == EXIT_OK && !checkpoint_states_create(c))
         code = problem(list, EXIT_ENVIRONMENT, "out of memory to merge results");

@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "result/merge_parts.h"
+#include "support/durable.h"
 
 enum { PATH_BYTES = 4096 };
 
@@ -366,7 +367,9 @@ static int write_trace(merged_trace *t, h5_error *error) {
     for (metric_id id = 0; id < METRIC_COUNT; id++)
         if (t->file.datasets[id] >= 0 && merge_table(t, id, error)) return -1;
     if (H5Fflush(t->file.file, H5F_SCOPE_GLOBAL) < 0) return h5_failed(error, "cannot write the trace");
-    return trace_file_sync(&t->file, error) ? -1 : trace_file_close(&t->file, error);
+    if (trace_file_close(&t->file, error)) return -1;
+    int failure = durable_sync(t->path);
+    return failure ? h5_failed(error, "cannot sync the trace: %s", strerror(failure)) : 0;
 }
 
 exit_code merge_trace(merging *m, problems *list) {

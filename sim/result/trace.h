@@ -174,9 +174,13 @@ bool summary_is_there(const char *path);
 /* In a result's folder: what a base that was loaded looks like, as its config.json. */
 #define BASE_NAME "base.json"
 
-/* Of each population of the result in `folder` the round in which it diverged, 0: it did not.
- * diverged [n_populations]: as many as the trace has, or it is refused. */
-exit_code trace_read_diverged(const char *folder, int n_populations, int *diverged, problems *list);
+/* Of a population as its trace has it. */
+typedef struct {
+    char point[65]; /* settings_point_hash() when it was computed; empty: the trace is older */
+    int diverged;   /* round in which it diverged, 0: it did not */
+} trace_state;
+/* states [n]: as many as the trace in `folder` has populations, or it is refused. */
+exit_code trace_read_states(const char *folder, int n, trace_state *states, problems *list);
 
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);

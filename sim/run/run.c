@@ -1,4 +1,4 @@
-/* run.c - a run from start to end.
+/* run.c - a run of all populations at once, from start to end.
  *
  *   folder chosen -> text checked -> base -> session -> folder begun -> [checkpoint] -> trace -> rounds
  *   -> summary (under a name of its own) -> last checkpoint -> trace closed -> summary renamed to summary.csv
@@ -7,8 +7,8 @@
  *
  * So summary.csv exists only when all else is complete, and a run that was killed between its last checkpoint
  * and that rename finds its summary waiting. */
-#include "run/run.h"
 #include "model/obtain_base.h"
+#include "run/once.h"
 #include "support/progress.h"
 
 #include <errno.h>
@@ -36,6 +36,8 @@ typedef struct {
     ck_collective *collective;
     bool first; /* process 0 */
     bool quiet;
+    const run_batch *batch;
+    bool too_large;
     result_folder folder;
     ck_backend *backend;
     session *session;
@@ -105,8 +107,11 @@ static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
     run_outline outline = {0};
     exit_code code = open_backend(r, list);
-    THEN(code, processes_agree(r->collective,
-                               outline_make(r->settings, r->collective, r->backend, &outline, list), list));
+    if (code != EXIT_OK) return code;
+    code = processes_agree(r->collective,
+                           outline_make(r->settings, r->collective, r->backend, &outline, list), list);
+    r->too_large = outline.plan.refused;
+    if (code != EXIT_OK) (void)outline_any(r->collective, &r->too_large, list);
     THEN(code, obtain_base(r, &base, list));
     if (code == EXIT_OK)
         code =
@@ -115,7 +120,7 @@ static exit_code open_session(run *r, problems *list) {
         outline_free(&outline);
     if (code != EXIT_OK) return code;
     if (r->first) report_overlaps(r->quiet, r->session->fleet);
-    r->session->at.result = r->folder.path;
+    r->session->at.result = r->folder.whole ? r->folder.whole : r->folder.path;
     return processes_agree(r->collective, checkpoints_create(r->session, &r->checkpoint, list), list);
 }
 
@@ -171,6 +176,7 @@ static exit_code train(run *r, problems *list) {
                   .trace = r->trace,
                   .checkpoint = &r->checkpoint,
                   .folder = &r->folder,
+                  .label = r->batch->label ? r->batch->label : "train",
                   .quiet = r->quiet || !r->first};
     if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
     r->trained = true;
@@ -254,18 +260,24 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (r->first) THEN(code, publish_summary(r, list));
     code = processes_agree(r->collective, code, list);
     /* the measurement has memory of its own */
-    if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session);
-    if (!r->quiet && r->trained) THEN(code, measure_ceiling(r, list));
-    if (code == EXIT_OK && !r->quiet && r->first) report(r);
+    bool reports = !r->quiet && !r->batch->result;
+    if (code == EXIT_OK && reports && r->trained) session_release(r->session);
+    if (reports && r->trained) THEN(code, measure_ceiling(r, list));
+    if (code == EXIT_OK && reports && r->first) report(r);
     return code;
 }
 
-exit_code run_execute(const settings *s, const run_options *options, problems *list) {
+exit_code run_once(const settings *s, const run_options *options, const run_batch *batch, bool *too_large,
+                   problems *list) {
+    int before = problems_count(list);
     run r = {.settings = s,
              .collective = options->collective ? options->collective : ck_collective_local(),
-             .quiet = options->quiet};
+             .quiet = options->quiet,
+             .batch = batch};
     r.first = ck_process(r.collective) == 0;
     exit_code code = choose_folder(&r, options, list);
+    r.folder.whole = batch->result;
+    *too_large = false;
     if (code == EXIT_OK && r.folder.finished) {
         progress_note(r.quiet || !r.first, "%s is complete: nothing to do", r.folder.path);
         return EXIT_OK;
@@ -275,5 +287,6 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
     THEN(code, train(&r, list));
     code = finish(&r, code, list);
     close_run(&r);
-    return THEN(code, problems_code(list));
+    *too_large = r.too_large;
+    return THEN(code, problems_code_from(list, before));
 }

@@ -13,10 +13,12 @@ typedef struct {
     /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
     const char *out;
     bool resume, quiet;
+    bool retry_failed;         /* with resume: populations of a complete result that diverged run again */
     ck_collective *collective; /* the processes of the run; NULL: this one alone */
 } run_options;
 
-/* Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads,
+/* All populations at once where they fit into memory, and else in batches (run/batches.h); with resume the
+ * populations that the result lacks. Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads,
  * writes and speaks. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
 /* CPU threads of one of so many processes on a machine: its share of those that the settings, or the
