@@ -26,7 +26,7 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
 int run_threads(const settings *s, int process, int processes);
 
 /* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of
- * each of so many processes. */
+ * each of so many processes; of one that is alone, batch by batch where not all populations fit at once. */
 exit_code run_check(const settings *s, int processes, problems *list);
 
 #endif

@@ -8,13 +8,13 @@ wide=(--set experts.rank=128 --set trace.routing_windows=0 --set trace.sampling_
 
 # A limit at which only some of the populations fit at once.
 small_memory() { # configuration, options
-    local need='' said limit
-    for limit in 40 60 80 160 320 640; do # the largest that is refused names what the smallest waves need
-        said=$(cohort check "$@" --set memory_limit="$limit" 2>&1 | sed -n 's/.*the run needs \([0-9]*\) MiB of memory and.*/\1/p')
-        need=${said:-$need}
+    local limit
+    limit=$(cohort check "$@" | sed -n 's/^ *\([0-9]*\)[0-9.]* MiB  in total.*/\1/p')
+    until cohort check "$@" --set memory_limit="$limit" 2>&1 | grep -q '^Batch 1 of '; do
+        ((limit -= 6))
+        ((limit > 20)) || fail 'all populations fit whatever the limit, or none does'
     done
-    [[ $need -gt 60 ]] || fail "cohort check does not say what is needed: $need"
-    printf 'memory_limit=%d' $((need - 30))
+    printf 'memory_limit=%d' $((limit - 12))
 }
 
 # The content of tables, summary, adapters and checkpoint: all but what names the configuration and the clock.
@@ -80,6 +80,16 @@ test_several_batches_equal_one_run() {
     expect_text out 'state           finished'
     expect_status 0 cohort run many.yaml --out result --resume "${wide[@]:0:6}"
     expect_text err 'is complete'
+}
+
+test_check_prints_the_plan_of_each_batch() {
+    local limit
+    many >many.yaml
+    limit=$(small_memory many.yaml "${wide[@]:0:6}")
+    expect_status 0 cohort check many.yaml "${wide[@]:0:6}" --set "$limit"
+    expect_text out 'they run in batches'
+    [[ $(grep -c '^Batch [0-9] of [0-9]' out) -ge 2 && $(grep -c 'MiB  in total of' out) == $(grep -c ^Batch out) ]] || fail "$(<out)"
+    [[ $(grep -cE '^(local|mean|two|late) ' out) == 12 ]] || fail "$(<out)"
 }
 
 test_text_is_generated_from_a_merged_result() {
