@@ -28,7 +28,7 @@ typedef struct {
     int part, population;
 } merge_source;
 
-/* Writes trace.h5 and checkpoint.h5 into the folder `out`, which is there: populations as in `s`, population i
+/* Writes trace.h5 and checkpoint.h5 into the folder `out`, which is there: populations as in `s`, the i-th
  * from sources[i]. Attributes of the trace are of the last part, but for its creation: that of the first.
  * Refuses parts that are damaged or of other settings. *merged, the caller's: the devices, with their states
  * and what is known of their text, without packs and text. */

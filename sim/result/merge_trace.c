@@ -1,5 +1,5 @@
-/* merge_trace.c - trace.h5 of a merged result: walks the table of metrics, and moves every number to where its
- * population, device or window is now. */
+/* merge_trace.c - trace.h5 of a merged result: walks the table of metrics, and moves every number to where
+ * its population, device or window is now. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "result/h5.h"
 #include "config/config.h"
+#include "result/h5.h"
 #include "result/trace.h"
 
 #define TRACE_COHORT_VERSION "0.1.0"

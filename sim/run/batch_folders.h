@@ -1,4 +1,4 @@
-/* batch_folders.h - where the populations of a configuration are, in a result that has them from several runs.
+/* batch_folders.h - where the populations of a configuration are, in a result of several runs.
  *
  *   FOLDER/                   the result so far: complete, or nothing but config.yaml
  *   FOLDER/batches/config.yaml   all that is asked for: with it --resume goes on

@@ -1,5 +1,5 @@
-/* once.h - a run of all populations of a configuration at once, from start to end: a result, or a batch of one
- * (run/batches.h). */
+/* once.h - a run of all populations of a configuration at once, from start to end: a result, or a batch of
+ * one (run/batches.h). */
 #ifndef COHORT_ONCE_H
 #define COHORT_ONCE_H
 

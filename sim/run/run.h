@@ -18,8 +18,8 @@ typedef struct {
 } run_options;
 
 /* All populations at once where they fit into memory, and else in batches (run/batches.h); with resume the
- * populations that the result lacks. Of several processes, all execute the run: each has its share of the devices, and process 0 alone reads,
- * writes and speaks. */
+ * populations that the result lacks. Of several processes, all execute the run: each has its share of the
+ * devices, and process 0 alone reads, writes and speaks. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
 /* CPU threads of one of so many processes on a machine: its share of those that the settings, or the
  * machine's cores, give to all. 0: as ck_open() likes. */

@@ -56,7 +56,7 @@ void problems_drop(problems *list, int first);
 
 int problems_count(const problems *list);
 const char *problems_message(const problems *list, int index);
-exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */
+exit_code problems_code(const problems *list);                 /* the first message's code, EXIT_OK if none */
 exit_code problems_code_from(const problems *list, int first); /* of the messages from index `first` on */
 
 /* To be called before the messages are shown. Messages are alike that say the same of different places: they

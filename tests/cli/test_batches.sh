@@ -93,7 +93,7 @@ test_check_prints_the_plan_of_each_batch() {
 }
 
 test_text_is_generated_from_a_merged_result() {
-    local options=(--tokens 1,2,3 --max-tokens 4 --population uneven)
+    local options=(--tokens "1,2,3" --max-tokens 4 --population uneven)
     more >more.yaml
     cohort run "$tiny" --out whole "${wide[@]}"
     cohort run "$tiny" --out result "${wide[@]}" --set "$(small_memory "$tiny" "${wide[@]:0:6}")"
@@ -320,16 +320,17 @@ test_a_killed_batch_goes_on_from_its_checkpoint() {
     expect_same_content whole result
 }
 
+limited() ( # KiB: bash counts in them
+    ulimit -f "$1"
+    exec "$COHORT_BINARY" run more.yaml --out result "${short[@]}" --resume
+)
+
 test_a_full_disk_in_the_merge_leaves_the_old_result_whole() {
     prepare_addition
     cp -r before result
     # The merged checkpoint is the largest file; that of the batch is smaller.
     local limit=$(($(stat -c %s whole/checkpoint.h5) / 1024 - 100))
-    limited() ( # bash counts in KiB
-        ulimit -f "$limit"
-        exec "$COHORT_BINARY" run more.yaml --out result "${short[@]}" --resume
-    )
-    expect_status 4 limited
+    expect_status 4 limited "$limit"
     expect_text err 'File too large'
     expect_same_results before result
     finish_and_compare 'a full disk'
