@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels.h"
 #include "result/bank.h"
@@ -90,13 +91,16 @@ static void print_attributes(const result *r) {
         printf("%-15s %" PRIu64 "\n", "seed", seed);
 }
 
-static void print_progress(const result *r, bool summary) {
+static void print_progress(const result *r, bool summary, bool batches) {
     printf("%-15s %d, %d devices\n", "populations", r->n_populations, r->n_devices);
     printf("%-15s %d", "rounds so far", r->rows ? r->rounds[r->rows - 1] : 0);
     if (r->round[METRIC_TEST_LOSS]) printf(", last evaluated after round %d", r->round[METRIC_TEST_LOSS]);
     printf("\n%-15s %s\n", "state",
            summary ? "finished"
                    : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
+    if (batches)
+        printf("%-15s in the folder " BATCHES_NAME ": populations that will become part of this result\n",
+               BATCHES_NAME);
 }
 
 /* Populations that other revisions computed than the last part of the result. */
@@ -178,9 +182,10 @@ static void print_losses(const result *r) {
 }
 
 exit_code trace_print_info(const char *folder, problems *list) {
-    char path[4096], summary[4096];
+    char path[4096], summary[4096], batches[4096];
     if (snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
         return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+    (void)snprintf(batches, sizeof batches, "%s/" BATCHES_NAME, folder); /* shorter than the summary */
     exit_code code = trace_find(folder, path, sizeof path, list);
     if (code != EXIT_OK) return code;
     result r = {.file = -1};
@@ -191,7 +196,7 @@ exit_code trace_print_info(const char *folder, problems *list) {
         printf("%-15s %s\n", "result", folder);
         print_attributes(&r);
         print_revisions(&r);
-        print_progress(&r, summary_is_there(summary));
+        print_progress(&r, summary_is_there(summary), access(batches, F_OK) == 0);
         print_diverged(&r);
         print_losses(&r);
     }

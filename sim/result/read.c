@@ -20,6 +20,12 @@ exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems
     if (!S_ISDIR(info.st_mode))
         return problem(list, EXIT_INPUT, "%s: is not a folder; give the folder that `cohort run` made",
                        folder);
+    if (snprintf(path, path_bytes, "%s/" BATCHES_NAME, folder) < (int)path_bytes && access(path, R_OK) == 0)
+        return problem(
+            list, EXIT_INPUT,
+            "%s: holds no trace.h5 yet: its populations run in batches, which become one result when "
+            "all are done; look at one of them, such as %s/0",
+            folder, path);
     return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made",
                    folder);
 }

@@ -173,6 +173,9 @@ bool summary_is_there(const char *path);
 
 /* In a result's folder: what a base that was loaded looks like, as its config.json. */
 #define BASE_NAME "base.json"
+/* In a result's folder: runs of some of its populations (run/batch_folders.h), each a result in a folder of its
+ * own. */
+#define BATCHES_NAME "batches"
 
 /* Of a population as its trace has it. */
 typedef struct {

@@ -185,16 +185,26 @@ static exit_code find_next(sweep *w, problems *list) {
 
 enum { NAMES_BYTES = 256 };
 
-/* "a, b, c and 5 more" */
+/* How many neighbours from the i-th on have its name: seeds of one entry. */
+static int count_seeds(const sweep *w, int i) {
+    const population_settings *all = w->settings->populations;
+    int n = 1;
+    while (i + n < w->next.n && strcmp(all[w->which[i + n]].name, all[w->which[i]].name) == 0) n++;
+    return n;
+}
+
+/* "a, b (3 seeds), c and 5 more" */
 static void name_populations(const sweep *w, char out[NAMES_BYTES]) {
     size_t used = 0;
-    for (int i = 0; i < w->next.n; i++) {
+    for (int i = 0, seeds = 0; i < w->next.n; i += seeds) {
         const char *name = w->settings->populations[w->which[i]].name;
-        if (used + strlen(name) + 32 > NAMES_BYTES) {
+        if (used + strlen(name) + 48 > NAMES_BYTES) {
             snprintf(out + used, NAMES_BYTES - used, " and %d more", w->next.n - i);
             return;
         }
+        seeds = count_seeds(w, i);
         used += (size_t)snprintf(out + used, NAMES_BYTES - used, "%s%s", i > 0 ? ", " : "", name);
+        if (seeds > 1) used += (size_t)snprintf(out + used, NAMES_BYTES - used, " (%d seeds)", seeds);
     }
 }
 

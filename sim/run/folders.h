@@ -6,14 +6,12 @@
 #include <stddef.h>
 
 #include "base/base.h"
+#include "result/trace.h"
 #include "run/run.h"
 #include "settings/settings.h"
 #include "support/cache.h"
 #include "support/lock.h"
 #include "support/problems.h"
-
-/* In a result's folder: its batches (run/batch_folders.h). */
-#define BATCHES_NAME "batches"
 
 typedef struct {
     char path[FOLDER_PATH_BYTES];

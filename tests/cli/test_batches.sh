@@ -133,7 +133,7 @@ test_added_populations_run_alone_and_the_result_is_that_of_one_run() {
     cohort run fewer.yaml --out result --set trace.routing_windows=0 --quiet
     cohort run more.yaml --out whole --set trace.routing_windows=0 --quiet
     expect_status 0 cohort run more.yaml --out result --set trace.routing_windows=0 --resume
-    expect_text err 'batch 1 of 1: uneven, both, both; of 7 populations 4 are done'
+    expect_text err 'batch 1 of 1: uneven, both (2 seeds); of 7 populations 4 are done'
     expect_same_results whole result
     expect_same_adapters whole result
     expect_same <(ls -A whole) <(ls -A result) 'the files'
@@ -304,6 +304,9 @@ test_a_killed_batch_goes_on_from_its_checkpoint() {
     kill -KILL "$run"
     wait "$run" 2>/dev/null || true
     [[ -e result/batches/0/summary.csv && ! -e result/batches/1/summary.csv ]] || fail "$(find result)"
+    expect_status 2 cohort info result
+    expect_text err 'result/batches/0'
+    expect_status 0 cohort info result/batches/0
     touch mark
     "$COHORT_BINARY" run "$tiny" --out result "${options[@]}" --set "$limit" --resume 2>said &
     run=$!
