@@ -83,7 +83,9 @@ static const option_row OPTIONS[] = {
     {"axis", "KEY", ON_PLOT, 'x',
      "setting along which they show it (default: the number that takes most values)"},
     {"resume", NULL, ON_RUN, 'r',
-     "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
+     "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of; run "
+     "populations that the result lacks"},
+    {"retry-failed", NULL, ON_RUN, 'R', "with --resume: run populations that diverged again"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
@@ -401,6 +403,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
         break;
     case 'r':
         a->resume = true;
+        break;
+    case 'R':
+        a->retry_failed = true;
         break;
     case 'q':
         a->quiet = true;

@@ -37,7 +37,7 @@ typedef struct {
     const char *rows, *columns, *baseline; /* of table */
     const char *axis;                      /* of plot */
     table_form form;
-    bool resume, quiet, one_seed;
+    bool resume, retry_failed, quiet, one_seed;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */
     int processes; /* 0: not given */
