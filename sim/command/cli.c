@@ -82,7 +82,9 @@ static const option_row OPTIONS[] = {
     {"axis", "KEY", ON_PLOT, 'x',
      "setting along which they show it (default: the number that takes most values)"},
     {"resume", NULL, ON_RUN, 'r',
-     "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of"},
+     "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of; run "
+     "populations that the result lacks"},
+    {"retry-failed", NULL, ON_RUN, 'F', "with --resume: run populations that diverged again"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
@@ -402,6 +404,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'r':
         a->resume = true;
         break;
+    case 'F':
+        a->retry_failed = true;
+        break;
     case 'q':
         a->quiet = true;
         break;
@@ -454,28 +459,6 @@ static void check_words(const cli_arguments *a, problems *list) {
     if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
 }
 
-static void check_export(const cli_arguments *a, problems *list) {
-    bool selects = a->population || a->one_seed || a->device >= 0;
-    if (!a->table && !a->adapters)
-        problem(list, EXIT_INPUT,
-                "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
-    if (selects && !a->adapters)
-        problem(list, EXIT_INPUT,
-                "export: --population, --seed and --device choose adapters; write --adapters DIR too");
-    if (a->out && !a->table)
-        problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
-    if (a->table && strcmp(a->table, "all") == 0 && !a->out)
-        problem(list, EXIT_INPUT, "export: all tables need a folder; write --out DIR too");
-    if (a->adapters && a->adapters[0] == '\0')
-        problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
-}
-
-static void check_data(const cli_arguments *a, problems *list) {
-    if (!a->out)
-        problem(list, EXIT_INPUT,
-                "data: --out is missing; name the folder to write, for example --out data/NAME");
-}
-
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
     *out = (cli_arguments){
@@ -484,14 +467,7 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
-    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
-        check_export(out, list);
-    if (!out->help && out->command == COMMAND_PRETRAIN && out->population && !out->out)
-        problem(list, EXIT_INPUT, "pretrain: --population chooses what --out writes; write --out DIR too");
-    if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
-    if (!out->help && out->command == COMMAND_GENERATE && out->n_prompts == 0 &&
-        problems_count(list) == before)
-        problem(list, EXIT_INPUT, "generate: --prompt is missing; `cohort generate --help` shows an example");
+    if (!out->help && problems_count(list) == before) cli_check_together(out, list);
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

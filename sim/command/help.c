@@ -1,7 +1,9 @@
 #include "command/help.h"
 
 const char RUN_HELP[] =
-    "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n\n"
+    "Runs all populations of a configuration. The result is a folder: --out, or results/NAME-HASH.\n"
+    "Populations that do not fit into memory at once run in batches; --resume also runs those that\n"
+    "the result lacks.\n\n"
     "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n";
 const char CHECK_HELP[] =
     "Reports every problem of a configuration, or prints its populations, parameters, traffic and\n"

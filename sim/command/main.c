@@ -79,9 +79,15 @@ static exit_code run(const command_line *c, problems *list) {
     settings *s = NULL;
     char *text = NULL;
     size_t bytes = 0;
-    run_options options = {
-        .out = a->out, .resume = a->resume, .quiet = a->quiet, .collective = c->collective};
+    run_options options = {.out = a->out,
+                           .resume = a->resume,
+                           .quiet = a->quiet,
+                           .collective = c->collective,
+                           .retry_failed = a->retry_failed};
     exit_code code = check_launcher(list);
+    if (a->retry_failed && !a->resume)
+        THEN(code,
+             problem(list, EXIT_INPUT, "run: --retry-failed is for a result that is there: add --resume"));
     THEN(code, check_processes(c, list));
     THEN(code, read_configuration(c, &text, &bytes, list));
     THEN(code, settings_parse(a->words[0], text, bytes, a->n_overrides, (const char *const *)a->overrides, &s,

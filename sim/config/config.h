@@ -15,6 +15,8 @@ char *settings_read(const char *path, size_t *bytes, problems *list);
 exit_code settings_parse(const char *path, const char *text, size_t bytes, int n_overrides,
                          const char *const *overrides, settings **out, problems *list);
 void settings_destroy(settings *s);
+/* A copy, to be destroyed, that has populations[0 .. n - 1] of it alone, in that order. */
+settings *settings_subset(const settings *s, int n, const int *populations);
 /* Puts where a key of the top level is written before all messages from index `first` on: "FILE:LINE: KEY: ",
  * "--set KEY: ", or "FILE: KEY: " where it has its default. */
 void settings_prefix(const settings *s, const char *key, int first, problems *list);

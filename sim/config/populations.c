@@ -52,6 +52,7 @@ void population_append(settings *s, const population_settings *from, uint64_t se
     population_settings *p = &s->populations[s->n_populations++];
     population_copy(p, from);
     p->seed = seed;
+    p->number = s->n_populations - 1;
 }
 
 /* The seeds of a list; those that are none are said and left out. */

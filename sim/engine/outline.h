@@ -20,6 +20,12 @@ typedef struct {
  * memory, text. `out` is zeros; after a failure, too, it is to be freed. */
 exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out,
                        problems *list);
+/* Whether the memory plan admits it, as far as can be said before its text is open, in all of several
+ * processes, which call it together. A failure is one of another sort. */
+exit_code outline_fits(const settings *s, ck_collective *collective, ck_backend *backend, bool *fits,
+                       problems *list);
+/* What a process knows becomes what all know: whether it is true in any. */
+exit_code outline_any(ck_collective *collective, bool *known, problems *list);
 void outline_free(run_outline *o); /* one of zeros is fine */
 
 #endif

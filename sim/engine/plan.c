@@ -359,7 +359,8 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     while (code == EXIT_OK) {
         code = fill_plan(s, backend, base, f, &d, windows, out, list);
         if (code != EXIT_OK || (out->total <= out->limit && out->near_total <= out->near_limit)) break;
-        if (windows == d.largest_step || out->outside > out->limit) return refuse(s, base, out, f, list);
+        out->refused = windows == d.largest_step || out->outside > out->limit;
+        if (out->refused) return refuse(s, base, out, f, list);
         windows = larger(windows / 2, d.largest_step);
     }
     return code;

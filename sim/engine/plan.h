@@ -2,6 +2,7 @@
 #ifndef COHORT_PLAN_H
 #define COHORT_PLAN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/base.h"
@@ -33,6 +34,7 @@ typedef struct {
     size_t outside;
     const char *why_outside;
     size_t total, limit; /* total: the larger of training and outside */
+    bool refused;        /* it does not fit: fewer populations might */
     /* A backend with memory of its own (a GPU) holds base, variants, gradients, activations, buffers, and the
      * packs as far as they fit; else slots.
      */

@@ -134,7 +134,7 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
     return code;
 }
 
-static bool same_text(const data_settings *a, const data_settings *b) {
+bool fleet_same_text(const data_settings *a, const data_settings *b) {
     return strcmp(a->corpus, b->corpus) == 0 && a->synthetic.topics == b->synthetic.topics &&
            a->synthetic.vocabulary == b->synthetic.vocabulary &&
            a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
@@ -174,7 +174,7 @@ fleet_text_bytes fleet_measure_text(const fleet *f) {
     for (int i = 0; i < f->n_populations; i++) {
         const data_settings *d = &f->populations[i].settings->data;
         bool known = false;
-        for (int j = 0; j < i && !known; j++) known = same_text(&f->populations[j].settings->data, d);
+        for (int j = 0; j < i && !known; j++) known = fleet_same_text(&f->populations[j].settings->data, d);
         bytes.devices += own_text_bytes(f, &f->populations[i]);
         if (!known) bytes.corpora += (size_t)corpus_bytes(d);
     }
@@ -185,7 +185,7 @@ static exit_code corpus_of(fleet *f, int population_index, const data_settings *
                            problems *list) {
     const data_settings *data = &f->populations[population_index].settings->data;
     for (int i = 0; i < f->n_corpora; i++)
-        if (same_text(sections[i], data)) {
+        if (fleet_same_text(sections[i], data)) {
             *out = f->corpora[i];
             return EXIT_OK;
         }

@@ -135,6 +135,8 @@ exit_code fleet_create(const settings *s, const base_shape *base, fleet **out, p
  * equal ones in their order), each to the process that has the least so far. Before text is opened or memory
  * allocated. */
 exit_code fleet_assign(fleet *f, process_place place, const double *cost, problems *list);
+/* Whether two sections of data are of one text, which populations then share. */
+bool fleet_same_text(const data_settings *a, const data_settings *b);
 /* About what the text of all devices takes once it is open: the devices' own parts, and what they share. */
 typedef struct {
     size_t devices, corpora; /* bytes */

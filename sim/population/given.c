@@ -99,7 +99,7 @@ exit_code given_pack_read(const fleet *f, const device *d, float *pack, problems
     char path[PATH_BYTES];
     if (!folder_of(p)) return EXIT_OK;
     if (find_folders(p, d, path)) return read_folders(path, shape, d, pack, list);
-    char *file = adapters_path(folder_of(p), d->population, d->index);
+    char *file = adapters_path(folder_of(p), p->settings->number, d->index);
     if (!file) return problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
     exit_code code = adapters_read(file, shape, pack, list);
     free(file);

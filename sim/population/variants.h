@@ -61,4 +61,15 @@ exit_code variants_save(const fleet *f, uint8_t **out, int64_t *bytes, problems 
 /* Goes on from it: the same bits. Variants are placed. path: of the checkpoint, for messages. */
 exit_code variants_restore(fleet *f, const uint8_t *saved, int64_t bytes, const char *path, problems *list);
 
+/* What a checkpoint has saved of the variants of a run's populations. */
+typedef struct {
+    const fleet *fleet; /* its populations; nothing of it is open */
+    const uint8_t *bytes;
+    int64_t n; /* 0: all are as the configuration names them */
+} saved_variants;
+/* Appends what `from` has of a population, if that names a variant, to *out [*bytes], which grows: the
+ * records of all populations of a run, in their order, are what variants_restore() takes. */
+exit_code variants_append_saved(const saved_variants *from, int which, uint8_t **out, int64_t *bytes,
+                                problems *list);
+
 #endif

@@ -274,3 +274,41 @@ exit_code variants_restore(fleet *f, const uint8_t *saved, int64_t bytes, const 
                     "%s: /variants does not fit this run; it is damaged: start over in a new folder", path);
     return code;
 }
+
+/* ---- Merging ---- */
+
+/* All bytes of the next record; 0: it is damaged. */
+static size_t record_of_population(const saved_reader *r) {
+    saved_header h;
+    if (r->left < sizeof h) return 0;
+    memcpy(&h, r->at, sizeof h);
+    if (h.version < 1 || h.version > (int64_t)1 << 40 || h.bytes < 0) return 0;
+    size_t bytes = sizeof h + (size_t)h.version * sizeof(int64_t) + (size_t)h.bytes;
+    return bytes <= r->left ? bytes : 0;
+}
+
+exit_code variants_append_saved(const saved_variants *from, int which, uint8_t **out, int64_t *bytes,
+                                problems *list) {
+    /* version 1 says nothing more */
+    static const struct {
+        saved_header header;
+        int64_t bytes_of;
+    } unchanged = {{1, 0, 0}, 0};
+    saved_reader r = {from->bytes, (size_t)from->n, false};
+    size_t length = sizeof unchanged;
+    if (!from->fleet->populations[which].settings->variant) return EXIT_OK;
+    for (int i = 0; i <= which && from->n > 0; i++) {
+        if (!from->fleet->populations[i].settings->variant) continue;
+        length = record_of_population(&r);
+        if (length == 0)
+            return problem(list, EXIT_INPUT,
+                           "the base variants of a checkpoint are damaged, or of another run");
+        if (i < which) (void)take(&r, length);
+    }
+    uint8_t *grown = realloc(*out, (size_t)*bytes + length);
+    if (!grown) return no_memory(list);
+    memcpy(grown + *bytes, from->n > 0 ? (const void *)r.at : (const void *)&unchanged, length);
+    *out = grown;
+    *bytes += (int64_t)length;
+    return EXIT_OK;
+}

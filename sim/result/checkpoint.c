@@ -335,6 +335,15 @@ static exit_code read_content(hid_t file, const char *path, checkpoint *c, probl
                 : refuse(path, error.text[0] ? error.text : "its content does not match its hash", list);
 }
 
+const char *checkpoint_packs_path(packs_array which) {
+    const checkpoint none = {0};
+    array arrays[N_ARRAYS];
+    arrays_of(&none, arrays);
+    for (int i = 0; i < N_ARRAYS; i++)
+        if (arrays[i].packs == (int)which) return arrays[i].path;
+    return "";
+}
+
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list) {
     hid_t file = -1;
     h5_enter();

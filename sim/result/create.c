@@ -134,6 +134,8 @@ static population_record record_of(const trace_population *p) {
     strncpy(record.gates, p->routed ? "top_k" : "mean", sizeof record.gates - 1);
     strncpy(record.split, p->split, sizeof record.split - 1);
     strncpy(record.evaluation, p->evaluation, sizeof record.evaluation - 1);
+    strncpy(record.point, p->point ? p->point : "", sizeof record.point - 1);
+    strncpy(record.revision, p->revision ? p->revision : "", sizeof record.revision - 1);
     return record;
 }
 
@@ -141,12 +143,14 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
     population_record *records = calloc((size_t)header->n_populations, sizeof *records);
     hid_t type = population_type(error);
     if (!records) return h5_failed(error, "not enough memory for %d populations", header->n_populations);
-    for (int i = 0; i < header->n_populations; i++) records[i] = record_of(&header->populations[i]);
+    for (int i = 0; i < header->n_populations; i++)
+        records[i] = header->records ? header->records[i] : record_of(&header->populations[i]);
     int status =
         type < 0
             ? -1
             : write_records(file, "/populations", type, records, header->n_populations,
-                            "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text", error);
+                            "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text,text",
+                            error);
     free(records);
     return status;
 }

@@ -99,6 +99,13 @@ static int check_source(const export_source *s, h5_error *error) {
     return fits ? 0 : h5_failed(error, "its tables contradict each other");
 }
 
+static int find_diverged(export_source *s, h5_error *error) {
+    s->diverged = calloc((size_t)s->n_populations + 1, sizeof *s->diverged);
+    if (!s->diverged) return h5_failed(error, "not enough memory for %d populations", s->n_populations);
+    return trace_find_diverged(s->file, s->devices, s->n_devices, s->rounds, s->rows, s->n_populations,
+                               s->diverged, error);
+}
+
 static int source_open(export_source *s, h5_error *error) {
     s->file = h5_open_file(s->path, true, error);
     if (s->file < 0) return -1;
@@ -108,7 +115,7 @@ static int source_open(export_source *s, h5_error *error) {
     s->devices = table_read_devices(s->file, s->populations, s->n_populations, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
     if (!s->devices || !s->rounds || read_source_names(s, error) || read_mixtures(s, error) ||
-        read_shape(s, error) || check_source(s, error))
+        read_shape(s, error) || check_source(s, error) || find_diverged(s, error))
         return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
@@ -118,8 +125,9 @@ static int source_open(export_source *s, h5_error *error) {
                : h5_failed(error, "not enough memory for %d devices", s->n_devices);
 }
 
-static void source_close(export_source *s) {
+void export_close(export_source *s) {
     free(s->populations);
+    free(s->diverged);
     free(s->devices);
     free(s->cell);
     free(s->source_names);
@@ -225,7 +233,7 @@ static exit_code find_table(const char *name, const export_table **out, problems
                    names);
 }
 
-static exit_code open_result(const char *folder, export_source *s, problems *list) {
+exit_code export_open(const char *folder, export_source *s, problems *list) {
     h5_error error = {0};
     *s = (export_source){.file = -1};
     exit_code code = trace_find(folder, s->path, sizeof s->path, list);
@@ -287,9 +295,9 @@ exit_code trace_export(const char *folder, const char *table, FILE *out, const c
     if (path) THEN(code, refuse_other_format(path, list));
     if (code != EXIT_OK) return code;
     h5_enter();
-    code = open_result(folder, &s, list);
+    code = export_open(folder, &s, list);
     THEN(code, path ? export_to_file(&s, found, path, list) : export_to(&s, found, out, list));
-    source_close(&s);
+    export_close(&s);
     h5_leave();
     return code;
 }
@@ -299,9 +307,25 @@ exit_code trace_export_all(const char *folder, const char *out, problems *list) 
     exit_code code = refuse_other_format(out, list);
     if (code != EXIT_OK) return code;
     h5_enter();
-    code = open_result(folder, &s, list);
+    code = export_open(folder, &s, list);
     THEN(code, export_every(&s, out, list));
-    source_close(&s);
+    export_close(&s);
+    h5_leave();
+    return code;
+}
+
+exit_code trace_read_states(const char *folder, int n, trace_state *states, problems *list) {
+    export_source s;
+    h5_enter();
+    exit_code code = export_open(folder, &s, list);
+    if (code == EXIT_OK && s.n_populations != n)
+        code = problem(list, EXIT_INPUT, "%s: has %d populations, but its configuration has %d", s.path,
+                       s.n_populations, n);
+    for (int i = 0; i < n && code == EXIT_OK; i++) {
+        snprintf(states[i].point, sizeof states[i].point, "%s", s.populations[i].point);
+        states[i].diverged = s.diverged[i];
+    }
+    export_close(&s);
     h5_leave();
     return code;
 }

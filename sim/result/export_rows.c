@@ -66,7 +66,11 @@ static void write_populations(export_source *s, int64_t row, const void *const v
         put_of_devices(s, i, offsetof(trace_device, rank), out);
         fprintf(out, "%d,%" PRId64 ",", p->top_k, p->tokens_per_device);
         csv_text(out, p->split);
-        fprintf(out, ",%s,%s\n", p->gates, p->evaluation);
+        fprintf(out, ",%s,%s,%s,", p->gates, p->evaluation, p->point);
+        csv_text(out, p->revision);
+        fputc(',', out);
+        if (s->diverged[i] > 0) fprintf(out, "%d", s->diverged[i]);
+        fputc('\n', out);
     }
 }
 
@@ -267,7 +271,7 @@ const export_table export_tables[] = {
     {.name = "populations",
      .header =
          "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates,"
-         "evaluation",
+         "evaluation,point,revision,diverged_round",
      .write = write_populations},
     {.name = "devices",
      .header = "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,"

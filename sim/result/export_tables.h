@@ -15,6 +15,7 @@ typedef struct {
     int n_populations, n_devices, n_windows, n_sources;
     population_record *populations; /* owned */
     trace_device *devices;          /* owned */
+    int *diverged;                  /* [n_populations] round in which it diverged, 0: it did not; owned */
     int64_t *cell;                  /* [n_devices] room for a cell with a number for each, owned */
     /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
     char *source_names;
@@ -27,6 +28,10 @@ typedef struct {
     int64_t *train_steps, *valid_steps; /* [n_devices] taken in the rows written so far, owned */
     int64_t rows;
 } export_source;
+
+/* Between h5_enter() and h5_leave(); to be closed whatever the code. */
+exit_code export_open(const char *folder, export_source *s, problems *list);
+void export_close(export_source *s);
 
 enum { EXPORT_MOST_COLUMNS = 4 };
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "result/bank.h"
 #include "result/tables.h"
@@ -15,6 +16,7 @@ typedef struct {
     population_record *populations; /* owned */
     trace_device *devices;          /* owned */
     int32_t *rounds;                /* owned */
+    int *diverged;                  /* [n_populations] round in which it diverged, 0: it did not; owned */
     int64_t rows;
     /* of each metric that is shown: [n_devices] of the last row that has any, owned */
     double *values[METRIC_COUNT];
@@ -26,6 +28,7 @@ static void result_close(result *r) {
     free(r->populations);
     free(r->devices);
     free(r->rounds);
+    free(r->diverged);
     if (r->file >= 0) H5Fclose(r->file);
 }
 
@@ -61,7 +64,10 @@ static int result_read(result *r, const char *path, h5_error *error) {
     if (!r->devices || !(r->rounds = trace_read_rounds(r->file, &r->rows, error))) return -1;
     for (metric_id id = 0; id < METRIC_COUNT; id++)
         if (metrics[id].info && read_last(r, id, error)) return -1;
-    return 0;
+    r->diverged = calloc((size_t)r->n_populations + 1, sizeof *r->diverged);
+    if (!r->diverged) return h5_failed(error, "not enough memory for %d populations", r->n_populations);
+    return trace_find_diverged(r->file, r->devices, r->n_devices, r->rounds, r->rows, r->n_populations,
+                               r->diverged, error);
 }
 
 /* ---- printing ---- */
@@ -83,13 +89,41 @@ static void print_attributes(const result *r) {
         printf("%-15s %" PRIu64 "\n", "seed", seed);
 }
 
-static void print_progress(const result *r, bool summary) {
+static void print_progress(const result *r, bool summary, bool batches) {
     printf("%-15s %d, %d devices\n", "populations", r->n_populations, r->n_devices);
     printf("%-15s %d", "rounds so far", r->rows ? r->rounds[r->rows - 1] : 0);
     if (r->round[METRIC_TEST_LOSS]) printf(", last evaluated after round %d", r->round[METRIC_TEST_LOSS]);
     printf("\n%-15s %s\n", "state",
            summary ? "finished"
                    : "no summary.csv: still running, or stopped (run it again with --resume to go on)");
+    if (batches)
+        printf("%-15s in the folder " BATCHES_NAME ": populations that will become part of this result\n",
+               BATCHES_NAME);
+}
+
+/* Populations that other revisions computed than the last part of the result. */
+static void print_revisions(const result *r) {
+    h5_error error = {0};
+    char *last = h5_read_text(r->file, "git_revision", &error);
+    for (int p = 0; last && p < r->n_populations; p++) {
+        const char *own = r->populations[p].revision;
+        bool named = own[0] == '\0' || strcmp(own, last) == 0;
+        int n = 0;
+        for (int q = 0; q < r->n_populations && !named; q++) {
+            bool same = strcmp(r->populations[q].revision, own) == 0;
+            named = same && q < p;
+            n += same;
+        }
+        if (!named) printf("%-15s %s: of %d population%s\n", "git_revision", own, n, n == 1 ? "" : "s");
+    }
+    free(last);
+}
+
+static void print_diverged(const result *r) {
+    for (int p = 0; p < r->n_populations; p++)
+        if (r->diverged[p] > 0)
+            printf("%-15s %s, seed %" PRIu64 ", in round %d\n", "diverged", r->populations[p].name,
+                   r->populations[p].seed, r->diverged[p]);
 }
 
 /* Mean over the population's devices that have a value, NaN if none has. */
@@ -151,9 +185,10 @@ static void print_losses(const result *r) {
 }
 
 exit_code trace_print_info(const char *folder, problems *list) {
-    char path[4096], summary[4096];
+    char path[4096], summary[4096], batches[4096];
     if (snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
         return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
+    (void)snprintf(batches, sizeof batches, "%s/" BATCHES_NAME, folder); /* shorter than the summary */
     exit_code code = trace_find(folder, path, sizeof path, list);
     if (code != EXIT_OK) return code;
     result r = {.file = -1};
@@ -163,7 +198,9 @@ exit_code trace_print_info(const char *folder, problems *list) {
     if (!status) {
         printf("%-15s %s\n", "result", folder);
         print_attributes(&r);
-        print_progress(&r, summary_is_there(summary));
+        print_revisions(&r);
+        print_progress(&r, summary_is_there(summary), access(batches, F_OK) == 0);
+        print_diverged(&r);
         print_losses(&r);
     }
     result_close(&r);

@@ -1,5 +1,6 @@
 /* read.c - rows out of a trace that may still be growing: /rounds says how many of them are complete. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,12 @@ exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems
     if (!S_ISDIR(info.st_mode))
         return problem(list, EXIT_INPUT, "%s: is not a folder; give the folder that `cohort run` made",
                        folder);
+    if (snprintf(path, path_bytes, "%s/" BATCHES_NAME, folder) < (int)path_bytes && access(path, R_OK) == 0)
+        return problem(
+            list, EXIT_INPUT,
+            "%s: holds no trace.h5 yet: its populations run in batches, which become one result when "
+            "all are done; look at one of them, such as %s/0",
+            folder, path);
     return problem(list, EXIT_INPUT, "%s: holds no readable trace.h5; give the folder that `cohort run` made",
                    folder);
 }
@@ -94,6 +101,31 @@ int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int6
     if (memory >= 0) H5Sclose(memory);
     if (space >= 0) H5Sclose(space);
     return done ? 0 : -1;
+}
+
+int trace_find_diverged(hid_t file, const trace_device *devices, int n_devices, const int32_t *rounds,
+                        int64_t rows, int n_populations, int *diverged, h5_error *error) {
+    const metric_shape shape = {.devices = n_devices};
+    double *loss = calloc((size_t)n_devices + 1, sizeof *loss);
+    bool *ended = calloc((size_t)n_populations + 1, sizeof *ended); /* it has a loss in a later row */
+    hid_t dataset = H5Dopen2(file, metrics[METRIC_TRAIN_LOSS].path, H5P_DEFAULT);
+    int status = dataset < 0 || !loss || !ended ? -1 : 0, left = n_populations;
+    memset(diverged, 0, (size_t)n_populations * sizeof *diverged);
+    for (int64_t row = rows - 1; row >= 0 && left > 0 && !status; row--) {
+        status = table_read_rows(dataset, METRIC_TRAIN_LOSS, &shape, row, 1, loss);
+        for (int i = 0; i < n_devices && !status; i++) {
+            int p = devices[i].population;
+            if (isnan(loss[i]) || ended[p]) continue;
+            ended[p] = true;
+            left--;
+        }
+        for (int p = 0; p < n_populations && !status; p++)
+            if (!ended[p]) diverged[p] = rounds[row];
+    }
+    if (dataset >= 0) H5Dclose(dataset);
+    free(ended);
+    free(loss);
+    return status ? h5_failed(error, "cannot read %s", metrics[METRIC_TRAIN_LOSS].path) : 0;
 }
 
 static int read_row(hid_t file, int64_t index, metric_row *row, h5_error *error) {

@@ -96,9 +96,8 @@ static bool only_fill(metric_id id, const uint8_t *row, size_t bytes) {
     return memcmp(row, metric_fill(id), size) == 0 && memcmp(row, row + size, bytes - size) == 0;
 }
 
-/* Writes the runs of rows that hold anything. */
-static int write_block(const trace_file *file, metric_id id, int64_t first, int64_t count,
-                       const uint8_t *values, h5_error *error) {
+int table_write_measured(const trace_file *file, metric_id id, int64_t first, int64_t count,
+                         const uint8_t *values, h5_error *error) {
     size_t row_bytes = metric_bytes(id, &file->shape);
     for (int64_t row = 0, run = 0; row < count; row += run ? run : 1) {
         run = 0;
@@ -122,7 +121,7 @@ static int copy_table(const old_trace *old, const trace_file *file, metric_id id
         if (table_read_rows(dataset, id, &file->shape, first, count, values))
             status = h5_failed(error, "cannot read the rows of %s", metrics[id].path);
         else
-            status = write_block(file, id, first, count, values, error);
+            status = table_write_measured(file, id, first, count, values, error);
     }
     if (dataset >= 0) H5Dclose(dataset);
     free(values);

@@ -15,7 +15,7 @@ static exit_code join(char path[PATH_BYTES], const char *folder, const char *nam
 }
 
 /* Of a base that was loaded the result keeps the shape (results of earlier versions do not). */
-static exit_code shape_of_base(const settings *s, const char *result, base_shape *shape, problems *list) {
+exit_code result_base_shape(const settings *s, const char *result, base_shape *shape, problems *list) {
     char path[PATH_BYTES];
     *shape = pretrain_shape(s);
     if (!s->base.checkpoint) return EXIT_OK;
@@ -71,7 +71,7 @@ exit_code result_source_open(result_source *s, const char *result, int n_overrid
                     "go on, with --resume where it was ended",
                     result);
     THEN(code, settings_load(config, n_overrides, overrides, &s->settings, list));
-    THEN(code, shape_of_base(s->settings, result, &s->shape, list));
+    THEN(code, result_base_shape(s->settings, result, &s->shape, list));
     THEN(code, fleet_create(s->settings, &s->shape, &s->fleet, list));
     if (code != EXIT_OK) return code;
     s->checkpoint = (checkpoint){.n_parameters = s->fleet->n_parameters,

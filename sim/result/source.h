@@ -15,6 +15,8 @@ typedef struct {
     checkpoint checkpoint; /* packs of device i begin at fleet->devices[i].pack of its parameters */
 } result_source;
 
+/* Of the base that the result in `folder`, with this configuration, was trained on. */
+exit_code result_base_shape(const settings *s, const char *folder, base_shape *out, problems *list);
 /* The packs' shapes are rebuilt from config.yaml, changed by overrides as on the command line, and for a base
  * that was loaded from what the result keeps of its shape. To be closed whatever the code. */
 exit_code result_source_open(result_source *s, const char *result, int n_overrides,

@@ -79,6 +79,8 @@ hid_t population_type(h5_error *error) {
         TEXT(population_record, gates),
         NUMBER(population_record, first_source, H5T_NATIVE_INT32),
         TEXT(population_record, evaluation),
+        TEXT(population_record, point),
+        TEXT(population_record, revision),
     };
     return compound(sizeof(population_record), fields, sizeof fields / sizeof *fields, error);
 }

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "config/config.h"
 #include "result/h5.h"
 #include "result/trace.h"
 
@@ -28,12 +29,13 @@ int table_dimensions(metric_id id, const metric_shape *shape, hsize_t dims[TRACE
 hid_t table_memory_type(metric_id id);
 
 /* One record of /populations. */
-typedef struct {
+typedef struct population_record {
     char name[TRACE_NAME_BYTES], method[TRACE_NAME_BYTES], split[32];
     uint64_t seed;
     int64_t tokens_per_device;
     int32_t devices, generalists, specialists, rank, top_k, first_source;
     char gates[16], evaluation[32]; /* evaluation: empty in traces of before there was the key */
+    char point[SETTINGS_HASH_BYTES], revision[64];
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */
 hid_t device_type(h5_error *error);     /* of trace_device in memory */
@@ -53,11 +55,18 @@ int trace_file_append(trace_file *file, int round, const void *const cells[METRI
 int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *error);
 int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values,
                      h5_error *error);
+/* The same, but rows that are nothing but fill values stay unwritten and take no space. */
+int table_write_measured(const trace_file *file, metric_id id, int64_t first, int64_t count,
+                         const uint8_t *values, h5_error *error);
 int trace_file_sync(const trace_file *file, h5_error *error); /* to the disk */
 int trace_file_close(trace_file *file, h5_error *error);
 
 /* The rounds of the complete rows, *n of them: malloc'd, NULL on failure. */
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error);
+/* Of each population the round in which it diverged: from there on no device of it has a training loss; 0: it
+ * did not. diverged [n_populations]. */
+int trace_find_diverged(hid_t file, const trace_device *devices, int n_devices, const int32_t *rounds,
+                        int64_t rows, int n_populations, int *diverged, h5_error *error);
 /* All records of a table that never grows, *n of them: malloc'd, NULL on failure. Closes `type`. */
 void *table_read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
                          h5_error *error);

@@ -5,7 +5,8 @@
  *                     family and sizes), backend, hardware, seed, created_utc
  *   /populations      one row each: name, method, seed, devices; generalists, specialists, rank,
  *                     tokens_per_device (most of any device), ..., gates: top_k (of a router) or mean,
- *                     first_source
+ *                     first_source, point (a hash of what determines its numbers),
+ *                     revision (of the program that computed it)
  *   /sources          [source] names of the sources of all corpora; a population's begin at its first_source
  *   /devices          one row each: population, index, source (of its training text; -1: several), experts
  *                     (generalists first, then specialists), generalists, specialists, rank,
@@ -55,6 +56,8 @@ typedef struct {
     const char *split, *evaluation; /* data.split, data.evaluation */
     bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
+    /* settings_point_hash(), and the program's revision; NULL: unknown */
+    const char *point, *revision;
 } trace_population;
 
 typedef struct {
@@ -70,6 +73,7 @@ typedef struct {
     uint64_t seed;
     int n_populations, n_devices, n_layers, max_experts, sequence;
     const trace_population *populations;
+    const struct population_record *records; /* NULL, or instead of populations: out of other traces */
     const trace_device *devices;
     int n_sources;
     const char *const *source_names; /* [n_sources] */
@@ -153,6 +157,8 @@ exit_code checkpoint_write(const char *path, const checkpoint *c, problems *list
  * arrays may have been overwritten by then). `unfinished` and `variants` are allocated here, and the
  * caller's to free. */
 exit_code checkpoint_read(const char *path, checkpoint *c, problems *list);
+/* The dataset of an array of packs. */
+const char *checkpoint_packs_path(packs_array which);
 /* Only config_hash and round. */
 exit_code checkpoint_peek(const char *path, checkpoint *c, problems *list);
 
@@ -203,6 +209,17 @@ bool summary_is_there(const char *path);
 
 /* In a result's folder: what a base that was loaded looks like, as its config.json. */
 #define BASE_NAME "base.json"
+/* In a result's folder: runs of some of its populations (run/batch_folders.h), each a result in a folder of its
+ * own. */
+#define BATCHES_NAME "batches"
+
+/* Of a population as its trace has it. */
+typedef struct {
+    char point[33]; /* settings_point_hash() when it was computed; empty: the trace is older */
+    int diverged;   /* round in which it diverged, 0: it did not */
+} trace_state;
+/* states [n]: as many as the trace in `folder` has populations, or it is refused. */
+exit_code trace_read_states(const char *folder, int n, trace_state *states, problems *list);
 
 /* FOLDER/trace.h5 into path; EXIT_INPUT if there is no such folder, or no trace in it that can be read. */
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list);

@@ -1,4 +1,5 @@
 /* check.c - `cohort check`: what a run would be, without running it. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "model/pretrain.h"
 #include "population/variants.h"
 #include "result/bank.h"
+#include "run/batches.h"
 #include "run/measure.h"
 #include "run/report.h"
 #include "run/run.h"
@@ -429,7 +431,8 @@ static void measure_time(const settings *s, run_outline *o, run_memory most, bas
     problems_destroy(list);
 }
 
-exit_code run_check(const settings *s, int processes, bool measured, problems *list) {
+static exit_code check_at_once(const settings *s, int processes, bool measured, bool *too_large,
+                               problems *list) {
     run_outline o = {0};
     base_model *base = NULL;
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
@@ -445,6 +448,7 @@ exit_code run_check(const settings *s, int processes, bool measured, problems *l
         print_plans(plans, processes);
         report_overlaps(false, o.fleet);
     }
+    *too_large = processes == 1 && o.plan.refused;
     if (code == EXIT_OK && measured)
         measure_time(s, &o, memory_of(plans, processes), base);
     else
@@ -452,4 +456,35 @@ exit_code run_check(const settings *s, int processes, bool measured, problems *l
     outline_free(&o);
     free(plans);
     return code;
+}
+
+/* One after the other, as they would run. */
+static exit_code check_batches(const settings *s, bool measured, problems *list) {
+    int *which = calloc((size_t)s->n_populations, sizeof *which), batches = 0, all = 0, size = 0;
+    exit_code code = which ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
+    for (int i = 0; which && i < s->n_populations; i++) which[i] = i;
+    for (int at = 0, n = 1; at < s->n_populations && code == EXIT_OK; at += size, n++) {
+        bool too_large = false;
+        code = batches_divide(s, ck_collective_local(), which + at, s->n_populations - at, INT_MAX, &size,
+                              &batches, list);
+        if (code != EXIT_OK) break;
+        if (at == 0) all = batches;
+        if (at == 0) printf("The populations do not fit into memory all at once: they run in batches\n");
+        printf("\nBatch %d of %d, %d of %d populations\n\n", n, n + batches - 1 > all ? n + batches - 1 : all,
+               size, s->n_populations);
+        settings *some = settings_subset(s, size, which + at);
+        code = check_at_once(some, 1, measured, &too_large, list);
+        settings_destroy(some);
+    }
+    free(which);
+    return code;
+}
+
+exit_code run_check(const settings *s, int processes, bool measured, problems *list) {
+    int before = problems_count(list);
+    bool too_large = false;
+    exit_code code = check_at_once(s, processes, measured, &too_large, list);
+    if (!too_large || s->n_populations == 1) return code;
+    problems_drop(list, before);
+    return check_batches(s, measured, list);
 }

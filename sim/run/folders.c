@@ -18,7 +18,7 @@
 
 enum { LONGEST_NAME = 64 };
 
-static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *name) {
+bool folder_join(char out[FOLDER_PATH_BYTES], const char *folder, const char *name) {
     size_t n = strlen(folder), m = strlen(name);
     if (n + 1 + m >= FOLDER_PATH_BYTES) return false;
     memcpy(out, folder, n);
@@ -28,7 +28,7 @@ static bool join(char out[FOLDER_PATH_BYTES], const char *folder, const char *na
 }
 
 void result_path(const result_folder *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
-    join(out, folder->path, name); /* result_choose() left room for the longest name */
+    folder_join(out, folder->path, name); /* result_choose() left room for the longest name */
 }
 
 /* ---- The result's folder ---- */
@@ -62,7 +62,7 @@ static bool default_path(const settings *s, char out[FOLDER_PATH_BYTES]) {
     return n > 0 && n < FOLDER_PATH_BYTES;
 }
 
-static exit_code write_config(const char *path, const char *yaml, problems *list) {
+static exit_code write_text(const char *path, const char *yaml, problems *list) {
     char *temporary = durable_temporary(path);
     FILE *file = temporary ? fopen(temporary, "w") : NULL;
     bool written = file && fputs(yaml, file) >= 0;
@@ -73,6 +73,14 @@ static exit_code write_config(const char *path, const char *yaml, problems *list
     return problem(list, EXIT_RUN,
                    "%s: cannot be written: %s; make room or repair the disk, then try again with --resume",
                    path, strerror(failure));
+}
+
+exit_code result_write_config(const settings *s, const char *path, problems *list) {
+    char *yaml = settings_to_yaml(s);
+    exit_code code = yaml ? write_text(path, yaml, list)
+                          : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
+    free(yaml);
+    return code;
 }
 
 static bool has(const result_folder *folder, const char *name) {
@@ -102,7 +110,12 @@ static exit_code compare_settings(const settings *s, const settings *old, const 
     char ours[SETTINGS_HASH_BYTES], theirs[SETTINGS_HASH_BYTES];
     settings_hash(s, ours);
     settings_hash(old, theirs);
-    if (strcmp(ours, saved[0] ? saved : theirs) == 0) return EXIT_OK;
+    return strcmp(ours, saved[0] ? saved : theirs) == 0 ? EXIT_OK
+                                                        : result_refuse_settings(s, old, folder, list);
+}
+
+exit_code result_refuse_settings(const settings *s, const settings *old, const result_folder *folder,
+                                 problems *list) {
     char *keys = settings_differences(old, s);
     exit_code code = keys[0] ? problem(list, EXIT_INPUT,
                                        "%s/config.yaml: the result is of another configuration; what "
@@ -192,10 +205,14 @@ static exit_code choose_path(const settings *s, const run_options *options, resu
                    s->file, out->path);
 }
 
-exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
+exit_code result_find(const settings *s, const run_options *options, result_folder *out, problems *list) {
     *out = (result_folder){0};
     exit_code code = choose_path(s, options, out, list);
-    THEN(code, lock_look(out->path, list));
+    return THEN(code, lock_look(out->path, list));
+}
+
+exit_code result_choose(const settings *s, const run_options *options, result_folder *out, problems *list) {
+    exit_code code = result_find(s, options, out, list);
     THEN(code, check_content(s, out, options->resume, list));
     return code == EXIT_OK && !out->finished ? writable_check(out->path, "the result", list) : code;
 }
@@ -217,11 +234,7 @@ exit_code result_begin(const settings *s, result_folder *folder, problems *list)
     THEN(code, check_unchanged(folder, list));
     result_path(folder, "config.yaml", path);
     if (code != EXIT_OK || folder->resumes) return code;
-    char *yaml = settings_to_yaml(s);
-    code = yaml ? write_config(path, yaml, list)
-                : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
-    free(yaml);
-    return code;
+    return result_write_config(s, path, list);
 }
 
 exit_code result_keep_base(const settings *s, const base_shape *shape, const result_folder *folder,

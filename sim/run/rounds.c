@@ -47,7 +47,9 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
     if (!(processes > 1 ? r->session->agreed.stop : interrupted)) return EXIT_OK;
     if (processes > 1) snprintf(again, sizeof again, " --processes %d", processes);
     exit_code code = save(r, r->session->at.round - 1, list);
-    char *config = shell_word(r->folder->path, "/config.yaml"), *folder = shell_word(r->folder->path, "");
+    const char *result = r->folder->whole ? r->folder->whole : r->folder->path;
+    char *config = shell_word(result, r->folder->whole ? "/" BATCHES_NAME "/config.yaml" : "/config.yaml"),
+         *folder = shell_word(result, "");
     problem(list, code == EXIT_OK ? EXIT_INTERRUPTED : code,
             "interrupted in round %d of %d, after step %d of %d%s; go on with: ./cohort run %s --out %s "
             "--resume%s",
@@ -58,10 +60,20 @@ static exit_code check_interrupt(rounds *r, int step, problems *list) {
     return THEN(code, EXIT_INTERRUPTED);
 }
 
+/* ", 1 of 8 populations failed" */
+static const char *failed_text(const fleet *f, char out[64]) {
+    int failed = 0;
+    for (int i = 0; i < f->n_populations; i++) failed += f->devices[f->populations[i].first_device].stopped;
+    out[0] = '\0';
+    if (failed > 0) snprintf(out, 64, "  %d of %d populations failed", failed, f->n_populations);
+    return out;
+}
+
 static void show(progress *bar, const session *s) {
+    char failed[64];
     double rate = s->agreed.expert_seconds > 0.0 ? s->agreed.expert_tokens / s->agreed.expert_seconds : 0.0;
-    progress_update(bar, s->steps.taken, "round %d/%d  %.1f k tokens/s  loss %.3f", s->at.round,
-                    s->settings->rounds, 1e-3 * rate, s->agreed.step_loss);
+    progress_update(bar, s->steps.taken, "round %d/%d  %.1f k tokens/s  loss %.3f%s", s->at.round,
+                    s->settings->rounds, 1e-3 * rate, s->agreed.step_loss, failed_text(s->fleet, failed));
 }
 
 /* All that are left: a resumed run may be within the round. */
@@ -165,7 +177,7 @@ exit_code rounds_run(rounds *r, problems *list) {
     const settings *config = s->settings;
     stop_signals_before before;
     exit_code code = EXIT_OK;
-    progress *bar = progress_start("train", (int64_t)config->rounds * config->local_steps, r->quiet);
+    progress *bar = progress_start(r->label, (int64_t)config->rounds * config->local_steps, r->quiet);
     interrupted = 0;
     stop_signals_catch(on_signal, STOP_SECOND_ENDS, &before);
     agreement_watch(&s->agreed, &interrupted);

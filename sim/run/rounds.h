@@ -13,6 +13,7 @@ typedef struct {
     trace *trace;           /* NULL: another process writes it */
     checkpoint *checkpoint; /* its round is where the run stands */
     const result_folder *folder;
+    const char *label; /* of the progress */
     bool quiet;
 } rounds;
 

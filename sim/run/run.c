@@ -1,4 +1,4 @@
-/* run.c - a run from start to end.
+/* run.c - a run of all populations at once, from start to end.
  *
  *   folder chosen -> text checked -> base -> session -> folder begun -> [checkpoint] -> trace -> rounds
  *   -> last checkpoint -> trace closed -> summary, made from the trace
@@ -9,6 +9,7 @@
  * whose summary somebody removed, makes it when it is resumed. */
 #include "run/run.h"
 #include "model/obtain_base.h"
+#include "run/once.h"
 #include "support/progress.h"
 
 #include <errno.h>
@@ -35,6 +36,8 @@ typedef struct {
     ck_collective *collective;
     bool first; /* process 0 */
     bool quiet;
+    const run_batch *batch;
+    bool too_large;
     result_folder folder;
     ck_backend *backend;
     session *session;
@@ -102,8 +105,11 @@ static exit_code open_session(run *r, problems *list) {
     base_model *base = NULL;
     run_outline outline = {0};
     exit_code code = open_backend(r, list);
-    THEN(code, processes_agree(r->collective,
-                               outline_make(r->settings, r->collective, r->backend, &outline, list), list));
+    if (code != EXIT_OK) return code;
+    code = processes_agree(r->collective,
+                           outline_make(r->settings, r->collective, r->backend, &outline, list), list);
+    r->too_large = outline.plan.refused;
+    if (code != EXIT_OK) (void)outline_any(r->collective, &r->too_large, list);
     THEN(code, obtain_base(r, &base, list));
     if (code == EXIT_OK)
         code =
@@ -112,7 +118,7 @@ static exit_code open_session(run *r, problems *list) {
         outline_free(&outline);
     if (code != EXIT_OK) return code;
     if (r->first) report_overlaps(r->quiet, r->session->fleet);
-    r->session->at.result = r->folder.path;
+    r->session->at.result = r->folder.whole ? r->folder.whole : r->folder.path;
     return processes_agree(r->collective, checkpoints_create(r->session, &r->checkpoint, list), list);
 }
 
@@ -155,6 +161,7 @@ static exit_code train(run *r, problems *list) {
                   .trace = r->trace,
                   .checkpoint = &r->checkpoint,
                   .folder = &r->folder,
+                  .label = r->batch->label ? r->batch->label : "train",
                   .quiet = r->quiet || !r->first};
     if (r->checkpoint.round >= r->settings->rounds) return EXIT_OK;
     r->trained = true;
@@ -162,34 +169,14 @@ static exit_code train(run *r, problems *list) {
     return THEN(code, save_result(r, list));
 }
 
-typedef struct {
-    const fleet *fleet;
-    population_course *courses; /* [n_populations] */
-} course_reader;
-
-static void read_round(void *context, const metric_row *row) {
-    course_reader *reader = context;
-    course_add(reader->fleet, row, reader->courses);
-}
-
-/* Out of the trace, which has all rounds, whoever computed them: a run that was resumed, and one of several
- * processes, have the summary of any other. */
 static exit_code write_summary(run *r, problems *list) {
     char from[FOLDER_PATH_BYTES], path[FOLDER_PATH_BYTES];
-    session *s = r->session;
-    size_t n = (size_t)s->fleet->n_populations;
-    course_reader reader = {s->fleet, calloc(n, sizeof *reader.courses)};
-    r->summary = calloc(n, sizeof *r->summary);
+    r->summary = calloc((size_t)r->settings->n_populations, sizeof *r->summary);
     result_path(&r->folder, "trace.h5", from);
     result_path(&r->folder, "summary.csv", path);
-    exit_code code =
-        reader.courses && r->summary
-            ? trace_read_devices(from, s->settings->rounds, &s->numbers, read_round, &reader, list)
-            : problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
-    if (code == EXIT_OK) summarise(s, reader.courses, r->summary);
-    THEN(code, summary_write(path, r->summary, (int)n, list));
-    free(reader.courses);
-    return code;
+    exit_code code = r->summary ? summarise_trace(r->session, from, r->summary, list)
+                                : problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
+    return THEN(code, summary_write(path, r->summary, r->settings->n_populations, list));
 }
 
 static void report(const run *r) {
@@ -249,18 +236,24 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (r->first) THEN(code, write_summary(r, list));
     code = processes_agree(r->collective, code, list);
     /* the measurement has memory of its own */
-    if (code == EXIT_OK && !r->quiet && r->trained) session_release(r->session);
-    if (!r->quiet && r->trained) THEN(code, measure_ceiling(r, list));
-    if (code == EXIT_OK && !r->quiet && r->first) report(r);
+    bool reports = !r->quiet && !r->batch->result;
+    if (code == EXIT_OK && reports && r->trained) session_release(r->session);
+    if (reports && r->trained) THEN(code, measure_ceiling(r, list));
+    if (code == EXIT_OK && reports && r->first) report(r);
     return code;
 }
 
-exit_code run_execute(const settings *s, const run_options *options, problems *list) {
+exit_code run_once(const settings *s, const run_options *options, const run_batch *batch, bool *too_large,
+                   problems *list) {
+    int before = problems_count(list);
     run r = {.settings = s,
              .collective = options->collective ? options->collective : ck_collective_local(),
-             .quiet = options->quiet};
+             .quiet = options->quiet,
+             .batch = batch};
     r.first = ck_process(r.collective) == 0;
     exit_code code = choose_folder(&r, options, list);
+    r.folder.whole = batch->result;
+    *too_large = false;
     if (code == EXIT_OK && r.folder.finished) {
         progress_note(r.quiet || !r.first, "%s is complete: nothing to do", r.folder.path);
         return EXIT_OK;
@@ -270,5 +263,6 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
     THEN(code, train(&r, list));
     code = finish(&r, code, list);
     close_run(&r);
-    return THEN(code, problems_code(list));
+    *too_large = r.too_large;
+    return THEN(code, problems_code_from(list, before));
 }

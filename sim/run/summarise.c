@@ -1,6 +1,7 @@
 #include "run/summarise.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "data/split.h"
 #include "methods/as_released.h"
@@ -136,4 +137,24 @@ static summary_row row_of(const session *s, const population *p, const populatio
 void summarise(const session *s, const population_course *courses, summary_row *rows) {
     for (int i = 0; i < s->fleet->n_populations; i++)
         rows[i] = row_of(s, &s->fleet->populations[i], &courses[i]);
+}
+
+typedef struct {
+    const fleet *fleet;
+    population_course *courses; /* [n_populations] */
+} course_reader;
+
+static void read_round(void *context, const metric_row *row) {
+    course_reader *reader = context;
+    course_add(reader->fleet, row, reader->courses);
+}
+
+exit_code summarise_trace(session *s, const char *trace_path, summary_row *rows, problems *list) {
+    course_reader reader = {s->fleet, calloc((size_t)s->fleet->n_populations, sizeof *reader.courses)};
+    exit_code code = reader.courses ? trace_read_devices(trace_path, s->settings->rounds, &s->numbers,
+                                                         read_round, &reader, list)
+                                    : problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
+    if (code == EXIT_OK) summarise(s, reader.courses, rows);
+    free(reader.courses);
+    return code;
 }

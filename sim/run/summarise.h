@@ -24,4 +24,9 @@ void course_add(const fleet *f, const metric_row *row, population_course *course
  * [n_populations]; pointers into the session's settings. */
 void summarise(const session *s, const population_course *courses, summary_row *rows);
 
+/* The same out of a trace that is closed and has all rounds, whoever computed them: a run that was resumed,
+ * one of several processes, and a result put together of several runs have the summary of any other. Reads
+ * into the session's numbers; else it needs its settings, its fleet and the states of its devices. */
+exit_code summarise_trace(session *s, const char *trace_path, summary_row *rows, problems *list);
+
 #endif

@@ -11,7 +11,9 @@
 #define COHORT_GIT_REVISION "unknown"
 #endif
 
-static void fill_population(const session *s, int index, trace_population *out) {
+typedef char point_text[SETTINGS_HASH_BYTES];
+
+static void fill_population(const session *s, int index, const point_text *points, trace_population *out) {
     const population *p = &s->fleet->populations[index];
     const population_settings *ps = p->settings;
     *out = (trace_population){.name = ps->name,
@@ -22,6 +24,8 @@ static void fill_population(const session *s, int index, trace_population *out) 
                               .tokens_per_device = ps->data.tokens_per_device.value,
                               .split = split_name(ps->data.split),
                               .evaluation = evaluation_name(ps->data.evaluation),
+                              .point = points[index],
+                              .revision = COHORT_GIT_REVISION,
                               .routed = p->method->gates == CK_GATES_TOP_K};
     for (int i = 0; i < p->n_devices; i++) {
         const device *d = &s->fleet->devices[p->first_device + i];
@@ -82,12 +86,16 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
     char *yaml = settings_to_yaml(s->settings);
     trace_population *populations = calloc((size_t)f->n_populations, sizeof *populations);
     trace_device *devices = calloc((size_t)f->n_devices, sizeof *devices);
+    point_text *points = calloc((size_t)f->n_populations, sizeof *points);
     const char **names = NULL;
     int n_sources = 0;
     exit_code code = EXIT_OK;
-    for (int i = 0; populations && i < f->n_populations; i++) fill_population(s, i, &populations[i]);
+    for (int i = 0; populations && points && i < f->n_populations; i++) {
+        settings_point_hash(s->settings, i, points[i]);
+        fill_population(s, i, points, &populations[i]);
+    }
     if (populations) names = name_sources(s, populations, &n_sources);
-    if (!yaml || !populations || !devices || !names) {
+    if (!yaml || !populations || !devices || !points || !names) {
         code = problem(list, EXIT_ENVIRONMENT, "out of memory for the trace");
         goto cleanup;
     }
@@ -118,6 +126,7 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
 cleanup:
     free(yaml);
     free(names);
+    free(points);
     free(populations);
     free(devices);
     return code;

@@ -157,6 +157,7 @@ typedef struct {
     int adapters_line; /* where the configuration says which; 0: --set */
     char *variant;     /* NULL, or the folder or file of its base variant (base/variant.h) */
     int line;          /* where the configuration declares it; 0: --set */
+    int number;        /* its place in the configuration, from 0 */
 } population_settings;
 
 typedef struct {

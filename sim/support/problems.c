@@ -81,6 +81,10 @@ exit_code problem(problems *list, exit_code code, const char *format, ...) {
     return code;
 }
 
+void problems_drop(problems *list, int first) {
+    while (list->count > first) free(list->entries[--list->count].text);
+}
+
 void problems_prefix(problems *list, int first, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -108,6 +112,10 @@ const char *problems_message(const problems *list, int index) {
 
 exit_code problems_code(const problems *list) {
     return list->count ? list->entries[0].code : EXIT_OK;
+}
+
+exit_code problems_code_from(const problems *list, int first) {
+    return first < list->count ? list->entries[first].code : EXIT_OK;
 }
 
 /* ---- Floods ---- */

@@ -51,9 +51,13 @@ exit_code problem(problems *list, exit_code code, const char *format, ...)
 void problems_prefix(problems *list, int first, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Forgets all messages from index `first` on: a caller goes another way where something was refused. */
+void problems_drop(problems *list, int first);
+
 int problems_count(const problems *list);
 const char *problems_message(const problems *list, int index);
-exit_code problems_code(const problems *list); /* the first message's code, EXIT_OK if none */
+exit_code problems_code(const problems *list);                 /* the first message's code, EXIT_OK if none */
+exit_code problems_code_from(const problems *list, int first); /* of the messages from index `first` on */
 
 /* To be called before the messages are shown. A message that is there word for word is left out. Messages are
  * alike that say the same of different places: they are equal but for numbers and for all that stands before

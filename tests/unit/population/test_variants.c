@@ -254,3 +254,38 @@ Test(variants, damaged_bytes_of_a_checkpoint_are_refused) {
     free(saved);
     small_close(&r);
 }
+
+/* ---- Merging --------------------------------------------------------------------------------- */
+
+static void append(small_run *r, const uint8_t *saved, int64_t n, int which, uint8_t **out, int64_t *bytes) {
+    const saved_variants from = {r->session->fleet, saved, n};
+    small_check(variants_append_saved(&from, which, out, bytes, r->problems), r->problems, "merging");
+}
+
+Test(variants, what_is_saved_of_populations_is_put_together) {
+    small_run r = open_run(), other = open_run();
+    uint8_t *saved = NULL, *all = NULL, *one = NULL;
+    int64_t n = 0, n_all = 0, n_one = 0;
+    fold(&r, 0, 2, 1);
+    fold(&r, 1, 2, 1);
+    fold(&r, 1, 3, 8);
+    small_check(variants_save(r.session->fleet, &saved, &n, r.problems), r.problems, "saving");
+    for (int which = 0; which < 3; which++) append(&r, saved, n, which, &all, &n_all);
+    cr_assert_eq(n_all, n);
+    cr_expect_eq(memcmp(all, saved, (size_t)n), 0);
+    append(&r, NULL, 0, 0, &one, &n_one); /* a run in which nothing was folded in */
+    append(&r, saved, n, 1, &one, &n_one);
+    append(&r, saved, n, 2, &one, &n_one);
+    small_check(variants_restore(other.session->fleet, one, n_one, "c.h5", other.problems), other.problems,
+                "restoring");
+    cr_expect_eq(variants_version(other.session->fleet, 0), 1);
+    cr_expect_eq(variants_version(other.session->fleet, 1), 3);
+    expect_same_weights(&r, &other, 1);
+    const saved_variants cut = {r.session->fleet, saved, n - 8};
+    cr_expect_eq(variants_append_saved(&cut, 1, &one, &n_one, r.problems), EXIT_INPUT);
+    free(saved);
+    free(all);
+    free(one);
+    small_close(&r);
+    small_close(&other);
+}

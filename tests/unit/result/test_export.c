@@ -74,9 +74,9 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
     cr_expect_str_eq(
         table_of(&r, "populations"),
         "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates,"
-        "evaluation\n"
-        "comigs-1g1s,42,comigs,2,1,1,8,2,40000,natural,top_k,in_distribution\n"
-        "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,natural,mean,out_of_distribution\n");
+        "evaluation,point,revision,diverged_round\n"
+        "comigs-1g1s,42,comigs,2,1,1,8,2,40000,natural,top_k,in_distribution,,,\n"
+        "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,natural,mean,out_of_distribution,,,\n");
     cr_expect_str_eq(table_of(&r, "devices"),
                      "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_"
                      "tokens,parameters_shared,"

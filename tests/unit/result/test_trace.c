@@ -156,7 +156,8 @@ Test(trace, populations_are_a_table_of_named_columns) {
     cr_assert_eq(p[0].rank, 8);
     cr_assert_eq(p[1].devices, 3);
     char *units = attribute(path, "/populations", "units");
-    cr_assert_str_eq(units, "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text");
+    cr_assert_str_eq(units,
+                     "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text,text");
 }
 
 Test(trace, devices_are_a_table_of_named_columns) {
