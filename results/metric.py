@@ -106,7 +106,11 @@ def scale_x(axes, roles, levels, at):
 def line_figure(rows, roles, metric):
     """The figure, not saved."""
     check_values(rows, metric)
-    found = table(rows, roles, metric)
+    return draw_lines(table(rows, roles, metric), rows, roles, metric)
+
+
+def draw_lines(found, rows, roles, metric):
+    """The figure of what table() gave, a panel for each facet."""
     levels, band = levels_of(found, roles), band_name(found)
     at = places(roles, levels)
     index = style.index_of(line for lines in found.values() for line in lines)
@@ -119,7 +123,8 @@ def line_figure(rows, roles, metric):
         scale_x(axes, roles, levels, at)
         axes.set_xlabel(roles.x.name if axes in (*grid[-1], panels[-1]) else "")
         axes.set_ylabel(name_of(metric) if axes in grid[:, 0] else "")
-    if spans_decades([value for row in rows for value in finite([number(row[metric])])]):
+    drawn = [value for lines in found.values() for points in lines.values() for values in points.values() for value in finite(values)]
+    if spans_decades(drawn):
         panels[0].set_yscale("log")
     handles = [plt.Line2D([], [], marker=style.marker(i), **style.line_style(i)) for i in index.values()]
     said = f"{'bars' if many else 'bands'}: {band}" if band else ""

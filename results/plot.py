@@ -18,6 +18,7 @@ import warnings
 try:
     import numpy as np
 
+    import by_text
     import cost
     import fairness
     import metric
@@ -293,6 +294,8 @@ def draw_result(options):
         "routing": lambda stem: style.save(routing.figure(result), stem),
         "mixture": lambda stem: style.save(mixture.figure(result), stem),
     }
+    if by_text.groups_of(result):
+        figures["by_text"] = lambda stem: style.save(by_text.figure(result), stem)
     if has_sizes(result):
         figures["crossover"] = lambda stem: crossover_figure(result, options.result, stem)
     for name, draw in figures.items():

@@ -142,7 +142,8 @@ static exit_code read_part(found_part *part, problems *list) {
         part->states = calloc((size_t)part->settings->n_populations, sizeof *part->states);
         if (!part->states) code = problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     }
-    if (part->complete || has(part->path, "checkpoint.h5"))
+    /* A checkpoint without a trace is refused by the run that would go on from it. */
+    if (part->complete || (has(part->path, "checkpoint.h5") && has(part->path, "trace.h5")))
         THEN(code, trace_read_states(part->path, part->settings->n_populations, part->states, list));
     if (code == EXIT_INPUT && part->number >= 0)
         problems_prefix(list, before,

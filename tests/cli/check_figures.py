@@ -6,6 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, sys.argv[1])
+import by_text  # noqa: E402
 import cost  # noqa: E402
 import fairness  # noqa: E402
 import metric  # noqa: E402
@@ -162,6 +163,23 @@ def case_routing(folder):
         for which, column in enumerate(("gate_mean", "token_share")):
             of_kind = [sum(float(row[column]) for row in own if (int(row["expert"]) > 0) == specialist) / layers for specialist in (False, True)]
             assert np.allclose(found["comigs", 1][experts][0][which], of_kind, atol=1e-6)
+
+
+def case_by_text(folder):
+    """A panel for each amount of text, with the mean perplexity of the devices that have it, from the exported table of losses."""
+    result = Result(folder, "experts.rank")
+    losses = list(csv.DictReader(open(os.path.join(folder, "losses.csv"), newline="", encoding="utf-8")))
+    last = max(row["round"] for row in losses if row["split"] == "test")
+    ppl = {(row["population"], row["seed"], row["device"]): math.exp(float(row["loss"])) for row in losses
+           if row["split"] == "test" and row["round"] == last}
+    panels = [axes for axes in by_text.figure(result).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["600 tokens of text", "4k tokens of text"]
+    for axes, devices in zip(panels, (("0", "2"), ("1",))):
+        for line, method in zip((0, 2), ("local", "comigs")):
+            for rank, drawn in zip((2, 4, 8), axes.lines[line].get_ydata()):
+                names = [row["population"] for row in result.rows if row["method"] == method and row["rank"] == str(rank)]
+                wanted = np.mean([ppl[name, seed, device] for name in set(names) for seed in ("7", "8") for device in devices])
+                assert abs(drawn - wanted) < 1e-6 * wanted, (method, rank, drawn, wanted)
 
 
 def case_mixture(folder):

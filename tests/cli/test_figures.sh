@@ -24,15 +24,23 @@ test_shares_of_experts_are_those_of_the_table_of_routing() {
 }
 
 # Two methods by three ranks, two seeds each.
-sweep_result() {
+sweep_result() { # keys of all points, unless they only have two devices
     local configuration=$shared-sweep.$BASHPID.yaml
     {
         sed '/^populations:/,$d' "$tiny"
-        printf '%s\n' 'sweep:' '  population: {devices: 2}' '  cross:' '    - {method: [local, comigs]}' \
+        printf '%s\n' 'sweep:' "  population: {${1-devices: 2}}" '  cross:' '    - {method: [local, comigs]}' \
             '    - {experts.rank: [2, 4, 8]}' '  seeds: [7, 8]'
     } >"$configuration"
     shared_result "$configuration"
     rm "$configuration"
+}
+
+test_devices_of_much_and_of_little_text_have_a_panel_each() {
+    cp -r "$(sweep_result 'devices: 3, data.tokens_per_device: [600, 4000, 600]')" result
+    cohort export result --table loss --out result/losses.csv
+    check_figures by_text result
+    expect_status 0 cohort plot result --out figures --axis experts.rank
+    [[ -s figures/by_text.png ]] || fail "$(<err)"
 }
 
 test_plot_of_a_sweep_draws_its_axes() {
