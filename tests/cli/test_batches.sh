@@ -10,7 +10,7 @@ wide=(--set experts.rank=128 --set trace.routing_windows=0 --set trace.sampling_
 small_memory() { # configuration, options
     local limit
     limit=$(cohort check --no-measure "$@" | sed -n 's/^ *\([0-9]*\)[0-9.]* MiB  in total.*/\1/p')
-    until cohort check --no-measure "$@" --set memory_limit="$limit" 2>&1 | grep -q '^Batch 1 of '; do
+    until [[ $(cohort check --no-measure "$@" --set memory_limit="$limit" 2>&1) == *$'\nBatch 1 of '* ]]; do
         ((limit -= 6))
         ((limit > 20)) || fail 'all populations fit whatever the limit, or none does'
     done
