@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/tune.h"
 #include "data/split.h"
 #include "methods/method.h"
 
@@ -161,6 +162,7 @@ void population_read(const settings *s, const level *top, const node *entry, lev
     p->line = of->where.line;
     p->generalists.value = p->specialists.value = -1;
     walk_level(of, entry, NULL);
+    if (top->tuned) tune_read_into(top->tuned, of);
     resolve(s, of);
 }
 
