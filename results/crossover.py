@@ -4,7 +4,7 @@ import math
 import statistics
 
 import style
-from result import short
+from result import short, split_of
 from style import plt
 from sweep import Unreadable, bank_label
 
@@ -28,8 +28,8 @@ def read(paths):
             raise Unreadable(f"population {row['population']}: data.tokens_per_device is 0 (all there is), so its place on the axis is unknown")
     if len({r["tokens_per_device"] for r in rows}) < 2:
         raise Unreadable("a crossover needs populations with at least two different data.tokens_per_device")
-    if len({r["split"] for r in rows}) > 1:
-        raise Unreadable("these summaries have more than one data.split; draw them apart")
+    if len({split_of(r) for r in rows}) > 1:
+        raise Unreadable("these summaries have more than one data.split or data.evaluation; draw them apart")
     return rows
 
 

@@ -156,8 +156,14 @@ def text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
+def split_of(row):
+    """How the data are divided: data.split, and data.evaluation where it is not the usual one (results of before there was the key lack it)."""
+    split, evaluation = text(row["split"]), text(row.get("evaluation") or "")
+    return f"{split}, {evaluation}" if evaluation not in ("", "in_distribution") else split
+
+
 def facet_of(population):
-    return int(population["tokens_per_device"]), population["split"]
+    return int(population["tokens_per_device"]), split_of(population)
 
 
 def facet_name(facet, facets):

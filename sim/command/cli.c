@@ -46,7 +46,7 @@ static const option_row OPTIONS[] = {
      ".safetensors"},
     {"out", "DIR", ON_DATA, 'o', "folder to write, new or empty, which data.corpus names (required)"},
     {"table", "NAME", ON_EXPORT, 'T',
-     "populations, devices, loss, routing, tokens, traffic, windows, metrics, time, or all"},
+     "populations, devices, mixture, loss, routing, tokens, traffic, windows, metrics, time, or all"},
     {"out", "PATH", ON_EXPORT, 'o',
      "CSV file for the table (default: standard output); folder for --table all"},
     {"adapters", "DIR", ON_EXPORT, 'a', "write devices' experts as PEFT folders into a new or empty folder"},
@@ -85,7 +85,7 @@ static const option_row OPTIONS[] = {
     {"resume", NULL, ON_RUN, 'r',
      "go on from the last checkpoint in --out, or in the result that CONFIG is the config.yaml of; run "
      "populations that the result lacks"},
-    {"retry-failed", NULL, ON_RUN, 'R', "with --resume: run populations that diverged again"},
+    {"retry-failed", NULL, ON_RUN, 'F', "with --resume: run populations that diverged again"},
     {"backend", "NAME", ON_CONFIG, 'b', "auto, cpu or cuda: short for --set backend=NAME"},
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
@@ -404,7 +404,7 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'r':
         a->resume = true;
         break;
-    case 'R':
+    case 'F':
         a->retry_failed = true;
         break;
     case 'q':

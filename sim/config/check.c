@@ -110,7 +110,7 @@ static void check_lists(const level *of) {
         const per_device *x = (const per_device *)((const char *)p + rows[i].offset);
         bool other_name =
             rows[i].alias_of ? !level_has(of, rows[i].path) : level_has(of, "rank") && x == &p->rank;
-        if (!rows[i].in_population || rows[i].type != VALUE_COUNTS || x->n == 0 || other_name) continue;
+        if (!rows[i].in_population || !table_is_per_device(&rows[i]) || x->n == 0 || other_name) continue;
         if (p->devices > 0 && x->n != p->devices)
             snprintf(message, sizeof message,
                      "the list has %d entries for %d devices; write one for each device, or a single number",
@@ -152,10 +152,30 @@ static void check_amounts(const level *of, const char *path, const per_device *t
     }
 }
 
+/* What a fraction leaves of the training text; said of the first device that has too little. */
+static void check_fraction(const level *of) {
+    const data_settings *d = &of->defaults->data;
+    int listed = d->fraction.n > d->tokens_per_device.n ? d->fraction.n : d->tokens_per_device.n;
+    char message[256];
+    for (int i = 0; i < (listed > 0 ? listed : 1) && !corpus_is_of_examples(d->corpus); i++) {
+        int64_t all = per_device_at(&d->tokens_per_device, i);
+        double fraction = per_device_real_at(&d->fraction, i);
+        int64_t tokens = data_scaled(all, fraction);
+        if (all <= d->sequence || tokens > d->sequence || fraction <= 0) continue;
+        snprintf(message, sizeof message,
+                 "%g leaves %lld of %lld tokens, which hold no window of %d and its next token "
+                 "(data.sequence); leave at least %d",
+                 fraction, (long long)tokens, (long long)all, d->sequence, d->sequence + 1);
+        report(of, "data.fraction", message);
+        return;
+    }
+}
+
 static void check_data(const level *of) {
     const data_settings *d = &of->defaults->data;
     char message[256];
     check_amounts(of, "data.tokens_per_device", &d->tokens_per_device);
+    check_fraction(of);
     check_amounts(of, "data.valid_tokens_per_device", &d->valid_tokens_per_device);
     check_amounts(of, "data.test_tokens_per_device", &d->test_tokens_per_device);
     if (d->synthetic.branching <= d->synthetic.vocabulary) return;
@@ -168,9 +188,9 @@ static void check_data(const level *of) {
 
 /* Keys a population did not write itself were checked once, at the top level. */
 static bool wrote_data(const level *of) {
-    static const char *const paths[] = {"data.tokens_per_device", "data.valid_tokens_per_device",
-                                        "data.test_tokens_per_device", "data.synthetic.vocabulary",
-                                        "data.synthetic.branching"};
+    static const char *const paths[] = {"data.tokens_per_device",       "data.fraction",
+                                        "data.valid_tokens_per_device", "data.test_tokens_per_device",
+                                        "data.synthetic.vocabulary",    "data.synthetic.branching"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (level_has(of, paths[i])) return true;
     return false;
@@ -286,6 +306,25 @@ static void check_splits(const settings *s, const level *of) {
     }
 }
 
+/* data.sources where no population has devices with a source of their own. */
+static void check_sources(const settings *s, const level *of) {
+    char message[256], names[96] = "";
+    bool is_read = split_of(&of->defaults->data)->has_own;
+    if (!level_has(of, "data.sources")) return;
+    for (int i = 0; of->run && i < s->n_populations; i++)
+        is_read = is_read || split_of(&s->populations[i].data)->has_own;
+    if (is_read) return;
+    for (int i = 0, used = 0; i < split_count(); i++)
+        if (split_at(i)->has_own)
+            used +=
+                snprintf(names + used, sizeof names - (size_t)used, "%s%s", used ? ", " : "", split_name(i));
+    snprintf(message, sizeof message,
+             "devices have no source of their own in the split %s, but in %s; change data.split, or remove "
+             "this key",
+             split_name(of->defaults->data.split), names);
+    report(of, "data.sources", message);
+}
+
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
@@ -296,6 +335,7 @@ void check_population(const settings *s, const level *of) {
     if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
     check_splits(s, of);
+    check_sources(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -425,6 +465,7 @@ void check_run(const settings *s, const level *top, int n_listed) {
     check_data(top);
     check_steps_of_run(s, top);
     check_splits(s, top);
+    check_sources(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

@@ -12,7 +12,7 @@ char *settings_lists(const population_settings *p) {
     bool any = false;
     FILE *out = config_memory(open_memstream(&text, &bytes));
     for (int i = 0; i < count; i++) {
-        if (!rows[i].in_population || rows[i].type != VALUE_COUNTS || rows[i].alias_of) continue;
+        if (!rows[i].in_population || !table_is_per_device(&rows[i]) || rows[i].alias_of) continue;
         if (((const per_device *)((const char *)p + rows[i].offset))->n == 0) continue;
         fprintf(out, "%s%s ", any ? ", " : "", rows[i].path);
         value_write(&rows[i], p, out);

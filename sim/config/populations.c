@@ -11,7 +11,7 @@
 
 /* The row's value is in memory of its own, and in no other row's. */
 static bool owns_memory(const setting_row *row) {
-    bool owned = row->type == VALUE_TEXT || row->type == VALUE_WORD || row->type == VALUE_COUNTS;
+    bool owned = row->type == VALUE_TEXT || row->type == VALUE_WORD || table_is_per_device(row);
     return row->in_population && owned && !row->alias_of;
 }
 
@@ -22,7 +22,7 @@ void population_copy(population_settings *to, const population_settings *from) {
     for (int i = 0; i < count; i++) {
         void *at = (char *)to + rows[i].offset;
         if (!owns_memory(&rows[i])) continue;
-        if (rows[i].type != VALUE_COUNTS) {
+        if (!table_is_per_device(&rows[i])) {
             *(char **)at = config_text(*(char **)at);
             continue;
         }
@@ -39,8 +39,11 @@ void population_free(population_settings *p) {
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++) {
         void *at = (char *)p + rows[i].offset;
-        if (owns_memory(&rows[i]))
-            free(rows[i].type == VALUE_COUNTS ? (void *)((per_device *)at)->list : *(char **)at);
+        if (!owns_memory(&rows[i])) continue;
+        if (table_is_per_device(&rows[i]))
+            per_device_free(at);
+        else
+            free(*(char **)at);
     }
 }
 
@@ -86,15 +89,32 @@ uint64_t *population_seeds(const level *of, const node *entry, int *n) {
 }
 
 void resolve_splits(population_settings *p) {
+    if (!split_of(&p->data)->has_own) {
+        per_device_free(&p->data.sources);
+        p->data.sources.value = -1;
+    }
     for (int i = 0; i < split_count(); i++) {
         const data_split *s = split_at(i);
         if (!s->parameter) continue;
-        double *value = (double *)((char *)p + table_find(s->parameter, true)->offset);
-        if (i != p->data.split)
-            *value = 0;
-        else if (*value == 0)
-            *value = s->parameter_default;
+        const setting_row *row = table_find(s->parameter, true);
+        void *value = (char *)p + row->offset;
+        if (i == p->data.split && !value_is_absent(row, p)) continue;
+        double resolved = i == p->data.split ? s->parameter_default : 0;
+        if (row->type == VALUE_INT)
+            *(int *)value = (int)resolved;
+        else
+            *(double *)value = resolved;
     }
+}
+
+void keep_data_lines(const level *of) {
+    data_settings *d = &of->defaults->data;
+    const char *parameter = split_of(d)->parameter;
+    if (level_has(of, "data.corpus")) d->corpus_line = level_place(of, "data.corpus").line;
+    if (level_has(of, "data.sources")) d->sources_line = level_place(of, "data.sources").line;
+    if (level_has(of, "data.split")) d->split_key = "data.split";
+    if (parameter && level_has(of, parameter)) d->split_key = parameter;
+    if (d->split_key && level_has(of, d->split_key)) d->split_line = level_place(of, d->split_key).line;
 }
 
 ck_site attention_linear_written(const level *of) {
@@ -119,7 +139,7 @@ static void resolve_lists(population_settings *p) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
-        if (rows[i].in_population && rows[i].type == VALUE_COUNTS)
+        if (rows[i].in_population && table_is_per_device(&rows[i]))
             per_device_reduce((per_device *)((char *)p + rows[i].offset), p->devices);
 }
 
@@ -128,7 +148,7 @@ static void resolve(const settings *s, const level *of) {
     population_settings *p = of->defaults;
     const method *how = p->method ? method_find(p->method) : NULL;
     if (level_has(of, "adapters")) p->adapters_line = level_place(of, "adapters").line;
-    if (level_has(of, "data.corpus")) p->data.corpus_line = level_place(of, "data.corpus").line;
+    keep_data_lines(of);
     if (!level_has(of, "seed")) p->seed = s->seed;
     if (p->train.router.batch == 0) p->train.router.batch = p->train.batch;
     if (p->train.router.learning_rate == 0) p->train.router.learning_rate = p->train.learning_rate;
@@ -160,7 +180,6 @@ void population_read(const settings *s, const level *top, const node *entry, lev
     population_settings *p = of->defaults;
     population_copy(p, top->defaults);
     p->line = of->where.line;
-    p->generalists.value = p->specialists.value = -1;
     walk_level(of, entry, NULL);
     if (top->tuned) tune_read_into(top->tuned, of);
     resolve(s, of);

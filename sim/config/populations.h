@@ -20,8 +20,11 @@ uint64_t *population_seeds(const level *of, const node *entry, int *n);
 void population_append(settings *s, const population_settings *from, uint64_t seed);
 
 /* Gives a split's parameter its default where it is not written, and takes it from populations of another
- * split. */
+ * split; so of data.sources where devices have no source of their own. */
 void resolve_splits(population_settings *p);
+
+/* Where this level says keys of its data, for messages of later (settings.h). */
+void keep_data_lines(const level *of);
 
 /* attention.rank stands for all linears of attention: it is 0 where this level gives some of them a LoRA one
  * by one, and these are 0 where it writes attention.rank. */

@@ -67,6 +67,8 @@ static const char *type_in_words(value_type type) {
         return "word";
     case VALUE_COUNTS:
         return "whole number, or one for each device";
+    case VALUE_NUMBERS:
+        return "number, or one for each device";
     case VALUE_SEEDS:
         break;
     }

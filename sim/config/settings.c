@@ -87,7 +87,7 @@ static void read_tree(settings *s, const node *tree, const char *path, const nod
     resolve_base(s, &top);
     resolve_loras(&top);
     defaults.adapters_line = level_place(&top, "adapters").line;
-    defaults.data.corpus_line = level_place(&top, "data.corpus").line;
+    keep_data_lines(&top);
     const node *populations = tree_get(tree, "populations"), *sweep = tree_get(tree, "sweep");
     if (populations || !sweep_has_points(sweep)) populations_read(s, &top, populations, list);
     int n_listed = s->n_populations;

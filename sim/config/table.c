@@ -124,15 +124,34 @@ static const setting_row ROWS[] = {
     {SETTING("data.corpus", VALUE_TEXT), .names_a_path = true, .names_a_corpus = true, .word = "synthetic",
      BOTH(data.corpus), .initial = "synthetic",
      .help = "folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin, or synthetic"},
-    {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "in_distribution",
-     .choices = SPLIT_CHOICES, .help = "how the sources' text is divided among devices" SPLIT_HELPS},
+    {SETTING("data.split", VALUE_CHOICE), BOTH(data.split), .initial = "natural", .choices = SPLIT_CHOICES,
+     .help = "how the sources' text is divided among devices" SPLIT_HELPS},
+    {SETTING("data.evaluation", VALUE_CHOICE), BOTH(data.evaluation), .initial = "in_distribution",
+     .choices = "in_distribution|out_of_distribution",
+     .help = "what valid and test text are; in_distribution: of the sources of a device's training text, by "
+             "the same split; out_of_distribution: equal parts of all sources"},
     {SETTING("data.dirichlet", VALUE_DOUBLE), BOTH(data.dirichlet), .otherwise = "1 in the split dirichlet",
      ABOVE(0, 1e6),
      .help = "concentration (alpha) of the split dirichlet: small, and a device has one source; large, and "
              "all have all alike"},
+    {SETTING("data.quantity", VALUE_DOUBLE), BOTH(data.quantity), .otherwise = "1 in the split quantity",
+     ABOVE(0, 10),
+     .help = "standard deviation (sigma) of the logarithm of a device's training tokens in the split "
+             "quantity; their mean is data.tokens_per_device"},
+    {SETTING("data.pathological", VALUE_INT), BOTH(data.pathological),
+     .otherwise = "2 in the split pathological", LIMITS(1, 1e6), .unit = "sources",
+     .help = "sources of each device in the split pathological"},
+    {SETTING("data.drift", VALUE_DOUBLE), BOTH(data.drift), .otherwise = "1 in the split drift", ABOVE(0, 1),
+     .help = "share of the next source in the last round of the split drift; in the first it is 0"},
+    {SETTING("data.sources", VALUE_COUNTS), BOTH(data.sources),
+     .otherwise = "the device's number, modulo the number of sources", LIMITS(0, 1e6),
+     .help = "own source of each device, from 0: a list with one for each device, or one number for all; "
+             "splits natural, quantity, drift"},
+    {SETTING("data.fraction", VALUE_NUMBERS), BOTH(data.fraction), .initial = "1", ABOVE(0, 1),
+     .help = "multiplies data.tokens_per_device: a list with a number for each device, or one for all"},
     {SETTING("data.tokens_per_device", VALUE_COUNTS), BOTH(data.tokens_per_device), .initial = "40000",
      LIMITS(0, MANY_TOKENS), .unit = "tokens",
-     .help = "training text of a device; 0: all of its source, divided evenly among the source's devices"},
+     .help = "training text of a device; 0: all of its sources, divided evenly among their devices"},
     {SETTING("data.valid_tokens_per_device", VALUE_COUNTS), BOTH(data.valid_tokens_per_device),
      .initial = "0", LIMITS(0, MANY_TOKENS), .unit = "tokens",
      .help = "validation text of a device; 0: all of its source's"},
@@ -300,6 +319,10 @@ static const setting_row ROWS[] = {
     {SETTING("checkpoint.every", VALUE_INT), .matter = MATTERS_NOT, RUN(checkpoint_every), .initial = "5",
      LIMITS(1, 1e6), .unit = "rounds", .help = "rounds between checkpoints"},
 };
+
+bool table_is_per_device(const setting_row *row) {
+    return row->type == VALUE_COUNTS || row->type == VALUE_NUMBERS;
+}
 
 const setting_row *table_rows(int *count) {
     *count = (int)(sizeof ROWS / sizeof *ROWS);

@@ -11,15 +11,17 @@
 #include "settings/settings.h"
 
 typedef enum {
-    VALUE_INT,    /* int */
-    VALUE_INT64,  /* int64_t */
-    VALUE_SEED,   /* uint64_t, the whole range */
-    VALUE_DOUBLE, /* double */
-    VALUE_TEXT,   /* char *, owned */
-    VALUE_WORD,   /* char *, owned: one of the choices */
-    VALUE_CHOICE, /* an enum: its choices in order */
-    VALUE_COUNTS, /* per_device: a whole number for all devices, or a list with one for each */
-    VALUE_SEEDS   /* a list of seeds; exists only until populations are expanded */
+    VALUE_INT,     /* int */
+    VALUE_INT64,   /* int64_t */
+    VALUE_SEED,    /* uint64_t, the whole range */
+    VALUE_DOUBLE,  /* double */
+    VALUE_TEXT,    /* char *, owned */
+    VALUE_WORD,    /* char *, owned: one of the choices */
+    VALUE_CHOICE,  /* an enum: its choices in order */
+    VALUE_COUNTS,  /* per_device: a whole number for all devices, or a list with one for each; -1: not written
+                    * and without a default */
+    VALUE_NUMBERS, /* per_device: the same of numbers that need not be whole (real) */
+    VALUE_SEEDS    /* a list of seeds; exists only until populations are expanded */
 } value_type;
 
 typedef enum {
@@ -58,6 +60,8 @@ typedef struct {
 } setting_row;
 
 const setting_row *table_rows(int *count);
+/* Whether the row is of a per_device. */
+bool table_is_per_device(const setting_row *row);
 
 /* The row of `path` that may be written at that level; NULL if none. */
 const setting_row *table_find(const char *path, bool in_a_population);

@@ -109,6 +109,7 @@ char *value_limits(const setting_row *row) {
     case VALUE_INT64:
     case VALUE_DOUBLE:
     case VALUE_COUNTS:
+    case VALUE_NUMBERS:
         write_range(out, row);
         break;
     case VALUE_SEED:
@@ -191,9 +192,26 @@ static bool read_number(const setting_row *row, const node *value, void *at, con
     return true;
 }
 
+/* Another key of the same section that has the word among its choices; NULL: none. */
+static const setting_row *neighbour_with_choice(const setting_row *row, const char *word) {
+    int count = 0;
+    const setting_row *rows = table_rows(&count);
+    size_t section = (size_t)(strrchr(row->path, '.') ? strrchr(row->path, '.') - row->path + 1 : 0);
+    for (int i = 0; i < count && section > 0; i++)
+        if (&rows[i] != row && rows[i].choices && strcmp(rows[i].choices, "false|true") != 0 &&
+            strncmp(rows[i].path, row->path, section) == 0 && choice_index(rows[i].choices, word) >= 0)
+            return &rows[i];
+    return NULL;
+}
+
 static bool read_word(const setting_row *row, const node *value, void *at, const char *key, problems *list) {
     int index = choice_index(row->choices, value->text);
-    if (index < 0) return refuse(row, value, key, "is not one of the choices", list);
+    if (index < 0) {
+        char what[128] = "is not one of the choices";
+        const setting_row *neighbour = neighbour_with_choice(row, value->text);
+        if (neighbour) snprintf(what, sizeof what, "is a choice of %s, not of this key", neighbour->path);
+        return refuse(row, value, key, what, list);
+    }
     if (row->type == VALUE_CHOICE) {
         *(int *)at = index;
         return true;
@@ -204,35 +222,36 @@ static bool read_word(const setting_row *row, const node *value, void *at, const
 }
 
 /* The entries of a list into `out`; one that is not good is -1, which nothing judges further. */
-static bool read_entries(const setting_row *row, const node *value, per_device *out, const char *key,
+static bool read_entries(const setting_row *one, const node *value, per_device *out, const char *key,
                          problems *list) {
-    bool all_good = true;
+    bool all_good = true, whole = one->type == VALUE_INT64;
     for (int i = 0; i < value->count; i++) {
         const node *entry = value->entries[i].value;
         bool good = entry->kind == NODE_SCALAR;
-        out->list[i] = -1;
+        if (whole)
+            out->list[i] = -1;
+        else
+            out->reals[i] = -1;
         if (good)
-            good = read_whole(row, entry, &out->list[i], key, list);
+            good = read_number(one, entry, whole ? (void *)&out->list[i] : &out->reals[i], key, list);
         else
             problem_at(list, entry->where, key, "entry %d is not a number; write one number for each device",
                        i);
-        if (!good) out->list[i] = -1;
-        if (out->list[i] > out->value) out->value = out->list[i];
+        if (whole && out->list[i] > out->value) out->value = out->list[i];
+        if (!whole && out->reals[i] > out->real) out->real = out->reals[i];
         all_good = all_good && good;
     }
     return all_good;
 }
 
-static bool read_counts(const setting_row *row, const node *value, per_device *out, const char *key,
-                        problems *list) {
+static bool read_per_device(const setting_row *row, const node *value, per_device *out, const char *key,
+                            problems *list) {
+    setting_row one = *row; /* of one of the numbers */
+    one.type = row->type == VALUE_COUNTS ? VALUE_INT64 : VALUE_DOUBLE;
     free(out->list); /* of the default that this takes the place of */
     out->list = NULL;
     out->n = 0;
-    if (value->kind == NODE_SCALAR) {
-        setting_row one = *row;
-        one.type = VALUE_INT64;
-        return read_number(&one, value, &out->value, key, list);
-    }
+    if (value->kind == NODE_SCALAR) return read_number(&one, value, out, key, list);
     if (value->count == 0 || value->count > SETTINGS_MAX_PER_DEVICE) {
         problem_at(
             list, value->where, key,
@@ -242,7 +261,7 @@ static bool read_counts(const setting_row *row, const node *value, per_device *o
     }
     *out =
         (per_device){.n = value->count, .list = config_memory(calloc((size_t)value->count, sizeof(int64_t)))};
-    return read_entries(row, value, out, key, list);
+    return read_entries(&one, value, out, key, list);
 }
 
 static const char *kind_in_words(const setting_row *row) {
@@ -254,6 +273,7 @@ static const char *kind_in_words(const setting_row *row) {
     case VALUE_DOUBLE:
         return "one number";
     case VALUE_COUNTS:
+    case VALUE_NUMBERS:
         return "a number, or a list of numbers";
     case VALUE_SEEDS:
         return "a list of seeds";
@@ -267,7 +287,7 @@ static const char *kind_in_words(const setting_row *row) {
 
 bool value_read(const setting_row *row, const node *value, void *base, const char *key, problems *list) {
     void *at = (char *)base + row->offset;
-    bool list_is_fine = row->type == VALUE_COUNTS && value->kind == NODE_LIST;
+    bool list_is_fine = table_is_per_device(row) && value->kind == NODE_LIST;
     if (value->kind != NODE_SCALAR && !list_is_fine) {
         problem_at(list, value->where, key, "a %s is written where %s is expected",
                    value->kind == NODE_LIST ? "list" : "map", kind_in_words(row));
@@ -288,7 +308,8 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
     case VALUE_CHOICE:
         return read_word(row, value, at, key, list);
     case VALUE_COUNTS:
-        return read_counts(row, value, at, key, list);
+    case VALUE_NUMBERS:
+        return read_per_device(row, value, at, key, list);
     case VALUE_TEXT:
         break;
     case VALUE_SEEDS:
@@ -304,6 +325,8 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
 }
 
 void value_set_default(const setting_row *row, void *base) {
+    if (!row->initial && !row->alias_of && row->type == VALUE_COUNTS)
+        ((per_device *)((char *)base + row->offset))->value = -1;
     if (!row->initial) return;
     node value = {.kind = NODE_SCALAR, .text = (char *)row->initial};
     problems *none = problems_create();

@@ -47,9 +47,19 @@ static void write_choice(FILE *out, const char *choices, int index) {
     fprintf(out, "%.*s", (int)strcspn(p, "|"), p);
 }
 
-static void write_counts(FILE *out, const per_device *x) {
-    if (x->n == 0) fprintf(out, "%" PRId64, x->value);
-    for (int i = 0; i < x->n; i++) fprintf(out, "%s%" PRId64, i ? ", " : "[", x->list[i]);
+static void write_one(FILE *out, const per_device *x, int device, bool whole) {
+    if (whole)
+        fprintf(out, "%" PRId64, per_device_at(x, device));
+    else
+        write_double(out, per_device_real_at(x, device));
+}
+
+static void write_per_device(FILE *out, const per_device *x, bool whole) {
+    if (x->n == 0) write_one(out, x, 0, whole);
+    for (int i = 0; i < x->n; i++) {
+        fputs(i ? ", " : "[", out);
+        write_one(out, x, i, whole);
+    }
     if (x->n > 0) fputc(']', out);
 }
 
@@ -76,7 +86,8 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
         write_choice(out, row->choices, *(const int *)at);
         break;
     case VALUE_COUNTS:
-        write_counts(out, at);
+    case VALUE_NUMBERS:
+        write_per_device(out, at, row->type == VALUE_COUNTS);
         break;
     case VALUE_SEEDS:
         break; /* expanded */
@@ -85,7 +96,9 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
 
 bool value_is_absent(const setting_row *row, const void *base) {
     const void *at = (const char *)base + row->offset;
+    if (row->type == VALUE_COUNTS) return !row->initial && ((const per_device *)at)->value < 0;
     if (row->type == VALUE_DOUBLE) return !row->initial && *(const double *)at == 0;
+    if (row->type == VALUE_INT) return !row->initial && row->least > 0 && *(const int *)at == 0;
     return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
 }
 

@@ -11,8 +11,9 @@ typedef struct {
     /* of a shard of examples, else 0: those in this stretch, which has no others' tokens */
     int64_t first_example, examples;
     int source;
-    bool shared;  /* other devices have some of it as their training text, too */
-    shard *owned; /* NULL, or `text`: made for this stretch, its holder closes it */
+    double start, end; /* as of text_share (split.h) */
+    bool shared;       /* other devices have some of it as their training text, too */
+    shard *owned;      /* NULL, or `text`: made for this stretch, its holder closes it */
 } text_range;
 
 /* Where a corpus comes from, for messages. */

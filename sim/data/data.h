@@ -55,6 +55,14 @@ double corpus_entropy(const corpus *c, int source);
 typedef struct partition partition;
 exit_code partition_open(const corpus *c, const data_settings *d, uint64_t seed, int devices, partition **out,
                          problems *list);
+/* Refuses settings that ask for a source, or for more sources, than the corpus has; *key: the setting that
+ * does. To be called before the rest. */
+exit_code partition_check(const corpus *c, const data_settings *d, const char **key, problems *list);
+/* So many tokens times a factor, rounded down to whole ones. */
+int64_t data_scaled(int64_t tokens, double factor);
+/* The tokens of training text that a device wants, by data.tokens_per_device, data.fraction and the split; 0:
+ * all there are. */
+int64_t data_train_tokens(const data_settings *d, uint64_t seed, int device);
 void partition_close(partition *p); /* its devices' data live on; NULL is fine */
 
 /* What one device sees: in each part, a contiguous range of each source that it has any of; of a source of
@@ -71,6 +79,10 @@ int device_data_source(const device_data *data);
 int64_t device_data_tokens(const device_data *data, data_part part);
 int64_t device_data_longest(const device_data *data, data_part part);  /* of its ranges */
 int64_t device_data_examples(const device_data *data, data_part part); /* 0: it has running text */
+/* Adds the tokens of each source [sources] in its training text. */
+void device_data_mixture(const device_data *data, int64_t *out);
+/* How long the run is that takes so many training steps: what the split drift needs, before it samples. */
+void device_data_set_length(device_data *data, int rounds, int64_t steps);
 /* corpus_entropy() in the mean over where its test windows fall. */
 double device_data_entropy(const device_data *data);
 /* True if a source has too little text for disjoint training ranges, so that the device shares some of it

@@ -18,7 +18,12 @@ struct device_data {
     const corpus *corpus; /* borrowed */
     uint64_t seed;
     int device, source, sequence; /* sequence: data.sequence */
-    bool by_positions;            /* windows fall on all positions alike, else on stretches alike */
+    /* of the whole run, where the split of training text moves */
+    bool moves;
+    int rounds;
+    int64_t steps;
+    /* windows of a part fall on all positions alike, else on stretches alike */
+    bool by_positions[DATA_SPLITS];
     bool overlaps;
     part_text parts[DATA_SPLITS];
     const char *windows_file; /* borrowed; NULL: all windows are drawn */
@@ -37,7 +42,7 @@ static exit_code keep_examples(const partition *p, int device, part_text *out, i
             "device %d of %d: data.examples_per_device asks for %lld training examples, but there are "
             "%lld in its text (data.tokens_per_device: %lld)%s",
             device, p->devices, (long long)wanted, (long long)all,
-            (long long)partition_wanted(p->settings, DATA_TRAIN, device),
+            (long long)partition_asked(p->settings, DATA_TRAIN, device),
             all == 0 ? "; running text has none" : "; ask for fewer, or give each device more text");
     exit_code code = EXIT_OK;
     for (int i = first; i < end && code == EXIT_OK; i++) {
@@ -57,14 +62,14 @@ static exit_code keep_examples(const partition *p, int device, part_text *out, i
 /* Pooled data are the texts of all devices, those that differ. */
 static exit_code fill_part(partition *p, int device, bool pooled, data_part part, part_text *out,
                            problems *list) {
-    int devices = !pooled ? 1 : p->split->distinct ? p->split->distinct(p, part) : p->devices;
+    const data_split *split = p->splits[part];
     exit_code code = EXIT_OK;
-    for (int i = 0; i < devices && code == EXIT_OK; i++) {
-        int first = out->count, whose = pooled ? i : device;
-        code = partition_take(p, whose, part, out, list);
-        if (code == EXIT_OK && part == DATA_TRAIN &&
-            per_device_at(&p->settings->examples_per_device, whose) > 0)
-            code = keep_examples(p, whose, out, first, list);
+    for (int i = pooled ? 0 : device; i < (pooled ? p->devices : device + 1) && code == EXIT_OK; i++) {
+        int first = out->count;
+        if (pooled && split->repeats && split->repeats(p, i, part)) continue;
+        code = partition_take(p, i, part, out, list);
+        if (code == EXIT_OK && part == DATA_TRAIN && per_device_at(&p->settings->examples_per_device, i) > 0)
+            code = keep_examples(p, i, out, first, list);
     }
     return code;
 }
@@ -138,10 +143,13 @@ exit_code device_data_open(partition *p, int device, bool pooled, device_data **
     *data = (device_data){.corpus = p->corpus,
                           .seed = p->seed,
                           .device = device,
-                          .source = pooled || !p->split->source ? -1 : p->split->source(p, device),
+                          .source = pooled || p->splits[DATA_TRAIN]->mixes ? -1 : partition_source(p, device),
                           .sequence = p->settings->sequence,
-                          .by_positions = p->split->unequal};
+                          .moves = p->splits[DATA_TRAIN]->moves,
+                          .rounds = 1,
+                          .steps = 1};
     for (int part = 0; part < DATA_SPLITS; part++) {
+        data->by_positions[part] = p->splits[part]->unequal;
         exit_code of_part = fill_part(p, device, pooled, (data_part)part, &data->parts[part], list);
         if (code == EXIT_OK) code = of_part;
     }
@@ -173,6 +181,16 @@ int64_t device_data_examples(const device_data *data, data_part part) {
     return examples;
 }
 
+void device_data_mixture(const device_data *data, int64_t *out) {
+    const part_text *text = &data->parts[DATA_TRAIN];
+    for (int i = 0; i < text->count; i++) out[text->ranges[i].source] += text->ranges[i].count;
+}
+
+void device_data_set_length(device_data *data, int rounds, int64_t steps) {
+    data->rounds = rounds;
+    data->steps = steps;
+}
+
 int64_t device_data_tokens(const device_data *data, data_part part) {
     return data->parts[part].tokens;
 }
@@ -182,15 +200,15 @@ bool device_data_overlaps(const device_data *data) {
 }
 
 /* How much text of each source a part has, in the proportions in which windows fall on sources. */
-static double weight_of(const device_data *data, const text_range *range) {
-    return data->by_positions ? (double)positions_of(range, data->sequence) : 1.0;
+static double weight_of(const device_data *data, data_part part, const text_range *range) {
+    return data->by_positions[part] ? (double)positions_of(range, data->sequence) : 1.0;
 }
 
 double device_data_entropy(const device_data *data) {
     const part_text *text = &data->parts[DATA_TEST];
     double sum = 0, weights = 0;
     for (int i = 0; i < text->count; i++) {
-        double weight = weight_of(data, &text->ranges[i]);
+        double weight = weight_of(data, DATA_TEST, &text->ranges[i]);
         sum += weight * corpus_entropy(data->corpus, text->ranges[i].source);
         weights += weight;
     }
@@ -219,16 +237,39 @@ static int64_t place_of(const part_text *text, int64_t position, int sequence) {
     return places_before(text, i) + position;
 }
 
+/* How far the run is in the round of a training step: 0 in the first, 1 in the last. */
+static double progress_at(const device_data *data, uint64_t step) {
+    int64_t round = data->steps > 0 ? (int64_t)((__int128)step * data->rounds / data->steps) : 0;
+    if (round > data->rounds - 1) round = data->rounds - 1;
+    return data->rounds > 1 ? (double)round / (data->rounds - 1) : 1.0;
+}
+
+/* The stretch that a window falls on: by the shares of that step. */
+static int draw_moving(const device_data *data, const rng_key *key, int index, uint64_t step) {
+    const part_text *text = &data->parts[DATA_TRAIN];
+    double at = progress_at(data, step), sum = 0;
+    for (int i = 0; i < text->count; i++) sum += (1 - at) * text->ranges[i].start + at * text->ranges[i].end;
+    double left = sum * rng_open_unit(key, 2 * (uint64_t)index);
+    int i = 0;
+    for (; i < text->count - 1; i++) {
+        left -= (1 - at) * text->ranges[i].start + at * text->ranges[i].end;
+        if (left < 0) break;
+    }
+    return i;
+}
+
 static int64_t draw_place(const device_data *data, data_part part, uint64_t step, int index, int sequence) {
     static const rng_purpose purposes[DATA_SPLITS] = {RNG_TRAIN_WINDOWS, RNG_ROUTER_WINDOWS,
                                                       RNG_TEST_WINDOWS};
     const part_text *text = &data->parts[part];
     rng_key key = {data->seed, data->device, purposes[part], step};
-    if (data->by_positions)
+    bool moves = part == DATA_TRAIN && data->moves;
+    if (data->by_positions[part] && !moves)
         return place_of(text,
                         (int64_t)rng_below(&key, 2 * (uint64_t)index, (uint64_t)positions(text, sequence)),
                         sequence);
-    int chosen = (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
+    int chosen = moves ? draw_moving(data, &key, index, step)
+                       : (int)rng_below(&key, 2 * (uint64_t)index, (uint64_t)text->count);
     return places_before(text, chosen) +
            (int64_t)rng_below(&key, 2 * (uint64_t)index + 1,
                               (uint64_t)positions_of(&text->ranges[chosen], sequence));
@@ -294,7 +335,8 @@ static int64_t middle(int64_t n, int64_t index, int64_t count) {
 
 static int64_t fixed_place(const device_data *data, data_part part, int index, int count, int sequence) {
     const part_text *text = &data->parts[part];
-    if (data->by_positions) return place_of(text, middle(positions(text, sequence), index, count), sequence);
+    if (data->by_positions[part])
+        return place_of(text, middle(positions(text, sequence), index, count), sequence);
     int chosen = index % text->count;
     return places_before(text, chosen) + middle(positions_of(&text->ranges[chosen], sequence),
                                                 index / text->count,
@@ -317,6 +359,6 @@ int device_data_fixed_count(const device_data *data, data_part part, int most) {
         if (range->examples < fewest) fewest = range->examples;
         all += range->examples;
     }
-    if (!data->by_positions) all = fewest < most ? fewest * text->count : most;
+    if (!data->by_positions[part]) all = fewest < most ? fewest * text->count : most;
     return all < most ? (int)all : most;
 }

@@ -23,22 +23,43 @@ typedef struct {
     int64_t *before, *all;
 } partition_sums;
 
+/* Where data.sources says which source a device has. */
+typedef struct {
+    int source, slot;
+} own_source;
+
 struct partition {
     const corpus *corpus;
     const data_settings *settings;
-    const data_split *split;
+    const data_split *splits[DATA_SPLITS]; /* what divides each part */
+    /* Whether all holders of a source have equally much of it, so that their stretches lie by slot; else they
+     * lie one after the other in the order of devices. */
+    bool even[DATA_SPLITS];
+    own_source *own; /* [devices]; NULL: device i of S sources has source i mod S */
+    int *holders;    /* [sources] devices that have it as their own; NULL with `own` */
+    void *prepared;  /* the split's own, freed with the partition */
     uint64_t seed;
     int devices;
     text_share *shares, *others;    /* [sources] room for what one device has */
-    partition_sums sums[DATA_TEST]; /* of training and validation text; empty where amounts are equal */
+    partition_sums sums[DATA_TEST]; /* of training and validation text; empty where `even` */
 };
 
-/* The tokens of a part that the settings ask for on a device; 0, of all devices alike: all there are. */
-int64_t partition_wanted(const data_settings *d, data_part part, int device);
+/* A device's own source, which number it is among the devices that have it, and how many these are. */
+int partition_source(const partition *p, int device);
+int partition_slot(const partition *p, int device);
+int partition_holders(const partition *p, int source);
+
+/* The tokens of a part that the settings ask for on a device, before fraction and factor; 0, of all devices
+ * alike: all there are. */
+int64_t partition_asked(const data_settings *d, data_part part, int device);
 bool partition_wants_all(const data_settings *d, data_part part);
-/* Whether devices' amounts of a part differ, by their split or by a list of them: stretches then lie one after
- * another. */
-bool partition_is_unequal(const partition *p, data_part part);
+/* The tokens that a device wants of a part; 0: all there are. */
+int64_t partition_wanted(const partition *p, int device, data_part part);
+/* What the tokens of a device's part are multiplied by, where all are asked for. */
+double partition_scale(const partition *p, int device, data_part part);
+/* The tokens of a device that has a part of one source alone: what it wants, or where all is asked for the
+ * source's text, of training text its share among so many holders. */
+int64_t partition_tokens(const partition *p, int device, data_part part, int source, int slots);
 /* True if all devices have the same of a source's text in this part: the whole split, or the test text. */
 bool partition_is_common(const partition *p, data_part part);
 /* The tokens of a source that devices can have in this part. */

@@ -17,7 +17,9 @@ static process_rows rows_of(void *values, size_t bytes) {
 exit_code session_gather_texts(session *s, problems *list) {
     const process_rows text = {
         .values = &s->fleet->devices[0].text, .row_bytes = sizeof(device_text), .stride = sizeof(device)};
-    return gather(s, &text, 1, list);
+    const fleet *f = s->fleet;
+    const process_rows tables[] = {text, rows_of(f->mixtures, (size_t)f->most_sources * sizeof *f->mixtures)};
+    return gather(s, tables, 2, list);
 }
 
 /* One metric's rows: a device's, or a recorded window's. */

@@ -117,24 +117,22 @@ static exit_code make_devices(fleet *f, const base_shape *base, problems *list) 
 }
 
 bool fleet_same_text(const data_settings *a, const data_settings *b) {
-    return strcmp(a->corpus, b->corpus) == 0 && a->split == b->split &&
-           per_device_equal(&a->tokens_per_device, &b->tokens_per_device) &&
-           per_device_equal(&a->valid_tokens_per_device, &b->valid_tokens_per_device) &&
-           per_device_equal(&a->test_tokens_per_device, &b->test_tokens_per_device) &&
-           a->synthetic.topics == b->synthetic.topics && a->synthetic.vocabulary == b->synthetic.vocabulary &&
+    return strcmp(a->corpus, b->corpus) == 0 && a->synthetic.topics == b->synthetic.topics &&
+           a->synthetic.vocabulary == b->synthetic.vocabulary &&
            a->synthetic.branching == b->synthetic.branching && a->synthetic.purity == b->synthetic.purity &&
            a->synthetic.seed == b->synthetic.seed;
 }
 
-static int64_t tokens_of(const data_settings *d, int index) {
-    return per_device_at(&d->tokens_per_device, index) + per_device_at(&d->valid_tokens_per_device, index) +
+static int64_t tokens_of(const data_settings *d, uint64_t seed, int index) {
+    return data_train_tokens(d, seed, index) + per_device_at(&d->valid_tokens_per_device, index) +
            per_device_at(&d->test_tokens_per_device, index);
 }
 
 /* Of a mixture of synthetic sources every stretch is a text by itself. */
-static size_t list_bytes(const data_settings *d, int index) {
-    bool many = split_of(d)->unequal && strcmp(d->corpus, "synthetic") == 0;
-    int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens_of(d, index) / d->sequence;
+static size_t list_bytes(const data_settings *d, int64_t tokens) {
+    bool mixes = split_of(d)->mixes || d->evaluation == OUT_OF_DISTRIBUTION;
+    bool many = mixes && strcmp(d->corpus, "synthetic") == 0;
+    int64_t stretches = (int64_t)DATA_SPLITS * d->synthetic.topics, most = tokens / d->sequence;
     return LIST_BYTES + (many ? (size_t)(stretches < most ? stretches : most) * STRETCH_BYTES : 0);
 }
 
@@ -147,7 +145,8 @@ static size_t own_text_bytes(const fleet *f, const population *p) {
     for (int i = 0; i < p->settings->devices; i++) {
         int holder = p->first_device + (p->method->pooled ? 0 : i);
         if (f->owner[holder] != f->place.process) continue;
-        bytes += (synthetic ? (size_t)tokens_of(d, i) * sizeof(uint16_t) : 0) + list_bytes(d, i);
+        int64_t tokens = tokens_of(d, p->settings->seed, i);
+        bytes += (synthetic ? (size_t)tokens * sizeof(uint16_t) : 0) + list_bytes(d, tokens);
     }
     return bytes;
 }
@@ -210,6 +209,8 @@ static exit_code open_device_data(fleet *f, const population *p, partition *part
                             .train_examples = device_data_examples(d->data, DATA_TRAIN)};
     for (int part = 0; part < DATA_SPLITS; part++)
         d->text.tokens[part] = device_data_tokens(d->data, (data_part)part);
+    device_data_mixture(d->data, f->mixtures + (int64_t)(p->first_device + device_index) * f->most_sources);
+    device_data_set_length(d->data, f->settings->rounds, fleet_totals(f, d)->steps[DATA_TRAIN]);
     return require_windows(f, d, list);
 }
 
@@ -225,13 +226,13 @@ static exit_code read_windows(const fleet *f, const population *p, given_windows
     return code;
 }
 
-static exit_code open_population_data(fleet *f, population *p, const corpus *c, problems *list) {
+static exit_code open_population_data(fleet *f, population *p, problems *list) {
     given_windows *given;
     int before = problems_count(list);
-    p->text = c;
     partition *parts = NULL;
     exit_code code = read_windows(f, p, &given, list);
-    THEN(code, partition_open(c, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list));
+    THEN(code,
+         partition_open(p->text, &p->settings->data, p->settings->seed, p->settings->devices, &parts, list));
     for (int i = 0; i < p->n_devices && code == EXIT_OK; i++)
         if (f->owner[p->first_device + i] == f->place.process)
             code = open_device_data(f, p, parts, i, given, list);
@@ -243,25 +244,73 @@ static exit_code open_population_data(fleet *f, population *p, const corpus *c, 
     return code;
 }
 
-/* All that is refused is reported, but a corpus once and a population once for all its seeds. */
-exit_code fleet_open_data(fleet *f, problems *list) {
-    exit_code code = given_packs_check(f, list);
-    const population_settings *refused = NULL;
+/* The mixtures' room is known once all corpora are open. */
+static exit_code make_mixtures(fleet *f, problems *list) {
+    for (int i = 0; i < f->n_corpora; i++)
+        if (f->corpora[i] && corpus_sources(f->corpora[i]) > f->most_sources)
+            f->most_sources = corpus_sources(f->corpora[i]);
+    f->mixtures = calloc((size_t)f->n_devices * (size_t)f->most_sources + 1, sizeof *f->mixtures);
+    if (f->mixtures) return EXIT_OK;
+    return problem(list, EXIT_ENVIRONMENT, "out of memory for the mixtures of %d devices", f->n_devices);
+}
+
+/* Those that cannot be opened are reported, each once. */
+static exit_code open_corpora(fleet *f, problems *list) {
+    exit_code code = EXIT_OK;
     f->corpora = calloc((size_t)f->n_populations, sizeof *f->corpora);
     const data_settings **sections = calloc((size_t)f->n_populations, sizeof *sections);
     if (!f->corpora || !sections) code = problem(list, EXIT_ENVIRONMENT, "out of memory for the data");
     for (int i = 0; i < f->n_populations && f->corpora && sections; i++) {
         corpus *c = NULL;
         exit_code one = corpus_of(f, i, sections, &c, list);
-        const population_settings *p = f->populations[i].settings;
+        f->populations[i].text = c;
+        THEN(code, one);
+    }
+    free(sections);
+    exit_code made = make_mixtures(f, list);
+    return THEN(code, made);
+}
+
+/* Whether two populations have a refused key from the same place: then it is reported once. */
+static bool same_refusal(const data_settings *a, const data_settings *b) {
+    return a->split == b->split && a->split_line == b->split_line && a->sources_line == b->sources_line &&
+           strcmp(a->corpus, b->corpus) == 0;
+}
+
+/* What the population's split asks of its corpus. */
+static exit_code check_split(const fleet *f, const population *p, const data_settings **refused,
+                             problems *list) {
+    const data_settings *d = &p->settings->data;
+    const char *key = NULL;
+    problems *again = *refused && same_refusal(*refused, d) ? problems_create() : NULL;
+    int before = problems_count(list);
+    exit_code code = partition_check(p->text, d, &key, again ? again : list);
+    problems_destroy(again);
+    if (code == EXIT_OK) return code;
+    int line = strcmp(key, "data.sources") == 0 ? d->sources_line : d->split_line;
+    if (!again) settings_prefix_line(f->settings, key, line, before, list);
+    *refused = d;
+    return code;
+}
+
+/* All that is refused is reported, but a corpus once and a population once for all its seeds. */
+exit_code fleet_open_data(fleet *f, problems *list) {
+    exit_code code = given_packs_check(f, list), opened = open_corpora(f, list);
+    const population_settings *refused = NULL;
+    const data_settings *split_refused = NULL;
+    THEN(code, opened);
+    for (int i = 0; i < f->n_populations && f->mixtures; i++) {
+        population *of = &f->populations[i];
+        const population_settings *p = of->settings;
         /* another seed of it */
         bool again = refused && refused->line == p->line && strcmp(refused->name, p->name) == 0;
-        if (c && !again) one = open_population_data(f, &f->populations[i], c, list);
+        if (!of->text || again) continue;
+        exit_code one = check_split(f, of, &split_refused, list);
+        THEN(one, open_population_data(f, of, list));
         if (one == EXIT_OK) continue;
         refused = p;
         THEN(code, one);
     }
-    free(sections);
     return code;
 }
 
@@ -335,6 +384,7 @@ void fleet_destroy(fleet *f) {
         if (f->devices[i].data) device_data_close(f->devices[i].data);
     for (int i = 0; i < f->n_corpora; i++) corpus_close(f->corpora[i]);
     free(f->corpora);
+    free(f->mixtures);
     free(f->devices);
     free(f->owner);
     free(f->local);

@@ -106,6 +106,10 @@ typedef struct {
     int64_t n_packed;          /* floats of all groups' packed buffers */
     float *packed;             /* backend memory [n_packed] */
     struct variants *variants; /* population/variants.h; NULL: no population has one */
+    int most_sources;          /* of any corpus */
+    /* [n_devices, most_sources] tokens of each source of its population's corpus in a device's training text;
+     * known as device.text is */
+    int64_t *mixtures;
     int n_corpora;
     corpus **corpora; /* one per distinct data section, shared by populations */
 } fleet;

@@ -8,14 +8,18 @@
 typedef struct {
     int devices;
     int64_t tokens; /* that all of them ask for */
+    bool even;      /* equally many each */
 } holders;
 
 static holders holders_of(const fleet *f, const population *p, int source) {
-    holders h = {0, 0};
+    holders h = {0, 0, true};
+    int64_t first = -1;
     for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
         if (f->devices[i].text.source == source) {
-            h.devices++;
-            h.tokens += f->devices[i].text.tokens[DATA_TRAIN];
+            int64_t tokens = f->devices[i].text.tokens[DATA_TRAIN];
+            if (h.devices++ == 0) first = tokens;
+            h.even = h.even && tokens == first;
+            h.tokens += tokens;
         }
     return h;
 }
@@ -33,19 +37,29 @@ static bool describe_mixtures(const fleet *f, const population *p, size_t bytes,
     return sharing > 0;
 }
 
+/* Devices of a source share its text or none does: the first of them tells. NULL: it has none. */
+static const device *first_holder(const fleet *f, const population *p, int source) {
+    const device *first = &f->devices[p->first_device];
+    if (p->settings->data.sources.value < 0) return source < p->n_devices ? first + source : NULL;
+    for (int i = 0; i < p->n_devices; i++)
+        if (first[i].text.source == source) return first + i;
+    return NULL;
+}
+
 /* The first source that runs short is described, and how many others do. */
 bool fleet_describe_overlap(const fleet *f, const population *p, size_t bytes, char *out) {
-    if (!split_of(&p->settings->data)->source) return describe_mixtures(f, p, bytes, out);
+    if (split_of(&p->settings->data)->mixes) return describe_mixtures(f, p, bytes, out);
     int sources = corpus_sources(p->text), short_sources = 0, first = 0;
-    for (int source = sources - 1; source >= 0; source--)
-        if (source < p->n_devices && f->devices[p->first_device + source].text.overlaps) {
-            short_sources++;
-            first = source;
-        }
+    for (int source = sources - 1; source >= 0; source--) {
+        const device *holder = first_holder(f, p, source);
+        if (!holder || !holder->text.overlaps) continue;
+        short_sources++;
+        first = source;
+    }
     if (short_sources == 0) return false;
     holders h = holders_of(f, p, first);
     char asked[64];
-    if (p->settings->data.tokens_per_device.n > 0)
+    if (!h.even)
         snprintf(asked, sizeof asked, "%lld tokens together", (long long)h.tokens);
     else
         snprintf(asked, sizeof asked, "%d x %lld tokens", h.devices, (long long)(h.tokens / h.devices));

@@ -133,6 +133,7 @@ static population_record record_of(const trace_population *p) {
     strncpy(record.method, p->method, sizeof record.method - 1);
     strncpy(record.gates, p->routed ? "top_k" : "mean", sizeof record.gates - 1);
     strncpy(record.split, p->split, sizeof record.split - 1);
+    strncpy(record.evaluation, p->evaluation, sizeof record.evaluation - 1);
     strncpy(record.point, p->point ? p->point : "", sizeof record.point - 1);
     strncpy(record.revision, p->revision ? p->revision : "", sizeof record.revision - 1);
     return record;
@@ -145,10 +146,11 @@ static int write_populations(hid_t file, const trace_header *header, h5_error *e
     for (int i = 0; i < header->n_populations; i++)
         records[i] = header->records ? header->records[i] : record_of(&header->populations[i]);
     int status =
-        type < 0 ? -1
-                 : write_records(file, "/populations", type, records, header->n_populations,
-                                 "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text",
-                                 error);
+        type < 0
+            ? -1
+            : write_records(file, "/populations", type, records, header->n_populations,
+                            "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text,text",
+                            error);
     free(records);
     return status;
 }
@@ -173,6 +175,23 @@ static int write_sources(hid_t file, const trace_header *header, h5_error *error
     int status = write_records(file, "/sources", text_type(width), names, header->n_sources, "text", error);
     free(names);
     return status;
+}
+
+static int write_mixtures(hid_t file, const trace_header *header, h5_error *error) {
+    hsize_t dims[2] = {(hsize_t)header->n_devices, (hsize_t)header->most_sources};
+    hid_t space = H5Screate_simple(2, dims, NULL),
+          properties = h5_object_properties(H5P_DATASET_CREATE, error);
+    if (space < 0 || properties < 0) return h5_failed(error, "cannot prepare /mixture");
+    hid_t dataset = h5_create_dataset(file, "/mixture", H5T_NATIVE_INT64, space, properties, error);
+    if (dataset < 0 || h5_write_text(dataset, "units", "tokens", error) ||
+        h5_write_text(dataset, "axes", "device,source", error))
+        return -1;
+    if (H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, header->mixtures) < 0 ||
+        H5Dclose(dataset) < 0)
+        return h5_failed(error, "cannot write /mixture");
+    H5Pclose(properties);
+    H5Sclose(space);
+    return 0;
 }
 
 static int write_windows(hid_t file, const trace_header *header, h5_error *error) {
@@ -205,7 +224,8 @@ int trace_file_create(trace_file *file, const char *path, const trace_header *he
     *file = (trace_file){.file = h5_create_file(path, error), .shape = trace_shape_of(header)};
     if (file->file < 0 || write_attributes(file->file, header, created_utc, error) ||
         create_tables(file, error) || write_populations(file->file, header, error) ||
-        write_devices(file->file, header, error) || write_sources(file->file, header, error))
+        write_devices(file->file, header, error) || write_sources(file->file, header, error) ||
+        write_mixtures(file->file, header, error))
         return -1;
     return write_windows(file->file, header, error);
 }

@@ -41,6 +41,23 @@ static int read_dimensions(hid_t file, metric_id id, int rank, hsize_t dims[TRAC
     return status;
 }
 
+/* Before the devices' number is checked against it: it must be as many rows. */
+static int read_mixtures(export_source *s, h5_error *error) {
+    hsize_t dims[2] = {0, 0};
+    if (H5Lexists(s->file, "/mixture", H5P_DEFAULT) <= 0) return 0;
+    hid_t dataset = H5Dopen2(s->file, "/mixture", H5P_DEFAULT),
+          space = dataset < 0 ? -1 : H5Dget_space(dataset);
+    bool good = space >= 0 && H5Sget_simple_extent_ndims(space) == 2 &&
+                H5Sget_simple_extent_dims(space, dims, NULL) == 2 && dims[0] == (hsize_t)s->n_devices;
+    if (good) s->mixtures = calloc((size_t)(dims[0] * dims[1]) + 1, sizeof *s->mixtures);
+    s->most_sources = (int)dims[1];
+    good = good && s->mixtures &&
+           H5Dread(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, s->mixtures) >= 0;
+    if (space >= 0) H5Sclose(space);
+    if (dataset >= 0) H5Dclose(dataset);
+    return good ? 0 : h5_failed(error, "cannot read /mixture");
+}
+
 static int read_sampling(export_source *s, h5_error *error) {
     sampling_shape *size = &s->shape.sampling;
     hsize_t dims[TRACE_MAX_RANK];
@@ -97,8 +114,8 @@ static int source_open(export_source *s, h5_error *error) {
     if (!s->populations) return -1;
     s->devices = table_read_devices(s->file, s->populations, s->n_populations, &s->n_devices, error);
     s->rounds = trace_read_rounds(s->file, &s->rows, error);
-    if (!s->devices || !s->rounds || read_source_names(s, error) || read_shape(s, error) ||
-        check_source(s, error) || find_diverged(s, error))
+    if (!s->devices || !s->rounds || read_source_names(s, error) || read_mixtures(s, error) ||
+        read_shape(s, error) || check_source(s, error) || find_diverged(s, error))
         return -1;
     s->train_steps = calloc((size_t)s->n_devices + 1, sizeof *s->train_steps);
     s->valid_steps = calloc((size_t)s->n_devices + 1, sizeof *s->valid_steps);
@@ -114,6 +131,7 @@ void export_close(export_source *s) {
     free(s->devices);
     free(s->cell);
     free(s->source_names);
+    free(s->mixtures);
     free(s->window_devices);
     free(s->rounds);
     free(s->train_steps);

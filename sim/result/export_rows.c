@@ -31,10 +31,10 @@ static void put_device(const export_source *s, int device, FILE *out) {
     fprintf(out, ",%" PRIu64 ",%d", s->populations[d->population].seed, d->index);
 }
 
-/* The name of the device's source; nothing where it sees the text of all. */
-static void put_source(const export_source *s, const trace_device *d, FILE *out) {
-    int64_t at = (int64_t)s->populations[d->population].first_source + d->source;
-    if (d->source >= 0 && at >= 0 && at < s->n_sources)
+/* The name of a source of the device; nothing of -1, where it has several. */
+static void put_source(const export_source *s, const trace_device *d, int source, FILE *out) {
+    int64_t at = (int64_t)s->populations[d->population].first_source + source;
+    if (source >= 0 && at >= 0 && at < s->n_sources)
         csv_text(out, s->source_names + (size_t)at * s->source_bytes);
 }
 
@@ -66,7 +66,7 @@ static void write_populations(export_source *s, int64_t row, const void *const v
         put_of_devices(s, i, offsetof(trace_device, rank), out);
         fprintf(out, "%d,%" PRId64 ",", p->top_k, p->tokens_per_device);
         csv_text(out, p->split);
-        fprintf(out, ",%s,%s,", p->gates, p->point);
+        fprintf(out, ",%s,%s,%s,", p->gates, p->evaluation, p->point);
         csv_text(out, p->revision);
         fputc(',', out);
         if (s->diverged[i] > 0) fprintf(out, "%d", s->diverged[i]);
@@ -80,13 +80,32 @@ static void write_devices(export_source *s, int64_t row, const void *const value
         const trace_device *d = &s->devices[i];
         put_device(s, i, out);
         fprintf(out, ",%d,", d->source);
-        put_source(s, d, out);
+        put_source(s, d, d->source, out);
         fprintf(out, ",%d,%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",", d->experts,
                 d->train_tokens, d->valid_tokens, d->test_tokens, d->parameters_shared,
                 d->parameters_private);
         if (!isnan(d->entropy)) put_double(out, d->entropy);
         fprintf(out, ",%d,%d,%d\n", d->generalists, d->specialists, d->rank);
     }
+}
+
+/* An older trace says only which one source a device has. */
+static int64_t tokens_of_source(const export_source *s, int device, int source) {
+    if (s->mixtures) return s->mixtures[(int64_t)device * s->most_sources + source];
+    return source == s->devices[device].source ? s->devices[device].train_tokens : 0;
+}
+
+static void write_mixture(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
+    (void)row, (void)values;
+    for (int i = 0; i < s->n_devices; i++)
+        for (int source = 0; source < (s->mixtures ? s->most_sources : s->n_sources); source++) {
+            int64_t tokens = tokens_of_source(s, i, source);
+            if (tokens == 0) continue;
+            put_device(s, i, out);
+            fprintf(out, ",%d,", source);
+            put_source(s, &s->devices[i], source, out);
+            fprintf(out, ",%" PRId64 "\n", tokens);
+        }
 }
 
 static void write_loss(export_source *s, int64_t row, const void *const values[METRIC_COUNT], FILE *out) {
@@ -252,13 +271,16 @@ const export_table export_tables[] = {
     {.name = "populations",
      .header =
          "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates,"
-         "point,revision,diverged_round",
+         "evaluation,point,revision,diverged_round",
      .write = write_populations},
     {.name = "devices",
      .header = "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_tokens,"
                "parameters_shared,parameters_private,"
                "entropy_nats_per_token,generalists,specialists,rank",
      .write = write_devices},
+    {.name = "mixture",
+     .header = "population,seed,device,source,source_name,train_tokens",
+     .write = write_mixture},
     {.name = "loss",
      .header = "round,population,seed,device,split,loss",
      .n_columns = 4,

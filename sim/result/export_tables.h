@@ -20,6 +20,9 @@ typedef struct {
     /* [n_sources, source_bytes], with zero bytes, owned; NULL: an older trace has none */
     char *source_names;
     size_t source_bytes;
+    /* [n_devices, most_sources] training tokens of each source, owned; NULL: an older trace has none */
+    int64_t *mixtures;
+    int most_sources;
     int32_t *window_devices;            /* [n_windows], owned */
     int32_t *rounds;                    /* [rows], owned */
     int64_t *train_steps, *valid_steps; /* [n_devices] taken in the rows written so far, owned */

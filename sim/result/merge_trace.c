@@ -16,8 +16,9 @@ typedef struct {
     population_record *records; /* [n_populations], like the next lists owned */
     trace_device *devices;      /* [n_devices] */
     const char **source_names;
-    int n_sources;
-    int *window_devices; /* [shape.windows] */
+    int n_sources, most_sources; /* of all texts together, and of the one that has most */
+    int64_t *mixtures;           /* [n_devices, most_sources], owned */
+    int *window_devices;         /* [shape.windows] */
     metric_shape shape;
     trace_file file;
 } merged_trace;
@@ -95,7 +96,7 @@ static int count_sources(const export_source *s, int first) {
     for (int i = 0; i < s->n_populations; i++)
         if (s->populations[i].first_source > first && s->populations[i].first_source < end)
             end = s->populations[i].first_source;
-    return end > first ? end - first : 0;
+    return first >= 0 && end > first ? end - first : 0;
 }
 
 /* Populations of one text share its sources. */
@@ -108,7 +109,7 @@ static void take_sources(merged_trace *t, int which) {
             return;
         }
     const export_source *from = &m->parts[m->sources[which].part].trace;
-    int first = record_at(m, which)->first_source, n = first < 0 ? 0 : count_sources(from, first);
+    int first = record_at(m, which)->first_source, n = count_sources(from, first);
     t->records[which].first_source = t->n_sources;
     for (int i = 0; i < n; i++)
         t->source_names[t->n_sources++] = from->source_names + (size_t)(first + i) * from->source_bytes;
@@ -121,6 +122,26 @@ static void take_population(merged_trace *t, int which) {
     memset(record->name, 0, sizeof record->name);
     snprintf(record->name, sizeof record->name, "%s", name);
     take_sources(t, which);
+}
+
+/* Where a trace is older than mixtures, all of a device's text is of its source. */
+static void take_mixture(merged_trace *t, const export_source *from, int index, int to) {
+    int64_t *mixture = t->mixtures + (int64_t)to * t->most_sources;
+    const trace_device *d = &from->devices[index];
+    int n = count_sources(from, from->populations[d->population].first_source);
+    if (!from->mixtures && d->source >= 0 && d->source < n) mixture[d->source] = d->train_tokens;
+    for (int i = 0; from->mixtures && i < n && i < from->most_sources; i++)
+        mixture[i] = from->mixtures[(int64_t)index * from->most_sources + i];
+}
+
+/* Room for those of all devices. */
+static bool make_mixtures(merged_trace *t) {
+    const merging *m = t->m;
+    for (int i = 0; i < m->fleet->n_populations; i++)
+        t->most_sources = larger(t->most_sources, count_sources(&m->parts[m->sources[i].part].trace,
+                                                                record_at(m, i)->first_source));
+    t->mixtures = calloc((size_t)m->fleet->n_devices * (size_t)t->most_sources + 1, sizeof *t->mixtures);
+    return t->mixtures != NULL;
 }
 
 /* Where a part's device is now, also for messages that come later: what is known of its text. */
@@ -182,13 +203,18 @@ static exit_code take_headers(merged_trace *t, problems *list) {
     t->devices = calloc((size_t)m->fleet->n_devices, sizeof *t->devices);
     t->source_names = calloc((size_t)n_sources + 1, sizeof *t->source_names);
     find_shape(t);
-    if (!t->records || !t->devices || !t->source_names || !take_windows(t))
+    if (!t->records || !t->devices || !t->source_names || !take_windows(t) || !make_mixtures(t))
         return problem(list, EXIT_ENVIRONMENT, "out of memory to merge traces");
     for (int i = 0; i < m->fleet->n_populations; i++) take_population(t, i);
-    for (int i = 0; i < m->n_parts; i++)
-        for (int d = 0; d < m->parts[i].trace.n_devices; d++)
-            if (m->parts[i].device_to[d] >= 0)
-                take_device(t, &m->parts[i].trace.devices[d], m->parts[i].device_to[d]);
+    for (int i = 0; i < m->n_parts; i++) {
+        const export_source *from = &m->parts[i].trace;
+        for (int d = 0; d < from->n_devices; d++) {
+            int to = m->parts[i].device_to[d];
+            if (to < 0) continue;
+            take_device(t, &from->devices[d], to);
+            take_mixture(t, from, d, to);
+        }
+    }
     return EXIT_OK;
 }
 
@@ -216,6 +242,8 @@ static int create_file(merged_trace *t, h5_error *error) {
                            .devices = t->devices,
                            .n_sources = t->n_sources,
                            .source_names = t->source_names,
+                           .most_sources = t->most_sources,
+                           .mixtures = t->mixtures,
                            .routing_windows = t->shape.windows,
                            .routing_devices = t->window_devices,
                            .sampling = t->shape.sampling};
@@ -390,6 +418,7 @@ exit_code merge_trace(merging *m, problems *list) {
     free(t.records);
     free(t.devices);
     free(t.source_names);
+    free(t.mixtures);
     free(t.window_devices);
     return code;
 }

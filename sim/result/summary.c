@@ -53,6 +53,9 @@ static void put_tokens(FILE *out, const summary_row *row) {
 static void put_split(FILE *out, const summary_row *row) {
     csv_text(out, row->split);
 }
+static void put_evaluation(FILE *out, const summary_row *row) {
+    csv_text(out, row->evaluation);
+}
 static void put_entropy(FILE *out, const summary_row *row) {
     put_number(out, row->entropy_mean);
 }
@@ -101,6 +104,7 @@ static const struct {
     {"best_round", put_best_round, {SUMMARY_DESCRIBING, "rounds"}},
     {"rounds_to_target", put_rounds_to_target, {SUMMARY_MEASURED, "rounds"}},
     {"bytes_to_target", put_bytes_to_target, {SUMMARY_MEASURED, "bytes"}},
+    {"evaluation", put_evaluation, {0}},
 };
 enum { N_PLACED = sizeof placed / sizeof *placed };
 
@@ -167,6 +171,7 @@ static bool has_column(const char *axis) {
     static const char *const named_otherwise[][2] = {{"experts.rank", "rank"},
                                                      {"data.tokens_per_device", "tokens_per_device"},
                                                      {"data.split", "split"},
+                                                     {"data.evaluation", "evaluation"},
                                                      {"aggregate.weights", "aggregate_weights"}};
     for (size_t i = 0; i < sizeof named_otherwise / sizeof *named_otherwise; i++)
         if (strcmp(named_otherwise[i][0], axis) == 0) return is_placed(named_otherwise[i][1]);

@@ -78,6 +78,7 @@ hid_t population_type(h5_error *error) {
         NUMBER(population_record, top_k, H5T_NATIVE_INT32),
         TEXT(population_record, gates),
         NUMBER(population_record, first_source, H5T_NATIVE_INT32),
+        TEXT(population_record, evaluation),
         TEXT(population_record, point),
         TEXT(population_record, revision),
     };

@@ -34,7 +34,7 @@ typedef struct population_record {
     uint64_t seed;
     int64_t tokens_per_device;
     int32_t devices, generalists, specialists, rank, top_k, first_source;
-    char gates[16];
+    char gates[16], evaluation[32]; /* evaluation: empty in traces of before there was the key */
     char point[SETTINGS_HASH_BYTES], revision[64];
 } population_record;
 hid_t population_type(h5_error *error); /* of population_record in memory */

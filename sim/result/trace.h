@@ -11,6 +11,7 @@
  *   /devices          one row each: population, index, source (of its training text; -1: several), experts
  *                     (generalists first, then specialists), generalists, specialists, rank,
  *                     train/valid/test tokens, entropy (nats/token, NaN if unknown)
+ *   /mixture          [device, source] tokens of each source of its population's corpus in its training text
  *   /rounds           [row] round of each row of the tables below; written last, so its length is the number
  *                     of complete rows
  *   /loss/train       [row, device] nats per token, mean over the round's expert steps
@@ -51,8 +52,8 @@ typedef struct {
     uint64_t seed;
     /* experts, rank and tokens: most of any device; trace_device has each one's */
     int devices, generalists, specialists, rank, top_k;
-    int64_t tokens_per_device; /* training tokens, as configured */
-    const char *split;         /* data.split */
+    int64_t tokens_per_device;      /* training tokens, as configured */
+    const char *split, *evaluation; /* data.split, data.evaluation */
     bool routed;      /* a router weighs its experts, where a device has several; else their mean is taken */
     int first_source; /* its devices' source 0 in header.source_names */
     /* settings_point_hash(), and the program's revision; NULL: unknown */
@@ -76,6 +77,8 @@ typedef struct {
     const trace_device *devices;
     int n_sources;
     const char *const *source_names; /* [n_sources] */
+    int most_sources;                /* of any corpus */
+    const int64_t *mixtures;         /* [n_devices, most_sources] */
     int routing_windows;             /* windows recorded at each evaluation */
     const int *routing_devices;      /* [routing_windows] whose window it is */
     sampling_shape sampling;
@@ -166,7 +169,7 @@ typedef struct {
     int devices;
     uint64_t seed;
     per_device generalists, specialists, rank, tokens_per_device; /* lists borrowed */
-    const char *split;
+    const char *split, *evaluation;
     double entropy_mean; /* nats per token; NaN: empty cell */
     /* of devices in the average: "uniform", "tokens"; empty or NULL: nothing is averaged */
     const char *weights;

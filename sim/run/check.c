@@ -225,7 +225,7 @@ static void print_mixtures(const fleet *f) {
     mixture_note *notes = calloc((size_t)f->n_populations, sizeof *notes);
     for (int i = 0; notes && i < f->n_populations; i++) {
         const population *p = &f->populations[i];
-        if (split_of(&p->settings->data)->source || p->method->pooled ||
+        if (!split_of(&p->settings->data)->mixes || p->method->pooled ||
             (last && strcmp(p->settings->name, last) == 0))
             continue;
         last = p->settings->name;

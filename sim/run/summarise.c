@@ -98,6 +98,7 @@ static summary_row row_of(const session *s, const population *p, const populatio
                        .rank = ps->rank,
                        .tokens_per_device = ps->data.tokens_per_device,
                        .split = split_name(ps->data.split),
+                       .evaluation = evaluation_name(ps->data.evaluation),
                        .best_round = course->best_round,
                        .test_ppl_best = course->test_ppl_best,
                        .rounds_to_target = course->rounds_to_target,

@@ -23,6 +23,7 @@ static void fill_population(const session *s, int index, const point_text *point
                               .top_k = ps->experts.top_k,
                               .tokens_per_device = ps->data.tokens_per_device.value,
                               .split = split_name(ps->data.split),
+                              .evaluation = evaluation_name(ps->data.evaluation),
                               .point = points[index],
                               .revision = COHORT_GIT_REVISION,
                               .routed = p->method->gates == CK_GATES_TOP_K};
@@ -115,6 +116,8 @@ exit_code session_open_trace(const session *s, const char *path, int rounds, tra
                            .devices = devices,
                            .n_sources = n_sources,
                            .source_names = names,
+                           .most_sources = f->most_sources,
+                           .mixtures = f->mixtures,
                            .routing_windows = s->routing.n,
                            .routing_devices = s->routing.devices,
                            .sampling = s->sampled.size};

@@ -3,16 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool per_device_equal(const per_device *a, const per_device *b) {
-    if (a->n != b->n) return false;
-    return a->n == 0 ? a->value == b->value : memcmp(a->list, b->list, (size_t)a->n * sizeof *a->list) == 0;
-}
+_Static_assert(sizeof(int64_t) == sizeof(double), "numbers of either kind are compared byte by byte");
 
 void per_device_reduce(per_device *x, int devices) {
     if (x->n == 0 || x->n != devices) return;
     for (int i = 0; i < x->n; i++)
-        if (x->list[i] != x->value) return;
+        if (memcmp(&x->list[i], &x->value, sizeof x->value) != 0) return;
     free(x->list);
     x->list = NULL;
     x->n = 0;
+}
+
+void per_device_free(per_device *x) {
+    free(x->list);
+    *x = (per_device){0};
 }

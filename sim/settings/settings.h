@@ -58,13 +58,25 @@ typedef struct {
     } pretrain;
 } base_settings;
 
+typedef enum { IN_DISTRIBUTION, OUT_OF_DISTRIBUTION } data_evaluation;
+
 typedef struct {
     /* "synthetic", or a folder of shards train_<i>.bin, valid_<i>.bin, test_<i>.bin: of text or of examples
      */
     char *corpus;
-    int corpus_line;  /* where the configuration says which; 0: --set */
-    int split;        /* index into the list of splits (data/splits/splits.h) */
-    double dirichlet; /* alpha of the split of that name; 0 in all others */
+    int corpus_line; /* where the configuration says which; 0: --set */
+    int split;       /* index into the list of splits (data/splits/splits.h) */
+    int evaluation;  /* data_evaluation: what valid and test text are */
+    /* alpha, sigma, number of sources, and way to go, of the splits of these names; 0 in all others */
+    double dirichlet, quantity;
+    int pathological;
+    double drift;
+    /* the split's parameter where the configuration has it, else data.split; NULL: neither is written */
+    const char *split_key;
+    int split_line;      /* where that is; 0: --set */
+    per_device sources;  /* the source of each device that has one of its own; -1: i mod S */
+    int sources_line;    /* as of corpus_line */
+    per_device fraction; /* real: of tokens_per_device that a device has */
     /* training tokens a device holds; 0: all of its source, divided evenly among the source's devices. No
      * number of a list is 0 */
     per_device tokens_per_device;

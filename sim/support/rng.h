@@ -17,8 +17,10 @@ typedef enum {
     /* synthetic text; step = topic or split (8 belonged to a purpose that is no more) */
     RNG_CORPUS = 9,
     RNG_PARTITION, /* which part of a source a device holds */
-    RNG_MIXTURE,   /* of which sources its text is; step = 2 * source, and 2 * source + 1 */
-    RNG_DECODING,  /* step = position of the token */
+    /* of which sources its text is, and how much of them; step: of the split dirichlet 2 * source and 2 *
+     * source + 1, of quantity 0, of pathological the number of a pack of sources */
+    RNG_MIXTURE,
+    RNG_DECODING, /* step = position of the token */
     /* on the logits of a router, in a step on training or on validation text: step = as of its windows */
     RNG_TRAIN_NOISE,
     RNG_ROUTER_NOISE

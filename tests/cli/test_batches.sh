@@ -21,7 +21,7 @@ small_memory() { # configuration, options
 expect_same_content() { # folder, folder
     local table
     expect_same "$1/summary.csv" "$2/summary.csv" "the summaries of $1 and $2"
-    for table in populations devices loss routing traffic metrics; do
+    for table in populations devices mixture loss routing traffic metrics; do
         cohort export "$1" --table "$table" >left.txt
         cohort export "$2" --table "$table" >right.txt
         [[ $(wc -l <left.txt) -gt 5 ]] || fail "the table $table of $1 has hardly anything"

@@ -72,7 +72,7 @@ test_missing_and_empty_sources_are_refused() {
 test_a_run_on_real_text() {
     make_text
     cohort data --out shards up=text/up down=text/down
-    run_on shards --out result --set data.split=out_of_distribution
+    run_on shards --out result --set data.evaluation=out_of_distribution
     [[ $(wc -l <result/summary.csv) == 8 ]] || fail "$(<result/summary.csv)"
 }
 
@@ -118,12 +118,61 @@ test_a_mixture_of_more_text_than_there_is_is_refused() {
     cohort data --out shards up=text/up down=text/down
     expect_status 2 run_on shards --out result --set data.split=dirichlet --set data.dirichlet=0.01 --set data.tokens_per_device=50000 \
         --set populations='[{name: a, method: local, devices: 2}]'
-    expect_text err "--set populations: population 'a', seed 7: device 0 of 2: takes 50000 of data.tokens_per_device (50000 tokens)"
+    expect_text err "--set populations: population 'a', seed 7: device 0 of 2: takes 50000 tokens (data.tokens_per_device: 50000) from source"
     [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
     sed 's/^data:/&\n  split: dirichlet\n  dirichlet: -2/' "$tiny" >bad.yaml
     expect_status 2 cohort run bad.yaml --out result
     expect_text err "bad.yaml:11: data.dirichlet: '-2' is out of range; it must be above 0"
     [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
+}
+
+# Where the corpus has fewer sources than a split needs, or than the devices are given: once for all populations that have the key from there.
+test_more_sources_than_there_are_are_refused() {
+    local populations='[{name: a, method: local, devices: 2, seeds: [1, 2]}, {name: b, method: fedavg, devices: 2}]'
+    sed 's/^data:/&\n  split: pathological\n  pathological: 3/' "$tiny" >bad.yaml
+    expect_status 2 cohort run bad.yaml --out result --set populations="$populations"
+    expect_text err 'bad.yaml:11: data.pathological: the split pathological needs 3 sources, but synthetic has 2'
+    [[ $(wc -l <err) == 1 && ! -e result ]] || fail "$(<err)"
+    sed 's/^data:/&\n  sources: [0, 2]/' "$tiny" >bad.yaml
+    expect_status 2 cohort check bad.yaml --set populations="$populations"
+    expect_text err 'bad.yaml:10: data.sources: there is no source 2; synthetic has 2, numbered from 0'
+    [[ $(wc -l <err) == 1 ]] || fail "$(<err)"
+    expect_status 2 cohort check "$tiny" --set data.split=drift --set data.synthetic.topics=1
+    expect_text err '--set data.split: the split drift needs 2 sources, but synthetic has 1'
+}
+
+# All splits beside each other: what devices have of each source is in the trace.
+test_the_mixture_of_every_split_is_in_the_trace() {
+    local populations='[{name: iid, method: local, devices: 2, data: {split: iid}},
+        {name: few, method: local, devices: 2, data: {split: pathological, pathological: 1}},
+        {name: moving, method: fedavg, devices: 2, data: {split: drift, drift: 0.5, evaluation: out_of_distribution}},
+        {name: poor, method: local, devices: 3, data: {sources: [1, 1, 0], fraction: [1, 0.1, 0.5]}},
+        {name: pooled, method: centralized, devices: 4}]'
+    expect_status 0 cohort run "$tiny" --out result --quiet --set populations="$populations"
+    expect_status 0 cohort export result --table mixture
+    expect_same <(grep -v '^few' out) - 'the mixtures' <<'ROWS'
+population,seed,device,source,source_name,train_tokens
+iid,7,0,0,topic-0,2000
+iid,7,0,1,topic-1,2000
+iid,7,1,0,topic-0,2000
+iid,7,1,1,topic-1,2000
+moving,7,0,0,topic-0,3000
+moving,7,0,1,topic-1,1000
+moving,7,1,0,topic-0,1000
+moving,7,1,1,topic-1,3000
+poor,7,0,1,topic-1,4000
+poor,7,1,1,topic-1,400
+poor,7,2,0,topic-0,2000
+pooled,7,0,0,topic-0,8000
+pooled,7,0,1,topic-1,8000
+ROWS
+    [[ $(grep -c '^few,7,[01],[01],topic-[01],4000$' out) == 2 ]] || fail "$(<out)"
+    expect_status 0 cohort export result --table populations
+    expect_text out 'moving,7,fedavg,2,2,0,4,2,4000,drift,mean,out_of_distribution'
+    [[ $(grep -c ',drift,.*,out_of_distribution$' result/summary.csv) == 1 ]] || fail "$(<result/summary.csv)"
+    expect_status 0 cohort export result --table devices
+    expect_text out 'poor,7,0,1,topic-1,'
+    expect_text out 'moving,7,0,-1,,'
 }
 
 # What devices have of the sources, and where they share text.

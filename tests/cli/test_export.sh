@@ -95,7 +95,7 @@ test_windows_that_were_not_recorded_name_the_setting() {
 test_unknown_table_is_refused_with_the_list_of_tables() {
     expect_status 2 cohort export "$(reference_result)" --table losses
     expect_text err losses
-    expect_text err 'populations, devices, loss, routing, tokens, traffic, windows, time'
+    expect_text err 'populations, devices, mixture, loss, routing, tokens, traffic, windows, time'
     expect_status 2 cohort export "$(reference_result)"
     expect_text err --table
     expect_status 2 cohort export "$(reference_result)" --table all
@@ -301,8 +301,8 @@ test_uneven_banks_are_reported_device_by_device() {
     grep -q '^uneven,comigs,4,.*,7,1,1 2 1 3,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
     grep -q '^alone,local,4,.*,7,0,2,4,' "$result/summary.csv" || fail "$(<"$result/summary.csv")"
     expect_status 0 cohort export "$result" --table populations
-    expect_text out 'uneven,7,comigs,4,1,1 2 1 3,4,2,4000,in_distribution,top_k'
-    expect_text out 'alone,7,local,4,0,2,4,2,4000,in_distribution,mean'
+    expect_text out 'uneven,7,comigs,4,1,1 2 1 3,4,2,4000,natural,top_k,in_distribution'
+    expect_text out 'alone,7,local,4,0,2,4,2,4000,natural,mean,in_distribution'
     expect_status 0 cohort info "$result"
     grep -Eq '^uneven .* 1G1-3S ' out || fail "$(<out)"
     expect_status 0 cohort check "$tiny"

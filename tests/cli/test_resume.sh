@@ -48,6 +48,17 @@ test_a_run_on_mixtures_goes_on_as_if_never_killed() {
     expect_same_results whole result
 }
 
+# The mixture of a step is that of its number.
+test_a_run_on_drift_goes_on_as_if_never_killed() {
+    local options=("${long[@]}" --set data.split=drift --set trace.sampling_windows=true)
+    cohort run "$tiny" --out whole "${options[@]}"
+    start "${options[@]}"
+    wait_until "$run" test -e result/checkpoint.h5
+    kill_run
+    expect_status 0 cohort run "$tiny" --out result "${options[@]}" --resume
+    expect_same_results whole result
+}
+
 # As a full disk leaves it.
 test_empty_summary_is_not_a_complete_run() {
     cp -r "$(reference_result)" result

@@ -56,8 +56,11 @@ int split_named(const char *name) {
 }
 
 data_settings data_settings_of(const char *folder) {
-    return (data_settings){
-        .corpus = (char *)(uintptr_t)folder, .split = split_named("in_distribution"), .sequence = 8};
+    return (data_settings){.corpus = (char *)(uintptr_t)folder,
+                           .split = split_named("natural"),
+                           .sources = {.value = -1},
+                           .fraction = {.real = 1},
+                           .sequence = 8};
 }
 
 exit_code data_open_device(const corpus *c, const data_settings *d, uint64_t seed, int device, int devices,

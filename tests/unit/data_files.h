@@ -17,7 +17,7 @@ void data_write(const char *folder, const char *name, const void *bytes, size_t 
 /* n uint16 ids: first, first + 1, .. modulo 256. */
 void data_write_shard(const char *folder, const char *name, int first, int n);
 
-/* The folder as corpus, in distribution, sequence 8. */
+/* The folder as corpus, each device with one source, sequence 8. */
 data_settings data_settings_of(const char *folder);
 
 /* One device of a population; *out is NULL on failure. */

@@ -62,7 +62,8 @@ static void make_populations(fixture *f, int devices) {
                                            .rank = 8,
                                            .top_k = 2,
                                            .tokens_per_device = 40000,
-                                           .split = "in_distribution",
+                                           .split = "natural",
+                                           .evaluation = "in_distribution",
                                            .routed = true};
     f->populations[1] = (trace_population){.name = "local, poor",
                                            .method = "local",
@@ -72,12 +73,14 @@ static void make_populations(fixture *f, int devices) {
                                            .rank = 4,
                                            .top_k = 2,
                                            .tokens_per_device = 15000,
-                                           .split = "out_of_distribution",
+                                           .split = "natural",
+                                           .evaluation = "out_of_distribution",
                                            .first_source = 1};
 }
 
 static void make_devices(fixture *f, int devices) {
     f->devices = fixture_array(devices, sizeof *f->devices);
+    f->mixtures = fixture_array(3 * (int64_t)devices, sizeof *f->mixtures);
     for (int i = 0; i < devices; i++) {
         int population = i >= devices / 2;
         f->devices[i] = (trace_device){.population = population,
@@ -93,6 +96,8 @@ static void make_devices(fixture *f, int devices) {
                                        .parameters_shared = population ? 0 : 4096,
                                        .parameters_private = 8192,
                                        .entropy = i == 0 ? NAN : 1.25 * i};
+        f->mixtures[3 * i + i % 3] = 900;
+        f->mixtures[3 * i + (i + 1) % 3] = 100 + i;
     }
 }
 
@@ -118,6 +123,8 @@ void fixture_create(fixture *f, int devices, int windows) {
                                .devices = f->devices,
                                .n_sources = 4,
                                .source_names = source_names,
+                               .most_sources = 3,
+                               .mixtures = f->mixtures,
                                .routing_windows = windows,
                                .routing_devices = f->windows_of};
     metric_shape shape = {.populations = 2,

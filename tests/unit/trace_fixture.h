@@ -14,6 +14,7 @@ typedef struct {
     trace_header header;
     trace_population populations[2];
     trace_device *devices;
+    int64_t *mixtures; /* [devices, 3] */
     int windows_of[FIXTURE_MOST_WINDOWS];
     metric_row row;
 } fixture;

@@ -31,6 +31,14 @@ const data_split *split_of(const data_settings *d) {
     return LIST[d->split].split;
 }
 
+const data_split *split_of_part(const data_settings *d, data_part part) {
+    return part != DATA_TRAIN && d->evaluation == OUT_OF_DISTRIBUTION ? &split_iid : split_of(d);
+}
+
 const char *split_name(int index) {
     return LIST[index].name;
+}
+
+const char *evaluation_name(data_evaluation evaluation) {
+    return evaluation == OUT_OF_DISTRIBUTION ? "out_of_distribution" : "in_distribution";
 }

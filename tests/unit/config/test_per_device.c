@@ -31,11 +31,19 @@ static const per_device *value_of(const setting_row *row, const settings *s) {
     return (const per_device *)((const char *)&s->populations[0] + row->offset);
 }
 
+static bool is_same(const setting_row *row, const settings *a, const settings *b) {
+    return value_equal(row, &a->populations[0], &b->populations[0]);
+}
+
+static double number_at(const setting_row *row, const per_device *x, int device) {
+    return row->type == VALUE_COUNTS ? (double)per_device_at(x, device) : per_device_real_at(x, device);
+}
+
 static int list_rows(const setting_row **out) {
     int count = 0, n = 0;
     const setting_row *rows = table_rows(&count);
     for (int i = 0; i < count; i++)
-        if (rows[i].type == VALUE_COUNTS && n < 32) out[n++] = &rows[i];
+        if (table_is_per_device(&rows[i]) && n < 32) out[n++] = &rows[i];
     return n;
 }
 
@@ -46,25 +54,37 @@ static void hash_of(const settings *s, char out[SETTINGS_HASH_BYTES]) {
 Test(per_device, every_setting_that_may_be_a_list_goes_through_yaml_and_the_hash) {
     const setting_row *rows[32];
     int n = list_rows(rows);
-    cr_assert_geq(n, 8);
+    cr_assert_geq(n, 10);
     for (int i = 0; i < n; i++) {
-        bool tokens = strcmp(rows[i]->unit ? rows[i]->unit : "", "tokens") == 0;
-        const char *list = tokens ? "[400, 300, 500]" : "[4, 3, 5]",
-                   *other = tokens ? "[400, 500, 300]" : "[4, 5, 3]",
-                   *equal = tokens ? "[400, 400, 400]" : "[4, 4, 4]", *number = tokens ? "400" : "4";
+        bool tokens = strcmp(rows[i]->unit ? rows[i]->unit : "", "tokens") == 0,
+             shares = rows[i]->type == VALUE_NUMBERS;
+        const char *list = tokens   ? "[400, 300, 500]"
+                           : shares ? "[0.4, 0.3, 0.5]"
+                                    : "[4, 3, 5]",
+                   *other = tokens   ? "[400, 500, 300]"
+                            : shares ? "[0.4, 0.5, 0.3]"
+                                     : "[4, 5, 3]",
+                   *equal = tokens   ? "[400, 400, 400]"
+                            : shares ? "[0.4, 0.4, 0.4]"
+                                     : "[4, 4, 4]",
+                   *number = tokens   ? "400"
+                             : shares ? "0.4"
+                                      : "4";
         char first[SETTINGS_HASH_BYTES], again[SETTINGS_HASH_BYTES];
         settings *s = with(rows[i], list), *swapped = with(rows[i], other), *same = with(rows[i], equal),
                  *plain = with(rows[i], number);
         const per_device *x = value_of(rows[i], s);
-        int64_t unit = tokens ? 100 : 1;
+        static const double digits[] = {4, 3, 5};
+        double times = tokens ? 100 : 1, over = shares ? 10 : 1;
         cr_assert_eq(x->n, 3, "%s", rows[i]->path);
-        for (int d = 0; d < 3; d++) cr_expect_eq(per_device_at(x, d), (d == 0 ? 4 : d == 1 ? 3 : 5) * unit);
-        cr_expect_eq(x->value, 5 * unit, "the largest");
-        cr_expect(per_device_equal(x, x) && !per_device_equal(x, value_of(rows[i], swapped)));
+        for (int d = 0; d < 3; d++)
+            cr_expect_eq(number_at(rows[i], x, d), digits[d] * times / over, "%s", rows[i]->path);
+        cr_expect_eq(number_at(rows[i], x, 3), 5 * times / over, "the largest");
+        cr_expect(is_same(rows[i], s, s) && !is_same(rows[i], s, swapped));
         char *yaml = settings_to_yaml(s);
         cr_expect(strstr(yaml, list), "%s: %s", rows[i]->path, yaml);
         settings *back = configuration_must_load(yaml);
-        cr_expect(per_device_equal(x, value_of(rows[i], back)), "%s", rows[i]->path);
+        cr_expect(is_same(rows[i], s, back), "%s", rows[i]->path);
         hash_of(s, first);
         hash_of(back, again);
         cr_expect_str_eq(first, again, "%s", rows[i]->path);
@@ -103,9 +123,8 @@ Test(per_device, a_list_of_the_run_is_the_default_of_its_populations) {
     char *yaml = settings_to_yaml(s), *lists = settings_lists(&p[3]);
     settings *back = configuration_must_load(yaml);
     for (int i = 0; i < 4; i++) {
-        cr_expect(per_device_equal(&p[i].rank, &back->populations[i].rank), "%d", i);
-        cr_expect(
-            per_device_equal(&p[i].data.tokens_per_device, &back->populations[i].data.tokens_per_device));
+        cr_expect(value_equal(table_find("experts.rank", true), &p[i], &back->populations[i]), "%d", i);
+        cr_expect(value_equal(table_find("data.tokens_per_device", true), &p[i], &back->populations[i]));
     }
     cr_expect_str_eq(lists, "data.tokens_per_device [500, 900], experts.rank [8, 1]");
     free(yaml);
@@ -125,6 +144,14 @@ static const struct {
      "c.yaml:2: populations.0.experts.rank: the list has 2 entries for 3 devices"},
     {POPULATION "generalists: [1, 2]}]", "populations.0.generalists: the list has 2 entries for 3 devices"},
     {POPULATION "data: {examples_per_device: [5, 6]}}]", "data.examples_per_device: the list has 2 entries"},
+    {POPULATION "data: {sources: [1, 0]}}]",
+     "c.yaml:1: populations.0.data.sources: the list has 2 entries for 3 devices; write one for each device"},
+    {"data: {fraction: [1, 0.5]}\n" POPULATION "generalists: 1}]",
+     "c.yaml:2: populations.0.data.fraction: the list has 2 entries for 3 devices"},
+    {POPULATION "data: {fraction: [1, x, 0.5]}}]", "data.fraction: 'x' is not a finite number"},
+    {POPULATION "data: {fraction: [1, 0, 0.5]}}]", "data.fraction: '0' is out of range"},
+    {POPULATION "data: {tokens_per_device: [400, 900, 400], fraction: [1, 0.5, 0.25]}}]",
+     "data.fraction: 0.25 leaves 100 of 400 tokens, which hold no window of 128"},
     {POPULATION "rank: []}]", "rank: the list has 0 entries"},
     {POPULATION "rank: [4, x, 8]}]", "rank: 'x' is not a whole number"},
     {POPULATION "rank: [4, [8], 8]}]", "rank: entry 1 is not a number"},

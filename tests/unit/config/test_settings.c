@@ -114,7 +114,7 @@ Test(settings, population_overrides_only_itself) {
         "    method: local\n"
         "    devices: 2\n"
         "    rank: 4\n"
-        "    data: {split: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
+        "    data: {evaluation: out_of_distribution, tokens_per_device: 1_000, corpus: shards}\n"
         "    train: {learning_rate: .5E-2}\n"
         "    experts: {scaling: lora, mix: linear}\n"
         "    attention: {rank: 0}\n"
@@ -122,7 +122,7 @@ Test(settings, population_overrides_only_itself) {
     const population_settings *a = &s->populations[0], *b = &s->populations[1];
     cr_assert_eq(a->rank.value, 4);
     cr_assert_eq(b->rank.value, 8);
-    cr_assert_eq(a->data.split, split_named("out_of_distribution"));
+    cr_assert_eq(a->data.evaluation, OUT_OF_DISTRIBUTION);
     cr_assert_eq(a->data.tokens_per_device.value, 1000);
     cr_assert_str_eq(a->data.corpus, "shards");
     cr_assert_str_eq(b->data.corpus, "synthetic");
@@ -344,15 +344,47 @@ static const struct {
     {"data: {tokens_per_device: 128}\n" POPULATION,
      "data.tokens_per_device: 128 tokens hold no window of 128"},
     {"data: {synthetic: {branching: 257}}\n" POPULATION, "data.synthetic.branching: 257 ids cannot follow"},
-    {"data: {split: natural}\n" POPULATION,
-     "data.split: 'natural' is not one of the choices; it must be in_distribution, out_of_dist"},
+    {"data: {split: naturally}\n" POPULATION,
+     "data.split: 'naturally' is not one of the choices; it must be natural, iid"},
+    {"data:\n  split: out_of_distribution\n" POPULATION,
+     "c.yaml:2: data.split: 'out_of_distribution' is a choice of data.evaluation, not of this key; it must "
+     "be nat"},
     {"data:\n  split: dirichlet\n  dirichlet: 0\n" POPULATION,
      "c.yaml:3: data.dirichlet: '0' is out of range; it must be above 0"},
     {"data: {split: dirichlet, dirichlet: -1}\n" POPULATION,
      "data.dirichlet: '-1' is out of range; it must be above 0"},
+    {"data:\n  split: quantity\n  quantity: 0\n" POPULATION,
+     "c.yaml:3: data.quantity: '0' is out of range; it must be above 0, at most 10"},
+    {"data: {split: quantity, quantity: -1}\n" POPULATION,
+     "data.quantity: '-1' is out of range; it must be above"},
+    {"data:\n  split: pathological\n  pathological: 0\n" POPULATION,
+     "c.yaml:3: data.pathological: '0' is out of range; it must be 1 to "},
+    {"data: {split: pathological, pathological: 1.5}\n" POPULATION,
+     "data.pathological: '1.5' is not a whole number in digits"},
+    {"data:\n  split: drift\n  drift: 1.5\n" POPULATION,
+     "c.yaml:3: data.drift: '1.5' is out of range; it must be above 0, at most 1"},
+    {"data: {split: drift, drift: 0}\n" POPULATION, "data.drift: '0' is out of range; it must be above 0"},
+    {"data: {pathological: 3}\n" POPULATION,
+     "data.pathological: is of data.split pathological, but the split is natural"},
+    {"data:\n  split: iid\n  sources: [0, 1]\n" POPULATION,
+     "c.yaml:3: data.sources: devices have no source of their own in the split iid, but in natural, "
+     "quantity, drift"},
+    {"data:\n  sources: [0, 1, 1]\n" POPULATION,
+     "c.yaml:3: populations.0.data.sources: the list has 3 entries for 2 devices; write one for each"},
+    {"data:\n  sources: [0, 1.5]\n" POPULATION, "c.yaml:2: data.sources: '1.5' is not a whole number"},
+    {"data:\n  sources: [0, -1]\n" POPULATION, "c.yaml:2: data.sources: '-1' is out of range"},
+    {"data: {sources: []}\n" POPULATION, "data.sources: the list has 0 entries; write one for each device"},
+    {"data: {sources: {a: 1}}\n" POPULATION,
+     "data.sources: a map is written where a number, or a list of numbers is expected"},
+    {"data:\n  fraction: [1, 0]\n" POPULATION,
+     "c.yaml:2: data.fraction: '0' is out of range; it must be above 0, at most 1"},
+    {"data:\n  fraction: [1, 0.5, 1]\n" POPULATION,
+     "populations.0.data.fraction: the list has 3 entries for 2 devices"},
+    {"data:\n  fraction: [1, 0.001]\n" POPULATION, "c.yaml:2: data.fraction: 0.001 leaves 40 of 40000 "
+                                                   "tokens, which hold no window of 128 and its next token"},
     {"data: {split: dirichlet, dirichlet: nan}\n" POPULATION, "data.dirichlet: 'nan' is not a finite number"},
     {"data:\n  dirichlet: 1\n" POPULATION,
-     "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is in_distribution; write "
+     "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is natural; write "
      "data.split: dirichlet, or remove"},
 };
 
@@ -371,7 +403,7 @@ static const struct {
     {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
     {"[{name: a, method: local}]", "populations.0.devices: is missing"},
     {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
-     "populations.0.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
+     "populations.0.data.dirichlet: is of data.split dirichlet, but the split is natural"},
     {"[{name: a, method: local, devices: 0}]",
      "devices: '0' is out of range; it must be 1 to 16,777,216 devices"},
     {"[{name: a b, method: local, devices: 1}]", "populations.0.name: 'a b' is no name"},

@@ -11,7 +11,11 @@
 
 static bool is_number(const setting_row *row) {
     return row->type == VALUE_INT || row->type == VALUE_INT64 || row->type == VALUE_DOUBLE ||
-           row->type == VALUE_COUNTS;
+           table_is_per_device(row);
+}
+
+static bool is_real(const setting_row *row) {
+    return row->type == VALUE_DOUBLE || row->type == VALUE_NUMBERS;
 }
 
 /* Reads `text` as the row's value into fresh settings. */
@@ -30,7 +34,7 @@ static bool accepts(const setting_row *row, const char *text) {
 
 static bool accepts_number(const setting_row *row, double value) {
     char text[64];
-    snprintf(text, sizeof text, row->type == VALUE_DOUBLE ? "%.17g" : "%.0f", value);
+    snprintf(text, sizeof text, is_real(row) ? "%.17g" : "%.0f", value);
     return accepts(row, text);
 }
 
@@ -64,7 +68,7 @@ Test(settings_table, defaults_are_within_their_limits) {
 
 /* The neighbour in that direction, of the numbers that the row's type has. */
 static double next_inside(const setting_row *row, double limit, int direction) {
-    if (row->type != VALUE_DOUBLE) return limit + direction;
+    if (!is_real(row)) return limit + direction;
     return row->single ? (double)nextafterf((float)limit, (float)direction * 1e30F)
                        : nextafter(limit, direction * 1e300);
 }
@@ -75,7 +79,7 @@ Test(settings_table, limits_hold_on_both_sides) {
     for (int i = 0; i < count; i++) {
         const setting_row *row = &rows[i];
         if (!is_number(row)) continue;
-        bool real = row->type == VALUE_DOUBLE;
+        bool real = is_real(row);
         cr_assert_eq(accepts_number(row, row->least), !row->above_least, "%s: %g", row->path, row->least);
         cr_assert_eq(accepts_number(row, row->most), !row->below_most, "%s: %g", row->path, row->most);
         cr_assert(!accepts_number(row, real ? nextafter(row->least, -1e300) : row->least - 1), "%s: below",

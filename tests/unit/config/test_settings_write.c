@@ -19,15 +19,29 @@ static const char RICH[] =
     "adapters: \"a \\\"b\\\" \\\\ \\x01 é: #\"\n"
     "base: {layers: 2, width: 48, heads: 3, pretrain: {tokens: 0, seed: 5, learning_rate: "
     "0.333333333333333314}}\n"
-    "data: {sequence: 17, split: out_of_distribution, synthetic: {purity: 0.123456789}}\n"
+    "data: {sequence: 17, evaluation: out_of_distribution, synthetic: {purity: 0.123456789}}\n"
     "train: {router: {learning_rate: 1e-3}}\n"
     "populations:\n"
     "  - {name: one, method: comigs, devices: 3, specialists: [1, 2, 3], seeds: [1, 2]}\n"
-    "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', split: in_distribution}}\n"
+    "  - {name: two, method: local, devices: 1, rank: 3, data: {corpus: 'null', evaluation: "
+    "in_distribution}}\n"
     "  - {name: '3', method: fedavg, devices: 1, train: {batch: 2, router: {every: 3}}, attention: {rank: "
     "0}}\n"
     "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
-    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n";
+    "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n"
+    "  - {name: few, method: local, devices: 2, data: {split: pathological, pathological: 3}}\n"
+    "  - {name: few-by-default, method: local, devices: 2, data: {split: pathological}}\n"
+    "  - {name: uneven, method: local, devices: 2, data: {split: quantity, quantity: 0.3, sources: [3, 1]}}\n"
+    "  - {name: moving, method: local, devices: 2, data: {split: drift, sources: 2, fraction: [0.1, "
+    "0.333333333333333314]}}\n";
+
+/* Lists from above, which some populations replace by one of their own, or by a number. */
+static const char LISTS[] =
+    "data: {sources: [1, 0], fraction: [0.5, 0.25]}\n"
+    "populations:\n"
+    "  - {name: a, method: local, devices: 2, seeds: [1, 2]}\n"
+    "  - {name: b, method: local, devices: 2, data: {sources: [3, 3], fraction: 0.5}}\n"
+    "  - {name: c, method: local, devices: 2, data: {split: iid}}\n";
 
 /* A parameter of some populations' split, from above. */
 static const char MIXED[] =
@@ -62,6 +76,7 @@ Test(settings_write, written_settings_load_to_the_same) {
     expect_round_trip("base: {checkpoint: gpt2}\npopulations: [{name: a, method: local, devices: 2}]");
     expect_round_trip(RICH);
     expect_round_trip(MIXED);
+    expect_round_trip(LISTS);
 }
 
 /* Not only to equal hashes: every row of every population, and of the run. */
@@ -80,7 +95,7 @@ Test(settings_write, every_row_survives) {
                 cr_assert(value_equal(&rows[i], &first->populations[p], &second->populations[p]),
                           "%s of %d in\n%s", rows[i].path, p, yaml);
     }
-    cr_assert_eq(second->data.split, split_named("out_of_distribution"));
+    cr_assert_eq(second->data.evaluation, OUT_OF_DISTRIBUTION);
     cr_assert_str_eq(second->populations[2].data.corpus, "null");
     cr_assert_str_eq(second->populations[0].adapters, "a \"b\" \\ \x01 é: #");
     free(yaml);
@@ -143,9 +158,15 @@ static const struct {
     {"base.pretrain.weight_decay=0", true, true},
     {"base.pretrain.warmup=5", true, true},
     {"base.pretrain.seed=43", true, true},
-    {"data.split=out_of_distribution", true, false},
+    {"data.split=iid", true, false},
+    {"data.evaluation=out_of_distribution", true, false},
     {"data.dirichlet=2", true, false},
     {"data.dirichlet=1", false, false},
+    {"data.quantity=0.5;data.split=quantity", true, false},
+    {"data.pathological=3;data.split=pathological", true, false},
+    {"data.drift=0.5;data.split=drift", true, false},
+    {"data.sources=[1, 0]", true, false},
+    {"data.fraction=[1, 0.5]", true, false},
     {"data.tokens_per_device=1000", true, false},
     {"data.valid_tokens_per_device=1000", true, false},
     {"data.test_tokens_per_device=1000", true, false},

@@ -385,7 +385,7 @@ static const struct {
     {"{population: {devices: 1},\n cross: [{method: [local, comigs]},\n {data.dirichlet: [0.1, 1]}], "
      "exclude: [{method: "
      "comigs}]}",
-     "c.yaml:3: sweep.cross.1.data.dirichlet: is of data.split dirichlet, but the split is in_distribution"},
+     "c.yaml:3: sweep.cross.1.data.dirichlet: is of data.split dirichlet, but the split is natural"},
     {"{population: {devices: 1}, cross: [{method: [local, comigs]}, {rank: [2, 4, 2]}]}",
      "c.yaml:1: sweep: the points 'local-rank2' and 'local-rank2' are one and the same (method local, "
      "experts.rank 2, "

@@ -1,5 +1,6 @@
 /* Amounts of text that differ from device to device: tokens_per_device and its like as lists. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,7 +118,7 @@ Test(data_amounts, test_text_and_mixtures_have_the_devices_own_amount) {
     int64_t amounts[DEVICES] = {60, 81, 200, 600};
     data_settings d = used, mixed = used;
     d.test_tokens_per_device = mixed.valid_tokens_per_device = list_of(amounts, DEVICES);
-    mixed.split = split_named("out_of_distribution");
+    mixed.evaluation = OUT_OF_DISTRIBUTION;
     for (int i = 0; i < DEVICES; i++) {
         int count = 0;
         text_range r = range_of(&d, DEVICES, i, DATA_TEST, NULL),
@@ -126,6 +127,38 @@ Test(data_amounts, test_text_and_mixtures_have_the_devices_own_amount) {
         cr_expect_eq(r.count, amounts[i]);
         cr_expect_eq(count, SOURCES);
         cr_expect_eq(m.count, (amounts[i] + 1) / 2);
+    }
+}
+
+/* Each split gives a device its own number of tokens, times its fraction; quantity draws a factor for each. */
+Test(data_amounts, every_split_has_the_devices_own_amounts) {
+    static const char *const splits[] = {"natural", "iid", "dirichlet", "pathological", "drift", "quantity"};
+    int64_t amounts[DEVICES] = {400, 81, 200, 600};
+    double fractions[DEVICES] = {0.5, 1, 0.25, 1};
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        data_settings d = used, plain = used;
+        d.split = plain.split = split_named(splits[i]);
+        d.dirichlet = d.drift = d.quantity = plain.quantity = 1;
+        d.pathological = 2;
+        d.tokens_per_device = list_of(amounts, DEVICES);
+        d.valid_tokens_per_device = list_of(amounts, DEVICES);
+        d.fraction = (per_device){.real = 1, .n = DEVICES, .reals = fractions};
+        plain.tokens_per_device.value = 1000000;
+        for (int device = 0; device < DEVICES; device++) {
+            device_data *data = NULL;
+            cr_assert_eq(data_open_device(text, &d, SEED, device, DEVICES, false, &data, list), EXIT_OK,
+                         "%s: %s", splits[i], problems_message(list, 0));
+            int64_t own = (int64_t)((double)amounts[device] * fractions[device]),
+                    trained = device_data_tokens(data, DATA_TRAIN);
+            double factor = (double)data_train_tokens(&plain, SEED, device) / 1e6,
+                   drawn = fmax(factor * (double)own, used.sequence + 1);
+            cr_expect(fabs((double)trained - drawn) < 1.001, "%s: device %d has %lld", splits[i], device,
+                      (long long)trained);
+            cr_expect_eq(trained == own, i < 5, "%s: device %d has %lld", splits[i], device,
+                         (long long)trained);
+            cr_expect_eq(device_data_tokens(data, DATA_VALID), amounts[device], "%s", splits[i]);
+            device_data_close(data);
+        }
     }
 }
 

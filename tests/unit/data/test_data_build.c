@@ -252,13 +252,13 @@ Test(data_build, names_every_file_that_is_no_text_of_every_source) {
     data_build options = {
         .n_sources = 2, .names = names, .paths = paths, .out = out, .valid_share = 0.1, .test_share = 0.2};
     write_pages(30, "p");
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 12; i++) {
         char name[32];
         snprintf(name, sizeof name, "text/picture%c", 'a' + i);
         data_write(folder, name, "\0\1\2", 3);
     }
     cr_expect_eq(data_build_shards(&options, list), EXIT_INPUT);
-    cr_expect_eq(problems_count(list), 12);
+    cr_expect_eq(problems_count(list), 24);
     problems_condense(list);
     cr_expect_eq(problems_count(list), PROBLEMS_ALIKE);
     free(text);

@@ -193,7 +193,7 @@ Test(data_device, partition_stays_within_the_text) {
 /* Equal parts whatever the sources' lengths, drawn and fixed alike. */
 Test(data_device, out_of_distribution_mixes_sources_equally) {
     data_settings d = settings_used;
-    d.split = split_named("out_of_distribution");
+    d.evaluation = OUT_OF_DISTRIBUTION;
     device_data *data = device_of(&d, 3, 1, 4, false);
     int drawn = 0, placed = 0;
     for (int i = 0; i < 4000; i++) drawn += sampled(data, DATA_VALID, (uint64_t)i, 0).tokens[0] >= 15000;
@@ -269,7 +269,7 @@ Test(data_device, windows_depend_on_every_part_of_their_key) {
 Test(data_device, windows_of_equal_shares_follow_their_formula) {
     enum { COUNT = 9 };
     data_settings d = settings_used;
-    d.split = split_named("out_of_distribution");
+    d.evaluation = OUT_OF_DISTRIBUTION;
     device_data *data = device_of(&d, 3, 1, 4, false);
     for (uint64_t step = 0; step < 20; step++)
         for (int i = 0; i < 5; i++) {
@@ -347,7 +347,7 @@ Test(data_device, refuses_too_much_and_too_little) {
     expect_refused(&d, 0, 2, "holds 5 test token(s)");
     d = settings_used;
     expect_refused(&d, 0, 2 * TRAIN, "or fewer devices");
-    d.split = split_named("out_of_distribution");
+    d.evaluation = OUT_OF_DISTRIBUTION;
     d.valid_tokens_per_device.value = 1;
     expect_refused(&d, 0, 2, "holds 1 valid token(s) of source 0");
 }

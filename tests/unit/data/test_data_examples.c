@@ -360,7 +360,7 @@ Test(data_examples, a_device_can_have_a_number_of_examples) {
     device_data_close(data);
     device_data_close(pooled);
     int64_t each[] = {5, 0};
-    d.examples_per_device = (per_device){5, 2, each};
+    d.examples_per_device = (per_device){.value = 5, .n = 2, .list = each};
     data = device_of(c, &d, 0, 2, false), pooled = device_of(c, &d, 0, 2, true);
     cr_expect_eq(device_data_examples(data, DATA_TRAIN), 5);
     cr_expect_eq(device_data_examples(pooled, DATA_TRAIN), 5 + TRAIN, "0: all of them");
@@ -374,7 +374,7 @@ Test(data_examples, a_device_can_have_a_number_of_examples) {
     cr_expect_eq(device_data_examples(data, DATA_TRAIN), 17);
     device_data_close(data);
     d.examples_per_device.value = 121;
-    d.split = split_named("in_distribution");
+    d.split = split_named("natural");
     cr_expect_eq(data_open_device(c, &d, 3, 0, 2, false, &data, list), EXIT_INPUT);
     cr_expect(data_says(list, "asks for 121 training examples, but there are 8"), "%s",
               problems_message(list, 0));

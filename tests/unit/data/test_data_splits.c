@@ -165,7 +165,7 @@ Test(data_splits_text, devices_have_the_mixture_that_they_drew) {
                 dirichlet_mixture(4, device, alphas[a], SOURCES, drawn);
                 part_text got = part_of(p, device, (data_part)part);
                 double kept = 0;
-                int64_t wanted = partition_wanted(&used, (data_part)part, 0);
+                int64_t wanted = partition_asked(&used, (data_part)part, 0);
                 cr_expect_eq(got.tokens, wanted);
                 for (int i = 0; i < got.count; i++) kept += drawn[got.ranges[i].source].weight;
                 for (int i = 0; i < got.count; i++) {
@@ -357,10 +357,10 @@ Test(data_splits_text, pooled_text_is_that_of_all_devices) {
 
 /* The bound of a mixture is that of its sources, by their shares of the test text. */
 Test(data_splits_text, the_entropy_of_a_mixture_is_the_mean_of_its_sources) {
-    data_settings d = {.corpus = (char *)(uintptr_t) "synthetic",
-                       .sequence = SEQUENCE,
-                       .tokens_per_device = {500},
-                       .test_tokens_per_device = {4000}};
+    data_settings d = data_settings_of("synthetic");
+    d.sequence = SEQUENCE;
+    d.tokens_per_device.value = 500;
+    d.test_tokens_per_device.value = 4000;
     d.synthetic.topics = SOURCES;
     d.synthetic.vocabulary = 4; /* few states, so that topics differ */
     d.synthetic.branching = 3;
@@ -408,7 +408,7 @@ static void expect_refused(int devices, int tried, const char *message) {
 Test(data_splits_text, refuses_more_than_a_source_has) {
     used.dirichlet = 0.01;
     used.tokens_per_device.value = TRAIN + 1;
-    expect_refused(4, 4, "of data.tokens_per_device (6001 tokens) from source ");
+    expect_refused(4, 4, "takes 6001 tokens (data.tokens_per_device: 6001) from source ");
 }
 
 Test(data_splits_text, refuses_less_than_a_window) {

@@ -74,9 +74,9 @@ Test(export, populations_and_devices_are_as_they_were_declared) {
     cr_expect_str_eq(
         table_of(&r, "populations"),
         "population,seed,method,devices,generalists,specialists,rank,top_k,tokens_per_device,split,gates,"
-        "point,revision,diverged_round\n"
-        "comigs-1g1s,42,comigs,2,1,1,8,2,40000,in_distribution,top_k,,,\n"
-        "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,out_of_distribution,mean,,,\n");
+        "evaluation,point,revision,diverged_round\n"
+        "comigs-1g1s,42,comigs,2,1,1,8,2,40000,natural,top_k,in_distribution,,,\n"
+        "\"local, poor\",18446744073709551615,local,2,2,0,4,2,15000,natural,mean,out_of_distribution,,,\n");
     cr_expect_str_eq(table_of(&r, "devices"),
                      "population,seed,device,source,source_name,experts,train_tokens,valid_tokens,test_"
                      "tokens,parameters_shared,"
@@ -112,6 +112,20 @@ Test(export, devices_of_an_older_trace_are_as_their_population) {
     cr_expect(strstr(table_of(&r, "populations"), "comigs-1g1s,42,comigs,2,1,1,8,2,40000,"), "%s",
               table_of(&r, "populations"));
     cr_expect(strstr(table_of(&r, "devices"), ",4096,8192,,1,1,8\n"), "%s", table_of(&r, "devices"));
+}
+
+/* Sources by their names, from where the population's begin; none of which a device has nothing. */
+Test(export, mixtures_have_a_line_for_each_source_of_a_device) {
+    result r = finished(WINDOWS);
+    cr_expect_str_eq(table_of(&r, "mixture"), "population,seed,device,source,source_name,train_tokens\n"
+                                              "comigs-1g1s,42,0,0,german,900\n"
+                                              "comigs-1g1s,42,0,1,french,100\n"
+                                              "comigs-1g1s,42,1,1,french,900\n"
+                                              "comigs-1g1s,42,1,2,italian,101\n"
+                                              "\"local, poor\",18446744073709551615,0,0,french,102\n"
+                                              "\"local, poor\",18446744073709551615,0,2,\"topic, 3\",900\n"
+                                              "\"local, poor\",18446744073709551615,1,0,french,900\n"
+                                              "\"local, poor\",18446744073709551615,1,1,italian,103\n");
 }
 
 Test(export, losses_keep_every_bit_and_rounds_without_evaluation_have_none) {
@@ -275,7 +289,7 @@ Test(export, refusals_say_what_would_be_right) {
     result r = finished(0);
     char *file = fixture_path(r.folder, "t.csv");
     expect_refused(r.folder, "losses", file,
-                   "there is no table 'losses'; a result has populations, devices, loss, routing,");
+                   "there is no table 'losses'; a result has populations, devices, mixture, loss, routing,");
     expect_refused(
         r.folder, "tokens", file,
         "the run recorded no tokens; ask for them in its configuration (trace.routing_windows: 2)");

@@ -14,7 +14,8 @@
 #define HEADER                                                                                               \
     "population,method,devices,test_ppl_mean,test_ppl_std,bytes_up,bytes_down,"                              \
     "test_ppl_after,seed,generalists,specialists,rank,tokens_per_device,split,test_loss_mean,entropy_mean,"  \
-    "aggregate_weights,valid_loss_mean,test_ppl_best,best_round,rounds_to_target,bytes_to_target\n"
+    "aggregate_weights,valid_loss_mean,test_ppl_best,best_round,rounds_to_target,bytes_to_target,"           \
+    "evaluation\n"
 
 static char *written(const summary_row *rows, int n) {
     char *folder = fixture_folder(), *path = fixture_path(folder, "summary.csv"),
@@ -42,11 +43,12 @@ static summary_row plain(void) {
                          .method = "comigs",
                          .devices = 4,
                          .seed = UINT64_MAX,
-                         .generalists = {1},
-                         .specialists = {1},
-                         .rank = {8},
-                         .tokens_per_device = {40000},
-                         .split = "in_distribution",
+                         .generalists = {.value = 1},
+                         .specialists = {.value = 1},
+                         .rank = {.value = 8},
+                         .tokens_per_device = {.value = 40000},
+                         .split = "natural",
+                         .evaluation = "in_distribution",
                          .entropy_mean = 1.125,
                          .weights = "uniform",
                          .of_metric = {[METRIC_VALID_LOSS] = {2.5},
@@ -68,9 +70,9 @@ Test(summary, a_row_per_population) {
     rows[1].rounds_to_target = 0;
     const char *expected =
         HEADER "comigs-1g1s,comigs,4,9.25,0.333333333,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,uniform,2.5,8.875,14,6,7000000001\n"
+               "natural,2.22462355,1.125,uniform,2.5,8.875,14,6,7000000001,in_distribution\n"
                "local,comigs,4,123456789,0,6000000000,12,9.5,18446744073709551615,1,1,8,40000,"
-               "in_distribution,2.22462355,1.125,,2.5,8.875,14,,\n";
+               "natural,2.22462355,1.125,,2.5,8.875,14,,,in_distribution\n";
     cr_assert_str_eq(written(rows, 2), expected);
 }
 
@@ -82,16 +84,17 @@ Test(summary, a_value_that_does_not_exist_is_an_empty_cell) {
     row.of_metric[METRIC_TEST_AFTER][0] = INFINITY;
     cr_assert_str_eq(written(&row, 1),
                      HEADER "comigs-1g1s,comigs,4,9.25,,6000000000,12,inf,18446744073709551615,1,1,8,40000,"
-                            "in_distribution,2.22462355,,uniform,2.5,,,6,7000000001\n");
+                            "natural,2.22462355,,uniform,2.5,,,6,7000000001,in_distribution\n");
 }
 
 Test(summary, devices_that_differ_have_a_number_each) {
     static int64_t specialists[] = {1, 2, 1, 3}, generalists[] = {2, 1, 1, 1}, ranks[] = {4, 8, 8, 16},
                    tokens[] = {100, 200, 300, 6000000000};
     summary_row rows[2] = {plain(), plain()};
-    rows[0].specialists = (per_device){3, 4, specialists};
-    rows[1].generalists = (per_device){2, 4, generalists}, rows[1].rank = (per_device){16, 4, ranks};
-    rows[1].tokens_per_device = (per_device){6000000000, 4, tokens};
+    rows[0].specialists = (per_device){.value = 3, .n = 4, .list = specialists};
+    rows[1].generalists = (per_device){.value = 2, .n = 4, .list = generalists},
+    rows[1].rank = (per_device){.value = 16, .n = 4, .list = ranks};
+    rows[1].tokens_per_device = (per_device){.value = 6000000000, .n = 4, .list = tokens};
     const char *text = written(rows, 2);
     cr_assert(strstr(text, ",18446744073709551615,1,1 2 1 3,8,40000,"), "%s", text);
     cr_assert(strstr(text, ",18446744073709551615,2 1 1 1,1,4 8 8 16,100 200 300 6000000000,"), "%s", text);
@@ -113,7 +116,8 @@ Test(summary, axes_that_have_no_column_are_the_last_ones) {
         "sweep:\n"
         "  population: {devices: 4, data.tokens_per_device: 999}\n"
         "  cross: [{method: [comigs]}, {rank: [8]}, {data.corpus: ['a, b', \"c\\\"\"]}]\n"
-        "  axes: [seed, data.split, base.variant, tied.linears, train.learning_rate, aggregate.weights]\n"
+        "  axes: [seed, data.split, data.evaluation, base.variant, tied.linears, train.learning_rate, "
+        "aggregate.weights]\n"
         "base: {pretrain: {tokens: 0}}\n");
     summary_row rows[2] = {plain(), plain()};
     for (int i = 0; i < 2; i++) rows[i].run = s, rows[i].own = &s->populations[i];

@@ -113,7 +113,7 @@ Test(trace, traffic_and_time_come_back) {
 }
 
 typedef struct {
-    char name[64], method[16], split[32];
+    char name[64], method[16], split[32], evaluation[32];
     uint64_t seed;
     int64_t tokens;
     int32_t rank, devices;
@@ -135,6 +135,7 @@ Test(trace, populations_are_a_table_of_named_columns) {
     insert_text(type, "name", offsetof(some_columns, name), 64);
     insert_text(type, "method", offsetof(some_columns, method), 16);
     insert_text(type, "split", offsetof(some_columns, split), 32);
+    insert_text(type, "evaluation", offsetof(some_columns, evaluation), 32);
     H5Tinsert(type, "seed", offsetof(some_columns, seed), H5T_NATIVE_UINT64);
     H5Tinsert(type, "tokens_per_device", offsetof(some_columns, tokens), H5T_NATIVE_INT64);
     H5Tinsert(type, "rank", offsetof(some_columns, rank), H5T_NATIVE_INT32);
@@ -147,14 +148,16 @@ Test(trace, populations_are_a_table_of_named_columns) {
     cr_assert_str_eq(p[0].name, "comigs-1g1s");
     cr_assert_str_eq(p[1].name, "local, poor");
     cr_assert_str_eq(p[0].method, "comigs");
-    cr_assert_str_eq(p[0].split, "in_distribution");
-    cr_assert_str_eq(p[1].split, "out_of_distribution");
+    cr_assert_str_eq(p[0].split, "natural");
+    cr_assert_str_eq(p[0].evaluation, "in_distribution");
+    cr_assert_str_eq(p[1].evaluation, "out_of_distribution");
     cr_assert_eq(p[1].seed, UINT64_MAX);
     cr_assert_eq(p[1].tokens, 15000);
     cr_assert_eq(p[0].rank, 8);
     cr_assert_eq(p[1].devices, 3);
     char *units = attribute(path, "/populations", "units");
-    cr_assert_str_eq(units, "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text");
+    cr_assert_str_eq(units,
+                     "text,text,text,1,tokens,devices,experts,experts,1,experts,text,1,text,text,text");
 }
 
 Test(trace, devices_are_a_table_of_named_columns) {

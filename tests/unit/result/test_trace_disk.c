@@ -217,7 +217,8 @@ Test(trace_disk, a_summary_that_does_not_fit_leaves_none) {
     int child = fixture_fork();
     if (!child) {
         problems *list = fixture_problems();
-        const summary_row row = {.population = "a", .method = "local", .split = "in_distribution"};
+        const summary_row row = {
+            .population = "a", .method = "local", .split = "natural", .evaluation = "in_distribution"};
         limit_files_to(100);
         exit(summary_write(path, &row, 1, list));
     }

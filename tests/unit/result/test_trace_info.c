@@ -52,7 +52,8 @@ Test(trace_info, a_finished_result) {
     fixture f;
     fixture_create(&f, DEVICES, 1);
     cr_assert_eq(trace_close(start(folder, &f, 5), list), EXIT_OK);
-    const summary_row summary = {.population = "a", .method = "local", .split = "in_distribution"};
+    const summary_row summary = {
+        .population = "a", .method = "local", .split = "natural", .evaluation = "in_distribution"};
     cr_assert_eq(summary_write(fixture_path(folder, "summary.csv"), &summary, 1, list), EXIT_OK);
     char *text = info_of(folder, &code);
     cr_assert_eq(code, EXIT_OK, "%s", text);

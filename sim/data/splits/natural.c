@@ -1,0 +1,28 @@
+/* Natural: each device has one source, in all parts: of S sources device i of N has source i mod S, unless
+ * data.sources says another.
+ *
+ *   source(i) = i mod S      slot(i) = floor(i / S), of the ceil((N - source(i)) / S) devices of that source
+ */
+#include "data/splits/natural.h"
+
+#include "data/partition.h"
+
+/* Where text is common to all devices of a source, the first of them stands for all. */
+bool natural_repeats(const partition *p, int device, data_part part) {
+    return partition_is_common(p, part) && partition_slot(p, device) > 0;
+}
+
+int natural_shares(const partition *p, int device, data_part part, text_share *out) {
+    int source = partition_source(p, device), slots = partition_holders(p, source);
+    *out = (text_share){.source = source,
+                        .tokens = partition_tokens(p, device, part, source, slots),
+                        .slot = partition_slot(p, device),
+                        .slots = slots};
+    return 1;
+}
+
+const data_split split_natural = {
+    .has_own = true,
+    .repeats = natural_repeats,
+    .shares = natural_shares,
+};
