@@ -212,6 +212,7 @@ void tune_read_into(const node *combination, level *of) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
     char label[MAX_KEY];
+    bool written = false;
     for (int k = 0; k < combination->count; k++) {
         const setting_row *row = table_find(combination->entries[k].key, true);
         for (int i = 0; i < count; i++) {
@@ -220,7 +221,8 @@ void tune_read_into(const node *combination, level *of) {
             problem_at(of->list, of->given[i], label,
                        "is tuned, too (%s), and which value counts would be unclear; remove it here or there",
                        combination->entries[k].label);
+            written = true;
         }
     }
-    walk_level(of, combination, NULL);
+    if (!written) walk_level(of, combination, NULL);
 }

@@ -16,4 +16,8 @@
  * several processes call it. */
 exit_code tune_and_run(settings *s, const run_options *options, problems *list);
 
+/* For `cohort check`: prints what would be tried, and of one process how its trials fit into memory. Nothing
+ * without `tune`. */
+exit_code tune_check(const settings *s, int processes, problems *list);
+
 #endif
