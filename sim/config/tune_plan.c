@@ -196,7 +196,7 @@ int tune_plan_combinations(const tune_plan *plan) {
 
 node tune_plan_combination(const tune_plan *plan, int combination) {
     node map = {.kind = NODE_MAP, .count = plan->n_keys};
-    map.entries = config_memory(calloc((size_t)plan->n_keys, sizeof *map.entries));
+    map.entries = config_memory(calloc((size_t)plan->n_keys + 1, sizeof *map.entries));
     for (int k = plan->n_keys - 1; k >= 0; k--) {
         const tune_axis *axis = &plan->keys[k];
         map.entries[k] = (node_entry){.key = (char *)axis->row->path,

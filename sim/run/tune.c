@@ -291,16 +291,32 @@ static void note_edges(const tuner *w, int group) {
     }
 }
 
+/* As of a key that the method does not have, or of a router in trials that are too short for its training. */
+static void note_equals(const tuner *w, const csv_file *table, int chosen, int group) {
+    int equal = 0;
+    for (int row = 0; row < table->n_rows; row++)
+        for (int c = 0; c < w->tuning->n_combinations; c++)
+            equal += is_row_of(w, table, row, group, c) &&
+                     strcmp(tuned_from_end(table, row, 2), tuned_from_end(table, chosen, 2)) == 0;
+    if (equal > 1)
+        progress_note(
+            w->quiet,
+            "%s: %d of its trials have this same loss: what is tuned may change nothing here within "
+            "%d rounds; the smallest values were chosen",
+            tune_group(w->settings, group), equal, w->tuning->rounds);
+    else
+        note_edges(w, group);
+}
+
 static void say_choices(const tuner *w, const csv_file *table) {
-    for (int g = 0; g < w->tuning->n_groups; g++) {
+    for (int g = 0; g < w->tuning->n_groups; g++)
         for (int row = 0; row < table->n_rows; row++) {
             if (!is_row_of(w, table, row, g, w->chosen[g])) continue;
             char *text = tuned_text(table, row);
             progress_note(w->quiet, "%s", text ? text : "out of memory");
+            note_equals(w, table, row, g);
             free(text);
         }
-        note_edges(w, g);
-    }
 }
 
 /* ---- All of it ---- */
