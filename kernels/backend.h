@@ -192,6 +192,8 @@ struct ck_driver {
                               int32_t, const ck_adamw_hyper *);
     ck_status (*group_sum)(ck_stream *, const float *, const ck_group *, int32_t, float *);
     ck_status (*group_spread)(ck_stream *, float *, const ck_group *, int32_t, const float *);
+    ck_status (*group_proximal)(ck_stream *, const float *, const ck_group *, int32_t, const float *,
+                                float *);
     size_t (*ceiling_bytes)(const ck_backend *);               /* NULL: 0 */
     void (*ceiling)(ck_backend *, ck_precision, ck_ceiling *); /* of zeros */
     double (*copy_rate)(ck_backend *);

@@ -180,6 +180,11 @@ ck_status ck_group_spread(ck_stream *stream, float *parameters, const ck_group *
     return ISSUE(stream, group_spread(stream, parameters, groups, n_groups, packed));
 }
 
+ck_status ck_group_proximal(ck_stream *stream, const float *parameters, const ck_group *groups,
+                            int32_t n_groups, const float *packed, float *gradients) {
+    return ISSUE(stream, group_proximal(stream, parameters, groups, n_groups, packed, gradients));
+}
+
 bool ck_supports(const ck_backend *backend, ck_precision precision) {
     return backend->driver->supports(backend, precision);
 }

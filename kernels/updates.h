@@ -62,11 +62,20 @@ typedef struct {
     const int64_t *count;  /* [n_ranges] floats */
     const int64_t *offset; /* [n_layouts, n_ranges] offset of range j inside a pack of that layout */
     int64_t packed;        /* first float of this group in the packed buffer */
+    /* [n_members] offsets of the members' gradients, packs of their layouts; ck_group_proximal() alone */
+    const int64_t *gradients;
 } ck_group;
 ck_status ck_group_sum(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups,
                        float *packed);
 ck_status ck_group_spread(ck_stream *, float *parameters, const ck_group *groups, int32_t n_groups,
                           const float *packed);
+
+/* The gradient of a proximal term of each member's loss, whose anchor is what a spread wrote:
+ *     weight_m / 2 |theta_m - packed|^2     gradients_m[j] += weight_m (parameters_m[j] - packed[j])
+ * over the group's ranges (FedProx: Li et al., MLSys 2020, eq. 2, with weight mu). Where a member is at the
+ * anchor, its gradients keep their bits. */
+ck_status ck_group_proximal(ck_stream *, const float *parameters, const ck_group *groups, int32_t n_groups,
+                            const float *packed, float *gradients);
 
 #ifdef __cplusplus
 }

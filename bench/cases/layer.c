@@ -80,7 +80,7 @@ static void record(const rig *r, rig_copy *c) {
 
 static ck_status issue(const rig *r, rig_copy *c) {
     ck_status status = ck_run(c->program, r->stream, &c->wave);
-    return status == CK_OK ? issue_adamw(r, c, r->own) : status;
+    return THEN(status, issue_adamw(r, c, r->own));
 }
 
 static void reference_and_judge(view *v, const op_case *which, tensor_id first, tensor_id second) {

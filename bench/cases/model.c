@@ -67,7 +67,7 @@ static exit_code create(const rig *r, rig_copy *c, problems *list) {
 
 static ck_status issue(const rig *r, rig_copy *c) {
     ck_status status = ck_run(c->program, r->stream, &c->wave);
-    return status == CK_OK ? issue_adamw(r, c, r->own) : status;
+    return THEN(status, issue_adamw(r, c, r->own));
 }
 
 /* ---- Verifying */

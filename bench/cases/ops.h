@@ -38,6 +38,7 @@
     X(adamw_update)                                                                                          \
     X(group_sum)                                                                                             \
     X(group_spread)                                                                                          \
+    X(group_proximal)                                                                                        \
     X(layer_step)                                                                                            \
     X(model_step)                                                                                            \
     X(embed_forward)                                                                                         \

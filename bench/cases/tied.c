@@ -16,6 +16,15 @@ static uint64_t bit_of(ck_site site, int which) {
     return (uint64_t)1 << (ORACLE_TIED + 3 * (int)site + which);
 }
 
+/* A variant for each site, with these words before and after its name. */
+#define AT_EVERY_SITE(before, after)                                                                         \
+    {before "q" after, .size = AT(CK_SITE_Q)}, {before "k" after, .size = AT(CK_SITE_K)},                    \
+        {before "v" after, .size = AT(CK_SITE_V)}, {before "qkv" after, .size = AT(CK_SITE_QKV)},            \
+        {before "out" after, .size = AT(CK_SITE_OUT)}, {before "gate" after, .size = AT(CK_SITE_GATE)},      \
+        {before "fc" after, .size = AT(CK_SITE_FC)}, {                                                       \
+        before "pr" after, .size = AT(CK_SITE_PR)                                                            \
+    }
+
 /* ---- Forward */
 
 static void arrays(rig *r) {
@@ -58,14 +67,7 @@ const op_case tied_forward = {.group = "tied",
                               .record = record,
                               .reference = reference,
                               .cost_of = cost_lora,
-                              .variants = {{"shared lora of q", .size = AT(CK_SITE_Q)},
-                                           {"shared lora of k", .size = AT(CK_SITE_K)},
-                                           {"shared lora of v", .size = AT(CK_SITE_V)},
-                                           {"shared lora of qkv", .size = AT(CK_SITE_QKV)},
-                                           {"shared lora of out", .size = AT(CK_SITE_OUT)},
-                                           {"shared lora of gate", .size = AT(CK_SITE_GATE)},
-                                           {"shared lora of fc", .size = AT(CK_SITE_FC)},
-                                           {"shared lora of pr", .size = AT(CK_SITE_PR)}}};
+                              .variants = {AT_EVERY_SITE("shared lora of ", "")}};
 
 static void arrays_vector(rig *r) {
     place p = place_of(r, place_site(r));
@@ -106,14 +108,7 @@ const op_case site_vector_forward = {.group = "tied",
                                      .record = record_vector,
                                      .reference = reference_vector,
                                      .cost_of = cost_vector,
-                                     .variants = {{"vector of q", .size = AT(CK_SITE_Q)},
-                                                  {"vector of k", .size = AT(CK_SITE_K)},
-                                                  {"vector of v", .size = AT(CK_SITE_V)},
-                                                  {"vector of qkv", .size = AT(CK_SITE_QKV)},
-                                                  {"vector of out", .size = AT(CK_SITE_OUT)},
-                                                  {"vector of gate", .size = AT(CK_SITE_GATE)},
-                                                  {"vector of fc", .size = AT(CK_SITE_FC)},
-                                                  {"vector of pr", .size = AT(CK_SITE_PR)}}};
+                                     .variants = {AT_EVERY_SITE("vector of ", "")}};
 
 /* ---- Backward: of all layers, from the last to the first as a model has them, and their sum. Gradients of
  * what all layers share are listed with layer 0. */
@@ -190,14 +185,7 @@ const op_case tied_backward = {.group = "tied",
                                .record = record_backward,
                                .reference = reference_backward,
                                .cost_of = cost_lora_backward,
-                               .variants = {{"shared lora of q, backward", .size = AT(CK_SITE_Q)},
-                                            {"shared lora of k, backward", .size = AT(CK_SITE_K)},
-                                            {"shared lora of v, backward", .size = AT(CK_SITE_V)},
-                                            {"shared lora of qkv, backward", .size = AT(CK_SITE_QKV)},
-                                            {"shared lora of out, backward", .size = AT(CK_SITE_OUT)},
-                                            {"shared lora of gate, backward", .size = AT(CK_SITE_GATE)},
-                                            {"shared lora of fc, backward", .size = AT(CK_SITE_FC)},
-                                            {"shared lora of pr, backward", .size = AT(CK_SITE_PR)}}};
+                               .variants = {AT_EVERY_SITE("shared lora of ", ", backward")}};
 
 /* A lower layer is without dx. */
 static void arrays_vector_backward(rig *r) {
@@ -254,14 +242,7 @@ const op_case site_vector_backward = {.group = "tied",
                                       .record = record_vector_backward,
                                       .reference = reference_vector_backward,
                                       .cost_of = cost_vector_backward,
-                                      .variants = {{"vector of q, backward", .size = AT(CK_SITE_Q)},
-                                                   {"vector of k, backward", .size = AT(CK_SITE_K)},
-                                                   {"vector of v, backward", .size = AT(CK_SITE_V)},
-                                                   {"vector of qkv, backward", .size = AT(CK_SITE_QKV)},
-                                                   {"vector of out, backward", .size = AT(CK_SITE_OUT)},
-                                                   {"vector of gate, backward", .size = AT(CK_SITE_GATE)},
-                                                   {"vector of fc, backward", .size = AT(CK_SITE_FC)},
-                                                   {"vector of pr, backward", .size = AT(CK_SITE_PR)}}};
+                                      .variants = {AT_EVERY_SITE("vector of ", ", backward")}};
 
 /* ---- Sums over layers */
 

@@ -1,8 +1,9 @@
-/* updates.c - AdamW on the packs of all devices, and the sums and copies of aggregation.
+/* updates.c - AdamW on the packs of all devices, the sums and copies of aggregation, and proximal terms.
  *
  *   adamw   parameter, both moments read and written, gradient read: 28 bytes a parameter
  *   group   one group of all N devices over one expert (A1, B1, A2, B2 of expert 0): c values of each are
- *           read and c written (sum), c are read and c of each written (spread) */
+ *           read and c written (sum), c are read and c of each written (spread), c are read, c of each
+ *           twice, and c of each written (proximal) */
 #include <stdlib.h>
 
 #include "cases/ops.h"
@@ -110,7 +111,7 @@ const op_case adamw_update = {.group = "updates",
 enum { RANGES = 4, SUM_CHECKS = 4096, SPREAD_CHECKS = 4096 };
 
 typedef struct {
-    int64_t *members, count[RANGES], offset[RANGES], values; /* values: in a pack, sum of count */
+    int64_t *members, *gradients, count[RANGES], offset[RANGES], values; /* values: in a pack, sum of count */
     int32_t *layout;
     float *weights;
     ck_group group;
@@ -130,16 +131,19 @@ static void arrays_group(rig *r) {
     if (!g) abort();
     r->own = g;
     g->members = calloc((size_t)r->n_devices, sizeof *g->members);
+    g->gradients = calloc((size_t)r->n_devices, sizeof *g->gradients);
     g->layout = calloc((size_t)r->n_devices, sizeof *g->layout);
     g->weights = calloc((size_t)r->n_devices, sizeof *g->weights);
-    if (!g->members || !g->layout || !g->weights) abort();
+    if (!g->members || !g->gradients || !g->layout || !g->weights) abort();
     for (int d = 0; d < r->n_devices; d++) {
         g->members[d] = r->devices[d].parameters;
+        g->gradients[d] = r->devices[d].gradients;
         g->weights[d] = 1.0f / (float)r->n_devices;
     }
     for (int i = 0; i < RANGES; i++) lay_range(r, g, i, parts[i]);
     g->group = (ck_group){.n_members = r->n_devices,
                           .members = g->members,
+                          .gradients = g->gradients,
                           .layout = g->layout,
                           .weights = g->weights,
                           .n_ranges = RANGES,
@@ -152,8 +156,10 @@ static void arrays_group_sum(rig *r) {
     rig_buffer(r, PACKED, "packed", OUTPUT, ((group_world *)r->own)->values, 1);
 }
 
+/* A proximal term changes gradients that are there already. */
 static void arrays_group_spread(rig *r) {
     arrays_group(r);
+    r->gradients_given = true;
     rig_buffer(r, PACKED, "packed", INPUT, ((group_world *)r->own)->values, 1);
 }
 
@@ -165,6 +171,11 @@ static ck_status issue_group_sum(const rig *r, rig_copy *c) {
 static ck_status issue_group_spread(const rig *r, rig_copy *c) {
     return ck_group_spread(r->stream, c->packs[PACK_PARAMETERS], &((const group_world *)r->own)->group, 1,
                            c->buffer[PACKED]);
+}
+
+static ck_status issue_group_proximal(const rig *r, rig_copy *c) {
+    return ck_group_proximal(r->stream, c->packs[PACK_PARAMETERS], &((const group_world *)r->own)->group, 1,
+                             c->buffer[PACKED], c->packs[PACK_GRADIENTS]);
 }
 
 /* Where packed value j lies in a member's pack. */
@@ -217,14 +228,42 @@ static void verify_group_spread(const rig *r, verdict *v) {
     }
 }
 
+static void verify_group_proximal(const rig *r, verdict *v) {
+    const group_world *g = r->own;
+    picks some = picks_of(0, g->values, SPREAD_CHECKS);
+    double *ref = oracle_zeros(some.n);
+    float *out = calloc((size_t)some.n + 1, sizeof *out);
+    if (!out) abort();
+    for (int i = 0; i < r->n_checked; i++) {
+        for (int64_t j = 0; j < some.n; j++) {
+            int64_t at = offset_of(g, some.index[j]);
+            double p = (double)rig_pack_value(r, PACK_PARAMETERS, r->checked[i], at),
+                   given = (double)rig_pack_value(r, PACK_GRADIENTS, r->checked[i], at);
+            out[j] = r->pack_after[PACK_GRADIENTS][i][at];
+            ref[j] = given + (double)g->weights[r->checked[i]] *
+                                 (p - (double)r->buffer[PACKED].before[some.index[j]]);
+        }
+        verdict_compare(v, "proximal gradients", out, ref, some.n);
+    }
+    free(out);
+    free(ref);
+    picks_free(&some);
+}
+
 static cost cost_of_group(const rig *r) {
     double values = (double)((const group_world *)r->own)->values;
     return (cost){"group", 4 * values * (r->n_devices + 1), 0};
 }
 
+static cost cost_of_proximal(const rig *r) {
+    double values = (double)((const group_world *)r->own)->values;
+    return (cost){"proximal", 4 * values * (3 * r->n_devices + 1), 0};
+}
+
 static void release_group(rig *r) {
     group_world *g = r->own;
     free(g->members);
+    free(g->gradients);
     free(g->layout);
     free(g->weights);
     free(g);
@@ -253,3 +292,15 @@ const op_case group_spread = {.group = "updates",
                               .verify = verify_group_spread,
                               .cost_of = cost_of_group,
                               .release = release_group};
+
+const op_case group_proximal = {.group = "updates",
+                                .name = "group_proximal",
+                                .direction = "update",
+                                .floor = "bytes 4 (3 N + 1) r (2 D + 2 F)",
+                                .axes = AXES_PACKS,
+                                .needs = NEED_PACKS | NEED_GRADIENTS,
+                                .arrays = arrays_group_spread,
+                                .issue = issue_group_proximal,
+                                .verify = verify_group_proximal,
+                                .cost_of = cost_of_proximal,
+                                .release = release_group};

@@ -133,7 +133,7 @@ exit_code microbenchmarks_run(int n, char **arguments, problems *list) {
         bench_list(stdout, OP_CASES);
         return EXIT_OK;
     }
-    if (code == EXIT_OK) code = read_sweeps(&c, &sweeps, &c.o.n_sweeps, list);
+    THEN(code, read_sweeps(&c, &sweeps, &c.o.n_sweeps, list));
     if (code == EXIT_OK) {
         c.o.rule.noise = c.noise / 100;
         c.o.rule.seconds = c.seconds;
@@ -162,7 +162,7 @@ exit_code microbenchmarks_all_reduce(int n, char **arguments, problems *list) {
     exit_code code = options_read(n, arguments, table, 0, NULL, &n_words, list);
     o.rule.noise = noise / 100;
     o.most_bytes = mib * 1048576;
-    return code == EXIT_OK ? all_reduce_run(&o, list) : code;
+    return THEN(code, all_reduce_run(&o, list));
 }
 
 exit_code microbenchmarks_compare(int n, char **arguments, problems *list) {
@@ -176,7 +176,7 @@ exit_code microbenchmarks_compare(int n, char **arguments, problems *list) {
     exit_code code = options_read(n, arguments, table, 2, files, &n_files, list);
     if (code == EXIT_OK && n_files != 2)
         code = problem(list, EXIT_INPUT, "--compare needs two files: A.json B.json");
-    if (code == EXIT_OK) code = compare_files(stdout, files[0], files[1], threshold / 100, &slower, list);
+    THEN(code, compare_files(stdout, files[0], files[1], threshold / 100, &slower, list));
     if (code == EXIT_OK && fail_on_slower && slower)
         code = problem(list, EXIT_RUN, "%d cases are slower", slower);
     return code;

@@ -42,7 +42,7 @@ exit_code side_by_side_peers(int n, char **arguments, problems *list) {
         {0},
     };
     exit_code code = options_read(n, arguments, options, 0, NULL, &n_words, list);
-    return code == EXIT_OK ? peers_run(&o, list) : code;
+    return THEN(code, peers_run(&o, list));
 }
 
 exit_code side_by_side_steps(int n, char **arguments, problems *list) {
@@ -53,5 +53,5 @@ exit_code side_by_side_steps(int n, char **arguments, problems *list) {
                               {0}};
     exit_code code = options_read(n, arguments, options, 1, &config, &n_words, list);
     if (code == EXIT_OK && !config) code = problem(list, EXIT_INPUT, "steps: which configuration?");
-    return code == EXIT_OK ? steps_run(config, threads, most, list) : code;
+    return THEN(code, steps_run(config, threads, most, list));
 }

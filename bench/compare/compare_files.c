@@ -207,7 +207,7 @@ exit_code compare_files(FILE *out, const char *path_a, const char *path_b, doubl
     record a, b = {0};
     tally t = {.out = out, .threshold = threshold};
     exit_code code = open_record(path_a, &a, list);
-    if (code == EXIT_OK) code = open_record(path_b, &b, list);
+    THEN(code, open_record(path_b, &b, list));
     if (code == EXIT_OK) {
         fprintf(out, "A %s: %s, %s\nB %s: %s, %s\n\n", path_a, context_text(&a, "git_revision"),
                 context_text(&a, "hardware"), path_b, context_text(&b, "git_revision"),

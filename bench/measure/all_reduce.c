@@ -53,7 +53,7 @@ static exit_code upload_values(sums *s, problems *list) {
     if (!values) return problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
     draw_fill(SEED + (uint64_t)ck_process(s->c), 1, false, values, s->count);
     ck_status status = ck_upload(s->stream, s->packed, values, (size_t)s->count * sizeof *values);
-    if (status == CK_OK) status = ck_wait(s->stream);
+    THEN(status, ck_wait(s->stream));
     free(values);
     return kernel_problem(list, s->backend, status, "all-reduce");
 }
@@ -74,7 +74,7 @@ static exit_code verify(sums *s, verdict *v, problems *list) {
     int64_t own[2], all[2 * MOST_PROCESSES];
     exit_code code =
         out && sum ? upload_values(s, list) : problem(list, EXIT_ENVIRONMENT, "all-reduce: out of memory");
-    if (code == EXIT_OK) code = said(s, ck_collective_sum(s->c, s->stream, s->packed, s->count), list);
+    THEN(code, said(s, ck_collective_sum(s->c, s->stream, s->packed, s->count), list));
     if (code == EXIT_OK) {
         ck_status status = ck_download(s->stream, out, s->packed, (size_t)s->count * sizeof *out);
         code = kernel_problem(list, s->backend, status == CK_OK ? ck_wait(s->stream) : status, "all-reduce");
@@ -106,7 +106,7 @@ static bool work(void *who, int64_t n, sample *out) {
         status = ck_collective_sum(s->c, s->stream, s->packed, s->count);
     own.seconds = now() - start;
     own.used = usage_since(&begin);
-    if (status == CK_OK) status = ck_collective_exchange(s->c, &own, sizeof own, all);
+    THEN(status, ck_collective_exchange(s->c, &own, sizeof own, all));
     *out = (sample){.used.cpu_seconds = own.used.cpu_seconds};
     for (int p = 0; p < ck_processes(s->c) && status == CK_OK; p++) {
         out->seconds = fmax(out->seconds, all[p].seconds);
@@ -182,7 +182,7 @@ static exit_code take_size(sums *s, size_t bytes, problems *list) {
     s->count = (int64_t)(bytes / sizeof(float));
     exit_code code =
         kernel_problem(list, s->backend, ck_alloc(s->backend, bytes, "all-reduce", &s->packed), "all-reduce");
-    if (code == EXIT_OK) code = verify(s, &r->right, list);
+    THEN(code, verify(s, &r->right, list));
     if (code == EXIT_OK && verdict_passed(&r->right)) code = measure(s, r, list);
     if (s->packed) ck_free(s->backend, s->packed);
     s->packed = NULL;
@@ -231,7 +231,7 @@ static exit_code take_sizes(sums *s, problems *list) {
         code = take_size(s, (size_t)bytes, list);
         wrong += !verdict_passed(&s->results[s->n_results - 1].right);
     }
-    if (code == EXIT_OK) code = write_result(s, list);
+    THEN(code, write_result(s, list));
     if (s->json.stream) code = output_file_end(&s->json, code, list);
     if (code == EXIT_OK && wrong && first)
         code = problem(list, EXIT_RUN, "%d sums are wrong: they have no times", wrong);
@@ -253,13 +253,12 @@ exit_code all_reduce_run(const all_reduce_options *options, problems *list) {
     exit_code code = check_launcher(list);
     if (code == EXIT_OK && ck_collective_open(&s->c) != CK_OK)
         code = problem(list, EXIT_ENVIRONMENT, "all-reduce: %s", ck_collective_error(NULL));
-    if (code == EXIT_OK)
-        code = kernel_problem(
-            list, NULL, ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
-            "opening the backend");
-    if (code == EXIT_OK)
-        code = kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "a stream");
-    if (code == EXIT_OK) code = take_sizes(s, list);
+    THEN(code,
+         kernel_problem(list, NULL,
+                        ck_open(options->backend ? options->backend : "auto", options->threads, &s->backend),
+                        "opening the backend"));
+    THEN(code, kernel_problem(list, s->backend, ck_stream_create(s->backend, &s->stream), "a stream"));
+    THEN(code, take_sizes(s, list));
     if (code == EXIT_RUN && ck_collective_broken(s->c)) ck_collective_abort(s->c, code);
     for (int i = 0; i < s->n_results; i++) result_free(&s->results[i]);
     ck_stream_destroy(s->stream);

@@ -181,7 +181,7 @@ exit_code bench_run(const bench_options *options, const op_case *const *cases, p
                       .load = load_now(),
                       .rule = options->rule};
     if (options->peers) code = peers_open(&all.peers, options, &all.c, list);
-    if (code == EXIT_OK) code = begin_files(&all, list);
+    THEN(code, begin_files(&all, list));
     if (code == EXIT_OK) {
         signal(SIGINT, interrupt); /* what has been measured is still written */
         signal(SIGTERM, interrupt);

@@ -29,12 +29,12 @@ static ck_status issue_next(round_of_copies *r) {
 static bool work(void *who, int64_t n, sample *out) {
     round_of_copies *r = who;
     ck_status status = r->count == 1 ? issue_next(r) : CK_OK;
-    if (status == CK_OK) status = ck_wait(r->g->stream);
+    THEN(status, ck_wait(r->g->stream));
     usage begin = usage_now();
-    if (status == CK_OK) status = ck_event_record(r->g->stream, r->begin);
+    THEN(status, ck_event_record(r->g->stream, r->begin));
     for (int64_t i = 0; i < n && status == CK_OK; i++) status = issue_next(r);
-    if (status == CK_OK) status = ck_event_record(r->g->stream, r->end);
-    if (status == CK_OK) status = ck_wait(r->g->stream);
+    THEN(status, ck_event_record(r->g->stream, r->end));
+    THEN(status, ck_wait(r->g->stream));
     out->used = usage_since(&begin);
     out->seconds = status == CK_OK ? ck_event_seconds(r->begin, r->end) : 0;
     return status == CK_OK;
@@ -62,9 +62,9 @@ static void close_round(round_of_copies *r) {
 
 static exit_code run_copy(rig *g, rig_copy *c, bool all_kept, problems *list) {
     exit_code code = rig_capture(g, c, list);
-    if (code == EXIT_OK) code = rig_reset(g, c, list);
-    if (code == EXIT_OK) code = kernel_problem(list, g->backend, rig_issue(g, c), g->which->name);
-    return code == EXIT_OK ? rig_download(g, c, all_kept, list) : code;
+    THEN(code, rig_reset(g, c, list));
+    THEN(code, kernel_problem(list, g->backend, rig_issue(g, c), g->which->name));
+    return THEN(code, rig_download(g, c, all_kept, list));
 }
 
 /* What the verified copy gave, so that the one that is timed, which keeps less, can be held against it. */
@@ -72,7 +72,7 @@ static exit_code verify_timed_copy(rig *g, verdict *v, problems *list) {
     outputs known = outputs_take(g);
     rig_copies_drop(g, 0);
     exit_code code = rig_copy_add(g, false, list);
-    if (code == EXIT_OK) code = run_copy(g, &g->copies[0], false, list);
+    THEN(code, run_copy(g, &g->copies[0], false, list));
     if (code == EXIT_OK) outputs_compare(g, v, &known);
     outputs_free(&known);
     return code;
@@ -82,7 +82,7 @@ static exit_code verify_timed_copy(rig *g, verdict *v, problems *list) {
 static exit_code verify(rig *g, verdict *v, problems *list) {
     bool inner = rig_has_inner(g);
     exit_code code = rig_copy_add(g, inner, list);
-    if (code == EXIT_OK) code = run_copy(g, &g->copies[0], inner, list);
+    THEN(code, run_copy(g, &g->copies[0], inner, list));
     if (code != EXIT_OK) return code;
     rig_judge(g, v, inner);
     return inner && verdict_passed(v) ? verify_timed_copy(g, v, list) : EXIT_OK;
@@ -126,8 +126,8 @@ static exit_code add_cold_copies(rig *g, int count, result *r, problems *list) {
     exit_code code = EXIT_OK;
     while (g->n_copies < count && code == EXIT_OK) {
         code = rig_copy_add(g, false, own);
-        if (code == EXIT_OK) code = rig_capture(g, &g->copies[g->n_copies - 1], own);
-        if (code == EXIT_OK) code = rig_reset(g, &g->copies[g->n_copies - 1], own);
+        THEN(code, rig_capture(g, &g->copies[g->n_copies - 1], own));
+        THEN(code, rig_reset(g, &g->copies[g->n_copies - 1], own));
     }
     if (code == EXIT_ENVIRONMENT) {
         snprintf(r->note, sizeof r->note, "no cold time: %.160s", problems_message(own, 0));
@@ -181,7 +181,7 @@ exit_code bench_point(const bench_options *options, const context *c, ck_backend
     exit_code code = rig_open(&g, which, NULL, rig_lay_point, at, backend, list);
     r->right.tolerance = at->value[AXIS_PRECISION] == CK_BF16 ? 1e-2 : 1e-5;
     if (code == EXIT_OK) sum_costs(g, c, r);
-    if (code == EXIT_OK) code = verify(g, &r->right, list);
+    THEN(code, verify(g, &r->right, list));
     if (code == EXIT_OK && verdict_passed(&r->right)) {
         code = time_warm(g, options, peers, r, list);
         if (code == EXIT_OK && options->cold) code = time_cold(g, options, r, list);

@@ -115,7 +115,7 @@ exit_code peers_open(bench_peers **out, const bench_options *options, const cont
     if (!p) return problem(list, EXIT_ENVIRONMENT, "out of memory");
     exit_code code = folder_make(NULL, p->folder, list);
     snprintf(scratch, sizeof scratch, "%s/python", p->folder);
-    if (code == EXIT_OK) code = python_find(options->python, scratch, &python, list);
+    THEN(code, python_find(options->python, scratch, &python, list));
     if (code == EXIT_OK && python) code = start_python(p, python, options, c, list);
     if (code == EXIT_OK && python && (!ask(p, "hello\n") || strcmp(p->line, "ready") != 0))
         code = problem(list, EXIT_INPUT, "peers: %s",

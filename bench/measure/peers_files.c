@@ -93,7 +93,7 @@ static exit_code write_packs(const rig *r, const char *folder, problems *list) {
 
 exit_code peers_write(const rig *r, const char *folder, problems *list) {
     exit_code code = write_job(r, folder, list);
-    if (code == EXIT_OK) code = write_tokens(r, folder, list);
+    THEN(code, write_tokens(r, folder, list));
     if (code == EXIT_OK && r->which->needs & NEED_PACKS) code = write_packs(r, folder, list);
     for (int i = 0; i < TENSORS && code == EXIT_OK; i++) {
         const tensor_array *t = &r->tensor[i];

@@ -115,8 +115,7 @@ static exit_code set_direction(sweep *s, const char *where, const char *text, pr
     const axis_row row = {.key = "direction", .words = DIRECTIONS};
     int unused;
     exit_code code = word_value(where, &row, text, &unused, list);
-    return code == EXIT_OK ? set_text(s->direction, sizeof s->direction, where, "direction", text, list)
-                           : code;
+    return THEN(code, set_text(s->direction, sizeof s->direction, where, "direction", text, list));
 }
 
 /* A value given twice is measured once. */

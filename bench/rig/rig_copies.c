@@ -226,7 +226,7 @@ exit_code rig_reset(rig *r, rig_copy *c, problems *list) {
     for (int i = 0; i < BUFFERS && code == EXIT_OK; i++) code = reset_buffer(r, c, i, list);
     for (int m = 0; m < PACK_MEMORIES && code == EXIT_OK; m++)
         if (c->packs[m]) code = reset_packs(r, c, (pack_memory)m, list);
-    return code == EXIT_OK ? said(r, ck_wait(r->stream), r->which->name, list) : code;
+    return THEN(code, said(r, ck_wait(r->stream), r->which->name, list));
 }
 
 /* ---- Work */
@@ -243,13 +243,13 @@ ck_status rig_issue(const rig *r, rig_copy *c) {
  * made within a graph. */
 exit_code rig_capture(const rig *r, rig_copy *c, problems *list) {
     exit_code code = said(r, issue(r, c), r->which->name, list);
-    if (code == EXIT_OK) code = said(r, ck_wait(r->stream), r->which->name, list);
+    THEN(code, said(r, ck_wait(r->stream), r->which->name, list));
     if (code != EXIT_OK) return code;
     ck_status status = ck_capture_begin(r->stream);
     if (status == CK_UNAVAILABLE) return EXIT_OK;
     code = said(r, status, r->which->name, list);
-    if (code == EXIT_OK) code = said(r, issue(r, c), r->which->name, list);
-    return code == EXIT_OK ? said(r, ck_capture_end(r->stream, &c->graph), r->which->name, list) : code;
+    THEN(code, said(r, issue(r, c), r->which->name, list));
+    return THEN(code, said(r, ck_capture_end(r->stream, &c->graph), r->which->name, list));
 }
 
 static exit_code download_packs(rig *r, const rig_copy *c, problems *list) {
@@ -280,8 +280,8 @@ exit_code rig_download(rig *r, const rig_copy *c, bool all_kept, problems *list)
             code = said(r, ck_download(r->stream, b->after, from, (size_t)b->count * sizeof(float)), b->name,
                         list);
     }
-    if (code == EXIT_OK) code = download_packs(r, c, list);
-    if (code == EXIT_OK) code = said(r, ck_wait(r->stream), r->which->name, list);
+    THEN(code, download_packs(r, c, list));
+    THEN(code, said(r, ck_wait(r->stream), r->which->name, list));
     for (int i = 0; i < BUFFERS && code == EXIT_OK; i++)
         if (r->buffer[i].after && is_half(r, &r->buffer[i]))
             unpack_half(r->buffer[i].after, r->buffer[i].count);

@@ -109,8 +109,8 @@ static exit_code write_text(const job *j, const char *folder, problems *list) {
     exit_code code = make_folder(folder, "tokens", list);
     for (int i = 0; i < j->devices && code == EXIT_OK; i++) {
         code = write_shard(j, folder, "train", i, (int64_t)TEXT_WINDOWS * j->sequence, list);
-        if (code == EXIT_OK) code = write_shard(j, folder, "valid", i, j->sequence + 1, list);
-        if (code == EXIT_OK) code = write_shard(j, folder, "test", i, j->sequence + 1, list);
+        THEN(code, write_shard(j, folder, "valid", i, j->sequence + 1, list));
+        THEN(code, write_shard(j, folder, "test", i, j->sequence + 1, list));
     }
     return code;
 }
@@ -151,7 +151,7 @@ static exit_code write_base(const job *j, const char *folder, problems *list) {
     path_in(path, folder, "base");
     exit_code code = base_random(&j->base, j->seed, &model, list);
     if (code == EXIT_OK) widen_embedding(model);
-    if (code == EXIT_OK) code = base_save(model, path, list);
+    THEN(code, base_save(model, path, list));
     base_destroy(model);
     return code;
 }
@@ -225,8 +225,8 @@ static exit_code write_pack(const ck_shape *shape, const char *folder, const cha
 static exit_code write_adapters(const job *j, const char *folder, problems *list) {
     ck_shape shape;
     exit_code code = make_shape(j, &shape, list);
-    if (code == EXIT_OK) code = make_folder(folder, "adapters", list);
-    if (code == EXIT_OK) code = make_folder(folder, "adapters_control", list);
+    THEN(code, make_folder(folder, "adapters", list));
+    THEN(code, make_folder(folder, "adapters_control", list));
     if (code != EXIT_OK) return code;
     float *pack = calloc((size_t)shape.total, sizeof *pack);
     if (!pack) return problem(list, EXIT_ENVIRONMENT, "out of memory for adapters");
@@ -234,7 +234,7 @@ static exit_code write_adapters(const job *j, const char *folder, problems *list
         fill_pack(j, &shape, i, pack);
         code = write_pack(&shape, folder, "adapters", i, pack, list);
         reverse_router(&shape, pack);
-        if (code == EXIT_OK) code = write_pack(&shape, folder, "adapters_control", i, pack, list);
+        THEN(code, write_pack(&shape, folder, "adapters_control", i, pack, list));
     }
     free(pack);
     return code;
@@ -242,11 +242,11 @@ static exit_code write_adapters(const job *j, const char *folder, problems *list
 
 exit_code job_write(const job *j, const char *folder, problems *list) {
     exit_code code = write_json(j, folder, list);
-    if (code == EXIT_OK) code = write_config(j, folder, "run.yaml", "adapters", list);
-    if (code == EXIT_OK) code = write_config(j, folder, "control.yaml", "adapters_control", list);
-    if (code == EXIT_OK) code = write_text(j, folder, list);
-    if (code == EXIT_OK) code = write_windows(j, folder, list);
-    if (code == EXIT_OK) code = write_adapters(j, folder, list);
-    if (code == EXIT_OK) code = write_base(j, folder, list);
+    THEN(code, write_config(j, folder, "run.yaml", "adapters", list));
+    THEN(code, write_config(j, folder, "control.yaml", "adapters_control", list));
+    THEN(code, write_text(j, folder, list));
+    THEN(code, write_windows(j, folder, list));
+    THEN(code, write_adapters(j, folder, list));
+    THEN(code, write_base(j, folder, list));
     return code;
 }

@@ -156,7 +156,7 @@ static exit_code run_rounds(bench *b, int rounds, problems *list) {
 static exit_code measure_control(bench *b, problems *list) {
     program_result right = {0}, wrong = {0};
     exit_code code = run_cohort(b, "run.yaml", 1, &right, list);
-    if (code == EXIT_OK) code = run_cohort(b, "control.yaml", 1, &wrong, list);
+    THEN(code, run_cohort(b, "control.yaml", 1, &wrong, list));
     b->all.control = INFINITY;
     for (int i = 0; i < b->job.devices && code == EXIT_OK; i++)
         b->all.control = fmin(b->all.control, fabs(right.loss[i] - wrong.loss[i]));
@@ -209,23 +209,23 @@ static exit_code prepare(bench *b, const peers_options *o, problems *list) {
 
 static exit_code compare(bench *b, const peers_options *o, output_file *json, problems *list) {
     exit_code code = job_write(&b->job, b->folder, list);
-    if (code == EXIT_OK) code = measure_control(b, list);
+    THEN(code, measure_control(b, list));
     clock_gettime(CLOCK_MONOTONIC, &b->start);
     b->all.load = load_now();
-    if (code == EXIT_OK) code = run_rounds(b, o->rounds, list);
+    THEN(code, run_rounds(b, o->rounds, list));
     if (code == EXIT_OK && interrupted) code = problem(list, EXIT_RUN, "interrupted");
     if (code != EXIT_OK) return code;
     rows_print(&b->all, json_string_value(json_object_get(b->all.rows[0].end, "hardware")));
     if (json->stream) code = output_file_end(json, rows_write_json(&b->all, json, list), list);
     rows_report_wrong(&b->all, list);
-    return code == EXIT_OK ? problems_code(list) : code; /* of programs that failed, too */
+    return THEN(code, problems_code(list)); /* of programs that failed, too */
 }
 
 /* A place that cannot be written is refused before the work. */
 static exit_code compare_into(bench *b, const peers_options *o, problems *list) {
     output_file json = {0};
     exit_code code = o->json ? output_file_begin(o->json, &json, list) : EXIT_OK;
-    if (code == EXIT_OK) code = compare(b, o, &json, list);
+    THEN(code, compare(b, o, &json, list));
     return json.stream ? output_file_end(&json, code, list) : code;
 }
 

@@ -62,7 +62,7 @@ static exit_code take_steps(session *s, int steps, json_t *seconds, problems *li
         double start = seconds_now();
         code = session_local_step(s, list);
         json_array_append_new(seconds, json_real(seconds_now() - start));
-        if (code == EXIT_OK) code = print_step(step, s, list);
+        THEN(code, print_step(step, s, list));
     }
     return code;
 }
@@ -75,14 +75,13 @@ exit_code steps_run(const char *config, int threads, int most_steps, problems *l
     session *run = NULL;
     json_t *seconds = json_array();
     exit_code code = settings_load(config, 0, NULL, &s, list);
-    if (code == EXIT_OK)
-        code = kernel_problem(list, NULL, ck_open("cpu", threads, &backend), "opening the backend");
-    if (code == EXIT_OK) code = run_obtain_base(s, backend, true, NULL, &base, list);
-    if (code == EXIT_OK) code = session_create(s, backend, base, &run, list);
+    THEN(code, kernel_problem(list, NULL, ck_open("cpu", threads, &backend), "opening the backend"));
+    THEN(code, run_obtain_base(s, backend, true, NULL, &base, list));
+    THEN(code, session_create(s, backend, base, &run, list));
     if (code != EXIT_OK) goto cleanup;
     code = take_steps(run, most_steps > 0 && most_steps < s->local_steps ? most_steps : s->local_steps,
                       seconds, list);
-    if (code == EXIT_OK) code = print_end(run, seconds, start_bytes, list);
+    THEN(code, print_end(run, seconds, start_bytes, list));
 cleanup:
     session_destroy(run);
     ck_close(backend);

@@ -241,6 +241,7 @@ const ck_driver ck_cpu_driver = {
     .adamw_ranges = cpu_adamw_ranges,
     .group_sum = cpu_group_sum,
     .group_spread = cpu_group_spread,
+    .group_proximal = cpu_group_proximal,
     .ceiling_bytes = cpu_ceiling_bytes,
     .ceiling = cpu_ceiling,
     .copy_rate = cpu_copy_rate,

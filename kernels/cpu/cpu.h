@@ -123,5 +123,6 @@ ck_status cpu_adamw_ranges(ck_stream *, float *, float *, float *, const float *
                            const ck_adamw_hyper *);
 ck_status cpu_group_sum(ck_stream *, const float *, const ck_group *, int32_t, float *);
 ck_status cpu_group_spread(ck_stream *, float *, const ck_group *, int32_t, const float *);
+ck_status cpu_group_proximal(ck_stream *, const float *, const ck_group *, int32_t, const float *, float *);
 
 #endif

@@ -1,5 +1,5 @@
-/* group.c - weighted sums over a group's members in their order, and back. 4 bytes read a shared value and
- * member. */
+/* group.c - weighted sums over a group's members in their order, and back: 4 bytes read, or written, a shared
+ * value and member; and the gradient of a proximal term, 12 bytes (reads p and g, writes g). */
 #include "cpu.h"
 
 #include <string.h>
@@ -43,6 +43,28 @@ ck_status cpu_group_spread(ck_stream *stream, float *parameters, const ck_group 
     for (int g = 0; g < n_groups; g++) {
         for (int m = 0; m < groups[g].n_members; m++)
             spread_to(parameters, &groups[g], m, packed + groups[g].packed);
+    }
+    return CK_OK;
+}
+
+static void pull(const float *parameters, const ck_group *group, int member, const float *packed,
+                 float *gradients) {
+    const int64_t *offset = group->offset + (int64_t)group->layout[member] * group->n_ranges;
+    float weight = group->weights[member];
+    for (int r = 0; r < group->n_ranges; r++) {
+        const float *restrict p = parameters + group->members[member] + offset[r];
+        float *restrict g = gradients + group->gradients[member] + offset[r];
+        for (int64_t i = 0; i < group->count[r]; i++) g[i] += weight * (p[i] - packed[i]);
+        packed += group->count[r];
+    }
+}
+
+ck_status cpu_group_proximal(ck_stream *stream, const float *parameters, const ck_group *groups,
+                             int32_t n_groups, const float *packed, float *gradients) {
+    for (int g = 0; g < n_groups; g++) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(stream->backend->threads)
+        for (int m = 0; m < groups[g].n_members; m++)
+            pull(parameters, &groups[g], m, packed + groups[g].packed, gradients);
     }
     return CK_OK;
 }

@@ -20,21 +20,12 @@ template <> __device__ __forceinline__ float sigmoid_as<bf16>(float u) {
 }
 
 /* Returns gelu(u) and stores gelu'(u). */
-static __device__ __forceinline__ float gelu_slope(float u, float *slope) {
+template <typename T> static __device__ __forceinline__ float gelu_slope_as(float u, float *slope) {
     const float scale = 1.59576912f, cubic = 0.044715f;
     float square = u * u, v = scale * u * (1.0f + cubic * square);
     float sigma = sigmoid_as<float>(v), value = u * sigma;
     *slope = sigma + value * (1.0f - sigma) * scale * (1.0f + 3.0f * cubic * square);
     return value;
-}
-
-static __device__ __forceinline__ float gelu(float u) {
-    float slope;
-    return gelu_slope(u, &slope);
-}
-
-template <typename T> static __device__ __forceinline__ float gelu_slope_as(float u, float *slope) {
-    return gelu_slope(u, slope);
 }
 template <> __device__ __forceinline__ float gelu_slope_as<bf16>(float u, float *slope) {
     const float scale = 0.79788456f, cubic = 0.044715f;

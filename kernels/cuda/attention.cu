@@ -106,6 +106,8 @@ template <typename T> static const char *run(const ck_attention *d, const cuda_c
     return "attention on a GPU needs heads of at most 128 columns";
 }
 
+CUDA_NO_WORKSPACE(attention)
+
 const char *cuda_attention(const ck_attention *d, const cuda_call *call) {
     return call->half ? run<bf16>(d, call) : run<float>(d, call);
 }

@@ -259,6 +259,8 @@ template <typename T> static const char *run(const ck_attention_cached *d, const
     return prompts(&op, d->qkv->program->capacity.max_sequence_tokens, call->stream);
 }
 
+CUDA_NO_WORKSPACE(attention_cached)
+
 const char *cuda_attention_cached(const ck_attention_cached *d, const cuda_call *call) {
     return call->half ? run<bf16>(d, call) : run<float>(d, call);
 }

@@ -74,6 +74,8 @@ static __global__ void __launch_bounds__(BALANCE_LANES) balance_kernel(balance_o
     }
 }
 
+CUDA_NO_WORKSPACE(balance)
+
 const char *cuda_balance(const ck_balance *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     balance_op op = {};

@@ -367,6 +367,14 @@ static ck_status group_spread(ck_stream *stream, float *parameters, const ck_gro
     return update_ended(stream, "aggregation", problem);
 }
 
+static ck_status group_proximal(ck_stream *stream, const float *parameters, const ck_group *groups, int32_t n,
+                                const float *packed, float *gradients) {
+    if (n == 0) return CK_OK;
+    const char *problem = cuda_stage_begin(of(stream));
+    if (!problem) problem = cuda_group_proximal(stream, parameters, groups, n, packed, gradients);
+    return update_ended(stream, "proximal term", problem);
+}
+
 static void *device_stream(ck_stream *stream) {
     return cuda_stream_of(stream);
 }
@@ -411,6 +419,7 @@ static ck_driver make_driver() {
     d.adamw_ranges = adamw_ranges;
     d.group_sum = group_sum;
     d.group_spread = group_spread;
+    d.group_proximal = group_proximal;
     d.ceiling = cuda_ceiling;
     d.copy_rate = cuda_copy_rate;
     d.device_stream = device_stream;

@@ -52,6 +52,8 @@ template <typename T> static const char *embed_as(const ck_embed *d, const cuda_
                      d->width);
 }
 
+CUDA_NO_WORKSPACE(embed)
+
 const char *cuda_embed(const ck_embed *d, const cuda_call *call) {
     return call->half ? embed_as<bf16>(d, call) : embed_as<float>(d, call);
 }
@@ -148,6 +150,8 @@ template <int W> static const char *embed_backward_as(const ck_embed_backward *d
 }
 
 /* A base is trained in f32 only. */
+CUDA_NO_WORKSPACE(embed_backward)
+
 const char *cuda_embed_backward(const ck_embed_backward *d, const cuda_call *call) {
     if (!call->base_gradients) return nullptr;
     int64_t stride = d->width * (int64_t)sizeof(float);

@@ -369,6 +369,8 @@ static const char *expert_forward_of(const ck_expert_activation *d, const cuda_c
     return call->half ? expert_forward_as<M, bf16>(d, call) : expert_forward_as<M, float>(d, call);
 }
 
+CUDA_NO_WORKSPACE(expert_activation)
+
 const char *cuda_expert_activation(const ck_expert_activation *d, const cuda_call *call) {
     return d->mlp == CK_MLP_SWIGLU ? expert_forward_of<swiglu_mlp>(d, call)
                                    : expert_forward_of<gelu_mlp>(d, call);

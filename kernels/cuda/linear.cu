@@ -120,6 +120,8 @@ static const char *linear_of(const ck_linear *d, const cuda_call *call, const cu
     return cuda_multiply(&p, call->stream);
 }
 
+CUDA_NO_WORKSPACE(linear)
+
 const char *cuda_linear(const ck_linear *d, const cuda_call *call) {
     const char *problem = nullptr;
     cuda_part part;

@@ -332,6 +332,8 @@ template <typename T> static const char *forward(const ck_norm *d, const cuda_ca
     return launch<T>(d->kind, op, wide, call->stream);
 }
 
+CUDA_NO_WORKSPACE(norm)
+
 const char *cuda_norm(const ck_norm *d, const cuda_call *call) {
     return call->half ? forward<bf16>(d, call) : forward<float>(d, call);
 }

@@ -72,42 +72,15 @@ typedef struct {
 CK_OPS(X)
 #undef X
 
-/* Ops that need a workspace: size_t cuda_OP_workspace(descriptor, bounds), bytes. */
-#define CUDA_WORKSPACES(X)                                                                                   \
-    X(norm_backward)                                                                                         \
-    X(linear_backward)                                                                                       \
-    X(attention_backward)                                                                                    \
-    X(head)                                                                                                  \
-    X(logits)                                                                                                \
-    X(lora)                                                                                                  \
-    X(lora_backward)                                                                                         \
-    X(site_vector_backward)                                                                                  \
-    X(route_backward)                                                                                        \
-    X(expert_activation_backward)                                                                            \
-    X(expert_expand)                                                                                         \
-    X(expert_expand_backward)
-/* The operations that need none. */
-#define CUDA_WITHOUT_WORKSPACE(X)                                                                            \
-    X(embed)                                                                                                 \
-    X(embed_backward)                                                                                        \
-    X(norm)                                                                                                  \
-    X(linear)                                                                                                \
-    X(rope)                                                                                                  \
-    X(rope_backward)                                                                                         \
-    X(attention)                                                                                             \
-    X(attention_cached)                                                                                      \
-    X(gelu)                                                                                                  \
-    X(gelu_backward)                                                                                         \
-    X(swiglu)                                                                                                \
-    X(swiglu_backward)                                                                                       \
-    X(site_vector)                                                                                           \
-    X(tied_gradients)                                                                                        \
-    X(route)                                                                                                 \
-    X(expert_activation)                                                                                     \
-    X(balance)
+/* The bytes of workspace that an op needs. Every op says it in its own file; one that needs none by
+ * CUDA_NO_WORKSPACE(op). */
 #define X(op) size_t cuda_##op##_workspace(const ck_##op *d, const cuda_bounds *bounds);
-CUDA_WORKSPACES(X)
+CK_OPS(X)
 #undef X
+#define CUDA_NO_WORKSPACE(op)                                                                                \
+    size_t cuda_##op##_workspace(const ck_##op *, const cuda_bounds *) {                                     \
+        return 0;                                                                                            \
+    }
 
 template <typename T> static inline cuda_rows<T> cuda_rows_of(const ck_tensor *tensor) {
     cuda_rows<T> rows = {static_cast<T *>(tensor->data), tensor->columns};
@@ -156,5 +129,7 @@ const char *cuda_group_sum(ck_stream *, const float *parameters, const ck_group 
                            float *packed);
 const char *cuda_group_spread(ck_stream *, float *parameters, const ck_group *, int32_t n_groups,
                               const float *packed);
+const char *cuda_group_proximal(ck_stream *, const float *parameters, const ck_group *, int32_t n_groups,
+                                const float *packed, float *gradients);
 
 #endif

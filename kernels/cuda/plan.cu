@@ -100,10 +100,7 @@ static size_t workspace_bytes(const ck_op *op, const cuda_bounds *bounds) {
 #define X(name)                                                                                              \
     case CK_OP_##name:                                                                                       \
         return cuda_##name##_workspace(&op->as.name, bounds);
-        CUDA_WORKSPACES(X)
-#undef X
-#define X(name) case CK_OP_##name:
-        CUDA_WITHOUT_WORKSPACE(X)
+        CK_OPS(X)
 #undef X
     case CK_OP_COUNT:
         break;

@@ -61,9 +61,13 @@ static const char *run(const Descriptor *d, ck_tensor *rows, float direction, co
     return wide ? launch<T, W>(op, call->stream) : launch<T, 1>(op, call->stream);
 }
 
+CUDA_NO_WORKSPACE(rope)
+
 const char *cuda_rope(const ck_rope *d, const cuda_call *call) {
     return call->half ? run<bf16>(d, d->qkv, 1, call) : run<float>(d, d->qkv, 1, call);
 }
+
+CUDA_NO_WORKSPACE(rope_backward)
 
 const char *cuda_rope_backward(const ck_rope_backward *d, const cuda_call *call) {
     return call->half ? run<bf16>(d, d->dqkv, -1, call) : run<float>(d, d->dqkv, -1, call);

@@ -298,6 +298,8 @@ template <typename T> static const char *launch_route(const ck_route *d, const c
     return launch_many<T, 18, 4>(op, call->stream);
 }
 
+CUDA_NO_WORKSPACE(route)
+
 const char *cuda_route(const ck_route *d, const cuda_call *call) {
     if (call->wave.n_devices == 0) return nullptr;
     const char *problem = call->half ? launch_route<bf16>(d, call) : launch_route<float>(d, call);

@@ -74,6 +74,8 @@ template <typename T> static const char *vector_of(const ck_site_vector *d, cons
                      call->stream, op, cuda_rows_of<const T>(d->x), y);
 }
 
+CUDA_NO_WORKSPACE(site_vector)
+
 const char *cuda_site_vector(const ck_site_vector *d, const cuda_call *call) {
     if (call->wave.n_tiles == 0) return nullptr;
     return call->half ? vector_of<bf16>(d, call) : vector_of<float>(d, call);
@@ -164,6 +166,8 @@ static __global__ void __launch_bounds__(VECTOR_LANES) tied_gradients_kernel(cud
         }
     }
 }
+
+CUDA_NO_WORKSPACE(tied_gradients)
 
 const char *cuda_tied_gradients(const ck_tied_gradients *d, const cuda_call *call) {
     if (call->wave.n_devices == 0 || !call->wave.gradients) return nullptr;

@@ -6,13 +6,14 @@
  *   carry      the classes in learn: g += c, c = 0; the others: c += g
  *   sum        packed_j = sum over members of weight_m p_(m, j), in their order;
  *       spread: p_(m, j) = packed_j
+ *   proximal   g_(m, j) += weight_m (p_(m, j) - packed_j)
  *
  * A span is a range of floats that lies at the same place in every layer of a pack, or once in what all
  * layers share (ck_learn_spans). The host lists the spans that an update touches, so that devices of any
  * shapes, and plain ranges, are one launch. Elements belong to blocks by groups of four at multiples of 16
  * bytes; a group that lies inside the span is one access, at its ends elements are taken one by one. Bytes:
  * AdamW 28 a parameter (reads p, m, v, g, writes p, m, v), carry 16 where g collects (reads g, c, writes
- * both), else 12; sum 4 a member and value, spread 4 a member and value. The bound is memory in all of them;
+ * both), else 12; a member and value of a sum 4, of a spread 4, of a proximal term 12. The bound is memory in all of them;
  * a grid has cuda_limits.update_blocks blocks or more where there is so much to do, few devices being cut
  * into more pieces.
  */
@@ -251,7 +252,7 @@ const char *cuda_carry_devices(ck_stream *stream, float *carried, float *gradien
 /* ---- Aggregation */
 
 typedef struct {
-    int64_t at; /* of its pack */
+    int64_t at, gradients; /* of its packs */
     float weight;
     int32_t layout;
 } cuda_member;
@@ -300,18 +301,36 @@ static __global__ void __launch_bounds__(UPDATE_LANES)
     }
 }
 
+/* What becomes of a member's element at `offset` of its pack, given the packed value. */
+struct spread_rule {
+    global<float> parameters;
+
+    __device__ __forceinline__ void apply(const cuda_member *member, int64_t offset, float value) const {
+        parameters[member->at + offset] = value;
+    }
+};
+
+struct proximal_rule {
+    global<const float> parameters;
+    global<float> gradients;
+
+    __device__ __forceinline__ void apply(const cuda_member *member, int64_t offset, float value) const {
+        gradients[member->gradients + offset] += member->weight * (parameters[member->at + offset] - value);
+    }
+};
+
 /* Grid: ranges, blocks that share the members of one, blocks that share its elements. */
+template <typename Rule>
 static __global__ void __launch_bounds__(UPDATE_LANES)
-    group_spread_kernel(cuda_group_table table, global<float> parameters, global<const float> packed) {
+    group_members_kernel(cuda_group_table table, Rule rule, global<const float> packed) {
     const cuda_group_range range = *record(table.ranges + blockIdx.x);
     for (int64_t i = (int64_t)blockIdx.z * UPDATE_LANES + threadIdx.x; i < range.count;
          i += (int64_t)gridDim.z * UPDATE_LANES) {
         float value = packed[range.packed + i];
         for (int32_t m = (int32_t)blockIdx.y; m < range.n_members; m += (int32_t)gridDim.y) {
             const cuda_member *member = record(table.members + (range.first_member + m));
-            parameters[member->at +
-                       table.offsets[range.first_offset + (int64_t)member->layout * range.offset_stride] +
-                       i] = value;
+            int64_t of_layout = range.first_offset + (int64_t)member->layout * range.offset_stride;
+            rule.apply(member, table.offsets[of_layout] + i, value);
         }
     }
 }
@@ -341,7 +360,8 @@ static void list_group(group_lists *lists, const ck_group *group) {
         if (group->count[r] > 0) lists->ranges[lists->n_ranges++] = range;
     }
     for (int32_t m = 0; m < group->n_members; m++) {
-        cuda_member member = {group->members[m], group->weights[m], group->layout[m]};
+        cuda_member member = {group->members[m], group->gradients ? group->gradients[m] : 0,
+                              group->weights[m], group->layout[m]};
         lists->members[lists->n_members++] = member;
     }
     memcpy(lists->offsets + lists->n_offsets, group->offset, (size_t)n_offsets * sizeof(int64_t));
@@ -403,12 +423,12 @@ const char *cuda_group_sum(ck_stream *stream, const float *parameters, const ck_
     return problem;
 }
 
-const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups,
-                              const float *packed) {
+template <typename Rule>
+static const char *each_member(ck_stream *stream, const Rule &rule, const ck_group *groups, int32_t n_groups,
+                               const float *packed) {
     group_lists lists;
     cuda_group_table table = {};
     global<const float> from = packed;
-    global<float> to = parameters;
     const char *problem = group_lists_create(&lists, groups, n_groups) ? nullptr : no_memory;
     if (!problem && lists.n_ranges > 0 && lists.n_members > 0) {
         problem = stage_groups(stream, &lists, &table);
@@ -417,9 +437,21 @@ const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_gro
         dim3 grid((unsigned)lists.n_ranges, blocks_each(lists.n_ranges * elements, lists.most_members),
                   elements);
         if (!problem)
-            problem = CK_LAUNCH(group_spread_kernel, grid, UPDATE_LANES, 0, cuda_stream_of(stream), table, to,
-                                from);
+            problem = CK_LAUNCH((group_members_kernel<Rule>), grid, UPDATE_LANES, 0, cuda_stream_of(stream),
+                                table, rule, from);
     }
     group_lists_destroy(&lists);
     return problem;
+}
+
+const char *cuda_group_spread(ck_stream *stream, float *parameters, const ck_group *groups, int32_t n_groups,
+                              const float *packed) {
+    spread_rule rule = {parameters};
+    return each_member(stream, rule, groups, n_groups, packed);
+}
+
+const char *cuda_group_proximal(ck_stream *stream, const float *parameters, const ck_group *groups,
+                                int32_t n_groups, const float *packed, float *gradients) {
+    proximal_rule rule = {parameters, gradients};
+    return each_member(stream, rule, groups, n_groups, packed);
 }

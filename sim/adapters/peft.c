@@ -132,7 +132,7 @@ exit_code peft_write(const char *folder, const ck_shape *shape, int expert, cons
     exit_code code = buffer && config ? write_tensors(weights, &tensors, buffer, list)
                                       : problem(list, EXIT_ENVIRONMENT, "no memory to write adapters");
     json_t *object = modules.list ? make_config(shape, &modules, experts, lora, base) : NULL;
-    if (code == EXIT_OK) code = write_config(config, object, list);
+    THEN(code, write_config(config, object, list));
     json_decref(object);
     free(buffer);
     free(tensors.tensors);
@@ -197,8 +197,8 @@ static exit_code read_one(const char *folder, size_t which, const ck_shape *shap
         path && tensors.tensors ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "no memory to read adapters");
     if (code == EXIT_OK && tensors.count > 0 && access(path, F_OK) == 0) {
         code = safetensors_open(path, &file, list);
-        if (code == EXIT_OK) code = safetensors_check(file, tensors.tensors, tensors.count, NULL, list);
-        if (code == EXIT_OK) code = safetensors_read(file, tensors.tensors, tensors.count, pack, list);
+        THEN(code, safetensors_check(file, tensors.tensors, tensors.count, NULL, list));
+        THEN(code, safetensors_read(file, tensors.tensors, tensors.count, pack, list));
     }
     safetensors_close(file);
     free(tensors.tensors);

@@ -255,8 +255,8 @@ static exit_code read_factors(const safetensors *file, const peft_config *config
         tensors[n++] = peft_tensor(shape, &modules->list[i], CK_FACTOR_A);
         tensors[n++] = peft_tensor(shape, &modules->list[i], CK_FACTOR_B);
     }
-    if (code == EXIT_OK) code = safetensors_check(file, tensors, n, NULL, list);
-    if (code == EXIT_OK) code = safetensors_read(file, tensors, n, buffer, list);
+    THEN(code, safetensors_check(file, tensors, n, NULL, list));
+    THEN(code, safetensors_read(file, tensors, n, buffer, list));
     for (int i = 0; i < modules->count && code == EXIT_OK; i++)
         scatter(shape, &modules->list[i], scale_of(config, shape, &modules->list[i]), buffer, pack);
     free(tensors);
@@ -272,9 +272,9 @@ static exit_code read_tensors(const char *folder, const peft_config *config, con
     peft_modules modules = peft_modules_of(shape, expert);
     exit_code code =
         modules.list ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "%s: no memory to read it", path);
-    if (code == EXIT_OK) code = safetensors_open(path, &file, list);
-    if (code == EXIT_OK) code = check_modules(file, shape, &modules, list);
-    if (code == EXIT_OK) code = read_factors(file, config, shape, &modules, pack, list);
+    THEN(code, safetensors_open(path, &file, list));
+    THEN(code, check_modules(file, shape, &modules, list));
+    THEN(code, read_factors(file, config, shape, &modules, pack, list));
     safetensors_close(file);
     free(modules.list);
     return code;
@@ -289,10 +289,10 @@ bool peft_is_folder(const char *folder) {
 exit_code peft_read(const char *folder, const ck_shape *shape, int expert, float *pack, problems *list) {
     peft_config config = {0};
     exit_code code = open_config(folder, &config, list);
-    if (code == EXIT_OK) code = check_kind(&config, list);
-    if (code == EXIT_OK) code = check_targets(&config, shape, list);
-    if (code == EXIT_OK) code = check_alphas(&config, list);
-    if (code == EXIT_OK) code = read_tensors(folder, &config, shape, expert, pack, list);
+    THEN(code, check_kind(&config, list));
+    THEN(code, check_targets(&config, shape, list));
+    THEN(code, check_alphas(&config, list));
+    THEN(code, read_tensors(folder, &config, shape, expert, pack, list));
     json_decref(config.json);
     return code;
 }

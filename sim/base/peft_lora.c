@@ -201,8 +201,8 @@ exit_code peft_lora_open(const char *folder, peft_lora *out, problems *list) {
     path_in(folder, config_name, config);
     path_in(folder, weights_name, weights);
     exit_code code = safetensors_open(weights, &out->file_owned, list);
-    if (code == EXIT_OK) code = list_pairs(out, list);
-    if (code == EXIT_OK) code = read_scales(out, config, list);
+    THEN(code, list_pairs(out, list));
+    THEN(code, read_scales(out, config, list));
     if (code != EXIT_OK) peft_lora_close(out);
     return code;
 }
@@ -223,5 +223,5 @@ static exit_code read_factor(const peft_lora *lora, const safetensor *t, bool tr
 exit_code peft_lora_read(const peft_lora *lora, const peft_pair *pair, float *a, float *b, problems *list) {
     exit_code code = read_factor(lora, pair->a, false, a, list);
     exit_code other = read_factor(lora, pair->b, true, b, list);
-    return code == EXIT_OK ? other : code;
+    return THEN(code, other);
 }

@@ -33,7 +33,7 @@ static exit_code check_replaceable(const char *folder, problems *list) {
 
 exit_code base_check_place(const char *folder, problems *list) {
     exit_code code = writable_check(folder, "a base", list);
-    return code == EXIT_OK ? check_replaceable(folder, list) : code;
+    return THEN(code, check_replaceable(folder, list));
 }
 
 static exit_code write_files(const base_model *model, const char *folder, problems *list) {
@@ -46,13 +46,13 @@ static exit_code write_files(const base_model *model, const char *folder, proble
     exit_code code =
         safetensors_write(weights, tensors, base_tensor_count(&model->shape), model->weights, list);
     free(tensors);
-    return code == EXIT_OK ? base_config_write(config, &model->shape, list) : code;
+    return THEN(code, base_config_write(config, &model->shape, list));
 }
 
 exit_code base_save(const base_model *model, const char *folder, problems *list) {
     output_folder out;
     exit_code code = base_check_place(folder, list);
-    if (code == EXIT_OK) code = output_folder_begin(folder, &out, list);
+    THEN(code, output_folder_begin(folder, &out, list));
     if (code != EXIT_OK) return code;
     out.replaces = true;
     return output_folder_end(&out, write_files(model, out.work, list), list);

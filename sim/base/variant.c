@@ -186,7 +186,7 @@ static exit_code open_dense(opener *o, bool folder) {
             if (one != EXIT_OK) code = one;
         }
     exit_code refused = end_refused(o);
-    return code == EXIT_OK ? refused : code;
+    return THEN(code, refused);
 }
 
 /* ---- Factors ---- */
@@ -226,7 +226,7 @@ static exit_code open_factors(opener *o) {
         if (one != EXIT_OK) code = one;
     }
     exit_code refused = end_refused(o);
-    return code == EXIT_OK ? refused : code;
+    return THEN(code, refused);
 }
 
 /* ---- Life ---- */
@@ -257,8 +257,8 @@ exit_code base_variant_open(const char *path, const base_shape *shape, base_vari
     opener o = {.v = create(path, shape), .list = list};
     if (!o.v) return problem(list, EXIT_ENVIRONMENT, "%s: no memory", path);
     exit_code code = list_names(shape, &o.names, list);
-    if (code == EXIT_OK) code = open_path(&o);
-    if (code == EXIT_OK) code = place_parts(o.v, list);
+    THEN(code, open_path(&o));
+    THEN(code, place_parts(o.v, list));
     free(o.names.tensors_owned);
     if (code == EXIT_OK)
         *out = o.v;

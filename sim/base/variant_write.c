@@ -35,7 +35,7 @@ exit_code base_variant_write(const base_variant *v, const float *values, const c
     packed_tensor *tensors = NULL;
     int n = 0;
     exit_code code = list_replaced(v, &tensors, &n, list);
-    if (code == EXIT_OK) code = safetensors_write(path, tensors, n, values, list);
+    THEN(code, safetensors_write(path, tensors, n, values, list));
     free(tensors);
     return code;
 }
@@ -81,8 +81,8 @@ exit_code base_variant_whole(const base_variant *v, const base_model *base, base
     base_shape shape = whole_shape(v);
     *out = NULL;
     exit_code code = base_variant_check(v, base, list);
-    if (code == EXIT_OK) code = base_create(&shape, out, list);
-    if (code == EXIT_OK) code = copy_tensors(base, *out, list);
+    THEN(code, base_create(&shape, out, list));
+    THEN(code, copy_tensors(base, *out, list));
     for (int i = 0; i < v->n_linears && code == EXIT_OK; i++) {
         base_linear l = base_linear_at(&shape, &(*out)->layout, i);
         float *weights = (*out)->weights;

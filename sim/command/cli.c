@@ -90,6 +90,7 @@ static const option_row OPTIONS[] = {
     {"threads", "N", ON_CONFIG, 't', "CPU threads: short for --set threads=N"},
     {"processes", "N", ON_RUN | ON_CHECK, 'P',
      "share the devices among N processes of this machine, started by mpirun"},
+    {"no-measure", NULL, ON_CHECK, 'U', "do not time a few steps to say how long a run takes"},
     {"quiet", NULL, ON_RUN | ON_PRETRAIN | ON_DATA | ON_GENERATE, 'q', "print nothing but errors"},
     {"valid-share", "X", ON_DATA, 'v', "share of the text for validation (default 0.1)"},
     {"test-share", "X", ON_DATA, 'e', "share of the text for testing (default 0.1)"},
@@ -109,8 +110,8 @@ typedef struct {
 
 static const command_row COMMANDS[] = {
     [COMMAND_RUN] = {"run", "CONFIG", 1, 1, "run an experiment", RUN_HELP},
-    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1, "validate a configuration and print its memory plan",
-                       CHECK_HELP},
+    [COMMAND_CHECK] = {"check", "CONFIG", 1, 1,
+                       "validate a configuration, print its memory plan and a run's time", CHECK_HELP},
     [COMMAND_PRETRAIN] = {"pretrain", "CONFIG", 1, 1, "make the base a configuration describes",
                           PRETRAIN_HELP},
     [COMMAND_DATA] = {"data", "NAME=PATH...", 1, CLI_MAX_WORDS, "text into token shards", DATA_HELP},
@@ -410,6 +411,9 @@ static void take_option(cli_arguments *a, int letter, problems *list) {
     case 'q':
         a->quiet = true;
         break;
+    case 'U':
+        a->unmeasured = true;
+        break;
     case 'h':
         a->help = true;
         break;
@@ -456,28 +460,6 @@ static void check_words(const cli_arguments *a, problems *list) {
     if (a->out && a->out[0] == '\0') problem(list, EXIT_INPUT, "%s: --out is empty; give a folder", c->name);
 }
 
-static void check_export(const cli_arguments *a, problems *list) {
-    bool selects = a->population || a->one_seed || a->device >= 0;
-    if (!a->table && !a->adapters)
-        problem(list, EXIT_INPUT,
-                "export: say what: --table NAME or --adapters DIR; `cohort export --help` lists the tables");
-    if (selects && !a->adapters)
-        problem(list, EXIT_INPUT,
-                "export: --population, --seed and --device choose adapters; write --adapters DIR too");
-    if (a->out && !a->table)
-        problem(list, EXIT_INPUT, "export: --out is for a table; write --table NAME too");
-    if (a->table && strcmp(a->table, "all") == 0 && !a->out)
-        problem(list, EXIT_INPUT, "export: all tables need a folder; write --out DIR too");
-    if (a->adapters && a->adapters[0] == '\0')
-        problem(list, EXIT_INPUT, "export: --adapters is empty; give a folder");
-}
-
-static void check_data(const cli_arguments *a, problems *list) {
-    if (!a->out)
-        problem(list, EXIT_INPUT,
-                "data: --out is missing; name the folder to write, for example --out data/NAME");
-}
-
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     int before = problems_count(list);
     *out = (cli_arguments){
@@ -486,14 +468,7 @@ exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list) {
     if (code != EXIT_OK) return code;
     if (argc > 1) take_options(argc - 1, argv + 1, out, list);
     if (!out->help && problems_count(list) == before) check_words(out, list);
-    if (!out->help && out->command == COMMAND_EXPORT && problems_count(list) == before)
-        check_export(out, list);
-    if (!out->help && out->command == COMMAND_PRETRAIN && out->population && !out->out)
-        problem(list, EXIT_INPUT, "pretrain: --population chooses what --out writes; write --out DIR too");
-    if (!out->help && out->command == COMMAND_DATA && problems_count(list) == before) check_data(out, list);
-    if (!out->help && out->command == COMMAND_GENERATE && out->n_prompts == 0 &&
-        problems_count(list) == before)
-        problem(list, EXIT_INPUT, "generate: --prompt is missing; `cohort generate --help` shows an example");
+    if (!out->help && problems_count(list) == before) cli_check_together(out, list);
     return problems_count(list) > before ? EXIT_INPUT : EXIT_OK;
 }
 

@@ -37,7 +37,7 @@ typedef struct {
     const char *rows, *columns, *baseline; /* of table */
     const char *axis;                      /* of plot */
     table_form form;
-    bool resume, retry_failed, quiet, one_seed;
+    bool resume, retry_failed, quiet, one_seed, unmeasured;
     uint64_t seed; /* where one_seed says that it was given */
     int device;    /* -1: not given */
     int processes; /* 0: not given */
@@ -58,6 +58,8 @@ typedef struct {
 /* All problems are reported; words are counted only without --help. */
 exit_code cli_parse(int argc, char **argv, cli_arguments *out, problems *list);
 void cli_free(cli_arguments *arguments);
+/* Part of cli_parse(): what options must satisfy together. */
+void cli_check_together(const cli_arguments *a, problems *list);
 
 /* Help on one command; on all of them. */
 void cli_describe(cli_command command, FILE *out);

@@ -7,7 +7,7 @@ const char RUN_HELP[] =
     "  cohort run configs/quickstart.yaml --set train.rounds=5 --out results/try\n";
 const char CHECK_HELP[] =
     "Reports every problem of a configuration, or prints its populations, parameters, traffic and\n"
-    "memory plan. Runs nothing and writes nothing.\n\n"
+    "memory plan, and times a few steps, for some seconds, to say how long a run takes. Writes nothing.\n\n"
     "  cohort check configs/quickstart.yaml\n";
 const char PRETRAIN_HELP[] =
     "Pre-trains the base and keeps it in the cache ($COHORT_CACHE, else ~/.cache/cohort); run does\n"

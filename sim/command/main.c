@@ -106,7 +106,7 @@ static exit_code run(const command_line *c, problems *list) {
 static exit_code check(const cli_arguments *a, problems *list) {
     settings *s = NULL;
     exit_code code = load(a, &s, list);
-    THEN(code, run_check(s, a->processes > 0 ? a->processes : 1, list));
+    THEN(code, run_check(s, a->processes > 0 ? a->processes : 1, !a->unmeasured, list));
     settings_destroy(s);
     return code;
 }

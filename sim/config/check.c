@@ -284,47 +284,6 @@ static void check_tied(const level *of) {
     report(of, "tied.linears", message);
 }
 
-/* Without any population, of which something else was said, none is missed. */
-static bool has_population_of_split(const settings *s, int index) {
-    if (s->n_populations == 0) return true;
-    for (int i = 0; i < s->n_populations; i++)
-        if (s->populations[i].data.split == index) return true;
-    return false;
-}
-
-/* A split's parameter where no population can read it. */
-static void check_splits(const settings *s, const level *of) {
-    char message[256];
-    for (int i = 0; i < split_count(); i++) {
-        const char *key = split_at(i)->parameter;
-        bool is_read = of->run ? has_population_of_split(s, i) : of->defaults->data.split == i;
-        if (!key || is_read || !level_has(of, key)) continue;
-        snprintf(message, sizeof message,
-                 "is of data.split %s, but the split is %s; write data.split: %s, or remove this key",
-                 split_name(i), split_name(of->defaults->data.split), split_name(i));
-        report(of, key, message);
-    }
-}
-
-/* data.sources where no population has devices with a source of their own. */
-static void check_sources(const settings *s, const level *of) {
-    char message[256], names[96] = "";
-    bool is_read = split_of(&of->defaults->data)->has_own;
-    if (!level_has(of, "data.sources")) return;
-    for (int i = 0; of->run && i < s->n_populations; i++)
-        is_read = is_read || split_of(&s->populations[i].data)->has_own;
-    if (is_read) return;
-    for (int i = 0, used = 0; i < split_count(); i++)
-        if (split_at(i)->has_own)
-            used +=
-                snprintf(names + used, sizeof names - (size_t)used, "%s%s", used ? ", " : "", split_name(i));
-    snprintf(message, sizeof message,
-             "devices have no source of their own in the split %s, but in %s; change data.split, or remove "
-             "this key",
-             split_name(of->defaults->data.split), names);
-    report(of, "data.sources", message);
-}
-
 void check_population(const settings *s, const level *of) {
     check_name(of);
     check_method(of);
@@ -334,8 +293,8 @@ void check_population(const settings *s, const level *of) {
     check_loras(of);
     if (level_has(of, "tied.linears")) check_tied(of);
     check_steps_of_population(s, of);
-    check_splits(s, of);
-    check_sources(s, of);
+    check_parameters(s, of);
+    check_held_out(s, of);
     if (wrote_data(of)) check_data(of);
     check_vocabulary(s, of);
 }
@@ -464,8 +423,8 @@ static void check_devices(const settings *s, const level *top) {
 void check_run(const settings *s, const level *top, int n_listed) {
     check_data(top);
     check_steps_of_run(s, top);
-    check_splits(s, top);
-    check_sources(s, top);
+    check_parameters(s, top);
+    check_held_out_of_run(s, top);
     check_loras(top);
     check_tied(top);
     if (s->base.checkpoint)

@@ -107,6 +107,20 @@ void resolve_splits(population_settings *p) {
     }
 }
 
+/* A number that one method alone reads: others have none. */
+static void resolve_method_parameters(population_settings *p, const method *how) {
+    int count = 0;
+    const method *const *methods = method_list(&count);
+    for (int i = 0; i < count; i++) {
+        const setting_row *row = methods[i]->parameter ? table_find(methods[i]->parameter, true) : NULL;
+        if (!row) continue;
+        if (methods[i] != how)
+            value_remove(row, p);
+        else if (value_is_absent(row, p))
+            *(double *)((char *)p + row->offset) = how->parameter_default;
+    }
+}
+
 void keep_data_lines(const level *of) {
     data_settings *d = &of->defaults->data;
     const char *parameter = split_of(d)->parameter;
@@ -155,7 +169,9 @@ static void resolve(const settings *s, const level *of) {
     if (how && (p->weights == WEIGHTS_OF_METHOD || how->weights == WEIGHTS_OF_METHOD))
         p->weights = how->weights;
     resolve_splits(p);
+    resolve_method_parameters(p, how);
     resolve_loras(of);
+    if (p->held_out.devices == 0) p->held_out.rounds = 0;
     for (int site = 0; site < CK_SITES; site++)
         if (p->lora.alpha[site] == 0) p->lora.alpha[site] = p->experts.alpha;
     if (p->tied.alpha == 0) p->tied.alpha = p->experts.alpha;

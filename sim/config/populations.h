@@ -35,6 +35,12 @@ ck_site attention_linear_written(const level *of);
 /* Checks of one population before expansion (check.c). */
 void check_population(const settings *s, const level *of);
 
+/* Parameters of a split or a method that nothing reads (check_parameters.c). */
+void check_parameters(const settings *s, const level *of);
+/* Of devices that join late, in a population and in the run (held_out.c). */
+void check_held_out(const settings *s, const level *of);
+void check_held_out_of_run(const settings *s, const level *top);
+
 /* Checks of the run, and of populations against each other (check.c); those behind the first n_listed are of a
  * sweep, which has compared them already. */
 void check_run(const settings *s, const level *top, int n_listed);

@@ -276,6 +276,10 @@ static const setting_row ROWS[] = {
      .choices = "method|uniform|tokens",
      .help = "of a device in an average: uniform is 1/N, tokens its share of the population's training "
              "tokens, method the method's own (`cohort help methods`)"},
+    {SETTING("fedprox.mu", VALUE_DOUBLE), BOTH(fedprox_mu), .otherwise = "0.01 in the method fedprox",
+     LIMITS(0, 1e6),
+     .help = "weight mu of the method fedprox's term mu / 2 (theta - theta^t)^2; 0 is fedavg, and the paper "
+             "tries 0.001 to 1"},
     {SETTING("attention.rank", VALUE_INT), BOTH(attention_rank), .initial = "8", LIMITS(0, CK_MAX_RANK_SUM),
      .help = "rank of a LoRA that every token uses, on each linear of attention; 0 where lora gives some of "
              "them a rank of their own, or none has one"},
@@ -302,6 +306,15 @@ static const setting_row ROWS[] = {
     {SETTING("tied.linears", VALUE_TEXT), BOTH(tied.linears), .initial = "all",
      .help = "where: all linears that a layer of the base has, or the keys of some, with blanks between them "
              "(\"q v down\")"},
+
+    {SETTING("held_out.devices", VALUE_INT), BOTH(held_out.devices), .initial = "0", LIMITS(0, 16777216),
+     .unit = "devices",
+     .help = "the last so many devices of the population join late and never send: the others learn as if "
+             "they were not there"},
+    {SETTING("held_out.rounds", VALUE_INT), BOTH(held_out.rounds), .otherwise = "none", LIMITS(1, 1e6),
+     .unit = "rounds",
+     .help = "the last so many rounds are those in which they take part: they receive what is shared, train, "
+             "and are evaluated"},
 
     {SETTING("evaluate.every", VALUE_INT), RUN(evaluate.every), .initial = "2", LIMITS(1, 1e6),
      .unit = "rounds", .help = "rounds between evaluations; the last round always has one"},

@@ -78,8 +78,10 @@ void text_write(const char *text, FILE *out);               /* quoted where YAML
 char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
 char *value_plain(const setting_row *row, const void *base); /* a text itself, unquoted; else value_text() */
 bool value_equal(const setting_row *row, const void *a, const void *b);
-/* A text that is NULL; of numbers without a default, one that may not be 0 and is. */
+/* A text that is NULL; of numbers (VALUE_DOUBLE) without a default, one just out of range: 0 where the row demands
+ * more, else 1 below its least. */
 bool value_is_absent(const setting_row *row, const void *base);
+void value_remove(const setting_row *row, void *base); /* makes such a number absent; other types stay */
 /* "1 to 4,096 tokens", "above 0, at most 1", "auto, cpu or cuda"; malloc'd. */
 char *value_limits(const setting_row *row);
 

@@ -139,6 +139,12 @@ static char *trial_name(const settings *s, int group, int combination) {
     return text;
 }
 
+/* Devices that join late do so in the same part of the trial as of the run. */
+static void shorten_held_out(population_settings *p, int trial, int run) {
+    int rounds = (int)((int64_t)p->held_out.rounds * trial / run);
+    if (p->held_out.devices > 0) p->held_out.rounds = rounds > 0 ? rounds : 1;
+}
+
 static void name_axes(settings *trials, const tuning *t) {
     for (int i = 0; i < trials->n_axes; i++) free(trials->axes[i]);
     free(trials->axes);
@@ -163,6 +169,7 @@ void tuning_add_trials(settings *s) {
             population_free(p);
             population_copy(p, &variant->populations[which[i]]);
         }
+        shorten_held_out(p, t->rounds, s->rounds);
         free(p->name);
         p->name = trial_name(s, i / t->n_combinations, i % t->n_combinations);
     }

@@ -11,7 +11,7 @@
 /* Losses on different text cannot be compared, and a target changes nothing. */
 static bool is_no_matter_of_choice(const setting_row *row) {
     return strcmp(row->path, "devices") == 0 || strncmp(row->path, "data.", 5) == 0 ||
-           strcmp(row->path, "target_loss") == 0;
+           strncmp(row->path, "held_out.", 9) == 0 || strcmp(row->path, "target_loss") == 0;
 }
 
 static bool is_number(const setting_row *row) {

@@ -325,9 +325,10 @@ bool value_read(const setting_row *row, const node *value, void *base, const cha
 }
 
 void value_set_default(const setting_row *row, void *base) {
-    if (!row->initial && !row->alias_of && row->type == VALUE_COUNTS)
-        ((per_device *)((char *)base + row->offset))->value = -1;
-    if (!row->initial) return;
+    if (!row->initial) {
+        if (!row->alias_of) value_remove(row, base);
+        return;
+    }
     node value = {.kind = NODE_SCALAR, .text = (char *)row->initial};
     problems *none = problems_create();
     value_read(row, &value, base, row->path, none);

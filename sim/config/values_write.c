@@ -94,10 +94,20 @@ void value_write(const setting_row *row, const void *base, FILE *out) {
     }
 }
 
+static double absent_number(const setting_row *row) {
+    return row->above_least ? 0 : row->least - 1;
+}
+
+void value_remove(const setting_row *row, void *base) {
+    void *at = (char *)base + row->offset;
+    if (row->type == VALUE_DOUBLE) *(double *)at = absent_number(row);
+    if (row->type == VALUE_COUNTS) ((per_device *)at)->value = -1;
+}
+
 bool value_is_absent(const setting_row *row, const void *base) {
     const void *at = (const char *)base + row->offset;
+    if (row->type == VALUE_DOUBLE) return !row->initial && *(const double *)at == absent_number(row);
     if (row->type == VALUE_COUNTS) return !row->initial && ((const per_device *)at)->value < 0;
-    if (row->type == VALUE_DOUBLE) return !row->initial && *(const double *)at == 0;
     if (row->type == VALUE_INT) return !row->initial && row->least > 0 && *(const int *)at == 0;
     return (row->type == VALUE_TEXT || row->type == VALUE_WORD) && !*(char *const *)at;
 }

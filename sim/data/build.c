@@ -42,7 +42,7 @@ static exit_code check_options(const data_build *o, problems *list) {
                                o->names[i], o->paths[j], o->paths[i]);
     }
     exit_code place = output_folder_check(o->out, "the shards", list);
-    return code == EXIT_OK ? place : code;
+    return THEN(code, place);
 }
 
 /* Deals files of at most `most` bytes to `part` as long as each brings it nearer to its share; returns the
@@ -126,7 +126,7 @@ static exit_code write_splits(const text_files *t, FILE *const to[DATA_SPLITS], 
     for (int i = 0; i < t->count && code == EXIT_OK; i++) {
         data_part part = t->files[i].part;
         if (files[part] > 0) code = write_separator(to[part], &tokens[part], list);
-        if (code == EXIT_OK) code = write_file(to, &t->files[i], cut, o, tokens, list);
+        THEN(code, write_file(to, &t->files[i], cut, o, tokens, list));
         files[part]++;
     }
     for (int part = 0; part < DATA_SPLITS && cut; part++) files[part] = 1;
@@ -191,7 +191,7 @@ static exit_code build_source(const data_build *o, int source, const char *folde
         goto cleanup;
     }
     code = write_splits(&t, to, o, tokens, files, list);
-    if (code == EXIT_OK) code = check_splits(o, source, tokens, t.count, list);
+    THEN(code, check_splits(o, source, tokens, t.count, list));
     json_t *described = describe(o->names[source], files, tokens, &t.left_out);
     if (!described && code == EXIT_OK)
         code = problem(list, EXIT_INPUT, "the source name %s is not valid UTF-8; give it another name",
@@ -248,7 +248,7 @@ static exit_code build_text(const data_build *o, const char *folder, json_t *sou
     exit_code code = EXIT_OK;
     for (int i = 0; i < o->n_sources; i++) {
         exit_code of_source = build_source(o, i, folder, sources, list);
-        if (code == EXIT_OK) code = of_source;
+        THEN(code, of_source);
     }
     return code;
 }
@@ -267,7 +267,7 @@ exit_code data_build_shards(const data_build *o, problems *list) {
     sources = json_array();
     code = of_examples > 0 ? build_examples(o, folder.work, sources, &vocabulary, list)
                            : build_text(o, folder.work, sources, list);
-    if (code == EXIT_OK) code = write_sources(folder.work, sources, vocabulary, list);
+    THEN(code, write_sources(folder.work, sources, vocabulary, list));
     json_decref(sources);
     return output_folder_end(&folder, code, list);
 }

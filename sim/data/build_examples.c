@@ -64,7 +64,7 @@ static exit_code read_source(example_lines *r, const char *path, line_examples *
                           "%s: has no %s.jsonl; a folder of examples has train.jsonl, valid.jsonl "
                           "and test.jsonl (a single file is divided)",
                           path, part_name(part));
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     return code;
 }
@@ -209,7 +209,7 @@ static exit_code write_source(build *b, const example_source *s) {
         code = write_shard(b, source, part, next, examples[part], tokens[part]);
         next += examples[part];
     }
-    return code == EXIT_OK ? describe(b, s, examples, tokens) : code;
+    return THEN(code, describe(b, s, examples, tokens));
 }
 
 /* items [count] are all of one source. */
@@ -234,7 +234,7 @@ static exit_code build_by_task(build *b, const char *name, const char *path, lin
             asprintf(&whole, "%s/%s", name, e->items[first].tasks) < 0
                 ? problem(b->list, EXIT_ENVIRONMENT, "%s: no memory for a name", path)
                 : build_source(b, whole, path, e->items + first, end - first, first == 0 ? e->longer : 0);
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
         free(whole);
     }
     return code;
@@ -246,7 +246,7 @@ static exit_code build_all(build *b, line_examples *read) {
     exit_code code = EXIT_OK;
     for (int i = 0; i < o->n_sources; i++) {
         exit_code one = read_source(&b->lines, o->paths[i], &read[i], b->list);
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     if (code == EXIT_OK && o->vocabulary > 0 && b->lines.largest >= o->vocabulary)
         code =
@@ -261,7 +261,7 @@ static exit_code build_all(build *b, line_examples *read) {
             o->by_task && read[i].count > 0
                 ? build_by_task(b, o->names[i], o->paths[i], &read[i])
                 : build_source(b, o->names[i], o->paths[i], read[i].items, read[i].count, read[i].longer);
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     return code;
 }

@@ -37,7 +37,7 @@ static exit_code allocate(corpus *c, int n_sources, problems *list) {
 
 static exit_code open_synthetic(const data_settings *d, int vocabulary, corpus *c, problems *list) {
     exit_code code = synthetic_create(d, vocabulary, &c->synthetic, list);
-    if (code == EXIT_OK) code = allocate(c, d->synthetic.topics, list);
+    THEN(code, allocate(c, d->synthetic.topics, list));
     for (int i = 0; i < c->n_sources && code == EXIT_OK; i++) {
         char name[32];
         snprintf(name, sizeof name, "topic-%d", i);
@@ -79,7 +79,7 @@ static exit_code open_shards(corpus *c, const shard_files *files, int vocabulary
         bool fits = snprintf(path, sizeof path, "%s/%s", c->path, file->name) < (int)sizeof path;
         exit_code one = fits ? shard_open(path, vocabulary, &c->shards[file->number][file->part], list)
                              : problem(list, EXIT_INPUT, "%s: the path is too long", c->path);
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     return code;
 }
@@ -109,10 +109,10 @@ static exit_code open_folder(const char *name, int vocabulary, corpus *c, proble
     if (code != EXIT_OK) return code;
     shard_files files;
     code = shard_files_find(c->path, &files, list);
-    if (code == EXIT_OK) code = allocate(c, files.sources, list);
-    if (code == EXIT_OK) code = open_shards(c, &files, vocabulary, list);
+    THEN(code, allocate(c, files.sources, list));
+    THEN(code, open_shards(c, &files, vocabulary, list));
     shard_files_free(&files);
-    if (code == EXIT_OK) code = name_sources(c, list);
+    THEN(code, name_sources(c, list));
     return code;
 }
 
@@ -295,7 +295,7 @@ static exit_code take_examples(text_range *range, problems *list) {
     if (code != EXIT_OK || range->examples == 0) return code;
     code = shard_example(text, range->first_example, &first, list);
     range->first = first.first;
-    return code == EXIT_OK ? corpus_keep_examples(range, range->examples, list) : code;
+    return THEN(code, corpus_keep_examples(range, range->examples, list));
 }
 
 exit_code corpus_keep_examples(text_range *range, int64_t examples, problems *list) {

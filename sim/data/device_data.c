@@ -151,7 +151,7 @@ exit_code device_data_open(partition *p, int device, bool pooled, device_data **
     for (int part = 0; part < DATA_SPLITS; part++) {
         data->by_positions[part] = p->splits[part]->unequal;
         exit_code of_part = fill_part(p, device, pooled, (data_part)part, &data->parts[part], list);
-        if (code == EXIT_OK) code = of_part;
+        THEN(code, of_part);
     }
     data->overlaps = !pooled && overlaps(&data->parts[DATA_TRAIN]);
     if (code == EXIT_OK)

@@ -89,8 +89,7 @@ static exit_code take_key(example_lines *r, const line_place *at, const json_t *
     if (!json_is_string(value) && !json_is_array(value))
         return REFUSE(at, "\"%s\" must be text or a list of token ids", key);
     exit_code code = check_kind(r, at, key, json_is_array(value));
-    if (code == EXIT_OK)
-        code = json_is_array(value) ? take_ids(r, at, key, value, used) : take_text(r, at, value, used);
+    THEN(code, json_is_array(value) ? take_ids(r, at, key, value, used) : take_text(r, at, value, used));
     if (code == EXIT_OK && *used == before)
         return REFUSE(at, "the %s is empty; %s", key,
                       strcmp(key, "prompt") == 0 ? "the first token of a response is predicted from a prompt"

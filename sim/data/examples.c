@@ -119,7 +119,7 @@ static exit_code check_records(shard *s, int file, problems *list) {
 
 exit_code examples_check(shard *s, int file, problems *list) {
     exit_code code = check_sum(s, file, list);
-    return code == EXIT_OK ? check_records(s, file, list) : code;
+    return THEN(code, check_records(s, file, list));
 }
 
 /* ---- Reading ---- */

@@ -208,9 +208,9 @@ exit_code shard_open(const char *path, int vocabulary, shard **out, problems *li
     s->vocabulary = (uint32_t)vocabulary;
     s->file = open_for_reading(path);
     exit_code code = measure_file(s, s->file, list);
-    if (code == EXIT_OK) code = find_layout(s, s->file, list);
+    THEN(code, find_layout(s, s->file, list));
     if (code == EXIT_OK && s->examples > 0) code = examples_check(s, s->file, list);
-    if (code == EXIT_OK) code = check_ids(s, s->file, list);
+    THEN(code, check_ids(s, s->file, list));
     if (code != EXIT_OK) {
         shard_close(s);
         return code;
@@ -287,7 +287,7 @@ void shard_leave(const shard *s, int file) {
 exit_code shard_read(const shard *s, int64_t first, int64_t count, int32_t *out, problems *list) {
     int file;
     exit_code code = shard_enter(s, &file, list);
-    if (code == EXIT_OK) code = read_ids(s, file, first, count, out, list);
+    THEN(code, read_ids(s, file, first, count, out, list));
     shard_leave(s, file);
     return code;
 }
@@ -296,8 +296,8 @@ exit_code shard_window(const shard *s, int64_t first, int sequence, int32_t *tok
                        problems *list) {
     int file;
     exit_code code = shard_enter(s, &file, list);
-    if (code == EXIT_OK) code = read_ids(s, file, first, sequence, tokens, list);
-    if (code == EXIT_OK) code = read_ids(s, file, first + sequence, 1, &targets[sequence - 1], list);
+    THEN(code, read_ids(s, file, first, sequence, tokens, list));
+    THEN(code, read_ids(s, file, first + sequence, 1, &targets[sequence - 1], list));
     if (code == EXIT_OK) memcpy(targets, tokens + 1, (size_t)(sequence - 1) * sizeof *targets);
     shard_leave(s, file);
     return code;

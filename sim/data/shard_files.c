@@ -54,7 +54,7 @@ static exit_code read_folder(const char *path, shard_files *s, problems *list) {
         shard_file file;
         exit_code one =
             parse_name(entry->d_name, &file) ? append(path, &file, entry->d_name, s, &room, list) : EXIT_OK;
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
     }
     closedir(folder);
     return code;
@@ -109,7 +109,7 @@ static exit_code check_numbers(const char *folder, shard_files *s, problems *lis
         for (n = 1; i + n < s->count && first[n].number == first->number;) n++;
         if (first->number > expected) code = refuse_gap(folder, expected, first, list);
         exit_code one = check_source(folder, first, n, list);
-        if (code == EXIT_OK) code = one;
+        THEN(code, one);
         expected = first->number + 1;
     }
     s->sources = (int)expected;

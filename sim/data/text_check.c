@@ -74,5 +74,5 @@ exit_code text_check(const char *path, const unsigned char *content, int64_t byt
                        "is a corpus already: name the folder as data.corpus",
                        path);
     exit_code code = check_json(path, content, bytes, list);
-    return code == EXIT_OK ? check_characters(path, content, bytes, list) : code;
+    return THEN(code, check_characters(path, content, bytes, list));
 }

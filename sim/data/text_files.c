@@ -44,7 +44,7 @@ static exit_code add_file(text_files *t, const char *path, problems *list) {
     unsigned char *content = NULL;
     int64_t bytes = 0;
     exit_code code = text_file_read(path, &content, &bytes, list);
-    if (code == EXIT_OK) code = text_check(path, content, bytes, list);
+    THEN(code, text_check(path, content, bytes, list));
     if (code == EXIT_OK && bytes == 0) t->left_out.empty++;
     if (code != EXIT_OK || bytes == 0) goto cleanup;
     text_file *grown = realloc(t->files, (size_t)(t->count + 1) * sizeof *grown);

@@ -14,7 +14,9 @@ double assign_cost(const settings *s, const base_shape *base, const fleet *f, in
         windows += (double)all->steps[part] / s->rounds * all->batch[part];
     /* test and validation text, and test text again after an aggregation */
     double evaluations = d->bytes_a_round > 0 ? 3.0 : 2.0;
-    windows += evaluations * s->evaluate.windows / (3.0 * s->evaluate.every);
+    int absent = schedule_first_round(f->populations[d->population].settings, d->index, s->rounds) - 1;
+    double evaluated = (double)(s->rounds - absent) / s->rounds; /* share of the rounds */
+    windows += evaluated * evaluations * s->evaluate.windows / (3.0 * s->evaluate.every);
     return windows * s->data.sequence * model_flops_per_token(base, shape, s->data.sequence);
 }
 

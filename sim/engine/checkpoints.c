@@ -31,7 +31,8 @@ void checkpoints_destroy(checkpoint *c) {
 }
 
 size_t checkpoints_bytes(const fleet *f) {
-    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * device_state_all_bytes();
+    return (size_t)pack_walk_floats(f) * sizeof(float) + (size_t)f->n_devices * device_state_all_bytes() +
+           fleet_anchor_bytes(f);
 }
 
 /* Process 0 writes or reads the file, while the others send or get their packs. */
@@ -147,7 +148,7 @@ static exit_code gather_devices(const session *s, checkpoint *c, problems *list)
     return code;
 }
 
-/* ---- A round that is not over: its sums so far, its windows so far ---- */
+/* ---- A round that is not over: its sums so far, its windows so far, its anchors ---- */
 
 static bool is_within_a_round(const session *s, int round) {
     return s->steps.taken != (int64_t)round * s->settings->local_steps;
@@ -158,28 +159,30 @@ static exit_code save_unfinished(const session *s, int round, checkpoint *c, pro
     c->unfinished = NULL;
     c->n_unfinished = 0;
     if (ck_process(s->collective) != 0 || !is_within_a_round(s, round)) return EXIT_OK;
-    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), windows = sampling_bytes(&s->sampled),
+           bytes = sums + windows + fleet_anchor_bytes(s->fleet);
     c->unfinished = malloc(bytes);
     if (!c->unfinished)
         return problem(list, EXIT_ENVIRONMENT, "out of memory for a checkpoint within a round");
     c->n_unfinished = (int64_t)bytes;
     metric_sums_pack(&s->numbers, c->unfinished);
     sampling_pack(&s->sampled, c->unfinished + sums);
-    return EXIT_OK;
+    return fleet_save_anchors(s->fleet, c->unfinished + sums + windows, list);
 }
 
 static exit_code restore_unfinished(session *s, const checkpoint *c, const char *path, problems *list) {
-    size_t sums = metric_sums_bytes(&s->numbers.shape), bytes = sums + sampling_bytes(&s->sampled);
+    size_t sums = metric_sums_bytes(&s->numbers.shape), windows = sampling_bytes(&s->sampled),
+           bytes = sums + windows + fleet_anchor_bytes(s->fleet);
     bool within = c->expert_step != (int64_t)c->round * s->settings->local_steps;
     if ((size_t)c->n_unfinished != (within ? bytes : 0))
         return problem(
             list, EXIT_INPUT,
             "%s: has %lld expert steps after round %d, but not the row that belongs to them; it is damaged",
             path, (long long)c->expert_step, c->round);
-    if (!within) return EXIT_OK;
+    if (!within) return fleet_set_anchors(s->fleet, list);
     metric_sums_unpack(&s->numbers, c->unfinished);
     sampling_unpack(&s->sampled, c->unfinished + sums);
-    return EXIT_OK;
+    return fleet_restore_anchors(s->fleet, c->unfinished + sums + windows, list);
 }
 
 static exit_code save_variants(const session *s, checkpoint *c, problems *list) {

@@ -28,8 +28,17 @@ void evaluation_sums_destroy(evaluation_sums *sums) {
     *sums = (evaluation_sums){0};
 }
 
-static bool takes_part(const device *d, const evaluation_order *order) {
-    return !d->stopped && (!order->only_averaged || d->bytes_a_round > 0);
+/* Whether there is a number of the device. */
+static bool is_there(const session *s, const device *d, const evaluation_order *order) {
+    participation in_round = fleet_participation(s->fleet, d, s->at.round);
+    return !d->stopped && (in_round.present || (order->after && in_round.receives));
+}
+
+/* Whether it is measured now: after the aggregation, devices that have not changed are not. */
+static bool takes_part(const session *s, const device *d, const evaluation_order *order) {
+    bool joins = schedule_joins_next(fleet_participation(s->fleet, d, s->at.round));
+    if (!is_there(s, d, order)) return false;
+    return joins || (!order->joining && (!order->after || d->bytes_a_round > 0));
 }
 
 /* A device's row [layers, experts]. */
@@ -144,15 +153,15 @@ static exit_code evaluate_local(session *s, const evaluation_order *order, doubl
     exit_code code = EXIT_OK;
     for (int i = 0; i < f->n_local; i++) {
         s->sums.tokens[f->local[i]] = (evaluated_tokens){0, 0};
-        if (takes_part(&f->devices[f->local[i]], order)) loss[f->local[i]] = 0.0;
+        if (takes_part(s, &f->devices[f->local[i]], order)) loss[f->local[i]] = 0.0;
     }
     for (int i = 0; i < f->n_local && code == EXIT_OK; i++)
-        if (takes_part(&f->devices[f->local[i]], order)) code = add_device(s, f->local[i], &work, list);
+        if (takes_part(s, &f->devices[f->local[i]], order)) code = add_device(s, f->local[i], &work, list);
     THEN(code, pipeline_end(&s->waves, &work, list));
     if (code != EXIT_OK) return code;
     for (int i = 0; i < f->n_local; i++) {
         int index = f->local[i];
-        if (!takes_part(&f->devices[index], order)) continue;
+        if (!takes_part(s, &f->devices[index], order)) continue;
         loss[index] /= (double)s->sums.tokens[index].counted;
         if (order->routing) divide_row(&s->numbers, index, (double)s->sums.tokens[index].tokens);
         if (!isfinite(loss[index])) agreement_diverged(&s->agreed, index, -1, DIVERGED_IN_EVALUATION);
@@ -166,7 +175,7 @@ exit_code session_evaluate(session *s, evaluation_order order, metric_id into, p
         clear_row(&s->numbers, i, device_experts(&s->fleet->devices[i]));
     exit_code code = agreement_meet(&s->agreed, &s->at, evaluate_local(s, &order, loss, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
-        if (!s->fleet->devices[i].stopped) continue;
+        if (is_there(s, &s->fleet->devices[i], &order)) continue;
         loss[i] = NAN;
         if (order.routing) clear_row(&s->numbers, i, 0);
     }

@@ -59,8 +59,10 @@ static int list_metrics(const session *s, bool (*is_of)(metric_axes), int rows,
 }
 
 static exit_code gather_devices(session *s, problems *list) {
-    process_rows tables[METRIC_COUNT + 2];
+    process_rows tables[METRIC_COUNT + 3];
     int n = list_metrics(s, is_of_devices, s->fleet->n_devices, tables);
+    tables[n++] = (process_rows){
+        .values = &s->fleet->devices[0].joined_loss, .row_bytes = sizeof(double), .stride = sizeof(device)};
     if (s->sampled.size.train_steps > 0) {
         tables[n++] = rows_of(s->sampled.first_train, sizeof *s->sampled.first_train);
         tables[n++] = rows_of(s->sampled.first_valid, sizeof *s->sampled.first_valid);

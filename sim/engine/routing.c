@@ -83,7 +83,7 @@ static exit_code add_routing_window(session *s, int w, problems *list) {
 static void copy_gates(session *s, int window, const float *from, int64_t tokens) {
     const device *d = &s->fleet->devices[s->routing.devices[window]];
     const metric_shape *shape = &s->numbers.shape;
-    int experts = d->stopped ? 0 : device_experts(d);
+    int experts = session_has(s, d) ? device_experts(d) : 0;
     int64_t rows = (int64_t)shape->sequence * shape->layers, there = tokens * shape->layers;
     float *to = metric_floats(&s->numbers, METRIC_ROUTING_GATES) + window * rows * shape->experts;
     for (int64_t row = 0; row < rows; row++)

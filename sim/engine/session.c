@@ -26,8 +26,10 @@ static exit_code create_numbers(session *s, problems *list) {
         session_metric_shape(s->settings, &s->programs.base.shape, f, s->plan.n_routing_windows);
     if (!metric_row_create(&s->numbers, &shape))
         return problem(list, EXIT_ENVIRONMENT, "out of memory for the numbers of a round");
-    for (int i = 0; i < f->n_populations; i++)
+    for (int i = 0; i < f->n_populations; i++) {
         s->numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
+        s->numbers.described[i] = f->populations[i].n_senders;
+    }
     return sampling_create(&s->sampled, f, &s->numbers, list);
 }
 
@@ -42,11 +44,13 @@ static exit_code create_parts(session *s, base_model *base, problems *list) {
     THEN(code, fleet_allocate(s->fleet, s->backend, s->stream, list));
     THEN(code, pipeline_create(&s->waves, s->fleet, &s->plan.limits, list));
     THEN(code, programs_record(&s->programs, s->fleet, &s->plan, list));
-    THEN(code, step_lists_create(&s->steps, &s->plan, list));
+    THEN(code, step_lists_create(&s->steps, s->fleet, &s->plan, list));
     THEN(code, evaluation_sums_create(&s->sums, &s->plan, layers, s->fleet->n_devices, list));
     THEN(code, routing_create(&s->routing, s->fleet, &s->plan, layers, list));
     THEN(code, create_numbers(s, list));
     THEN(code, agreement_create(&s->agreed, s->collective, s->fleet, list));
+    code = processes_agree(s->collective, code, list);
+    THEN(code, fleet_set_anchors(s->fleet, list));
     return processes_agree(s->collective, code, list);
 }
 

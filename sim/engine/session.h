@@ -34,6 +34,7 @@
 #include "engine/pipeline.h"
 #include "engine/plan.h"
 #include "engine/programs.h"
+#include "engine/proximal.h"
 #include "engine/routing.h"
 #include "engine/sampling.h"
 #include "kernels.h"
@@ -47,6 +48,7 @@ typedef struct {
     int64_t taken;            /* local steps, over all rounds */
     ck_adamw_device *updates; /* [plan.limits.max_sequences] of a wave, like the next */
     ck_carry_device *carries;
+    proximal_terms proximal;
 } step_lists;
 
 /* Of a device in the evaluation under way. */
@@ -95,6 +97,11 @@ exit_code session_create(const settings *s, ck_backend *backend, base_model *bas
 void session_release(session *s);
 void session_destroy(session *s); /* NULL is fine */
 
+/* Whether a device is in the current round, and its population has not stopped. */
+static inline bool session_has(const session *s, const device *d) {
+    return !d->stopped && fleet_participation(s->fleet, d, s->at.round).present;
+}
+
 /* step.c. A round begins: no loss and no window yet. */
 void session_begin_round(session *s);
 /* The next local step: the first entry of every device's schedule. */
@@ -102,7 +109,7 @@ exit_code session_local_step(session *s, problems *list);
 /* The other entries that belong to the local step taken last. */
 exit_code session_follow_ups(session *s, problems *list);
 double run_clock(void); /* seconds, monotonic */
-exit_code step_lists_create(step_lists *l, const run_plan *plan, problems *list);
+exit_code step_lists_create(step_lists *l, const fleet *f, const run_plan *plan, problems *list);
 void step_lists_destroy(step_lists *l);
 
 /* gather.c. Process 0 gets of every device: what is known of its text; the losses and windows of a round so
@@ -112,11 +119,13 @@ exit_code session_gather_steps(session *s, problems *list);
 exit_code session_gather_round(session *s, problems *list);
 
 /* evaluate.c. Mean loss of each device on fixed windows of `part`, per token that counts, into a metric of
- * devices; NaN for stopped ones. */
+ * devices; NaN for those that stopped or are absent. */
 typedef struct {
     data_part part;
-    bool only_averaged; /* devices that the aggregation changed; the others keep what it holds */
-    bool routing;       /* also the gate means and token shares of numbers */
+    /* after the aggregation: devices that it changed, and those that join next; the others keep what it holds */
+    bool after;
+    bool joining; /* of these, only those that join next */
+    bool routing; /* also the gate means and token shares of numbers */
 } evaluation_order;
 exit_code session_evaluate(session *s, evaluation_order order, metric_id into, problems *list);
 exit_code evaluation_sums_create(evaluation_sums *sums, const run_plan *plan, int layers, int devices,

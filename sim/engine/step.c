@@ -4,7 +4,7 @@
  *
  * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never
  * split over waves, and its update follows its wave before the next one runs, so gradients exist for one wave
- * only. Where an entry leaves gradients that it does not use itself, they wait in fleet.carried for the step
+ * only. A proximal term of the loss adds its gradient before the update. Where an entry leaves gradients that it does not use itself, they wait in fleet.carried for the step
  * that does. */
 #include <math.h>
 #include <stdlib.h>
@@ -54,18 +54,19 @@ static void set_hyper(const session *s, const device *d, const schedule_entry *e
     if (e->own_router_count) update->hyper[1].step = (int32_t)(d->router_steps + 1);
 }
 
-exit_code step_lists_create(step_lists *l, const run_plan *plan, problems *list) {
+exit_code step_lists_create(step_lists *l, const fleet *f, const run_plan *plan, problems *list) {
     size_t sequences = (size_t)plan->limits.max_sequences;
     l->updates = malloc(sequences * sizeof *l->updates);
     l->carries = malloc(sequences * sizeof *l->carries);
-    return l->updates && l->carries
-               ? EXIT_OK
-               : problem(list, EXIT_ENVIRONMENT, "out of memory for the updates of a wave");
+    if (!l->updates || !l->carries)
+        return problem(list, EXIT_ENVIRONMENT, "out of memory for the updates of a wave");
+    return proximal_terms_create(&l->proximal, f, plan->limits.max_sequences, list);
 }
 
 void step_lists_destroy(step_lists *l) {
     free(l->updates);
     free(l->carries);
+    proximal_terms_destroy(&l->proximal);
     *l = (step_lists){0};
 }
 
@@ -157,6 +158,7 @@ static void place_update(const session *s, const device *d, const ck_wave_device
 
 static step_counts collect_updates(session *s, const wave_buffer *w, const step_position *at) {
     step_counts n = {0, 0};
+    proximal_terms_clear(&s->steps.proximal);
     for (int i = 0; i < w->n_devices; i++) {
         device *d = &s->fleet->devices[w->device_index[i]];
         schedule_entry e;
@@ -166,6 +168,7 @@ static step_counts collect_updates(session *s, const wave_buffer *w, const step_
         ck_adamw_device *update = &s->steps.updates[n.updates++];
         place_update(s, d, &w->devices[i], e.learn, update);
         set_hyper(s, d, &e, update);
+        proximal_terms_add(&s->steps.proximal, s->fleet, d, update);
         if (d->carried >= 0)
             s->steps.carries[n.carries++] = (ck_carry_device){.carried = d->carried,
                                                               .gradients = update->gradients,
@@ -181,6 +184,10 @@ static ck_status update_devices(session *s, const wave_buffer *w, packs_use use,
     fleet *f = s->fleet;
     packs_view packs = use == PACKS_UPDATED ? slots_packs(&s->waves.slots, w)
                                             : (packs_view){f->parameters, f->moment1, f->moment2};
+    const proximal_terms *near = &s->steps.proximal;
+    if (near->n_groups > 0)
+        (void)ck_group_proximal(s->stream, packs.parameters, near->groups, near->n_groups, f->packed,
+                                s->programs.gradients);
     if (n.carries > 0)
         (void)ck_carry_devices(s->stream, f->carried, s->programs.gradients, f->shapes, s->steps.carries,
                                n.carries);

@@ -27,6 +27,12 @@ typedef struct {
     /* Whether a part of a pack is averaged over the population's devices after every round; a device's
      * generalists come first. */
     bool (*shares)(const ck_part *part, int generalists);
+    /* mu of a term mu / 2 |theta - theta^t|^2 of a device's loss in steps that train experts: theta are its
+     * shared parts, theta^t what they were at the round's start. 0, or NULL: there is none. */
+    double (*proximal)(const population_settings *p);
+    /* Key of a number that this method alone reads, and what it is where it is not written; NULL: none. */
+    const char *parameter;
+    double parameter_default;
 } method;
 
 const method *method_find(const char *name); /* NULL if unknown */

@@ -3,7 +3,7 @@
 
 #include "methods/method.h"
 
-#define METHODS(X) X(local) X(fedavg) X(centralized) X(pfedmoe) X(comigs) X(fedsa)
+#define METHODS(X) X(local) X(fedavg) X(fedprox) X(centralized) X(pfedmoe) X(comigs) X(fedsa)
 
 #define X(name) extern const method method_##name;
 METHODS(X)

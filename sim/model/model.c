@@ -419,7 +419,7 @@ exit_code model_record_step(ck_backend *backend, const model_base *base, const c
     *out = NULL;
     exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
                             true, out, list);
-    return code != EXIT_OK ? code : finish(backend, out, list);
+    return THEN(code, finish(backend, out, list));
 }
 
 exit_code model_record_evaluation(ck_backend *backend, const model_base *base, const ck_shape *shapes,
@@ -428,7 +428,7 @@ exit_code model_record_evaluation(ck_backend *backend, const model_base *base, c
     *out = NULL;
     exit_code code = record(backend, (recorder){.base = base, .out = outputs}, shapes, n_shapes, capacity,
                             false, out, list);
-    return code != EXIT_OK ? code : finish(backend, out, list);
+    return THEN(code, finish(backend, out, list));
 }
 
 exit_code model_record_decoding(ck_backend *backend, const model_base *base, const ck_shape *shapes,
@@ -438,7 +438,7 @@ exit_code model_record_decoding(ck_backend *backend, const model_base *base, con
     *out = NULL;
     exit_code code = record(backend, (recorder){.base = base, .out = &none, .decoding = decoding}, shapes,
                             n_shapes, capacity, false, out, list);
-    return code != EXIT_OK ? code : finish(backend, out, list);
+    return THEN(code, finish(backend, out, list));
 }
 
 exit_code model_program_bytes(ck_backend *backend, const model_base *base, const ck_shape *shapes,

@@ -32,7 +32,7 @@ static void keep(const base_model *model, const char *folder, const char *path, 
     if (folder_is_there(path)) return;
     problems *list = problems_create();
     exit_code code = folder_create(folder, list);
-    if (code == EXIT_OK) code = base_save(model, path, list);
+    THEN(code, base_save(model, path, list));
     if (code != EXIT_OK && problems_count(list) > 0)
         progress_note(quiet, "the base is not kept for the next run: %s", problems_message(list, 0));
     problems_destroy(list);
@@ -79,15 +79,15 @@ exit_code run_base_shape(const settings *s, base_shape *out, problems *list) {
     *out = pretrain_shape(s);
     if (!s->base.checkpoint) return EXIT_OK;
     exit_code code = check_checkpoint(s, list);
-    if (code == EXIT_OK) code = base_load_shape(s->base.checkpoint, out, list);
+    THEN(code, base_load_shape(s->base.checkpoint, out, list));
     settings_prefix(s, "base.checkpoint", before, list);
-    return code == EXIT_OK ? check_context(s, out, list) : code;
+    return THEN(code, check_context(s, out, list));
 }
 
 static exit_code load_checkpoint(const settings *s, base_model **model, problems *list) {
     int before = problems_count(list);
     exit_code code = check_checkpoint(s, list);
-    if (code == EXIT_OK) code = base_load(s->base.checkpoint, model, list);
+    THEN(code, base_load(s->base.checkpoint, model, list));
     settings_prefix(s, "base.checkpoint", before, list);
     return code;
 }
@@ -117,9 +117,8 @@ exit_code run_obtain_base(const settings *s, ck_backend *backend, bool quiet, co
                           base_model **model, problems *list) {
     *model = NULL;
     exit_code code = out ? base_check_place(out, list) : EXIT_OK;
-    if (code == EXIT_OK)
-        code = s->base.checkpoint ? load_checkpoint(s, model, list)
-                                  : from_settings(s, backend, quiet, model, list);
+    THEN(code, s->base.checkpoint ? load_checkpoint(s, model, list)
+                                  : from_settings(s, backend, quiet, model, list));
     if (code == EXIT_OK && out) code = base_save(*model, out, list);
     if (code == EXIT_OK) return EXIT_OK;
     base_destroy(*model);

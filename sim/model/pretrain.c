@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/tensors.h"
 #include "data/data.h"
@@ -82,14 +83,13 @@ static ck_status allocate_floats(trainer *t, int64_t floats, const char *what, f
 
 static exit_code allocate_backend(trainer *t, problems *list) {
     ck_status status = ck_stream_create(t->backend, &t->stream);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base weights", &t->weights);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "first moments", &t->moment1);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "second moments", &t->moment2);
-    if (status == CK_OK) status = allocate_floats(t, t->n_floats, "base gradients", &t->gradients);
-    if (status == CK_OK) status = allocate_floats(t, t->batch, "losses", &t->loss);
-    if (status == CK_OK)
-        status = ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float));
-    if (status == CK_OK) status = ck_wait(t->stream);
+    THEN(status, allocate_floats(t, t->n_floats, "base weights", &t->weights));
+    THEN(status, allocate_floats(t, t->n_floats, "first moments", &t->moment1));
+    THEN(status, allocate_floats(t, t->n_floats, "second moments", &t->moment2));
+    THEN(status, allocate_floats(t, t->n_floats, "base gradients", &t->gradients));
+    THEN(status, allocate_floats(t, t->batch, "losses", &t->loss));
+    THEN(status, ck_upload(t->stream, t->weights, t->model->weights, (size_t)t->n_floats * sizeof(float)));
+    THEN(status, ck_wait(t->stream));
     return kernel_problem(list, t->backend, status, "pre-training");
 }
 
@@ -211,10 +211,9 @@ static exit_code train_step(trainer *t, int64_t step, double *loss, problems *li
             list, EXIT_RUN,
             "pre-training: the loss is not finite at step %lld; lower base.pretrain.learning_rate (it is %g)",
             (long long)(step + 1), t->settings->base.pretrain.learning_rate);
-    if (status == CK_OK)
-        status = ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges,
-                                 t->n_ranges, &hyper);
-    if (status == CK_OK) status = ck_wait(t->stream);
+    THEN(status, ck_adamw_ranges(t->stream, t->weights, t->moment1, t->moment2, t->gradients, t->ranges,
+                                 t->n_ranges, &hyper));
+    THEN(status, ck_wait(t->stream));
     return kernel_problem(list, t->backend, status, "pre-training");
 }
 
@@ -246,7 +245,7 @@ static exit_code train(trainer *t, bool quiet, problems *list) {
         if (code == EXIT_OK && step + 1 < t->steps)
             progress_update(bar, step + 1, "loss %.3f nats/token", smooth);
     }
-    if (code == EXIT_OK) code = validate(t, &valid, list);
+    THEN(code, validate(t, &valid, list));
     if (code == EXIT_OK)
         progress_update(bar, t->steps, "loss %.3f, validation loss %.3f nats/token", smooth, valid);
     progress_finish(bar);
@@ -266,7 +265,7 @@ static exit_code check_text(const trainer *t, problems *list) {
 exit_code pretrain_check_text(const settings *s, problems *list) {
     trainer t = {.settings = s, .sequence = sequence_of(s)};
     exit_code code = open_text(&t, list);
-    if (code == EXIT_OK) code = check_text(&t, list);
+    THEN(code, check_text(&t, list));
     corpus_close(t.text);
     return code;
 }
@@ -287,29 +286,76 @@ static void free_trainer(trainer *t) {
     free(t->host_loss);
 }
 
+/* Ready for its first step. After a failure, too, it is to be freed. */
+static exit_code open_trainer(trainer *t, problems *list) {
+    const base_settings *b = &t->settings->base;
+    t->n_floats = t->model->layout.total;
+    t->sequence = sequence_of(t->settings);
+    int64_t a_step = (int64_t)t->batch * t->sequence;
+    t->steps = (b->pretrain.tokens + a_step - 1) / a_step;
+    exit_code code = open_text(t, list);
+    THEN(code, check_text(t, list));
+    THEN(code, make_ranges(t, list));
+    THEN(code, allocate_backend(t, list));
+    THEN(code, allocate_host(t, list));
+    return THEN(code, record(t, list));
+}
+
 static exit_code train_model(const settings *s, ck_backend *backend, bool quiet, base_model *model,
                              problems *list) {
-    const base_settings *b = &s->base;
-    trainer t = {.settings = s,
-                 .backend = backend,
-                 .model = model,
-                 .batch = b->pretrain.batch,
-                 .n_floats = model->layout.total};
-    t.sequence = sequence_of(s);
-    int64_t a_step = (int64_t)t.batch * t.sequence;
-    t.steps = (b->pretrain.tokens + a_step - 1) / a_step;
-    exit_code code = open_text(&t, list);
-    if (code == EXIT_OK) code = check_text(&t, list);
-    if (code == EXIT_OK) code = make_ranges(&t, list);
-    if (code == EXIT_OK) code = allocate_backend(&t, list);
-    if (code == EXIT_OK) code = allocate_host(&t, list);
-    if (code == EXIT_OK) code = record(&t, list);
-    if (code == EXIT_OK) code = train(&t, quiet, list);
+    trainer t = {.settings = s, .backend = backend, .model = model, .batch = s->base.pretrain.batch};
+    exit_code code = open_trainer(&t, list);
+    THEN(code, train(&t, quiet, list));
     if (code == EXIT_OK) {
         (void)ck_download(t.stream, model->weights, t.weights, (size_t)t.n_floats * sizeof(float));
         code = kernel_problem(list, backend, ck_wait(t.stream), "reading the base back");
     }
     free_trainer(&t);
+    return code;
+}
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Seconds of a step, and of a batch in it without the update; of several the first is not counted: it finds memory
+ * untouched. */
+static exit_code time_steps(trainer *t, double seconds, double *a_step, double *a_batch, problems *list) {
+    double begin = seconds_now(), first = 0.0, loss = 0.0;
+    exit_code code = EXIT_OK;
+    int64_t n = 0;
+    while (code == EXIT_OK && n < t->steps && (n == 0 || seconds_now() - begin < seconds)) {
+        code = train_step(t, n++, &loss, list);
+        if (n == 1) first = seconds_now() - begin;
+    }
+    double end = seconds_now();
+    *a_step = n > 1 ? (end - begin - first) / (double)(n - 1) : first;
+    if (code == EXIT_OK)
+        code = kernel_problem(list, t->backend, run_batch(t, &loss), "measuring a step of pre-training");
+    *a_batch = fmin(seconds_now() - end, *a_step);
+    return code;
+}
+
+/* Six FLOPs for a weight and token. */
+exit_code pretrain_measure(const settings *s, ck_backend *backend, double most_flops, double seconds,
+                           double *out, problems *list) {
+    base_shape shape = pretrain_shape(s);
+    base_model *model = NULL;
+    exit_code code = base_random(&shape, s->base.pretrain.seed, &model, list);
+    if (code != EXIT_OK) return code;
+    trainer t = {.settings = s, .backend = backend, .model = model, .batch = s->base.pretrain.batch};
+    double fit = most_flops / (6.0 * (double)model->layout.total * sequence_of(s)), a_step, a_batch;
+    if (fit < t.batch) t.batch = fit > 1.0 ? (int)fit : 1;
+    code = open_trainer(&t, list);
+    if (code == EXIT_OK) code = time_steps(&t, seconds, &a_step, &a_batch, list);
+    if (code == EXIT_OK) {
+        double share = (double)s->base.pretrain.batch / t.batch, steps = (double)t.steps / share;
+        *out = steps * (a_step - a_batch + share * a_batch);
+    }
+    free_trainer(&t);
+    base_destroy(model);
     return code;
 }
 

@@ -30,8 +30,8 @@ exit_code save_variant_open(const settings *s, const char *population, const bas
     const population_settings *p = NULL;
     *out = NULL;
     exit_code code = find_population(s, population, &p, list);
-    if (code == EXIT_OK) code = is_file(path) ? EXIT_OK : base_check_place(path, list);
-    return code == EXIT_OK ? base_variant_open(p->variant, shape, out, list) : code;
+    THEN(code, is_file(path) ? EXIT_OK : base_check_place(path, list));
+    return THEN(code, base_variant_open(p->variant, shape, out, list));
 }
 
 static exit_code save_linears(const base_variant *v, const base_model *base, const char *path,
@@ -44,7 +44,7 @@ static exit_code save_linears(const base_variant *v, const base_model *base, con
         code = base_variant_fold(v, base, i, at.weight >= 0 ? values + at.weight : NULL,
                                  at.bias >= 0 ? values + at.bias : NULL, list);
     }
-    if (code == EXIT_OK) code = base_variant_write(v, values, path, list);
+    THEN(code, base_variant_write(v, values, path, list));
     free(values);
     return code;
 }
@@ -53,7 +53,7 @@ exit_code save_variant(const base_variant *v, const base_model *base, const char
     base_model *whole = NULL;
     if (is_file(path)) return save_linears(v, base, path, list);
     exit_code code = base_variant_whole(v, base, &whole, list);
-    if (code == EXIT_OK) code = base_save(whole, path, list);
+    THEN(code, base_save(whole, path, list));
     base_destroy(whole);
     return code;
 }

@@ -35,7 +35,7 @@ static double gini(const double *sorted, int n) {
 
 static void for_populations(metric_row *row, metric_id to, double (*measure)(const double *sorted, int n)) {
     for (int p = 0; p < row->shape.populations; p++) {
-        int first = row->first_device[p], n = row->first_device[p + 1] - first;
+        int first = row->first_device[p], n = row->described[p];
         bool all = true;
         memcpy(row->sorted, metric_doubles(row, METRIC_TEST_LOSS) + first, (size_t)n * sizeof *row->sorted);
         for (int i = 0; i < n; i++) all = all && isfinite(row->sorted[i]);

@@ -137,7 +137,7 @@ size_t metric_all_bytes(const metric_shape *shape) {
 }
 
 static size_t room_bytes(const metric_shape *shape) {
-    return (size_t)shape->devices * sizeof(double) + ((size_t)shape->populations + 1) * sizeof(int);
+    return (size_t)shape->devices * sizeof(double) + (2 * (size_t)shape->populations + 1) * sizeof(int);
 }
 
 size_t metric_row_bytes(const metric_shape *shape) {
@@ -158,13 +158,15 @@ bool metric_row_create(metric_row *row, const metric_shape *shape) {
     for (metric_id id = 0; id < METRIC_COUNT && ok; id++)
         if (metric_recorded(id, shape)) ok = create_values(row, id);
     row->first_device = calloc((size_t)shape->populations + 1, sizeof *row->first_device);
+    row->described = calloc((size_t)shape->populations + 1, sizeof *row->described);
     row->sorted = calloc((size_t)shape->devices + 1, sizeof *row->sorted);
-    return ok && row->first_device && row->sorted;
+    return ok && row->first_device && row->described && row->sorted;
 }
 
 void metric_row_destroy(metric_row *row) {
     for (metric_id id = 0; id < METRIC_COUNT; id++) free(row->values[id]);
     free(row->first_device);
+    free(row->described);
     free(row->sorted);
     *row = (metric_row){0};
 }

@@ -110,8 +110,11 @@ struct metric_row {
     metric_shape shape;
     bool evaluated;             /* METRIC_WHERE_EVALUATED counts */
     void *values[METRIC_COUNT]; /* owned; NULL where it is not recorded */
-    int *first_device;          /* [populations + 1], owned, the caller fills it */
-    double *sorted;             /* [devices], owned: room for a derived metric */
+    int *first_device;          /* [populations + 1], owned, the caller fills it, and the next */
+    int *
+        described; /* [populations], owned: so many of its devices, the first, are what numbers of a population
+                     * are about; the others are held out */
+    double *sorted; /* [devices], owned: room for a derived metric */
 };
 /* Memory that metric_row_create() takes, and the bytes of all recorded values. */
 size_t metric_row_bytes(const metric_shape *shape);

@@ -27,13 +27,18 @@ const device_state device_states[DEVICE_STATES] = {
     [STATE_VARIANT_VERSION] = {.path = "/variant_version",
                                .type = STATE_I64,
                                .offset = offsetof(device, variant_version)},
+    [STATE_JOINED_LOSS] = {.path = "/joined_loss",
+                           .type = STATE_F64,
+                           .offset = offsetof(device, joined_loss),
+                           .of_owner = true},
     [STATE_STOPPED] = {.path = "/stopped", .type = STATE_U8, .offset = offsetof(device, stopped)},
 };
 
+_Static_assert(sizeof(double) == sizeof(int64_t), "both have eight bytes");
 _Static_assert(sizeof(bool) == sizeof(uint8_t), "device.stopped is kept as a byte");
 
 size_t device_state_bytes(device_state_id id) {
-    return device_states[id].type == STATE_I64 ? sizeof(int64_t) : sizeof(uint8_t);
+    return device_states[id].type == STATE_U8 ? sizeof(uint8_t) : sizeof(int64_t);
 }
 
 size_t device_state_all_bytes(void) {

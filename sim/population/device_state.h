@@ -16,11 +16,12 @@ typedef enum {
     STATE_BYTES_UP,
     STATE_BYTES_DOWN,
     STATE_VARIANT_VERSION,
-    STATE_STOPPED, /* uint8_t */
+    STATE_JOINED_LOSS, /* double */
+    STATE_STOPPED,     /* uint8_t */
     DEVICE_STATES
 } device_state_id;
 
-typedef enum { STATE_I64, STATE_U8 } device_state_type;
+typedef enum { STATE_I64, STATE_F64, STATE_U8 } device_state_type;
 
 typedef struct {
     const char *path; /* of the dataset [devices] in checkpoint.h5 */

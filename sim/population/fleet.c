@@ -2,6 +2,7 @@
 #include "population/fleet.h"
 #include "config/config.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,20 +27,25 @@ static void prefix_place(problems *list, int first, const char *file, const popu
         problems_prefix(list, first, "--set populations: ");
 }
 
-static schedule_query query_of(const fleet *f, const population *p, bool routed, int64_t local_step) {
+/* taken: by the device, before this local step of the run */
+static schedule_query query_of(const fleet *f, const population *p, bool routed, int64_t local_step,
+                               int64_t taken) {
     return (schedule_query){.train = &p->settings->train,
                             .local_step = local_step,
+                            .taken = taken,
                             .local_steps = f->local_steps,
                             .pooled = p->method->pooled ? p->settings->devices : 1,
                             .routed = routed};
 }
 
 static void count_steps(const settings *s, const fleet *f, population *p) {
-    for (int routed = 0; routed < 2; routed++) {
-        schedule_query q = query_of(f, p, routed, 0);
-        p->totals[routed] = schedule_count(released_schedule(p->method, p->settings->as_released), &q,
-                                           s->rounds, s->local_steps);
-    }
+    schedule_list list = released_schedule(p->method, p->settings->as_released);
+    for (int held_out = 0; held_out < 2; held_out++)
+        for (int routed = 0; routed < 2; routed++) {
+            int first = schedule_first_round(p->settings, held_out ? p->settings->devices - 1 : 0, s->rounds);
+            schedule_query q = query_of(f, p, routed, 0, 0);
+            p->totals[held_out][routed] = schedule_count(list, &q, first, s->rounds, s->local_steps);
+        }
 }
 
 static exit_code make_populations(const settings *s, fleet *f, problems *list) {
@@ -58,6 +64,7 @@ static exit_code make_populations(const settings *s, fleet *f, problems *list) {
         }
         p->first_device = f->n_devices;
         p->n_devices = p->method->pooled ? 1 : p->settings->devices;
+        p->n_senders = p->n_devices - p->settings->held_out.devices;
         f->n_devices += p->n_devices;
         count_steps(s, f, p);
     }
@@ -68,15 +75,25 @@ static bool is_routed(const fleet *f, const device *d) {
     return f->shapes[d->shape].router_rows > 0;
 }
 
+participation fleet_participation(const fleet *f, const device *d, int round) {
+    return schedule_participation(f->populations[d->population].settings, d->index, round,
+                                  f->settings->rounds);
+}
+
 int fleet_schedule(const fleet *f, const device *d, int64_t local_step,
                    schedule_entry entries[SCHEDULE_MOST]) {
     const population *p = &f->populations[d->population];
-    schedule_query q = query_of(f, p, is_routed(f, d), local_step);
+    int in_round = f->settings->local_steps, round = (int)(local_step / in_round) + 1;
+    if (!fleet_participation(f, d, round).present) return 0;
+    int first = schedule_first_round(p->settings, d->index, f->settings->rounds);
+    schedule_query q =
+        query_of(f, p, is_routed(f, d), local_step, local_step - (int64_t)(first - 1) * in_round);
     return released_schedule(p->method, p->settings->as_released)(&q, entries);
 }
 
 const schedule_totals *fleet_totals(const fleet *f, const device *d) {
-    return &f->populations[d->population].totals[is_routed(f, d)];
+    const population *p = &f->populations[d->population];
+    return &p->totals[schedule_is_held_out(p->settings, d->index)][is_routed(f, d)];
 }
 
 static exit_code make_device(fleet *f, const base_shape *base, int population_index, int index,
@@ -85,6 +102,7 @@ static exit_code make_device(fleet *f, const base_shape *base, int population_in
     device *d = &f->devices[p->first_device + index];
     d->population = population_index;
     d->index = index;
+    d->joined_loss = NAN;
     d->generalists = (int)per_device_at(&p->settings->generalists, index);
     d->specialists = (int)per_device_at(&p->settings->specialists, index);
     d->rank = (int)per_device_at(&p->settings->rank, index);
@@ -393,15 +411,23 @@ void fleet_destroy(fleet *f) {
     free(f);
 }
 
-exit_code fleet_aggregate(fleet *f, problems *list) {
-    if (f->n_groups == 0) return EXIT_OK;
-    ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
-    /* the other processes are there already: the sum must take place */
+/* status: of this process's sums. The other processes are there already, so the sum must take place. */
+exit_code packed_sum(fleet *f, ck_status status, problems *list) {
     if (status != CK_OK) (void)ck_wait(f->stream);
     ck_status summed = ck_collective_sum(f->collective, f->stream, f->packed, f->n_packed);
     if (summed != CK_OK)
         return problem(list, EXIT_RUN, "averaging the shared adapters over processes: %s",
                        ck_collective_error(f->collective));
+    return EXIT_OK;
+}
+
+exit_code fleet_aggregate(fleet *f, int round, problems *list) {
+    if (f->n_groups == 0) return EXIT_OK;
+    groups_of_senders(f, round);
+    ck_status status = ck_group_sum(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
+    exit_code code = packed_sum(f, status, list);
+    if (code != EXIT_OK) return code;
+    groups_of_receivers(f, round);
     (void)ck_group_spread(f->stream, f->parameters, f->groups, f->n_groups, f->packed);
     ck_status spread = ck_wait(f->stream);
     return kernel_problem(list, f->backend, status ? status : spread, "averaging the shared adapters");

@@ -17,6 +17,7 @@
 #include "data/data.h"
 #include "kernels.h"
 #include "methods/method.h"
+#include "schedule/participation.h"
 #include "settings/settings.h"
 #include "support/problems.h"
 
@@ -50,7 +51,8 @@ typedef struct device {
     int64_t bytes_up, bytes_down;       /* so far */
     int64_t expert_steps, router_steps; /* AdamW counts */
     int64_t variant_version;            /* of its population's base variant that it has received; 0: none */
-    bool stopped;                       /* diverged: takes no further part */
+    double joined_loss; /* of a late device: on test text, before its first step; NaN: not measured */
+    bool stopped;       /* diverged: takes no further part */
 } device;
 
 /* 0: the MLP of the base as it is, or with LoRAs that every token uses. */
@@ -61,10 +63,21 @@ static inline int device_experts(const device *d) {
 typedef struct {
     const population_settings *settings;
     const method *method;
-    schedule_totals totals[2]; /* of a device without a router, and with one */
+    /* [held out][routed] of a device that is there from the start and of one that is held out, each without a
+     * router and with one */
+    schedule_totals totals[2][2];
     int first_device, n_devices;
+    int n_senders; /* the first of them: those that are not held out */
     const corpus *text;
 } population;
+
+/* Which devices average what is in a ck_group. */
+typedef struct {
+    int population;
+    int first; /* the first device that does, in whichever process; its layout is 0 */
+    /* [n_local] this process's, rising: the packs and layouts of the group are theirs */
+    int n_local, *local;
+} group_holders;
 
 /* Where this process stands among those of its run. */
 typedef struct {
@@ -100,11 +113,12 @@ typedef struct {
     float *carried;                      /* backend memory [n_carried]; NULL without any */
     int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    /* of populations that have not stopped, one per set of parts that the same two devices or more average */
+    /* of populations that have not stopped, one per set of parts that the same devices average: two or more,
+     * or one device that a proximal term holds */
     ck_group *groups;
-    int *group_population;     /* [n_groups] */
+    group_holders *holders;    /* [n_groups] */
     int64_t n_packed;          /* floats of all groups' packed buffers */
-    float *packed;             /* backend memory [n_packed] */
+    float *packed;             /* backend memory [n_packed]: what devices received last (anchors.c) */
     struct variants *variants; /* population/variants.h; NULL: no population has one */
     int most_sources;          /* of any corpus */
     /* [n_devices, most_sources] tokens of each source of its population's corpus in a device's training text;
@@ -147,19 +161,37 @@ int64_t fleet_largest_pack(const fleet *f); /* floats */
  * lists take of each device. */
 size_t fleet_initial_bytes(const fleet *f, int threads);
 enum {
-    FLEET_DEVICE_BYTES = sizeof(device) + 2 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
+    FLEET_DEVICE_BYTES = sizeof(device) + 3 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
 };
 
-/* One aggregation: weighted mean over each population's devices (in their order, process by process), then
- * spread. Stopped populations take no part; the same populations must have stopped in all processes. Packs
+/* The aggregation that ends a round (from 1): weighted mean over the devices of each population that send (in
+ * their order, process by process), spread to those that receive (schedule/participation.h). Stopped populations take no part; the same populations must have stopped in all processes. Packs
  * that lie far are read and written in place: 4 B over the bus a shared value and device, each way, once a
  * round. */
-exit_code fleet_aggregate(fleet *f, problems *list);
+exit_code fleet_aggregate(fleet *f, int round, problems *list);
+/* The layout of a device of this process in a group; -1: it does not average what is in it. */
+int32_t fleet_layout(const fleet *f, int group, int device_index);
+
+/* Anchors of proximal terms (methods/method.h): what a population's devices received last, one copy for all of
+ * them, which lies in `packed` and is replaced by fleet_aggregate().
+ *
+ * mu of a population; 0: it has no such term. */
+double population_proximal(const population *p);
+/* Where all devices of a population are equal in what they share, as they are when a round begins, sets its
+ * anchor to that. Called by all processes. Nothing where no population has a proximal term. */
+exit_code fleet_set_anchors(fleet *f, problems *list);
+/* All anchors, for a checkpoint within a round: 0 bytes without any; to and from a host buffer of so many. */
+size_t fleet_anchor_bytes(const fleet *f);
+exit_code fleet_save_anchors(const fleet *f, void *out, problems *list);
+exit_code fleet_restore_anchors(fleet *f, const void *saved, problems *list);
+
 /* Stops all devices of a population (one of them diverged). */
 void fleet_stop(fleet *f, int which);
 
+/* What a device does in a round of the run (from 1). */
+participation fleet_participation(const fleet *f, const device *d, int round);
 /* What a device does at a local step of the run (counted from 0, over all rounds): entries, of which there
- * are as many as it returns. */
+ * are as many as it returns; 0: it is absent. */
 int fleet_schedule(const fleet *f, const device *d, int64_t local_step,
                    schedule_entry entries[SCHEDULE_MOST]);
 /* The same of the whole run. */

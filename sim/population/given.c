@@ -118,6 +118,46 @@ static bool is_first_of(const fleet *f, int index) {
     return true;
 }
 
+/* Whether two packs are equal where a group averages them; the first has layout 0. */
+static bool same_shared(const ck_group *g, const float *first, const float *other, int32_t layout) {
+    const int64_t *there = g->offset + (int64_t)layout * g->n_ranges;
+    for (int i = 0; i < g->n_ranges; i++)
+        if (memcmp(first + g->offset[i], other + there[i], (size_t)g->count[i] * sizeof *first) != 0)
+            return false;
+    return true;
+}
+
+/* A proximal term has one anchor for all devices that average the same, and are there in the first round. */
+static exit_code check_group_start(const fleet *f, int group, float *start, float *pack, problems *list) {
+    const group_holders *h = &f->holders[group];
+    const population *p = &f->populations[h->population];
+    const device *first = &f->devices[h->first];
+    memset(start, 0, (size_t)f->shapes[first->shape].total * sizeof *start);
+    exit_code code = given_pack_read(f, first, start, list);
+    for (int i = 0; i < h->n_local && code == EXIT_OK; i++) {
+        const device *d = &f->devices[h->local[i]];
+        if (!fleet_participation(f, d, 1).present) continue;
+        memset(pack, 0, (size_t)f->shapes[d->shape].total * sizeof *pack);
+        code = given_pack_read(f, d, pack, list);
+        if (code == EXIT_OK && !same_shared(&f->groups[group], start, pack, f->groups[group].layout[i]))
+            code = problem(
+                list, EXIT_INPUT,
+                "%s: device %d starts from other shared parts than device %d, but method %s holds all "
+                "devices of population '%s' near one start; give them the same",
+                folder_of(p), d->index, first->index, p->method->name, p->settings->name);
+    }
+    return code;
+}
+
+static exit_code check_equal_start(const fleet *f, int index, float *pack, problems *list) {
+    float *start = calloc((size_t)fleet_largest_pack(f) + 1, sizeof *start);
+    exit_code code = start ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for initial adapters");
+    for (int g = 0; g < f->n_groups && code == EXIT_OK; g++)
+        if (f->holders[g].population == index) code = check_group_start(f, g, start, pack, list);
+    free(start);
+    return code;
+}
+
 /* After a few bad files the rest would say the same; a folder that all devices start from is looked at once
  * for each shape. Each is read into the same place: what is in it counts, too. */
 static exit_code check_devices(const fleet *f, int index, float *pack, problems *list) {
@@ -143,9 +183,11 @@ exit_code given_packs_check(const fleet *f, problems *list) {
         int before = problems_count(list);
         exit_code one = EXIT_OK;
         if (!folder_of(p)) continue;
-        if (is_folder(folder_of(p)))
+        if (is_folder(folder_of(p))) {
             one = check_devices(f, i, pack, list);
-        else if (is_first_of(f, i))
+            if (population_proximal(p) > 0.0 && !peft_is_folder(folder_of(p)))
+                THEN(one, check_equal_start(f, i, pack, list));
+        } else if (is_first_of(f, i))
             one = problem(list, EXIT_INPUT,
                           "there is no folder %s; it must be PEFT's, or hold what `cohort export --adapters` "
                           "writes, or adapters_<population>_<device>.safetensors",

@@ -1,8 +1,9 @@
 /* What is averaged: per population, and per set of parts that the same devices hold (sharing.h), the ranges of
  * their packs as one ck_group.
  *
- * Its members are this process's devices, if any; their weights are those of all devices that hold the set, so
- * that the sum over processes is the mean over these: 1/N, or once the text of all is open their share of the
+ * Its members are this process's devices, if any, rising, so that those that send, which are in a sum, come
+ * before those that only receive. Their weights are those of all devices that hold the set and send, so that
+ * the sum over processes is the mean over these: 1/N, or once the text of all is open their share of the
  * training tokens, where that is asked for.
  *
  * Devices of a population may differ in their experts, so each class of them is a layout: the same tensors at
@@ -13,12 +14,13 @@
 #include "population/sharing.h"
 #include "support/processes.h"
 
-static void group_free(ck_group *g) {
+static void group_free(ck_group *g, group_holders *h) {
     free((void *)g->members);
     free((void *)g->layout);
     free((void *)g->weights);
     free((void *)g->count);
     free((void *)g->offset);
+    free(h->local);
 }
 
 /* The place of a class among those that hold the set. */
@@ -36,15 +38,15 @@ static bool is_member(const sharing *s, int set, int index) {
            sharing_holds(s, set, &s->fleet->devices[index]);
 }
 
-static void fill_members(const sharing *s, int set, int holders, int64_t *packs, int32_t *layout,
+static void fill_members(const sharing *s, int set, const group_holders *h, int64_t *packs, int32_t *layout,
                          float *weights) {
     const fleet *f = s->fleet;
-    for (int i = 0, n = 0; i < f->n_local; i++) {
-        if (!is_member(s, set, f->local[i])) continue;
-        const device *d = &f->devices[f->local[i]];
-        packs[n] = d->pack;
-        layout[n] = layout_of(s, set, sharing_class(s, d));
-        weights[n++] = 1.0F / (float)holders;
+    int senders = sharing_senders(s, set);
+    for (int i = 0; i < h->n_local; i++) {
+        const device *d = &f->devices[h->local[i]];
+        packs[i] = d->pack;
+        layout[i] = layout_of(s, set, sharing_class(s, d));
+        weights[i] = 1.0F / (float)senders; /* no other is in a sum */
     }
 }
 
@@ -67,24 +69,32 @@ static int most_parts(const sharing *s) {
     return most;
 }
 
-static bool group_fill(const sharing *s, int set, int holders, ck_group *g) {
-    int n_members = 0;
+static bool find_holders(const sharing *s, int set, group_holders *h) {
+    const fleet *f = s->fleet;
+    h->local = malloc(((size_t)f->n_local + 1) * sizeof *h->local);
+    for (h->first = s->population->first_device; !is_member(s, set, h->first);) h->first++;
+    for (int i = 0; h->local && i < f->n_local; i++)
+        if (is_member(s, set, f->local[i])) h->local[h->n_local++] = f->local[i];
+    return h->local;
+}
+
+static bool group_fill(const sharing *s, int set, ck_group *g, group_holders *h) {
     size_t most_ranges = (size_t)most_parts(s);
-    for (int i = 0; i < s->fleet->n_local; i++) n_members += is_member(s, set, s->fleet->local[i]);
-    size_t members = (size_t)n_members + 1;
+    if (!find_holders(s, set, h)) return false;
+    size_t members = (size_t)h->n_local + 1;
     int64_t *packs = malloc(members * sizeof *packs);
     int32_t *layout = malloc(members * sizeof *layout);
     float *weights = malloc(members * sizeof *weights);
     int64_t *count = malloc(most_ranges * sizeof *count);
     int64_t *offset = malloc(most_ranges * (size_t)s->n_classes * sizeof *offset);
-    *g = (ck_group){.n_members = n_members,
+    *g = (ck_group){.n_members = h->n_local,
                     .members = packs,
                     .layout = layout,
                     .weights = weights,
                     .count = count,
                     .offset = offset};
     if (!packs || !layout || !weights || !count || !offset) return false;
-    fill_members(s, set, holders, packs, layout, weights);
+    fill_members(s, set, h, packs, layout, weights);
     g->n_ranges = fill_ranges(s, set, offset, count);
     return true;
 }
@@ -95,7 +105,7 @@ static void place(fleet *f, ck_group *g) {
     f->n_packed = (f->n_packed + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
 }
 
-/* All devices that hold the set send and receive it, 4 B a value. */
+/* All devices that hold the set send or receive it, 4 B a value each way. */
 static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) {
     const population *p = s->population;
     int64_t bytes = 0;
@@ -104,21 +114,25 @@ static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) 
         if (is_member(s, set, i)) f->devices[i].bytes_a_round += bytes;
 }
 
-/* A set that one device alone holds has no mean. */
+/* A set that one device alone holds, or nobody sends, has no mean; of one device a proximal term needs it, for
+ * its anchor. */
 static bool create_group(fleet *f, const sharing *s, int set, int population_index) {
     int holders = sharing_holders(s, set);
     size_t n = (size_t)f->n_groups + 1;
-    if (holders < 2) return true;
+    bool changes = holders > 1 || population_proximal(s->population) > 0.0;
+    if (!changes || sharing_senders(s, set) == 0) return true;
     ck_group *groups = realloc(f->groups, n * sizeof *groups);
     if (groups) f->groups = groups;
-    int *population_of = realloc(f->group_population, n * sizeof *population_of);
-    if (population_of) f->group_population = population_of;
-    if (!groups || !population_of) return false;
+    group_holders *all = realloc(f->holders, n * sizeof *all);
+    if (all) f->holders = all;
+    if (!groups || !all) return false;
     ck_group *g = &f->groups[f->n_groups];
-    f->group_population[f->n_groups++] = population_index;
-    if (!group_fill(s, set, holders, g)) return false;
+    group_holders *h = &f->holders[f->n_groups++];
+    *g = (ck_group){0};
+    *h = (group_holders){.population = population_index};
+    if (!group_fill(s, set, g, h)) return false;
     place(f, g);
-    count_bytes(f, s, set, g);
+    if (holders > 1) count_bytes(f, s, set, g);
     return true;
 }
 
@@ -136,32 +150,46 @@ exit_code groups_create(fleet *f, problems *list) {
 }
 
 void groups_destroy(fleet *f) {
-    for (int i = 0; i < f->n_groups; i++) group_free(&f->groups[i]);
+    for (int i = 0; i < f->n_groups; i++) group_free(&f->groups[i], &f->holders[i]);
     free(f->groups);
-    free(f->group_population);
+    free(f->holders);
     f->groups = NULL;
-    f->group_population = NULL;
+    f->holders = NULL;
     f->n_groups = 0;
 }
 
-/* The device of a group's member: the first of fleet.local from *at on that has its pack. */
-static const device *member_device(const fleet *f, const ck_group *g, int member, int *at) {
-    while (f->devices[f->local[*at]].pack != g->members[member]) ++*at;
-    return &f->devices[f->local[*at]];
+int32_t fleet_layout(const fleet *f, int group, int device_index) {
+    const group_holders *h = &f->holders[group];
+    int low = 0, high = h->n_local;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (h->local[middle] < device_index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < h->n_local && h->local[low] == device_index ? f->groups[group].layout[low] : -1;
 }
 
-/* Training tokens of this process's members of each group. */
+static int64_t tokens_of(const fleet *f, int device_index) {
+    return f->devices[device_index].text.tokens[DATA_TRAIN];
+}
+
+/* Training tokens of this process's senders in each group. */
 static void count_tokens(const fleet *f, int64_t *tokens) {
-    for (int g = 0; g < f->n_groups; g++)
-        for (int i = 0, at = 0; i < f->groups[g].n_members; i++)
-            tokens[g] += member_device(f, &f->groups[g], i, &at)->text.tokens[DATA_TRAIN];
+    for (int g = 0; g < f->n_groups; g++) {
+        const group_holders *h = &f->holders[g];
+        const population *p = &f->populations[h->population];
+        for (int i = 0; i < h->n_local && h->local[i] < p->first_device + p->n_senders; i++)
+            tokens[g] += tokens_of(f, h->local[i]);
+    }
 }
 
 /* n_i / n: of equal devices the bits of 1/N. */
-static void weigh_by_tokens(const fleet *f, ck_group *g, int64_t all) {
-    float *weights = (float *)g->weights;
-    for (int i = 0, at = 0; i < g->n_members; i++)
-        weights[i] = (float)((double)member_device(f, g, i, &at)->text.tokens[DATA_TRAIN] / (double)all);
+static void weigh_by_tokens(const fleet *f, int g, int64_t all) {
+    float *weights = (float *)f->groups[g].weights;
+    for (int i = 0; i < f->holders[g].n_local; i++)
+        weights[i] = (float)((double)tokens_of(f, f->holders[g].local[i]) / (double)all);
 }
 
 exit_code fleet_weigh(fleet *f, problems *list) {
@@ -177,21 +205,47 @@ exit_code fleet_weigh(fleet *f, problems *list) {
             f->collective, ck_collective_exchange(f->collective, own, (size_t)n * sizeof *own, tokens), list);
     }
     for (int g = 0; code == EXIT_OK && g < n; g++) {
-        const population *p = &f->populations[f->group_population[g]];
+        const population *p = &f->populations[f->holders[g].population];
         int64_t all = 0;
         for (int process = 0; process < processes; process++) all += tokens[process * n + g];
-        if (p->settings->weights == WEIGHTS_TOKENS) weigh_by_tokens(f, &f->groups[g], all);
+        if (p->settings->weights == WEIGHTS_TOKENS) weigh_by_tokens(f, g, all);
     }
     free(tokens);
     return code;
 }
 
+static bool sends(participation in_round) {
+    return in_round.sends;
+}
+
+static bool receives(participation in_round) {
+    return in_round.receives;
+}
+
+/* Devices that join late are the last of their population, so those that do what is asked come first. */
+static void choose_members(fleet *f, int round, bool (*does)(participation in_round)) {
+    for (int g = 0; g < f->n_groups; g++) {
+        const group_holders *h = &f->holders[g];
+        int n = 0;
+        while (n < h->n_local && does(fleet_participation(f, &f->devices[h->local[n]], round))) n++;
+        f->groups[g].n_members = n;
+    }
+}
+
+void groups_of_senders(fleet *f, int round) {
+    choose_members(f, round, sends);
+}
+
+void groups_of_receivers(fleet *f, int round) {
+    choose_members(f, round, receives);
+}
+
 static void remove_group(fleet *f, int which) {
-    group_free(&f->groups[which]);
+    group_free(&f->groups[which], &f->holders[which]);
     f->n_groups--;
     for (int j = which; j < f->n_groups; j++) {
         f->groups[j] = f->groups[j + 1];
-        f->group_population[j] = f->group_population[j + 1];
+        f->holders[j] = f->holders[j + 1];
     }
 }
 
@@ -199,5 +253,5 @@ void fleet_stop(fleet *f, int which) {
     const population *p = &f->populations[which];
     for (int i = 0; i < p->n_devices; i++) f->devices[p->first_device + i].stopped = true;
     for (int i = f->n_groups - 1; i >= 0; i--)
-        if (f->group_population[i] == which) remove_group(f, i);
+        if (f->holders[i].population == which) remove_group(f, i);
 }

@@ -15,6 +15,12 @@ void shape_count_parameters(const population *p, const device *d, const ck_shape
  * processes. */
 exit_code groups_create(fleet *f, problems *list);
 void groups_destroy(fleet *f);
+/* Their members are those of this process's devices that send in a round, or those that receive. */
+void groups_of_senders(fleet *f, int round);
+void groups_of_receivers(fleet *f, int round);
+
+/* fleet.c: f->packed becomes its sum over processes; `status` is that of what this process wrote there. */
+exit_code packed_sum(fleet *f, ck_status status, problems *list);
 
 /* assign.c: the offsets of this process's packs, and their sums. */
 void packs_place(fleet *f);

@@ -96,12 +96,18 @@ bool sharing_holds(const sharing *s, int set, const device *d) {
     return s->holds[(size_t)set * (size_t)s->n_classes + (size_t)sharing_class(s, d)];
 }
 
-int sharing_holders(const sharing *s, int set) {
-    const population *p = s->population;
-    int n = 0;
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        n += sharing_holds(s, set, &s->fleet->devices[i]);
+static int count_holders(const sharing *s, int set, int of_the_first) {
+    int first = s->population->first_device, n = 0;
+    for (int i = first; i < first + of_the_first; i++) n += sharing_holds(s, set, &s->fleet->devices[i]);
     return n;
+}
+
+int sharing_holders(const sharing *s, int set) {
+    return count_holders(s, set, s->population->n_devices);
+}
+
+int sharing_senders(const sharing *s, int set) {
+    return count_holders(s, set, s->population->n_senders);
 }
 
 /* Neighbouring experts of a block are one range. */
@@ -164,6 +170,20 @@ static exit_code check_pair(const sharing *s, int class_a, int class_b, problems
     return EXIT_OK;
 }
 
+/* A proximal term of parts that nobody sends has no anchor. */
+static exit_code check_anchor(const sharing *s, int set, problems *list) {
+    const population *p = s->population;
+    const device *d = &s->fleet->devices[p->first_device + p->n_senders];
+    if (population_proximal(p) == 0.0 || sharing_senders(s, set) > 0) return EXIT_OK;
+    while (!sharing_holds(s, set, d)) d++;
+    return problem(
+        list, EXIT_INPUT,
+        "population '%s': method %s holds devices near what they receive, but device %d, which is "
+        "held out, has %d generalists, and no device that sends has as many; give one of the first "
+        "%d devices as many, or this one fewer",
+        p->settings->name, p->method->name, d->index, d->generalists, p->n_senders);
+}
+
 exit_code sharing_check(const fleet *f, const population *p, problems *list) {
     sharing s;
     exit_code code = EXIT_OK;
@@ -171,6 +191,7 @@ exit_code sharing_check(const fleet *f, const population *p, problems *list) {
     for (int i = 0; i < s.n_classes && code == EXIT_OK; i++)
         for (int j = 0; j < s.n_classes && code == EXIT_OK; j++)
             if (i != j) code = check_pair(&s, i, j, list);
+    for (int i = 0; i < s.n_sets && code == EXIT_OK; i++) code = check_anchor(&s, i, list);
     sharing_destroy(&s);
     return code;
 }

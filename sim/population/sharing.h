@@ -26,8 +26,9 @@ void sharing_destroy(sharing *s);
 int sharing_class(const sharing *s, const device *d);
 /* Whether the device holds the parts of a set. */
 bool sharing_holds(const sharing *s, int set, const device *d);
-/* How many of the population's devices do. */
+/* How many of the population's devices do, and how many of these are not held out. */
 int sharing_holders(const sharing *s, int set);
+int sharing_senders(const sharing *s, int set);
 /* The ranges of a class's packs that belong to a set, in floats; at most ck_part_count(). Returns their
  * number, which is the same for all classes that hold the set, as are their counts. */
 int sharing_ranges(const sharing *s, int set, int which, int64_t *offset, int64_t *count);

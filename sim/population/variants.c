@@ -173,7 +173,7 @@ static exit_code place_linear(fleet *f, placed_variant *v, const base_model *bas
     if (weights) status = ck_upload(f->stream, v->memory + at.weight, room, weights * sizeof *room);
     if (biases && status == CK_OK)
         status = ck_upload(f->stream, v->memory + at.bias, room + weights, biases * sizeof *room);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_wait(f->stream));
     return kernel_problem(list, f->backend, status, "placing a base variant");
 }
 
@@ -184,9 +184,8 @@ static exit_code place_variant(fleet *f, placed_variant *v, const base_model *ba
     exit_code code = room && v->bytes_of
                          ? base_variant_compare(v->source, base, list)
                          : problem(list, EXIT_ENVIRONMENT, "out of memory for the base variants");
-    if (code == EXIT_OK)
-        code = kernel_problem(list, f->backend, ck_alloc(f->backend, bytes_of(v), "a base variant", &memory),
-                              "placing a base variant");
+    THEN(code, kernel_problem(list, f->backend, ck_alloc(f->backend, bytes_of(v), "a base variant", &memory),
+                              "placing a base variant"));
     v->memory = memory;
     for (int i = 0; i < f->variants->n_linears && code == EXIT_OK; i++)
         code = place_linear(f, v, base, i, room, list);

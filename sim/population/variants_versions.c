@@ -42,10 +42,10 @@ static exit_code fold(fleet *f, placed_variant *v, const variant_factors *x, bas
     if (!rows) return no_memory(list);
     at += x->first_row * l.in;
     ck_status status = ck_download(f->stream, rows, at, bytes);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_wait(f->stream));
     base_fold_factors(rows, x->rows, l.in, x->rank, x->scale, x->a, x->b);
-    if (status == CK_OK) status = ck_upload(f->stream, at, rows, bytes);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_upload(f->stream, at, rows, bytes));
+    THEN(status, ck_wait(f->stream));
     free(rows);
     return kernel_problem(list, f->backend, status, "folding factors into a base variant");
 }
@@ -106,8 +106,8 @@ static exit_code split(fleet *f, int which, problems *list) {
     own->bytes_of[0] = from->bytes_of[0];
     ck_status status = ck_alloc(f->backend, bytes, "a base variant", &memory);
     own->memory = memory;
-    if (status == CK_OK) status = ck_copy(f->stream, own->memory, from->memory, bytes);
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_copy(f->stream, own->memory, from->memory, bytes));
+    THEN(status, ck_wait(f->stream));
     v->of_population[which] = v->n++;
     variant_fill_table(v, v->of_population[which]);
     return kernel_problem(list, f->backend, status, "a base variant of a population's own");
@@ -135,11 +135,11 @@ exit_code variants_fold(fleet *f, int which, const variant_factors *factors, int
     for (int i = 0; i < n && code == EXIT_OK; i++) {
         base_linear l = linear_of(f, factors[i].linear);
         code = check_factors(v, &factors[i], l, list);
-        if (code == EXIT_OK) code = fold(f, v, &factors[i], l, list);
-        if (code == EXIT_OK) code = keep(v, &factors[i], l.in, list);
+        THEN(code, fold(f, v, &factors[i], l, list));
+        THEN(code, keep(v, &factors[i], l.in, list));
         bytes += 4 * factors[i].rank * (l.in + factors[i].rows);
     }
-    return code == EXIT_OK ? add_version(v, bytes, list) : code;
+    return THEN(code, add_version(v, bytes, list));
 }
 
 /* ---- Saving ---- */
@@ -171,7 +171,7 @@ static ck_status save_variant(const fleet *f, const placed_variant *v, uint8_t *
     void *content = put(at, v->added, content_bytes(v));
     if (!v->dense) return CK_OK;
     ck_status status = ck_download(f->stream, content, v->memory, content_bytes(v));
-    return status == CK_OK ? ck_wait(f->stream) : status;
+    return THEN(status, ck_wait(f->stream));
 }
 
 static bool any_new_version(const fleet *f) {
@@ -229,8 +229,8 @@ static exit_code refold(fleet *f, placed_variant *v, saved_reader content, bool 
         if (*damaged) break;
         variant_factors x = {r.linear, r.first_row, r.rows, r.rank, (float)r.scale, a, a + r.rank * r.in};
         code = check_factors(v, &x, linear_of(f, r.linear), list);
-        if (code == EXIT_OK) code = fold(f, v, &x, linear_of(f, r.linear), list);
-        if (code == EXIT_OK) code = keep(v, &x, (int)r.in, list);
+        THEN(code, fold(f, v, &x, linear_of(f, r.linear), list));
+        THEN(code, keep(v, &x, (int)r.in, list));
     }
     return code;
 }
@@ -238,7 +238,7 @@ static exit_code refold(fleet *f, placed_variant *v, saved_reader content, bool 
 static exit_code restore_weights(fleet *f, placed_variant *v, const void *content, problems *list) {
     keep_weights_instead(v);
     ck_status status = ck_upload(f->stream, v->memory, content, content_bytes(v));
-    if (status == CK_OK) status = ck_wait(f->stream);
+    THEN(status, ck_wait(f->stream));
     return kernel_problem(list, f->backend, status, "restoring a base variant");
 }
 

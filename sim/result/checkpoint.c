@@ -31,10 +31,22 @@ typedef struct {
     int packs;     /* packs_array: may come in pieces; else -1 */
 } array;
 
+static hid_t state_type(device_state_type type) {
+    switch (type) {
+    case STATE_I64:
+        return H5T_NATIVE_INT64;
+    case STATE_F64:
+        return H5T_NATIVE_DOUBLE;
+    case STATE_U8:
+        return H5T_NATIVE_UINT8;
+    }
+    return -1;
+}
+
 static array state_array(const checkpoint *c, device_state_id id) {
     return (array){.path = device_states[id].path,
                    .what = "devices",
-                   .type = device_states[id].type == STATE_I64 ? H5T_NATIVE_INT64 : H5T_NATIVE_UINT8,
+                   .type = state_type(device_states[id].type),
                    .values = c->state[id],
                    .value_bytes = device_state_bytes(id),
                    .count = c->n_devices,

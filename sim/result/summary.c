@@ -59,6 +59,12 @@ static void put_evaluation(FILE *out, const summary_row *row) {
 static void put_entropy(FILE *out, const summary_row *row) {
     put_number(out, row->entropy_mean);
 }
+static void put_held_out_first(FILE *out, const summary_row *row) {
+    put_number(out, row->held_out > 0 ? row->held_out_first : NAN);
+}
+static void put_held_out_last(FILE *out, const summary_row *row) {
+    put_number(out, row->held_out > 0 ? row->held_out_last : NAN);
+}
 static void put_weights(FILE *out, const summary_row *row) {
     if (row->weights) fputs(row->weights, out);
 }
@@ -136,6 +142,19 @@ static void put_measured(FILE *out, const measured_column *c, const summary_row 
         put_number(out, row->of_metric[c->metric][c->which]);
 }
 
+/* Columns behind these, where a population has devices that join late. */
+static const struct {
+    const char *name;
+    void (*put)(FILE *out, const summary_row *row);
+} of_held_out[] = {{"held_out_ppl_first", put_held_out_first}, {"held_out_ppl_last", put_held_out_last}};
+enum { N_HELD_OUT = sizeof of_held_out / sizeof *of_held_out };
+
+static bool any_held_out(const summary_row *rows, int n) {
+    for (int i = 0; i < n; i++)
+        if (rows[i].held_out > 0) return true;
+    return false;
+}
+
 static bool is_placed(const char *name) {
     for (int i = 0; i < N_PLACED; i++)
         if (strcmp(placed[i].name, name) == 0) return true;
@@ -162,6 +181,8 @@ summary_column summary_column_of(const char *name) {
             return (summary_column){SUMMARY_MEASURED, unit_of(&measured[i])};
     for (int i = 0; i < N_PLACED; i++)
         if (strcmp(placed[i].name, name) == 0) return placed[i].what;
+    for (int i = 0; i < N_HELD_OUT; i++)
+        if (strcmp(of_held_out[i].name, name) == 0) return (summary_column){SUMMARY_MEASURED, ""};
     return (summary_column){SUMMARY_SETTING, NULL};
 }
 
@@ -195,15 +216,18 @@ static void put_axis_values(FILE *out, const summary_row *row) {
 
 /* ---- Lines ---- */
 
-static void put_header(FILE *out, const measured_column *measured, int n, const settings *run) {
+static void put_header(FILE *out, const measured_column *measured, int n, bool held_out,
+                       const settings *run) {
     for (int i = 0; i < N_PLACED; i++) fprintf(out, "%s%s", i > 0 ? "," : "", placed[i].name);
     for (int i = 0; i < n; i++)
         if (!is_placed(measured[i].name)) fprintf(out, ",%s", measured[i].name);
+    for (int i = 0; held_out && i < N_HELD_OUT; i++) fprintf(out, ",%s", of_held_out[i].name);
     put_axis_names(out, run);
     fputc('\n', out);
 }
 
-static void put_row(FILE *out, const measured_column *measured, int n, const summary_row *row) {
+static void put_row(FILE *out, const measured_column *measured, int n, bool held_out,
+                    const summary_row *row) {
     for (int i = 0; i < N_PLACED; i++) {
         if (i > 0) fputc(',', out);
         if (placed[i].put) placed[i].put(out, row);
@@ -215,6 +239,10 @@ static void put_row(FILE *out, const measured_column *measured, int n, const sum
         fputc(',', out);
         put_measured(out, &measured[i], row);
     }
+    for (int i = 0; held_out && i < N_HELD_OUT; i++) {
+        fputc(',', out);
+        of_held_out[i].put(out, row);
+    }
     put_axis_values(out, row);
     fputc('\n', out);
 }
@@ -225,8 +253,9 @@ static int write_rows(const char *path, const summary_row *rows, int n) {
     if (!out) return errno;
     measured_column measured[MOST_MEASURED];
     int n_measured = list_measured(measured);
-    put_header(out, measured, n_measured, n > 0 ? rows[0].run : NULL);
-    for (int i = 0; i < n; i++) put_row(out, measured, n_measured, &rows[i]);
+    bool held_out = any_held_out(rows, n);
+    put_header(out, measured, n_measured, held_out, n > 0 ? rows[0].run : NULL);
+    for (int i = 0; i < n; i++) put_row(out, measured, n_measured, held_out, &rows[i]);
     int status = 0;
     if (fflush(out))
         status = errno;

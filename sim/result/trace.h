@@ -175,6 +175,9 @@ typedef struct {
     const char *weights;
     double of_metric[METRIC_COUNT][METRIC_COLUMNS]; /* of its columns; NaN: empty cell */
     int64_t of_state[DEVICE_STATES];                /* total over devices; of those that have a column */
+    int held_out;                                   /* devices, which no number of devices above is about */
+    /* mean test perplexity of these as they join, before their first step, and after the last round */
+    double held_out_first, held_out_last;
     /* Every axis of the run that no other column has is a column: the population's value on it. NULL: none. */
     const settings *run;
     const population_settings *own;

@@ -17,8 +17,10 @@ static exit_code summarise_merged(const settings *s, fleet *f, const base_shape 
     exit_code code = metric_row_create(&merged.numbers, &size)
                          ? EXIT_OK
                          : problem(list, EXIT_ENVIRONMENT, "out of memory for the summary");
-    for (int i = 0; i < f->n_populations && code == EXIT_OK; i++)
+    for (int i = 0; i < f->n_populations && code == EXIT_OK; i++) {
         merged.numbers.first_device[i + 1] = f->populations[i].first_device + f->populations[i].n_devices;
+        merged.numbers.described[i] = f->populations[i].n_senders;
+    }
     (void)folder_join(path, folder, "trace.h5");
     THEN(code, summarise_trace(&merged, path, rows, list));
     (void)folder_join(path, folder, "summary.csv");

@@ -16,6 +16,7 @@
 #include "population/variants.h"
 #include "result/bank.h"
 #include "run/batches.h"
+#include "run/measure.h"
 #include "run/report.h"
 #include "run/run.h"
 #include "run/tune.h"
@@ -205,6 +206,21 @@ static void print_examples(const fleet *f) {
     }
 }
 
+/* Once for all seeds of a population. */
+static void print_held_out(const fleet *f) {
+    const char *last = NULL;
+    for (int i = 0; i < f->n_populations; i++) {
+        const population *p = &f->populations[i];
+        int late = p->n_devices - p->n_senders, rounds = f->settings->rounds;
+        if (late == 0 || (last && strcmp(p->settings->name, last) == 0)) continue;
+        printf("%s%s: %d of its %d devices %s in round %d of %d, and %s nothing\n", last ? "" : "\n",
+               p->settings->name, late, p->n_devices, late == 1 ? "joins" : "join",
+               schedule_first_round(p->settings, p->n_devices - 1, rounds), rounds,
+               late == 1 ? "sends" : "send");
+        last = p->settings->name;
+    }
+}
+
 /* What is not the same on all devices: once for all seeds of a population. */
 static void print_lists(const fleet *f) {
     const char *last = NULL;
@@ -259,6 +275,7 @@ static void print_populations(const fleet *f) {
     print_lists(f);
     print_examples(f);
     print_mixtures(f);
+    print_held_out(f);
     print_repetitions(f);
 }
 
@@ -357,12 +374,9 @@ static void print_plans(const process_plan *plans, int n) {
 
 /* What a run would read before its first step; a base that has still to be trained is not there to fold into.
  */
-static exit_code read_base(const settings *s, const fleet *f, problems *list) {
-    base_model *base = NULL;
-    exit_code code = run_read_base(s, &base, list);
-    if (code == EXIT_OK && base) code = variants_check(f, base, list);
-    base_destroy(base);
-    return code;
+static exit_code read_base(const settings *s, const fleet *f, base_model **base, problems *list) {
+    exit_code code = run_read_base(s, base, list);
+    return code == EXIT_OK && *base ? variants_check(f, *base, list) : code;
 }
 
 /* Once for all seeds of a population. */
@@ -377,13 +391,56 @@ static void print_variants(const fleet *f) {
     }
 }
 
-static exit_code check_at_once(const settings *s, int processes, bool *too_large, problems *list) {
+static void print_time(const run_work *work, const run_rates *rates) {
+    char rounds[DURATION_BYTES], before[DURATION_BYTES + 40] = "", base[DURATION_BYTES];
+    duration_text(measured_seconds(work, rates), rounds);
+    duration_text(rates->pretraining, base);
+    if (rates->pretraining > 0.0)
+        snprintf(before, sizeof before, ", and %s more to pre-train the base", base);
+    printf("\nA run takes about %s ", rounds);
+    if (rates->on_gpu)
+        printf("on the GPU");
+    else
+        printf("on %d thread%s", rates->threads, rates->threads == 1 ? "" : "s");
+    printf(" (measured %d step%s in %.1f s)%s\n", rates->steps, rates->steps == 1 ? "" : "s", rates->spent,
+           before);
+}
+
+static run_memory memory_of(const process_plan *plans, int n) {
+    run_memory all = {0, 0};
+    for (int p = 0; p < n; p++) {
+        run_memory one = measure_memory(&plans[p].plan);
+        all.host += one.host;
+        all.gpu += one.gpu;
+    }
+    return all;
+}
+
+/* The devices make room for those that are timed. What goes wrong here is no fault of the configuration. */
+static void measure_time(const settings *s, run_outline *o, run_memory most, base_model *base) {
+    run_work work = measure_work(s, &o->shape, o->fleet);
+    base_shape shape = o->shape;
+    run_rates rates;
+    problems *list = problems_create();
+    outline_free(o);
+    fflush(stdout);
+    if (measure_run(s, &shape, base, most, &rates, list) == EXIT_OK && problems_count(list) == 0)
+        print_time(&work, &rates);
+    else
+        printf("\nHow long a run takes was not measured: %s\n",
+               problems_count(list) > 0 ? problems_message(list, 0) : "it failed");
+    problems_destroy(list);
+}
+
+static exit_code check_at_once(const settings *s, int processes, bool measured, bool *too_large,
+                               problems *list) {
     run_outline o = {0};
+    base_model *base = NULL;
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
     exit_code code = plans ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the plans");
     THEN(code,
          processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list));
-    THEN(code, read_base(s, o.fleet, list));
+    THEN(code, read_base(s, o.fleet, &base, list));
     if (code == EXIT_OK) {
         report_base(&o.shape);
         putchar('\n');
@@ -393,13 +450,17 @@ static exit_code check_at_once(const settings *s, int processes, bool *too_large
         report_overlaps(false, o.fleet);
     }
     *too_large = processes == 1 && o.plan.refused;
+    if (code == EXIT_OK && measured)
+        measure_time(s, &o, memory_of(plans, processes), base);
+    else
+        base_destroy(base);
     outline_free(&o);
     free(plans);
     return code;
 }
 
 /* One after the other, as they would run. */
-static exit_code check_batches(const settings *s, problems *list) {
+static exit_code check_batches(const settings *s, bool measured, problems *list) {
     int *which = calloc((size_t)s->n_populations, sizeof *which), batches = 0, all = 0, size = 0;
     exit_code code = which ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     for (int i = 0; which && i < s->n_populations; i++) which[i] = i;
@@ -413,19 +474,19 @@ static exit_code check_batches(const settings *s, problems *list) {
         printf("\nBatch %d of %d, %d of %d populations\n\n", n, n + batches - 1 > all ? n + batches - 1 : all,
                size, s->n_populations);
         settings *some = settings_subset(s, size, which + at);
-        code = check_at_once(some, 1, &too_large, list);
+        code = check_at_once(some, 1, measured, &too_large, list);
         settings_destroy(some);
     }
     free(which);
     return code;
 }
 
-exit_code run_check(const settings *s, int processes, problems *list) {
+exit_code run_check(const settings *s, int processes, bool measured, problems *list) {
     bool too_large = false;
     exit_code code = tune_check(s, processes, list);
     int before = problems_count(list);
-    THEN(code, check_at_once(s, processes, &too_large, list));
+    THEN(code, check_at_once(s, processes, measured, &too_large, list));
     if (!too_large || s->n_populations == 1) return code;
     problems_drop(list, before);
-    return check_batches(s, list);
+    return check_batches(s, measured, list);
 }

@@ -51,6 +51,6 @@ exit_code tune_check(const settings *s, int processes, problems *list) {
     print_groups(s);
     if (batches > 1)
         printf("  the trials do not fit into memory all at once: they run in %d batches\n", batches);
-    printf("\nThe run itself, with the first of these values:\n\n");
+    printf("\nThe run itself, without the trials, and with the first of these values:\n\n");
     return EXIT_OK;
 }

@@ -89,7 +89,7 @@ static exit_code local_steps(rounds *r, progress *bar, problems *list) {
         if (code == EXIT_OK) show(bar, s);
     }
     for (int i = 0; i < s->fleet->n_devices; i++)
-        if (s->fleet->devices[i].stopped) metric_sums_drop(&s->numbers, i);
+        if (!session_has(s, &s->fleet->devices[i])) metric_sums_drop(&s->numbers, i);
     return code;
 }
 
@@ -100,21 +100,39 @@ static exit_code evaluate_before(session *s, problems *list) {
     return THEN(code, session_record_routing(s, list));
 }
 
-/* Devices that average nothing are what they were. */
+/* Devices that average nothing are what they were. Those that are there from the next round on are evaluated
+ * as they begin. */
 static exit_code evaluate_after(session *s, problems *list) {
     const double *before = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
     memcpy(metric_doubles(&s->numbers, METRIC_TEST_AFTER), before,
            (size_t)s->fleet->n_devices * sizeof *before);
-    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .only_averaged = true},
-                            METRIC_TEST_AFTER, list);
+    return session_evaluate(s, (evaluation_order){.part = DATA_TEST, .after = true}, METRIC_TEST_AFTER, list);
+}
+
+/* How good late devices are when they join, whether the round is evaluated or not. */
+static exit_code evaluate_joining(session *s, bool evaluated, problems *list) {
+    bool any = false;
+    exit_code code = EXIT_OK;
+    for (int i = 0; i < s->fleet->n_devices && !any; i++)
+        any = schedule_joins_next(fleet_participation(s->fleet, &s->fleet->devices[i], s->at.round));
+    if (any && !evaluated)
+        code = session_evaluate(s, (evaluation_order){.part = DATA_TEST, .after = true, .joining = true},
+                                METRIC_TEST_AFTER, list);
+    for (int i = 0; i < s->fleet->n_devices && any; i++) {
+        device *d = &s->fleet->devices[i];
+        if (schedule_joins_next(fleet_participation(s->fleet, d, s->at.round)))
+            d->joined_loss = metric_doubles(&s->numbers, METRIC_TEST_AFTER)[i];
+    }
+    return code;
 }
 
 static exit_code aggregate(session *s, problems *list) {
-    exit_code code = processes_agree(s->collective, fleet_aggregate(s->fleet, list), list);
+    exit_code code = processes_agree(s->collective, fleet_aggregate(s->fleet, s->at.round, list), list);
     for (int i = 0; i < s->fleet->n_devices; i++) {
         device *d = &s->fleet->devices[i];
-        int64_t up = d->stopped ? 0 : d->bytes_a_round,
-                down = d->stopped ? 0 : d->bytes_a_round + variants_bring(s->fleet, d);
+        participation in_round = fleet_participation(s->fleet, d, s->at.round);
+        int64_t up = d->stopped || !in_round.sends ? 0 : d->bytes_a_round,
+                down = d->stopped || !in_round.receives ? 0 : d->bytes_a_round + variants_bring(s->fleet, d);
         metric_longs(&s->numbers, METRIC_BYTES_UP)[i] = up;
         metric_longs(&s->numbers, METRIC_BYTES_DOWN)[i] = down;
         d->bytes_up += up;
@@ -146,6 +164,7 @@ static exit_code one_round(rounds *r, progress *bar, problems *list) {
     THEN(code, aggregate(s, list));
     double aggregated = run_clock();
     if (evaluated) THEN(code, evaluate_after(s, list));
+    THEN(code, evaluate_joining(s, evaluated, list));
     double end = run_clock();
     double seconds[4] = {trained - start, before - trained + end - aggregated, aggregated - before,
                          end - start};

@@ -29,7 +29,8 @@ exit_code run_execute(const settings *s, const run_options *options, problems *l
 int run_threads(const settings *s, int process, int processes);
 
 /* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of
- * each of so many processes; of one that is alone, batch by batch where not all populations fit at once. */
-exit_code run_check(const settings *s, int processes, problems *list);
+ * each of so many processes; of one that is alone, batch by batch where not all populations fit at once. Where
+ * it is to be measured, how long a run takes (measure.h). */
+exit_code run_check(const settings *s, int processes, bool measured, problems *list);
 
 #endif

@@ -6,17 +6,17 @@
 #include "data/split.h"
 #include "methods/as_released.h"
 
-/* Devices of a population that have a value. */
+/* A population's numbers are of its devices that are not held out: those of them that have a value. */
 static int count(const population *p, const double *values) {
     int n = 0;
-    for (int i = 0; i < p->n_devices; i++) n += !isnan(values[p->first_device + i]);
+    for (int i = 0; i < p->n_senders; i++) n += !isnan(values[p->first_device + i]);
     return n;
 }
 
 static double mean(const population *p, const double *values) {
     int n = count(p, values);
     double sum = n > 0 ? 0.0 : NAN;
-    for (int i = 0; i < p->n_devices; i++)
+    for (int i = 0; i < p->n_senders; i++)
         if (!isnan(values[p->first_device + i])) sum += values[p->first_device + i] / n;
     return sum;
 }
@@ -24,7 +24,7 @@ static double mean(const population *p, const double *values) {
 static double perplexity(const population *p, const double *loss) {
     int n = count(p, loss);
     double sum = n > 0 ? 0.0 : NAN;
-    for (int i = 0; i < p->n_devices; i++)
+    for (int i = 0; i < p->n_senders; i++)
         if (!isnan(loss[p->first_device + i]))
             sum += released_perplexity(p->settings->as_released, loss[p->first_device + i]);
     return sum / n;
@@ -33,7 +33,7 @@ static double perplexity(const population *p, const double *loss) {
 static double perplexity_std(const population *p, const double *loss) {
     int n = count(p, loss);
     double center = perplexity(p, loss), squares = n > 0 ? 0.0 : NAN;
-    for (int i = 0; i < p->n_devices; i++)
+    for (int i = 0; i < p->n_senders; i++)
         if (!isnan(loss[p->first_device + i]))
             squares +=
                 pow(released_perplexity(p->settings->as_released, loss[p->first_device + i]) - center, 2.0);
@@ -64,6 +64,26 @@ static void set_measured(const session *s, const population *p, summary_row *row
             device_state_get(&s->fleet->devices[i], id, &value);
             row->of_state[id] += value;
         }
+}
+
+/* Of the devices that the population's own numbers leave out: those of them that have a value. */
+static double perplexity_of_late(const session *s, const population *p, bool joining) {
+    const double *last = metric_doubles(&s->numbers, METRIC_TEST_LOSS);
+    double sum = 0.0;
+    int n = 0;
+    for (int i = p->first_device + p->n_senders; i < p->first_device + p->n_devices; i++) {
+        double loss = joining ? s->fleet->devices[i].joined_loss : last[i];
+        if (isnan(loss)) continue;
+        sum += released_perplexity(p->settings->as_released, loss);
+        n++;
+    }
+    return n > 0 ? sum / n : NAN;
+}
+
+static void set_held_out(const session *s, const population *p, summary_row *row) {
+    row->held_out = p->n_devices - p->n_senders;
+    row->held_out_first = perplexity_of_late(s, p, true);
+    row->held_out_last = perplexity_of_late(s, p, false);
 }
 
 static void add_round(const population *p, const metric_row *row, population_course *course) {
@@ -106,10 +126,11 @@ static summary_row row_of(const session *s, const population *p, const populatio
                        .run = s->settings,
                        .own = ps};
     set_measured(s, p, &row);
+    set_held_out(s, p, &row);
     row.weights =
         s->fleet->devices[p->first_device].bytes_a_round > 0 ? aggregate_weights_text(ps->weights) : "";
-    for (int i = p->first_device; i < p->first_device + p->n_devices; i++)
-        row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_devices;
+    for (int i = p->first_device; i < p->first_device + p->n_senders; i++)
+        row.entropy_mean += s->fleet->devices[i].text.entropy / p->n_senders;
     return row;
 }
 

@@ -22,7 +22,7 @@ schedule_entry schedule_train(const schedule_query *q, uint32_t learn) {
 }
 
 bool schedule_burst_is_due(const schedule_query *q) {
-    return (q->local_step + 1) % q->train->router.every == 0;
+    return (q->taken + 1) % q->train->router.every == 0;
 }
 
 schedule_entry schedule_burst(const schedule_query *q) {
@@ -63,13 +63,16 @@ static void count_local_step(schedule_list list, const schedule_query *q, schedu
     }
 }
 
-schedule_totals schedule_count(schedule_list list, const schedule_query *q, int rounds, int local_steps) {
+schedule_totals schedule_count(schedule_list list, const schedule_query *q, int first, int rounds,
+                               int local_steps) {
     schedule_totals totals = {0};
     schedule_query at = *q;
-    at.local_step = 0;
-    for (int round = 0; round < rounds; round++) {
+    at.local_step = (int64_t)(first - 1) * local_steps;
+    at.taken = 0;
+    for (int round = first; round <= rounds; round++) {
         int in_round[DATA_SPLITS] = {0};
-        for (int i = 0; i < local_steps; i++, at.local_step++) count_local_step(list, &at, &totals, in_round);
+        for (int i = 0; i < local_steps; i++, at.local_step++, at.taken++)
+            count_local_step(list, &at, &totals, in_round);
         for (int part = 0; part < DATA_SPLITS; part++)
             if (in_round[part] > totals.most_steps[part]) totals.most_steps[part] = in_round[part];
     }

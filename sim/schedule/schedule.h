@@ -33,17 +33,18 @@ typedef struct {
 typedef struct {
     const train_settings *train;
     int64_t local_step, local_steps; /* this one, and how many the run has */
+    int64_t taken;                   /* of them, by the device before this one */
     int pooled;                      /* devices whose batches are one: 1, or all of the population's */
     bool routed;                     /* the device has a router */
 } schedule_query;
 
-/* returns how many, at least 1 */
+/* For a device that is in the round; returns how many, at least 1. */
 typedef int (*schedule_list)(const schedule_query *q, schedule_entry entries[SCHEDULE_MOST]);
 
 /* One step on training text. The rate is a cosine from learning_rate to its last value
  * (train.final_learning_rate_ratio). */
 schedule_entry schedule_train(const schedule_query *q, uint32_t learn);
-/* After every train.router.every-th local step, train.router.steps steps of the router alone on validation
+/* After every train.router.every-th local step that the device takes, train.router.steps steps of the router alone on validation
  * text, at a constant rate. */
 bool schedule_burst_is_due(const schedule_query *q);
 schedule_entry schedule_burst(const schedule_query *q);
@@ -62,8 +63,10 @@ typedef struct {
     int batch[DATA_SPLITS];      /* the largest */
     bool carries;                /* some gradients are collected by a later step */
 } schedule_totals;
-/* rounds of local_steps each; the query's local_step is not read. */
-schedule_totals schedule_count(schedule_list list, const schedule_query *q, int rounds, int local_steps);
+/* `rounds` of local_steps each, of which the device takes part in the last from `first` on (from 1); where the
+ * query stands is not read. */
+schedule_totals schedule_count(schedule_list list, const schedule_query *q, int first, int rounds,
+                               int local_steps);
 int schedule_largest_batch(const schedule_totals *totals);
 
 #endif

@@ -137,6 +137,10 @@ typedef struct {
     char *method; /* a name of methods/method.h, validated by the caller */
     uint64_t seed;
     int devices;
+    struct {
+        int devices; /* the last of the population's; 0: none */
+        int rounds;  /* the last of the run's, in which they take part */
+    } held_out;
     per_device generalists, specialists; /* -1: the method's default */
     per_device rank;                     /* of every expert of a device */
     int attention_rank; /* of the LoRAs on all linears of attention; 0: lora says which have one */
@@ -144,6 +148,7 @@ typedef struct {
     tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
     aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
+    double fedprox_mu;         /* of the method fedprox; negative in all others */
     experts_settings experts;
     train_settings train;
     double target_loss; /* of evaluate: nats per token; 0: none */

@@ -83,6 +83,27 @@ expect_close() { # file, file, dataset
         fail "$1, $2: $(<said)"
 }
 
+# tiny.yaml on a base of tests/reference, which knows 37 ids and 40 positions; populations come from standard input.
+config_on() { # checkpoint
+    cat <<YAML
+seed: 7
+base: {checkpoint: $1}
+data:
+  tokens_per_device: 4000
+  valid_tokens_per_device: 1000
+  test_tokens_per_device: 1000
+  sequence: 32
+  synthetic: {topics: 2, vocabulary: 37, branching: 4}
+train: {rounds: 6, local_steps: 4, batch: 2, learning_rate: 1.0e-2, router: {every: 3, steps: 2}}
+experts: {rank: 4}
+attention: {rank: 2}
+evaluate: {every: 2, windows: 4}
+checkpoint: {every: 1}
+populations:
+YAML
+    cat
+}
+
 # Waits until a condition holds; fails if it does not within five minutes, or if the process ends before.
 wait_until() { # process id, command...
     local pid=$1 deadline=$((SECONDS + 300))

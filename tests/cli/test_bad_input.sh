@@ -122,6 +122,20 @@ test_precision_that_the_backend_lacks() {
 }
 
 # Found before a base is trained for them: the cache stays empty.
+# Factor B of fedsa stays on its device; fedavg ends with an average.
+test_adapters_of_which_no_device_is_near_another_s() {
+    local made
+    for made in fedsa fedavg; do
+        cohort run "$tiny" --set "populations=[{name: a, method: $made, devices: 2, generalists: 1}]" --set train.rounds=1 --out "$made" --quiet
+        cohort export "$made" --adapters "$made-adapters"
+    done
+    local held='populations=[{name: a, method: fedprox, devices: 2, generalists: 1}]'
+    expect_refused 1 "$tiny" --set adapters="$PWD/fedsa-adapters" --set "$held" -- \
+        'adapters: ' 'device 1 starts from other shared parts than device 0' 'give them the same'
+    expect_status 0 cohort check --no-measure "$tiny" --set adapters="$PWD/fedavg-adapters" --set "$held"
+    expect_status 0 cohort check --no-measure "$tiny" --set adapters="$PWD/fedsa-adapters" --set "${held/fedprox/fedavg}"
+}
+
 test_bad_adapters() {
     local -x COHORT_CACHE=$PWD/cache
     local one='populations=[{name: a, method: local, devices: 1}]' many='populations=[{name: a, method: local, devices: 50}]'

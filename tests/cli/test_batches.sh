@@ -9,8 +9,8 @@ wide=(--set experts.rank=128 --set trace.routing_windows=0 --set trace.sampling_
 # A limit at which only some of the populations fit at once.
 small_memory() { # configuration, options
     local limit
-    limit=$(cohort check "$@" | sed -n 's/^ *\([0-9]*\)[0-9.]* MiB  in total.*/\1/p')
-    until cohort check "$@" --set memory_limit="$limit" 2>&1 | grep -q '^Batch 1 of '; do
+    limit=$(cohort check --no-measure "$@" | sed -n 's/^ *\([0-9]*\)[0-9.]* MiB  in total.*/\1/p')
+    until cohort check --no-measure "$@" --set memory_limit="$limit" 2>&1 | grep -q '^Batch 1 of '; do
         ((limit -= 6))
         ((limit > 20)) || fail 'all populations fit whatever the limit, or none does'
     done
@@ -94,7 +94,7 @@ test_check_prints_the_plan_of_each_batch() {
     local limit
     many >many.yaml
     limit=$(small_memory many.yaml "${wide[@]:0:6}")
-    expect_status 0 cohort check many.yaml "${wide[@]:0:6}" --set "$limit"
+    expect_status 0 cohort check --no-measure many.yaml "${wide[@]:0:6}" --set "$limit"
     expect_text out 'they run in batches'
     [[ $(grep -c '^Batch [0-9] of [0-9]' out) -ge 2 && $(grep -c 'MiB  in total of' out) == $(grep -c ^Batch out) ]] || fail "$(<out)"
     [[ $(grep -cE '^(late|lists|local-[^ ]*|comigs-[^ ]*) +(pfedmoe|local|comigs) ' out) == 12 ]] || fail "$(<out)"

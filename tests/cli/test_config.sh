@@ -94,7 +94,7 @@ test_missing_file_is_named() {
 test_check_describes_the_run_and_writes_nothing() {
     local name
     mkdir elsewhere
-    (cd elsewhere && expect_status 0 cohort check "$tiny" && mv out err ..)
+    (cd elsewhere && expect_status 0 cohort check --no-measure "$tiny" && mv out err ..)
     for name in alone averaged pooled mixture both uneven; do expect_text out "$name"; done
     grep -qi memory out || fail 'no memory plan'
     expect_empty_folder elsewhere
@@ -103,14 +103,14 @@ test_check_describes_the_run_and_writes_nothing() {
 # 6 rounds of 4 steps of 2 windows of 32 tokens: 1,536 of the 4,000 that a device has; 24,000 / 4,000 is more than it needs to be said.
 test_check_says_how_often_devices_read_their_text() {
     local line
-    expect_status 0 cohort check "$tiny"
+    expect_status 0 cohort check --no-measure "$tiny"
     for line in 'alone .* 4000 +0.4$' 'pooled .* 16000 +0.4$'; do grep -Eq "^$line" out || fail "$line: $(<out)"; done
     ! grep -q 'times over' out || fail "$(<out)"
-    expect_status 0 cohort check "$tiny" --set train.local_steps=200
+    expect_status 0 cohort check --no-measure "$tiny" --set train.local_steps=200
     grep -Eq '^both .* 4000 +19.2$' out || fail "$(<out)"
     [[ $(grep -c 'times over' out) == 1 ]] && grep -q "^alone and 5 more read each device's training text 19 times over" out ||
         fail "once for all populations, whose seeds count once: $(<out)"
-    expect_status 0 cohort check "$tiny" --set train.local_steps=104
+    expect_status 0 cohort check --no-measure "$tiny" --set train.local_steps=104
     ! grep -q 'times over' out || fail "10 times is not too many: $(<out)"
 }
 
@@ -119,7 +119,7 @@ test_check_of_every_configuration_in_the_repository() {
     local config checked=0 output=$PWD
     cd "$COHORT_SOURCE_DIR" || fail 'no source folder'
     for config in configs/*.yaml; do
-        if cohort check "$config" >"$output/out" 2>"$output/err"; then
+        if cohort check "$config" --no-measure >"$output/out" 2>"$output/err"; then
             checked=$((checked + 1))
         elif grep -qiE 'there is no|no such file|not found|does not exist|cannot open|missing' "$output/err"; then
             printf '%s: its data is not on this machine\n' "$config"
@@ -129,6 +129,40 @@ test_check_of_every_configuration_in_the_repository() {
         fi
     done
     ((checked > 0)) || fail 'not one configuration could be checked'
+}
+
+# ---- How long a run takes
+
+seconds_said() { # of a line "A run takes about N UNIT": in seconds
+    awk '/^A run takes about/ { unit["s"] = 1; unit["m"] = 60; unit["h"] = 3600; unit["d"] = 86400; print $5 * unit[substr($6, 1, 1)] }' "$1"
+}
+
+test_check_says_how_long_a_run_takes() {
+    local short long
+    expect_status 0 cohort check "$tiny" --set train.rounds=200
+    [[ $(grep -cE '^A run takes about [0-9.]+ [a-z]+ on [0-9]+ threads? \(measured [0-9]+ steps? in [0-9.]+ s\)' out) == 1 ]] || fail "$(<out)"
+    short=$(seconds_said out)
+    expect_status 0 cohort check "$tiny" --set train.rounds=20000
+    long=$(seconds_said out)
+    # other programs disturb a measurement of seconds
+    awk -v a="$short" -v b="$long" 'BEGIN { exit !(b > 15 * a && b < 700 * a) }' || fail "200 rounds: $short s, 20,000 rounds: $long s"
+}
+
+test_a_base_that_has_to_be_made_is_counted_and_not_made() {
+    export COHORT_CACHE=$PWD/cache
+    expect_status 0 cohort check "$tiny" --set base.pretrain.tokens=100000000
+    grep -qE ', and [0-9.]+ (minutes|hours) more to pre-train the base$' out || fail "$(<out)"
+    [[ -z $(ls -A cache 2>/dev/null) ]] || fail "check made $(find cache)"
+    [[ $(ls -A) == $'err\nout' ]] || fail "check left $(ls -A)"
+    expect_status 0 cohort check "$tiny" --set base.pretrain.tokens=0
+    ! grep -q 'pre-train' out || fail "$(<out)"
+}
+
+test_no_measure_says_nothing_of_time() {
+    expect_status 0 cohort check "$tiny" --no-measure
+    ! grep -qE 'takes|measured' out || fail "$(<out)"
+    expect_text out 'Memory plan'
+    expect_status 2 cohort run "$tiny" --no-measure --out result
 }
 
 test_bf16_is_refused_where_nothing_computes_in_it() {

@@ -178,13 +178,13 @@ ROWS
 # What devices have of the sources, and where they share text.
 test_check_describes_mixtures() {
     local options=(--set data.split=dirichlet --set populations='[{name: mixed, method: local, devices: 8, seeds: [1, 2]}]')
-    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.dirichlet=1000
+    expect_status 0 cohort check --no-measure "$tiny" "${options[@]}" --set data.dirichlet=1000
     expect_text out "mixed (dirichlet): 51 % of a device's training text are of its largest source (50 % to "
     [[ $(grep -c '(dirichlet)' out) == 1 && ! -s err ]] || fail "$(<out)" "$(<err)"
     make_text
     cohort data --out shards up=text/up down=text/down
     options+=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256)
-    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.tokens_per_device=9000
+    expect_status 0 cohort check --no-measure "$tiny" "${options[@]}" --set data.tokens_per_device=9000
     expect_text err "population 'mixed', seed 1: 8 of its 8 devices share text: more of a source is asked than it has"
 }
 
@@ -193,14 +193,14 @@ test_shared_text_is_noted_by_check_and_run() {
     local options=(--set base.pretrain.text=shards --set data.corpus=shards --set base.vocabulary=256 --set data.tokens_per_device=9000)
     make_text
     cohort data --out shards up=text/up down=text/down
-    expect_status 0 cohort check "$tiny" "${options[@]}"
+    expect_status 0 cohort check --no-measure "$tiny" "${options[@]}"
     expect_text err "population 'alone', seed 7: its 2 devices of source up share text: 2 x 9000 tokens are asked of"
     [[ $(grep -c 'share text' err) == 6 ]] || fail "$(<err)"
     expect_status 0 cohort run "$tiny" "${options[@]}" --set train.rounds=1 --out result
     expect_text err "population 'alone', seed 7: its 2 devices of source up share text"
     expect_status 0 cohort run "$tiny" "${options[@]}" --set train.rounds=1 --out quiet --quiet
     [[ ! -s err ]] || fail "$(<err)"
-    expect_status 0 cohort check "$tiny" "${options[@]}" --set data.tokens_per_device=1000
+    expect_status 0 cohort check --no-measure "$tiny" "${options[@]}" --set data.tokens_per_device=1000
     [[ ! -s err ]] || fail "$(<err)"
 }
 
@@ -266,7 +266,7 @@ users_config() { # corpus, devices
 test_tens_of_thousands_of_sources_are_opened() {
     make_users users 22000
     users_config users 22000 >users.yaml
-    (ulimit -Sn 256 && expect_status 0 cohort check users.yaml) || fail "$(<err)"
+    (ulimit -Sn 256 && expect_status 0 cohort check --no-measure users.yaml) || fail "$(<err)"
     [[ ! -s err ]] || fail "$(head -3 err)"
 }
 

@@ -57,7 +57,7 @@ TABLE
 
 test_check_and_run_say_the_same_of_examples() {
     make_corpus
-    expect_status 0 cohort check "$config"
+    expect_status 0 cohort check --no-measure "$config"
     expect_text out 'mixed: a device has 30 training examples; train tokens are of prompts and responses'
     [[ ! -s err ]] || fail "$(<err)"
     expect_status 0 cohort export "$(undisturbed)" --table devices

@@ -89,7 +89,7 @@ YAML
 
 test_check_prints_the_points() {
     write_sweep
-    expect_status 0 cohort check sweep.yaml
+    expect_status 0 cohort check --no-measure sweep.yaml
     expect_text out '14 populations, 7 but for their seeds; axes: method, data.dirichlet, generalists, specialists'
     grep -Eq '^population +method +seed +devices +data.dirichlet +experts ' out || fail "$(<out)"
     [[ $(grep -Ec '^(fedavg|comigs)-a(0.1|10)-[12]g +(fedavg|comigs) +[78] +2 +(0.1|10)  (1G1S|2G0S) ' out) == 14 ]] || fail "$(<out)"
@@ -124,7 +124,7 @@ test_a_sweep_that_is_killed_goes_on() {
 
 test_axes_are_set_from_the_command_line() {
     write_sweep
-    expect_status 0 cohort check sweep.yaml --set 'sweep.seeds=[5]' --set 'sweep.cross.1.data.dirichlet=[3, 10]'
+    expect_status 0 cohort check --no-measure sweep.yaml --set 'sweep.seeds=[5]' --set 'sweep.cross.1.data.dirichlet=[3, 10]'
     expect_text out '7 populations; axes: method'
     grep -q '^comigs-a3-2g ' out || fail "$(<out)"
 }
@@ -156,7 +156,7 @@ test_examples_of_the_documentation_are_sweeps() {
         printf 'data: {split: dirichlet, tokens_per_device: 500, sequence: 32}\nbase: {pretrain: {tokens: 0}}\n' >example.yaml
         sed -n '/^    sweep:$/,/^$/s/^    //p' "$page" >>example.yaml
         [[ $(wc -l <example.yaml) -ge 10 ]] || fail "no example in $page"
-        expect_status 0 cohort check example.yaml
+        expect_status 0 cohort check --no-measure example.yaml
         grep -Eq '^[0-9]+ populations, [0-9]+ but for their seeds; axes: method, data.dirichlet, generalists, specialists$' out || fail "$(<out)"
         found=$((found + 1))
     done

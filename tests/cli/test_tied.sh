@@ -7,21 +7,7 @@ reference=$COHORT_SOURCE_DIR/tests/reference
 
 # Both bases know 37 ids. On the linears of one, "half" has a vector alone.
 write_config() { # checkpoint, linears
-    cat >tied.yaml <<YAML
-seed: 7
-base: {checkpoint: $reference/$1}
-data:
-  tokens_per_device: 4000
-  valid_tokens_per_device: 1000
-  test_tokens_per_device: 1000
-  sequence: 32
-  synthetic: {topics: 2, vocabulary: 37, branching: 4}
-train: {rounds: 6, local_steps: 4, batch: 2, learning_rate: 1.0e-2, router: {every: 3, steps: 2}}
-experts: {rank: 4}
-attention: {rank: 2}
-evaluate: {every: 2, windows: 4}
-checkpoint: {every: 1}
-populations:
+    config_on "$reference/$1" >tied.yaml <<YAML
   - {name: both, method: fedavg, devices: 4, generalists: 0, specialists: 0, tied: {rank: 3, vector: column_bias}}
   - {name: half, method: local, devices: 3, generalists: 0, specialists: 0, attention: {rank: 0}, tied: {vector: bias, linears: $2}}
   - {name: beside, method: comigs, devices: 4, tied: {rank: 2, vector: column_bias}}

@@ -1,4 +1,4 @@
-/* AdamW on packs and on plain ranges, and the sums and copies of aggregation. */
+/* AdamW on packs and on plain ranges, the sums and copies of aggregation, and proximal terms. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -333,8 +333,36 @@ static void group_sum_and_spread(ck_backend *backend, verdict *c) {
     ck_stream_destroy(b.stream);
 }
 
+/* Gradients lie in the opposite order of the parameters; the last value of a range is at its anchor. */
+static void group_proximal(ck_backend *backend, verdict *c) {
+    static const int64_t gradients_a[] = {3000, 1500, 2500}, gradients_b[] = {100};
+    ck_group pulled[] = {groups[0], groups[1]};
+    pulled[0].gradients = gradients_a;
+    pulled[1].gradients = gradients_b;
+    bench b = bench_open(backend, c);
+    array p = array_create(&b, TABLE_FLOATS, 1), packed = array_create(&b, 512, 1),
+          g = array_create(&b, TABLE_FLOATS, 1);
+    float before[TABLE_FLOATS];
+    packed.ref[16 + 39] = packed.host[16 + 39] = p.host[2000 + 16 + 39]; /* of member 1, in layout 1 */
+    for (int i = 0; i < 2; i++) oracle_group_proximal(p.ref, &pulled[i], packed.ref, g.ref);
+    for (int64_t i = 0; i < TABLE_FLOATS; i++) before[i] = g.ref[i] == (double)g.host[i] ? g.host[i] : NAN;
+    array *all[] = {&p, &packed, &g};
+    for (int i = 0; i < 3; i++) array_up(&b, all[i]);
+    if (!b.broken)
+        worked(&b, ck_group_proximal(b.stream, p.memory, pulled, 2, packed.memory, g.memory),
+               "ck_group_proximal");
+    array_down(&b, &g);
+    compare(&b, "proximal gradients", &g, 0, TABLE_FLOATS);
+    verdict_exact(c, "the value at its anchor is one that stays", !isnan(before[1500 + 16 + 39]));
+    for (int64_t i = 0; i < TABLE_FLOATS; i++)
+        if (!isnan(before[i])) unchanged(&b, "a gradient that nothing pulls", &g, before, i, 1);
+    for (int i = 0; i < 3; i++) array_destroy(&b, all[i]);
+    ck_stream_destroy(b.stream);
+}
+
 const conformance_case update_cases[] = {
     {.group = "updates", .variant = {"AdamW on devices"}, .run_alone = adamw_devices},
     {.group = "updates", .variant = {"AdamW on ranges"}, .run_alone = adamw_ranges},
     {.group = "updates", .variant = {"group sum and spread"}, .run_alone = group_sum_and_spread},
+    {.group = "updates", .variant = {"group proximal"}, .run_alone = group_proximal},
     {0}};

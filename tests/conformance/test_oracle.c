@@ -228,4 +228,12 @@ Test(oracle, group_sum_and_spread) {
     oracle_group_spread(parameters, &group, packed);
     near(parameters[6], packed[2], "member 1 gets range 0");
     near(parameters[2], 3, "what is in no range stays");
+    double gradients[8] = {0};
+    group.gradients = (int64_t[]){4, 0};
+    packed[2] = 7;
+    oracle_group_proximal(parameters, &group, packed, gradients);
+    near(gradients[5], 0.25 * (parameters[1] - 7), "member 0, range 0");
+    near(gradients[2], 0.75 * (parameters[6] - 7), "member 1, range 0");
+    near(gradients[4], 0, "a member at its anchor is not pulled");
+    near(gradients[3], 0, "what is in no range is not pulled");
 }

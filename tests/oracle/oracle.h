@@ -251,6 +251,8 @@ void oracle_adamw(oracle_adamw_arrays arrays, int64_t count, const ck_adamw_hype
 void oracle_carry(double *carried, double *gradients, int64_t count, bool learned);
 void oracle_group_sum(const double *parameters, const ck_group *group, double *packed);
 void oracle_group_spread(double *parameters, const ck_group *group, const double *packed);
+void oracle_group_proximal(const double *parameters, const ck_group *group, const double *packed,
+                           double *gradients);
 
 /* ---- The whole model (oracle_model.c) -------------------------------------------------------- */
 

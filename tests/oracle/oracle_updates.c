@@ -4,6 +4,7 @@
  *   p <- p - lr (weight_decay p + (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon))
  *   carry: g <- g + c, c <- 0 for a group that is learned, c <- c + g for one that is not
  *   sum: packed_j = sum over members of weight_m p_m at range j;  spread: the packed values to every member
+ *   proximal: g_m at range j += weight_m (p_m at range j - packed_j)
  */
 #include <math.h>
 
@@ -49,5 +50,17 @@ void oracle_group_spread(double *parameters, const ck_group *group, const double
             for (int m = 0; m < group->n_members; m++) {
                 int64_t offset = group->offset[(int64_t)group->layout[m] * group->n_ranges + j];
                 parameters[group->members[m] + offset + i] = packed[at];
+            }
+}
+
+void oracle_group_proximal(const double *parameters, const ck_group *group, const double *packed,
+                           double *gradients) {
+    int64_t at = group->packed;
+    for (int j = 0; j < group->n_ranges; j++)
+        for (int64_t i = 0; i < group->count[j]; i++, at++)
+            for (int m = 0; m < group->n_members; m++) {
+                int64_t offset = group->offset[(int64_t)group->layout[m] * group->n_ranges + j] + i;
+                gradients[group->gradients[m] + offset] +=
+                    (double)group->weights[m] * (parameters[group->members[m] + offset] - packed[at]);
             }
 }

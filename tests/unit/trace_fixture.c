@@ -139,6 +139,9 @@ void fixture_create(fixture *f, int devices, int windows) {
     f->row.first_device = fixture_keep(f->row.first_device);
     f->row.first_device[1] = devices / 2;
     f->row.first_device[2] = devices;
+    f->row.described = fixture_keep(f->row.described);
+    f->row.described[0] = devices / 2;
+    f->row.described[1] = devices - devices / 2;
 }
 
 double fixture_loss(int loss, int round, int device) {

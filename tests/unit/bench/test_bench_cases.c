@@ -68,7 +68,7 @@ Test(bench_cases, every_case_is_right_and_is_timed) {
     }
     cr_assert_null(strstr(out.table, "WRONG"));
     cr_assert_null(strstr(out.table, "  skipped"));
-    cr_assert(strstr(out.table, "\n33 cases, 0 wrong, 0 skipped"));
+    cr_assert(strstr(out.table, "\n34 cases, 0 wrong, 0 skipped"));
     free(out.table);
 }
 
@@ -311,6 +311,7 @@ Test(bench_cases, floors_count_the_bytes_that_must_move) {
         {&linear_forward, 4.0 * (37 * 32 + 37 * 128 + 32 * 128), 2.0 * 37 * 32 * 128, CK_MLP_GELU},
         {&adamw_update, 28.0 * 3 * (27 * 32 + 24 * 32 + 2 * 24 * 128), 0, CK_MLP_GELU},
         {&group_sum, 4.0 * 4 * 8 * (2 * 32 + 2 * 128), 0, CK_MLP_GELU},
+        {&group_proximal, 4.0 * 10 * 8 * (2 * 32 + 2 * 128), 0, CK_MLP_GELU},
         {&norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0, CK_MLP_GELU},
         {&rms_norm_forward, 8.0 * 37 * 32 + 8 * 37 + 4 * 32, 0, CK_MLP_GELU},
         {&rms_norm_backward, 12.0 * 37 * 32 + 8 * 37 + 4 * 32, 0, CK_MLP_GELU},

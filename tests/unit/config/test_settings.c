@@ -386,6 +386,11 @@ static const struct {
     {"data:\n  dirichlet: 1\n" POPULATION,
      "c.yaml:2: data.dirichlet: is of data.split dirichlet, but the split is natural; write "
      "data.split: dirichlet, or remove"},
+    {"fedprox:\n  mu: -0.5\npopulations: [{name: a, method: fedprox, devices: 2}]\n",
+     "c.yaml:2: fedprox.mu: '-0.5' is out of range; it must be 0 to 1,000,000"},
+    {"fedprox:\n  mu: 1\n" POPULATION,
+     "c.yaml:2: fedprox.mu: is of the method fedprox, but no population has it; write method: fedprox, or "
+     "remove this key"},
 };
 
 Test(settings, each_mistake_has_its_one_message) {
@@ -402,6 +407,9 @@ static const struct {
     {"[{method: local, devices: 2}]", "populations.0.name: is missing"},
     {"[{name: a, devices: 2}]", "populations.0.method: is missing"},
     {"[{name: a, method: local}]", "populations.0.devices: is missing"},
+    {"[{name: a, method: local, devices: 2, fedprox: {mu: 1}}]",
+     "populations.0.fedprox.mu: is of the method fedprox, but the method is local; write method: fedprox, or "
+     "remove this key"},
     {"[{name: a, method: local, devices: 2, data: {dirichlet: 2}}]",
      "populations.0.data.dirichlet: is of data.split dirichlet, but the split is natural"},
     {"[{name: a, method: local, devices: 0}]",

@@ -29,6 +29,10 @@ static const char RICH[] =
     "0}}\n"
     "  - {name: mixed, method: local, devices: 1, data: {split: dirichlet, dirichlet: 0.3}}\n"
     "  - {name: mixed-by-default, method: local, devices: 1, data: {split: dirichlet}}\n"
+    "  - {name: held, method: fedprox, devices: 1, fedprox: {mu: 0}}\n"
+    "  - {name: held-by-default, method: fedprox, devices: 1}\n"
+    "  - {name: late, method: comigs, devices: 3, held_out: {devices: 2, rounds: 7}}\n"
+    "  - {name: none-late, method: comigs, devices: 3, held_out: {devices: 0, rounds: 7}}\n"
     "  - {name: few, method: local, devices: 2, data: {split: pathological, pathological: 3}}\n"
     "  - {name: few-by-default, method: local, devices: 2, data: {split: pathological}}\n"
     "  - {name: uneven, method: local, devices: 2, data: {split: quantity, quantity: 0.3, sources: [3, 1]}}\n"
@@ -112,7 +116,8 @@ static settings *load_with(const char *override) {
     for (int i = 0; rest && i < 3; i++) overrides[i] = strsep(&rest, ";");
     problems *list = configuration_load_with(
         "populations:\n- {name: a, method: comigs, devices: 2}\n- {name: b, method: local, devices: 2}\n"
-        "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n",
+        "- {name: mixed, method: local, devices: 2, data: {split: dirichlet}}\n"
+        "- {name: held, method: fedprox, devices: 2, aggregate: {weights: uniform}}\n",
         overrides, &s);
     cr_assert_not_null(s, "%s", configuration_messages(list));
     problems_destroy(list);
@@ -158,6 +163,8 @@ static const struct {
     {"base.pretrain.weight_decay=0", true, true},
     {"base.pretrain.warmup=5", true, true},
     {"base.pretrain.seed=43", true, true},
+    {"held_out.devices=1;held_out.rounds=2", true, false},
+    {"held_out.rounds=3;held_out.devices=1", true, false},
     {"data.split=iid", true, false},
     {"data.evaluation=out_of_distribution", true, false},
     {"data.dirichlet=2", true, false},
@@ -203,6 +210,8 @@ static const struct {
     {"experts.balance_importance=0.4", true, false},
     {"aggregate.weights=tokens", true, false},
     {"aggregate.weights=uniform", false, false},
+    {"fedprox.mu=0", true, false},
+    {"fedprox.mu=0.01", false, false},
     {"attention.rank=4", true, false},
     {"lora.q=4", true, false},
     {"lora.k=4", true, false},

@@ -106,6 +106,25 @@ Test(tune, a_long_name_becomes_a_number) {
     settings_destroy(s);
 }
 
+Test(tune, devices_that_join_late_do_so_in_the_same_part_of_a_trial) {
+    settings *s = configuration_must_load(
+        "tune: {train.learning_rate: [1e-3, 2e-3], rounds: 5}\n"
+        "train: {rounds: 20}\n"
+        "populations:\n"
+        "  - {name: a, method: local, devices: 3, held_out: {devices: 1, rounds: 8}}\n"
+        "  - {name: b, method: fedavg, devices: 3, held_out: {devices: 1, rounds: 1}}\n"
+        "  - {name: c, method: comigs, devices: 3}\n");
+    const settings *trials = s->tuning->trials;
+    static const int expected[6] = {2, 2, 1, 1, 0, 0};
+    for (int i = 0; i < 6; i++)
+        cr_expect_eq(trials->populations[i].held_out.rounds, expected[i], "trial %d", i);
+    cr_expect_eq(s->populations[0].held_out.rounds, 8);
+    char *yaml = settings_to_yaml(trials);
+    settings_destroy(configuration_must_load(yaml));
+    free(yaml);
+    settings_destroy(s);
+}
+
 /* ---- The choice ---- */
 
 Test(tune, settings_with_a_choice_are_those_with_the_values_written_by_hand) {

@@ -34,7 +34,7 @@ static void round_of(small_run *r) {
                                  r->problems),
                 r->problems, "evaluation");
     small_check(session_record_routing(s, r->problems), r->problems, "record");
-    small_check(fleet_aggregate(s->fleet, r->problems), r->problems, "aggregation");
+    small_check(fleet_aggregate(s->fleet, 1, r->problems), r->problems, "aggregation");
 }
 
 static void expect_same_array(const small_run *a, const small_run *b, const float *x, const float *y,

@@ -246,7 +246,7 @@ static checkpoint checkpoint_of(float *memory, int64_t counts[2], uint8_t stoppe
                         .n_carried = VALUES,
                         .carried = memory + 3 * VALUES,
                         .n_devices = 2,
-                        .state = {counts, counts, counts, counts, counts, stopped}};
+                        .state = {counts, counts, counts, counts, counts, counts, stopped}};
 }
 
 static void write_and_read(const checkpoint_pieces *writing, const checkpoint_pieces *reading, courier *to) {

@@ -18,6 +18,7 @@ typedef struct {
 static const table_row TABLE[] = {
     {"local", -1, -1, "", CK_GATES_MEAN, schedule_experts, false, WEIGHTS_OF_METHOD},
     {"fedavg", -1, -1, "GSL", CK_GATES_MEAN, schedule_experts, false, WEIGHTS_TOKENS},
+    {"fedprox", -1, -1, "GSL", CK_GATES_MEAN, schedule_experts, false, WEIGHTS_TOKENS},
     {"centralized", -1, -1, "", CK_GATES_MEAN, schedule_experts, true, WEIGHTS_OF_METHOD},
     {"pfedmoe", -1, -1, "GL", CK_GATES_TOP_K, NULL, false, WEIGHTS_UNIFORM},
     {"comigs", -1, -1, "GL", CK_GATES_TOP_K, schedule_two_levels, false, WEIGHTS_UNIFORM},
@@ -73,7 +74,7 @@ Test(methods, have_the_papers_number_of_experts) {
     static const struct {
         const char *name;
         int generalists, specialists;
-    } defaults[] = {{"local", 0, 2},   {"fedavg", 2, 0}, {"centralized", 2, 0},
+    } defaults[] = {{"local", 0, 2},   {"fedavg", 2, 0}, {"fedprox", 2, 0}, {"centralized", 2, 0},
                     {"pfedmoe", 1, 1}, {"comigs", 1, 1}, {"fedsa", 1, 0}};
     int count;
     method_list(&count);

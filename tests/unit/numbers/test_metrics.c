@@ -69,6 +69,7 @@ Test(metrics, fairness_by_hand) {
     metric_row row;
     cr_assert(metric_row_create(&row, &SHAPE));
     row.first_device[1] = 20, row.first_device[2] = 22, row.first_device[3] = 23;
+    row.described[0] = 20, row.described[1] = 2, row.described[2] = 1;
     double *loss = metric_doubles(&row, METRIC_TEST_LOSS);
     for (int i = 0; i < 20; i++) loss[i] = (i * 7) % 20 + 1; /* in no order */
     loss[20] = 2.0, loss[21] = NAN, loss[22] = 1.5;

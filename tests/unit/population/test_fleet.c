@@ -237,7 +237,7 @@ Test(fleet, averages_generalists_over_ragged_devices) {
             before[f->devices[i].pack + j] = value(i, j);
     cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
                  CK_OK);
-    small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
+    small_check(fleet_aggregate(f, 1, r.problems), r.problems, "aggregate");
     float *after = small_download(&r, f->parameters, f->n_parameters);
     const device *first = &f->devices[1];
     const ck_shape *shape1 = &f->shapes[first->shape];
@@ -297,7 +297,7 @@ static void expect_mean(const small_run *r, int which, const double weights[4]) 
             before[f->devices[i].pack + j] = value(i, j);
     cr_assert_eq(ck_upload(f->stream, f->parameters, before, (size_t)f->n_parameters * sizeof *before),
                  CK_OK);
-    small_check(fleet_aggregate(r->session->fleet, r->problems), r->problems, "aggregate");
+    small_check(fleet_aggregate(r->session->fleet, 1, r->problems), r->problems, "aggregate");
     float *after = small_download(r, f->parameters, f->n_parameters);
     double mean = 0.0;
     for (int i = 0; i < 4; i++) mean += weights[i] * before[first[i].pack + at];
@@ -337,6 +337,61 @@ Test(fleet, equal_texts_weigh_the_same_in_every_bit) {
     }
 }
 
+/* The last device joins in round 3 of 3. Whatever it holds, not even numbers, enters no average; it gets that
+ * of round 2, and of round 3. */
+Test(fleet, a_late_device_receives_the_average_of_the_others_and_adds_nothing_to_it) {
+    static const char *const three[] = {"train.rounds=3"};
+    small_run r = small_open("  - {name: u, method: fedavg, devices: 4, aggregate: {weights: uniform}, "
+                             "held_out: {devices: 1, rounds: 1}}\n",
+                             1, three);
+    fleet *f = r.session->fleet;
+    const device *d = f->devices;
+    int64_t at = ck_block_of(&f->shapes[d->shape], CK_LORA, CK_SITE_QKV, CK_FACTOR_A)->offset + 5;
+    for (int round = 1; round <= 3; round++) {
+        float values[] = {1.0F, 2.0F, 6.0F, NAN};
+        for (int i = 0; i < 4; i++)
+            cr_assert_eq(ck_upload(f->stream, f->parameters + d[i].pack + at, &values[i], sizeof values[i]),
+                         CK_OK);
+        small_check(fleet_aggregate(f, round, r.problems), r.problems, "aggregate");
+        float *after = small_download(&r, f->parameters, f->n_parameters);
+        for (int i = 0; i < 3; i++)
+            cr_expect_float_eq(after[d[i].pack + at], 3.0, 1e-6, "round %d, device %d", round, i);
+        if (round == 1)
+            cr_expect(isnan(after[d[3].pack + at]), "it is not there yet");
+        else
+            cr_expect_eq(after[d[3].pack + at], after[d[0].pack + at], "round %d", round);
+        free(after);
+    }
+    small_close(&r);
+}
+
+/* What is planned for a device is what it will do. */
+Test(fleet, totals_are_those_of_the_steps_of_a_device) {
+    static const char *const longer[] = {"train.rounds=7", "train.local_steps=5", "train.router.every=7"};
+    small_run r = small_open("  - {name: c, method: comigs, devices: 3, held_out: {devices: 1, rounds: 3}}\n"
+                             "  - {name: s, method: comigs, devices: 2, as_released: true}\n"
+                             "  - {name: l, method: local, devices: 2, held_out: {devices: 1, rounds: 7}}\n",
+                             3, longer);
+    const fleet *f = r.session->fleet;
+    for (int i = 0; i < f->n_devices; i++) {
+        schedule_entry entries[SCHEDULE_MOST];
+        int64_t steps[DATA_SPLITS] = {0};
+        for (int64_t step = 0; step < f->local_steps; step++) {
+            int n = fleet_schedule(f, &f->devices[i], step, entries);
+            for (int j = 0; j < n; j++) steps[entries[j].text] += entries[j].steps;
+        }
+        for (int part = 0; part < DATA_SPLITS; part++)
+            cr_expect_eq(steps[part], fleet_totals(f, &f->devices[i])->steps[part], "device %d, part %d", i,
+                         part);
+    }
+    /* 15 steps from the fifth round on, and 2 bursts of 2 among them */
+    cr_expect_eq(fleet_totals(f, &f->devices[2])->steps[DATA_TRAIN], 15);
+    cr_expect_eq(fleet_totals(f, &f->devices[2])->steps[DATA_VALID], 4);
+    cr_expect_eq(fleet_totals(f, &f->devices[0])->steps[DATA_TRAIN], 35);
+    cr_expect_eq(fleet_totals(f, &f->devices[0])->steps[DATA_VALID], 10);
+    small_close(&r);
+}
+
 Test(fleet, a_stopped_population_is_not_averaged) {
     small_run r = small_open("  - {name: a, method: fedavg, devices: 2}\n"
                              "  - {name: b, method: comigs, devices: 2}\n",
@@ -345,9 +400,9 @@ Test(fleet, a_stopped_population_is_not_averaged) {
     cr_assert_eq(f->n_groups, 2);
     fleet_stop(f, 0);
     cr_expect_eq(f->n_groups, 1);
-    cr_expect_eq(f->group_population[0], 1);
+    cr_expect_eq(f->holders[0].population, 1);
     cr_expect(f->devices[0].stopped && f->devices[1].stopped && !f->devices[2].stopped);
-    small_check(fleet_aggregate(f, r.problems), r.problems, "aggregate");
+    small_check(fleet_aggregate(f, 1, r.problems), r.problems, "aggregate");
     small_close(&r);
 }
 

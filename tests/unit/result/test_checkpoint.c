@@ -27,6 +27,7 @@ typedef struct {
     float parameters[PARAMETERS + 1], moment1[PARAMETERS + 1], moment2[PARAMETERS + 1];
     int64_t expert_steps[DEVICES + 1], router_steps[DEVICES + 1], up[DEVICES + 1], down[DEVICES + 1];
     int64_t variant_version[DEVICES + 1];
+    double joined_loss[DEVICES + 1];
     uint8_t stopped[DEVICES + 1];
 } state;
 
@@ -42,6 +43,7 @@ static state *state_create(int64_t n_parameters, int n_devices) {
                                   [STATE_BYTES_UP] = s->up,
                                   [STATE_BYTES_DOWN] = s->down,
                                   [STATE_VARIANT_VERSION] = s->variant_version,
+                                  [STATE_JOINED_LOSS] = s->joined_loss,
                                   [STATE_STOPPED] = s->stopped}};
     return s;
 }
@@ -65,6 +67,7 @@ static state *state_filled(void) {
         s->up[i] = INT64_C(1) << (40 + i);
         s->down[i] = i;
         s->variant_version[i] = 3 - i;
+        s->joined_loss[i] = i == 0 ? NAN : 3.5 - i;
         s->stopped[i] = i == 1;
     }
     return s;

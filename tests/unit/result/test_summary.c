@@ -123,8 +123,14 @@ Test(summary, axes_that_have_no_column_are_the_last_ones) {
     for (int i = 0; i < 2; i++) rows[i].run = s, rows[i].own = &s->populations[i];
     const char *text = written(rows, 2);
     cr_expect(strstr(text, ",data.corpus,base.variant,tied.linears,train.learning_rate\n"), "%s", text);
+    cr_expect(!strstr(text, "held_out_ppl"), "%s", text);
     cr_expect(strstr(text, ",\"a, b\",,all,0.002\n"), "%s", text);
     cr_expect(strstr(text, ",\"c\"\"\",,all,0.002\n"), "%s", text);
+    rows[1].held_out = 2, rows[1].held_out_first = 20.5, rows[1].held_out_last = 10.25;
+    text = written(rows, 2);
+    cr_expect(strstr(text, ",held_out_ppl_first,held_out_ppl_last,data.corpus,base.variant,"), "%s", text);
+    cr_expect(strstr(text, ",,,\"a, b\",,all,0.002\n"), "%s", text);
+    cr_expect(strstr(text, ",20.5,10.25,\"c\"\"\",,all,0.002\n"), "%s", text);
     settings_destroy(s);
 }
 

@@ -20,8 +20,9 @@ static int64_t counts[DEVICES];
 static uint8_t stopped[DEVICES];
 
 static checkpoint state_of(void) {
-    return (checkpoint){
-        .round = ROUNDS, .n_devices = DEVICES, .state = {counts, counts, counts, counts, counts, stopped}};
+    return (checkpoint){.round = ROUNDS,
+                        .n_devices = DEVICES,
+                        .state = {counts, counts, counts, counts, counts, counts, stopped}};
 }
 
 static void make_result(void) {

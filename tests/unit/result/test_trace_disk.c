@@ -183,7 +183,7 @@ static checkpoint checkpoint_of(int round, float *values, int64_t *counts, uint8
                         .moment1 = values,
                         .moment2 = values,
                         .n_devices = 2,
-                        .state = {counts, counts, counts, counts, counts, stopped}};
+                        .state = {counts, counts, counts, counts, counts, counts, stopped}};
 }
 
 Test(trace_disk, a_checkpoint_that_does_not_fit_leaves_the_one_before) {

@@ -134,7 +134,7 @@ static void expect_equal_where_shared(const fleet *f, const population *p, const
 static small_run before_last_aggregation(int n_rounds, const char *const overrides[1]) {
     small_run r = small_open(THREE, 1, overrides);
     for (int i = 1; i <= n_rounds; i++) {
-        if (i > 1) small_check(fleet_aggregate(r.session->fleet, r.problems), r.problems, "aggregation");
+        if (i > 1) small_check(fleet_aggregate(r.session->fleet, 1, r.problems), r.problems, "aggregation");
         take_local_steps(&r);
     }
     return r;

@@ -8,8 +8,9 @@ enum { POPULATIONS = 2, DEVICES = 3 };
 
 /* Two devices with a target of 2 nats, and one alone without. */
 static population_settings own[POPULATIONS] = {{.target_loss = 2.0}, {.target_loss = 0.0}};
-static population populations[POPULATIONS] = {{.settings = &own[0], .first_device = 0, .n_devices = 2},
-                                              {.settings = &own[1], .first_device = 2, .n_devices = 1}};
+static population populations[POPULATIONS] = {
+    {.settings = &own[0], .first_device = 0, .n_devices = 2, .n_senders = 2},
+    {.settings = &own[1], .first_device = 2, .n_devices = 1, .n_senders = 1}};
 static const fleet FLEET = {.n_populations = POPULATIONS, .populations = populations, .n_devices = DEVICES};
 
 static population_course courses[POPULATIONS];
@@ -56,6 +57,19 @@ Test(course, means_are_over_devices_that_have_a_loss, .init = begin) {
     cr_expect_float_eq(courses[0].test_ppl_best, exp(1.5), 1e-12);
     cr_expect_eq(courses[0].rounds_to_target, 4);
     cr_expect_eq(courses[1].best_round, 0, "a population without a loss has no best round");
+}
+
+/* A population whose last device is held out: its loss counts in nothing, its bytes do. */
+Test(course, held_out_devices_are_left_out, .init = begin) {
+    populations[0].n_senders = 1;
+    take(2, (double[]){3, NAN, 1}, (double[]){2.5, NAN, 1});
+    take(4, (double[]){2, 9, 1}, (double[]){1.5, 9, 1});
+    take(6, (double[]){3, 0, 1}, (double[]){1.75, 0, 1});
+    cr_expect_eq(courses[0].best_round, 4);
+    cr_expect_float_eq(courses[0].test_ppl_best, exp(1.5), 1e-12);
+    cr_expect_eq(courses[0].rounds_to_target, 4);
+    cr_expect_eq(courses[0].bytes_to_target, 2 * 2 * 15);
+    populations[0].n_senders = 2;
 }
 
 Test(course, of_a_population_that_stopped_the_rounds_before_count, .init = begin) {
