@@ -24,6 +24,7 @@
 #include "result/table.h"
 #include "result/trace.h"
 #include "run/run.h"
+#include "run/tune.h"
 #include "support/kernel_open.h"
 #include "support/output_file.h"
 #include "support/problems.h"
@@ -96,7 +97,7 @@ static exit_code run(const command_line *c, problems *list) {
     if (code == EXIT_OK && a->processes > 1 && !ck_under_mpirun())
         code = launch_processes(c->argc, c->argv, a->processes, text, bytes, list);
     else
-        THEN(code, run_execute(s, &options, list));
+        THEN(code, tune_and_run(s, &options, list));
     settings_destroy(s);
     free(text);
     return code;

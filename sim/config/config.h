@@ -28,7 +28,7 @@ void settings_prefix_line(const settings *s, const char *key, int line, int firs
 char *settings_lists(const population_settings *p);
 
 /* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings,
- * whatever the current folder.
+ * whatever the current folder. Without `tune`: what is tuned has been chosen before (config/tune.h).
  */
 char *settings_to_yaml(const settings *s);
 /* EXIT_INPUT with a message for every path that leads nowhere: without what lies there no hash below can be

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/tune.h"
 #include "data/split.h"
 #include "methods/method.h"
 
@@ -196,6 +197,7 @@ void population_read(const settings *s, const level *top, const node *entry, lev
     population_copy(p, top->defaults);
     p->line = of->where.line;
     walk_level(of, entry, NULL);
+    if (top->tuned) tune_read_into(top->tuned, of);
     resolve(s, of);
 }
 

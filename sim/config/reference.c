@@ -42,6 +42,24 @@ static const char SWEEP[] =
     "populations. "
     "`cohort check` prints them.\n";
 
+static const char TUNE[] =
+    "\n## Values that are tried first\n\n"
+    "`tune` tries values of keys of populations before the run, and gives each method the best of them by "
+    "validation loss:\n\n"
+    "    tune:\n"
+    "      train.learning_rate: [5e-4, 1e-3, 2e-3, 4e-3]       # a key that is a number; several are "
+    "crossed\n"
+    "      rounds: 5                                           # of each trial; without it a quarter of "
+    "train.rounds\n"
+    "      per: method                                         # or population: one choice for each name\n\n"
+    "The first population of each method, or of each name, is tried with every value. A trial is a run of so "
+    "many rounds, over which its learning\nrates go down; what counts is the mean validation loss after its "
+    "last round, and of equal ones the smaller value. A trial that diverges is never\nchosen. Keys that a "
+    "population writes itself are refused here, as are `devices` and those of `data`. At most 64 "
+    "combinations. "
+    "The trials are the\nresult in FOLDER/tuning, the choice is in FOLDER/tuning.csv, and FOLDER/config.yaml "
+    "has the chosen values and no `tune`.\n";
+
 static void write_default(FILE *out, const setting_row *row) {
     if (row->required)
         fputs("required", out);
@@ -106,5 +124,6 @@ char *settings_reference(void) {
     fputs("\n## Of an entry of `populations`\n", out);
     write_table(out, SCOPE_POPULATION);
     fputs(SWEEP, out);
+    fputs(TUNE, out);
     return fclose(out) == 0 ? config_memory(text) : NULL;
 }

@@ -8,6 +8,7 @@
 #include "config/sweep.h"
 #include "config/table.h"
 #include "config/tree.h"
+#include "config/tune.h"
 #include "config/walk.h"
 
 static void set_defaults(settings *s, population_settings *defaults) {
@@ -73,11 +74,13 @@ void settings_prefix(const settings *s, const char *key, int first, problems *li
                          first, list);
 }
 
-static void read_tree(settings *s, const node *tree, const char *path, problems *list) {
-    static const char *const not_rows[] = {"populations", "sweep", NULL};
+/* tuned: level.tuned */
+static void read_tree(settings *s, const node *tree, const char *path, const node *tuned, problems *list) {
+    static const char *const not_rows[] = {"populations", "sweep", "tune", NULL};
     population_settings defaults = {0};
     level top = {
         .run = s, .defaults = &defaults, .label = "", .where = {.source = path, .line = 1}, .list = list};
+    top.tuned = tuned;
     set_defaults(s, &defaults);
     walk_level(&top, tree, not_rows);
     keep_lines(s, &top);
@@ -98,6 +101,32 @@ static void read_tree(settings *s, const node *tree, const char *path, problems 
     population_free(&defaults);
 }
 
+static settings *read_settings(const node *tree, const char *path, const tune_plan *plan, int combination,
+                               problems *list) {
+    settings *s = config_memory(calloc(1, sizeof *s));
+    node tuned = tune_plan_combination(plan, combination);
+    s->file = config_text(path);
+    read_tree(s, tree, path, plan->n_keys > 0 ? &tuned : NULL, list);
+    free(tuned.entries);
+    return s;
+}
+
+/* The configuration is read once more with each combination: what follows from a tuned key is then as if that
+ * had been written. */
+static void read_tuning(settings *s, const node *tree, const char *path, const tune_plan *plan,
+                        problems *list) {
+    int before = problems_count(list);
+    tune_check_rounds(plan, s, list);
+    s->tuning = tuning_create(plan, s);
+    for (int c = 1; c < s->tuning->n_combinations && problems_count(list) == before; c++) {
+        settings *variant = s->tuning->variants[c] = read_settings(tree, path, plan, c, list);
+        if (problems_count(list) == before && variant->n_populations != s->n_populations)
+            problem_at(list, (place){.source = path, .line = 1}, "sweep.exclude",
+                       "leaves other points with other values of a key that is tuned; exclude by other keys");
+    }
+    if (problems_count(list) == before) tuning_add_trials(s);
+}
+
 exit_code settings_load(const char *path, int n_overrides, const char *const *overrides, settings **out,
                         problems *list) {
     size_t bytes = 0;
@@ -115,9 +144,10 @@ exit_code settings_parse(const char *path, const char *text, size_t bytes, int n
     node *tree = tree_parse(path, text, bytes, list);
     if (!tree) return EXIT_INPUT;
     for (int i = 0; i < n_overrides; i++) tree_override(tree, overrides[i], list);
-    settings *s = config_memory(calloc(1, sizeof *s));
-    s->file = config_text(path);
-    read_tree(s, tree, path, list);
+    tune_plan plan;
+    tune_plan_read(tree_get(tree, "tune"), &plan, list);
+    settings *s = read_settings(tree, path, &plan, 0, list);
+    if (plan.n_keys > 0 && problems_count(list) == before) read_tuning(s, tree, path, &plan, list);
     tree_destroy(tree);
     if (problems_count(list) > before) {
         settings_destroy(s);
@@ -140,6 +170,7 @@ void settings_destroy(settings *s) {
     free(s->axes);
     population_settings defaults = {.data = s->data};
     population_free(&defaults);
+    tuning_destroy(s->tuning);
     free(s->key_lines);
     free(s->file);
     free(s);

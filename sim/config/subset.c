@@ -44,6 +44,7 @@ settings *settings_subset(const settings *s, int n, const int *populations) {
     out->key_lines = copy_lines(s->key_lines);
     out->data = copy_data(&s->data);
     out->axes = copy_axes(s);
+    out->tuning = NULL;
     out->n_populations = n;
     out->populations = config_memory(calloc((size_t)n, sizeof *out->populations));
     for (int i = 0; i < n; i++) population_copy(&out->populations[i], &s->populations[populations[i]]);

@@ -50,6 +50,7 @@ static int known_names(const level *of, const char *prefix, char names[][48], in
     }
     if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "populations");
     if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "sweep");
+    if (!in_population(of) && skip == 0 && n < capacity) snprintf(names[n++], sizeof names[0], "tune");
     return n;
 }
 

@@ -17,6 +17,8 @@ typedef struct {
     place where;                   /* of the whole level */
     place given[MAX_ROWS];         /* where each row was written; source NULL: nowhere */
     const char *called[MAX_ROWS];  /* what messages call it there; NULL: label and path. Borrowed */
+    /* At the top level: a map that every population reads after its own keys (tune.h); NULL: none. Borrowed */
+    const node *tuned;
     problems *list;
 } level;
 

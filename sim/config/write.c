@@ -8,6 +8,7 @@
 
 #include "config/paths.h"
 #include "config/tree.h"
+#include "config/tune.h"
 
 typedef struct {
     FILE *out;
@@ -127,12 +128,22 @@ static void write_axes(const settings *s, FILE *out) {
     fputs("]\n", out);
 }
 
+/* For the hash alone: populations have values already. */
+static void write_tuning(const tuning *t, FILE *out) {
+    fprintf(out, "tune:\n  rounds: %d\n  per: %s\n", t->rounds, t->by_name ? "population" : "method");
+    for (int k = 0; k < t->n_keys; k++) {
+        fprintf(out, "  %s:\n", t->keys[k].path);
+        for (int i = 0; i < t->keys[k].n; i++) fprintf(out, "    - %s\n", t->keys[k].values[i]);
+    }
+}
+
 void write_settings(const settings *s, const write_options *options, FILE *out) {
     writer w = {.out = out, .options = options};
     population_settings top = top_values(s);
     write_top(&w, s, &top);
     if (options->only) return;
     if (!options->numbers_only) write_axes(s, out);
+    if (options->numbers_only && s->tuning) write_tuning(s->tuning, out);
     fputs("populations:\n", out);
     w.indent = 4;
     w.section[0] = '\0';

@@ -9,6 +9,7 @@
 
 #include "result/bank.h"
 #include "result/tables.h"
+#include "result/tuned.h"
 
 typedef struct {
     hid_t file;
@@ -126,6 +127,16 @@ static void print_diverged(const result *r) {
                    r->populations[p].seed, r->diverged[p]);
 }
 
+/* What was chosen before the run. */
+static void print_tuned(const csv_file *table) {
+    for (int row = 0; row < table->n_rows; row++) {
+        if (!tuned_is_chosen(table, row)) continue;
+        char *text = tuned_text(table, row);
+        printf("%-15s %s\n", "tuned", text ? text : "(out of memory)");
+        free(text);
+    }
+}
+
 /* Mean over the population's devices that have a value, NaN if none has. */
 static double mean_loss(const result *r, metric_id id, int population) {
     double sum = 0;
@@ -189,8 +200,13 @@ exit_code trace_print_info(const char *folder, problems *list) {
     if (snprintf(summary, sizeof summary, "%s/summary.csv", folder) >= (int)sizeof summary)
         return problem(list, EXIT_INPUT, "%.80s...: the path is too long", folder);
     (void)snprintf(batches, sizeof batches, "%s/" BATCHES_NAME, folder); /* shorter than the summary */
+    csv_file tuned = {0};
     exit_code code = trace_find(folder, path, sizeof path, list);
-    if (code != EXIT_OK) return code;
+    THEN(code, tuned_read(folder, &tuned, list));
+    if (code != EXIT_OK) {
+        csv_free(&tuned);
+        return code;
+    }
     result r = {.file = -1};
     h5_error error = {0};
     h5_enter();
@@ -201,9 +217,11 @@ exit_code trace_print_info(const char *folder, problems *list) {
         print_revisions(&r);
         print_progress(&r, summary_is_there(summary), access(batches, F_OK) == 0);
         print_diverged(&r);
+        print_tuned(&tuned);
         print_losses(&r);
     }
     result_close(&r);
+    csv_free(&tuned);
     h5_leave();
     return status ? h5_problem(&error, path, "it is not a trace, or damaged", list) : EXIT_OK;
 }

@@ -258,7 +258,7 @@ static exit_code finish_old(sweep *w, problems *list) {
 
 static void list_failed(const sweep *w) {
     const found_parts *found = &w->found;
-    for (int i = 0; found->sources && i < w->settings->n_populations; i++) {
+    for (int i = 0; found->sources && !w->options->label && i < w->settings->n_populations; i++) {
         merge_source at = found->sources[i];
         int round = at.part < 0 ? 0 : found->parts[at.part].states[at.population].diverged;
         const population_settings *p = &w->settings->populations[i];
@@ -279,7 +279,7 @@ static exit_code merge(sweep *w, problems *list) {
     THEN(code, batches_merge(w->settings, w->folder, &w->found, rows, list));
     if (code == EXIT_OK) list_failed(w);
     memcpy(result.path, w->folder, sizeof result.path);
-    if (code == EXIT_OK && !w->quiet) {
+    if (code == EXIT_OK && !w->quiet && !w->options->label) {
         report_table(rows, w->settings->n_populations);
         report_files(&result);
     }
@@ -331,7 +331,8 @@ static exit_code run_batches(sweep *w, problems *list) {
 static exit_code run_at_once(sweep *w, problems *list) {
     int before = problems_count(list);
     bool computed = !w->next.nothing;
-    exit_code code = run_once(w->settings, w->options, &(run_batch){0}, &w->too_large, list);
+    const run_batch all = {.label = w->options->label};
+    exit_code code = run_once(w->settings, w->options, &all, &w->too_large, list);
     if (code == EXIT_OK && w->first) list_failed(w);
     if (!w->too_large || computed || w->settings->n_populations == 1) return code;
     problems_drop(list, before);

@@ -19,6 +19,7 @@
 #include "run/measure.h"
 #include "run/report.h"
 #include "run/run.h"
+#include "run/tune.h"
 #include "support/kernel_open.h"
 
 enum { MANY_TIMES = 10 };
@@ -481,9 +482,10 @@ static exit_code check_batches(const settings *s, bool measured, problems *list)
 }
 
 exit_code run_check(const settings *s, int processes, bool measured, problems *list) {
-    int before = problems_count(list);
     bool too_large = false;
-    exit_code code = check_at_once(s, processes, measured, &too_large, list);
+    exit_code code = tune_check(s, processes, list);
+    int before = problems_count(list);
+    THEN(code, check_at_once(s, processes, measured, &too_large, list));
     if (!too_large || s->n_populations == 1) return code;
     problems_drop(list, before);
     return check_batches(s, measured, list);

@@ -12,6 +12,7 @@
 #include "config/compare.h"
 #include "config/config.h"
 #include "result/trace.h"
+#include "result/tuned.h"
 #include "support/durable.h"
 #include "support/output_folder.h"
 #include "support/writable.h"
@@ -33,15 +34,23 @@ void result_path(const result_folder *folder, const char *name, char out[FOLDER_
 
 /* ---- The result's folder ---- */
 
+static bool is_among(const char *name, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
 /* Nothing but what a run leaves that was killed before it had written its configuration. */
-static bool is_empty(const char *path) {
-    DIR *folder = opendir(path);
+static bool is_empty(const result_folder *folder) {
+    static const char *const left[] = {LOCK_NAME, "config.yaml.tmp", TUNING_NAME, TUNING_TABLE,
+                                       TUNING_TABLE ".tmp"};
+    enum { UNTUNED = 2, ALL = sizeof left / sizeof *left };
+    DIR *entries = opendir(folder->path);
     bool empty = true;
-    for (struct dirent *e = folder ? readdir(folder) : NULL; e; e = readdir(folder))
-        if (!folder_is_nothing(e->d_name) && strcmp(e->d_name, LOCK_NAME) != 0 &&
-            strcmp(e->d_name, "config.yaml.tmp") != 0)
-            empty = false;
-    if (folder) closedir(folder);
+    for (struct dirent *e = entries ? readdir(entries) : NULL; e; e = readdir(entries))
+        empty = empty &&
+                (folder_is_nothing(e->d_name) || is_among(e->d_name, left, folder->tuned ? ALL : UNTUNED));
+    if (entries) closedir(entries);
     return empty;
 }
 
@@ -62,10 +71,10 @@ static bool default_path(const settings *s, char out[FOLDER_PATH_BYTES]) {
     return n > 0 && n < FOLDER_PATH_BYTES;
 }
 
-static exit_code write_text(const char *path, const char *yaml, problems *list) {
+exit_code result_write_text(const char *path, const char *text, problems *list) {
     char *temporary = durable_temporary(path);
     FILE *file = temporary ? fopen(temporary, "w") : NULL;
-    bool written = file && fputs(yaml, file) >= 0;
+    bool written = file && fputs(text, file) >= 0;
     if (file && fclose(file) != 0) written = false;
     int failure = !written ? errno : durable_replace(temporary, path);
     free(temporary);
@@ -77,7 +86,7 @@ static exit_code write_text(const char *path, const char *yaml, problems *list) 
 
 exit_code result_write_config(const settings *s, const char *path, problems *list) {
     char *yaml = settings_to_yaml(s);
-    exit_code code = yaml ? write_text(path, yaml, list)
+    exit_code code = yaml ? result_write_text(path, yaml, list)
                           : problem(list, EXIT_ENVIRONMENT, "out of memory for the configuration");
     free(yaml);
     return code;
@@ -135,7 +144,7 @@ exit_code result_refuse_settings(const settings *s, const settings *old, const r
 static exit_code compare_result(const settings *s, const result_folder *folder, problems *list) {
     char path[FOLDER_PATH_BYTES], saved[SETTINGS_HASH_BYTES];
     settings *old = NULL;
-    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
+    if (!folder_is_there(folder->path) || is_empty(folder)) return EXIT_OK;
     if (!has(folder, "config.yaml"))
         return problem(
             list, EXIT_INPUT,
@@ -164,8 +173,8 @@ static exit_code check_content(const settings *s, result_folder *folder, bool re
         folder->resumes = has(folder, "checkpoint.h5");
         return code;
     }
-    if (!folder_is_there(folder->path) || is_empty(folder->path)) return EXIT_OK;
-    if (!has(folder, "config.yaml"))
+    if (!folder_is_there(folder->path) || is_empty(folder)) return EXIT_OK;
+    if (!has(folder, "config.yaml") && !has(folder, TUNING_NAME))
         return problem(list, EXIT_INPUT,
                        "%s: holds files that are no result; give a new or an empty folder with --out",
                        folder->path);
@@ -206,7 +215,7 @@ static exit_code choose_path(const settings *s, const run_options *options, resu
 }
 
 exit_code result_find(const settings *s, const run_options *options, result_folder *out, problems *list) {
-    *out = (result_folder){0};
+    *out = (result_folder){.tuned = options->tuned};
     exit_code code = choose_path(s, options, out, list);
     return THEN(code, lock_look(out->path, list));
 }
@@ -219,7 +228,7 @@ exit_code result_choose(const settings *s, const run_options *options, result_fo
 
 /* Between choosing and beginning a base may have been trained: time enough for another run. */
 static exit_code check_unchanged(const result_folder *folder, problems *list) {
-    bool same = folder->fresh ? is_empty(folder->path)
+    bool same = folder->fresh ? is_empty(folder)
                               : has_summary(folder) == folder->finished &&
                                     has(folder, "checkpoint.h5") == folder->resumes;
     return same ? EXIT_OK

@@ -19,6 +19,7 @@ typedef struct {
     bool finished;     /* with --resume: its summary is there */
     bool resumes;      /* with --resume: it has a checkpoint */
     run_lock lock;     /* from result_begin() to result_end() */
+    bool tuned;        /* the folder may hold what run/tune.h writes */
     const char *whole; /* of a batch: the result that it is a part of; else NULL */
 } result_folder;
 
@@ -32,6 +33,8 @@ exit_code result_find(const settings *s, const run_options *options, result_fold
 /* Says in what they differ. old: of the result's config.yaml. */
 exit_code result_refuse_settings(const settings *s, const settings *old, const result_folder *folder,
                                  problems *list);
+/* Whole or not at all; what may follow a failure is --resume. */
+exit_code result_write_text(const char *path, const char *text, problems *list);
 exit_code result_write_config(const settings *s, const char *path, problems *list);
 /* Makes the folder, locks it, and writes config.yaml. */
 exit_code result_begin(const settings *s, result_folder *folder, problems *list);

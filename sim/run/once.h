@@ -8,11 +8,11 @@
 /* What a batch has of the result that it will be merged into. */
 typedef struct {
     const char *result; /* its folder, which messages name; NULL: this run is no batch */
-    const char *label;  /* of the progress; NULL: "train" */
+    const char *label;  /* of the progress; NULL: "train". What has one prints no closing report */
 } run_batch;
 
 /* options.retry_failed is not for here. *too_large, of all processes alike: it was refused because it does
- * not fit into memory; nothing was written then. A batch prints no closing report. */
+ * not fit into memory; nothing was written then. */
 exit_code run_once(const settings *s, const run_options *options, const run_batch *batch, bool *too_large,
                    problems *list);
 

@@ -115,7 +115,9 @@ static void print_file(const char *folder, const char *name) {
     snprintf(path, sizeof path, "%s/%s", folder, name);
     if (stat(path, &info) != 0) return;
     double bytes = (double)info.st_size;
-    if (bytes < 10e3)
+    if (S_ISDIR(info.st_mode))
+        printf("  %-11s %s\n", "    folder", path);
+    else if (bytes < 10e3)
         printf("  %8.0f B   %s\n", bytes, path);
     else if (bytes < 10e6)
         printf("  %8.1f kB  %s\n", 1e-3 * bytes, path);

@@ -236,7 +236,7 @@ static exit_code finish(run *r, exit_code code, problems *list) {
     if (r->first) THEN(code, write_summary(r, list));
     code = processes_agree(r->collective, code, list);
     /* the measurement has memory of its own */
-    bool reports = !r->quiet && !r->batch->result;
+    bool reports = !r->quiet && !r->batch->label;
     if (code == EXIT_OK && reports && r->trained) session_release(r->session);
     if (reports && r->trained) THEN(code, measure_ceiling(r, list));
     if (code == EXIT_OK && reports && r->first) report(r);

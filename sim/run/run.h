@@ -13,7 +13,10 @@ typedef struct {
     /* result folder; NULL: results/<config name>-<hash prefix> under the current directory */
     const char *out;
     bool resume, quiet;
-    bool retry_failed;         /* with resume: populations of a complete result that diverged run again */
+    bool retry_failed; /* with resume: populations of a complete result that diverged run again */
+    bool tuned;        /* what tune.h writes may be in the folder already */
+    /* of the progress; such a run is part of another one and prints no closing report; NULL: "train" */
+    const char *label;
     ck_collective *collective; /* the processes of the run; NULL: this one alone */
 } run_options;
 

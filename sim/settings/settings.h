@@ -186,6 +186,9 @@ typedef struct {
     /* What populations are compared by: dotted keys of a population (never a short form), in their order. */
     int n_axes;
     char **axes;
+    /* What is tried and chosen before the run (config/tune.h), owned; NULL: nothing. Until then the populations
+     * have the first of the values. */
+    struct tuning *tuning;
 } settings;
 
 #endif
