@@ -63,8 +63,8 @@ typedef struct {
     int batch[DATA_SPLITS];      /* the largest */
     bool carries;                /* some gradients are collected by a later step */
 } schedule_totals;
-/* Of a run with `rounds` rounds of local_steps each. The device takes part from round `first` on (counted from
- * 1) to the end. local_step and taken of the query are not read. */
+/* Of a run with `rounds` rounds of local_steps each. The device takes part from round `first` on (counted
+ * from 1) to the end. local_step and taken of the query are not read. */
 schedule_totals schedule_count(schedule_list list, const schedule_query *q, int first, int rounds,
                                int local_steps);
 int schedule_largest_batch(const schedule_totals *totals);
