@@ -79,8 +79,7 @@ static void write_by_template(FILE *out, const char *written, const population_s
     }
 }
 
-/* A value that begins with a letter stands alone. Any other stands behind the last part of its key: rank4.
- * */
+/* A value that begins with a letter stands alone. Others stand behind the last part of their key: rank4. */
 static void write_by_axes(FILE *out, const settings *s, const population_settings *p) {
     bool any = false;
     for (int i = 0; i < s->n_axes; i++) {
