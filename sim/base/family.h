@@ -1,8 +1,9 @@
-/* family.h - what the families of bases differ in on disk: the keys of config.json, and the tensors of a
- * checkpoint and where they lie in the packed weights. (What differs when they compute: model/family.h.)
+/* family.h - how the families of bases differ on disk: in the keys of config.json, in the tensors of a
+ * checkpoint, and in where these lie in the packed weights. (How they differ when they compute:
+ * model/family.h.)
  *
- * To add one: write base/families/NAME.c, a `const base_family base_family_NAME`, and add it to
- * base_family_id and to families.c. */
+ * To add one: sim/README.md lists the files. The one here is base/families/NAME.c, a `const base_family
+ * base_family_NAME`, which families.c and base_family_id list. */
 #ifndef COHORT_BASE_FAMILY_H
 #define COHORT_BASE_FAMILY_H
 
@@ -40,7 +41,9 @@ typedef struct {
     const char *name;          /* in a layer: what follows the layer's number */
     base_extent rows, columns; /* as in the file; columns BASE_ONE: a vector */
     base_tensor_kind kind;
-    size_t offset; /* of an int64_t in base_layout, in a layer in base_layer; -1 there: not in this shape */
+    /* where base_layout (of a tensor in a layer: base_layer) has its place, an int64_t; a place of -1: a base
+     * of this shape has no such tensor */
+    size_t offset;
     base_extent first; /* row (of a bias: element) of the packed tensor where it begins */
     bool alone;        /* its name has no prefix; it is absent where the head is tied */
 } base_tensor_row;
@@ -48,10 +51,11 @@ typedef struct {
 typedef struct {
     const char *name;               /* of base.family */
     const char *const *model_types; /* of config.json, NULL at the end */
-    const char *prefix;             /* that all names have, or none, but those that stand alone */
-    const char *layers;             /* "h": layer 3's tensors are called "h.3.NAME" */
-    const char *context_key;        /* the key of config.json that says how many positions there are */
-    bool transposed;                /* linears are [in, out] in the file (Conv1D) */
+    /* All names of a file have this prefix, or none has it; names of rows that are `alone` never have it. */
+    const char *prefix;
+    const char *layers;      /* "h": layer 3's tensors are called "h.3.NAME" */
+    const char *context_key; /* the key of config.json that says how many positions there are */
+    bool transposed;         /* linears are [in, out] in the file (Conv1D) */
     const base_tensor_row *before, *in_layer, *after; /* the layers; a checkpoint's order */
     int n_before, n_in_layer, n_after;
     /* Reports all that is wrong, or that Cohort does not support, and why. */

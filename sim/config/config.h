@@ -23,8 +23,8 @@ void settings_prefix(const settings *s, const char *key, int first, problems *li
 /* The same of a key whose line is known otherwise; 0: --set, negative: its default. */
 void settings_prefix_line(const settings *s, const char *key, int line, int first, problems *list);
 
-/* The lists of a population that have a number for each device: "experts.rank [4, 8], generalists [1, 2]"; malloc'd,
- * empty without any. */
+/* The lists of a population that have a number for each device, as
+ * "experts.rank [4, 8], generalists [1, 2]"; malloc'd, empty without any. */
 char *settings_lists(const population_settings *p);
 
 /* The resolved configuration as YAML (malloc'd), paths absolute: settings_load() of it gives equal settings,

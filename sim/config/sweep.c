@@ -1,4 +1,5 @@
-/* sweep.c - the points of a sweep become populations: read, named, excluded, and compared with each other. */
+/* sweep.c - makes populations of the points of a sweep: reads them, names them, leaves out those that are
+ * excluded, and refuses points that are the same. */
 #include "config/sweep.h"
 
 #include <stdio.h>
@@ -17,10 +18,11 @@ typedef struct {
     bool broken, used;
 } exclusion;
 
-/* What was said of points, each once. */
+/* A problem that points of the sweep have. It is said once, however many points have it. */
 typedef struct {
-    char *text, *name; /* name: of the first of these points; NULL: a value is wrong by itself */
-    int more;          /* points of other names that it is said of */
+    char *text;
+    char *name; /* of the first point that has it; NULL: a value is wrong by itself, whatever the point */
+    int more;   /* points of other names that have it, too */
 } remark;
 
 typedef struct {
@@ -85,7 +87,7 @@ static bool has_axis(const settings *s, const char *path) {
     return false;
 }
 
-/* A key that is none is said where its values are read. */
+/* Adds nothing for a text that is no key. The error is reported where the values of the key are read. */
 static void add_axis(settings *s, const char *key) {
     const setting_row *row = table_find(key, true);
     if (!row || strcmp(key, "name") == 0) return;
@@ -118,7 +120,7 @@ static void add_written_axes(settings *s, const node *axes, problems *list) {
     }
 }
 
-/* ---- What is said of points ---- */
+/* ---- Problems of points ---- */
 
 static void remark_on(reader *r, const char *text, const char *name) {
     for (int i = 0; i < r->n_remarks; i++)
@@ -130,7 +132,7 @@ static void remark_on(reader *r, const char *text, const char *name) {
     r->remarks[r->n_remarks++] = (remark){.text = config_text(text), .name = config_text(name)};
 }
 
-/* Takes the list over. */
+/* Takes over the list `said`, which is destroyed. */
 static void remark_on_all(reader *r, problems *said, const char *name) {
     for (int i = 0; i < problems_count(said); i++) remark_on(r, problems_message(said, i), name);
     problems_destroy(said);
@@ -184,7 +186,7 @@ static void read_exclusions(reader *r, const node *written) {
     for (int i = 0; i < written->count; i++) read_exclusion(r, written->entries[i].value, i);
 }
 
-/* Equal in all that is written. */
+/* Whether a population has all the values that the exclusion writes. */
 static bool is_meant(const exclusion *e, const population_settings *p) {
     int count = 0;
     const setting_row *rows = table_rows(&count);
@@ -195,7 +197,8 @@ static bool is_meant(const exclusion *e, const population_settings *p) {
     return true;
 }
 
-/* Of an exclusion that others have taken all points of, nothing is said. */
+/* All exclusions that mean the point count as used, so none is reported as useless because another one means
+ * the same points. */
 static bool is_excluded(reader *r, const population_settings *p) {
     bool excluded = false;
     for (int i = 0; i < r->n_exclusions; i++) {
@@ -222,7 +225,7 @@ static void end_exclusions(reader *r, bool judge) {
 
 /* ---- Points ---- */
 
-/* Whether any seed of the point is left. */
+/* Appends a population for each seed of a point that is not excluded. Returns whether there is any. */
 static bool append_seeds(reader *r, const level *of, const uint64_t *seeds, int n) {
     population_settings *p = of->defaults;
     bool named = level_has(of, "name"), any = false;
@@ -260,7 +263,7 @@ static void read_point(reader *r, int index) {
     population_free(&p);
 }
 
-/* ---- Points that are not two ---- */
+/* ---- Points that are the same ---- */
 
 /* "method local, data.dirichlet 0.1, seed 42" */
 static char *values_text(const settings *s, const population_settings *p) {
@@ -302,7 +305,8 @@ static void refuse_name(const reader *r, const population_settings *p, const pop
     free(other);
 }
 
-/* Two points that should not be alike, the first that were found; and how many there are. */
+/* The first pair of points that was found to be alike in a way that is wrong, and how many such points there
+ * are. */
 typedef struct {
     const population_settings *p, *q;
     int found;
@@ -313,7 +317,8 @@ static bool find(alike *kind, const population_settings *p, const population_set
     return true;
 }
 
-/* The first of each kind is said. Points that differ in their seeds alone may have one name. */
+/* Refuses points that are the same, and different points with the same name. Of each kind only the first
+ * pair is reported in full. Points that differ only in their seeds may have the same name. */
 static void compare_points(const reader *r) {
     int n = r->s->n_populations - r->first;
     alike same = {0}, names = {0};
@@ -336,7 +341,7 @@ static void compare_points(const reader *r) {
     free(hashes);
 }
 
-/* ---- All of it ---- */
+/* ---- The whole sweep ---- */
 
 static void read_points(reader *r, const node *exclude) {
     int before = problems_count(r->list), n = sweep_plan_size(&r->plan);

@@ -18,15 +18,17 @@
 
 #include "config/walk.h"
 
-/* Most populations of a sweep. A result's config.yaml lists them one by one, and a configuration has at most
- * 200,000 values (yaml.c): so many leave 40 values for each. */
+/* The most populations that a sweep may have. The config.yaml of a result lists them one by one, and a
+ * configuration has at most 200,000 values (yaml.c). So 5,000 populations can have 40 values each. */
 enum { SWEEP_MOST = 5000 };
 
-/* Whether it makes populations, or only names the axes of listed ones; NULL: there is none. */
+/* True if the sweep makes populations; false if it only names the axes of populations that are listed, or if
+ * it is NULL. */
 bool sweep_has_points(const node *sweep);
 
-/* Appends its points to s->populations and its axes to s->axes; top: the run's level, already walked. What is
- * wrong with a value is said once, in its own line; what is wrong with points, with the names of them. */
+/* Appends the points of the sweep to s->populations and its axes to s->axes. top: the run's level, already
+ * walked. A value that is wrong by itself is reported once, with the line where it is written. A wrong
+ * combination of values is reported with the names of the points that have it. */
 void sweep_read(settings *s, const level *top, const node *sweep);
 
 #endif

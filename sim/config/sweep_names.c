@@ -48,7 +48,8 @@ bool sweep_name_check(const node *written, problems *list) {
 
 /* ---- Names ---- */
 
-/* What stands in a name for a value: letters, digits, dots and dashes, other things as one "_" between them. */
+/* Writes a value as a name may have it: letters, digits, dots, dashes and underscores. Any other characters
+ * between them become one "_". */
 static void write_value(FILE *out, const char *text) {
     bool gap = false, any = false;
     for (; *text; text++) {
@@ -78,7 +79,7 @@ static void write_by_template(FILE *out, const char *written, const population_s
     }
 }
 
-/* Words stand alone, numbers behind the last part of their key. */
+/* A value that begins with a letter stands alone. Others stand behind the last part of their key: rank4. */
 static void write_by_axes(FILE *out, const settings *s, const population_settings *p) {
     bool any = false;
     for (int i = 0; i < s->n_axes; i++) {

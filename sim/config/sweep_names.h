@@ -4,12 +4,13 @@
 
 #include "config/walk.h"
 
-/* Whether a template ("{method}-a{data.dirichlet}"; NULL is fine) names only keys of a population, each in
- * braces; reports what is wrong. */
+/* Whether a template such as "{method}-a{data.dirichlet}" is right: what stands in braces is a key of a
+ * population. NULL is right, too. Reports what is wrong. */
 bool sweep_name_check(const node *written, problems *list);
 
-/* The name of `p` by a template that was found good; NULL: made of its values on the axes of `s`, as in
- * "fedavg-dirichlet0.1-rank4". In a value, what cannot stand in a name becomes "_". malloc'd. */
+/* The name of `p`, malloc'd. `written` is a template that sweep_name_check() accepts. If it is NULL, the
+ * name is made of the values of `p` on the axes of `s`: "fedavg-dirichlet0.1-rank4". Characters of a value
+ * that cannot stand in a name become "_". */
 char *sweep_name(const settings *s, const char *written, const population_settings *p);
 
 #endif

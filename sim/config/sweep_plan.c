@@ -20,7 +20,8 @@ static char *joined(const char *first, const char *second) {
     return strcat(text, second);
 }
 
-/* Adds the keys of `map`, sections written out, to `out`; label: what stands before them in messages. */
+/* Adds the keys of `map` to `out`, with dots where the map has sections: {data: {dirichlet: 1}} becomes
+ * {data.dirichlet: 1}. label: what stands before a key in messages. */
 static void add_keys(const node *map, const char *prefix, const char *label, node *out) {
     for (int i = 0; i < map->count; i++) {
         const node_entry *from = &map->entries[i];
@@ -58,7 +59,7 @@ static bool refuse_several(const sweep_axis *axis, problems *list) {
     return false;
 }
 
-/* A key that is none is not told to have a list. */
+/* Reports a key without a list of values. If the key itself is unknown, only that is reported. */
 static bool check_values(const node_entry *key, problems *list) {
     const node *values = key->value;
     if (values->kind == NODE_LIST && values->count > 0) return true;
@@ -199,9 +200,9 @@ static bool read_common(const node *sweep, sweep_plan *plan, problems *list) {
     return true;
 }
 
-/* ---- How many ---- */
+/* ---- The number of populations ---- */
 
-/* Seeds that all points have. */
+/* How many seeds the sweep gives to every point, 1 if none. */
 static int seeds_of(const sweep_plan *plan) {
     const node *seeds = tree_get(&plan->common, "seeds");
     return seeds && seeds->kind == NODE_LIST && seeds->count > 0 ? seeds->count : 1;
@@ -239,7 +240,8 @@ static bool refuse_size(const sweep_plan *plan, double total, const sweep_axis *
     return false;
 }
 
-/* The axis that is said to be too much is the first that makes the grid too large. */
+/* The message names the first axis that makes the grid too large. If the grid is not too large, it names no
+ * axis. */
 static bool check_size(const sweep_plan *plan, problems *list) {
     const sweep_axis *made_by = NULL;
     double grid = plan->has_grid ? 1.0 : 0.0;

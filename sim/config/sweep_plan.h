@@ -12,24 +12,25 @@ typedef struct {
     char label[32]; /* "sweep.cross.1" */
 } sweep_axis;
 
-/* Maps own their keys and labels; values are of the tree that it was made from, which must outlive it. */
+/* The maps own their keys and labels. The values belong to the tree that the plan was made from, which must
+ * outlive the plan. */
 typedef struct {
-    place where; /* of the grid */
-    node common; /* dotted keys that all points have; among them seeds, if the sweep has them */
+    place where; /* where `cross` is written, or else the sweep */
+    node common; /* dotted keys that all points have; includes `seeds`, if the sweep has it */
     bool has_grid;
     int n_axes, n_points;
     sweep_axis *axes;
     node *points; /* maps of dotted keys: those that are written one by one */
 } sweep_plan;
 
-/* False after reporting what has the wrong form: then there is nothing to expand, but still something to
- * free. */
+/* False after reporting what has the wrong form: then the plan must not be expanded. It is to be freed in
+ * any case. */
 bool sweep_plan_read(const node *sweep, sweep_plan *out, problems *list);
 void sweep_plan_free(sweep_plan *plan);
 
-int sweep_plan_size(
-    const sweep_plan *plan); /* points of the grid, then those one by one; at most SWEEP_MOST */
-/* A map of all keys of a point. Its entries are the caller's to free, what they point to is borrowed. */
+/* How many points there are, at most SWEEP_MOST: those of the grid, and then those written one by one. */
+int sweep_plan_size(const sweep_plan *plan);
+/* A map of all keys of a point. The caller frees its entries; what they point to is borrowed. */
 node sweep_plan_point(const sweep_plan *plan, int index);
 
 #endif

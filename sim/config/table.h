@@ -1,5 +1,6 @@
 /* table.h - the one table of settings: a row per key. Loading, limits, messages, writing back, hashing and
- * the reference page all walk it; adding a setting is adding a member to settings.h and a row to table.c. */
+ * the reference page all walk it. To add a setting: a member in settings.h and a row in table.c;
+ * sim/README.md says what else a row may need. */
 #ifndef COHORT_TABLE_H
 #define COHORT_TABLE_H
 
@@ -60,7 +61,7 @@ typedef struct {
 } setting_row;
 
 const setting_row *table_rows(int *count);
-/* Whether the row is of a per_device. */
+/* Whether the member of the row is a per_device. */
 bool table_is_per_device(const setting_row *row);
 
 /* The row of `path` that may be written at that level; NULL if none. */
@@ -78,8 +79,9 @@ void text_write(const char *text, FILE *out);               /* quoted where YAML
 char *value_text(const setting_row *row, const void *base); /* the same, malloc'd; empty where it is absent */
 char *value_plain(const setting_row *row, const void *base); /* a text itself, unquoted; else value_text() */
 bool value_equal(const setting_row *row, const void *a, const void *b);
-/* A text that is NULL; of numbers (VALUE_DOUBLE) without a default, one just out of range: 0 where the row demands
- * more, else 1 below its least. */
+/* Whether a value is absent. A text is absent if it is NULL. A number is absent only if its row has no
+ * default: a VALUE_DOUBLE if it is just outside of the limits (0 where the row demands more than 0, else 1
+ * below the least), VALUE_COUNTS if it is negative, and a VALUE_INT whose least is above 0 if it is 0. */
 bool value_is_absent(const setting_row *row, const void *base);
 void value_remove(const setting_row *row, void *base); /* makes such a number absent; other types stay */
 /* "1 to 4,096 tokens", "above 0, at most 1", "auto, cpu or cuda"; malloc'd. */

@@ -3,7 +3,8 @@
  * A split divides training text, and valid and test text where data.evaluation is in_distribution. Where it
  * is out_of_distribution, the split iid divides those two.
  *
- * To add one: write data/splits/NAME.c, with its formula on top, and add NAME to the list in splits.h. */
+ * To add one: write data/splits/NAME.c, with its formula on top, and add NAME to the list in splits.h.
+ * sim/README.md says more. */
 #ifndef COHORT_SPLIT_H
 #define COHORT_SPLIT_H
 
@@ -12,50 +13,53 @@
 
 #include "data/data.h"
 
-/* What a device has of one source in one of its parts. */
+/* What a device has of one source in one of its parts (training, validation or test text). */
 typedef struct {
     int source;
     int64_t tokens;
-    /* of so many holders of the source, the device is this one (slot: where shares are equal) */
+    /* The source has `slots` holders, and the device is number `slot` of them. slot is read only where the
+     * split is not `unequal`. */
     int slot, slots;
-    /* Of a split that moves: of the windows of training text, the share of this source in the first round and
-     * in the last. */
+    /* Only of a split that moves: the share of the windows of training text that are of this source, in the
+     * first round and in the last one. */
     double start, end;
-    double weight, remainder, room; /* for the split's own use */
+    double weight, remainder, room; /* for the split's own use; mixture.c uses them */
 } text_share;
 
 typedef struct {
-    /* True: shares differ from device to device, whatever the settings ask for; windows fall on all positions
-     * of a part alike. False: shares differ where the settings ask for different amounts alone, and windows
-     * fall on stretches alike, whatever their lengths. */
+    /* True: devices have different amounts of a source, whatever the settings ask for. A window then falls
+     * on every position of a part with the same probability. False: the amounts differ only where the
+     * settings ask for different ones. A window then falls on every stretch of a part with the same
+     * probability, whatever the stretch's length. */
     bool unequal;
-    /* A key with a number above 0 that only this split reads, and what it is where it is not written; NULL:
-     * none. */
+    /* The key of a number that only this split reads, and the value where the key is not written. The number
+     * is above 0. NULL: the split has no such key. */
     const char *parameter;
     double parameter_default;
-    /* Devices have a source of their own (partition_source), which data.sources can set. */
+    /* Every device has a source of its own (partition_source), which data.sources can set. */
     bool has_own;
-    /* The training text of a device is of several sources, else of its own alone. */
+    /* True: the training text of a device is of several sources. False: it is of the device's own source
+     * alone. */
     bool mixes;
-    /* In training, windows fall on sources by shares that change from round to round. */
+    /* Each training window is of a source that is drawn with probabilities which change from round to round:
+     * from `start` to `end` of text_share. */
     bool moves;
-    /* Its parameter is a number of sources, or it needs so many: the least that the corpus must have; NULL:
-     * one. */
+    /* How many sources the corpus must have at least; NULL: one. */
     int (*least_sources)(const data_settings *d);
-    /* What the tokens of a device's training text are multiplied by; NULL: 1. */
+    /* A factor by which the number of tokens of a device's training text is multiplied; NULL: 1. */
     double (*factor)(const data_settings *d, uint64_t seed, int device);
     /* Fills p->prepared once, before any shares; false without memory. NULL: nothing to do. */
     bool (*prepare)(partition *p);
-    /* Whether an earlier device has the same text of that part; NULL: none has. */
+    /* Whether a device with a lower number has the same text of that part; NULL: it never does. */
     bool (*repeats)(const partition *p, int device, data_part part);
-    /* Writes what a device has of each source [sources] in rising order of sources, and returns of how many
-     * it has any: at least 1. */
+    /* Writes a text_share for each source of which the device has text, in rising order of sources. `out`
+     * has room for all sources. Returns how many there are, at least 1. */
     int (*shares)(const partition *p, int device, data_part part, text_share *out);
 } data_split;
 
-/* Of training text; */
+/* The split of training text. */
 const data_split *split_of(const data_settings *d);
-/* and of any part. */
+/* The split of any part. */
 const data_split *split_of_part(const data_settings *d, data_part part);
 const char *split_name(int index); /* of data_settings.split */
 const char *evaluation_name(data_evaluation evaluation);

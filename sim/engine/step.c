@@ -4,8 +4,8 @@
  *
  * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never
  * split over waves, and its update follows its wave before the next one runs, so gradients exist for one wave
- * only. A proximal term of the loss adds its gradient before the update. Where an entry leaves gradients that it does not use itself, they wait in fleet.carried for the step
- * that does. */
+ * only. A proximal term of the loss adds its gradient before the update. An entry may leave gradients that it
+ * does not use itself; they wait in fleet.carried for the step that uses them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,8 @@
 #include "engine/session.h"
 #include "support/rng.h"
 
-/* The step that is being taken: the one numbered `step` of the entries at `place` of their devices' lists. */
+/* The step that is being taken. Of each device it is step number `step` of the entry number `place` in the
+ * device's list of entries at local_step. */
 typedef struct {
     int64_t local_step;
     int place, step;
@@ -107,8 +108,7 @@ static void record_windows(session *s, const wave_buffer *w, const step_position
     }
 }
 
-/* Mean loss of the wave's device i over its counted tokens; a value that is not finite stops its population.
- */
+/* Mean loss of the wave's device i over its counted tokens. Its population stops where that is not finite. */
 static double check_loss(session *s, const wave_buffer *w, int i, data_part text) {
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];
@@ -235,8 +235,8 @@ static exit_code add_device(session *s, int device_index, const schedule_entry *
     return fill_windows(s, d, e, list);
 }
 
-/* What the devices of all processes, so that all come to the same answer, learn there; 0: none has anything
- * to do. */
+/* The classes that devices learn there; 0: no device has anything to do. It asks the devices of all
+ * processes, so that every process has the same answer. */
 static uint32_t learned_at(const session *s, const step_position *at) {
     uint32_t learn = 0;
     schedule_entry e;

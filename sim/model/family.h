@@ -1,10 +1,13 @@
-/* family.h - what the families of bases differ in when they compute. (What differs on disk: base/family.h.)
+/* family.h - how the families of bases differ when they compute. (How they differ on disk: base/family.h.)
  *
  *   GPT-2   LayerNorm; positions are learned, added to the embedding; gelu; q, k and v are one linear
  *   Llama   RMSNorm; rotary positions, which turn q and k; silu(gate) up; q, k and v are linears side by side
  *
- * Grouped-query attention, biases that are there or not, and a head of its own are no difference: base_shape
- * says them, and GPT-2's is one case of them. */
+ * Three things are no difference between families, because base_shape says them: how many heads share keys
+ * and values, which linears have biases, and whether the output matrix is the embedding.
+ *
+ * To add a family: sim/README.md lists the files. The one here is model/NAME.c, a `const model_family
+ * model_NAME`, which is declared below and listed in family.c. */
 #ifndef COHORT_MODEL_FAMILY_H
 #define COHORT_MODEL_FAMILY_H
 

@@ -1,9 +1,9 @@
-/* metrics.h - what a run measures: one row per metric, which everyone walks who handles them all: the memory
- * of a round, what processes send to process 0, the plan, the tables of trace.h5, resume, `cohort info` and
- * the long-form CSV.
+/* metrics.h - what a run measures: one row per metric. Whatever handles all metrics walks these rows: the
+ * memory of a round, what processes send to process 0, the plan, the tables of trace.h5, resume,
+ * `cohort info`, and `cohort export --table metrics`.
  *
  * To add one: a name in metric_id, a row in metrics.c, and the line that computes it (or a function that
- * derives it from other metrics, named in the row). */
+ * derives it from other metrics, named in the row). sim/README.md says more. */
 #ifndef COHORT_METRICS_H
 #define COHORT_METRICS_H
 
@@ -38,7 +38,7 @@ typedef enum { METRIC_F64, METRIC_F32, METRIC_I64, METRIC_I32 } metric_type;
 
 /* What a round has a value of. */
 typedef enum {
-    METRIC_OF_RUN,          /* one */
+    METRIC_OF_RUN,          /* one; merging results adds up those of METRIC_F64, such as seconds */
     METRIC_OF_POPULATION,   /* [population] */
     METRIC_OF_DEVICE,       /* [device] */
     METRIC_OF_EXPERT,       /* [device, layer, expert] */
@@ -62,7 +62,8 @@ typedef struct {
     sampling_shape sampling;
 } metric_shape;
 
-/* What summary.csv says of a metric of devices, for each population: of the devices that have a value. */
+/* What summary.csv says of a metric that is METRIC_OF_DEVICE and METRIC_F64, for each population. Devices
+ * without a value do not count. */
 typedef enum {
     SUMMARY_MEAN,          /* over devices */
     SUMMARY_PERPLEXITY,    /* mean over devices of exp(value) (as released: 2.71828^value) */
@@ -83,11 +84,13 @@ typedef struct {
     metric_when when;
     /* computes it on process 0 from the other metrics of the round; NULL: measured */
     void (*derive)(metric_row *row);
-    /* of a device: the steps of a round add to it. It is 0 when the round begins, and part of a checkpoint
-     * within the round. */
+    /* Of METRIC_OF_DEVICE: the steps of a round add to it. It is 0 when the round begins. A checkpoint that
+     * is written within a round has it. */
     bool summed;
-    metric_column columns[METRIC_COLUMNS]; /* of summary.csv; no name: no more */
-    const char *info; /* of a loss of devices: its heading in `cohort info`; NULL: it is not there */
+    metric_column columns[METRIC_COLUMNS]; /* of summary.csv; the first without a name ends them */
+    /* Its heading in the table of losses that `cohort info` prints, of METRIC_OF_DEVICE and METRIC_F64; NULL:
+     * it is not in that table. */
+    const char *info;
 } metric;
 extern const metric metrics[METRIC_COUNT];
 
@@ -111,9 +114,9 @@ struct metric_row {
     bool evaluated;             /* METRIC_WHERE_EVALUATED counts */
     void *values[METRIC_COUNT]; /* owned; NULL where it is not recorded */
     int *first_device;          /* [populations + 1], owned, the caller fills it, and the next */
-    int *
-        described; /* [populations], owned: so many of its devices, the first, are what numbers of a population
-                     * are about; the others are held out */
+    /* [populations], owned: how many devices of the population are not held out. They are its first devices,
+     * and the numbers of a population are about them alone. */
+    int *described;
     double *sorted; /* [devices], owned: room for a derived metric */
 };
 /* Memory that metric_row_create() takes, and the bytes of all recorded values. */
@@ -122,8 +125,8 @@ size_t metric_all_bytes(const metric_shape *shape);
 /* Every value is the fill value. False without memory; metric_row_destroy() is right in any case. */
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
-/* Of the metrics that the steps of a round add to: zeros; no value, of a device that has stopped; into and
- * out of metric_sums_bytes() bytes. */
+/* Of the metrics that are `summed`: _clear sets all to 0, _drop takes the values of a device that has stopped
+ * away, _pack and _unpack copy all to and from metric_sums_bytes() bytes. */
 void metric_sums_clear(metric_row *row);
 void metric_sums_drop(metric_row *row, int device);
 size_t metric_sums_bytes(const metric_shape *shape);

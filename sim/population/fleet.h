@@ -71,11 +71,11 @@ typedef struct {
     const corpus *text;
 } population;
 
-/* Which devices average what is in a ck_group. */
+/* Which devices hold the set of parts of a ck_group (sharing.h). */
 typedef struct {
     int population;
-    int first; /* the first device that does, in whichever process; its layout is 0 */
-    /* [n_local] this process's, rising: the packs and layouts of the group are theirs */
+    int first; /* the first device that holds it, in whichever process; its layout is 0 */
+    /* [n_local] devices of this process that hold it, rising: the group's packs and layouts are theirs */
     int n_local, *local;
 } group_holders;
 
@@ -113,8 +113,8 @@ typedef struct {
     float *carried;                      /* backend memory [n_carried]; NULL without any */
     int64_t all_parameters, all_carried; /* of all processes */
     int n_groups;
-    /* of populations that have not stopped, one per set of parts that the same devices average: two or more,
-     * or one device that a proximal term holds */
+    /* of populations that have not stopped: one for each set of parts (sharing.h) that two or more devices
+     * average, or that one device has under a proximal term */
     ck_group *groups;
     group_holders *holders;    /* [n_groups] */
     int64_t n_packed;          /* floats of all groups' packed buffers */
@@ -164,21 +164,23 @@ enum {
     FLEET_DEVICE_BYTES = sizeof(device) + 3 * sizeof(int) + sizeof(int64_t) + sizeof(int32_t) + sizeof(float)
 };
 
-/* The aggregation that ends a round (from 1): weighted mean over the devices of each population that send (in
- * their order, process by process), spread to those that receive (schedule/participation.h). Stopped populations take no part; the same populations must have stopped in all processes. Packs
- * that lie far are read and written in place: 4 B over the bus a shared value and device, each way, once a
- * round. */
+/* The aggregation that ends round `round` (counted from 1). The shared parts of the devices that send are
+ * summed with their weights, in the order of devices, process by process, and the mean is written to the
+ * devices that receive (schedule/participation.h). Populations that have stopped take no part; the same
+ * populations must have stopped in all processes. Packs that lie far are read and written in place: once a
+ * round 4 B each way go over the bus for each shared value of each device. */
 exit_code fleet_aggregate(fleet *f, int round, problems *list);
 /* The layout of a device of this process in a group; -1: it does not average what is in it. */
 int32_t fleet_layout(const fleet *f, int group, int device_index);
 
-/* Anchors of proximal terms (methods/method.h): what a population's devices received last, one copy for all of
- * them, which lies in `packed` and is replaced by fleet_aggregate().
+/* Anchors of proximal terms (methods/method.h). An anchor is what the devices of a population received last.
+ * There is one copy for all of them. It lies in `packed`, and fleet_aggregate() replaces it.
  *
  * mu of a population; 0: it has no such term. */
 double population_proximal(const population *p);
-/* Where all devices of a population are equal in what they share, as they are when a round begins, sets its
- * anchor to that. Called by all processes. Nothing where no population has a proximal term. */
+/* Sets the anchor of each population to the shared parts of its devices. All devices of a population must be
+ * equal in these, as they are when a round begins. All processes call it. It does nothing where no
+ * population has a proximal term. */
 exit_code fleet_set_anchors(fleet *f, problems *list);
 /* All anchors, for a checkpoint within a round: 0 bytes without any; to and from a host buffer of so many. */
 size_t fleet_anchor_bytes(const fleet *f);

@@ -1,13 +1,16 @@
-/* What is averaged: per population, and per set of parts that the same devices hold (sharing.h), the ranges of
- * their packs as one ck_group.
+/* groups.c - what is averaged. Each set of parts of each population (sharing.h) becomes one ck_group: the
+ * ranges of the packs that belong to the set.
  *
- * Its members are this process's devices, if any, rising, so that those that send, which are in a sum, come
- * before those that only receive. Their weights are those of all devices that hold the set and send, so that
- * the sum over processes is the mean over these: 1/N, or once the text of all is open their share of the
- * training tokens, where that is asked for.
+ * The members of a group are the devices of this process that hold the set, in rising order. A process may
+ * have none. Devices that are held out are the last of their population, so members that send come before
+ * members that only receive.
  *
- * Devices of a population may differ in their experts, so each class of them is a layout: the same tensors at
- * other offsets. */
+ * The weights of a group sum to 1 over the sending devices of all processes, so that the sum over processes
+ * is the mean. At first each weight is 1/N. Where a population weighs by tokens, fleet_weigh() replaces it
+ * by the device's share of the training tokens, once the text of all devices is open.
+ *
+ * Devices of a population may differ in their experts. Each class of devices (sharing.h) is therefore a
+ * layout of the group: the same tensors at other offsets. */
 #include <stdlib.h>
 
 #include "population/parts.h"
@@ -23,7 +26,7 @@ static void group_free(ck_group *g, group_holders *h) {
     free(h->local);
 }
 
-/* The place of a class among those that hold the set. */
+/* The number of a class among the classes that hold the set, which is the number of its layout. */
 static int32_t layout_of(const sharing *s, int set, int which) {
     const bool *holds = s->holds + (size_t)set * (size_t)s->n_classes;
     int32_t layout = 0;
@@ -46,11 +49,11 @@ static void fill_members(const sharing *s, int set, const group_holders *h, int6
         const device *d = &f->devices[h->local[i]];
         packs[i] = d->pack;
         layout[i] = layout_of(s, set, sharing_class(s, d));
-        weights[i] = 1.0F / (float)senders; /* no other is in a sum */
+        weights[i] = 1.0F / (float)senders; /* members that do not send have it too, but are in no sum */
     }
 }
 
-/* The ranges of every class that holds the set: those of most parts need the most room. */
+/* Writes the ranges of every class that holds the set, layout by layout. Returns how many a layout has. */
 static int fill_ranges(const sharing *s, int set, int64_t *offset, int64_t *count) {
     int n = 0;
     for (int i = 0, layout = 0; i < s->n_classes; i++) {
@@ -105,7 +108,7 @@ static void place(fleet *f, ck_group *g) {
     f->n_packed = (f->n_packed + CK_ALIGN_FLOATS - 1) / CK_ALIGN_FLOATS * CK_ALIGN_FLOATS;
 }
 
-/* All devices that hold the set send or receive it, 4 B a value each way. */
+/* Each device that holds the set sends or receives it every round, 4 B a value each way. */
 static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) {
     const population *p = s->population;
     int64_t bytes = 0;
@@ -114,8 +117,8 @@ static void count_bytes(fleet *f, const sharing *s, int set, const ck_group *g) 
         if (is_member(s, set, i)) f->devices[i].bytes_a_round += bytes;
 }
 
-/* A set that one device alone holds, or nobody sends, has no mean; of one device a proximal term needs it, for
- * its anchor. */
+/* A set needs no group if nobody sends it, or if one device alone holds it. A population with a proximal
+ * term needs the group of a single device nevertheless, because the anchor of the term lies in it. */
 static bool create_group(fleet *f, const sharing *s, int set, int population_index) {
     int holders = sharing_holders(s, set);
     size_t n = (size_t)f->n_groups + 1;
@@ -222,7 +225,8 @@ static bool receives(participation in_round) {
     return in_round.receives;
 }
 
-/* Devices that join late are the last of their population, so those that do what is asked come first. */
+/* The members that send, or receive, are the first ones: devices that join late are the last of their
+ * population. So it is enough to set how many members count. */
 static void choose_members(fleet *f, int round, bool (*does)(participation in_round)) {
     for (int g = 0; g < f->n_groups; g++) {
         const group_holders *h = &f->holders[g];

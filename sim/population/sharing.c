@@ -7,7 +7,8 @@ static const device *first_of(const sharing *s, int which) {
     return &s->fleet->devices[s->classes[which]];
 }
 
-/* Whether a device averages a part that a device of its population has: it need not have it itself. */
+/* Whether device d holds a part. The part is described by the pack of some device of the population, perhaps
+ * another one, so d need not have it. */
 static bool averages(const fleet *f, const population *p, const device *d, const ck_part *part) {
     const ck_shape *shape = &f->shapes[d->shape];
     bool router = ck_is_of_router(part->factor);
@@ -55,7 +56,8 @@ static int find_set(const sharing *s, const bool *holders) {
     return set;
 }
 
-/* A layer's parts are those of every layer. */
+/* Every layer has the parts of the first one, so it is enough to look at these. Parts that all layers share
+ * have a negative layer. */
 static bool is_of_first_layer(const ck_part *part) {
     return part->layer <= 0;
 }
@@ -110,11 +112,11 @@ int sharing_senders(const sharing *s, int set) {
     return count_holders(s, set, s->population->n_senders);
 }
 
-/* Neighbouring experts of a block are one range. */
+/* Parts of neighbouring experts lie side by side in a block, so they make one range. */
 int sharing_ranges(const sharing *s, int set, int which, int64_t *offset, int64_t *count) {
     const ck_shape *shape = &s->fleet->shapes[first_of(s, which)->shape];
     bool *holders = s->room;
-    int before = -1, n = 0; /* the expert of the part before, if that is of the set */
+    int before = -1, n = 0; /* before: expert of the previous part; -1: that is not of the set */
     for (int32_t i = 0; i < ck_part_count(shape); i++) {
         ck_part part = ck_part_at(shape, i);
         int64_t floats = (int64_t)part.rows * part.columns;
@@ -153,7 +155,8 @@ static exit_code refuse_counts(const population *p, const device *a, const devic
         generalists ? "generalists" : "specialists", b->index, generalists ? b->generalists : b->specialists);
 }
 
-/* Parts of the device of class a against those of b. */
+/* Refuses two classes if class_a holds a part that class_b must hold, too, but does not, or holds in another
+ * shape. */
 static exit_code check_pair(const sharing *s, int class_a, int class_b, problems *list) {
     const population *p = s->population;
     const device *a = first_of(s, class_a), *b = first_of(s, class_b), *first = class_a < class_b ? a : b,

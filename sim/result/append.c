@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "result/tables.h"
+#include "result/trace_tables.h"
 #include "support/durable.h"
 
 int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *error) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "result/tables.h"
+#include "result/trace_tables.h"
 
 enum { CHUNK_ROWS = 64, CHUNK_BYTES = H5_CHUNK_BYTES, CHUNK_MOST_BYTES = 1024 * 1024 };
 

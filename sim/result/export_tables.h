@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-#include "result/tables.h"
+#include "result/trace_tables.h"
 
 enum { EXPORT_PATH_BYTES = 4096 };
 

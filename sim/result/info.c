@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "result/bank.h"
-#include "result/tables.h"
+#include "result/trace_tables.h"
 #include "result/tuned.h"
 
 typedef struct {

@@ -20,7 +20,8 @@ static exit_code open_part_of(const merge_part *given, open_part *part, problems
     return EXIT_OK;
 }
 
-/* A population and its devices, which are as many in the part. */
+/* Notes where a population of a part, and each of its devices, goes. Refuses it if the part has another
+ * number of devices. */
 static exit_code place_population(merging *m, int which, problems *list) {
     open_part *part = &m->parts[m->sources[which].part];
     const population *from = &part->fleet->populations[m->sources[which].population],

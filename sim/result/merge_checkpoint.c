@@ -18,7 +18,7 @@ static exit_code path_of(const char *folder, char path[PATH_BYTES], problems *li
 
 /* ---- Checking a part ---- */
 
-/* Room for what passes. */
+/* A buffer through which the packs of a file pass while the file is checked; they are not kept. */
 typedef struct {
     float *values;
     int64_t room;
@@ -90,7 +90,7 @@ static int read_floats(hid_t dataset, int64_t first, int64_t count, float *value
     return read ? 0 : -1;
 }
 
-/* The pack of the next device, where its part has it. */
+/* Reads the pack of the next device from the part that has it. */
 static exit_code next_pack(void *context, packs_array which, int64_t first, int64_t *count, float **values,
                            problems *list) {
     packs_in *in = context;
@@ -156,7 +156,8 @@ static void take_states(const merging *m, checkpoint *c) {
         if (steps[i] > c->router_step) c->router_step = steps[i];
 }
 
-/* Variants that have new versions: a record for each population that has a variant, in their order. */
+/* Where some base variant has a new version: a record for each population that has a variant, in the order
+ * of populations. */
 static exit_code take_variants(const merging *m, checkpoint *c, problems *list) {
     saved_variants *of_part = calloc((size_t)m->n_parts, sizeof *of_part);
     if (!of_part) return problem(list, EXIT_ENVIRONMENT, "out of memory to merge base variants");

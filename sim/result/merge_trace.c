@@ -29,7 +29,7 @@ static int larger(int a, int b) {
 
 /* ---- Parts ---- */
 
-/* What the windows of steps are: the units that the trace gives say it. */
+/* Whether the windows of steps are tokens, examples or both. The units in the trace say it. */
 static void find_sampled(open_part *part) {
     metric_shape *shape = &part->trace.shape;
     h5_error error = {0};
@@ -90,7 +90,8 @@ static const population_record *record_at(const merging *m, int which) {
     return &m->parts[m->sources[which].part].trace.populations[m->sources[which].population];
 }
 
-/* The sources of a population's text in its part's list end where those of another text begin. */
+/* How many sources the text has whose first one in the part's list is `first`. They end where those of
+ * another text begin. */
 static int count_sources(const export_source *s, int first) {
     int end = s->n_sources;
     for (int i = 0; i < s->n_populations; i++)
@@ -124,7 +125,7 @@ static void take_population(merged_trace *t, int which) {
     take_sources(t, which);
 }
 
-/* Where a trace is older than mixtures, all of a device's text is of its source. */
+/* An older trace has no mixtures: then all of a device's text is of its source. */
 static void take_mixture(merged_trace *t, const export_source *from, int index, int to) {
     int64_t *mixture = t->mixtures + (int64_t)to * t->most_sources;
     const trace_device *d = &from->devices[index];
@@ -134,7 +135,7 @@ static void take_mixture(merged_trace *t, const export_source *from, int index, 
         mixture[i] = from->mixtures[(int64_t)index * from->most_sources + i];
 }
 
-/* Room for those of all devices. */
+/* Room for the mixtures of all devices. */
 static bool make_mixtures(merged_trace *t) {
     const merging *m = t->m;
     for (int i = 0; i < m->fleet->n_populations; i++)
@@ -144,7 +145,8 @@ static bool make_mixtures(merged_trace *t) {
     return t->mixtures != NULL;
 }
 
-/* Where a part's device is now, also for messages that come later: what is known of its text. */
+/* Copies the record of a device of a part to its new place. Also gives the merged fleet what is known of the
+ * device's text. */
 static void take_device(merged_trace *t, const trace_device *from, int to) {
     device *d = &t->m->fleet->devices[to];
     t->devices[to] = *from;
@@ -156,7 +158,7 @@ static void take_device(merged_trace *t, const trace_device *from, int to) {
     d->text.tokens[DATA_TEST] = from->test_tokens;
 }
 
-/* Those of devices that are taken, part by part. */
+/* Takes the recorded windows of the devices that are taken, part by part. */
 static bool take_windows(merged_trace *t) {
     const merging *m = t->m;
     int n = 0;
@@ -261,7 +263,7 @@ static int create_file(merged_trace *t, h5_error *error) {
 
 /* ---- Numbers ---- */
 
-/* An array into a larger one; the rest of that stays. */
+/* Copies an array into one with larger dimensions, whose other elements keep their values. */
 static void copy_array(uint8_t *to, const int64_t *to_dims, const uint8_t *from, const int64_t *from_dims,
                        int rank, size_t value_bytes) {
     size_t to_bytes = value_bytes, from_bytes = value_bytes;
@@ -278,7 +280,7 @@ static void copy_array(uint8_t *to, const int64_t *to_dims, const uint8_t *from,
                    rank - 1, value_bytes);
 }
 
-/* Where what a metric has one of is now; NULL: it is the run's. */
+/* The new places of what a metric has a value of (populations, devices or windows); NULL: of the run. */
 static const int *places_of(const open_part *part, metric_axes axes) {
     switch (axes) {
     case METRIC_OF_POPULATION:

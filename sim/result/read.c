@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "result/tables.h"
+#include "result/trace_tables.h"
 
 exit_code trace_find(const char *folder, char *path, size_t path_bytes, problems *list) {
     struct stat info;

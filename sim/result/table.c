@@ -12,7 +12,8 @@ static bool is_metric(const char *column) {
     return strcmp(column, "seed") != 0 && !table_is_setting(column);
 }
 
-/* Files of another time may lack a column: that is said where it is asked for. */
+/* A summary that an older program wrote may lack a column. That is an error only for a column that is asked
+ * for. */
 static exit_code check_metric(const table_data *data, const char *name, problems *list) {
     for (int i = 0; i < data->n_files; i++) {
         if (is_metric(name) && csv_column(&data->files[i], name) >= 0) continue;

@@ -1,5 +1,11 @@
 /* table.h - `cohort table`: results side by side, means over seeds and paired differences between
- * populations, from the summary.csv of one or more results. */
+ * populations, from the summary.csv of one or more results.
+ *
+ *   table_data      reads the summaries, and puts populations that differ only in the seed into a group
+ *   table_compare   means, differences, which group is best, which is the baseline of which
+ *   table_layout    which group stands in which row and column
+ *   table_print     fills a grid with texts; table_grid prints that as text, Markdown or LaTeX
+ *   table_notes     what stands below the table; the table as CSV */
 #ifndef COHORT_TABLE_OF_RESULTS_H
 #define COHORT_TABLE_OF_RESULTS_H
 

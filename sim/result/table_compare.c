@@ -13,7 +13,7 @@ bool table_diverged(const table_member *member) {
     return loss && !loss[0];
 }
 
-/* Means, and squares of deviations summed, of n values. */
+/* The mean of n values, and the sum of the squares of their deviations from it. */
 static void moments(const double *values, int n, double *mean, double *squares) {
     *mean = n > 0 ? 0.0 : NAN;
     *squares = 0.0;
@@ -21,7 +21,7 @@ static void moments(const double *values, int n, double *mean, double *squares) 
     for (int i = 0; i < n; i++) *squares += (values[i] - *mean) * (values[i] - *mean);
 }
 
-/* Room for a value of each seed; without memory there are none. */
+/* Room for a value of each seed; NULL without memory, and then the group counts as one without values. */
 static double *room(const table_group *group) {
     return calloc((size_t)group->n + 1, sizeof(double));
 }
@@ -80,7 +80,7 @@ static bool is_of_text(const char *column) {
     return strncmp(column, "data.", 5) == 0;
 }
 
-/* What methods differ in by themselves. */
+/* Settings that differ between methods because of their defaults. */
 static bool is_of_method(const char *column) {
     static const char *const names[] = {"population", "method", "generalists", "specialists",
                                         "aggregate_weights"};
@@ -139,7 +139,7 @@ void table_find_marks(const table_data *data, const char *measure, const char *c
         bool seen = false;
         for (int j = 0; j < data->n_groups; j++) {
             if (!compete(&data->groups[i], &data->groups[j], column)) continue;
-            seen |= j < i; /* then this circle has its marks */
+            seen |= j < i; /* these competitors got their marks when i was j */
             rivals++;
             over_seeds s = over_seeds_of(&data->groups[j], measure);
             if (s.missing == 0 && s.mean < lowest) best = j, lowest = s.mean;

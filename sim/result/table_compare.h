@@ -8,11 +8,11 @@
 
 /* A metric over a group's seeds. */
 typedef struct {
-    int n;       /* seeds that have a value */
-    int missing; /* that have none, of which so many diverged: they have no test loss in the last round */
-    int diverged;
-    double mean; /* NaN: no seed has one */
-    double std;  /* of a sample: n - 1; NaN: fewer than two */
+    int n;        /* seeds that have a value */
+    int missing;  /* seeds that have none */
+    int diverged; /* of these, seeds whose population diverged, so that it has no last test loss */
+    double mean;  /* NaN: no seed has a value */
+    double std;   /* of a sample, with n - 1; NaN: n is below 2 */
 } over_seeds;
 over_seeds over_seeds_of(const table_group *group, const char *measure);
 bool table_diverged(const table_member *member);
@@ -27,18 +27,22 @@ typedef struct {
 paired_difference paired_of(const table_group *a, const table_group *b, const char *measure);
 bool table_has_seed(const table_group *group, const char *seed);
 
-/* Whether two groups are of equal text: they are not compared unless they are. */
+/* Whether the devices of two groups have equal text. Groups are compared only where they do. */
 bool table_of_equal_text(const table_group *a, const table_group *b);
 
 typedef enum { MARK_NONE, MARK_BEST, MARK_NEAR } table_mark;
-/* Of the groups with equal text, and an equal value of `column` where it is not NULL: the one of the lowest
- * mean that lacks no seed's value is best; near are those whose paired difference to it has an interval that
- * holds 0. marks [n_groups]; none where only one group competes. */
+/* Writes marks [n_groups]. Groups compete if they have equal text and, where `column` is not NULL, an equal
+ * value of it. A group that lacks the value of a seed gets no mark. Of the others the one of the lowest mean
+ * is best. Near are those with the same mean, and those whose paired difference to the best has an interval
+ * that holds 0. A group without competitor gets no mark. */
 void table_find_marks(const table_data *data, const char *measure, const char *column, table_mark *marks);
 
-/* Which group each is compared with: [n_groups] indices, -1: several fit, of which
- * none has equal text. `name` is a population, or
- * else a method; EXIT_INPUT where there is none, where several fit, or where no seed is in both. */
+/* Which group each group is compared with: baselines [n_groups], indices. `name` is that of a population, or
+ * else of a method. If several groups have it, the one with equal text is taken. If several of these have
+ * equal text, the one is taken that is equal in all settings but those by which methods differ. -1: several
+ * groups have the name, and none of them is equal in that. A group is its own baseline if it is one of several
+ * that fit. EXIT_INPUT where no group has the name, where several fit another group, or where a group and its
+ * baseline have no seed in common. */
 exit_code table_find_baselines(const table_data *data, const char *name, int *baselines, problems *list);
 
 #endif

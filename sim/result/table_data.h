@@ -30,9 +30,9 @@ typedef struct {
 exit_code table_read(const char *const *results, int n, table_data *out, problems *list);
 void table_free(table_data *data); /* of zeros is fine */
 
-/* A column that is neither the seed nor measured. */
+/* Whether a column has a setting: it is not measured, and it is not the seed. */
 bool table_is_setting(const char *column);
-/* What all members have in a setting's column; "" where there is no such column. */
+/* The value of a setting, which all members of a group have in common; "" where there is no such column. */
 const char *table_setting(const table_group *group, const char *column);
 /* A cell of one member; NULL: its file has no such column. */
 const char *table_text(const table_member *member, const char *column);

@@ -52,7 +52,7 @@ static bool has_marks(const grid *g, int column) {
 static void print_text(const grid *g, FILE *out) {
     static const char *const marks[] = {[MARK_NONE] = "  ", [MARK_BEST] = " *", [MARK_NEAR] = " ~"};
     for (int row = 0; row < g->rows; row++) {
-        int blanks = 0; /* owed: a line does not end in blanks */
+        int blanks = 0; /* that are printed before the next text, so that no line ends in blanks */
         for (int column = 0; column < g->columns; column++) {
             const grid_cell *cell = cell_at(g, row, column);
             int widest = 0;

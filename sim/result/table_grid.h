@@ -22,10 +22,11 @@ typedef struct {
 
 bool grid_create(grid *g, int rows, int columns, int texts);
 void grid_free(grid *g); /* of zeros is fine */
-/* Without memory the cell stays empty. */
+/* Writes a text into a cell, as printf() does. Without memory the cell stays empty. */
 void grid_set(grid *g, int row, int column, table_mark mark, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-/* Aligned text, Markdown or LaTeX: best and near are "*" and "~", bold and italic, bold and underlined. */
+/* The marks of best and near cells are "*" and "~" in aligned text, bold and italic in Markdown, bold and
+ * underlined in LaTeX. */
 void grid_print(const grid *g, table_form form, FILE *out);
 
 #endif

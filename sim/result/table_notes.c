@@ -18,7 +18,7 @@ static void begin(const notes *n) {
     if (n->form == TABLE_MARKDOWN) fputs("- ", n->out);
 }
 
-/* The population; with the keys that tell it from another of that name. */
+/* The population's name, and if another group has the same name, the keys that tell them apart. */
 static void put_name(const table_parts *t, const table_group *group, FILE *out) {
     const char *name = table_setting(group, "population");
     int alike = 0;
@@ -73,7 +73,8 @@ static void note_missing(const table_parts *t, const char *measure, const table_
     fputc('\n', n->out);
 }
 
-/* A population that diverged may have a value of before: that is no end of a run. */
+/* A population that diverged may have a value from a round before it did. That is not the value at the end
+ * of the run, so it is said. */
 static void note_diverged(const table_parts *t, const char *measure, const table_group *group,
                           const notes *n) {
     for (int i = 0; i < group->n; i++) {
@@ -95,7 +96,7 @@ static bool same_gap(const table_group *a, const table_group *b, const table_gro
     return same;
 }
 
-/* more: groups beside `b` that lack the same seeds. */
+/* Names the seeds of `a` that `b` lacks; more: how many other groups lack the same seeds. */
 static void note_seeds_without_pair(const table_parts *t, const table_group *a, const table_group *b,
                                     int more, const notes *n) {
     int written = 0;
@@ -114,7 +115,7 @@ static void note_seeds_without_pair(const table_parts *t, const table_group *a, 
         fputs(" lacks\n", n->out);
 }
 
-/* The seeds of a baseline that groups lack: once for all groups that lack the same. */
+/* Names the seeds of its baseline that a group lacks. Groups that lack the same seeds share one note. */
 static void note_baseline_without_pair(const table_parts *t, int group, const notes *n) {
     const table_group *groups = t->data.groups, *baseline = &groups[t->baselines[group]];
     int more = 0;

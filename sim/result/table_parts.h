@@ -20,12 +20,11 @@ static inline table_mark table_mark_of(const table_parts *t, int measure, int gr
     return t->marks[measure * t->data.n_groups + group];
 }
 
-/* With what has to be said below it. */
+/* The table as text, Markdown or LaTeX, and the notes below it. */
 exit_code table_print(const table_parts *t, table_form form, FILE *out, problems *list);
-/* A line for each group and metric, in full precision; in the file's own units. */
+/* A line for each group and metric, with all digits, in the units of summary.csv. */
 void table_print_csv(const table_parts *t, FILE *out);
-/* What has to be said: how to read it, what has no value, which seeds have no pair. Each line begins with
- * `before`, and ends with `after`. */
+/* What stands below the table: how to read it, what has no value, and which seeds have no pair. */
 void table_print_notes(const table_parts *t, table_form form, FILE *out);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef COHORT_TRACE_WRITER_H
 #define COHORT_TRACE_WRITER_H
 
-#include "result/tables.h"
+#include "result/trace_tables.h"
 
 exit_code trace_check_header(const char *path, const trace_header *header, problems *list);
 /* Starts the thread that appends to `file`, which is published; the trace owns it from here on. */

@@ -15,7 +15,7 @@
 
 typedef char point[SETTINGS_HASH_BYTES];
 
-/* result_find() left room for the longest name. */
+/* The path always fits, because result_find() refuses folders that leave no room for the longest name. */
 static void join(const char *folder, const char *name, char out[FOLDER_PATH_BYTES]) {
     (void)folder_join(out, folder, name);
 }
@@ -34,7 +34,8 @@ void batches_path(const char *folder, const char *name, char out[FOLDER_PATH_BYT
 
 /* ---- Replacing ---- */
 
-/* Nobody looks at it any more once it has its new name. */
+/* Removes the folder of batches. It gets another name first, so that a removal which is interrupted leaves
+ * nothing that could be taken for batches. */
 static void drop_batches(const char *folder) {
     char path[FOLDER_PATH_BYTES], done[FOLDER_PATH_BYTES];
     batches_path(folder, NULL, path);
@@ -50,7 +51,8 @@ static int replace_file(const char *from, const char *folder, const char *name) 
     return access(source, F_OK) == 0 && rename(source, target) != 0 ? errno : 0;
 }
 
-/* The summary, which says that a result is complete, goes first and comes last. */
+/* Moves the merged files into the result. A result counts as complete if it has summary.csv, so the old one
+ * is removed first, and the new one is moved last. */
 static exit_code take_merged(const char *folder, problems *list) {
     static const char *const names[] = {"config.yaml", BASE_NAME, "trace.h5", "checkpoint.h5", "summary.csv"};
     char merged[FOLDER_PATH_BYTES], summary[FOLDER_PATH_BYTES];
@@ -81,7 +83,8 @@ exit_code batches_replace(const char *folder, problems *list) {
     return take_merged(folder, list);
 }
 
-/* Under the lock of the folder, as every change. */
+/* Ends a replacement or a removal that was interrupted. It holds the lock of the folder, as every change
+ * does. */
 static exit_code end_replacement(const char *folder, problems *list) {
     char done[FOLDER_PATH_BYTES], merged[FOLDER_PATH_BYTES];
     run_lock lock = {0};
@@ -162,7 +165,8 @@ static exit_code add_part(found_parts *found, const char *path, int number, prob
     return read_part(part, list);
 }
 
-/* A batch that was killed before it had written what it is of is none. */
+/* A batch without config.yaml was killed before it had written which populations it has. Its folder is
+ * removed. */
 static exit_code add_batches(found_parts *found, const char *folder, problems *list) {
     char path[FOLDER_PATH_BYTES];
     struct dirent **entries = NULL;
@@ -185,8 +189,8 @@ static exit_code add_batches(found_parts *found, const char *folder, problems *l
 
 /* ---- Matching ---- */
 
-/* The population of `s` that is one of the part's, and that no other of the part is yet; one of the same name
- * before others. -1: none. */
+/* The population of `s` whose hash is `wanted`, among those that no other population of the part has taken.
+ * If there are several, it is one with the name `name`, if possible. -1: there is none. */
 static int find_point(const settings *s, const point *points, const bool *taken, const char *wanted,
                       const char *name) {
     int found = -1;
@@ -198,7 +202,8 @@ static int find_point(const settings *s, const point *points, const bool *taken,
     return found;
 }
 
-/* Whether both list the same names and seeds: then some key has another value, which can be named. */
+/* Whether both list the same names and seeds. Then some key must have another value, and the message can
+ * name that key. */
 static bool same_names(const settings *a, const settings *b) {
     bool same = a->n_populations == b->n_populations;
     for (int i = 0; i < a->n_populations && same; i++)
@@ -273,7 +278,7 @@ static exit_code match_parts(const settings *s, bool retry_failed, found_parts *
     return code;
 }
 
-/* The result itself is a part once a run has begun in it. */
+/* The result's own folder is a part once a run has begun in it. */
 static exit_code add_result(found_parts *found, const char *folder, problems *list) {
     bool computed = has(folder, "trace.h5") || has(folder, "checkpoint.h5") ||
                     (has(folder, "config.yaml") && !found->batches);

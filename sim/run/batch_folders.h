@@ -1,4 +1,4 @@
-/* batch_folders.h - where the populations of a configuration are, in a result of several runs.
+/* batch_folders.h - the folders of a result of several runs, and which of them has which population.
  *
  *   FOLDER/                   the result so far: complete, or nothing but config.yaml
  *   FOLDER/batches/config.yaml   all that is asked for: with it --resume goes on
@@ -7,8 +7,8 @@
  *   FOLDER/batches/merged     the same when it is whole: from here on its files replace those of FOLDER
  *   FOLDER/batches.done       what is no longer needed, on its way out
  *
- * A population is known by its point's hash (settings_point_hash), so that it may have another name and place
- * in the configuration than in the run that computed it. */
+ * A population is recognised by a hash of what determines its numbers (settings_point_hash). So it may have
+ * another name, and another place in the configuration, than in the run that computed it. */
 #ifndef COHORT_BATCH_FOLDERS_H
 #define COHORT_BATCH_FOLDERS_H
 
@@ -23,24 +23,25 @@
 typedef struct {
     char path[FOLDER_PATH_BYTES];
     settings *settings; /* its config.yaml; owned */
-    int number;         /* of a batch; -1: the result itself */
+    int number;         /* of the batch; -1: it is the result's own folder */
     bool complete;
-    bool renamed; /* not the same populations in the same order, with the same names, as are asked for */
+    /* Its populations are not those of the configuration, or have another order or other names. */
+    bool renamed;
     trace_state *states; /* [its populations] owned; zeros where it has no trace yet */
 } found_part;
 
 typedef struct {
     int n_parts;
-    found_part *parts;     /* the result itself first, if it has any population; owned */
-    merge_source *sources; /* [n_populations] of the configuration; part -1: in none; owned */
+    found_part *parts;     /* owned; the result's own folder is the first, if a run has begun in it */
+    merge_source *sources; /* [n_populations] of the configuration; part -1: it is in no part; owned */
     bool batches;          /* there is a folder of batches */
-    int next_number;
+    int next_number;       /* of the next batch */
 } found_parts;
 
-/* Looks through `folder` for the populations of `s`. With retry_failed those of the complete result that
- * diverged count as missing, unless a batch has them. Refuses a result that has populations which `s` lacks,
- * and batches that cannot be read. Before, it ends a replacement that was interrupted. To be freed whatever
- * the code. */
+/* Finds the populations of `s` in `folder`. First it ends a replacement that was interrupted. With
+ * retry_failed, populations of the result's own folder that diverged count as missing, unless a batch has
+ * them. Refuses a result that has populations which `s` lacks, and batches that cannot be read. `out` is to
+ * be freed whatever the code. */
 exit_code batches_find(const settings *s, const char *folder, bool retry_failed, found_parts *out,
                        problems *list);
 void found_parts_free(found_parts *found);
@@ -49,8 +50,8 @@ void found_parts_free(found_parts *found);
 void batches_path(const char *folder, const char *name, char out[FOLDER_PATH_BYTES]);
 /* Makes the folder of batches, and writes config.yaml there, and in `folder` where there is no result yet. */
 exit_code batches_begin(const settings *s, const char *folder, bool has_result, problems *list);
-/* batches/merging is whole: its files replace those of the result, and the batches go. Can be interrupted
- * anywhere: then batches_find() ends it. */
+/* Called when batches/merging is whole. Its files replace those of the result, and then the batches are
+ * removed. If it is interrupted, the next batches_find() ends it. */
 exit_code batches_replace(const char *folder, problems *list);
 
 #endif

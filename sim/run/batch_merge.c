@@ -1,5 +1,5 @@
-/* batch_merge.c - the parts of a result into one: all of it in batches/merging first, so that a disk that is
- * full or a run that is killed leaves the parts as they are. */
+/* batch_merge.c - merges the parts of a result. The merged result is first written to batches/merging. So a
+ * full disk or a killed run leaves the parts as they are. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +8,8 @@
 #include "run/summarise.h"
 #include "support/output_folder.h"
 
-/* What a session of all populations would hold after the last round, as far as a summary asks. */
+/* Writes the summary of the merged trace. summarise_trace() needs a session, so this makes one that has only
+ * what a summary reads. */
 static exit_code summarise_merged(const settings *s, fleet *f, const base_shape *shape, const char *folder,
                                   summary_row *rows, problems *list) {
     char path[FOLDER_PATH_BYTES];

@@ -14,23 +14,23 @@
 #include "support/processes.h"
 #include "support/progress.h"
 
-/* What has to be done next, as process 0 found it. */
+/* What has to be done next. Process 0 decides it, and tells the other processes. */
 typedef enum {
-    NEXT_AT_ONCE,    /* all populations in the result's own folder, or nothing is missing there */
-    NEXT_FINISH_OLD, /* the result's own populations, because its run is not over */
-    NEXT_FINISH,     /* a batch that was begun */
-    NEXT_NEW,        /* populations that are in no part yet */
-    NEXT_MERGE
+    NEXT_AT_ONCE,    /* one run of all populations in the result's own folder; it may be complete already */
+    NEXT_FINISH_OLD, /* end the run in the result's own folder; it is not the whole of what is asked for */
+    NEXT_FINISH,     /* end a batch that was begun */
+    NEXT_NEW,        /* begin a batch of populations that are in no part yet */
+    NEXT_MERGE       /* all populations are in complete parts, which become one result */
 } next_kind;
 
 typedef struct {
     int32_t kind;
-    int32_t n, missing;      /* of `which`: n populations that are run, then those that are in no part yet */
-    int32_t number;          /* the batch's folder */
-    int32_t done, failed;    /* populations in complete parts */
-    int32_t begun, complete; /* batches */
-    bool nothing;            /* no population was computed yet */
-    bool has_result;         /* the folder itself has some */
+    int32_t n, missing;   /* `which` has n populations to run next, and then those that are in no part yet */
+    int32_t number;       /* the batch's folder */
+    int32_t done, failed; /* populations in complete parts: those that did not diverge, and those that did */
+    int32_t begun, complete; /* batches that have begun, and how many of them are complete */
+    bool nothing;            /* there is no part yet */
+    bool has_result;         /* the result's own folder is a part */
 } next_step;
 
 typedef struct {
@@ -43,9 +43,10 @@ typedef struct {
     found_parts found; /* of process 0 */
     next_step next;
     int *which;     /* [n_populations] */
-    bool too_large; /* for one run of all */
-    int most;       /* populations of a batch: fewer, once one was refused that had been expected to fit */
-    bool diverged;  /* populations of this run did, which has been said */
+    bool too_large; /* one run of all populations does not fit into memory */
+    /* The most populations of a batch. It is halved when a batch does not fit that had been expected to. */
+    int most;
+    bool diverged; /* a population of this run diverged, and the run has said so */
 } sweep;
 
 /* ---- Dividing ---- */
@@ -58,7 +59,7 @@ static exit_code fits(const settings *s, ck_collective *collective, ck_backend *
     return code;
 }
 
-/* What the plan says of it, by its name. */
+/* Reports why the memory plan refuses a population, with the population's name. */
 static exit_code refuse_population(const settings *s, ck_collective *collective, ck_backend *backend,
                                    int which, problems *list) {
     run_outline outline = {0};
@@ -78,7 +79,7 @@ static exit_code refuse_population(const settings *s, ck_collective *collective,
                    s->populations[which].name, (unsigned long long)s->populations[which].seed);
 }
 
-/* The most that fit of which[0 .. n - 1], from the first on; 0: not even that. */
+/* How many of which[0 .. n - 1], from the first on, fit into one batch at most; 0: not even the first. */
 static exit_code largest_batch(const settings *s, ck_collective *collective, ck_backend *backend,
                                const int *which, int n, int *size, problems *list) {
     int fit = 0, too_many = n + 1;
@@ -113,7 +114,7 @@ exit_code batches_divide(const settings *s, ck_collective *collective, const int
 
 /* ---- What is next: process 0 ---- */
 
-/* Populations of a part, in its order. */
+/* Lists the populations of a part in `which`, in the order of the part. */
 static void take_part(sweep *w, int part) {
     const found_parts *found = &w->found;
     for (int j = 0; j < found->parts[part].settings->n_populations; j++)
@@ -185,7 +186,7 @@ static exit_code find_next(sweep *w, problems *list) {
 
 enum { NAMES_BYTES = 256 };
 
-/* How many neighbours from the i-th on have its name: seeds of one entry. */
+/* How many populations from the i-th on have the name of the i-th. They are the seeds of one entry. */
 static int count_seeds(const sweep *w, int i) {
     const population_settings *all = w->settings->populations;
     int n = 1;
@@ -208,7 +209,8 @@ static void name_populations(const sweep *w, char out[NAMES_BYTES]) {
     }
 }
 
-/* A run in which populations diverged is complete all the same: it has said so, and the others go on. */
+/* Runs the populations of this step. A run in which populations diverged has an exit code of its own, but it
+ * is complete: it has reported them, and the other batches go on. */
 static exit_code run_some(sweep *w, const char *path, const run_batch *batch, problems *list) {
     char summary[FOLDER_PATH_BYTES];
     bool too_large = false, complete = false;
@@ -231,8 +233,8 @@ static exit_code run_some(sweep *w, const char *path, const run_batch *batch, pr
     return shared == EXIT_OK && complete ? EXIT_OK : code;
 }
 
-/* The missing ones are divided anew each time: memory may have become less, and so the number of batches is
- * what can be expected now. */
+/* Runs a batch. The missing populations are divided into batches anew each time, because there may be less
+ * memory than before. So the number of batches in the message is an estimate. */
 static exit_code run_batch_of(sweep *w, problems *list) {
     char name[16], path[FOLDER_PATH_BYTES], label[64], names[NAMES_BYTES] = "";
     int first = 0, more = 0, n = w->settings->n_populations;
@@ -287,7 +289,7 @@ static exit_code merge(sweep *w, problems *list) {
     return code;
 }
 
-/* From here on the folder is this run's. */
+/* Creates and locks the result's folder, so that from here on no other run can write to it. */
 static exit_code begin(sweep *w, problems *list) {
     exit_code code = EXIT_OK;
     if (w->first && !w->lock.path) {
@@ -327,7 +329,7 @@ static exit_code run_batches(sweep *w, problems *list) {
     return code == EXIT_OK && w->diverged ? EXIT_RUN : code;
 }
 
-/* All in one run, if that fits. */
+/* Runs all populations at once. If they do not fit into memory, and none was computed before, batches. */
 static exit_code run_at_once(sweep *w, problems *list) {
     int before = problems_count(list);
     bool computed = !w->next.nothing;
@@ -340,7 +342,7 @@ static exit_code run_at_once(sweep *w, problems *list) {
     return THEN(code, run_batches(w, list));
 }
 
-/* Process 0 chooses it, and tells the others. */
+/* Finds the folder of the result. Process 0 chooses it, and tells the others. */
 static exit_code find_folder(sweep *w, problems *list) {
     result_folder folder = {0};
     exit_code code = w->first ? result_find(w->settings, w->options, &folder, list) : EXIT_OK;

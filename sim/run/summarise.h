@@ -1,12 +1,12 @@
-/* summary.h - what a run amounts to: a row per population. */
+/* summarise.h - the rows of summary.csv, one for each population, from the numbers of all rounds. */
 #ifndef COHORT_SUMMARY_H
 #define COHORT_SUMMARY_H
 
 #include "engine/session.h"
 #include "result/trace.h"
 
-/* What the rounds of a population amount to so far; zeros before the first. Means are over the devices that
- * have a value in that round. */
+/* What is known of a population after some rounds; all zeros before the first round. Means are over the
+ * devices that have a value in that round. */
 typedef struct {
     /* the evaluated round of the lowest mean validation loss, the earlier one of equals; 0: none has one */
     int best_round;
@@ -24,9 +24,10 @@ void course_add(const fleet *f, const metric_row *row, population_course *course
  * [n_populations]; pointers into the session's settings. */
 void summarise(const session *s, const population_course *courses, summary_row *rows);
 
-/* The same out of a trace that is closed and has all rounds, whoever computed them: a run that was resumed,
- * one of several processes, and a result put together of several runs have the summary of any other. Reads
- * into the session's numbers; else it needs its settings, its fleet and the states of its devices. */
+/* The same from a closed trace that has all rounds. So the summary does not depend on who computed them: one
+ * run or a resumed one, one process or several, or several runs whose results were merged. Of the session it
+ * needs the settings, the fleet and the states of the devices. It reads the trace into the session's
+ * numbers. */
 exit_code summarise_trace(session *s, const char *trace_path, summary_row *rows, problems *list);
 
 #endif

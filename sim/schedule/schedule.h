@@ -1,5 +1,5 @@
-/* schedule.h - who does what when: the steps that a method asks of its devices. The engine carries them out
- * and knows no method.
+/* schedule.h - the steps that a method asks of its devices, and their order. The engine carries them out and
+ * knows no method.
  *
  * A round has `train.local_steps` local steps, counted over all rounds from 0. At each of them a device has
  * one or more entries, in order: the first is its step on training text, others follow it (CoMiGS: a burst of
@@ -18,13 +18,13 @@ enum { SCHEDULE_MOST = 2 }; /* entries of a device at one local step */
 /* `steps` AdamW steps, one after another. */
 typedef struct {
     uint32_t learn; /* CK_LEARN_*: the classes of parts that they update */
-    /* the classes whose gradients they compute: those in learn, and others that a later step collects */
+    /* the classes whose gradients they compute: those in learn, and others, whose gradients wait in
+     * fleet.carried for a later step */
     uint32_t leaves;
     data_part text;
-    int batch, steps; /* windows a step */
-    /* of experts and LoRA, and of a router that learns with them */
-    double learning_rate, weight_decay;
-    double router_learning_rate, router_weight_decay; /* of a router */
+    int batch, steps;                                 /* windows a step */
+    double learning_rate, weight_decay;               /* of all parts but the router */
+    double router_learning_rate, router_weight_decay; /* of the router, whatever else learns */
     /* the router's AdamW counts its own steps, not those of the experts */
     bool own_router_count;
 } schedule_entry;
@@ -44,8 +44,8 @@ typedef int (*schedule_list)(const schedule_query *q, schedule_entry entries[SCH
 /* One step on training text. The rate is a cosine from learning_rate to its last value
  * (train.final_learning_rate_ratio). */
 schedule_entry schedule_train(const schedule_query *q, uint32_t learn);
-/* After every train.router.every-th local step that the device takes, train.router.steps steps of the router alone on validation
- * text, at a constant rate. */
+/* A burst: train.router.steps steps of the router alone, on validation text, at a constant rate. It is due
+ * after every train.router.every-th local step that the device takes. */
 bool schedule_burst_is_due(const schedule_query *q);
 schedule_entry schedule_burst(const schedule_query *q);
 
@@ -56,15 +56,15 @@ int schedule_two_levels(const schedule_query *q, schedule_entry entries[SCHEDULE
 
 double cosine_rate(double first, double last, int64_t step, int64_t steps);
 
-/* Of a whole run; all over the text's parts. */
+/* Of a device in a whole run. The arrays have a value for each part of the text. */
 typedef struct {
     int64_t steps[DATA_SPLITS];  /* in the run */
     int most_steps[DATA_SPLITS]; /* in any round */
     int batch[DATA_SPLITS];      /* the largest */
     bool carries;                /* some gradients are collected by a later step */
 } schedule_totals;
-/* `rounds` of local_steps each, of which the device takes part in the last from `first` on (from 1); where the
- * query stands is not read. */
+/* Of a run with `rounds` rounds of local_steps each. The device takes part from round `first` on (counted
+ * from 1) to the end. local_step and taken of the query are not read. */
 schedule_totals schedule_count(schedule_list list, const schedule_query *q, int first, int rounds,
                                int local_steps);
 int schedule_largest_batch(const schedule_totals *totals);

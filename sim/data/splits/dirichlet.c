@@ -7,8 +7,8 @@
  * E q_is = 1 / S and Var q_is = (S - 1) / (S^2 (S alpha + 1)): a small alpha gives a device one source, a
  * large one all alike. Of t tokens source s gives t q_is, rounded to whole tokens by largest remainders. A
  * source that would give less than a window gives nothing; the others then have its tokens, in the
- * proportions of q_i. Where all text is asked for, t is the most that the sources hold in that mixture, of
- * training text each device's equal part of them. */
+ * proportions of q_i. Where all text is asked for, t is the largest number for which no source has to give
+ * more than it holds. Of training text a source gives each device an equal part at most. */
 #include "data/splits/dirichlet.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@
 #include "data/partition.h"
 #include "data/splits/mixture.h"
 
-/* alpha ln g of source s: finite for every alpha, however small. */
+/* alpha ln g_s. It is finite even where alpha is so small that g_s itself would be 0. */
 static double scaled_log_gamma(uint64_t seed, int device, double alpha, int source) {
     rng_key gamma = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source},
             boost = {seed, device, RNG_MIXTURE, 2 * (uint64_t)source + 1};

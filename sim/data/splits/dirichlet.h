@@ -6,8 +6,8 @@
 
 #include "data/split.h"
 
-/* The weights of a device's shares [sources], which sum to 1: Dirichlet(alpha, .., alpha), a function of the
- * other arguments alone. */
+/* Writes the weights of a device's shares, out [sources]. They sum to 1, and are drawn from Dirichlet(alpha,
+ * .., alpha). Equal arguments always give equal weights. */
 void dirichlet_mixture(uint64_t seed, int device, double alpha, int sources, text_share *out);
 
 #endif

@@ -3,9 +3,10 @@
  *
  *   d(r) = data.drift r / (R - 1),   and d = data.drift where there is one round,
  *
- * else of its own; where in that source is drawn as ever. The device holds of both what it reads in the mean
- * over the rounds: of t tokens, t data.drift / 2 are of the next source, at least a window. Valid and test
- * text are the mixture of the last round: of t tokens, t data.drift are of the next source. */
+ * else of its own. The position within the source is drawn as in any other split. The device holds as much
+ * of both sources as it reads on average over the rounds: of t tokens, t data.drift / 2 are of the next
+ * source, at least a window. Valid and test text have the mixture of the last round: of t tokens, t
+ * data.drift are of the next source. */
 #include <math.h>
 
 #include "data/partition.h"

@@ -27,7 +27,8 @@ static int by_source(const void *a, const void *b) {
     return ((const text_share *)a)->source - ((const text_share *)b)->source;
 }
 
-/* Into room: of the first shares up to each, the most tokens for a weight of 1 that their sources hold. */
+/* Writes `room` of each share: how many tokens for a weight of 1 the sources of this share and of all before
+ * it can give, which is the least of what each of them can give. */
 static void measure_room(const partition *p, int device, data_part part, text_share *shares, int n) {
     double least = INFINITY, scale = partition_scale(p, device, part);
     for (int i = 0; i < n; i++) {
@@ -38,8 +39,8 @@ static void measure_room(const partition *p, int device, data_part part, text_sh
     }
 }
 
-/* The tokens of n shares of this weight together. The addend makes good what rounding may take from a whole
- * number. */
+/* The tokens of n shares together, whose weights sum to `weight`. 1e-6 is added because a product that
+ * should be a whole number may be just below it. */
 static int64_t tokens_of_part(const partition *p, int device, data_part part, const text_share *shares, int n,
                               double weight) {
     return partition_wants_all(p->settings, part) ? (int64_t)(weight * shares[n - 1].room + 1e-6)
@@ -59,7 +60,7 @@ static void round_shares(int64_t tokens, text_share *shares, int n) {
     for (int i = 0; i < left; i++) shares[i].tokens++;
 }
 
-/* The least share goes first: what it leaves to the others may make them large enough. */
+/* The share of the least weight is left out first, because its tokens may make the others large enough. */
 int mixture_tokens(const partition *p, int device, data_part part, bool whole, text_share *shares, int n) {
     qsort(shares, (size_t)n, sizeof *shares, by_weight);
     measure_room(p, device, part, shares, n);

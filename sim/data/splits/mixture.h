@@ -6,11 +6,14 @@
 
 #include "data/split.h"
 
-/* Of n shares, with their source, weight above 0, and number of holders (slots): writes their tokens, in
- * proportion to the weights, rounded by largest remainders, and sorts them by source. Where all text is asked
- * for, they are the most that the sources hold in that mixture, of training text each holder's equal part of
- * them. Returns how many shares are left: a source that would give less than a window gives nothing, and the
- * others then have its tokens; not so where the whole mixture must be kept. */
+/* Writes the tokens of n shares, whose source, weight (above 0) and number of holders (slots) are given. The
+ * tokens are in proportion to the weights, rounded by largest remainders. Where all text is asked for, they
+ * are the most that the sources can give in that proportion; of training text, a source gives each of its
+ * holders an equal part at most.
+ *
+ * A source that would give less than a window gives nothing, and the others then have its tokens. With
+ * `whole`, every source keeps its share instead. Sorts the shares that are left by source, and returns how
+ * many they are. */
 int mixture_tokens(const partition *p, int device, data_part part, bool whole, text_share *shares, int n);
 
 #endif

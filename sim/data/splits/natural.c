@@ -1,5 +1,5 @@
-/* Natural: each device has one source, in all parts: of S sources device i of N has source i mod S, unless
- * data.sources says another.
+/* Natural: each device has one source, in training, validation and test text. There are S sources and N
+ * devices. Device i has source i mod S, unless data.sources names another one.
  *
  *   source(i) = i mod S      slot(i) = floor(i / S), of the ceil((N - source(i)) / S) devices of that source
  */
@@ -7,7 +7,7 @@
 
 #include "data/partition.h"
 
-/* Where text is common to all devices of a source, the first of them stands for all. */
+/* Where all devices of a source have the same text, each but the first repeats that of the first. */
 bool natural_repeats(const partition *p, int device, data_part part) {
     return partition_is_common(p, part) && partition_slot(p, device) > 0;
 }

@@ -1,4 +1,4 @@
-/* natural.h - each device has a source of its own: for splits that do so in some of the parts. */
+/* natural.h - functions of the split natural, for other splits whose devices have a source of their own. */
 #ifndef COHORT_NATURAL_H
 #define COHORT_NATURAL_H
 

@@ -4,15 +4,17 @@
  * There, shards of one class each are dealt at random. Here sources are dealt like packs of cards: a pack has
  * each source once and is shuffled by a key of its own, and devices in their order take k cards each; the
  * next pack is opened where one is used up. A card that the device has already changes places with the next
- * one in the pack that it lacks. So a device has exactly k sources, all sources have equally many devices,
- * give or take one, and a device's sources do not depend on how many devices come after it. */
+ * card in the pack that the device does not have. So a device has exactly k sources, the numbers of devices
+ * of two sources differ by one at most, and a device's sources do not depend on how many devices come after
+ * it. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "data/partition.h"
 #include "data/splits/mixture.h"
 
-/* What is dealt: holders [S] of each source, a pack [S], and the sources [devices, k] of each device. */
+/* The sources [k] of a device. p->prepared is one array: how many holders each source has [S], a pack of
+ * cards [S], and the sources of all devices [devices, k]. */
 static const int *dealt_to(const partition *p, int device) {
     return (const int *)p->prepared + 2 * corpus_sources(p->corpus) +
            (size_t)device * p->settings->pathological;
@@ -34,7 +36,7 @@ static bool is_among(int card, const int *hand, int n) {
     return false;
 }
 
-/* The first `wanted` cards of a new pack become such as the hand of n lacks. */
+/* Makes the first `wanted` cards of a new pack cards that the hand of n cards does not have. */
 static void exchange(int *cards, int wanted, const int *hand, int n) {
     int other = wanted;
     for (int i = 0; i < wanted; i++) {

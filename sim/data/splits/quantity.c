@@ -1,10 +1,11 @@
-/* Quantity: each device has one source, as in the split natural, and of training text as much of it as a
- * log-normal distribution draws.
+/* Quantity: each device has one source, as in the split natural. How much training text it has of it is
+ * drawn from a log-normal distribution.
  *
  *   tokens(i) = t exp(sigma z_i - sigma^2 / 2),   z_i ~ N(0, 1)
  *
- * so that the mean over devices is t, whatever sigma (data.quantity); t is data.tokens_per_device, or where
- * all text is asked for the device's equal part of its source. Every device has a window at least. */
+ * so that the expected number of tokens is t for every sigma (data.quantity). t is data.tokens_per_device;
+ * where all text is asked for, t is the device's equal part of its source. Every device has at least a
+ * window. */
 #include <math.h>
 
 #include "data/partition.h"

@@ -1,6 +1,5 @@
-/* tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the
- * records of populations and devices.
- */
+/* trace_tables.h - the schema of trace.h5: a table for each metric, which grows by a row each round, and the
+ * records of populations and devices. (`cohort table` is another thing: table.h.) */
 #ifndef COHORT_TRACE_TABLES_H
 #define COHORT_TRACE_TABLES_H
 

@@ -1,5 +1,6 @@
-/* tables.c - how the rows of numbers/metrics.h and the records of populations and devices look to HDF5. */
-#include "result/tables.h"
+/* trace_tables.c - the HDF5 types and dimensions of metrics (numbers/metrics.h), and of the records of
+ * populations and devices. */
+#include "result/trace_tables.h"
 
 #include <string.h>
 
