@@ -287,13 +287,14 @@ def draw_result(options):
         "perplexity": lambda stem: perplexity_figure(result, all_series, stem),
         "gates": lambda stem: gates_figure(result, all_series, stem),
         "tokens": lambda stem: token_map(result, stem),
-        "metric": lambda stem: metric_figure(metric.line_figure, result, options, stem),
-        "map": lambda stem: map_figure(result, options, stem),
         "cost": lambda stem: style.save(cost.figure(result, all_series), stem),
         "fairness": lambda stem: style.save(fairness.figure(result, all_series), stem),
         "routing": lambda stem: style.save(routing.figure(result), stem),
         "mixture": lambda stem: style.save(mixture.figure(result), stem),
     }
+    if result.declared or result.roles.x:
+        figures["metric"] = lambda stem: metric_figure(metric.line_figure, result, options, stem)
+        figures["map"] = lambda stem: map_figure(result, options, stem)
     if by_text.groups_of(result):
         figures["by_text"] = lambda stem: style.save(by_text.figure(result), stem)
     if has_sizes(result):
