@@ -132,12 +132,12 @@ def all_axes(rows, columns, by_bank, apart):
 
 def axes_of(rows, declared=(), chosen=None):
     """The axes, the chosen one first, without those that an earlier one determines: zipped ones, say. Along a chosen number of experts of
-    one kind, those of the other kind stay an axis. Where the axes do not tell all rows apart, the populations' names do."""
+    one kind, those of the other kind stay an axis, unless each determines the other. Where the axes do not tell all rows apart, the populations' names do."""
     columns = columns_of(rows, declared or [*SETTINGS, *(column for column in rows[0] if "." in column)])
     axes = [chosen_axis(rows, chosen, columns)] if chosen else []
     apart = bool(chosen) and column_of(rows, chosen) in BANK
     for axis in all_axes(rows, columns, by_bank=not declared and not apart, apart=apart):
-        other_kind = apart and axis.name in BANK and axis.name != chosen
+        other_kind = apart and axis.name in BANK and not determines(axis, axes[0])
         if other_kind or not any(determines(kept, axis) for kept in axes):
             axes.append(axis)
     points = list(zip(*(axis.values for axis in axes), [row["seed"] for row in rows]))
