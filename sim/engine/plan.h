@@ -35,8 +35,8 @@ typedef struct {
     const char *why_outside;
     size_t total, limit; /* total: the larger of training and outside */
     bool refused;        /* it does not fit: fewer populations might */
-    /* A backend with memory of its own (a GPU) has there the base, variants, gradients, activations and buffers,
-     * and of the packs what fits. For packs that do not fit it has slots. */
+    /* A backend with memory of its own (a GPU) has there the base, variants, gradients, activations and
+     * buffers, and of the packs what fits. For packs that do not fit it has slots. */
     size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
     packs_memory packs_at;
     /* what a full wave of an expert step, and any other, moves over the bus, both ways together */
