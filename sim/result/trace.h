@@ -184,8 +184,7 @@ typedef struct {
     int held_out;                                   /* devices, which no number of devices above is about */
     /* mean test perplexity of these as they join, before their first step, and after the last round */
     double held_out_first, held_out_last;
-    /* Every axis of the run that has no column yet becomes one, with the population's value. NULL: no axes.
-     * */
+    /* Each axis of the run that has no column yet becomes one, with the population's value. NULL: none. */
     const settings *run;
     const population_settings *own;
     /* The evaluated round of the lowest validation loss, and its test perplexity; 0: empty cells */
