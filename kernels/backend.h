@@ -1,9 +1,11 @@
 /* backend.h - what a backend implements and what it gets: internal to kernels/.
  *
  * Recording (program.c) is the same for every backend: it validates descriptors, keeps them by value, and
- * knows which activations cross a global op. A backend then places the activations and executes the list. One
- * list of ops (CK_OPS) drives the enum, the union, and every backend's table, so an op that a backend forgot
- * does not link. Gradients are written after the last global op only. */
+ * knows which activations cross a global op. A backend then places the activations and executes the list.
+ * The enum, the union, and every backend's table are made of one list of ops (CK_OPS). So the program does
+ * not link if a backend lacks an op. Gradients are written after the last global op only.
+ *
+ * To add an op: kernels/README.md. */
 #ifndef COHORT_KERNELS_BACKEND_H
 #define COHORT_KERNELS_BACKEND_H
 

@@ -2,9 +2,9 @@
  *
  * A device has one pack: all its adapter parameters, contiguous. A *site* is a linear of the base that
  * adapters change. At any site there may be one LoRA that every token uses; at the linears of the MLP every
- * expert has one of its own besides, of rank 0 where it has none. One expert of rank 0 and no router is the
- * plain MLP of the base. Beside these a site may have parts that all layers share: one more LoRA, and a
- * vector that is added to the site's outputs in every layer.
+ * expert has a LoRA of its own besides. An expert of rank 0 has no LoRA. A device that has one expert of
+ * rank 0, and no router, has the plain MLP of the base. Beside these a site may have parts that all layers
+ * share: one more LoRA, and a vector that is added to the site's outputs in every layer.
  *
  *   block   the rows of one factor at one site: all experts' ranks one after another, or those of the LoRA
  *           that is no expert's. Kernels read blocks.
@@ -12,9 +12,9 @@
  *           Everything outside kernels/ walks parts: initial values, adapter files, what a method shares,
  *           comparisons.
  *
- * A pack is its layers, one after another, and then what all layers share. The gradients of the latter are
- * sums over layers, from layer 0 up, of what each layer gives: a pack of gradients has room for these behind
- * its end (gradient_total).
+ * A pack has its layers one after another, and then what all layers share. The gradient of a shared part is
+ * a sum over layers, from layer 0 up. Each layer first writes its own summand, so a pack of gradients has
+ * room for these behind its end (gradient_total).
  *
  * ck_shape_init() fills the table of blocks, and nothing else in the program knows where a tensor lies. A is
  * stored [rank, in] and B, transposed, [rank, out]; the router is [experts, D], and one with a hidden layer
@@ -213,16 +213,17 @@ enum {
 /* The class of a block's parts. */
 uint32_t ck_learn_class(ck_adapter adapter, ck_factor factor);
 
-/* Neighbouring floats that a step trains, or does not, at the same place in every layer, or once in the part
- * of a pack that all layers share. */
+/* Neighbouring floats of a pack that a step either trains all, or not at all. They are at the same place in
+ * every layer, or lie once in the part of the pack that all layers share. */
 typedef struct {
     int64_t offset, count; /* floats from the beginning of the pack */
     int32_t layers;        /* they lie there again every layer_stride floats; 1: in what all layers share */
     bool learned, router;  /* router: these are rows of one of the router's matrices, and no others */
 } ck_span;
-/* Cuts a layer, and what all layers share, into the fewest spans that `learn` tells apart, the router's rows
- * always on their own. The spans rise and are together all blocks, without the padding between them, whose
- * gradients nobody writes. Returns their number. */
+/* Cuts a layer, and what all layers share, into as few spans as possible. `learn` says which parts are
+ * trained; rows of the router always have spans of their own. The spans are in rising order and cover all
+ * blocks, but not the padding between blocks, whose gradients are never written. Returns how many spans
+ * there are. */
 int ck_learn_spans(const ck_shape *shape, uint32_t learn, ck_span spans[CK_BLOCKS]);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* streams.h - backends, streams, memory, events and graphs: where work runs, before it is known which. A part
- * of kernels.h, by which it is included. */
+/* streams.h - backends, streams, memory, events and graphs: where work runs, whatever the work is. kernels.h
+ * includes this file. */
 #ifndef COHORT_KERNELS_STREAMS_H
 #define COHORT_KERNELS_STREAMS_H
 
@@ -61,9 +61,10 @@ ck_status ck_stream_status(const ck_stream *stream);
 /* Zero-filled memory of the backend, 64-byte aligned. Pointers into it may be offset by the caller, never
  * dereferenced by it. */
 ck_status ck_alloc(ck_backend *backend, size_t bytes, const char *what, void **out);
-/* The same, of host memory that the backend reaches (a GPU: pinned, over its bus; the CPU: no other than its
- * own): for what does not fit beside the rest. Kernels may work on it in place, at the speed of the bus; what
- * they need often is copied to near memory before. */
+/* The same of "far" memory, for what does not fit into the backend's own. Far memory is memory of the host
+ * that the backend reaches. Of a GPU it is pinned memory behind the bus; of the CPU it is the same as its
+ * own. Kernels may work on it in place, at the speed of the bus. What they need often is copied to near
+ * memory before. */
 ck_status ck_alloc_far(ck_backend *backend, size_t bytes, const char *what, void **out);
 void ck_free(ck_backend *backend, void *memory);
 /* Bytes that ck_alloc() can still give; SIZE_MAX where it takes from the host's memory (the CPU). */

@@ -1,5 +1,8 @@
-/* updates.h - what changes parameters outside programs: the optimiser, gradients that are carried over, and
- * aggregation. A part of kernels.h, by which it is included. */
+/* updates.h - what changes parameters or gradients outside programs: the optimiser, gradients that are
+ * carried over, aggregation, and the proximal term. kernels.h includes this file.
+ *
+ * To add one: declare it here, add a member to ck_driver (backend.h), pass it on in registry.c, and write it
+ * for both backends and for the oracle. */
 #ifndef COHORT_KERNELS_UPDATES_H
 #define COHORT_KERNELS_UPDATES_H
 
@@ -30,9 +33,9 @@ ck_status ck_adamw_devices(ck_stream *, float *parameters, float *moment1, float
                            const float *gradients, const ck_shape *shapes, const ck_adamw_device *devices,
                            int32_t n_devices);
 
-/* Gradients that outlive their step, where two optimisers share a backward pass and each clears only its own
- * group. For the groups in learn
- *     gradients += carried, carried = 0          and for the others          carried += gradients. */
+/* Gradients that outlive their step. This happens where two optimisers share a backward pass, and each
+ * clears only the gradients of the classes (CK_LEARN_*) that it updates. For the classes in learn gradients
+ * += carried, carried = 0 and for the others carried += gradients. */
 typedef struct {
     int64_t carried, gradients; /* offsets in floats of two packs of the device's layout */
     int32_t shape;
@@ -50,9 +53,9 @@ ck_status ck_adamw_ranges(ck_stream *, float *parameters, float *moment1, float 
                           const float *gradients, const ck_range *ranges, int32_t n_ranges,
                           const ck_adamw_hyper *hyper);
 
-/* Aggregation. sum: packed[j] = sum over members (in order) of weight_m * parameters[member_m + offset of
- * range j in its layout]; spread writes the packed values back to every member. Between the two a collective
- * may add the packed buffers of several processes. */
+/* Aggregation. ck_group_sum(): packed[j] = sum over members m (in order) of weight_m * parameters[member_m +
+ * offset of range j in the layout of m]. ck_group_spread() writes the packed values back to every member.
+ * Between the two calls a collective may add the packed buffers of several processes. */
 typedef struct {
     int32_t n_members;
     const int64_t *members;

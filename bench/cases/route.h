@@ -9,8 +9,8 @@
 enum { ROUTE_STATISTICS = 1, ROUTE_TWO_LAYERS = 2, ROUTE_FACTOR = 4, ROUTE_HIDDEN = 32 };
 
 typedef struct {
-    tensor_id x, zh, gates, factor,
-        hidden; /* the factor: of the bias; the last two where the case has named them */
+    tensor_id x, zh, gates;
+    tensor_id factor, hidden; /* factor: of the bias; both only where the case has named them */
     int layer;
 } route_arrays;
 route_arrays route_upper(const rig *r); /* those of the rig's layer */

@@ -1,5 +1,5 @@
-/* peers.h - the same work by PyTorch, in a process of its own that stays for the whole run
- * (peers/kernels.py).
+/* peers.h - single operations in PyTorch, beside the microbenchmarks, by a process of its own that stays for
+ * the whole run (peers/kernels.py). (Whole expert steps in PyTorch: side_by_side/peers.h.)
  *
  * For each point it is given the inputs as files, says which ways it knows to do the work ("forms"), runs
  * each once for its outputs to be verified, and then takes its samples in turn with Cohort's. Requests and

@@ -5,12 +5,13 @@
  * them. A copy is a recorded program with buffers of its own; going round enough copies finds none of them in
  * the cache.
  *
- * In bf16 all inputs and parameters are numbers that bf16 has: both worlds choose the same experts.
+ * In bf16 all inputs and parameters are numbers that bf16 can represent. So the backend and the oracle
+ * choose the same experts.
  *
  * Of one shape there may be more devices than packs that fit on the host (4,096 devices are gigabytes):
- * PACK_KINDS different ones are made, device d has number d mod PACK_KINDS, and results are read back for the
- * checked devices only. Packs lie in reverse order of the devices and with gaps, so that an offset that is
- * assumed shows. */
+ * PACK_KINDS different ones are made, device d has number d mod PACK_KINDS, and results are read back for
+ * the checked devices only. Packs lie in reverse order of the devices and with gaps, so that code which
+ * assumes an offset instead of reading it fails. */
 #ifndef COHORT_BENCH_RIG_H
 #define COHORT_BENCH_RIG_H
 
@@ -108,8 +109,8 @@ typedef enum {
     BASE_GRADIENT /* of a buffer: a part of the base's gradient pack */
 } array_role;
 
-/* What the columns of a tensor are. A device may own fewer than the widest one: the others hold NaN before,
- * and nobody's business after. */
+/* What the columns of a tensor are. A device may own fewer columns than the widest device. Its other columns
+ * hold NaN before the work, and are not compared after it. */
 typedef enum {
     COLUMNS_PLAIN,
     COLUMNS_WIDTH,   /* D */
@@ -138,8 +139,8 @@ typedef struct {
     const char *name;
     array_role role;
     int64_t count, at; /* at: of a base gradient in the pack */
-    bool partial;      /* some of its values are nobody's business */
-    bool half;         /* of a bf16 program: bf16 in its memory */
+    bool partial;      /* some of its values are not compared */
+    bool half;         /* it holds bf16 in a bf16 program */
     float *before, *after;
 } buffer_array;
 
@@ -205,7 +206,7 @@ typedef struct rig {
     rig_copy *copies;
 } rig;
 
-/* Sets the fields from precision to lora_columns, but tokens, targets, fault and where packs lie. */
+/* Sets the fields from `precision` to `lora_columns`, but not tokens, targets, fault and places of packs. */
 typedef exit_code rig_lay(rig *r, const void *source, problems *list);
 rig_lay rig_lay_point; /* source: a point. One shape, every device learns, few are checked. */
 
@@ -224,18 +225,20 @@ void rig_tensor_of(rig *r, tensor_id id, const char *name, array_role role, int 
 void rig_tensor_lora(rig *r, tensor_id id, const char *name, array_role role, column_kind kind, ck_site site);
 void rig_buffer(rig *r, buffer_id id, const char *name, array_role role, int64_t count, double deviation);
 void rig_base_gradient(rig *r, buffer_id id, const char *name, int64_t at, int64_t count);
-/* For `arrays`: every sequence goes on at a position from 0 to positions less its tokens, and has a place of
- * its own among n_sequences + 1, in reverse order. */
+/* For `arrays`: every sequence begins at a position between 0 and `positions` minus its number of tokens, as
+ * one that goes on after earlier tokens. Each has a place of its own in the caches, among n_sequences + 1,
+ * in reverse order. */
 void rig_go_on(rig *r, int32_t positions);
 /* For `arrays`: the wave's devices have variants of the base. The caller fills r->variants (all zeros:
  * nothing is replaced). */
 void rig_variants(rig *r, int n_variants, int n_linears);
-/* Which device has which variant: neighbours the same and different ones, and none first, between and last;
- * another assignment with each turn, the first one is 0. */
+/* Gives each device a variant. Some neighbours have the same variant and some different ones. Devices
+ * without a variant are the first, the last and some between. Each turn (from 0) is another assignment. */
 void rig_assign_variants(rig *r, int turn);
 /* Router logits in zh, and the gates that follow from them. */
 void rig_gates(rig *r, array_role zh_role, array_role gates_role);
-/* A tensor whose unchosen values are nobody's business; of an input they become 0, as backends leave them. */
+/* Says that values of experts which a token has not chosen are not compared. In an input these values become
+ * 0, as backends leave them. */
 void rig_chosen(rig *r, tensor_id id);
 /* Where the gradient lies in the base's pack; -1: it is not wanted. */
 int64_t rig_gradient_at(const rig *r, buffer_id id);

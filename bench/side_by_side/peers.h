@@ -1,5 +1,5 @@
-/* peers.h - the same expert steps in Cohort and in PyTorch programs (bench/peers/), one after another on one
- * machine. */
+/* peers.h - the same whole expert steps in Cohort and in PyTorch programs (bench/peers/), one after another
+ * on one machine. (Single operations in PyTorch: measure/peers.h.) */
 #ifndef COHORT_BENCH_PEERS_H
 #define COHORT_BENCH_PEERS_H
 

@@ -41,8 +41,8 @@ typedef struct {
     const char *name;          /* in a layer: what follows the layer's number */
     base_extent rows, columns; /* as in the file; columns BASE_ONE: a vector */
     base_tensor_kind kind;
-    /* where base_layout (of a tensor in a layer: base_layer) has its place, an int64_t; a place of -1: a base
-     * of this shape has no such tensor */
+    /* where base_layout (of a tensor in a layer: base_layer) has its place, an int64_t; a place of -1: a
+     * base of this shape has no such tensor */
     size_t offset;
     base_extent first; /* row (of a bias: element) of the packed tensor where it begins */
     bool alone;        /* its name has no prefix; it is absent where the head is tied */

@@ -15,8 +15,8 @@ typedef struct {
     population_settings *defaults; /* the population being filled; at the top level the defaults of all */
     const char *label;             /* "" or "populations.3.": what keys are called in messages */
     place where;                   /* of the whole level */
-    place given[MAX_ROWS];         /* where each row was written; source NULL: nowhere */
-    const char *called[MAX_ROWS];  /* what messages call it there; NULL: label and path. Borrowed */
+    place given[MAX_ROWS];         /* where the key of each row is written; source NULL: nowhere */
+    const char *called[MAX_ROWS];  /* what messages call that key; NULL: label and path; borrowed */
     /* At the top level: a map that every population reads after its own keys (tune.h); NULL: none. Borrowed */
     const node *tuned;
     problems *list;
@@ -29,15 +29,17 @@ void walk_level(level *to, const node *map, const char *const *except);
 /* Where a key was written, else where its section or the level begins: the place for a message about it. */
 place level_place(const level *of, const char *path);
 bool level_has(const level *of, const char *path);
-/* What a message calls a key of this level; level_call() gives it a name where it is not written. */
+/* level_label(): what a message calls a key of this level. level_call() sets that for a key that is not
+ * written. */
 void level_label(const level *of, const char *path, char out[MAX_KEY]);
 void level_call(level *of, const char *path, const char *label);
 
-/* "data" and "train.router": rows begin with them. */
+/* Whether the paths of some rows begin with `path` and a dot: "data", "train.router". */
 bool walk_is_section(const char *path);
-/* Whether the entry's key is in the map already; says so if it is. */
+/* Whether the key of an entry is in the map already, before it. Reports it if it is. */
 bool walk_is_repeated(const node *map, int index, const char *label, problems *list);
-/* The row of a key that a population may have; NULL after saying what it is instead, or which is nearest. */
+/* The row of a key that a population may have. NULL after reporting what the key is instead, or which key is
+ * most similar. */
 const setting_row *walk_key_of_population(const char *path, place where, const char *label, problems *list);
 
 #endif

@@ -1,5 +1,5 @@
-/* agree.h - what the processes of a run tell each other when they meet, and what they know from it. A process
- * that is alone meets itself. Only agree.c writes its members. */
+/* agree.h - what the processes of a run tell each other when they meet (agreement_meet()), and what they
+ * know from it. A process that is alone meets itself. Only agree.c writes the members of an agreement. */
 #ifndef COHORT_AGREE_H
 #define COHORT_AGREE_H
 

@@ -1,5 +1,5 @@
-/* outline.h - what a configuration comes to on this machine: the one place where `check` and `run` find out
- * whether it can be run. */
+/* outline.h - whether a configuration can be run on this machine, and in how much memory. `check` and `run`
+ * both ask here. */
 #ifndef COHORT_OUTLINE_H
 #define COHORT_OUTLINE_H
 
@@ -16,15 +16,15 @@ typedef struct {
     run_plan plan;
 } run_outline;
 
-/* All that can be refused before a base is loaded, or pre-trained for minutes: the base's shape, populations,
- * memory, text. `out` is zeros; after a failure, too, it is to be freed. */
+/* Checks all that can be checked before a base is loaded, or pre-trained for minutes: the base's shape, the
+ * populations, memory and text. `out` must be zeros. It is to be freed, also after a failure. */
 exit_code outline_make(const settings *s, ck_collective *collective, ck_backend *backend, run_outline *out,
                        problems *list);
-/* Whether the memory plan admits it, as far as can be said before its text is open, in all of several
- * processes, which call it together. A failure is one of another sort. */
+/* Writes whether the memory plan admits the run in all processes, which call this together. The text is not
+ * open, so its memory is estimated. That the run does not fit is no failure; only other problems are. */
 exit_code outline_fits(const settings *s, ck_collective *collective, ck_backend *backend, bool *fits,
                        problems *list);
-/* What a process knows becomes what all know: whether it is true in any. */
+/* *known becomes true in all processes if it is true in any of them. All call it. */
 exit_code outline_any(ck_collective *collective, bool *known, problems *list);
 void outline_free(run_outline *o); /* one of zeros is fine */
 

@@ -32,23 +32,23 @@ typedef struct {
     ck_program *program;
     packs_use use;
     float *gradients; /* NULL: none are wanted */
-    /* The wave's run was issued: issues what brings its numbers to the host. */
+    /* Called when the wave's run was issued. Issues the copies that bring its numbers to the host. */
     ck_status (*started)(void *context, wave_buffer *w);
-    /* They are there: issues what follows the run. */
+    /* Called when these numbers are there. Issues what follows the run. */
     ck_status (*finished)(void *context, wave_buffer *w);
     void *context;
 } wave_work;
 
-/* p->filling is full: it starts, after the one that runs was finished, and p->filling is the other one,
- * empty. */
+/* Called when p->filling is full. Finishes the wave that runs, and starts the full one. Then p->filling is
+ * the other buffer, which is empty. */
 exit_code pipeline_turn(pipeline *p, const wave_work *work, problems *list);
-/* Starts p->filling and finishes all; the last updates may be under way on the fleet's stream, behind which
- * packs are at home. */
+/* Starts p->filling and finishes all waves. The last updates may still run on the fleet's stream. Work that
+ * is issued to that stream later finds all packs at home. */
 exit_code pipeline_end(pipeline *p, const wave_work *work, problems *list);
-/* p->filling alone, from start to end, with the devices in it that have stopped. */
+/* Runs p->filling alone, from start to end. Devices in it that have stopped stay in it. */
 exit_code pipeline_once(pipeline *p, const wave_work *work, problems *list);
-/* What became of filling a wave: after a failure all waves are awaited and emptied, so that nothing is left
- * that could write to them. */
+/* Takes and returns the code of filling a wave. After a failure it awaits and empties all waves, so that
+ * nothing is left that could write to them. */
 exit_code pipeline_check(pipeline *p, exit_code code);
 
 #endif

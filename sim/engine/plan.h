@@ -29,23 +29,22 @@ typedef struct {
     size_t buffers;     /* tokens, losses, routing statistics, the round's numbers */
     size_t resident;    /* libraries and text: what is taken already, and what they will take */
     size_t training;    /* sum of all these, without what lies in a GPU's memory */
-    /* resident, and what is there when the devices are not: the base in the making before, a measurement
-     * after */
+    /* the most memory at times when there are no devices: while the base is made, before, or during a
+     * measurement, after; includes `resident` */
     size_t outside;
     const char *why_outside;
     size_t total, limit; /* total: the larger of training and outside */
     bool refused;        /* it does not fit: fewer populations might */
-    /* A backend with memory of its own (a GPU) holds base, variants, gradients, activations, buffers, and the
-     * packs as far as they fit; else slots.
-     */
+    /* A backend with memory of its own (a GPU) has there the base, variants, gradients, activations and
+     * buffers, and of the packs what fits. For packs that do not fit it has slots. */
     size_t near_total, near_limit; /* near_limit: SIZE_MAX where all memory is the host's */
     packs_memory packs_at;
     /* what a full wave of an expert step, and any other, moves over the bus, both ways together */
     size_t updated_traffic, read_traffic;
 } run_plan;
 
-/* Refuses what cannot even be listed: before there is a fleet. on_machine: processes that share its memory.
- */
+/* Refuses so many devices that not even a list of them fits into memory. Called before there is a fleet.
+ * on_machine: processes that share the memory of the machine. */
 exit_code plan_admits_devices(const settings *s, int on_machine, problems *list);
 
 /* Picks the largest wave (settings.wave_tokens, else a default) that fits settings.memory_limit and what is

@@ -3,9 +3,9 @@
  *   theta <- AdamW(theta; grad of mean loss on a batch)      of the classes of parts that an entry trains
  *
  * Entries of one place in their devices' lists run together in waves. A device's windows of a step are never
- * split over waves, and its update follows its wave before the next one runs, so gradients exist for one wave
- * only. A proximal term of the loss adds its gradient before the update. An entry may leave gradients that it
- * does not use itself; they wait in fleet.carried for the step that uses them. */
+ * split over waves, and its update follows its wave before the next one runs, so gradients exist for one
+ * wave only. A proximal term of the loss adds its gradient before the update. An entry may leave gradients
+ * that it does not use itself; they wait in fleet.carried for the step that uses them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +108,7 @@ static void record_windows(session *s, const wave_buffer *w, const step_position
     }
 }
 
-/* Mean loss of the wave's device i over its counted tokens. Its population stops where that is not finite. */
+/* Mean loss of the wave's device i over its counted tokens. Its population stops if that is not finite. */
 static double check_loss(session *s, const wave_buffer *w, int i, data_part text) {
     double sum = 0.0;
     for (int q = w->first_sequence[i]; q < w->first_sequence[i + 1]; q++) sum += w->loss[q];

@@ -88,8 +88,8 @@ typedef struct {
      * is written within a round has it. */
     bool summed;
     metric_column columns[METRIC_COLUMNS]; /* of summary.csv; the first without a name ends them */
-    /* Its heading in the table of losses that `cohort info` prints, of METRIC_OF_DEVICE and METRIC_F64; NULL:
-     * it is not in that table. */
+    /* Its heading in the table of losses that `cohort info` prints, of METRIC_OF_DEVICE and METRIC_F64;
+     * NULL: it is not in that table. */
     const char *info;
 } metric;
 extern const metric metrics[METRIC_COUNT];
@@ -125,8 +125,8 @@ size_t metric_all_bytes(const metric_shape *shape);
 /* Every value is the fill value. False without memory; metric_row_destroy() is right in any case. */
 bool metric_row_create(metric_row *row, const metric_shape *shape);
 void metric_row_destroy(metric_row *row);
-/* Of the metrics that are `summed`: _clear sets all to 0, _drop takes the values of a device that has stopped
- * away, _pack and _unpack copy all to and from metric_sums_bytes() bytes. */
+/* Of the metrics that are `summed`: _clear sets all to 0, _drop takes the values of a device that has
+ * stopped away, _pack and _unpack copy all to and from metric_sums_bytes() bytes. */
 void metric_sums_clear(metric_row *row);
 void metric_sums_drop(metric_row *row, int device);
 size_t metric_sums_bytes(const metric_shape *shape);

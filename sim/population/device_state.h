@@ -1,5 +1,6 @@
-/* device_state.h - what a device keeps from round to round beside its pack: a row each, which everyone walks
- * who handles them all: the checkpoint, the processes, resume, the memory plan, summary.csv.
+/* device_state.h - what a device keeps from round to round beside its pack: one row for each such value.
+ * Whatever handles all of them walks these rows: the checkpoint, the processes, resume, the memory plan,
+ * summary.csv.
  *
  * To add one: a member of `device` (fleet.h), a name in device_state_id, and a row in device_state.c. */
 #ifndef COHORT_DEVICE_STATE_H
@@ -27,11 +28,11 @@ typedef struct {
     const char *path; /* of the dataset [devices] in checkpoint.h5 */
     device_state_type type;
     size_t offset; /* in device */
-    /* The process that has the device counts it, and tells process 0 before a checkpoint; all others are
-     * known to all processes. */
+    /* True: only the process that has the device knows the value, and tells it to process 0 before a
+     * checkpoint. False: all processes know it. */
     bool of_owner;
-    /* Belongs to the adapters as they are: of a population that stopped, both stay as the last checkpoint has
-     * them. */
+    /* True: the value belongs to the state of the adapters. If a population has stopped, a checkpoint keeps
+     * both as the checkpoint before had them. */
     bool with_packs;
     const char *column; /* of summary.csv: its total over a population's devices; NULL: none */
 } device_state;

@@ -11,8 +11,8 @@
 #include "population/fleet.h"
 
 /* Devices of the same shape that have equally many generalists are a class: they have the same parts, and
- * hold the same ones. A set is all parts that are held by the same classes. A set becomes one ck_group, or none
- * where there is nothing to average. */
+ * hold the same ones. A set is all parts that are held by the same classes. A set becomes one ck_group, or
+ * none where there is nothing to average. */
 typedef struct {
     const fleet *fleet;
     const population *population;

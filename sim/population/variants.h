@@ -1,5 +1,5 @@
-/* variants.h - the base variants of a run's populations (base/variant.h): on the backend, in versions, on
- * their way to devices and into a checkpoint.
+/* variants.h - the base variants of a run's populations (base/variant.h): how they lie on the backend, their
+ * versions, what a device downloads of them, and what a checkpoint has of them.
  *
  *   base.variant of a population --open--> base_variant --fold into the base--> backend memory, version 1
  *                                    factors that a method folds in --> version 2, 3, ...
@@ -7,8 +7,8 @@
  * Populations that name the same folder share a variant until one of them makes a new version, which is then
  * its own. Every process has all variants.
  *
- * Devices hold the base from the start and a version of their variant: the difference to the newest one is
- * brought to them in the round (variants_bring). Version 0 is the base. */
+ * A device has the base from the start, and a version of its variant; version 0 is the base itself. In each
+ * round it downloads what is new since that version (variants_bring). */
 #ifndef COHORT_VARIANTS_H
 #define COHORT_VARIANTS_H
 
@@ -51,14 +51,15 @@ exit_code variants_fold(fleet *f, int which, const variant_factors *factors, int
 int64_t variants_first_bytes(const fleet *f, int which); /* that bring version 1 to a device; 0: none */
 int64_t variants_version(const fleet *f, int which);     /* 0: it has none */
 
-/* Brings a device's variant up to date: the bytes that it downloads, 4 a value. */
+/* Brings a device's variant up to date. Returns the bytes that the device downloads, 4 a value. */
 int64_t variants_bring(fleet *f, device *d);
 
 /* What a checkpoint holds of them: versions, and of those after the first the factors since, or, where these
  * are more, the weights themselves. *out [*bytes] is the caller's to free; NULL where all are as the
  * configuration names them. (What devices have is in device_state.h.) */
 exit_code variants_save(const fleet *f, uint8_t **out, int64_t *bytes, problems *list);
-/* Goes on from it: the same bits. Variants are placed. path: of the checkpoint, for messages. */
+/* Restores what variants_save() wrote, bit by bit. Called when the variants are placed. path: of the
+ * checkpoint, for messages. */
 exit_code variants_restore(fleet *f, const uint8_t *saved, int64_t bytes, const char *path, problems *list);
 
 /* What a checkpoint has saved of the variants of a run's populations. */

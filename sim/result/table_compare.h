@@ -40,9 +40,9 @@ void table_find_marks(const table_data *data, const char *measure, const char *c
 /* Which group each group is compared with: baselines [n_groups], indices. `name` is that of a population, or
  * else of a method. If several groups have it, the one with equal text is taken. If several of these have
  * equal text, the one is taken that is equal in all settings but those by which methods differ. -1: several
- * groups have the name, and none of them is equal in that. A group is its own baseline if it is one of several
- * that fit. EXIT_INPUT where no group has the name, where several fit another group, or where a group and its
- * baseline have no seed in common. */
+ * groups have the name, and none of them is equal in that. A group is its own baseline if it is one of
+ * several that fit. EXIT_INPUT where no group has the name, where several fit another group, or where a
+ * group and its baseline have no seed in common. */
 exit_code table_find_baselines(const table_data *data, const char *name, int *baselines, problems *list);
 
 #endif

@@ -18,22 +18,27 @@
  *   /loss/valid       [row, device] after the round's last local step, on fixed windows
  *   /loss/test        [row, device] likewise, before aggregation; NaN where the round was not evaluated
  *   /loss/test_after  [row, device] after aggregation
- *   /routing/gate_mean, /routing/token_share   [row, device, layer, expert] over the fixed test windows,
- *       NaN where there is no such expert
- *   /routing/tokens/{ids, gates}               [row, window, token], [row, window, token, layer,
- *       expert] of the sampled windows
- *   /routing/tokens/devices                    [window] whose window it is
- *   /sampling/windows/{train, valid}           [row, device, step,
- *       index] offset of each window that an expert or a router step of
- *                                              this round drew, in the device's text of that part;
- *                                                  -1 where none; only on request
- *   /traffic/bytes_up, bytes_down              [row, device] bytes of this round
- *   /fairness/test_worst_decile, test_gini     [row,
- *       population] of the test losses before aggregation (numbers/fairness.c)
- *   /time/{train, evaluate, aggregate, total}  [row] seconds
- * A row is a round; /loss/train and /traffic have a value for every round, the others where `evaluate` says
- * so (elsewhere NaN, ids -1). Compound tables carry `units` as a comma list, a unit per column; the growing
- * ones also carry `axes`. */
+ *   /routing/gate_mean, /routing/token_share
+ *                     [row, device, layer, expert] over the fixed test windows; NaN where there is no such
+ *                     expert
+ *   /routing/tokens/ids, /routing/tokens/gates
+ *                     [row, window, token] and [row, window, token, layer, expert] of the recorded windows
+ *   /routing/tokens/devices
+ *                     [window] whose window it is
+ *   /sampling/windows/train, /sampling/windows/valid
+ *                     [row, device, step, index] where each window begins that an expert step or a router
+ *                     step of this round drew, in the device's text of that part; -1: there is none; only
+ *                     with trace.sampling_windows
+ *   /traffic/bytes_up, /traffic/bytes_down
+ *                     [row, device] bytes of this round
+ *   /fairness/test_worst_decile, /fairness/test_gini
+ *                     [row, population] of the test losses before aggregation (numbers/fairness.c)
+ *   /time/train, /time/evaluate, /time/aggregate, /time/total
+ *                     [row] seconds
+ *
+ * A row is a round. numbers/metrics.c says which tables have a value for every round, and which only for
+ * rounds that are evaluated; elsewhere there is NaN, or -1 in tables of whole numbers. In tables of records
+ * `units` is a list with a unit for each column. Tables that grow also carry `axes`. */
 #ifndef COHORT_TRACE_H
 #define COHORT_TRACE_H
 
@@ -50,7 +55,7 @@
 typedef struct {
     const char *name, *method;
     uint64_t seed;
-    /* experts, rank and tokens: most of any device; trace_device has each one's */
+    /* experts, rank and tokens: the largest of any device; trace_device has those of each device */
     int devices, generalists, specialists, rank, top_k;
     int64_t tokens_per_device;      /* training tokens, as configured */
     const char *split, *evaluation; /* data.split, data.evaluation */
@@ -84,7 +89,8 @@ typedef struct {
     sampling_shape sampling;
 } trace_header;
 
-/* One writer on its own thread: append copies and returns; rows are flushed in order. */
+/* A trace that is being written, by a thread of its own. trace_append() copies a row and returns at once.
+ * Rows are flushed in order. */
 typedef struct trace trace;
 exit_code trace_create(const char *path, const trace_header *header, trace **out, problems *list);
 /* Continues after `rounds` rounds: reads the old file (RDONLY | SWMR_READ), copies its rows up to there into
@@ -99,7 +105,7 @@ exit_code trace_append(trace *t, const metric_row *row, problems *list);
 exit_code trace_flush(trace *t, problems *list);
 /* Writes what is queued, closes, frees; NULL is fine. */
 exit_code trace_close(trace *t, problems *list);
-/* Called with the metrics of devices of a round. */
+/* Called with a row that has a round's metrics of devices. */
 typedef void (*trace_row_reader)(void *context, const metric_row *row);
 /* The metrics of devices, round by round up to `last`, out of a trace that nobody writes: each is put into
  * `row`, which the reader is then called with. */
@@ -178,7 +184,7 @@ typedef struct {
     int held_out;                                   /* devices, which no number of devices above is about */
     /* mean test perplexity of these as they join, before their first step, and after the last round */
     double held_out_first, held_out_last;
-    /* Every axis of the run that no other column has is a column: the population's value on it. NULL: none. */
+    /* Each axis of the run that has no column yet becomes one, with the population's value. NULL: none. */
     const settings *run;
     const population_settings *own;
     /* The evaluated round of the lowest validation loss, and its test perplexity; 0: empty cells */
@@ -209,8 +215,8 @@ bool summary_is_there(const char *path);
 
 /* In a result's folder: what a base that was loaded looks like, as its config.json. */
 #define BASE_NAME "base.json"
-/* In a result's folder: runs of some of its populations (run/batch_folders.h), each a result in a folder of its
- * own. */
+/* In a result's folder: runs of some of its populations (run/batch_folders.h). Each is a result in a folder
+ * of its own. */
 #define BATCHES_NAME "batches"
 
 /* Of a population as its trace has it. */

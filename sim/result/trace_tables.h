@@ -50,7 +50,7 @@ int trace_file_create(trace_file *file, const char *path, const trace_header *he
 int trace_file_publish(trace_file *file, const char *temporary, const char *path, h5_error *error);
 /* Appends a row: cells[table] are the row's values, NULL leaves the fill value. Flushed when it returns. */
 int trace_file_append(trace_file *file, int round, const void *const cells[METRIC_COUNT], h5_error *error);
-/* Writes rows [first, first + count) of one table, which has been extended; used on unpublished files too. */
+/* Writes rows [first, first + count) of one table, which has been extended; also in unpublished files. */
 int table_extend(const trace_file *file, metric_id id, int64_t rows, h5_error *error);
 int table_write_rows(const trace_file *file, metric_id id, int64_t first, int64_t count, const void *values,
                      h5_error *error);
@@ -62,15 +62,15 @@ int trace_file_close(trace_file *file, h5_error *error);
 
 /* The rounds of the complete rows, *n of them: malloc'd, NULL on failure. */
 int32_t *trace_read_rounds(hid_t file, int64_t *n, h5_error *error);
-/* Of each population the round in which it diverged: from there on no device of it has a training loss; 0: it
- * did not. diverged [n_populations]. */
+/* Of each population the round in which it diverged: from there on no device of it has a training loss; 0:
+ * it did not. diverged [n_populations]. */
 int trace_find_diverged(hid_t file, const trace_device *devices, int n_devices, const int32_t *rounds,
                         int64_t rows, int n_populations, int *diverged, h5_error *error);
 /* All records of a table that never grows, *n of them: malloc'd, NULL on failure. Closes `type`. */
 void *table_read_records(hid_t file, const char *path, hid_t type, size_t record_bytes, int *n,
                          h5_error *error);
-/* /devices, likewise. An older trace says of a device's experts only how many there are: its generalists and its
- * rank are then those of its population. */
+/* /devices, likewise. An older trace says of a device's experts only how many there are: its generalists and
+ * its rank are then those of its population. */
 trace_device *table_read_devices(hid_t file, const population_record *populations, int n_populations, int *n,
                                  h5_error *error);
 int table_read_rows(hid_t dataset, metric_id id, const metric_shape *shape, int64_t first, int64_t count,

@@ -1,5 +1,5 @@
-/* measure.h - how long a run will take: a few of its steps and an evaluation, timed on part of its devices, and
- * counted up to the whole. */
+/* measure.h - how long a run will take. A few of its steps and an evaluation are timed on some of its
+ * devices, and the time of the whole run is computed from that. */
 #ifndef COHORT_MEASURE_H
 #define COHORT_MEASURE_H
 
@@ -9,8 +9,8 @@
 #include "settings/settings.h"
 #include "support/problems.h"
 
-/* What is to be computed, in FLOPs as model_flops_per_token() counts those of expert steps. An evaluation takes
- * about a third of what stands here. */
+/* What is to be computed, in FLOPs that are counted as for expert steps (model_flops_per_token()). An
+ * evaluation takes only about a third of the number here. */
 typedef struct {
     double train;      /* steps on training text */
     double router;     /* steps on validation text */
@@ -36,14 +36,15 @@ typedef struct {
     bool on_gpu;
 } run_rates;
 
-/* Times a few seconds of steps: on as many devices as do a step in about one, with windows and batches cut where
- * one device takes longer, and learning rates so small that nothing diverges. base: what the run starts from, or
- * NULL for random weights; it is freed. Writes nothing, and takes no more memory than the run of these plans, of one
- * process or of several on this machine; refused (EXIT_ENVIRONMENT) where it would. */
+/* Times a few seconds of steps, on as many devices as do a step in about one second. If one device alone
+ * takes longer, its windows and batches are cut. Learning rates are so small that nothing diverges. base:
+ * the base of the run, or NULL for random weights; it is freed. Writes nothing. most: the memory that the
+ * run takes in all its processes on this machine; a measurement that would need more is refused
+ * (EXIT_ENVIRONMENT). */
 exit_code measure_run(const settings *s, const base_shape *shape, base_model *base, run_memory most,
                       run_rates *out, problems *list);
 
-/* Of the rounds. */
+/* How long the rounds of a run take, in seconds. */
 double measured_seconds(const run_work *work, const run_rates *rates);
 /* "40 seconds", "12 minutes", "3.5 hours", "6 days" */
 enum { DURATION_BYTES = 48 };

@@ -17,8 +17,8 @@ typedef struct {
     bool quiet;
 } rounds;
 
-/* Rounds after checkpoint->round. The last one leaves its losses in session->numbers and no checkpoint: that
- * follows the summary. */
+/* Runs the rounds after checkpoint->round. The losses of the last round are then in session->numbers. The
+ * last round writes no checkpoint, because that is written after the summary. */
 exit_code rounds_run(rounds *r, problems *list);
 
 #endif

@@ -20,17 +20,17 @@ typedef struct {
     ck_collective *collective; /* the processes of the run; NULL: this one alone */
 } run_options;
 
-/* All populations at once where they fit into memory, and else in batches (run/batches.h); with resume the
- * populations that the result lacks. Of several processes, all execute the run: each has its share of the
- * devices, and process 0 alone reads, writes and speaks. */
+/* Runs all populations: at once if they fit into memory, else in batches (run/batches.h). With resume it
+ * runs the populations that the result lacks. Of several processes, all execute the run: each has its share
+ * of the devices, and only process 0 reads and writes files and prints. */
 exit_code run_execute(const settings *s, const run_options *options, problems *list);
-/* CPU threads of one of so many processes on a machine: its share of those that the settings, or the
- * machine's cores, give to all. 0: as ck_open() likes. */
+/* CPU threads for process number `process` of `processes` on this machine: its share of the threads in the
+ * settings, or of the machine's cores. 0: ck_open() decides. */
 int run_threads(const settings *s, int process, int processes);
 
-/* `cohort check`: populations, parameters per device (shared, private), bytes a round, and the memory plan of
- * each of so many processes; of one that is alone, batch by batch where not all populations fit at once. Where
- * it is to be measured, how long a run takes (measure.h). */
+/* `cohort check`: prints the populations, parameters per device (shared, private), bytes a round, and the
+ * memory plan of each of `processes` processes. If there is one process and not all populations fit at once,
+ * it prints a plan for each batch. measured: also prints how long a run takes (measure.h). */
 exit_code run_check(const settings *s, int processes, bool measured, problems *list);
 
 #endif

@@ -7,12 +7,12 @@
 #include <stdint.h>
 
 typedef struct {
-    union { /* of every device where the list is empty, else the largest of the list */
+    union { /* without a list: the number of every device; with a list: its largest number */
         int64_t value;
         double real;
     };
     int n;  /* 0: no list; else the population's devices */
-    union { /* [n], owned; of a resolved population not all equal */
+    union { /* [n], owned; once a population is resolved, not all of them are equal */
         int64_t *list;
         double *reals;
     };
@@ -26,7 +26,7 @@ static inline double per_device_real_at(const per_device *x, int device) {
     return device < x->n ? x->reals[device] : x->real;
 }
 
-/* Makes a list of equal numbers, one for each of so many devices, that one number: both say the same. */
+/* Replaces a list by one number if it has that number for each of `devices` devices. Both mean the same. */
 void per_device_reduce(per_device *x, int devices);
 void per_device_free(per_device *x); /* then it is one number, 0 */
 

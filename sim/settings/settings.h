@@ -67,10 +67,10 @@ typedef struct {
     int corpus_line; /* where the configuration says which; 0: --set */
     int split;       /* index into the list of splits (data/splits/splits.h) */
     int evaluation;  /* data_evaluation: what valid and test text are */
-    /* alpha, sigma, number of sources, and way to go, of the splits of these names; 0 in all others */
-    double dirichlet, quantity;
-    int pathological;
-    double drift;
+    /* the parameters of the splits of these names; 0 where the population has another split */
+    double dirichlet, quantity; /* alpha; sigma */
+    int pathological;           /* sources of a device */
+    double drift;               /* share of the next source in the last round */
     /* the split's parameter where the configuration has it, else data.split; NULL: neither is written */
     const char *split_key;
     int split_line;      /* where that is; 0: --set */
@@ -147,7 +147,7 @@ typedef struct {
     lora_settings lora;
     tied_settings tied;
     int as_released;           /* 0 or 1: differ from the paper as the released CoMiGS code does */
-    aggregate_weights weights; /* WEIGHTS_OF_METHOD: exactly where it averages nothing */
+    aggregate_weights weights; /* WEIGHTS_OF_METHOD if and only if it averages nothing */
     double fedprox_mu;         /* of the method fedprox; negative in all others */
     experts_settings experts;
     train_settings train;
@@ -157,7 +157,7 @@ typedef struct {
     int adapters_line; /* where the configuration says which; 0: --set */
     char *variant;     /* NULL, or the folder or file of its base variant (base/variant.h) */
     int line;          /* where the configuration declares it; 0: --set */
-    int number;        /* its place in the configuration, from 0 */
+    int number;        /* its index in the configuration, from 0 */
 } population_settings;
 
 typedef struct {

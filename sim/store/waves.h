@@ -11,8 +11,9 @@
 #include "population/fleet.h"
 #include "support/problems.h"
 
-/* What a wave can hold. A device of a step needs room for all its windows and its gradients, one whose pack
- * lies far for its copy (slots.h): both have the same place among the wave's packs. */
+/* What a wave can hold. A device of a step needs room for all its windows and for its gradients. A device
+ * whose pack lies far needs room for the copy of the pack (slots.h). Gradients and copy have the same place
+ * among the wave's packs, in two arrays. */
 typedef struct {
     int32_t max_sequences;
     int64_t max_tokens, max_packs; /* floats of the packs */
@@ -41,8 +42,8 @@ size_t wave_bytes(const wave_limits *limits);
 void wave_clear(wave_buffer *w);
 /* Floats that a device will take of the wave's packs. */
 int64_t wave_pack(const fleet *f, int device_index, uint32_t learn);
-/* Whether a device's further windows, and packs of so many floats, still fit. An empty wave that cannot take
- * them never will. */
+/* Whether further windows of a device, and packs of so many floats, still fit. What does not fit into an
+ * empty wave fits into none. */
 bool wave_fits(const wave_buffer *w, int sequences, int64_t tokens, int64_t packs);
 /* Starts a device; learn = 0: no gradients. The windows that follow are its own. */
 void wave_add_device(wave_buffer *w, const fleet *f, int device_index, uint32_t learn);
