@@ -79,17 +79,20 @@ static void write_by_template(FILE *out, const char *written, const population_s
     }
 }
 
-/* A value that begins with a letter stands alone. Others stand behind the last part of their key: rank4. */
+/* A value that begins with a letter stands alone. Others stand behind the last part of their key: rank4. A value
+ * that a point lacks leaves no trace, so that names do not change as points with another key are added. */
 static void write_by_axes(FILE *out, const settings *s, const population_settings *p) {
     bool any = false;
     for (int i = 0; i < s->n_axes; i++) {
         const char *dot = strrchr(s->axes[i], '.');
         if (strcmp(s->axes[i], "seed") == 0) continue;
         char *value = value_plain(table_find(s->axes[i], true), p);
-        if (any) fputc('-', out);
-        if (!isalpha((unsigned char)value[0])) fputs(dot ? dot + 1 : s->axes[i], out);
-        write_value(out, value);
-        any = true;
+        if (*value) {
+            if (any) fputc('-', out);
+            if (!isalpha((unsigned char)value[0])) fputs(dot ? dot + 1 : s->axes[i], out);
+            write_value(out, value);
+            any = true;
+        }
         free(value);
     }
     if (!any) write_value(out, p->method ? p->method : "");

@@ -120,8 +120,12 @@ bool walk_is_repeated(const node *map, int index, const char *label, problems *l
     const node_entry *entry = &map->entries[index];
     for (int i = 0; i < index; i++) {
         if (strcmp(map->entries[i].key, entry->key) != 0) continue;
-        problem_at(list, entry->where, label, "is written twice, first in line %d; remove one",
-                   map->entries[i].where.line);
+        place first = map->entries[i].where;
+        if (first.line > 0)
+            problem_at(list, entry->where, label, "is written twice, first in line %d; remove one",
+                       first.line);
+        else
+            problem_at(list, entry->where, label, "is written twice, first by %s; remove one", first.source);
         return true;
     }
     return false;

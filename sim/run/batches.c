@@ -233,13 +233,26 @@ static exit_code run_some(sweep *w, const char *path, const run_batch *batch, pr
     return shared == EXIT_OK && complete ? EXIT_OK : code;
 }
 
+/* Creates and locks the result's folder, so that from here on no other run can write to it. */
+static exit_code begin(sweep *w, problems *list) {
+    exit_code code = EXIT_OK;
+    if (w->first && !w->lock.path) {
+        code = folder_create(w->folder, list);
+        THEN(code, lock_take(w->folder, &w->lock, list));
+        THEN(code, batches_begin(w->settings, w->folder, w->next.has_result, list));
+    }
+    return processes_agree(w->collective, code, list);
+}
+
 /* Runs a batch. The missing populations are divided into batches anew each time, because there may be less
- * memory than before. So the number of batches in the message is an estimate. */
+ * memory than before. So the number of batches in the message is an estimate. Nothing is written before all
+ * populations are known to fit. */
 static exit_code run_batch_of(sweep *w, problems *list) {
     char name[16], path[FOLDER_PATH_BYTES], label[64], names[NAMES_BYTES] = "";
     int first = 0, more = 0, n = w->settings->n_populations;
     exit_code code = batches_divide(w->settings, w->collective, w->which + w->next.n, w->next.missing,
                                     w->most, &first, &more, list);
+    THEN(code, begin(w, list));
     if (code != EXIT_OK) return code;
     if (w->next.kind == NEXT_NEW) w->next.n = first;
     name_populations(w, names);
@@ -289,20 +302,8 @@ static exit_code merge(sweep *w, problems *list) {
     return code;
 }
 
-/* Creates and locks the result's folder, so that from here on no other run can write to it. */
-static exit_code begin(sweep *w, problems *list) {
-    exit_code code = EXIT_OK;
-    if (w->first && !w->lock.path) {
-        code = folder_create(w->folder, list);
-        THEN(code, lock_take(w->folder, &w->lock, list));
-        THEN(code, batches_begin(w->settings, w->folder, w->next.has_result, list));
-    }
-    return processes_agree(w->collective, code, list);
-}
-
 static exit_code take_step(sweep *w, problems *list) {
     exit_code code = EXIT_OK;
-    if (w->next.kind != NEXT_FINISH_OLD) code = begin(w, list);
     switch ((next_kind)w->next.kind) {
     case NEXT_FINISH_OLD:
         return THEN(code, finish_old(w, list));
@@ -310,6 +311,7 @@ static exit_code take_step(sweep *w, problems *list) {
     case NEXT_NEW:
         return THEN(code, run_batch_of(w, list));
     case NEXT_MERGE:
+        code = begin(w, list);
         if (w->first) THEN(code, merge(w, list));
         return processes_agree(w->collective, code, list);
     case NEXT_AT_ONCE:

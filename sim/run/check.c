@@ -432,8 +432,8 @@ static void measure_time(const settings *s, run_outline *o, run_memory most, bas
     problems_destroy(list);
 }
 
-static exit_code check_at_once(const settings *s, int processes, bool measured, bool *too_large,
-                               problems *list) {
+static exit_code check_at_once(const settings *s, int processes, bool measured, const char *heading,
+                               bool *too_large, problems *list) {
     run_outline o = {0};
     base_model *base = NULL;
     process_plan *plans = calloc((size_t)processes, sizeof *plans);
@@ -442,6 +442,7 @@ static exit_code check_at_once(const settings *s, int processes, bool measured, 
          processes > 1 ? plan_processes(s, processes, plans, &o, list) : plan_alone(s, plans, &o, list));
     THEN(code, read_base(s, o.fleet, &base, list));
     if (code == EXIT_OK) {
+        fputs(heading, stdout);
         report_base(&o.shape);
         putchar('\n');
         print_populations(o.fleet);
@@ -459,23 +460,31 @@ static exit_code check_at_once(const settings *s, int processes, bool measured, 
     return code;
 }
 
-/* One after the other, as they would run. */
+/* One after the other, as they would run: smaller where one is refused that had been expected to fit. */
 static exit_code check_batches(const settings *s, bool measured, problems *list) {
-    int *which = calloc((size_t)s->n_populations, sizeof *which), batches = 0, all = 0, size = 0;
+    int *which = calloc((size_t)s->n_populations, sizeof *which), size = 0, batches = 0;
+    int all = 0, most = INT_MAX, before = problems_count(list);
     exit_code code = which ? EXIT_OK : problem(list, EXIT_ENVIRONMENT, "out of memory for the populations");
     for (int i = 0; which && i < s->n_populations; i++) which[i] = i;
-    for (int at = 0, n = 1; at < s->n_populations && code == EXIT_OK; at += size, n++) {
+    for (int at = 0, n = 1; at < s->n_populations && code == EXIT_OK;) {
+        char heading[192];
         bool too_large = false;
-        code = batches_divide(s, ck_collective_local(), which + at, s->n_populations - at, INT_MAX, &size,
+        code = batches_divide(s, ck_collective_local(), which + at, s->n_populations - at, most, &size,
                               &batches, list);
         if (code != EXIT_OK) break;
-        if (at == 0) all = batches;
-        if (at == 0) printf("The populations do not fit into memory all at once: they run in batches\n");
-        printf("\nBatch %d of %d, %d of %d populations\n\n", n, n + batches - 1 > all ? n + batches - 1 : all,
-               size, s->n_populations);
+        if (n + batches - 1 > all) all = n + batches - 1;
+        snprintf(heading, sizeof heading, "%s\nBatch %d of %d, %d of %d populations\n\n",
+                 at > 0 ? "" : "The populations do not fit into memory all at once: they run in batches\n", n,
+                 all, size, s->n_populations);
         settings *some = settings_subset(s, size, which + at);
-        code = check_at_once(some, 1, measured, &too_large, list);
+        code = check_at_once(some, 1, measured, heading, &too_large, list);
         settings_destroy(some);
+        bool again = too_large && size > 1;
+        if (again) problems_drop(list, before);
+        if (again) code = EXIT_OK;
+        most = again ? size - 1 : most;
+        at += again ? 0 : size;
+        n += !again;
     }
     free(which);
     return code;
@@ -485,7 +494,7 @@ exit_code run_check(const settings *s, int processes, bool measured, problems *l
     bool too_large = false;
     exit_code code = tune_check(s, processes, list);
     int before = problems_count(list);
-    THEN(code, check_at_once(s, processes, measured, &too_large, list));
+    THEN(code, check_at_once(s, processes, measured, "", &too_large, list));
     if (!too_large || s->n_populations == 1) return code;
     problems_drop(list, before);
     return check_batches(s, measured, list);

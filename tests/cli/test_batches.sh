@@ -116,7 +116,7 @@ test_a_population_that_does_not_fit_alone_is_named() {
     limit=$(small_memory "$tiny" "${wide[@]:0:6}")
     expect_status 3 cohort run large.yaml --out result "${wide[@]}" --set "$limit"
     expect_text err "population 'uneven' (seed 7) does not fit, even alone"
-    [[ ! -e result/trace.h5 && ! -e result/batches/0 ]] || fail "something was run: $(find result)"
+    [[ ! -e result ]] || fail "something was written: $(find result)"
 }
 
 test_processes_run_batches_too() {

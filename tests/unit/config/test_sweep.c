@@ -121,6 +121,14 @@ Test(sweep, points_stand_alone_or_behind_the_grid) {
                  "local-every30:42 fedavg-every30:42 mine:42", "method train.router.every");
 }
 
+/* A point with a key of its own leaves the names of the others as they were. */
+Test(sweep, a_value_that_a_point_lacks_is_not_in_its_name) {
+    expect_names("sweep: {population: {devices: 2}, cross: [{method: [local, fedavg]}], points: [{method: "
+                 "fedprox, fedprox.mu: 0.5}, {method: comigs, data: {split: dirichlet}, data.dirichlet: 3}]}",
+                 "local-natural:42 fedavg-natural:42 fedprox-mu0.5-natural:42 comigs-dirichlet-dirichlet3:42",
+                 "method fedprox.mu data.split data.dirichlet");
+}
+
 Test(sweep, listed_populations_stand_before_it) {
     expect_names(
         "populations: [{name: first, method: local, devices: 1}]\n"
