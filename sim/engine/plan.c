@@ -338,6 +338,9 @@ static exit_code refuse_precision(const settings *s, const ck_backend *backend, 
     return code;
 }
 
+/* Of a GPU's memory, for the tables of waves on their way there: no part of a program (kernels/cuda/stage.cu). */
+enum { NEAR_TABLES = 512 * 1024 };
+
 exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *base, const fleet *f,
                     run_plan *out, problems *list) {
     if (!ck_supports(backend, (ck_precision)s->precision)) return refuse_precision(s, backend, list);
@@ -348,7 +351,8 @@ exit_code plan_make(const settings *s, ck_backend *backend, const base_shape *ba
     out->resident = resident_bytes(backend, now, f);
     out->limit = limit_bytes(s, f->place.on_machine, now);
     size_t near = ck_memory_bytes(backend);
-    out->near_limit = near < SIZE_MAX ? near + ck_allocated_bytes(backend) : SIZE_MAX;
+    near = near < SIZE_MAX ? near + ck_allocated_bytes(backend) : SIZE_MAX;
+    out->near_limit = near < SIZE_MAX ? near - (near < NEAR_TABLES ? near : NEAR_TABLES) : SIZE_MAX;
     out->n_routing_windows = d.routed ? s->trace.routing_windows : 0;
     int64_t preferred = s->wave_tokens > 0                     ? s->wave_tokens
                         : strcmp(ck_name(backend), "cpu") == 0 ? CPU_WAVE_TOKENS
