@@ -123,7 +123,7 @@ test_what_fits_no_gpu_is_refused() {
     large_packs >config.yaml
     COHORT_SIMT_MEMORY=10700000 expect_status 3 "$simt" run config.yaml --backend cuda --out none
     expect_text err "of the GPU's memory and only"
-    expect_text err ' of its 13 devices'
+    expect_text err "population 'routed' (seed 7) does not fit, even alone"
     [[ ! -e none ]] || fail 'a refused run left a folder'
 }
 
