@@ -119,7 +119,7 @@ def loss_figure(result, all_series, stem):
         entropy = entropies(result, [s for s in all_series if s.facet == facet])
         if np.isfinite(entropy).any():
             entropy_line(axes, np.nanmean(entropy))
-    style.legend_below(figure, *grid[0, 0].get_legend_handles_labels(), bands_text(result, all_series))
+    style.legend_below(figure, *style.labelled(panels), bands_text(result, all_series))
     style.save(figure, stem)
 
 
@@ -224,13 +224,10 @@ def gates_figure(result, all_series, stem):
 
 
 def legend_of_gates(figure, grid):
-    found = {}
-    for axes in grid[:, 0]:
-        for handle, label in zip(*axes.get_legend_handles_labels()):
-            found.setdefault(label, handle)
+    handles, labels = style.labelled(grid[:, 0])
     height = figure.get_size_inches()[1]
-    lines = -(-len(found) // 3)
-    figure.legend(found.values(), found.keys(), loc="upper center", ncol=3, borderaxespad=0.1)
+    lines = -(-len(labels) // 3)
+    figure.legend(handles, labels, loc="upper center", ncol=3, borderaxespad=0.1)
     figure.get_layout_engine().set(rect=(0, 0.12 / height, 1, 1 - (0.12 + 0.04 + 0.135 * lines) / height))
     figure.text(0.5, 0.03 / height, "mean and \u00b11 s.d. over devices and seeds, fixed test windows", ha="center", va="bottom", fontsize=5.5,
                 color="#555555")

@@ -54,6 +54,24 @@ test_plot_of_a_sweep_draws_its_axes() {
     expect_text others/metric.svg '<!-- experts.rank 8 -->'
 }
 
+# Ranks make panels; the first one shows nothing of fedavg.
+test_legends_name_what_any_panel_shows() {
+    local python figure
+    require_python h5py matplotlib
+    {
+        sed '/^populations:/,$d' "$tiny"
+        printf '%s\n' 'sweep:' '  population: {devices: 2}' '  points:' '    - {method: local, experts.rank: 2}' \
+            '    - {method: local, experts.rank: 4}' '    - {method: fedavg, experts.rank: 4}'
+    } >points.yaml
+    expect_status 0 cohort run points.yaml --out result --quiet --set train.rounds=1
+    expect_status 0 cohort plot result
+    for figure in loss cost; do
+        expect_text "result/figures/$figure.svg" '<!-- experts.rank 2'
+        expect_text "result/figures/$figure.svg" '<!-- local -->'
+        expect_text "result/figures/$figure.svg" '<!-- fedavg -->'
+    done
+}
+
 test_plot_says_which_metrics_and_axes_there_are() {
     local python
     require_python h5py matplotlib
