@@ -225,7 +225,8 @@ import sys, h5py
 with h5py.File(sys.argv[1], "r+") as trace:
     trace["loss/train"][0, 0:4] = 77.0      # of the population that diverged
 EOF
-    cohort export result --table loss | grep -q ',absurd,7,0,train,77$' || fail 'the trace was not changed'
+    cohort export result --table loss --out loss.csv
+    grep -q ',absurd,7,0,train,77$' loss.csv || fail 'the trace was not changed'
     expect_status 4 cohort run absurd.yaml --out result --resume --retry-failed --quiet --set trace.routing_windows=0
     expect_same_results first result
 }
