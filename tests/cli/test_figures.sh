@@ -13,6 +13,7 @@ test_axes_are_those_declared_or_those_that_vary() { check_figures axes; }
 test_each_axis_has_its_role() { check_figures roles; }
 test_series_are_the_rows_of_the_summary() { check_figures table; }
 test_lines_have_the_means_of_the_summary() { check_figures lines; }
+test_entropy_is_a_line_in_all_panels_or_in_none() { check_figures entropy; }
 test_maps_write_the_means_and_mark_the_best() { check_figures map; }
 test_costs_and_fairness_are_those_of_the_summary() { check_figures result "$(reference_result)"; }
 test_mixtures_are_those_of_the_devices() { check_figures mixture "$(reference_result)"; }
