@@ -48,13 +48,8 @@ def figure(result, all_series):
     grid[-1, 0].set_xlabel("round")
     grid[-1, 1].set_xlabel(f"{name}, up and down")
     grid[-1, 0].xaxis.get_major_locator().set_params(integer=True)
-    style.legend_below(drawn, *legend_of(grid), note(result, all_series, len(shown), len(facets)))
+    style.legend_below(drawn, *style.labelled(grid[:, 0]), note(result, all_series, len(shown), len(facets)))
     return drawn
-
-
-def legend_of(grid):
-    handles = {label: handle for axes in grid[:, 0] for handle, label in zip(*axes.get_legend_handles_labels())}
-    return list(handles.values()), list(handles)
 
 
 def note(result, all_series, shown, facets):

@@ -1,4 +1,6 @@
 """The realised mixture: the share of each source in each device's training text."""
+import textwrap
+
 import numpy as np
 
 import style
@@ -35,7 +37,8 @@ def name_of(panel, panels, result):
         return ""
     levels = {axis: [{axis.values[i] for i in p.populations} for p in panels] for axis in result.axes}
     told = [axis for axis, found in levels.items() if all(len(f) == 1 for f in found) and len(set.union(*found)) > 1]
-    return ", ".join(axis.label(axis.values[panel.populations[0]]) for axis in told) or result.name(panel.populations[0])
+    values = [(axis, axis.values[panel.populations[0]]) for axis in told]
+    return ", ".join(axis.label(value) for axis, value in values if value) or result.name(panel.populations[0])
 
 
 def draw(axes, panel, sources):
@@ -71,7 +74,7 @@ def figure(result):
                                gridspec_kw={"height_ratios": tall})
     for axes, panel in zip(grid.flat, shown):
         draw(axes, panel, result.source_names(panel.populations[0]))
-        axes.set_title(panel.name)
+        axes.set_title(textwrap.fill(panel.name, 28) if across > 1 else panel.name)
         axes.set_ylabel("device" if axes in grid[:, 0] else "")
     for axes in grid.flat[len(shown):]:
         axes.set_visible(False)

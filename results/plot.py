@@ -70,11 +70,20 @@ def loss_panel(axes, result, members, index, rows, many):
                               linewidth=0)
 
 
-def entropy_line(axes, entropy):
-    """What no model can go below, with its name under it, where no curve is; in the title where a line would squeeze the curves."""
+def entropy_lines(panels, found):
+    """What no model can go below in each panel, with its name under it, where no curve is; in the titles where a line would squeeze the
+    curves. Panels share their limits, so that all have it at the same place. NaN: unknown."""
+    low, high = panels[0].get_ylim()
+    squeezes = low - np.fmin.reduce(found) > 2.5 * (high - low)
+    for axes, entropy in zip(panels, found):
+        if np.isfinite(entropy):
+            entropy_line(axes, entropy, squeezes)
+
+
+def entropy_line(axes, entropy, in_title):
     low, high = axes.get_ylim()
     look = {"fontsize": 6, "color": "#555555"}
-    if low - entropy > 2.5 * (high - low):
+    if in_title:
         axes.set_title(axes.get_title(), pad=12)
         axes.annotate(f"entropy of the text: {entropy:.2f}", (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="right",
                       va="bottom", **look)
@@ -116,11 +125,9 @@ def loss_figure(result, all_series, stem):
         if axes in grid[-1]:
             axes.set_xlabel("round")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes, facet in zip(panels, facets):  # with all curves in place
-        entropy = entropies(result, [s for s in all_series if s.facet == facet])
-        if np.isfinite(entropy).any():
-            entropy_line(axes, np.nanmean(entropy))
-    style.legend_below(figure, *grid[0, 0].get_legend_handles_labels(), bands_text(result, all_series))
+    known = [entropies(result, [s for s in all_series if s.facet == facet]) for facet in facets]
+    entropy_lines(panels, [np.nanmean(e) if np.isfinite(e).any() else np.nan for e in known])  # with all curves in place
+    style.legend_below(figure, *style.labelled(panels), bands_text(result, all_series))
     style.save(figure, stem)
 
 
@@ -129,7 +136,9 @@ def loss_figure(result, all_series, stem):
 
 def perplexity_figure(result, all_series, stem):
     row, index = result.evaluated()[-1], style.index_of(s.label for s in all_series)
-    figure, axes = plt.subplots(figsize=(style.COLUMN, 0.75 + 0.19 * len(all_series)))
+    names = [textwrap.fill(f"{s.label}, {s.facet}" if s.facet else s.label, 36) for s in all_series]
+    lines = 1 + max(name.count("\n") for name in names)
+    figure, axes = plt.subplots(figsize=(style.COLUMN, 0.75 + (0.09 + 0.1 * lines) * len(all_series)))
     for y, s in enumerate(all_series):
         perplexity = np.exp(result.losses(s, [row])[0])  # [population, device]
         seeds, colour = np.nanmean(perplexity, axis=1), style.colour(index[s.label])
@@ -139,7 +148,6 @@ def perplexity_figure(result, all_series, stem):
         if len(seeds) > 1:
             axes.plot([np.nanmean(seeds)], [y], "|", color="black", markersize=9, markeredgewidth=0.9)
         axes.plot(seeds, np.full(len(seeds), y), "o", color=colour, markersize=3.2, markeredgewidth=0.3, markeredgecolor="white")
-    names = [f"{s.label}, {s.facet}" if s.facet else s.label for s in all_series]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(all_series) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -225,13 +233,10 @@ def gates_figure(result, all_series, stem):
 
 
 def legend_of_gates(figure, grid):
-    found = {}
-    for axes in grid[:, 0]:
-        for handle, label in zip(*axes.get_legend_handles_labels()):
-            found.setdefault(label, handle)
+    handles, labels = style.labelled(grid[:, 0])
     height = figure.get_size_inches()[1]
-    lines = -(-len(found) // 3)
-    figure.legend(found.values(), found.keys(), loc="upper center", ncol=3, borderaxespad=0.1)
+    lines = -(-len(labels) // 3)
+    figure.legend(handles, labels, loc="upper center", ncol=3, borderaxespad=0.1)
     figure.get_layout_engine().set(rect=(0, 0.12 / height, 1, 1 - (0.12 + 0.04 + 0.135 * lines) / height))
     figure.text(0.5, 0.03 / height, "mean and \u00b11 s.d. over devices and seeds, fixed test windows", ha="center", va="bottom", fontsize=5.5,
                 color="#555555")

@@ -60,6 +60,8 @@ class Result:
             population["routed"] = population["gates"] == "top_k"
         self.mixture = file["mixture"][:] if "mixture" in file else None  # [device, source of its corpus] tokens of training text
         self.test = file["loss/test"][:n]  # [row, device] nats per token, before aggregation
+        if "held_out" in self.devices.dtype.names:  # no mean counts devices that join late
+            self.test[:, self.devices["held_out"] > 0] = np.nan
         self.gates = file["routing/gate_mean"][:n]  # [row, device, layer, expert]
         self.token_share = file["routing/token_share"][:n]  # likewise
         self.bytes = np.nancumsum(file["traffic/bytes_up"][:n] + file["traffic/bytes_down"][:n], axis=0)  # [row, device] until then

@@ -63,6 +63,15 @@ def panels(titles, height, labels):
     return figure, grid, list(grid.flat[:len(titles)])
 
 
+def labelled(panels):
+    """The handles and labels of some panels' legend: those of all, each once."""
+    handles = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    return list(handles.values()), list(handles)
+
+
 def legend_columns(labels):
     longest = max(map(len, labels), default=0)
     return 3 if longest <= 15 else 2 if longest <= 30 else 1

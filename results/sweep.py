@@ -175,7 +175,7 @@ class Roles:
         return self.line.label(self.line.values[row]) if self.line else ""
 
     def facet_of(self, row):
-        return ", ".join(axis.label(axis.values[row]) for axis in self.facets)
+        return ", ".join(axis.label(axis.values[row]) for axis in self.facets if axis.values[row])
 
 
 def table(rows, roles, metric):

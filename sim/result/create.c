@@ -160,7 +160,7 @@ static int write_devices(hid_t file, const trace_header *header, h5_error *error
     if (type < 0) return -1;
     return write_records(
         file, "/devices", type, header->devices, header->n_devices,
-        "1,1,1,experts,experts,experts,1,tokens,tokens,tokens,parameters,parameters,nats/token", error);
+        "1,1,1,experts,experts,experts,1,tokens,tokens,tokens,parameters,parameters,nats/token,1", error);
 }
 
 /* As wide as the longest name. */

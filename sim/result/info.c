@@ -137,12 +137,13 @@ static void print_tuned(const csv_file *table) {
     }
 }
 
-/* Mean over the population's devices that have a value, NaN if none has. */
+/* Mean over the population's devices that have a value, without those that join late; NaN if none has. */
 static double mean_loss(const result *r, metric_id id, int population) {
     double sum = 0;
     int n = 0;
     for (int i = 0; i < r->n_devices; i++) {
-        if (r->devices[i].population != population || isnan(r->values[id][i])) continue;
+        if (r->devices[i].population != population || r->devices[i].held_out || isnan(r->values[id][i]))
+            continue;
         sum += r->values[id][i];
         n++;
     }

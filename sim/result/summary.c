@@ -1,6 +1,6 @@
 /* summary.c - summary.csv: a row per population, whole or absent. Numbers have nine significant digits, text
  * that holds a comma, a quote or a line break is quoted (RFC 4180), a value that does not exist is an empty
- * cell. Columns of a sweep's axes come last. */
+ * cell. Columns of a sweep's axes come last, and of other settings that make populations' text differ. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -186,7 +186,7 @@ summary_column summary_column_of(const char *name) {
     return (summary_column){SUMMARY_SETTING, NULL};
 }
 
-/* ---- Axes ---- */
+/* ---- Axes, and what else populations differ in ---- */
 
 static bool has_column(const char *axis) {
     static const char *const named_otherwise[][2] = {{"experts.rank", "rank"},
@@ -199,15 +199,49 @@ static bool has_column(const char *axis) {
     return is_placed(axis);
 }
 
-static void put_axis_names(FILE *out, const settings *run) {
-    for (int i = 0; run && i < run->n_axes; i++)
-        if (!has_column(run->axes[i])) fprintf(out, ",%s", run->axes[i]);
+static bool is_axis(const settings *run, const char *path) {
+    for (int i = 0; i < run->n_axes; i++)
+        if (strcmp(run->axes[i], path) == 0) return true;
+    return false;
 }
 
-static void put_axis_values(FILE *out, const summary_row *row) {
-    for (int i = 0; row->run && i < row->run->n_axes; i++) {
-        if (has_column(row->run->axes[i])) continue;
-        char *value = value_plain(table_find(row->run->axes[i], true), row->own);
+/* Whether a setting says what text devices have, or which of them the means are over. */
+static bool is_of_text(const setting_row *setting) {
+    return strncmp(setting->path, "data.", 5) == 0 || strcmp(setting->path, "held_out.devices") == 0;
+}
+
+static bool differs(const settings *run, const setting_row *setting) {
+    char *first = value_plain(setting, &run->populations[0]);
+    bool equal = true;
+    for (int i = 1; i < run->n_populations && equal; i++) {
+        char *other = value_plain(setting, &run->populations[i]);
+        equal = strcmp(first, other) == 0;
+        free(other);
+    }
+    free(first);
+    return !equal;
+}
+
+/* The columns behind all others: the axes, then what else makes populations' text differ, so that nobody
+ * compares them as if it were one. Owned by the caller; NULL without memory. */
+static const setting_row **list_appended(const settings *run, int *n_out) {
+    int n = 0, count = 0;
+    const setting_row *all = table_rows(&count);
+    const setting_row **out = calloc((size_t)count, sizeof *out); /* an axis is a key, and there once */
+    if (!out) return NULL;
+    for (int i = 0; run && i < run->n_axes; i++)
+        if (!has_column(run->axes[i])) out[n++] = table_find(run->axes[i], true);
+    for (int i = 0; run && i < count; i++)
+        if (all[i].in_population && !all[i].alias_of && is_of_text(&all[i]) && !has_column(all[i].path) &&
+            !is_axis(run, all[i].path) && differs(run, &all[i]))
+            out[n++] = &all[i];
+    *n_out = n;
+    return out;
+}
+
+static void put_appended(FILE *out, const setting_row *const appended[], int n, const summary_row *row) {
+    for (int i = 0; i < n; i++) {
+        char *value = value_plain(appended[i], row->own);
         fputc(',', out);
         csv_text(out, value);
         free(value);
@@ -217,12 +251,12 @@ static void put_axis_values(FILE *out, const summary_row *row) {
 /* ---- Lines ---- */
 
 static void put_header(FILE *out, const measured_column *measured, int n, bool held_out,
-                       const settings *run) {
+                       const setting_row *const appended[], int n_appended) {
     for (int i = 0; i < N_PLACED; i++) fprintf(out, "%s%s", i > 0 ? "," : "", placed[i].name);
     for (int i = 0; i < n; i++)
         if (!is_placed(measured[i].name)) fprintf(out, ",%s", measured[i].name);
     for (int i = 0; held_out && i < N_HELD_OUT; i++) fprintf(out, ",%s", of_held_out[i].name);
-    put_axis_names(out, run);
+    for (int i = 0; i < n_appended; i++) fprintf(out, ",%s", appended[i]->path);
     fputc('\n', out);
 }
 
@@ -243,19 +277,28 @@ static void put_row(FILE *out, const measured_column *measured, int n, bool held
         fputc(',', out);
         of_held_out[i].put(out, row);
     }
-    put_axis_values(out, row);
-    fputc('\n', out);
 }
 
 /* 0 or an errno. */
 static int write_rows(const char *path, const summary_row *rows, int n) {
-    FILE *out = fopen(path, "w");
-    if (!out) return errno;
+    int n_appended = 0;
+    const setting_row **appended = list_appended(n > 0 ? rows[0].run : NULL, &n_appended);
+    FILE *out = appended ? fopen(path, "w") : NULL;
+    if (!out) {
+        int status = appended ? errno : ENOMEM;
+        free(appended);
+        return status;
+    }
     measured_column measured[MOST_MEASURED];
     int n_measured = list_measured(measured);
     bool held_out = any_held_out(rows, n);
-    put_header(out, measured, n_measured, held_out, n > 0 ? rows[0].run : NULL);
-    for (int i = 0; i < n; i++) put_row(out, measured, n_measured, held_out, &rows[i]);
+    put_header(out, measured, n_measured, held_out, appended, n_appended);
+    for (int i = 0; i < n; i++) {
+        put_row(out, measured, n_measured, held_out, &rows[i]);
+        put_appended(out, appended, n_appended, &rows[i]);
+        fputc('\n', out);
+    }
+    free(appended);
     int status = 0;
     if (fflush(out))
         status = errno;

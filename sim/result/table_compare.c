@@ -74,7 +74,8 @@ bool table_has_seed(const table_group *group, const char *seed) {
 /* ---- Who is compared with whom ---- */
 
 static bool is_of_text(const char *column) {
-    static const char *const names[] = {"devices", "tokens_per_device", "split", "evaluation"};
+    static const char *const names[] = {"devices", "tokens_per_device", "split", "evaluation",
+                                        "held_out.devices"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(column, names[i]) == 0) return true;
     return strncmp(column, "data.", 5) == 0;

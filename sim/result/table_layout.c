@@ -95,18 +95,19 @@ static exit_code read_keys(const table_data *data, const char *rows, table_layou
 static exit_code refuse_shared(const table_data *data, const table_group *a, const table_group *b,
                                problems *list) {
     const csv_file *file = &data->files[0];
-    const char *names[2] = {NULL, NULL};
+    char names[512] = "";
     for (int i = 0; i < file->n_columns; i++) {
         const char *name = file->names[i];
+        size_t used = strlen(names);
         if (table_is_setting(name) && strcmp(table_setting(a, name), table_setting(b, name)) != 0)
-            names[names[0] != NULL] = name;
+            snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name);
     }
     return problem(
         list, EXIT_INPUT,
-        "table: %s and %s would share a place, and they differ in more than the seed: in %s%s%s; name it in "
+        "table: %s and %s would share a place, and they differ in more than the seed: in %s; name %s in "
         "--rows or --columns",
-        table_setting(a, "population"), table_setting(b, "population"), names[0], names[1] ? " and " : "",
-        names[1] ? names[1] : "");
+        table_setting(a, "population"), table_setting(b, "population"), names,
+        strchr(names, ',') ? "one of these" : "it");
 }
 
 static bool same_row(const table_layout *l, const table_group *a, const table_group *b) {

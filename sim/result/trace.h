@@ -71,6 +71,7 @@ typedef struct {
     int64_t train_tokens, valid_tokens, test_tokens;
     int64_t parameters_shared, parameters_private; /* adapter parameters by owner */
     double entropy;                                /* nats per token, NaN if unknown */
+    int held_out; /* 1: it joins late, and no mean over its population counts it; else 0 */
 } trace_device;
 
 typedef struct {

@@ -101,6 +101,7 @@ hid_t device_type(h5_error *error) {
         NUMBER(trace_device, parameters_shared, H5T_NATIVE_INT64),
         NUMBER(trace_device, parameters_private, H5T_NATIVE_INT64),
         NUMBER(trace_device, entropy, H5T_NATIVE_DOUBLE),
+        NUMBER(trace_device, held_out, H5T_NATIVE_INT),
     };
     return compound(sizeof(trace_device), fields, sizeof fields / sizeof *fields, error);
 }

@@ -53,6 +53,7 @@ static const char **name_sources(const session *s, trace_population *populations
 
 static void fill_device(const session *s, int index, trace_device *out) {
     const device *d = &s->fleet->devices[index];
+    const population *p = &s->fleet->populations[d->population];
     *out = (trace_device){.population = d->population,
                           .index = d->index,
                           .source = d->text.source,
@@ -65,7 +66,8 @@ static void fill_device(const session *s, int index, trace_device *out) {
                           .test_tokens = d->text.tokens[DATA_TEST],
                           .parameters_shared = d->parameters_shared,
                           .parameters_private = d->parameters_private,
-                          .entropy = d->text.entropy};
+                          .entropy = d->text.entropy,
+                          .held_out = d->index >= p->n_senders};
 }
 
 /* Of several processes: how many there are, and what process 0 runs on. */

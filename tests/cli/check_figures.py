@@ -12,9 +12,10 @@ import fairness  # noqa: E402
 import metric  # noqa: E402
 import mixture  # noqa: E402
 import numpy as np  # noqa: E402
+import plot  # noqa: E402
 import routing  # noqa: E402
 from result import Result  # noqa: E402
-from sweep import Roles, Unreadable, axes_of, band_name, declared_axes, mean_and_band, read_summary, table  # noqa: E402
+from sweep import Axis, Roles, Unreadable, axes_of, band_name, declared_axes, mean_and_band, read_summary, table  # noqa: E402
 
 
 def summary(text):
@@ -123,6 +124,17 @@ def case_lines():
     assert "bands: range" in said and "3 of 12 populations diverged" in said.replace("\n", " "), said
 
 
+def case_entropy():
+    """It is a line in all panels, or in the title of all: the limits that they share leave no other choice."""
+    figure, panels = plot.plt.subplots(1, 3, sharey=True)
+    for axes in panels:
+        axes.set_ylim(2.5, 3.0)
+    plot.entropy_lines(panels, [1.2, 1.26, math.nan])
+    assert [len(axes.lines) for axes in panels] == [0, 0, 0] and panels[0].get_ylim() == (2.5, 3.0)
+    plot.entropy_lines(panels, [1.26, 1.3, math.nan])
+    assert [len(axes.lines) for axes in panels] == [1, 1, 0]
+
+
 def case_map():
     figure = metric.map_figure(SWEEP, Roles(axes_of(SWEEP, AXES)), "test_ppl_mean")
     axes = figure.axes[0]
@@ -190,6 +202,10 @@ def case_mixture(folder):
     expected[[0, 1, 2, 3], [0, 1, 0, 1]] = 4000
     assert np.array_equal(panels[0].tokens, expected), panels[0].tokens
     assert np.array_equal(panels[1].tokens, [[8000, 8000]]), "pooled data is of all sources"
+    # A value that a population lacks is not in the name.
+    nobody = type("", (), {"axes": [Axis("data.dirichlet", ["", "3"]), Axis("split", ["iid", "dirichlet"])], "name": str})
+    two = [type("", (), {"populations": [i]}) for i in range(2)]
+    assert [mixture.name_of(panel, two, nobody) for panel in two] == ["iid", "data.dirichlet 3, dirichlet"]
     # Devices of several sources: two populations with a mixture, the others with another.
     result.mixture = np.tile([[1000, 3000]], (len(result.devices), 1))
     result.mixture[np.concatenate([result.members(0), result.members(1)])] = [4000, 0]

@@ -13,6 +13,7 @@ test_axes_are_those_declared_or_those_that_vary() { check_figures axes; }
 test_each_axis_has_its_role() { check_figures roles; }
 test_series_are_the_rows_of_the_summary() { check_figures table; }
 test_lines_have_the_means_of_the_summary() { check_figures lines; }
+test_entropy_is_a_line_in_all_panels_or_in_none() { check_figures entropy; }
 test_maps_write_the_means_and_mark_the_best() { check_figures map; }
 test_costs_and_fairness_are_those_of_the_summary() { check_figures result "$(reference_result)"; }
 test_mixtures_are_those_of_the_devices() { check_figures mixture "$(reference_result)"; }
@@ -60,6 +61,24 @@ test_plot_of_a_sweep_draws_its_axes() {
     expect_status 0 cohort plot "$(sweep_result)" --out others --metric bytes_up --axis method
     expect_text others/metric.svg '<!-- bytes up -->'
     expect_text others/metric.svg '<!-- experts.rank 8 -->'
+}
+
+# Ranks make panels; the first one shows nothing of fedavg.
+test_legends_name_what_any_panel_shows() {
+    local python figure
+    require_python h5py matplotlib
+    {
+        sed '/^populations:/,$d' "$tiny"
+        printf '%s\n' 'sweep:' '  population: {devices: 2}' '  points:' '    - {method: local, experts.rank: 2}' \
+            '    - {method: local, experts.rank: 4}' '    - {method: fedavg, experts.rank: 4}'
+    } >points.yaml
+    expect_status 0 cohort run points.yaml --out result --quiet --set train.rounds=1
+    expect_status 0 cohort plot result
+    for figure in loss cost; do
+        expect_text "result/figures/$figure.svg" '<!-- experts.rank 2'
+        expect_text "result/figures/$figure.svg" '<!-- local -->'
+        expect_text "result/figures/$figure.svg" '<!-- fedavg -->'
+    done
 }
 
 test_plot_says_which_metrics_and_axes_there_are() {

@@ -56,6 +56,26 @@ test_the_summary_is_about_the_others_and_has_columns_of_its_own_for_late_devices
     expect_same expected found 'perplexities of late devices'
 }
 
+test_info_and_figures_are_about_the_others() {
+    local late without python
+    late=$(late_result) without=$(without_late)
+    cohort info "$late" | sed '1,/^population /d' | awk '{ print $1, $NF, $(NF - 1), $(NF - 2), $(NF - 3) }' >left
+    cohort info "$without" | sed '1,/^population /d' | awk '{ print $1, $NF, $(NF - 1), $(NF - 2), $(NF - 3) }' >right
+    [[ $(wc -l <left) -gt 2 ]] || fail "$(<left)"
+    expect_same left right 'the last losses'
+    require_python h5py numpy
+    "$python" - "$COHORT_SOURCE_DIR/results" "$late" "$without" <<'PYTHON' || fail 'figures count late devices'
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from result import Result
+late, without = (Result(folder) for folder in sys.argv[2:])
+for a, b in zip(late.series(), without.series()):
+    rows = late.evaluated()
+    assert np.array_equal(np.nanmean(late.losses(a, rows), axis=2), np.nanmean(without.losses(b, rows), axis=2))
+PYTHON
+}
+
 test_absent_devices_have_no_numbers_and_late_ones_send_nothing() {
     local late
     late=$(late_result)

@@ -221,6 +221,15 @@ test_points_that_cannot_be_are_named() {
         "sweep.yaml:18: sweep.cross.1.rank: the ranks of the 2 experts of a device sum to 600; the sum must be at most 512 (the point 'fedavg-rank300' and 1 more)"
 }
 
+test_a_key_written_twice_says_where_it_was_first() {
+    expect_refused '  population: {devices: 2, method: local, rank: 4}
+  cross:
+    - {rank: [4, 8]}' 'sweep.yaml:17: sweep.cross.0.rank: is written twice, first in line 15'
+    sed -i 's/, rank: 4}/}/' sweep.yaml
+    expect_status 2 cohort check --no-measure sweep.yaml --set sweep.population.rank=4
+    expect_text err 'sweep.cross.0.rank: is written twice, first by --set; remove one'
+}
+
 test_points_that_are_one_are_refused() {
     expect_refused '  population: {devices: 2}
   cross:

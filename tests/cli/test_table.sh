@@ -160,6 +160,19 @@ test_table_of_a_run() {
     grep -Eq '^comigs +1 2 1 3 +1 +[0-9.]+  ' out || fail "$(<out)"
 }
 
+# What makes their text differ is a column, though it is no axis.
+test_listed_populations_of_unequal_text_are_not_compared() {
+    local bank='method: local, devices: 2, seeds: [1, 2]'
+    sed '/- {name/d' "$tiny" >other.yaml
+    expect_status 0 cohort run other.yaml --out result --quiet --set data.split=dirichlet --set train.rounds=1 \
+        --set "populations=[{name: a, $bank, data: {dirichlet: 0.1}}, {name: b, $bank, data: {dirichlet: 10}}]"
+    [[ $(head -n 1 result/summary.csv) == *,evaluation,data.dirichlet ]] || fail "$(<result/summary.csv)"
+    expect_status 0 cohort table result
+    ! grep -q '[*~]' out || fail "$(<out)"
+    expect_status 2 cohort table result --rows method
+    expect_text err 'they differ in more than the seed: in population, data.dirichlet; name one of these in --rows or --columns'
+}
+
 # Every column of summary.csv is described in results/README.md, and nothing else is. Two columns are there only where devices join late
 # (test_held_out.sh).
 # shellcheck disable=SC2016
