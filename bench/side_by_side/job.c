@@ -3,8 +3,8 @@
 #include <string.h>
 
 /* The constants of the CoMiGS runs on GPT-2: one generalist, one specialist, both of rank 8, both used by
- * every token. The learning rates are lower where the model is wider: random weights are not trained ones,
- * and a loss that jumps shows rounding in its fourth digit. */
+ * every token. The learning rates are lower where the model is wider, and of Llamas: random weights are not
+ * trained ones, and a loss that jumps shows rounding in its fourth digit. */
 #define COMIGS_1G1S                                                                                          \
     .steps = 20, .warmup = 3, .generalists = 1, .specialists = 1, .rank = 8, .attention_rank = 8,            \
     .top_k = 2, .alpha = 16, .final_learning_rate_ratio = 0.1, .weight_decay = 0.01, .beta1 = 0.9,           \
@@ -52,7 +52,7 @@ static const job JOBS[] = {
      .devices = 64,
      .batch = 1,
      .sequence = 128,
-     .learning_rate = 1e-3,
+     .learning_rate = 2e-4,
      COMIGS_1G1S},
     /* SmolLM-135M's */
     {.name = "smollm",
