@@ -83,7 +83,7 @@ static void print_count(const fleet *f) {
             first = strcmp(f->populations[j].settings->name, f->populations[i].settings->name) != 0;
         points += first;
     }
-    printf("%d populations", f->n_populations);
+    printf("%d population%s", f->n_populations, f->n_populations > 1 ? "s" : "");
     if (points < f->n_populations) printf(", %d but for their seeds", points);
     printf("; axes:");
     for (int i = 0; i < f->settings->n_axes; i++) printf("%s %s", i ? "," : "", f->settings->axes[i]);

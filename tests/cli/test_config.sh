@@ -108,13 +108,8 @@ test_check_says_how_often_devices_read_their_text() {
     ! grep -q 'times over' out || fail "$(<out)"
     expect_status 0 cohort check --no-measure "$tiny" --set train.local_steps=200
     grep -Eq '^both .* 4000 +19.2$' out || fail "$(<out)"
-<<<<<<< HEAD
     [[ $(grep -c 'times over' out) == 1 ]] || fail "once for all populations, whose seeds count once: $(<out)"
     grep -q "^alone and 5 more read each device's training text 19 times over" out || fail "$(<out)"
-=======
-    [[ $(grep -c 'times over' out) == 1 ]] || fail "once for all populations: $(<out)"
-    expect_text out "alone and 5 more read each device's training text 19 times over" # seeds count once
->>>>>>> mrev
     expect_status 0 cohort check --no-measure "$tiny" --set train.local_steps=104
     ! grep -q 'times over' out || fail "10 times is not too many: $(<out)"
 }
