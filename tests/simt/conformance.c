@@ -1,4 +1,7 @@
-/* The conformance cases without a test framework: PROGRAM [--limits pairs|all] [TAP_FILE|- [TEXT [WAVE]]]
+/* The conformance cases without a test framework:
+ *
+ *     PROGRAM [--limits pairs|all] [--f32] [TAP_FILE|- [TEXT [WAVE]]]
+ *
  * runs the cases whose "group::name" contains TEXT on every usable backend, in every precision that it has,
  * one line each and a comment with a hash of the results' bits; on the waves of the table whose name contains
  * WAVE. For machines that have no more than a compiler, and for tests/simt.
@@ -6,11 +9,12 @@
  * --limits runs the CUDA backend under settings of COHORT_CUDA_LIMITS that between them have every two limits
  * in all four combinations of their large and small values; without it, as the variable says. With "pairs"
  * each case has each wave under a setting and under the opposite one, and its waves have different ones:
- * where devices may also learn only in part, all learn under the one and some under the other. Whole models,
- * which take longest, have the one setting in f32 and the other in bf16; those that learn have every wave in
- * one precision only, in turn, and in each precision all devices learn on every other wave, and some on the
- * others. With "all" every case runs on all waves under every setting.
- */
+ * where devices may also learn only in part, all learn under the one and some under the other. Whole models
+ * in two precisions, which take longest, have every wave in one of them, in turn; of those that learn, all devices learn
+ * on every other of these waves, and some on the others. With "all" every case runs on all waves under every
+ * setting.
+ *
+ * --f32 leaves out bf16: in pairs, whole models then have half of the waves. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +28,8 @@ typedef struct {
     FILE *out;
     const char *filter, *backend;
     limits_mode mode;
+    ck_precision last; /* precisions up to it */
+    bool both;         /* the case at hand is for both precisions */
     int count, failed;
 } runner;
 
@@ -116,7 +122,7 @@ static int turns_of(const runner *r, const conformance_case *which) {
 }
 
 static bool alternates(const runner *r, const conformance_case *which) {
-    return r->mode == LIMITS_PAIRS && which->whole && which->learns;
+    return r->mode == LIMITS_PAIRS && which->whole && r->both;
 }
 
 static bool has_wave(const runner *r, const conformance_case *which, int wave, ck_precision precision) {
@@ -156,10 +162,13 @@ static void run_backend(runner *r) {
     }
     int n;
     const conformance_case *all = conformance_cases(&n);
-    for (int i = 0; i < n; i++)
-        for (ck_precision precision = CK_F32; precision <= CK_BF16; precision++)
+    for (int i = 0; i < n; i++) {
+        r->both =
+            conformance_applies(&all[i], backend, CK_F32) && conformance_applies(&all[i], backend, CK_BF16);
+        for (ck_precision precision = CK_F32; precision <= r->last; precision++)
             if (is_selected(r, &all[i]) && conformance_applies(&all[i], backend, precision))
                 run_case(r, &all[i], i, precision);
+    }
     if (ck_note(backend)[0]) fprintf(r->out, "# %s: %s\n", r->backend, ck_note(backend));
     ck_close(backend);
 }
@@ -200,9 +209,13 @@ int main(int argc, char **argv) {
         fprintf(stderr, "--limits must be pairs or all\n");
         return 2;
     }
+    ck_precision last = CK_BF16;
+    if (argc > 1 && strcmp(argv[1], "--f32") == 0) last = CK_F32, argc--, argv++;
     bool to_file = argc > 1 && strcmp(argv[1], "-") != 0;
-    runner r = {
-        .out = to_file ? fopen(argv[1], "w") : stdout, .filter = argc > 2 ? argv[2] : "", .mode = mode};
+    runner r = {.out = to_file ? fopen(argv[1], "w") : stdout,
+                .filter = argc > 2 ? argv[2] : "",
+                .mode = mode,
+                .last = last};
     if (argc > 3) conformance_wave_text = argv[3];
     if (r.out == NULL) {
         fprintf(stderr, "cannot write %s\n", argv[1]);
