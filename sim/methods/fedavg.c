@@ -6,11 +6,6 @@
  * The CoMiGS paper's baseline weighs all devices alike: aggregate.weights: uniform. */
 #include "methods/method.h"
 
-static bool shares(const ck_part *part, int generalists) {
-    (void)generalists;
-    return !ck_is_of_router(part->factor);
-}
-
 const method method_fedavg = {
     .name = "fedavg",
     .summary = "all experts and other LoRAs averaged; experts mixed by their mean",
@@ -20,5 +15,5 @@ const method method_fedavg = {
     .gates = CK_GATES_MEAN,
     .schedule = schedule_experts,
     .weights = WEIGHTS_TOKENS,
-    .shares = shares,
+    .shares = method_shares_all,
 };

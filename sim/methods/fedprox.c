@@ -7,11 +7,6 @@
  * AdamW sees the gradient of both; the losses of a trace are those of the text alone. */
 #include "methods/method.h"
 
-static bool shares(const ck_part *part, int generalists) {
-    (void)generalists;
-    return !ck_is_of_router(part->factor);
-}
-
 static double proximal(const population_settings *p) {
     return p->fedprox_mu;
 }
@@ -25,7 +20,7 @@ const method method_fedprox = {
     .gates = CK_GATES_MEAN,
     .schedule = schedule_experts,
     .weights = WEIGHTS_TOKENS,
-    .shares = shares,
+    .shares = method_shares_all,
     .proximal = proximal,
     .parameter = "fedprox.mu",
     .parameter_default = 0.01,

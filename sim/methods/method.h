@@ -38,6 +38,9 @@ typedef struct {
     double parameter_default;
 } method;
 
+/* A predicate `shares`: all parts but the router. */
+bool method_shares_all(const ck_part *part, int generalists);
+
 const method *method_find(const char *name); /* NULL if unknown */
 const method *const *method_list(int *count);
 const char *aggregate_weights_text(aggregate_weights weights); /* "uniform", "tokens", or "" for none */

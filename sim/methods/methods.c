@@ -20,6 +20,11 @@ const method *const *method_list(int *count) {
     return LIST;
 }
 
+bool method_shares_all(const ck_part *part, int generalists) {
+    (void)generalists;
+    return !ck_is_of_router(part->factor);
+}
+
 const char *aggregate_weights_text(aggregate_weights weights) {
     static const char *const texts[] = {
         [WEIGHTS_OF_METHOD] = "", [WEIGHTS_UNIFORM] = "uniform", [WEIGHTS_TOKENS] = "tokens"};

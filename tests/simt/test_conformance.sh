@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every conformance case through the CUDA backend on the SIMT machine, under pairs of settings of COHORT_CUDA_LIMITS (conformance.c): and some of them in two
-# orders of blocks and lanes. COHORT_TEST_LIMITS=all: every case on all waves under every setting, which takes ten times as long.
+# Every conformance case through the CUDA backend on the SIMT machine, under pairs of settings of COHORT_CUDA_LIMITS (conformance.c).
+# The wave of the most uneven devices runs in two orders of blocks and lanes, too. COHORT_TEST_LIMITS=all: every case on all waves under every setting, which takes ten times as long.
 # shellcheck source=../harness.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../harness.sh"
 
